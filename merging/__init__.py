@@ -1,0 +1,58 @@
+"""Merging: recipes and weights in, weights out. Usable without the other packages.
+
+from merging import Merger, ParentSet, Recipe
+recipe = Recipe.load("ties.yaml")
+with ParentSet.open(recipe) as parents:
+    model = Merger(parents).apply(recipe)
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from merging.errors import MergingError, NonFiniteTensor
+    from merging.export import export_model, model_card
+    from merging.merger import Merger
+    from merging.methods import METHODS
+    from merging.models import load_model
+    from merging.parents import ParentSet
+    from merging.plan import Plan
+    from merging.recipe import Recipe
+    from merging.tokenizers import load_tokenizer
+
+# Imported on first use, so that a command that needs no tensors does not wait for torch.
+_HOMES = {
+    "METHODS": "merging.methods",
+    "Merger": "merging.merger",
+    "MergingError": "merging.errors",
+    "NonFiniteTensor": "merging.errors",
+    "ParentSet": "merging.parents",
+    "Plan": "merging.plan",
+    "Recipe": "merging.recipe",
+    "export_model": "merging.export",
+    "load_model": "merging.models",
+    "load_tokenizer": "merging.tokenizers",
+    "model_card": "merging.export",
+}
+
+__all__ = [
+    "METHODS",
+    "Merger",
+    "MergingError",
+    "NonFiniteTensor",
+    "ParentSet",
+    "Plan",
+    "Recipe",
+    "export_model",
+    "load_model",
+    "load_tokenizer",
+    "model_card",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'merging' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

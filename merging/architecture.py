@@ -1,0 +1,81 @@
+"""The architecture: which tensors a model has, in what order, and which of them belong to a layer.
+
+Guarantees: knows no model family by name; everything is read off the model that transformers builds from the config.
+Does not hold weights: that model lives on the meta device.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedConfig
+
+from merging.checkpoint import Checkpoint
+from merging.errors import MergingError
+
+# The first number between dots is the layer: model.layers.3.mlp..., transformer.h.3..., gpt_neox.layers.3...
+_LAYER = re.compile(r"^(?P<head>(?:[^.]*[^.\d][^.]*\.)+)(?P<index>\d+)(?P<tail>\..*)$")
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """The tensors of a model in the order in which it computes with them.
+
+    Attributes:
+        before: tensors before the layers (embeddings).
+        layer: head and tail of the name of each tensor of a layer; the layer's index stands between them.
+        after: tensors after the layers (final norm, head), without those that share another's storage.
+        stand_ins: a tensor that a model with tied weights does not save, and the one that it equals there.
+    """
+
+    before: tuple[str, ...]
+    layer: tuple[tuple[str, str], ...]
+    after: tuple[str, ...]
+    stand_ins: Mapping[str, str]
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> Architecture:
+        """Read the architecture off a checkpoint's config. Raises MergingError if transformers knows no such model."""
+        model = skeleton(checkpoint.config, checkpoint.reference)
+        saved = model.state_dict()
+        before: list[str] = []
+        after: list[str] = []
+        layer: dict[tuple[str, str], None] = {}
+        for name in [name for name in saved if name not in model.all_tied_weights_keys]:
+            if match := _LAYER.match(name):
+                layer[match["head"], match["tail"]] = None
+            else:
+                (after if layer else before).append(name)
+        stand_ins = model._tied_weights_keys if isinstance(model._tied_weights_keys, dict) else {}
+        return cls(tuple(before), tuple(layer), tuple(after), dict(stand_ins))
+
+    def layer_names(self, index: int) -> list[str]:
+        """Return the names of the tensors of one layer."""
+        return [f"{head}{index}{tail}" for head, tail in self.layer]
+
+    def names(self, layers: int) -> list[str]:
+        """Return the names of all tensors of a model of that many layers, in order."""
+        between = [name for index in range(layers) for name in self.layer_names(index)]
+        return [*self.before, *between, *self.after]
+
+    def count_layers(self, names: Iterable[str]) -> int:
+        """Return how many layers tensors of these names make."""
+        heads = {head for head, _ in self.layer}
+        found = (match for name in names if (match := _LAYER.match(name)) and match["head"] in heads)
+        return max((int(match["index"]) + 1 for match in found), default=0)
+
+
+def skeleton(config: PreTrainedConfig, reference: str) -> Any:
+    """Return the model of a config on the meta device: names and shapes, no weights."""
+    try:
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(copy.deepcopy(config))
+    except (ValueError, KeyError, ImportError) as error:
+        raise MergingError(
+            f"model {reference}: transformers cannot build a causal language model of it: {error}"
+        ) from None

@@ -1,0 +1,35 @@
+"""The errors of the merging package, and the wording that they share.
+
+Every error here is for the person who must act: its message names the file and the key or the
+model, says what was read there, and what to do instead.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class MergingError(Exception):
+    """A recipe, a checkpoint or a merge that cannot be done as asked."""
+
+
+class NonFiniteTensor(MergingError):
+    """A merged tensor holds NaN or Inf.
+
+    Attributes:
+        tensor: the name of the tensor.
+    """
+
+    def __init__(self, tensor: str, method: str) -> None:
+        self.tensor = tensor
+        super().__init__(
+            f"merged tensor {tensor} holds NaN or Inf (method {method}); "
+            "look for a weight that is too large for the dtype, or for a parent that holds them itself"
+        )
+
+
+def suggest(word: str, known: Iterable[str]) -> str:
+    """Return ``"; did you mean 'density'?"`` for the nearest known word, else an empty string."""
+    nearest = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {nearest[0]!r}?" if nearest else ""

@@ -1,0 +1,108 @@
+"""Running one step of a plan: read the sources in blocks, combine, write.
+
+Guarantees: the result does not depend on the block size; a NaN or an Inf in it is an error that names the tensor; what is
+read is cast to the dtype of the merge first, and what is written to the output's dtype last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from merging.errors import NonFiniteTensor
+from merging.methods import METHODS
+from merging.methods.random_bits import keys
+from merging.methods.registry import Block
+from merging.parents import ParentSet
+from merging.plan import Step
+
+T = TypeVar("T")
+
+# Blocks small enough for what a method holds at once to stay in a core's cache; a GPU wants whole tensors instead.
+_BLOCK = {"cpu": 1 << 17}
+_WHOLE = 1 << 26
+
+
+@dataclass(frozen=True, slots=True)
+class StepOperands:
+    """The sources of one step, flat, read in blocks in the dtype of the merge (a registry.Operands)."""
+
+    step: Step
+    parents: ParentSet
+    dtype: torch.dtype
+    random_seed: int
+    base: Tensor | None
+    inputs: tuple[Tensor, ...]
+
+    @property
+    def count(self) -> int:
+        """Number of inputs."""
+        return len(self.inputs)
+
+    @property
+    def elements(self) -> int:
+        """Number of elements of the tensor."""
+        return (self.inputs[0] if self.inputs else _present(self.base)).numel()
+
+    def blocks(self, size: int) -> Iterator[Block]:
+        """Yield the tensor from its first element to its last, `size` elements at a time."""
+        for start in range(0, self.elements, size):
+            part = slice(start, start + size)
+            base = None if self.base is None else self.base[part].to(self.dtype)
+            yield Block(start, base, tuple(source[part].to(self.dtype) for source in self.inputs))
+
+    def once(self, name: str, inputs: Sequence[int], compute: Callable[[], T]) -> T:
+        """Return a statistic of these inputs (and the base), computed at most once for a parent set."""
+        sources = (self.step.base, *(self.step.inputs[index] for index in inputs))
+        return self.parents.statistics.once((name, self.dtype, sources), compute)
+
+    def random_key(self, index: int) -> tuple[int, int]:
+        """Return two 32-bit keys for the random numbers of an input: of (seed, input, tensor) and nothing else."""
+        return keys(self.random_seed, index, self.step.name)
+
+
+def _present(tensor: Tensor | None) -> Tensor:
+    assert tensor is not None
+    return tensor
+
+
+def output_dtype(step: Step, parents: ParentSet) -> torch.dtype:
+    """Return the dtype that a step's output has."""
+    return getattr(torch, step.out_dtype) if step.out_dtype else merge_dtype(step, parents)
+
+
+def merge_dtype(step: Step, parents: ParentSet) -> torch.dtype:
+    """Return the dtype that a step computes in: the recipe's, else the widest of its sources."""
+    if step.dtype:
+        return getattr(torch, step.dtype)
+    return reduce(torch.promote_types, (parents.dtype(s.parent, s.tensor) for s in step.sources()))
+
+
+def run_step(step: Step, parents: ParentSet, out: Tensor, random_seed: int) -> None:
+    """Merge one tensor into `out`, in place. Raises NonFiniteTensor if the result holds NaN or Inf.
+
+    Args:
+        step: what to merge.
+        parents: where the sources are read.
+        out: the output, contiguous, of the output's shape and dtype, on any device.
+        random_seed: the seed of methods that draw random numbers.
+    """
+    method = METHODS[step.method]
+    flat = [parents.tensor(source.parent, source.tensor).reshape(-1) for source in step.sources()]
+    base, inputs = (flat[0], flat[1:]) if step.base else (None, flat)
+    operands = StepOperands(step, parents, merge_dtype(step, parents), random_seed, base, tuple(inputs))
+    numbers = step.numbers
+    prepared = method.prepare(operands, numbers) if method.prepare else None
+    target = out.view(-1)
+    for block in operands.blocks(_BLOCK.get(parents.device.type, _WHOLE)):
+        merged = method.combine(block, numbers, prepared)
+        part = target[block.start : block.start + merged.numel()]
+        part.copy_(merged)
+        # A sum is not finite if a term is not, and is one pass over what is in the cache anyway.
+        if not torch.isfinite(part.sum(dtype=torch.float32)) and not torch.isfinite(part).all():
+            raise NonFiniteTensor(step.name, step.method)

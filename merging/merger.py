@@ -1,0 +1,79 @@
+"""The merger: writes one candidate after another into the same live model.
+
+Guarantees: no candidate touches the disk; the model that `apply` returns is the same object every time, with the tensors
+that `export_model` would write for the same recipe and seed, bit for bit. After an error the model's tensors are undefined until the
+next successful `apply`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from merging.kernel import output_dtype, run_step
+from merging.models import build_model
+from merging.parents import ParentSet
+from merging.plan import Plan, Step, make_plan
+from merging.recipe import Recipe
+from merging.tokenizers import merged_tokenizer
+
+
+class Merger:
+    """Merges recipes into a live model.
+
+    Args:
+        parents: the open parents of every recipe that will be applied.
+        random_seed: the seed of the methods that draw random numbers (dare_*); the same seed gives the same model.
+    """
+
+    def __init__(self, parents: ParentSet, random_seed: int = 0) -> None:
+        self.parents = parents
+        self.random_seed = random_seed
+        self._model: PreTrainedModel | None = None
+        self._shape: tuple[int, torch.dtype] | None = None
+        self._written: dict[str, Step] = {}
+
+    def plan(self, recipe: Recipe) -> Plan:
+        """Return what `apply` would do. Raises MergingError where the recipe does not fit the parents."""
+        return make_plan(recipe, self.parents)
+
+    @torch.inference_mode()
+    def apply(self, recipe: Recipe, progress: Callable[[int, int], None] | None = None) -> PreTrainedModel:
+        """Write the merge into the live model and return it, in eval mode on the parents' device.
+
+        Tensors whose sources and numbers are those of the last candidate are left as they are.
+
+        Args:
+            recipe: the merge.
+            progress: called with (tensors done, tensors in all).
+
+        Raises:
+            MergingError: the recipe does not fit the parents.
+            NonFiniteTensor: a merged tensor holds NaN or Inf.
+        """
+        plan = self.plan(recipe)
+        model = self._live_model(plan)
+        targets: dict[str, Tensor] = model.state_dict()
+        for done, step in enumerate(plan.steps, start=1):
+            if self._written.get(step.name) != step:
+                self._written.pop(step.name, None)
+                run_step(step, self.parents, targets[step.name], self.random_seed)
+                self._written[step.name] = step
+            if progress:
+                progress(done, len(plan.steps))
+        return model
+
+    def tokenizer(self, recipe: Recipe) -> PreTrainedTokenizerBase:
+        """Return the tokenizer that the merge has. Raises MergingError if the parents' tokenizers cannot be reconciled."""
+        return merged_tokenizer(recipe, self.parents)
+
+    def _live_model(self, plan: Plan) -> PreTrainedModel:
+        shape = plan.layers, output_dtype(plan.steps[0], self.parents)
+        if self._model is None or self._shape != shape:
+            self._written.clear()
+            self._model = build_model(self.parents, plan.layers, shape[1])
+            self._shape = shape
+        return self._model

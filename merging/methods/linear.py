@@ -1,0 +1,29 @@
+"""Linear: the weighted average of the parents (arXiv:2203.05482)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from merging.methods.registry import Block, Numbers, Parameter, Scope, method
+
+
+@method(
+    "linear",
+    source="arXiv:2203.05482",
+    parameters=(
+        Parameter("weight", float, Scope.INPUT),
+        Parameter("normalize", bool, Scope.SHARED, default=True),
+    ),
+)
+def linear(block: Block, numbers: Numbers, _: None) -> Tensor:
+    """Return sum(weight * parent), over sum(weight) if `normalize`; summed in float32 at least."""
+    dtype = block.inputs[0].dtype
+    wide = torch.promote_types(dtype, torch.float32)
+    weights = torch.tensor(numbers.each("weight"), dtype=wide, device=block.inputs[0].device)
+    total = torch.zeros_like(block.inputs[0], dtype=wide)
+    for parent, weight in zip(block.inputs, weights, strict=True):
+        total.addcmul_(parent.to(wide), weight)
+    if numbers.flag("normalize"):
+        total.div_(weights.sum())
+    return total.to(dtype)

@@ -1,0 +1,227 @@
+"""What a merge method is, and the one dictionary that holds them all.
+
+A method is two pure functions. `prepare` (optional) sees the whole tensors once and returns what a reduction over them gives:
+thresholds, masks, an angle. `combine` is elementwise: it sees one block of elements and returns that block of the
+merged tensor, in the dtype of its inputs. Methods do no I/O, move nothing between devices and know no recipe.
+
+To add a method, write these functions in a file of this package, put `@method(...)` over `combine`, and import the
+file in `merging/methods/__init__.py`.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar
+
+import torch
+from torch import Tensor
+
+Number: TypeAlias = bool | int | float | str
+T = TypeVar("T")
+
+BaseRule: TypeAlias = Literal["required", "ignored"]
+
+
+class Scope(enum.Enum):
+    """Whose number a parameter is: one for the tensor, one an input, or one an input other than the base."""
+
+    SHARED = "shared"
+    INPUT = "input"
+    NON_BASE = "non_base"
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """A parameter of a method: its name in YAML, type, legal interval and default.
+
+    `default` is None for a required parameter unless `optional` is set, and then None is what the method sees.
+    """
+
+    key: str
+    kind: type[bool] | type[int] | type[float]
+    scope: Scope
+    default: Number | None = None
+    optional: bool = False
+    low: float = -math.inf
+    high: float = math.inf
+
+    @property
+    def required(self) -> bool:
+        """Whether a recipe must give it."""
+        return self.default is None and not self.optional
+
+    def refuses(self, value: object) -> str | None:
+        """Return why `value` cannot be this parameter's, or None if it can."""
+        try:
+            number = self.read(value)
+        except (TypeError, ValueError):
+            return f"expected {_kind_name(self.kind)}, got {value!r}"
+        if isinstance(number, float) and not math.isfinite(number):
+            return f"{value!r} is not finite"
+        if not self.low <= float(number) <= self.high:
+            return f"{value!r} is outside [{self.low:g}, {self.high:g}]"
+        return None
+
+    def read(self, value: object) -> Number:
+        """Convert a YAML value (``1``, ``'1e-3'``, ``true``) to this parameter's type. Raises ValueError, TypeError."""
+        if self.kind is bool:
+            return _read_bool(value)
+        if isinstance(value, bool):
+            raise TypeError(value)
+        number = float(value)  # type: ignore[arg-type]
+        if self.kind is int:
+            if number != int(number):
+                raise ValueError(value)
+            return int(number)
+        return number
+
+
+def _read_bool(value: object) -> bool:
+    words = {
+        "true": True,
+        "yes": True,
+        "on": True,
+        "1": True,
+        "false": False,
+        "no": False,
+        "off": False,
+        "0": False,
+    }
+    if isinstance(value, bool):
+        return value
+    return words[str(value).lower()] if str(value).lower() in words else _no_bool(value)
+
+
+def _no_bool(value: object) -> bool:
+    raise ValueError(value)
+
+
+def _kind_name(kind: type) -> str:
+    return {bool: "true or false", int: "a whole number", float: "a number"}[kind]
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """The resolved parameters of one tensor: shared ones by key, per-input ones by key in the inputs' order."""
+
+    shared: Mapping[str, Number | None]
+    per_input: Mapping[str, tuple[Number | None, ...]]
+
+    def number(self, key: str) -> float:
+        """Return a shared number."""
+        return float(self.shared[key] or 0.0)
+
+    def flag(self, key: str) -> bool:
+        """Return a shared true or false."""
+        return bool(self.shared[key])
+
+    def each(self, key: str) -> tuple[float, ...]:
+        """Return a number an input."""
+        return tuple(float(value or 0.0) for value in self.per_input[key])
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A run of elements of one tensor: `start` is the flat index of the first, all tensors are flat and of one dtype."""
+
+    start: int
+    base: Tensor | None
+    inputs: tuple[Tensor, ...]
+
+    def __len__(self) -> int:
+        return self.inputs[0].numel() if self.inputs else len(self.base) if self.base is not None else 0
+
+
+class Operands(Protocol):
+    """The whole tensors of one merge step, read in flat blocks in the dtype of the merge.
+
+    Inputs are the sources in the recipe's order, without the base where the method treats the base apart.
+    """
+
+    @property
+    def count(self) -> int:
+        """Number of inputs."""
+
+    @property
+    def elements(self) -> int:
+        """Number of elements of the tensor."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the merge."""
+
+    def blocks(self, size: int) -> Iterator[Block]:
+        """Yield the tensor from its first element to its last, `size` elements at a time."""
+
+    def once(self, name: str, inputs: Sequence[int], compute: Callable[[], T]) -> T:
+        """Return a statistic of these inputs (and the base), computed at most once for a parent set."""
+
+    def random_key(self, index: int) -> tuple[int, int]:
+        """Return two 32-bit keys for the random numbers of an input: of (seed, input, tensor) and nothing else."""
+
+
+Prepare: TypeAlias = Callable[[Operands, Numbers], Any]
+Combine: TypeAlias = Callable[[Block, Numbers, Any], Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """One registered merge method."""
+
+    name: str
+    source: str
+    parameters: tuple[Parameter, ...]
+    base: BaseRule
+    inputs: tuple[int, int | None]
+    combine: Combine
+    prepare: Prepare | None
+    random: bool
+
+    def parameter(self, key: str) -> Parameter | None:
+        """Return the parameter of that name, or None."""
+        return next((p for p in self.parameters if p.key == key), None)
+
+    def refuses_count(self, count: int) -> str | None:
+        """Return why this many models (base included) cannot be merged, or None if they can."""
+        least, most = self.inputs
+        if count < least or (most is not None and count > most):
+            wanted = (
+                f"exactly {least}" if least == most else f"at least {least}" if count < least else f"at most {most}"
+            )
+            return f"{self.name} merges {wanted} model{'s' if (least if count < least else most) != 1 else ''}, got {count}"
+        return None
+
+
+METHODS: dict[str, Method] = {}
+
+
+def method(
+    name: str,
+    *,
+    source: str,
+    parameters: Sequence[Parameter] = (),
+    base: BaseRule = "ignored",
+    inputs: tuple[int, int | None] = (1, None),
+    prepare: Prepare | None = None,
+    random: bool = False,
+) -> Callable[[Combine], Combine]:
+    """Register `combine` as the method `name`.
+
+    Args:
+        name: what `merge_method` calls it.
+        source: where it is defined (arXiv id or documentation).
+        parameters: its parameters.
+        base: whether a base model is required, or is an input like any other.
+        inputs: fewest and most models, the base included; None for no limit.
+        prepare: the reductions over whole tensors that `combine` needs.
+        random: whether it draws random numbers (the seed then belongs to the merge).
+    """
+
+    def register(combine: Combine) -> Combine:
+        METHODS[name] = Method(name, source, tuple(parameters), base, inputs, combine, prepare, random)
+        return combine
+
+    return register

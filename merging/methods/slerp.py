@@ -1,0 +1,73 @@
+"""Slerp: along the great circle between two parents (https://en.wikipedia.org/wiki/Slerp)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from merging.methods.registry import Block, Numbers, Operands, Parameter, Scope, method
+
+# Norms and dot products are summed in runs of this many elements, as mergekit 0.1.5 sums them: a float32
+# sum in another order would now and then round a 16-bit result differently.
+_RUN = 1 << 20
+
+_NEARLY_PARALLEL = 0.9995
+_SMALLEST_NORM = 1e-8
+
+
+@dataclass(frozen=True, slots=True)
+class Coefficients:
+    """What the base and the other parent are multiplied by; float32 scalars (float64 for float64 parents)."""
+
+    base: Tensor
+    other: Tensor
+
+
+def angle_cosine(operands: Operands) -> Tensor:
+    """Return the cosine between the base and the other parent as flat vectors, shape (1, 1); of the parents alone."""
+
+    def pairs() -> list[tuple[Tensor, Tensor]]:
+        return [(_wide(b.base), _wide(b.inputs[0])) for b in operands.blocks(_RUN) if b.base is not None]
+
+    def norm(side: int) -> Tensor:
+        parts = [torch.linalg.vector_norm(pair[side], dim=1, keepdim=True) for pair in pairs()]
+        whole = torch.linalg.vector_norm(torch.stack(parts), dim=0)
+        return torch.where(whole > _SMALLEST_NORM, whole, 1)
+
+    norms = norm(0), norm(1)
+    parts = [((base / norms[0]) * (other / norms[1])).sum(dim=1, keepdim=True) for base, other in pairs()]
+    return torch.stack(parts).sum(dim=0).clamp(-1, 1)
+
+
+def _wide(values: Tensor | None) -> Tensor:
+    assert values is not None
+    return values.to(torch.promote_types(values.dtype, torch.float32)).unsqueeze(0)
+
+
+def coefficients(operands: Operands, numbers: Numbers) -> Coefficients:
+    """Return sin((1-t)·θ)/sin θ and sin(t·θ)/sin θ; 1-t and t where the parents are nearly parallel or opposite."""
+    cosine = operands.once("angle_cosine", [0], lambda: angle_cosine(operands))
+    t = torch.tensor([[numbers.number("t")]], dtype=cosine.dtype, device=cosine.device)
+    parallel = cosine.abs() > _NEARLY_PARALLEL
+    theta = torch.acos(torch.where(parallel, 0, cosine))
+    sine = torch.sin(theta)
+    base = torch.where(parallel, 1 - t, torch.sin((1 - t) * theta) / sine)
+    other = torch.where(parallel, t, torch.sin(t * theta) / sine)
+    return Coefficients(base[0, 0], other[0, 0])
+
+
+@method(
+    "slerp",
+    source="https://en.wikipedia.org/wiki/Slerp",
+    parameters=(Parameter("t", float, Scope.SHARED),),
+    base="required",
+    inputs=(2, 2),
+    prepare=coefficients,
+)
+def slerp(block: Block, numbers: Numbers, factors: Coefficients) -> Tensor:  # noqa: ARG001
+    """Return the point at `t` between the base (t = 0) and the other parent (t = 1)."""
+    assert block.base is not None
+    wide = factors.base.dtype
+    return (factors.base * block.base.to(wide) + factors.other * block.inputs[0].to(wide)).to(block.base.dtype)

@@ -1,0 +1,171 @@
+"""How a task vector is thinned out before it is merged: by magnitude (TIES) or at random (DARE).
+
+Guarantees: exactly the elements that mergekit 0.1.5 keeps on a CPU, for trimming: the max(1, int(density · elements)) largest,
+and among equal magnitudes those that come first. Dropping is a function of (seed, input, tensor, element) alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn.functional import hardshrink
+
+from merging.methods.random_bits import keep_mask
+from merging.methods.registry import Operands
+from merging.statistics import MagnitudeTable, magnitude_bins, magnitude_table
+
+_RUN = 1 << 17
+# Sums of |x| are taken in runs of this many elements, each by one thread, so that they come out the same everywhere.
+_SUM_RUN = 1 << 15
+_SMALLEST_NORM = 1e-7
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Which elements of a task vector trimming keeps, and what the kept ones are multiplied by.
+
+    Kept are those with |x| > `threshold`, and those equal to it whose flat index is below `equal_until`. A cut with
+    an infinite threshold keeps none; `None` in place of a cut keeps all.
+    """
+
+    threshold: float
+    equal_until: int
+    scale: float = 1.0
+
+    def apply(self, delta: Tensor, start: int) -> Tensor:
+        """Return the block of a task vector that starts at flat index `start`, with what is cut set to zero."""
+        if self.threshold == math.inf:
+            return torch.zeros_like(delta)
+        kept = self._trim(delta, start)
+        return kept if self.scale == 1.0 else kept * self.scale
+
+    def _trim(self, delta: Tensor, start: int) -> Tensor:
+        boundary = min(max(self.equal_until - start, 0), delta.numel())
+        if boundary == 0:
+            return hardshrink(delta, self.threshold)
+        below = _previous(self.threshold, delta.dtype)
+        if boundary == delta.numel():
+            return hardshrink(delta, below)
+        return torch.cat([hardshrink(delta[:boundary], below), hardshrink(delta[boundary:], self.threshold)])
+
+
+def _previous(value: float, dtype: torch.dtype) -> float:
+    # The next smaller number of the dtype: |x| > it is |x| >= value.
+    as_int = {2: torch.int16, 4: torch.int32, 8: torch.int64}[dtype.itemsize]
+    if value == 0.0:
+        return -1.0
+    return float((torch.tensor([value], dtype=dtype).view(as_int) - 1).view(dtype))
+
+
+def find_cut(operands: Operands, index: int, density: float, rescale: bool) -> Cut | None:
+    """Return the cut that keeps exactly max(1, int(density · elements)) entries of task vector `index` (arXiv:2306.01708).
+
+    With `rescale` the kept elements are scaled so that the L1 norm of the task vector stays what it was.
+    """
+    if density >= 1 or operands.elements == 0:
+        return None
+    if density <= 0:
+        return Cut(math.inf, 0)
+    cut = _find_cut(operands, index, density)
+    if not rescale:
+        return cut
+    after = math.fsum(_absolute_sum(cut.apply(delta, start)) for start, delta in _deltas(operands, index))
+    return replace(cut, scale=_scale(operands, index, after))
+
+
+def _find_cut(operands: Operands, index: int, density: float) -> Cut:
+    k = max(1, int(density * operands.elements))
+    table: MagnitudeTable = operands.once(
+        "magnitudes", [index], lambda: magnitude_table(delta for _, delta in _deltas(operands, index))
+    )
+    bin_index = table.bin_of(k)
+    wanted = k - table.count_above(bin_index)
+    if operands.dtype.itemsize == 2:  # every element of the bin has the same magnitude
+        threshold = float(torch.tensor([bin_index], dtype=torch.int16).view(operands.dtype))
+        everything = table.count_in(bin_index) == wanted
+        return Cut(
+            threshold,
+            operands.elements if everything else _end_of_nth_equal(operands, index, threshold, wanted),
+        )
+    return _cut_within_bin(operands, index, bin_index, wanted)
+
+
+def _end_of_nth_equal(operands: Operands, index: int, magnitude: float, n: int) -> int:
+    for start, delta in _deltas(operands, index):
+        equal = delta.abs() == magnitude
+        count = int(torch.count_nonzero(equal))
+        if count >= n:
+            return start + int(equal.nonzero()[n - 1]) + 1
+        n -= count
+    raise AssertionError("the magnitude table counts more elements than the tensor has")
+
+
+def _cut_within_bin(operands: Operands, index: int, bin_index: int, wanted: int) -> Cut:
+    magnitudes, positions = [], []
+    for start, delta in _deltas(operands, index):
+        inside = (magnitude_bins(delta) == bin_index).nonzero().squeeze(1)
+        magnitudes.append(delta[inside].abs())
+        positions.append(inside + start)
+    ranked, order = torch.cat(magnitudes).sort(descending=True, stable=True)
+    threshold = float(ranked[wanted - 1])
+    first_equal = int(torch.count_nonzero(ranked > threshold))
+    return Cut(threshold, int(torch.cat(positions)[order[first_equal:wanted]].max()) + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Which elements of a task vector a random drop keeps, and what the kept ones are multiplied by."""
+
+    mask: Tensor  # (elements,), 0 or 1 in the dtype of the merge
+    scale: float
+
+    def apply(self, delta: Tensor, start: int) -> Tensor:
+        """Return the block of a task vector that starts at flat index `start`, thinned and rescaled."""
+        kept = delta * self.mask[start : start + delta.numel()]
+        return kept if self.scale == 1.0 else kept * self.scale
+
+
+def draw(operands: Operands, index: int, density: float, rescale: bool) -> Drop | Cut | None:
+    """Return a random drop that keeps each element with probability `density` (DARE, arXiv:2311.03099).
+
+    With `rescale` the kept elements are scaled so that the L1 norm of the task vector stays what it was.
+    """
+    if density >= 1 or operands.elements == 0:
+        return None
+    if density <= 0:
+        return Cut(math.inf, 0)
+    key = operands.random_key(index)
+    masks, after = [], 0.0
+    for start, delta in _deltas(operands, index):
+        mask = keep_mask(density, key, start, delta.numel(), delta.device).to(delta.dtype)
+        masks.append(mask)
+        after += _absolute_sum(delta * mask) if rescale else 0.0
+    mask = torch.cat(masks)
+    return Drop(mask, _scale(operands, index, after) if rescale else 1.0)
+
+
+def _scale(operands: Operands, index: int, after: float) -> float:
+    # The norms and their ratio are rounded to the dtype of the merge, as mergekit rounds them, unless it cannot hold them.
+    before = operands.once("l1", [index], lambda: math.fsum(_absolute_sum(d) for _, d in _deltas(operands, index)))
+    if before < _SMALLEST_NORM or after < _SMALLEST_NORM:
+        return 1.0
+    norms = torch.tensor([before, after], dtype=torch.float64)
+    rounded = norms.to(operands.dtype)
+    norms = rounded if torch.isfinite(rounded).all() else norms
+    return float(norms[0] / norms[1])
+
+
+def _absolute_sum(delta: Tensor) -> float:
+    whole = delta.numel() // _SUM_RUN * _SUM_RUN
+    runs = delta[:whole].view(-1, _SUM_RUN).abs().sum(dim=1, dtype=torch.float64).tolist()
+    return math.fsum([*runs, float(delta[whole:].abs().sum(dtype=torch.float64))])
+
+
+def _deltas(operands: Operands, index: int) -> Iterator[tuple[int, Tensor]]:
+    for block in operands.blocks(_RUN):
+        assert block.base is not None
+        yield block.start, block.inputs[index] - block.base

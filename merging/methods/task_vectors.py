@@ -1,0 +1,113 @@
+"""Task vectors: what the fine-tunes changed in their base model, thinned out, weighed and added to the base again.
+
+task_arithmetic, ties, dare_linear and dare_ties are one computation: thin each delta (or not), weigh it, elect a sign for
+each element and keep the deltas that agree with it (or not), sum, normalize (or not), scale by lambda, add to the base.
+
+Guarantees: each step rounds to the dtype of the merge as mergekit 0.1.5's steps do, so that 16-bit results have the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from merging.methods.registry import Block, Combine, Numbers, Operands, Parameter, Prepare, Scope, method
+from merging.methods.sparsify import Cut, Drop, draw, find_cut
+
+Thinning: TypeAlias = Cut | Drop | None
+
+
+def _trim_each(operands: Operands, numbers: Numbers) -> list[Thinning]:
+    rescale = numbers.flag("rescale")
+    return [find_cut(operands, i, density, rescale) for i, density in enumerate(numbers.each("density"))]
+
+
+def _drop_each(operands: Operands, numbers: Numbers) -> list[Thinning]:
+    rescale = numbers.flag("rescale")
+    return [draw(operands, i, density, rescale) for i, density in enumerate(numbers.each("density"))]
+
+
+def _merge(block: Block, numbers: Numbers, thinnings: Sequence[Thinning] | None, elect: bool) -> Tensor:
+    assert block.base is not None
+    if not block.inputs:
+        return block.base.clone()
+    weights = torch.tensor(numbers.each("weight"), dtype=block.base.dtype)
+    weighted = []
+    for index, parent in enumerate(block.inputs):
+        delta = parent - block.base
+        thinning = thinnings[index] if thinnings else None
+        if thinning is not None:
+            delta = thinning.apply(delta, block.start)
+        weighted.append(delta.mul_(float(weights[index])))
+    if elect:
+        mixed, divisor = _elect(weighted, weights, numbers.flag("normalize"))
+    else:
+        mixed, divisor = _rounded_sum(weighted), _divisor(weights)
+    if numbers.flag("normalize"):
+        mixed = mixed / divisor
+    if numbers.number("lambda") != 1.0:
+        mixed = mixed * numbers.number("lambda")
+    return block.base + mixed
+
+
+def _elect(weighted: list[Tensor], weights: Tensor, normalize: bool) -> tuple[Tensor, Tensor]:
+    """Return the sum of the deltas that have the sign of their sum, and the sum of their weights (1 where none has).
+
+    Written without comparisons: on a CPU a bool tensor costs five times what an arithmetic step costs.
+    """
+    sign = torch.copysign(torch.ones((), dtype=weights.dtype), _rounded_sum(weighted))
+    agreeing = [(delta * sign).clamp_min_(0) for delta in weighted]
+    mixed = _rounded_sum(agreeing).mul_(sign)
+    if not normalize:
+        return mixed, weights
+    divisor = _rounded_sum([delta.sign().mul_(float(w)) for delta, w in zip(agreeing, weights, strict=True)])
+    return mixed, divisor.add_(1 - divisor.sign().abs_())
+
+
+def _divisor(weights: Tensor) -> Tensor:
+    # Compared as a Python number: in float16 the bound itself would be zero, and a zero divisor would stay.
+    total = weights.sum()
+    return torch.ones_like(total) if abs(float(total)) < 1e-8 else total
+
+
+def _rounded_sum(terms: list[Tensor]) -> Tensor:
+    # A sum over a stack of 16-bit tensors adds in float32 and rounds once.
+    if len(terms) <= 2:
+        return terms[0] + terms[1] if len(terms) == 2 else terms[0].clone()
+    wide = torch.promote_types(terms[0].dtype, torch.float32)
+    total = terms[0].to(wide)
+    for term in terms[1:]:
+        total = total + term.to(wide)
+    return total.to(terms[0].dtype)
+
+
+def _register(name: str, source: str, prepare: Prepare | None, elect: bool, normalize: bool, rescale: bool) -> Combine:
+    def combine(block: Block, numbers: Numbers, thinnings: Sequence[Thinning] | None) -> Tensor:
+        return _merge(block, numbers, thinnings, elect)
+
+    parameters = (
+        Parameter("weight", float, Scope.NON_BASE),
+        Parameter("density", float, Scope.NON_BASE, default=1.0, low=0.0, high=1.0),
+        Parameter("normalize", bool, Scope.SHARED, default=normalize),
+        Parameter("rescale", bool, Scope.SHARED, default=rescale),
+        Parameter("lambda", float, Scope.SHARED, default=1.0),
+        # Saves memory in mergekit and changes no result; there is no mask here to save.
+        Parameter("int8_mask", bool, Scope.SHARED, default=False),
+    )
+    return method(
+        name,
+        source=source,
+        parameters=parameters,
+        base="required",
+        prepare=prepare,
+        random=prepare is _drop_each,
+    )(combine)
+
+
+task_arithmetic = _register("task_arithmetic", "arXiv:2212.04089", None, elect=False, normalize=False, rescale=False)
+ties = _register("ties", "arXiv:2306.01708", _trim_each, elect=True, normalize=True, rescale=False)
+dare_ties = _register("dare_ties", "arXiv:2311.03099", _drop_each, elect=True, normalize=False, rescale=True)
+dare_linear = _register("dare_linear", "arXiv:2311.03099", _drop_each, elect=False, normalize=False, rescale=True)

@@ -1,0 +1,140 @@
+"""The parents: opened once, checked against each other, and kept resident for as long as candidates are made of them.
+
+Guarantees: every parent has the tensors, shapes and architecture of the first, or opening fails with the name of what
+differs; a tensor is read from disk at most once. Does not merge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from types import TracebackType
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from merging.architecture import Architecture
+from merging.checkpoint import Checkpoint
+from merging.errors import MergingError
+from merging.recipe import Recipe
+from merging.statistics import Statistics
+
+T = TypeVar("T")
+
+Progress = Callable[[str, int, int], None]
+
+
+class ParentSet:
+    """The parents of one recipe, or of all the recipes of a search, resident on a device.
+
+    Use as a context manager; on leaving, their memory is given back.
+    """
+
+    def __init__(self, checkpoints: dict[str, Checkpoint], device: torch.device) -> None:
+        self.checkpoints = checkpoints
+        self.device = device
+        self.architecture = Architecture.of(next(iter(checkpoints.values())))
+        self.statistics = Statistics()
+        self._resident: dict[tuple[str, str], Tensor] = {}
+
+    @classmethod
+    def open(
+        cls, recipes: Recipe | Iterable[Recipe], device: str = "cpu", progress: Progress | None = None
+    ) -> ParentSet:
+        """Open and load every parent of the recipes.
+
+        Args:
+            recipes: one recipe or several; the base of the first gives the architecture.
+            device: where the parents live and the merging is done, as torch names devices.
+            progress: called with (parent, tensors read, tensors in all).
+
+        Raises:
+            MergingError: a parent is missing, broken, or does not fit the others.
+        """
+        every = [recipes] if isinstance(recipes, Recipe) else list(recipes)
+        first = every[0].base_model
+        names = dict.fromkeys([*([first] if first else []), *(name for recipe in every for name in recipe.parents())])
+        checkpoints = {name: Checkpoint.open(name) for name in names}
+        parents = cls(checkpoints, torch.device(device))
+        parents._check()
+        parents._load(progress)
+        return parents
+
+    def tensor(self, parent: str, name: str) -> Tensor:
+        """Return a parent's tensor on the device, in the dtype it was saved in; a tied head is its embedding."""
+        return self._resident[parent, self._stored_name(parent, name)]
+
+    def has(self, parent: str, name: str) -> bool:
+        """Whether a parent has a tensor of that name, or one that it is tied to."""
+        return self._stored_name(parent, name) in self.checkpoints[parent].tensors
+
+    def dtype(self, parent: str, name: str) -> torch.dtype:
+        """Return the dtype a parent's tensor is saved in."""
+        return self.checkpoints[parent].tensors[self._stored_name(parent, name)].dtype
+
+    def layers(self, parent: str) -> int:
+        """Return a parent's number of layers."""
+        return self.architecture.count_layers(self.checkpoints[parent].tensors)
+
+    def close(self) -> None:
+        """Give the parents' memory back."""
+        self._resident.clear()
+
+    def __enter__(self) -> ParentSet:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _stored_name(self, parent: str, name: str) -> str:
+        tensors = self.checkpoints[parent].tensors
+        return name if name in tensors else self.architecture.stand_ins.get(name, name)
+
+    def _check(self) -> None:
+        reference = next(iter(self.checkpoints.values()))
+        for checkpoint in self.checkpoints.values():
+            if checkpoint.config.model_type != reference.config.model_type:
+                raise MergingError(
+                    f"model {checkpoint.reference}: is a {checkpoint.config.model_type} model, but {reference.reference} "
+                    f"is a {reference.config.model_type} model; only models of one architecture can be merged"
+                )
+            for name in self.architecture.names(self.layers(checkpoint.reference)):
+                if not self.has(checkpoint.reference, name):
+                    raise MergingError(
+                        f"model {checkpoint.reference}: has no tensor {name}, which the architecture of "
+                        f"{reference.reference} needs"
+                    )
+            self._check_shapes(checkpoint, reference)
+
+    def _check_shapes(self, checkpoint: Checkpoint, reference: Checkpoint) -> None:
+        for name in self.architecture.names(1):
+            expected, found = (c.tensors[self._stored_name(c.reference, name)].shape for c in (reference, checkpoint))
+            if found != expected:
+                raise MergingError(
+                    f"model {checkpoint.reference}: tensor {name} has shape {list(found)}, but in {reference.reference} "
+                    f"it has {list(expected)}; only models of one shape can be merged"
+                )
+
+    def _load(self, progress: Progress | None) -> None:
+        wanted = [
+            (checkpoint, name)
+            for checkpoint in self.checkpoints.values()
+            for name in self.architecture.names(self.layers(checkpoint.reference))
+        ]
+        for done, (checkpoint, name) in enumerate(wanted, start=1):
+            stored = self._stored_name(checkpoint.reference, name)
+            if (checkpoint.reference, stored) not in self._resident:
+                self._resident[checkpoint.reference, stored] = self._read(checkpoint, stored)
+            if progress:
+                progress(checkpoint.reference, done, len(wanted))
+
+    def _read(self, checkpoint: Checkpoint, name: str) -> Tensor:
+        try:
+            return checkpoint.read(name, self.device)
+        except torch.OutOfMemoryError:
+            raise MergingError(
+                f"model {checkpoint.reference}: {self.device} has no room for the parents; choose another device "
+                "(device: cpu) or fewer parents"
+            ) from None

@@ -1,0 +1,201 @@
+"""The plan: a recipe and its parents, resolved to what is done for each output tensor. Pure data, made before any arithmetic.
+
+Guarantees: what is wrong between a recipe and its parents (a missing parameter, a layer that no parent has) is found here; the
+numbers are those that mergekit 0.1.5 resolves (see `merging.recipe.resolve`). Reads no weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from merging.errors import MergingError
+from merging.methods import METHODS, Method, Parameter, Scope
+from merging.methods.registry import Number, Numbers
+from merging.parents import ParentSet
+from merging.recipe import InputModel, InputSlice, OutputSlice, Parameters, Recipe, resolve
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A tensor of a parent."""
+
+    parent: str
+    tensor: str
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """How one output tensor is made.
+
+    Attributes:
+        name: the output tensor.
+        method: the method's name.
+        base: the base model's tensor, where the method treats the base apart.
+        inputs: the other sources, in the recipe's order.
+        shared: the parameters that hold for the tensor, by key.
+        per_input: the parameters that each input has, by key, in the order of `inputs`.
+        dtype: the dtype of the merge, or None for that of the sources.
+        out_dtype: the dtype of the output, or None for that of the merge.
+    """
+
+    name: str
+    method: str
+    base: Source | None
+    inputs: tuple[Source, ...]
+    shared: tuple[tuple[str, Number | None], ...]
+    per_input: tuple[tuple[str, tuple[Number | None, ...]], ...]
+    dtype: str | None
+    out_dtype: str | None
+
+    @property
+    def numbers(self) -> Numbers:
+        """The parameters, as a method reads them."""
+        return Numbers(dict(self.shared), dict(self.per_input))
+
+    def sources(self) -> tuple[Source, ...]:
+        """Every tensor that the step reads."""
+        return ((self.base,) if self.base else ()) + self.inputs
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All the steps of one merge."""
+
+    steps: tuple[Step, ...]
+    layers: int
+
+    def describe(self) -> str:
+        """Return the plan as text: a line a tensor, with its method, sources and numbers."""
+        return "\n".join(_describe(step) for step in self.steps)
+
+
+def make_plan(recipe: Recipe, parents: ParentSet) -> Plan:
+    """Resolve a recipe against its parents. Raises MergingError where they do not fit."""
+    method = METHODS[recipe.merge_method]
+    slices, module = _output_slices(recipe, parents)
+    steps: list[Step] = []
+    layer = 0
+    architecture = parents.architecture
+    for name in architecture.before:
+        steps.append(_step(recipe, method, parents, slices[0], module, name, layer=None, t=0.0))
+    for part in slices:
+        length = part.sources[0].layer_range[1] - part.sources[0].layer_range[0]
+        for offset in range(length):
+            t = offset / (length - 1) if length > 1 else 1.0
+            for position, name in enumerate(architecture.layer_names(layer)):
+                steps.append(_step(recipe, method, parents, part, module, name, (position, offset), t))
+            layer += 1
+    for name in architecture.after:
+        steps.append(_step(recipe, method, parents, slices[-1], module, name, layer=None, t=0.0))
+    return Plan(tuple(steps), layer)
+
+
+def _output_slices(recipe: Recipe, parents: ParentSet) -> tuple[Sequence[OutputSlice], Parameters]:
+    """Return the output as slices whose base is among their sources, and the parameters of their module."""
+    module_parameters: Parameters = {}
+    slices, models = recipe.slices, recipe.models
+    if recipe.modules:
+        if len(recipe.modules) > 1:
+            raise MergingError(
+                f"modules: this model is a single module, but the recipe has {', '.join(recipe.modules)}"
+            )
+        (module,) = recipe.modules.values()
+        slices, models, module_parameters = module.slices, module.models, module.parameters
+    if models:
+        slices = (_whole_models(recipe, models, parents),)
+    for part in slices or ():
+        for source in part.sources:
+            if source.layer_range[1] > parents.layers(source.model):
+                raise MergingError(
+                    f"model {source.model}: layer_range {list(source.layer_range)} goes beyond its "
+                    f"{parents.layers(source.model)} layers"
+                )
+    return slices or (), module_parameters
+
+
+def _whole_models(recipe: Recipe, models: Sequence[InputModel], parents: ParentSet) -> OutputSlice:
+    inputs = [(model.model, model.parameters) for model in models]
+    if recipe.base_model and recipe.base_model not in [model.model for model in models]:
+        inputs.append((recipe.base_model, {}))
+    depths = {name: parents.layers(name) for name, _ in inputs}
+    if len(set(depths.values())) > 1:
+        listed = ", ".join(f"{name} has {depth}" for name, depth in depths.items())
+        raise MergingError(f"models of different depth cannot be merged whole ({listed} layers); use slices")
+    return OutputSlice(
+        sources=tuple(
+            InputSlice(model=name, layer_range=(0, depths[name]), parameters=parameters) for name, parameters in inputs
+        )
+    )
+
+
+def _step(
+    recipe: Recipe,
+    method: Method,
+    parents: ParentSet,
+    part: OutputSlice,
+    module: Parameters,
+    name: str,
+    layer: tuple[int, int] | None,
+    t: float,
+) -> Step:
+    base_model = part.base_model or recipe.base_model
+    shared_blocks = [part.parameters, module, recipe.parameters]
+    sources = []
+    for source in part.sources:
+        tensor = name
+        if layer is not None:
+            position, offset = layer
+            tensor = parents.architecture.layer_names(source.layer_range[0] + offset)[position]
+        sources.append((Source(source.model, tensor), [source.parameters, *shared_blocks]))
+    apart = method.base == "required"
+    inputs = [(source, blocks) for source, blocks in sources if not (apart and source.parent == base_model)]
+    shared = tuple(
+        (p.key, _resolve(method, p, shared_blocks, name, t, f"parameters.{p.key}"))
+        for p in method.parameters
+        if p.scope is Scope.SHARED
+    )
+    per_input = tuple(
+        (
+            p.key,
+            tuple(_resolve(method, p, blocks, source.tensor, t, source.parent) for source, blocks in inputs),
+        )
+        for p in method.parameters
+        if p.scope is not Scope.SHARED
+    )
+    base = next((source for source, _ in sources if apart and source.parent == base_model), None)
+    only = tuple(source for source, _ in inputs)
+    return Step(name, method.name, base, only, shared, per_input, recipe.dtype, recipe.out_dtype)
+
+
+def _resolve(
+    method: Method, parameter: Parameter, blocks: Sequence[Parameters], tensor: str, t: float, where: str
+) -> Number | None:
+    for setting in _settings(blocks, parameter.key):
+        value = resolve(setting, tensor, t)
+        if value is not None:
+            return parameter.read(value)
+    if parameter.required:
+        raise MergingError(
+            f"{where}: {method.name} needs the parameter {parameter.key!r}, and none of its filters fits {tensor}; "
+            "add a value without a filter as the last one"
+        )
+    return parameter.default
+
+
+def _settings(blocks: Sequence[Mapping[str, object]], key: str) -> Iterator[object]:
+    return (block[key] for block in blocks if key in block)
+
+
+def _describe(step: Step) -> str:
+    numbers = [f"{key}={_short(value)}" for key, value in step.shared if value is not None]
+    for key, values in step.per_input:
+        if any(value is not None for value in values):
+            numbers.append(f"{key}=[{', '.join(map(_short, values))}]")
+    sources = ", ".join(f"{s.parent}" + (f":{s.tensor}" if s.tensor != step.name else "") for s in step.inputs)
+    onto = f" onto {step.base.parent}" if step.base else ""
+    return f"{step.name}: {step.method} of {sources}{onto}  {' '.join(numbers)}".rstrip()
+
+
+def _short(value: Number | None) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value).lower()

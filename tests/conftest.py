@@ -1,0 +1,28 @@
+"""What all tests share: tiny models made on the spot, and a machine that behaves."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+# One thread a test process: pytest-xdist already uses every core.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from tests.tiny import TinyModel, save_tiny_model
+
+ModelMaker = Callable[..., str]
+
+
+@pytest.fixture
+def make_model(tmp_path: Path) -> ModelMaker:
+    """Return a function that saves a tiny random model and returns its folder."""
+
+    def make(name: str, **options: object) -> str:
+        return save_tiny_model(tmp_path / name, TinyModel(**options))  # type: ignore[arg-type]
+
+    return make

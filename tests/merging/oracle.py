@@ -1,0 +1,36 @@
+"""mergekit 0.1.5 as an oracle: the same recipe, run by its own planner and executor, in memory."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from mergekit.config import MergeConfiguration
+from mergekit.graph import Executor
+from mergekit.io.tasks import LoaderCache
+from mergekit.merge import _model_out_config
+from mergekit.architecture import get_architecture_info
+from mergekit.options import MergeOptions
+from mergekit.plan import MergePlanner
+import yaml
+
+
+def mergekit_merge(recipe_yaml: str) -> dict[str, torch.Tensor]:
+    """Return the tensors that mergekit makes of a recipe, by name."""
+    logging.disable(logging.WARNING)
+    config = MergeConfiguration.model_validate(yaml.safe_load(recipe_yaml))
+    options = MergeOptions(cuda=False, lazy_unpickle=False)
+    architecture = get_architecture_info(config, options)
+    LoaderCache().setup(options=options)
+    planner = MergePlanner(config, architecture, options, _model_out_config(config, architecture))
+    planner._plan()
+    tasks = {weight.name: task for weight, task in planner._tensors}
+    executor = Executor(targets=list(tasks.values()), math_device="cpu", storage_device="cpu")
+    by_task = {id(task): name for name, task in tasks.items()}
+    out_dtype = getattr(torch, config.out_dtype) if config.out_dtype else None
+    merged = {}
+    for task, value in executor.run(quiet=True):
+        name = by_task.get(id(task)) or next(n for n, t in tasks.items() if t == task)
+        if value is not None:
+            merged[name] = value.to(out_dtype) if out_dtype else value
+    return merged

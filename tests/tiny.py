@@ -1,0 +1,76 @@
+"""Tiny random models of real architectures, saved as checkpoints."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    PreTrainedConfig,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+)
+
+CONFIGS: dict[str, type[PreTrainedConfig]] = {"llama": LlamaConfig, "qwen2": Qwen2Config}
+
+
+@dataclass(frozen=True)
+class TinyModel:
+    """A model of some architecture; models of one `family_seed` are fine-tunes of one another."""
+
+    seed: int = 0
+    family_seed: int = 0
+    change: float = 0.02
+    architecture: str = "llama"
+    hidden: int = 32
+    layers: int = 3
+    dtype: str = "bfloat16"
+    tied: bool = False
+    shards: bool = False
+    tokenizer: bool = True
+
+
+def save_tiny_model(folder: Path, tiny: TinyModel) -> str:
+    """Make the model, save it and return the folder; seed 0 is the base of its family."""
+    config = CONFIGS[tiny.architecture](
+        vocab_size=262,
+        hidden_size=tiny.hidden,
+        intermediate_size=2 * tiny.hidden,
+        num_hidden_layers=tiny.layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+        tie_word_embeddings=tiny.tied,
+        bos_token_id=256,
+        eos_token_id=257,
+        pad_token_id=257,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(tiny.family_seed)
+        model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        torch.manual_seed(1000 + tiny.seed)
+        for parameter in model.parameters() if tiny.seed else ():
+            # Fine-tunes change some weights much and most a little.
+            parameter.data += tiny.change * torch.randn_like(parameter) ** 3 * 0.2
+    model.to(getattr(torch, tiny.dtype)).save_pretrained(folder, max_shard_size="40KB" if tiny.shards else "5GB")
+    if tiny.tokenizer:
+        byte_tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """Return a byte-level tokenizer without merges: an id a byte."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    special = ["<s>", "</s>", "<a>", "<b>", "<c>", "<d>"]
+    vocabulary = {token: index for index, token in enumerate([*alphabet, *special])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="</s>", model_max_length=2048
+    )
