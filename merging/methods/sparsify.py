@@ -96,11 +96,10 @@ def _find_cut(operands: Operands, index: int, density: float) -> Cut:
 
 def _end_of_nth_equal(operands: Operands, index: int, magnitude: float, n: int) -> int:
     for start, delta in _deltas(operands, index):
-        equal = delta.abs() == magnitude
-        count = int(torch.count_nonzero(equal))
-        if count >= n:
-            return start + int(equal.nonzero()[n - 1]) + 1
-        n -= count
+        positions = (delta.abs() == magnitude).nonzero()
+        if len(positions) >= n:
+            return start + int(positions[n - 1]) + 1
+        n -= len(positions)
     raise AssertionError("the magnitude table counts more elements than the tensor has")
 
 

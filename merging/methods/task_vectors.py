@@ -34,43 +34,52 @@ def _merge(block: Block, numbers: Numbers, thinnings: Sequence[Thinning] | None,
     assert block.base is not None
     if not block.inputs:
         return block.base.clone()
-    weights = torch.tensor(numbers.each("weight"), dtype=block.base.dtype)
+    # A weight is rounded to the dtype of the merge before anything is multiplied by it.
+    weights: list[float] = torch.tensor(numbers.each("weight"), dtype=block.base.dtype).tolist()
     weighted = []
     for index, parent in enumerate(block.inputs):
         delta = parent - block.base
         thinning = thinnings[index] if thinnings else None
         if thinning is not None:
             delta = thinning.apply(delta, block.start)
-        weighted.append(delta.mul_(float(weights[index])))
+        weighted.append(delta if weights[index] == 1.0 else delta.mul_(weights[index]))
+    normalize = numbers.flag("normalize")
+    divisor: Tensor | float | None
     if elect:
-        mixed, divisor = _elect(weighted, weights, numbers.flag("normalize"))
+        mixed, divisor = _elect(weighted, weights, normalize)
     else:
-        mixed, divisor = _rounded_sum(weighted), _divisor(weights)
-    if numbers.flag("normalize"):
-        mixed = mixed / divisor
+        mixed, divisor = _rounded_sum(weighted), _total_weight(weights, block.base.dtype) if normalize else None
+    if divisor is not None:
+        mixed = mixed.div_(divisor)
     if numbers.number("lambda") != 1.0:
-        mixed = mixed * numbers.number("lambda")
-    return block.base + mixed
+        mixed = mixed.mul_(numbers.number("lambda"))
+    return mixed.add_(block.base)
 
 
-def _elect(weighted: list[Tensor], weights: Tensor, normalize: bool) -> tuple[Tensor, Tensor]:
-    """Return the sum of the deltas that have the sign of their sum, and the sum of their weights (1 where none has).
+def _elect(weighted: list[Tensor], weights: list[float], normalize: bool) -> tuple[Tensor, Tensor | None]:
+    """Return the sum of the deltas that have the sign of their sum, and what normalizing divides it by.
 
     Written without comparisons: on a CPU a bool tensor costs five times what an arithmetic step costs.
     """
-    sign = torch.copysign(torch.ones((), dtype=weights.dtype), _rounded_sum(weighted))
+    sign = torch.copysign(weighted[0].new_ones(()), _rounded_sum(weighted))
     agreeing = [(delta * sign).clamp_min_(0) for delta in weighted]
     mixed = _rounded_sum(agreeing).mul_(sign)
-    if not normalize:
-        return mixed, weights
-    divisor = _rounded_sum([delta.sign().mul_(float(w)) for delta, w in zip(agreeing, weights, strict=True)])
-    return mixed, divisor.add_(1 - divisor.sign().abs_())
+    return mixed, _agreeing_weight(agreeing, weights) if normalize else None
 
 
-def _divisor(weights: Tensor) -> Tensor:
-    # Compared as a Python number: in float16 the bound itself would be zero, and a zero divisor would stay.
-    total = weights.sum()
-    return torch.ones_like(total) if abs(float(total)) < 1e-8 else total
+def _agreeing_weight(agreeing: list[Tensor], weights: list[float]) -> Tensor:
+    # The weights of the deltas that agree. Where none does, the sum that this divides is zero: any divisor but 0 will do.
+    total = _rounded_sum([delta.sign_().mul_(weight) for delta, weight in zip(agreeing, weights, strict=True)])
+    if min(weights) >= 0:
+        return total.clamp_min_(min((weight for weight in weights if weight), default=1.0))
+    # Weights of both signs can cancel; then mergekit divides by 1.
+    return total.add_(1 - total.sign().abs_())
+
+
+def _total_weight(weights: list[float], dtype: torch.dtype) -> float:
+    # Compared as a Python number: in float16 mergekit's bound is itself zero, and a zero divisor would stay.
+    total = float(torch.tensor(weights, dtype=dtype).sum())
+    return 1.0 if abs(total) < 1e-8 else total
 
 
 def _rounded_sum(terms: list[Tensor]) -> Tensor:

@@ -1,0 +1,67 @@
+"""Operands made of plain tensors, for testing a method without models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from merging.methods import METHODS
+from merging.methods.random_bits import keys
+from merging.methods.registry import Block, Numbers
+from merging.statistics import Statistics
+
+T = TypeVar("T")
+
+
+class PlainOperands:
+    """A registry.Operands over tensors at hand."""
+
+    def __init__(self, base: Tensor | None, inputs: Sequence[Tensor], seed: int = 0) -> None:
+        self.base, self.inputs, self.seed = base, list(inputs), seed
+        self.statistics = Statistics()
+        self.count = len(self.inputs)
+        first = self.inputs[0] if self.inputs else base
+        assert first is not None
+        self.elements, self.dtype = first.numel(), first.dtype
+
+    def blocks(self, size: int) -> Iterator[Block]:
+        """Yield the tensors in blocks."""
+        for start in range(0, self.elements, size):
+            part = slice(start, start + size)
+            base = None if self.base is None else self.base.view(-1)[part]
+            yield Block(start, base, tuple(tensor.view(-1)[part] for tensor in self.inputs))
+
+    def once(self, name: str, inputs: Sequence[int], compute: Callable[[], T]) -> T:
+        """Remember a statistic."""
+        return self.statistics.once((name, tuple(inputs)), compute)
+
+    def random_key(self, index: int) -> tuple[int, int]:
+        """Return the keys of an input."""
+        return keys(self.seed, index, "tensor")
+
+
+def run(
+    name: str,
+    base: Tensor | None,
+    inputs: Sequence[Tensor],
+    shared: dict[str, object] | None = None,
+    per_input: dict[str, Sequence[object]] | None = None,
+) -> Tensor:
+    """Run a method on whole tensors, with its defaults where no number is given."""
+    method = METHODS[name]
+    given_shared, given_inputs = shared or {}, per_input or {}
+    numbers = Numbers(
+        {p.key: given_shared.get(p.key, p.default) for p in method.parameters if p.scope.value == "shared"},  # type: ignore[misc]
+        {
+            p.key: tuple(given_inputs.get(p.key, [p.default] * len(inputs)))  # type: ignore[misc]
+            for p in method.parameters
+            if p.scope.value != "shared"
+        },
+    )
+    operands = PlainOperands(base, inputs)
+    prepared = method.prepare(operands, numbers) if method.prepare else None
+    blocks = [method.combine(block, numbers, prepared) for block in operands.blocks(1 << 20)]
+    return torch.cat(blocks).view((inputs[0] if inputs else base).shape)  # type: ignore[union-attr]

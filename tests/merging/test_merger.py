@@ -1,0 +1,145 @@
+"""The live model: one object, written in place, and never half-right in silence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from merging import Merger, NonFiniteTensor, ParentSet, Recipe
+from merging import kernel
+from tests.merging.conftest import Family
+from tests.merging.recipes import recipes
+
+
+def text(family: Family, method: str = "ties", weight: object = 0.5, density: object = 0.5) -> str:
+    """Return a recipe of both fine-tunes."""
+    return f"""
+merge_method: {method}
+base_model: {family.base}
+models:
+- {{model: {family.a}, parameters: {{weight: {weight}, density: {density}}}}}
+- {{model: {family.b}, parameters: {{weight: 0.5, density: 0.7}}}}
+dtype: bfloat16
+"""
+
+
+def tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Return copies of a model's tensors."""
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    """Whether all tensors have the same bits."""
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_the_next_candidate_is_written_into_the_same_tensors(family: Family) -> None:
+    first, second = Recipe.parse(text(family)), Recipe.parse(text(family, weight=0.9))
+    with ParentSet.open(first) as parents:
+        merger = Merger(parents)
+        model = merger.apply(first)
+        addresses = [p.data_ptr() for p in model.parameters()]
+        before = tensors(model)
+        assert merger.apply(second) is model
+        assert [p.data_ptr() for p in model.parameters()] == addresses
+        assert not equal(before, tensors(model))
+        assert equal(before, tensors(merger.apply(first)))
+
+
+def test_candidates_do_not_depend_on_those_before_them(family: Family) -> None:
+    chain = [recipes(family, "bfloat16")[name] for name in ("ties", "slerp", "linear", "task_arithmetic", "ties")]
+    parsed = [Recipe.parse(recipe) for recipe in chain]
+    with ParentSet.open(parsed) as parents:
+        merger = Merger(parents)
+        in_turn = [tensors(merger.apply(recipe)) for recipe in parsed]
+        for recipe, merged in zip(parsed, in_turn, strict=True):
+            assert equal(merged, tensors(Merger(parents).apply(recipe)))
+
+
+def test_a_parent_alone_is_that_parent(family: Family) -> None:
+    recipe = Recipe.single(family.a)
+    with ParentSet.open([recipe, Recipe.parse(text(family))]) as parents:
+        merged = tensors(Merger(parents).apply(recipe))
+    assert equal(load_file(Path(family.a) / "model.safetensors"), merged)
+
+
+@pytest.mark.parametrize("method", ["ties", "dare_ties", "dare_linear"])
+def test_a_merge_does_not_depend_on_block_size_or_threads(
+    family: Family, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = Recipe.parse(text(family, method))
+    merged = []
+    threads = torch.get_num_threads()
+    with ParentSet.open(recipe) as parents:
+        for block, count in ((1 << 17, 1), (640, 1), (1 << 12, 2)):
+            monkeypatch.setitem(kernel._BLOCK, "cpu", block)
+            torch.set_num_threads(count)
+            merged.append(tensors(Merger(parents, random_seed=7).apply(recipe)))
+    torch.set_num_threads(threads)
+    assert equal(merged[0], merged[1])
+    assert equal(merged[0], merged[2])
+
+
+def test_the_seed_alone_decides_what_dare_drops(family: Family) -> None:
+    recipe = Recipe.parse(text(family, "dare_ties"))
+    with ParentSet.open(recipe) as parents:
+        one, same, other = (tensors(Merger(parents, seed).apply(recipe)) for seed in (1, 1, 2))
+    assert equal(one, same)
+    assert not equal(one, other)
+
+
+def test_a_larger_density_keeps_what_a_smaller_one_kept(family: Family) -> None:
+    kept = []
+    loose = text(family, "dare_linear", weight=1.0).replace("weight: 0.5", "weight: 0.0") + "parameters: {rescale: false}\n"
+    with ParentSet.open(Recipe.parse(loose)) as parents:
+        base = tensors(Merger(parents).apply(Recipe.single(family.base)))
+        for density in (0.3, 0.6):
+            recipe = Recipe.parse(loose.replace("density: 0.5", f"density: {density}"))
+            merged = tensors(Merger(parents).apply(recipe))
+            kept.append({name: merged[name] != base[name] for name in base})
+    assert all(bool((kept[1][name] | ~kept[0][name]).all()) for name in kept[0])
+
+
+def test_a_nan_in_a_parent_fails_by_the_tensors_name(family: Family, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for file in Path(family.a).iterdir():
+        (broken / file.name).write_bytes(file.read_bytes())
+    weights = load_file(broken / "model.safetensors")
+    weights["model.layers.1.mlp.up_proj.weight"][3, 4] = float("nan")
+    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+    recipe = Recipe.parse(text(family).replace(family.a, str(broken)))
+    with ParentSet.open(recipe) as parents, pytest.raises(NonFiniteTensor, match=r"layers\.1\.mlp\.up_proj") as caught:
+        Merger(parents).apply(recipe)
+    assert caught.value.tensor == "model.layers.1.mlp.up_proj.weight"
+
+
+def test_after_a_failed_candidate_the_next_one_is_whole(family: Family) -> None:
+    good, bad = Recipe.parse(text(family)), Recipe.parse(text(family) + "parameters: {lambda: 1.0e+45}\n")
+    with ParentSet.open(good) as parents:
+        merger = Merger(parents)
+        expected = tensors(merger.apply(good))
+        with pytest.raises(NonFiniteTensor):
+            merger.apply(bad)
+        assert equal(expected, tensors(merger.apply(good)))
+
+
+def test_the_depth_of_the_model_follows_the_recipe(family: Family) -> None:
+    stack = Recipe.parse(
+        f"""
+merge_method: passthrough
+slices:
+- sources: [{{model: {family.a}, layer_range: [0, 2]}}]
+- sources: [{{model: {family.b}, layer_range: [0, 3]}}]
+"""
+    )
+    with ParentSet.open([stack, Recipe.single(family.a)]) as parents:
+        merger = Merger(parents)
+        deep = merger.apply(stack)
+        assert deep.config.num_hidden_layers == 5
+        own = load_file(Path(family.b) / "model.safetensors")
+        assert torch.equal(deep.state_dict()["model.layers.2.mlp.up_proj.weight"], own["model.layers.0.mlp.up_proj.weight"])
+        assert merger.apply(Recipe.single(family.a)).config.num_hidden_layers == 3

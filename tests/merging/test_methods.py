@@ -1,0 +1,157 @@
+"""What must hold for merge methods whatever the numbers are."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from merging.methods import METHODS
+from merging.methods.random_bits import keep_mask, keys
+from merging.methods.sparsify import Cut, find_cut
+from merging.statistics import magnitude_table
+from tests.merging.operands import PlainOperands, run
+
+DTYPES = [torch.bfloat16, torch.float16, torch.float32, torch.float64]
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    values=st.lists(st.floats(-8, 8, width=16), min_size=1, max_size=200),
+    density=st.floats(0.001, 0.999),
+    dtype=st.sampled_from(DTYPES),
+)
+def test_trimming_keeps_exactly_the_largest_and_of_equals_the_first(
+    values: list[float], density: float, dtype: torch.dtype
+) -> None:
+    delta = torch.tensor(values, dtype=dtype)
+    k = max(1, int(density * len(values)))
+    cut = find_cut(PlainOperands(torch.zeros_like(delta), [delta]), 0, density, rescale=False)
+    expected = torch.zeros_like(delta)
+    order = sorted(range(len(values)), key=lambda i: (-abs(float(delta[i])), i))[:k]
+    expected[order] = delta[order]
+    assert cut is not None
+    # The same whole, and in pieces that begin anywhere.
+    assert torch.equal(cut.apply(delta, 0), expected)
+    half = len(values) // 2
+    assert torch.equal(torch.cat([cut.apply(delta[:half], 0), cut.apply(delta[half:], half)]), expected)
+
+
+@settings(deadline=None, max_examples=40)
+@given(values=st.lists(st.floats(-100, 100, width=16), min_size=1, max_size=300), data=st.data())
+def test_the_magnitude_table_knows_every_kth_largest(values: list[float], data: st.DataObject) -> None:
+    tensor = torch.tensor(values, dtype=torch.bfloat16)
+    k = data.draw(st.integers(1, len(values)))
+    bits = magnitude_table([tensor[:7], tensor[7:]]).bin_of(k)
+    expected = tensor.abs().float().sort(descending=True).values[k - 1]
+    assert float(torch.tensor([bits], dtype=torch.int16).view(torch.bfloat16)) == float(expected)
+
+
+@pytest.mark.parametrize("density", [0.0, 0.1, 0.5, 0.9, 1.0])
+def test_random_masks_have_their_density(density: float) -> None:
+    mask = keep_mask(density, keys(0, 1, "w"), 0, 1 << 18, torch.device("cpu"))
+    deviation = math.sqrt(density * (1 - density) / mask.numel())
+    assert abs(float(mask.float().mean()) - density) <= 5 * deviation
+
+
+def test_random_masks_of_different_keys_and_neighbours_are_independent() -> None:
+    count = 1 << 18
+    one, other = (keep_mask(0.5, keys(0, i, "w"), 0, count, torch.device("cpu")).float() - 0.5 for i in range(2))
+    limit = 5 * 0.25 / math.sqrt(count)
+    assert abs(float((one * other).mean())) < limit
+    for lag in (1, 2, 64, 576):
+        assert abs(float((one[:-lag] * one[lag:]).mean())) < limit
+
+
+def test_a_random_mask_can_be_made_in_pieces() -> None:
+    whole = keep_mask(0.3, keys("seed", 0, "w"), 0, 1000, torch.device("cpu"))
+    pieces = [keep_mask(0.3, keys("seed", 0, "w"), start, 250, torch.device("cpu")) for start in range(0, 1000, 250)]
+    assert torch.equal(whole, torch.cat(pieces))
+
+
+def test_an_infinite_threshold_keeps_nothing() -> None:
+    assert not Cut(math.inf, 0).apply(torch.ones(5), 0).any()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_names_its_source(name: str) -> None:
+    assert METHODS[name].source.startswith(("arXiv:", "https://", "mergekit:"))
+
+
+def vectors(count: int, seed: int, dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
+    """Return random tensors near one another."""
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(6, 7, generator=generator).to(dtype) for _ in range(count)]
+
+
+weights = st.lists(st.floats(0.05, 2), min_size=3, max_size=3)
+
+
+@settings(deadline=None, max_examples=30)
+@given(weights=weights, seed=st.integers(0, 99), method=st.sampled_from(["ties", "task_arithmetic", "linear"]))
+def test_the_order_of_the_parents_does_not_matter(weights: list[float], seed: int, method: str) -> None:
+    base, *parents = vectors(4, seed)
+    apart = None if method == "linear" else base
+    one = run(method, apart, parents, per_input={"weight": weights})
+    other = run(method, apart, parents[::-1], per_input={"weight": weights[::-1]})
+    torch.testing.assert_close(one, other)
+
+
+@settings(deadline=None, max_examples=30)
+@given(weight=st.floats(-2, 2), seed=st.integers(0, 99), method=st.sampled_from(["ties", "dare_ties", "dare_linear"]))
+def test_density_1_is_no_thinning(weight: float, seed: int, method: str) -> None:
+    base, *parents = vectors(3, seed)
+    plain = run(method, base, parents, per_input={"weight": [weight, 0.5]})
+    dense = run(method, base, parents, per_input={"weight": [weight, 0.5], "density": [1.0, 1.0]})
+    assert torch.equal(plain, dense)
+
+
+@settings(deadline=None, max_examples=30)
+@given(seed=st.integers(0, 99), method=st.sampled_from(["ties", "task_arithmetic", "dare_ties", "dare_linear"]))
+def test_weight_0_is_absence(seed: int, method: str) -> None:
+    base, *parents = vectors(3, seed)
+    with_zero = run(method, base, parents, per_input={"weight": [0.7, 0.0]})
+    without = run(method, base, parents[:1], per_input={"weight": [0.7]})
+    torch.testing.assert_close(with_zero, without, rtol=0, atol=0)
+
+
+@settings(deadline=None, max_examples=30)
+@given(seed=st.integers(0, 99))
+def test_slerp_ends_at_its_parents(seed: int) -> None:
+    base, other = vectors(2, seed)
+    torch.testing.assert_close(run("slerp", base, [other], shared={"t": 0.0}), base)
+    torch.testing.assert_close(run("slerp", base, [other], shared={"t": 1.0}), other)
+
+
+@settings(deadline=None, max_examples=30)
+@given(seed=st.integers(0, 99), t=st.floats(0, 1))
+def test_slerp_keeps_the_norm_of_parents_of_one_norm(seed: int, t: float) -> None:
+    base, other = (tensor / tensor.norm() for tensor in vectors(2, seed))
+    assert float(run("slerp", base, [other], shared={"t": t}).norm()) == pytest.approx(1.0, abs=1e-5)
+
+
+@settings(deadline=None, max_examples=30)
+@given(seed=st.integers(0, 99), count=st.integers(1, 4))
+def test_the_linear_merge_of_equals_is_the_same(seed: int, count: int) -> None:
+    (tensor,) = vectors(1, seed)
+    torch.testing.assert_close(run("linear", None, [tensor] * count, per_input={"weight": [0.3] * count}), tensor)
+
+
+@settings(deadline=None, max_examples=30)
+@given(seed=st.integers(0, 99), weights=weights)
+def test_ties_agrees_with_the_paper_written_out(seed: int, weights: list[float]) -> None:
+    base, *parents = vectors(4, seed, torch.float64)
+    merged = run("ties", base, parents, per_input={"weight": weights, "density": [0.5, 1.0, 0.2]})
+    flat = [(parent - base).flatten() for parent in parents]
+    for delta, density in zip(flat, [0.5, 1.0, 0.2], strict=True):
+        cut = delta.abs().sort(descending=True).values[max(1, int(density * delta.numel())) - 1]
+        delta[delta.abs() < cut] = 0
+    for index, value in enumerate(merged.flatten()):
+        terms = [w * float(delta[index]) for w, delta in zip(weights, flat, strict=True)]
+        sign = 1 if sum(terms) >= 0 else -1
+        agreeing = [(t, w) for t, w in zip(terms, weights, strict=True) if t * sign > 0]
+        mean = sum(t for t, _ in agreeing) / sum(w for _, w in agreeing) if agreeing else 0.0
+        assert float(value) == pytest.approx(float(base.flatten()[index]) + mean, abs=1e-12)

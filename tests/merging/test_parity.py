@@ -1,0 +1,91 @@
+"""Merges have the bits that mergekit 0.1.5 gives them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from merging import Merger, ParentSet, Recipe
+from merging.plan import Step
+from tests.merging.conftest import Family
+from tests.merging.oracle import mergekit_merge
+from tests.merging.recipes import NAMES, recipes
+
+
+def merge(text: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return a merge by name, and where in each tensor a magnitude equals a trimming threshold."""
+    recipe = Recipe.parse(text)
+    with ParentSet.open(recipe) as parents:
+        merger = Merger(parents)
+        tensors = {name: tensor.clone() for name, tensor in merger.apply(recipe).state_dict().items()}
+        undecided = {step.name: magnitude_ties(step, parents) for step in merger.plan(recipe).steps}
+    return tensors, undecided
+
+
+def magnitude_ties(step: Step, parents: ParentSet) -> Tensor:
+    """Return a mask of the elements whose magnitude is exactly that at which some task vector is cut.
+
+    Which of equals are kept is the one thing that mergekit leaves open (torch's unstable sort decides).
+    """
+    first = parents.tensor(step.sources()[0].parent, step.sources()[0].tensor)
+    ties = torch.zeros(first.shape, dtype=torch.bool)
+    if step.method != "ties" or step.base is None:
+        return ties
+    dtype = getattr(torch, step.dtype or "bfloat16")
+    base = parents.tensor(step.base.parent, step.base.tensor).to(dtype)
+    for source, density in zip(step.inputs, step.numbers.each("density"), strict=True):
+        magnitude = (parents.tensor(source.parent, source.tensor).to(dtype) - base).abs()
+        if density < 1:
+            kept = max(1, int(density * magnitude.numel()))
+            ties |= magnitude == magnitude.flatten().sort(descending=True).values[kept - 1]
+    return ties
+
+
+def check(text: str, relative: float) -> None:
+    """Compare with mergekit: equal bits for `relative` 0, else to that part of each tensor's largest value."""
+    ours, undecided = merge(text)
+    theirs = mergekit_merge(text)
+    assert theirs.keys() == ours.keys() - ({"lm_head.weight"} - theirs.keys())
+    assert torch.cat([mask.flatten() for mask in undecided.values()]).float().mean() < 0.05
+    for name, expected in theirs.items():
+        assert ours[name].dtype == expected.dtype
+        decided = ~undecided[name]
+        difference = (ours[name].double() - expected.double()).abs()[decided]
+        assert difference.max() <= relative * expected.double().abs().max(), name
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_16_bit_merge_has_mergekits_bits(family: Family, name: str, dtype: str) -> None:
+    check(recipes(family, dtype)[name], relative=0.0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_float32_merge_is_mergekits(float32_family: Family, name: str) -> None:
+    check(recipes(float32_family, "float32")[name], relative=1e-6)
+
+
+@pytest.mark.parametrize("name", ["ties", "slerp", "linear", "task_arithmetic"])
+def test_a_sharded_model_with_biases_and_a_tied_head_merges_as_in_mergekit(qwen_family: Family, name: str) -> None:
+    check(recipes(qwen_family, "bfloat16")[name], relative=0.0)
+
+
+def test_without_a_dtype_the_merge_has_that_of_its_parents(family: Family) -> None:
+    check(recipes(family, "bfloat16")["ties"].replace("dtype: bfloat16", ""), relative=0.0)
+
+
+@pytest.mark.parametrize("method", ["dare_linear", "dare_ties"])
+@pytest.mark.parametrize("rescale", ["true", "false"])
+def test_a_random_merge_has_mergekits_density_and_norms(float32_family: Family, method: str, rescale: str) -> None:
+    text = recipes(float32_family, "float32")["task_arithmetic"].replace("task_arithmetic", method)
+    text = text.replace("parameters: {}", f"parameters: {{density: 0.4, rescale: {rescale}}}")
+    ours, _ = merge(text)
+    theirs = mergekit_merge(text)
+    base = mergekit_merge(f"merge_method: passthrough\nmodels: [{{model: {float32_family.base}}}]\n")
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        deltas = [merged[name] - base[name] for merged in (ours, theirs)]
+        kept = [float((delta != 0).float().mean()) for delta in deltas]
+        norms = [float(delta.abs().sum()) for delta in deltas]
+        assert kept[0] == pytest.approx(kept[1], abs=0.02)
+        assert norms[0] == pytest.approx(norms[1], rel=0.05)
