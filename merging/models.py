@@ -32,6 +32,7 @@ def build_model(parents: ParentSet, layers: int, dtype: torch.dtype) -> PreTrain
     config = merged_config(parents, layers, dtype)
     with no_init_weights(), parents.device:
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    model.tie_weights()  # which init_weights would have done
     model.generation_config = generation_config(next(iter(parents.checkpoints)))
     return cast(PreTrainedModel, model.eval().requires_grad_(False))
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from merging import Merger, NonFiniteTensor, ParentSet, Recipe
+from merging import Merger, NonFiniteTensor, ParentSet, Recipe, load_model
 from merging import kernel
 from tests.merging.conftest import Family
 from tests.merging.recipes import recipes
@@ -64,6 +64,17 @@ def test_a_parent_alone_is_that_parent(family: Family) -> None:
     with ParentSet.open([recipe, Recipe.parse(text(family))]) as parents:
         merged = tensors(Merger(parents).apply(recipe))
     assert equal(load_file(Path(family.a) / "model.safetensors"), merged)
+
+
+@pytest.mark.parametrize("kind", ["family", "qwen_family"])
+def test_the_live_model_computes_what_a_loaded_one_does(kind: str, request: pytest.FixtureRequest) -> None:
+    model: str = request.getfixturevalue(kind).a
+    recipe = Recipe.single(model)
+    with ParentSet.open(recipe) as parents:
+        live = Merger(parents).apply(recipe)
+    loaded = load_model(model)
+    tokens = torch.arange(12)[None]
+    assert torch.equal(live(tokens).logits, loaded(tokens).logits)
 
 
 @pytest.mark.parametrize("method", ["ties", "dare_ties", "dare_linear"])

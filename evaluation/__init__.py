@@ -1,0 +1,78 @@
+"""Evaluation: a model and problems in, outcomes out. Usable without the other packages.
+
+    from evaluation import Evaluator, load_problems
+    with Evaluator(load_problems("humaneval"), allow_code_execution=True) as evaluator:
+        report = evaluator.evaluate(model, tokenizer)
+    report.pass_at_1, report.outcomes["HumanEval/0"].passed
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from evaluation.errors import ConsentError, EvaluationError
+    from evaluation.evaluator import Evaluator, Outcome, Report
+    from evaluation.generation.protocol import Generated, Generator
+    from evaluation.problems import Problem, ProblemSet, load_problems
+    from evaluation.prompts import PROMPT_FORMATS, PromptFormat
+    from evaluation.samples import ScoredSamples, score_samples
+    from evaluation.sandbox.pool import SandboxPool
+    from evaluation.sandbox.verdict import Status, Verdict
+    from evaluation.scoring import PairedTest, paired_test, pass_at_k, wilson_interval
+
+# Imported on first use, so that a command that scores nothing does not wait for torch.
+_HOMES = {
+    "PROMPT_FORMATS": "prompts",
+    "ConsentError": "errors",
+    "EvaluationError": "errors",
+    "Evaluator": "evaluator",
+    "Generated": "generation.protocol",
+    "Generator": "generation.protocol",
+    "Outcome": "evaluator",
+    "PairedTest": "scoring",
+    "Problem": "problems",
+    "ProblemSet": "problems",
+    "PromptFormat": "prompts",
+    "Report": "evaluator",
+    "SandboxPool": "sandbox.pool",
+    "ScoredSamples": "samples",
+    "Status": "sandbox.verdict",
+    "Verdict": "sandbox.verdict",
+    "load_problems": "problems",
+    "paired_test": "scoring",
+    "pass_at_k": "scoring",
+    "score_samples": "samples",
+    "wilson_interval": "scoring",
+}
+
+__all__ = [
+    "PROMPT_FORMATS",
+    "ConsentError",
+    "EvaluationError",
+    "Evaluator",
+    "Generated",
+    "Generator",
+    "Outcome",
+    "PairedTest",
+    "Problem",
+    "ProblemSet",
+    "PromptFormat",
+    "Report",
+    "SandboxPool",
+    "ScoredSamples",
+    "Status",
+    "Verdict",
+    "load_problems",
+    "paired_test",
+    "pass_at_k",
+    "score_samples",
+    "wilson_interval",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'evaluation' has no attribute {name!r}")
+    return getattr(import_module(f"evaluation.{_HOMES[name]}"), name)

