@@ -1,9 +1,9 @@
 """Evaluation: a model and problems in, outcomes out. Usable without the other packages.
 
-    from evaluation import Evaluator, load_problems
-    with Evaluator(load_problems("humaneval"), allow_code_execution=True) as evaluator:
-        report = evaluator.evaluate(model, tokenizer)
-    report.pass_at_1, report.outcomes["HumanEval/0"].passed
+from evaluation import Evaluator, load_problems
+with Evaluator(load_problems("humaneval"), allow_code_execution=True) as evaluator:
+    report = evaluator.evaluate(model, tokenizer)
+report.pass_at_1, report.outcomes["HumanEval/0"].passed
 """
 
 from __future__ import annotations

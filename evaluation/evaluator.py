@@ -6,10 +6,9 @@ infrastructure error is never an outcome, it is raised. Without consent no evalu
 
 from __future__ import annotations
 
-import queue
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, as_completed
 from dataclasses import dataclass, field
 from types import TracebackType
 
@@ -168,8 +167,23 @@ class Evaluator:
         written: list[float],
     ) -> Iterator[Outcome]:
         generator = TransformersGenerator(model, tokenizer, self.max_new_tokens, self.batch_size)
-        completions = _completions(generator, problems, self.prompt, tokenizer, written)
-        yield from _Scoring(self.sandbox, self._verdicts).run(completions)
+        scoring: dict[Future[Verdict], _Completion] = {}
+        for completion in _completions(generator, problems, self.prompt, tokenizer, written):
+            known = self._verdicts.get((completion.problem.task_id, completion.text))
+            if known:
+                yield _outcome(completion, known)
+                continue
+            scoring[self.sandbox.submit(completion.problem, completion.text)] = completion
+            yield from (self._take(future, scoring) for future in [future for future in scoring if future.done()])
+        for future in as_completed(list(scoring)):
+            yield self._take(future, scoring)
+
+    def _take(self, future: Future[Verdict], scoring: dict[Future[Verdict], _Completion]) -> Outcome:
+        completion, verdict = scoring.pop(future), future.result()
+        if verdict.status == "harness_error":
+            raise EvaluationError(f"{completion.problem.task_id}: the sandbox failed: {verdict.detail}")
+        self._verdicts[completion.problem.task_id, completion.text] = verdict
+        return _outcome(completion, verdict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,67 +209,6 @@ def _completions(
         problem = problems.problems[index]
         yield _Completion(problem, extract(problem, prompt, generated.text), generated.tokens)
     written[0] = time.perf_counter()
-
-
-class _Scoring:
-    """Feeds completions to the sandbox from the caller's thread, while another thread collects verdicts."""
-
-    def __init__(self, sandbox: SandboxPool, verdicts: dict[tuple[str, str], Verdict]) -> None:
-        self._sandbox = sandbox
-        self._verdicts = verdicts
-
-    def run(self, completions: Iterator[_Completion]) -> Iterator[Outcome]:
-        """Yield the outcome of every completion, as verdicts arrive."""
-        submitted: list[_Completion] = []
-        inbox: queue.SimpleQueue[tuple[Problem, str] | None] = queue.SimpleQueue()
-        outbox: queue.SimpleQueue[tuple[int, Verdict] | BaseException | None] = queue.SimpleQueue()
-        worker = threading.Thread(target=self._score, args=(inbox, outbox), name="scoring", daemon=True)
-        worker.start()
-        try:
-            for completion in completions:
-                known = self._verdicts.get((completion.problem.task_id, completion.text))
-                if known:
-                    yield _outcome(completion, known)
-                    continue
-                submitted.append(completion)
-                inbox.put((completion.problem, completion.text))
-                yield from self._arrived(outbox, submitted, wait=False)
-            inbox.put(None)
-            yield from self._arrived(outbox, submitted, wait=True)
-        finally:
-            inbox.put(None)
-            worker.join()
-
-    def _score(
-        self,
-        inbox: queue.SimpleQueue[tuple[Problem, str] | None],
-        outbox: queue.SimpleQueue[tuple[int, Verdict] | BaseException | None],
-    ) -> None:
-        try:
-            for indexed in self._sandbox.check(iter(inbox.get, None)):
-                outbox.put(indexed)
-            outbox.put(None)
-        except BaseException as error:  # handed to the caller's thread, which raises it
-            outbox.put(error)
-
-    def _arrived(
-        self,
-        outbox: queue.SimpleQueue[tuple[int, Verdict] | BaseException | None],
-        submitted: list[_Completion],
-        wait: bool,
-    ) -> Iterator[Outcome]:
-        while wait or not outbox.empty():
-            item = outbox.get()
-            if item is None:
-                return
-            if isinstance(item, BaseException):
-                raise item
-            index, verdict = item
-            completion = submitted[index]
-            if verdict.status == "harness_error":
-                raise EvaluationError(f"{completion.problem.task_id}: the sandbox failed: {verdict.detail}")
-            self._verdicts[completion.problem.task_id, completion.text] = verdict
-            yield _outcome(completion, verdict)
 
 
 def _outcome(completion: _Completion, verdict: Verdict) -> Outcome:
