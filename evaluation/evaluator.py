@@ -1,14 +1,13 @@
 """The evaluator: a model and problems in, outcomes out.
 
-Guarantees: scoring goes on while the model writes; the same completion of a problem is executed once in an evaluator's life; an
-infrastructure error is never an outcome, it is raised. Without consent no evaluator can be made.
+Guarantees: scoring goes on while the model writes; the same completion of a problem is executed once in an evaluator's
+life; an infrastructure error is never an outcome, it is raised. Without consent no evaluator can be made.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, as_completed
 from dataclasses import dataclass, field
 from types import TracebackType
 
@@ -167,19 +166,19 @@ class Evaluator:
         written: list[float],
     ) -> Iterator[Outcome]:
         generator = TransformersGenerator(model, tokenizer, self.max_new_tokens, self.batch_size)
-        scoring: dict[Future[Verdict], _Completion] = {}
-        for completion in _completions(generator, problems, self.prompt, tokenizer, written):
-            known = self._verdicts.get((completion.problem.task_id, completion.text))
-            if known:
-                yield _outcome(completion, known)
-                continue
-            scoring[self.sandbox.submit(completion.problem, completion.text)] = completion
-            yield from (self._take(future, scoring) for future in [future for future in scoring if future.done()])
-        for future in as_completed(list(scoring)):
-            yield self._take(future, scoring)
+        submitted: list[_Completion] = []
+        with self.sandbox.batch() as batch:
+            for completion in _completions(generator, problems, self.prompt, tokenizer, written):
+                known = self._verdicts.get((completion.problem.task_id, completion.text))
+                if known:
+                    yield _outcome(completion, known)
+                else:
+                    batch.submit(completion.problem, completion.text)
+                    submitted.append(completion)
+                yield from (self._take(submitted[index], verdict) for index, verdict in batch.ready())
+            yield from (self._take(submitted[index], verdict) for index, verdict in batch.rest())
 
-    def _take(self, future: Future[Verdict], scoring: dict[Future[Verdict], _Completion]) -> Outcome:
-        completion, verdict = scoring.pop(future), future.result()
+    def _take(self, completion: _Completion, verdict: Verdict) -> Outcome:
         if verdict.status == "harness_error":
             raise EvaluationError(f"{completion.problem.task_id}: the sandbox failed: {verdict.detail}")
         self._verdicts[completion.problem.task_id, completion.text] = verdict

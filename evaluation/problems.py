@@ -1,13 +1,14 @@
 """Problem sets: HumanEval, and any file in its schema.
 
-Guarantees: what is loaded has unique task ids and the five fields of every problem; what is wrong in a file is an error that names the
-line and the field. A split is the same on every machine.
+Guarantees: what is loaded has unique task ids and the five fields of every problem; what is wrong in a file is an error
+that names the line and the field. A split is the same on every machine.
 """
 
 from __future__ import annotations
 
 import gzip
 import hashlib
+import itertools
 import json
 import random
 from collections.abc import Collection, Iterator, Mapping
@@ -92,7 +93,7 @@ class ProblemSet:
         for _, group in sorted(groups.items()):
             group.sort(key=lambda problem: (len(problem.prompt), problem.task_id))
             edges = [round(len(group) * part / 3) for part in range(4)]
-            yield from (group[left:right] for left, right in zip(edges, edges[1:], strict=False) if left < right)
+            yield from (group[left:right] for left, right in itertools.pairwise(edges) if left < right)
 
 
 def load_problems(source: str | Path) -> ProblemSet:

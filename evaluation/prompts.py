@@ -78,7 +78,7 @@ def truncate(text: str, stop_texts: Sequence[str]) -> str:
 
 
 def _code_of(answer: str, entry_point: str) -> str:
-    """Return the code in an answer: the first fenced block that defines the function, else the text, without what is no code."""
+    """Return the code in an answer: of the first fenced block that defines the function, else of the whole text."""
     blocks = _FENCE.findall(answer)
     candidates = [block for block in blocks if f"def {entry_point}" in block] or blocks or [answer]
     return _needed(candidates[0], entry_point)

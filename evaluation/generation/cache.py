@@ -12,7 +12,7 @@ from transformers.cache_utils import DynamicLayer
 _STEP = 64
 
 
-class GrowingLayer(DynamicLayer):  # type: ignore[misc]
+class GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]
     """A DynamicLayer (transformers 5) whose keys and values are views into buffers with room to spare."""
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
@@ -49,7 +49,10 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
 def growing_cache(config: PreTrainedConfig) -> DynamicCache:
     """Return an empty cache for a model; layers of another kind (sliding windows) stay transformers' own."""
     cache = DynamicCache(config=config)
-    cache.layers = [GrowingLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    cache.layers = [
+        GrowingLayer() if type(layer) is DynamicLayer else layer  # type: ignore[no-untyped-call]
+        for layer in cache.layers
+    ]
     return cache
 
 

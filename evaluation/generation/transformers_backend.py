@@ -1,8 +1,8 @@
 """Greedy decoding of many prompts on a live transformers model.
 
-Guarantees: in float32 the tokens are those of `model.generate(do_sample=False)` for each prompt alone, whatever the batch size; a
-row that is finished leaves the batch and costs no further steps. In 16-bit dtypes no engine is batch-invariant: the same
-prompts at the same batch size give the same tokens.
+Guarantees: in float32 the tokens are those of `model.generate(do_sample=False)` for each prompt alone, whatever the
+batch size; a row that is finished leaves the batch and costs no further steps. In 16-bit dtypes no engine is
+batch-invariant: the same prompts at the same batch size give the same tokens.
 """
 
 from __future__ import annotations
@@ -115,7 +115,9 @@ class TransformersGenerator:
         return any(stop in tail for stop in stops)
 
     def _generated(self, written: list[int]) -> Generated:
-        return Generated(self._tokenizer.decode(written, skip_special_tokens=True), len(written))
+        text = self._tokenizer.decode(written, skip_special_tokens=True)
+        assert isinstance(text, str)  # of a list of ids; of a list of lists it would be a list
+        return Generated(text, len(written))
 
 
 class _Rows:

@@ -1,5 +1,24 @@
-"""The sandbox: model-written code runs in one process, the tests in another, and only the tests' process can say "passed".
+"""Execution of what models write: in processes of its own, under limits, judged from outside.
 
-`pool` is what the rest of the package uses. `zygote`, `solution`, `checker`, `codec`, `limits`, `seccomp` and `landlock` are run by
-isolated interpreters (``python -I -S``) and import nothing but the standard library and each other.
+Guarantees and limits are those of ``pool`` and ``confinement``; the names below are loaded when first used.
 """
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from evaluation.sandbox.pool import SandboxPool
+    from evaluation.sandbox.verdict import Status, Verdict
+    from evaluation.sandbox.worker import SandboxError
+
+__all__ = ["SandboxError", "SandboxPool", "Status", "Verdict"]
+
+_HOMES = {"SandboxError": "worker", "SandboxPool": "pool", "Status": "verdict", "Verdict": "verdict"}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

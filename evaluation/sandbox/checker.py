@@ -14,11 +14,11 @@ import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import CodeType
-from typing import NoReturn, cast
+from typing import NoReturn
 
 from evaluation.sandbox.channel import MAX_REPLY_BYTES, Channel, ChannelClosed
 from evaluation.sandbox.clock import Clock
-from evaluation.sandbox.codec import CodecError, decode, dumps
+from evaluation.sandbox.codec import CodecError, Unsendable, decode, dumps
 from evaluation.sandbox.verdict import one_line
 
 # A run that had this many budgets of wall time, and still not one of its own, tells of the machine, not of the program.
@@ -42,16 +42,18 @@ class Checker:
         self._report = report
         self._budget = budget_seconds
         self._solution = Channel(connection, MAX_REPLY_BYTES)
-        self._ready = False
 
     def run(self, confine: Callable[[], None]) -> NoReturn:
         """Execute the tests and end the process; what became of them is written to ``report``."""
         try:
-            process = int(self._solution.receive())  # sent before the solution is executed
+            process = int(self._solution.receive())  # said by our own code, before the solution is executed
             self._clock = Clock((process, os.getpid()))
-            signal.signal(signal.SIGALRM, self._look_at_clock)
-            signal.setitimer(signal.ITIMER_REAL, self._budget)
             confine()
+        except (ChannelClosed, OSError, ValueError) as error:
+            self._finish("undecided", describe(error))
+        signal.signal(signal.SIGALRM, self._look_at_clock)
+        signal.setitimer(signal.ITIMER_REAL, self._budget)
+        try:
             self._execute()
         except ChannelClosed as error:
             self._finish("lost", f"the solution's process: {error}")
@@ -77,9 +79,11 @@ class Checker:
         """Return the function that stands for the solution's."""
 
         def call(*arguments: object, **keywords: object) -> object:
-            request = f"[{dumps(list(arguments))}, {dumps(keywords)}]"
-            if '["?", ' in request:
-                self._refuse_argument('["?", "Opaque", ' in request)
+            try:
+                request = f"[{dumps(list(arguments), plain_only=True)}, {dumps(keywords, plain_only=True)}]"
+            except Unsendable as error:
+                # A test may hand the solution's own object back to it; what is not of its making is our lack.
+                self._finish("failed" if error.came_back else "harness_error", f"TypeError: {error}")
             succeeded, result, changed = self._ask(request.encode())
             if changed is not None:
                 _write_back(arguments, decode(changed))
@@ -90,7 +94,8 @@ class Checker:
         call.__name__ = call.__qualname__ = self._job.entry_point
         return call
 
-    def _ask(self, request: bytes) -> tuple[object, None, None]:
+    def _ask(self, request: bytes) -> tuple[object, object, object]:
+        """Send a call; return whether it succeeded, its result or error, and what it made of its arguments."""
         try:
             self._solution.send(request)
             succeeded, result, changed = json.loads(self._solution.receive())
@@ -105,23 +110,18 @@ class Checker:
         if (failure := json.loads(self._solution.receive())) is not None:
             raise _rebuild(decode(failure))
 
-    def _refuse_argument(self, came_from_solution: bool) -> NoReturn:
-        self._finish(
-            "failed" if came_from_solution else "harness_error",
-            "TypeError: the test passes an argument of a type that cannot cross to the solution's process",
-        )
-
     def _look_at_clock(self, number: int, frame: object) -> None:  # noqa: ARG002 - a signal handler
         effective = self._clock.effective_seconds
         if effective >= self._budget:
             self._finish("timeout", "timed out")
         if self._clock.wall_seconds >= HARD_WALL_BUDGETS * self._budget:
-            self._finish("starved", "the machine gave the run no time")
+            self._finish("undecided", "the machine gave the run no time")
         signal.setitimer(signal.ITIMER_REAL, max(0.01, self._budget - effective))
 
     def _finish(self, status: str, detail: str) -> NoReturn:
         """Write the one line, and end the process whatever the tests' code would catch."""
-        os.write(self._report, json.dumps([status, one_line(detail)]).encode())
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        os.write(self._report, json.dumps([status, one_line(detail)]).encode() + b"\n")
         os._exit(0)
 
 
@@ -148,7 +148,7 @@ def _rebuild(description: object) -> BaseException:
     if not isinstance(kind, type) or not issubclass(kind, BaseException):
         kind = RuntimeError
     try:
-        return cast("BaseException", kind(*arguments))
+        return kind(*arguments)
     except Exception:
         return RuntimeError(f"{name}: {arguments}")
 
@@ -160,9 +160,8 @@ def _write_back(arguments: tuple[object, ...], changed: object) -> None:
     for mine, theirs in zip(arguments, changed, strict=True):
         if isinstance(mine, list) and isinstance(theirs, list):
             mine[:] = theirs
-        elif isinstance(mine, dict) and isinstance(theirs, dict):
-            mine.clear()
-            mine.update(theirs)
-        elif isinstance(mine, set) and isinstance(theirs, set):
+        elif (isinstance(mine, dict) and isinstance(theirs, dict)) or (
+            isinstance(mine, set) and isinstance(theirs, set)
+        ):
             mine.clear()
             mine.update(theirs)

@@ -11,7 +11,7 @@ import time
 
 
 class Clock:
-    """Seconds that these processes have had, together, since the clock was made; they take turns, so it is one budget."""
+    """Seconds that some processes have had together since the clock was made; they take turns, so it is one budget."""
 
     def __init__(self, processes: tuple[int, ...]) -> None:
         self._files = [file for process in processes if (file := _open(process)) is not None]

@@ -1,40 +1,50 @@
 """Plain data between the two sides: tagged JSON that decodes to exact builtin types and nothing else.
 
-Guarantees: decoding runs no code of the sender's; what has no plain form arrives as `Opaque`, which equals nothing, and an
-iterator as `Iterated`, which can be iterated and equals nothing. Bounded in depth and size.
+Guarantees: decoding runs no code of the sender's; a subclass arrives as the builtin type that it extends; an iterator
+arrives as `Iterated`, which can be iterated and equals nothing; what has no plain form arrives as `Opaque`, which
+equals nothing, itself included. Encoding is bounded in depth and in size.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
-import socket
-import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from decimal import Decimal
 from fractions import Fraction
-from typing import Any
 
-MAX_BYTES = 1 << 20
 MAX_DEPTH = 60
-MAX_ITEMS = 100_000
+MAX_ITEMS = 200_000
+# JSON numbers beyond this are sent as hex: Python refuses to parse long decimal ones.
 _EXACT_INT = 1 << 53
 
 
-class Unsendable(Exception):
-    """A value that is too deep or too large."""
+class CodecError(Exception):
+    """A value that cannot be sent, or a message that `encode` never made."""
+
+
+class Unsendable(CodecError):
+    """A value without a plain form, where one is needed.
+
+    Attributes:
+        came_back: it is an `Opaque`, so the other side made it.
+    """
+
+    def __init__(self, kind: str, came_back: bool) -> None:
+        super().__init__(f"a value of type {kind} cannot cross to the other process")
+        self.came_back = came_back
 
 
 class Opaque:
     """What a value without a plain form arrives as; equal to nothing, itself included."""
+
+    __hash__ = None  # type: ignore[assignment]
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
 
     def __eq__(self, other: object) -> bool:
         return False
-
-    __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
         return f"<{self.kind} object>"
@@ -43,109 +53,122 @@ class Opaque:
 class Iterated:
     """What an iterator arrives as: its items, to be iterated once or more; equal to nothing but itself."""
 
-    def __init__(self, items: list[Any]) -> None:
+    def __init__(self, items: list[object]) -> None:
         self._items = items
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[object]:
         return iter(self._items)
 
 
-def encode(value: Any, depth: int = 0) -> Any:
-    """Return the JSON form of a value. Raises Unsendable beyond MAX_DEPTH or MAX_ITEMS."""
-    if depth > MAX_DEPTH:
-        raise Unsendable("the value is nested too deeply")
-    if value is None or isinstance(value, bool):
-        return value
-    if isinstance(value, int):
-        number = int.__add__(value, 0)
-        return number if -_EXACT_INT < number < _EXACT_INT else {"int": hex(number)}
-    if isinstance(value, float):
-        return {"float": float.hex(value)}
-    if isinstance(value, str):
-        return str.__getitem__(value, slice(None))
-    return _encode_container(value, depth)
+def dumps(value: object, plain_only: bool = False) -> str:
+    """Return the message of a value. Raises CodecError beyond MAX_DEPTH or MAX_ITEMS.
+
+    With `plain_only`, a value that would arrive as `Opaque` raises Unsendable.
+    """
+    return json.dumps(encode(value, plain_only))
 
 
-def _encode_container(value: Any, depth: int) -> Any:
-    def items(values: Any) -> list[Any]:
-        taken = list(itertools.islice(iter(values), MAX_ITEMS + 1))
-        if len(taken) > MAX_ITEMS:
-            raise Unsendable("the value has too many items")
-        return [encode(item, depth + 1) for item in taken]
-
-    for kind in (list, tuple, set, frozenset):
-        if isinstance(value, kind):
-            return {kind.__name__: items(kind.__iter__(value))}
-    if isinstance(value, dict):
-        return {"dict": [items(pair) for pair in dict.items(value)]}
-    if isinstance(value, bytes | bytearray):
-        return {type(value).__name__: bytes(value).hex()}
-    if isinstance(value, complex):
-        return {"complex": [float.hex(value.real), float.hex(value.imag)]}
-    if isinstance(value, Decimal | Fraction):
-        return {"Decimal" if isinstance(value, Decimal) else "Fraction": str(value)}
-    if isinstance(value, range):
-        return {"range": [encode(part) for part in (value.start, value.stop, value.step)]}
-    if hasattr(type(value), "__next__") or type(value) in _VIEWS:
-        return {"iterated": items(value)}
-    return {"opaque": str(type(value).__name__)[:80]}
+def encode(value: object, plain_only: bool = False) -> object:
+    """Return the JSON form of a value; see `dumps`."""
+    return _Encoder(plain_only).encode(value, 0)
 
 
-_VIEWS = (type({}.keys()), type({}.values()), type({}.items()))
+class _Encoder:
+    def __init__(self, plain_only: bool) -> None:
+        self._plain_only = plain_only
+        self._items_left = MAX_ITEMS
+
+    def encode(self, value: object, depth: int) -> object:
+        # type() and not isinstance(), which believes what an object says of its class.
+        kind = type(value)
+        if value is None or value is True or value is False:
+            return value
+        if issubclass(kind, int):
+            number = int.__pos__(value)  # type: ignore[arg-type]
+            return number if -_EXACT_INT < number < _EXACT_INT else ["i", hex(number)]
+        if issubclass(kind, float):
+            return float.__pos__(value)  # type: ignore[arg-type]
+        if issubclass(kind, str):
+            return str.__str__(value)
+        if depth >= MAX_DEPTH:
+            raise CodecError("the value is nested too deeply")
+        return self._container(value, kind, depth + 1)
+
+    def _container(self, value: object, kind: type, depth: int) -> object:
+        for tag, builtin in (("l", list), ("t", tuple), ("s", set), ("f", frozenset)):
+            if issubclass(kind, builtin):
+                return [tag, *self._items(builtin.__iter__(value), depth)]  # type: ignore[arg-type]
+        if issubclass(kind, dict):
+            return ["d", *self._items(dict.items(value), depth)]  # type: ignore[arg-type]
+        if issubclass(kind, bytes | bytearray):
+            return ["y" if issubclass(kind, bytes) else "a", memoryview(value).hex()]  # type: ignore[arg-type]
+        if issubclass(kind, complex):
+            number = complex.__pos__(value)  # type: ignore[arg-type]
+            return ["c", number.real, number.imag]
+        if kind is Decimal:
+            return ["D", str(value)]
+        if kind is Fraction:
+            return ["F", str(value)]
+        if kind is range:
+            return ["r", *(self.encode(part, depth) for part in (value.start, value.stop, value.step))]  # type: ignore[attr-defined]
+        if kind in _VIEWS or kind is Iterated or hasattr(kind, "__next__"):
+            return ["g", *self._items(value, depth)]  # type: ignore[arg-type]
+        if self._plain_only:
+            raise Unsendable(value.kind if type(value) is Opaque else kind.__name__, kind is Opaque)
+        return ["?", kind.__name__[:80]]
+
+    def _items(self, values: Iterable[object], depth: int) -> list[object]:
+        taken = list(itertools.islice(values, self._items_left + 1))
+        self._items_left -= len(taken)
+        if self._items_left < 0:
+            raise CodecError("the value has too many items")
+        return [self.encode(item, depth) for item in taken]
 
 
-def decode(data: Any) -> Any:
-    """Return the value of a JSON form. Raises ValueError, TypeError or KeyError for what `encode` never made."""
-    if data is None or isinstance(data, bool | int | str):
+_EMPTY: dict[object, object] = {}
+_VIEWS = (type(_EMPTY.keys()), type(_EMPTY.values()), type(_EMPTY.items()))
+
+
+def decode(data: object) -> object:
+    """Return the value of a JSON form. Raises CodecError for what `encode` never made."""
+    try:
+        return _decode(data)
+    except (ValueError, TypeError, LookupError, ArithmeticError, RecursionError):
+        raise CodecError("a message is not of this protocol") from None
+
+
+def _decode(data: object) -> object:
+    if not isinstance(data, list):
+        if isinstance(data, dict):
+            raise TypeError
         return data
-    ((tag, content),) = data.items()
-    return _DECODERS[tag](content)
+    return _DECODERS[data[0]](data[1:])
 
 
-def _decode_items(content: Any) -> Iterator[Any]:
-    return (decode(item) for item in content)
+def _values(content: list[object]) -> Iterator[object]:
+    return map(_decode, content)
 
 
-_DECODERS: dict[str, Any] = {
-    "int": lambda content: int(content, 16),
-    "float": float.fromhex,
-    "list": lambda content: list(_decode_items(content)),
-    "tuple": lambda content: tuple(_decode_items(content)),
-    "set": lambda content: set(_decode_items(content)),
-    "frozenset": lambda content: frozenset(_decode_items(content)),
-    "dict": lambda content: dict(map(_decode_items, content)),
-    "bytes": bytes.fromhex,
-    "bytearray": bytearray.fromhex,
-    "complex": lambda content: complex(*map(float.fromhex, content)),
-    "Decimal": Decimal,
-    "Fraction": Fraction,
-    "range": lambda content: range(*_decode_items(content)),
-    "iterated": lambda content: Iterated(list(_decode_items(content))),
-    "opaque": lambda content: Opaque(str(content)),
+_DECODERS: dict[object, Callable[[list[object]], object]] = {
+    "i": lambda content: int(_text(content), 16),
+    "l": lambda content: list(_values(content)),
+    "t": lambda content: tuple(_values(content)),
+    "s": lambda content: set(_values(content)),
+    "f": lambda content: frozenset(_values(content)),
+    "d": lambda content: dict(_values(content)),  # type: ignore[arg-type]
+    "y": lambda content: bytes.fromhex(_text(content)),
+    "a": lambda content: bytearray.fromhex(_text(content)),
+    "c": lambda content: complex(*content),  # type: ignore[call-overload]
+    "D": lambda content: Decimal(_text(content)),
+    "F": lambda content: Fraction(_text(content)),
+    "r": lambda content: range(*_values(content)),  # type: ignore[call-overload]
+    "g": lambda content: Iterated(list(_values(content))),
+    "?": lambda content: Opaque(_text(content)),
 }
 
 
-def send(connection: socket.socket, message: Any, limit: int = MAX_BYTES) -> None:
-    """Send one JSON message. Raises Unsendable if it is larger than `limit` bytes."""
-    data = json.dumps(message).encode("ascii")
-    if len(data) > limit:
-        raise Unsendable(f"the value takes {len(data)} bytes, more than {limit}")
-    connection.sendall(struct.pack("!I", len(data)) + data)
-
-
-def receive(connection: socket.socket, limit: int = MAX_BYTES) -> Any:
-    """Receive one JSON message. Raises EOFError at the end, ValueError for what is no message."""
-    (length,) = struct.unpack("!I", _exactly(connection, 4))
-    if length > limit:
-        raise ValueError(f"a message of {length} bytes")
-    return json.loads(_exactly(connection, length))
-
-
-def _exactly(connection: socket.socket, count: int) -> bytes:
-    data = bytearray()
-    while len(data) < count:
-        part = connection.recv(count - len(data))
-        if not part:
-            raise EOFError
-        data += part
-    return bytes(data)
+def _text(content: list[object]) -> str:
+    (text,) = content
+    if not isinstance(text, str):
+        raise TypeError
+    return text

@@ -1,4 +1,8 @@
-"""Which files a solution can touch (Landlock, Linux 5.13 on): it may read the interpreter's, and write its scratch folder."""
+"""Landlock (Linux 5.13 on): a run may read the interpreter's files, and write its scratch folder.
+
+Guarantees: site-packages are not readable; they may hold a problem set with its solutions. Does not cover a file's
+mode, owner and times: the seccomp filter leaves those calls out.
+"""
 
 from __future__ import annotations
 
@@ -6,61 +10,73 @@ import ctypes
 import os
 import struct
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterator
+from pathlib import Path
 
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
 _VERSION, _PATH_BENEATH = 1, 1
 
+# The access rights of the kernel's ABI 1, then what later ones added, by ABI.
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
-_READ = _READ_FILE | _READ_DIR
-_ALL_OF_ABI_1 = (1 << 13) - 1
+_ABI_1 = (1 << 13) - 1
 _REFER, _TRUNCATE, _IOCTL = 1 << 13, 1 << 14, 1 << 15
+_ADDED = {2: _REFER, 3: _TRUNCATE, 5: _IOCTL}
+_SCOPES_ABI = 6
+_SCOPES = 0b11  # abstract sockets and signals of processes outside
+_NETWORK_ABI = 4
+_NETWORK = 0b11  # TCP bind and connect
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
-def make_ruleset(scratch: str) -> int | None:
-    """Return a descriptor of the ruleset, or None where the kernel has no Landlock."""
-    version = _LIBC.syscall(_CREATE_RULESET, None, 0, _VERSION)
-    if version < 1:
-        return None
-    handled = _ALL_OF_ABI_1
-    handled |= _REFER if version >= 2 else 0
-    handled |= _TRUNCATE if version >= 3 else 0
-    handled |= _IOCTL if version >= 5 else 0
-    attributes = struct.pack("Q", handled)
-    ruleset = int(_LIBC.syscall(_CREATE_RULESET, attributes, len(attributes), 0))
+def abi() -> int:
+    """Return the kernel's Landlock ABI, 0 where it has none."""
+    return max(0, int(_LIBC.syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), _VERSION)))
+
+
+def build(scratch: Path | None) -> int:
+    """Return the descriptor of a ruleset. Raises OSError."""
+    version = abi()
+    handled = _ABI_1 | sum(right for since, right in _ADDED.items() if version >= since)
+    network = _NETWORK if version >= _NETWORK_ABI else 0
+    scopes = _SCOPES if version >= _SCOPES_ABI else 0
+    fields = 1 + (version >= _NETWORK_ABI) + (version >= _SCOPES_ABI)
+    attributes = struct.pack("QQQ", handled, network, scopes)[: 8 * fields]
+    ruleset = int(_LIBC.syscall(_CREATE_RULESET, attributes, ctypes.c_size_t(len(attributes)), 0))
     if ruleset < 0:
-        return None
+        raise OSError(ctypes.get_errno(), "landlock_create_ruleset")
     for path in _readable():
-        _allow(ruleset, path, _READ | _EXECUTE)
-    _allow(ruleset, os.devnull, _READ_FILE | _WRITE_FILE)
-    _allow(ruleset, scratch, handled & ~(_REFER | _IOCTL | _EXECUTE))
+        _allow(ruleset, path, _READ_FILE | _READ_DIR | _EXECUTE)
+    _allow(ruleset, Path(os.devnull), _READ_FILE | _WRITE_FILE)
+    if scratch is not None:
+        _allow(ruleset, scratch, handled & ~(_REFER | _IOCTL | _EXECUTE))
     return ruleset
 
 
-def restrict(ruleset: int) -> bool:
-    """Apply a ruleset to this process for good; it needs no-new-privileges. Returns whether that was possible."""
-    return bool(_LIBC.syscall(_RESTRICT_SELF, ruleset, 0) == 0)
+def enforce(ruleset: int) -> None:
+    """Put this process under a ruleset, for good; it needs no-new-privs. Raises OSError."""
+    if _LIBC.syscall(_RESTRICT_SELF, ruleset, 0) != 0:
+        raise OSError(ctypes.get_errno(), "landlock_restrict_self")
 
 
-def _readable() -> Iterable[str]:
-    # The standard library without site-packages: those may hold a problem set with its solutions.
-    library = os.path.dirname(os.__file__)  # noqa: PTH120 - pathlib is not worth its import here
-    for name in os.listdir(library):  # noqa: PTH208
-        if name not in ("site-packages", "dist-packages"):
-            yield os.path.join(library, name)  # noqa: PTH118
-    yield from (path for path in sys.path if path.endswith("lib-dynload"))
-    yield from ("/usr/lib", "/lib", "/lib64", "/usr/share/zoneinfo", "/etc/ld.so.cache", "/dev/urandom")
+def _readable() -> Iterator[Path]:
+    library = Path(os.__file__).parent
+    yield from (path for path in library.iterdir() if path.name not in ("site-packages", "dist-packages"))
+    yield from (Path(path) for path in sys.path if path.endswith("lib-dynload"))
+    for path in ("/usr/lib", "/lib", "/lib64", "/usr/share/zoneinfo", "/etc/ld.so.cache", "/dev/urandom"):
+        yield Path(path)
 
 
-def _allow(ruleset: int, path: str, access: int) -> None:
+def _allow(ruleset: int, path: Path, access: int) -> None:
     try:
         descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
     except OSError:
-        return
-    if not os.path.isdir(path):  # noqa: PTH112
+        return  # this system has no such file
+    if not path.is_dir():
         access &= _READ_FILE | _WRITE_FILE | _EXECUTE | _TRUNCATE
     rule = struct.pack("=Qi", access, descriptor)
-    _LIBC.syscall(_ADD_RULE, ruleset, _PATH_BENEATH, rule, 0)
+    failed = _LIBC.syscall(_ADD_RULE, ruleset, _PATH_BENEATH, rule, 0) != 0
+    error = ctypes.get_errno()
     os.close(descriptor)
+    if failed:
+        raise OSError(error, f"landlock_add_rule for {path}")

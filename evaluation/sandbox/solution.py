@@ -34,8 +34,8 @@ def serve(job: SolutionJob, connection: int, confine: Callable[[], None]) -> NoR
     """Confine this process, execute the program and answer calls until the checker is gone."""
     leave, channel = os._exit, Channel(connection, MAX_REQUEST_BYTES)
     try:
-        channel.send(str(os.getpid()).encode())
         confine()
+        channel.send(str(os.getpid()).encode())
         answer = _load(job)
         if isinstance(answer, bytes):
             channel.send(answer)

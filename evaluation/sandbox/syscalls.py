@@ -139,3 +139,6 @@ GUARDED: dict[str, tuple[int | None, int | None]] = {
     "fcntl": (72, 25),
     "ioctl": (16, 29),
 }
+
+# Of the allowed, those that change the file system by themselves: Landlock bounds them; without it they are left out.
+MUTATING = frozenset({"unlink", "unlinkat", "rename", "renameat", "renameat2", "ftruncate", "fallocate"})

@@ -1,4 +1,4 @@
-"""What scoring one completion came to."""
+"""What checking one program came to."""
 
 from __future__ import annotations
 
@@ -7,18 +7,29 @@ from typing import Literal, TypeAlias
 
 Status: TypeAlias = Literal["passed", "failed", "timeout", "killed", "harness_error"]
 
+_MAX_DETAIL = 300
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """Whether a completion passed its problem's tests.
 
     Attributes:
-        passed: true if and only if `status` is ``passed``.
-        status: ``failed`` covers wrong answers and exceptions; ``timeout`` the time limit; ``killed`` a signal or the memory
-            limit; ``harness_error`` is no statement about the completion at all.
-        detail: one short line: the exception, the signal, the limit.
+        status: ``failed`` covers wrong answers and exceptions; ``timeout`` the time limit; ``killed`` a signal;
+            ``harness_error`` is no statement about the completion at all.
+        detail: one short line: the exception, the signal, the limit; empty for a pass.
     """
 
-    passed: bool
     status: Status
-    detail: str
+    detail: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether the tests passed."""
+        return self.status == "passed"
+
+
+def one_line(text: str) -> str:
+    """Return a text as one line of printable characters, cut to a length that a table can bear."""
+    line = " ".join("".join(character if character.isprintable() else " " for character in text[:2000]).split())
+    return line if len(line) <= _MAX_DETAIL else line[: _MAX_DETAIL - 1] + "…"

@@ -1,150 +1,173 @@
-"""A warm, single-threaded process that forks once for each run: ``python -I -S -B zygote.py ROLE CONTROL_FD PARENT SCRATCH SECONDS``.
+"""A warm, single-threaded process that forks one run at a time: of the solution's side, or of the checker's.
 
-The role is ``solution`` or ``checker``. Over the control socket come requests, each with one end of the socket on which the two roles talk; back
-go the child's pid, and at its end how it ended. The process ends with its parent, and its children with it.
+Guarantees: a run's process is dead and reaped, and its files are gone, before its end is reported; the zygote ends, and
+its run with it, when the process that started it is gone. It imports the standard library alone.
 """
 
 from __future__ import annotations
 
 import gc
+import json
 import os
+import resource
 import select
 import shutil
 import signal
 import socket
 import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NoReturn, cast
 
-sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120 - isolated mode leaves it out
+from evaluation.sandbox import limits
+from evaluation.sandbox.checker import HARD_WALL_BUDGETS, Checker, CheckerJob
+from evaluation.sandbox.confinement import Confinement
+from evaluation.sandbox.control import Control, ControlClosed
+from evaluation.sandbox.solution import SolutionJob, serve
 
-# Loaded once, so that runs need not: what completions import most.
-import bisect  # noqa: E402, F401
-import collections  # noqa: E402, F401
-import copy  # noqa: E402, F401
-import datetime  # noqa: E402, F401
-import functools  # noqa: E402, F401
-import hashlib  # noqa: E402, F401
-import heapq  # noqa: E402, F401
-import itertools  # noqa: E402, F401
-import json  # noqa: E402
-import math  # noqa: E402, F401
-import operator  # noqa: E402, F401
-import random  # noqa: E402, F401
-import re  # noqa: E402, F401
-import statistics  # noqa: E402, F401
-import string  # noqa: E402, F401
-import typing  # noqa: E402, F401
-from typing import Any  # noqa: E402
+_TICK_SECONDS = 0.1  # between looks at the scratch folder
+_ORPHAN_SECONDS = 1.0  # between looks at the parent, whose end of the socket a fork of it may hold open
+_GRACE_SECONDS = 5.0
+_SCRATCH_BYTES = 64 << 20
+_SCRATCH_FILES = 1000
 
-import checker  # noqa: E402
-import codec  # noqa: E402
-import landlock  # noqa: E402
-import limits  # noqa: E402
-import solution  # noqa: E402
-
-sys.path.pop(0)
-
-_REQUEST_BYTES = 64 << 20
+# What programs import most: loaded once here, so that no run pays for it.
+_WARM = (
+    "ast bisect cmath collections copy dataclasses datetime decimal enum fractions functools hashlib heapq "
+    "itertools math numbers operator queue random re statistics string struct textwrap threading time typing "
+    "unicodedata"
+)
 
 
 class Zygote:
-    """Forks a child for each request and watches it to its end."""
+    """The loop of one side of a pair."""
 
-    def __init__(self, role: str, control: socket.socket, scratch: str, seconds: float) -> None:
-        self._role, self._control, self._scratch, self._seconds = role, control, scratch, seconds
-        self._ruleset = landlock.make_ruleset(scratch) if role == "solution" else None
-        self._child = 0
-        self._pidfd = self._verdict = -1
+    def __init__(self, role: str, control: Control, budget_seconds: float) -> None:
+        self._role = role
+        self._control = control
+        self._budget_seconds = budget_seconds
+        self._parent = os.getppid()
+        self._scratch = Path(tempfile.mkdtemp(prefix="merge-search-")) if role == "solution" else None
+        self._confinement = Confinement(self._scratch, budget_seconds)
+        self._wakeup, write_end = os.pipe()
+        os.set_blocking(write_end, False)
+        os.set_blocking(self._wakeup, False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
 
-    def run(self) -> None:
-        """Serve requests until the control socket closes."""
-        codec.send(self._control, {"landlock": self._ruleset is not None})
-        while True:
-            watched = [self._control] + ([self._pidfd] if self._child else [])
-            readable, _, _ = select.select(watched, [], [])
-            if self._pidfd in readable:
-                self._finish()
-            elif self._control in readable:
-                self._serve()
-
-    def _serve(self) -> None:
-        # A descriptor comes with the first byte of a run request.
-        mark, descriptors, _, _ = socket.recv_fds(self._control, 1, 1)
-        if not mark:
-            self._kill()
-            os._exit(0)
-        if mark == b"K":
-            if self._child:
-                self._kill()
-                self._finish()
-            return
-        request = codec.receive(self._control, _REQUEST_BYTES)
-        self._start(request, descriptors[0])
-
-    def _start(self, request: dict[str, Any], descriptor: int) -> None:
-        self._verdict, write_end = os.pipe()
-        zygote = os.getpid()
-        self._child = os.fork()
-        if self._child == 0:
-            self._in_child(request, socket.socket(fileno=descriptor), write_end, zygote)
-        os.close(descriptor)
-        os.close(write_end)
-        self._pidfd = os.pidfd_open(self._child)
-        codec.send(self._control, {"pid": self._child})
-
-    def _in_child(self, request: dict[str, Any], connection: socket.socket, verdict: int, zygote: int) -> None:
-        code = 1
+    def loop(self) -> None:
+        """Serve runs until the parent is gone."""
         try:
-            limits.die_with(zygote)
-            os.setsid()
-            self._control.close()
-            os.close(self._verdict)
-            if self._role == "solution":
-                solution.isolate(connection, self._scratch, self._ruleset, self._seconds)
-                solution.serve(connection, request)
-            else:
-                checker.isolate(connection, verdict, self._seconds)
-                result = checker.check(connection, request)
-                os.write(verdict, json.dumps(result).encode())
-            code = 0
-        except (EOFError, BrokenPipeError, ConnectionResetError):
-            code = 0  # the checker has hung up: the run is over
+            self._control.send({"isolation": self._confinement.describe(), "scratch": str(self._scratch or "")})
+            while True:
+                self._wait(None)
+                message, connection = self._control.receive()
+                if connection is not None:
+                    self._control.send(self._run(message, connection))
+        except ControlClosed:
+            pass
         finally:
-            os._exit(code)
+            if self._scratch is not None:
+                shutil.rmtree(self._scratch, ignore_errors=True)
 
-    def _kill(self) -> None:
-        if self._child:
-            os.kill(self._child, signal.SIGKILL)
+    def _run(self, job: dict[str, object], connection: int) -> dict[str, object]:
+        """Fork a run, see it to its end, and return what is to be told of it."""
+        report, report_end = os.pipe()
+        zygote = os.getpid()
+        process = os.fork()
+        if process == 0:
+            self._become_run(zygote, job, connection, report_end)
+        os.close(connection)
+        os.close(report_end)
+        try:
+            self._watch(process)
+        finally:
+            status, usage = self._end(process)
+        with os.fdopen(report, "rb") as file:
+            verdict = json.loads(file.readline() or b"null") if self._role == "checker" else None
+        cpu_seconds = usage.ru_utime + usage.ru_stime
+        return {"exit": os.waitstatus_to_exitcode(status), "cpu_seconds": cpu_seconds, "verdict": verdict}
 
-    def _finish(self) -> None:
-        _, status = os.waitpid(self._child, 0)
-        with os.fdopen(self._verdict, "rb") as pipe:
-            verdict = pipe.read(1 << 16)
-        os.close(self._pidfd)
-        self._child = 0
-        self._pidfd = self._verdict = -1
-        if self._role == "solution":
-            self._empty_scratch()
-        code = os.waitstatus_to_exitcode(status)
-        codec.send(self._control, {"ended": code, "verdict": json.loads(verdict) if verdict else None})
+    def _become_run(self, zygote: int, job: dict[str, object], connection: int, report: int) -> NoReturn:
+        """Turn this fork into the run."""
+        try:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            kept = (connection, *self._confinement.descriptors)
+            if self._role == "solution":
+                limits.detach(zygote, kept)
+                serve(SolutionJob(**cast("dict[str, str]", job)), connection, self._confinement.apply)
+            limits.detach(zygote, (report, *kept))
+            Checker(CheckerJob(**cast("dict[str, str]", job)), connection, report, self._budget_seconds).run(
+                self._confinement.apply
+            )
+        finally:
+            os._exit(1)
 
-    def _empty_scratch(self) -> None:
-        for entry in os.scandir(self._scratch):
-            if entry.is_dir(follow_symlinks=False):
-                shutil.rmtree(entry.path, ignore_errors=True)
-            else:
-                os.unlink(entry.path)  # noqa: PTH108
+    def _watch(self, process: int) -> None:
+        """Return when the run has ended, must end, or is to be stopped. Raises ControlClosed."""
+        deadline = time.monotonic() + HARD_WALL_BUDGETS * self._budget_seconds + _GRACE_SECONDS
+        while time.monotonic() < deadline and not self._scratch_is_full():
+            told, ended = self._wait(_TICK_SECONDS)
+            if ended and os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+                return
+            if told:
+                self._control.receive()  # the one thing said during a run: stop
+                return
+
+    def _wait(self, seconds: float | None) -> tuple[bool, bool]:
+        """Wait for the parent or a child. Return whether the parent speaks, whether a child has ended."""
+        while True:
+            pause = _ORPHAN_SECONDS if seconds is None else seconds
+            control = self._control.fileno()
+            ready, _, _ = select.select([control, self._wakeup], [], [], pause)
+            if os.getppid() != self._parent:
+                raise ControlClosed
+            if self._wakeup in ready:
+                os.read(self._wakeup, 4096)
+            if control in ready or seconds is not None:
+                return control in ready, self._wakeup in ready
+
+    def _end(self, process: int) -> tuple[int, resource.struct_rusage]:
+        """Kill and reap the run, and remove what it left."""
+        os.kill(process, signal.SIGKILL)
+        _, status, usage = os.wait4(process, 0)
+        if not self._confinement.stops_forks:
+            _kill_orphans()
+        if self._scratch is not None:
+            for entry in self._scratch.iterdir():
+                entry.unlink()  # a run can make files, but no folders
+        return status, usage
+
+    def _scratch_is_full(self) -> bool:
+        if self._scratch is None:
+            return False
+        sizes = [entry.stat(follow_symlinks=False).st_size for entry in os.scandir(self._scratch)]
+        return len(sizes) > _SCRATCH_FILES or sum(sizes) > _SCRATCH_BYTES
 
 
-def main() -> None:
-    """Run one zygote, as told by the command line."""
-    role, control, parent, scratch, seconds = sys.argv[1:]
-    limits.die_with(int(parent))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends this process
-    sys.set_int_max_str_digits(0)
+def main(arguments: list[str]) -> None:
+    """Start a zygote: ``solution`` or ``checker``, the number of the control socket, the budget in seconds."""
+    role, descriptor, budget_seconds = arguments
+    control = Control(socket.socket(fileno=int(descriptor)))
+    os.set_inheritable(int(descriptor), False)
+    for name in _WARM.split():
+        __import__(name)
+    limits.become_zygote()
+    sys.argv = [""]
+    zygote = Zygote(role, control, float(budget_seconds))
     gc.collect()
-    gc.freeze()
-    Zygote(role, socket.socket(fileno=int(control)), scratch, float(seconds)).run()
+    gc.freeze()  # a fork's collector then leaves our pages shared
+    zygote.loop()
 
 
-if __name__ == "__main__":
-    main()
+def _kill_orphans() -> None:
+    """Kill and reap whatever a run without seccomp has left; as their subreaper we are their parent now."""
+    while True:
+        children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+        if not children:
+            return
+        for child in children:
+            os.kill(int(child), signal.SIGKILL)
+            os.waitpid(int(child), 0)

@@ -1,0 +1,72 @@
+"""The connection between the pool and a zygote: JSON messages, some with a descriptor.
+
+Guarantees: both ends are our own code; the processes that run foreign code do not hold it.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+from typing import cast
+
+from evaluation.sandbox.codec import decode, encode
+
+
+class ControlClosed(Exception):
+    """The other end is gone."""
+
+
+class Control:
+    """One end of it."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+
+    def fileno(self) -> int:
+        """Return the descriptor, for select."""
+        return self._connection.fileno()
+
+    def send(self, message: dict[str, object], descriptor: int | None = None) -> None:
+        """Send a message, and with it a descriptor. Raises ControlClosed."""
+        body = json.dumps(encode(message)).encode()
+        size = len(body).to_bytes(4, "big")
+        try:
+            if descriptor is None:
+                self._connection.sendall(size + body)
+            else:
+                # A short message may never be split by this; a longer one goes on after its size.
+                socket.send_fds(self._connection, [size], [descriptor])
+                self._connection.sendall(body)
+        except OSError:
+            raise ControlClosed from None
+
+    def receive(self) -> tuple[dict[str, object], int | None]:
+        """Wait for a message, and return it with the descriptor that came along. Raises ControlClosed."""
+        try:
+            head, descriptors, _, _ = socket.recv_fds(self._connection, 4, 1)
+            head += self._exactly(4 - len(head)) if head else b""
+            if not head:
+                raise ControlClosed
+            body = self._exactly(int.from_bytes(head, "big"))
+        except OSError:
+            raise ControlClosed from None
+        message = cast("dict[str, object]", decode(json.loads(body)))
+        return message, descriptors[0] if descriptors else None
+
+    def wait_at_most(self, seconds: float) -> None:
+        """Make a receive that lasts longer raise ControlClosed."""
+        self._connection.settimeout(seconds)
+
+    def close(self) -> None:
+        """Close this end."""
+        self._connection.close()
+
+    def _exactly(self, size: int) -> bytes:
+        parts = []
+        while size:
+            part = self._connection.recv(min(size, 1 << 20))
+            if not part:
+                raise ControlClosed
+            parts.append(part)
+            size -= len(part)
+        return b"".join(parts)
