@@ -1,0 +1,353 @@
+"""The command line. Heavy imports stay inside the commands; what a person must act on is one line, exit code 2."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from evaluation import Report
+    from merging import Recipe
+    from search.config import SearchConfig
+    from search.leaderboard import Leaderboard
+
+_CONSENT = click.option(
+    "--allow-code-execution", is_flag=True, help="Agree to execute the code that the models write, in a sandbox."
+)
+_DEVICE = click.option("--device", default="cpu", show_default=True, help="Where to merge, as torch names devices.")
+_SEED = click.option("--random-seed", default=0, show_default=True, help="Seed of methods that draw random numbers.")
+
+
+def _seconds(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:  # noqa: ARG001
+    """Read a duration such as 8h or 1h30m as seconds."""
+    from search.config import parse_duration
+
+    try:
+        return None if value is None else parse_duration(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+class _Commands(click.Group):
+    """Prints errors that a person can act on as a line, and leaves bugs their traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("stopped; the same command goes on from here", err=True)
+            ctx.exit(130)
+        except BrokenPipeError:
+            ctx.exit(0)
+        except Exception as error:
+            if not _is_for_people(error):
+                raise
+            click.echo(f"merge-search: {error}", err=True)
+            ctx.exit(2)
+
+
+def _is_for_people(error: Exception) -> bool:
+    from evaluation.errors import EvaluationError
+    from merging.errors import MergingError
+    from search.errors import SearchError
+
+    return isinstance(error, SearchError | MergingError | EvaluationError)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="merge-search")
+def main() -> None:
+    """Search for the merge of your models that writes the best code.
+
+    \b
+    Example:
+      merge-search run configs/quickstart.yaml
+      merge-search leaderboard results/quickstart
+      merge-search export results/quickstart --to merged
+    """
+
+
+@main.command()
+@click.argument("config", type=click.Path(path_type=Path))
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Results folder; by default results/ and the config's name."
+)
+@click.option("--trials", type=click.IntRange(min=1), help="Trials in all, instead of the config's number.")
+@click.option(
+    "--timeout", callback=_seconds, metavar="TIME", help="Take no further trial after this time: 8h, 1h30m, 90m."
+)
+@click.option("--seed", type=click.IntRange(min=0), help="Seed of the sampler and of the split.")
+@click.option("--fresh", is_flag=True, help="Begin anew; results that are there are moved aside.")
+@click.option("--dry-run", is_flag=True, help="Show the searched numbers and one plan, and run nothing.")
+@_CONSENT
+def run(
+    config: Path,
+    out: Path | None,
+    trials: int | None,
+    timeout: float | None,
+    seed: int | None,
+    fresh: bool,
+    dry_run: bool,
+    allow_code_execution: bool,
+) -> None:
+    """Run a search, or go on with it where it stopped.
+
+    \b
+    Example:
+      merge-search run configs/quickstart.yaml --trials 40 --out results/first
+    """
+    from search.config import SearchConfig
+
+    loaded = SearchConfig.load(config)
+    if allow_code_execution:
+        loaded = loaded.with_consent()
+    if dry_run:
+        _show_plan(loaded)
+        return
+    from search.progress import Terminal
+    from search.worker import run_search
+
+    with Terminal() as progress:
+        leaderboard = run_search(loaded, out, trials=trials, timeout=timeout, seed=seed, fresh=fresh, progress=progress)
+    folder = out or Path("results") / config.stem
+    _print_leaderboard(leaderboard, 10)
+    if leaderboard.best is not None:
+        click.echo(f"\nNext: merge-search export {folder} --to {folder.name}-merged")
+
+
+@main.command()
+@click.argument("results", type=click.Path(path_type=Path))
+@click.option("--top", type=click.IntRange(min=0), help="Show this many trials; parents are always shown.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")
+def leaderboard(results: Path, top: int | None, as_json: bool, as_csv: bool) -> None:
+    """Show the trials and the parents of a search, best first; also while it runs.
+
+    \b
+    Example:
+      merge-search leaderboard results/quickstart --top 10
+    """
+    from search.leaderboard import Leaderboard
+
+    if as_json and as_csv:
+        raise click.UsageError("give --json or --csv, not both")
+    found = Leaderboard.open(results)
+    if as_json:
+        click.echo(found.to_json(top))
+    elif as_csv:
+        click.echo(found.to_csv(top), nl=False)
+    else:
+        _print_leaderboard(found, top)
+
+
+@main.command()
+@click.argument("results", type=click.Path(path_type=Path))
+@click.option("--trial", type=click.IntRange(min=0), help="The trial's number; by default the best.")
+@click.option("--to", required=True, type=click.Path(path_type=Path), help="The folder to make.")
+@click.option("--max-shard-size", default="5GB", show_default=True, help="The most that one file of weights may hold.")
+def export(results: Path, trial: int | None, to: Path, max_shard_size: str) -> None:
+    """Write the model of a trial, by default the best, as a folder that transformers loads.
+
+    \b
+    Example:
+      merge-search export results/quickstart --to merged
+    """
+    from search.export import export_trial
+
+    with _bar() as progress:
+        row = export_trial(results, to, trial=trial, max_shard_size=max_shard_size, progress=progress)
+    click.echo(f"{to}: {row.name}, {row.search_score or 0:.1%} on the search split")
+
+
+@main.command()
+@click.argument("recipe", type=click.Path(path_type=Path))
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--max-shard-size", default="5GB", show_default=True, help="The most that one file of weights may hold.")
+@click.option("--dry-run", is_flag=True, help="Show what would be merged, tensor by tensor, and merge nothing.")
+@_SEED
+@_DEVICE
+def merge(recipe: Path, folder: Path, max_shard_size: str, dry_run: bool, random_seed: int, device: str) -> None:
+    """Merge a mergekit recipe into a folder; no search.
+
+    \b
+    Example:
+      merge-search merge ties.yaml merged
+    """
+    from merging import Merger, ParentSet, Recipe, export_model
+
+    loaded = Recipe.load(recipe)
+    if dry_run:
+        with ParentSet.open(loaded, device) as parents:
+            click.echo(Merger(parents, random_seed).plan(loaded).describe())
+        return
+    with _bar() as progress:
+        export_model(
+            loaded, folder, random_seed=random_seed, device=device, max_shard_size=max_shard_size, progress=progress
+        )
+    click.echo(f"{folder}: {loaded.merge_method} of {len(loaded.parents())} models")
+
+
+@main.command()
+@click.argument("model")
+@click.option("--problems", default="humaneval", show_default=True, help="humaneval, or a .jsonl file of its schema.")
+@click.option("--prompt", type=click.Choice(["completion", "chat"]), default="completion", show_default=True)
+@click.option("--max-new-tokens", type=click.IntRange(min=1), default=512, show_default=True)
+@click.option("--batch-size", type=click.IntRange(min=1), help="Prompts at once; found by itself if not given.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@_SEED
+@_DEVICE
+@_CONSENT
+def evaluate(
+    model: str,
+    problems: str,
+    prompt: str,
+    max_new_tokens: int,
+    batch_size: int | None,
+    as_json: bool,
+    random_seed: int,
+    device: str,
+    allow_code_execution: bool,
+) -> None:
+    """Score a model (a folder or a hub id) or a recipe (a .yaml file) on a problem set.
+
+    \b
+    Example:
+      merge-search evaluate ./model --problems humaneval --allow-code-execution
+    """
+    from evaluation import Evaluator, load_problems
+
+    chosen = load_problems(problems)
+    settings: dict[str, Any] = {"prompt": prompt, "max_new_tokens": max_new_tokens, "batch_size": batch_size}
+    with (
+        Evaluator(chosen, allow_code_execution=allow_code_execution, **settings) as evaluator,
+        _bar() as progress,
+        _model(model, device, random_seed, progress) as (live, tokenizer),
+    ):
+        report = evaluator.evaluate(live, tokenizer, progress=lambda done, total: progress("scoring", done, total))
+    _print_report(report, as_json)
+
+
+@main.command()
+@click.argument("samples", type=click.Path(path_type=Path))
+@click.option("--problems", default="humaneval", show_default=True, help="humaneval, or a .jsonl file of its schema.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@_CONSENT
+def score(samples: Path, problems: str, as_json: bool, allow_code_execution: bool) -> None:
+    """Score completions that came from anywhere: lines of {"task_id": ..., "completion": ...}.
+
+    \b
+    Example:
+      merge-search score samples.jsonl --allow-code-execution
+    """
+    from evaluation import load_problems, score_samples
+
+    with _bar() as progress:
+        scored = score_samples(
+            samples,
+            load_problems(problems),
+            allow_code_execution=allow_code_execution,
+            progress=lambda done, total: progress("scoring", done, total),
+        )
+    if as_json:
+        verdicts = [
+            {"task_id": task, "passed": verdict.passed, "status": verdict.status, "detail": verdict.detail}
+            for task, verdict in zip(scored.task_ids, scored.verdicts, strict=True)
+        ]
+        click.echo(json.dumps({"pass@1": scored.pass_at_1, "verdicts": verdicts}))
+        return
+    for task, verdict in zip(scored.task_ids, scored.verdicts, strict=True):
+        click.echo(f"{task:<24} {verdict.status:<8} {verdict.detail}".rstrip())
+    click.echo(f"pass@1 {scored.pass_at_1:.1%} over {len(set(scored.task_ids))} problems")
+
+
+def _show_plan(config: SearchConfig) -> None:
+    from merging import Merger, ParentSet
+
+    for found in config.space.ranges:
+        knots = f", a gradient of {found.knots} knots" if found.knots else ""
+        interval = f"one of {list(found.choices)}" if found.choices else f"{found.low:g} to {found.high:g}"
+        click.echo(f"{found.path}: {interval}{knots}")
+    example = config.space.recipe_at(config.warm_starts[0]) if config.warm_starts else config.space.example()
+    with ParentSet.open(config.space.corners(), "cpu") as parents:
+        for recipe in config.space.corners():
+            Merger(parents).plan(recipe)
+        click.echo(f"\n{'The first warm start' if config.warm_starts else 'At the low ends'}:\n")
+        click.echo(Merger(parents).plan(example).describe())
+
+
+def _print_leaderboard(found: Leaderboard, top: int | None) -> None:
+    from rich.console import Console
+
+    console = Console() if sys.stdout.isatty() else Console(width=160)
+    console.print(found.table(top))
+    if any(row.compared_on == "search" for row in found.top(top)):
+        console.print("* on the search split, which the search has seen; no test is made of it", style="dim")
+
+
+def _print_report(report: Report, as_json: bool) -> None:
+    if as_json:
+        problems: Mapping[str, Any] = {
+            task: {
+                "passed": outcome.passed,
+                "status": outcome.status,
+                "detail": outcome.detail,
+                "completion": outcome.completion,
+                "completion_tokens": outcome.completion_tokens,
+            }
+            for task, outcome in report.outcomes.items()
+        }
+        low, high = report.interval
+        click.echo(
+            json.dumps(
+                {
+                    "pass@1": report.pass_at_1,
+                    "interval": [low, high],
+                    "prompt": report.prompt,
+                    "seconds": report.seconds,
+                    "problems": problems,
+                }
+            )
+        )
+        return
+    for task, outcome in report.outcomes.items():
+        click.echo(f"{task:<24} {outcome.status:<8} {outcome.detail}".rstrip())
+    low, high = report.interval
+    click.echo(
+        f"pass@1 {report.pass_at_1:.1%} (95% interval {low:.1%} to {high:.1%}), {len(report.passed)} of "
+        f"{len(report.outcomes)}, {report.seconds:.1f} s"
+    )
+
+
+@contextlib.contextmanager
+def _model(
+    reference: str, device: str, random_seed: int, progress: Callable[[str, int, int], None]
+) -> Iterator[tuple[Any, Any]]:
+    """Yield the live model and the tokenizer of a checkpoint or of a recipe."""
+    from merging import Merger, ParentSet, Recipe, load_model, load_tokenizer
+
+    if not reference.endswith((".yaml", ".yml")):
+        yield load_model(reference, device), load_tokenizer(reference)
+        return
+    recipe: Recipe = Recipe.load(reference)
+    with ParentSet.open(recipe, device, progress) as parents:
+        merger = Merger(parents, random_seed)
+        yield merger.apply(recipe, lambda done, total: progress("merging", done, total)), merger.tokenizer(recipe)
+
+
+@contextlib.contextmanager
+def _bar() -> Iterator[Callable[[str, int, int], None]]:
+    """Yield a function that shows (phase, done, in all) on stderr; nothing where that is no terminal."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda phase, done, total: bar.update(task, description=phase, completed=done, total=total)

@@ -1,0 +1,85 @@
+"""Export of a trial: the merge that was scored, as a model folder, with its evidence in the model card."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from merging import Recipe, export_model, model_card
+from search.config import SearchConfig
+from search.errors import SearchError
+from search.leaderboard import Leaderboard, Row
+from search.results import ResultsFolder
+
+
+def export_trial(
+    path: str | Path,
+    to: str | Path,
+    *,
+    trial: int | None = None,
+    max_shard_size: str = "5GB",
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Row:
+    """Write the model of a trial into a folder, by default that of the best one.
+
+    Args:
+        path: the results folder.
+        to: the folder to make.
+        trial: the trial's number.
+        max_shard_size: the most that one file of weights may hold.
+        progress: called with (phase, done, in all).
+
+    Returns:
+        The row of the leaderboard that was exported.
+
+    Raises:
+        SearchError: there is no such trial. MergingError: the merge cannot be made or written.
+    """
+    folder = ResultsFolder.open(Path(path))
+    leaderboard = Leaderboard.read(folder)
+    row = _choose(leaderboard, folder, trial)
+    config = SearchConfig.parse(folder.config_text, source=str(folder.path / "config.yaml"), folder=folder.path)
+    recipe = Recipe.from_dict(row.recipe, f"{folder.path}: {row.name}")
+    seed = config.merging.random_seed
+    target = Path(to)
+    card = model_card(recipe, target.resolve().name, seed, _evidence(row, leaderboard, config))
+    export_model(recipe, target, random_seed=seed, max_shard_size=max_shard_size, card=card, progress=progress)
+    return row
+
+
+def _choose(leaderboard: Leaderboard, folder: ResultsFolder, trial: int | None) -> Row:
+    number = leaderboard.best if trial is None else trial
+    if number is None:
+        raise SearchError(f"{folder.path}: no trial has been scored yet; run the search first")
+    for row in leaderboard.rows:
+        if row.trial == number:
+            if row.state == "failed":
+                raise SearchError(f"{folder.path}: trial {number} failed: {row.error}; choose another with --trial")
+            return row
+    numbers = sorted(row.trial for row in leaderboard.rows if row.trial is not None)
+    raise SearchError(f"{folder.path}: has no trial {number}; it has {numbers[0]} to {numbers[-1]}" if numbers else "")
+
+
+def _evidence(row: Row, leaderboard: Leaderboard, config: SearchConfig) -> str:
+    settings = config.evaluation
+    lines = [
+        "",
+        "## Scores",
+        "",
+        f"pass@1, greedy, prompt format `{settings.prompt.format}`, problems `{Path(settings.problems).name}`, up to "
+        f"{settings.max_new_tokens} new tokens.",
+        "",
+        "| split | score | 95% interval |",
+        "|---|---|---|",
+        f"| search (chosen on it) | {row.search_score or 0:.1%} | |",
+    ]
+    if row.report_score is not None and row.report_interval is not None:
+        low, high = row.report_interval
+        lines.append(f"| report (never seen by the search) | {row.report_score:.1%} | {low:.1%} to {high:.1%} |")
+    if row.p_value is not None and leaderboard.best_parent:
+        lines += [
+            "",
+            f"Against the best parent (`{leaderboard.best_parent}`) on the report split: {row.won} problems won, "
+            f"{row.lost} lost, exact McNemar p = {row.p_value:.2g}.",
+        ]
+    return "\n".join([*lines, ""])

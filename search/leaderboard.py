@@ -1,0 +1,259 @@
+"""The leaderboard: every trial and every parent, with the evidence for its score. Read from the storage alone.
+
+Guarantees: can be read while a search runs; the best is chosen by the search split, so that its score on the report
+split is an unbiased one.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from optuna.trial import FrozenTrial, TrialState
+
+from evaluation import paired_test, wilson_interval
+from search.results import ResultsFolder
+from search.study import ERROR, KIND, NAME, OUTCOMES, RECIPE, SECONDS, Studies, done, quiet, reports
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+State = Literal["complete", "pruned", "failed"]
+_STATES: Mapping[TrialState, State] = {
+    TrialState.COMPLETE: "complete",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the leaderboard.
+
+    Attributes:
+        kind: parent, baseline (the parents' average) or trial.
+        name: the parent's reference, or ``trial N``.
+        trial: the number within the study of its kind; None for parents and baselines.
+        state: how the trial ended.
+        search_score: pass@1 on the search split; None if it failed.
+        report_score: pass@1 on the report split, for finalists and parents.
+        report_interval: its 95% Wilson interval.
+        won, lost: problems that only it, or only the best parent, passes; on the split that `compared_on` names.
+        p_value: exact McNemar test against the best parent, on the report split.
+        seconds: of merging, writing and scoring.
+        recipe: the merge.
+        numbers: of these, what was searched, by key.
+        error: why it failed.
+    """
+
+    kind: Literal["parent", "baseline", "trial"]
+    name: str
+    trial: int | None
+    state: State
+    search_score: float | None
+    report_score: float | None
+    report_interval: tuple[float, float] | None
+    won: int
+    lost: int
+    p_value: float | None
+    compared_on: Literal["search", "report"] | None
+    seconds: float
+    recipe: dict[str, Any]
+    numbers: dict[str, Any]
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Leaderboard:
+    """The rows of a study, best first.
+
+    Attributes:
+        study: the study's name.
+        best: the number of the best trial, or None.
+        best_parent: the name of the parent that the others are compared with, or None.
+        rows: by score on the search split; of equals the parents and then the earlier trials first.
+    """
+
+    study: str
+    best: int | None
+    best_parent: str | None
+    rows: tuple[Row, ...]
+
+    @classmethod
+    def read(cls, folder: ResultsFolder) -> Leaderboard:
+        """Read the leaderboard of a results folder."""
+        with quiet():
+            studies = Studies.open(folder)
+            entries = [_Entry(trial, report) for trial, report in _ended(studies.baselines)]
+            entries += [_Entry(trial, report) for trial, report in _ended(studies.search)]
+        parents = [entry for entry in entries if entry.kind == "parent" and entry.score is not None]
+        best_parent = max(parents, key=lambda entry: entry.score or 0.0, default=None)
+        rows = sorted((entry.row(best_parent) for entry in entries), key=_rank)
+        best = next((row.trial for row in rows if row.kind == "trial" and row.state == "complete"), None)
+        return cls(folder.name, best, best_parent.name if best_parent else None, tuple(rows))
+
+    @classmethod
+    def open(cls, path: str | Path) -> Leaderboard:
+        """Read the leaderboard of a results folder by its path. Raises SearchError if it holds no search."""
+        return cls.read(ResultsFolder.open(Path(path)))
+
+    def top(self, count: int | None) -> tuple[Row, ...]:
+        """Return the parents and baselines, and the best `count` trials."""
+        trials = [row for row in self.rows if row.kind == "trial"][:count]
+        return tuple(row for row in self.rows if row.kind != "trial" or row in trials)
+
+    def to_json(self, count: int | None = None) -> str:
+        """Return the leaderboard as JSON."""
+        rows = [asdict(row) for row in self.top(count)]
+        return json.dumps(
+            {"study": self.study, "best": self.best, "best_parent": self.best_parent, "rows": rows}, allow_nan=False
+        )
+
+    def to_csv(self, count: int | None = None) -> str:
+        """Return the leaderboard as CSV, a column a searched number."""
+        rows = self.top(count)
+        numbers = list(dict.fromkeys(key for row in rows for key in row.numbers))
+        out = io.StringIO()
+        writer = csv.writer(out)
+        columns = (
+            "kind name trial state search_score report_score report_low report_high won lost p_value seconds error"
+        )
+        writer.writerow([*columns.split(), *numbers])
+        for row in rows:
+            low, high = row.report_interval or (None, None)
+            cells = [row.kind, row.name, row.trial, row.state, row.search_score, row.report_score, low, high, row.won]
+            cells += [row.lost, row.p_value, round(row.seconds, 3), row.error]
+            writer.writerow([*cells, *(row.numbers.get(key) for key in numbers)])
+        return out.getvalue()
+
+    def table(self, count: int | None = None) -> Table:
+        """Return the leaderboard as a table for the terminal."""
+        from rich.table import Table
+
+        table = Table(title=self.study, title_justify="left", box=None, pad_edge=False, header_style="bold")
+        for column in ("", "search", "report [95%]", "won:lost", "p", "s", "numbers"):
+            table.add_column(
+                column, justify="left" if column in ("", "numbers") else "right", no_wrap=column != "numbers"
+            )
+        for row in self.top(count):
+            marks = (
+                "bold green"
+                if row.trial == self.best and row.kind == "trial"
+                else ""
+                if row.kind == "trial"
+                else "cyan"
+            )
+            table.add_row(*_cells(row, self.best_parent), style=marks)
+        return table
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    trial: FrozenTrial
+    report: Mapping[str, str] | None
+
+    @property
+    def kind(self) -> Literal["parent", "baseline", "trial"]:
+        kind: Literal["parent", "baseline", "trial"] = self.trial.user_attrs.get(KIND, "trial")
+        return kind
+
+    @property
+    def name(self) -> str:
+        return str(self.trial.user_attrs.get(NAME, f"trial {self.trial.number}"))
+
+    @property
+    def score(self) -> float | None:
+        return self.trial.value if self.trial.state is TrialState.COMPLETE else None
+
+    def row(self, reference: _Entry | None) -> Row:
+        """Return the row of this trial, compared with the best parent."""
+        attributes = self.trial.user_attrs
+        passed = list(_passed(self.report).values()) if self.report else None
+        won, lost, p_value, compared_on = self._compare(reference)
+        return Row(
+            kind=self.kind,
+            name=self.name,
+            trial=self.trial.number if self.kind == "trial" else None,
+            state=_STATES[self.trial.state],
+            search_score=self.score,
+            report_score=sum(passed) / len(passed) if passed else None,
+            report_interval=wilson_interval(sum(passed), len(passed)) if passed else None,
+            won=won,
+            lost=lost,
+            p_value=p_value,
+            compared_on=compared_on,
+            seconds=float(attributes.get(SECONDS, {}).get("total", 0.0)),
+            recipe=attributes.get(RECIPE, {}),
+            numbers=dict(self.trial.params),
+            error=attributes.get(ERROR),
+        )
+
+    def _compare(self, reference: _Entry | None) -> tuple[int, int, float | None, Literal["search", "report"] | None]:
+        if reference is None or self.score is None or reference is self:
+            return 0, 0, None, None
+        if self.report and reference.report:
+            test = paired_test(_passed(self.report), _passed(reference.report))
+            return len(test.won), len(test.lost), test.p_value, "report"
+        mine, theirs = (_passed(entry.trial.user_attrs.get(OUTCOMES, {})) for entry in (self, reference))
+        won = sum(passed and not theirs.get(task, False) for task, passed in mine.items())
+        lost = sum(passed and not mine.get(task, False) for task, passed in theirs.items())
+        return won, lost, None, "search"
+
+
+def _ended(study: Any) -> Iterable[tuple[FrozenTrial, Mapping[str, str] | None]]:
+    scored = reports(study)
+    return [(trial, scored.get(trial.number)) for trial in done(study)]
+
+
+def _passed(outcomes: Mapping[str, str]) -> dict[str, bool]:
+    return {task: status == "passed" for task, status in outcomes.items()}
+
+
+def _rank(row: Row) -> tuple[bool, float, int, int]:
+    kinds = ("parent", "baseline", "trial")
+    return row.search_score is None, -(row.search_score or 0.0), kinds.index(row.kind), row.trial or 0
+
+
+def _cells(row: Row, best_parent: str | None) -> Sequence[str]:
+    name = Path(row.name).name if row.kind == "parent" else row.name
+    if row.kind == "parent" and row.name == best_parent:
+        name += " (best parent)"
+    if row.state == "failed":
+        return [name, "failed", "", "", "", f"{row.seconds:.1f}", (row.error or "").partition("\n")[0]]
+    report = ""
+    if row.report_score is not None and row.report_interval is not None:
+        low, high = row.report_interval
+        report = f"{row.report_score:.1%} [{low:.0%}, {high:.0%}]"
+    versus = f"{row.won}:{row.lost}" if row.compared_on else ""
+    # Won and lost on the search split carry no test: the search has seen it.
+    versus += "*" if row.compared_on == "search" else ""
+    p_value = "" if row.p_value is None else f"{row.p_value:.1g}" if row.p_value < 0.001 else f"{row.p_value:.3f}"
+    return [
+        name,
+        f"{row.search_score or 0.0:.1%}",
+        report,
+        versus,
+        p_value,
+        f"{row.seconds:.1f}",
+        _compact(row.numbers),
+    ]
+
+
+def _compact(numbers: Mapping[str, Any]) -> str:
+    """Return searched numbers as ``[0] density 0.8 0.4 0.1``: knots together, under the last word of their key."""
+    grouped: dict[str, list[str]] = {}
+    for key, value in numbers.items():
+        stem = key[: key.rindex("[")] if key.endswith("]") else key
+        shown = f"{value:.2f}" if isinstance(value, float) else str(value)
+        grouped.setdefault(stem, []).append(shown)
+    return "  ".join(f"{_short(stem)} {' '.join(values)}" for stem, values in grouped.items())
+
+
+def _short(stem: str) -> str:
+    first, _, last = stem.partition(".")[0], "", stem.rpartition(".")[2]
+    return f"{first.removeprefix('models')}{last}" if first.startswith("models") else last
