@@ -26,6 +26,7 @@ _FINISHED_PART = 1 / 8
 _DEFAULT_BATCH = 96
 # A stop text of n characters lies in the last n tokens at most; decoding some more costs nothing.
 _TAIL_TOKENS = 16
+_CONTEXT_TOKENS = 4
 
 
 class _Logits(Protocol):
@@ -81,10 +82,9 @@ class TransformersGenerator:
     def _batch(self, prompts: dict[int, Sequence[int]], stops: Sequence[str]) -> Iterator[tuple[int, Generated]]:
         # Left padding, so that the newest token of every row is in the last column.
         rows = _Rows(prompts, self._model.device, self._tokenizer.pad_token_id or 0)
-        limit = min(self._max_new_tokens, self._context - rows.width)
         cache = growing_cache(self._model.config)
         tokens, positions = rows.tokens, rows.positions
-        for step in range(1, limit + 1):
+        for step in range(self._max_new_tokens):
             output: _Logits = self._model(
                 input_ids=tokens,
                 attention_mask=rows.mask,
@@ -94,10 +94,10 @@ class TransformersGenerator:
                 **{self._cache_argument: cache},
             )
             tokens = output.logits[:, -1].argmax(dim=-1, keepdim=True)
-            newly, left = rows.append(tokens, self._ends), step == limit
-            done = [row for row in rows.open() if row in newly or left or self._stopped(rows.written[row], stops)]
-            for row in done:
-                yield rows.close(row), self._generated(rows.written[row])
+            rows.append(tokens)
+            for row in [row for row in rows.open() if self._is_finished(rows, row, step + 1, stops)]:
+                yield rows.index(row), self._generated(rows.prompt(row), rows.written[row])
+                rows.close(row)
             if not rows.count_open:
                 return
             positions = rows.next_positions()
@@ -105,34 +105,43 @@ class TransformersGenerator:
             if kept is not None:
                 select_rows(cache, kept)
                 tokens, positions = tokens[kept], positions[kept]
-        for row in rows.open():
-            yield rows.close(row), self._generated(rows.written[row])
 
-    def _stopped(self, written: list[int], stops: Sequence[str]) -> bool:
-        if not stops:
-            return False
-        tail = self._tokenizer.decode(written[-_TAIL_TOKENS:])
+    def _is_finished(self, rows: _Rows, row: int, tokens: int, stops: Sequence[str]) -> bool:
+        written = rows.written[row]
+        if written[-1] in self._ends or tokens == self._max_new_tokens:
+            return True
+        if len(rows.prompt(row)) + tokens >= self._context:
+            return True
+        tail = self._text(written[-_TAIL_TOKENS:]) if stops else ""
         return any(stop in tail for stop in stops)
 
-    def _generated(self, written: list[int]) -> Generated:
-        text = self._tokenizer.decode(written, skip_special_tokens=True)
-        assert isinstance(text, str)  # of a list of ids; of a list of lists it would be a list
+    def _generated(self, prompt: Sequence[int], written: Sequence[int]) -> Generated:
+        # Some tokenizers take a leading space off what they decode, so the end of the prompt is decoded along.
+        context = list(prompt[-_CONTEXT_TOKENS:])
+        text = self._text([*context, *written])[len(self._text(context)) :]
         return Generated(text, len(written))
+
+    def _text(self, tokens: list[int]) -> str:
+        # "Cleaning up" would take the spaces out of code such as `x = not y .z`.
+        text = self._tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        assert isinstance(text, str)  # of one sequence; of several it would be a list
+        return text
 
 
 class _Rows:
     """The state of one batch: what each row has written, which rows are open, and the padding mask."""
 
     def __init__(self, prompts: dict[int, Sequence[int]], device: torch.device, pad: int) -> None:
-        self.width = max(map(len, prompts.values()))
+        width = max(map(len, prompts.values()))
+        self._prompts = prompts
         self._indices = list(prompts)
         self.written: list[list[int]] = [[] for _ in prompts]
         self._open = [True] * len(prompts)
-        padded = [[pad] * (self.width - len(ids)) + list(ids) for ids in prompts.values()]
+        padded = [[pad] * (width - len(ids)) + list(ids) for ids in prompts.values()]
         self.tokens = torch.tensor(padded, device=device)
         lengths = torch.tensor([len(ids) for ids in prompts.values()], device=device)
-        columns = torch.arange(self.width, device=device)
-        self.mask = (columns >= self.width - lengths[:, None]).long()
+        columns = torch.arange(width, device=device)
+        self.mask = (columns >= width - lengths[:, None]).long()
         self.positions = (self.mask.cumsum(-1) - 1).clamp_min(0)
 
     @property
@@ -143,21 +152,24 @@ class _Rows:
         """Return the rows that still write."""
         return [row for row, is_open in enumerate(self._open) if is_open]
 
-    def append(self, tokens: Tensor, ends: frozenset[int]) -> set[int]:
-        """Add a token (rows, 1) to every open row; return the rows that ended with it."""
-        ended = set()
+    def index(self, row: int) -> int:
+        """Return the index of a row's prompt."""
+        return self._indices[row]
+
+    def prompt(self, row: int) -> Sequence[int]:
+        """Return a row's prompt."""
+        return self._prompts[self._indices[row]]
+
+    def append(self, tokens: Tensor) -> None:
+        """Add a token (rows, 1) to every open row."""
         for row, token in enumerate(tokens.squeeze(1).tolist()):
             if self._open[row]:
                 self.written[row].append(token)
-                if token in ends:
-                    ended.add(row)
         self.mask = torch.cat([self.mask, self.mask.new_ones(len(self._open), 1)], dim=1)
-        return ended
 
-    def close(self, row: int) -> int:
-        """Mark a row as finished and return the index of its prompt."""
+    def close(self, row: int) -> None:
+        """Mark a row as finished."""
         self._open[row] = False
-        return self._indices[row]
 
     def next_positions(self) -> Tensor:
         """Return the positions (rows, 1) of the newest tokens."""

