@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,7 +23,12 @@ if TYPE_CHECKING:
 _CONSENT = click.option(
     "--allow-code-execution", is_flag=True, help="Agree to execute the code that the models write, in a sandbox."
 )
-_DEVICE = click.option("--device", default="cpu", show_default=True, help="Where to merge, as torch names devices.")
+_DEVICE = click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    help="Where to work, as torch names devices; auto: a GPU if there is one.",
+)
 _SEED = click.option("--random-seed", default=0, show_default=True, help="Seed of methods that draw random numbers.")
 
 
@@ -43,10 +49,8 @@ class _Commands(click.Group):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            click.echo("stopped; the same command goes on from here", err=True)
+            click.echo("stopped", err=True)
             ctx.exit(130)
-        except BrokenPipeError:
-            ctx.exit(0)
         except Exception as error:
             if not _is_for_people(error):
                 raise
@@ -113,14 +117,21 @@ def run(
         _show_plan(loaded)
         return
     from search.progress import Terminal
-    from search.worker import run_search
+    from search.worker import default_folder, run_search
 
+    folder = out or default_folder(loaded)
     with Terminal() as progress:
-        leaderboard = run_search(loaded, out, trials=trials, timeout=timeout, seed=seed, fresh=fresh, progress=progress)
-    folder = out or Path("results") / config.stem
-    _print_leaderboard(leaderboard, 10)
-    if leaderboard.best is not None:
-        click.echo(f"\nNext: merge-search export {folder} --to {folder.name}-merged")
+        found = run_search(loaded, folder, trials=trials, timeout=timeout, seed=seed, fresh=fresh, progress=progress)
+    _print_leaderboard(found, 10)
+    ended = sum(row.kind == "trial" for row in found.rows)
+    if ended < (trials or loaded.search.trials):
+        given = {"--out": out, "--trials": trials, "--seed": seed}
+        again = [str(word) for option, value in given.items() if value is not None for word in (option, value)]
+        consent = ["--allow-code-execution"] if allow_code_execution else []
+        click.echo(f"\n{ended} of {trials or loaded.search.trials} trials are over. To go on:")
+        click.echo(f"  {shlex.join(['merge-search', 'run', str(config), *again, *consent])}")
+    if found.best is not None:
+        click.echo(f"\nNext, write the best merge as a model:\n  {_export_command(folder)}")
 
 
 @main.command()
@@ -182,7 +193,9 @@ def merge(recipe: Path, folder: Path, max_shard_size: str, dry_run: bool, random
       merge-search merge ties.yaml merged
     """
     from merging import Merger, ParentSet, Recipe, export_model
+    from search.devices import choose_device
 
+    device = choose_device(device)
     loaded = Recipe.load(recipe)
     if dry_run:
         with ParentSet.open(loaded, device) as parents:
@@ -223,13 +236,14 @@ def evaluate(
       merge-search evaluate ./model --problems humaneval --allow-code-execution
     """
     from evaluation import Evaluator, load_problems
+    from search.devices import choose_device
 
     chosen = load_problems(problems)
     settings: dict[str, Any] = {"prompt": prompt, "max_new_tokens": max_new_tokens, "batch_size": batch_size}
     with (
         Evaluator(chosen, allow_code_execution=allow_code_execution, **settings) as evaluator,
         _bar() as progress,
-        _model(model, device, random_seed, progress) as (live, tokenizer),
+        _model(model, choose_device(device), random_seed, progress) as (live, tokenizer),
     ):
         report = evaluator.evaluate(live, tokenizer, progress=lambda done, total: progress("scoring", done, total))
     _print_report(report, as_json)
@@ -268,6 +282,11 @@ def score(samples: Path, problems: str, as_json: bool, allow_code_execution: boo
     click.echo(f"pass@1 {scored.pass_at_1:.1%} over {len(set(scored.task_ids))} problems")
 
 
+def _export_command(folder: Path) -> str:
+    name = folder.resolve().name
+    return shlex.join(["merge-search", "export", str(folder), "--to", f"{name}-merged"])
+
+
 def _show_plan(config: SearchConfig) -> None:
     from merging import Merger, ParentSet
 
@@ -287,9 +306,16 @@ def _print_leaderboard(found: Leaderboard, top: int | None) -> None:
     from rich.console import Console
 
     console = Console() if sys.stdout.isatty() else Console(width=160)
-    console.print(found.table(top))
+    if not found.rows:
+        click.echo(f"{found.study}: no trial is over yet")
+        return
+    console.print(found.table(top, console.width))
     if any(row.compared_on == "search" for row in found.top(top)):
         console.print("* on the search split, which the search has seen; no test is made of it", style="dim")
+    failed = [row for row in found.rows if row.state == "failed"]
+    if failed:
+        last = failed[-1]
+        console.print(f"{len(failed)} failed; the last, {last.name}: {last.error}", style="red", markup=False)
 
 
 def _print_report(report: Report, as_json: bool) -> None:

@@ -6,8 +6,6 @@ looked up beside the config first, then in the current folder; what is neither i
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field, replace
@@ -25,7 +23,14 @@ from search.space import SearchSpace
 Sampler: TypeAlias = Literal["tpe", "cmaes", "gp", "nsgaii", "qmc", "random"]
 
 _DURATION = re.compile(r"(?:(?P<h>\d+(?:\.\d+)?)h)?(?:(?P<m>\d+(?:\.\d+)?)m)?(?:(?P<s>\d+(?:\.\d+)?)s?)?")
-_REFERENCES = frozenset({"model", "base_model", "tokenizer_source", "source"})
+# Keys of a recipe whose value names a model, and the words that may stand there for something else.
+_REFERENCES: Mapping[str, tuple[str, ...]] = {
+    "model": (),
+    "path": (),
+    "base_model": (),
+    "tokenizer_source": ("base", "union"),
+    "source": ("base", "union"),
+}
 
 
 def parse_duration(value: object) -> float:
@@ -132,7 +137,9 @@ class SearchConfig:
         evaluation = sections.evaluation
         located = evaluation.model_copy(
             update={
-                "problems": _locate(evaluation.problems, places),
+                "problems": evaluation.problems
+                if evaluation.problems == "humaneval"
+                else _locate(evaluation.problems, places),
                 "prompt": evaluation.prompt.model_copy(
                     update={"tokenizer": evaluation.prompt.tokenizer and _locate(evaluation.prompt.tokenizer, places)}
                 ),
@@ -153,18 +160,13 @@ class SearchConfig:
         return replace(self, evaluation=self.evaluation.model_copy(update={"allow_code_execution": True}))
 
     @property
-    def identity(self) -> dict[str, str]:
-        """What must stay the same for results to belong together, by key; how long to search may change."""
-        evaluation = self.evaluation.model_dump(exclude={"allow_code_execution", "workers", "batch_size"})
-        parts = {
-            "recipe": self.space.template,
-            "evaluation": evaluation,
-            "search.seed": self.search.seed,
-            "search.sampler": self.search.sampler,
-            "merging.random_seed": self.merging.random_seed,
-        }
+    def identity(self) -> dict[str, Any]:
+        """What must stay the same for results to belong together, as plain data; how long to search may change."""
         return {
-            key: hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest() for key, value in parts.items()
+            "recipe": self.space.template,
+            "evaluation": self.evaluation.model_dump(exclude={"allow_code_execution", "workers", "batch_size"}),
+            "search": self.search.model_dump(include={"sampler", "seed"}),
+            "merging": self.merging.model_dump(include={"random_seed"}),
         }
 
 
@@ -240,7 +242,8 @@ def _located(node: Any, places: list[Path], key: str = "") -> Any:
         return {name: _located(value, places, key if name == "choices" else str(name)) for name, value in node.items()}
     if isinstance(node, list):
         return [_located(item, places, key) for item in node]
-    return _locate(node, places) if key in _REFERENCES and isinstance(node, str) else node
+    is_reference = isinstance(node, str) and key in _REFERENCES and node not in _REFERENCES[key]
+    return _locate(node, places) if is_reference else node
 
 
 def _locate(reference: str, places: list[Path]) -> str:

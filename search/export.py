@@ -7,6 +7,7 @@ from pathlib import Path
 
 from merging import Recipe, export_model, model_card
 from search.config import SearchConfig
+from search.devices import choose_device
 from search.errors import SearchError
 from search.leaderboard import Leaderboard, Row
 from search.results import ResultsFolder
@@ -43,7 +44,10 @@ def export_trial(
     seed = config.merging.random_seed
     target = Path(to)
     card = model_card(recipe, target.resolve().name, seed, _evidence(row, leaderboard, config))
-    export_model(recipe, target, random_seed=seed, max_shard_size=max_shard_size, card=card, progress=progress)
+    export_model(
+        recipe, target, random_seed=seed, device=choose_device(config.merging.device), max_shard_size=max_shard_size,
+        card=card, progress=progress,
+    )  # fmt: skip
     return row
 
 
@@ -56,8 +60,9 @@ def _choose(leaderboard: Leaderboard, folder: ResultsFolder, trial: int | None) 
             if row.state == "failed":
                 raise SearchError(f"{folder.path}: trial {number} failed: {row.error}; choose another with --trial")
             return row
-    numbers = sorted(row.trial for row in leaderboard.rows if row.trial is not None)
-    raise SearchError(f"{folder.path}: has no trial {number}; it has {numbers[0]} to {numbers[-1]}" if numbers else "")
+    highest = max((row.trial for row in leaderboard.rows), default=None)
+    known = "none is over yet" if highest is None else f"the last is {highest}"
+    raise SearchError(f"{folder.path}: has no trial {number} that is over; {known}")
 
 
 def _evidence(row: Row, leaderboard: Leaderboard, config: SearchConfig) -> str:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from evaluation import paired_test, wilson_interval
 from search.results import ResultsFolder
-from search.study import ERROR, KIND, NAME, OUTCOMES, RECIPE, SECONDS, Studies, done, quiet, reports
+from search.study import ERROR, KIND, NAME, OUTCOMES, RECIPE, SECONDS, Studies, quiet, storage_errors
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -31,6 +32,15 @@ _STATES: Mapping[TrialState, State] = {
 }
 
 
+# From this width on there is room for the numbers.
+_WIDE = 120
+_NEEDLESS = re.compile(r"\b(?:models|modules|slices|sources|parameters|value)\b")
+_JSON_KEYS = (
+    "kind", "name", "trial", "state", "search_score", "report_score", "report_interval", "won", "lost", "p_value",
+    "seconds", "recipe",
+)  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """One line of the leaderboard.
@@ -38,7 +48,7 @@ class Row:
     Attributes:
         kind: parent, baseline (the parents' average) or trial.
         name: the parent's reference, or ``trial N``.
-        trial: the number within the study of its kind; None for parents and baselines.
+        trial: its number; the parents and their average have the first ones.
         state: how the trial ended.
         search_score: pass@1 on the search split; None if it failed.
         report_score: pass@1 on the report split, for finalists and parents.
@@ -53,7 +63,7 @@ class Row:
 
     kind: Literal["parent", "baseline", "trial"]
     name: str
-    trial: int | None
+    trial: int
     state: State
     search_score: float | None
     report_score: float | None
@@ -87,15 +97,16 @@ class Leaderboard:
     @classmethod
     def read(cls, folder: ResultsFolder) -> Leaderboard:
         """Read the leaderboard of a results folder."""
-        with quiet():
+        with quiet(), storage_errors(folder):
             studies = Studies.open(folder)
-            entries = [_Entry(trial, report) for trial, report in _ended(studies.baselines)]
-            entries += [_Entry(trial, report) for trial, report in _ended(studies.search)]
+            reports = studies.reports()
+            numbered = [(studies.number(trial), trial) for trial in [*studies.baseline_trials(), *studies.trials()]]
+        entries = [_Entry(trial, number, reports.get(number)) for number, trial in numbered]
         parents = [entry for entry in entries if entry.kind == "parent" and entry.score is not None]
         best_parent = max(parents, key=lambda entry: entry.score or 0.0, default=None)
         rows = sorted((entry.row(best_parent) for entry in entries), key=_rank)
         best = next((row.trial for row in rows if row.kind == "trial" and row.state == "complete"), None)
-        return cls(folder.name, best, best_parent.name if best_parent else None, tuple(rows))
+        return cls(folder.study, best, best_parent.name if best_parent else None, tuple(rows))
 
     @classmethod
     def open(cls, path: str | Path) -> Leaderboard:
@@ -108,11 +119,9 @@ class Leaderboard:
         return tuple(row for row in self.rows if row.kind != "trial" or row in trials)
 
     def to_json(self, count: int | None = None) -> str:
-        """Return the leaderboard as JSON."""
-        rows = [asdict(row) for row in self.top(count)]
-        return json.dumps(
-            {"study": self.study, "best": self.best, "best_parent": self.best_parent, "rows": rows}, allow_nan=False
-        )
+        """Return the leaderboard as JSON; its keys are a contract."""
+        rows = [{key: getattr(row, key) for key in _JSON_KEYS} for row in self.top(count)]
+        return json.dumps({"study": self.study, "best": self.best, "rows": rows}, allow_nan=False)
 
     def to_csv(self, count: int | None = None) -> str:
         """Return the leaderboard as CSV, a column a searched number."""
@@ -131,30 +140,28 @@ class Leaderboard:
             writer.writerow([*cells, *(row.numbers.get(key) for key in numbers)])
         return out.getvalue()
 
-    def table(self, count: int | None = None) -> Table:
-        """Return the leaderboard as a table for the terminal."""
+    def table(self, count: int | None = None, width: int = 160) -> Table:
+        """Return the leaderboard as a table for a terminal of that width; a narrow one leaves out the numbers."""
         from rich.table import Table
 
         table = Table(title=self.study, title_justify="left", box=None, pad_edge=False, header_style="bold")
-        for column in ("", "search", "report [95%]", "won:lost", "p", "s", "numbers"):
-            table.add_column(
-                column, justify="left" if column in ("", "numbers") else "right", no_wrap=column != "numbers"
-            )
+        columns = ["", "search", "report [95%]", "won:lost", "p", "s", "numbers"][: None if width >= _WIDE else -1]
+        for column in columns:
+            is_text = column in ("", "numbers")
+            table.add_column(column, justify="left" if is_text else "right", no_wrap=not is_text)
+        names = _short_names([row.name for row in self.rows if row.kind == "parent"])
         for row in self.top(count):
-            marks = (
-                "bold green"
-                if row.trial == self.best and row.kind == "trial"
-                else ""
-                if row.kind == "trial"
-                else "cyan"
-            )
-            table.add_row(*_cells(row, self.best_parent), style=marks)
+            name = names.get(row.name, row.name)
+            name += " (best parent)" if row.kind == "parent" and row.name == self.best_parent else ""
+            style = "bold green" if row.trial == self.best else "" if row.kind == "trial" else "cyan"
+            table.add_row(*[name, *_cells(row)][: len(columns)], style=style)
         return table
 
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
     trial: FrozenTrial
+    number: int
     report: Mapping[str, str] | None
 
     @property
@@ -164,7 +171,7 @@ class _Entry:
 
     @property
     def name(self) -> str:
-        return str(self.trial.user_attrs.get(NAME, f"trial {self.trial.number}"))
+        return str(self.trial.user_attrs.get(NAME, f"trial {self.number}"))
 
     @property
     def score(self) -> float | None:
@@ -178,7 +185,7 @@ class _Entry:
         return Row(
             kind=self.kind,
             name=self.name,
-            trial=self.trial.number if self.kind == "trial" else None,
+            trial=self.number,
             state=_STATES[self.trial.state],
             search_score=self.score,
             report_score=sum(passed) / len(passed) if passed else None,
@@ -205,55 +212,44 @@ class _Entry:
         return won, lost, None, "search"
 
 
-def _ended(study: Any) -> Iterable[tuple[FrozenTrial, Mapping[str, str] | None]]:
-    scored = reports(study)
-    return [(trial, scored.get(trial.number)) for trial in done(study)]
-
-
 def _passed(outcomes: Mapping[str, str]) -> dict[str, bool]:
     return {task: status == "passed" for task, status in outcomes.items()}
 
 
 def _rank(row: Row) -> tuple[bool, float, int, int]:
     kinds = ("parent", "baseline", "trial")
-    return row.search_score is None, -(row.search_score or 0.0), kinds.index(row.kind), row.trial or 0
+    return row.search_score is None, -(row.search_score or 0.0), kinds.index(row.kind), row.trial
 
 
-def _cells(row: Row, best_parent: str | None) -> Sequence[str]:
-    name = Path(row.name).name if row.kind == "parent" else row.name
-    if row.kind == "parent" and row.name == best_parent:
-        name += " (best parent)"
-    if row.state == "failed":
-        return [name, "failed", "", "", "", f"{row.seconds:.1f}", (row.error or "").partition("\n")[0]]
+def _cells(row: Row) -> Sequence[str]:
+    if row.search_score is None:
+        return ["failed", "", "", "", f"{row.seconds:.1f}", _compact(row.numbers)]
     report = ""
     if row.report_score is not None and row.report_interval is not None:
         low, high = row.report_interval
         report = f"{row.report_score:.1%} [{low:.0%}, {high:.0%}]"
-    versus = f"{row.won}:{row.lost}" if row.compared_on else ""
     # Won and lost on the search split carry no test: the search has seen it.
-    versus += "*" if row.compared_on == "search" else ""
+    versus = f"{row.won}:{row.lost}{'*' if row.compared_on == 'search' else ''}" if row.compared_on else ""
     p_value = "" if row.p_value is None else f"{row.p_value:.1g}" if row.p_value < 0.001 else f"{row.p_value:.3f}"
-    return [
-        name,
-        f"{row.search_score or 0.0:.1%}",
-        report,
-        versus,
-        p_value,
-        f"{row.seconds:.1f}",
-        _compact(row.numbers),
-    ]
+    return [f"{row.search_score:.1%}", report, versus, p_value, f"{row.seconds:.1f}", _compact(row.numbers)]
+
+
+def _short_names(references: Sequence[str]) -> dict[str, str]:
+    """Return the last parts of paths and hub ids, as many as tell them apart."""
+    parts = [Path(reference).parts for reference in references]
+    for count in range(1, max(map(len, parts), default=0) + 1):
+        short = ["/".join(part[-count:]) for part in parts]
+        if len(set(short)) == len(short):
+            return dict(zip(references, short, strict=True))
+    return {}
 
 
 def _compact(numbers: Mapping[str, Any]) -> str:
-    """Return searched numbers as ``[0] density 0.8 0.4 0.1``: knots together, under the last word of their key."""
+    """Return searched numbers as ``[0]density 0.8 0.4 0.1``: knots together, under what matters of their key."""
     grouped: dict[str, list[str]] = {}
     for key, value in numbers.items():
         stem = key[: key.rindex("[")] if key.endswith("]") else key
         shown = f"{value:.2f}" if isinstance(value, float) else str(value)
-        grouped.setdefault(stem, []).append(shown)
-    return "  ".join(f"{_short(stem)} {' '.join(values)}" for stem, values in grouped.items())
-
-
-def _short(stem: str) -> str:
-    first, _, last = stem.partition(".")[0], "", stem.rpartition(".")[2]
-    return f"{first.removeprefix('models')}{last}" if first.startswith("models") else last
+        grouped.setdefault(_NEEDLESS.sub("", stem).replace(".", ""), []).append(shown)
+    # Unbreakable inside a group, so that a table's line ends between two.
+    return "  ".join("\N{NO-BREAK SPACE}".join([stem, *values]) for stem, values in grouped.items())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from types import TracebackType
@@ -11,12 +12,16 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+_STOPPING = "stopping when this trial is done; once more to stop at once"
+# Where nothing is live, a phase that takes longer than this says how far it is.
+_QUIET_SECONDS = 30.0
+
 
 class Progress(Protocol):
     """What a search tells while it runs."""
 
-    def begin(self, what: str, total: int, deadline: float | None) -> None:
-        """A search of so many trials begins, or goes on; `deadline` is on time.monotonic's clock."""
+    def begin(self, what: str, total: int, deadline: float | None = None) -> None:
+        """A part of the search begins, or goes on, of so many trials; `deadline` is on time.monotonic's clock."""
 
     def trial(self, name: str, done: int) -> None:
         """A trial begins; so many are done."""
@@ -27,17 +32,20 @@ class Progress(Protocol):
     def step(self, done: int, total: int) -> None:
         """So much of the current phase is done."""
 
-    def scored(self, name: str, score: float | None, seconds: float, note: str = "") -> None:
-        """A trial is over: its score, or None if it failed."""
+    def scored(self, score: float | None, seconds: float, standing: str = "", note: str = "") -> None:
+        """The current trial is over: its score, or None if it failed, and how the search stands now."""
 
     def say(self, message: str) -> None:
         """Something happened that a person should know."""
+
+    def stopping(self) -> None:
+        """The search was asked to stop. Called by a signal handler, so it must not wait for anything."""
 
 
 class Silent:
     """Tells nobody; for use from Python."""
 
-    def begin(self, what: str, total: int, deadline: float | None) -> None:
+    def begin(self, what: str, total: int, deadline: float | None = None) -> None:
         """Do nothing."""
 
     def trial(self, name: str, done: int) -> None:
@@ -49,10 +57,13 @@ class Silent:
     def step(self, done: int, total: int) -> None:
         """Do nothing."""
 
-    def scored(self, name: str, score: float | None, seconds: float, note: str = "") -> None:
+    def scored(self, score: float | None, seconds: float, standing: str = "", note: str = "") -> None:
         """Do nothing."""
 
     def say(self, message: str) -> None:
+        """Do nothing."""
+
+    def stopping(self) -> None:
         """Do nothing."""
 
 
@@ -64,16 +75,14 @@ class Terminal:
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._console = Console(file=stream or sys.stderr, highlight=False)
-        self._live = (
-            Live(console=self._console, refresh_per_second=8, transient=True) if self._console.is_terminal else None
-        )
-        self._what, self._name, self._phase, self._counts = "", "", "", ""
+        self._live: Live | None = None
+        if self._console.is_terminal:
+            self._live = Live(console=self._console, get_renderable=self._render, refresh_per_second=4, transient=True)
+        self._what = self._name = self._phase = self._counts = self._standing = self._notice = ""
         self._total = self._done = 0
-        self._best: float | None = None
+        self._first: int | None = None
         self._deadline: float | None = None
-        self._began = time.monotonic()
-        self._first = 0
-        self._last_line = time.monotonic()
+        self._began = self._last_line = time.monotonic()
 
     def __enter__(self) -> Self:
         if self._live:
@@ -86,63 +95,64 @@ class Terminal:
         if self._live:
             self._live.stop()
 
-    def begin(self, what: str, total: int, deadline: float | None) -> None:
+    def begin(self, what: str, total: int, deadline: float | None = None) -> None:
         """Begin a part of the search."""
         self._what, self._total, self._deadline = what, total, deadline
-        self._began, self._first = time.monotonic(), -1
+        self._name = self._phase = self._counts = ""
+        self._began, self._first = time.monotonic(), None
 
     def trial(self, name: str, done: int) -> None:
         """Show which trial runs."""
-        self._first = done if self._first < 0 else self._first
+        self._first = done if self._first is None else self._first
         self._name, self._done, self._phase, self._counts = name, done, "", ""
-        self._show()
 
     def phase(self, name: str) -> None:
         """Show the phase."""
         self._phase, self._counts = name, ""
-        self._show()
 
     def step(self, done: int, total: int) -> None:
         """Show how far the phase is."""
         self._counts = f" {done}/{total}"
-        self._show()
-        if not self._live and time.monotonic() - self._last_line > 30:
-            self._print(self._line())
+        if not self._live and time.monotonic() - self._last_line > _QUIET_SECONDS:
+            self.say(self._line())
 
-    def scored(self, name: str, score: float | None, seconds: float, note: str = "") -> None:
+    def scored(self, score: float | None, seconds: float, standing: str = "", note: str = "") -> None:
         """Print a line for a trial that is over."""
-        if score is not None:
-            self._best = score if self._best is None else max(self._best, score)
+        self._done += 1
+        self._standing = standing
         shown = f"{score:.1%}" if score is not None else "failed"
-        best = f"  best {self._best:.1%}" if self._best is not None else ""
-        self._print(f"{name:<24} {shown:>7} {seconds:7.1f} s{best}{'  ' + note if note else ''}")
+        parts = [f"{self._what} {self._done}/{self._total}: {self._name}  {shown}  {seconds:.1f} s"]
+        self.say("  ·  ".join([*parts, *([note] if note else []), *self._outlook()]))
 
     def say(self, message: str) -> None:
         """Print a message."""
-        self._print(message)
-
-    def _print(self, line: str) -> None:
         self._last_line = time.monotonic()
-        self._console.print(Text(line), soft_wrap=True)
+        self._console.print(Text(message), soft_wrap=True)
 
-    def _show(self) -> None:
-        if self._live:
-            self._live.update(Text(self._line(), overflow="ellipsis", no_wrap=True))
+    def stopping(self) -> None:
+        """Say that the search will stop: in the live line, or past all buffers."""
+        self._notice = _STOPPING
+        if not self._live:
+            os.write(self._console.file.fileno(), f"{_STOPPING}\n".encode())
+
+    def _render(self) -> Text:
+        return Text(self._line(), overflow="ellipsis", no_wrap=True)
 
     def _line(self) -> str:
-        parts = [f"{self._what} {self._name}", f"{self._done}/{self._total} done"]
+        parts = [self._notice] if self._notice else []
+        parts.append(f"{self._what} {self._done}/{self._total}: {self._name}" if self._name else self._what)
         if self._phase:
             parts.append(self._phase + self._counts)
-        if self._best is not None:
-            parts.append(f"best {self._best:.1%}")
-        if (left := self._seconds_left()) is not None:
-            parts.append(f"{_clock(left)} left")
-        return "  ·  ".join(parts)
+        return "  ·  ".join([*parts, *self._outlook()])
+
+    def _outlook(self) -> list[str]:
+        left = self._seconds_left()
+        return [*([self._standing] if self._standing else []), *([f"{_clock(left)} left"] if left is not None else [])]
 
     def _seconds_left(self) -> float | None:
         now = time.monotonic()
         by_deadline = self._deadline - now if self._deadline is not None else None
-        finished = self._done - self._first
+        finished = self._done - (self._first or 0)
         by_rate = (now - self._began) / finished * (self._total - self._done) if finished > 0 else None
         known = [left for left in (by_deadline, by_rate) if left is not None]
         return max(0.0, min(known)) if known else None

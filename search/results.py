@@ -1,94 +1,124 @@
 """A results folder: ``results/NAME/``, everything that a search leaves behind.
 
     config.yaml            the config as it was given
+    search.json            the study's name, and what must stay the same when the search goes on
     study.db               the two Optuna studies: NAME, and NAME/baselines (SQLite)
-    completions/*.jsonl    what each trial wrote, a line a problem
+    completions/*.jsonl    what each model wrote, a line a problem
     worker.log             what happened, with tracebacks
 
-Guarantees: a folder belongs to one config; opening it with another is refused and changes nothing.
+Guarantees: a folder belongs to one config; opening it with another is refused and changes nothing. It may be moved
+and renamed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
-from collections.abc import Iterable, Mapping
+import uuid
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from search.config import SearchConfig
 from search.errors import SearchError
+from search.locks import exclusive, held, is_held
 
 if TYPE_CHECKING:
     from evaluation import Outcome
 
-_CONFIG, _STUDY, _COMPLETIONS, _LOG, _IDENTITY = "config.yaml", "study.db", "completions", "worker.log", "identity.json"
+_CONFIG, _SEARCH, _STUDY, _COMPLETIONS, _LOG = "config.yaml", "search.json", "study.db", "completions", "worker.log"
+_LOCK, _WORKERS = ".lock", ".workers"
 
 
 @dataclass(frozen=True, slots=True)
 class ResultsFolder:
-    """Where one search keeps its results."""
+    """Where one search keeps its results.
+
+    Attributes:
+        path: the folder.
+        study: the study's name: what the folder was called when it was made.
+    """
 
     path: Path
+    study: str
 
     @classmethod
-    def create(cls, path: Path, config: SearchConfig, fresh: bool = False) -> ResultsFolder:
+    def create(cls, path: Path, config: SearchConfig, identity: dict[str, Any], fresh: bool = False) -> ResultsFolder:
         """Make the folder of a search, or open it to go on with the search that it holds.
 
         Args:
             path: the folder.
             config: the search's config.
+            identity: plain data that must be equal for results to belong together.
             fresh: begin anew; what is there is moved aside, to NAME.1, NAME.2, ...
 
         Raises:
-            SearchError: the folder belongs to another config, or is none of ours.
+            SearchError: the folder belongs to another config, is none of ours, or cannot be written.
         """
-        folder = cls(path)
-        if fresh and path.exists():
-            folder._move_aside()
-        if path.is_file():
-            raise SearchError(f"{path}: is a file; give a folder for the results with --out")
-        if (path / _IDENTITY).exists():
-            folder._check(config)
-        elif path.exists() and any(path.iterdir()):
-            raise SearchError(f"{path}: is not empty and holds no search; give another folder with --out")
-        else:
-            try:
-                (path / _COMPLETIONS).mkdir(parents=True, exist_ok=True)
+        try:
+            if path.exists() and not path.is_dir():
+                raise SearchError(f"{path}: is a file; give a folder for the results with --out")
+            if _is_foreign(path):
+                raise SearchError(f"{path}: is not empty and holds no search; give another folder with --out")
+            if fresh and (path / _SEARCH).exists():
+                _move_aside(path.absolute())
+            path.mkdir(parents=True, exist_ok=True)
+            with exclusive(path / _LOCK):
+                if (path / _SEARCH).exists():
+                    folder = cls.open(path)
+                    folder._check(config, identity)
+                    return folder
+                (path / _COMPLETIONS).mkdir(exist_ok=True)
+                (path / _WORKERS).mkdir(exist_ok=True)
                 write_atomically(path / _CONFIG, config.text)
-                write_atomically(path / _IDENTITY, json.dumps(config.identity, indent=2))
-            except OSError as error:
-                raise SearchError(
-                    f"{path}: cannot be written: {error.strerror}; give another folder with --out"
-                ) from None
-        return folder
+                study = path.resolve().name
+                write_atomically(path / _SEARCH, json.dumps({"study": study, "identity": identity}, indent=2))
+                return cls(path, study)
+        except OSError as error:
+            raise SearchError(f"{path}: cannot be written: {error.strerror}; give another folder with --out") from None
 
     @classmethod
     def open(cls, path: Path) -> ResultsFolder:
         """Open the folder of a search to read it. Raises SearchError if it holds none."""
-        if not (path / _STUDY).is_file():
-            raise SearchError(f"{path}: holds no search; `merge-search run CONFIG --out {path}` makes one")
-        return cls(path)
+        try:
+            return cls(path, json.loads((path / _SEARCH).read_text(encoding="utf-8"))["study"])
+        except (FileNotFoundError, NotADirectoryError):
+            raise SearchError(f"{path}: holds no search; `merge-search run CONFIG --out {path}` makes one") from None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise SearchError(
+                f"{path / _SEARCH}: cannot be read ({error}); restore it from a copy, or begin anew with --fresh"
+            ) from None
 
     @property
-    def name(self) -> str:
-        """The study's name."""
-        return self.path.resolve().name
-
-    @property
-    def storage_url(self) -> str:
+    def database(self) -> Path:
         """Where Optuna keeps the studies."""
-        return f"sqlite:///{(self.path / _STUDY).resolve()}"
+        return (self.path / _STUDY).resolve()
 
     @property
     def config_text(self) -> str:
         """The config as it was given."""
         return (self.path / _CONFIG).read_text(encoding="utf-8")
 
+    def lock(self) -> contextlib.AbstractContextManager[None]:
+        """Return a context in which no other worker changes what there is to do."""
+        return exclusive(self.path / _LOCK)
+
+    @contextlib.contextmanager
+    def sign_in(self) -> Iterator[str]:
+        """Be a worker on this folder: yield a name under which `is_at_work` finds it until it ends, or dies."""
+        worker = uuid.uuid4().hex
+        with held(self.path / _WORKERS / worker):
+            yield worker
+
+    def is_at_work(self, worker: str) -> bool:
+        """Whether the worker of that name still lives."""
+        return is_held(self.path / _WORKERS / worker)
+
     def save_completions(self, name: str, outcomes: Iterable[Outcome]) -> None:
-        """Write what a trial wrote, as a samples file that `merge-search score` reads."""
+        """Write what a model wrote, as a samples file that `merge-search score` reads."""
         lines = [
             json.dumps(
                 {"task_id": o.task_id, "completion": o.completion, "status": o.status, "tokens": o.completion_tokens}
@@ -97,34 +127,72 @@ class ResultsFolder:
         ]
         write_atomically(self.path / _COMPLETIONS / f"{name}.jsonl", "".join(line + "\n" for line in lines))
 
-    def log_to_file(self) -> logging.Handler:
-        """Return a handler, attached to the package's logger, that appends to the folder's log."""
-        handler = logging.FileHandler(self.path / _LOG, encoding="utf-8")
-        handler.setFormatter(logging.Formatter("%(asctime)s %(process)d %(levelname)s %(message)s"))
+    @contextlib.contextmanager
+    def logging(self) -> Iterator[None]:
+        """Append what the package logs to the folder's log while this lasts."""
         logger = logging.getLogger("search")
+        handler = _LogFile(self.path / _LOG, encoding="utf-8")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(process)d %(levelname)s %(message)s"))
+        level, propagate = logger.level, logger.propagate
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)
         logger.propagate = False
-        return handler
+        try:
+            yield
+        finally:
+            logger.removeHandler(handler)
+            logger.setLevel(level)
+            logger.propagate = propagate
+            handler.close()
 
-    def _check(self, config: SearchConfig) -> None:
-        known: Mapping[str, str] = json.loads((self.path / _IDENTITY).read_text(encoding="utf-8"))
-        differing = [key for key, digest in config.identity.items() if known.get(key) != digest]
+    def _check(self, config: SearchConfig, identity: dict[str, Any]) -> None:
+        known = json.loads((self.path / _SEARCH).read_text(encoding="utf-8")).get("identity")
+        # Through JSON once, so that tuples and lists are one.
+        differing = next(_differences(known, json.loads(json.dumps(identity)), ""), None)
         if differing:
             raise SearchError(
-                f"{self.path}: was made by another config than {config.source}: {', '.join(differing)} differ; "
+                f"{self.path}: was made by another config than {config.source}: {differing}; "
                 "give another folder with --out, or --fresh to move this one aside and begin anew"
             )
 
-    def _move_aside(self) -> None:
-        number = 1
-        while (aside := self.path.with_name(f"{self.path.name}.{number}")).exists():
-            number += 1
-        self.path.rename(aside)
+
+class _LogFile(logging.FileHandler):
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        # A full disk is told once, by who writes results, and not with a traceback for each line of the log.
+        pass
+
+
+def _is_foreign(path: Path) -> bool:
+    if not path.exists() or (path / _SEARCH).exists() or (path / _LOCK).exists():
+        return False
+    return any(path.iterdir())
+
+
+def _move_aside(path: Path) -> None:
+    if any(is_held(worker) for worker in (path / _WORKERS).iterdir()):
+        raise SearchError(f"{path}: a search is running there; stop it first, or give another folder with --out")
+    number = 1
+    while (aside := path.with_name(f"{path.name}.{number}")).exists():
+        number += 1
+    path.rename(aside)
+
+
+def _differences(there: Any, here: Any, key: str) -> Iterator[str]:
+    if isinstance(there, dict) and isinstance(here, dict):
+        for name in [*there, *(name for name in here if name not in there)]:
+            yield from _differences(there.get(name), here.get(name), f"{key}.{name}" if key else str(name))
+    elif isinstance(there, list) and isinstance(here, list) and len(there) == len(here):
+        for index, (one, other) in enumerate(zip(there, here, strict=True)):
+            yield from _differences(one, other, f"{key}[{index}]")
+    elif there != here:
+        yield f"{key} was {there!r} there and is {here!r} now"
 
 
 def write_atomically(file: Path, text: str) -> None:
     """Write a file so that it is there whole or not at all."""
     part = file.with_name(f".{file.name}.{os.getpid()}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(file)
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.replace(file)
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,10 +1,11 @@
 """The search space: a recipe in which some numbers are ranges.
 
 A range stands wherever a recipe has a number: ``{low, high}`` for one number, ``{low, high, knots: n}`` for a gradient
-of n numbers, ``{choices: [...]}`` for one of some values. Each searched number is an Optuna parameter, named by its key's
-path.
+of n numbers, ``{choices: [...]}`` for one of some values. Each searched number is an Optuna parameter, named by its
+key's path.
 
-Guarantees: `recipe_at` and `parameters_of` are inverse; every recipe of the space is valid, or reading the space fails.
+Guarantees: `recipe_at` and `parameters_of` are inverse; the recipes at both ends of every range are valid, or reading
+the space fails.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ from merging.errors import suggest
 from search.errors import SearchError
 
 if TYPE_CHECKING:
-    from optuna import Trial
     from optuna.distributions import BaseDistribution
 
 _RANGE_KEYS = ("low", "high", "knots", "log", "step", "choices")
@@ -104,12 +104,8 @@ class SearchSpace:
         """Return Optuna's distribution of each searched number."""
         return {name: found.distribution() for found in self.ranges for name in found.names}
 
-    def sample(self, trial: Trial) -> Recipe:
-        """Let a trial suggest every searched number and return the recipe. Raises MergingError if it is invalid."""
-        return self.recipe_at({name: value for found in self.ranges for name, value in _suggested(found, trial)})
-
     def recipe_at(self, params: Mapping[str, Any]) -> Recipe:
-        """Return the recipe with these numbers in the places of the ranges."""
+        """Return the recipe with these numbers in the places of the ranges. Raises MergingError if it is invalid."""
         data = copy.deepcopy(self.template)
         for found in self.ranges:
             _put(data, found.keys, found.value(params))
@@ -137,16 +133,6 @@ class SearchSpace:
         for found in self.ranges:
             for choice in found.choices[1:]:
                 yield low | {found.path: choice}
-
-
-def _suggested(found: Range, trial: Trial) -> Iterator[tuple[str, Any]]:
-    for name in found.names:
-        if found.choices:
-            yield name, trial.suggest_categorical(name, found.choices)
-        elif found.is_integer:
-            yield name, trial.suggest_int(name, int(found.low), int(found.high), step=int(found.step or 1))
-        else:
-            yield name, trial.suggest_float(name, found.low, found.high, log=found.log, step=found.step)
 
 
 def _find(node: Any, path: str, keys: tuple[str | int, ...], source: str) -> Iterator[Range]:
@@ -181,10 +167,12 @@ def _read_range(node: dict[str, Any], path: str, keys: tuple[str | int, ...], so
     for key in ("low", "high"):
         if key not in node:
             raise refuse(f"{path}.{key}", "is missing; a range has 'low' and 'high'")
-    for key in ("low", "high", "step"):
-        if key in node and (isinstance(node[key], bool) or not _is_finite(node[key])):
+    numbers = {key: _number(node[key]) for key in ("low", "high", "step") if key in node}
+    for key, number in numbers.items():
+        if number is None:
             raise refuse(f"{path}.{key}", f"expected a number, got {node[key]!r}")
-    low, high, knots = node["low"], node["high"], node.get("knots", 0)
+    low, high, step = numbers["low"] or 0, numbers["high"] or 0, numbers.get("step")
+    knots, log = node.get("knots", 0), node.get("log", False)
     if low > high:
         raise refuse(path, f"low ({low:g}) is above high ({high:g}); exchange them")
     if low == high:
@@ -193,7 +181,6 @@ def _read_range(node: dict[str, Any], path: str, keys: tuple[str | int, ...], so
         raise refuse(
             f"{path}.knots", f"a gradient has 2 knots or more, got {knots!r}; leave 'knots' out for one number"
         )
-    log, step = node.get("log", False), node.get("step")
     if not isinstance(log, bool):
         raise refuse(f"{path}.log", f"expected true or false, got {log!r}")
     if log and (low <= 0 or step is not None):
@@ -203,8 +190,16 @@ def _read_range(node: dict[str, Any], path: str, keys: tuple[str | int, ...], so
     return Range(name, keys, low, high, knots, log, step)
 
 
-def _is_finite(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+def _number(value: object) -> int | float | None:
+    """Return a finite number, or None. YAML 1.1 reads 1e-3 as text."""
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return value if math.isfinite(value) else None
 
 
 def _put(data: Any, keys: tuple[str | int, ...], value: Any) -> None:
@@ -244,20 +239,23 @@ def _values(found: Range, concrete: Any, where: str) -> list[Any]:
         if concrete not in found.choices:
             raise SearchError(f"{where}: {concrete!r} is none of the choices {list(found.choices)!r}")
         return [concrete]
-    line = concrete if isinstance(concrete, list) and found.knots else [concrete]
-    for value in line:
-        if isinstance(value, bool) or not _is_finite(value):
-            raise SearchError(
-                f"{where}: expected a number{' or a list of numbers' if found.knots else ''}, got {concrete!r}"
-            )
-        if not found.low <= value <= found.high:
-            raise SearchError(f"{where}: {value:g} is outside the range [{found.low:g}, {found.high:g}]")
-    return _resampled(line, found.knots, where) if found.knots else line
+    line = [_number(value) for value in (concrete if isinstance(concrete, list) and found.knots else [concrete])]
+    if not line or None in line:
+        what = "a number or a list of numbers" if found.knots else "a number"
+        raise SearchError(f"{where}: expected {what}, got {concrete!r}")
+    numbers = [number for number in line if number is not None]
+    for number in numbers:
+        if not found.low <= number <= found.high:
+            raise SearchError(f"{where}: {number:g} is outside the range [{found.low:g}, {found.high:g}]")
+    values = _resampled(numbers, found.knots, where) if found.knots else numbers
+    for value in values:
+        steps = (value - found.low) / found.step if found.step else 0.0
+        if not math.isclose(steps, round(steps), abs_tol=1e-8):
+            raise SearchError(f"{where}: {value:g} is not one of {found.low:g}, {found.low + (found.step or 0):g}, ...")
+    return [int(value) if found.is_integer else float(value) for value in values]
 
 
 def _resampled(line: list[float], knots: int, where: str) -> list[float]:
-    if len(line) == knots:
-        return list(line)
     wanted = [_at(line, knot / (knots - 1)) for knot in range(knots)]
     drawn = [_at(wanted, knot / max(len(line) - 1, 1)) for knot in range(len(line))]
     if any(not math.isclose(one, other, abs_tol=1e-9) for one, other in zip(drawn, line, strict=True)):

@@ -2,7 +2,7 @@
 
 There are two: NAME holds the trials of the search space, NAME/baselines the parents and their average, which are no
 points of the space. They are apart because a trial without parameters would empty Optuna's intersection search space
-and so blind CMA-ES, GP and multivariate TPE.
+and so blind CMA-ES, GP and multivariate TPE. People see one row of numbers: the baselines come first.
 
 Guarantees: a trial is claimed by one worker; a trial whose worker died is run again with its numbers; the sampler is
 always the config's (Optuna's `load_study` alone would quietly fall back to TPE).
@@ -12,31 +12,34 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
-import warnings
+import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.samplers import BaseSampler
+from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
 from merging import Recipe
-from search.config import Sampler, SearchConfig
+from search.config import SearchConfig
+from search.errors import SearchError
 from search.results import ResultsFolder
+from search.samplers import SeededSampler
+from search.space import SearchSpace
 
 _BASELINES = "/baselines"
 # User attributes of a trial, by what they hold.
-WORKER, RECIPE, OUTCOMES, SECONDS, TOKENS, ERROR, NAME, KIND, RERUN = (
-    "worker", "recipe", "outcomes", "seconds", "tokens", "error", "name", "kind", "rerun",
+WORKER, RECIPE, OUTCOMES, SECONDS, TOKENS, ERROR, NAME, KIND, NUMBER = (
+    "worker", "recipe", "outcomes", "seconds", "tokens", "error", "name", "kind", "number",
 )  # fmt: skip
-_REPORT = "report/"
-_ORPHAN_AFTER = timedelta(minutes=1)
+# User attributes of the search's study.
+_FIRST, _REPORT, _RERUN = "first number", "report/", "run again/"
+# How long a worker waits for another one's write.
+_BUSY_SECONDS = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,89 +55,115 @@ class Baseline:
 class Studies:
     """The two studies of a results folder."""
 
+    folder: ResultsFolder
     search: Study
     baselines: Study
 
     @classmethod
-    def create(cls, folder: ResultsFolder, config: SearchConfig, baselines: Sequence[Baseline], seed: int) -> Studies:
+    def create(cls, folder: ResultsFolder, config: SearchConfig, baselines: Sequence[Baseline]) -> Studies:
         """Make the studies, or open those that are there; what must run first is enqueued once."""
-        storage = _storage(folder)
-        search = _create(storage, folder.name, None)
-        known = len(search.get_trials(deepcopy=False))
-        search.sampler = make_sampler(config.search.sampler, _stream(seed, known))
-        studies = cls(search, _create(storage, folder.name + _BASELINES, optuna.samplers.RandomSampler(seed=seed)))
-        _enqueue_once(studies.baselines, [({}, _attributes(baseline)) for baseline in baselines])
-        _enqueue_once(studies.search, [(params, {}) for params in config.warm_starts])
+        start = config.warm_starts[0] if config.warm_starts else {}
+        with folder.lock():
+            storage = _storage(folder)
+            search = _create(storage, folder.study)
+            search.sampler = SeededSampler(config.search.sampler, config.search.seed, start)
+            studies = cls(folder, search, _create(storage, folder.study + _BASELINES))
+            if _FIRST not in search.user_attrs:
+                for number, baseline in enumerate(baselines):
+                    studies.baselines.enqueue_trial({}, user_attrs=_attributes(number, baseline))
+                search.set_user_attr(_FIRST, len(baselines))
+            for params in config.warm_starts:
+                search.enqueue_trial(params, skip_if_exists=True)
+            studies._retry_baselines()
         return studies
 
     @classmethod
     def open(cls, folder: ResultsFolder) -> Studies:
         """Open the studies of a folder to read them."""
         storage = _storage(folder)
-        return cls(
-            *(optuna.load_study(study_name=folder.name + suffix, storage=storage) for suffix in ("", _BASELINES))
-        )
+        names = (folder.study, folder.study + _BASELINES)
+        try:
+            return cls(folder, *(optuna.load_study(study_name=name, storage=storage) for name in names))
+        except KeyError:
+            raise SearchError(f"{folder.database}: holds no study {folder.study!r}; {_REMEDY}") from None
 
-    def revive(self) -> None:
-        """Enqueue again what died with its worker, on this machine; the trial itself is marked as failed."""
-        for study in (self.baselines, self.search):
-            for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-                if _is_orphan(trial):
-                    _run_again(study, trial)
+    def claim_baseline(self, worker: str) -> Trial | None:
+        """Take the next baseline that waits, if any does."""
+        with self.folder.lock():
+            return self._take(self.baselines, worker, {}) if _count(self.baselines, TrialState.WAITING) else None
 
+    def claim(self, worker: str, total: int, space: SearchSpace) -> Trial | None:
+        """Take the next trial, its numbers suggested, if there are not `total` of them yet, taken by whomever."""
+        with self.folder.lock():
+            self._revive()
+            if len(self.trials()) + self.in_flight >= total:
+                return None
+            return self._take(self.search, worker, space.distributions())
 
-def make_sampler(name: Sampler, seed: int) -> BaseSampler:
-    """Return the sampler of a name, seeded."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        if name == "tpe":
-            return optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, n_startup_trials=10)
-        if name == "cmaes":
-            return optuna.samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False)
-        if name == "gp":
-            return optuna.samplers.GPSampler(seed=seed, warn_independent_sampling=False)
-        if name == "nsgaii":
-            return optuna.samplers.NSGAIISampler(seed=seed, population_size=20)
-        if name == "qmc":
-            return optuna.samplers.QMCSampler(seed=seed, scramble=True, warn_independent_sampling=False)
-        return optuna.samplers.RandomSampler(seed=seed)
+    @property
+    def in_flight(self) -> int:
+        """How many trials of the search some worker is running."""
+        return _count(self.search, TrialState.RUNNING)
 
+    @property
+    def first_number(self) -> int:
+        """The number of the search's first trial, which is how many baselines there are."""
+        return int(self.search.user_attrs[_FIRST])
 
-def claim(study: Study) -> Trial:
-    """Take the next trial of a study: one that waits, or a new one."""
-    trial = study.ask()
-    trial.set_user_attr(WORKER, _this_worker())
-    return trial
+    def number(self, trial: FrozenTrial | Trial) -> int:
+        """Return the number that people see."""
+        if NUMBER in trial.user_attrs:
+            return int(trial.user_attrs[NUMBER])
+        return self.first_number + trial.number
 
+    def trials(self) -> list[FrozenTrial]:
+        """Return the search's trials that are over, without those that were run again."""
+        again = {int(key.removeprefix(_RERUN)) for key in self.search.user_attrs if key.startswith(_RERUN)}
+        ended = self.search.get_trials(deepcopy=False)
+        return [trial for trial in ended if trial.state.is_finished() and trial.number not in again]
 
-def waiting(study: Study) -> int:
-    """Return how many trials are enqueued and not yet taken."""
-    return len(study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
+    def baseline_trials(self) -> list[FrozenTrial]:
+        """Return the baselines that are over; of one that was run again, the last."""
+        ended = [trial for trial in self.baselines.get_trials(deepcopy=False) if trial.state.is_finished()]
+        return list({trial.user_attrs[NUMBER]: trial for trial in ended}.values())
 
+    def save_report(self, number: int, outcomes: Mapping[str, str]) -> None:
+        """Keep outcomes on the report split; a finished trial takes no attributes itself."""
+        self.search.set_user_attr(f"{_REPORT}{number}", dict(outcomes))
 
-def done(study: Study) -> list[FrozenTrial]:
-    """Return the trials that are over, without those that were run again."""
-    return [
-        trial
-        for trial in study.get_trials(deepcopy=False)
-        if trial.state.is_finished() and RERUN not in trial.user_attrs
-    ]
+    def reports(self) -> dict[int, dict[str, str]]:
+        """Return the outcomes on the report split, by the number that people see."""
+        found = {key: value for key, value in self.search.user_attrs.items() if key.startswith(_REPORT)}
+        return {int(key.removeprefix(_REPORT)): value for key, value in found.items()}
 
+    def _take(self, study: Study, worker: str, distributions: dict[str, Any]) -> Trial:
+        # The numbers are drawn inside the lock: a quasi-random sequence keeps its place in the study.
+        trial = study.ask(distributions)
+        trial.set_user_attr(WORKER, worker)
+        return trial
 
-def in_flight(study: Study) -> int:
-    """Return how many trials some worker is running."""
-    return len(study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
+    def _revive(self) -> None:
+        """Enqueue again what died with its worker; the trial itself is marked as failed and no longer seen."""
+        for trial in self._orphans(self.search):
+            # First enqueued, then marked: whoever is killed in between runs a trial twice rather than lose it.
+            self.search.enqueue_trial(trial.params)
+            self.search.set_user_attr(f"{_RERUN}{trial.number}", True)
+            self.search.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
 
+    def _retry_baselines(self) -> None:
+        """Enqueue again the baselines that failed or died with their worker: without them nothing can be compared."""
+        for trial in self._orphans(self.baselines):
+            self.baselines.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+        latest = {trial.user_attrs[NUMBER]: trial for trial in self.baselines.get_trials(deepcopy=False)}
+        for trial in latest.values():
+            if trial.state is TrialState.FAIL:
+                kept = {key: trial.user_attrs[key] for key in (KIND, NAME, NUMBER, RECIPE)}
+                self.baselines.enqueue_trial({}, user_attrs=kept)
 
-def save_report(study: Study, number: int, outcomes: Mapping[str, str]) -> None:
-    """Keep a trial's outcomes on the report split; a finished trial takes no attributes itself."""
-    study.set_user_attr(f"{_REPORT}{number}", dict(outcomes))
-
-
-def reports(study: Study) -> dict[int, dict[str, str]]:
-    """Return the outcomes on the report split, by trial number."""
-    found = {key: value for key, value in study.user_attrs.items() if key.startswith(_REPORT)}
-    return {int(key.removeprefix(_REPORT)): value for key, value in found.items()}
+    def _orphans(self, study: Study) -> list[FrozenTrial]:
+        # Taking a trial and signing it happen inside the lock that is held here: one without a worker has lost it.
+        running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        return [trial for trial in running if not self.folder.is_at_work(trial.user_attrs.get(WORKER, "none"))]
 
 
 @contextlib.contextmanager
@@ -148,58 +177,50 @@ def quiet() -> Iterator[None]:
         optuna.logging.set_verbosity(before)
 
 
+_REMEDY = "restore it from a copy, or begin anew with --fresh"
+
+
+@contextlib.contextmanager
+def storage_errors(folder: ResultsFolder) -> Iterator[None]:
+    """Say what is wrong with the results folder, where what happens inside shows that something is."""
+    try:
+        yield
+    except (SQLAlchemyError, StorageInternalError) as error:
+        cause = error if isinstance(error, SQLAlchemyError) else error.__cause__ or error
+        reason = str(getattr(cause, "orig", None) or cause).partition("\n")[0]
+        if "full" in reason or "readonly" in reason or "disk I/O" in reason:
+            remedy = "what was scored is kept: make room (or the folder writable) and run the same command again"
+        else:
+            remedy = _REMEDY
+        raise SearchError(f"{folder.database}: {reason}; {remedy}") from error
+
+
 def _storage(folder: ResultsFolder) -> RDBStorage:
-    # Several workers may write at once: each waits for the others rather than fail.
-    return RDBStorage(folder.storage_url, engine_kwargs={"connect_args": {"timeout": 60}})
+    # Connected to by path: SQLAlchemy would read a ? or a % in a URL. A worker waits for the others rather than fail.
+    def connect() -> sqlite3.Connection:
+        if not os.access(folder.path, os.W_OK):  # an archive: SQLite could not make its files beside the database
+            uri = f"{folder.database.as_uri()}?immutable=1"
+            return sqlite3.connect(uri, uri=True, check_same_thread=False)
+        connection = sqlite3.connect(folder.database, timeout=_BUSY_SECONDS, check_same_thread=False)
+        # Readers do not wait for a writer, and a trial's 25 commits take 0.1 s instead of 0.7 s. What is committed
+        # survives any end of a process; a power cut may cost the last trials, and no more.
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=NORMAL")
+        return connection
+
+    return RDBStorage("sqlite:///study.db", engine_kwargs={"creator": connect})
 
 
-def _create(storage: RDBStorage, name: str, sampler: BaseSampler | None) -> Study:
+def _create(storage: RDBStorage, name: str) -> Study:
     return optuna.create_study(
-        storage=storage, study_name=name, direction="maximize", load_if_exists=True, sampler=sampler,
-        pruner=optuna.pruners.NopPruner(),
+        storage=storage, study_name=name, direction="maximize", load_if_exists=True,
+        sampler=optuna.samplers.RandomSampler(seed=0), pruner=optuna.pruners.NopPruner(),
     )  # fmt: skip
 
 
-def _enqueue_once(study: Study, entries: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> None:
-    if not study.get_trials(deepcopy=False):
-        for params, attributes in entries:
-            study.enqueue_trial(params, user_attrs=attributes)
+def _count(study: Study, state: TrialState) -> int:
+    return len(study.get_trials(deepcopy=False, states=(state,)))
 
 
-def _attributes(baseline: Baseline) -> dict[str, Any]:
-    return {KIND: baseline.kind, NAME: baseline.name, RECIPE: baseline.recipe.to_dict()}
-
-
-def _stream(seed: int, known: int) -> int:
-    # A resumed sampler must not propose again what it proposed before it was stopped.
-    return (seed * 1_000_003 + known) % 2**32
-
-
-def _this_worker() -> dict[str, Any]:
-    return {"host": socket.gethostname(), "pid": os.getpid(), "started": _start_time(os.getpid())}
-
-
-def _start_time(pid: int) -> str:
-    # The kernel's start time tells a process from a later one with the same pid.
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        return ""
-
-
-def _is_orphan(trial: FrozenTrial) -> bool:
-    worker = trial.user_attrs.get(WORKER)
-    if worker is None:  # its worker died between taking it and saying so
-        return trial.datetime_start is not None and datetime.now() - trial.datetime_start > _ORPHAN_AFTER
-    return bool(worker["host"] == socket.gethostname() and worker["started"] != _start_time(worker["pid"]))
-
-
-def _run_again(study: Study, trial: FrozenTrial) -> None:
-    storage = study._storage
-    with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):  # another worker was faster
-        storage.set_trial_user_attr(trial._trial_id, RERUN, True)
-        if storage.set_trial_state_values(trial._trial_id, state=TrialState.FAIL):
-            kept = {key: value for key, value in trial.user_attrs.items() if key in (KIND, NAME)}
-            if KIND in kept:
-                kept[RECIPE] = trial.user_attrs[RECIPE]
-            study.enqueue_trial(trial.params, user_attrs=kept)
+def _attributes(number: int, baseline: Baseline) -> dict[str, Any]:
+    return {KIND: baseline.kind, NAME: baseline.name, NUMBER: number, RECIPE: baseline.recipe.to_dict()}

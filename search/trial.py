@@ -1,14 +1,14 @@
 """One trial: a recipe is merged, scored and recorded.
 
-Guarantees: nothing that goes wrong in a trial ends the study: it is recorded as failed, with its reason, and the
-traceback is in the log.
+Guarantees: nothing that goes wrong with a candidate ends the study: it is recorded as failed, with its reason, and the
+traceback is in the log. What goes wrong with the results folder is raised.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -20,15 +20,23 @@ from evaluation import EvaluationError, Evaluator, ProblemSet, Report
 from merging import Merger, MergingError, Recipe, load_tokenizer
 from search.progress import Progress
 from search.results import ResultsFolder
-from search.space import SearchSpace
-from search.study import ERROR, KIND, OUTCOMES, RECIPE, SECONDS, TOKENS
+from search.study import ERROR, OUTCOMES, RECIPE, SECONDS, TOKENS
 
 _LOG = logging.getLogger("search.trial")
 
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """What every trial of a worker uses: the merger, the evaluator, the split that may be seen."""
+    """What every trial of a worker uses.
+
+    Attributes:
+        merger: makes candidates.
+        evaluator: scores them.
+        problems: the split that the search may see.
+        tokenizer: a model whose tokenizer all use, or None for each merge's own.
+        folder: where completions are kept.
+        progress: told what happens.
+    """
 
     merger: Merger
     evaluator: Evaluator
@@ -42,7 +50,7 @@ class Bench:
         started = time.perf_counter()
         self.progress.phase("merging")
         model = self.merger.apply(recipe, progress=self.progress.step)
-        tokenizer = self._tokenizer(recipe)
+        tokenizer = self.tokenizer_of(recipe)
         merged = time.perf_counter()
         self.progress.phase("evaluating")
         report = self.evaluator.evaluate(model, tokenizer, problems=problems, progress=self.progress.step)
@@ -55,42 +63,62 @@ class Bench:
         }
         return report, seconds
 
-    def _tokenizer(self, recipe: Recipe) -> PreTrainedTokenizerBase:
+    def tokenizer_of(self, recipe: Recipe) -> PreTrainedTokenizerBase:
+        """Return the tokenizer with which a merge is scored."""
         return load_tokenizer(self.tokenizer) if self.tokenizer else self.merger.tokenizer(recipe)
 
 
-def run_trial(study: Study, trial: Trial, space: SearchSpace, bench: Bench) -> None:
-    """Run one claimed trial to its end, whatever that is, and tell the study."""
-    is_baseline = KIND in trial.user_attrs
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How a trial ended: its score, or None and why it failed."""
+
+    score: float | None
+    seconds: float
+    error: str = ""
+
+
+def run_trial(study: Study, trial: Trial, number: int, recipe: Callable[[], Recipe], bench: Bench) -> Result:
+    """Run one claimed trial to its end, whatever that is, and tell the study.
+
+    Args:
+        study: the trial's.
+        trial: what was claimed.
+        number: what people call it.
+        recipe: gives the merge; may fail.
+        bench: what to run it with.
+    """
     started = time.perf_counter()
     try:
-        recipe = Recipe.from_dict(trial.user_attrs[RECIPE], space.source) if is_baseline else space.sample(trial)
-        if not is_baseline:
-            trial.set_user_attr(RECIPE, recipe.to_dict())
-        report, seconds = bench.score(recipe, bench.problems)
-        bench.folder.save_completions(
-            f"{'baseline' if is_baseline else 'trial'}-{trial.number}", report.outcomes.values()
-        )
-    except (MergingError, EvaluationError, RuntimeError, ValueError, ArithmeticError, OSError, MemoryError) as error:
-        _record_failure(study, trial, error, time.perf_counter() - started)
-        return
+        merge = recipe()
+        trial.set_user_attr(RECIPE, merge.to_dict())
+        report, seconds = bench.score(merge, bench.problems)
+    except Exception as error:  # whatever a candidate does wrong, the study goes on
+        return _failed(study, trial, number, error, time.perf_counter() - started)
+    bench.folder.save_completions(f"trial-{number}", report.outcomes.values())
     trial.set_user_attr(OUTCOMES, statuses(report))
     trial.set_user_attr(SECONDS, seconds)
     trial.set_user_attr(TOKENS, sum(outcome.completion_tokens for outcome in report.outcomes.values()))
     study.tell(trial, report.pass_at_1)
-    _LOG.info("%s trial %d: %.4f in %.1f s", study.study_name, trial.number, report.pass_at_1, seconds["total"])
+    _LOG.info("trial %d: %.4f in %.1f s", number, report.pass_at_1, seconds["total"])
+    return Result(report.pass_at_1, seconds["total"])
 
 
-def statuses(report: Report) -> Mapping[str, str]:
+def statuses(report: Report) -> dict[str, str]:
     """Return what became of each problem, as it is recorded."""
     return {task: outcome.status for task, outcome in report.outcomes.items()}
 
 
-def _record_failure(study: Study, trial: Trial, error: Exception, seconds: float) -> None:
-    _LOG.exception("%s trial %d failed", study.study_name, trial.number)
+def describe(error: Exception) -> str:
+    """Return why a candidate failed, for people."""
+    return str(error) if isinstance(error, MergingError | EvaluationError) else f"{type(error).__name__}: {error}"
+
+
+def _failed(study: Study, trial: Trial, number: int, error: Exception, seconds: float) -> Result:
+    _LOG.error("trial %d failed", number, exc_info=error)
     if isinstance(error, torch.OutOfMemoryError) and torch.cuda.is_available():
         torch.cuda.empty_cache()
-    reason = str(error) if isinstance(error, MergingError | EvaluationError) else f"{type(error).__name__}: {error}"
-    trial.set_user_attr(ERROR, reason[:2000])
+    reason = describe(error)[:2000]
+    trial.set_user_attr(ERROR, reason)
     trial.set_user_attr(SECONDS, {"total": seconds})
     study.tell(trial, state=TrialState.FAIL)
+    return Result(None, seconds, reason)

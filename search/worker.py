@@ -1,8 +1,7 @@
 """The worker: takes trials of a study until there are enough, then scores the finalists on the report split.
 
-Guarantees: many workers may share one results folder; the first Ctrl-C (or SIGTERM) lets the running trial
-finish, the second stops at once, and what was stopped is run again on the next start; the search never
-sees the report split.
+Guarantees: many workers may share one results folder; the first Ctrl-C (or SIGTERM) lets the running trial finish, the
+second stops at once, and what was stopped is run again on the next start; the search never sees the report split.
 """
 
 from __future__ import annotations
@@ -12,38 +11,25 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
 from optuna.study import Study
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 
-from evaluation import ConsentError, EvaluationError, Evaluator, ProblemSet, load_problems
-from merging import Merger, MergingError, ParentSet, Recipe
+from evaluation import ConsentError, Evaluator, ProblemSet, load_problems
+from merging import Merger, ParentSet, Recipe
 from search.config import SearchConfig
+from search.devices import choose_device
 from search.errors import SearchError
 from search.leaderboard import Leaderboard
 from search.progress import Progress, Silent
 from search.results import ResultsFolder
-from search.study import (
-    ERROR,
-    NAME,
-    OUTCOMES,
-    RECIPE,
-    SECONDS,
-    Baseline,
-    Studies,
-    claim,
-    done,
-    in_flight,
-    quiet,
-    reports,
-    save_report,
-    waiting,
-)
-from search.trial import Bench, run_trial, statuses
+from search.study import ERROR, KIND, NAME, OUTCOMES, RECIPE, Baseline, Studies, quiet, storage_errors
+from search.trial import Bench, describe, run_trial, statuses
 
 _LOG = logging.getLogger("search.worker")
 
@@ -63,34 +49,38 @@ def run_search(
     Args:
         config: what to search.
         out: the results folder; by default ``results/`` and the config's name.
-        trials: how many trials the search has in all, instead of the config's number.
+        trials: how many trials the search has in all, instead of the config's number; parents are not counted.
         timeout: stop taking trials after this many seconds, instead of the config's.
         seed: the sampler's seed and that of the split, instead of the config's.
         fresh: begin anew; an existing folder is moved aside.
         progress: told what happens; by default nobody is.
 
     Raises:
-        SearchError, MergingError, EvaluationError: the config, the folder, the models or the problems cannot be used;
-            no existing folder was changed.
+        SearchError, MergingError, EvaluationError: the config, the folder, the models or the problems cannot be used,
+            and no existing folder was changed; or the folder can no longer be written, or no parent can be scored.
     """
     if seed is not None:
         config = config.with_seed(seed)
     if not config.evaluation.allow_code_execution:
         raise ConsentError
-    total, limit = trials or config.search.trials, timeout or config.search.timeout
-    path = Path(out) if out is not None else Path("results") / Path(config.source).stem
-    worker = _Worker(config, progress or Silent())
+    worker = _Worker(config, trials or config.search.trials, progress or Silent())
+    path = Path(out) if out is not None else default_folder(config)
     with quiet(), _interruptible(worker):
-        return worker.run(path, total, limit, fresh)
+        return worker.run(path, timeout or config.search.timeout, fresh)
+
+
+def default_folder(config: SearchConfig) -> Path:
+    """Return where the results of a config go if nothing else is said."""
+    return Path("results") / Path(config.source).stem
 
 
 def baselines(config: SearchConfig) -> list[Baseline]:
     """Return what candidates are compared with: each parent alone, and the average of those that are merged."""
-    example = config.space.example()
-    dtype = example.out_dtype or example.dtype
-    parents = example.parents()
+    corners = config.space.corners()
+    dtype = corners[0].out_dtype or corners[0].dtype
+    parents = list(dict.fromkeys(name for recipe in corners for name in recipe.parents()))
     found = [Baseline("parent", name, Recipe.single(name, dtype)) for name in parents]
-    merged = [name for name in parents if name != example.base_model]
+    merged = [name for name in parents if name not in {recipe.base_model for recipe in corners}]
     if len(merged) > 1:
         found.append(Baseline("baseline", "equal average", Recipe.average(merged, dtype)))
     return found
@@ -99,34 +89,37 @@ def baselines(config: SearchConfig) -> list[Baseline]:
 @dataclass
 class _Worker:
     config: SearchConfig
+    total: int
     progress: Progress
+    started: bool = False
     stopping: bool = False
 
-    def run(self, path: Path, total: int, limit: float | None, fresh: bool) -> Leaderboard:
+    def run(self, path: Path, limit: float | None, fresh: bool) -> Leaderboard:
         config = self.config
+        deadline = time.monotonic() + limit if limit else None
         problems = load_problems(config.evaluation.problems)
         visible, report = problems.split(config.evaluation.report_fraction, config.search.seed)
         if not len(visible):
             raise SearchError(f"{config.source}: evaluation.report_fraction: leaves no problem to search on")
         known = baselines(config)
-        recipes = [config.space.example(), *config.space.corners(), *(baseline.recipe for baseline in known)]
-        with ParentSet.open(recipes, _device(config.merging.device), self._reading) as parents:
+        corners = config.space.corners()
+        recipes = [*corners, *(baseline.recipe for baseline in known)]
+        with ParentSet.open(recipes, choose_device(config.merging.device), self._reading) as parents:
             merger = Merger(parents, config.merging.random_seed)
-            for recipe in recipes[:2]:
+            for recipe in corners:
                 merger.plan(recipe)
                 merger.tokenizer(recipe)
             # Only now is anything written: whatever is wrong with the input has been found.
-            folder = ResultsFolder.create(path, config, fresh)
-            handler = folder.log_to_file()
-            try:
-                with self._evaluator(visible) as evaluator:
-                    bench = Bench(merger, evaluator, visible, config.evaluation.prompt.tokenizer, folder, self.progress)
-                    studies = Studies.create(folder, config, known, config.search.seed)
-                    studies.revive()
-                    self._run_all(studies, bench, total, limit, report)
-            finally:
-                logging.getLogger("search").removeHandler(handler)
-                handler.close()
+            identity = config.identity | {"problems": {"sha256": problems.digest}}
+            folder = ResultsFolder.create(path, config, identity, fresh)
+            with storage_errors(folder), folder.logging(), folder.sign_in() as name, self._evaluator(visible) as scorer:
+                tokenizer = config.evaluation.prompt.tokenizer
+                bench = Bench(merger, scorer, visible, tokenizer, folder, self.progress)
+                studies = Studies.create(folder, config, known)
+                self.started = True
+                self._run_baselines(studies, bench, name)
+                self._run_trials(studies, bench, name, deadline)
+                self._score_finalists(studies, bench, report)
         return Leaderboard.read(folder)
 
     def _evaluator(self, problems: ProblemSet) -> Evaluator:
@@ -143,73 +136,89 @@ class _Worker:
 
     def _reading(self, _parent: str, read: int, tensors: int) -> None:
         if read == 1:
-            self.progress.begin("reading", 1, None)
-            self.progress.trial("the parents", 0)
+            self.progress.begin("reading the parents", 1)
             self.progress.phase("tensors")
         self.progress.step(read, tensors)
 
-    def _run_all(self, studies: Studies, bench: Bench, total: int, limit: float | None, report: ProblemSet) -> None:
-        deadline = time.monotonic() + limit if limit else None
-        count = len(studies.baselines.get_trials(deepcopy=False))
-        self.progress.begin("baseline", count, None)
-        while not self.stopping and waiting(studies.baselines):
-            self._one(studies.baselines, bench)
-        self.progress.begin("trial", total, deadline)
-        while not self.stopping and not _expired(deadline) and self._wanted(studies.search, total):
-            self._one(studies.search, bench)
-        if not self.stopping and len(report):
-            self._score_finalists(studies, bench, report)
+    def _run_baselines(self, studies: Studies, bench: Bench, worker: str) -> None:
+        self.progress.begin("parents", studies.first_number)
+        while not self.stopping and (trial := studies.claim_baseline(worker)):
+            self.progress.trial(_name(studies, trial), len(studies.baseline_trials()))
+            self._one(
+                studies,
+                studies.baselines,
+                trial,
+                partial(Recipe.from_dict, trial.user_attrs[RECIPE], self.config.source),
+                bench,
+            )
+        parents = [trial for trial in studies.baseline_trials() if trial.user_attrs[KIND] == "parent"]
+        if parents and all(trial.state is TrialState.FAIL for trial in parents):
+            first = parents[0].user_attrs
+            raise SearchError(
+                f"{self.config.source}: none of the parents could be scored, so that no merge of them would be; "
+                f"{first[NAME]}: {first.get(ERROR, '')}"
+            )
 
-    def _wanted(self, study: Study, total: int) -> bool:
-        return len(done(study)) + in_flight(study) < total
+    def _run_trials(self, studies: Studies, bench: Bench, worker: str, deadline: float | None) -> None:
+        self.progress.begin("search", self.total, deadline)
+        space = self.config.space
+        while not self.stopping and not _expired(deadline) and (trial := studies.claim(worker, self.total, space)):
+            self.progress.trial(_name(studies, trial), len(studies.trials()))
+            # Numbers may make a recipe that is not valid: that is the trial's failure, and so made inside it.
+            self._one(studies, studies.search, trial, partial(space.recipe_at, trial.params), bench)
 
-    def _one(self, study: Study, bench: Bench) -> None:
-        trial = claim(study)
-        name = trial.user_attrs.get(NAME) or f"trial {trial.number}"
-        name = Path(name).name if NAME in trial.user_attrs else name
-        self.progress.trial(name, len(done(study)))
-        run_trial(study, trial, self.config.space, bench)
-        ended = study.trials[trial.number]
-        seconds = ended.user_attrs.get(SECONDS, {}).get("total", 0.0)
-        self.progress.scored(name, ended.value, seconds, ended.user_attrs.get(ERROR, "").partition("\n")[0])
+    def _one(self, studies: Studies, study: Study, trial: Trial, recipe: Callable[[], Recipe], bench: Bench) -> None:
+        result = run_trial(study, trial, studies.number(trial), recipe, bench)
+        self.progress.scored(result.score, result.seconds, _standing(studies), result.error.partition("\n")[0])
 
     def _score_finalists(self, studies: Studies, bench: Bench, report: ProblemSet) -> None:
-        jobs = [(studies.baselines, trial) for trial in done(studies.baselines) if trial.state is TrialState.COMPLETE]
-        jobs += [(studies.search, trial) for trial in finalists(studies.search, self.config.search.finalists)]
-        scored = {study.study_name: reports(study) for study in (studies.baselines, studies.search)}
-        jobs = [(study, trial) for study, trial in jobs if trial.number not in scored[study.study_name]]
-        self.progress.begin("report split", len(jobs), None)
-        for index, (study, trial) in enumerate(jobs):
+        if self.stopping or not len(report):
+            return
+        if studies.in_flight:
+            self.progress.say("another worker is still at its last trial; it will score the finalists")
+            return
+        known = studies.reports()
+        best = finalists(studies.trials(), self.config.search.finalists)
+        chosen = [trial for trial in studies.baseline_trials() if trial.state is TrialState.COMPLETE] + list(best)
+        jobs = [trial for trial in chosen if studies.number(trial) not in known]
+        self.progress.begin("report split", len(jobs))
+        for index, trial in enumerate(jobs):
             if self.stopping:
                 return
-            name = Path(trial.user_attrs.get(NAME, f"trial {trial.number}")).name
-            self.progress.trial(name, index)
-            try:
-                recipe = Recipe.from_dict(trial.user_attrs[RECIPE], self.config.source)
-                scores, _ = bench.score(recipe, report)
-            except (MergingError, EvaluationError, RuntimeError) as error:
-                _LOG.exception("%s trial %d failed on the report split", study.study_name, trial.number)
-                self.progress.say(f"{name}: not scored on the report split: {error}")
-                continue
-            prefix = "report-baseline" if study is studies.baselines else "report-trial"
-            bench.folder.save_completions(f"{prefix}-{trial.number}", scores.outcomes.values())
-            save_report(study, trial.number, statuses(scores))
+            self.progress.trial(_name(studies, trial), index)
+            self._score_finalist(studies, trial, bench, report)
+
+    def _score_finalist(self, studies: Studies, trial: FrozenTrial, bench: Bench, report: ProblemSet) -> None:
+        number, name = studies.number(trial), _name(studies, trial)
+        try:
+            recipe = Recipe.from_dict(trial.user_attrs[RECIPE], self.config.source)
+            scores, seconds = bench.score(recipe, report)
+        except Exception as error:
+            _LOG.exception("trial %d failed on the report split", number)
+            self.progress.say(f"{name}: not scored on the report split: {describe(error)}")
+            return
+        bench.folder.save_completions(f"report-{number}", scores.outcomes.values())
+        studies.save_report(number, statuses(scores))
+        self.progress.scored(scores.pass_at_1, seconds["total"], _standing(studies))
 
 
-def finalists(study: Study, count: int) -> Sequence[FrozenTrial]:
+def finalists(trials: Sequence[FrozenTrial], count: int) -> Sequence[FrozenTrial]:
     """Return the best trials on the search split, best first; of equals the earlier, and each recipe once."""
-    complete = [trial for trial in done(study) if trial.state is TrialState.COMPLETE and OUTCOMES in trial.user_attrs]
+    complete = [trial for trial in trials if trial.state is TrialState.COMPLETE and OUTCOMES in trial.user_attrs]
     ranked = sorted(complete, key=lambda trial: (-(trial.value or 0.0), trial.number))
     distinct = {str(trial.user_attrs[RECIPE]): trial for trial in reversed(ranked)}
     return [trial for trial in ranked if distinct[str(trial.user_attrs[RECIPE])] is trial][:count]
 
 
-def _device(name: str) -> str:
-    import torch
+def _name(studies: Studies, trial: FrozenTrial | Trial) -> str:
+    return Path(trial.user_attrs[NAME]).name if NAME in trial.user_attrs else f"trial {studies.number(trial)}"
 
-    if name != "auto":
-        return name
-    return "cuda" if torch.cuda.is_available() else "cpu"
+
+def _standing(studies: Studies) -> str:
+    best = finalists(studies.trials(), 1)
+    parents = [trial.value or 0.0 for trial in studies.baseline_trials() if trial.user_attrs[KIND] == "parent"]
+    known = [f"best {trial.value:.1%} (trial {studies.number(trial)})" for trial in best]
+    return ", ".join([*known, f"best parent {max(parents):.1%}"] if parents else known)
 
 
 def _expired(deadline: float | None) -> bool:
@@ -221,10 +230,10 @@ def _interruptible(worker: _Worker) -> Iterator[None]:
     """Let the first SIGINT or SIGTERM stop the worker after its trial, and the second at once."""
 
     def stop(_number: int, _frame: FrameType | None) -> None:
-        if worker.stopping:
+        if worker.stopping or not worker.started:
             raise KeyboardInterrupt
         worker.stopping = True
-        worker.progress.say("stopping when this trial is done; once more to stop at once")
+        worker.progress.stopping()
 
     if threading.current_thread() is not threading.main_thread():
         yield

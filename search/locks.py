@@ -1,0 +1,43 @@
+"""Locks in a results folder, which the system drops when their holder ends, however that comes about.
+
+Guarantees: of the workers on one folder, one at a time is inside `exclusive`; `is_held` tells whether a worker still
+lives, also from another container, and at once after a kill -9. Works where flock does: on local disks and on NFS 4.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def exclusive(file: Path) -> Iterator[None]:
+    """Hold a lock file, waiting for it; the file is made if need be and stays."""
+    with file.open("ab") as opened:
+        fcntl.flock(opened, fcntl.LOCK_EX)
+        yield
+
+
+@contextlib.contextmanager
+def held(file: Path) -> Iterator[None]:
+    """Hold a lock file of one's own for as long as this lasts, and remove it after."""
+    with file.open("ab") as opened:
+        fcntl.flock(opened, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            file.unlink(missing_ok=True)
+
+
+def is_held(file: Path) -> bool:
+    """Whether somebody holds a lock file."""
+    try:
+        with file.open("rb") as opened:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
