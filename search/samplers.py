@@ -99,4 +99,6 @@ class SeededSampler(BaseSampler):
         own = 0 if self.name == "qmc" else number
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            # x0 of CMA-ES is deprecated since Optuna 4.9 without anything in its place, and stays until 6.
+            warnings.simplefilter("ignore", FutureWarning)
             return SAMPLERS[self.name](random.Random(f"{self.seed} {own}").getrandbits(32), self.start)

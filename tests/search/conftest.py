@@ -1,0 +1,55 @@
+"""What the tests of the search share: a family of tiny models, and one finished search over it."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from search import SearchConfig, run_search
+from search.cli import main
+from tests.search.family import Family, make_family
+
+Command = Callable[..., Result]
+
+
+@pytest.fixture(scope="session")
+def shared_family(tmp_path_factory: pytest.TempPathFactory) -> Family:
+    return make_family(tmp_path_factory.mktemp("family"))
+
+
+@pytest.fixture
+def family(shared_family: Family, tmp_path: Path) -> Family:
+    """Return a family of the test's own, which it may break."""
+    folder = tmp_path / "family"
+    shutil.copytree(shared_family.folder, folder)
+    return Family(folder, folder / "base", folder / "a", folder / "b", folder / "problems.jsonl")
+
+
+@pytest.fixture(scope="session")
+def finished(shared_family: Family, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the results folder of a search of three trials that is over; not to be changed."""
+    out = tmp_path_factory.mktemp("results") / "finished"
+    config = shared_family.write("finished.yaml")
+    run_search(SearchConfig.load(config), out)
+    return out
+
+
+@pytest.fixture
+def command() -> Command:
+    """Return a function that runs `merge-search` with some arguments."""
+
+    def run(*words: str | Path) -> Result:
+        return CliRunner().invoke(main, [str(word) for word in words])
+
+    return run
+
+
+def fingerprint(folder: Path) -> dict[str, str]:
+    """Return what is in a folder, by path."""
+    files = [file for file in folder.rglob("*") if file.is_file()]
+    return {str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}

@@ -1,0 +1,133 @@
+"""A config is read whole or refused with one message that names the file, the key and the remedy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from search import SearchConfig, SearchError
+from search.config import parse_duration
+from tests.search.family import Family
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("8h", 28800), ("1h30m", 5400), ("90m", 5400), ("45s", 45), ("45", 45), (45, 45), ("0.5h", 1800), (1.5, 1.5)],
+)
+def test_durations(text: object, seconds: float) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "8 hours", "h", "-1h", "0", "30m8h", None])
+def test_what_is_no_duration_is_refused_with_examples(text: object) -> None:
+    with pytest.raises(ValueError, match="8h, 1h30m"):
+        parse_duration(text)
+
+
+def test_a_config_has_defaults_for_everything_but_the_recipe(family: Family) -> None:
+    config = SearchConfig.parse(
+        "recipe: {merge_method: linear, models: [{model: a, parameters: {weight: {low: 0, high: 1}}}, "
+        "{model: b, parameters: {weight: 1}}]}",
+        folder=family.folder,
+    )
+    assert config.search.sampler == "tpe"
+    assert config.evaluation.problems == "humaneval"
+    assert not config.evaluation.allow_code_execution
+
+
+def test_paths_are_those_beside_the_config(family: Family, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = SearchConfig.load(family.write(evaluation=", prompt: {tokenizer: a}"))
+    assert config.space.example().parents() == (str(family.a), str(family.b), str(family.base))
+    assert config.evaluation.problems == str(family.problems)
+    assert config.evaluation.prompt.tokenizer == str(family.a)
+
+
+def test_a_hub_id_stays_as_it_is(family: Family) -> None:
+    text = family.config().replace("base_model: base", "base_model: someone/some-model@main")
+    assert SearchConfig.parse(text, folder=family.folder).space.example().base_model == "someone/some-model@main"
+
+
+@pytest.mark.parametrize("word", ["base", "union"])
+def test_a_folder_called_like_a_word_of_the_recipe_does_not_take_its_place(family: Family, word: str) -> None:
+    (family.folder / word).mkdir(exist_ok=True)
+    text = family.config().replace("base_model: base", f"base_model: base\n  tokenizer_source: {word}")
+    assert SearchConfig.parse(text, folder=family.folder).space.example().tokenizer_source == word
+
+
+def test_a_file_called_humaneval_does_not_take_its_place(family: Family) -> None:
+    (family.folder / "humaneval").touch()
+    text = family.config().replace("problems.jsonl", "humaneval")
+    assert SearchConfig.parse(text, folder=family.folder).evaluation.problems == "humaneval"
+
+
+def test_an_anchor_used_twice_is_two_ranges(family: Family) -> None:
+    text = family.config(
+        recipe="""
+  merge_method: linear
+  models:
+    - {model: a, parameters: &both {weight: {low: 0, high: 1}}}
+    - {model: b, parameters: *both}
+"""
+    )
+    space = SearchConfig.parse(text, folder=family.folder).space
+    recipe = space.recipe_at({"models[0].parameters.weight": 0.25, "models[1].parameters.weight": 0.75})
+    assert [model.parameters["weight"] for model in recipe.models or ()] == [0.25, 0.75]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ("search: {trials", "serach: {trials", "serach: unknown key; did you mean 'search'"),
+        ("max_new_tokens", "max_tokens", "evaluation.max_tokens: unknown key; did you mean 'max_new_tokens'"),
+        ("trials: 3", "trials: many", "search.trials: .*integer.*'many'"),
+        ("trials: 3", "trials: 0", "search.trials: .*greater than 0, got 0"),
+        ("trials: 3", "trials: 3, sampler: tpee", "search.sampler: .*'tpe', 'cmaes'.*'tpee'"),
+        ("trials: 3", "trials: 3, timeout: soon", "search.timeout: 'soon' is no duration"),
+        ("trials: 3", "trials: 3, trials: 4", "the key 'trials' is given twice"),
+        ("problems.jsonl", "problems.jsonl, report_fraction: 1.0", "evaluation.report_fraction: .*less than 1"),
+        ("problems.jsonl", "problems.jsonl, prompt: {format: chatty}", "evaluation.prompt.format: .*'chatty'"),
+        ("problems.jsonl", "problems.jsonl, prompt: {formt: chat}", "evaluation.prompt.formt: unknown key"),
+        ("recipe:", "recipe: [1]\nignored:", "recipe: .*dict"),
+        ("recipe:", "recipes:", "recipes: unknown key|recipe: is missing"),
+        ("search: {", "search: {{", r":\d+: is no valid YAML"),
+    ],
+)
+def test_what_is_wrong_is_named(family: Family, before: str, after: str, message: str) -> None:
+    text = family.config()
+    assert before in text
+    with pytest.raises(SearchError, match=f"mine.yaml.*({message})"):
+        SearchConfig.parse(text.replace(before, after, 1), source="mine.yaml", folder=family.folder)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "just words"])
+def test_what_is_no_mapping_is_refused(text: str) -> None:
+    with pytest.raises(SearchError, match=r"mine\.yaml: expected a mapping with the keys recipe, evaluation, search"):
+        SearchConfig.parse(text, source="mine.yaml")
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SearchError, match=r"nothing\.yaml: cannot be read: No such file"):
+        SearchConfig.load(tmp_path / "nothing.yaml")
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(SearchError, match=r"binary\.yaml: is no UTF-8 text"):
+        SearchConfig.load(tmp_path / "binary.yaml")
+
+
+def test_a_warm_start_is_a_recipe_or_a_file_of_one(family: Family) -> None:
+    recipe = SearchConfig.load(family.write()).space.recipe_at(
+        {
+            "models[0].parameters.density[0]": 0.5,
+            "models[0].parameters.density[1]": 0.25,
+            "models[1].parameters.weight": 1.0,
+        }
+    )
+    (family.folder / "start.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
+    config = SearchConfig.load(family.write(search=", enqueue: [start.yaml]"))
+    assert [config.space.recipe_at(params) for params in config.warm_starts] == [recipe]
+
+
+def test_a_warm_start_that_is_not_there_is_named(family: Family) -> None:
+    with pytest.raises(SearchError, match=r"search.enqueue\[0\]: no recipe file start.yaml"):
+        SearchConfig.load(family.write(search=", enqueue: [start.yaml]"))

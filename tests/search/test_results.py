@@ -1,0 +1,137 @@
+"""A results folder belongs to one config, and is never changed by mistake."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from search import SearchConfig, SearchError
+from search.locks import exclusive, held, is_held
+from search.results import ResultsFolder, write_atomically
+from tests.search.conftest import fingerprint
+from tests.search.family import Family
+
+
+@pytest.fixture
+def config(shared_family: Family) -> SearchConfig:
+    return SearchConfig.parse(shared_family.config(), source="mine.yaml", folder=shared_family.folder)
+
+
+def create(path: Path, config: SearchConfig, fresh: bool = False) -> ResultsFolder:
+    return ResultsFolder.create(path, config, config.identity, fresh)
+
+
+def test_a_folder_keeps_its_config_and_the_name_that_it_was_made_under(config: SearchConfig, tmp_path: Path) -> None:
+    create(tmp_path / "deep" / "first", config)
+    (tmp_path / "deep" / "first").rename(tmp_path / "second")
+    folder = ResultsFolder.open(tmp_path / "second")
+    assert folder.study == "first"
+    assert folder.config_text == config.text
+
+
+@pytest.mark.parametrize("name", ["with space", "with%20percent", "with?mark", "with#hash", "größer"])
+def test_a_folder_may_be_called_anything(config: SearchConfig, tmp_path: Path, name: str) -> None:
+    assert create(tmp_path / name, config) == create(tmp_path / name, config)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "key"),
+    [
+        ("low: 0.2", "low: 0.3", r"recipe.models\[0\].parameters.density.low was 0.2 there and is 0.3 now"),
+        ("max_new_tokens: 12", "max_new_tokens: 13", "evaluation.max_new_tokens was 12 there and is 13 now"),
+        ("trials: 3", "trials: 3, sampler: random", "search.sampler was 'tpe' there and is 'random' now"),
+        ("trials: 3", "trials: 3, seed: 1", "search.seed was 0 there and is 1 now"),
+        ("search:", "merging: {random_seed: 1}\nsearch:", "merging.random_seed was 0 there and is 1 now"),
+    ],
+)
+def test_another_config_is_refused_by_key_and_changes_nothing(
+    config: SearchConfig, shared_family: Family, tmp_path: Path, before: str, after: str, key: str
+) -> None:
+    create(tmp_path / "run", config)
+    was = fingerprint(tmp_path / "run")
+    other = SearchConfig.parse(config.text.replace(before, after, 1), "other.yaml", shared_family.folder)
+    with pytest.raises(SearchError, match=rf"run: was made by another config than other.yaml: {key}; .*--fresh"):
+        create(tmp_path / "run", other)
+    assert fingerprint(tmp_path / "run") == was
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("trials: 3, finalists: 2", "trials: 30, timeout: 8h, finalists: 5"),
+        ("allow_code_execution: true", "allow_code_execution: false, workers: 1, batch_size: 2"),
+    ],
+)
+def test_how_long_and_how_fast_to_search_may_change(
+    config: SearchConfig, shared_family: Family, tmp_path: Path, before: str, after: str
+) -> None:
+    create(tmp_path / "run", config)
+    create(tmp_path / "run", SearchConfig.parse(config.text.replace(before, after, 1), folder=shared_family.folder))
+
+
+def test_fresh_moves_a_search_aside(config: SearchConfig, tmp_path: Path) -> None:
+    for _ in range(3):
+        create(tmp_path / "run", config, fresh=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "run.1", "run.2"]
+    assert ResultsFolder.open(tmp_path / "run.2").study == "run"
+
+
+def test_fresh_does_not_move_a_search_that_runs(config: SearchConfig, tmp_path: Path) -> None:
+    with create(tmp_path / "run", config).sign_in(), pytest.raises(SearchError, match="a search is running there"):
+        create(tmp_path / "run", config, fresh=True)
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_what_is_not_ours_stays_as_it_is(config: SearchConfig, tmp_path: Path, fresh: bool) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat").write_text("a cat")
+    (tmp_path / "file").write_text("text")
+    with pytest.raises(SearchError, match="photos: is not empty and holds no search"):
+        create(tmp_path / "photos", config, fresh)
+    with pytest.raises(SearchError, match="file: is a file"):
+        create(tmp_path / "file", config, fresh)
+    assert fingerprint(tmp_path).keys() == {"photos/cat", "file"}
+
+
+@pytest.mark.parametrize("path", ["/proc/results", "/dev/null/results"])
+def test_a_place_that_cannot_be_written_is_named(config: SearchConfig, path: str) -> None:
+    with pytest.raises(SearchError, match=f"{path}: cannot be written: .*--out"):
+        create(Path(path), config)
+
+
+def test_a_folder_without_a_search_is_none(tmp_path: Path) -> None:
+    with pytest.raises(SearchError, match="holds no search; `merge-search run CONFIG --out"):
+        ResultsFolder.open(tmp_path)
+    with pytest.raises(SearchError, match="holds no search"):
+        ResultsFolder.open(tmp_path / "nothing")
+
+
+def test_a_broken_folder_is_named_with_the_remedy(config: SearchConfig, tmp_path: Path) -> None:
+    create(tmp_path / "run", config)
+    (tmp_path / "run" / "search.json").write_text("{")
+    with pytest.raises(SearchError, match=r"search\.json: cannot be read .*--fresh"):
+        ResultsFolder.open(tmp_path / "run")
+
+
+def test_a_file_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
+    write_atomically(tmp_path / "file", "old")
+    with pytest.raises(UnicodeEncodeError):
+        write_atomically(tmp_path / "file", "new \ud800")
+    assert fingerprint(tmp_path).keys() == {"file"}
+    assert (tmp_path / "file").read_text() == "old"
+
+
+def test_a_lock_is_held_while_its_holder_is_inside(tmp_path: Path) -> None:
+    assert not is_held(tmp_path / "lock")
+    with held(tmp_path / "lock"):
+        assert is_held(tmp_path / "lock")
+    assert not (tmp_path / "lock").exists()
+    with exclusive(tmp_path / "lock"):
+        assert is_held(tmp_path / "lock")
+    assert not is_held(tmp_path / "lock")
+
+
+def test_identity_is_plain_data(config: SearchConfig) -> None:
+    assert json.loads(json.dumps(config.identity)).keys() == {"recipe", "evaluation", "search", "merging"}

@@ -1,0 +1,166 @@
+"""Trials are claimed once, run again when their worker died, and numbered for good."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from optuna.trial import TrialState
+
+from merging import Recipe
+from search import SearchConfig, SearchError
+from search.results import ResultsFolder
+from search.study import KIND, NAME, WORKER, Baseline, Studies, quiet, storage_errors
+from search.worker import baselines
+from tests.search.family import Family
+
+
+@pytest.fixture
+def config(shared_family: Family) -> SearchConfig:
+    return SearchConfig.parse(shared_family.config(), folder=shared_family.folder)
+
+
+def open_studies(folder: Path, config: SearchConfig) -> Studies:
+    with quiet():
+        return Studies.create(ResultsFolder.create(folder, config, config.identity), config, baselines(config))
+
+
+def test_each_parent_and_the_equal_average_of_the_merged_ones_come_first(
+    config: SearchConfig, shared_family: Family
+) -> None:
+    known = baselines(config)
+    assert [baseline.name for baseline in known] == [
+        str(shared_family.a), str(shared_family.b), str(shared_family.base), "equal average",
+    ]  # fmt: skip
+    assert known[-1].recipe.parents() == (str(shared_family.a), str(shared_family.b))
+
+
+def test_models_that_only_some_choices_use_are_parents_too(shared_family: Family) -> None:
+    config = SearchConfig.parse(
+        shared_family.config(
+            recipe="""
+  merge_method: linear
+  models:
+    - {model: {choices: [a, b]}, parameters: {weight: 1}}
+    - {model: base, parameters: {weight: 1}}
+"""
+        ),
+        folder=shared_family.folder,
+    )
+    assert len([baseline for baseline in baselines(config) if baseline.kind == "parent"]) == 3
+
+
+def test_two_workers_that_open_a_study_enqueue_its_parents_once(config: SearchConfig, tmp_path: Path) -> None:
+    first, second = open_studies(tmp_path / "run", config), open_studies(tmp_path / "run", config)
+    with first.folder.sign_in() as one, second.folder.sign_in() as other:
+        claimed = [studies.claim_baseline(worker) for studies, worker in [(first, one), (second, other)] * 3]
+    names = [trial.user_attrs[NAME] for trial in claimed if trial]
+    assert names == [baseline.name for baseline in baselines(config)]
+
+
+def test_two_workers_together_take_as_many_trials_as_were_asked_for(config: SearchConfig, tmp_path: Path) -> None:
+    first, second = open_studies(tmp_path / "run", config), open_studies(tmp_path / "run", config)
+    with first.folder.sign_in() as one, second.folder.sign_in() as other:
+        claimed = [s.claim(worker, 3, config.space) for s, worker in [(first, one), (second, other)] * 3]
+    taken = [trial for trial in claimed if trial]
+    assert [trial.number for trial in taken] == [0, 1, 2]
+    assert len({str(trial.params) for trial in taken}) == 3
+
+
+def test_the_trial_of_a_worker_that_lives_is_left_to_it(config: SearchConfig, tmp_path: Path) -> None:
+    studies = open_studies(tmp_path / "run", config)
+    with studies.folder.sign_in() as one, studies.folder.sign_in() as other:
+        assert studies.claim(one, 1, config.space)
+        assert studies.claim(other, 1, config.space) is None
+
+
+def test_the_trial_of_a_worker_that_died_is_run_again_with_its_numbers(config: SearchConfig, tmp_path: Path) -> None:
+    studies = open_studies(tmp_path / "run", config)
+    with studies.folder.sign_in() as dead:
+        lost = studies.claim(dead, 1, config.space)
+    with studies.folder.sign_in() as worker:
+        again = studies.claim(worker, 1, config.space)
+        assert lost
+        assert again
+        assert again.params == lost.params
+        studies.search.tell(again, 0.5)
+    assert [(trial.number, trial.value) for trial in studies.trials()] == [(again.number, 0.5)]
+
+
+def test_a_trial_whose_worker_died_before_signing_it_is_run_again(config: SearchConfig, tmp_path: Path) -> None:
+    studies = open_studies(tmp_path / "run", config)
+    studies.search.ask(config.space.distributions())
+    with studies.folder.sign_in() as worker:
+        again = studies.claim(worker, 1, config.space)
+        assert again
+        assert again.user_attrs[WORKER] == worker
+
+
+def test_a_parent_that_failed_or_died_is_tried_again_under_its_number(config: SearchConfig, tmp_path: Path) -> None:
+    studies = open_studies(tmp_path / "run", config)
+    with studies.folder.sign_in() as worker:
+        failed = studies.claim_baseline(worker)
+        assert failed
+        studies.baselines.tell(failed, state=TrialState.FAIL)
+        assert studies.claim_baseline(worker)  # and is never heard of again
+    resumed = open_studies(tmp_path / "run", config)
+    with resumed.folder.sign_in() as worker:
+        while trial := resumed.claim_baseline(worker):
+            resumed.baselines.tell(trial, 0.5)
+    ended = sorted(resumed.baseline_trials(), key=resumed.number)
+    assert [resumed.number(trial) for trial in ended] == [0, 1, 2, 3]
+    assert all(trial.state is TrialState.COMPLETE for trial in ended)
+    assert [trial.user_attrs[NAME] for trial in ended] == [baseline.name for baseline in baselines(config)]
+
+
+def test_trials_are_numbered_after_the_parents(config: SearchConfig, tmp_path: Path) -> None:
+    studies = open_studies(tmp_path / "run", config)
+    with studies.folder.sign_in() as worker:
+        baseline, trial = studies.claim_baseline(worker), studies.claim(worker, 1, config.space)
+        assert baseline
+        assert trial
+        assert (studies.number(baseline), baseline.user_attrs[KIND]) == (0, "parent")
+        assert studies.number(trial) == 4
+
+
+def test_a_warm_start_that_is_added_later_is_run(config: SearchConfig, shared_family: Family, tmp_path: Path) -> None:
+    open_studies(tmp_path / "run", config)
+    start = config.space.example()
+    (shared_family.folder / "later.yaml").write_text(start.to_yaml(), encoding="utf-8")
+    text = shared_family.config(search=", enqueue: [later.yaml]")
+    later = SearchConfig.parse(text, folder=shared_family.folder)
+    for _ in range(2):
+        studies = open_studies(tmp_path / "run", later)
+    assert [trial.state for trial in studies.search.trials] == [TrialState.WAITING]
+    with studies.folder.sign_in() as worker:
+        trial = studies.claim(worker, 1, later.space)
+        assert trial
+        assert later.space.recipe_at(trial.params) == start
+
+
+def test_a_database_that_is_none_is_named_with_the_remedy(config: SearchConfig, tmp_path: Path) -> None:
+    folder = ResultsFolder.create(tmp_path / "run", config, config.identity)
+    folder.database.write_bytes(b"nothing of the kind" * 1000)
+    for action in (Studies.open, lambda folder: Studies.create(folder, config, [])):
+        with (
+            pytest.raises(SearchError, match=r"study\.db: .*not a database; restore it"),
+            storage_errors(folder),
+        ):
+            action(folder)
+
+
+def test_an_equal_average_of_one_model_is_no_baseline(shared_family: Family) -> None:
+    config = SearchConfig.parse(
+        shared_family.config(
+            recipe="""
+  merge_method: task_arithmetic
+  base_model: base
+  models:
+    - {model: a, parameters: {weight: {low: 0, high: 1}}}
+"""
+        ),
+        folder=shared_family.folder,
+    )
+    known = baselines(config)
+    assert [baseline.kind for baseline in known] == ["parent", "parent"]
+    assert known[0] == Baseline("parent", str(shared_family.a), Recipe.single(str(shared_family.a)))
