@@ -1,7 +1,7 @@
 """Running one step of a plan: read the sources in blocks, combine, write.
 
-Guarantees: the result does not depend on the block size; a NaN or an Inf in it is an error that names the tensor; what is
-read is cast to the dtype of the merge first, and what is written to the output's dtype last.
+Guarantees: the result does not depend on the block size; a NaN or an Inf in it is an error that names the tensor; what
+is read is cast to the dtype of the merge first, and what is written to the output's dtype last.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from merging.errors import NonFiniteTensor
 from merging.methods import METHODS
+from merging.methods.bits import all_finite
 from merging.methods.random_bits import keys
 from merging.methods.registry import Block
 from merging.parents import ParentSet
@@ -49,12 +50,15 @@ class StepOperands:
         """Number of elements of the tensor."""
         return (self.inputs[0] if self.inputs else _present(self.base)).numel()
 
+    def block(self, start: int, size: int) -> Block:
+        """Return up to `size` elements from flat index `start` on."""
+        part = slice(start, start + size)
+        base = None if self.base is None else self.base[part].to(self.dtype)
+        return Block(start, base, tuple(source[part].to(self.dtype) for source in self.inputs))
+
     def blocks(self, size: int) -> Iterator[Block]:
         """Yield the tensor from its first element to its last, `size` elements at a time."""
-        for start in range(0, self.elements, size):
-            part = slice(start, start + size)
-            base = None if self.base is None else self.base[part].to(self.dtype)
-            yield Block(start, base, tuple(source[part].to(self.dtype) for source in self.inputs))
+        return (self.block(start, size) for start in range(0, self.elements, size))
 
     def once(self, name: str, inputs: Sequence[int], compute: Callable[[], T]) -> T:
         """Return a statistic of these inputs (and the base), computed at most once for a parent set."""
@@ -73,14 +77,20 @@ def _present(tensor: Tensor | None) -> Tensor:
 
 def output_dtype(step: Step, parents: ParentSet) -> torch.dtype:
     """Return the dtype that a step's output has."""
-    return getattr(torch, step.out_dtype) if step.out_dtype else merge_dtype(step, parents)
+    return torch_dtype(step.out_dtype) if step.out_dtype else merge_dtype(step, parents)
 
 
 def merge_dtype(step: Step, parents: ParentSet) -> torch.dtype:
     """Return the dtype that a step computes in: the recipe's, else the widest of its sources."""
     if step.dtype:
-        return getattr(torch, step.dtype)
+        return torch_dtype(step.dtype)
     return reduce(torch.promote_types, (parents.dtype(s.parent, s.tensor) for s in step.sources()))
+
+
+def torch_dtype(name: str) -> torch.dtype:
+    """Return the dtype that a recipe calls by this name."""
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
 
 
 def run_step(step: Step, parents: ParentSet, out: Tensor, random_seed: int) -> None:
@@ -103,6 +113,5 @@ def run_step(step: Step, parents: ParentSet, out: Tensor, random_seed: int) -> N
         merged = method.combine(block, numbers, prepared)
         part = target[block.start : block.start + merged.numel()]
         part.copy_(merged)
-        # A sum is not finite if a term is not, and is one pass over what is in the cache anyway.
-        if not torch.isfinite(part.sum(dtype=torch.float32)) and not torch.isfinite(part).all():
+        if not all_finite(part):
             raise NonFiniteTensor(step.name, step.method)

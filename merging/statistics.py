@@ -1,7 +1,7 @@
 """What depends on the parents alone: computed at most once for each tensor, whatever the candidates are.
 
-Guarantees: a table is exact and does not depend on block sizes or thread counts. Does not decide what is kept on
-which device; tables are small and live on the CPU.
+Guarantees: a table is exact and does not depend on thread counts. Does not decide what is kept on which device; tables
+are small (a few percent of the tensor) and live on the CPU.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor
+
+from merging.methods.bits import as_bits, magnitude_mask
 
 T = TypeVar("T")
 
@@ -33,41 +35,52 @@ class Statistics:
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where the k-th largest magnitude of a tensor lies: it is the `rank`-th (from 1) of the `count` elements of a bin."""
+
+    bin: int
+    rank: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class MagnitudeTable:
-    """How many elements of a tensor have each magnitude, by the upper 15 bits of |x|.
+    """How many elements of a tensor have each magnitude, by the upper 15 bits of |x|, in all and in each run of elements.
 
     In a 16-bit dtype these are all the bits of a magnitude, so the table gives any k-th largest exactly; in a wider dtype
-    it gives the bin that holds it. ``at_least[b]`` counts the elements in bins >= b.
+    it gives the bin that holds it.
     """
 
-    at_least: Tensor = field(repr=False)  # (2**15 + 1,) int64
+    bins: Tensor = field(repr=False)  # (bins that occur,), rising
+    below: Tensor = field(repr=False)  # (bins that occur + 1,), elements in lower bins
+    by_run: Tensor = field(repr=False)  # (runs, bins that occur)
 
-    def bin_of(self, k: int) -> int:
-        """Return the bin that holds the k-th largest magnitude, for 1 <= k <= number of elements."""
-        # at_least falls as the bin rises: the wanted bin is the last one that still reaches k.
-        return int(torch.searchsorted(-self.at_least, -k, right=True)) - 1
+    def place_of(self, k: int) -> Place:
+        """Return where the k-th largest magnitude lies, for 1 <= k <= number of elements."""
+        smaller = int(self.below[-1]) - k  # elements that come after it
+        column = int(torch.searchsorted(self.below, smaller, right=True)) - 1
+        above = int(self.below[-1]) - int(self.below[column + 1])
+        return Place(int(self.bins[column]), k - above, int(self.below[column + 1]) - int(self.below[column]))
 
-    def count_above(self, bin_index: int) -> int:
-        """Return how many elements lie in higher bins."""
-        return int(self.at_least[bin_index + 1])
-
-    def count_in(self, bin_index: int) -> int:
-        """Return how many elements lie in the bin."""
-        return int(self.at_least[bin_index]) - self.count_above(bin_index)
+    def run_of(self, place: Place) -> tuple[int, int]:
+        """Return the run in which the place's element lies, elements of a bin taken in their order, and its rank there."""
+        counts = self.by_run[:, int(torch.searchsorted(self.bins, place.bin))].cumsum(0)
+        run = int(torch.searchsorted(counts, place.rank))
+        return run, place.rank - (int(counts[run - 1]) if run else 0)
 
 
 def magnitude_bins(values: Tensor) -> Tensor:
-    """Return the upper 15 bits of |x| of each element, int64, rising with |x|."""
+    """Return the upper 15 bits of |x| of each element, as integers that rise with |x|."""
     width = values.element_size() * 8
-    as_int = {16: torch.int16, 32: torch.int32, 64: torch.int64}[width]
-    return (values.view(as_int).to(torch.int64) >> (width - 16)) & (_BINS - 1)
+    magnitudes = as_bits(values) & magnitude_mask(values.dtype)
+    return magnitudes >> (width - 16) if width > 16 else magnitudes
 
 
-def magnitude_table(blocks: Iterable[Tensor]) -> MagnitudeTable:
-    """Count the magnitudes of a tensor that comes in flat blocks."""
-    counts = torch.zeros(_BINS, dtype=torch.int64)
-    for block in blocks:
-        counts += torch.bincount(magnitude_bins(block), minlength=_BINS).cpu()
-    at_least = torch.zeros(_BINS + 1, dtype=torch.int64)
-    at_least[:_BINS] = counts.flip(0).cumsum(0).flip(0)
-    return MagnitudeTable(at_least)
+def magnitude_table(runs: Iterable[Tensor]) -> MagnitudeTable:
+    """Count the magnitudes of a tensor that comes in flat runs."""
+    by_run = torch.stack([torch.bincount(magnitude_bins(run), minlength=_BINS).to("cpu", torch.int32) for run in runs])
+    counts = by_run.sum(dim=0)
+    (bins,) = counts.nonzero(as_tuple=True)
+    below = torch.zeros(len(bins) + 1, dtype=torch.int64)
+    below[1:] = counts[bins].cumsum(0)
+    return MagnitudeTable(bins, below, by_run[:, bins].contiguous())

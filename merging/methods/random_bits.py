@@ -19,19 +19,26 @@ def keys(*words: object) -> tuple[int, int]:
 
 
 def keep_mask(density: float, key: tuple[int, int], start: int, count: int, device: torch.device) -> Tensor:
-    """Return a bool mask (count,) in which element start+i is kept with probability `density`.
+    """Return a mask (count,) int32: all bits set where element start+i is kept, which has probability `density`.
 
     The same uniform number stands behind every density, so the elements kept at 0.3 are among those kept at 0.4.
     """
-    index = torch.arange(start, start + count, dtype=torch.int64, device=device)
-    bits = _mix(_mix(index.to(torch.int32) ^ key[0]) + key[1])
-    return bits < min(int(density * 2**32) - 2**31, 2**31 - 1)
+    # Indices wrap at 2**32, and differences of 31-bit numbers do not: their sign is that of the comparison.
+    numbers = torch.arange(count, dtype=torch.int32, device=device).add_(_signed(start)).bitwise_xor_(key[0])
+    scratch = torch.empty_like(numbers)
+    _mix(_mix(numbers, scratch).add_(key[1]), scratch)
+    numbers.bitwise_right_shift_(1).bitwise_and_(2**31 - 1)
+    return numbers.sub_(min(round(density * 2**31), 2**31 - 1)).bitwise_right_shift_(31)
 
 
-def _mix(x: Tensor) -> Tensor:
-    # The 32-bit finalizer of Wellons' hash prospector ("lowbias32"); int32 products wrap, shifts are made logical.
-    x = x ^ ((x >> 16) & 0xFFFF)
-    x = x * 0x7FEB352D
-    x = x ^ ((x >> 15) & 0x1FFFF)
-    x = x * (0x846CA68B - 2**32)
-    return x ^ ((x >> 16) & 0xFFFF)
+def _signed(number: int) -> int:
+    return (number + 2**31) % 2**32 - 2**31
+
+
+def _mix(x: Tensor, scratch: Tensor) -> Tensor:
+    # In place. The 32-bit finalizer of Wellons' hash prospector ("lowbias32"); int32 products wrap, shifts are made logical.
+    for shift, factor in ((16, 0x7FEB352D), (15, _signed(0x846CA68B))):
+        torch.bitwise_right_shift(x, shift, out=scratch)
+        x.bitwise_xor_(scratch.bitwise_and_(2 ** (32 - shift) - 1)).mul_(factor)
+    torch.bitwise_right_shift(x, 16, out=scratch)
+    return x.bitwise_xor_(scratch.bitwise_and_(0xFFFF))

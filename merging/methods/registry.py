@@ -1,7 +1,7 @@
 """What a merge method is, and the one dictionary that holds them all.
 
-A method is two pure functions. `prepare` (optional) sees the whole tensors once and returns what a reduction over them gives:
-thresholds, masks, an angle. `combine` is elementwise: it sees one block of elements and returns that block of the
+A method is two pure functions. `prepare` (optional) sees the whole tensors once and returns what a reduction over them
+gives: thresholds, masks, an angle. `combine` is elementwise: it sees one block of elements and returns that block of the
 merged tensor, in the dtype of its inputs. Methods do no I/O, move nothing between devices and know no recipe.
 
 To add a method, write these functions in a file of this package, put `@method(...)` over `combine`, and import the
@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 
 import torch
+from pydantic import TypeAdapter
 from torch import Tensor
 
 Number: TypeAlias = bool | int | float | str
@@ -57,7 +58,7 @@ class Parameter:
         """Return why `value` cannot be this parameter's, or None if it can."""
         try:
             number = self.read(value)
-        except (TypeError, ValueError):
+        except ValueError:
             return f"expected {_kind_name(self.kind)}, got {value!r}"
         if isinstance(number, float) and not math.isfinite(number):
             return f"{value!r} is not finite"
@@ -66,37 +67,15 @@ class Parameter:
         return None
 
     def read(self, value: object) -> Number:
-        """Convert a YAML value (``1``, ``'1e-3'``, ``true``) to this parameter's type. Raises ValueError, TypeError."""
-        if self.kind is bool:
-            return _read_bool(value)
-        if isinstance(value, bool):
-            raise TypeError(value)
-        number = float(value)  # type: ignore[arg-type]
-        if self.kind is int:
-            if number != int(number):
-                raise ValueError(value)
-            return int(number)
+        """Convert a YAML value (``1``, ``'1e-3'``, ``true``) to this parameter's type. Raises ValueError."""
+        if isinstance(value, bool) and self.kind is not bool:
+            raise ValueError(f"{value} is no number")
+        number: Number = _ADAPTERS[self.kind].validate_python(value)
         return number
 
 
-def _read_bool(value: object) -> bool:
-    words = {
-        "true": True,
-        "yes": True,
-        "on": True,
-        "1": True,
-        "false": False,
-        "no": False,
-        "off": False,
-        "0": False,
-    }
-    if isinstance(value, bool):
-        return value
-    return words[str(value).lower()] if str(value).lower() in words else _no_bool(value)
-
-
-def _no_bool(value: object) -> bool:
-    raise ValueError(value)
+# As in mergekit: words for true and false, numbers in quotes.
+_ADAPTERS: dict[type, TypeAdapter[Any]] = {kind: TypeAdapter(kind) for kind in (bool, int, float)}
 
 
 def _kind_name(kind: type) -> str:
@@ -125,7 +104,7 @@ class Numbers:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A run of elements of one tensor: `start` is the flat index of the first, all tensors are flat and of one dtype."""
+    """A run of elements of one tensor: flat tensors of one dtype, and the flat index `start` of their first element."""
 
     start: int
     base: Tensor | None
@@ -152,6 +131,9 @@ class Operands(Protocol):
     @property
     def dtype(self) -> torch.dtype:
         """The dtype of the merge."""
+
+    def block(self, start: int, size: int) -> Block:
+        """Return up to `size` elements from flat index `start` on."""
 
     def blocks(self, size: int) -> Iterator[Block]:
         """Yield the tensor from its first element to its last, `size` elements at a time."""
@@ -191,7 +173,8 @@ class Method:
             wanted = (
                 f"exactly {least}" if least == most else f"at least {least}" if count < least else f"at most {most}"
             )
-            return f"{self.name} merges {wanted} model{'s' if (least if count < least else most) != 1 else ''}, got {count}"
+            plural = "s" if (least if count < least else most) != 1 else ""
+            return f"{self.name} merges {wanted} model{plural}, got {count}"
         return None
 
 

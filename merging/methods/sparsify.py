@@ -1,7 +1,7 @@
 """How a task vector is thinned out before it is merged: by magnitude (TIES) or at random (DARE).
 
-Guarantees: exactly the elements that mergekit 0.1.5 keeps on a CPU, for trimming: the max(1, int(density · elements)) largest,
-and among equal magnitudes those that come first. Dropping is a function of (seed, input, tensor, element) alone.
+Guarantees: trimming keeps exactly the max(1, int(density · elements)) largest, as mergekit 0.1.5 does, and among equal
+magnitudes those that come first. Dropping is a function of (seed, input, tensor, element) alone.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import hardshrink
 
+from merging.methods.bits import as_bits, bits_dtype, bits_of, number_of
 from merging.methods.random_bits import keep_mask
-from merging.methods.registry import Operands
-from merging.statistics import MagnitudeTable, magnitude_bins, magnitude_table
+from merging.methods.registry import Block, Operands
+from merging.statistics import MagnitudeTable, Place, magnitude_bins, magnitude_table
 
+# Elements that are read at once; also the runs in which a magnitude table counts.
 _RUN = 1 << 17
 # Sums of |x| are taken in runs of this many elements, each by one thread, so that they come out the same everywhere.
 _SUM_RUN = 1 << 15
@@ -55,10 +57,7 @@ class Cut:
 
 def _previous(value: float, dtype: torch.dtype) -> float:
     # The next smaller number of the dtype: |x| > it is |x| >= value.
-    as_int = {2: torch.int16, 4: torch.int32, 8: torch.int64}[dtype.itemsize]
-    if value == 0.0:
-        return -1.0
-    return float((torch.tensor([value], dtype=dtype).view(as_int) - 1).view(dtype))
+    return number_of(bits_of(value, dtype) - 1, dtype) if value else -1.0
 
 
 def find_cut(operands: Operands, index: int, density: float, rescale: bool) -> Cut | None:
@@ -78,54 +77,45 @@ def find_cut(operands: Operands, index: int, density: float, rescale: bool) -> C
 
 
 def _find_cut(operands: Operands, index: int, density: float) -> Cut:
-    k = max(1, int(density * operands.elements))
     table: MagnitudeTable = operands.once(
         "magnitudes", [index], lambda: magnitude_table(delta for _, delta in _deltas(operands, index))
     )
-    bin_index = table.bin_of(k)
-    wanted = k - table.count_above(bin_index)
-    if operands.dtype.itemsize == 2:  # every element of the bin has the same magnitude
-        threshold = float(torch.tensor([bin_index], dtype=torch.int16).view(operands.dtype))
-        everything = table.count_in(bin_index) == wanted
-        return Cut(
-            threshold,
-            operands.elements if everything else _end_of_nth_equal(operands, index, threshold, wanted),
-        )
-    return _cut_within_bin(operands, index, bin_index, wanted)
+    place = table.place_of(max(1, int(density * operands.elements)))
+    if operands.dtype.itemsize > 2:
+        return _cut_within_bin(operands, index, place)
+    threshold = number_of(place.bin, operands.dtype)  # every element of the bin has this magnitude
+    if place.rank == place.count:
+        return Cut(threshold, operands.elements)
+    run, rank = table.run_of(place)
+    delta = _delta(operands.block(run * _RUN, _RUN), index)
+    # NumPy compares 16-bit integers ten times as fast as torch does.
+    (equal,) = (magnitude_bins(delta).numpy(force=True) == place.bin).nonzero()
+    return Cut(threshold, run * _RUN + int(equal[rank - 1]) + 1)
 
 
-def _end_of_nth_equal(operands: Operands, index: int, magnitude: float, n: int) -> int:
-    for start, delta in _deltas(operands, index):
-        positions = (delta.abs() == magnitude).nonzero()
-        if len(positions) >= n:
-            return start + int(positions[n - 1]) + 1
-        n -= len(positions)
-    raise AssertionError("the magnitude table counts more elements than the tensor has")
-
-
-def _cut_within_bin(operands: Operands, index: int, bin_index: int, wanted: int) -> Cut:
+def _cut_within_bin(operands: Operands, index: int, place: Place) -> Cut:
     magnitudes, positions = [], []
     for start, delta in _deltas(operands, index):
-        inside = (magnitude_bins(delta) == bin_index).nonzero().squeeze(1)
+        (inside,) = (magnitude_bins(delta) == place.bin).nonzero(as_tuple=True)
         magnitudes.append(delta[inside].abs())
         positions.append(inside + start)
     ranked, order = torch.cat(magnitudes).sort(descending=True, stable=True)
-    threshold = float(ranked[wanted - 1])
+    threshold = float(ranked[place.rank - 1])
     first_equal = int(torch.count_nonzero(ranked > threshold))
-    return Cut(threshold, int(torch.cat(positions)[order[first_equal:wanted]].max()) + 1)
+    return Cut(threshold, int(torch.cat(positions)[order[first_equal : place.rank]].max()) + 1)
 
 
 @dataclass(frozen=True, slots=True)
 class Drop:
     """Which elements of a task vector a random drop keeps, and what the kept ones are multiplied by."""
 
-    mask: Tensor  # (elements,), 0 or 1 in the dtype of the merge
-    scale: float
+    mask: Tensor  # (elements,), integers of the width of the dtype of the merge; all bits set, or none
+    scale: float = 1.0
 
     def apply(self, delta: Tensor, start: int) -> Tensor:
         """Return the block of a task vector that starts at flat index `start`, thinned and rescaled."""
-        kept = delta * self.mask[start : start + delta.numel()]
-        return kept if self.scale == 1.0 else kept * self.scale
+        kept = (as_bits(delta) & self.mask[start : start + delta.numel()]).view(delta.dtype)
+        return kept if self.scale == 1.0 else kept.mul_(self.scale)
 
 
 def draw(operands: Operands, index: int, density: float, rescale: bool) -> Drop | Cut | None:
@@ -138,13 +128,15 @@ def draw(operands: Operands, index: int, density: float, rescale: bool) -> Drop 
     if density <= 0:
         return Cut(math.inf, 0)
     key = operands.random_key(index)
-    masks, after = [], 0.0
-    for start, delta in _deltas(operands, index):
-        mask = keep_mask(density, key, start, delta.numel(), delta.device).to(delta.dtype)
-        masks.append(mask)
-        after += _absolute_sum(delta * mask) if rescale else 0.0
-    mask = torch.cat(masks)
-    return Drop(mask, _scale(operands, index, after) if rescale else 1.0)
+    device = operands.block(0, 1).inputs[index].device
+    drop = Drop(torch.empty(operands.elements, dtype=bits_dtype(operands.dtype), device=device))
+    for start in range(0, operands.elements, _RUN):
+        part = drop.mask[start : start + _RUN]
+        part.copy_(keep_mask(density, key, start, len(part), device))
+    if not rescale:
+        return drop
+    after = math.fsum(_absolute_sum(drop.apply(delta, start)) for start, delta in _deltas(operands, index))
+    return replace(drop, scale=_scale(operands, index, after))
 
 
 def _scale(operands: Operands, index: int, after: float) -> float:
@@ -165,6 +157,9 @@ def _absolute_sum(delta: Tensor) -> float:
 
 
 def _deltas(operands: Operands, index: int) -> Iterator[tuple[int, Tensor]]:
-    for block in operands.blocks(_RUN):
-        assert block.base is not None
-        yield block.start, block.inputs[index] - block.base
+    return ((block.start, _delta(block, index)) for block in operands.blocks(_RUN))
+
+
+def _delta(block: Block, index: int) -> Tensor:
+    assert block.base is not None
+    return block.inputs[index] - block.base

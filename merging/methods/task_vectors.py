@@ -1,19 +1,22 @@
 """Task vectors: what the fine-tunes changed in their base model, thinned out, weighed and added to the base again.
 
-task_arithmetic, ties, dare_linear and dare_ties are one computation: thin each delta (or not), weigh it, elect a sign for
-each element and keep the deltas that agree with it (or not), sum, normalize (or not), scale by lambda, add to the base.
+task_arithmetic, ties, dare_linear and dare_ties are one computation: thin each delta (or not), weigh it, elect a sign
+for each element and keep the deltas that agree with it (or not), sum, normalize (or not), scale by lambda, add to the
+base.
 
-Guarantees: each step rounds to the dtype of the merge as mergekit 0.1.5's steps do, so that 16-bit results have the same bits.
+Guarantees: each step rounds to the dtype of the merge as mergekit 0.1.5's steps do, so that 16-bit results have the same
+bits. A parent whose weight is zero is not read: a NaN in it goes unnoticed there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
+from merging.methods.bits import as_bits, bits_of, magnitude_mask
 from merging.methods.registry import Block, Combine, Numbers, Operands, Parameter, Prepare, Scope, method
 from merging.methods.sparsify import Cut, Drop, draw, find_cut
 
@@ -21,24 +24,31 @@ Thinning: TypeAlias = Cut | Drop | None
 
 
 def _trim_each(operands: Operands, numbers: Numbers) -> list[Thinning]:
-    rescale = numbers.flag("rescale")
-    return [find_cut(operands, i, density, rescale) for i, density in enumerate(numbers.each("density"))]
+    return _thin_each(find_cut, operands, numbers)
 
 
 def _drop_each(operands: Operands, numbers: Numbers) -> list[Thinning]:
+    return _thin_each(draw, operands, numbers)
+
+
+def _thin_each(
+    thin: Callable[[Operands, int, float, bool], Thinning], operands: Operands, numbers: Numbers
+) -> list[Thinning]:
     rescale = numbers.flag("rescale")
-    return [draw(operands, i, density, rescale) for i, density in enumerate(numbers.each("density"))]
+    pairs = enumerate(zip(numbers.each("density"), numbers.each("weight"), strict=True))
+    return [thin(operands, index, density, rescale) if weight else None for index, (density, weight) in pairs]
 
 
 def _merge(block: Block, numbers: Numbers, thinnings: Sequence[Thinning] | None, elect: bool) -> Tensor:
     assert block.base is not None
-    if not block.inputs:
-        return block.base.clone()
     # A weight is rounded to the dtype of the merge before anything is multiplied by it.
     weights: list[float] = torch.tensor(numbers.each("weight"), dtype=block.base.dtype).tolist()
+    present = [index for index, weight in enumerate(weights) if weight != 0]
+    if not present:
+        return block.base.clone()
     weighted = []
-    for index, parent in enumerate(block.inputs):
-        delta = parent - block.base
+    for index in present:
+        delta = block.inputs[index] - block.base
         thinning = thinnings[index] if thinnings else None
         if thinning is not None:
             delta = thinning.apply(delta, block.start)
@@ -46,7 +56,7 @@ def _merge(block: Block, numbers: Numbers, thinnings: Sequence[Thinning] | None,
     normalize = numbers.flag("normalize")
     divisor: Tensor | float | None
     if elect:
-        mixed, divisor = _elect(weighted, weights, normalize)
+        mixed, divisor = _elect(weighted, [weights[index] for index in present], normalize)
     else:
         mixed, divisor = _rounded_sum(weighted), _total_weight(weights, block.base.dtype) if normalize else None
     if divisor is not None:
@@ -56,22 +66,31 @@ def _merge(block: Block, numbers: Numbers, thinnings: Sequence[Thinning] | None,
     return mixed.add_(block.base)
 
 
-def _elect(weighted: list[Tensor], weights: list[float], normalize: bool) -> tuple[Tensor, Tensor | None]:
+def _elect(weighted: list[Tensor], weights: Sequence[float], normalize: bool) -> tuple[Tensor, Tensor | float | None]:
     """Return the sum of the deltas that have the sign of their sum, and what normalizing divides it by.
 
-    Written without comparisons: on a CPU a bool tensor costs five times what an arithmetic step costs.
+    Overwrites `weighted`. Decided on the bits: shifted to the right, a sign bit fills the number.
     """
-    sign = torch.copysign(weighted[0].new_ones(()), _rounded_sum(weighted))
-    agreeing = [(delta * sign).clamp_min_(0) for delta in weighted]
-    mixed = _rounded_sum(agreeing).mul_(sign)
-    return mixed, _agreeing_weight(agreeing, weights) if normalize else None
+    if len(weighted) == 1:
+        return weighted[0], weights[0] if normalize else None
+    sign_bit = weighted[0].element_size() * 8 - 1
+    against = as_bits(_rounded_sum(weighted)).bitwise_not_()
+    for bits in map(as_bits, weighted):
+        bits.bitwise_and_((bits ^ against).bitwise_right_shift_(sign_bit))
+    mixed = _rounded_sum(weighted)
+    return mixed, _agreeing_weight(weighted, weights) if normalize else None
 
 
-def _agreeing_weight(agreeing: list[Tensor], weights: list[float]) -> Tensor:
-    # The weights of the deltas that agree. Where none does, the sum that this divides is zero: any divisor but 0 will do.
-    total = _rounded_sum([delta.sign_().mul_(weight) for delta, weight in zip(agreeing, weights, strict=True)])
-    if min(weights) >= 0:
-        return total.clamp_min_(min((weight for weight in weights if weight), default=1.0))
+def _agreeing_weight(agreeing: list[Tensor], weights: Sequence[float]) -> Tensor:
+    # The weights of the deltas that agree and are not zero. Where none is, the sum that this divides is zero: any
+    # divisor but 0 will do.
+    dtype = agreeing[0].dtype
+    for delta, weight in zip(agreeing, weights, strict=True):
+        as_bits(delta).bitwise_and_(magnitude_mask(dtype)).clamp_max_(1).mul_(bits_of(weight, dtype))
+    total = _rounded_sum(agreeing)
+    if min(weights) > 0:
+        as_bits(total).clamp_min_(bits_of(min(weights), dtype))
+        return total
     # Weights of both signs can cancel; then mergekit divides by 1.
     return total.add_(1 - total.sign().abs_())
 

@@ -27,12 +27,15 @@ class PlainOperands:
         assert first is not None
         self.elements, self.dtype = first.numel(), first.dtype
 
+    def block(self, start: int, size: int) -> Block:
+        """Return a part of the tensors."""
+        part = slice(start, start + size)
+        base = None if self.base is None else self.base.view(-1)[part]
+        return Block(start, base, tuple(tensor.view(-1)[part] for tensor in self.inputs))
+
     def blocks(self, size: int) -> Iterator[Block]:
         """Yield the tensors in blocks."""
-        for start in range(0, self.elements, size):
-            part = slice(start, start + size)
-            base = None if self.base is None else self.base.view(-1)[part]
-            yield Block(start, base, tuple(tensor.view(-1)[part] for tensor in self.inputs))
+        return (self.block(start, size) for start in range(0, self.elements, size))
 
     def once(self, name: str, inputs: Sequence[int], compute: Callable[[], T]) -> T:
         """Remember a statistic."""

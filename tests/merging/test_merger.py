@@ -104,7 +104,9 @@ def test_the_seed_alone_decides_what_dare_drops(family: Family) -> None:
 
 def test_a_larger_density_keeps_what_a_smaller_one_kept(family: Family) -> None:
     kept = []
-    loose = text(family, "dare_linear", weight=1.0).replace("weight: 0.5", "weight: 0.0") + "parameters: {rescale: false}\n"
+    loose = (
+        text(family, "dare_linear", weight=1.0).replace("weight: 0.5", "weight: 0.0") + "parameters: {rescale: false}\n"
+    )
     with ParentSet.open(Recipe.parse(loose)) as parents:
         base = tensors(Merger(parents).apply(Recipe.single(family.base)))
         for density in (0.3, 0.6):
@@ -152,5 +154,7 @@ slices:
         deep = merger.apply(stack)
         assert deep.config.num_hidden_layers == 5
         own = load_file(Path(family.b) / "model.safetensors")
-        assert torch.equal(deep.state_dict()["model.layers.2.mlp.up_proj.weight"], own["model.layers.0.mlp.up_proj.weight"])
+        assert torch.equal(
+            deep.state_dict()["model.layers.2.mlp.up_proj.weight"], own["model.layers.0.mlp.up_proj.weight"]
+        )
         assert merger.apply(Recipe.single(family.a)).config.num_hidden_layers == 3
