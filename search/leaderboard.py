@@ -11,6 +11,7 @@ import io
 import json
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -97,8 +98,7 @@ class Leaderboard:
     @classmethod
     def read(cls, folder: ResultsFolder) -> Leaderboard:
         """Read the leaderboard of a results folder."""
-        with quiet(), storage_errors(folder):
-            studies = Studies.open(folder)
+        with quiet(), storage_errors(folder), closing(Studies.open(folder)) as studies:
             reports = studies.reports()
             numbered = [(studies.number(trial), trial) for trial in [*studies.baseline_trials(), *studies.trials()]]
         entries = [_Entry(trial, number, reports.get(number)) for number, trial in numbered]

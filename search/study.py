@@ -53,9 +53,10 @@ class Baseline:
 
 @dataclass(frozen=True, slots=True)
 class Studies:
-    """The two studies of a results folder."""
+    """The two studies of a results folder. To be closed: then the folder can be copied."""
 
     folder: ResultsFolder
+    storage: RDBStorage
     search: Study
     baselines: Study
 
@@ -67,7 +68,7 @@ class Studies:
             storage = _storage(folder)
             search = _create(storage, folder.study)
             search.sampler = SeededSampler(config.search.sampler, config.search.seed, start)
-            studies = cls(folder, search, _create(storage, folder.study + _BASELINES))
+            studies = cls(folder, storage, search, _create(storage, folder.study + _BASELINES))
             if _FIRST not in search.user_attrs:
                 for number, baseline in enumerate(baselines):
                     studies.baselines.enqueue_trial({}, user_attrs=_attributes(number, baseline))
@@ -83,9 +84,14 @@ class Studies:
         storage = _storage(folder)
         names = (folder.study, folder.study + _BASELINES)
         try:
-            return cls(folder, *(optuna.load_study(study_name=name, storage=storage) for name in names))
+            return cls(folder, storage, *(optuna.load_study(study_name=name, storage=storage) for name in names))
         except KeyError:
             raise SearchError(f"{folder.database}: holds no study {folder.study!r}; {_REMEDY}") from None
+
+    def close(self) -> None:
+        """Let go of the database; the last one to do so leaves a single file."""
+        self.storage.remove_session()
+        self.storage.engine.dispose()
 
     def claim_baseline(self, worker: str) -> Trial | None:
         """Take the next baseline that waits, if any does."""

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import torch
 from optuna.study import Study
 from optuna.trial import Trial, TrialState
-from transformers import PreTrainedTokenizerBase
 
 from evaluation import EvaluationError, Evaluator, ProblemSet, Report
 from merging import Merger, MergingError, Recipe, load_tokenizer
@@ -50,7 +49,7 @@ class Bench:
         started = time.perf_counter()
         self.progress.phase("merging")
         model = self.merger.apply(recipe, progress=self.progress.step)
-        tokenizer = self.tokenizer_of(recipe)
+        tokenizer = load_tokenizer(self.tokenizer) if self.tokenizer else self.merger.tokenizer(recipe)
         merged = time.perf_counter()
         self.progress.phase("evaluating")
         report = self.evaluator.evaluate(model, tokenizer, problems=problems, progress=self.progress.step)
@@ -62,10 +61,6 @@ class Bench:
             "total": ended - started,
         }
         return report, seconds
-
-    def tokenizer_of(self, recipe: Recipe) -> PreTrainedTokenizerBase:
-        """Return the tokenizer with which a merge is scored."""
-        return load_tokenizer(self.tokenizer) if self.tokenizer else self.merger.tokenizer(recipe)
 
 
 @dataclass(frozen=True, slots=True)

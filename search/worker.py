@@ -21,7 +21,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from evaluation import ConsentError, Evaluator, ProblemSet, load_problems
-from merging import Merger, ParentSet, Recipe
+from merging import Merger, ParentSet, Recipe, load_tokenizer
 from search.config import SearchConfig
 from search.devices import choose_device
 from search.errors import SearchError
@@ -108,18 +108,18 @@ class _Worker:
             merger = Merger(parents, config.merging.random_seed)
             for recipe in corners:
                 merger.plan(recipe)
-                merger.tokenizer(recipe)
+                self._check_prompt(merger, recipe)
             # Only now is anything written: whatever is wrong with the input has been found.
             identity = config.identity | {"problems": {"sha256": problems.digest}}
             folder = ResultsFolder.create(path, config, identity, fresh)
             with storage_errors(folder), folder.logging(), folder.sign_in() as name, self._evaluator(visible) as scorer:
                 tokenizer = config.evaluation.prompt.tokenizer
                 bench = Bench(merger, scorer, visible, tokenizer, folder, self.progress)
-                studies = Studies.create(folder, config, known)
-                self.started = True
-                self._run_baselines(studies, bench, name)
-                self._run_trials(studies, bench, name, deadline)
-                self._score_finalists(studies, bench, report)
+                with contextlib.closing(Studies.create(folder, config, known)) as studies:
+                    self.started = True
+                    self._run_baselines(studies, bench, name)
+                    self._run_trials(studies, bench, name, deadline)
+                    self._score_finalists(studies, bench, report)
         return Leaderboard.read(folder)
 
     def _evaluator(self, problems: ProblemSet) -> Evaluator:
@@ -133,6 +133,15 @@ class _Worker:
             timeout_seconds=settings.timeout,
             workers=settings.workers,
         )
+
+    def _check_prompt(self, merger: Merger, recipe: Recipe) -> None:
+        prompt = self.config.evaluation.prompt
+        tokenizer = load_tokenizer(prompt.tokenizer) if prompt.tokenizer else merger.tokenizer(recipe)
+        if prompt.format == "chat" and not tokenizer.chat_template:
+            raise SearchError(
+                f"{self.config.source}: evaluation.prompt: the format is chat, but the merge's tokenizer has no chat "
+                "template; name a model that has one under evaluation.prompt.tokenizer"
+            )
 
     def _reading(self, _parent: str, read: int, tensors: int) -> None:
         if read == 1:

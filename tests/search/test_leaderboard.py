@@ -150,9 +150,9 @@ def test_top_keeps_the_parents(board: Leaderboard) -> None:
 
 
 def shown(board: Leaderboard, width: int) -> list[str]:
-    console = Console(width=width, file=io.StringIO())
-    console.print(board.table(width=width))
-    return console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    text = io.StringIO()
+    Console(width=width, file=text).print(board.table(width=width))
+    return text.getvalue().splitlines()
 
 
 @pytest.mark.parametrize("width", [80, 160])

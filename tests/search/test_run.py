@@ -1,0 +1,233 @@
+"""A search, end to end: real models, real completions, the real sandbox."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+
+from evaluation import ConsentError, Evaluator, load_problems
+from merging import load_model, load_tokenizer
+from search import Leaderboard, SearchConfig, SearchError, run_search
+from search.progress import Silent
+from search.results import ResultsFolder
+from search.study import Studies, quiet
+from tests.search.conftest import fingerprint
+from tests.search.family import Family
+
+
+def numbers(board: Leaderboard) -> dict[int, dict[str, float]]:
+    return {row.trial: row.numbers for row in board.rows if row.kind == "trial"}
+
+
+class Phases(Silent):
+    """Remembers what was said."""
+
+    def __init__(self) -> None:
+        self.begun: list[str] = []
+        self.phases: set[str] = set()
+        self.said: list[str] = []
+
+    def begin(self, what: str, total: int, deadline: float | None = None) -> None:
+        self.begun.append(f"{what} {total}{' until a deadline' if deadline else ''}")
+
+    def phase(self, name: str) -> None:
+        self.phases.add(name)
+
+    def say(self, message: str) -> None:
+        self.said.append(message)
+
+
+def test_a_run_leaves_a_folder_with_everything(finished: Path, shared_family: Family) -> None:
+    assert {path.name for path in finished.iterdir() if not path.name.startswith(".")} == {
+        "config.yaml", "search.json", "study.db", "completions", "worker.log",
+    }  # fmt: skip
+    assert (finished / "config.yaml").read_text() == shared_family.config()
+    assert "trial 6: " in (finished / "worker.log").read_text()
+    assert not list((finished / ".workers").iterdir())
+
+
+def test_the_parents_and_their_equal_average_are_the_first_trials(finished: Path, shared_family: Family) -> None:
+    board = Leaderboard.open(finished)
+    first = {row.trial: (row.kind, row.name) for row in board.rows if row.kind != "trial"}
+    assert first == {
+        0: ("parent", str(shared_family.a)),
+        1: ("parent", str(shared_family.b)),
+        2: ("parent", str(shared_family.base)),
+        3: ("baseline", "equal average"),
+    }
+    assert sorted(numbers(board)) == [4, 5, 6]
+    assert all(row.state == "complete" for row in board.rows)
+
+
+def test_the_search_and_the_report_share_no_problem(finished: Path, shared_family: Family) -> None:
+    files = (finished / "completions").iterdir()
+    seen = {
+        file.stem: {json.loads(line)["task_id"] for line in file.read_text(encoding="utf-8").splitlines()}
+        for file in files
+    }
+    assert seen.keys() == {f"trial-{n}" for n in range(7)} | {f"report-{n}" for n in range(4)} | {
+        f"report-{row.trial}" for row in Leaderboard.open(finished).top(2) if row.kind == "trial"
+    }
+    search, report = seen["trial-0"], seen["report-0"]
+    assert not search & report
+    assert search | report == set(load_problems(shared_family.problems).task_ids)
+    assert all(tasks == (search if name.startswith("trial") else report) for name, tasks in seen.items())
+
+
+def test_a_parents_scores_are_those_of_a_plain_evaluation(finished: Path, shared_family: Family) -> None:
+    problems = load_problems(shared_family.problems)
+    row = next(row for row in Leaderboard.open(finished).rows if row.trial == 0)
+    with Evaluator(problems, allow_code_execution=True, max_new_tokens=12) as evaluator:
+        model, tokenizer = load_model(row.name), load_tokenizer(row.name)
+        scores = [evaluator.evaluate(model, tokenizer, problems=part).pass_at_1 for part in problems.split(0.5, seed=0)]
+    assert [row.search_score, row.report_score] == scores
+    assert 0 < scores[0] < 1
+
+
+def test_a_search_goes_on_where_it_stopped(finished: Path, shared_family: Family, tmp_path: Path) -> None:
+    config = SearchConfig.load(shared_family.write("finished.yaml"))
+    begun = run_search(config, tmp_path / "run", trials=1)
+    ended = run_search(config, tmp_path / "run")
+    kept = {row.trial: row.seconds for row in begun.rows}
+    assert {row.trial: row.seconds for row in ended.rows if row.trial in kept} == kept
+    whole = Leaderboard.open(finished)
+    assert numbers(ended) == numbers(whole)
+    assert [(row.trial, row.search_score) for row in ended.rows] == [
+        (row.trial, row.search_score) for row in whole.rows
+    ]
+
+
+def test_fewer_trials_than_there_are_runs_none(finished: Path, shared_family: Family) -> None:
+    config = SearchConfig.load(shared_family.write("finished.yaml"))
+    was = Leaderboard.open(finished)
+    phases = Phases()
+    assert run_search(config, finished, trials=1, progress=phases) == was
+    assert phases.phases == {"tensors"}
+    assert phases.begun == ["reading the parents 1", "parents 4", "search 1", "report split 0"]
+
+
+def test_fresh_begins_anew(family: Family, tmp_path: Path) -> None:
+    config = SearchConfig.load(family.write())
+    first = run_search(config, tmp_path / "run", trials=1)
+    second = run_search(config, tmp_path / "run", trials=1, fresh=True, seed=3)
+    assert numbers(first) != numbers(second)
+    assert Leaderboard.open(tmp_path / "run.1") == first
+
+
+def test_after_its_time_a_search_takes_no_trial(family: Family, tmp_path: Path) -> None:
+    config = SearchConfig.load(family.write(search=", timeout: 8h"))
+    phases = Phases()
+    board = run_search(config, tmp_path / "run", timeout=0.001, progress=phases)
+    assert numbers(board) == {}
+    assert board.best is None
+    assert "search 3 until a deadline" in phases.begun
+    # The parents are scored in any case, and on the report split too.
+    assert all(row.report_score is not None for row in board.rows)
+    assert len(board.rows) == 4
+
+
+def test_a_failing_candidate_is_recorded_with_its_reason_and_ends_nothing(
+    family: Family, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    recipe = """
+  merge_method: task_arithmetic
+  base_model: base
+  dtype: float16
+  models:
+    - {model: a, parameters: {weight: {low: 0.0, high: 1.0e+30}}}
+    - {model: b, parameters: {weight: 0.5}}
+"""
+    (family.folder / "good.yaml").write_text(f"{recipe.replace('{low: 0.0, high: 1.0e+30}', '0.5')}")
+    config = SearchConfig.load(family.write(recipe=recipe, search=", enqueue: [good.yaml]"))
+    board = run_search(config, tmp_path / "run")
+    states = {row.trial: row.state for row in board.rows if row.kind == "trial"}
+    assert states == {4: "complete", 5: "failed", 6: "failed"}
+    assert board.best == 4
+    errors = [row.error or "" for row in board.rows if row.state == "failed"]
+    assert all(error.startswith("merged tensor model.") and "holds NaN or Inf" in error for error in errors)
+    assert "NonFiniteTensor: merged tensor model." in (tmp_path / "run" / "worker.log").read_text()
+    assert not caplog.records
+    assert not logging.getLogger("search").handlers
+
+
+def test_numbers_that_make_no_valid_recipe_fail_their_trial(family: Family, tmp_path: Path) -> None:
+    # Both ends of the ranges are valid; layer_range [2, 2] between them is not.
+    recipe = """
+  merge_method: linear
+  slices:
+    - sources:
+        - {model: a, layer_range: [{low: 0, high: 2, step: 1}, 3], parameters: {weight: 0.5}}
+        - {model: b, layer_range: [{low: 0, high: 2, step: 1}, 3], parameters: {weight: 0.5}}
+"""
+    config = SearchConfig.load(family.write(recipe=recipe, search=", sampler: qmc"))
+    board = run_search(config, tmp_path / "run", trials=4)
+    reasons = [row.error for row in board.rows if row.state == "failed"]
+    assert reasons
+    assert all("the sources of a slice must have the same number of layers" in (reason or "") for reason in reasons)
+
+
+def test_without_consent_nothing_is_done(family: Family, tmp_path: Path) -> None:
+    file = family.write()
+    file.write_text(file.read_text().replace("allow_code_execution: true", "allow_code_execution: false"))
+    with pytest.raises(ConsentError, match="--allow-code-execution"):
+        run_search(SearchConfig.load(file), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_chat_prompts_need_a_chat_template(family: Family, tmp_path: Path) -> None:
+    config = SearchConfig.load(family.write(evaluation=", prompt: {format: chat}"))
+    with pytest.raises(SearchError, match=r"evaluation\.prompt: the format is chat, but .* no chat template"):
+        run_search(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_parents_that_cannot_be_scored_end_the_search_with_the_reason(family: Family, tmp_path: Path) -> None:
+    # The tokenizer of the merges is one thing, the parents' own another.
+    template = "{{ raise_exception('no such role') }}"
+    text = family.write(evaluation=", prompt: {format: chat}").read_text()
+    text = text.replace("base_model: base", f'base_model: base\n  chat_template: "{template}"')
+    config = SearchConfig.parse(text, source="mine.yaml", folder=family.folder)
+    with pytest.raises(SearchError, match=r"mine.yaml: none of the parents could be scored.* no chat template"):
+        run_search(config, tmp_path / "run")
+
+
+def test_a_changed_problem_file_is_another_search(family: Family, tmp_path: Path) -> None:
+    config = SearchConfig.load(family.write())
+    run_search(config, tmp_path / "run", trials=1)
+    family.problems.write_text(family.problems.read_text().replace("candidate(3)", "candidate(4)", 1))
+    was = fingerprint(tmp_path / "run")
+    with pytest.raises(SearchError, match=r"made by another config .*problems\.sha256"):
+        run_search(config, tmp_path / "run")
+    assert fingerprint(tmp_path / "run") == was
+
+
+def test_no_problem_to_search_on_is_refused(family: Family, tmp_path: Path) -> None:
+    config = SearchConfig.load(family.write(evaluation=", report_fraction: 0.99"))
+    with pytest.raises(SearchError, match=r"evaluation\.report_fraction: leaves no problem to search on"):
+        run_search(config, tmp_path / "run")
+
+
+def test_without_a_report_split_there_is_no_report(family: Family, tmp_path: Path) -> None:
+    board = run_search(SearchConfig.load(family.write(evaluation=", report_fraction: 0")), tmp_path / "run", trials=1)
+    assert {row.report_score for row in board.rows} == {None}
+
+
+def test_while_another_worker_is_at_its_last_trial_the_finalists_are_left_to_it(family: Family, tmp_path: Path) -> None:
+    config = SearchConfig.load(family.write())
+    run_search(config, tmp_path / "run", trials=1)
+    folder = ResultsFolder.open(tmp_path / "run")
+    phases = Phases()
+    with quiet(), folder.sign_in() as other:
+        assert Studies.create(folder, config, []).claim(other, 2, config.space)
+        run_search(config, tmp_path / "run", trials=2, progress=phases)
+    assert phases.said == ["another worker is still at its last trial; it will score the finalists"]
+    assert numbers(run_search(config, tmp_path / "run", trials=2)).keys() == {4, 6}  # 5 was lost, and run again as 6
+
+
+def test_the_default_folder_is_called_like_the_config(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(family.folder)
+    run_search(SearchConfig.load(family.write("mine.yaml")), trials=1)
+    assert Leaderboard.open("results/mine").study == "mine"
