@@ -16,7 +16,7 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from merging.checkpoint import Checkpoint
-from merging.errors import MergingError
+from merging.errors import MergingError, first_line
 
 # The first number between dots is the layer: model.layers.3.mlp..., transformer.h.3..., gpt_neox.layers.3...
 _LAYER = re.compile(r"^(?P<head>(?:[^.]*[^.\d][^.]*\.)+)(?P<index>\d+)(?P<tail>\..*)$")
@@ -31,12 +31,14 @@ class Architecture:
         layer: head and tail of the name of each tensor of a layer; the layer's index stands between them.
         after: tensors after the layers (final norm, head), without those that share another's storage.
         stand_ins: a tensor that a model with tied weights does not save, and the one that it equals there.
+        shapes: the shape of each tensor, as the config makes it.
     """
 
     before: tuple[str, ...]
     layer: tuple[tuple[str, str], ...]
     after: tuple[str, ...]
     stand_ins: Mapping[str, str]
+    shapes: Mapping[str, tuple[int, ...]]
 
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> Architecture:
@@ -52,7 +54,8 @@ class Architecture:
             else:
                 (after if layer else before).append(name)
         stand_ins = model._tied_weights_keys if isinstance(model._tied_weights_keys, dict) else {}
-        return cls(tuple(before), tuple(layer), tuple(after), dict(stand_ins))
+        shapes = {name: tuple(tensor.shape) for name, tensor in saved.items()}
+        return cls(tuple(before), tuple(layer), tuple(after), dict(stand_ins), shapes)
 
     def layer_names(self, index: int) -> list[str]:
         """Return the names of the tensors of one layer."""
@@ -74,8 +77,8 @@ def skeleton(config: PreTrainedConfig, reference: str) -> Any:
     """Return the model of a config on the meta device: names and shapes, no weights."""
     try:
         with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(copy.deepcopy(config))
-    except (ValueError, KeyError, ImportError) as error:
+            return AutoModelForCausalLM.from_config(copy.deepcopy(config))  # type: ignore[no-untyped-call]
+    except Exception as error:  # whatever the model's own code makes of a config that does not fit it
         raise MergingError(
-            f"model {reference}: transformers cannot build a causal language model of it: {error}"
+            f"model {reference}: transformers cannot build a causal language model of its config.json: {first_line(error)}"
         ) from None

@@ -14,11 +14,12 @@ from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import AutoConfig, PreTrainedConfig
 
-from merging.errors import MergingError
+from merging.errors import MergingError, first_line
 
 _INDEX = "model.safetensors.index.json"
 
@@ -55,22 +56,23 @@ class Checkpoint:
 
     @classmethod
     def open(cls, reference: str) -> Checkpoint:
-        """Find a model and read its files' headers. Raises MergingError that names the model and what is wrong with it."""
+        """Find a model and read its files' headers. Raises MergingError that names the model and what is wrong."""
         folder = locate(reference)
         tensors: dict[str, TensorInfo] = {}
         for file in _weight_files(reference, folder):
             tensors.update(_read_header(file))
+        if not tensors:
+            raise MergingError(f"model {reference}: {folder} holds no tensors; download the model again")
         return cls(reference, folder, tensors)
 
     @cached_property
     def config(self) -> PreTrainedConfig:
         """The model's configuration. Raises MergingError if it has none that transformers can read."""
         try:
-            return AutoConfig.from_pretrained(self.folder)
-        except (OSError, ValueError, KeyError) as error:
-            raise MergingError(
-                f"model {self.reference}: its config.json cannot be used: {_first_line(error)}"
-            ) from None
+            config: PreTrainedConfig = AutoConfig.from_pretrained(self.folder)
+            return config
+        except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
+            raise MergingError(f"model {self.reference}: its config.json cannot be used: {first_line(error)}") from None
 
     @cached_property
     def dtype(self) -> torch.dtype:
@@ -86,9 +88,10 @@ class Checkpoint:
         try:
             with safe_open(info.file, framework="pt") as file:
                 # The copy leaves the mapped file behind: a file that is cut short later cannot crash the process.
-                return file.get_tensor(name).to(device, copy=True)
+                tensor: Tensor = file.get_tensor(name).to(device, copy=True)
+                return tensor
         except (SafetensorError, OSError) as error:
-            raise MergingError(f"{info.file}: tensor {name} cannot be read: {_first_line(error)}") from None
+            raise MergingError(f"{info.file}: tensor {name} cannot be read: {first_line(error)}") from None
 
 
 def locate(reference: str) -> Path:
@@ -118,7 +121,7 @@ def _download(reference: str) -> Path:
         return Path(snapshot_download(name, revision=revision or None, allow_patterns=patterns))
     except (OSError, ValueError, RuntimeError) as error:  # what huggingface_hub and its HTTP client raise
         raise MergingError(
-            f"model {reference}: no such folder here, and not to be had from the hub: {_first_line(error)}"
+            f"model {reference}: no such folder here, and not to be had from the hub: {first_line(error)}"
         ) from None
 
 
@@ -154,7 +157,7 @@ def _read_header(file: Path) -> dict[str, TensorInfo]:
             return found
     except (SafetensorError, OSError) as error:
         raise MergingError(
-            f"{file}: is no whole safetensors file ({_first_line(error)}); download or copy it again"
+            f"{file}: is no whole safetensors file ({first_line(error)}); download or copy it again"
         ) from None
 
 
@@ -164,7 +167,3 @@ def _dtype(file: Path, tensor: str, name: str) -> torch.dtype:
             f"{file}: tensor {tensor} is stored as {name}; save the model as bfloat16, float16 or float32"
         )
     return _DTYPES[name]
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

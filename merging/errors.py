@@ -29,6 +29,11 @@ class NonFiniteTensor(MergingError):
         )
 
 
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, or its type where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def suggest(word: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean 'density'?"`` for the nearest known word, else an empty string."""
     nearest = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)

@@ -1,7 +1,7 @@
 """Export: runs a plan shard by shard to disk, with all that `from_pretrained` needs.
 
-Guarantees: the tensors are bit-identical to those that `Merger.apply` makes of the same recipe and seed; the folder appears under its
-name only when it is whole; an existing folder is left as it was.
+Guarantees: the tensors are bit-identical to those that `Merger.apply` makes of the same recipe and seed; the folder
+appears under its name only when it is whole; an existing folder is left as it was.
 """
 
 from __future__ import annotations
@@ -16,17 +16,16 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from merging.checkpoint import locate
 from merging.errors import MergingError
 from merging.kernel import output_dtype, run_step
 from merging.models import generation_config, merged_config
 from merging.parents import ParentSet
 from merging.plan import Plan, Step, make_plan
 from merging.recipe import Recipe
-from merging.tokenizers import merged_tokenizer
+from merging.tokenizers import merged_tokenizer, save_tokenizer
 
 _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
-# What config.json, tokenizer and card may take beside the weights.
-_SPARE_BYTES = 64 * 10**6
 
 
 def export_model(
@@ -57,31 +56,33 @@ def export_model(
     _check_free(to)
     with ParentSet.open(recipe, device, progress) as parents:
         plan = make_plan(recipe, parents)
-        tokenizer = merged_tokenizer(recipe, parents)
-        to.parent.mkdir(parents=True, exist_ok=True)
-        _check_space(to, _total_bytes(plan, parents))
-        part = Path(tempfile.mkdtemp(prefix=f".{to.name}.", suffix=".part", dir=to.parent))
+        merged_tokenizer(recipe, parents)  # raises where it cannot be had
+        try:
+            to.parent.mkdir(parents=True, exist_ok=True)
+            _check_space(to, _total_bytes(plan, parents) + _size_of_the_rest(recipe))
+            part = Path(tempfile.mkdtemp(prefix=f".{to.name}.", suffix=".part", dir=to.parent))
+        except OSError as error:
+            raise _unwritable(to, error) from None
         try:
             _write_weights(plan, parents, part, limit, random_seed, progress)
-            reference = next(iter(parents.checkpoints))
-            merged_config(parents, plan.layers, output_dtype(plan.steps[0], parents)).save_pretrained(part)
-            generation_config(reference).save_pretrained(part)
-            tokenizer.save_pretrained(part)
+            _write_configs(recipe, plan, parents, part)
+            save_tokenizer(recipe, part)
             (part / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
             (part / "README.md").write_text(card or model_card(recipe, to.name, random_seed), encoding="utf-8")
             part.chmod(0o755)  # mkdtemp makes it private
-            if to.exists():
-                to.rmdir()
-            part.rename(to)
+            part.rename(to)  # an empty folder of that name is replaced
         except OSError as error:
-            raise MergingError(f"{to}: cannot be written: {error.strerror or error}; nothing was left there") from None
+            raise _unwritable(to, error) from None
         finally:
             shutil.rmtree(part, ignore_errors=True)
 
 
+def _unwritable(to: Path, error: OSError) -> MergingError:
+    return MergingError(f"{to}: cannot be written: {error.strerror or error}; nothing was left there")
+
+
 def model_card(recipe: Recipe, name: str, random_seed: int, evidence: str = "") -> str:
     """Return a model card: metadata as the hub reads it, the recipe, and what is known about its scores."""
-    base = recipe.base_model or recipe.parents()[0]
     front = [
         "---",
         "base_model:",
@@ -92,7 +93,8 @@ def model_card(recipe: Recipe, name: str, random_seed: int, evidence: str = "") 
     body = f"""
 # {name}
 
-A merge of {len(recipe.parents())} models by the method `{recipe.merge_method}`, made with merge-search; architecture and config are those of `{base}`.
+A merge of {len(recipe.parents())} models by the method `{recipe.merge_method}`, made with merge-search. Architecture and
+config are those of `{recipe.donor}`.
 {evidence}
 ## Recipe
 
@@ -129,6 +131,16 @@ def _write_weights(
     if len(shards) > 1:
         content = {"metadata": {"total_size": _total_bytes(plan, parents)}, "weight_map": index}
         (folder / "model.safetensors.index.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
+
+
+def _write_configs(recipe: Recipe, plan: Plan, parents: ParentSet, folder: Path) -> None:
+    donor = parents.checkpoints[recipe.donor]
+    merged_config(donor, plan.layers, output_dtype(plan.steps[0], parents)).save_pretrained(folder)
+    file = donor.folder / "generation_config.json"
+    if file.exists():  # copied: transformers refuses to save what many models have (a temperature without sampling)
+        shutil.copyfile(file, folder / file.name)
+    else:
+        generation_config(donor).save_pretrained(folder)
 
 
 @torch.inference_mode()
@@ -179,11 +191,16 @@ def _check_free(to: Path) -> None:
 
 def _check_space(to: Path, needed: int) -> None:
     free = shutil.disk_usage(to.parent).free
-    if free < needed + _SPARE_BYTES:
+    if free < needed:
         raise MergingError(
-            f"{to}: the export needs {(needed + _SPARE_BYTES) / 1e9:.2f} GB and the disk has {free / 1e9:.2f} GB free; "
+            f"{to}: the export needs {needed / 1e9:.2f} GB and the disk has {free / 1e9:.2f} GB free; "
             "make room or choose another folder"
         )
+
+
+def _size_of_the_rest(recipe: Recipe) -> int:
+    files = [file for file in locate(recipe.donor).iterdir() if file.is_file() and file.suffix != ".safetensors"]
+    return sum(file.stat().st_size for file in files)
 
 
 def _bytes(text: str) -> int:

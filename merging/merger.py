@@ -1,20 +1,21 @@
 """The merger: writes one candidate after another into the same live model.
 
-Guarantees: no candidate touches the disk; the model that `apply` returns is the same object every time, with the tensors
-that `export_model` would write for the same recipe and seed, bit for bit. After an error the model's tensors are undefined until the
-next successful `apply`.
+Guarantees: no candidate touches the disk; recipes of one depth, dtype and config are written into the same model, which
+has the tensors that `export_model` would write for the same recipe and seed, bit for bit. After an error the model's
+tensors are undefined until the next successful `apply`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from merging.kernel import output_dtype, run_step
-from merging.models import build_model
+from merging.models import build_model, generation_config, merged_config
 from merging.parents import ParentSet
 from merging.plan import Plan, Step, make_plan
 from merging.recipe import Recipe
@@ -33,7 +34,7 @@ class Merger:
         self.parents = parents
         self.random_seed = random_seed
         self._model: PreTrainedModel | None = None
-        self._shape: tuple[int, torch.dtype] | None = None
+        self._config: dict[str, Any] = {}
         self._written: dict[str, Step] = {}
 
     def plan(self, recipe: Recipe) -> Plan:
@@ -55,7 +56,7 @@ class Merger:
             NonFiniteTensor: a merged tensor holds NaN or Inf.
         """
         plan = self.plan(recipe)
-        model = self._live_model(plan)
+        model = self._live_model(recipe, plan)
         targets: dict[str, Tensor] = model.state_dict()
         for done, step in enumerate(plan.steps, start=1):
             if self._written.get(step.name) != step:
@@ -67,13 +68,16 @@ class Merger:
         return model
 
     def tokenizer(self, recipe: Recipe) -> PreTrainedTokenizerBase:
-        """Return the tokenizer that the merge has. Raises MergingError if the parents' tokenizers cannot be reconciled."""
+        """Return the tokenizer that the merge has. Raises MergingError if the recipe asks for one it cannot have."""
         return merged_tokenizer(recipe, self.parents)
 
-    def _live_model(self, plan: Plan) -> PreTrainedModel:
-        shape = plan.layers, output_dtype(plan.steps[0], self.parents)
-        if self._model is None or self._shape != shape:
+    def _live_model(self, recipe: Recipe, plan: Plan) -> PreTrainedModel:
+        donor = self.parents.checkpoints[recipe.donor]
+        config = merged_config(donor, plan.layers, output_dtype(plan.steps[0], self.parents))
+        if self._model is None or self._config != config.to_dict():
+            self._model = None  # its memory goes before the next model's comes
             self._written.clear()
-            self._model = build_model(self.parents, plan.layers, shape[1])
-            self._shape = shape
+            self._config = config.to_dict()
+            self._model = build_model(config, self.parents)
+        self._model.generation_config = generation_config(donor)
         return self._model

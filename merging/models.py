@@ -9,14 +9,14 @@ import torch
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
-from merging.checkpoint import Checkpoint, locate
-from merging.errors import MergingError
+from merging.checkpoint import Checkpoint
+from merging.errors import MergingError, first_line
 from merging.parents import ParentSet
 
 
-def merged_config(parents: ParentSet, layers: int, dtype: torch.dtype) -> PreTrainedConfig:
-    """Return the config of a merge: the first parent's (the base's), with the merge's depth and dtype."""
-    config = copy.deepcopy(next(iter(parents.checkpoints.values())).config)
+def merged_config(donor: Checkpoint, layers: int, dtype: torch.dtype) -> PreTrainedConfig:
+    """Return the config of a merge: the donor's, with the merge's depth and dtype."""
+    config = copy.deepcopy(donor.config)
     config.dtype = dtype
     if config.num_hidden_layers != layers:
         # transformers 5 refuses a list of layer types of another length than the depth.
@@ -27,22 +27,23 @@ def merged_config(parents: ParentSet, layers: int, dtype: torch.dtype) -> PreTra
     return config
 
 
-def build_model(parents: ParentSet, layers: int, dtype: torch.dtype) -> PreTrainedModel:
-    """Return a model of the merge's architecture on the parents' device, in eval mode, its weights not yet set."""
-    config = merged_config(parents, layers, dtype)
+def build_model(config: PreTrainedConfig, parents: ParentSet) -> PreTrainedModel:
+    """Return a model of a config on the parents' device, in eval mode, its weights not yet set."""
     with no_init_weights(), parents.device:
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+        model: Any = AutoModelForCausalLM.from_config(config, dtype=config.dtype)  # type: ignore[no-untyped-call]
     model.tie_weights()  # which init_weights would have done
-    model.generation_config = generation_config(next(iter(parents.checkpoints)))
     return cast(PreTrainedModel, model.eval().requires_grad_(False))
 
 
-def generation_config(reference: str) -> GenerationConfig:
+def generation_config(checkpoint: Checkpoint) -> GenerationConfig:
     """Return a model's generation_config.json, or one made of its config where it has none."""
-    folder = locate(reference)
-    if (folder / "generation_config.json").exists():
-        return GenerationConfig.from_pretrained(folder)
-    return GenerationConfig.from_model_config(Checkpoint.open(reference).config)
+    file = checkpoint.folder / "generation_config.json"
+    if not file.exists():
+        return GenerationConfig.from_model_config(checkpoint.config)
+    try:
+        return GenerationConfig.from_pretrained(checkpoint.folder)
+    except (OSError, ValueError, TypeError) as error:
+        raise MergingError(f"{file}: cannot be used: {first_line(error)}") from None
 
 
 def load_model(reference: str, device: str = "cpu", dtype: str | None = None) -> PreTrainedModel:
@@ -56,7 +57,7 @@ def load_model(reference: str, device: str = "cpu", dtype: str | None = None) ->
     checkpoint = Checkpoint.open(reference)
     wanted: Any = getattr(torch, dtype) if dtype else checkpoint.dtype
     try:
-        model = AutoModelForCausalLM.from_pretrained(checkpoint.folder, dtype=wanted)
+        model: Any = AutoModelForCausalLM.from_pretrained(checkpoint.folder, dtype=wanted)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise MergingError(f"model {reference}: cannot be loaded: {error}") from None
     return cast(PreTrainedModel, model.to(device).eval().requires_grad_(False))

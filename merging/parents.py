@@ -6,9 +6,8 @@ differs; a tensor is read from disk at most once. Does not merge.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -18,8 +17,6 @@ from merging.checkpoint import Checkpoint
 from merging.errors import MergingError
 from merging.recipe import Recipe
 from merging.statistics import Statistics
-
-T = TypeVar("T")
 
 Progress = Callable[[str, int, int], None]
 
@@ -97,8 +94,9 @@ class ParentSet:
         for checkpoint in self.checkpoints.values():
             if checkpoint.config.model_type != reference.config.model_type:
                 raise MergingError(
-                    f"model {checkpoint.reference}: is a {checkpoint.config.model_type} model, but {reference.reference} "
-                    f"is a {reference.config.model_type} model; only models of one architecture can be merged"
+                    f"model {checkpoint.reference}: is a {checkpoint.config.model_type} model, but "
+                    f"{reference.reference} is a {reference.config.model_type} model; "
+                    "only models of one architecture can be merged"
                 )
             for name in self.architecture.names(self.layers(checkpoint.reference)):
                 if not self.has(checkpoint.reference, name):
@@ -109,13 +107,21 @@ class ParentSet:
             self._check_shapes(checkpoint, reference)
 
     def _check_shapes(self, checkpoint: Checkpoint, reference: Checkpoint) -> None:
-        for name in self.architecture.names(1):
-            expected, found = (c.tensors[self._stored_name(c.reference, name)].shape for c in (reference, checkpoint))
-            if found != expected:
+        for name in self.architecture.names(self.layers(checkpoint.reference)):
+            found = self._shape(checkpoint, name)
+            if checkpoint is reference and found != self.architecture.shapes.get(name, found):
+                raise MergingError(
+                    f"model {checkpoint.reference}: tensor {name} has shape {list(found)}, but its config.json makes it "
+                    f"{list(self.architecture.shapes[name])}; the files are not of one model"
+                )
+            if self.has(reference.reference, name) and found != (expected := self._shape(reference, name)):
                 raise MergingError(
                     f"model {checkpoint.reference}: tensor {name} has shape {list(found)}, but in {reference.reference} "
                     f"it has {list(expected)}; only models of one shape can be merged"
                 )
+
+    def _shape(self, checkpoint: Checkpoint, name: str) -> tuple[int, ...]:
+        return checkpoint.tensors[self._stored_name(checkpoint.reference, name)].shape
 
     def _load(self, progress: Progress | None) -> None:
         wanted = [

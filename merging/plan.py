@@ -1,19 +1,20 @@
-"""The plan: a recipe and its parents, resolved to what is done for each output tensor. Pure data, made before any arithmetic.
+"""The plan: a recipe and its parents, resolved to what is done for each output tensor, before any arithmetic.
 
-Guarantees: what is wrong between a recipe and its parents (a missing parameter, a layer that no parent has) is found here; the
-numbers are those that mergekit 0.1.5 resolves (see `merging.recipe.resolve`). Reads no weights.
+Guarantees: what is wrong between a recipe and its parents (a filter that fits no tensor, a layer that no parent has) is
+found here; the numbers are those that mergekit 0.1.5 resolves. Pure data; reads no weights.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from merging.errors import MergingError
 from merging.methods import METHODS, Method, Parameter, Scope
 from merging.methods.registry import Number, Numbers
 from merging.parents import ParentSet
-from merging.recipe import InputModel, InputSlice, OutputSlice, Parameters, Recipe, resolve
+from merging.recipe import InputModel, InputSlice, OutputSlice, Parameters, Recipe
+from merging.settings import Setting, resolve
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,7 @@ class Plan:
 def make_plan(recipe: Recipe, parents: ParentSet) -> Plan:
     """Resolve a recipe against its parents. Raises MergingError where they do not fit."""
     method = METHODS[recipe.merge_method]
+    _check_heads(recipe, parents)
     slices, module = _output_slices(recipe, parents)
     steps: list[Step] = []
     layer = 0
@@ -89,6 +91,16 @@ def make_plan(recipe: Recipe, parents: ParentSet) -> Plan:
     for name in architecture.after:
         steps.append(_step(recipe, method, parents, slices[-1], module, name, layer=None, t=0.0))
     return Plan(tuple(steps), layer)
+
+
+def _check_heads(recipe: Recipe, parents: ParentSet) -> None:
+    tied = {name: parents.checkpoints[name].config.tie_word_embeddings for name in recipe.parents()}
+    untied = [name for name in tied if not tied[name]]
+    if tied[recipe.donor] and untied:
+        raise MergingError(
+            f"model {untied[0]}: has an output head of its own, but that of {recipe.donor} is tied to its embedding; "
+            f"make {untied[0]} the base_model, or merge models of one kind"
+        )
 
 
 def _output_slices(recipe: Recipe, parents: ParentSet) -> tuple[Sequence[OutputSlice], Parameters]:
@@ -169,22 +181,19 @@ def _step(
 
 
 def _resolve(
-    method: Method, parameter: Parameter, blocks: Sequence[Parameters], tensor: str, t: float, where: str
+    method: Method, parameter: Parameter, blocks: Sequence[Mapping[str, Setting]], tensor: str, t: float, where: str
 ) -> Number | None:
-    for setting in _settings(blocks, parameter.key):
-        value = resolve(setting, tensor, t)
-        if value is not None:
-            return parameter.read(value)
+    for block in blocks:
+        if parameter.key in block:
+            value = resolve(block[parameter.key], tensor, t, parameter.read)
+            if value is not None:
+                return value
     if parameter.required:
         raise MergingError(
             f"{where}: {method.name} needs the parameter {parameter.key!r}, and none of its filters fits {tensor}; "
             "add a value without a filter as the last one"
         )
     return parameter.default
-
-
-def _settings(blocks: Sequence[Mapping[str, object]], key: str) -> Iterator[object]:
-    return (block[key] for block in blocks if key in block)
 
 
 def _describe(step: Step) -> str:

@@ -1,8 +1,8 @@
 """A recipe: mergekit's YAML, read strictly.
 
-Guarantees: what is read here means what mergekit 0.1.5 makes of it (precedence of parameters, gradients,
-filters; see `resolve`); an unknown key, a wrong type or a number outside its legal range is an error that names the
-file and the key. Does not open checkpoints: whether a recipe fits its parents is the plan's business.
+Guarantees: what is read here means what mergekit 0.1.5 makes of it, and can be written as YAML that mergekit reads; an
+unknown key, a wrong type or a number outside its legal range is an error that names the file and the key. Does not open
+checkpoints: whether a recipe fits its parents is the plan's business.
 """
 
 from __future__ import annotations
@@ -12,104 +12,81 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias, Union
+from typing import Annotated, Any, Literal, TypeAlias
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    PlainSerializer,
+    Tag,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import ErrorDetails, PydanticCustomError
 
+from merging.contract import complaints
 from merging.errors import MergingError, suggest
-from merging.methods import METHODS
-from merging.methods.registry import Method, Parameter, Scope
-
-Scalar: TypeAlias = bool | int | float | str
-Gradient: TypeAlias = tuple[Scalar, ...]
-
-DTYPES = ("float32", "bfloat16", "float16", "float64")
+from merging.methods import METHODS, Method
+from merging.settings import parse_setting
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Conditional(_Strict):
-    """A value for the tensors whose name contains `filter`; no filter (or ``*``) fits every tensor."""
-
-    value: Scalar | Gradient
-    filter: str | None = None
-
-    def fits(self, tensor_name: str) -> bool:
-        """Whether the tensor's name contains the filter."""
-        return self.filter is None or self.filter == "*" or self.filter in tensor_name
-
-
-Setting: TypeAlias = Scalar | Gradient | tuple[Conditional, ...]
-
-
-def _setting_error(at: str, reason: str) -> PydanticCustomError:
-    return PydanticCustomError("setting", "{reason}", {"at": at, "reason": reason})
-
-
-def _parse_scalar_or_gradient(raw: object, at: str) -> Scalar | Gradient:
-    if isinstance(raw, bool | int | float | str):
-        return raw
-    if isinstance(raw, list | tuple):
-        if not raw:
-            raise _setting_error(at, "an empty list is no gradient; give at least one number")
-        for index, item in enumerate(raw):
-            if not isinstance(item, bool | int | float | str):
-                raise _setting_error(f"{at}[{index}]", f"expected a number, got {_shown(item)}")
-        return tuple(raw)
-    raise _setting_error(at, f"expected a number, a list of numbers (a gradient) or filters, got {_shown(raw)}")
-
-
-def _parse_conditional(raw: object, at: str) -> Conditional:
-    if isinstance(raw, Conditional):
-        return raw
-    if not isinstance(raw, Mapping):
-        raise _setting_error(at, f"expected {{filter, value}}, got {_shown(raw)}")
-    for key in raw:
-        if key not in ("filter", "value"):
-            hint = suggest(str(key), ("filter", "value"))
-            raise _setting_error(f"{at}.{key}", f"unknown key (a filter has 'filter' and 'value'){hint}")
-    if "value" not in raw:
-        raise _setting_error(at, "a filter needs a 'value'")
-    name = raw.get("filter")
-    if name is not None and not isinstance(name, str):
-        raise _setting_error(f"{at}.filter", f"expected a part of a tensor's name, got {_shown(name)}")
-    return Conditional(value=_parse_scalar_or_gradient(raw["value"], f"{at}.value"), filter=name)
-
-
-def _parse_setting(raw: object) -> Setting:
-    if isinstance(raw, Mapping | Conditional):
-        return (_parse_conditional(raw, ""),)
-    if isinstance(raw, list | tuple) and any(isinstance(item, Mapping | Conditional) for item in raw):
-        return tuple(_parse_conditional(item, f"[{index}]") for index, item in enumerate(raw))
-    return _parse_scalar_or_gradient(raw, "")
-
-
 def _parse_reference(raw: object) -> str:
     if isinstance(raw, str) and raw.strip():
         return raw
     if isinstance(raw, Mapping):  # mergekit's long form: {model: {path, revision}, lora: ...}
+        _refuse_unknown(raw, ("model", "lora", "override_architecture"))
+        if raw.get("override_architecture"):
+            raise _reference_error("override_architecture: is not possible here; change the model's config.json")
+        if raw.get("model") is None:
+            raise _reference_error("model: is missing")
         return "+".join(_reference_part(raw[key]) for key in ("model", "lora") if raw.get(key) is not None)
-    raise PydanticCustomError(
-        "reference", "{reason}", {"reason": f"expected a model (a folder or a hub id), got {_shown(raw)}"}
-    )
+    raise _reference_error(f"expected a model (a folder or a hub id), got {_shown(raw)}")
 
 
 def _reference_part(raw: object) -> str:
     if isinstance(raw, Mapping) and isinstance(raw.get("path"), str):
+        _refuse_unknown(raw, ("path", "revision"))
         revision = raw.get("revision")
         return f"{raw['path']}@{revision}" if revision else str(raw["path"])
     if isinstance(raw, str):
         return raw
-    raise PydanticCustomError("reference", "{reason}", {"reason": f"expected a path, got {_shown(raw)}"})
+    raise _reference_error(f"expected a path, got {_shown(raw)}")
 
 
-ModelReference: TypeAlias = Annotated[str, BeforeValidator(_parse_reference)]
-Parameters: TypeAlias = dict[str, Annotated[Any, BeforeValidator(_parse_setting)]]
-Dtype: TypeAlias = Literal["float32", "bfloat16", "float16", "float64"]
+def _refuse_unknown(raw: Mapping[Any, Any], known: Sequence[str]) -> None:
+    for key in raw:
+        if key not in known:
+            raise _reference_error(f"{key}: unknown key{suggest(str(key), known)} (known: {', '.join(known)})")
+
+
+def _reference_error(reason: str) -> PydanticCustomError:
+    return PydanticCustomError("reference", "{reason}", {"reason": reason})
+
+
+def _write_reference(reference: str) -> object:
+    # mergekit takes "+" for an adapter and "@" for a revision, unless the path is spelled out.
+    if ("+" in reference or "@" in reference) and Path(reference).exists():
+        return {"model": {"path": reference}}
+    return reference
+
+
+ModelReference: TypeAlias = Annotated[str, BeforeValidator(_parse_reference), PlainSerializer(_write_reference)]
+Parameters: TypeAlias = Annotated[
+    dict[str, Annotated[Any, BeforeValidator(parse_setting)]],
+    BeforeValidator(lambda raw: {} if raw is None else raw),
+]
+Dtype: TypeAlias = Annotated[
+    Literal["float32", "bfloat16", "float16", "float64"],
+    BeforeValidator(lambda raw: raw.removeprefix("torch.") if isinstance(raw, str) else raw),
+]
 
 
 class InputModel(_Strict):
@@ -164,10 +141,44 @@ class OutputModule(_Strict):
         return self
 
 
+class ModelToken(_Strict):
+    """The embedding that a model has of a token, given by its id or its text."""
+
+    kind: Literal["model_token"]
+    model: ModelReference
+    token_id: int | None = None
+    token: str | None = None
+
+    @model_validator(mode="after")
+    def _one_token(self) -> ModelToken:
+        if (self.token_id is None) == (self.token is None):
+            raise ValueError("give either 'token_id' or 'token'")
+        return self
+
+
+class ZeroEmbedding(_Strict):
+    """An embedding of zeros."""
+
+    kind: Literal["zero"]
+
+
+def _kind_of_source(raw: object) -> str:
+    kind = raw.get("kind") if isinstance(raw, Mapping) else getattr(raw, "kind", None)
+    return str(kind) if kind in ("model_token", "zero") else "model"
+
+
 class TokenEmbedding(_Strict):
     """Where the embedding of one token comes from (mergekit's `tokenizer.tokens`)."""
 
-    source: Union[ModelReference, dict[str, Any], None] = None  # noqa: UP007 - a validator sits in the union
+    source: (
+        Annotated[
+            Annotated[ModelToken, Tag("model_token")]
+            | Annotated[ZeroEmbedding, Tag("zero")]
+            | Annotated[ModelReference, Tag("model")],
+            Discriminator(_kind_of_source),
+        ]
+        | None
+    ) = None
     force: bool = False
 
 
@@ -238,7 +249,7 @@ class Recipe(_Strict):
             recipe = cls.model_validate(copy.deepcopy(dict(data)))
         except ValidationError as error:
             raise MergingError(_explain(error.errors()[0], source, key)) from None
-        for path, reason in _complaints(recipe):
+        for path, reason in complaints(recipe):
             raise MergingError(f"{_place(source, _join(key, path))}: {reason}")
         return recipe
 
@@ -258,6 +269,11 @@ class Recipe(_Strict):
         found = [source.model for source in self._sources()]
         found += [s.base_model for s in self._slices() if s.base_model] + ([self.base_model] if self.base_model else [])
         return tuple(dict.fromkeys(found))
+
+    @property
+    def donor(self) -> str:
+        """The model whose config, generation config and (unless the recipe says otherwise) tokenizer the merge has."""
+        return self.base_model or self.parents()[0]
 
     @cached_property
     def method(self) -> Method:
@@ -289,172 +305,6 @@ class Recipe(_Strict):
             yield from output_slice.sources
 
 
-def resolve(setting: Setting, tensor_name: str, t: float) -> Scalar | None:
-    """Return the one value that a setting has for a tensor, or None where no filter fits.
-
-    A gradient is interpolated linearly at `t` in [0, 1]; the first fitting filter wins; words and booleans in a
-    gradient are picked, not interpolated (mergekit 0.1.5, docs/merge_methods.md and config.py's behaviour).
-    """
-    if not isinstance(setting, tuple):
-        return setting
-    if setting and isinstance(setting[0], Conditional):
-        for conditional in setting:
-            assert isinstance(conditional, Conditional)
-            if conditional.fits(tensor_name):
-                return resolve(conditional.value, tensor_name, t)
-        return None
-    return _interpolate([knot for knot in setting if not isinstance(knot, Conditional)], t)
-
-
-def _interpolate(knots: Sequence[Scalar], t: float) -> Scalar:
-    position = t * (len(knots) - 1)
-    left = int(position)
-    numbers = [knot for knot in knots if isinstance(knot, int | float) and not isinstance(knot, bool)]
-    if len(numbers) != len(knots):
-        return knots[left]
-    fraction = position - left
-    return (1 - fraction) * numbers[left] + fraction * numbers[min(left + 1, len(knots) - 1)]
-
-
-# --- what a recipe must satisfy beyond its schema --------------------------------------------------------------------
-
-
-def _complaints(recipe: Recipe) -> Iterator[tuple[str, str]]:
-    method = METHODS.get(recipe.merge_method)
-    if method is None:
-        known = ", ".join(METHODS)
-        hint = suggest(recipe.merge_method, METHODS)
-        yield "merge_method", f"unknown method {recipe.merge_method!r}{hint} (known: {known})"
-        return
-    for path, parameters in _parameter_blocks(recipe):
-        for name, setting in parameters.items():
-            yield from _setting_complaints(method, f"{path}.{name}", name, setting)
-    for path, inputs, base in _input_groups(recipe):
-        yield from _input_complaints(recipe, method, path, inputs, base)
-
-
-def _parameter_blocks(recipe: Recipe) -> Iterator[tuple[str, Parameters]]:
-    yield "parameters", recipe.parameters
-    for index, model in enumerate(recipe.models or ()):
-        yield f"models[{index}].parameters", model.parameters
-    modules = recipe.modules or {}
-    for name, module in modules.items():
-        yield f"modules.{name}.parameters", module.parameters
-        for index, model in enumerate(module.models or ()):
-            yield f"modules.{name}.models[{index}].parameters", model.parameters
-    for path, output_slice in _slice_paths(recipe):
-        yield f"{path}.parameters", output_slice.parameters
-        for index, source in enumerate(output_slice.sources):
-            yield f"{path}.sources[{index}].parameters", source.parameters
-
-
-def _slice_paths(recipe: Recipe) -> Iterator[tuple[str, OutputSlice]]:
-    for index, output_slice in enumerate(recipe.slices or ()):
-        yield f"slices[{index}]", output_slice
-    for name, module in (recipe.modules or {}).items():
-        for index, output_slice in enumerate(module.slices or ()):
-            yield f"modules.{name}.slices[{index}]", output_slice
-
-
-def _setting_complaints(method: Method, path: str, name: str, setting: Setting) -> Iterator[tuple[str, str]]:
-    # A parameter of another method is tolerated, as mergekit does: a search may choose among methods.
-    parameter = method.parameter(name) or next((p for m in METHODS.values() if (p := m.parameter(name))), None)
-    if parameter is None:
-        known = sorted({p.key for m in METHODS.values() for p in m.parameters})
-        yield (
-            path,
-            f"unknown parameter; {method.name} has {', '.join(p.key for p in method.parameters)}{suggest(name, known)}",
-        )
-        return
-    for suffix, value in _leaves(setting):
-        if reason := parameter.refuses(value):
-            yield path + suffix, reason
-
-
-def _leaves(setting: Setting) -> Iterator[tuple[str, Scalar]]:
-    if not isinstance(setting, tuple):
-        yield "", setting
-        return
-    for index, item in enumerate(setting):
-        if isinstance(item, Conditional):
-            for suffix, value in _leaves(item.value):
-                yield f"[{index}].value{suffix}", value
-        else:
-            yield f"[{index}]", item
-
-
-_Inputs: TypeAlias = list[tuple[str, str, list[Parameters]]]  # (path, model, parameter blocks by precedence)
-
-
-def _input_groups(recipe: Recipe) -> Iterator[tuple[str, _Inputs, str | None]]:
-    def of_models(path: str, models: Sequence[InputModel], outer: list[Parameters]) -> _Inputs:
-        return [(f"{path}[{i}]", m.model, [m.parameters, *outer]) for i, m in enumerate(models)]
-
-    if recipe.models:
-        yield "models", of_models("models", recipe.models, [recipe.parameters]), recipe.base_model
-    for name, module in (recipe.modules or {}).items():
-        if module.models:
-            path = f"modules.{name}.models"
-            yield (
-                path,
-                of_models(path, module.models, [module.parameters, recipe.parameters]),
-                recipe.base_model,
-            )
-    for path, output_slice in _slice_paths(recipe):
-        module = (recipe.modules or {}).get(path.split(".")[1]) if path.startswith("modules.") else None
-        outer = [output_slice.parameters, *([module.parameters] if module else []), recipe.parameters]
-        inputs = [
-            (f"{path}.sources[{i}]", source.model, [source.parameters, *outer])
-            for i, source in enumerate(output_slice.sources)
-        ]
-        yield f"{path}.sources", inputs, output_slice.base_model or recipe.base_model
-
-
-def _input_complaints(
-    recipe: Recipe, method: Method, path: str, inputs: _Inputs, base: str | None
-) -> Iterator[tuple[str, str]]:
-    models = [model for _, model, _ in inputs]
-    for index, model in enumerate(models):
-        if model in models[:index]:
-            yield f"{path}[{index}].model", f"{model} is given twice"
-    if method.base == "required" and base is None:
-        yield (
-            "base_model",
-            f"{method.name} needs a base_model; name the model that the others were fine-tuned from",
-        )
-    if base is not None and base not in models and path.endswith(".sources"):
-        yield path, f"the base model {base} must be one of the sources of the slice"
-    count = len(models) + (base is not None and base not in models and method.base != "ignored")
-    if reason := method.refuses_count(count):
-        yield path, reason
-    for parameter in method.parameters:
-        if parameter.required:
-            yield from _missing(method, parameter, inputs, base, recipe)
-
-
-def _missing(
-    method: Method, parameter: Parameter, inputs: _Inputs, base: str | None, recipe: Recipe
-) -> Iterator[tuple[str, str]]:
-    what = f"{method.name} needs the parameter {parameter.key!r}"
-    if parameter.scope is Scope.SHARED:
-        # A shared parameter is never read from an input's own block.
-        for _, _, blocks in inputs[:1]:
-            if not any(parameter.key in block for block in blocks[1:]):
-                yield f"parameters.{parameter.key}", f"{what}; give it here"
-        return
-    for path, model, blocks in inputs:
-        if parameter.scope is Scope.NON_BASE and model == base:
-            continue
-        if not any(parameter.key in block for block in blocks):
-            yield (
-                f"{path}.parameters.{parameter.key}",
-                f"{what}; give it here, or for all models under 'parameters'",
-            )
-    if parameter.scope is Scope.INPUT and base is not None and base not in [m for _, m, _ in inputs]:
-        if method.base != "ignored" and parameter.key not in recipe.parameters:
-            yield f"parameters.{parameter.key}", f"{what} for the base model too"
-
-
 # --- wording ---------------------------------------------------------------------------------------------------------
 
 
@@ -473,36 +323,47 @@ def _represent_list(dumper: _Dumper, data: list[Any]) -> yaml.Node:
 _Dumper.add_representer(list, _represent_list)
 
 
+# What pydantic calls "a valid tuple" and "a valid dictionary" is no word of YAML.
+_EXPECTED = {
+    "tuple_type": "expected a list",
+    "dict_type": "expected a mapping",
+    "model_type": "expected a mapping",
+    "model_attributes_type": "expected a mapping",
+}
+_WITHOUT_INPUT = ("setting", "reference", "value_error")
+
+
 def _explain(error: ErrorDetails, source: str, key: str) -> str:
     context = error.get("ctx") or {}
-    path = _join(key, _path(error["loc"]) + str(context.get("at", "")))
+    location = tuple(part for part in error["loc"] if part not in ("model_token", "zero", "model_reference"))
+    path = _join(key, _path(location) + str(context.get("at", "")))
     if error["type"] == "extra_forbidden":
-        name = str(error["loc"][-1])
         known = _known_keys(error["loc"][:-1])
-        return f"{_place(source, path)}: unknown key{suggest(name, known)} (known: {', '.join(known)})"
+        return f"{_place(source, path)}: unknown key{suggest(str(location[-1]), known)} (known: {', '.join(known)})"
     if error["type"] == "missing":
         return f"{_place(source, path)}: is missing"
     message = error["msg"].removeprefix("Value error, ")
-    if error["type"] in ("setting", "reference", "value_error"):
+    if error["type"] in _WITHOUT_INPUT:
         return f"{_place(source, path)}: {message}"
-    return f"{_place(source, path)}: {_lower(message)}, got {_shown(error['input'])}"
+    message = _EXPECTED.get(error["type"], message[:1].lower() + message[1:])
+    return f"{_place(source, path)}: {message}, got {_shown(error['input'])}"
 
 
-def _lower(message: str) -> str:
-    return message[:1].lower() + message[1:]
+_SECTIONS: dict[str, type[BaseModel]] = {
+    "models": InputModel,
+    "slices": OutputSlice,
+    "sources": InputSlice,
+    "tokenizer": TokenizerSection,
+    "modules": OutputModule,
+    "tokens": TokenEmbedding,
+    "model_token": ModelToken,
+    "zero": ZeroEmbedding,
+}
 
 
 def _known_keys(location: tuple[int | str, ...]) -> list[str]:
-    names = [part for part in location if isinstance(part, str)]
-    last = names[-1] if names else ""
-    models: dict[str, type[BaseModel]] = {
-        "models": InputModel, "slices": OutputSlice, "sources": InputSlice, "tokenizer": TokenizerSection,
-    }  # fmt: skip
-    if "tokens" in names:
-        return list(TokenEmbedding.model_fields)
-    if len(names) == 2 and names[0] == "modules":
-        return list(OutputModule.model_fields)
-    return list(models.get(last, Recipe).model_fields)
+    section = next((_SECTIONS[part] for part in reversed(location) if part in _SECTIONS), Recipe)
+    return list(section.model_fields)
 
 
 def _path(location: Sequence[int | str]) -> str:

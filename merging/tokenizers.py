@@ -1,7 +1,12 @@
-"""Tokenizers: which one a merge has, and loading one so that its ids are those of its own tokenizer.json."""
+"""Tokenizers: which one a merge has, and loading one so that its ids are those of its own tokenizer.json.
+
+Guarantees: what is loaded for scoring and what an export holds come from the same files. Does not rearrange vocabularies:
+a recipe that asks for that is refused.
+"""
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,100 +15,121 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from merging.checkpoint import locate
-from merging.errors import MergingError
+from merging.errors import MergingError, first_line
 from merging.parents import ParentSet
 from merging.recipe import Recipe
 
-# Exercises digits, indentation, punctuation, case and non-ASCII text: where pre-tokenizers differ.
-_PROBE = 'def f(x: int = 1234) -> str:\n    """It\'s 3.14 — naïve"""\n\treturn f"{x!r}  \\n" if x >= 10**9 else None\n'
+_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+)
 
 
 def load_tokenizer(reference: str) -> PreTrainedTokenizerBase:
     """Load a model's tokenizer; its ids equal those of `tokenizers.Tokenizer.from_file(tokenizer.json)`.
 
-    transformers 5 may put the architecture's own pre-tokenizer in place of the one in tokenizer.json; where that changes
-    the ids, the file is loaded as it is. Raises MergingError if there is no tokenizer.
+    Which special tokens are added around a text is the business of tokenizer_config.json, as everywhere in transformers.
+    Raises MergingError if there is no tokenizer.
     """
     folder = locate(reference)
+    if not any((folder / name).exists() for name in _FILES):
+        raise MergingError(f"model {reference}: has no tokenizer ({folder} holds no tokenizer.json)")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise MergingError(f"model {reference}: has no tokenizer that can be loaded: {error}") from None
-    file = folder / "tokenizer.json"
-    if file.exists() and not _agrees(tokenizer, file):
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
-        if not _agrees(tokenizer, file):
-            tokenizer = _as_it_is(tokenizer, file)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
+        if isinstance(tokenizer, PreTrainedTokenizerFast) and (folder / "tokenizer.json").exists():
+            _restore(tokenizer.backend_tokenizer, Tokenizer.from_file(str(folder / "tokenizer.json")))
+    except Exception as error:  # the tokenizers library raises no narrower type
+        raise MergingError(f"model {reference}: its tokenizer cannot be loaded: {first_line(error)}") from None
     # Every batch is padded on the left by whoever decodes; a missing pad token would make that fail.
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
 
-def _agrees(tokenizer: PreTrainedTokenizerBase, file: Path) -> bool:
-    expected = Tokenizer.from_file(str(file)).encode(_PROBE, add_special_tokens=False).ids
-    return list(tokenizer.encode(_PROBE, add_special_tokens=False)) == expected
-
-
-def _as_it_is(tokenizer: PreTrainedTokenizerBase, file: Path) -> PreTrainedTokenizerBase:
-    special = {key: str(value) for key, value in tokenizer.special_tokens_map.items() if isinstance(value, str)}
-    plain = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_file(str(file)), **special)
-    plain.chat_template = tokenizer.chat_template
-    return plain
+def _restore(loaded: Tokenizer, file: Tokenizer) -> None:
+    # transformers 5 may put the architecture's own parts in place of those in tokenizer.json (seen with Llama's and
+    # Qwen2's classes), and then splits digits, spaces or lines in other places than the model was trained with.
+    loaded.model = file.model
+    loaded.normalizer = file.normalizer
+    loaded.pre_tokenizer = file.pre_tokenizer
+    loaded.decoder = file.decoder
 
 
 def merged_tokenizer(recipe: Recipe, parents: ParentSet) -> PreTrainedTokenizerBase:
     """Return the tokenizer of a merge: `tokenizer_source`'s, by default the base's, with the recipe's `chat_template`.
 
-    Raises MergingError where the recipe asks for a vocabulary that none of its parents has.
+    Raises MergingError where the recipe asks for a vocabulary that the parents' embeddings do not have.
     """
-    default = recipe.base_model or recipe.parents()[0]
-    source = (recipe.tokenizer.source if recipe.tokenizer else recipe.tokenizer_source) or "base"
-    if recipe.tokenizer and (recipe.tokenizer.tokens or recipe.tokenizer.pad_to_multiple_of):
-        raise MergingError(
-            "tokenizer: 'tokens' and 'pad_to_multiple_of' change the vocabulary, which is not possible yet"
-        )
-    if source == "union":
-        _check_same_vocabulary(recipe)
-    chosen = default if source in ("base", "union") else source
-    tokenizer = load_tokenizer(chosen)
-    _check_fits(tokenizer, chosen, parents)
-    if recipe.chat_template:
-        tokenizer.chat_template = _chat_template(recipe)
-    return tokenizer
-
-
-def _check_same_vocabulary(recipe: Recipe) -> None:
-    first, *others = recipe.parents()
-    vocabulary = load_tokenizer(first).get_vocab()
-    for other in others:
-        if load_tokenizer(other).get_vocab() != vocabulary:
-            raise MergingError(
-                f"tokenizer_source: union: the vocabularies of {first} and {other} differ, and merging them is not "
-                "possible yet; choose one of the models, or 'base'"
-            )
-
-
-def _check_fits(tokenizer: PreTrainedTokenizerBase, reference: str, parents: ParentSet) -> None:
-    rows = next(iter(parents.checkpoints.values())).config.get_text_config().vocab_size
+    reference = _source(recipe)
+    tokenizer = load_tokenizer(reference)
+    rows = parents.checkpoints[recipe.donor].config.get_text_config().vocab_size
     highest = max(tokenizer.get_vocab().values())
     if highest >= rows:
         raise MergingError(
             f"model {reference}: its tokenizer has ids up to {highest}, but the merged embedding has {rows} rows; "
             "choose another tokenizer_source"
         )
+    if recipe.tokenizer_source or recipe.tokenizer:
+        _check_vocabulary(recipe, tokenizer, rows)
+    if template := _chat_template(recipe):
+        tokenizer.chat_template = template
+    return tokenizer
 
 
-def _chat_template(recipe: Recipe) -> str:
-    wanted = recipe.chat_template or ""
-    if wanted != "auto":
-        if "{" not in wanted:
-            raise MergingError(f"chat_template: {wanted!r} is no Jinja template; give the template itself, or 'auto'")
-        return wanted
-    found = [template for name in recipe.parents() if (template := _own_template(name))]
-    if not found:
-        raise MergingError("chat_template: auto: none of the models has a chat template")
-    return Counter(found).most_common(1)[0][0]
+def save_tokenizer(recipe: Recipe, folder: Path) -> None:
+    """Put the files of a merge's tokenizer into a folder."""
+    for name in _FILES:
+        file = locate(_source(recipe)) / name
+        if file.exists():
+            shutil.copyfile(file, folder / name)
+    if template := _chat_template(recipe):
+        (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+
+
+def _source(recipe: Recipe) -> str:
+    source = (recipe.tokenizer.source if recipe.tokenizer else recipe.tokenizer_source) or "base"
+    return recipe.donor if source in ("base", "union") else source
+
+
+def _check_vocabulary(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, rows: int) -> None:
+    # mergekit rearranges every parent's embedding to the tokenizer; here it must be in that order already.
+    if recipe.tokenizer and (recipe.tokenizer.tokens or recipe.tokenizer.pad_to_multiple_of):
+        raise MergingError(
+            "tokenizer: 'tokens' and 'pad_to_multiple_of' change the embedding, which is not possible yet"
+        )
+    key = "tokenizer.source" if recipe.tokenizer else "tokenizer_source"
+    vocabulary = tokenizer.get_vocab()
+    reason = (
+        f"the tokenizer has {len(vocabulary)} tokens and the embedding {rows} rows" if len(vocabulary) < rows else ""
+    )
+    for parent in recipe.parents():
+        if (
+            not reason
+            and (locate(parent) / "tokenizer.json").exists()
+            and load_tokenizer(parent).get_vocab() != vocabulary
+        ):
+            reason = f"the vocabulary of {parent} is another"
+    if reason:
+        raise MergingError(
+            f"{key}: the embedding would have to be rearranged ({reason}), which is not possible yet; "
+            f"leave {key} out to keep the rows as they are, with the tokenizer of {recipe.donor}"
+        )
+
+
+def _chat_template(recipe: Recipe) -> str | None:
+    wanted = recipe.chat_template
+    if wanted == "auto":
+        found = [template.strip() for name in recipe.parents() if (template := _own_template(name))]
+        return Counter(found).most_common(1)[0][0] if found else None
+    if wanted and "{" not in wanted:
+        raise MergingError(f"chat_template: {wanted!r} is no Jinja template; give the template itself, or 'auto'")
+    return wanted
 
 
 def _own_template(reference: str) -> str | None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 
 import torch
+import yaml
+from mergekit.architecture import get_architecture_info
 from mergekit.config import MergeConfiguration
 from mergekit.graph import Executor
 from mergekit.io.tasks import LoaderCache
 from mergekit.merge import _model_out_config
-from mergekit.architecture import get_architecture_info
 from mergekit.options import MergeOptions
 from mergekit.plan import MergePlanner
-import yaml
 
 
 def mergekit_merge(recipe_yaml: str) -> dict[str, torch.Tensor]:

@@ -8,8 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from merging import Merger, NonFiniteTensor, ParentSet, Recipe, load_model
-from merging import kernel
+from merging import Merger, NonFiniteTensor, ParentSet, Recipe, kernel, load_model
 from tests.merging.conftest import Family
 from tests.merging.recipes import recipes
 

@@ -1,0 +1,137 @@
+"""The contract between a recipe and its method: what must hold beyond the schema, and can be told without any weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+from merging.errors import suggest
+from merging.methods import METHODS, Method, Parameter, Scope
+from merging.settings import Setting, leaves
+
+if TYPE_CHECKING:
+    from merging.recipe import InputModel, OutputSlice, Recipe
+
+Complaint: TypeAlias = tuple[str, str]  # (path of a key, what is wrong with it)
+Block: TypeAlias = Mapping[str, Setting]
+
+
+def complaints(recipe: Recipe) -> Iterator[Complaint]:
+    """Yield what is wrong between a recipe and its method: unknown, missing or illegal parameters, too many models."""
+    method = METHODS.get(recipe.merge_method)
+    if method is None:
+        hint = suggest(recipe.merge_method, METHODS)
+        yield "merge_method", f"unknown method {recipe.merge_method!r}{hint} (known: {', '.join(METHODS)})"
+        return
+    for path, parameters in _blocks(recipe):
+        for name, setting in parameters.items():
+            yield from _check_setting(method, f"{path}.{name}", name, setting)
+    for group in _groups(recipe):
+        yield from _check_group(method, group)
+
+
+@dataclass(frozen=True, slots=True)
+class _Input:
+    path: str
+    model: str
+    own: Block
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """What is merged with one another: `models`, or the sources of one slice."""
+
+    path: str
+    inputs: tuple[_Input, ...]
+    outer: tuple[Block, ...]  # parameter blocks by precedence, after the inputs' own
+    base: str | None
+
+
+def _groups(recipe: Recipe) -> Iterator[_Group]:
+    yield from _groups_of("", recipe.models, recipe.slices, (recipe.parameters,), recipe.base_model)
+    for name, module in (recipe.modules or {}).items():
+        outer = (module.parameters, recipe.parameters)
+        yield from _groups_of(f"modules.{name}.", module.models, module.slices, outer, recipe.base_model)
+
+
+def _groups_of(
+    prefix: str,
+    models: Sequence[InputModel] | None,
+    slices: Sequence[OutputSlice] | None,
+    outer: tuple[Block, ...],
+    base: str | None,
+) -> Iterator[_Group]:
+    if models:
+        path = f"{prefix}models"
+        inputs = [_Input(f"{path}[{i}]", each.model, each.parameters) for i, each in enumerate(models)]
+        if base is not None and base not in [each.model for each in models]:
+            inputs.append(_Input("base_model", base, {}))  # whole models are merged with their base
+        yield _Group(path, tuple(inputs), outer, base)
+    for index, part in enumerate(slices or ()):
+        path = f"{prefix}slices[{index}].sources"
+        sources = tuple(_Input(f"{path}[{i}]", each.model, each.parameters) for i, each in enumerate(part.sources))
+        yield _Group(path, sources, (part.parameters, *outer), part.base_model or base)
+
+
+def _blocks(recipe: Recipe) -> Iterator[tuple[str, Block]]:
+    yield "parameters", recipe.parameters
+    for name, module in (recipe.modules or {}).items():
+        yield f"modules.{name}.parameters", module.parameters
+    for group in _groups(recipe):
+        if group.path.endswith(".sources"):
+            yield group.path.removesuffix("sources") + "parameters", group.outer[0]
+        for each in group.inputs:
+            yield f"{each.path}.parameters", each.own
+
+
+def _check_setting(method: Method, path: str, name: str, setting: Setting) -> Iterator[Complaint]:
+    # A parameter of another method is tolerated, as mergekit does: a search may choose among methods.
+    parameter = method.parameter(name) or next((p for m in METHODS.values() if (p := m.parameter(name))), None)
+    if parameter is None:
+        known = sorted({p.key for m in METHODS.values() for p in m.parameters})
+        own = ", ".join(p.key for p in method.parameters)
+        yield path, f"unknown parameter; {method.name} has {own}{suggest(name, known)}"
+        return
+    for suffix, value in leaves(setting):
+        if reason := parameter.refuses(value):
+            yield path + suffix, reason
+
+
+def _check_group(method: Method, group: _Group) -> Iterator[Complaint]:
+    models = [each.model for each in group.inputs]
+    for index, each in enumerate(group.inputs):
+        if each.model in models[:index]:
+            yield f"{each.path}.model", f"{each.model} is given twice"
+    if method.base == "required" and group.base is None:
+        yield "base_model", f"{method.name} needs a base_model; name the model that the others were fine-tuned from"
+    if method.base == "required" and group.base is not None and group.base not in models:
+        yield group.path, f"the base model {group.base} must be one of the sources of the slice"
+    if reason := method.refuses_count(len(models)):
+        counted = " (the base model is one of them)" if group.inputs[-1].path == "base_model" else ""
+        yield group.path, reason + counted
+    for parameter in method.parameters:
+        if parameter.required:
+            yield from _check_given(method, parameter, group)
+
+
+def _check_given(method: Method, parameter: Parameter, group: _Group) -> Iterator[Complaint]:
+    if any(parameter.key in block for block in group.outer):
+        return
+    what = f"{method.name} needs the parameter {parameter.key!r}"
+    if parameter.scope is Scope.SHARED:
+        yield f"parameters.{parameter.key}", f"{what}; give it here, it holds for all models"
+        return
+    for each in group.inputs:
+        if parameter.key in each.own or (parameter.scope is Scope.NON_BASE and each.model == group.base):
+            continue
+        if each.path == "base_model":
+            yield (
+                f"parameters.{parameter.key}",
+                f"{what} for the base model too; give it here, or list {each.model} among the models, or drop base_model",
+            )
+        else:
+            yield (
+                f"{each.path}.parameters.{parameter.key}",
+                f"{what}; give it here, or for all models under 'parameters'",
+            )

@@ -1,0 +1,288 @@
+"""The command line: light to start, clear about what is wrong, and of a fixed form where programs read it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+from safetensors.torch import load_file, save_file
+
+from search.cli import main
+from tests.search.conftest import Command, fingerprint
+from tests.search.family import Family
+from tests.tiny import TinyModel, save_tiny_model
+
+COMMANDS = list(main.commands)
+
+
+@pytest.mark.parametrize("words", [["--help"], ["run", "--help"], ["--version"]])
+def test_help_imports_nothing_heavy(words: list[str]) -> None:
+    code = (
+        "import sys; from search.cli import main; main(standalone_mode=False);"
+        "print([name for name in ('torch', 'optuna', 'transformers', 'scipy', 'pydantic') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_commands_help_shows_an_example(command: Command, name: str) -> None:
+    assert f"Example:\n    merge-search {name} " in command(name, "--help").output
+
+
+def refused(result: Result, *words: str) -> None:
+    """Check that a command ended with one message that holds these words, and nothing else."""
+    assert result.exit_code == 2, result.output
+    assert result.stderr.startswith("merge-search: ")
+    assert len(result.stderr.splitlines()) == 1
+    assert not result.stdout
+    for word in words:
+        assert word in result.stderr
+
+
+def replaced(before: str, after: str) -> Callable[[Family], None]:
+    def change(family: Family) -> None:
+        file = family.folder / "search.yaml"
+        assert before in file.read_text()
+        file.write_text(file.read_text().replace(before, after, 1))
+
+    return change
+
+
+def method(text: str) -> Callable[[Family], None]:
+    def change(family: Family) -> None:
+        family.write(recipe="\n" + text)
+
+    return change
+
+
+def cut(family: Family) -> None:
+    file = family.a / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def garbled(family: Family) -> None:
+    file = family.a / "model.safetensors"
+    file.write_bytes(b"\xff" * 64 + file.read_bytes()[64:])
+
+
+def without_a_tensor(family: Family) -> None:
+    file = family.b / "model.safetensors"
+    tensors = load_file(file)
+    del tensors["model.norm.weight"]
+    save_file(tensors, file, metadata={"format": "pt"})
+
+
+def other_model(**options: object) -> Callable[[Family], None]:
+    def change(family: Family) -> None:
+        shutil.rmtree(family.b)
+        save_tiny_model(family.b, TinyModel(seed=2, **options))  # type: ignore[arg-type]
+
+    return change
+
+
+def problems(change_line: Callable[[str], str]) -> Callable[[Family], None]:
+    def change(family: Family) -> None:
+        lines = family.problems.read_text().splitlines()
+        lines[6] = change_line(lines[6])
+        family.problems.write_text("\n".join(lines) + "\n")
+
+    return change
+
+
+SLERP = """  merge_method: slerp
+  base_model: base
+  models: [{model: base}, {model: a}, {model: b}]
+  parameters: {t: {low: 0, high: 1}}"""
+
+BAD: dict[str, tuple[Callable[[Family], None], tuple[str, ...]]] = {
+    "unknown key": (
+        replaced("search: {", "search: {trails: 3, "),
+        ("search.yaml: search.trails: unknown key", "'trials'"),
+    ),
+    "unknown key of the recipe": (
+        replaced("merge_method: ties", "merge_method: ties\n  base: x"),
+        ("search.yaml: recipe.base: unknown key", "'base_model'"),
+    ),
+    "wrong type": (replaced("trials: 3", "trials: [3]"), ("search.yaml: search.trials: ", "[3]")),
+    "wrong type in the recipe": (
+        replaced("weight: 1.0", "weight: heavy"),
+        ("search.yaml: recipe.models[0].parameters.weight: ", "'heavy'"),
+    ),
+    "low above high": (
+        replaced("low: 0.2, high: 1.0", "low: 1.0, high: 0.2"),
+        ("search.yaml: recipe.models[0].parameters.density: low (1) is above high (0.2)",),
+    ),
+    "one knot": (
+        replaced("knots: 2", "knots: 1"),
+        ("search.yaml: recipe.models[0].parameters.density.knots: ", "got 1"),
+    ),
+    "unknown method": (
+        replaced("merge_method: ties", "merge_method: tie"),
+        ("search.yaml: recipe.merge_method: unknown method 'tie'", "did you mean 'ties'"),
+    ),
+    "missing required parameter": (
+        method("  merge_method: linear\n  models: [{model: a, parameters: {weight: {low: 0, high: 1}}}, {model: b}]"),
+        ("search.yaml: recipe.models[1].parameters.weight: linear needs the parameter 'weight'",),
+    ),
+    "no base model": (
+        replaced("  base_model: base\n", ""),
+        ("search.yaml: recipe.base_model: ties needs a base_model",),
+    ),
+    "slerp of three": (method(SLERP), ("search.yaml: recipe.models: slerp merges exactly 2 models, got 3",)),
+    "no such model": (replaced("model: b\n", "model: ./nowhere\n"), ("model ./nowhere: no such folder",)),
+    "truncated weights": (cut, ("a/model.safetensors: is no whole safetensors file",)),
+    "corrupted weights": (garbled, ("a/model.safetensors: is no whole safetensors file",)),
+    "missing tensor": (without_a_tensor, ("/b: ", "model.norm.weight")),
+    "other shapes": (other_model(hidden=64), ("/b: ", "model.embed_tokens.weight", "[262, 64]", "[262, 32]")),
+    "other depth": (other_model(layers=2), ("/b", "layers")),
+    "other architecture": (other_model(architecture="qwen2"), ("/b: ", "qwen2", "llama")),
+    "no problem file": (replaced("problems.jsonl", "nowhere.jsonl"), ("nowhere.jsonl: no such file",)),
+    "problem without a field": (
+        problems(lambda line: line.replace('"entry_point"', '"entrypoint"')),
+        ("problems.jsonl:7: missing field 'entry_point'",),
+    ),
+    "broken line of a problem file": (problems(lambda line: line[:-1]), ("problems.jsonl:7: is no valid JSON",)),
+    "another config": (replaced("high: 1.0", "high: 0.9"), ("run: was made by another config", "high", "--fresh")),
+    "no consent": (
+        replaced("allow_code_execution: true", "allow_code_execution: false"),
+        ("--allow-code-execution", "untrusted"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_named_and_leaves_the_results_as_they_were(
+    command: Command, family: Family, finished: Path, tmp_path: Path, name: str
+) -> None:
+    spoil, words = BAD[name]
+    shutil.copytree(finished, tmp_path / "run")
+    was = fingerprint(tmp_path / "run")
+    family.write()
+    spoil(family)
+    refused(command("run", family.folder / "search.yaml", "--out", tmp_path / "run"), *words)
+    assert fingerprint(tmp_path / "run") == was
+    (tmp_path / "run").rename(tmp_path / "elsewhere")
+    if name != "another config":
+        refused(command("run", family.folder / "search.yaml", "--out", tmp_path / "run"), *words)
+        assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["run", "nowhere.yaml"], "nowhere.yaml: cannot be read"),
+        (["leaderboard", "nowhere"], "nowhere: holds no search"),
+        (["export", "nowhere", "--to", "out"], "nowhere: holds no search"),
+        (["merge", "nowhere.yaml", "out"], "nowhere.yaml: cannot be read"),
+        (["evaluate", "./nowhere", "--allow-code-execution"], "model ./nowhere: no such folder"),
+        (["evaluate", "./nowhere"], "--allow-code-execution"),
+        (["score", "nowhere.jsonl", "--allow-code-execution"], "nowhere.jsonl"),
+        (["score", "nowhere.jsonl"], "--allow-code-execution"),
+    ],
+)
+def test_what_is_not_there_is_named(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    refused(command(*words), message)
+
+
+@pytest.mark.parametrize("value", ["soon", "0", "-1h"])
+def test_a_timeout_that_is_none_is_refused(command: Command, family: Family, value: str) -> None:
+    result = command("run", family.write(), "--timeout", value)
+    assert result.exit_code == 2
+    assert "8h, 1h30m, 90m or 45s" in result.stderr
+
+
+def test_a_run_ends_with_the_leaderboard_and_the_next_command(command: Command, family: Family, tmp_path: Path) -> None:
+    done = command("run", family.write(), "--out", tmp_path / "my run", "--trials", "2")
+    assert done.exit_code == 0, done.output
+    assert "a (best parent)" in done.stdout
+    assert "To go on" not in done.stdout
+    assert done.stdout.endswith(f"\n  merge-search export '{tmp_path}/my run' --to 'my run-merged'\n")
+    progress = done.stderr.splitlines()
+    assert progress[0].startswith("parents 1/4: a  ")
+    assert "search 2/2: trial 5" in done.stderr
+    assert "best parent" in progress[5]
+    assert "left" in progress[5]
+
+
+def test_the_leaderboard_is_json_and_csv_for_programs(command: Command, finished: Path) -> None:
+    board = json.loads(command("leaderboard", finished, "--json").stdout)
+    assert board["best"] in [row["trial"] for row in board["rows"] if row["kind"] == "trial"]
+    rows = list(csv.DictReader(io.StringIO(command("leaderboard", finished, "--csv", "--top", "1").stdout)))
+    assert [row["trial"] for row in rows if row["kind"] == "trial"] == [str(board["best"])]
+    assert command("leaderboard", finished, "--csv", "--json").exit_code == 2
+
+
+def test_a_plain_evaluation_gives_what_the_search_found(
+    command: Command, family: Family, finished: Path, tmp_path: Path
+) -> None:
+    options = ["--problems", family.problems, "--max-new-tokens", "12", "--allow-code-execution"]
+    found = json.loads(command("evaluate", family.a, *options, "--json").stdout)
+    assert found["pass@1"] == sum(problem["passed"] for problem in found["problems"].values()) / 24
+    written = [json.loads(line) for line in (finished / "completions" / "trial-0.jsonl").read_text().splitlines()]
+    assert {line["task_id"]: line["completion"] for line in written} == {
+        line["task_id"]: found["problems"][line["task_id"]]["completion"] for line in written
+    }
+    plain = command("evaluate", family.a, *options)
+    assert f"pass@1 {found['pass@1']:.1%}" in plain.stdout
+
+
+def test_a_merge_is_evaluated_without_being_written(command: Command, family: Family, tmp_path: Path) -> None:
+    recipe = tmp_path / "linear.yaml"
+    recipe.write_text(
+        f"merge_method: linear\nmodels: [{{model: {family.a}, parameters: {{weight: 1}}}}, "
+        f"{{model: {family.b}, parameters: {{weight: 1}}}}]\n"
+    )
+    options = ["--problems", family.problems, "--max-new-tokens", "12", "--allow-code-execution", "--json"]
+    live = json.loads(command("evaluate", recipe, *options).stdout)
+    assert command("merge", recipe, tmp_path / "merged").exit_code == 0
+    written = json.loads(command("evaluate", tmp_path / "merged", *options).stdout)
+    assert live["problems"] == written["problems"]
+
+
+def test_a_dry_run_writes_nothing(command: Command, family: Family, tmp_path: Path) -> None:
+    done = command("run", family.write(), "--out", tmp_path / "run", "--dry-run")
+    assert done.exit_code == 0, done.output
+    assert "models[0].parameters.density: 0.2 to 1, a gradient of 2 knots" in done.stdout
+    assert "model.layers.0.mlp.up_proj.weight: ties of" in done.stdout
+    assert not (tmp_path / "run").exists()
+
+
+def test_completions_from_anywhere_are_scored_in_the_order_of_the_lines(
+    command: Command, family: Family, tmp_path: Path
+) -> None:
+    samples = [
+        ("two/beta", ""),
+        ("one/alpha", "\n    return 0"),
+        ("two/beta", "\nraise ValueError('x')"),
+        ("one/rho", ""),
+    ]
+    file = tmp_path / "samples.jsonl"
+    file.write_text("".join(json.dumps({"task_id": task, "completion": text}) + "\n" for task, text in samples))
+    words = ["score", file, "--problems", family.problems, "--allow-code-execution"]
+    scored = json.loads(command(*words, "--json").stdout)
+    assert [verdict["task_id"] for verdict in scored["verdicts"]] == [task for task, _ in samples]
+    assert [verdict["passed"] for verdict in scored["verdicts"]] == [True, True, False, True]
+    assert scored["verdicts"][2].keys() == {"task_id", "passed", "status", "detail"}
+    assert scored["verdicts"][2]["status"] == "failed"
+    assert scored["pass@1"] == pytest.approx((1 + 0.5 + 1) / 3)
+    assert command(*words).stdout.endswith("pass@1 83.3% over 3 problems\n")
+
+
+def test_completions_of_a_trial_can_be_scored_again(command: Command, family: Family, finished: Path) -> None:
+    file = finished / "completions" / "trial-4.jsonl"
+    again = json.loads(command("score", file, "--problems", family.problems, "--allow-code-execution", "--json").stdout)
+    assert [verdict["status"] for verdict in again["verdicts"]] == [
+        json.loads(line)["status"] for line in file.read_text().splitlines()
+    ]

@@ -1,0 +1,101 @@
+"""What is exported is what was scored."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from evaluation import Evaluator, load_problems
+from merging import Merger, ParentSet, Recipe, load_model, load_tokenizer
+from search import Leaderboard, SearchConfig, export_trial, run_search
+from tests.search.conftest import Command
+from tests.search.family import Family
+
+MANY_METHODS = """
+  merge_method: {choices: [dare_ties, ties]}
+  base_model: base
+  models:
+    - model: a
+      parameters: {density: {low: 0.3, high: 0.9, knots: 2}, weight: 1.0}
+    - model: b
+      parameters: {density: 0.5, weight: {low: 0.0, high: 1.0}}
+"""
+
+
+@pytest.mark.parametrize("merge_method", ["ties", "dare_ties"])
+def test_the_export_is_the_model_that_was_scored(family: Family, tmp_path: Path, merge_method: str) -> None:
+    recipe = MANY_METHODS.replace("{choices: [dare_ties, ties]}", merge_method)
+    config = SearchConfig.load(family.write(recipe=recipe, more="merging: {random_seed: 7}"))
+    board = run_search(config, tmp_path / "run", trials=2)
+    row = export_trial(tmp_path / "run", tmp_path / "out")
+    assert row.trial == board.best
+    written = load_file(tmp_path / "out" / "model.safetensors")
+    merge = Recipe.load(tmp_path / "out" / "recipe.yaml")
+    assert merge.to_dict() == row.recipe
+    with ParentSet.open(merge) as parents:
+        scored = Merger(parents, random_seed=7).apply(merge).state_dict()
+        assert written.keys() == scored.keys()
+        assert all(torch.equal(written[name], scored[name]) for name in written)
+    _writes_what_was_scored(tmp_path / "out", tmp_path / "run", row.trial, family)
+
+
+def _writes_what_was_scored(model: Path, results: Path, trial: int, family: Family) -> None:
+    lines = (results / "completions" / f"trial-{trial}.jsonl").read_text(encoding="utf-8").splitlines()
+    was = {line["task_id"]: line["completion"] for line in map(json.loads, lines)}
+    problems = load_problems(family.problems).subset(was.keys())
+    with Evaluator(problems, allow_code_execution=True, max_new_tokens=12) as evaluator:
+        report = evaluator.evaluate(load_model(str(model)), load_tokenizer(str(model)))
+    assert {task: outcome.completion for task, outcome in report.outcomes.items()} == was
+
+
+def test_the_export_is_a_whole_model(finished: Path, tmp_path: Path, shared_family: Family) -> None:
+    row = export_trial(finished, tmp_path / "out", max_shard_size="40KB")
+    names = {file.name for file in (tmp_path / "out").iterdir()}
+    assert {"recipe.yaml", "config.json", "generation_config.json", "tokenizer.json", "README.md"} <= names
+    assert "model.safetensors.index.json" in names
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert model.dtype is torch.bfloat16
+    assert tokenizer("def f():").input_ids == load_tokenizer(str(shared_family.base))("def f():").input_ids
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert f"| search (chosen on it) | {row.search_score:.1%} | |" in card
+    assert "never seen by the search" in card
+    assert yaml.safe_load((tmp_path / "out" / "recipe.yaml").read_text()) == row.recipe
+
+
+def test_any_trial_and_parent_can_be_exported(command: Command, finished: Path, tmp_path: Path) -> None:
+    rows = {row.trial: row for row in Leaderboard.open(finished).rows}
+    for number in (0, 5):
+        done = command("export", finished, "--trial", str(number), "--to", tmp_path / f"out-{number}")
+        assert done.exit_code == 0, done.output
+        assert rows[number].name in done.output
+    parent = load_file(Path(rows[0].name) / "model.safetensors")
+    exported = load_file(tmp_path / "out-0" / "model.safetensors")
+    assert all(torch.equal(parent[name], exported[name]) for name in parent)
+
+
+def test_a_trial_that_is_not_there_is_named(command: Command, finished: Path, tmp_path: Path) -> None:
+    result = command("export", finished, "--trial", "99", "--to", tmp_path / "out")
+    assert result.exit_code == 2
+    assert "has no trial 99 that is over; the last is 6" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_holds_something_is_left_alone(command: Command, finished: Path, tmp_path: Path) -> None:
+    (tmp_path / "note").write_text("mine")
+    result = command("export", finished, "--to", tmp_path)
+    assert result.exit_code == 2
+    assert f"{tmp_path}: exists already and is not empty" in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["note"]
+
+
+def test_results_that_were_moved_can_still_be_exported(command: Command, finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "moved")
+    assert command("export", tmp_path / "moved", "--to", tmp_path / "out").exit_code == 0
