@@ -10,6 +10,7 @@ import csv
 import io
 import json
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -33,8 +34,8 @@ _STATES: Mapping[TrialState, State] = {
 }
 
 
-# From this width on there is room for the numbers.
-_WIDE = 120
+# From this width on there is room for the numbers, beside what the other columns and the gaps take.
+_WIDE, _OTHER_COLUMNS = 120, 62
 _NEEDLESS = re.compile(r"\b(?:models|modules|slices|sources|parameters|value)\b")
 _JSON_KEYS = (
     "kind", "name", "trial", "state", "search_score", "report_score", "report_interval", "won", "lost", "p_value",
@@ -149,13 +150,21 @@ class Leaderboard:
         for column in columns:
             is_text = column in ("", "numbers")
             table.add_column(column, justify="left" if is_text else "right", no_wrap=not is_text)
-        names = _short_names([row.name for row in self.rows if row.kind == "parent"])
+        names = self._names()
+        room = width - _OTHER_COLUMNS - max(map(len, names.values()), default=0)
         for row in self.top(count):
-            name = names.get(row.name, row.name)
-            name += " (best parent)" if row.kind == "parent" and row.name == self.best_parent else ""
             style = "bold green" if row.trial == self.best else "" if row.kind == "trial" else "cyan"
-            table.add_row(*[name, *_cells(row)][: len(columns)], style=style)
+            cells = [names[row.trial], *_cells(row), "\n".join(_lines(row.numbers, room))]
+            table.add_row(*cells[: len(columns)], style=style)
         return table
+
+    def _names(self) -> dict[int, str]:
+        short = _short_names([row.name for row in self.rows if row.kind == "parent"])
+        names = {row.trial: short.get(row.name, row.name) for row in self.rows}
+        for row in self.rows:
+            if row.kind == "parent" and row.name == self.best_parent:
+                names[row.trial] += " (best parent)"
+        return names
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +232,7 @@ def _rank(row: Row) -> tuple[bool, float, int, int]:
 
 def _cells(row: Row) -> Sequence[str]:
     if row.search_score is None:
-        return ["failed", "", "", "", f"{row.seconds:.1f}", _compact(row.numbers)]
+        return ["failed", "", "", "", f"{row.seconds:.1f}"]
     report = ""
     if row.report_score is not None and row.report_interval is not None:
         low, high = row.report_interval
@@ -231,7 +240,7 @@ def _cells(row: Row) -> Sequence[str]:
     # Won and lost on the search split carry no test: the search has seen it.
     versus = f"{row.won}:{row.lost}{'*' if row.compared_on == 'search' else ''}" if row.compared_on else ""
     p_value = "" if row.p_value is None else f"{row.p_value:.1g}" if row.p_value < 0.001 else f"{row.p_value:.3f}"
-    return [f"{row.search_score:.1%}", report, versus, p_value, f"{row.seconds:.1f}", _compact(row.numbers)]
+    return [f"{row.search_score:.1%}", report, versus, p_value, f"{row.seconds:.1f}"]
 
 
 def _short_names(references: Sequence[str]) -> dict[str, str]:
@@ -244,12 +253,13 @@ def _short_names(references: Sequence[str]) -> dict[str, str]:
     return {}
 
 
-def _compact(numbers: Mapping[str, Any]) -> str:
+def _lines(numbers: Mapping[str, Any], width: int) -> list[str]:
     """Return searched numbers as ``[0]density 0.8 0.4 0.1``: knots together, under what matters of their key."""
     grouped: dict[str, list[str]] = {}
     for key, value in numbers.items():
         stem = key[: key.rindex("[")] if key.endswith("]") else key
         shown = f"{value:.2f}" if isinstance(value, float) else str(value)
         grouped.setdefault(_NEEDLESS.sub("", stem).replace(".", ""), []).append(shown)
-    # Unbreakable inside a group, so that a table's line ends between two.
-    return "  ".join("\N{NO-BREAK SPACE}".join([stem, *values]) for stem, values in grouped.items())
+    # Unbreakable inside a group, so that a line ends between two.
+    groups = ["\N{NO-BREAK SPACE}".join([stem, *values]) for stem, values in grouped.items()]
+    return textwrap.wrap("  ".join(groups), max(width, 20), break_long_words=False)

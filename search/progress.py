@@ -75,14 +75,14 @@ class Terminal:
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._console = Console(file=stream or sys.stderr, highlight=False)
-        self._live: Live | None = None
-        if self._console.is_terminal:
-            self._live = Live(console=self._console, get_renderable=self._render, refresh_per_second=4, transient=True)
         self._what = self._name = self._phase = self._counts = self._standing = self._notice = ""
         self._total = self._done = 0
         self._first: int | None = None
         self._deadline: float | None = None
         self._began = self._last_line = time.monotonic()
+        self._live: Live | None = None
+        if self._console.is_terminal:
+            self._live = Live(console=self._console, get_renderable=self._render, refresh_per_second=4, transient=True)
 
     def __enter__(self) -> Self:
         if self._live:
@@ -131,7 +131,7 @@ class Terminal:
 
     def stopping(self) -> None:
         """Say that the search will stop: in the live line, or past all buffers."""
-        self._notice = _STOPPING
+        self._notice = "stopping; once more: at once"
         if not self._live:
             os.write(self._console.file.fileno(), f"{_STOPPING}\n".encode())
 

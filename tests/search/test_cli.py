@@ -109,8 +109,8 @@ BAD: dict[str, tuple[Callable[[Family], None], tuple[str, ...]]] = {
         ("search.yaml: search.trails: unknown key", "'trials'"),
     ),
     "unknown key of the recipe": (
-        replaced("merge_method: ties", "merge_method: ties\n  base: x"),
-        ("search.yaml: recipe.base: unknown key", "'base_model'"),
+        replaced("merge_method: ties", "merge_method: ties\n  basemodel: x"),
+        ("search.yaml: recipe.basemodel: unknown key", "'base_model'"),
     ),
     "wrong type": (replaced("trials: 3", "trials: [3]"), ("search.yaml: search.trials: ", "[3]")),
     "wrong type in the recipe": (
@@ -151,7 +151,7 @@ BAD: dict[str, tuple[Callable[[Family], None], tuple[str, ...]]] = {
         ("problems.jsonl:7: missing field 'entry_point'",),
     ),
     "broken line of a problem file": (problems(lambda line: line[:-1]), ("problems.jsonl:7: is no valid JSON",)),
-    "another config": (replaced("high: 1.0", "high: 0.9"), ("run: was made by another config", "high", "--fresh")),
+    "another config": (replaced("high: 1.0", "high: 0.9"), ("run: was made by another config", "--fresh")),
     "no consent": (
         replaced("allow_code_execution: true", "allow_code_execution: false"),
         ("--allow-code-execution", "untrusted"),
@@ -224,9 +224,7 @@ def test_the_leaderboard_is_json_and_csv_for_programs(command: Command, finished
     assert command("leaderboard", finished, "--csv", "--json").exit_code == 2
 
 
-def test_a_plain_evaluation_gives_what_the_search_found(
-    command: Command, family: Family, finished: Path, tmp_path: Path
-) -> None:
+def test_a_plain_evaluation_gives_what_the_search_found(command: Command, family: Family, finished: Path) -> None:
     options = ["--problems", family.problems, "--max-new-tokens", "12", "--allow-code-execution"]
     found = json.loads(command("evaluate", family.a, *options, "--json").stdout)
     assert found["pass@1"] == sum(problem["passed"] for problem in found["problems"].values()) / 24

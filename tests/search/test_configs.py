@@ -1,0 +1,91 @@
+"""The configs that come with the project, on tiny stand-ins of the same architecture."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from transformers import AutoTokenizer
+
+from search import Leaderboard, SearchConfig, run_search
+from tests.search.conftest import Command
+from tests.search.family import make_family
+from tests.tiny import TinyModel, save_tiny_model
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+# What config.json of deepseek-coder-6.7b says beside its sizes: linear RoPE scaling, in the words of its time.
+DEEPSEEK = {"rope_theta": 100000, "rope_scaling": {"type": "linear", "factor": 4.0}, "torch_dtype": "float16"}
+
+
+@pytest.fixture
+def trinity(tmp_path: Path) -> Path:
+    """Return a folder in which the hub ids of ds-trinity-7b.yaml are folders of tiny models."""
+    names = [
+        "deepseek-ai/deepseek-coder-6.7b-base",
+        "deepseek-ai/deepseek-coder-6.7b-instruct",
+        "m-a-p/OpenCodeInterpreter-DS-6.7B",
+    ]
+    for seed, name in enumerate(names):
+        folder = Path(save_tiny_model(tmp_path / name, TinyModel(seed=seed, layers=4, dtype="float16")))
+        config = json.loads((folder / "config.json").read_text())
+        kept = {key: value for key, value in config.items() if key not in ("rope_parameters", "dtype")}
+        (folder / "config.json").write_text(json.dumps(kept | DEEPSEEK))
+        if seed:
+            tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+            tokenizer.chat_template = "{% for m in messages %}<a>{{ m.content }}{% endfor %}<b>"
+            tokenizer.save_pretrained(folder)
+    return tmp_path
+
+
+def test_ds_trinity_plans_the_hand_made_merge(trinity: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(trinity)
+    done = command("run", CONFIGS / "ds-trinity-7b.yaml", "--dry-run")
+    assert done.exit_code == 0, done.output
+    assert "models[1].parameters.weight: 0 to 1, a gradient of 4 knots" in done.stdout
+    lines = {line.partition(":")[0]: line for line in done.stdout.splitlines()}
+    # Four layers: t = 0, 1/3, 2/3, 1. Outside the layers t = 0.
+    wanted = [("embed_tokens", "1", "0"), ("layers.0.mlp.up_proj", "1", "0"), ("layers.1.mlp.up_proj", "0.8", "0.3")]
+    wanted += [("layers.2.mlp.up_proj", "0.5", "0.7"), ("layers.3.mlp.up_proj", "0.1", "1"), ("norm", "1", "0")]
+    for name, density, weight in wanted:
+        line = lines[f"model.{name}.weight"]
+        assert f"density=[{density}, 0.5]" in line
+        assert f"weight=[1, {weight}]" in line
+        assert "normalize=true" in line
+
+
+def test_ds_trinity_runs_with_the_hand_made_merge_as_a_trial(
+    trinity: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(trinity)
+    family = make_family(tmp_path / "family")
+    text = (CONFIGS / "ds-trinity-7b.yaml").read_text(encoding="utf-8")
+    text = text.replace("problems: humaneval", f"problems: {family.problems}\n  allow_code_execution: true")
+    text = text.replace("max_new_tokens: 512", "max_new_tokens: 4")
+    config = SearchConfig.parse(text, source="ds-trinity-7b.yaml", folder=trinity)
+    board = run_search(config, tmp_path / "run", trials=3)
+    first = next(row for row in board.rows if row.trial == 4)
+    models = first.recipe["models"]
+    assert models[0]["parameters"] == {"density": [1, 0.7, 0.1], "weight": 1.0}
+    assert models[1]["parameters"] == {"density": 0.5, "weight": [0, 0.3, 0.7, 1]}
+    assert [row.state for row in board.rows] == ["complete"] * 7
+    assert Leaderboard.open(tmp_path / "run") == board
+
+
+def test_smollm2_is_a_search_over_the_hub_model_and_two_local_ones() -> None:
+    config = SearchConfig.load(CONFIGS / "smollm2.yaml")
+    *parents, base = [Path(name).parts[-2:] for name in config.space.example().parents()]
+    assert base == ("HuggingFaceTB", "SmolLM2-135M-Instruct")
+    assert parents == [("smollm2", "text"), ("smollm2", "numeric")]
+    assert config.evaluation.problems == "humaneval"
+    assert config.search.trials >= 8
+
+
+@pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.yaml")), ids=lambda file: file.stem)
+def test_every_config_can_be_read_and_says_how_to_run_it(file: Path) -> None:
+    assert SearchConfig.load(file).space.ranges
+    text = file.read_text(encoding="utf-8")
+    assert f"merge-search run configs/{file.name}" in text
+    assert "recipe" in yaml.safe_load(text)
