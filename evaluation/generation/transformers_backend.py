@@ -83,6 +83,8 @@ class TransformersGenerator:
         # Left padding, so that the newest token of every row is in the last column.
         rows = _Rows(prompts, self._model.device, self._tokenizer.pad_token_id or 0)
         cache = growing_cache(self._model.config)
+        # An index, not the count 1: of a slice, which is not contiguous, torch 2.13 multiplies a copy of the head for each row.
+        last = torch.tensor([-1], device=self._model.device)
         tokens, positions = rows.tokens, rows.positions
         for step in range(self._max_new_tokens):
             output: _Logits = self._model(
@@ -90,7 +92,7 @@ class TransformersGenerator:
                 attention_mask=rows.mask,
                 position_ids=positions,
                 use_cache=True,
-                logits_to_keep=1,
+                logits_to_keep=last,
                 **{self._cache_argument: cache},
             )
             tokens = output.logits[:, -1].argmax(dim=-1, keepdim=True)
