@@ -97,22 +97,27 @@ class Leaderboard:
     rows: tuple[Row, ...]
 
     @classmethod
+    def open(cls, path: str | Path) -> Leaderboard:
+        """Read the leaderboard of a results folder by its path. Raises SearchError if it holds no search."""
+        return cls.read(ResultsFolder.open(Path(path)))
+
+    @classmethod
     def read(cls, folder: ResultsFolder) -> Leaderboard:
         """Read the leaderboard of a results folder."""
         with quiet(), storage_errors(folder), closing(Studies.open(folder)) as studies:
-            reports = studies.reports()
-            numbered = [(studies.number(trial), trial) for trial in [*studies.baseline_trials(), *studies.trials()]]
+            return cls.of(studies)
+
+    @classmethod
+    def of(cls, studies: Studies) -> Leaderboard:
+        """Return the leaderboard of open studies."""
+        reports = studies.reports()
+        numbered = [(studies.number(trial), trial) for trial in [*studies.baseline_trials(), *studies.trials()]]
         entries = [_Entry(trial, number, reports.get(number)) for number, trial in numbered]
         parents = [entry for entry in entries if entry.kind == "parent" and entry.score is not None]
         best_parent = max(parents, key=lambda entry: entry.score or 0.0, default=None)
         rows = sorted((entry.row(best_parent) for entry in entries), key=_rank)
         best = next((row.trial for row in rows if row.kind == "trial" and row.state == "complete"), None)
-        return cls(folder.study, best, best_parent.name if best_parent else None, tuple(rows))
-
-    @classmethod
-    def open(cls, path: str | Path) -> Leaderboard:
-        """Read the leaderboard of a results folder by its path. Raises SearchError if it holds no search."""
-        return cls.read(ResultsFolder.open(Path(path)))
+        return cls(studies.folder.study, best, best_parent.name if best_parent else None, tuple(rows))
 
     def top(self, count: int | None) -> tuple[Row, ...]:
         """Return the parents and baselines, and the best `count` trials."""

@@ -22,12 +22,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from search.config import SearchConfig
 from search.errors import SearchError
 from search.locks import exclusive, held, is_held
 
 if TYPE_CHECKING:
     from evaluation import Outcome
+    from search.config import SearchConfig
 
 _CONFIG, _SEARCH, _STUDY, _COMPLETIONS, _LOG = "config.yaml", "search.json", "study.db", "completions", "worker.log"
 _LOCK, _WORKERS = ".lock", ".workers"

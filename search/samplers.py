@@ -10,7 +10,7 @@ import random
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna.distributions import BaseDistribution
@@ -18,7 +18,8 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from search.config import Sampler
+if TYPE_CHECKING:
+    from search.config import Sampler
 
 Maker = Callable[[int, Mapping[str, Any]], BaseSampler]
 

@@ -15,7 +15,7 @@ import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna.exceptions import StorageInternalError
@@ -24,12 +24,14 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from merging import Recipe
-from search.config import SearchConfig
 from search.errors import SearchError
 from search.results import ResultsFolder
 from search.samplers import SeededSampler
-from search.space import SearchSpace
+
+if TYPE_CHECKING:  # a leaderboard is read without waiting for torch
+    from merging import Recipe
+    from search.config import SearchConfig
+    from search.space import SearchSpace
 
 _BASELINES = "/baselines"
 # User attributes of a trial, by what they hold.

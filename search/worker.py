@@ -120,7 +120,7 @@ class _Worker:
                     self._run_baselines(studies, bench, name)
                     self._run_trials(studies, bench, name, deadline)
                     self._score_finalists(studies, bench, report)
-        return Leaderboard.read(folder)
+                    return Leaderboard.of(studies)
 
     def _evaluator(self, problems: ProblemSet) -> Evaluator:
         settings = self.config.evaluation

@@ -61,7 +61,7 @@ def test_another_config_is_refused_by_key_and_changes_nothing(
     ("before", "after"),
     [
         ("trials: 3, finalists: 2", "trials: 30, timeout: 8h, finalists: 5"),
-        ("allow_code_execution: true", "allow_code_execution: false, workers: 1, batch_size: 2"),
+        ("allow_code_execution: true", "allow_code_execution: false, batch_size: 2"),
     ],
 )
 def test_how_long_and_how_fast_to_search_may_change(

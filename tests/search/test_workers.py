@@ -12,14 +12,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
-
 from search import Leaderboard, SearchConfig, SearchError, run_search
 from tests.search.family import Family
 
 PATIENCE_SECONDS = 120.0
 # Completions of this length take a tiny model several seconds: there is time to interrupt them.
-LONG = "max_new_tokens: 1900"
+LONG = "max_new_tokens: 900"
 
 
 @contextmanager
@@ -61,12 +59,11 @@ def scored(out: Path) -> dict[int, float | None]:
         return {}
 
 
-@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
-def test_the_first_signal_lets_the_trial_finish(family: Family, tmp_path: Path, kind: signal.Signals) -> None:
+def test_the_first_signal_lets_the_trial_finish(family: Family, tmp_path: Path) -> None:
     config = family.write()
     with worker(config, tmp_path / "my run", "--trials", "1000") as process:
         until(process, "search 2/1000: trial 5 ")
-        process.send_signal(kind)
+        process.send_signal(signal.SIGINT)
         output, errors = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 0
     assert "stopping when this trial is done" in errors
@@ -85,7 +82,7 @@ def test_the_second_signal_stops_at_once_and_the_trial_is_run_again(family: Fami
     config.write_text(config.read_text().replace("max_new_tokens: 12", LONG))
     with worker(config, tmp_path / "run") as process:
         until(process, "parents 1/4: a ")
-        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM)
         until(process, "stopping when this trial is done; once more")
         sent = time.monotonic()
         process.send_signal(signal.SIGINT)
@@ -115,13 +112,13 @@ def test_a_killed_worker_loses_no_scored_trial(family: Family, tmp_path: Path) -
 
 def test_two_workers_share_a_folder(family: Family, tmp_path: Path) -> None:
     config, out = family.write(), tmp_path / "run"
-    with worker(config, out, "--trials", "10") as one, worker(config, out, "--trials", "10") as other:
+    with worker(config, out, "--trials", "6") as one, worker(config, out, "--trials", "6") as other:
         results = [process.communicate(timeout=PATIENCE_SECONDS) for process in (one, other)]
     assert [one.returncode, other.returncode] == [0, 0], results
     board = Leaderboard.open(out)
-    assert sorted(row.trial for row in board.rows) == list(range(14))
+    assert sorted(row.trial for row in board.rows) == list(range(10))
     assert all(row.state == "complete" for row in board.rows)
-    assert len({str(row.recipe) for row in board.rows}) == 14
+    assert len({str(row.recipe) for row in board.rows}) == 10
     assert all(row.report_score is not None for row in board.rows if row.kind != "trial")
     claimed = {process for line in (out / "worker.log").read_text().splitlines() if (process := line.split()[2])}
     assert len(claimed) == 2
