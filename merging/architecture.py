@@ -80,5 +80,5 @@ def skeleton(config: PreTrainedConfig, reference: str) -> Any:
             return AutoModelForCausalLM.from_config(copy.deepcopy(config))  # type: ignore[no-untyped-call]
     except Exception as error:  # whatever the model's own code makes of a config that does not fit it
         raise MergingError(
-            f"model {reference}: transformers cannot build a causal language model of its config.json: {first_line(error)}"
+            f"model {reference}: transformers cannot build a causal language model of its config: {first_line(error)}"
         ) from None

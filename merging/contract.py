@@ -1,4 +1,4 @@
-"""The contract between a recipe and its method: what must hold beyond the schema, and can be told without any weights."""
+"""The contract between a recipe and its method: what must hold beyond the schema, and needs no weights to be told."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def _check_given(method: Method, parameter: Parameter, group: _Group) -> Iterato
         if each.path == "base_model":
             yield (
                 f"parameters.{parameter.key}",
-                f"{what} for the base model too; give it here, or list {each.model} among the models, or drop base_model",
+                f"{what} for the base model too; give it here, list {each.model} among the models, or drop base_model",
             )
         else:
             yield (

@@ -93,8 +93,8 @@ def model_card(recipe: Recipe, name: str, random_seed: int, evidence: str = "") 
     body = f"""
 # {name}
 
-A merge of {len(recipe.parents())} models by the method `{recipe.merge_method}`, made with merge-search. Architecture and
-config are those of `{recipe.donor}`.
+A merge of {len(recipe.parents())} models by the method `{recipe.merge_method}`, made with merge-search. Architecture
+and config are those of `{recipe.donor}`.
 {evidence}
 ## Recipe
 

@@ -111,13 +111,13 @@ class ParentSet:
             found = self._shape(checkpoint, name)
             if checkpoint is reference and found != self.architecture.shapes.get(name, found):
                 raise MergingError(
-                    f"model {checkpoint.reference}: tensor {name} has shape {list(found)}, but its config.json makes it "
+                    f"model {checkpoint.reference}: tensor {name} has shape {list(found)}, but its config makes it "
                     f"{list(self.architecture.shapes[name])}; the files are not of one model"
                 )
             if self.has(reference.reference, name) and found != (expected := self._shape(reference, name)):
                 raise MergingError(
-                    f"model {checkpoint.reference}: tensor {name} has shape {list(found)}, but in {reference.reference} "
-                    f"it has {list(expected)}; only models of one shape can be merged"
+                    f"model {checkpoint.reference}: tensor {name} has shape {list(found)}, but in "
+                    f"{reference.reference} it has {list(expected)}; only models of one shape can be merged"
                 )
 
     def _shape(self, checkpoint: Checkpoint, name: str) -> tuple[int, ...]:

@@ -81,7 +81,7 @@ def leaves(setting: Setting) -> Iterator[tuple[str, Scalar]]:
 
 
 def parse_setting(raw: object) -> Setting:
-    """Read a setting as YAML gives it. Raises PydanticCustomError of type ``setting``, with the place in its context."""
+    """Read a setting as YAML gives it. Raises PydanticCustomError ``setting``, with the place in its context."""
     if isinstance(raw, Mapping | Conditional):
         return (_parse_conditional(raw, ""),)
     if isinstance(raw, list | tuple) and any(isinstance(item, Mapping | Conditional) for item in raw):

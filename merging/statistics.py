@@ -36,7 +36,7 @@ class Statistics:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where the k-th largest magnitude of a tensor lies: it is the `rank`-th (from 1) of the `count` elements of a bin."""
+    """Where the k-th largest magnitude of a tensor lies: it is the `rank`-th (from 1) of the `count` in a bin."""
 
     bin: int
     rank: int
@@ -45,10 +45,10 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class MagnitudeTable:
-    """How many elements of a tensor have each magnitude, by the upper 15 bits of |x|, in all and in each run of elements.
+    """How many elements of a tensor have each magnitude, by the upper 15 bits of |x|, in all and in each run.
 
-    In a 16-bit dtype these are all the bits of a magnitude, so the table gives any k-th largest exactly; in a wider dtype
-    it gives the bin that holds it.
+    In a 16-bit dtype these are all the bits of a magnitude, so the table gives any k-th largest exactly; in a wider
+    dtype it gives the bin that holds it.
     """
 
     bins: Tensor = field(repr=False)  # (bins that occur,), rising
@@ -63,7 +63,7 @@ class MagnitudeTable:
         return Place(int(self.bins[column]), k - above, int(self.below[column + 1]) - int(self.below[column]))
 
     def run_of(self, place: Place) -> tuple[int, int]:
-        """Return the run in which the place's element lies, elements of a bin taken in their order, and its rank there."""
+        """Return the run that the place's element lies in, equals taken in their order, and its rank there."""
         counts = self.by_run[:, int(torch.searchsorted(self.bins, place.bin))].cumsum(0)
         run = int(torch.searchsorted(counts, place.rank))
         return run, place.rank - (int(counts[run - 1]) if run else 0)

@@ -1,7 +1,7 @@
 """Tokenizers: which one a merge has, and loading one so that its ids are those of its own tokenizer.json.
 
-Guarantees: what is loaded for scoring and what an export holds come from the same files. Does not rearrange vocabularies:
-a recipe that asks for that is refused.
+Guarantees: what is loaded for scoring and what an export holds come from the same files. Does not rearrange
+vocabularies: a recipe that asks for that is refused.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _FILES = (
 def load_tokenizer(reference: str) -> PreTrainedTokenizerBase:
     """Load a model's tokenizer; its ids equal those of `tokenizers.Tokenizer.from_file(tokenizer.json)`.
 
-    Which special tokens are added around a text is the business of tokenizer_config.json, as everywhere in transformers.
+    Which special tokens are put around a text is the business of tokenizer_config.json, as everywhere in transformers.
     Raises MergingError if there is no tokenizer.
     """
     folder = locate(reference)

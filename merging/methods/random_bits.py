@@ -36,7 +36,8 @@ def _signed(number: int) -> int:
 
 
 def _mix(x: Tensor, scratch: Tensor) -> Tensor:
-    # In place. The 32-bit finalizer of Wellons' hash prospector ("lowbias32"); int32 products wrap, shifts are made logical.
+    # In place. The 32-bit finalizer of Wellons' hash prospector ("lowbias32"); int32 products wrap, shifts are made
+    # logical.
     for shift, factor in ((16, 0x7FEB352D), (15, _signed(0x846CA68B))):
         torch.bitwise_right_shift(x, shift, out=scratch)
         x.bitwise_xor_(scratch.bitwise_and_(2 ** (32 - shift) - 1)).mul_(factor)

@@ -1,8 +1,8 @@
 """What a merge method is, and the one dictionary that holds them all.
 
 A method is two pure functions. `prepare` (optional) sees the whole tensors once and returns what a reduction over them
-gives: thresholds, masks, an angle. `combine` is elementwise: it sees one block of elements and returns that block of the
-merged tensor, in the dtype of its inputs. Methods do no I/O, move nothing between devices and know no recipe.
+gives: thresholds, masks, an angle. `combine` is elementwise: it sees one block of elements and returns that block of
+the merged tensor, in the dtype of its inputs. Methods do no I/O, move nothing between devices and know no recipe.
 
 To add a method, write these functions in a file of this package, put `@method(...)` over `combine`, and import the
 file in `merging/methods/__init__.py`.

@@ -61,7 +61,7 @@ def _previous(value: float, dtype: torch.dtype) -> float:
 
 
 def find_cut(operands: Operands, index: int, density: float, rescale: bool) -> Cut | None:
-    """Return the cut that keeps exactly max(1, int(density · elements)) entries of task vector `index` (arXiv:2306.01708).
+    """Return the cut that keeps exactly max(1, int(density · elements)) entries of a task vector (arXiv:2306.01708).
 
     With `rescale` the kept elements are scaled so that the L1 norm of the task vector stays what it was.
     """
@@ -140,7 +140,7 @@ def draw(operands: Operands, index: int, density: float, rescale: bool) -> Drop 
 
 
 def _scale(operands: Operands, index: int, after: float) -> float:
-    # The norms and their ratio are rounded to the dtype of the merge, as mergekit rounds them, unless it cannot hold them.
+    # The norms and their ratio are rounded to the dtype of the merge, as mergekit rounds them, if it can hold them.
     before = operands.once("l1", [index], lambda: math.fsum(_absolute_sum(d) for _, d in _deltas(operands, index)))
     if before < _SMALLEST_NORM or after < _SMALLEST_NORM:
         return 1.0

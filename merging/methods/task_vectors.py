@@ -4,8 +4,8 @@ task_arithmetic, ties, dare_linear and dare_ties are one computation: thin each 
 for each element and keep the deltas that agree with it (or not), sum, normalize (or not), scale by lambda, add to the
 base.
 
-Guarantees: each step rounds to the dtype of the merge as mergekit 0.1.5's steps do, so that 16-bit results have the same
-bits. A parent whose weight is zero is not read: a NaN in it goes unnoticed there.
+Guarantees: each step rounds to the dtype of the merge as mergekit 0.1.5's steps do, so that 16-bit results have the
+same bits. A parent whose weight is zero is not read: a NaN in it goes unnoticed there.
 """
 
 from __future__ import annotations
