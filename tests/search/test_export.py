@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -99,3 +101,14 @@ def test_a_folder_that_holds_something_is_left_alone(command: Command, finished:
 def test_results_that_were_moved_can_still_be_exported(command: Command, finished: Path, tmp_path: Path) -> None:
     shutil.copytree(finished, tmp_path / "moved")
     assert command("export", tmp_path / "moved", "--to", tmp_path / "out").exit_code == 0
+
+
+def test_a_disk_that_fills_up_leaves_nothing_behind(finished: Path, tmp_path: Path) -> None:
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))"
+    code = f"{limit}; from search.cli import main; main()"
+    words = [sys.executable, "-c", code, "export", str(finished), "--to", str(tmp_path / "deep" / "out")]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert f"merge-search: {tmp_path}/deep/out: cannot be written: " in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list((tmp_path / "deep").iterdir())
