@@ -248,7 +248,7 @@ class Recipe(_Strict):
         try:
             recipe = cls.model_validate(copy.deepcopy(dict(data)))
         except ValidationError as error:
-            raise MergingError(_explain(error.errors()[0], source, key)) from None
+            raise MergingError(_explain(_first(error.errors()), source, key)) from None
         for path, reason in complaints(recipe):
             raise MergingError(f"{_place(source, _join(key, path))}: {reason}")
         return recipe
@@ -331,6 +331,11 @@ _EXPECTED = {
     "model_attributes_type": "expected a mapping",
 }
 _WITHOUT_INPUT = ("setting", "reference", "value_error")
+
+
+def _first(errors: Sequence[ErrorDetails]) -> ErrorDetails:
+    # A misspelt key is two errors to pydantic, and the one that says "missing" comes first.
+    return min(errors, key=lambda error: error["type"] != "extra_forbidden")
 
 
 def _explain(error: ErrorDetails, source: str, key: str) -> str:

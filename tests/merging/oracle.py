@@ -11,20 +11,20 @@ from mergekit.config import MergeConfiguration
 from mergekit.graph import Executor
 from mergekit.io.tasks import LoaderCache
 from mergekit.merge import _model_out_config
+from mergekit.merge_methods.task_adapter import ExecuteMergeMethodTask
 from mergekit.options import MergeOptions
 from mergekit.plan import MergePlanner
 
 
+def mergekit_tasks(recipe_yaml: str) -> dict[str, ExecuteMergeMethodTask]:
+    """Return what mergekit plans to do for each tensor, by name."""
+    return _plan(MergeConfiguration.model_validate(yaml.safe_load(recipe_yaml)))
+
+
 def mergekit_merge(recipe_yaml: str) -> dict[str, torch.Tensor]:
     """Return the tensors that mergekit makes of a recipe, by name."""
-    logging.disable(logging.WARNING)
     config = MergeConfiguration.model_validate(yaml.safe_load(recipe_yaml))
-    options = MergeOptions(cuda=False, lazy_unpickle=False)
-    architecture = get_architecture_info(config, options)
-    LoaderCache().setup(options=options)
-    planner = MergePlanner(config, architecture, options, _model_out_config(config, architecture))
-    planner._plan()
-    tasks = {weight.name: task for weight, task in planner._tensors}
+    tasks = _plan(config)
     executor = Executor(targets=list(tasks.values()), math_device="cpu", storage_device="cpu")
     by_task = {id(task): name for name, task in tasks.items()}
     out_dtype = getattr(torch, config.out_dtype) if config.out_dtype else None
@@ -34,3 +34,13 @@ def mergekit_merge(recipe_yaml: str) -> dict[str, torch.Tensor]:
         if value is not None:
             merged[name] = value.to(out_dtype) if out_dtype else value
     return merged
+
+
+def _plan(config: MergeConfiguration) -> dict[str, ExecuteMergeMethodTask]:
+    logging.disable(logging.WARNING)
+    options = MergeOptions(cuda=False, lazy_unpickle=False)
+    architecture = get_architecture_info(config, options)
+    LoaderCache().setup(options=options)
+    planner = MergePlanner(config, architecture, options, _model_out_config(config, architecture))
+    planner._plan()
+    return {weight.name: task for weight, task in planner._tensors}
