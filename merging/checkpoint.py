@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import AutoConfig, PreTrainedConfig
@@ -71,7 +70,7 @@ class Checkpoint:
         try:
             config: PreTrainedConfig = AutoConfig.from_pretrained(self.folder)
             return config
-        except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
+        except Exception as error:  # whatever the model's own config class makes of what it does not expect
             raise MergingError(f"model {self.reference}: its config.json cannot be used: {first_line(error)}") from None
 
     @cached_property
@@ -130,15 +129,15 @@ def _weight_files(reference: str, folder: Path) -> list[Path]:
     if index.exists():
         try:
             content: dict[str, Any] = json.loads(index.read_text(encoding="utf-8"))
-            names = sorted(set(content["weight_map"].values()))
-        except (OSError, ValueError, KeyError, AttributeError):
+            files = sorted({folder / name for name in content["weight_map"].values()})
+        except (OSError, ValueError, KeyError, AttributeError, TypeError):
             raise MergingError(f"{index}: is no index of safetensors files; download the model again") from None
-        missing = [name for name in names if not (folder / name).exists()]
+        missing = [file.name for file in files if not file.exists()]
         if missing:
             raise MergingError(
                 f"model {reference}: {missing[0]} is missing ({_INDEX} names it); download the model again"
             )
-        return [folder / name for name in names]
+        return files
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         hint = "; it holds torch pickles: save it as safetensors first" if list(folder.glob("*.bin")) else ""

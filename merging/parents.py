@@ -104,6 +104,12 @@ class ParentSet:
                         f"model {checkpoint.reference}: has no tensor {name}, which the architecture of "
                         f"{reference.reference} needs"
                     )
+            depth = checkpoint.config.get_text_config().num_hidden_layers
+            if (found := self.layers(checkpoint.reference)) != depth:
+                raise MergingError(
+                    f"model {checkpoint.reference}: its files hold {found} layers, but its config makes it {depth}; "
+                    "the files are not of one model, or some are missing"
+                )
             self._check_shapes(checkpoint, reference)
 
     def _check_shapes(self, checkpoint: Checkpoint, reference: Checkpoint) -> None:
