@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,18 +26,18 @@ def make_family(folder: Path, **options: object) -> Family:
 
 
 @pytest.fixture(scope="session")
-def family(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Family]:
+def family(tmp_path_factory: pytest.TempPathFactory) -> Family:
     """A bfloat16 Llama family of three layers."""
-    yield make_family(tmp_path_factory.mktemp("llama"))
+    return make_family(tmp_path_factory.mktemp("llama"))
 
 
 @pytest.fixture(scope="session")
-def float32_family(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Family]:
+def float32_family(tmp_path_factory: pytest.TempPathFactory) -> Family:
     """The same in float32, where no two magnitudes are equal."""
-    yield make_family(tmp_path_factory.mktemp("llama32"), dtype="float32")
+    return make_family(tmp_path_factory.mktemp("llama32"), dtype="float32")
 
 
 @pytest.fixture(scope="session")
-def qwen_family(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Family]:
+def qwen_family(tmp_path_factory: pytest.TempPathFactory) -> Family:
     """A Qwen2 family: biases, tied head, sharded files."""
-    yield make_family(tmp_path_factory.mktemp("qwen"), architecture="qwen2", tied=True, shards=True)
+    return make_family(tmp_path_factory.mktemp("qwen"), architecture="qwen2", tied=True, shards=True)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from merging.methods import METHODS
+from merging.methods import METHODS, Scope
 from merging.methods.random_bits import keys
-from merging.methods.registry import Block, Numbers
+from merging.methods.registry import Block, Number, Numbers
 from merging.statistics import Statistics
 
 T = TypeVar("T")
@@ -50,21 +50,20 @@ def run(
     name: str,
     base: Tensor | None,
     inputs: Sequence[Tensor],
-    shared: dict[str, object] | None = None,
-    per_input: dict[str, Sequence[object]] | None = None,
+    shared: Mapping[str, Number] | None = None,
+    per_input: Mapping[str, Sequence[Number]] | None = None,
 ) -> Tensor:
     """Run a method on whole tensors, with its defaults where no number is given."""
     method = METHODS[name]
-    given_shared, given_inputs = shared or {}, per_input or {}
     numbers = Numbers(
-        {p.key: given_shared.get(p.key, p.default) for p in method.parameters if p.scope.value == "shared"},  # type: ignore[misc]
+        {p.key: (shared or {}).get(p.key, p.default) for p in method.parameters if p.scope is Scope.SHARED},
         {
-            p.key: tuple(given_inputs.get(p.key, [p.default] * len(inputs)))  # type: ignore[misc]
+            p.key: tuple((per_input or {}).get(p.key, [p.default] * len(inputs)))
             for p in method.parameters
-            if p.scope.value != "shared"
+            if p.scope is not Scope.SHARED
         },
     )
     operands = PlainOperands(base, inputs)
     prepared = method.prepare(operands, numbers) if method.prepare else None
     blocks = [method.combine(block, numbers, prepared) for block in operands.blocks(1 << 20)]
-    return torch.cat(blocks).view((inputs[0] if inputs else base).shape)  # type: ignore[union-attr]
+    return torch.cat(blocks).view(inputs[0].shape)

@@ -1,0 +1,66 @@
+"""A real family merges as in mergekit 0.1.5: SmolLM2-135M-Instruct and two fine-tunes, every method, both widths."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+from torch import Tensor
+
+from tests.merging.conftest import Family
+from tests.merging.oracle import mergekit_merge
+from tests.merging.recipes import NAMES, recipes
+from tests.merging.test_parity import check, merge
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Family:
+    """The family; made where it is missing (twenty minutes on two cores) and kept."""
+    folder = ROOT / "models" / "smollm2"
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock"):
+        script = [sys.executable, "-m", "tests.fixtures.smollm2", "--to", str(folder)]
+        subprocess.run(script, cwd=ROOT, check=True)
+    return Family(*(str(folder / name) for name in ("base", "text", "numeric")))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_bfloat16_merge_has_mergekits_bits(smollm2: Family, name: str) -> None:
+    check(recipes(smollm2, "bfloat16")[name], relative=0.0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_float32_merge_is_mergekits(smollm2: Family, name: str) -> None:
+    check(recipes(smollm2, "float32")[name], relative=1e-6)
+
+
+@pytest.mark.parametrize("method", ["dare_linear", "dare_ties"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_a_random_merge_keeps_as_much_of_each_tensor_as_mergekits(smollm2: Family, method: str, dtype: str) -> None:
+    text = recipes(smollm2, dtype)["task_arithmetic"].replace("task_arithmetic", method)
+    text = text.replace("parameters: {}", "parameters: {density: [0.3, 0.8]}")
+    ours, _ = merge(text)
+    theirs = mergekit_merge(text)
+    base = mergekit_merge(f"merge_method: passthrough\nmodels: [{{model: {smollm2.base}}}]\ndtype: {dtype}\n")
+    for name in theirs:
+        one, other = (merged[name].double() - base[name].double() for merged in (ours, theirs))
+        expected = five_deviations(other)
+        assert abs(kept(one) - kept(other)) < expected, name
+        assert float(one.abs().sum()) == pytest.approx(float(other.abs().sum()), rel=max(0.01, 4 * expected)), name
+
+
+def kept(delta: Tensor) -> float:
+    """Return the share of elements that a merge changed."""
+    return float((delta != 0).double().mean())
+
+
+def five_deviations(delta: Tensor) -> float:
+    """Return how far apart the shares of two independent draws may lie, at most."""
+    return float(5 * (0.5 / delta.numel()) ** 0.5)
