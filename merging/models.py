@@ -18,12 +18,13 @@ def merged_config(donor: Checkpoint, layers: int, dtype: torch.dtype) -> PreTrai
     """Return the config of a merge: the donor's, with the merge's depth and dtype."""
     config = copy.deepcopy(donor.config)
     config.dtype = dtype
-    if config.num_hidden_layers != layers:
+    text = config.get_text_config()
+    if text.num_hidden_layers != layers:
         # transformers 5 refuses a list of layer types of another length than the depth.
-        kinds = getattr(config, "layer_types", None)
+        kinds = getattr(text, "layer_types", None)
         if kinds:
-            config.layer_types = [kinds[index % len(kinds)] for index in range(layers)]
-        config.num_hidden_layers = layers
+            text.layer_types = [kinds[index % len(kinds)] for index in range(layers)]
+        text.num_hidden_layers = layers
     return config
 
 

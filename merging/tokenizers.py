@@ -6,6 +6,7 @@ vocabularies: a recipe that asks for that is refused.
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections import Counter
 from collections.abc import Mapping
@@ -43,13 +44,27 @@ def load_tokenizer(reference: str) -> PreTrainedTokenizerBase:
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
         if isinstance(tokenizer, PreTrainedTokenizerFast) and (folder / "tokenizer.json").exists():
-            _restore(tokenizer.backend_tokenizer, Tokenizer.from_file(str(folder / "tokenizer.json")))
+            file = Tokenizer.from_file(str(folder / "tokenizer.json"))
+            if invented := _invented_tokens(tokenizer, file, folder):
+                tokenizer = AutoTokenizer.from_pretrained(folder, **dict.fromkeys(invented))
+            _restore(tokenizer.backend_tokenizer, file)
     except Exception as error:  # the tokenizers library raises no narrower type
         raise MergingError(f"model {reference}: its tokenizer cannot be loaded: {first_line(error)}") from None
     # Every batch is padded on the left by whoever decodes; a missing pad token would make that fail.
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def _invented_tokens(tokenizer: PreTrainedTokenizerBase, file: Tokenizer, folder: Path) -> list[str]:
+    # transformers 5 adds an architecture's usual special tokens (Qwen2's "<|endoftext|>" for padding) to a vocabulary
+    # that has none of that name, with an id beyond the last row of the embedding.
+    named: set[str] = set()
+    for settings in ("tokenizer_config.json", "special_tokens_map.json"):
+        if (folder / settings).exists():
+            named |= json.loads((folder / settings).read_text(encoding="utf-8")).keys()
+    roles = tokenizer.special_tokens_map.items()
+    return [role for role, token in roles if role not in named and file.token_to_id(str(token)) is None]
 
 
 def _restore(loaded: Tokenizer, file: Tokenizer) -> None:

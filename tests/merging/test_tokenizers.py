@@ -1,0 +1,314 @@
+"""A tokenizer's ids are those of its own tokenizer.json, and a merge has the tokenizer that its recipe says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import pytest
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from evaluation import load_problems
+from merging import Merger, MergingError, ParentSet, Recipe, load_tokenizer
+from merging.tokenizers import save_tokenizer
+from tests.conftest import ModelMaker
+from tests.merging.conftest import Family
+from tests.tiny import TinyModel, byte_tokenizer, save_tiny_model
+
+PROBLEMS = load_problems("humaneval")
+PROMPTS = [problem.prompt for problem in PROBLEMS]
+
+
+# --- ids ------------------------------------------------------------------------------------------------------------
+
+
+def smollm() -> Tokenizer:
+    """Byte-level BPE that splits each digit (SmolLM2's pre-tokenizer)."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def deepseek() -> Tokenizer:
+    """Byte-level BPE over lines, words and digits (deepseek-coder's pre-tokenizer, shortened)."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex("[\r\n]"), "isolated"),
+            pre_tokenizers.Split(Regex(r"\s?\p{L}+"), "isolated"),
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def sentencepiece() -> Tokenizer:
+    """BPE over sentencepiece's spaces (Llama 2's and CodeLlama's)."""
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    return tokenizer
+
+
+def spaces_and_digits() -> Tokenizer:
+    """BPE over sentencepiece's spaces, in which each digit is alone and nothing is put in front."""
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.Metaspace(prepend_scheme="never")]
+    )
+    tokenizer.decoder = decoders.Metaspace(prepend_scheme="never")
+    return tokenizer
+
+
+def save(folder: Path, make: Callable[[], Tokenizer], model_type: str, tokenizer_class: str) -> str:
+    """Train a tokenizer on HumanEval's solutions and save it as a model of some type has it."""
+    tokenizer = make()
+    trainer = trainers.BpeTrainer(
+        vocab_size=600,
+        show_progress=False,
+        special_tokens=["<unk>", "<s>", "</s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+        if isinstance(tokenizer.decoder, decoders.ByteLevel)
+        else [],
+    )
+    tokenizer.train_from_iterator([problem.canonical_solution for problem in PROBLEMS], trainer)
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>").save_pretrained(folder)
+    edit(folder / "tokenizer_config.json", tokenizer_class=tokenizer_class)
+    (folder / "config.json").write_text(json.dumps({"model_type": model_type}), encoding="utf-8")
+    return str(folder)
+
+
+def edit(file: Path, **changes: object) -> None:
+    """Change keys of a JSON file."""
+    file.write_text(json.dumps(json.loads(file.read_text(encoding="utf-8")) | changes), encoding="utf-8")
+
+
+def ids(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> list[list[int]]:
+    """Return the ids of texts, without special tokens around them."""
+    return [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+
+
+def ids_of_the_file(folder: str, texts: Iterable[str]) -> list[list[int]]:
+    """Return the ids that the tokenizers library gives, by tokenizer.json alone."""
+    file = Tokenizer.from_file(f"{folder}/tokenizer.json")
+    return [file.encode(text, add_special_tokens=False).ids for text in texts]
+
+
+def test_humaneval_has_164_prompts() -> None:
+    assert len(PROMPTS) == 164
+
+
+@pytest.mark.parametrize("make", [smollm, deepseek, sentencepiece, spaces_and_digits])
+@pytest.mark.parametrize(
+    ("model_type", "tokenizer_class"),
+    [
+        ("llama", "LlamaTokenizer"),
+        ("llama", "LlamaTokenizerFast"),
+        ("llama", "PreTrainedTokenizerFast"),
+        ("llama", "GPT2Tokenizer"),
+        ("qwen2", "Qwen2Tokenizer"),
+        ("qwen2", "PreTrainedTokenizerFast"),
+    ],
+)
+def test_the_ids_of_humanevals_prompts_are_the_files_own(
+    tmp_path: Path, make: Callable[[], Tokenizer], model_type: str, tokenizer_class: str
+) -> None:
+    folder = save(tmp_path, make, model_type, tokenizer_class)
+    assert ids(load_tokenizer(folder), PROMPTS) == ids_of_the_file(folder, PROMPTS)
+
+
+@pytest.mark.parametrize(
+    ("make", "model_type", "tokenizer_class"),
+    [(smollm, "qwen2", "Qwen2Tokenizer"), (spaces_and_digits, "llama", "LlamaTokenizer")],
+)
+def test_auto_tokenizer_alone_would_have_given_other_ids(
+    tmp_path: Path, make: Callable[[], Tokenizer], model_type: str, tokenizer_class: str
+) -> None:
+    # If this fails, transformers has mended it, and merging.tokenizers can become simpler.
+    folder = save(tmp_path, make, model_type, tokenizer_class)
+    assert ids(AutoTokenizer.from_pretrained(folder), PROMPTS) != ids_of_the_file(folder, PROMPTS)
+
+
+@pytest.mark.parametrize("make", [smollm, deepseek])
+def test_a_byte_level_tokenizer_decodes_to_the_text(tmp_path: Path, make: Callable[[], Tokenizer]) -> None:
+    tokenizer = load_tokenizer(save(tmp_path, make, "qwen2", "Qwen2Tokenizer"))
+    assert [tokenizer.decode(row) for row in ids(tokenizer, PROMPTS)] == PROMPTS
+
+
+# --- special tokens -------------------------------------------------------------------------------------------------
+
+
+def test_without_a_pad_token_the_end_pads(tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(save(tmp_path, smollm, "llama", "PreTrainedTokenizerFast"))
+    assert tokenizer.pad_token == tokenizer.eos_token == "</s>"
+
+
+def test_a_pad_token_of_its_own_is_kept(tmp_path: Path) -> None:
+    folder = save(tmp_path, smollm, "llama", "PreTrainedTokenizerFast")
+    edit(tmp_path / "tokenizer_config.json", pad_token="<unk>")
+    assert load_tokenizer(folder).pad_token == "<unk>"
+
+
+@pytest.mark.parametrize(("model_type", "tokenizer_class"), [("qwen2", "Qwen2Tokenizer"), ("llama", "GPT2Tokenizer")])
+def test_no_token_is_invented_beyond_the_vocabulary(tmp_path: Path, model_type: str, tokenizer_class: str) -> None:
+    folder = save(tmp_path, smollm, model_type, tokenizer_class)
+    tokenizer = load_tokenizer(folder)
+    assert tokenizer.get_vocab() == Tokenizer.from_file(f"{folder}/tokenizer.json").get_vocab()
+    assert tokenizer.pad_token == "</s>"
+    assert len(AutoTokenizer.from_pretrained(folder)) > len(tokenizer)
+
+
+@pytest.mark.parametrize("make", [smollm, sentencepiece])
+def test_a_token_in_front_of_a_text_stays_there(tmp_path: Path, make: Callable[[], Tokenizer]) -> None:
+    folder = save(tmp_path, make, "llama", "LlamaTokenizer")
+    file = Tokenizer.from_file(f"{folder}/tokenizer.json")
+    file.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    file.save(f"{folder}/tokenizer.json")
+    assert load_tokenizer(folder)(PROMPTS[0])["input_ids"] == file.encode(PROMPTS[0]).ids
+    assert file.encode(PROMPTS[0]).ids[0] == 1
+
+
+def test_a_model_without_a_tokenizer_is_refused_by_name(make_model: ModelMaker) -> None:
+    folder = make_model("bare", tokenizer=False)
+    with pytest.raises(MergingError) as caught:
+        load_tokenizer(folder)
+    assert str(caught.value) == f"model {folder}: has no tokenizer ({folder} holds no tokenizer.json)"
+
+
+@pytest.mark.parametrize("content", ["", "{", "{}", "[]"])
+def test_a_broken_tokenizer_is_refused_by_name(make_model: ModelMaker, content: str) -> None:
+    folder = make_model("broken")
+    Path(folder, "tokenizer.json").write_text(content, encoding="utf-8")
+    with pytest.raises(MergingError, match=f"^model {folder}: its tokenizer cannot be loaded: "):
+        load_tokenizer(folder)
+
+
+# --- the tokenizer of a merge ---------------------------------------------------------------------------------------
+
+
+def merged(recipe: Recipe) -> PreTrainedTokenizerBase:
+    """Return the tokenizer of a merge."""
+    with ParentSet.open(recipe) as parents:
+        return Merger(parents).tokenizer(recipe)
+
+
+def refusal(recipe: Recipe) -> str:
+    """Return the message with which a recipe's tokenizer is refused."""
+    with pytest.raises(MergingError) as caught:
+        merged(recipe)
+    return str(caught.value)
+
+
+def ties(family: Family, more: str = "") -> Recipe:
+    """Return a merge of a family, with something more."""
+    models = f"models: [{{model: {family.a}}}, {{model: {family.b}}}]"
+    return Recipe.parse(f"merge_method: ties\nbase_model: {family.base}\n{models}\nparameters: {{weight: 1}}\n{more}")
+
+
+@pytest.fixture
+def own_family(make_model: ModelMaker) -> Family:
+    """A family whose tokenizers a test may change."""
+    return Family(*(make_model(name, seed=seed, layers=1) for seed, name in enumerate(("base", "a", "b"))))
+
+
+def set_template(folder: str, template: str) -> None:
+    """Give a model a chat template."""
+    Path(folder, "chat_template.jinja").write_text(template, encoding="utf-8")
+
+
+@pytest.mark.parametrize("more", ["", "tokenizer_source: base", "tokenizer: {source: base}"])
+def test_a_merge_has_the_tokenizer_of_its_base(own_family: Family, more: str) -> None:
+    set_template(own_family.base, "base {{ messages }}")
+    set_template(own_family.a, "a {{ messages }}")
+    assert merged(ties(own_family, more)).chat_template == "base {{ messages }}"
+
+
+@pytest.mark.parametrize("key", ["tokenizer_source: {}", "tokenizer: {{source: {}}}"])
+def test_a_merge_has_the_tokenizer_of_its_source(own_family: Family, tmp_path: Path, key: str) -> None:
+    set_template(own_family.b, "b {{ messages }}")
+    recipe = ties(own_family, key.format(own_family.b))
+    assert merged(recipe).chat_template == "b {{ messages }}"
+    saved = tmp_path / "saved"
+    saved.mkdir()
+    save_tokenizer(recipe, saved)
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        assert (saved / name).read_bytes() == Path(own_family.b, name).read_bytes()
+
+
+def test_the_union_of_equal_vocabularies_is_that_vocabulary(own_family: Family) -> None:
+    assert merged(ties(own_family, "tokenizer_source: union")).get_vocab() == byte_tokenizer().get_vocab()
+
+
+def test_the_union_of_different_vocabularies_is_refused(own_family: Family) -> None:
+    tokenizer = byte_tokenizer()
+    tokenizer.add_tokens(["<more>"])
+    tokenizer.save_pretrained(own_family.b)
+    assert refusal(ties(own_family, "tokenizer_source: union")) == (
+        f"tokenizer_source: the embedding would have to be rearranged (the vocabulary of {own_family.b} is another), "
+        "which is not possible yet; leave tokenizer_source out to keep the rows as they are, with the tokenizer of "
+        f"{own_family.base}"
+    )
+
+
+def test_a_tokenizer_with_more_tokens_than_the_embedding_is_refused(own_family: Family) -> None:
+    tokenizer = byte_tokenizer()
+    tokenizer.add_tokens(["<more>"])
+    tokenizer.save_pretrained(own_family.base)
+    assert refusal(ties(own_family)) == (
+        f"model {own_family.base}: its tokenizer has ids up to 262, but the merged embedding has 262 rows; "
+        "choose another tokenizer_source"
+    )
+
+
+def test_a_tokenizer_with_fewer_tokens_than_the_embedding_is_kept_unless_asked_for(tmp_path: Path) -> None:
+    folder = save_tiny_model(tmp_path / "model", TinyModel(layers=1))
+    small = Tokenizer.from_file(f"{folder}/tokenizer.json")
+    content = json.loads(small.to_str())
+    del content["model"]["vocab"]["<d>"]
+    Path(folder, "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+    assert len(merged(Recipe.single(folder))) == 261
+    asked = Recipe.single(folder).model_copy(update={"tokenizer_source": "base"})
+    assert "the tokenizer has 261 tokens and the embedding 262 rows" in refusal(asked)
+
+
+@pytest.mark.parametrize("part", ["pad_to_multiple_of: 64", "tokens: {'<a>': {source: {kind: zero}}}"])
+def test_changes_of_the_embedding_are_refused(own_family: Family, part: str) -> None:
+    assert refusal(ties(own_family, f"tokenizer: {{source: base, {part}}}")).startswith(
+        "tokenizer: 'tokens' and 'pad_to_multiple_of' change the embedding"
+    )
+
+
+# --- chat templates -------------------------------------------------------------------------------------------------
+
+
+def test_a_chat_template_of_the_recipe_is_that_of_the_merge(own_family: Family, tmp_path: Path) -> None:
+    set_template(own_family.base, "base {{ messages }}")
+    recipe = ties(own_family, 'chat_template: "{% for m in messages %}{{ m.content }}{% endfor %}"')
+    assert merged(recipe).apply_chat_template([{"role": "user", "content": "hi"}], tokenize=False) == "hi"
+    save_tokenizer(recipe, tmp_path)
+    loaded = AutoTokenizer.from_pretrained(tmp_path)
+    assert loaded.apply_chat_template([{"role": "user", "content": "hi"}], tokenize=False) == "hi"
+
+
+def test_the_automatic_chat_template_is_that_of_most_parents(own_family: Family) -> None:
+    set_template(own_family.base, "base {{ messages }}")
+    for folder in (own_family.a, own_family.b):
+        set_template(folder, "chat {{ messages }}\n")
+    assert merged(ties(own_family, "chat_template: auto")).chat_template == "chat {{ messages }}"
+
+
+def test_without_any_chat_template_the_automatic_one_is_none(own_family: Family) -> None:
+    assert merged(ties(own_family, "chat_template: auto")).chat_template is None
+
+
+def test_a_word_that_is_no_template_is_refused(own_family: Family) -> None:
+    assert refusal(ties(own_family, "chat_template: chatml")) == (
+        "chat_template: 'chatml' is no Jinja template; give the template itself, or 'auto'"
+    )
