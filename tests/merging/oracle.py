@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
+from functools import partial
+from unittest.mock import patch
 
 import torch
 import yaml
@@ -21,8 +24,17 @@ def mergekit_tasks(recipe_yaml: str) -> dict[str, ExecuteMergeMethodTask]:
     return _plan(MergeConfiguration.model_validate(yaml.safe_load(recipe_yaml)))
 
 
-def mergekit_merge(recipe_yaml: str) -> dict[str, torch.Tensor]:
-    """Return the tensors that mergekit makes of a recipe, by name."""
+def mergekit_merge(recipe_yaml: str, stable_sort: bool = False) -> dict[str, torch.Tensor]:
+    """Return the tensors that mergekit makes of a recipe, by name.
+
+    With `stable_sort` the sorts in it keep equals in their order, so that trimming keeps the first of equal magnitudes;
+    without, which of them it keeps is up to torch.
+    """
+    with patch.object(torch, "argsort", partial(torch.argsort, stable=True)) if stable_sort else nullcontext():
+        return _merge(recipe_yaml)
+
+
+def _merge(recipe_yaml: str) -> dict[str, torch.Tensor]:
     config = MergeConfiguration.model_validate(yaml.safe_load(recipe_yaml))
     tasks = _plan(config)
     executor = Executor(targets=list(tasks.values()), math_device="cpu", storage_device="cpu")

@@ -13,7 +13,7 @@ from torch import Tensor
 from tests.merging.conftest import Family
 from tests.merging.oracle import mergekit_merge
 from tests.merging.recipes import NAMES, recipes
-from tests.merging.test_parity import check, merge
+from tests.merging.test_parity import check, check_every_bit, merge
 
 pytestmark = pytest.mark.slow
 
@@ -33,7 +33,13 @@ def smollm2() -> Family:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_bfloat16_merge_has_mergekits_bits(smollm2: Family, name: str) -> None:
-    check(recipes(smollm2, "bfloat16")[name], relative=0.0)
+    # Short fine-tunes move a bfloat16 weight by few different steps, so more magnitudes are equal than by chance.
+    check(recipes(smollm2, "bfloat16")[name], relative=0.0, most_undecided=0.1)
+
+
+@pytest.mark.parametrize("name", ["ties", "ties, negative weights"])
+def test_where_mergekit_keeps_the_first_of_equals_no_bit_differs(smollm2: Family, name: str) -> None:
+    check_every_bit(recipes(smollm2, "bfloat16")[name])
 
 
 @pytest.mark.parametrize("name", NAMES)
