@@ -18,7 +18,7 @@ from torch import Tensor
 
 from merging.checkpoint import locate
 from merging.errors import MergingError
-from merging.kernel import output_dtype, run_step
+from merging.kernel import output_dtype, run_steps
 from merging.models import generation_config, merged_config
 from merging.parents import ParentSet
 from merging.plan import Plan, Step, make_plan
@@ -117,16 +117,16 @@ def _write_weights(
 ) -> None:
     shards = list(_shards(plan.steps, parents, limit))
     index: dict[str, str] = {}
-    done = 0
+
+    def done(step: Step) -> None:
+        index[step.name] = file
+        if progress:
+            progress("merging", len(index), len(plan.steps))
+
     for number, steps in enumerate(shards, start=1):
         file = "model.safetensors" if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        tensors: dict[str, Tensor] = {}
-        for step in steps:
-            tensors[step.name] = _merged(step, parents, random_seed)
-            index[step.name] = file
-            done += 1
-            if progress:
-                progress("merging", done, len(plan.steps))
+        tensors = {step.name: torch.empty(_shape(step, parents), dtype=output_dtype(step, parents)) for step in steps}
+        run_steps([(step, tensors[step.name]) for step in steps], parents, random_seed, done)
         _save(tensors, folder / file)
     if len(shards) > 1:
         content = {"metadata": {"total_size": _total_bytes(plan, parents)}, "weight_map": index}
@@ -141,14 +141,6 @@ def _write_configs(recipe: Recipe, plan: Plan, parents: ParentSet, folder: Path)
         shutil.copyfile(file, folder / file.name)
     else:
         generation_config(donor).save_pretrained(folder)
-
-
-@torch.inference_mode()
-def _merged(step: Step, parents: ParentSet, random_seed: int) -> Tensor:
-    shape = _shape(step, parents)
-    out = torch.empty(shape, dtype=output_dtype(step, parents), device=parents.device)
-    run_step(step, parents, out, random_seed)
-    return out.cpu()
 
 
 def _save(tensors: dict[str, Tensor], file: Path) -> None:

@@ -7,6 +7,8 @@ is read is cast to the dtype of the merge first, and what is written to the outp
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import reduce
 from typing import TypeVar
@@ -91,6 +93,54 @@ def torch_dtype(name: str) -> torch.dtype:
     """Return the dtype that a recipe calls by this name."""
     dtype: torch.dtype = getattr(torch, name)
     return dtype
+
+
+def run_steps(
+    work: Sequence[tuple[Step, Tensor]], parents: ParentSet, random_seed: int, done: Callable[[Step], None]
+) -> None:
+    """Merge many tensors into their outputs.
+
+    On a CPU as many tensors are merged at a time as torch has threads, each by one thread. (Threads that share an
+    operation on a block wait for each other after every one; where other work had a core, that made a merge ten times
+    slower.) After an error or an interrupt nothing is written any more.
+
+    Args:
+        work: steps and their outputs, as `run_step` takes them.
+        parents: where the sources are read.
+        random_seed: the seed of methods that draw random numbers.
+        done: called with each step whose output is whole, in order, by the calling thread.
+
+    Raises:
+        NonFiniteTensor: of the first step whose result holds NaN or Inf.
+    """
+
+    def run(step: Step, out: Tensor) -> None:
+        with torch.inference_mode():  # which belongs to a thread
+            run_step(step, parents, out, random_seed)
+
+    if parents.device.type != "cpu":
+        for step, out in work:
+            run(step, out)
+            done(step)
+        return
+    with _one_thread_an_operation() as threads, ThreadPoolExecutor(threads, "merge") as pool:
+        try:
+            results = [(step, pool.submit(run, step, out)) for step, out in work]
+            for step, result in results:
+                result.result()
+                done(step)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def _one_thread_an_operation() -> Iterator[int]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield threads
+    finally:
+        torch.set_num_threads(threads)
 
 
 def run_step(step: Step, parents: ParentSet, out: Tensor, random_seed: int) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from merging.kernel import output_dtype, run_step
+from merging.kernel import output_dtype, run_steps
 from merging.models import build_model, generation_config, merged_config
 from merging.parents import ParentSet
 from merging.plan import Plan, Step, make_plan
@@ -58,13 +58,16 @@ class Merger:
         plan = self.plan(recipe)
         model = self._live_model(recipe, plan)
         targets: dict[str, Tensor] = model.state_dict()
-        for done, step in enumerate(plan.steps, start=1):
-            if self._written.get(step.name) != step:
-                self._written.pop(step.name, None)
-                run_step(step, self.parents, targets[step.name], self.random_seed)
-                self._written[step.name] = step
+        work = [(step, targets[step.name]) for step in plan.steps if self._written.get(step.name) != step]
+        for step, _ in work:
+            self._written.pop(step.name, None)
+
+        def done(step: Step) -> None:
+            self._written[step.name] = step
             if progress:
-                progress(done, len(plan.steps))
+                progress(len(self._written), len(plan.steps))
+
+        run_steps(work, self.parents, self.random_seed, done)
         return model
 
     def tokenizer(self, recipe: Recipe) -> PreTrainedTokenizerBase:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -157,3 +158,32 @@ slices:
             deep.state_dict()["model.layers.2.mlp.up_proj.weight"], own["model.layers.0.mlp.up_proj.weight"]
         )
         assert merger.apply(Recipe.single(family.a)).config.num_hidden_layers == 3
+
+
+def test_an_interrupted_merge_writes_no_more_and_gives_torch_its_threads_back(family: Family) -> None:
+    recipe = Recipe.parse(text(family))
+    threads = torch.get_num_threads()
+
+    def interrupt(done: int, _: int) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with ParentSet.open(recipe) as parents:
+        merger = Merger(parents)
+        with pytest.raises(KeyboardInterrupt):
+            merger.apply(recipe, progress=interrupt)
+        assert torch.get_num_threads() == threads
+        assert not [thread for thread in threading.enumerate() if thread.name.startswith("merge")]
+        whole = tensors(Merger(parents).apply(recipe))
+        assert equal(whole, tensors(merger.apply(recipe)))
+
+
+def test_progress_counts_every_tensor_and_ends_whole(family: Family) -> None:
+    first, second = Recipe.parse(text(family)), Recipe.parse(text(family, weight=0.9))
+    with ParentSet.open(first) as parents:
+        merger = Merger(parents)
+        for recipe in (first, second):
+            seen: list[tuple[int, int]] = []
+            merger.apply(recipe, progress=lambda done, total, seen=seen: seen.append((done, total)))
+            assert seen == [(done, len(seen)) for done in range(1, len(seen) + 1)]
+            assert len(seen) == len(merger.plan(recipe).steps)
