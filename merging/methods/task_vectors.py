@@ -16,7 +16,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from merging.methods.bits import as_bits, bits_of, magnitude_mask
+from merging.methods.bits import all_finite, as_bits, bits_of, magnitude_mask
 from merging.methods.registry import Block, Combine, Numbers, Operands, Parameter, Prepare, Scope, method
 from merging.methods.sparsify import Cut, Drop, draw, find_cut
 
@@ -73,8 +73,11 @@ def _elect(weighted: list[Tensor], weights: Sequence[float], normalize: bool) ->
     """
     if len(weighted) == 1:
         return weighted[0], weights[0] if normalize else None
-    sign_bit = weighted[0].element_size() * 8 - 1
-    against = as_bits(_rounded_sum(weighted)).bitwise_not_()
+    total = _rounded_sum(weighted)
+    if not all_finite(total):
+        return total, None  # the sign of a NaN means nothing: it could be voted out
+    sign_bit = total.element_size() * 8 - 1
+    against = as_bits(total).bitwise_not_()
     for bits in map(as_bits, weighted):
         bits.bitwise_and_((bits ^ against).bitwise_right_shift_(sign_bit))
     mixed = _rounded_sum(weighted)

@@ -162,3 +162,18 @@ def test_ties_agrees_with_the_paper_written_out(seed: int, weights: list[float])
         agreeing = [(t, w) for t, w in zip(terms, weights, strict=True) if t * sign > 0]
         mean = sum(t for t, _ in agreeing) / sum(w for _, w in agreeing) if agreeing else 0.0
         assert float(value) == pytest.approx(float(base.flatten()[index]) + mean, abs=1e-12)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("method", ["linear", "task_arithmetic", "ties", "dare_ties", "dare_linear"])
+@pytest.mark.parametrize("parents", [1, 2, 3])
+@pytest.mark.parametrize("value", [math.nan, -math.nan, math.inf, -math.inf])
+def test_what_is_not_finite_in_a_parent_stays_so(dtype: torch.dtype, method: str, parents: int, value: float) -> None:
+    # The last elements of a tensor are computed by other instructions than the rest, which make NaNs of another sign.
+    for elements in (1, 7, 33, 65):
+        for index in range(parents):
+            tensors = [torch.randn(elements).to(dtype) for _ in range(parents + 1)]
+            tensors[1 + index][-1] = value
+            base = None if method == "linear" else tensors[0]
+            merged = run(method, base, tensors[1:], per_input={"weight": [0.3, 0.3, 0.4][:parents]})
+            assert not torch.isfinite(merged[-1])
