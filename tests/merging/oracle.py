@@ -9,14 +9,14 @@ from unittest.mock import patch
 
 import torch
 import yaml
-from mergekit.architecture import get_architecture_info
-from mergekit.config import MergeConfiguration
-from mergekit.graph import Executor
-from mergekit.io.tasks import LoaderCache
-from mergekit.merge import _model_out_config
-from mergekit.merge_methods.task_adapter import ExecuteMergeMethodTask
-from mergekit.options import MergeOptions
-from mergekit.plan import MergePlanner
+from mergekit.architecture import get_architecture_info  # type: ignore[import-untyped]
+from mergekit.config import MergeConfiguration  # type: ignore[import-untyped]
+from mergekit.graph import Executor  # type: ignore[import-untyped]
+from mergekit.io.tasks import LoaderCache  # type: ignore[import-untyped]
+from mergekit.merge import _model_out_config  # type: ignore[import-untyped]
+from mergekit.merge_methods.task_adapter import ExecuteMergeMethodTask  # type: ignore[import-untyped]
+from mergekit.options import MergeOptions  # type: ignore[import-untyped]
+from mergekit.plan import MergePlanner  # type: ignore[import-untyped]
 
 
 def mergekit_tasks(recipe_yaml: str) -> dict[str, ExecuteMergeMethodTask]:

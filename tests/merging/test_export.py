@@ -11,14 +11,15 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 import yaml
-from mergekit.config import MergeConfiguration
+from mergekit.config import MergeConfiguration  # type: ignore[import-untyped]
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
 from merging import Merger, MergingError, NonFiniteTensor, ParentSet, Recipe, export_model, load_tokenizer
 from tests.conftest import ModelMaker
@@ -41,10 +42,12 @@ def scored(recipe: Recipe, random_seed: int = 0) -> dict[str, Tensor]:
         return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 
-def loaded(folder: Path) -> torch.nn.Module:
+def loaded(folder: Path) -> PreTrainedModel:
     """Load an export as anyone would; nothing may be missing, new or of another shape."""
-    model, report = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", output_loading_info=True)
+    both: Any = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", output_loading_info=True)
+    model, report = both
     assert not any(report.values()), report
+    assert isinstance(model, PreTrainedModel)
     return model
 
 
@@ -77,7 +80,7 @@ def test_a_tied_head_is_exported_once(qwen_family: Family, tmp_path: Path, name:
     saved = {name for file in (tmp_path / "merge").glob("*.safetensors") for name in load_file(file)}
     assert "lm_head.weight" not in saved
     model = loaded(tmp_path / "merge")
-    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight  # type: ignore[no-untyped-call]
 
 
 def test_the_random_seed_decides_what_an_export_drops(family: Family, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from mergekit.config import MergeConfiguration, evaluate_setting
+from mergekit.config import MergeConfiguration, evaluate_setting  # type: ignore[import-untyped]
 
 from merging import MergingError, ParentSet, Recipe
 from merging.methods import METHODS

@@ -79,7 +79,8 @@ def save(folder: Path, make: Callable[[], Tokenizer], model_type: str, tokenizer
         else [],
     )
     tokenizer.train_from_iterator([problem.canonical_solution for problem in PROBLEMS], trainer)
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>").save_pretrained(folder)
+    plain = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")  # type: ignore[no-untyped-call]
+    plain.save_pretrained(folder)
     edit(folder / "tokenizer_config.json", tokenizer_class=tokenizer_class)
     (folder / "config.json").write_text(json.dumps({"model_type": model_type}), encoding="utf-8")
     return str(folder)
