@@ -3,10 +3,10 @@
     python -m tests.benchmarks.merge_speed [--models models/smollm2] [--runs 5] [--mergekit-runs 3]
 
 Three models of 135M parameters in bfloat16 on the CPU. Ours are the candidates of a running search: the parents are
-resident, what depends on them alone has been computed by the first candidate, and every candidate has other numbers than
-the one before, in every tensor. mergekit plans, reads its inputs (from the page cache) and merges in memory; it keeps
-nothing between two merges. The two take turns. Medians; CPU seconds are those of all threads, and say more than wall
-time on a machine with other work.
+resident, what depends on them alone has been computed by the first candidate, and every candidate has other numbers
+than the one before, in every tensor. mergekit plans, reads its inputs (from the page cache) and merges in memory; it
+keeps nothing between two merges. The two take turns. Medians; CPU seconds are those of all threads, and say more than
+wall time on a machine with other work.
 """
 
 from __future__ import annotations
