@@ -1,0 +1,42 @@
+"""What the README shows does what it says."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_python_example_runs(tmp_path: Path) -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    done = subprocess.run([sys.executable, "-c", example], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) >= 6  # three parents, their average, three trials or fewer
+    assert (tmp_path / "merged" / "recipe.yaml").is_file()
+    assert (tmp_path / "results" / "from-python" / "study.db").is_file()
+
+
+def test_the_example_config_is_valid(tmp_path: Path) -> None:
+    from search import SearchConfig
+
+    (text,) = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
+    recipe = yaml.safe_load(text)["recipe"]
+    recipe["models"][0]["parameters"]["density"] = [1.0, 0.7, 0.1]
+    recipe["models"][1]["parameters"]["weight"] = [0.0, 0.3, 0.7, 1.0]
+    (tmp_path / "known-good-recipe.yaml").write_text(yaml.safe_dump(recipe))
+    config = SearchConfig.parse(text, folder=tmp_path)
+    assert len(config.space.distributions()) == 7
+    assert len(config.warm_starts) == 1
+
+
+def test_every_file_that_is_linked_exists() -> None:
+    links = re.findall(r"\]\(([^)#]+)\)", README)
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
