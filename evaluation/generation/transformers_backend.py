@@ -83,7 +83,7 @@ class TransformersGenerator:
         # Left padding, so that the newest token of every row is in the last column.
         rows = _Rows(prompts, self._model.device, self._tokenizer.pad_token_id or 0)
         cache = growing_cache(self._model.config)
-        # An index, not the count 1: of a slice, which is not contiguous, torch 2.13 multiplies a copy of the head for each row.
+        # An index, not the count 1: that makes a slice, for which torch 2.13 copies the head once for each row.
         last = torch.tensor([-1], device=self._model.device)
         tokens, positions = rows.tokens, rows.positions
         for step in range(self._max_new_tokens):
