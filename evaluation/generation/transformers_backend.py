@@ -7,6 +7,7 @@ batch-invariant: the same prompts at the same batch size give the same tokens.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import logging
 from collections.abc import Iterator, Sequence
@@ -27,6 +28,8 @@ _DEFAULT_BATCH = 96
 # A stop text of n characters lies in the last n tokens at most; decoding some more costs nothing.
 _TAIL_TOKENS = 16
 _CONTEXT_TOKENS = 4
+# On a CPU, the operations of a smaller model are shorter than its threads' waiting for one another.
+_PARAMETERS_WORTH_THREADS = 10_000_000
 
 
 class _Logits(Protocol):
@@ -62,6 +65,10 @@ class TransformersGenerator:
 
     def generate(self, prompts: Sequence[Sequence[int]], stops: Sequence[str]) -> Iterator[tuple[int, Generated]]:
         """Yield (index of the prompt, what was written) as each is finished; see `Generator`."""
+        with _threads(self._model):
+            yield from self._batches(prompts, stops)
+
+    def _batches(self, prompts: Sequence[Sequence[int]], stops: Sequence[str]) -> Iterator[tuple[int, Generated]]:
         waiting = sorted(range(len(prompts)), key=lambda index: (len(prompts[index]), index))
         while waiting:
             rows = waiting[: self._batch_size]
@@ -188,6 +195,18 @@ class _Rows:
         rows = torch.tensor(kept, device=self.mask.device)
         self.mask = self.mask[rows]
         return rows
+
+
+@contextlib.contextmanager
+def _threads(model: PreTrainedModel) -> Iterator[None]:
+    """Use one thread for a tiny model on a CPU, and give the others back."""
+    before = torch.get_num_threads()
+    if model.device.type == "cpu" and model.num_parameters() < _PARAMETERS_WORTH_THREADS:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
