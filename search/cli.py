@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from search.config import SearchConfig
     from search.leaderboard import Leaderboard
 
+# Of a table that goes to no terminal.
+_PIPED_WIDTH = 160
+
 _CONSENT = click.option(
     "--allow-code-execution", is_flag=True, help="Agree to execute the code that the models write, in a sandbox."
 )
@@ -108,19 +111,22 @@ def run(
     Example:
       merge-search run configs/quickstart.yaml --trials 40 --out results/first
     """
-    from search.config import SearchConfig
-
-    loaded = SearchConfig.load(config)
-    if allow_code_execution:
-        loaded = loaded.with_consent()
-    if dry_run:
-        _show_plan(loaded)
-        return
     from search.progress import Terminal
-    from search.worker import default_folder, run_search
 
-    folder = out or default_folder(loaded)
     with Terminal() as progress:
+        # PyTorch and transformers take seconds to import: a person sees why.
+        progress.begin("starting", 1)
+        from search.config import SearchConfig
+
+        loaded = SearchConfig.load(config)
+        if allow_code_execution:
+            loaded = loaded.with_consent()
+        if dry_run:
+            _show_plan(loaded)
+            return
+        from search.worker import default_folder, run_search
+
+        folder = out or default_folder(loaded)
         found = run_search(loaded, folder, trials=trials, timeout=timeout, seed=seed, fresh=fresh, progress=progress)
     _print_leaderboard(found, 10)
     ended = sum(row.kind == "trial" for row in found.rows)
@@ -305,11 +311,17 @@ def _show_plan(config: SearchConfig) -> None:
 def _print_leaderboard(found: Leaderboard, top: int | None) -> None:
     from rich.console import Console
 
-    console = Console() if sys.stdout.isatty() else Console(width=160)
     if not found.rows:
         click.echo(f"{found.study}: no trial is over yet")
         return
-    console.print(found.table(top, console.width))
+    console = Console()
+    if sys.stdout.isatty():
+        console.print(found.table(top, console.width))
+    else:
+        console = Console(width=_PIPED_WIDTH)
+        with console.capture() as capture:
+            console.print(found.table(top, console.width))
+        click.echo("\n".join(line.rstrip() for line in capture.get().splitlines()))
     if any(row.compared_on == "search" for row in found.top(top)):
         console.print("* on the search split, which the search has seen; no test is made of it", style="dim")
     failed = [row for row in found.rows if row.state == "failed"]

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from optuna.trial import FrozenTrial, TrialState
 
 from evaluation import paired_test, wilson_interval
+from search.progress import shorten
 from search.results import ResultsFolder
 from search.study import ERROR, KIND, NAME, OUTCOMES, RECIPE, SECONDS, Studies, quiet, storage_errors
 
@@ -35,7 +36,8 @@ _STATES: Mapping[TrialState, State] = {
 
 
 # From this width on there is room for the numbers, beside what the other columns and the gaps take.
-_WIDE, _OTHER_COLUMNS = 120, 62
+_WIDE, _OTHER_COLUMNS = 120, 54
+_BEST_PARENT = " (best parent)"
 _NEEDLESS = re.compile(r"\b(?:models|modules|slices|sources|parameters|value)\b")
 _JSON_KEYS = (
     "kind", "name", "trial", "state", "search_score", "report_score", "report_interval", "won", "lost", "p_value",
@@ -155,7 +157,7 @@ class Leaderboard:
         for column in columns:
             is_text = column in ("", "numbers")
             table.add_column(column, justify="left" if is_text else "right", no_wrap=not is_text)
-        names = self._names()
+        names = self._names(width // 4 if width >= _WIDE else max(width - _OTHER_COLUMNS, 12))
         room = width - _OTHER_COLUMNS - max(map(len, names.values()), default=0)
         for row in self.top(count):
             style = "bold green" if row.trial == self.best else "" if row.kind == "trial" else "cyan"
@@ -163,13 +165,15 @@ class Leaderboard:
             table.add_row(*cells[: len(columns)], style=style)
         return table
 
-    def _names(self) -> dict[int, str]:
+    def _names(self, width: int) -> dict[int, str]:
+        """Return what the rows are called, by trial; no name pushes the scores off the screen."""
         short = _short_names([row.name for row in self.rows if row.kind == "parent"])
-        names = {row.trial: short.get(row.name, row.name) for row in self.rows}
-        for row in self.rows:
-            if row.kind == "parent" and row.name == self.best_parent:
-                names[row.trial] += " (best parent)"
-        return names
+        marks = {row.trial: _BEST_PARENT for row in self.rows if (row.kind, row.name) == ("parent", self.best_parent)}
+        return {
+            row.trial: shorten(short.get(row.name, row.name), width - len(mark)) + mark
+            for row in self.rows
+            for mark in [marks.get(row.trial, "")]
+        }
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""What a person sees while a search runs: one live line on a terminal, plain lines elsewhere. All of it on stderr."""
+"""What a person sees while a search runs: live lines on a terminal, plain lines elsewhere. All of it on stderr."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from rich.live import Live
 from rich.text import Text
 
 _STOPPING = "stopping when this trial is done; once more to stop at once"
+_JOINT = "  ·  "
+# What a name may take of a line.
+_NAME_WIDTH = 36
 # Where nothing is live, a phase that takes longer than this says how far it is.
 _QUIET_SECONDS = 30.0
 
@@ -20,8 +23,15 @@ _QUIET_SECONDS = 30.0
 class Progress(Protocol):
     """What a search tells while it runs."""
 
-    def begin(self, what: str, total: int, deadline: float | None = None) -> None:
-        """A part of the search begins, or goes on, of so many trials; `deadline` is on time.monotonic's clock."""
+    def begin(self, what: str, total: int, deadline: float | None = None, later: float = 0.0) -> None:
+        """A part of the search begins, or goes on, of so many trials.
+
+        Args:
+            what: the part.
+            total: how many trials it has.
+            deadline: when the last trial begins, at the latest, on time.monotonic's clock.
+            later: how many trials' time the parts after it will take.
+        """
 
     def trial(self, name: str, done: int) -> None:
         """A trial begins; so many are done."""
@@ -45,7 +55,7 @@ class Progress(Protocol):
 class Silent:
     """Tells nobody; for use from Python."""
 
-    def begin(self, what: str, total: int, deadline: float | None = None) -> None:
+    def begin(self, what: str, total: int, deadline: float | None = None, later: float = 0.0) -> None:
         """Do nothing."""
 
     def trial(self, name: str, done: int) -> None:
@@ -68,7 +78,9 @@ class Silent:
 
 
 class Terminal:
-    """A live line where stderr is a terminal, a plain line a trial (and a phase that takes long) where it is not.
+    """What runs and how the search stands, live, where stderr is a terminal; where it is not, plain lines.
+
+    Either way a trial that is over leaves a line; without a terminal, so does a phase that takes long.
 
     Use as a context manager.
     """
@@ -78,8 +90,10 @@ class Terminal:
         self._what = self._name = self._phase = self._counts = self._standing = self._notice = ""
         self._total = self._done = 0
         self._first: int | None = None
+        self._later = 0.0
+        self._pace: float | None = None  # seconds a trial
         self._deadline: float | None = None
-        self._began = self._last_line = time.monotonic()
+        self._began = self._turn = self._last_line = time.monotonic()
         self._live: Live | None = None
         if self._console.is_terminal:
             self._live = Live(console=self._console, get_renderable=self._render, refresh_per_second=4, transient=True)
@@ -95,16 +109,17 @@ class Terminal:
         if self._live:
             self._live.stop()
 
-    def begin(self, what: str, total: int, deadline: float | None = None) -> None:
+    def begin(self, what: str, total: int, deadline: float | None = None, later: float = 0.0) -> None:
         """Begin a part of the search."""
-        self._what, self._total, self._deadline = what, total, deadline
+        self._what, self._total, self._deadline, self._later = what, total, deadline, later
         self._name = self._phase = self._counts = ""
-        self._began, self._first = time.monotonic(), None
+        self._began = self._turn = time.monotonic()
+        self._done, self._first = 0, None
 
     def trial(self, name: str, done: int) -> None:
         """Show which trial runs."""
         self._first = done if self._first is None else self._first
-        self._name, self._done, self._phase, self._counts = name, done, "", ""
+        self._name, self._done, self._phase, self._counts = shorten(name, _NAME_WIDTH), done, "", ""
 
     def phase(self, name: str) -> None:
         """Show the phase."""
@@ -120,9 +135,13 @@ class Terminal:
         """Print a line for a trial that is over."""
         self._done += 1
         self._standing = standing
+        self._turn = time.monotonic()
+        self._pace = (self._turn - self._began) / max(1, self._done - (self._first or 0))
         shown = f"{score:.1%}" if score is not None else "failed"
         parts = [f"{self._what} {self._done}/{self._total}: {self._name}  {shown}  {seconds:.1f} s"]
-        self.say("  ·  ".join([*parts, *([note] if note else []), *self._outlook()]))
+        parts += [note] if note else []
+        # On a terminal the live lines below say how the search stands.
+        self.say(_JOINT.join(parts if self._live else [*parts, *self._outlook()]))
 
     def say(self, message: str) -> None:
         """Print a message."""
@@ -136,29 +155,52 @@ class Terminal:
             os.write(self._console.file.fileno(), f"{_STOPPING}\n".encode())
 
     def _render(self) -> Text:
-        return Text(self._line(), overflow="ellipsis", no_wrap=True)
+        return Text("\n".join(_lines(self._parts(), self._console.width)), overflow="ellipsis", no_wrap=True)
 
     def _line(self) -> str:
+        return _JOINT.join(self._parts())
+
+    def _parts(self) -> list[str]:
         parts = [self._notice] if self._notice else []
         parts.append(f"{self._what} {self._done}/{self._total}: {self._name}" if self._name else self._what)
-        if self._phase:
-            parts.append(self._phase + self._counts)
-        return "  ·  ".join([*parts, *self._outlook()])
+        parts += [self._phase + self._counts] if self._phase else []
+        return [*parts, *self._outlook()]
 
     def _outlook(self) -> list[str]:
         left = self._seconds_left()
-        return [*([self._standing] if self._standing else []), *([f"{_clock(left)} left"] if left is not None else [])]
+        time_left = [f"{_clock(left)} left"] if left and round(left) else []
+        return [*time_left, *([self._standing] if self._standing else [])]
 
     def _seconds_left(self) -> float | None:
         now = time.monotonic()
         by_deadline = self._deadline - now if self._deadline is not None else None
-        finished = self._done - (self._first or 0)
-        by_rate = (now - self._began) / finished * (self._total - self._done) if finished > 0 else None
-        known = [left for left in (by_deadline, by_rate) if left is not None]
+        by_pace = None
+        if self._pace is not None:
+            # What the running trial has used is subtracted, up to what a trial takes.
+            used = min(now - self._turn, self._pace)
+            by_pace = self._pace * (self._total - self._done + self._later) - used
+        known = [left for left in (by_deadline, by_pace) if left is not None]
         return max(0.0, min(known)) if known else None
+
+
+def shorten(name: str, width: int) -> str:
+    """Return a name of at most that width: its begin and its end, which tell fine-tunes of one model apart."""
+    if len(name) <= width:
+        return name
+    end = (width - 1) // 2
+    return f"{name[: width - 1 - end]}…{name[-end:]}"
+
+
+def _lines(parts: list[str], width: int) -> list[str]:
+    """Return the parts in as few lines as hold them."""
+    lines = parts[:1]
+    for part in parts[1:]:
+        longer = _JOINT.join([lines[-1], part])
+        lines[-1:] = [longer] if len(longer) <= width else [lines[-1], part]
+    return lines
 
 
 def _clock(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{seconds:02d}s"
+    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{seconds:02d}s" if minutes else f"{seconds}s"

@@ -117,8 +117,9 @@ class _Worker:
                 bench = Bench(merger, scorer, visible, tokenizer, folder, self.progress)
                 with contextlib.closing(Studies.create(folder, config, known)) as studies:
                     self.started = True
-                    self._run_baselines(studies, bench, name)
-                    self._run_trials(studies, bench, name, deadline)
+                    finish = self._finish(studies, len(report) / len(visible))
+                    self._run_baselines(studies, bench, name, deadline, finish)
+                    self._run_trials(studies, bench, name, deadline, finish)
                     self._score_finalists(studies, bench, report)
                     return Leaderboard.of(studies)
 
@@ -149,8 +150,15 @@ class _Worker:
             self.progress.phase("tensors")
         self.progress.step(read, tensors)
 
-    def _run_baselines(self, studies: Studies, bench: Bench, worker: str) -> None:
-        self.progress.begin("parents", studies.first_number)
+    def _finish(self, studies: Studies, trials_each: float) -> float:
+        """Return how many trials' time the report split will take, if one model takes that of `trials_each`."""
+        return trials_each * (studies.first_number + min(self.config.search.finalists, self.total))
+
+    def _run_baselines(
+        self, studies: Studies, bench: Bench, worker: str, deadline: float | None, finish: float
+    ) -> None:
+        waiting = max(0, self.total - len(studies.trials()))
+        self.progress.begin("parents", studies.first_number, deadline, waiting + finish)
         while not self.stopping and (trial := studies.claim_baseline(worker)):
             self.progress.trial(_name(studies, trial), len(studies.baseline_trials()))
             self._one(
@@ -168,8 +176,8 @@ class _Worker:
                 f"{first[NAME]}: {first.get(ERROR, '')}"
             )
 
-    def _run_trials(self, studies: Studies, bench: Bench, worker: str, deadline: float | None) -> None:
-        self.progress.begin("search", self.total, deadline)
+    def _run_trials(self, studies: Studies, bench: Bench, worker: str, deadline: float | None, finish: float) -> None:
+        self.progress.begin("search", self.total, deadline, finish)
         space = self.config.space
         while not self.stopping and not _expired(deadline) and (trial := studies.claim(worker, self.total, space)):
             self.progress.trial(_name(studies, trial), len(studies.trials()))

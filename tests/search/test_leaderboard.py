@@ -177,6 +177,21 @@ def test_parents_of_one_name_are_told_apart(family: Family) -> None:
     assert names == ["family/a", "other/a", "family/base"]
 
 
+@pytest.mark.parametrize("width", [80, 120, 160])
+def test_a_long_name_pushes_no_number_off_the_screen(family: Family, width: int) -> None:
+    long = "a-model-whose-name-is-longer-than-anything-that-anybody-would-type-v1.5-instruct"
+    family.a.rename(family.folder / long)
+    text = family.config().replace("- model: a", f"- model: {long}")
+    recorder = Recorder(family.folder / "run", SearchConfig.parse(text, folder=family.folder))
+    for _ in range(3):
+        recorder.baseline(set(range(10)), set(range(20)))
+    best = shown(recorder.read(), width)[2]
+    assert best.startswith("a-")
+    assert "ct (best parent)" in best
+    assert "100.0%  100.0% [84%, 100%]" in best
+    assert "…" not in best.partition(" (best parent)")[2]
+
+
 def test_before_any_trial_there_is_no_best(recorder: Recorder) -> None:
     board = recorder.read()
     assert (board.best, board.best_parent, board.rows) == (None, None, ())

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import pty
+import re
 import time
 from pathlib import Path
 
@@ -24,8 +26,7 @@ def test_where_there_is_no_terminal_a_trial_is_a_plain_line() -> None:
         progress.trial("trial 10", 6)
         progress.scored(None, 0.2, "best 52.5% (trial 9)", "merged tensor lm_head.weight holds NaN")
     first, second = stream.getvalue().splitlines()
-    assert first.startswith("search 6/40: trial 9  52.5%  1.2 s  ·  best 52.5% (trial 9), best parent 41.0%  ·  ")
-    assert first.endswith(" left")
+    assert first == "search 6/40: trial 9  52.5%  1.2 s  ·  best 52.5% (trial 9), best parent 41.0%"
     assert second.startswith("search 7/40: trial 10  failed  0.2 s  ·  merged tensor lm_head.weight holds NaN  ·  best")
     assert "\x1b" not in stream.getvalue()
 
@@ -53,7 +54,32 @@ def test_time_left_is_the_nearer_of_deadline_and_rate(monkeypatch: pytest.Monkey
     progress.trial("trial 5", 1)
     now = 1120.0
     progress.scored(0.5, 60)
-    assert [line.rpartition("·  ")[2] for line in stream.getvalue().splitlines()] == ["9m00s left", "1h58m left"]
+    assert times(stream) == ["9m00s left", "1h58m left"]
+
+
+def test_time_left_counts_what_comes_after_and_what_the_running_trial_has_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr("search.progress.time.monotonic", lambda: now)
+    monkeypatch.setattr("search.progress._QUIET_SECONDS", -1.0)
+    stream = io.StringIO()
+    progress = Terminal(stream)
+    progress.begin("parents", 2, later=10)
+    progress.trial("a", 0)
+    now = 1020.0
+    progress.scored(0.5, 20)
+    progress.trial("b", 1)
+    now = 1025.0
+    progress.step(1, 2)
+    now = 1040.0
+    progress.scored(0.5, 20)
+    progress.begin("search", 10)
+    progress.step(1, 2)
+    assert times(stream) == ["3m40s left", "3m35s left", "3m20s left", "3m20s left"]
+
+
+def times(stream: io.StringIO) -> list[str]:
+    """Return what each line says of the time left."""
+    return [line.rpartition("·  ")[2] for line in stream.getvalue().splitlines()]
 
 
 def test_a_request_to_stop_is_told_at_once_past_all_buffers(tmp_path: Path) -> None:
@@ -72,7 +98,27 @@ def test_on_a_terminal_there_is_one_live_line() -> None:
         progress.stopping()
         time.sleep(0.6)
         progress.scored(0.525, 1.25, "best 52.5%")
-    shown = os.read(ours, 100_000).decode()
+    shown = ""
+    with contextlib.suppress(OSError):  # how Linux says that the other end is closed
+        while read := os.read(ours, 4096):
+            shown += read.decode()
     os.close(ours)
     assert "stopping; once more: at once  ·  search 5/40: trial 9  ·  evaluating 10/82" in shown
     assert "search 6/40: trial 9  52.5%  1.2 s" in shown
+
+
+def test_a_narrow_terminal_shows_all_of_it_on_more_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    ours, theirs = pty.openpty()
+    with os.fdopen(theirs, "w") as stream, Terminal(stream) as progress:
+        progress.begin("parents", 40, time.monotonic() + 7230)
+        progress.trial("a-model-whose-name-is-long-enough-for-two-numeric", 5)
+        progress.phase("evaluating")
+        progress.step(10, 82)
+        shown = ""
+        while "h00m left" not in shown:
+            shown += os.read(ours, 4096).decode()
+    os.close(ours)
+    first, second = re.findall(r"parents 5/40: .*|evaluating 10/82.*left", shown)[-2:]
+    assert first.strip() == "parents 5/40: a-model-whose-name…h-for-two-numeric"
+    assert second == "evaluating 10/82  ·  2h00m left"

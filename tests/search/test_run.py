@@ -30,7 +30,7 @@ class Phases(Silent):
         self.phases: set[str] = set()
         self.said: list[str] = []
 
-    def begin(self, what: str, total: int, deadline: float | None = None) -> None:
+    def begin(self, what: str, total: int, deadline: float | None = None, later: float = 0.0) -> None:  # noqa: ARG002
         self.begun.append(f"{what} {total}{' until a deadline' if deadline else ''}")
 
     def phase(self, name: str) -> None:
