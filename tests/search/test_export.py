@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +17,7 @@ from merging import Merger, ParentSet, Recipe, load_model, load_tokenizer
 from search import Leaderboard, SearchConfig, export_trial, run_search
 from tests.search.conftest import Command
 from tests.search.family import Family
+from tests.search.processes import running
 
 MANY_METHODS = """
   merge_method: {choices: [dare_ties, ties]}
@@ -104,11 +103,8 @@ def test_results_that_were_moved_can_still_be_exported(command: Command, finishe
 
 
 def test_a_disk_that_fills_up_leaves_nothing_behind(finished: Path, tmp_path: Path) -> None:
-    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))"
-    code = f"{limit}; from search.cli import main; main()"
-    words = [sys.executable, "-c", code, "export", str(finished), "--to", str(tmp_path / "deep" / "out")]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    assert done.returncode == 2, done.stderr
-    assert f"merge-search: {tmp_path}/deep/out: cannot be written: " in done.stderr
-    assert "Traceback" not in done.stderr
+    with running(tmp_path, "export", finished, "--to", tmp_path / "deep" / "out", file_limit=50_000) as command:
+        assert command.wait() == 2, command.errors
+    assert f"merge-search: {tmp_path}/deep/out: cannot be written: " in command.errors
+    assert "Traceback" not in command.errors
     assert not list((tmp_path / "deep").iterdir())

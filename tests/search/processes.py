@@ -1,0 +1,88 @@
+"""`merge-search` in processes of its own, which may be interrupted and killed.
+
+They are forked from a server that has imported everything, so that none of them waits seconds for PyTorch.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import re
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+
+PATIENCE_SECONDS = 120.0
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["search.worker", "search.export", "transformers.models.llama.modeling_llama"])
+
+
+@dataclass(frozen=True)
+class Command:
+    """A `merge-search` that runs, and where its output goes."""
+
+    process: ForkServerProcess
+    stdout: Path
+    stderr: Path
+
+    @property
+    def output(self) -> str:
+        return self.stdout.read_text(encoding="utf-8")
+
+    @property
+    def errors(self) -> str:
+        return self.stderr.read_text(encoding="utf-8")
+
+    def send(self, number: signal.Signals) -> None:
+        assert self.process.pid
+        os.kill(self.process.pid, number)
+
+    def wait(self) -> int:
+        """Wait for the end and return the exit code."""
+        self.process.join(PATIENCE_SECONDS)
+        assert self.process.exitcode is not None
+        return self.process.exitcode
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        """Wait until something is so, as long as the process lives."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not condition():
+            assert self.process.is_alive(), self.errors
+            assert time.monotonic() < deadline, self.errors
+            time.sleep(0.02)
+
+    def until_told(self, pattern: str) -> None:
+        """Wait until stderr holds a line."""
+        self.until(lambda: re.search(pattern, self.errors) is not None)
+
+
+@contextmanager
+def running(folder: Path, *words: str | Path, file_limit: int | None = None) -> Iterator[Command]:
+    """Start a command whose output goes into that folder; `file_limit` is the most bytes that a file may grow to."""
+    stdout, stderr = folder / "stdout", folder / "stderr"
+    stdout.touch()
+    stderr.touch()
+    process = _CONTEXT.Process(target=_main, args=([str(word) for word in words], stdout, stderr, file_limit))
+    process.start()
+    try:
+        yield Command(process, stdout, stderr)
+    finally:
+        process.kill()
+        process.join()
+
+
+def _main(words: list[str], stdout: Path, stderr: Path, file_limit: int | None) -> None:
+    for number, file in ((1, stdout), (2, stderr)):
+        os.dup2(os.open(file, os.O_WRONLY | os.O_APPEND), number)
+    if file_limit is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
+    sys.argv[1:] = words
+    from search.cli import main
+
+    main()
