@@ -49,7 +49,7 @@ def _merge(recipe_yaml: str) -> dict[str, torch.Tensor]:
 
 
 def _plan(config: MergeConfiguration) -> dict[str, ExecuteMergeMethodTask]:
-    logging.disable(logging.WARNING)
+    logging.getLogger("mergekit").setLevel(logging.ERROR)
     options = MergeOptions(cuda=False, lazy_unpickle=False)
     architecture = get_architecture_info(config, options)
     LoaderCache().setup(options=options)
