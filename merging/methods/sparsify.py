@@ -30,8 +30,8 @@ _SMALLEST_NORM = 1e-7
 class Cut:
     """Which elements of a task vector trimming keeps, and what the kept ones are multiplied by.
 
-    Kept are those with |x| > `threshold`, and those equal to it whose flat index is below `equal_until`. A cut with
-    an infinite threshold keeps none; `None` in place of a cut keeps all.
+    Kept are those with |x| > `threshold`, and those equal to it whose flat index is below `equal_until`. `None` in
+    place of a cut keeps all.
     """
 
     threshold: float
@@ -40,8 +40,6 @@ class Cut:
 
     def apply(self, delta: Tensor, start: int) -> Tensor:
         """Return the block of a task vector that starts at flat index `start`, with what is cut set to zero."""
-        if self.threshold == math.inf:
-            return torch.zeros_like(delta)
         kept = self._trim(delta, start)
         return kept if self.scale == 1.0 else kept * self.scale
 
@@ -55,9 +53,13 @@ class Cut:
         return torch.cat([hardshrink(delta[:boundary], below), hardshrink(delta[boundary:], self.threshold)])
 
 
+NOTHING = Cut(math.inf, 0)
+"""The cut that keeps no element."""
+
+
 def _previous(value: float, dtype: torch.dtype) -> float:
     # The next smaller number of the dtype: |x| > it is |x| >= value.
-    return number_of(bits_of(value, dtype) - 1, dtype) if value else -1.0
+    return number_of(bits_of(value, dtype) - 1, dtype)
 
 
 def find_cut(operands: Operands, index: int, density: float, rescale: bool) -> Cut | None:
@@ -68,8 +70,10 @@ def find_cut(operands: Operands, index: int, density: float, rescale: bool) -> C
     if density >= 1 or operands.elements == 0:
         return None
     if density <= 0:
-        return Cut(math.inf, 0)
+        return NOTHING
     cut = _find_cut(operands, index, density)
+    if cut.threshold == 0:
+        return None  # all that is cut is zero
     if not rescale:
         return cut
     after = math.fsum(_absolute_sum(cut.apply(delta, start)) for start, delta in _deltas(operands, index))
@@ -126,7 +130,7 @@ def draw(operands: Operands, index: int, density: float, rescale: bool) -> Drop 
     if density >= 1 or operands.elements == 0:
         return None
     if density <= 0:
-        return Cut(math.inf, 0)
+        return NOTHING
     key = operands.random_key(index)
     device = operands.block(0, 1).inputs[index].device
     drop = Drop(torch.empty(operands.elements, dtype=bits_dtype(operands.dtype), device=device))
@@ -137,6 +141,11 @@ def draw(operands: Operands, index: int, density: float, rescale: bool) -> Drop 
         return drop
     after = math.fsum(_absolute_sum(drop.apply(delta, start)) for start, delta in _deltas(operands, index))
     return replace(drop, scale=_scale(operands, index, after))
+
+
+def differs(operands: Operands, index: int) -> bool:
+    """Whether a task vector has an element that is not zero."""
+    return operands.once("differs", [index], lambda: any(bool(delta.any()) for _, delta in _deltas(operands, index)))
 
 
 def _scale(operands: Operands, index: int, after: float) -> float:

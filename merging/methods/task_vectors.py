@@ -5,7 +5,7 @@ for each element and keep the deltas that agree with it (or not), sum, normalize
 base.
 
 Guarantees: each step rounds to the dtype of the merge as mergekit 0.1.5's steps do, so that 16-bit results have the
-same bits. A parent whose weight is zero is not read: a NaN in it goes unnoticed there.
+same bits. A parent whose weight is zero is not read (a NaN in it goes unnoticed there), nor one that equals the base.
 """
 
 from __future__ import annotations
@@ -18,9 +18,13 @@ from torch import Tensor
 
 from merging.methods.bits import all_finite, as_bits, bits_of, magnitude_mask
 from merging.methods.registry import Block, Combine, Numbers, Operands, Parameter, Prepare, Scope, method
-from merging.methods.sparsify import Cut, Drop, draw, find_cut
+from merging.methods.sparsify import NOTHING, Cut, Drop, differs, draw, find_cut
 
 Thinning: TypeAlias = Cut | Drop | None
+
+
+def _keep_each(operands: Operands, numbers: Numbers) -> list[Thinning]:
+    return _thin_each(lambda *_: None, operands, numbers)
 
 
 def _trim_each(operands: Operands, numbers: Numbers) -> list[Thinning]:
@@ -36,21 +40,23 @@ def _thin_each(
 ) -> list[Thinning]:
     rescale = numbers.flag("rescale")
     pairs = enumerate(zip(numbers.each("density"), numbers.each("weight"), strict=True))
-    return [thin(operands, index, density, rescale) if weight else None for index, (density, weight) in pairs]
+    return [
+        thin(operands, index, density, rescale) if weight and differs(operands, index) else NOTHING
+        for index, (density, weight) in pairs
+    ]
 
 
-def _merge(block: Block, numbers: Numbers, thinnings: Sequence[Thinning] | None, elect: bool) -> Tensor:
+def _merge(block: Block, numbers: Numbers, thinnings: Sequence[Thinning], elect: bool) -> Tensor:
     assert block.base is not None
     # A weight is rounded to the dtype of the merge before anything is multiplied by it.
     weights: list[float] = torch.tensor(numbers.each("weight"), dtype=block.base.dtype).tolist()
-    present = [index for index, weight in enumerate(weights) if weight != 0]
+    present = [index for index, thinning in enumerate(thinnings) if thinning is not NOTHING and weights[index] != 0]
     if not present:
         return block.base.clone()
     weighted = []
     for index in present:
         delta = block.inputs[index] - block.base
-        thinning = thinnings[index] if thinnings else None
-        if thinning is not None:
+        if (thinning := thinnings[index]) is not None:
             delta = thinning.apply(delta, block.start)
         weighted.append(delta if weights[index] == 1.0 else delta.mul_(weights[index]))
     normalize = numbers.flag("normalize")
@@ -115,8 +121,8 @@ def _rounded_sum(terms: list[Tensor]) -> Tensor:
     return total.to(terms[0].dtype)
 
 
-def _register(name: str, source: str, prepare: Prepare | None, elect: bool, normalize: bool, rescale: bool) -> Combine:
-    def combine(block: Block, numbers: Numbers, thinnings: Sequence[Thinning] | None) -> Tensor:
+def _register(name: str, source: str, prepare: Prepare, elect: bool, normalize: bool, rescale: bool) -> Combine:
+    def combine(block: Block, numbers: Numbers, thinnings: Sequence[Thinning]) -> Tensor:
         return _merge(block, numbers, thinnings, elect)
 
     parameters = (
@@ -138,7 +144,9 @@ def _register(name: str, source: str, prepare: Prepare | None, elect: bool, norm
     )(combine)
 
 
-task_arithmetic = _register("task_arithmetic", "arXiv:2212.04089", None, elect=False, normalize=False, rescale=False)
+task_arithmetic = _register(
+    "task_arithmetic", "arXiv:2212.04089", _keep_each, elect=False, normalize=False, rescale=False
+)
 ties = _register("ties", "arXiv:2306.01708", _trim_each, elect=True, normalize=True, rescale=False)
 dare_ties = _register("dare_ties", "arXiv:2311.03099", _drop_each, elect=True, normalize=False, rescale=True)
 dare_linear = _register("dare_linear", "arXiv:2311.03099", _drop_each, elect=False, normalize=False, rescale=True)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from merging.methods import METHODS
 from merging.methods.bits import number_of
 from merging.methods.random_bits import keep_mask, keys
-from merging.methods.sparsify import Cut, find_cut
+from merging.methods.sparsify import NOTHING, find_cut
 from merging.statistics import magnitude_table
 from tests.merging.operands import PlainOperands, run
 
@@ -34,7 +34,9 @@ def test_trimming_keeps_exactly_the_largest_and_of_equals_the_first(
     expected = torch.zeros_like(delta)
     order = sorted(range(len(values)), key=lambda i: (-abs(float(delta[i])), i))[:k]
     expected[order] = delta[order]
-    assert cut is not None
+    if cut is None:  # nothing but zeros would be cut
+        assert torch.equal(delta, expected)
+        return
     # The same whole, and in pieces that begin anywhere.
     assert torch.equal(cut.apply(delta, 0), expected)
     half = len(values) // 2
@@ -80,7 +82,17 @@ def test_a_random_mask_can_be_made_in_pieces() -> None:
 
 
 def test_an_infinite_threshold_keeps_nothing() -> None:
-    assert not Cut(math.inf, 0).apply(torch.ones(5), 0).any()
+    assert not NOTHING.apply(torch.ones(5), 0).any()
+
+
+@pytest.mark.parametrize("method", ["task_arithmetic", "ties", "dare_ties", "dare_linear"])
+@pytest.mark.parametrize("normalize", [True, False])
+def test_a_parent_that_equals_the_base_only_takes_its_share_of_a_normalized_sum(method: str, normalize: bool) -> None:
+    base, changed = vectors(2, 0)
+    merged = run(method, base, [changed, base], {"normalize": normalize}, {"weight": [0.5, 0.3]})
+    votes = method.endswith("ties")  # an election counts only those that changed something
+    divisor = (0.5 if votes else 0.8) if normalize else 1.0
+    torch.testing.assert_close(merged, base + 0.5 * (changed - base) / divisor)
 
 
 @pytest.mark.parametrize("name", METHODS)
