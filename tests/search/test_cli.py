@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -203,7 +204,10 @@ def test_a_timeout_that_is_none_is_refused(command: Command, family: Family, val
     assert "8h, 1h30m, 90m or 45s" in result.stderr
 
 
-def test_a_run_ends_with_the_leaderboard_and_the_next_command(command: Command, family: Family, tmp_path: Path) -> None:
+def test_a_run_ends_with_the_leaderboard_and_the_next_command(
+    command: Command, family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     done = command("run", family.write(), "--out", tmp_path / "my run", "--trials", "2")
     assert done.exit_code == 0, done.output
     assert "a (best parent)" in done.stdout
@@ -213,7 +217,11 @@ def test_a_run_ends_with_the_leaderboard_and_the_next_command(command: Command, 
     assert progress[0].startswith("parents 1/4: a  ")
     assert "search 2/2: trial 5" in done.stderr
     assert "best parent" in progress[5]
-    assert "left" in progress[5]
+    assert [line for line in done.stdout.splitlines() if line != line.rstrip()] == []
+    program, *words = shlex.split(done.stdout.splitlines()[-1])
+    assert program == "merge-search"
+    assert command(*words).exit_code == 0
+    assert (tmp_path / "my run-merged" / "model.safetensors").is_file()
 
 
 def test_the_leaderboard_is_json_and_csv_for_programs(command: Command, finished: Path) -> None:
