@@ -6,6 +6,7 @@ is read is cast to the dtype of the merge first, and what is written to the outp
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -20,14 +21,15 @@ from merging.errors import NonFiniteTensor
 from merging.methods import METHODS
 from merging.methods.bits import all_finite
 from merging.methods.random_bits import keys
-from merging.methods.registry import Block
+from merging.methods.registry import Block, Scratch
 from merging.parents import ParentSet
 from merging.plan import Step
 
 T = TypeVar("T")
 
-# Blocks small enough for what a method holds at once to stay in a core's cache; a GPU wants whole tensors instead.
-_BLOCK = {"cpu": 1 << 17}
+# Blocks small enough for what a method holds at once to stay in the processor's last cache, and large enough for a
+# pass over one to cost more than its call; a GPU wants whole tensors instead.
+_BLOCK = {"cpu": 1 << 19}
 _WHOLE = 1 << 26
 
 
@@ -41,6 +43,7 @@ class StepOperands:
     random_seed: int
     base: Tensor | None
     inputs: tuple[Tensor, ...]
+    scratch: Scratch
 
     @property
     def count(self) -> int:
@@ -56,7 +59,7 @@ class StepOperands:
         """Return up to `size` elements from flat index `start` on."""
         part = slice(start, start + size)
         base = None if self.base is None else self.base[part].to(self.dtype)
-        return Block(start, base, tuple(source[part].to(self.dtype) for source in self.inputs))
+        return Block(start, base, tuple(source[part].to(self.dtype) for source in self.inputs), self.scratch)
 
     def blocks(self, size: int) -> Iterator[Block]:
         """Yield the tensor from its first element to its last, `size` elements at a time."""
@@ -114,9 +117,12 @@ def run_steps(
         NonFiniteTensor: of the first step whose result holds NaN or Inf.
     """
 
+    own = threading.local()
+
     def run(step: Step, out: Tensor) -> None:
-        with torch.inference_mode():  # which belongs to a thread
-            run_step(step, parents, out, random_seed)
+        scratch = own.__dict__.setdefault("scratch", Scratch())
+        with torch.inference_mode():  # which belongs to a thread, too
+            run_step(step, parents, out, random_seed, scratch)
 
     if parents.device.type != "cpu":
         for step, out in work:
@@ -143,7 +149,7 @@ def _one_thread_an_operation() -> Iterator[int]:
         torch.set_num_threads(threads)
 
 
-def run_step(step: Step, parents: ParentSet, out: Tensor, random_seed: int) -> None:
+def run_step(step: Step, parents: ParentSet, out: Tensor, random_seed: int, scratch: Scratch) -> None:
     """Merge one tensor into `out`, in place. Raises NonFiniteTensor if the result holds NaN or Inf.
 
     Args:
@@ -151,15 +157,17 @@ def run_step(step: Step, parents: ParentSet, out: Tensor, random_seed: int) -> N
         parents: where the sources are read.
         out: the output, contiguous, of the output's shape and dtype, on any device.
         random_seed: the seed of methods that draw random numbers.
+        scratch: memory for what is in between.
     """
     method = METHODS[step.method]
     flat = [parents.tensor(source.parent, source.tensor).reshape(-1) for source in step.sources()]
     base, inputs = (flat[0], flat[1:]) if step.base else (None, flat)
-    operands = StepOperands(step, parents, merge_dtype(step, parents), random_seed, base, tuple(inputs))
+    operands = StepOperands(step, parents, merge_dtype(step, parents), random_seed, base, tuple(inputs), scratch)
     numbers = step.numbers
     prepared = method.prepare(operands, numbers) if method.prepare else None
     target = out.view(-1)
     for block in operands.blocks(_BLOCK.get(parents.device.type, _WHOLE)):
+        scratch.reuse()
         merged = method.combine(block, numbers, prepared)
         part = target[block.start : block.start + merged.numel()]
         part.copy_(merged)

@@ -21,9 +21,10 @@ def linear(block: Block, numbers: Numbers, _: None) -> Tensor:
     dtype = block.inputs[0].dtype
     wide = torch.promote_types(dtype, torch.float32)
     weights = torch.tensor(numbers.each("weight"), dtype=wide, device=block.inputs[0].device)
-    total = torch.zeros_like(block.inputs[0], dtype=wide)
+    total = block.scratch.like(block.inputs[0], wide).zero_()
+    widened = block.scratch.like(total)
     for parent, weight in zip(block.inputs, weights, strict=True):
-        total.addcmul_(parent.to(wide), weight)
+        total.addcmul_(widened.copy_(parent), weight)
     if numbers.flag("normalize"):
         total.div_(weights.sum())
-    return total.to(dtype)
+    return block.scratch.like(total, dtype).copy_(total)

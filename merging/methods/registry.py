@@ -2,7 +2,8 @@
 
 A method is two pure functions. `prepare` (optional) sees the whole tensors once and returns what a reduction over them
 gives: thresholds, masks, an angle. `combine` is elementwise: it sees one block of elements and returns that block of
-the merged tensor, in the dtype of its inputs. Methods do no I/O, move nothing between devices and know no recipe.
+the merged tensor, in the dtype of its inputs, perhaps in the block's scratch memory. Methods do no I/O, move nothing
+between devices and know no recipe.
 
 To add a method, write these functions in a file of this package, put `@method(...)` over `combine`, and import the
 file in `merging/methods/__init__.py`.
@@ -13,7 +14,7 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 
 import torch
@@ -102,6 +103,29 @@ class Numbers:
         return tuple(float(value or 0.0) for value in self.per_input[key])
 
 
+class Scratch:
+    """Memory for intermediate results, used again for every block: fresh memory costs as much as what is done in it."""
+
+    def __init__(self) -> None:
+        self._buffers: list[Tensor] = []
+        self._taken = 0
+
+    def like(self, tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """Return memory of a flat tensor's length, with anything in it; it is lost when the block is done."""
+        dtype = dtype or tensor.dtype
+        if self._taken == len(self._buffers):
+            self._buffers.append(tensor.new_empty(0, dtype=dtype))
+        buffer = self._buffers[self._taken]
+        if buffer.dtype != dtype or buffer.device != tensor.device or buffer.numel() < tensor.numel():
+            buffer = self._buffers[self._taken] = tensor.new_empty(tensor.numel(), dtype=dtype)
+        self._taken += 1
+        return buffer[: tensor.numel()]
+
+    def reuse(self) -> None:
+        """Take all memory back."""
+        self._taken = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Block:
     """A run of elements of one tensor: flat tensors of one dtype, and the flat index `start` of their first element."""
@@ -109,6 +133,7 @@ class Block:
     start: int
     base: Tensor | None
     inputs: tuple[Tensor, ...]
+    scratch: Scratch = field(default_factory=Scratch, compare=False)
 
     def __len__(self) -> int:
         return self.inputs[0].numel() if self.inputs else len(self.base) if self.base is not None else 0

@@ -69,5 +69,6 @@ def coefficients(operands: Operands, numbers: Numbers) -> Coefficients:
 def slerp(block: Block, numbers: Numbers, factors: Coefficients) -> Tensor:  # noqa: ARG001
     """Return the point at `t` between the base (t = 0) and the other parent (t = 1)."""
     assert block.base is not None
-    wide = factors.base.dtype
-    return (factors.base * block.base.to(wide) + factors.other * block.inputs[0].to(wide)).to(block.base.dtype)
+    wide, other = (block.scratch.like(block.base, factors.base.dtype) for _ in range(2))
+    wide.copy_(block.base).mul_(factors.base).add_(other.copy_(block.inputs[0]).mul_(factors.other))
+    return block.scratch.like(block.base).copy_(wide)

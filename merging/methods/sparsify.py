@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torch.nn.functional import hardshrink
 
 from merging.methods.bits import as_bits, bits_dtype, bits_of, number_of
 from merging.methods.random_bits import keep_mask
@@ -20,7 +19,7 @@ from merging.methods.registry import Block, Operands
 from merging.statistics import MagnitudeTable, Place, magnitude_bins, magnitude_table
 
 # Elements that are read at once; also the runs in which a magnitude table counts.
-_RUN = 1 << 17
+_RUN = 1 << 16
 # Sums of |x| are taken in runs of this many elements, each by one thread, so that they come out the same everywhere.
 _SUM_RUN = 1 << 15
 _SMALLEST_NORM = 1e-7
@@ -39,27 +38,30 @@ class Cut:
     scale: float = 1.0
 
     def apply(self, delta: Tensor, start: int) -> Tensor:
-        """Return the block of a task vector that starts at flat index `start`, with what is cut set to zero."""
+        """Trim, in place, the block of a task vector that starts at flat index `start`."""
         kept = self._trim(delta, start)
-        return kept if self.scale == 1.0 else kept * self.scale
+        return kept if self.scale == 1.0 else kept.mul_(self.scale)
 
     def _trim(self, delta: Tensor, start: int) -> Tensor:
         boundary = min(max(self.equal_until - start, 0), delta.numel())
-        if boundary == 0:
-            return hardshrink(delta, self.threshold)
-        below = _previous(self.threshold, delta.dtype)
-        if boundary == delta.numel():
-            return hardshrink(delta, below)
-        return torch.cat([hardshrink(delta[:boundary], below), hardshrink(delta[boundary:], self.threshold)])
+        if boundary:
+            _shrink(delta[:boundary], number_of(bits_of(self.threshold, delta.dtype) - 1, delta.dtype))
+        if boundary < delta.numel():
+            _shrink(delta[boundary:], self.threshold)
+        return delta
+
+
+def _shrink(values: Tensor, threshold: float) -> None:
+    # torch.nn.functional.hardshrink has no `out`.
+    torch.ops.aten.hardshrink(values, threshold, out=values)
 
 
 NOTHING = Cut(math.inf, 0)
 """The cut that keeps no element."""
 
 
-def _previous(value: float, dtype: torch.dtype) -> float:
-    # The next smaller number of the dtype: |x| > it is |x| >= value.
-    return number_of(bits_of(value, dtype) - 1, dtype)
+def keep_all(operands: Operands, index: int, density: float, rescale: bool) -> None:
+    """Thin nothing out."""
 
 
 def find_cut(operands: Operands, index: int, density: float, rescale: bool) -> Cut | None:
@@ -117,9 +119,9 @@ class Drop:
     scale: float = 1.0
 
     def apply(self, delta: Tensor, start: int) -> Tensor:
-        """Return the block of a task vector that starts at flat index `start`, thinned and rescaled."""
-        kept = (as_bits(delta) & self.mask[start : start + delta.numel()]).view(delta.dtype)
-        return kept if self.scale == 1.0 else kept.mul_(self.scale)
+        """Thin out, in place, the block of a task vector that starts at flat index `start`."""
+        as_bits(delta).bitwise_and_(self.mask[start : start + delta.numel()])
+        return delta if self.scale == 1.0 else delta.mul_(self.scale)
 
 
 def draw(operands: Operands, index: int, density: float, rescale: bool) -> Drop | Cut | None:
@@ -143,9 +145,15 @@ def draw(operands: Operands, index: int, density: float, rescale: bool) -> Drop 
     return replace(drop, scale=_scale(operands, index, after))
 
 
-def differs(operands: Operands, index: int) -> bool:
-    """Whether a task vector has an element that is not zero."""
-    return operands.once("differs", [index], lambda: any(bool(delta.any()) for _, delta in _deltas(operands, index)))
+def delta_extremes(operands: Operands, index: int) -> tuple[float, float]:
+    """Return the least and the greatest element of a task vector; NaN where it holds one."""
+
+    def extremes() -> tuple[float, float]:
+        pairs = [torch.aminmax(delta) for _, delta in _deltas(operands, index)]
+        lowest, highest = (torch.stack(side) for side in zip(*pairs, strict=True))
+        return float(lowest.amin()), float(highest.amax())
+
+    return operands.once("extremes", [index], extremes)
 
 
 def _scale(operands: Operands, index: int, after: float) -> float:

@@ -10,61 +10,78 @@ same bits. A parent whose weight is zero is not read (a NaN in it goes unnoticed
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
-from merging.methods.bits import all_finite, as_bits, bits_of, magnitude_mask
-from merging.methods.registry import Block, Combine, Numbers, Operands, Parameter, Prepare, Scope, method
-from merging.methods.sparsify import NOTHING, Cut, Drop, differs, draw, find_cut
+from merging.methods.bits import as_bits, bits_of, magnitude_mask
+from merging.methods.registry import Block, Combine, Numbers, Operands, Parameter, Scope, Scratch, method
+from merging.methods.sparsify import NOTHING, Cut, Drop, delta_extremes, draw, find_cut, keep_all
 
 Thinning: TypeAlias = Cut | Drop | None
+Thin: TypeAlias = Callable[[Operands, int, float, bool], Thinning]
 
 
-def _keep_each(operands: Operands, numbers: Numbers) -> list[Thinning]:
-    return _thin_each(lambda *_: None, operands, numbers)
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A parent that takes part in the merge of a tensor: its weight is not zero, and it differs from the base."""
+
+    index: int
+    weight: float  # rounded to the dtype of the merge
+    thinning: Thinning
 
 
-def _trim_each(operands: Operands, numbers: Numbers) -> list[Thinning]:
-    return _thin_each(find_cut, operands, numbers)
+@dataclass(frozen=True, slots=True)
+class Mixture:
+    """What a tensor is merged of.
+
+    Attributes:
+        parts: the parents that change it.
+        total_weight: the sum of the weights of all parents.
+        finite: whether no task vector holds a NaN or an Inf.
+    """
+
+    parts: tuple[Part, ...]
+    total_weight: float
+    finite: bool
 
 
-def _drop_each(operands: Operands, numbers: Numbers) -> list[Thinning]:
-    return _thin_each(draw, operands, numbers)
+def _prepare(thin: Thin) -> Callable[[Operands, Numbers], Mixture]:
+    def prepare(operands: Operands, numbers: Numbers) -> Mixture:
+        weights = torch.tensor(numbers.each("weight"), dtype=operands.dtype)
+        parts, finite = [], True
+        for index, (weight, density) in enumerate(zip(weights.tolist(), numbers.each("density"), strict=True)):
+            if weight == 0 or (extremes := delta_extremes(operands, index)) == (0, 0):
+                continue
+            if not all(map(math.isfinite, extremes)):
+                finite = False
+                continue
+            thinning = thin(operands, index, density, numbers.flag("rescale"))
+            if thinning is not NOTHING:
+                parts.append(Part(index, weight, thinning))
+        return Mixture(tuple(parts), float(weights.sum()), finite)
+
+    return prepare
 
 
-def _thin_each(
-    thin: Callable[[Operands, int, float, bool], Thinning], operands: Operands, numbers: Numbers
-) -> list[Thinning]:
-    rescale = numbers.flag("rescale")
-    pairs = enumerate(zip(numbers.each("density"), numbers.each("weight"), strict=True))
-    return [
-        thin(operands, index, density, rescale) if weight and differs(operands, index) else NOTHING
-        for index, (density, weight) in pairs
-    ]
-
-
-def _merge(block: Block, numbers: Numbers, thinnings: Sequence[Thinning], elect: bool) -> Tensor:
+def _merge(block: Block, numbers: Numbers, mixture: Mixture, elect: bool) -> Tensor:
     assert block.base is not None
-    # A weight is rounded to the dtype of the merge before anything is multiplied by it.
-    weights: list[float] = torch.tensor(numbers.each("weight"), dtype=block.base.dtype).tolist()
-    present = [index for index, thinning in enumerate(thinnings) if thinning is not NOTHING and weights[index] != 0]
-    if not present:
+    if not mixture.finite:
+        return torch.full_like(block.base, math.nan)  # an election could vote a NaN out: its sign means nothing
+    if not mixture.parts:
         return block.base.clone()
-    weighted = []
-    for index in present:
-        delta = block.inputs[index] - block.base
-        if (thinning := thinnings[index]) is not None:
-            delta = thinning.apply(delta, block.start)
-        weighted.append(delta if weights[index] == 1.0 else delta.mul_(weights[index]))
+    weighted = [_weighted(block, part) for part in mixture.parts]
     normalize = numbers.flag("normalize")
     divisor: Tensor | float | None
     if elect:
-        mixed, divisor = _elect(weighted, [weights[index] for index in present], normalize)
+        mixed, divisor = _elect(weighted, [part.weight for part in mixture.parts], normalize, block.scratch)
     else:
-        mixed, divisor = _rounded_sum(weighted), _total_weight(weights, block.base.dtype) if normalize else None
+        mixed = _rounded_sum(weighted, weighted[0], block.scratch)
+        divisor = _divisor(mixture.total_weight) if normalize else None
     if divisor is not None:
         mixed = mixed.div_(divisor)
     if numbers.number("lambda") != 1.0:
@@ -72,31 +89,40 @@ def _merge(block: Block, numbers: Numbers, thinnings: Sequence[Thinning], elect:
     return mixed.add_(block.base)
 
 
-def _elect(weighted: list[Tensor], weights: Sequence[float], normalize: bool) -> tuple[Tensor, Tensor | float | None]:
+def _weighted(block: Block, part: Part) -> Tensor:
+    assert block.base is not None
+    delta = torch.sub(block.inputs[part.index], block.base, out=block.scratch.like(block.base))
+    if part.thinning is not None:
+        delta = part.thinning.apply(delta, block.start)
+    return delta if part.weight == 1.0 else delta.mul_(part.weight)
+
+
+def _elect(
+    weighted: list[Tensor], weights: Sequence[float], normalize: bool, scratch: Scratch
+) -> tuple[Tensor, Tensor | float | None]:
     """Return the sum of the deltas that have the sign of their sum, and what normalizing divides it by.
 
     Overwrites `weighted`. Decided on the bits: shifted to the right, a sign bit fills the number.
     """
     if len(weighted) == 1:
         return weighted[0], weights[0] if normalize else None
-    total = _rounded_sum(weighted)
-    if not all_finite(total):
-        return total, None  # the sign of a NaN means nothing: it could be voted out
-    sign_bit = total.element_size() * 8 - 1
+    total = _rounded_sum(weighted, scratch.like(weighted[0]), scratch)
     against = as_bits(total).bitwise_not_()
+    differs = scratch.like(against)
     for bits in map(as_bits, weighted):
-        bits.bitwise_and_((bits ^ against).bitwise_right_shift_(sign_bit))
-    mixed = _rounded_sum(weighted)
-    return mixed, _agreeing_weight(weighted, weights) if normalize else None
+        torch.bitwise_xor(bits, against, out=differs)
+        bits.bitwise_and_(differs.bitwise_right_shift_(total.element_size() * 8 - 1))
+    mixed = _rounded_sum(weighted, total, scratch)
+    return mixed, _agreeing_weight(weighted, weights, scratch) if normalize else None
 
 
-def _agreeing_weight(agreeing: list[Tensor], weights: Sequence[float]) -> Tensor:
+def _agreeing_weight(agreeing: list[Tensor], weights: Sequence[float], scratch: Scratch) -> Tensor:
     # The weights of the deltas that agree and are not zero. Where none is, the sum that this divides is zero: any
     # divisor but 0 will do.
     dtype = agreeing[0].dtype
     for delta, weight in zip(agreeing, weights, strict=True):
         as_bits(delta).bitwise_and_(magnitude_mask(dtype)).clamp_max_(1).mul_(bits_of(weight, dtype))
-    total = _rounded_sum(agreeing)
+    total = _rounded_sum(agreeing, agreeing[0], scratch)
     if min(weights) > 0:
         as_bits(total).clamp_min_(bits_of(min(weights), dtype))
         return total
@@ -104,26 +130,24 @@ def _agreeing_weight(agreeing: list[Tensor], weights: Sequence[float]) -> Tensor
     return total.add_(1 - total.sign().abs_())
 
 
-def _total_weight(weights: list[float], dtype: torch.dtype) -> float:
+def _divisor(total: float) -> float:
     # Compared as a Python number: in float16 mergekit's bound is itself zero, and a zero divisor would stay.
-    total = float(torch.tensor(weights, dtype=dtype).sum())
     return 1.0 if abs(total) < 1e-8 else total
 
 
-def _rounded_sum(terms: list[Tensor]) -> Tensor:
-    # A sum over a stack of 16-bit tensors adds in float32 and rounds once.
-    if len(terms) <= 2:
-        return terms[0] + terms[1] if len(terms) == 2 else terms[0].clone()
-    wide = torch.promote_types(terms[0].dtype, torch.float32)
-    total = terms[0].to(wide)
+def _rounded_sum(terms: list[Tensor], out: Tensor, scratch: Scratch) -> Tensor:
+    # A sum over a stack of 16-bit tensors adds in float32 and rounds once. `out` may be one of the terms.
+    if len(terms) == 2:
+        return torch.add(terms[0], terms[1], out=out)
+    total = scratch.like(out, torch.promote_types(out.dtype, torch.float32)).copy_(terms[0])
     for term in terms[1:]:
-        total = total + term.to(wide)
-    return total.to(terms[0].dtype)
+        total.add_(term)
+    return out.copy_(total)
 
 
-def _register(name: str, source: str, prepare: Prepare, elect: bool, normalize: bool, rescale: bool) -> Combine:
-    def combine(block: Block, numbers: Numbers, thinnings: Sequence[Thinning]) -> Tensor:
-        return _merge(block, numbers, thinnings, elect)
+def _register(name: str, source: str, thin: Thin, elect: bool, normalize: bool, rescale: bool) -> Combine:
+    def combine(block: Block, numbers: Numbers, mixture: Mixture) -> Tensor:
+        return _merge(block, numbers, mixture, elect)
 
     parameters = (
         Parameter("weight", float, Scope.NON_BASE),
@@ -139,14 +163,14 @@ def _register(name: str, source: str, prepare: Prepare, elect: bool, normalize: 
         source=source,
         parameters=parameters,
         base="required",
-        prepare=prepare,
-        random=prepare is _drop_each,
+        prepare=_prepare(thin),
+        random=thin is draw,
     )(combine)
 
 
 task_arithmetic = _register(
-    "task_arithmetic", "arXiv:2212.04089", _keep_each, elect=False, normalize=False, rescale=False
+    "task_arithmetic", "arXiv:2212.04089", keep_all, elect=False, normalize=False, rescale=False
 )
-ties = _register("ties", "arXiv:2306.01708", _trim_each, elect=True, normalize=True, rescale=False)
-dare_ties = _register("dare_ties", "arXiv:2311.03099", _drop_each, elect=True, normalize=False, rescale=True)
-dare_linear = _register("dare_linear", "arXiv:2311.03099", _drop_each, elect=False, normalize=False, rescale=True)
+ties = _register("ties", "arXiv:2306.01708", find_cut, elect=True, normalize=True, rescale=False)
+dare_ties = _register("dare_ties", "arXiv:2311.03099", draw, elect=True, normalize=False, rescale=True)
+dare_linear = _register("dare_linear", "arXiv:2311.03099", draw, elect=False, normalize=False, rescale=True)
