@@ -14,7 +14,7 @@ from torch import Tensor
 from tests.merging.conftest import Family
 from tests.merging.oracle import mergekit_merge
 from tests.merging.recipes import NAMES, recipes
-from tests.merging.test_parity import check, check_every_bit, merge
+from tests.merging.test_parity import check, check_every_element, merge
 
 pytestmark = pytest.mark.slow
 
@@ -40,12 +40,13 @@ def test_a_bfloat16_merge_has_mergekits_bits(smollm2: Family, name: str) -> None
 
 @pytest.mark.parametrize("name", ["ties", "ties, negative weights"])
 def test_where_mergekit_keeps_the_first_of_equals_no_bit_differs(smollm2: Family, name: str) -> None:
-    check_every_bit(recipes(smollm2, "bfloat16")[name])
+    check_every_element(recipes(smollm2, "bfloat16")[name], relative=0.0)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_float32_merge_is_mergekits(smollm2: Family, name: str) -> None:
-    check(recipes(smollm2, "float32")[name], relative=1e-6)
+    # The files are bfloat16, so magnitudes are as often equal here; with a stable sort none has to be left out.
+    check_every_element(recipes(smollm2, "float32")[name], relative=1e-6)
 
 
 @pytest.mark.parametrize("method", ["dare_linear", "dare_ties"])
