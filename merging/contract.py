@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 from merging.errors import suggest
 from merging.methods import METHODS, Method, Parameter, Scope
+from merging.schema import InputModel, OutputSlice, RecipeFields
 from merging.settings import Setting, leaves
-
-if TYPE_CHECKING:
-    from merging.recipe import InputModel, OutputSlice, Recipe
 
 Complaint: TypeAlias = tuple[str, str]  # (path of a key, what is wrong with it)
 Block: TypeAlias = Mapping[str, Setting]
 
 
-def complaints(recipe: Recipe) -> Iterator[Complaint]:
+def complaints(recipe: RecipeFields) -> Iterator[Complaint]:
     """Yield what is wrong between a recipe and its method: unknown, missing or illegal parameters, too many models."""
     method = METHODS.get(recipe.merge_method)
     if method is None:
@@ -48,7 +46,7 @@ class _Group:
     base: str | None
 
 
-def _groups(recipe: Recipe) -> Iterator[_Group]:
+def _groups(recipe: RecipeFields) -> Iterator[_Group]:
     yield from _groups_of("", recipe.models, recipe.slices, (recipe.parameters,), recipe.base_model)
     for name, module in (recipe.modules or {}).items():
         outer = (module.parameters, recipe.parameters)
@@ -74,7 +72,7 @@ def _groups_of(
         yield _Group(path, sources, (part.parameters, *outer), part.base_model or base)
 
 
-def _blocks(recipe: Recipe) -> Iterator[tuple[str, Block]]:
+def _blocks(recipe: RecipeFields) -> Iterator[tuple[str, Block]]:
     yield "parameters", recipe.parameters
     for name, module in (recipe.modules or {}).items():
         yield f"modules.{name}.parameters", module.parameters
@@ -105,10 +103,11 @@ def _check_group(method: Method, group: _Group) -> Iterator[Complaint]:
             yield f"{each.path}.model", f"{each.model} is given twice"
     if method.base == "required" and group.base is None:
         yield "base_model", f"{method.name} needs a base_model; name the model that the others were fine-tuned from"
-    if method.base == "required" and group.base is not None and group.base not in models:
+    if method.sets_base_apart and group.base is not None and group.base not in models:
         yield group.path, f"the base model {group.base} must be one of the sources of the slice"
-    if reason := method.refuses_count(len(models)):
-        counted = " (the base model is one of them)" if group.inputs[-1].path == "base_model" else ""
+    if reason := method.refuses_count(len(models), group.base is not None):
+        added = method.base != "optional" and group.inputs[-1].path == "base_model"
+        counted = " (the base model is one of them)" if added else ""
         yield group.path, reason + counted
     for parameter in method.parameters:
         if parameter.required:

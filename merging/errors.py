@@ -38,3 +38,9 @@ def suggest(word: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean 'density'?"`` for the nearest known word, else an empty string."""
     nearest = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f"; did you mean {nearest[0]!r}?" if nearest else ""
+
+
+def shown(value: object) -> str:
+    """Return a value as an error shows it: its repr, cut to a line's size."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

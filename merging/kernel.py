@@ -41,6 +41,7 @@ class StepOperands:
     parents: ParentSet
     dtype: torch.dtype
     random_seed: int
+    shape: torch.Size
     base: Tensor | None
     inputs: tuple[Tensor, ...]
     scratch: Scratch
@@ -53,7 +54,7 @@ class StepOperands:
     @property
     def elements(self) -> int:
         """Number of elements of the tensor."""
-        return (self.inputs[0] if self.inputs else _present(self.base)).numel()
+        return self.shape.numel()
 
     def block(self, start: int, size: int) -> Block:
         """Return up to `size` elements from flat index `start` on."""
@@ -65,6 +66,12 @@ class StepOperands:
         """Yield the tensor from its first element to its last, `size` elements at a time."""
         return (self.block(start, size) for start in range(0, self.elements, size))
 
+    def whole(self) -> Block:
+        """Return the tensor in its own shape."""
+        block = self.block(0, self.elements)
+        base = None if block.base is None else block.base.view(self.shape)
+        return Block(0, base, tuple(tensor.view(self.shape) for tensor in block.inputs), self.scratch)
+
     def once(self, name: str, inputs: Sequence[int], compute: Callable[[], T]) -> T:
         """Return a statistic of these inputs (and the base), computed at most once for a parent set."""
         sources = (self.step.base, *(self.step.inputs[index] for index in inputs))
@@ -73,11 +80,6 @@ class StepOperands:
     def random_key(self, index: int) -> tuple[int, int]:
         """Return two 32-bit keys for the random numbers of an input: of (seed, input, tensor) and nothing else."""
         return keys(self.random_seed, index, self.step.name)
-
-
-def _present(tensor: Tensor | None) -> Tensor:
-    assert tensor is not None
-    return tensor
 
 
 def output_dtype(step: Step, parents: ParentSet) -> torch.dtype:
@@ -162,13 +164,15 @@ def run_step(step: Step, parents: ParentSet, out: Tensor, random_seed: int, scra
     method = METHODS[step.method]
     flat = [parents.tensor(source.parent, source.tensor).reshape(-1) for source in step.sources()]
     base, inputs = (flat[0], flat[1:]) if step.base else (None, flat)
-    operands = StepOperands(step, parents, merge_dtype(step, parents), random_seed, base, tuple(inputs), scratch)
+    dtype = merge_dtype(step, parents)
+    operands = StepOperands(step, parents, dtype, random_seed, out.shape, base, tuple(inputs), scratch)
     numbers = step.numbers
     prepared = method.prepare(operands, numbers) if method.prepare else None
     target = out.view(-1)
-    for block in operands.blocks(_BLOCK.get(parents.device.type, _WHOLE)):
+    size = _BLOCK.get(parents.device.type, _WHOLE)
+    for block in (operands.whole(),) if method.whole else operands.blocks(size):
         scratch.reuse()
-        merged = method.combine(block, numbers, prepared)
+        merged = method.combine(block, numbers, prepared).view(-1)
         part = target[block.start : block.start + merged.numel()]
         part.copy_(merged)
         if not all_finite(part):

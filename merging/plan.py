@@ -13,7 +13,8 @@ from merging.errors import MergingError
 from merging.methods import METHODS, Method, Parameter, Scope
 from merging.methods.registry import Number, Numbers
 from merging.parents import ParentSet
-from merging.recipe import InputModel, InputSlice, OutputSlice, Parameters, Recipe
+from merging.recipe import Recipe
+from merging.schema import InputModel, InputSlice, OutputSlice, Parameters
 from merging.settings import Setting, resolve
 
 
@@ -160,7 +161,7 @@ def _step(
             position, offset = layer
             tensor = parents.architecture.layer_names(source.layer_range[0] + offset)[position]
         sources.append((Source(source.model, tensor), [source.parameters, *shared_blocks]))
-    apart = method.base == "required"
+    apart = method.sets_base_apart
     inputs = [(source, blocks) for source, blocks in sources if not (apart and source.parent == base_model)]
     shared = tuple(
         (p.key, _resolve(method, p, shared_blocks, name, t, f"parameters.{p.key}"))

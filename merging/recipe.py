@@ -12,209 +12,34 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Any
 
 import yaml
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Discriminator,
-    Field,
-    PlainSerializer,
-    Tag,
-    ValidationError,
-    model_validator,
-)
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from merging.contract import complaints
-from merging.errors import MergingError, suggest
+from merging.errors import MergingError, shown, suggest
 from merging.methods import METHODS, Method
-from merging.settings import parse_setting
+from merging.schema import (
+    Dtype,
+    InputModel,
+    InputSlice,
+    ModelToken,
+    OutputModule,
+    OutputSlice,
+    RecipeFields,
+    TokenEmbedding,
+    TokenizerSection,
+    ZeroEmbedding,
+)
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-def _parse_reference(raw: object) -> str:
-    if isinstance(raw, str) and raw.strip():
-        return raw
-    if isinstance(raw, Mapping):  # mergekit's long form: {model: {path, revision}, lora: ...}
-        _refuse_unknown(raw, ("model", "lora", "override_architecture"))
-        if raw.get("override_architecture"):
-            raise _reference_error("override_architecture: is not possible here; change the model's config.json")
-        if raw.get("model") is None:
-            raise _reference_error("model: is missing")
-        return "+".join(_reference_part(raw[key]) for key in ("model", "lora") if raw.get(key) is not None)
-    raise _reference_error(f"expected a model (a folder or a hub id), got {_shown(raw)}")
-
-
-def _reference_part(raw: object) -> str:
-    if isinstance(raw, Mapping) and isinstance(raw.get("path"), str):
-        _refuse_unknown(raw, ("path", "revision"))
-        revision = raw.get("revision")
-        return f"{raw['path']}@{revision}" if revision else str(raw["path"])
-    if isinstance(raw, str):
-        return raw
-    raise _reference_error(f"expected a path, got {_shown(raw)}")
-
-
-def _refuse_unknown(raw: Mapping[Any, Any], known: Sequence[str]) -> None:
-    for key in raw:
-        if key not in known:
-            raise _reference_error(f"{key}: unknown key{suggest(str(key), known)} (known: {', '.join(known)})")
-
-
-def _reference_error(reason: str) -> PydanticCustomError:
-    return PydanticCustomError("reference", "{reason}", {"reason": reason})
-
-
-def _write_reference(reference: str) -> object:
-    # mergekit takes "+" for an adapter and "@" for a revision, unless the path is spelled out.
-    if ("+" in reference or "@" in reference) and Path(reference).exists():
-        return {"model": {"path": reference}}
-    return reference
-
-
-ModelReference: TypeAlias = Annotated[str, BeforeValidator(_parse_reference), PlainSerializer(_write_reference)]
-Parameters: TypeAlias = Annotated[
-    dict[str, Annotated[Any, BeforeValidator(parse_setting)]],
-    BeforeValidator(lambda raw: {} if raw is None else raw),
-]
-Dtype: TypeAlias = Annotated[
-    Literal["float32", "bfloat16", "float16", "float64"],
-    BeforeValidator(lambda raw: raw.removeprefix("torch.") if isinstance(raw, str) else raw),
-]
-
-
-class InputModel(_Strict):
-    """One entry of `models`."""
-
-    model: ModelReference
-    parameters: Parameters = Field(default_factory=dict)
-
-
-class InputSlice(_Strict):
-    """One entry of a slice's `sources`: the layers [start, end) of a model."""
-
-    model: ModelReference
-    layer_range: tuple[int, int]
-    parameters: Parameters = Field(default_factory=dict)
-
-    @model_validator(mode="after")
-    def _range_is_not_empty(self) -> InputSlice:
-        start, end = self.layer_range
-        if not 0 <= start < end:
-            raise ValueError(f"layer_range [{start}, {end}] holds no layers; it is [first, one past the last]")
-        return self
-
-
-class OutputSlice(_Strict):
-    """A run of output layers, merged from the same number of layers of each source."""
-
-    sources: tuple[InputSlice, ...] = Field(min_length=1)
-    base_model: ModelReference | None = None
-    residual_weight: float | None = None
-    parameters: Parameters = Field(default_factory=dict)
-
-    @model_validator(mode="after")
-    def _same_length(self) -> OutputSlice:
-        lengths = {source.layer_range[1] - source.layer_range[0] for source in self.sources}
-        if len(lengths) > 1:
-            raise ValueError(f"the sources of a slice must have the same number of layers, got {sorted(lengths)}")
-        return self
-
-
-class OutputModule(_Strict):
-    """One entry of `modules`."""
-
-    slices: tuple[OutputSlice, ...] | None = None
-    models: tuple[InputModel, ...] | None = None
-    parameters: Parameters = Field(default_factory=dict)
-
-    @model_validator(mode="after")
-    def _one_kind_of_input(self) -> OutputModule:
-        if bool(self.slices) == bool(self.models):
-            raise ValueError("give either 'models' or 'slices'")
-        return self
-
-
-class ModelToken(_Strict):
-    """The embedding that a model has of a token, given by its id or its text."""
-
-    kind: Literal["model_token"]
-    model: ModelReference
-    token_id: int | None = None
-    token: str | None = None
-
-    @model_validator(mode="after")
-    def _one_token(self) -> ModelToken:
-        if (self.token_id is None) == (self.token is None):
-            raise ValueError("give either 'token_id' or 'token'")
-        return self
-
-
-class ZeroEmbedding(_Strict):
-    """An embedding of zeros."""
-
-    kind: Literal["zero"]
-
-
-def _kind_of_source(raw: object) -> str:
-    kind = raw.get("kind") if isinstance(raw, Mapping) else getattr(raw, "kind", None)
-    return str(kind) if kind in ("model_token", "zero") else "model"
-
-
-class TokenEmbedding(_Strict):
-    """Where the embedding of one token comes from (mergekit's `tokenizer.tokens`)."""
-
-    source: (
-        Annotated[
-            Annotated[ModelToken, Tag("model_token")]
-            | Annotated[ZeroEmbedding, Tag("zero")]
-            | Annotated[ModelReference, Tag("model")],
-            Discriminator(_kind_of_source),
-        ]
-        | None
-    ) = None
-    force: bool = False
-
-
-class TokenizerSection(_Strict):
-    """mergekit's `tokenizer:` block."""
-
-    source: ModelReference = "union"
-    tokens: dict[str, TokenEmbedding] | None = None
-    pad_to_multiple_of: int | None = Field(default=None, gt=0)
-
-
-class Recipe(_Strict):
+class Recipe(RecipeFields):
     """A merge recipe: mergekit's schema, frozen, comparable by content.
 
     Read one with `load`, `parse` or `from_dict`; all of them raise `MergingError` with the file and the key.
     """
-
-    merge_method: str
-    base_model: ModelReference | None = None
-    models: tuple[InputModel, ...] | None = None
-    slices: tuple[OutputSlice, ...] | None = None
-    modules: dict[str, OutputModule] | None = None
-    parameters: Parameters = Field(default_factory=dict)
-    dtype: Dtype | None = None
-    out_dtype: Dtype | None = None
-    tokenizer_source: ModelReference | None = None
-    tokenizer: TokenizerSection | None = None
-    chat_template: str | None = None
-
-    @model_validator(mode="after")
-    def _one_kind_of_input(self) -> Recipe:
-        if sum(map(bool, (self.models, self.slices, self.modules))) != 1:
-            raise ValueError("give exactly one of 'models', 'slices' and 'modules'")
-        if self.tokenizer_source and self.tokenizer:
-            raise ValueError("give either 'tokenizer_source' or 'tokenizer', not both")
-        return self
 
     @classmethod
     def load(cls, path: str | Path) -> Recipe:
@@ -243,7 +68,7 @@ class Recipe(_Strict):
         """Read a recipe from plain data; `key` is where it stands in `source`, e.g. ``recipe``."""
         if not isinstance(data, Mapping):
             raise MergingError(
-                f"{_place(source, key)}: expected a recipe (a mapping with 'merge_method'), got {_shown(data)}"
+                f"{_place(source, key)}: expected a recipe (a mapping with 'merge_method'), got {shown(data)}"
             )
         try:
             recipe = cls.model_validate(copy.deepcopy(dict(data)))
@@ -351,7 +176,7 @@ def _explain(error: ErrorDetails, source: str, key: str) -> str:
     if error["type"] in _WITHOUT_INPUT:
         return f"{_place(source, path)}: {message}"
     message = _EXPECTED.get(error["type"], message[:1].lower() + message[1:])
-    return f"{_place(source, path)}: {message}, got {_shown(error['input'])}"
+    return f"{_place(source, path)}: {message}, got {shown(error['input'])}"
 
 
 _SECTIONS: dict[str, type[BaseModel]] = {
@@ -386,8 +211,3 @@ def _join(path: str, rest: str) -> str:
 
 def _place(source: str, key: str) -> str:
     return f"{source}: {key}" if key else source
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -2,8 +2,9 @@
 
 A method is two pure functions. `prepare` (optional) sees the whole tensors once and returns what a reduction over them
 gives: thresholds, masks, an angle. `combine` is elementwise: it sees one block of elements and returns that block of
-the merged tensor, in the dtype of its inputs, perhaps in the block's scratch memory. Methods do no I/O, move nothing
-between devices and know no recipe.
+the merged tensor, in the dtype of its inputs, perhaps in the block's scratch memory. A method whose result for one
+element needs its whole row or tensor is registered as `whole`: its `combine` sees one block, all of the tensor in its
+own shape. Methods do no I/O, move nothing between devices and know no recipe.
 
 To add a method, write these functions in a file of this package, put `@method(...)` over `combine`, and import the
 file in `merging/methods/__init__.py`.
@@ -24,7 +25,7 @@ from torch import Tensor
 Number: TypeAlias = bool | int | float | str
 T = TypeVar("T")
 
-BaseRule: TypeAlias = Literal["required", "ignored"]
+BaseRule: TypeAlias = Literal["required", "optional", "ignored"]
 
 
 class Scope(enum.Enum):
@@ -128,7 +129,10 @@ class Scratch:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A run of elements of one tensor: flat tensors of one dtype, and the flat index `start` of their first element."""
+    """A run of elements of one tensor: tensors of one dtype, and the flat index `start` of their first element.
+
+    The tensors are flat, but have the tensor's shape where a method asks for it whole.
+    """
 
     start: int
     base: Tensor | None
@@ -150,6 +154,10 @@ class Operands(Protocol):
         """Number of inputs."""
 
     @property
+    def shape(self) -> torch.Size:
+        """Shape of the tensor."""
+
+    @property
     def elements(self) -> int:
         """Number of elements of the tensor."""
 
@@ -162,6 +170,9 @@ class Operands(Protocol):
 
     def blocks(self, size: int) -> Iterator[Block]:
         """Yield the tensor from its first element to its last, `size` elements at a time."""
+
+    def whole(self) -> Block:
+        """Return the tensor in its own shape."""
 
     def once(self, name: str, inputs: Sequence[int], compute: Callable[[], T]) -> T:
         """Return a statistic of these inputs (and the base), computed at most once for a parent set."""
@@ -186,20 +197,29 @@ class Method:
     combine: Combine
     prepare: Prepare | None
     random: bool
+    whole: bool
+
+    @property
+    def sets_base_apart(self) -> bool:
+        """Whether the base is what the others are compared with, and not one input among them."""
+        return self.base != "ignored"
 
     def parameter(self, key: str) -> Parameter | None:
         """Return the parameter of that name, or None."""
         return next((p for p in self.parameters if p.key == key), None)
 
-    def refuses_count(self, count: int) -> str | None:
+    def refuses_count(self, models: int, has_base: bool) -> str | None:
         """Return why this many models (base included) cannot be merged, or None if they can."""
+        apart = self.base == "optional" and has_base
+        count = models - apart
         least, most = self.inputs
         if count < least or (most is not None and count > most):
             wanted = (
                 f"exactly {least}" if least == most else f"at least {least}" if count < least else f"at most {most}"
             )
             plural = "s" if (least if count < least else most) != 1 else ""
-            return f"{self.name} merges {wanted} model{plural}, got {count}"
+            besides = " besides the base model" if apart else ""
+            return f"{self.name} merges {wanted} model{plural}{besides}, got {count}"
         return None
 
 
@@ -215,6 +235,7 @@ def method(
     inputs: tuple[int, int | None] = (1, None),
     prepare: Prepare | None = None,
     random: bool = False,
+    whole: bool = False,
 ) -> Callable[[Combine], Combine]:
     """Register `combine` as the method `name`.
 
@@ -222,14 +243,15 @@ def method(
         name: what `merge_method` calls it.
         source: where it is defined (arXiv id or documentation).
         parameters: its parameters.
-        base: whether a base model is required, or is an input like any other.
-        inputs: fewest and most models, the base included; None for no limit.
+        base: whether a base model is required or possible, or is an input like any other.
+        inputs: fewest and most models, the base included unless it is optional; None for no limit.
         prepare: the reductions over whole tensors that `combine` needs.
         random: whether it draws random numbers (the seed then belongs to the merge).
+        whole: whether `combine` needs the whole tensor in its own shape.
     """
 
     def register(combine: Combine) -> Combine:
-        METHODS[name] = Method(name, source, tuple(parameters), base, inputs, combine, prepare, random)
+        METHODS[name] = Method(name, source, tuple(parameters), base, inputs, combine, prepare, random, whole)
         return combine
 
     return register

@@ -25,7 +25,7 @@ class PlainOperands:
         self.count = len(self.inputs)
         first = self.inputs[0] if self.inputs else base
         assert first is not None
-        self.elements, self.dtype = first.numel(), first.dtype
+        self.shape, self.elements, self.dtype = first.shape, first.numel(), first.dtype
 
     def block(self, start: int, size: int) -> Block:
         """Return a part of the tensors."""
@@ -36,6 +36,10 @@ class PlainOperands:
     def blocks(self, size: int) -> Iterator[Block]:
         """Yield the tensors in blocks."""
         return (self.block(start, size) for start in range(0, self.elements, size))
+
+    def whole(self) -> Block:
+        """Return the tensors in their shape."""
+        return Block(0, self.base, tuple(self.inputs))
 
     def once(self, name: str, inputs: Sequence[int], compute: Callable[[], T]) -> T:
         """Remember a statistic."""
@@ -65,5 +69,7 @@ def run(
     )
     operands = PlainOperands(base, inputs)
     prepared = method.prepare(operands, numbers) if method.prepare else None
+    if method.whole:
+        return method.combine(operands.whole(), numbers, prepared)
     blocks = [method.combine(block, numbers, prepared) for block in operands.blocks(1 << 20)]
     return torch.cat(blocks).view(inputs[0].shape)
