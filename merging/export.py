@@ -126,7 +126,7 @@ def _write_weights(
     for number, steps in enumerate(shards, start=1):
         file = "model.safetensors" if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         tensors = {step.name: torch.empty(_shape(step, parents), dtype=output_dtype(step, parents)) for step in steps}
-        run_steps([(step, tensors[step.name]) for step in steps], parents, random_seed, done)
+        run_steps([(step, tensors[step.name]) for step in steps], parents, random_seed, None, done)
         _save(tensors, folder / file)
     if len(shards) > 1:
         content = {"metadata": {"total_size": _total_bytes(plan, parents)}, "weight_map": index}

@@ -33,6 +33,7 @@ class ParentSet:
         self.architecture = Architecture.of(next(iter(checkpoints.values())))
         self.statistics = Statistics()
         self._resident: dict[tuple[str, str], Tensor] = {}
+        self._layers: dict[str, int] = {}
 
     @classmethod
     def open(
@@ -71,7 +72,9 @@ class ParentSet:
 
     def layers(self, parent: str) -> int:
         """Return a parent's number of layers."""
-        return self.architecture.count_layers(self.checkpoints[parent].tensors)
+        if parent not in self._layers:
+            self._layers[parent] = self.architecture.count_layers(self.checkpoints[parent].tensors)
+        return self._layers[parent]
 
     def close(self) -> None:
         """Give the parents' memory back."""

@@ -53,7 +53,7 @@ class MagnitudeTable:
 
     bins: Tensor = field(repr=False)  # (bins that occur,), rising
     below: Tensor = field(repr=False)  # (bins that occur + 1,), elements in lower bins
-    by_run: Tensor = field(repr=False)  # (runs, bins that occur)
+    until: Tensor = field(repr=False)  # (bins that occur, runs), elements of the bin up to the end of the run
 
     def place_of(self, k: int) -> Place:
         """Return where the k-th largest magnitude lies, for 1 <= k <= number of elements."""
@@ -64,9 +64,9 @@ class MagnitudeTable:
 
     def run_of(self, place: Place) -> tuple[int, int]:
         """Return the run that the place's element lies in, equals taken in their order, and its rank there."""
-        counts = self.by_run[:, int(torch.searchsorted(self.bins, place.bin))].cumsum(0)
-        run = int(torch.searchsorted(counts, place.rank))
-        return run, place.rank - (int(counts[run - 1]) if run else 0)
+        until = self.until[int(torch.searchsorted(self.bins, place.bin))]
+        run = int(torch.searchsorted(until, place.rank))
+        return run, place.rank - (int(until[run - 1]) if run else 0)
 
 
 def magnitude_bins(values: Tensor) -> Tensor:
@@ -83,4 +83,4 @@ def magnitude_table(runs: Iterable[Tensor]) -> MagnitudeTable:
     (bins,) = counts.nonzero(as_tuple=True)
     below = torch.zeros(len(bins) + 1, dtype=torch.int64)
     below[1:] = counts[bins].cumsum(0)
-    return MagnitudeTable(bins, below, by_run[:, bins].contiguous())
+    return MagnitudeTable(bins, below, by_run[:, bins].T.contiguous().cumsum(dim=1, dtype=torch.int32))

@@ -28,7 +28,12 @@ def keep_mask(density: float, key: tuple[int, int], start: int, count: int, devi
     scratch = torch.empty_like(numbers)
     _mix(_mix(numbers, scratch).add_(key[1]), scratch)
     numbers.bitwise_right_shift_(1).bitwise_and_(2**31 - 1)
-    return numbers.sub_(min(round(density * 2**31), 2**31 - 1)).bitwise_right_shift_(31)
+    return numbers.sub_(kept_below(density)).bitwise_right_shift_(31)
+
+
+def kept_below(density: float) -> int:
+    """Return the number below which a 31-bit number is kept."""
+    return min(round(density * 2**31), 2**31 - 1)
 
 
 def _signed(number: int) -> int:

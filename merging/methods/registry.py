@@ -6,6 +6,9 @@ the merged tensor, in the dtype of its inputs, perhaps in the block's scratch me
 element needs its whole row or tensor is registered as `whole`: its `combine` sees one block, all of the tensor in its
 own shape. Methods do no I/O, move nothing between devices and know no recipe.
 
+A method may have a third function, `fused`: what `combine` does, with the same bits, in one pass of a compiled kernel
+(merging/native) over memory of the CPU.
+
 To add a method, write these functions in a file of this package, put `@method(...)` over `combine`, and import the
 file in `merging/methods/__init__.py`.
 """
@@ -21,6 +24,8 @@ from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 import torch
 from pydantic import TypeAdapter
 from torch import Tensor
+
+from merging.native import Kernels
 
 Number: TypeAlias = bool | int | float | str
 T = TypeVar("T")
@@ -140,7 +145,8 @@ class Block:
     scratch: Scratch = field(default_factory=Scratch, compare=False)
 
     def __len__(self) -> int:
-        return self.inputs[0].numel() if self.inputs else len(self.base) if self.base is not None else 0
+        first = self.inputs[0] if self.inputs else self.base
+        return 0 if first is None else first.numel()
 
 
 class Operands(Protocol):
@@ -165,6 +171,10 @@ class Operands(Protocol):
     def dtype(self) -> torch.dtype:
         """The dtype of the merge."""
 
+    @property
+    def kernels(self) -> Kernels | None:
+        """The compiled kernels, where they can be used: on the CPU, in a dtype that they know."""
+
     def block(self, start: int, size: int) -> Block:
         """Return up to `size` elements from flat index `start` on."""
 
@@ -183,6 +193,8 @@ class Operands(Protocol):
 
 Prepare: TypeAlias = Callable[[Operands, Numbers], Any]
 Combine: TypeAlias = Callable[[Block, Numbers, Any], Tensor]
+# Writes the block's merge and returns whether it is finite, or None where there is no kernel for it.
+Fused: TypeAlias = Callable[[Kernels, Block, Numbers, Any, Tensor], bool | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +210,8 @@ class Method:
     prepare: Prepare | None
     random: bool
     whole: bool
+    keeps_base: bool
+    fused: Fused | None
 
     @property
     def sets_base_apart(self) -> bool:
@@ -236,6 +250,8 @@ def method(
     prepare: Prepare | None = None,
     random: bool = False,
     whole: bool = False,
+    keeps_base: bool = False,
+    fused: Fused | None = None,
 ) -> Callable[[Combine], Combine]:
     """Register `combine` as the method `name`.
 
@@ -248,10 +264,14 @@ def method(
         prepare: the reductions over whole tensors that `combine` needs.
         random: whether it draws random numbers (the seed then belongs to the merge).
         whole: whether `combine` needs the whole tensor in its own shape.
+        keeps_base: whether the merge is the base, whatever the numbers are, where all inputs equal it.
+        fused: a compiled equal of `combine`.
     """
 
     def register(combine: Combine) -> Combine:
-        METHODS[name] = Method(name, source, tuple(parameters), base, inputs, combine, prepare, random, whole)
+        METHODS[name] = Method(
+            name, source, tuple(parameters), base, inputs, combine, prepare, random, whole, keeps_base, fused
+        )
         return combine
 
     return register

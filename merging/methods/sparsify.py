@@ -14,14 +14,18 @@ import torch
 from torch import Tensor
 
 from merging.methods.bits import as_bits, bits_dtype, bits_of, number_of
-from merging.methods.random_bits import keep_mask
+from merging.methods.random_bits import keep_mask, kept_below
 from merging.methods.registry import Block, Operands
+from merging.native import Kernels
+from merging.native import task_vectors as native
 from merging.statistics import MagnitudeTable, Place, magnitude_bins, magnitude_table
 
 # Elements that are read at once; also the runs in which a magnitude table counts.
 _RUN = 1 << 16
 # Sums of |x| are taken in runs of this many elements, each by one thread, so that they come out the same everywhere.
 _SUM_RUN = 1 << 15
+# As many, when a kernel sums; 16-bit sums are exact even then, but for elements a millionth as large as the largest.
+_FUSED_RUN = 1 << 22
 _SMALLEST_NORM = 1e-7
 
 
@@ -36,6 +40,11 @@ class Cut:
     threshold: float
     equal_until: int
     scale: float = 1.0
+
+    def native(self, dtype: torch.dtype, start: int) -> native.Part:
+        """Return this cut as the kernels take it, for a block that starts at flat index `start`."""
+        below = number_of(bits_of(self.threshold, dtype) - 1, dtype)
+        return native.Part(equal_until=self.equal_until - start, before=below, after=self.threshold, scale=self.scale)
 
     def apply(self, delta: Tensor, start: int) -> Tensor:
         """Trim, in place, the block of a task vector that starts at flat index `start`."""
@@ -78,8 +87,7 @@ def find_cut(operands: Operands, index: int, density: float, rescale: bool) -> C
         return None  # all that is cut is zero
     if not rescale:
         return cut
-    after = math.fsum(_absolute_sum(cut.apply(delta, start)) for start, delta in _deltas(operands, index))
-    return replace(cut, scale=_scale(operands, index, after))
+    return replace(cut, scale=_scale(operands, index, cut))
 
 
 def _find_cut(operands: Operands, index: int, density: float) -> Cut:
@@ -93,7 +101,12 @@ def _find_cut(operands: Operands, index: int, density: float) -> Cut:
     if place.rank == place.count:
         return Cut(threshold, operands.elements)
     run, rank = table.run_of(place)
-    delta = _delta(operands.block(run * _RUN, _RUN), index)
+    block = operands.block(run * _RUN, _RUN)
+    if operands.kernels and block.base is not None:
+        form = native.Form(parents=1, dtype=operands.dtype, drop=False)
+        position = native.nth_equal(operands.kernels, form, block.base, block.inputs[index], threshold, rank)
+        return Cut(threshold, block.start + position + 1)
+    delta = _delta(block, index)
     # NumPy compares 16-bit integers ten times as fast as torch does.
     (equal,) = (magnitude_bins(delta).numpy(force=True) == place.bin).nonzero()
     return Cut(threshold, run * _RUN + int(equal[rank - 1]) + 1)
@@ -115,12 +128,20 @@ def _cut_within_bin(operands: Operands, index: int, place: Place) -> Cut:
 class Drop:
     """Which elements of a task vector a random drop keeps, and what the kept ones are multiplied by."""
 
-    mask: Tensor  # (elements,), integers of the width of the dtype of the merge; all bits set, or none
+    density: float
+    key: tuple[int, int]
     scale: float = 1.0
+
+    def native(self, dtype: torch.dtype, start: int) -> native.Part:  # noqa: ARG002 - as a cut has it
+        """Return this drop as the kernels take it."""
+        key, second_key = self.key
+        limit = kept_below(self.density)
+        return native.Part(equal_until=0, key=key, second_key=second_key, limit=limit, scale=self.scale)
 
     def apply(self, delta: Tensor, start: int) -> Tensor:
         """Thin out, in place, the block of a task vector that starts at flat index `start`."""
-        as_bits(delta).bitwise_and_(self.mask[start : start + delta.numel()])
+        mask = keep_mask(self.density, self.key, start, delta.numel(), delta.device)
+        as_bits(delta).bitwise_and_(mask.to(bits_dtype(delta.dtype)))
         return delta if self.scale == 1.0 else delta.mul_(self.scale)
 
 
@@ -133,16 +154,8 @@ def draw(operands: Operands, index: int, density: float, rescale: bool) -> Drop 
         return None
     if density <= 0:
         return NOTHING
-    key = operands.random_key(index)
-    device = operands.block(0, 1).inputs[index].device
-    drop = Drop(torch.empty(operands.elements, dtype=bits_dtype(operands.dtype), device=device))
-    for start in range(0, operands.elements, _RUN):
-        part = drop.mask[start : start + _RUN]
-        part.copy_(keep_mask(density, key, start, len(part), device))
-    if not rescale:
-        return drop
-    after = math.fsum(_absolute_sum(drop.apply(delta, start)) for start, delta in _deltas(operands, index))
-    return replace(drop, scale=_scale(operands, index, after))
+    drop = Drop(density, operands.random_key(index))
+    return replace(drop, scale=_scale(operands, index, drop)) if rescale else drop
 
 
 def delta_extremes(operands: Operands, index: int) -> tuple[float, float]:
@@ -156,15 +169,31 @@ def delta_extremes(operands: Operands, index: int) -> tuple[float, float]:
     return operands.once("extremes", [index], extremes)
 
 
-def _scale(operands: Operands, index: int, after: float) -> float:
+def _scale(operands: Operands, index: int, thinning: Cut | Drop) -> float:
     # The norms and their ratio are rounded to the dtype of the merge, as mergekit rounds them, if it can hold them.
-    before = operands.once("l1", [index], lambda: math.fsum(_absolute_sum(d) for _, d in _deltas(operands, index)))
+    before = operands.once("l1", [index], lambda: _l1(operands, index, None))
+    after = _l1(operands, index, thinning)
     if before < _SMALLEST_NORM or after < _SMALLEST_NORM:
         return 1.0
     norms = torch.tensor([before, after], dtype=torch.float64)
     rounded = norms.to(operands.dtype)
     norms = rounded if torch.isfinite(rounded).all() else norms
     return float(norms[0] / norms[1])
+
+
+def _l1(operands: Operands, index: int, thinning: Cut | Drop | None) -> float:
+    if thinning and operands.kernels:
+        return math.fsum(_fused_sum(operands.kernels, block, index, thinning) for block in operands.blocks(_FUSED_RUN))
+    deltas = _deltas(operands, index)
+    return math.fsum(_absolute_sum(thinning.apply(delta, start) if thinning else delta) for start, delta in deltas)
+
+
+def _fused_sum(kernels: Kernels, block: Block, index: int, thinning: Cut | Drop) -> float:
+    assert block.base is not None
+    form = native.Form(parents=1, dtype=block.base.dtype, drop=isinstance(thinning, Drop))
+    part = thinning.native(block.base.dtype, block.start)
+    part.parent = block.inputs[index].data_ptr()
+    return native.absolute_sum(kernels, form, block.base, part, block.start)
 
 
 def _absolute_sum(delta: Tensor) -> float:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeAlias
 
 import torch
@@ -21,6 +22,8 @@ from torch import Tensor
 from merging.methods.bits import as_bits, bits_of, magnitude_mask
 from merging.methods.registry import Block, Combine, Numbers, Operands, Parameter, Scope, Scratch, method
 from merging.methods.sparsify import NOTHING, Cut, Drop, delta_extremes, draw, find_cut, keep_all
+from merging.native import Kernels
+from merging.native import task_vectors as native
 
 Thinning: TypeAlias = Cut | Drop | None
 Thin: TypeAlias = Callable[[Operands, int, float, bool], Thinning]
@@ -130,6 +133,39 @@ def _agreeing_weight(agreeing: list[Tensor], weights: Sequence[float], scratch: 
     return total.add_(1 - total.sign().abs_())
 
 
+def _fused(
+    kernels: Kernels, block: Block, numbers: Numbers, mixture: Mixture, out: Tensor, elect: bool, drop: bool
+) -> bool | None:
+    """Do what `_merge` does in one pass over the block."""
+    if block.base is None or not mixture.finite or not mixture.parts:
+        return None
+    form = native.Form(
+        len(mixture.parts),
+        block.base.dtype,
+        drop,
+        scaled=any(part.thinning is not None and part.thinning.scale != 1.0 for part in mixture.parts),
+        elect=elect,
+        normalize=numbers.flag("normalize"),
+        has_lambda=numbers.number("lambda") != 1.0,
+    )
+    parts = [_native_part(block, part) for part in mixture.parts]
+    weights = tuple(part.weight for part in mixture.parts)
+    divisor = _sum_of_all(weights, block.base.dtype) if elect else _divisor(mixture.total_weight)
+    return native.merge(kernels, form, block.base, parts, out, block.start, divisor, numbers.number("lambda"))
+
+
+@lru_cache(1 << 16)
+def _sum_of_all(weights: tuple[float, ...], dtype: torch.dtype) -> float:
+    return float(torch.tensor(weights, dtype=dtype).sum()) or 1.0
+
+
+def _native_part(block: Block, part: Part) -> native.Part:
+    source = block.inputs[part.index]
+    converted = part.thinning.native(source.dtype, block.start) if part.thinning else native.keep_all()
+    converted.parent, converted.weight = source.data_ptr(), part.weight
+    return converted
+
+
 def _divisor(total: float) -> float:
     # Compared as a Python number: in float16 mergekit's bound is itself zero, and a zero divisor would stay.
     return 1.0 if abs(total) < 1e-8 else total
@@ -149,6 +185,9 @@ def _register(name: str, source: str, thin: Thin, elect: bool, normalize: bool, 
     def combine(block: Block, numbers: Numbers, mixture: Mixture) -> Tensor:
         return _merge(block, numbers, mixture, elect)
 
+    def fused(kernels: Kernels, block: Block, numbers: Numbers, mixture: Mixture, out: Tensor) -> bool | None:
+        return _fused(kernels, block, numbers, mixture, out, elect, drop=thin is draw)
+
     parameters = (
         Parameter("weight", float, Scope.NON_BASE),
         Parameter("density", float, Scope.NON_BASE, default=1.0, low=0.0, high=1.0),
@@ -165,6 +204,8 @@ def _register(name: str, source: str, thin: Thin, elect: bool, normalize: bool, 
         base="required",
         prepare=_prepare(thin),
         random=thin is draw,
+        keeps_base=True,
+        fused=fused,
     )(combine)
 
 
