@@ -17,11 +17,11 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from merging.errors import NonFiniteTensor
-from merging.methods import METHODS
+from merging.errors import MergingError, NonFiniteTensor
+from merging.methods import METHODS, Method
 from merging.methods.bits import all_finite
 from merging.methods.random_bits import keys
-from merging.methods.registry import Block, Scratch
+from merging.methods.registry import Block, Scratch, Undefined
 from merging.parents import ParentSet
 from merging.plan import Step
 
@@ -152,7 +152,7 @@ def _one_thread_an_operation() -> Iterator[int]:
 
 
 def run_step(step: Step, parents: ParentSet, out: Tensor, random_seed: int, scratch: Scratch) -> None:
-    """Merge one tensor into `out`, in place. Raises NonFiniteTensor if the result holds NaN or Inf.
+    """Merge one tensor into `out`, in place.
 
     Args:
         step: what to merge.
@@ -160,20 +160,31 @@ def run_step(step: Step, parents: ParentSet, out: Tensor, random_seed: int, scra
         out: the output, contiguous, of the output's shape and dtype, on any device.
         random_seed: the seed of methods that draw random numbers.
         scratch: memory for what is in between.
+
+    Raises:
+        NonFiniteTensor: the result holds NaN or Inf.
+        MergingError: the method has no answer for these tensors.
     """
-    method = METHODS[step.method]
+    if not out.numel():
+        return
     flat = [parents.tensor(source.parent, source.tensor).reshape(-1) for source in step.sources()]
     base, inputs = (flat[0], flat[1:]) if step.base else (None, flat)
     dtype = merge_dtype(step, parents)
     operands = StepOperands(step, parents, dtype, random_seed, out.shape, base, tuple(inputs), scratch)
-    numbers = step.numbers
-    prepared = method.prepare(operands, numbers) if method.prepare else None
-    target = out.view(-1)
     size = _BLOCK.get(parents.device.type, _WHOLE)
+    try:
+        _run_method(METHODS[step.method], operands, out.view(-1), size)
+    except Undefined as reason:
+        raise MergingError(f"tensor {step.name} cannot be merged (method {step.method}): {reason}") from None
+
+
+def _run_method(method: Method, operands: StepOperands, target: Tensor, size: int) -> None:
+    numbers = operands.step.numbers
+    prepared = method.prepare(operands, numbers) if method.prepare else None
     for block in (operands.whole(),) if method.whole else operands.blocks(size):
-        scratch.reuse()
+        operands.scratch.reuse()
         merged = method.combine(block, numbers, prepared).view(-1)
         part = target[block.start : block.start + merged.numel()]
         part.copy_(merged)
         if not all_finite(part):
-            raise NonFiniteTensor(step.name, step.method)
+            raise NonFiniteTensor(operands.step.name, method.name)

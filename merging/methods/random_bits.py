@@ -23,12 +23,20 @@ def keep_mask(density: float, key: tuple[int, int], start: int, count: int, devi
 
     The same uniform number stands behind every density, so the elements kept at 0.3 are among those kept at 0.4.
     """
+    return keep_below(min(round(density * 2**31), 2**31 - 1), key, start, count, device)
+
+
+def keep_below(limit: int | Tensor, key: tuple[int, int], start: int, count: int, device: torch.device) -> Tensor:
+    """Return a mask (count,) int32: all bits set where the uniform number of element start+i lies below its limit.
+
+    The numbers are whole and in [0, 2**31); `limit` is one for all, or (count,) int32.
+    """
     # Indices wrap at 2**32, and differences of 31-bit numbers do not: their sign is that of the comparison.
     numbers = torch.arange(count, dtype=torch.int32, device=device).add_(_signed(start)).bitwise_xor_(key[0])
     scratch = torch.empty_like(numbers)
     _mix(_mix(numbers, scratch).add_(key[1]), scratch)
     numbers.bitwise_right_shift_(1).bitwise_and_(2**31 - 1)
-    return numbers.sub_(min(round(density * 2**31), 2**31 - 1)).bitwise_right_shift_(31)
+    return numbers.sub_(limit).bitwise_right_shift_(31)
 
 
 def _signed(number: int) -> int:

@@ -2,9 +2,9 @@
 
 A method is two pure functions. `prepare` (optional) sees the whole tensors once and returns what a reduction over them
 gives: thresholds, masks, an angle. `combine` is elementwise: it sees one block of elements and returns that block of
-the merged tensor, in the dtype of its inputs, perhaps in the block's scratch memory. A method whose result for one
-element needs its whole row or tensor is registered as `whole`: its `combine` sees one block, all of the tensor in its
-own shape. Methods do no I/O, move nothing between devices and know no recipe.
+the merged tensor, in the dtype of its inputs or a wider one, perhaps in the block's scratch memory. A method whose
+result for one element needs its whole row or tensor is registered as `whole`: its `combine` sees one block, all of the
+tensor in its own shape. Methods do no I/O, move nothing between devices and know no recipe.
 
 To add a method, write these functions in a file of this package, put `@method(...)` over `combine`, and import the
 file in `merging/methods/__init__.py`.
@@ -183,6 +183,12 @@ class Operands(Protocol):
 
 Prepare: TypeAlias = Callable[[Operands, Numbers], Any]
 Combine: TypeAlias = Callable[[Block, Numbers, Any], Tensor]
+# Why the numbers that one input has, by key, cannot stand together; or None.
+RefuseTogether: TypeAlias = Callable[[Mapping[str, Number | None]], str | None]
+
+
+class Undefined(Exception):
+    """A method gives no answer for these tensors; the message says why, and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +204,7 @@ class Method:
     prepare: Prepare | None
     random: bool
     whole: bool
+    refuses_together: RefuseTogether | None
 
     @property
     def sets_base_apart(self) -> bool:
@@ -236,6 +243,7 @@ def method(
     prepare: Prepare | None = None,
     random: bool = False,
     whole: bool = False,
+    refuses_together: RefuseTogether | None = None,
 ) -> Callable[[Combine], Combine]:
     """Register `combine` as the method `name`.
 
@@ -248,10 +256,13 @@ def method(
         prepare: the reductions over whole tensors that `combine` needs.
         random: whether it draws random numbers (the seed then belongs to the merge).
         whole: whether `combine` needs the whole tensor in its own shape.
+        refuses_together: why the numbers of an input, each legal by itself, are not so together.
     """
 
     def register(combine: Combine) -> Combine:
-        METHODS[name] = Method(name, source, tuple(parameters), base, inputs, combine, prepare, random, whole)
+        METHODS[name] = Method(
+            name, source, tuple(parameters), base, inputs, combine, prepare, random, whole, refuses_together
+        )
         return combine
 
     return register

@@ -7,19 +7,17 @@ magnitudes those that come first. Dropping is a function of (seed, input, tensor
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from merging.methods.bits import as_bits, bits_dtype, bits_of, number_of
+from merging.methods.magnitudes import RUN, Magnitudes
 from merging.methods.random_bits import keep_mask
 from merging.methods.registry import Block, Operands
-from merging.statistics import MagnitudeTable, Place, magnitude_bins, magnitude_table
 
-# Elements that are read at once; also the runs in which a magnitude table counts.
-_RUN = 1 << 16
 # Sums of |x| are taken in runs of this many elements, each by one thread, so that they come out the same everywhere.
 _SUM_RUN = 1 << 15
 _SMALLEST_NORM = 1e-7
@@ -73,42 +71,16 @@ def find_cut(operands: Operands, index: int, density: float, rescale: bool) -> C
         return None
     if density <= 0:
         return NOTHING
-    cut = _find_cut(operands, index, density)
-    if cut.threshold == 0:
+    boundary = delta_magnitudes(operands, index).largest(max(1, int(density * operands.elements)))
+    if boundary.magnitude == 0:
         return None  # all that is cut is zero
-    if not rescale:
-        return cut
-    after = math.fsum(_absolute_sum(cut.apply(delta, start)) for start, delta in _deltas(operands, index))
-    return replace(cut, scale=_scale(operands, index, after))
+    cut = Cut(boundary.magnitude, boundary.equal_until)
+    return replace(cut, scale=norm_ratio(operands, index, cut.apply)) if rescale else cut
 
 
-def _find_cut(operands: Operands, index: int, density: float) -> Cut:
-    table: MagnitudeTable = operands.once(
-        "magnitudes", [index], lambda: magnitude_table(delta for _, delta in _deltas(operands, index))
-    )
-    place = table.place_of(max(1, int(density * operands.elements)))
-    if operands.dtype.itemsize > 2:
-        return _cut_within_bin(operands, index, place)
-    threshold = number_of(place.bin, operands.dtype)  # every element of the bin has this magnitude
-    if place.rank == place.count:
-        return Cut(threshold, operands.elements)
-    run, rank = table.run_of(place)
-    delta = _delta(operands.block(run * _RUN, _RUN), index)
-    # NumPy compares 16-bit integers ten times as fast as torch does.
-    (equal,) = (magnitude_bins(delta).numpy(force=True) == place.bin).nonzero()
-    return Cut(threshold, run * _RUN + int(equal[rank - 1]) + 1)
-
-
-def _cut_within_bin(operands: Operands, index: int, place: Place) -> Cut:
-    magnitudes, positions = [], []
-    for start, delta in _deltas(operands, index):
-        (inside,) = (magnitude_bins(delta) == place.bin).nonzero(as_tuple=True)
-        magnitudes.append(delta[inside].abs())
-        positions.append(inside + start)
-    ranked, order = torch.cat(magnitudes).sort(descending=True, stable=True)
-    threshold = float(ranked[place.rank - 1])
-    first_equal = int(torch.count_nonzero(ranked > threshold))
-    return Cut(threshold, int(torch.cat(positions)[order[first_equal : place.rank]].max()) + 1)
+def delta_magnitudes(operands: Operands, index: int) -> Magnitudes:
+    """Return the magnitudes of a task vector."""
+    return Magnitudes.of("magnitudes", operands, [index], lambda block: delta(block, index))
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,29 +108,33 @@ def draw(operands: Operands, index: int, density: float, rescale: bool) -> Drop 
     key = operands.random_key(index)
     device = operands.block(0, 1).inputs[index].device
     drop = Drop(torch.empty(operands.elements, dtype=bits_dtype(operands.dtype), device=device))
-    for start in range(0, operands.elements, _RUN):
-        part = drop.mask[start : start + _RUN]
+    for start in range(0, operands.elements, RUN):
+        part = drop.mask[start : start + RUN]
         part.copy_(keep_mask(density, key, start, len(part), device))
-    if not rescale:
-        return drop
-    after = math.fsum(_absolute_sum(drop.apply(delta, start)) for start, delta in _deltas(operands, index))
-    return replace(drop, scale=_scale(operands, index, after))
+    return replace(drop, scale=norm_ratio(operands, index, drop.apply)) if rescale else drop
 
 
 def delta_extremes(operands: Operands, index: int) -> tuple[float, float]:
     """Return the least and the greatest element of a task vector; NaN where it holds one."""
 
     def extremes() -> tuple[float, float]:
-        pairs = [torch.aminmax(delta) for _, delta in _deltas(operands, index)]
+        if operands.elements == 0:
+            return 0.0, 0.0
+        pairs = [torch.aminmax(delta) for _, delta in deltas(operands, index)]
         lowest, highest = (torch.stack(side) for side in zip(*pairs, strict=True))
         return float(lowest.amin()), float(highest.amax())
 
     return operands.once("extremes", [index], extremes)
 
 
-def _scale(operands: Operands, index: int, after: float) -> float:
+def norm_ratio(operands: Operands, index: int, apply: Callable[[Tensor, int], Tensor]) -> float:
+    """Return the L1 norm of a task vector over that of what `apply` leaves of it; 1 where either is next to nothing.
+
+    `apply` thins out, in place, the block of a task vector that starts at a flat index.
+    """
     # The norms and their ratio are rounded to the dtype of the merge, as mergekit rounds them, if it can hold them.
-    before = operands.once("l1", [index], lambda: math.fsum(_absolute_sum(d) for _, d in _deltas(operands, index)))
+    before = operands.once("l1", [index], lambda: math.fsum(_absolute_sum(d) for _, d in deltas(operands, index)))
+    after = math.fsum(_absolute_sum(apply(delta, start)) for start, delta in deltas(operands, index))
     if before < _SMALLEST_NORM or after < _SMALLEST_NORM:
         return 1.0
     norms = torch.tensor([before, after], dtype=torch.float64)
@@ -173,10 +149,12 @@ def _absolute_sum(delta: Tensor) -> float:
     return math.fsum([*runs, float(delta[whole:].abs().sum(dtype=torch.float64))])
 
 
-def _deltas(operands: Operands, index: int) -> Iterator[tuple[int, Tensor]]:
-    return ((block.start, _delta(block, index)) for block in operands.blocks(_RUN))
+def deltas(operands: Operands, index: int) -> Iterator[tuple[int, Tensor]]:
+    """Yield a task vector in flat runs, each with the flat index of its first element."""
+    return ((block.start, delta(block, index)) for block in operands.blocks(RUN))
 
 
-def _delta(block: Block, index: int) -> Tensor:
+def delta(block: Block, index: int) -> Tensor:
+    """Return a block of a task vector, in memory of its own."""
     assert block.base is not None
     return block.inputs[index] - block.base
