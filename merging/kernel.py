@@ -17,11 +17,11 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from merging.errors import NonFiniteTensor
-from merging.methods import METHODS
+from merging.errors import MergingError, NonFiniteTensor
+from merging.methods import METHODS, Method
 from merging.methods.bits import all_finite
 from merging.methods.random_bits import keys
-from merging.methods.registry import Block, Method, Numbers, Scratch
+from merging.methods.registry import Block, Scratch, Undefined
 from merging.native import FORMATS, Kernels
 from merging.parents import ParentSet
 from merging.plan import Step
@@ -163,7 +163,7 @@ def _one_thread_an_operation() -> Iterator[int]:
 def run_step(
     step: Step, parents: ParentSet, out: Tensor, random_seed: int, kernels: Kernels | None, scratch: Scratch
 ) -> None:
-    """Merge one tensor into `out`, in place. Raises NonFiniteTensor if the result holds NaN or Inf.
+    """Merge one tensor into `out`, in place.
 
     Args:
         step: what to merge.
@@ -172,20 +172,30 @@ def run_step(
         random_seed: the seed of methods that draw random numbers.
         kernels: the compiled kernels, if they shall be used.
         scratch: memory for what is in between.
+
+    Raises:
+        NonFiniteTensor: the result holds NaN or Inf.
+        MergingError: the method has no answer for these tensors.
     """
-    method = METHODS[step.method]
+    if not out.numel():
+        return
     flat = [parents.tensor(source.parent, source.tensor).reshape(-1) for source in step.sources()]
     base, inputs = (flat[0], flat[1:]) if step.base else (None, flat)
     dtype = merge_dtype(step, parents)
     usable = kernels if parents.device.type == "cpu" and dtype in FORMATS else None
     operands = StepOperands(step, parents, dtype, random_seed, out.shape, base, tuple(inputs), scratch, usable)
-    numbers = step.numbers
-    prepared = method.prepare(operands, numbers) if method.prepare else None
-    target = out.view(-1)
+    try:
+        _run_method(METHODS[step.method], operands, out.view(-1))
+    except Undefined as reason:
+        raise MergingError(f"tensor {step.name} cannot be merged (method {step.method}): {reason}") from None
+
+
+def _run_method(method: Method, operands: StepOperands, target: Tensor) -> None:
+    prepared = method.prepare(operands, operands.step.numbers) if method.prepare else None
     for block in (operands.whole(),) if method.whole else operands.blocks(_block_size(method, operands)):
-        scratch.reuse()
-        if not _write(method, operands, block, numbers, prepared, target[block.start : block.start + len(block)]):
-            raise NonFiniteTensor(step.name, step.method)
+        operands.scratch.reuse()
+        if not _write(method, operands, block, prepared, target[block.start : block.start + len(block)]):
+            raise NonFiniteTensor(operands.step.name, method.name)
 
 
 def _block_size(method: Method, operands: StepOperands) -> int:
@@ -194,9 +204,8 @@ def _block_size(method: Method, operands: StepOperands) -> int:
     return _BLOCK.get(operands.parents.device.type, _WHOLE)
 
 
-def _write(
-    method: Method, operands: StepOperands, block: Block, numbers: Numbers, prepared: object, target: Tensor
-) -> bool:
+def _write(method: Method, operands: StepOperands, block: Block, prepared: object, target: Tensor) -> bool:
+    numbers = operands.step.numbers
     if method.fused and operands.kernels:
         in_place = target.dtype == operands.dtype and target.device.type == "cpu"
         merged = target if in_place else torch.empty(len(block), dtype=operands.dtype)

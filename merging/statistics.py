@@ -36,11 +36,15 @@ class Statistics:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where the k-th largest magnitude of a tensor lies: it is the `rank`-th (from 1) of the `count` in a bin."""
+    """Where the k-th magnitude of a tensor lies: it is the `rank`-th (from 1) of the `count` in a bin.
+
+    Counted from the largest, or from the smallest on (`rising`), in the bin as among the bins.
+    """
 
     bin: int
     rank: int
     count: int
+    rising: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +65,12 @@ class MagnitudeTable:
         column = int(torch.searchsorted(self.below, smaller, right=True)) - 1
         above = int(self.below[-1]) - int(self.below[column + 1])
         return Place(int(self.bins[column]), k - above, int(self.below[column + 1]) - int(self.below[column]))
+
+    def place_from_below(self, k: int) -> Place:
+        """Return where the k-th smallest magnitude lies, for 1 <= k <= number of elements."""
+        column = int(torch.searchsorted(self.below, k)) - 1
+        count = int(self.below[column + 1]) - int(self.below[column])
+        return Place(int(self.bins[column]), k - int(self.below[column]), count, rising=True)
 
     def run_of(self, place: Place) -> tuple[int, int]:
         """Return the run that the place's element lies in, equals taken in their order, and its rank there."""

@@ -2,9 +2,9 @@
 
 A method is two pure functions. `prepare` (optional) sees the whole tensors once and returns what a reduction over them
 gives: thresholds, masks, an angle. `combine` is elementwise: it sees one block of elements and returns that block of
-the merged tensor, in the dtype of its inputs, perhaps in the block's scratch memory. A method whose result for one
-element needs its whole row or tensor is registered as `whole`: its `combine` sees one block, all of the tensor in its
-own shape. Methods do no I/O, move nothing between devices and know no recipe.
+the merged tensor, in the dtype of its inputs or a wider one, perhaps in the block's scratch memory. A method whose
+result for one element needs its whole row or tensor is registered as `whole`: its `combine` sees one block, all of the
+tensor in its own shape. Methods do no I/O, move nothing between devices and know no recipe.
 
 A method may have a third function, `fused`: what `combine` does, with the same bits, in one pass of a compiled kernel
 (merging/native) over memory of the CPU.
@@ -195,6 +195,12 @@ Prepare: TypeAlias = Callable[[Operands, Numbers], Any]
 Combine: TypeAlias = Callable[[Block, Numbers, Any], Tensor]
 # Writes the block's merge and returns whether it is finite, or None where there is no kernel for it.
 Fused: TypeAlias = Callable[[Kernels, Block, Numbers, Any, Tensor], bool | None]
+# Why the numbers that one input has, by key, cannot stand together; or None.
+RefuseTogether: TypeAlias = Callable[[Mapping[str, Number | None]], str | None]
+
+
+class Undefined(Exception):
+    """A method gives no answer for these tensors; the message says why, and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +217,7 @@ class Method:
     random: bool
     whole: bool
     keeps_base: bool
+    refuses_together: RefuseTogether | None
     fused: Fused | None
 
     @property
@@ -251,6 +258,7 @@ def method(
     random: bool = False,
     whole: bool = False,
     keeps_base: bool = False,
+    refuses_together: RefuseTogether | None = None,
     fused: Fused | None = None,
 ) -> Callable[[Combine], Combine]:
     """Register `combine` as the method `name`.
@@ -265,12 +273,24 @@ def method(
         random: whether it draws random numbers (the seed then belongs to the merge).
         whole: whether `combine` needs the whole tensor in its own shape.
         keeps_base: whether the merge is the base, whatever the numbers are, where all inputs equal it.
+        refuses_together: why the numbers of an input, each legal by itself, are not so together.
         fused: a compiled equal of `combine`.
     """
 
     def register(combine: Combine) -> Combine:
         METHODS[name] = Method(
-            name, source, tuple(parameters), base, inputs, combine, prepare, random, whole, keeps_base, fused
+            name=name,
+            source=source,
+            parameters=tuple(parameters),
+            base=base,
+            inputs=inputs,
+            combine=combine,
+            prepare=prepare,
+            random=random,
+            whole=whole,
+            keeps_base=keeps_base,
+            refuses_together=refuses_together,
+            fused=fused,
         )
         return combine
 

@@ -1,41 +1,62 @@
 /* One pass over a block of a task-vector merge: thin each delta, weigh it, elect a sign, sum, normalize, add the base.
  * The same steps, each rounded as merging/methods/task_vectors.py rounds it, so that both give the same bits.
  *
- * Compiled for PARENTS parents, a FORMAT (numbers.h), and with DROP (a random mask; else a cut by magnitude), SCALED,
- * ELECT, NORMALIZE and LAMBDA each 0 or 1. */
+ * Compiled for PARENTS parents, a FORMAT (numbers.h) and a THINNING, and with SCALED, ELECT, NORMALIZE and LAMBDA each
+ * 0 or 1. */
 #include "numbers.h"
+
+#define CUT 0         /* keep magnitudes above a floor */
+#define BAND 1        /* ... and not above a ceiling */
+#define DROP 2        /* keep where a random number is below a limit */
+#define RANKED 3      /* ... that depends on the element's rank, an int16 */
+#define RANKED_WIDE 4 /* ... an int32 */
+
+#if THINNING == RANKED_WIDE
+typedef int32_t rank;
+#else
+typedef int16_t rank;
+#endif
+
+struct edge { /* a magnitude, smaller from one index of the block on */
+    int64_t equal_until;
+    float before, after;
+};
 
 struct part {
     const stored *parent;
-    int64_t equal_until;  /* CUT: index from which on elements that equal the threshold go */
-    float before, after;  /* CUT: magnitudes above this are kept, before and after that index */
-    uint32_t key, second_key, limit; /* DROP: elements whose number is below the limit are kept */
+    const rank *ranks;
+    struct edge floor, ceiling;
+    float slope, intercept; /* of the limit, by rank */
+    uint32_t key, second_key, limit;
     float scale, weight;
 };
 
-static inline uint32_t mixed_bits(uint32_t x) { /* Wellons' lowbias32, as in methods/random_bits.py */
+static inline uint32_t random_number(uint32_t index, uint32_t key, uint32_t second_key) { /* methods/random_bits.py */
+    uint32_t x = index ^ key;
     x = (x ^ (x >> 16)) * 0x7feb352du;
-    x = (x ^ (x >> 15)) * 0x846ca68bu;
-    return x ^ (x >> 16);
+    x = ((x ^ (x >> 15)) + second_key) * 0x846ca68bu;
+    return (x ^ (x >> 16)) >> 1;
 }
 
-static inline float thinned(struct part part, float delta, uint32_t index, float threshold) {
-#if DROP
-    delta = mixed_bits(mixed_bits(index ^ part.key) + part.second_key) >> 1 < part.limit ? delta : 0.0f;
+static inline float thinned(const struct part *part, float delta, int64_t first, int64_t i, float floor, float ceiling) {
+#if THINNING == CUT || THINNING == BAND
+    (void)part, (void)first, (void)i;
+    float kept = fabsf(delta) > floor ? delta : 0.0f;
+    return THINNING == BAND ? (fabsf(delta) <= ceiling ? kept : 0.0f) : kept;
 #else
-    delta = fabsf(delta) > threshold ? delta : 0.0f;
+    (void)floor, (void)ceiling;
+    uint32_t limit = part->limit;
+#if THINNING != DROP
+    limit = (uint32_t)((float)part->ranks[i] * part->slope + part->intercept);
 #endif
-    return SCALED ? round_off(delta * part.scale) : delta;
+    return random_number((uint32_t)(first + i), part->key, part->second_key) < limit ? delta : 0.0f;
+#endif
 }
 
-/* Return the end of the run from `start` on in which no threshold changes, and the thresholds in it. */
-static int64_t constant_run(const struct part *parts, int64_t start, int64_t end, float *thresholds) {
-    for (int p = 0; p < PARENTS; p++) {
-        int past = start >= parts[p].equal_until;
-        thresholds[p] = past ? parts[p].after : parts[p].before;
-        if (!past && parts[p].equal_until < end) end = parts[p].equal_until;
-    }
-    return end;
+static float edge_at(const struct edge *edge, int64_t start, int64_t *end) {
+    if (start >= edge->equal_until) return edge->after;
+    if (edge->equal_until < *end) *end = edge->equal_until;
+    return edge->before;
 }
 
 /* Return what the sum of the deltas that agree is divided by: the sum of their weights. Of two, it is `both`. */
@@ -57,16 +78,22 @@ static inline float agreeing_weight(const int *agrees, const struct part *parts,
 int merge(const stored *restrict base, const struct part *given, stored *restrict out, int64_t first, int64_t count,
           float divisor, float lambda) {
     struct part parts[PARENTS];
-    float thresholds[PARENTS];
+    float floors[PARENTS], ceilings[PARENTS];
     uint32_t largest = 0;
     memcpy(parts, given, sizeof parts);
     for (int64_t start = 0, end; start < count; start = end) {
-        end = constant_run(parts, start, count, thresholds);
+        end = count; /* of the run in which no edge changes */
+        for (int p = 0; p < PARENTS; p++) {
+            floors[p] = edge_at(&parts[p].floor, start, &end);
+            ceilings[p] = edge_at(&parts[p].ceiling, start, &end);
+        }
         for (int64_t i = start; i < end; i++) {
             float b = load(base[i]), deltas[PARENTS], total = 0, sum = 0;
             for (int p = 0; p < PARENTS; p++) {
                 float delta = round_off(load(parts[p].parent[i]) - b);
-                deltas[p] = round_off(thinned(parts[p], delta, (uint32_t)(first + i), thresholds[p]) * parts[p].weight);
+                delta = thinned(&parts[p], delta, first, i, floors[p], ceilings[p]);
+                if (SCALED) delta = round_off(delta * parts[p].scale);
+                deltas[p] = round_off(delta * parts[p].weight);
                 total = p ? total + deltas[p] : deltas[p];
             }
 #if ELECT
@@ -93,17 +120,20 @@ int merge(const stored *restrict base, const struct part *given, stored *restric
     return largest < INFINITE;
 }
 
-/* Return the sum of |x| over a block of the thinned, unscaled delta of one part. */
+/* Return the sum of |x| over a block of one thinned, unscaled delta. */
 double absolute_sum(const stored *restrict base, const struct part *given, int64_t first, int64_t count) {
     enum { LANES = 16 };
     struct part part = *given;
     double sums[LANES] = {0}, sum = 0;
-    for (int64_t start = 0; start < count; start += LANES) {
-        int lanes = count - start < LANES ? (int)(count - start) : LANES;
-        for (int lane = 0; lane < lanes; lane++) {
-            int64_t i = start + lane;
-            float delta = round_off(load(part.parent[i]) - load(base[i]));
-            sums[lane] += fabsf(thinned(part, delta, (uint32_t)(first + i), i < part.equal_until ? part.before : part.after));
+    for (int64_t start = 0, end; start < count; start = end) {
+        end = count;
+        float floor = edge_at(&part.floor, start, &end), ceiling = edge_at(&part.ceiling, start, &end);
+        for (int64_t from = start; from < end; from += LANES) {
+            int lanes = end - from < LANES ? (int)(end - from) : LANES;
+            for (int lane = 0; lane < lanes; lane++) {
+                float delta = round_off(load(part.parent[from + lane]) - load(base[from + lane]));
+                sums[lane] += fabsf(thinned(&part, delta, first, from + lane, floor, ceiling));
+            }
         }
     }
     for (int lane = 0; lane < LANES; lane++) sum += sums[lane];

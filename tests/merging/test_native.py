@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from merging import MergingError
+from merging.methods import METHODS
 from merging.methods.bits import as_bits
 from merging.native import FORMATS, Kernels
 from merging.native.compiler import Variant
@@ -22,6 +23,7 @@ from tests.merging.operands import run
 KERNELS = Kernels()
 ELEMENTS = 5000
 WEIGHT = st.sampled_from([0.3, 0.7, 1.0, -0.4, 1.5])
+TASK_VECTORS = [name for name, method in METHODS.items() if method.parameter("density")]
 DENSITY = st.sampled_from([0.1, 0.37, 0.9, 1.0])
 
 
@@ -42,7 +44,7 @@ def assert_same_bits(one: Tensor, other: Tensor) -> None:
 @settings(deadline=None, max_examples=60)
 @given(data=st.data())
 def test_a_compiled_merge_of_task_vectors_has_the_same_bits(data: st.DataObject) -> None:
-    method = data.draw(st.sampled_from(["task_arithmetic", "ties", "dare_linear", "dare_ties"]))
+    method = data.draw(st.sampled_from(TASK_VECTORS))
     dtype = data.draw(st.sampled_from(list(FORMATS)))
     count = data.draw(st.integers(1, 3))
     base, *inputs = tensors(count, dtype)
@@ -51,9 +53,11 @@ def test_a_compiled_merge_of_task_vectors_has_the_same_bits(data: st.DataObject)
         "lambda": data.draw(st.sampled_from([1.0, 0.7])),
         "rescale": data.draw(st.booleans()),
     }
+    shape = data.draw(st.sampled_from([(ELEMENTS,), (50, 100), (ELEMENTS, 1)]))
+    base, *inputs = (tensor.view(shape) for tensor in (base, *inputs))
     weights = data.draw(st.lists(WEIGHT, min_size=count, max_size=count))
     densities = data.draw(st.lists(DENSITY, min_size=count, max_size=count))
-    per_input = {"weight": weights, "density": densities}
+    per_input = {"weight": weights, "density": densities, "epsilon": [0.05] * count, "gamma": [0.02, 0, 0.3][:count]}
     expected = run(method, base, inputs, shared, per_input)
     size = data.draw(st.sampled_from([ELEMENTS, 777]))
     assert_same_bits(run(method, base, inputs, shared, per_input, KERNELS, size), expected)
@@ -90,6 +94,12 @@ def test_a_cut_in_a_later_run_of_a_large_tensor_is_found(dtype: torch.dtype) -> 
     for kernels in (None, KERNELS):
         merged = run("ties", base, [fine_tune], {}, {"weight": [1.0], "density": [0.75]}, kernels)
         assert torch.equal(merged, expected.to(dtype))
+
+
+def test_ranks_of_a_long_row_need_more_than_16_bits() -> None:
+    base, other = tensors(1, torch.bfloat16, elements=40_000)
+    numbers = ({}, {"weight": [0.7], "density": [0.3], "epsilon": [0.2]})
+    assert_same_bits(run("della", base, [other], *numbers, KERNELS), run("della", base, [other], *numbers))
 
 
 def test_an_overflow_is_noticed() -> None:
