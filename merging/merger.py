@@ -57,7 +57,8 @@ class Merger:
         """
         plan = self.plan(recipe)
         model = self._live_model(recipe, plan)
-        targets: dict[str, Tensor] = model.state_dict()
+        layout = self.parents.architecture.layout
+        targets: dict[str, Tensor] = {layout.name_of(name): tensor for name, tensor in model.state_dict().items()}
         work = [(step, targets[step.name]) for step in plan.steps if self._written.get(step.name) != step]
         for step, _ in work:
             self._written.pop(step.name, None)
