@@ -72,4 +72,4 @@ def run(
     if method.whole:
         return method.combine(operands.whole(), numbers, prepared)
     blocks = [method.combine(block, numbers, prepared) for block in operands.blocks(1 << 20)]
-    return torch.cat(blocks).view(inputs[0].shape)
+    return torch.cat(blocks).view(operands.shape)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from torch import Tensor
 
-from merging import Merger, ParentSet, Recipe
+from merging import METHODS, Merger, ParentSet, Recipe
 from merging.plan import Step
-from tests.merging.conftest import Family
+from tests.merging.conftest import Family, make_family
 from tests.merging.oracle import mergekit_merge
 from tests.merging.recipes import NAMES, recipes
+from tests.merging.zoo import STYLES, Zoo, every_parent
 
 
 def merge(text: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -92,6 +95,33 @@ def test_a_sharded_model_with_biases_and_a_tied_head_merges_as_in_mergekit(qwen_
 
 def test_without_a_dtype_the_merge_has_that_of_its_parents(family: Family) -> None:
     check(recipes(family, "bfloat16")["ties"].replace("dtype: bfloat16", ""), relative=0.0)
+
+
+@pytest.fixture(scope="session", params=STYLES)
+def zoo(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zoo]:
+    """A float32 family of each architecture in turn, with its parents open."""
+    architecture = request.param
+    options = {"architecture": architecture, "dtype": "float32", "tokenizer": False, **STYLES[architecture][0]}
+    family = make_family(tmp_path_factory.mktemp(architecture), **options)
+    with ParentSet.open(every_parent(family)) as parents:
+        yield Zoo(architecture, family, parents)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_merges_every_architecture_as_mergekit_does(zoo: Zoo, method: str, dtype: str) -> None:
+    text = zoo.recipe(method, dtype)
+    merger = Merger(zoo.parents)
+    recipe = Recipe.parse(text)
+    ours = merger.apply(recipe).state_dict()
+    layout = zoo.parents.architecture.layout
+    ours = {layout.name_of(name): tensor for name, tensor in ours.items()}
+    theirs = mergekit_merge(text, stable_sort=True)
+    assert set(theirs) == {step.name for step in merger.plan(recipe).steps}
+    for name, expected in theirs.items():
+        expected = expected.to(getattr(torch, dtype))  # arcee_fusion and ramplus_tl leave it in float32
+        difference = (ours[name].double() - expected.double()).abs().max()
+        assert difference <= (1e-6 if dtype == "float32" else 0.0) * expected.double().abs().max(), name
 
 
 @pytest.mark.parametrize("method", ["dare_linear", "dare_ties"])
