@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 
 import pytest
 import torch
 from torch import Tensor
 
-from merging import METHODS, Merger, ParentSet, Recipe
+from merging import METHODS, Merger, ParentSet, Recipe, kernel
 from merging.plan import Step
 from tests.merging.conftest import Family, make_family
 from tests.merging.oracle import mergekit_merge
@@ -124,11 +125,11 @@ def test_every_method_merges_every_architecture_as_mergekit_does(zoo: Zoo, metho
         assert difference <= (1e-6 if dtype == "float32" else 0.0) * expected.double().abs().max(), name
 
 
-@pytest.mark.parametrize("method", ["dare_linear", "dare_ties"])
+@pytest.mark.parametrize("method", ["dare_linear", "dare_ties", "della_linear", "della"])
 @pytest.mark.parametrize("rescale", ["true", "false"])
-def test_a_random_merge_has_mergekits_density_and_norms(float32_family: Family, method: str, rescale: str) -> None:
+def test_a_random_merge_has_mergekits_density_mean_and_norm(float32_family: Family, method: str, rescale: str) -> None:
     text = recipes(float32_family, "float32")["task_arithmetic"].replace("task_arithmetic", method)
-    text = text.replace("parameters: {}", f"parameters: {{density: 0.4, rescale: {rescale}}}")
+    text = text.replace("parameters: {}", f"parameters: {{density: 0.4, epsilon: 0.3, rescale: {rescale}}}")
     ours, _ = merge(text)
     torch.manual_seed(0)
     theirs = mergekit_merge(text)
@@ -140,3 +141,25 @@ def test_a_random_merge_has_mergekits_density_and_norms(float32_family: Family, 
         # About five deviations of two independent draws; the deltas have heavy tails.
         assert kept[0] == pytest.approx(kept[1], abs=0.04)
         assert norms[0] == pytest.approx(norms[1], rel=0.15)
+        spread = float(torch.stack(deltas).std()) / deltas[0].numel() ** 0.5
+        assert float(deltas[0].mean()) == pytest.approx(float(deltas[1].mean()), abs=5 * 2**0.5 * spread)
+
+
+@pytest.mark.parametrize("zoo", ["mixtral"], indirect=True)
+@pytest.mark.parametrize("method", METHODS)
+def test_a_merge_has_the_same_bits_in_other_blocks_by_more_threads_and_again(
+    zoo: Zoo, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = Recipe.parse(zoo.recipe(method, "bfloat16", random_masks=True))
+    first = {name: tensor.clone() for name, tensor in Merger(zoo.parents).apply(recipe).state_dict().items()}
+    threads = torch.get_num_threads()
+    for block, thread_count in ((1 << 19, 1), (1000, 1), (1 << 19, 3), (77, 2)):
+        monkeypatch.setitem(kernel._BLOCK, "cpu", block)
+        torch.set_num_threads(thread_count)
+        try:
+            # The second time without what was remembered of the parents.
+            with ParentSet.open(recipe) if block == 77 else nullcontext(zoo.parents) as parents:
+                again = Merger(parents).apply(recipe).state_dict()
+        finally:
+            torch.set_num_threads(threads)
+        assert all(torch.equal(first[name], again[name]) for name in first), (block, thread_count)

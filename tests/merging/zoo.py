@@ -78,7 +78,6 @@ _SHARED: dict[Style, dict[str, object]] = {
 }
 # A distance of a fraction of these models' changes.
 _NEARSWAP_T = {"t": [0.0005, 0.003]}
-_RANDOM = ("dare_ties", "dare_linear", "della", "della_linear")
 
 
 @dataclass(frozen=True)
@@ -89,19 +88,22 @@ class Zoo:
     family: Family
     parents: ParentSet
 
-    def recipe(self, method: str, dtype: str, **shared: object) -> str:
-        """Return the recipe for a method on this architecture; random methods keep all."""
+    def recipe(self, method: str, dtype: str, random_masks: bool = False) -> str:
+        """Return the recipe for a method on this architecture; unless with `random_masks` random methods keep all."""
         style = STYLES[self.architecture][1]
         data: dict[str, Any] = {"merge_method": method, "dtype": dtype}
         base, inputs = _models(method, style, self.family)
         if base:
             data["base_model"] = base
-        parts = [{"model": model, "parameters": _own(method, style, index)} for index, model in enumerate(inputs)]
+        parts = [
+            {"model": model, "parameters": _own(method, style, index, random_masks)}
+            for index, model in enumerate(inputs)
+        ]
         if style == "slices":
             data["slices"] = [_slice(parts, base, 0, 1), _slice(parts[::-1], base, 1, 3)]
         else:
             data["models"] = parts
-        data["parameters"] = _shared(method, style) | shared
+        data["parameters"] = _shared(method, style)
         return yaml.safe_dump(data, sort_keys=False)
 
 
@@ -119,9 +121,11 @@ def _models(method: str, style: Style, family: Family) -> tuple[str | None, list
     return family.base, [family.a, family.b][: most - 1 if most else None]
 
 
-def _own(method: str, style: Style, index: int) -> dict[str, object]:
+def _own(method: str, style: Style, index: int, random_masks: bool) -> dict[str, object]:
     keys = [p.key for p in METHODS[method].parameters if p.scope is not Scope.SHARED]
-    table = {key: values for key, values in _EACH[style].items() if not (key == "density" and method in _RANDOM)}
+    keeps_all = METHODS[method].random and not random_masks
+    table = {key: values for key, values in _EACH[style].items() if not (key == "density" and keeps_all)}
+    table["epsilon"] = [0.05, 0.04]
     return {key: table[key][index] for key in keys if key in table and index < len(table[key])}
 
 
