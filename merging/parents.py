@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from merging.architecture import Architecture
+from merging.assembled import Assembled
 from merging.checkpoint import Checkpoint
 from merging.errors import MergingError
-from merging.layout import LaidOut
 from merging.recipe import Recipe
 from merging.statistics import Statistics
 
@@ -32,7 +32,7 @@ class ParentSet:
         self.device = device
         self.architecture = Architecture.of(next(iter(checkpoints.values())))
         layout = self.architecture.layout
-        self.checkpoints = {name: LaidOut.of(checkpoint, layout) for name, checkpoint in checkpoints.items()}
+        self.checkpoints = {name: Assembled.of(checkpoint, layout) for name, checkpoint in checkpoints.items()}
         self.statistics = Statistics()
         self._resident: dict[tuple[str, str], Tensor] = {}
 
