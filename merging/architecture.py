@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from merging.checkpoint import Checkpoint
 from merging.errors import MergingError, first_line
+from merging.layout import Layout
 
 # The first number between dots is the layer: model.layers.3.mlp..., transformer.h.3..., gpt_neox.layers.3...
 _LAYER = re.compile(r"^(?P<head>(?:[^.]*[^.\d][^.]*\.)+)(?P<index>\d+)(?P<tail>\..*)$")
@@ -32,6 +33,7 @@ class Architecture:
         after: tensors after the layers (final norm, head), without those that share another's storage.
         stand_ins: a tensor that a model with tied weights does not save, and the one that it equals there.
         shapes: the shape of each tensor, as the config makes it.
+        layout: how these tensors lie in files and in the live model.
     """
 
     before: tuple[str, ...]
@@ -39,23 +41,26 @@ class Architecture:
     after: tuple[str, ...]
     stand_ins: Mapping[str, str]
     shapes: Mapping[str, tuple[int, ...]]
+    layout: Layout
 
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> Architecture:
         """Read the architecture off a checkpoint's config. Raises MergingError if transformers knows no such model."""
         model = skeleton(checkpoint.config, checkpoint.reference)
-        saved = model.state_dict()
+        layout = Layout.of(model)
+        shapes = {layout.name_of(name): tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+        tied = {layout.name_of(name) for name in model.all_tied_weights_keys}
         before: list[str] = []
         after: list[str] = []
         layer: dict[tuple[str, str], None] = {}
-        for name in [name for name in saved if name not in model.all_tied_weights_keys]:
+        for name in [name for name in shapes if name not in tied]:
             if match := _LAYER.match(name):
                 layer[match["head"], match["tail"]] = None
             else:
                 (after if layer else before).append(name)
         stand_ins = model._tied_weights_keys if isinstance(model._tied_weights_keys, dict) else {}
-        shapes = {name: tuple(tensor.shape) for name, tensor in saved.items()}
-        return cls(tuple(before), tuple(layer), tuple(after), dict(stand_ins), shapes)
+        stand_ins = {layout.name_of(name): layout.name_of(other) for name, other in stand_ins.items()}
+        return cls(tuple(before), tuple(layer), tuple(after), stand_ins, shapes, layout)
 
     def layer_names(self, index: int) -> list[str]:
         """Return the names of the tensors of one layer."""

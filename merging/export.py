@@ -116,18 +116,23 @@ def _write_weights(
     progress: Callable[[str, int, int], None] | None,
 ) -> None:
     shards = list(_shards(plan.steps, parents, limit))
+    layout = parents.architecture.layout
     index: dict[str, str] = {}
+    merged = 0
 
-    def done(step: Step) -> None:
-        index[step.name] = file
+    def done(_: Step) -> None:
+        nonlocal merged
+        merged += 1
         if progress:
-            progress("merging", len(index), len(plan.steps))
+            progress("merging", merged, len(plan.steps))
 
     for number, steps in enumerate(shards, start=1):
         file = "model.safetensors" if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         tensors = {step.name: torch.empty(_shape(step, parents), dtype=output_dtype(step, parents)) for step in steps}
         run_steps([(step, tensors[step.name]) for step in steps], parents, random_seed, None, done)
-        _save(tensors, folder / file)
+        stored = {piece: part for name in tensors for piece, part in layout.disassemble(name, tensors[name]).items()}
+        index |= dict.fromkeys(stored, file)
+        _save(stored, folder / file)
     if len(shards) > 1:
         content = {"metadata": {"total_size": _total_bytes(plan, parents)}, "weight_map": index}
         (folder / "model.safetensors.index.json").write_text(json.dumps(content, indent=2), encoding="utf-8")

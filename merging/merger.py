@@ -63,7 +63,8 @@ class Merger:
         plan = self.plan(recipe)
         steps = [self._simplified(step) for step in plan.steps]
         model = self._live_model(recipe, plan)
-        targets: dict[str, Tensor] = model.state_dict()
+        layout = self.parents.architecture.layout
+        targets: dict[str, Tensor] = {layout.name_of(name): tensor for name, tensor in model.state_dict().items()}
         work = [(step, targets[step.name]) for step in steps if self._written.get(step.name) != step]
         for step, _ in work:
             self._written.pop(step.name, None)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from merging.architecture import Architecture
+from merging.assembled import Assembled
 from merging.checkpoint import Checkpoint
 from merging.errors import MergingError
 from merging.recipe import Recipe
@@ -28,9 +29,10 @@ class ParentSet:
     """
 
     def __init__(self, checkpoints: dict[str, Checkpoint], device: torch.device) -> None:
-        self.checkpoints = checkpoints
         self.device = device
         self.architecture = Architecture.of(next(iter(checkpoints.values())))
+        layout = self.architecture.layout
+        self.checkpoints = {name: Assembled.of(checkpoint, layout) for name, checkpoint in checkpoints.items()}
         self.statistics = Statistics()
         self._resident: dict[tuple[str, str], Tensor] = {}
         self._layers: dict[str, int] = {}
