@@ -106,6 +106,7 @@ def main() -> None:
     print("| method | mergekit, s | ours, s | faster | CPU: mergekit, s | ours, s | less | first candidate, s |")
     print("|---|---|---|---|---|---|---|---|")
     with ParentSet.open([Recipe.parse(text) for text in texts.values()]) as parents:
+        parents.load()
         merger = Merger(parents)
         for method in options.methods:
             theirs, ours, first = compare(texts[method], merger, options.runs, options.mergekit_runs)
