@@ -131,6 +131,7 @@ def _write_weights(
         tensors = {step.name: torch.empty(_shape(step, parents), dtype=output_dtype(step, parents)) for step in steps}
         run_steps([(step, tensors[step.name]) for step in steps], parents, random_seed, done)
         _save(tensors, folder / file)
+        tensors.clear()  # before the next shard's memory is asked for
     if len(shards) > 1:
         content = {"metadata": {"total_size": _total_bytes(plan, parents)}, "weight_map": index}
         (folder / "model.safetensors.index.json").write_text(json.dumps(content, indent=2), encoding="utf-8")

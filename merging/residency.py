@@ -85,14 +85,6 @@ class Residency:
             )
             _LOG.info(self.notes[-1])
 
-    def bytes_kept(self) -> dict[str, int]:
-        """Return how many bytes are kept in which memory, by its name for people."""
-        sizes: dict[str, int] = {}
-        for kept in self._kept.values():
-            name = "memory" if self.device.type == "cpu" else str(kept.device).replace("cpu", "host memory")
-            sizes[name] = sizes.get(name, 0) + kept.nbytes
-        return sizes
-
     def close(self) -> None:
         """Give the memory back."""
         if self._transfers:
@@ -133,8 +125,8 @@ class Residency:
     def _give_up(self, place: str) -> None:
         self._left[place] = 0
         full = str(self.device) if place == "device" else "the host"
-        below = "in host memory" if place == "device" else "in their files and read for every candidate"
-        self.notes.append(f"{full} ran out of memory while the parents were read; the rest of them stays {below}")
+        below = "kept in host memory" if place == "device" else "read from the files for every candidate"
+        self.notes.append(f"{full} ran out of memory while the parents were read; the rest of them is {below}")
         _LOG.warning(self.notes[-1])
 
 

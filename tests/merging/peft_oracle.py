@@ -21,7 +21,7 @@ def save_adapter(base: str, folder: Path, seed: int = 0, **options: Any) -> str:
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.data += 0.1 * torch.randn(parameter.shape).to(parameter.dtype)
-        model.save_pretrained(folder)
+        model.save_pretrained(str(folder))
     return str(folder)
 
 
@@ -29,7 +29,7 @@ def peft_merge(base: str, adapter: str) -> dict[str, Tensor]:
     """Return the tensors that peft makes of a base and an adapter, by name."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        merged: Any = PeftModel.from_pretrained(_load(base), adapter).merge_and_unload()  # type: ignore[no-untyped-call]
+        merged: Any = PeftModel.from_pretrained(_load(base), adapter).merge_and_unload()
     return {name: tensor.detach() for name, tensor in merged.state_dict().items()}
 
 
