@@ -34,13 +34,13 @@ class Residency:
     """
 
     def __init__(self, device: torch.device, budget: Budget) -> None:
-        self.device = device
+        self.device = torch.empty(0, device=device).device  # "cuda" is "cuda:0" to a tensor
         self.notes: list[str] = []
         self._left = {"device": budget.device, "host": budget.host}
         self._kept: dict[StoredTensor, Tensor] = {}
         self._lock = threading.Lock()
         self._slab = torch.empty(0, dtype=torch.uint8)
-        self._transfers = Transfers(device) if device.type == "cuda" else None
+        self._transfers = Transfers(self.device) if device.type == "cuda" else None
 
     def get(self, stored: StoredTensor) -> Tensor:
         """Return a tensor on the device; one that is kept is not to be written to.

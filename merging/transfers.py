@@ -36,7 +36,7 @@ class Transfers:
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._buffers = [self._buffer(), self._buffer()]
 
-    @torch.inference_mode()
+    @torch.inference_mode(False)  # so that what is copied is of use outside of it, too
     def begin(self, group: Mapping[StoredTensor, Tensor | None]) -> None:
         """Begin to copy a group: from the pinned memory given with each tensor, or from its file.
 

@@ -1,4 +1,4 @@
-"""On a GPU: parents on the card, in pinned memory or in their files give the same bits, and copies overlap with work."""
+"""On a GPU: parents on the card, in pinned memory or in their files give the same bits."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_a_group_stays_whole_while_the_next_one_is_copied(family: Family) -> Non
     for index, group in enumerate(groups):
         if index + 1 < len(groups):
             transfers.begin(dict.fromkeys(groups[index + 1]))
-        torch.cuda._sleep(100_000)  # the work is late, and the copies must wait for it
+        torch.cuda._sleep(100_000)  # type: ignore[no-untyped-call]  # the work is late, and the copies must wait for it
         found = [transfers.take(tensor) for tensor in group]
         sums += [tensor.double().sum() for tensor in found if tensor is not None]
     expected = [tensor.read().double().sum() for group in groups for tensor in group]

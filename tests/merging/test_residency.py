@@ -30,6 +30,7 @@ from tests.merging.test_merger import text as recipe_text
 from tests.tiny import TinyModel, byte_tokenizer, save_tiny_model
 
 CPU = torch.device("cpu")
+_M_MMAP_THRESHOLD = -3
 
 
 def merged(recipe: Recipe, budget: int | None) -> dict[str, torch.Tensor]:
@@ -257,6 +258,7 @@ def test_an_export_takes_the_memory_of_a_shard_and_not_of_its_parents(large: Rec
 
 def test_out_of_memory_falls_back_to_the_files_and_says_so(large: Recipe, caplog: pytest.LogCaptureFixture) -> None:
     limits = resource.getrlimit(resource.RLIMIT_AS)
+    ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 1 << 20)  # tensors are not to come out of what earlier tests freed
     with ParentSet.open(large, memory_budget=10**9) as parents, caplog.at_level(logging.WARNING):
         resource.setrlimit(resource.RLIMIT_AS, (status("VmSize") + 60 * 10**6, limits[1]))
         try:
