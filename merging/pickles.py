@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from merging.errors import MergingError, first_line
-from merging.weights import StoredTensor
+from merging.weights import StoredTensor, lies_well
 
 _CODE = re.compile(r"GLOBAL (\S+)")
 
@@ -30,14 +30,19 @@ class PickledTensor(StoredTensor):
     mapped: Tensor = field(compare=False, repr=False)
     file_bytes: int = field(compare=False, repr=False)
 
-    def read_into(self, memory: Tensor) -> None:
-        """Copy it out of the map."""
+    def view(self) -> Tensor:
+        """Return its place in the map."""
         # To touch a map of what is no longer there would kill the process.
         if not self.file.exists() or self.file.stat().st_size < self.file_bytes:
             raise MergingError(
                 f"{self.file}: tensor {self.name} cannot be read: the file has been cut short or removed"
             )
-        memory.copy_(self.mapped)
+        whole = self.mapped.contiguous()
+        return whole if lies_well(self.dtype, whole.data_ptr()) else whole.clone()
+
+    def read_into(self, memory: Tensor) -> None:
+        """Copy it out of the map."""
+        memory.copy_(self.view())
 
 
 def read_pickle(file: Path) -> dict[str, StoredTensor]:

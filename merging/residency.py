@@ -1,8 +1,8 @@
 """Residency: in which memory each of the parents' tensors is kept between two candidates.
 
 A tensor lives in the best place that has room: the device's memory, else the host's (pinned, so that a GPU copies from
-it at full speed while it computes), else nowhere, and then it is read from its file whenever it is merged. The bits are
-the same in all of them.
+it at full speed while it computes), else in its file alone, which is mapped whenever the tensor is merged. The bits of
+what is made of it are the same in all of them.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Residency:
         if self._transfers and (arrived := self._transfers.take(stored)) is not None:
             return arrived
         with _plain_tensors():
-            return (stored.read() if kept is None else kept).to(self.device)
+            return (stored.view() if kept is None else kept).to(self.device)
 
     def keep(self, stored: StoredTensor) -> Tensor | None:
         """Read a tensor into the best memory that has room, unless it is there; return None where none has."""
