@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -279,3 +280,17 @@ def test_a_folder_that_is_no_adapter_is_named(family: Family) -> None:
 
 def test_an_adapter_alone_is_no_model(adapter: str) -> None:
     assert refusal(adapter) == f"model {adapter}: is a LoRA adapter; write it after its base model, as BASE+{adapter}"
+
+
+def test_a_model_and_an_adapter_may_be_hub_ids_with_revisions(
+    family: Family, adapter: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, folder in (("models--some--base", family.base), ("models--some--adapter", adapter)):
+        (tmp_path / "hub" / name / "refs").mkdir(parents=True)
+        (tmp_path / "hub" / name / "refs" / "v1").write_text("0" * 40, encoding="utf-8")
+        shutil.copytree(folder, tmp_path / "hub" / name / "snapshots" / ("0" * 40))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    found, local = Checkpoint.open("some/base@v1+some/adapter@v1"), Checkpoint.open(f"{family.base}+{adapter}")
+    assert found.adapted().keys() == local.adapted().keys()
+    assert all(torch.equal(found.read(name), local.read(name)) for name in local.tensors)
+    assert refusal("some/base@v1+some/other").startswith("adapter some/other: no such folder here, and not to be had")
