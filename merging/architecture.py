@@ -10,14 +10,16 @@ import copy
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
-from merging.checkpoint import Checkpoint
 from merging.errors import MergingError, first_line
 from merging.layout import Layout
+
+if TYPE_CHECKING:
+    from merging.checkpoint import Checkpoint
 
 # The first number between dots is the layer: model.layers.3.mlp..., transformer.h.3..., gpt_neox.layers.3...
 _LAYER = re.compile(r"^(?P<head>(?:[^.]*[^.\d][^.]*\.)+)(?P<index>\d+)(?P<tail>\..*)$")

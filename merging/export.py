@@ -35,6 +35,7 @@ def export_model(
     random_seed: int = 0,
     device: str = "cpu",
     max_shard_size: str = "5GB",
+    lazy_unpickle: bool = False,
     card: str | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> None:
@@ -46,6 +47,7 @@ def export_model(
         random_seed: the seed of methods that draw random numbers.
         device: where to merge.
         max_shard_size: the most that one file of weights may hold, such as ``5GB``.
+        lazy_unpickle: whether torch pickles may be read, where a parent has no safetensors.
         card: the text of the model card; by default one that shows the recipe.
         progress: called with (phase, done, in all).
 
@@ -54,7 +56,8 @@ def export_model(
     """
     limit = _bytes(max_shard_size)
     _check_free(to)
-    with ParentSet.open(recipe, device, progress) as parents:
+    # Every tensor is merged once: to keep it would cost memory and save nothing.
+    with ParentSet.open(recipe, device, memory_budget=0, lazy_unpickle=lazy_unpickle) as parents:
         plan = make_plan(recipe, parents)
         merged_tokenizer(recipe, parents)  # raises where it cannot be had
         try:
@@ -133,6 +136,8 @@ def _write_weights(
         stored = {piece: part for name in tensors for piece, part in layout.disassemble(name, tensors[name]).items()}
         index |= dict.fromkeys(stored, file)
         _save(stored, folder / file)
+        tensors.clear()  # before the next shard's memory is asked for
+        stored.clear()
     if len(shards) > 1:
         content = {"metadata": {"total_size": _total_bytes(plan, parents)}, "weight_map": index}
         (folder / "model.safetensors.index.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
@@ -170,7 +175,7 @@ def _shards(steps: Sequence[Step], parents: ParentSet, limit: int) -> Iterator[l
 
 def _shape(step: Step, parents: ParentSet) -> torch.Size:
     source = step.sources()[0]
-    return parents.tensor(source.parent, source.tensor).shape
+    return parents.shape(source.parent, source.tensor)
 
 
 def _step_bytes(step: Step, parents: ParentSet) -> int:

@@ -136,7 +136,9 @@ def run_steps(
             run_step(step, parents, out, random_seed, kernels, scratch)
 
     if parents.device.type != "cpu":
-        for step, out in work:
+        _expect(work[:1], parents)
+        for index, (step, out) in enumerate(work):
+            _expect(work[index + 1 : index + 2], parents)
             run(step, out)
             done(step)
         return
@@ -148,6 +150,11 @@ def run_steps(
                 done(step)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _expect(work: Sequence[tuple[Step, Tensor]], parents: ParentSet) -> None:
+    for step, _ in work:
+        parents.expect((source.parent, source.tensor) for source in step.sources())
 
 
 @contextmanager

@@ -47,18 +47,23 @@ def generation_config(checkpoint: Checkpoint) -> GenerationConfig:
         raise MergingError(f"{file}: cannot be used: {first_line(error)}") from None
 
 
-def load_model(reference: str, device: str = "cpu", dtype: str | None = None) -> PreTrainedModel:
-    """Load one plain checkpoint. Raises MergingError if it is missing or broken.
+def load_model(
+    reference: str, device: str = "cpu", dtype: str | None = None, lazy_unpickle: bool = False
+) -> PreTrainedModel:
+    """Load one plain checkpoint, its adapter merged if it has one. Raises MergingError if it is missing or broken.
 
     Args:
-        reference: a folder or a hub id.
+        reference: a folder or a hub id, or one and an adapter (``base+adapter``).
         device: where to put it, as torch names devices.
         dtype: a torch dtype's name; by default the one that it is saved in.
+        lazy_unpickle: whether torch pickles may be read, where it has no safetensors.
     """
-    checkpoint = Checkpoint.open(reference)
+    checkpoint = Checkpoint.open(reference, lazy_unpickle)
     wanted: Any = getattr(torch, dtype) if dtype else checkpoint.dtype
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(checkpoint.folder, dtype=wanted)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise MergingError(f"model {reference}: cannot be loaded: {error}") from None
+    for name, tensor in checkpoint.adapted().items():
+        model.get_parameter(name).data.copy_(tensor.read())
     return cast(PreTrainedModel, model.to(device).eval().requires_grad_(False))

@@ -32,6 +32,9 @@ _DEVICE = click.option(
     show_default=True,
     help="Where to work, as torch names devices; auto: a GPU if there is one.",
 )
+_LAZY_UNPICKLE = click.option(
+    "--lazy-unpickle", is_flag=True, help="Read torch pickles (pytorch_model.bin), without running code in them."
+)
 _SEED = click.option("--random-seed", default=0, show_default=True, help="Seed of methods that draw random numbers.")
 
 
@@ -189,9 +192,20 @@ def export(results: Path, trial: int | None, to: Path, max_shard_size: str) -> N
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--max-shard-size", default="5GB", show_default=True, help="The most that one file of weights may hold.")
 @click.option("--dry-run", is_flag=True, help="Show what would be merged, tensor by tensor, and merge nothing.")
+@click.option("--low-cpu-memory", is_flag=True, help="As in mergekit; merges are always made so, tensor by tensor.")
+@_LAZY_UNPICKLE
 @_SEED
 @_DEVICE
-def merge(recipe: Path, folder: Path, max_shard_size: str, dry_run: bool, random_seed: int, device: str) -> None:
+def merge(
+    recipe: Path,
+    folder: Path,
+    max_shard_size: str,
+    dry_run: bool,
+    low_cpu_memory: bool,  # noqa: ARG001 - nothing is left for it to change
+    lazy_unpickle: bool,
+    random_seed: int,
+    device: str,
+) -> None:
     """Merge a mergekit recipe into a folder; no search.
 
     \b
@@ -204,13 +218,14 @@ def merge(recipe: Path, folder: Path, max_shard_size: str, dry_run: bool, random
     device = choose_device(device)
     loaded = Recipe.load(recipe)
     if dry_run:
-        with ParentSet.open(loaded, device) as parents:
+        with ParentSet.open(loaded, device, lazy_unpickle=lazy_unpickle) as parents:
             click.echo(Merger(parents, random_seed).plan(loaded).describe())
         return
     with _bar() as progress:
         export_model(
-            loaded, folder, random_seed=random_seed, device=device, max_shard_size=max_shard_size, progress=progress
-        )
+            loaded, folder, random_seed=random_seed, device=device, max_shard_size=max_shard_size,
+            lazy_unpickle=lazy_unpickle, progress=progress,
+        )  # fmt: skip
     click.echo(f"{folder}: {loaded.merge_method} of {len(loaded.parents())} models")
 
 
@@ -221,6 +236,7 @@ def merge(recipe: Path, folder: Path, max_shard_size: str, dry_run: bool, random
 @click.option("--max-new-tokens", type=click.IntRange(min=1), default=512, show_default=True)
 @click.option("--batch-size", type=click.IntRange(min=1), help="Prompts at once; found by itself if not given.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@_LAZY_UNPICKLE
 @_SEED
 @_DEVICE
 @_CONSENT
@@ -231,6 +247,7 @@ def evaluate(
     max_new_tokens: int,
     batch_size: int | None,
     as_json: bool,
+    lazy_unpickle: bool,
     random_seed: int,
     device: str,
     allow_code_execution: bool,
@@ -249,7 +266,7 @@ def evaluate(
     with (
         Evaluator(chosen, allow_code_execution=allow_code_execution, **settings) as evaluator,
         _bar() as progress,
-        _model(model, choose_device(device), random_seed, progress) as (live, tokenizer),
+        _model(model, choose_device(device), random_seed, lazy_unpickle, progress) as (live, tokenizer),
     ):
         report = evaluator.evaluate(live, tokenizer, progress=lambda done, total: progress("scoring", done, total))
     _print_report(report, as_json)
@@ -301,7 +318,7 @@ def _show_plan(config: SearchConfig) -> None:
         interval = f"one of {list(found.choices)}" if found.choices else f"{found.low:g} to {found.high:g}"
         click.echo(f"{found.path}: {interval}{knots}")
     example = config.space.recipe_at(config.warm_starts[0]) if config.warm_starts else config.space.example()
-    with ParentSet.open(config.space.corners(), "cpu") as parents:
+    with ParentSet.open(config.space.corners(), "cpu", lazy_unpickle=config.merging.lazy_unpickle) as parents:
         for recipe in config.space.corners():
             Merger(parents).plan(recipe)
         click.echo(f"\n{'The first warm start' if config.warm_starts else 'At the low ends'}:\n")
@@ -366,16 +383,16 @@ def _print_report(report: Report, as_json: bool) -> None:
 
 @contextlib.contextmanager
 def _model(
-    reference: str, device: str, random_seed: int, progress: Callable[[str, int, int], None]
+    reference: str, device: str, random_seed: int, lazy_unpickle: bool, progress: Callable[[str, int, int], None]
 ) -> Iterator[tuple[Any, Any]]:
     """Yield the live model and the tokenizer of a checkpoint or of a recipe."""
     from merging import Merger, ParentSet, Recipe, load_model, load_tokenizer
 
     if not reference.endswith((".yaml", ".yml")):
-        yield load_model(reference, device), load_tokenizer(reference)
+        yield load_model(reference, device, lazy_unpickle=lazy_unpickle), load_tokenizer(reference)
         return
     recipe: Recipe = Recipe.load(reference)
-    with ParentSet.open(recipe, device, progress) as parents:
+    with ParentSet.open(recipe, device, memory_budget=0, lazy_unpickle=lazy_unpickle) as parents:
         merger = Merger(parents, random_seed)
         yield merger.apply(recipe, lambda done, total: progress("merging", done, total)), merger.tokenizer(recipe)
 

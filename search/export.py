@@ -46,7 +46,7 @@ def export_trial(
     card = model_card(recipe, target.resolve().name, seed, _evidence(row, leaderboard, config))
     export_model(
         recipe, target, random_seed=seed, device=choose_device(config.merging.device), max_shard_size=max_shard_size,
-        card=card, progress=progress,
+        lazy_unpickle=config.merging.lazy_unpickle, card=card, progress=progress,
     )  # fmt: skip
     return row
 

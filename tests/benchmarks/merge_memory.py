@@ -42,6 +42,7 @@ def merge(merger: str, text: str) -> int:
             mergekit_merge(candidate(recipe, number).to_yaml())
         return peak() - before
     with ParentSet.open(recipe) as parents:
+        parents.load()
         live = Merger(parents, kernels=Kernels() if merger == "ours" else None)
         for number in range(3):
             live.apply(candidate(recipe, number))

@@ -150,6 +150,7 @@ def main() -> None:
     print("| method | mergekit, s | ours, s | faster | CPU: mergekit, s | ours, s | no compiler, s | first, s |")
     print("|---|---|---|---|---|---|---|---|")
     with ParentSet.open([Recipe.parse(text) for text in texts.values()]) as parents:
+        parents.load()
         merger, uncompiled = Merger(parents, kernels=Kernels()), Merger(parents)
         for method in options.methods:
             found = compare(texts[method], merger, uncompiled, options.runs, options.mergekit_runs)
