@@ -87,11 +87,28 @@ class MergingSection(_Section):
     random_seed: int = 0
 
 
-class _Sections(_Section):
+class Sections(_Section):
+    """A config key by key, before anything that it names is looked up."""
+
     recipe: dict[str, Any]
     evaluation: EvaluationSection = EvaluationSection()
     search: SearchSection = SearchSection()
     merging: MergingSection = MergingSection()
+
+    @classmethod
+    def load(cls, path: Path) -> Sections:
+        """Read the config in a results folder: the files beside the original may be elsewhere. Raises SearchError."""
+        return cls.parse(_YAML.text(path), str(path))
+
+    @classmethod
+    def parse(cls, text: str, source: str) -> Sections:
+        """Read a config's text; `source` is what errors call it. Raises SearchError."""
+        data = _YAML.parse(text, source)
+        if not isinstance(data, dict):
+            raise SearchError(
+                f"{source}: expected a mapping with the keys recipe, evaluation, search; got {type(data).__name__}"
+            )
+        return _YAML.validate(cls, data, source)
 
 
 @dataclass(frozen=True)
@@ -121,7 +138,7 @@ class SearchConfig:
     @classmethod
     def parse(cls, text: str, source: str = "<config>", folder: Path | None = None) -> SearchConfig:
         """Read a config from text; relative paths in it are looked up in `folder` first."""
-        sections = _YAML.validate(_Sections, _mapping(text, source), source)
+        sections = Sections.parse(text, source)
         places = [folder or Path(), Path()]
         space = SearchSpace.read(_located(sections.recipe, places), source)
         evaluation = sections.evaluation
@@ -154,19 +171,10 @@ class SearchConfig:
         """What must stay the same for results to belong together, as plain data; how long to search may change."""
         return {
             "recipe": self.space.template,
-            "evaluation": self.evaluation.model_dump(exclude={"allow_code_execution", "workers", "batch_size"}),
+            "evaluation": self.evaluation.model_dump(exclude={"allow_code_execution", "workers"}),
             "search": self.search.model_dump(include={"sampler", "seed"}),
             "merging": self.merging.model_dump(include={"random_seed"}),
         }
-
-
-def _mapping(text: str, source: str) -> dict[str, Any]:
-    data = _YAML.parse(text, source)
-    if not isinstance(data, dict):
-        raise SearchError(
-            f"{source}: expected a mapping with the keys recipe, evaluation, search; got {type(data).__name__}"
-        )
-    return data
 
 
 def _warm_start(entry: str | dict[str, Any], places: list[Path], source: str, index: int) -> Any:
