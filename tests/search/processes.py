@@ -63,12 +63,21 @@ class Command:
 
 
 @contextmanager
-def running(folder: Path, *words: str | Path, file_limit: int | None = None) -> Iterator[Command]:
-    """Start a command whose output goes into that folder; `file_limit` is the most bytes that a file may grow to."""
+def running(
+    folder: Path, *words: str | Path, file_limit: int | None = None, user: int | None = None
+) -> Iterator[Command]:
+    """Start a command whose output goes into that folder.
+
+    Args:
+        folder: gets the files stdout and stderr.
+        words: what to run.
+        file_limit: the most bytes that a file may grow to.
+        user: who runs it, if somebody else.
+    """
     stdout, stderr = folder / "stdout", folder / "stderr"
     stdout.touch()
     stderr.touch()
-    process = _CONTEXT.Process(target=_main, args=([str(word) for word in words], stdout, stderr, file_limit))
+    process = _CONTEXT.Process(target=_main, args=([str(word) for word in words], stdout, stderr, file_limit, user))
     process.start()
     try:
         yield Command(process, stdout, stderr)
@@ -77,11 +86,15 @@ def running(folder: Path, *words: str | Path, file_limit: int | None = None) -> 
         process.join()
 
 
-def _main(words: list[str], stdout: Path, stderr: Path, file_limit: int | None) -> None:
+def _main(words: list[str], stdout: Path, stderr: Path, file_limit: int | None, user: int | None) -> None:
     for number, file in ((1, stdout), (2, stderr)):
         os.dup2(os.open(file, os.O_WRONLY | os.O_APPEND), number)
     if file_limit is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
+    if user is not None:
+        os.setgroups([])
+        os.setgid(user)
+        os.setuid(user)
     sys.argv[1:] = words
     from search.cli import main
 

@@ -20,11 +20,11 @@ from search.study import ERROR, OUTCOMES, RECIPE, SECONDS, Studies, quiet
 from search.worker import baselines
 from tests.search.family import Family
 
-SEARCH, REPORT = [f"s/{i}" for i in range(10)], [f"r/{i}" for i in range(20)]
+SEARCH, REPORT = 10, 20  # problems
 
 
-def outcomes(tasks: list[str], passed: set[int]) -> dict[str, str]:
-    return {task: "passed" if index in passed else "failed" for index, task in enumerate(tasks)}
+def outcomes(problems: int, passed: set[int]) -> str:
+    return "".join("p" if index in passed else "f" for index in range(problems))
 
 
 class Recorder:
@@ -58,7 +58,7 @@ class Recorder:
             study.tell(trial, state=TrialState.FAIL)
             return
         trial.set_user_attr(OUTCOMES, outcomes(SEARCH, passed))
-        study.tell(trial, len(passed) / len(SEARCH))
+        study.tell(trial, len(passed) / SEARCH)
         if report is not None:
             self.studies.save_report(self.studies.number(trial), outcomes(REPORT, report))
 
