@@ -6,9 +6,12 @@ and a search with others is refused.
 
 from __future__ import annotations
 
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
-from evaluation import ProblemSet, Report, Status
+from evaluation import Status
+
+if TYPE_CHECKING:  # a leaderboard is read without waiting for torch
+    from evaluation import ProblemSet, Report
 
 LETTERS = {status: status[0] for status in get_args(Status)}
 _ABSENT = "-"
