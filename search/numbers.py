@@ -82,7 +82,7 @@ def _label(node: object, index: int, names: Mapping[str, str]) -> list[str]:
 
 def _shown(value: object, names: Mapping[str, str]) -> str:
     if isinstance(value, float):
-        return f"{value:.2f}" if abs(value) >= 0.1 or not value else f"{value:.2g}"
+        return f"{value:.2f}" if abs(value) >= 0.01 or not value else f"{value:.2g}"
     return names.get(value, value) if isinstance(value, str) else str(value)
 
 
