@@ -1,9 +1,9 @@
 """A results folder: ``results/NAME/``, everything that a search leaves behind.
 
     config.yaml            the config as it was given
-    search.json            the study's name, and what must stay the same when the search goes on
+    search.json            the study's name, and what must stay the same when the search goes on, the splits included
     study.db               the two Optuna studies: NAME, and NAME/baselines (SQLite)
-    completions/*.jsonl    what each model wrote, a line a problem
+    completions/*.jsonl    what each model wrote, a line a problem; a merge that was scored before has none again
     worker.log             what happened, with tracebacks
 
 Guarantees: a folder belongs to one config; opening it with another is refused and changes nothing. It may be moved
