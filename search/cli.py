@@ -133,11 +133,12 @@ def run(
         found = run_search(loaded, folder, trials=trials, timeout=timeout, seed=seed, fresh=fresh, progress=progress)
     _print_leaderboard(found, 10)
     ended = sum(row.kind == "trial" for row in found.rows)
-    if ended < (trials or loaded.search.trials):
+    wanted = loaded.search.trials if trials is None else trials
+    if ended < wanted:
         given = {"--out": out, "--trials": trials, "--seed": seed}
         again = [str(word) for option, value in given.items() if value is not None for word in (option, value)]
         consent = ["--allow-code-execution"] if allow_code_execution else []
-        click.echo(f"\n{ended} of {trials or loaded.search.trials} trials are over. To go on:")
+        click.echo(f"\n{ended} of {wanted} trials are over. To go on:")
         click.echo(f"  {shlex.join(['merge-search', 'run', str(config), *again, *consent])}")
     if found.best is not None:
         click.echo(f"\nNext, write the best merge as a model:\n  {_export_command(folder)}")
@@ -212,11 +213,13 @@ def merge(
     Example:
       merge-search merge ties.yaml merged
     """
-    from merging import Merger, ParentSet, Recipe, export_model
+    from merging import Recipe
+
+    loaded = Recipe.load(recipe)  # a mistake in it is told before torch is waited for
+    from merging import Merger, ParentSet, export_model
     from search.devices import choose_device
 
     device = choose_device(device)
-    loaded = Recipe.load(recipe)
     if dry_run:
         with ParentSet.open(loaded, device, lazy_unpickle=lazy_unpickle) as parents:
             click.echo(Merger(parents, random_seed).plan(loaded).describe())
@@ -258,16 +261,23 @@ def evaluate(
     Example:
       merge-search evaluate ./model --problems humaneval --allow-code-execution
     """
-    from evaluation import Evaluator, load_problems
+    from evaluation import ConsentError, load_problems
+    from merging import Recipe
+
+    if not allow_code_execution:
+        raise ConsentError
+    chosen = load_problems(problems)
+    reference = Recipe.load(model) if model.endswith((".yaml", ".yml")) else model
+    from evaluation import Evaluator  # only now: it waits for torch
     from search.devices import choose_device
 
-    chosen = load_problems(problems)
     settings: dict[str, Any] = {"prompt": prompt, "max_new_tokens": max_new_tokens, "batch_size": batch_size}
     with (
         Evaluator(chosen, allow_code_execution=allow_code_execution, **settings) as evaluator,
         _bar() as progress,
-        _model(model, choose_device(device), random_seed, lazy_unpickle, progress) as (live, tokenizer),
+        _model(reference, choose_device(device), random_seed, lazy_unpickle, progress) as (live, tokenizer),
     ):
+        _tell_isolation(str(evaluator.sandbox.isolation))
         report = evaluator.evaluate(live, tokenizer, progress=lambda done, total: progress("scoring", done, total))
     _print_report(report, as_json)
 
@@ -303,6 +313,11 @@ def score(samples: Path, problems: str, as_json: bool, allow_code_execution: boo
     for task, verdict in zip(scored.task_ids, scored.verdicts, strict=True):
         click.echo(f"{task:<24} {verdict.status:<8} {verdict.detail}".rstrip())
     click.echo(f"pass@1 {scored.pass_at_1:.1%} over {len(set(scored.task_ids))} problems")
+
+
+def _tell_isolation(isolation: str) -> None:
+    if "missing" in isolation:
+        click.echo(f"this system lacks layers of the sandbox ({isolation})", err=True)
 
 
 def _export_command(folder: Path) -> str:
@@ -383,18 +398,22 @@ def _print_report(report: Report, as_json: bool) -> None:
 
 @contextlib.contextmanager
 def _model(
-    reference: str, device: str, random_seed: int, lazy_unpickle: bool, progress: Callable[[str, int, int], None]
+    reference: str | Recipe,
+    device: str,
+    random_seed: int,
+    lazy_unpickle: bool,
+    progress: Callable[[str, int, int], None],
 ) -> Iterator[tuple[Any, Any]]:
     """Yield the live model and the tokenizer of a checkpoint or of a recipe."""
-    from merging import Merger, ParentSet, Recipe, load_model, load_tokenizer
+    from merging import Merger, ParentSet, load_model, load_tokenizer
 
-    if not reference.endswith((".yaml", ".yml")):
+    if isinstance(reference, str):
         yield load_model(reference, device, lazy_unpickle=lazy_unpickle), load_tokenizer(reference)
         return
-    recipe: Recipe = Recipe.load(reference)
-    with ParentSet.open(recipe, device, memory_budget=0, lazy_unpickle=lazy_unpickle) as parents:
+    with ParentSet.open(reference, device, memory_budget=0, lazy_unpickle=lazy_unpickle) as parents:
         merger = Merger(parents, random_seed)
-        yield merger.apply(recipe, lambda done, total: progress("merging", done, total)), merger.tokenizer(recipe)
+        model = merger.apply(reference, lambda done, total: progress("merging", done, total))
+        yield model, merger.tokenizer(reference)
 
 
 @contextlib.contextmanager

@@ -7,21 +7,21 @@ looked up beside the config first, then in the current folder; what is neither i
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
-import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from evaluation import PromptFormat
-from merging.errors import suggest
+from merging import YamlReader
 from search.errors import SearchError
 from search.space import SearchSpace
 
 Sampler: TypeAlias = Literal["tpe", "cmaes", "gp", "nsgaii", "qmc", "random"]
 
+_YAML = YamlReader("config", SearchError)
 _DURATION = re.compile(r"(?:(?P<h>\d+(?:\.\d+)?)h)?(?:(?P<m>\d+(?:\.\d+)?)m)?(?:(?P<s>\d+(?:\.\d+)?)s?)?")
 _SIZE = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>(?:[KMG]?B)?)", re.IGNORECASE)
 _UNITS: Mapping[str, int] = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
@@ -103,11 +103,28 @@ class MergingSection(_Section):
     random_seed: int = 0
 
 
-class _Sections(_Section):
+class Sections(_Section):
+    """A config key by key, before anything that it names is looked up."""
+
     recipe: dict[str, Any]
     evaluation: EvaluationSection = EvaluationSection()
     search: SearchSection = SearchSection()
     merging: MergingSection = MergingSection()
+
+    @classmethod
+    def load(cls, path: Path) -> Sections:
+        """Read the config in a results folder: the files beside the original may be elsewhere. Raises SearchError."""
+        return cls.parse(_YAML.text(path), str(path))
+
+    @classmethod
+    def parse(cls, text: str, source: str) -> Sections:
+        """Read a config's text; `source` is what errors call it. Raises SearchError."""
+        data = _YAML.parse(text, source)
+        if not isinstance(data, dict):
+            raise SearchError(
+                f"{source}: expected a mapping with the keys recipe, evaluation, search; got {type(data).__name__}"
+            )
+        return _YAML.validate(cls, data, source)
 
 
 @dataclass(frozen=True)
@@ -132,22 +149,12 @@ class SearchConfig:
     @classmethod
     def load(cls, path: str | Path) -> SearchConfig:
         """Read a config file. Raises SearchError (or MergingError, of the recipe in it) naming file, key and remedy."""
-        try:
-            text = Path(path).read_text(encoding="utf-8")
-        except OSError as error:
-            raise SearchError(f"{path}: cannot be read: {error.strerror}") from None
-        except UnicodeDecodeError:
-            raise SearchError(f"{path}: is no UTF-8 text; a config is a YAML file") from None
-        return cls.parse(text, source=str(path), folder=Path(path).parent)
+        return cls.parse(_YAML.text(path), source=str(path), folder=Path(path).parent)
 
     @classmethod
     def parse(cls, text: str, source: str = "<config>", folder: Path | None = None) -> SearchConfig:
         """Read a config from text; relative paths in it are looked up in `folder` first."""
-        data = _read_yaml(text, source)
-        try:
-            sections = _Sections.model_validate(data)
-        except ValidationError as error:
-            raise SearchError(_explain(error, source)) from None
+        sections = Sections.parse(text, source)
         places = [folder or Path(), Path()]
         space = SearchSpace.read(_located(sections.recipe, places), source)
         evaluation = sections.evaluation
@@ -180,67 +187,10 @@ class SearchConfig:
         """What must stay the same for results to belong together, as plain data; how long to search may change."""
         return {
             "recipe": self.space.template,
-            "evaluation": self.evaluation.model_dump(exclude={"allow_code_execution", "workers", "batch_size"}),
+            "evaluation": self.evaluation.model_dump(exclude={"allow_code_execution", "workers"}),
             "search": self.search.model_dump(include={"sampler", "seed"}),
             "merging": self.merging.model_dump(include={"random_seed"}),
         }
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    """A loader to which a key given twice is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[Hashable] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, Hashable) and key in seen:
-                raise yaml.MarkedYAMLError(problem=f"the key {key!r} is given twice", problem_mark=key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-def _read_yaml(text: str, source: str) -> dict[str, Any]:
-    try:
-        data = yaml.load(text, Loader=_UniqueKeys)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{source}:{mark.line + 1}" if mark else source
-        raise SearchError(f"{where}: is no valid YAML: {getattr(error, 'problem', None) or error}") from None
-    if not isinstance(data, dict):
-        raise SearchError(
-            f"{source}: expected a mapping with the keys recipe, evaluation, search; got {type(data).__name__}"
-        )
-    return data
-
-
-def _explain(error: ValidationError, source: str) -> str:
-    first = error.errors()[0]
-    location = [part for part in first["loc"] if part not in ("str", "dict[str,any]")]
-    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".")
-    if first["type"] == "extra_forbidden":
-        known = _known_keys(location[:-1])
-        return f"{source}: {path}: unknown key{suggest(str(location[-1]), known)} (known: {', '.join(known)})"
-    if first["type"] == "missing":
-        return f"{source}: {path}: is missing"
-    message = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "value_error":
-        return f"{source}: {path}: {message}"
-    return f"{source}: {path}: {message[:1].lower()}{message[1:]}, got {first['input']!r}"
-
-
-_SECTIONS: Mapping[str, type[BaseModel]] = {
-    "evaluation": EvaluationSection,
-    "search": SearchSection,
-    "merging": MergingSection,
-    "prompt": PromptSection,
-}
-
-
-def _known_keys(location: list[int | str]) -> list[str]:
-    section: type[BaseModel] = _Sections
-    for part in location:
-        section = _SECTIONS.get(str(part), section)
-    return list(section.model_fields)
 
 
 def _warm_start(entry: str | dict[str, Any], places: list[Path], source: str, index: int) -> Any:
@@ -249,7 +199,10 @@ def _warm_start(entry: str | dict[str, Any], places: list[Path], source: str, in
     file = Path(_locate(entry, places))
     if not file.is_file():
         raise SearchError(f"{source}: search.enqueue[{index}]: no recipe file {entry}; give one, or the recipe itself")
-    return _located(_read_yaml(file.read_text(encoding="utf-8"), str(file)), [file.parent, *places])
+    recipe = _YAML.parse(_YAML.text(file), str(file))
+    if not isinstance(recipe, dict):
+        raise SearchError(f"{file}: expected a recipe (a mapping with 'merge_method'), got {type(recipe).__name__}")
+    return _located(recipe, [file.parent, *places])
 
 
 def _located(node: Any, places: list[Path], key: str = "") -> Any:

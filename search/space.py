@@ -16,8 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from merging import Recipe
-from merging.errors import suggest
+from merging import Recipe, suggest
 from search.errors import SearchError
 
 if TYPE_CHECKING:

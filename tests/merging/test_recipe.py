@@ -457,6 +457,14 @@ REFUSALS = {
         TIES + "slices: [{sources: [{model: org/a, layer_range: [0, 1]}]}]\n",
         "recipe.yaml: give exactly one of 'models', 'slices' and 'modules'",
     ),
+    "a key twice": (
+        TIES.replace("weight: 1.0,", "weight: 1.0, weight: 2.0,"),
+        "recipe.yaml:6: is no valid YAML: the key 'weight' is given twice",
+    ),
+    "an unknown key of a zero embedding": (
+        TIES + "tokenizer: {tokens: {'<a>': {source: {kind: zero, token_id: 3}}}}\n",
+        "recipe.yaml: tokenizer.tokens.<a>.source.token_id: unknown key (known: kind)",
+    ),
     "a model twice": (TIES.replace("org/b", "org/a"), "recipe.yaml: models[1].model: org/a is given twice"),
     "a slice without layers": (
         SLICE.replace("[0, 2]", "[2, 2]"),

@@ -198,6 +198,35 @@ def test_what_is_not_there_is_named(
     refused(command(*words), message)
 
 
+def test_what_needs_no_torch_does_not_wait_for_it(finished: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.yaml").write_text("merge_method: linear\nmodel: []\n")
+    commands = [
+        ["run", "nowhere.yaml"],
+        ["merge", "nowhere.yaml", "out"],
+        ["merge", "bad.yaml", "out"],
+        ["evaluate", "model"],
+        ["evaluate", "model", "--problems", "nowhere.jsonl", "--allow-code-execution"],
+        ["evaluate", "bad.yaml", "--allow-code-execution"],
+        ["score", "nowhere.jsonl", "--allow-code-execution"],
+        ["export", "nowhere", "--to", "out"],
+        ["export", str(finished), "--trial", "99", "--to", "out"],
+        ["leaderboard", str(finished)],
+    ]
+    code = (
+        "import json, sys\n"
+        "from click.testing import CliRunner\n"
+        "from search.cli import main\n"
+        "for words in json.loads(sys.argv[1]):\n"
+        "    print(CliRunner().invoke(main, words).exit_code, 'torch' in sys.modules, *words)"
+    )
+    words = [sys.executable, "-c", code, json.dumps(commands)]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True)
+    codes = ["2"] * (len(commands) - 1) + ["0"]
+    assert done.stdout.splitlines() == [
+        " ".join([code, "False", *words]) for code, words in zip(codes, commands, strict=True)
+    ]
+
+
 @pytest.mark.parametrize("value", ["soon", "0", "-1h"])
 def test_a_timeout_that_is_none_is_refused(command: Command, family: Family, value: str) -> None:
     result = command("run", family.write(), "--timeout", value)

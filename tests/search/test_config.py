@@ -112,7 +112,7 @@ def test_an_anchor_used_twice_is_two_ranges(family: Family) -> None:
         ("problems.jsonl", "problems.jsonl, report_fraction: 1.0", "evaluation.report_fraction: .*less than 1"),
         ("problems.jsonl", "problems.jsonl, prompt: {format: chatty}", "evaluation.prompt.format: .*'chatty'"),
         ("problems.jsonl", "problems.jsonl, prompt: {formt: chat}", "evaluation.prompt.formt: unknown key"),
-        ("recipe:", "recipe: [1]\nignored:", "recipe: .*dict"),
+        ("recipe:", "recipe: [1]\nignored:", "ignored: unknown key"),
         ("recipe:", "recipes:", "recipes: unknown key|recipe: is missing"),
         ("search: {", "search: {{", r":\d+: is no valid YAML"),
     ],
@@ -122,6 +122,12 @@ def test_what_is_wrong_is_named(family: Family, before: str, after: str, message
     assert before in text
     with pytest.raises(SearchError, match=f"mine.yaml.*({message})"):
         SearchConfig.parse(text.replace(before, after, 1), source="mine.yaml", folder=family.folder)
+
+
+@pytest.mark.parametrize(("value", "shown"), [("[1]", r"\[1\]"), ("3", "3")])
+def test_a_recipe_that_is_no_mapping_is_refused(value: str, shown: str) -> None:
+    with pytest.raises(SearchError, match=f"mine.yaml: recipe: expected a mapping, got {shown}"):
+        SearchConfig.parse(f"recipe: {value}", source="mine.yaml")
 
 
 @pytest.mark.parametrize("text", ["", "[]", "just words"])
@@ -154,3 +160,11 @@ def test_a_warm_start_is_a_recipe_or_a_file_of_one(family: Family) -> None:
 def test_a_warm_start_that_is_not_there_is_named(family: Family) -> None:
     with pytest.raises(SearchError, match=r"search.enqueue\[0\]: no recipe file start.yaml"):
         SearchConfig.load(family.write(search=", enqueue: [start.yaml]"))
+
+
+def test_a_warm_start_file_that_holds_no_recipe_is_named(family: Family) -> None:
+    config = family.write(search=", enqueue: [start.yaml]")
+    for text, message in (("[1]", " expected a recipe .*, got list"), ("a: {", r"\d: is no valid YAML")):
+        (family.folder / "start.yaml").write_text(text)
+        with pytest.raises(SearchError, match=f"start.yaml:{message}"):
+            SearchConfig.load(config)
