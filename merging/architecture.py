@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedConfig
+from transformers import AutoModelForCausalLM
 
 from merging.checkpoint import Checkpoint
-from merging.errors import MergingError, first_line
+from merging.errors import MergingError, code_refused, first_line
 
 # The first number between dots is the layer: model.layers.3.mlp..., transformer.h.3..., gpt_neox.layers.3...
 _LAYER = re.compile(r"^(?P<head>(?:[^.]*[^.\d][^.]*\.)+)(?P<index>\d+)(?P<tail>\..*)$")
@@ -32,6 +32,8 @@ class Architecture:
         after: tensors after the layers (final norm, head), without those that share another's storage.
         stand_ins: a tensor that a model with tied weights does not save, and the one that it equals there.
         shapes: the shape of each tensor, as the config makes it.
+        embedding: the input embedding.
+        by_token: the tensors that have a row a token: the input embedding, the output head and its bias.
     """
 
     before: tuple[str, ...]
@@ -39,11 +41,13 @@ class Architecture:
     after: tuple[str, ...]
     stand_ins: Mapping[str, str]
     shapes: Mapping[str, tuple[int, ...]]
+    embedding: str
+    by_token: frozenset[str]
 
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> Architecture:
         """Read the architecture off a checkpoint's config. Raises MergingError if transformers knows no such model."""
-        model = skeleton(checkpoint.config, checkpoint.reference)
+        model = skeleton(checkpoint)
         saved = model.state_dict()
         before: list[str] = []
         after: list[str] = []
@@ -55,7 +59,8 @@ class Architecture:
                 (after if layer else before).append(name)
         stand_ins = model._tied_weights_keys if isinstance(model._tied_weights_keys, dict) else {}
         shapes = {name: tuple(tensor.shape) for name, tensor in saved.items()}
-        return cls(tuple(before), tuple(layer), tuple(after), dict(stand_ins), shapes)
+        by_token = _by_token(model)
+        return cls(tuple(before), tuple(layer), tuple(after), dict(stand_ins), shapes, by_token[0], frozenset(by_token))
 
     def layer_names(self, index: int) -> list[str]:
         """Return the names of the tensors of one layer."""
@@ -73,12 +78,26 @@ class Architecture:
         return max((int(match["index"]) + 1 for match in found), default=0)
 
 
-def skeleton(config: PreTrainedConfig, reference: str) -> Any:
-    """Return the model of a config on the meta device: names and shapes, no weights."""
+def _by_token(model: Any) -> list[str]:
+    modules = [model.get_input_embeddings(), model.get_output_embeddings()]
+    return [
+        f"{path}.{name}"
+        for wanted in modules
+        if wanted is not None
+        for path, module in model.named_modules()
+        if module is wanted
+        for name, _ in module.named_parameters(recurse=False)
+    ]
+
+
+def skeleton(checkpoint: Checkpoint) -> Any:
+    """Return the model of a checkpoint's config on the meta device: names and shapes, no weights."""
+    config = copy.deepcopy(checkpoint.config)
     try:
         with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(copy.deepcopy(config))  # type: ignore[no-untyped-call]
+            return AutoModelForCausalLM.from_config(config, trust_remote_code=checkpoint.trust_remote_code)  # type: ignore[no-untyped-call]
     except Exception as error:  # whatever the model's own code makes of a config that does not fit it
-        raise MergingError(
-            f"model {reference}: transformers cannot build a causal language model of its config: {first_line(error)}"
+        raise code_refused(checkpoint.reference, error) or MergingError(
+            f"model {checkpoint.reference}: transformers cannot build a causal language model of its config: "
+            f"{first_line(error)}"
         ) from None

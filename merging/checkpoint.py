@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import AutoConfig, PreTrainedConfig
 
-from merging.errors import MergingError, first_line
+from merging.errors import MergingError, code_refused, first_line
 
 _INDEX = "model.safetensors.index.json"
 
@@ -52,26 +52,29 @@ class Checkpoint:
     reference: str
     folder: Path
     tensors: dict[str, TensorInfo] = field(repr=False)
+    trust_remote_code: bool = False
 
     @classmethod
-    def open(cls, reference: str) -> Checkpoint:
+    def open(cls, reference: str, trust_remote_code: bool = False) -> Checkpoint:
         """Find a model and read its files' headers. Raises MergingError that names the model and what is wrong."""
-        folder = locate(reference)
+        folder = locate(reference, trust_remote_code)
         tensors: dict[str, TensorInfo] = {}
         for file in _weight_files(reference, folder):
             tensors.update(_read_header(file))
         if not tensors:
             raise MergingError(f"model {reference}: {folder} holds no tensors; download the model again")
-        return cls(reference, folder, tensors)
+        return cls(reference, folder, tensors, trust_remote_code)
 
     @cached_property
     def config(self) -> PreTrainedConfig:
         """The model's configuration. Raises MergingError if it has none that transformers can read."""
         try:
-            config: PreTrainedConfig = AutoConfig.from_pretrained(self.folder)
+            config: PreTrainedConfig = AutoConfig.from_pretrained(self.folder, trust_remote_code=self.trust_remote_code)
             return config
         except Exception as error:  # whatever the model's own config class makes of what it does not expect
-            raise MergingError(f"model {self.reference}: its config.json cannot be used: {first_line(error)}") from None
+            raise code_refused(self.reference, error) or MergingError(
+                f"model {self.reference}: its config.json cannot be used: {first_line(error)}"
+            ) from None
 
     @cached_property
     def dtype(self) -> torch.dtype:
@@ -93,10 +96,10 @@ class Checkpoint:
             raise MergingError(f"{info.file}: tensor {name} cannot be read: {first_line(error)}") from None
 
 
-def locate(reference: str) -> Path:
+def locate(reference: str, trust_remote_code: bool = False) -> Path:
     """Return the folder of a model given as a folder or a hub id (with @revision); hub ids are downloaded once.
 
-    Raises MergingError for what is neither.
+    Python files of a hub id are downloaded only where they may be executed. Raises MergingError for what is neither.
     """
     if "+" in reference and not Path(reference).exists():
         raise MergingError(
@@ -110,13 +113,14 @@ def locate(reference: str) -> Path:
         raise MergingError(f"model {reference}: is a file; give the folder that holds config.json and the safetensors")
     if path.is_absolute() or reference.startswith((".", "~")) or reference.count("/") != 1:
         raise MergingError(f"model {reference}: no such folder")
-    return _download(reference)
+    return _download(reference, trust_remote_code)
 
 
-def _download(reference: str) -> Path:
+def _download(reference: str, trust_remote_code: bool) -> Path:
     name, _, revision = reference.partition("@")
     try:
         patterns = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "*.txt"]
+        patterns += ["*.py"] if trust_remote_code else []
         return Path(snapshot_download(name, revision=revision or None, allow_patterns=patterns))
     except (OSError, ValueError, RuntimeError) as error:  # what huggingface_hub and its HTTP client raise
         raise MergingError(

@@ -19,13 +19,15 @@ from torch import Tensor
 from merging.checkpoint import locate
 from merging.errors import MergingError
 from merging.kernel import output_dtype, run_steps
+from merging.merged_tokenizer import MergedTokenizer
 from merging.models import generation_config, merged_config
 from merging.parents import ParentSet
 from merging.plan import Plan, Step, make_plan
 from merging.recipe import Recipe
-from merging.tokenizers import merged_tokenizer, save_tokenizer
+from merging.special_tokens import ROLES, SpecialTokens
 
-_UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
+# mergekit-yaml's K, M and B (billion) are bytes, too.
+_UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "K": 10**3, "M": 10**6, "B": 10**9}
 
 
 def export_model(
@@ -36,17 +38,27 @@ def export_model(
     device: str = "cpu",
     max_shard_size: str = "5GB",
     card: str | None = None,
+    write_model_card: bool = True,
+    copy_tokenizer: bool = True,
+    trust_remote_code: bool = False,
+    allow_crimes: bool = False,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> None:
     """Merge a recipe into a folder: recipe.yaml, safetensors, configs, tokenizer and model card.
+
+    In config.json and generation_config.json the ids of special tokens are those of the tokenizer.
 
     Args:
         recipe: the merge.
         to: the folder to make; it must not exist, or be empty.
         random_seed: the seed of methods that draw random numbers.
         device: where to merge.
-        max_shard_size: the most that one file of weights may hold, such as ``5GB``.
+        max_shard_size: the most that one file of weights may hold, such as ``5GB`` (or ``5B``, as in mergekit).
         card: the text of the model card; by default one that shows the recipe.
+        write_model_card: whether there is one.
+        copy_tokenizer: whether a merge whose recipe names no tokenizer gets that of its base.
+        trust_remote_code: whether Python code that comes with a model may be executed; it is then copied, too.
+        allow_crimes: whether models of different architectures may be merged where their tensors fit.
         progress: called with (phase, done, in all).
 
     Raises:
@@ -54,9 +66,10 @@ def export_model(
     """
     limit = _bytes(max_shard_size)
     _check_free(to)
-    with ParentSet.open(recipe, device, progress) as parents:
+    options: dict[str, bool] = {"trust_remote_code": trust_remote_code, "allow_crimes": allow_crimes}
+    with ParentSet.open(recipe, device, progress, **options) as parents:
         plan = make_plan(recipe, parents)
-        merged_tokenizer(recipe, parents)  # raises where it cannot be had
+        tokenizer = _tokenizer(recipe, parents, copy_tokenizer)
         try:
             to.parent.mkdir(parents=True, exist_ok=True)
             _check_space(to, _total_bytes(plan, parents) + _size_of_the_rest(recipe))
@@ -65,16 +78,28 @@ def export_model(
             raise _unwritable(to, error) from None
         try:
             _write_weights(plan, parents, part, limit, random_seed, progress)
-            _write_configs(recipe, plan, parents, part)
-            save_tokenizer(recipe, part)
+            _write_configs(recipe, plan, parents, part, tokenizer.special if tokenizer else None)
+            if tokenizer:
+                tokenizer.save(part)
             (part / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
-            (part / "README.md").write_text(card or model_card(recipe, to.name, random_seed), encoding="utf-8")
+            if write_model_card:
+                (part / "README.md").write_text(card or model_card(recipe, to.name, random_seed), encoding="utf-8")
             part.chmod(0o755)  # mkdtemp makes it private
             part.rename(to)  # an empty folder of that name is replaced
         except OSError as error:
             raise _unwritable(to, error) from None
         finally:
             shutil.rmtree(part, ignore_errors=True)
+
+
+def _tokenizer(recipe: Recipe, parents: ParentSet, copy_tokenizer: bool) -> MergedTokenizer | None:
+    if copy_tokenizer or recipe.rearranges_vocabulary:
+        return MergedTokenizer.of(recipe, parents)
+    if recipe.chat_template:
+        raise MergingError(
+            "chat_template: has no tokenizer to go with, since --no-copy-tokenizer leaves it out; drop one of the two"
+        )
+    return None
 
 
 def _unwritable(to: Path, error: OSError) -> MergingError:
@@ -133,14 +158,20 @@ def _write_weights(
         (folder / "model.safetensors.index.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
 
 
-def _write_configs(recipe: Recipe, plan: Plan, parents: ParentSet, folder: Path) -> None:
+def _write_configs(recipe: Recipe, plan: Plan, parents: ParentSet, folder: Path, special: SpecialTokens | None) -> None:
     donor = parents.checkpoints[recipe.donor]
-    merged_config(donor, plan.layers, output_dtype(plan.steps[0], parents)).save_pretrained(folder)
+    merged_config(donor, plan.layers, output_dtype(plan.steps[0], parents), plan.rows, special).save_pretrained(folder)
+    if parents.trust_remote_code:
+        for code in donor.folder.glob("*.py"):
+            shutil.copyfile(code, folder / code.name)
     file = donor.folder / "generation_config.json"
-    if file.exists():  # copied: transformers refuses to save what many models have (a temperature without sampling)
-        shutil.copyfile(file, folder / file.name)
-    else:
-        generation_config(donor).save_pretrained(folder)
+    if not file.exists():
+        generation_config(donor, special).save_pretrained(folder)
+        return
+    # Not through transformers, which refuses to save what many models have (a temperature without sampling).
+    settings = json.loads(file.read_text(encoding="utf-8"))
+    values = special.values({role: settings[role] for role in ROLES if role in settings}) if special else {}
+    (folder / file.name).write_text(json.dumps(settings | values, indent=2) + "\n", encoding="utf-8")
 
 
 def _save(tensors: dict[str, Tensor], file: Path) -> None:
@@ -165,7 +196,7 @@ def _shards(steps: Sequence[Step], parents: ParentSet, limit: int) -> Iterator[l
 
 def _shape(step: Step, parents: ParentSet) -> torch.Size:
     source = step.sources()[0]
-    return parents.tensor(source.parent, source.tensor).shape
+    return torch.Size(parents.shape(source.parent, source.tensor))
 
 
 def _step_bytes(step: Step, parents: ParentSet) -> int:
@@ -201,4 +232,4 @@ def _bytes(text: str) -> int:
             size = int(float(text[: -len(unit)]) * factor)
             if size > 0:
                 return size
-    raise MergingError(f"max_shard_size: {text!r} is no size; write it like 5GB or 500MB")
+    raise MergingError(f"max_shard_size: {text!r} is no size; write it like 5GB or 500MB (or 5B, 500M)")

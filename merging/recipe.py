@@ -100,6 +100,11 @@ class Recipe(RecipeFields):
         """The model whose config, generation config and (unless the recipe says otherwise) tokenizer the merge has."""
         return self.base_model or self.parents()[0]
 
+    @property
+    def rearranges_vocabulary(self) -> bool:
+        """Whether it says which vocabulary the merge has; else the rows of all embeddings stay as they are."""
+        return bool(self.tokenizer_source or self.tokenizer)
+
     @cached_property
     def method(self) -> Method:
         """The merge method. Raises KeyError for a name that `from_dict` would have refused."""
