@@ -49,8 +49,8 @@ def aligned_names(
         names[model] = tensor
         if not alignment.keeps(model, rows):
             names[model] = f"{tensor}@{vocabulary.name}-{particular}"
-            make = partial(rearranged, alignment, model, lambda of: parents.tensor(of, tensor).cpu(), wide)
-            parents.derive(model, names[model], Derived((alignment.rows, *rest), wide, make))
+            read = partial(rearranged, alignment, model, lambda of: parents.tensor(of, tensor).cpu(), wide)
+            parents.derive(model, names[model], Derived((alignment.rows, *rest), wide, read))
     return names
 
 

@@ -25,6 +25,7 @@ from merging.parents import ParentSet
 from merging.plan import Plan, Step, make_plan
 from merging.recipe import Recipe
 from merging.special_tokens import ROLES, SpecialTokens
+from merging.tokenizers import has_tokenizer
 
 # mergekit-yaml's K, M and B (billion) are bytes, too.
 _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "K": 10**3, "M": 10**6, "B": 10**9}
@@ -66,8 +67,9 @@ def export_model(
     """
     limit = _bytes(max_shard_size)
     _check_free(to)
-    options: dict[str, bool] = {"trust_remote_code": trust_remote_code, "allow_crimes": allow_crimes}
-    with ParentSet.open(recipe, device, progress, **options) as parents:
+    with ParentSet.open(
+        recipe, device, progress, trust_remote_code=trust_remote_code, allow_crimes=allow_crimes
+    ) as parents:
         plan = make_plan(recipe, parents)
         tokenizer = _tokenizer(recipe, parents, copy_tokenizer)
         try:
@@ -93,8 +95,13 @@ def export_model(
 
 
 def _tokenizer(recipe: Recipe, parents: ParentSet, copy_tokenizer: bool) -> MergedTokenizer | None:
-    if copy_tokenizer or recipe.rearranges_vocabulary:
+    if recipe.vocabulary_source or (copy_tokenizer and has_tokenizer(recipe.donor)):
         return MergedTokenizer.of(recipe, parents)
+    if copy_tokenizer:
+        raise MergingError(
+            f"model {recipe.donor}: has no tokenizer for the merge; name a model that has one as tokenizer_source, or "
+            "leave it out with --no-copy-tokenizer"
+        )
     if recipe.chat_template:
         raise MergingError(
             "chat_template: has no tokenizer to go with, since --no-copy-tokenizer leaves it out; drop one of the two"

@@ -67,7 +67,7 @@ def merged_vocabulary(recipe: Recipe, parents: ParentSet) -> Vocabulary | None:
 
     Raises MergingError where a parent's tokenizer does not fit its embedding, or cannot be had.
     """
-    return _choice(recipe, parents).vocabulary if recipe.rearranges_vocabulary else None
+    return _choice(recipe, parents).vocabulary if recipe.vocabulary_source else None
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def _make(recipe: Recipe, parents: ParentSet) -> MergedTokenizer:
     trusted = parents.trust_remote_code
     own = (_own_template(name, trusted) for name in recipe.parents())
     template = choose_template(recipe.chat_template, own)
-    choice = _choice(recipe, parents) if recipe.rearranges_vocabulary else None
+    choice = _choice(recipe, parents) if recipe.vocabulary_source else None
     model = choice.model if choice else recipe.donor
     file = choice.file if choice else None
     tokenizer = _load(model, file, trusted)
@@ -109,15 +109,15 @@ def _make(recipe: Recipe, parents: ParentSet) -> MergedTokenizer:
 
 
 def _choose(recipe: Recipe, parents: ParentSet) -> _Choice:
-    setting = (recipe.tokenizer.source if recipe.tokenizer else recipe.tokenizer_source) or "base"
-    model = recipe.donor if setting in ("base", "union") else setting
+    source = recipe.vocabulary_source or recipe.donor
+    model = recipe.donor if source == "union" else source
     sizes = {name: parents.shape(name, parents.architecture.embedding)[0] for name in recipe.parents()}
     order = dict.fromkeys((recipe.donor, *sizes))
     loaded = _tokenizers(recipe.donor, [*order, model], sizes, parents.trust_remote_code)
     if model != recipe.donor and model in sizes:
         _check_ids(model, loaded[model], sizes[model])
     more: list[str | AddedToken] = []
-    if setting == "union":
+    if source == "union":
         more += missing_tokens([(loaded[name], sizes[name]) for name in order])
     wanted = (recipe.tokenizer.tokens if recipe.tokenizer else None) or {}
     more += list(wanted)
@@ -129,7 +129,7 @@ def _choose(recipe: Recipe, parents: ParentSet) -> _Choice:
     }
     rows = max(ids.values()) + 1
     multiple = (recipe.tokenizer.pad_to_multiple_of if recipe.tokenizer else None) or 1
-    name = f"{Path(setting).name}-{sha256(repr(_key(recipe)).encode()).hexdigest()[:8]}"
+    name = f"{Path(source).name}-{sha256(repr(_key(recipe)).encode()).hexdigest()[:8]}"
     return _Choice(model, file, Vocabulary(name, ids, -(-rows // multiple) * multiple, having, sizes, wanted))
 
 

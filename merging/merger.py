@@ -78,7 +78,7 @@ class Merger:
     def _live_model(self, recipe: Recipe, plan: Plan) -> PreTrainedModel:
         donor = self.parents.checkpoints[recipe.donor]
         special = None
-        if recipe.rearranges_vocabulary or has_tokenizer(recipe.donor):
+        if recipe.vocabulary_source or has_tokenizer(recipe.donor):
             special = MergedTokenizer.of(recipe, self.parents).special
         config = merged_config(donor, plan.layers, output_dtype(plan.steps[0], self.parents), plan.rows, special)
         if self._model is None or self._config != config.to_dict():

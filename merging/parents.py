@@ -26,11 +26,11 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Derived:
-    """A tensor that is made of the parents' and then kept like theirs; `make` returns it on the CPU."""
+    """A tensor that is made of the parents' and then kept like theirs; `read` makes it, on the CPU."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
-    make: Callable[[], Tensor]
+    read: Callable[[], Tensor]
 
 
 class ParentSet:
@@ -135,11 +135,11 @@ class ParentSet:
     def _made(self, parent: str, name: str) -> Tensor:
         with self._deriving:
             if (parent, name) not in self._resident:
-                self._resident[parent, name] = self._derived[parent, name].make().to(self.device)
+                self._resident[parent, name] = self._derived[parent, name].read().to(self.device)
             return self._resident[parent, name]
 
     def _check_rows(self, recipe: Recipe) -> None:
-        if recipe.rearranges_vocabulary:
+        if recipe.vocabulary_source:
             return
         for tensor in self.architecture.names(0):
             rows = {name: self.shape(name, tensor)[0] for name in recipe.parents()}

@@ -84,10 +84,10 @@ class Recipe(RecipeFields):
         return cls(merge_method="passthrough", models=(InputModel(model=model),), dtype=dtype)
 
     @classmethod
-    def average(cls, models: Sequence[str], dtype: Dtype | None = None) -> Recipe:
+    def average(cls, models: Sequence[str], dtype: Dtype | None = None, tokenizer_source: str | None = None) -> Recipe:
         """The equal average of some models, as a recipe."""
         inputs = tuple(InputModel(model=model, parameters={"weight": 1.0}) for model in models)
-        return cls(merge_method="linear", models=inputs, dtype=dtype)
+        return cls(merge_method="linear", models=inputs, dtype=dtype, tokenizer_source=tokenizer_source)
 
     def parents(self) -> tuple[str, ...]:
         """Every model that the recipe reads, as written: inputs in order, base models after them."""
@@ -101,9 +101,10 @@ class Recipe(RecipeFields):
         return self.base_model or self.parents()[0]
 
     @property
-    def rearranges_vocabulary(self) -> bool:
-        """Whether it says which vocabulary the merge has; else the rows of all embeddings stay as they are."""
-        return bool(self.tokenizer_source or self.tokenizer)
+    def vocabulary_source(self) -> str | None:
+        """Which vocabulary the merge has: ``union`` or that of a model; None where all embeddings stay as they are."""
+        source = self.tokenizer.source if self.tokenizer else self.tokenizer_source
+        return self.donor if source == "base" else source
 
     @cached_property
     def method(self) -> Method:

@@ -32,6 +32,31 @@ _DEVICE = click.option(
     show_default=True,
     help="Where to work, as torch names devices; auto: a GPU if there is one.",
 )
+# The switches of mergekit-yaml, by its names.
+_SHARD_SIZE = click.option(
+    "--out-shard-size",
+    "--max-shard-size",
+    "max_shard_size",
+    default="5GB",
+    show_default=True,
+    help="The most that one file of weights may hold; 5B is 5GB, as in mergekit.",
+)
+_TRUST = click.option(
+    "--trust-remote-code/--no-trust-remote-code",
+    help="Execute Python code that comes with a model, tokenizer or config.",
+)
+_CRIMES = click.option(
+    "--allow-crimes/--no-allow-crimes", help="Merge models of different architectures where their tensors fit."
+)
+_TOKENIZER = click.option(
+    "--copy-tokenizer/--no-copy-tokenizer",
+    default=True,
+    show_default=True,
+    help="Give a merge whose recipe names no tokenizer that of its base.",
+)
+_CARD = click.option(
+    "--write-model-card/--no-write-model-card", default=True, show_default=True, help="Write a README.md."
+)
 _SEED = click.option("--random-seed", default=0, show_default=True, help="Seed of methods that draw random numbers.")
 
 
@@ -169,7 +194,7 @@ def leaderboard(results: Path, top: int | None, as_json: bool, as_csv: bool) -> 
 @click.argument("results", type=click.Path(path_type=Path))
 @click.option("--trial", type=click.IntRange(min=0), help="The trial's number; by default the best.")
 @click.option("--to", required=True, type=click.Path(path_type=Path), help="The folder to make.")
-@click.option("--max-shard-size", default="5GB", show_default=True, help="The most that one file of weights may hold.")
+@_SHARD_SIZE
 def export(results: Path, trial: int | None, to: Path, max_shard_size: str) -> None:
     """Write the model of a trial, by default the best, as a folder that transformers loads.
 
@@ -187,11 +212,26 @@ def export(results: Path, trial: int | None, to: Path, max_shard_size: str) -> N
 @main.command()
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--max-shard-size", default="5GB", show_default=True, help="The most that one file of weights may hold.")
+@_SHARD_SIZE
 @click.option("--dry-run", is_flag=True, help="Show what would be merged, tensor by tensor, and merge nothing.")
+@_TOKENIZER
+@_CARD
+@_CRIMES
+@_TRUST
 @_SEED
 @_DEVICE
-def merge(recipe: Path, folder: Path, max_shard_size: str, dry_run: bool, random_seed: int, device: str) -> None:
+def merge(
+    recipe: Path,
+    folder: Path,
+    max_shard_size: str,
+    dry_run: bool,
+    copy_tokenizer: bool,
+    write_model_card: bool,
+    allow_crimes: bool,
+    trust_remote_code: bool,
+    random_seed: int,
+    device: str,
+) -> None:
     """Merge a mergekit recipe into a folder; no search.
 
     \b
@@ -204,13 +244,16 @@ def merge(recipe: Path, folder: Path, max_shard_size: str, dry_run: bool, random
     device = choose_device(device)
     loaded = Recipe.load(recipe)
     if dry_run:
-        with ParentSet.open(loaded, device) as parents:
+        trusted = trust_remote_code
+        with ParentSet.open(loaded, device, trust_remote_code=trusted, allow_crimes=allow_crimes) as parents:
             click.echo(Merger(parents, random_seed).plan(loaded).describe())
         return
     with _bar() as progress:
         export_model(
-            loaded, folder, random_seed=random_seed, device=device, max_shard_size=max_shard_size, progress=progress
-        )
+            loaded, folder, random_seed=random_seed, device=device, max_shard_size=max_shard_size,
+            copy_tokenizer=copy_tokenizer, write_model_card=write_model_card, allow_crimes=allow_crimes,
+            trust_remote_code=trust_remote_code, progress=progress,
+        )  # fmt: skip
     click.echo(f"{folder}: {loaded.merge_method} of {len(loaded.parents())} models")
 
 
@@ -221,6 +264,7 @@ def merge(recipe: Path, folder: Path, max_shard_size: str, dry_run: bool, random
 @click.option("--max-new-tokens", type=click.IntRange(min=1), default=512, show_default=True)
 @click.option("--batch-size", type=click.IntRange(min=1), help="Prompts at once; found by itself if not given.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@_TRUST
 @_SEED
 @_DEVICE
 @_CONSENT
@@ -231,6 +275,7 @@ def evaluate(
     max_new_tokens: int,
     batch_size: int | None,
     as_json: bool,
+    trust_remote_code: bool,
     random_seed: int,
     device: str,
     allow_code_execution: bool,
@@ -249,7 +294,7 @@ def evaluate(
     with (
         Evaluator(chosen, allow_code_execution=allow_code_execution, **settings) as evaluator,
         _bar() as progress,
-        _model(model, choose_device(device), random_seed, progress) as (live, tokenizer),
+        _model(model, choose_device(device), random_seed, trust_remote_code, progress) as (live, tokenizer),
     ):
         report = evaluator.evaluate(live, tokenizer, progress=lambda done, total: progress("scoring", done, total))
     _print_report(report, as_json)
@@ -301,7 +346,8 @@ def _show_plan(config: SearchConfig) -> None:
         interval = f"one of {list(found.choices)}" if found.choices else f"{found.low:g} to {found.high:g}"
         click.echo(f"{found.path}: {interval}{knots}")
     example = config.space.recipe_at(config.warm_starts[0]) if config.warm_starts else config.space.example()
-    with ParentSet.open(config.space.corners(), "cpu") as parents:
+    options = config.merging.model_dump(include={"trust_remote_code", "allow_crimes"})
+    with ParentSet.open(config.space.corners(), "cpu", **options) as parents:
         for recipe in config.space.corners():
             Merger(parents).plan(recipe)
         click.echo(f"\n{'The first warm start' if config.warm_starts else 'At the low ends'}:\n")
@@ -366,16 +412,16 @@ def _print_report(report: Report, as_json: bool) -> None:
 
 @contextlib.contextmanager
 def _model(
-    reference: str, device: str, random_seed: int, progress: Callable[[str, int, int], None]
+    reference: str, device: str, random_seed: int, trusted: bool, progress: Callable[[str, int, int], None]
 ) -> Iterator[tuple[Any, Any]]:
     """Yield the live model and the tokenizer of a checkpoint or of a recipe."""
     from merging import Merger, ParentSet, Recipe, load_model, load_tokenizer
 
     if not reference.endswith((".yaml", ".yml")):
-        yield load_model(reference, device), load_tokenizer(reference)
+        yield load_model(reference, device, trust_remote_code=trusted), load_tokenizer(reference, trusted)
         return
     recipe: Recipe = Recipe.load(reference)
-    with ParentSet.open(recipe, device, progress) as parents:
+    with ParentSet.open(recipe, device, progress, trust_remote_code=trusted) as parents:
         merger = Merger(parents, random_seed)
         yield merger.apply(recipe, lambda done, total: progress("merging", done, total)), merger.tokenizer(recipe)
 

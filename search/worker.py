@@ -82,7 +82,8 @@ def baselines(config: SearchConfig) -> list[Baseline]:
     found = [Baseline("parent", name, Recipe.single(name, dtype)) for name in parents]
     merged = [name for name in parents if name not in {recipe.base_model for recipe in corners}]
     if len(merged) > 1:
-        found.append(Baseline("baseline", "equal average", Recipe.average(merged, dtype)))
+        average = Recipe.average(merged, dtype, corners[0].vocabulary_source)
+        found.append(Baseline("baseline", "equal average", average))
     return found
 
 
@@ -104,7 +105,8 @@ class _Worker:
         known = baselines(config)
         corners = config.space.corners()
         recipes = [*corners, *(baseline.recipe for baseline in known)]
-        with ParentSet.open(recipes, choose_device(config.merging.device), self._reading) as parents:
+        options = config.merging.model_dump(include={"trust_remote_code", "allow_crimes"})
+        with ParentSet.open(recipes, choose_device(config.merging.device), self._reading, **options) as parents:
             merger = Merger(parents, config.merging.random_seed)
             for recipe in corners:
                 merger.plan(recipe)
@@ -137,7 +139,8 @@ class _Worker:
 
     def _check_prompt(self, merger: Merger, recipe: Recipe) -> None:
         prompt = self.config.evaluation.prompt
-        tokenizer = load_tokenizer(prompt.tokenizer) if prompt.tokenizer else merger.tokenizer(recipe)
+        trusted = self.config.merging.trust_remote_code
+        tokenizer = load_tokenizer(prompt.tokenizer, trusted) if prompt.tokenizer else merger.tokenizer(recipe)
         if prompt.format == "chat" and not tokenizer.chat_template:
             raise SearchError(
                 f"{self.config.source}: evaluation.prompt: the format is chat, but the merge's tokenizer has no chat "
