@@ -1,7 +1,8 @@
 """Export: runs a plan shard by shard to disk, with all that `from_pretrained` needs.
 
 Guarantees: the tensors are bit-identical to those that `Merger.apply` makes of the same recipe and seed; the folder
-appears under its name only when it is whole; an existing folder is left as it was.
+appears under its name only when it is whole; an existing folder is left as it was; what is written is in memory a few
+tensors at a time.
 """
 
 from __future__ import annotations
@@ -9,11 +10,9 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from merging.checkpoint import locate
@@ -24,6 +23,7 @@ from merging.models import generation_config, merged_config
 from merging.parents import ParentSet
 from merging.plan import Plan, Step, make_plan
 from merging.recipe import Recipe
+from merging.shards import Entry, split, write_shard
 from merging.special_tokens import ROLES, SpecialTokens
 from merging.tokenizers import has_tokenizer
 
@@ -147,19 +147,21 @@ def _write_weights(
     random_seed: int,
     progress: Callable[[str, int, int], None] | None,
 ) -> None:
-    shards = list(_shards(plan.steps, parents, limit))
+    steps = {step.name: step for step in plan.steps}
+    shards = list(split(_entries(plan, parents), limit))
     index: dict[str, str] = {}
+
+    def fill(tensors: Mapping[str, Tensor]) -> None:
+        run_steps([(steps[name], tensor) for name, tensor in tensors.items()], parents, random_seed, done)
 
     def done(step: Step) -> None:
         index[step.name] = file
         if progress:
             progress("merging", len(index), len(plan.steps))
 
-    for number, steps in enumerate(shards, start=1):
+    for number, entries in enumerate(shards, start=1):
         file = "model.safetensors" if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        tensors = {step.name: torch.empty(_shape(step, parents), dtype=output_dtype(step, parents)) for step in steps}
-        run_steps([(step, tensors[step.name]) for step in steps], parents, random_seed, done)
-        _save(tensors, folder / file)
+        write_shard(folder / file, entries, fill)
     if len(shards) > 1:
         content = {"metadata": {"total_size": _total_bytes(plan, parents)}, "weight_map": index}
         (folder / "model.safetensors.index.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
@@ -181,37 +183,16 @@ def _write_configs(recipe: Recipe, plan: Plan, parents: ParentSet, folder: Path,
     (folder / file.name).write_text(json.dumps(settings | values, indent=2) + "\n", encoding="utf-8")
 
 
-def _save(tensors: dict[str, Tensor], file: Path) -> None:
-    try:
-        save_file(tensors, file, metadata={"format": "pt"})
-    except Exception as error:  # safetensors reports a full disk as an exception of its own
-        raise OSError(None, str(error)) from None
-
-
-def _shards(steps: Sequence[Step], parents: ParentSet, limit: int) -> Iterator[list[Step]]:
-    shard: list[Step] = []
-    size = 0
-    for step in steps:
-        more = _step_bytes(step, parents)
-        if shard and size + more > limit:
-            yield shard
-            shard, size = [], 0
-        shard.append(step)
-        size += more
-    yield shard
-
-
-def _shape(step: Step, parents: ParentSet) -> torch.Size:
-    source = step.sources()[0]
-    return torch.Size(parents.shape(source.parent, source.tensor))
-
-
-def _step_bytes(step: Step, parents: ParentSet) -> int:
-    return _shape(step, parents).numel() * output_dtype(step, parents).itemsize
+def _entries(plan: Plan, parents: ParentSet) -> list[Entry]:
+    firsts = [step.sources()[0] for step in plan.steps]
+    shapes = [tuple(parents.shape(source.parent, source.tensor)) for source in firsts]
+    return [
+        Entry(step.name, shape, output_dtype(step, parents)) for step, shape in zip(plan.steps, shapes, strict=True)
+    ]
 
 
 def _total_bytes(plan: Plan, parents: ParentSet) -> int:
-    return sum(_step_bytes(step, parents) for step in plan.steps)
+    return sum(entry.nbytes for entry in _entries(plan, parents))
 
 
 def _check_free(to: Path) -> None:
