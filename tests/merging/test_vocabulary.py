@@ -153,6 +153,22 @@ def test_a_parent_without_a_tokenizer_has_that_of_the_base(make_model: ModelMake
     assert_as_mergekit(task_arithmetic(family, "tokenizer_source: union"), tmp_path)
 
 
+def test_no_token_that_transformers_makes_up_comes_into_a_union(make_model: ModelMaker, tmp_path: Path) -> None:
+    # Qwen2's class adds <|endoftext|> to every vocabulary; mergekit ends with a KeyError there.
+    names = ("base", "a", "b")
+    options = {"architecture": "qwen2", "tied": True, "layers": 1}
+    models = [
+        make_model(name, seed=seed, vocabulary=vocabulary, **options)
+        for seed, (name, vocabulary) in enumerate(zip(names, VOCABULARIES["shuffled"], strict=True))
+    ]
+    export_model(Recipe.parse(task_arithmetic(Family(*models), "tokenizer_source: union")), tmp_path / "out")
+    vocabulary = Tokenizer.from_file(str(tmp_path / "out/tokenizer.json")).get_vocab()
+    own = [Tokenizer.from_file(f"{model}/tokenizer.json").get_vocab() for model in models]
+    assert vocabulary.keys() == own[0].keys() | own[1].keys() | own[2].keys()
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert model.get_input_embeddings().num_embeddings == len(vocabulary)
+
+
 # --- tokens without a row -------------------------------------------------------------------------------------------
 
 
