@@ -8,8 +8,9 @@ from typing import TypeAlias
 
 from merging.errors import suggest
 from merging.methods import METHODS, Method, Parameter, Scope
+from merging.methods.registry import Number
 from merging.schema import InputModel, OutputSlice, RecipeFields
-from merging.settings import Setting, leaves
+from merging.settings import Conditional, Setting, leaves, resolve
 
 Complaint: TypeAlias = tuple[str, str]  # (path of a key, what is wrong with it)
 Block: TypeAlias = Mapping[str, Setting]
@@ -85,15 +86,17 @@ def _blocks(recipe: RecipeFields) -> Iterator[tuple[str, Block]]:
 
 def _check_setting(method: Method, path: str, name: str, setting: Setting) -> Iterator[Complaint]:
     # A parameter of another method is tolerated, as mergekit does: a search may choose among methods.
-    parameter = method.parameter(name) or next((p for m in METHODS.values() if (p := m.parameter(name))), None)
-    if parameter is None:
+    own = method.parameter(name)
+    candidates = [own] if own else [p for m in METHODS.values() if (p := m.parameter(name))]
+    if not candidates:
         known = sorted({p.key for m in METHODS.values() for p in m.parameters})
-        own = ", ".join(p.key for p in method.parameters)
-        yield path, f"unknown parameter; {method.name} has {own}{suggest(name, known)}"
+        takes = ", ".join(p.key for p in method.parameters) or "no parameters"
+        yield path, f"unknown parameter; {method.name} has {takes}{suggest(name, known)}"
         return
     for suffix, value in leaves(setting):
-        if reason := parameter.refuses(value):
-            yield path + suffix, reason
+        reasons = [candidate.refuses(value) for candidate in candidates]
+        if all(reasons):
+            yield path + suffix, str(reasons[0])
 
 
 def _check_group(method: Method, group: _Group) -> Iterator[Complaint]:
@@ -112,6 +115,27 @@ def _check_group(method: Method, group: _Group) -> Iterator[Complaint]:
     for parameter in method.parameters:
         if parameter.required:
             yield from _check_given(method, parameter, group)
+    if method.refuses_together:
+        for each in group.inputs:
+            if each.model != group.base:
+                yield from _check_together(method, each, group.outer)
+
+
+def _check_together(method: Method, each: _Input, outer: tuple[Block, ...]) -> Iterator[Complaint]:
+    assert method.refuses_together
+    for t in (0.0, 1.0):  # both ends of a gradient are numbers of some tensor, whatever the models are
+        numbers = {parameter.key: _number_at(parameter, each, outer, t) for parameter in method.parameters}
+        if reason := method.refuses_together(numbers):
+            yield f"{each.path}.parameters", reason
+            return
+
+
+def _number_at(parameter: Parameter, each: _Input, outer: tuple[Block, ...], t: float) -> Number | None:
+    """Return the number that an input has at `t`, or None where filters make that a matter of the tensor."""
+    setting = next((block[parameter.key] for block in (each.own, *outer) if parameter.key in block), parameter.default)
+    if setting is None or (isinstance(setting, tuple) and any(isinstance(item, Conditional) for item in setting)):
+        return None
+    return resolve(setting, "", t, parameter.read)
 
 
 def _check_given(method: Method, parameter: Parameter, group: _Group) -> Iterator[Complaint]:

@@ -1,20 +1,48 @@
 """The embeddings of parents with different vocabularies, rearranged to one vocabulary.
 
-Guarantees: the bits that mergekit 0.1.5 gives these rows; computed on the CPU, whatever the device, and once for a
-parent set. Methods see what comes out as a parent's tensor like any other.
+Guarantees: the bits that mergekit 0.1.5 gives these rows; computed on the CPU, whatever the device, when they are read.
+Methods see what comes out as a parent's tensor like any other.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial, reduce
+from dataclasses import dataclass, field
+from functools import cache, reduce
 from hashlib import sha256
 
 import torch
 from torch import Tensor
 
-from merging.parents import Derived, ParentSet
+from merging.parents import ParentSet
 from merging.vocabulary import Alignment, Vocabulary, align
+from merging.weights import StoredTensor
+
+
+@dataclass(frozen=True)
+class RearrangedTensor(StoredTensor):
+    """A parent's tensor with a row a token, in the rows of another vocabulary.
+
+    `file` is that of the parent's own tensor; `name` tells vocabularies, models and dtypes apart.
+
+    Attributes:
+        parent: whose it is.
+        tables: the tensor of each model that is merged with it, which its new rows are taken from.
+        alignment: which row comes from where.
+    """
+
+    parent: str
+    tables: tuple[tuple[str, StoredTensor], ...]
+    alignment: Alignment = field(repr=False, compare=False)
+
+    def read(self) -> Tensor:
+        """Read the models' tables and rearrange them."""
+        tables = dict(self.tables)
+        return rearranged(self.alignment, self.parent, cache(lambda of: tables[of].view()), self.dtype)
+
+    def read_into(self, memory: Tensor) -> None:
+        """Put the rearranged rows into `memory`."""
+        memory.copy_(self.read())
 
 
 def aligned_names(
@@ -43,14 +71,15 @@ def aligned_names(
     )
     wide = getattr(torch, dtype) if dtype else reduce(torch.promote_types, (parents.dtype(m, tensor) for m in models))
     particular = sha256(repr((vocabulary.name, tuple(models), base, wide)).encode()).hexdigest()[:8]
-    names = {}
-    for model in models:
-        rows, *rest = parents.shape(model, tensor)
-        names[model] = tensor
+    tables = {model: parents.stored(model, tensor) for model in models}
+    names = dict.fromkeys(models, tensor)
+    for model, table in tables.items():
+        rows, *rest = table.shape
         if not alignment.keeps(model, rows):
             names[model] = f"{tensor}@{vocabulary.name}-{particular}"
-            read = partial(rearranged, alignment, model, lambda of: parents.tensor(of, tensor).cpu(), wide)
-            parents.derive(model, names[model], Derived((alignment.rows, *rest), wide, read))
+            shape = (alignment.rows, *rest)
+            made_of = tuple(tables.items())
+            parents.derive(model, RearrangedTensor(table.file, names[model], shape, wide, model, made_of, alignment))
     return names
 
 

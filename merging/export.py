@@ -20,6 +20,7 @@ from merging.errors import MergingError
 from merging.kernel import output_dtype, run_steps
 from merging.merged_tokenizer import MergedTokenizer
 from merging.models import generation_config, merged_config
+from merging.native import Kernels
 from merging.parents import ParentSet
 from merging.plan import Plan, Step, make_plan
 from merging.recipe import Recipe
@@ -38,11 +39,13 @@ def export_model(
     random_seed: int = 0,
     device: str = "cpu",
     max_shard_size: str = "5GB",
+    lazy_unpickle: bool = False,
     card: str | None = None,
     write_model_card: bool = True,
     copy_tokenizer: bool = True,
     trust_remote_code: bool = False,
     allow_crimes: bool = False,
+    kernels: Kernels | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> None:
     """Merge a recipe into a folder: recipe.yaml, safetensors, configs, tokenizer and model card.
@@ -55,11 +58,13 @@ def export_model(
         random_seed: the seed of methods that draw random numbers.
         device: where to merge.
         max_shard_size: the most that one file of weights may hold, such as ``5GB`` (or ``5B``, as in mergekit).
+        lazy_unpickle: whether torch pickles may be read, where a parent has no safetensors.
         card: the text of the model card; by default one that shows the recipe.
         write_model_card: whether there is one.
         copy_tokenizer: whether a merge whose recipe names no tokenizer gets that of its base.
         trust_remote_code: whether Python code that comes with a model may be executed; it is then copied, too.
         allow_crimes: whether models of different architectures may be merged where their tensors fit.
+        kernels: the compiled kernels; without them the same bits come out, later.
         progress: called with (phase, done, in all).
 
     Raises:
@@ -67,8 +72,14 @@ def export_model(
     """
     limit = _bytes(max_shard_size)
     _check_free(to)
+    # Every tensor is merged once: to keep it would cost memory and save nothing.
     with ParentSet.open(
-        recipe, device, progress, trust_remote_code=trust_remote_code, allow_crimes=allow_crimes
+        recipe,
+        device,
+        memory_budget=0,
+        lazy_unpickle=lazy_unpickle,
+        trust_remote_code=trust_remote_code,
+        allow_crimes=allow_crimes,
     ) as parents:
         plan = make_plan(recipe, parents)
         tokenizer = _tokenizer(recipe, parents, copy_tokenizer)
@@ -79,7 +90,7 @@ def export_model(
         except OSError as error:
             raise _unwritable(to, error) from None
         try:
-            _write_weights(plan, parents, part, limit, random_seed, progress)
+            _write_weights(plan, parents, part, limit, random_seed, kernels, progress)
             _write_configs(recipe, plan, parents, part, tokenizer.special if tokenizer else None)
             if tokenizer:
                 tokenizer.save(part)
@@ -145,23 +156,27 @@ def _write_weights(
     folder: Path,
     limit: int,
     random_seed: int,
+    kernels: Kernels | None,
     progress: Callable[[str, int, int], None] | None,
 ) -> None:
     steps = {step.name: step for step in plan.steps}
     shards = list(split(_entries(plan, parents), limit))
+    layout = parents.architecture.layout
     index: dict[str, str] = {}
+    merged = 0
 
     def fill(tensors: Mapping[str, Tensor]) -> None:
-        run_steps([(steps[name], tensor) for name, tensor in tensors.items()], parents, random_seed, done)
+        run_steps([(steps[name], tensor) for name, tensor in tensors.items()], parents, random_seed, kernels, done)
 
-    def done(step: Step) -> None:
-        index[step.name] = file
+    def done(_: Step) -> None:
+        nonlocal merged
+        merged += 1
         if progress:
-            progress("merging", len(index), len(plan.steps))
+            progress("merging", merged, len(plan.steps))
 
     for number, entries in enumerate(shards, start=1):
         file = "model.safetensors" if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        write_shard(folder / file, entries, fill)
+        index |= dict.fromkeys(write_shard(folder / file, entries, fill, layout.disassemble), file)
     if len(shards) > 1:
         content = {"metadata": {"total_size": _total_bytes(plan, parents)}, "weight_map": index}
         (folder / "model.safetensors.index.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
@@ -185,7 +200,7 @@ def _write_configs(recipe: Recipe, plan: Plan, parents: ParentSet, folder: Path,
 
 def _entries(plan: Plan, parents: ParentSet) -> list[Entry]:
     firsts = [step.sources()[0] for step in plan.steps]
-    shapes = [tuple(parents.shape(source.parent, source.tensor)) for source in firsts]
+    shapes = [parents.shape(source.parent, source.tensor) for source in firsts]
     return [
         Entry(step.name, shape, output_dtype(step, parents)) for step, shape in zip(plan.steps, shapes, strict=True)
     ]

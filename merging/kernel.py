@@ -17,11 +17,12 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from merging.errors import NonFiniteTensor
-from merging.methods import METHODS
+from merging.errors import MergingError, NonFiniteTensor
+from merging.methods import METHODS, Method
 from merging.methods.bits import all_finite
 from merging.methods.random_bits import keys
-from merging.methods.registry import Block, Scratch
+from merging.methods.registry import Block, Scratch, Undefined
+from merging.native import FORMATS, Kernels
 from merging.parents import ParentSet
 from merging.plan import Step
 
@@ -31,6 +32,8 @@ T = TypeVar("T")
 # pass over one to cost more than its call; a GPU wants whole tensors instead.
 _BLOCK = {"cpu": 1 << 19}
 _WHOLE = 1 << 26
+# A compiled kernel keeps nothing in between; a block is only what one thread does at a time.
+_FUSED_BLOCK = 1 << 22
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,7 @@ class StepOperands:
     base: Tensor | None
     inputs: tuple[Tensor, ...]
     scratch: Scratch
+    kernels: Kernels | None
 
     @property
     def count(self) -> int:
@@ -101,7 +105,11 @@ def torch_dtype(name: str) -> torch.dtype:
 
 
 def run_steps(
-    work: Sequence[tuple[Step, Tensor]], parents: ParentSet, random_seed: int, done: Callable[[Step], None]
+    work: Sequence[tuple[Step, Tensor]],
+    parents: ParentSet,
+    random_seed: int,
+    kernels: Kernels | None,
+    done: Callable[[Step], None],
 ) -> None:
     """Merge many tensors into their outputs.
 
@@ -113,6 +121,7 @@ def run_steps(
         work: steps and their outputs, as `run_step` takes them.
         parents: where the sources are read.
         random_seed: the seed of methods that draw random numbers.
+        kernels: the compiled kernels, if they shall be used.
         done: called with each step whose output is whole, in order, by the calling thread.
 
     Raises:
@@ -124,10 +133,12 @@ def run_steps(
     def run(step: Step, out: Tensor) -> None:
         scratch = own.__dict__.setdefault("scratch", Scratch())
         with torch.inference_mode():  # which belongs to a thread, too
-            run_step(step, parents, out, random_seed, scratch)
+            run_step(step, parents, out, random_seed, kernels, scratch)
 
     if parents.device.type != "cpu":
-        for step, out in work:
+        _expect(work[:1], parents)
+        for index, (step, out) in enumerate(work):
+            _expect(work[index + 1 : index + 2], parents)
             run(step, out)
             done(step)
         return
@@ -141,6 +152,11 @@ def run_steps(
             pool.shutdown(wait=True, cancel_futures=True)
 
 
+def _expect(work: Sequence[tuple[Step, Tensor]], parents: ParentSet) -> None:
+    for step, _ in work:
+        parents.expect((source.parent, source.tensor) for source in step.sources())
+
+
 @contextmanager
 def _one_thread_an_operation() -> Iterator[int]:
     threads = torch.get_num_threads()
@@ -151,29 +167,60 @@ def _one_thread_an_operation() -> Iterator[int]:
         torch.set_num_threads(threads)
 
 
-def run_step(step: Step, parents: ParentSet, out: Tensor, random_seed: int, scratch: Scratch) -> None:
-    """Merge one tensor into `out`, in place. Raises NonFiniteTensor if the result holds NaN or Inf.
+def run_step(
+    step: Step, parents: ParentSet, out: Tensor, random_seed: int, kernels: Kernels | None, scratch: Scratch
+) -> None:
+    """Merge one tensor into `out`, in place.
 
     Args:
         step: what to merge.
         parents: where the sources are read.
         out: the output, contiguous, of the output's shape and dtype, on any device.
         random_seed: the seed of methods that draw random numbers.
+        kernels: the compiled kernels, if they shall be used.
         scratch: memory for what is in between.
+
+    Raises:
+        NonFiniteTensor: the result holds NaN or Inf.
+        MergingError: the method has no answer for these tensors.
     """
-    method = METHODS[step.method]
+    if not out.numel():
+        return
     flat = [parents.tensor(source.parent, source.tensor).reshape(-1) for source in step.sources()]
     base, inputs = (flat[0], flat[1:]) if step.base else (None, flat)
     dtype = merge_dtype(step, parents)
-    operands = StepOperands(step, parents, dtype, random_seed, out.shape, base, tuple(inputs), scratch)
-    numbers = step.numbers
-    prepared = method.prepare(operands, numbers) if method.prepare else None
-    target = out.view(-1)
-    size = _BLOCK.get(parents.device.type, _WHOLE)
-    for block in (operands.whole(),) if method.whole else operands.blocks(size):
-        scratch.reuse()
-        merged = method.combine(block, numbers, prepared).view(-1)
-        part = target[block.start : block.start + merged.numel()]
-        part.copy_(merged)
-        if not all_finite(part):
-            raise NonFiniteTensor(step.name, step.method)
+    usable = kernels if parents.device.type == "cpu" and dtype in FORMATS else None
+    operands = StepOperands(step, parents, dtype, random_seed, out.shape, base, tuple(inputs), scratch, usable)
+    try:
+        _run_method(METHODS[step.method], operands, out.view(-1))
+    except Undefined as reason:
+        raise MergingError(f"tensor {step.name} cannot be merged (method {step.method}): {reason}") from None
+
+
+def _run_method(method: Method, operands: StepOperands, target: Tensor) -> None:
+    prepared = method.prepare(operands, operands.step.numbers) if method.prepare else None
+    for block in (operands.whole(),) if method.whole else operands.blocks(_block_size(method, operands)):
+        operands.scratch.reuse()
+        if not _write(method, operands, block, prepared, target[block.start : block.start + len(block)]):
+            raise NonFiniteTensor(operands.step.name, method.name)
+
+
+def _block_size(method: Method, operands: StepOperands) -> int:
+    if method.fused and operands.kernels:
+        return _FUSED_BLOCK
+    return _BLOCK.get(operands.parents.device.type, _WHOLE)
+
+
+def _write(method: Method, operands: StepOperands, block: Block, prepared: object, target: Tensor) -> bool:
+    numbers = operands.step.numbers
+    if method.fused and operands.kernels:
+        in_place = target.dtype == operands.dtype and target.device.type == "cpu"
+        merged = target if in_place else torch.empty(len(block), dtype=operands.dtype)
+        finite = method.fused(operands.kernels, block, numbers, prepared, merged)
+        if finite is not None:
+            if in_place:
+                return finite
+            target.copy_(merged)
+            return all_finite(target)
+    target.copy_(method.combine(block, numbers, prepared).view(-1))
+    return all_finite(target)

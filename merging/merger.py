@@ -8,6 +8,7 @@ tensors are undefined until the next successful `apply`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,9 +17,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from merging.kernel import output_dtype, run_steps
 from merging.merged_tokenizer import MergedTokenizer
+from merging.methods import METHODS
 from merging.models import build_model, generation_config, merged_config
+from merging.native import Kernels
 from merging.parents import ParentSet
-from merging.plan import Plan, Step, make_plan
+from merging.plan import Plan, Source, Step, make_plan
 from merging.recipe import Recipe
 from merging.tokenizers import has_tokenizer
 
@@ -29,11 +32,13 @@ class Merger:
     Args:
         parents: the open parents of every recipe that will be applied.
         random_seed: the seed of the methods that draw random numbers (dare_*); the same seed gives the same model.
+        kernels: the compiled kernels; without them the same bits come out, later.
     """
 
-    def __init__(self, parents: ParentSet, random_seed: int = 0) -> None:
+    def __init__(self, parents: ParentSet, random_seed: int = 0, kernels: Kernels | None = None) -> None:
         self.parents = parents
         self.random_seed = random_seed
+        self.kernels = kernels
         self._model: PreTrainedModel | None = None
         self._config: dict[str, Any] = {}
         self._written: dict[str, Step] = {}
@@ -57,23 +62,40 @@ class Merger:
             NonFiniteTensor: a merged tensor holds NaN or Inf.
         """
         plan = self.plan(recipe)
+        steps = [self._simplified(step) for step in plan.steps]
         model = self._live_model(recipe, plan)
-        targets: dict[str, Tensor] = model.state_dict()
-        work = [(step, targets[step.name]) for step in plan.steps if self._written.get(step.name) != step]
+        layout = self.parents.architecture.layout
+        targets: dict[str, Tensor] = {layout.name_of(name): tensor for name, tensor in model.state_dict().items()}
+        work = [(step, targets[step.name]) for step in steps if self._written.get(step.name) != step]
         for step, _ in work:
             self._written.pop(step.name, None)
 
         def done(step: Step) -> None:
             self._written[step.name] = step
             if progress:
-                progress(len(self._written), len(plan.steps))
+                progress(len(self._written), len(steps))
 
-        run_steps(work, self.parents, self.random_seed, done)
+        run_steps(work, self.parents, self.random_seed, self.kernels, done)
         return model
 
     def tokenizer(self, recipe: Recipe) -> PreTrainedTokenizerBase:
         """Return the tokenizer that the merge has. Raises MergingError if the recipe asks for one it cannot have."""
         return MergedTokenizer.of(recipe, self.parents).tokenizer
+
+    def _simplified(self, step: Step) -> Step:
+        """Return a step without numbers where they do not matter, so that it is written once for all candidates."""
+        if not (METHODS[step.method].keeps_base and step.base and self._all_equal(step.sources())):
+            return step
+        return replace(
+            step, method="passthrough", base=None, inputs=(step.base,), shared=(), per_input=(("scale", (None,)),)
+        )
+
+    def _all_equal(self, sources: tuple[Source, ...]) -> bool:
+        def equal() -> bool:
+            first, *others = (self.parents.tensor(source.parent, source.tensor) for source in sources)
+            return all(other.dtype == first.dtype and torch.equal(other, first) for other in others)
+
+        return self.parents.statistics.once(("all_equal", sources), equal)
 
     def _live_model(self, recipe: Recipe, plan: Plan) -> PreTrainedModel:
         donor = self.parents.checkpoints[recipe.donor]

@@ -64,17 +64,23 @@ def generation_config(checkpoint: Checkpoint, special: SpecialTokens | None) -> 
 
 
 def load_model(
-    reference: str, device: str = "cpu", dtype: str | None = None, trust_remote_code: bool = False
+    reference: str,
+    device: str = "cpu",
+    dtype: str | None = None,
+    *,
+    lazy_unpickle: bool = False,
+    trust_remote_code: bool = False,
 ) -> PreTrainedModel:
-    """Load one plain checkpoint. Raises MergingError if it is missing or broken.
+    """Load one plain checkpoint, its adapter merged if it has one. Raises MergingError if it is missing or broken.
 
     Args:
-        reference: a folder or a hub id.
+        reference: a folder or a hub id, or one and an adapter (``base+adapter``).
         device: where to put it, as torch names devices.
         dtype: a torch dtype's name; by default the one that it is saved in.
+        lazy_unpickle: whether torch pickles may be read, where it has no safetensors.
         trust_remote_code: whether Python code that comes with it may be executed.
     """
-    checkpoint = Checkpoint.open(reference, trust_remote_code)
+    checkpoint = Checkpoint.open(reference, lazy_unpickle=lazy_unpickle, trust_remote_code=trust_remote_code)
     wanted: Any = getattr(torch, dtype) if dtype else checkpoint.dtype
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(
@@ -82,4 +88,6 @@ def load_model(
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise code_refused(reference, error) or MergingError(f"model {reference}: cannot be loaded: {error}") from None
+    for name, tensor in checkpoint.adapted().items():
+        model.get_parameter(name).data.copy_(tensor.read())
     return cast(PreTrainedModel, model.to(device).eval().requires_grad_(False))

@@ -206,9 +206,21 @@ def _step(
         for p in method.parameters
         if p.scope is not Scope.SHARED
     )
+    _check_together(method, inputs, per_input)
     base = next((source for source, _ in sources if apart and source.parent == base_model), None)
     only = tuple(source for source, _ in inputs)
     return Step(name, method.name, base, only, shared, per_input, recipe.dtype, recipe.out_dtype)
+
+
+def _check_together(
+    method: Method,
+    inputs: Sequence[tuple[Source, Sequence[Parameters]]],
+    per_input: Sequence[tuple[str, tuple[Number | None, ...]]],
+) -> None:
+    for index, (source, _) in enumerate(inputs if method.refuses_together else ()):
+        assert method.refuses_together
+        if reason := method.refuses_together({key: values[index] for key, values in per_input}):
+            raise MergingError(f"model {source.parent}: tensor {source.tensor}: {reason}")
 
 
 def _resolve(

@@ -23,6 +23,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from merging.errors import shown, suggest
+from merging.references import split_reference
 from merging.settings import parse_setting
 
 
@@ -64,10 +65,11 @@ def _reference_error(reason: str) -> PydanticCustomError:
 
 
 def _write_reference(reference: str) -> object:
-    # mergekit takes "+" for an adapter and "@" for a revision, unless the path is spelled out.
-    if ("+" in reference or "@" in reference) and Path(reference).exists():
-        return {"model": {"path": reference}}
-    return reference
+    # mergekit takes every "+" for an adapter's and "@" for a revision's, unless the path is spelled out.
+    model, adapter = split_reference(reference)
+    parts = {"model": model} | ({"lora": adapter} if adapter is not None else {})
+    spelled = {key: {"path": part} for key, part in parts.items() if set(part) & set("+@") and Path(part).exists()}
+    return parts | spelled if spelled else reference
 
 
 ModelReference: TypeAlias = Annotated[str, BeforeValidator(_parse_reference), PlainSerializer(_write_reference)]

@@ -36,11 +36,15 @@ class Statistics:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where the k-th largest magnitude of a tensor lies: it is the `rank`-th (from 1) of the `count` in a bin."""
+    """Where the k-th magnitude of a tensor lies: it is the `rank`-th (from 1) of the `count` in a bin.
+
+    Counted from the largest, or from the smallest on (`rising`), in the bin as among the bins.
+    """
 
     bin: int
     rank: int
     count: int
+    rising: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +57,7 @@ class MagnitudeTable:
 
     bins: Tensor = field(repr=False)  # (bins that occur,), rising
     below: Tensor = field(repr=False)  # (bins that occur + 1,), elements in lower bins
-    by_run: Tensor = field(repr=False)  # (runs, bins that occur)
+    until: Tensor = field(repr=False)  # (bins that occur, runs), elements of the bin up to the end of the run
 
     def place_of(self, k: int) -> Place:
         """Return where the k-th largest magnitude lies, for 1 <= k <= number of elements."""
@@ -62,11 +66,17 @@ class MagnitudeTable:
         above = int(self.below[-1]) - int(self.below[column + 1])
         return Place(int(self.bins[column]), k - above, int(self.below[column + 1]) - int(self.below[column]))
 
+    def place_from_below(self, k: int) -> Place:
+        """Return where the k-th smallest magnitude lies, for 1 <= k <= number of elements."""
+        column = int(torch.searchsorted(self.below, k)) - 1
+        count = int(self.below[column + 1]) - int(self.below[column])
+        return Place(int(self.bins[column]), k - int(self.below[column]), count, rising=True)
+
     def run_of(self, place: Place) -> tuple[int, int]:
         """Return the run that the place's element lies in, equals taken in their order, and its rank there."""
-        counts = self.by_run[:, int(torch.searchsorted(self.bins, place.bin))].cumsum(0)
-        run = int(torch.searchsorted(counts, place.rank))
-        return run, place.rank - (int(counts[run - 1]) if run else 0)
+        until = self.until[int(torch.searchsorted(self.bins, place.bin))]
+        run = int(torch.searchsorted(until, place.rank))
+        return run, place.rank - (int(until[run - 1]) if run else 0)
 
 
 def magnitude_bins(values: Tensor) -> Tensor:
@@ -83,4 +93,4 @@ def magnitude_table(runs: Iterable[Tensor]) -> MagnitudeTable:
     (bins,) = counts.nonzero(as_tuple=True)
     below = torch.zeros(len(bins) + 1, dtype=torch.int64)
     below[1:] = counts[bins].cumsum(0)
-    return MagnitudeTable(bins, below, by_run[:, bins].contiguous())
+    return MagnitudeTable(bins, below, by_run[:, bins].T.contiguous().cumsum(dim=1, dtype=torch.int32))

@@ -53,7 +53,7 @@ def has_tokenizer(reference: str) -> bool:
 
 def read_tokenizer(reference: str, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """Load a tokenizer as `load_tokenizer` does, with no token for padding but its own."""
-    folder = locate(reference, trust_remote_code)
+    folder = locate(reference, trust_remote_code=trust_remote_code)
     if not has_tokenizer(reference):
         raise MergingError(f"model {reference}: has no tokenizer ({folder} holds no tokenizer.json)")
     options = {"trust_remote_code": trust_remote_code}

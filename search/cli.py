@@ -41,6 +41,12 @@ _SHARD_SIZE = click.option(
     show_default=True,
     help="The most that one file of weights may hold; 5B is 5GB, as in mergekit.",
 )
+_LOW_MEMORY = click.option(
+    "--low-cpu-memory/--no-low-cpu-memory", help="As in mergekit; merges are always made so, tensor by tensor."
+)
+_LAZY_UNPICKLE = click.option(
+    "--lazy-unpickle/--no-lazy-unpickle", help="Read torch pickles (pytorch_model.bin), without running code in them."
+)
 _TRUST = click.option(
     "--trust-remote-code/--no-trust-remote-code",
     help="Execute Python code that comes with a model, tokenizer or config.",
@@ -214,6 +220,8 @@ def export(results: Path, trial: int | None, to: Path, max_shard_size: str) -> N
 @click.argument("folder", type=click.Path(path_type=Path))
 @_SHARD_SIZE
 @click.option("--dry-run", is_flag=True, help="Show what would be merged, tensor by tensor, and merge nothing.")
+@_LOW_MEMORY
+@_LAZY_UNPICKLE
 @_TOKENIZER
 @_CARD
 @_CRIMES
@@ -225,6 +233,8 @@ def merge(
     folder: Path,
     max_shard_size: str,
     dry_run: bool,
+    low_cpu_memory: bool,  # noqa: ARG001 - nothing is left for it to change
+    lazy_unpickle: bool,
     copy_tokenizer: bool,
     write_model_card: bool,
     allow_crimes: bool,
@@ -244,15 +254,20 @@ def merge(
     device = choose_device(device)
     loaded = Recipe.load(recipe)
     if dry_run:
-        trusted = trust_remote_code
-        with ParentSet.open(loaded, device, trust_remote_code=trusted, allow_crimes=allow_crimes) as parents:
+        with ParentSet.open(
+            loaded,
+            device,
+            lazy_unpickle=lazy_unpickle,
+            trust_remote_code=trust_remote_code,
+            allow_crimes=allow_crimes,
+        ) as parents:
             click.echo(Merger(parents, random_seed).plan(loaded).describe())
         return
     with _bar() as progress:
         export_model(
             loaded, folder, random_seed=random_seed, device=device, max_shard_size=max_shard_size,
-            copy_tokenizer=copy_tokenizer, write_model_card=write_model_card, allow_crimes=allow_crimes,
-            trust_remote_code=trust_remote_code, progress=progress,
+            lazy_unpickle=lazy_unpickle, copy_tokenizer=copy_tokenizer, write_model_card=write_model_card,
+            allow_crimes=allow_crimes, trust_remote_code=trust_remote_code, progress=progress,
         )  # fmt: skip
     click.echo(f"{folder}: {loaded.merge_method} of {len(loaded.parents())} models")
 
@@ -264,6 +279,7 @@ def merge(
 @click.option("--max-new-tokens", type=click.IntRange(min=1), default=512, show_default=True)
 @click.option("--batch-size", type=click.IntRange(min=1), help="Prompts at once; found by itself if not given.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@_LAZY_UNPICKLE
 @_TRUST
 @_SEED
 @_DEVICE
@@ -275,6 +291,7 @@ def evaluate(
     max_new_tokens: int,
     batch_size: int | None,
     as_json: bool,
+    lazy_unpickle: bool,
     trust_remote_code: bool,
     random_seed: int,
     device: str,
@@ -294,9 +311,9 @@ def evaluate(
     with (
         Evaluator(chosen, allow_code_execution=allow_code_execution, **settings) as evaluator,
         _bar() as progress,
-        _model(model, choose_device(device), random_seed, trust_remote_code, progress) as (live, tokenizer),
+        _model(model, choose_device(device), random_seed, lazy_unpickle, trust_remote_code, progress) as loaded,
     ):
-        report = evaluator.evaluate(live, tokenizer, progress=lambda done, total: progress("scoring", done, total))
+        report = evaluator.evaluate(*loaded, progress=lambda done, total: progress("scoring", done, total))
     _print_report(report, as_json)
 
 
@@ -346,8 +363,7 @@ def _show_plan(config: SearchConfig) -> None:
         interval = f"one of {list(found.choices)}" if found.choices else f"{found.low:g} to {found.high:g}"
         click.echo(f"{found.path}: {interval}{knots}")
     example = config.space.recipe_at(config.warm_starts[0]) if config.warm_starts else config.space.example()
-    options = config.merging.model_dump(include={"trust_remote_code", "allow_crimes"})
-    with ParentSet.open(config.space.corners(), "cpu", **options) as parents:
+    with ParentSet.open(config.space.corners(), "cpu", **config.merging.switches) as parents:
         for recipe in config.space.corners():
             Merger(parents).plan(recipe)
         click.echo(f"\n{'The first warm start' if config.warm_starts else 'At the low ends'}:\n")
@@ -412,16 +428,24 @@ def _print_report(report: Report, as_json: bool) -> None:
 
 @contextlib.contextmanager
 def _model(
-    reference: str, device: str, random_seed: int, trusted: bool, progress: Callable[[str, int, int], None]
+    reference: str,
+    device: str,
+    random_seed: int,
+    lazy_unpickle: bool,
+    trusted: bool,
+    progress: Callable[[str, int, int], None],
 ) -> Iterator[tuple[Any, Any]]:
     """Yield the live model and the tokenizer of a checkpoint or of a recipe."""
     from merging import Merger, ParentSet, Recipe, load_model, load_tokenizer
 
     if not reference.endswith((".yaml", ".yml")):
-        yield load_model(reference, device, trust_remote_code=trusted), load_tokenizer(reference, trusted)
+        model = load_model(reference, device, lazy_unpickle=lazy_unpickle, trust_remote_code=trusted)
+        yield model, load_tokenizer(reference, trusted)
         return
     recipe: Recipe = Recipe.load(reference)
-    with ParentSet.open(recipe, device, progress, trust_remote_code=trusted) as parents:
+    with ParentSet.open(
+        recipe, device, memory_budget=0, lazy_unpickle=lazy_unpickle, trust_remote_code=trusted
+    ) as parents:
         merger = Merger(parents, random_seed)
         yield merger.apply(recipe, lambda done, total: progress("merging", done, total)), merger.tokenizer(recipe)
 

@@ -23,10 +23,13 @@ from search.space import SearchSpace
 Sampler: TypeAlias = Literal["tpe", "cmaes", "gp", "nsgaii", "qmc", "random"]
 
 _DURATION = re.compile(r"(?:(?P<h>\d+(?:\.\d+)?)h)?(?:(?P<m>\d+(?:\.\d+)?)m)?(?:(?P<s>\d+(?:\.\d+)?)s?)?")
+_SIZE = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>(?:[KMG]?B)?)", re.IGNORECASE)
+_UNITS: Mapping[str, int] = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 # Keys of a recipe whose value names a model, and the words that may stand there for something else.
 _REFERENCES: Mapping[str, tuple[str, ...]] = {
     "model": (),
     "path": (),
+    "lora": (),
     "base_model": (),
     "tokenizer_source": ("base", "union"),
     "source": ("base", "union"),
@@ -43,6 +46,17 @@ def parse_duration(value: object) -> float:
 
 
 Duration: TypeAlias = Annotated[float, BeforeValidator(parse_duration)]
+
+
+def parse_size(value: object) -> int:
+    """Return the bytes of ``24GB``, ``500MB`` or a plain number of bytes. Raises ValueError."""
+    match = _SIZE.fullmatch(str(value).strip())
+    if not match:
+        raise ValueError(f"{value!r} is no size; write it like 24GB or 500MB")
+    return int(float(match["number"]) * _UNITS[match["unit"].upper()])
+
+
+Size: TypeAlias = Annotated[int, BeforeValidator(parse_size)]
 
 
 class _Section(BaseModel):
@@ -84,9 +98,16 @@ class MergingSection(_Section):
     """Where merges are made, of what, and with which random numbers."""
 
     device: str = "auto"
+    memory_budget: Size | None = None
+    lazy_unpickle: bool = False
     random_seed: int = 0
     trust_remote_code: bool = False
     allow_crimes: bool = False
+
+    @property
+    def switches(self) -> dict[str, Any]:
+        """What may be read and merged, as `ParentSet.open` and `export_model` take it."""
+        return self.model_dump(include={"lazy_unpickle", "trust_remote_code", "allow_crimes"})
 
 
 class _Sections(_Section):
@@ -260,4 +281,5 @@ def _locate(reference: str, places: list[Path]) -> str:
         path = (place / Path(reference).expanduser()).resolve()
         if path.exists():
             return str(path)
-    return reference
+    model, plus, adapter = reference.partition("+")
+    return f"{_locate(model, places)}+{_locate(adapter, places)}" if plus and model and adapter else reference

@@ -46,8 +46,7 @@ def export_trial(
     card = model_card(recipe, target.resolve().name, seed, _evidence(row, leaderboard, config))
     export_model(
         recipe, target, random_seed=seed, device=choose_device(config.merging.device), max_shard_size=max_shard_size,
-        card=card, trust_remote_code=config.merging.trust_remote_code, allow_crimes=config.merging.allow_crimes,
-        progress=progress,
+        card=card, progress=progress, **config.merging.switches,
     )  # fmt: skip
     return row
 

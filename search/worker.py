@@ -105,12 +105,19 @@ class _Worker:
         known = baselines(config)
         corners = config.space.corners()
         recipes = [*corners, *(baseline.recipe for baseline in known)]
-        options = config.merging.model_dump(include={"trust_remote_code", "allow_crimes"})
-        with ParentSet.open(recipes, choose_device(config.merging.device), self._reading, **options) as parents:
+        with ParentSet.open(
+            recipes,
+            choose_device(config.merging.device),
+            memory_budget=config.merging.memory_budget,
+            **config.merging.switches,
+        ) as parents:
             merger = Merger(parents, config.merging.random_seed)
             for recipe in corners:
                 merger.plan(recipe)
                 self._check_prompt(merger, recipe)
+            parents.load(self._reading)
+            for note in parents.notes:
+                self.progress.say(note)
             # Only now is anything written: whatever is wrong with the input has been found.
             identity = config.identity | {"problems": {"sha256": problems.digest}}
             folder = ResultsFolder.create(path, config, identity, fresh)

@@ -7,6 +7,7 @@ four times as much; elections are therefore decided on bits.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -24,11 +25,13 @@ def bits_dtype(dtype: torch.dtype) -> torch.dtype:
     return _INTEGERS[dtype.itemsize]
 
 
+@lru_cache(1 << 16)
 def bits_of(number: float, dtype: torch.dtype) -> int:
     """Return the bits of a number in a dtype, as a signed integer."""
     return int(as_bits(torch.tensor(number, dtype=dtype)))
 
 
+@lru_cache(1 << 16)
 def number_of(bits: int, dtype: torch.dtype) -> float:
     """Return the number of a dtype that has these bits."""
     return float(torch.tensor(bits, dtype=bits_dtype(dtype)).view(dtype))

@@ -6,6 +6,15 @@ import torch
 from torch import Tensor
 
 from merging.methods.registry import Block, Numbers, Parameter, Scope, method
+from merging.native import Kernels
+from merging.native.weighted_sum import weighted_sum
+
+
+def fused(kernels: Kernels, block: Block, numbers: Numbers, _: None, out: Tensor) -> bool:
+    """Do what `linear` does in one pass."""
+    weights = torch.tensor(numbers.each("weight"), dtype=torch.float32)
+    divisor = float(weights.sum()) if numbers.flag("normalize") else None
+    return weighted_sum(kernels, block.inputs, weights.tolist(), out, divisor, fma=True)
 
 
 @method(
@@ -15,6 +24,7 @@ from merging.methods.registry import Block, Numbers, Parameter, Scope, method
         Parameter("weight", float, Scope.INPUT),
         Parameter("normalize", bool, Scope.SHARED, default=True),
     ),
+    fused=fused,
 )
 def linear(block: Block, numbers: Numbers, _: None) -> Tensor:
     """Return sum(weight * parent), over sum(weight) if `normalize`; summed in float32 at least."""

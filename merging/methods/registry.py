@@ -2,9 +2,12 @@
 
 A method is two pure functions. `prepare` (optional) sees the whole tensors once and returns what a reduction over them
 gives: thresholds, masks, an angle. `combine` is elementwise: it sees one block of elements and returns that block of
-the merged tensor, in the dtype of its inputs, perhaps in the block's scratch memory. A method whose result for one
-element needs its whole row or tensor is registered as `whole`: its `combine` sees one block, all of the tensor in its
-own shape. Methods do no I/O, move nothing between devices and know no recipe.
+the merged tensor, in the dtype of its inputs or a wider one, perhaps in the block's scratch memory. A method whose
+result for one element needs its whole row or tensor is registered as `whole`: its `combine` sees one block, all of the
+tensor in its own shape. Methods do no I/O, move nothing between devices and know no recipe.
+
+A method may have a third function, `fused`: what `combine` does, with the same bits, in one pass of a compiled kernel
+(merging/native) over memory of the CPU.
 
 To add a method, write these functions in a file of this package, put `@method(...)` over `combine`, and import the
 file in `merging/methods/__init__.py`.
@@ -21,6 +24,8 @@ from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 import torch
 from pydantic import TypeAdapter
 from torch import Tensor
+
+from merging.native import Kernels
 
 Number: TypeAlias = bool | int | float | str
 T = TypeVar("T")
@@ -140,7 +145,8 @@ class Block:
     scratch: Scratch = field(default_factory=Scratch, compare=False)
 
     def __len__(self) -> int:
-        return self.inputs[0].numel() if self.inputs else len(self.base) if self.base is not None else 0
+        first = self.inputs[0] if self.inputs else self.base
+        return 0 if first is None else first.numel()
 
 
 class Operands(Protocol):
@@ -165,6 +171,10 @@ class Operands(Protocol):
     def dtype(self) -> torch.dtype:
         """The dtype of the merge."""
 
+    @property
+    def kernels(self) -> Kernels | None:
+        """The compiled kernels, where they can be used: on the CPU, in a dtype that they know."""
+
     def block(self, start: int, size: int) -> Block:
         """Return up to `size` elements from flat index `start` on."""
 
@@ -183,6 +193,14 @@ class Operands(Protocol):
 
 Prepare: TypeAlias = Callable[[Operands, Numbers], Any]
 Combine: TypeAlias = Callable[[Block, Numbers, Any], Tensor]
+# Writes the block's merge and returns whether it is finite, or None where there is no kernel for it.
+Fused: TypeAlias = Callable[[Kernels, Block, Numbers, Any, Tensor], bool | None]
+# Why the numbers that one input has, by key, cannot stand together; or None.
+RefuseTogether: TypeAlias = Callable[[Mapping[str, Number | None]], str | None]
+
+
+class Undefined(Exception):
+    """A method gives no answer for these tensors; the message says why, and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +216,9 @@ class Method:
     prepare: Prepare | None
     random: bool
     whole: bool
+    keeps_base: bool
+    refuses_together: RefuseTogether | None
+    fused: Fused | None
 
     @property
     def sets_base_apart(self) -> bool:
@@ -236,6 +257,9 @@ def method(
     prepare: Prepare | None = None,
     random: bool = False,
     whole: bool = False,
+    keeps_base: bool = False,
+    refuses_together: RefuseTogether | None = None,
+    fused: Fused | None = None,
 ) -> Callable[[Combine], Combine]:
     """Register `combine` as the method `name`.
 
@@ -248,10 +272,26 @@ def method(
         prepare: the reductions over whole tensors that `combine` needs.
         random: whether it draws random numbers (the seed then belongs to the merge).
         whole: whether `combine` needs the whole tensor in its own shape.
+        keeps_base: whether the merge is the base, whatever the numbers are, where all inputs equal it.
+        refuses_together: why the numbers of an input, each legal by itself, are not so together.
+        fused: a compiled equal of `combine`.
     """
 
     def register(combine: Combine) -> Combine:
-        METHODS[name] = Method(name, source, tuple(parameters), base, inputs, combine, prepare, random, whole)
+        METHODS[name] = Method(
+            name=name,
+            source=source,
+            parameters=tuple(parameters),
+            base=base,
+            inputs=inputs,
+            combine=combine,
+            prepare=prepare,
+            random=random,
+            whole=whole,
+            keeps_base=keeps_base,
+            refuses_together=refuses_together,
+            fused=fused,
+        )
         return combine
 
     return register

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from merging.methods.registry import Block, Numbers, Operands, Parameter, Scope, method
+from merging.native import Kernels
+from merging.native.weighted_sum import weighted_sum
 
 # Norms and dot products are summed in runs of this many elements, as mergekit 0.1.5 sums them: a float32
 # sum in another order would now and then round a 16-bit result differently.
@@ -58,6 +60,12 @@ def coefficients(operands: Operands, numbers: Numbers) -> Coefficients:
     return Coefficients(base[0, 0], other[0, 0])
 
 
+def fused(kernels: Kernels, block: Block, numbers: Numbers, factors: Coefficients, out: Tensor) -> bool:  # noqa: ARG001
+    """Do what `slerp` does in one pass."""
+    assert block.base is not None
+    return weighted_sum(kernels, (block.base, block.inputs[0]), (float(factors.base), float(factors.other)), out)
+
+
 @method(
     "slerp",
     source="https://en.wikipedia.org/wiki/Slerp",
@@ -65,6 +73,7 @@ def coefficients(operands: Operands, numbers: Numbers) -> Coefficients:
     base="required",
     inputs=(2, 2),
     prepare=coefficients,
+    fused=fused,
 )
 def slerp(block: Block, numbers: Numbers, factors: Coefficients) -> Tensor:  # noqa: ARG001
     """Return the point at `t` between the base (t = 0) and the other parent (t = 1)."""

@@ -9,20 +9,41 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
 from merging.methods.bits import as_bits, bits_dtype, bits_of, number_of
-from merging.methods.random_bits import keep_mask
+from merging.methods.magnitudes import RUN, Magnitudes
+from merging.methods.random_bits import keep_mask, kept_below
 from merging.methods.registry import Block, Operands
-from merging.statistics import MagnitudeTable, Place, magnitude_bins, magnitude_table
+from merging.native import Kernels
+from merging.native import task_vectors as native
 
-# Elements that are read at once; also the runs in which a magnitude table counts.
-_RUN = 1 << 16
 # Sums of |x| are taken in runs of this many elements, each by one thread, so that they come out the same everywhere.
 _SUM_RUN = 1 << 15
+# As many, when a kernel sums; 16-bit sums are exact even then, but for elements a millionth as large as the largest.
+_FUSED_RUN = 1 << 22
 _SMALLEST_NORM = 1e-7
+
+
+class Thinning(Protocol):
+    """What is left of a task vector."""
+
+    @property
+    def kind(self) -> native.Thinning:
+        """What the kernels call this way of thinning."""
+
+    @property
+    def scale(self) -> float:
+        """What the kept elements are multiplied by."""
+
+    def apply(self, delta: Tensor, start: int) -> Tensor:
+        """Thin out, in place, the block of a task vector that starts at flat index `start`."""
+
+    def native(self, dtype: torch.dtype, start: int) -> native.Part:
+        """Return this thinning as the kernels take it, for a block that starts at flat index `start`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +57,13 @@ class Cut:
     threshold: float
     equal_until: int
     scale: float = 1.0
+    kind: ClassVar = native.Thinning.CUT
+
+    def native(self, dtype: torch.dtype, start: int) -> native.Part:
+        """Return this cut as the kernels take it."""
+        below = number_of(bits_of(self.threshold, dtype) - 1, dtype)
+        floor = native.Edge(self.equal_until - start, below, self.threshold)
+        return native.Part(floor=floor, scale=self.scale)
 
     def apply(self, delta: Tensor, start: int) -> Tensor:
         """Trim, in place, the block of a task vector that starts at flat index `start`."""
@@ -73,54 +101,42 @@ def find_cut(operands: Operands, index: int, density: float, rescale: bool) -> C
         return None
     if density <= 0:
         return NOTHING
-    cut = _find_cut(operands, index, density)
-    if cut.threshold == 0:
+    boundary = delta_magnitudes(operands, index).largest(max(1, int(density * operands.elements)))
+    if boundary.magnitude == 0:
         return None  # all that is cut is zero
-    if not rescale:
-        return cut
-    after = math.fsum(_absolute_sum(cut.apply(delta, start)) for start, delta in _deltas(operands, index))
-    return replace(cut, scale=_scale(operands, index, after))
+    cut = Cut(boundary.magnitude, boundary.equal_until)
+    return replace(cut, scale=norm_ratio(operands, index, cut)) if rescale else cut
 
 
-def _find_cut(operands: Operands, index: int, density: float) -> Cut:
-    table: MagnitudeTable = operands.once(
-        "magnitudes", [index], lambda: magnitude_table(delta for _, delta in _deltas(operands, index))
-    )
-    place = table.place_of(max(1, int(density * operands.elements)))
-    if operands.dtype.itemsize > 2:
-        return _cut_within_bin(operands, index, place)
-    threshold = number_of(place.bin, operands.dtype)  # every element of the bin has this magnitude
-    if place.rank == place.count:
-        return Cut(threshold, operands.elements)
-    run, rank = table.run_of(place)
-    delta = _delta(operands.block(run * _RUN, _RUN), index)
-    # NumPy compares 16-bit integers ten times as fast as torch does.
-    (equal,) = (magnitude_bins(delta).numpy(force=True) == place.bin).nonzero()
-    return Cut(threshold, run * _RUN + int(equal[rank - 1]) + 1)
+def delta_magnitudes(operands: Operands, index: int) -> Magnitudes:
+    """Return the magnitudes of a task vector."""
 
+    def find(block: Block, magnitude: float, rank: int) -> int:
+        assert operands.kernels is not None
+        assert block.base is not None
+        return native.nth_equal(operands.kernels, block.base, block.inputs[index], magnitude, rank)
 
-def _cut_within_bin(operands: Operands, index: int, place: Place) -> Cut:
-    magnitudes, positions = [], []
-    for start, delta in _deltas(operands, index):
-        (inside,) = (magnitude_bins(delta) == place.bin).nonzero(as_tuple=True)
-        magnitudes.append(delta[inside].abs())
-        positions.append(inside + start)
-    ranked, order = torch.cat(magnitudes).sort(descending=True, stable=True)
-    threshold = float(ranked[place.rank - 1])
-    first_equal = int(torch.count_nonzero(ranked > threshold))
-    return Cut(threshold, int(torch.cat(positions)[order[first_equal : place.rank]].max()) + 1)
+    faster = find if operands.kernels else None
+    return Magnitudes.of("magnitudes", operands, [index], lambda block: delta(block, index), faster)
 
 
 @dataclass(frozen=True, slots=True)
 class Drop:
     """Which elements of a task vector a random drop keeps, and what the kept ones are multiplied by."""
 
-    mask: Tensor  # (elements,), integers of the width of the dtype of the merge; all bits set, or none
+    density: float
+    key: tuple[int, int]
     scale: float = 1.0
+    kind: ClassVar = native.Thinning.DROP
+
+    def native(self, dtype: torch.dtype, start: int) -> native.Part:  # noqa: ARG002 - as a cut has it
+        """Return this drop as the kernels take it."""
+        return native.Part(key=self.key, limit=kept_below(self.density), scale=self.scale)
 
     def apply(self, delta: Tensor, start: int) -> Tensor:
         """Thin out, in place, the block of a task vector that starts at flat index `start`."""
-        as_bits(delta).bitwise_and_(self.mask[start : start + delta.numel()])
+        mask = keep_mask(self.density, self.key, start, delta.numel(), delta.device)
+        as_bits(delta).bitwise_and_(mask.to(bits_dtype(delta.dtype)))
         return delta if self.scale == 1.0 else delta.mul_(self.scale)
 
 
@@ -133,32 +149,28 @@ def draw(operands: Operands, index: int, density: float, rescale: bool) -> Drop 
         return None
     if density <= 0:
         return NOTHING
-    key = operands.random_key(index)
-    device = operands.block(0, 1).inputs[index].device
-    drop = Drop(torch.empty(operands.elements, dtype=bits_dtype(operands.dtype), device=device))
-    for start in range(0, operands.elements, _RUN):
-        part = drop.mask[start : start + _RUN]
-        part.copy_(keep_mask(density, key, start, len(part), device))
-    if not rescale:
-        return drop
-    after = math.fsum(_absolute_sum(drop.apply(delta, start)) for start, delta in _deltas(operands, index))
-    return replace(drop, scale=_scale(operands, index, after))
+    drop = Drop(density, operands.random_key(index))
+    return replace(drop, scale=norm_ratio(operands, index, drop)) if rescale else drop
 
 
 def delta_extremes(operands: Operands, index: int) -> tuple[float, float]:
     """Return the least and the greatest element of a task vector; NaN where it holds one."""
 
     def extremes() -> tuple[float, float]:
-        pairs = [torch.aminmax(delta) for _, delta in _deltas(operands, index)]
+        if operands.elements == 0:
+            return 0.0, 0.0
+        pairs = [torch.aminmax(delta) for _, delta in deltas(operands, index)]
         lowest, highest = (torch.stack(side) for side in zip(*pairs, strict=True))
         return float(lowest.amin()), float(highest.amax())
 
     return operands.once("extremes", [index], extremes)
 
 
-def _scale(operands: Operands, index: int, after: float) -> float:
+def norm_ratio(operands: Operands, index: int, thinning: Thinning) -> float:
+    """Return the L1 norm of a task vector over that of what is left of it; 1 where either is next to nothing."""
     # The norms and their ratio are rounded to the dtype of the merge, as mergekit rounds them, if it can hold them.
-    before = operands.once("l1", [index], lambda: math.fsum(_absolute_sum(d) for _, d in _deltas(operands, index)))
+    before = operands.once("l1", [index], lambda: _l1(operands, index, None))
+    after = _l1(operands, index, thinning)
     if before < _SMALLEST_NORM or after < _SMALLEST_NORM:
         return 1.0
     norms = torch.tensor([before, after], dtype=torch.float64)
@@ -167,16 +179,31 @@ def _scale(operands: Operands, index: int, after: float) -> float:
     return float(norms[0] / norms[1])
 
 
+def _l1(operands: Operands, index: int, thinning: Thinning | None) -> float:
+    if thinning and operands.kernels:
+        return math.fsum(_fused_sum(operands.kernels, block, index, thinning) for block in operands.blocks(_FUSED_RUN))
+    runs = deltas(operands, index)
+    return math.fsum(_absolute_sum(thinning.apply(run, start) if thinning else run) for start, run in runs)
+
+
+def _fused_sum(kernels: Kernels, block: Block, index: int, thinning: Thinning) -> float:
+    assert block.base is not None
+    part = thinning.native(block.base.dtype, block.start)
+    return native.absolute_sum(kernels, thinning.kind, block.base, block.inputs[index], part, block.start)
+
+
 def _absolute_sum(delta: Tensor) -> float:
     whole = delta.numel() // _SUM_RUN * _SUM_RUN
     runs = delta[:whole].view(-1, _SUM_RUN).abs().sum(dim=1, dtype=torch.float64).tolist()
     return math.fsum([*runs, float(delta[whole:].abs().sum(dtype=torch.float64))])
 
 
-def _deltas(operands: Operands, index: int) -> Iterator[tuple[int, Tensor]]:
-    return ((block.start, _delta(block, index)) for block in operands.blocks(_RUN))
+def deltas(operands: Operands, index: int) -> Iterator[tuple[int, Tensor]]:
+    """Yield a task vector in flat runs, each with the flat index of its first element."""
+    return ((block.start, delta(block, index)) for block in operands.blocks(RUN))
 
 
-def _delta(block: Block, index: int) -> Tensor:
+def delta(block: Block, index: int) -> Tensor:
+    """Return a block of a task vector, in memory of its own."""
     assert block.base is not None
     return block.inputs[index] - block.base

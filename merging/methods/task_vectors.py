@@ -1,6 +1,6 @@
 """Task vectors: what the fine-tunes changed in their base model, thinned out, weighed and added to the base again.
 
-task_arithmetic, ties, dare_linear and dare_ties are one computation: thin each delta (or not), weigh it, elect a sign
+task_arithmetic, ties, dare, della and breadcrumbs are one computation: thin each delta (or not), weigh it, elect a sign
 for each element and keep the deltas that agree with it (or not), sum, normalize (or not), scale by lambda, add to the
 base.
 
@@ -13,17 +13,45 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from merging.methods.bits import as_bits, bits_of, magnitude_mask
-from merging.methods.registry import Block, Combine, Numbers, Operands, Parameter, Scope, Scratch, method
-from merging.methods.sparsify import NOTHING, Cut, Drop, delta_extremes, draw, find_cut, keep_all
+from merging.methods.breadcrumbs import find_band
+from merging.methods.della import draw_by_rank, refuse_probabilities
+from merging.methods.registry import (
+    Block,
+    Combine,
+    Numbers,
+    Operands,
+    Parameter,
+    RefuseTogether,
+    Scope,
+    Scratch,
+    method,
+)
+from merging.methods.sparsify import NOTHING, Thinning, delta_extremes, draw, find_cut, keep_all
+from merging.native import Kernels
+from merging.native import task_vectors as native
 
-Thinning: TypeAlias = Cut | Drop | None
-Thin: TypeAlias = Callable[[Operands, int, float, bool], Thinning]
+
+@dataclass(frozen=True, slots=True)
+class Thinner:
+    """A way to thin task vectors out.
+
+    Attributes:
+        find: finds the thinning of one, given operands, its index, density, rescale, and a number for each parameter.
+        parameters: what it asks for besides the density.
+        random: whether it draws random numbers.
+        refuses_together: why a density and these numbers cannot stand together.
+    """
+
+    find: Callable[..., Thinning | None]
+    parameters: tuple[Parameter, ...] = ()
+    random: bool = False
+    refuses_together: RefuseTogether | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +60,7 @@ class Part:
 
     index: int
     weight: float  # rounded to the dtype of the merge
-    thinning: Thinning
+    thinning: Thinning | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +78,7 @@ class Mixture:
     finite: bool
 
 
-def _prepare(thin: Thin) -> Callable[[Operands, Numbers], Mixture]:
+def _prepare(thinner: Thinner) -> Callable[[Operands, Numbers], Mixture]:
     def prepare(operands: Operands, numbers: Numbers) -> Mixture:
         weights = torch.tensor(numbers.each("weight"), dtype=operands.dtype)
         parts, finite = [], True
@@ -60,7 +88,8 @@ def _prepare(thin: Thin) -> Callable[[Operands, Numbers], Mixture]:
             if not all(map(math.isfinite, extremes)):
                 finite = False
                 continue
-            thinning = thin(operands, index, density, numbers.flag("rescale"))
+            others = [numbers.each(parameter.key)[index] for parameter in thinner.parameters]
+            thinning = thinner.find(operands, index, density, numbers.flag("rescale"), *others)
             if thinning is not NOTHING:
                 parts.append(Part(index, weight, thinning))
         return Mixture(tuple(parts), float(weights.sum()), finite)
@@ -130,6 +159,37 @@ def _agreeing_weight(agreeing: list[Tensor], weights: Sequence[float], scratch: 
     return total.add_(1 - total.sign().abs_())
 
 
+def _fused(kernels: Kernels, block: Block, numbers: Numbers, mixture: Mixture, out: Tensor, elect: bool) -> bool | None:
+    """Do what `_merge` does in one pass over the block."""
+    if block.base is None or not mixture.finite or not mixture.parts:
+        return None
+    thinnings = [part.thinning for part in mixture.parts if part.thinning is not None]
+    form = native.Form(
+        len(mixture.parts),
+        block.base.dtype,
+        thinnings[0].kind if thinnings else native.Thinning.CUT,
+        scaled=any(thinning.scale != 1.0 for thinning in thinnings),
+        elect=elect,
+        normalize=numbers.flag("normalize"),
+        has_lambda=numbers.number("lambda") != 1.0,
+    )
+    parts = [_native_part(block, part) for part in mixture.parts]
+    weights = tuple(part.weight for part in mixture.parts)
+    divisor = _sum_of_all(weights, block.base.dtype) if elect else _divisor(mixture.total_weight)
+    return native.merge(kernels, form, block.base, parts, out, block.start, divisor, numbers.number("lambda"))
+
+
+@lru_cache(1 << 16)
+def _sum_of_all(weights: tuple[float, ...], dtype: torch.dtype) -> float:
+    return float(torch.tensor(weights, dtype=dtype).sum()) or 1.0
+
+
+def _native_part(block: Block, part: Part) -> tuple[native.Part, Tensor, float]:
+    source = block.inputs[part.index]
+    thinning = part.thinning.native(source.dtype, block.start) if part.thinning else native.Part()
+    return thinning, source, part.weight
+
+
 def _divisor(total: float) -> float:
     # Compared as a Python number: in float16 mergekit's bound is itself zero, and a zero divisor would stay.
     return 1.0 if abs(total) < 1e-8 else total
@@ -145,13 +205,17 @@ def _rounded_sum(terms: list[Tensor], out: Tensor, scratch: Scratch) -> Tensor:
     return out.copy_(total)
 
 
-def _register(name: str, source: str, thin: Thin, elect: bool, normalize: bool, rescale: bool) -> Combine:
+def _register(name: str, source: str, thinner: Thinner, elect: bool, normalize: bool, rescale: bool) -> Combine:
     def combine(block: Block, numbers: Numbers, mixture: Mixture) -> Tensor:
         return _merge(block, numbers, mixture, elect)
+
+    def fused(kernels: Kernels, block: Block, numbers: Numbers, mixture: Mixture, out: Tensor) -> bool | None:
+        return _fused(kernels, block, numbers, mixture, out, elect)
 
     parameters = (
         Parameter("weight", float, Scope.NON_BASE),
         Parameter("density", float, Scope.NON_BASE, default=1.0, low=0.0, high=1.0),
+        *thinner.parameters,
         Parameter("normalize", bool, Scope.SHARED, default=normalize),
         Parameter("rescale", bool, Scope.SHARED, default=rescale),
         Parameter("lambda", float, Scope.SHARED, default=1.0),
@@ -163,14 +227,31 @@ def _register(name: str, source: str, thin: Thin, elect: bool, normalize: bool, 
         source=source,
         parameters=parameters,
         base="required",
-        prepare=_prepare(thin),
-        random=thin is draw,
+        prepare=_prepare(thinner),
+        random=thinner.random,
+        keeps_base=True,
+        refuses_together=thinner.refuses_together,
+        fused=fused,
     )(combine)
 
 
-task_arithmetic = _register(
-    "task_arithmetic", "arXiv:2212.04089", keep_all, elect=False, normalize=False, rescale=False
+_ALL = Thinner(keep_all)
+_LARGEST = Thinner(find_cut)
+_RANDOM = Thinner(draw, random=True)
+_RANDOM_BY_RANK = Thinner(
+    draw_by_rank,
+    parameters=(Parameter("epsilon", float, Scope.NON_BASE, default=0.15, low=0.0, high=0.5),),
+    random=True,
+    refuses_together=refuse_probabilities,
 )
-ties = _register("ties", "arXiv:2306.01708", find_cut, elect=True, normalize=True, rescale=False)
-dare_ties = _register("dare_ties", "arXiv:2311.03099", draw, elect=True, normalize=False, rescale=True)
-dare_linear = _register("dare_linear", "arXiv:2311.03099", draw, elect=False, normalize=False, rescale=True)
+_BAND = Thinner(find_band, parameters=(Parameter("gamma", float, Scope.NON_BASE, default=0.01, low=0.0, high=1.0),))
+
+# (name, source, thinner, elect, normalize, rescale); the switches are mergekit 0.1.5's defaults.
+task_arithmetic = _register("task_arithmetic", "arXiv:2212.04089", _ALL, False, False, False)
+ties = _register("ties", "arXiv:2306.01708", _LARGEST, True, True, False)
+dare_ties = _register("dare_ties", "arXiv:2311.03099", _RANDOM, True, False, True)
+dare_linear = _register("dare_linear", "arXiv:2311.03099", _RANDOM, False, False, True)
+della = _register("della", "arXiv:2406.11617", _RANDOM_BY_RANK, True, True, True)
+della_linear = _register("della_linear", "arXiv:2406.11617", _RANDOM_BY_RANK, False, False, True)
+breadcrumbs = _register("breadcrumbs", "arXiv:2312.06795", _BAND, False, False, False)
+breadcrumbs_ties = _register("breadcrumbs_ties", "arXiv:2312.06795", _BAND, True, False, False)

@@ -11,6 +11,7 @@ from torch import Tensor
 from merging.methods import METHODS, Scope
 from merging.methods.random_bits import keys
 from merging.methods.registry import Block, Number, Numbers
+from merging.native import Kernels
 from merging.statistics import Statistics
 
 T = TypeVar("T")
@@ -19,9 +20,12 @@ T = TypeVar("T")
 class PlainOperands:
     """A registry.Operands over tensors at hand."""
 
-    def __init__(self, base: Tensor | None, inputs: Sequence[Tensor], seed: int = 0) -> None:
+    def __init__(
+        self, base: Tensor | None, inputs: Sequence[Tensor], seed: int = 0, kernels: Kernels | None = None
+    ) -> None:
         self.base, self.inputs, self.seed = base, list(inputs), seed
         self.statistics = Statistics()
+        self.kernels = kernels
         self.count = len(self.inputs)
         first = self.inputs[0] if self.inputs else base
         assert first is not None
@@ -56,8 +60,10 @@ def run(
     inputs: Sequence[Tensor],
     shared: Mapping[str, Number] | None = None,
     per_input: Mapping[str, Sequence[Number]] | None = None,
+    kernels: Kernels | None = None,
+    block_size: int = 1 << 20,
 ) -> Tensor:
-    """Run a method on whole tensors, with its defaults where no number is given."""
+    """Run a method on whole tensors, with its defaults where no number is given; compiled, where it can be."""
     method = METHODS[name]
     numbers = Numbers(
         {p.key: (shared or {}).get(p.key, p.default) for p in method.parameters if p.scope is Scope.SHARED},
@@ -67,9 +73,15 @@ def run(
             if p.scope is not Scope.SHARED
         },
     )
-    operands = PlainOperands(base, inputs)
+    operands = PlainOperands(base, inputs, kernels=kernels)
     prepared = method.prepare(operands, numbers) if method.prepare else None
     if method.whole:
         return method.combine(operands.whole(), numbers, prepared)
-    blocks = [method.combine(block, numbers, prepared) for block in operands.blocks(1 << 20)]
-    return torch.cat(blocks).view(inputs[0].shape)
+
+    def merged(block: Block) -> Tensor:
+        out = torch.empty(len(block), dtype=operands.dtype)
+        if method.fused and kernels and method.fused(kernels, block, numbers, prepared, out) is not None:
+            return out
+        return method.combine(block, numbers, prepared).clone()
+
+    return torch.cat([merged(block) for block in operands.blocks(block_size)]).view(operands.shape)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import re
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import torch
@@ -16,6 +18,8 @@ from mergekit.config import MergeConfiguration  # type: ignore[import-untyped]
 from mergekit.graph import Executor  # type: ignore[import-untyped]
 from mergekit.io.tasks import LoaderCache  # type: ignore[import-untyped]
 from mergekit.merge import _model_out_config, run_merge  # type: ignore[import-untyped]
+from mergekit.merge_methods import registry  # type: ignore[import-untyped]
+from mergekit.merge_methods.base import TensorGroup  # type: ignore[import-untyped]
 from mergekit.merge_methods.task_adapter import ExecuteMergeMethodTask  # type: ignore[import-untyped]
 from mergekit.options import MergeOptions  # type: ignore[import-untyped]
 from mergekit.plan import MergePlanner  # type: ignore[import-untyped]
@@ -33,7 +37,7 @@ def mergekit_merge(recipe_yaml: str, stable_sort: bool = False) -> dict[str, tor
     With `stable_sort` the sorts in it keep equals in their order, so that trimming keeps the first of equal magnitudes;
     without, which of them it keeps is up to torch.
     """
-    with patch.object(torch, "argsort", partial(torch.argsort, stable=True)) if stable_sort else nullcontext():
+    with stable_sorts() if stable_sort else nullcontext():
         return _merge(recipe_yaml)
 
 
@@ -62,6 +66,40 @@ def mergekit_folder(recipe_yaml: str, folder: Path) -> Path:
     return folder
 
 
+@contextmanager
+def stable_sorts() -> Iterator[None]:
+    """Let torch's sorts keep equals in their order; topk takes the first of them."""
+    sort = partial(torch.sort, stable=True)
+
+    def topk(values: torch.Tensor, k: int, largest: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        ordered, indices = sort(values, descending=largest)
+        return ordered[:k], indices[:k]
+
+    with (
+        patch.object(torch, "argsort", partial(torch.argsort, stable=True)),
+        patch.object(torch, "sort", sort),
+        patch.object(torch, "topk", topk),
+    ):
+        yield
+
+
+def mergekit_method(
+    name: str,
+    base: torch.Tensor | None,
+    inputs: Sequence[torch.Tensor],
+    shared: Mapping[str, object] | None = None,
+    per_input: Mapping[str, Sequence[object]] | None = None,
+) -> torch.Tensor:
+    """Return what a method of mergekit makes of tensors of one dtype; its sorts keep equals in their order."""
+    tensors = [*([] if base is None else [base]), *inputs]
+    group = TensorGroup.from_tensors(tensors, base_index=None if base is None else 0)
+    first = len(tensors) - len(inputs)
+    by_id = {key: dict(enumerate(values, first)) for key, values in (per_input or {}).items()}
+    with stable_sorts():
+        (merged,) = registry.get(name)((group,), parameters={**(shared or {}), **by_id}, dtype=tensors[0].dtype)
+    return merged
+
+
 def _merge(recipe_yaml: str) -> dict[str, torch.Tensor]:
     config = MergeConfiguration.model_validate(yaml.safe_load(recipe_yaml))
     tasks = _plan(config)
@@ -76,11 +114,21 @@ def _merge(recipe_yaml: str) -> dict[str, torch.Tensor]:
     return merged
 
 
+# Buffers that GPT-NeoX had once. Checkpoints that transformers 5 writes do without; mergekit 0.1.5 does not.
+_GONE = (".attention.bias", ".attention.masked_bias", ".attention.rotary_emb.inv_freq")
+
+
+def _plan_tensor(plan_tensor: Callable[..., None], weight: Any, *args: Any, **options: Any) -> None:
+    gone = weight.name.endswith(_GONE)
+    plan_tensor(weight.model_copy(update={"optional": True}) if gone else weight, *args, **options)
+
+
 def _plan(config: MergeConfiguration) -> dict[str, ExecuteMergeMethodTask]:
     logging.getLogger("mergekit").setLevel(logging.ERROR)
     options = MergeOptions(cuda=False, lazy_unpickle=False)
     architecture = get_architecture_info(config, options)
     LoaderCache().setup(options=options)
     planner = MergePlanner(config, architecture, options, _model_out_config(config, architecture))
+    planner.plan_tensor = partial(_plan_tensor, planner.plan_tensor)
     planner._plan()
     return {weight.name: task for weight, task in planner._tensors}

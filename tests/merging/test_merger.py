@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from pathlib import Path
 from unittest.mock import Mock, call
@@ -10,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from merging import Merger, NonFiniteTensor, ParentSet, Recipe, kernel, load_model
+from merging import Merger, MergingError, NonFiniteTensor, ParentSet, Recipe, kernel, load_model
 from tests.merging.conftest import Family
 from tests.merging.recipes import recipes
 
@@ -129,6 +130,15 @@ def test_a_nan_in_a_parent_fails_by_the_tensors_name(family: Family, tmp_path: P
     with ParentSet.open(recipe) as parents, pytest.raises(NonFiniteTensor, match=r"layers\.1\.mlp\.up_proj") as caught:
         Merger(parents).apply(recipe)
     assert caught.value.tensor == "model.layers.1.mlp.up_proj.weight"
+
+
+def test_directions_that_cancel_out_fail_by_the_tensors_name(family: Family, tmp_path: Path) -> None:
+    same = [str(shutil.copytree(family.base, tmp_path / name)) for name in "abc"]
+    models = ", ".join(f"{{model: {model}, parameters: {{weight: 1.0}}}}" for model in same)
+    recipe = Recipe.parse(f"merge_method: multislerp\nbase_model: {family.base}\nmodels: [{models}]\n")
+    message = r"^tensor model\.embed_tokens\.weight cannot be merged \(method multislerp\): .* cancel out"
+    with ParentSet.open(recipe) as parents, pytest.raises(MergingError, match=message):
+        Merger(parents).apply(recipe)
 
 
 def test_after_a_failed_candidate_the_next_one_is_whole(family: Family) -> None:

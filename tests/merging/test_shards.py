@@ -60,6 +60,35 @@ def test_what_is_written_is_what_safetensors_reads(
         assert file.metadata() == {"format": "pt"}
 
 
+def test_a_tensor_that_files_hold_in_pieces_is_filled_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "_WINDOW", 16)
+    entries = [Entry("bias", (3,), torch.int8), Entry("experts", (4, 3, 2), torch.float32)]
+    expected = {entry.name: content(entry, 1) for entry in entries}
+    filled: list[tuple[str, ...]] = []
+
+    def fill(tensors: Mapping[str, Tensor]) -> None:
+        filled.append(tuple(tensors))
+        for name, tensor in tensors.items():
+            tensor.copy_(expected[name])
+
+    def disassemble(name: str, tensor: Tensor) -> dict[str, Tensor]:
+        if name == "bias":
+            return {name: tensor}
+        return {
+            f"{part}.{index}": each[:, column].contiguous()
+            for column, part in enumerate("gu")
+            for index, each in enumerate(tensor)
+        }
+
+    names = write_shard(tmp_path / "model.safetensors", entries, fill, disassemble)
+    found = load_file(tmp_path / "model.safetensors")
+    assert filled == [("experts",), ("bias",)]
+    assert (
+        sorted(names) == sorted(found) == sorted(["bias", *(f"{part}.{index}" for part in "gu" for index in range(4))])
+    )
+    assert all(torch.equal(found[f"u.{index}"], expected["experts"][index, :, 1]) for index in range(4))
+
+
 @given(sizes=st.lists(st.integers(1, 9), max_size=12), limit=st.integers(1, 20))
 def test_runs_keep_to_the_limit_and_leave_nothing_out(sizes: list[int], limit: int) -> None:
     entries = [Entry(str(index), (size,), torch.int8) for index, size in enumerate(sizes)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -22,6 +23,7 @@ from merging.vocabulary import Vocabulary, align
 from tests.conftest import ModelMaker
 from tests.merging.conftest import Family
 from tests.merging.oracle import mergekit_folder
+from tests.merging.peft_oracle import peft_merge, save_adapter
 from tests.tiny import TinyModel, TinyVocabulary, save_tiny_model
 
 # Fine-tunes that add tokens; parents that count their tokens in other orders and have other words, one of them with
@@ -308,6 +310,69 @@ def test_the_live_model_is_the_exported_one_and_rows_are_brought_together_once(u
         assert live.keys() == exported.keys()
         assert all(torch.equal(live[name], exported[name]) for name in live)
         assert model.get_input_embeddings().num_embeddings == len(merger.tokenizer(second))  # type: ignore[no-untyped-call]
+
+
+@pytest.mark.parametrize("budget", [0, 60_000])
+def test_rows_are_the_same_wherever_parents_are_kept(unequal: Family, budget: int) -> None:
+    recipe = Recipe.parse(linear(unequal, "tokenizer_source: union"))
+    with ParentSet.open(recipe) as roomy, ParentSet.open(recipe, memory_budget=budget) as tight:
+        expected, found = (Merger(parents).apply(recipe).state_dict() for parents in (roomy, tight))
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_what_is_brought_together_counts_against_the_budget(unequal: Family) -> None:
+    recipe = Recipe.parse(linear(unequal, "tokenizer_source: union"))
+    with ParentSet.open(recipe, memory_budget=0) as parents:
+        used = {source for step in Merger(parents).plan(recipe).steps for source in step.sources()}
+        derived = {source for source in used if "@" in source.tensor}
+        assert derived
+        size = sum(parents.stored(source.parent, source.tensor).nbytes for source in derived)
+        size += sum(checkpoint.nbytes for checkpoint in parents.checkpoints.values())
+    for budget in (size, size - 1):
+        with ParentSet.open(recipe, memory_budget=budget) as parents:
+            Merger(parents).plan(recipe)
+            parents.load()
+            assert bool(parents.notes) == (budget < size)
+
+
+def test_an_adapted_parent_has_the_vocabulary_of_its_base(make_model: ModelMaker, tmp_path: Path) -> None:
+    base, a, _ = VOCABULARIES["added"]
+    family = Family(make_model("base", vocabulary=base), make_model("a", vocabulary=a, seed=1), "")
+    adapter = save_adapter(family.a, tmp_path / "adapter", target_modules=["embed_tokens", "lm_head", "q_proj"])
+    plain = shutil.copytree(family.a, tmp_path / "plain")
+    save_file(peft_merge(family.a, adapter), plain / "model.safetensors", {"format": "pt"})
+    exports = []
+    for name, parent in (("adapted", f"{family.a}+{adapter}"), ("merged", str(plain))):
+        models = f"[{{model: {parent}, parameters: {{weight: 0.7}}}}]"
+        text = f"merge_method: task_arithmetic\nbase_model: {family.base}\nmodels: {models}\ntokenizer_source: union\n"
+        export_model(Recipe.parse(text), tmp_path / name)
+        exports.append(tensors(tmp_path / name))
+    found, expected = exports
+    assert len(found["lm_head.weight"]) == 264
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("architecture", ["gpt_neox", "mixtral"])
+def test_rows_come_together_where_files_are_laid_out_otherwise(
+    make_model: ModelMaker, tmp_path: Path, architecture: str
+) -> None:
+    options = {"architecture": architecture, "layers": 1}
+    vocabularies = zip(("base", "a", "b"), VOCABULARIES["added"], strict=True)
+    family = Family(
+        *(make_model(name, vocabulary=each, seed=i, **options) for i, (name, each) in enumerate(vocabularies))
+    )
+    recipe = Recipe.parse(linear(family, "tokenizer_source: union"))
+    export_model(recipe, tmp_path / "out", max_shard_size="40KB")
+    with ParentSet.open(recipe) as parents:
+        live = Merger(parents).apply(recipe).state_dict()
+        assert len(parents.architecture.by_token) == 2
+    model, report = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto", output_loading_info=True)
+    assert not any(report.values())
+    exported = model.state_dict()
+    assert model.get_input_embeddings().num_embeddings == model.get_output_embeddings().out_features == 265
+    assert live.keys() == exported.keys()
+    assert all(torch.equal(live[name], exported[name]) for name in live)
 
 
 def test_an_embedding_that_fits_already_is_not_copied(family: Family) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from search import SearchConfig, SearchError
-from search.config import parse_duration
+from search.config import parse_duration, parse_size
 from tests.search.family import Family
 
 
@@ -23,6 +23,19 @@ def test_durations(text: object, seconds: float) -> None:
 def test_what_is_no_duration_is_refused_with_examples(text: object) -> None:
     with pytest.raises(ValueError, match="8h, 1h30m"):
         parse_duration(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("24GB", 24 * 10**9), ("1.5 gb", 1_500_000_000), ("500MB", 500_000_000), (7, 7), ("0", 0)]
+)
+def test_sizes(text: object, size: int) -> None:
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "GB", "-1GB", "24 gigabytes", "1e9", True])
+def test_what_is_no_size_is_refused_with_examples(text: object) -> None:
+    with pytest.raises(ValueError, match="24GB or 500MB"):
+        parse_size(text)
 
 
 def test_a_config_has_defaults_for_everything_but_the_recipe(family: Family) -> None:
@@ -42,6 +55,16 @@ def test_paths_are_those_beside_the_config(family: Family, monkeypatch: pytest.M
     assert config.space.example().parents() == (str(family.a), str(family.b), str(family.base))
     assert config.evaluation.problems == str(family.problems)
     assert config.evaluation.prompt.tokenizer == str(family.a)
+
+
+def test_an_adapter_is_looked_for_beside_the_config_as_its_base_is(family: Family) -> None:
+    (family.folder / "adapter").mkdir()
+    for written in ("a+adapter", "{model: a, lora: adapter}", "{model: {path: a}, lora: {path: adapter}}"):
+        config = SearchConfig.parse(family.config().replace("model: a\n", f"model: {written}\n"), folder=family.folder)
+        assert config.space.example().parents()[0] == f"{family.a}+{family.folder / 'adapter'}"
+    text = family.config().replace("model: a\n", "model: someone/model+adapter\n")
+    parents = SearchConfig.parse(text, folder=family.folder).space.example().parents()
+    assert parents[0] == f"someone/model+{family.folder / 'adapter'}"
 
 
 def test_a_hub_id_stays_as_it_is(family: Family) -> None:

@@ -7,10 +7,12 @@ import logging
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from evaluation import ConsentError, Evaluator, load_problems
 from merging import load_model, load_tokenizer
-from search import Leaderboard, SearchConfig, SearchError, run_search
+from search import Leaderboard, SearchConfig, SearchError, export_trial, run_search
 from search.progress import Silent
 from search.results import ResultsFolder
 from search.study import Studies, quiet
@@ -47,6 +49,20 @@ def test_a_run_leaves_a_folder_with_everything(finished: Path, shared_family: Fa
     assert (finished / "config.yaml").read_text() == shared_family.config()
     assert "trial 6: " in (finished / "worker.log").read_text()
     assert not list((finished / ".workers").iterdir())
+
+
+def test_a_search_whose_parents_have_no_room_and_are_pickles_finds_the_same(
+    family: Family, finished: Path, tmp_path: Path
+) -> None:
+    for model in (family.a, family.b):
+        torch.save(load_file(model / "model.safetensors"), model / "pytorch_model.bin")
+        (model / "model.safetensors").unlink()
+    config = SearchConfig.load(family.write(more="merging: {memory_budget: 0, lazy_unpickle: true}"))
+    phases = Phases()
+    found = run_search(config, tmp_path / "run", progress=phases)
+    assert [row.search_score for row in found.rows] == [row.search_score for row in Leaderboard.open(finished).rows]
+    assert any("are read from their files for every candidate" in note for note in phases.said)
+    export_trial(tmp_path / "run", tmp_path / "merged", trial=found.best)
 
 
 def test_the_parents_and_their_equal_average_are_the_first_trials(finished: Path, shared_family: Family) -> None:

@@ -1,0 +1,79 @@
+"""Karcher mean: the point on a sphere from which the parents' directions are least far (arXiv:2603.04972)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import reduce
+
+import torch
+from torch import Tensor
+
+from merging.methods.registry import Block, Numbers, Parameter, Scope, method
+
+
+@method(
+    "karcher",
+    source="arXiv:2603.04972",
+    parameters=(
+        Parameter("max_iter", int, Scope.SHARED, default=10, low=0),
+        Parameter("tol", float, Scope.SHARED, default=1e-5, low=0.0),
+    ),
+    whole=True,
+)
+def karcher(block: Block, numbers: Numbers, _: None) -> Tensor:
+    """Return the mean direction of the parents, as long as they are on average; all parents count alike.
+
+    Lengths are taken in float32 at least; all else rounds to the dtype of the merge after every step. Parents that are
+    no longer than `tol` have no direction; if none has, the merge is zero.
+    """
+    parents = block.inputs
+    if len(parents) == 1:
+        return parents[0]
+    tol = numbers.number("tol")
+    lengths = [_length(parent) for parent in parents]
+    directions = [_scaled(p, length) for p, length in zip(parents, lengths, strict=True) if float(length) > tol]
+    if not directions:
+        return reduce(torch.add, [parent * 0 for parent in parents])  # a NaN stays one
+    part = 1.0 / len(parents)
+    # Summed one by one, as the parts of those that have a direction are in mergekit.
+    parts = [part / sum([part] * len(directions))] * len(directions)
+    mean = _mean_direction(directions, parts, int(numbers.number("max_iter")), tol)
+    return reduce(torch.add, [part * length for length in lengths]) * mean
+
+
+def _mean_direction(directions: Sequence[Tensor], parts: Sequence[float], steps: int, tol: float) -> Tensor:
+    """Walk from the mean of unit tensors to their Karcher mean, each step along the mean of the arcs to them."""
+    mean = torch.zeros_like(directions[0])
+    for part, direction in zip(parts, directions, strict=True):
+        mean.add_(part * direction)
+    length = _length(mean)
+    mean = directions[0] if float(length) < tol else _scaled(mean, length)
+    for _ in range(steps):
+        tangent = _mean_arc(mean, directions, parts, tol)
+        angle = _length(tangent)
+        if float(angle) < tol:
+            break
+        mean = torch.cos(angle) * mean + torch.sin(angle) * (tangent / angle)
+        if float(length := _length(mean)) > tol:
+            mean = _scaled(mean, length)
+    return mean
+
+
+def _mean_arc(mean: Tensor, directions: Sequence[Tensor], parts: Sequence[float], tol: float) -> Tensor:
+    tangent = torch.zeros_like(mean)
+    for part, direction in zip(parts, directions, strict=True):
+        cosine = torch.dot(mean.flatten(), direction.flatten()).clamp(-1.0, 1.0)
+        theta = torch.arccos(cosine)
+        if float(theta) < tol:
+            continue
+        tangent.add_((direction - cosine * mean).mul_(part * (theta / torch.sin(theta))))
+    return tangent
+
+
+def _length(tensor: Tensor) -> Tensor:
+    length: Tensor = torch.linalg.vector_norm(tensor.to(torch.promote_types(tensor.dtype, torch.float32)))
+    return length
+
+
+def _scaled(tensor: Tensor, length: Tensor) -> Tensor:
+    return (tensor / length).to(tensor.dtype)

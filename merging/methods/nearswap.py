@@ -1,0 +1,34 @@
+"""NearSwap: the second parent where it is near the base, the base where it is far.
+
+Source: https://huggingface.co/alchemonaut/QuartetAnemoi-70B-t0.0001
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from merging.methods.registry import Block, Numbers, Parameter, Scope, method
+
+_SMALLEST_DISTANCE = 1e-6
+
+
+@method(
+    "nearswap",
+    source="https://huggingface.co/alchemonaut/QuartetAnemoi-70B-t0.0001",
+    parameters=(Parameter("t", float, Scope.SHARED, low=0.0),),
+    base="required",
+    inputs=(2, 2),
+)
+def nearswap(block: Block, numbers: Numbers, _: None) -> Tensor:
+    """Return the base moved towards the other parent by the part min(1, t / |their difference|) of the way.
+
+    Rounds to the dtype of the merge after every step.
+    """
+    assert block.base is not None
+    (other,) = block.inputs
+    part, rest = block.scratch.like(block.base), block.scratch.like(block.base)
+    torch.sub(block.base, other, out=part)
+    part.abs_().clamp_(min=_SMALLEST_DISTANCE).reciprocal_().mul_(numbers.number("t")).clamp_(0, 1)
+    rest.copy_(part).neg_().add_(1)
+    return part.mul_(other).add_(rest.mul_(block.base))

@@ -1,0 +1,84 @@
+"""NuSLERP: along the great circle between two parents, or between what they changed in a base model.
+
+Source: mergekit's documentation. Unlike slerp it takes a weight for each model, may go row by row, and keeps the norms
+that the parents have (it does not rescale to unit length first).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from merging.methods.registry import Block, Numbers, Operands, Parameter, Scope, method
+
+_SMALLEST_NORM = 1e-7
+_SMALLEST_TOTAL = 1e-6
+_NEARLY_PARALLEL = 1e-16  # 1 - cos² at which the circle is taken for a line
+
+
+@dataclass(frozen=True, slots=True)
+class Arc:
+    """Where between the two parents the merge lies.
+
+    Attributes:
+        cosine: of the angle between them, in the dtype of the merge; one number, or one for each row or column.
+        t: 0 is the first parent, 1 the second.
+    """
+
+    cosine: Tensor
+    t: float
+
+
+def arc(operands: Operands, numbers: Numbers) -> Arc:
+    """Return the angle, which depends on the parents alone, and the second parent's part of the weights."""
+    axis = None if numbers.flag("nuslerp_flatten") else 0 if numbers.flag("nuslerp_row_wise") else -1
+    cosine = operands.once(f"nuslerp_cosine {axis}", [0, 1], lambda: cosine_along(axis, *_ends(operands.whole())))
+    first, second = numbers.each("weight")
+    total = first + second
+    return Arc(cosine, 0.5 if abs(total) < _SMALLEST_TOTAL else second / total)
+
+
+def cosine_along(axis: int | None, first: Tensor, second: Tensor) -> Tensor:
+    """Return the cosine between the vectors that lie along an axis of two tensors, or between the two as vectors.
+
+    Rounds to the dtype of the tensors after every step. Shape (1,) for the whole, else theirs with 1 at the axis.
+    """
+    if axis is None:
+        return cosine_along(-1, first.reshape(-1), second.reshape(-1))
+    return (_unit(first, axis) * _unit(second, axis)).sum(dim=axis, keepdim=True).clamp_(-1, 1)
+
+
+@method(
+    "nuslerp",
+    source="mergekit: docs/merge_methods.md",
+    parameters=(
+        Parameter("weight", float, Scope.NON_BASE),
+        Parameter("nuslerp_flatten", bool, Scope.SHARED, default=True),
+        Parameter("nuslerp_row_wise", bool, Scope.SHARED, default=False),
+    ),
+    base="optional",
+    inputs=(2, 2),
+    prepare=arc,
+    whole=True,
+)
+def nuslerp(block: Block, numbers: Numbers, arc: Arc) -> Tensor:  # noqa: ARG001
+    """Return the point at `t` on the arc between the parents (or what they changed, added to the base again)."""
+    first, second = _ends(block)
+    parallel = 1 - arc.cosine.square() <= _NEARLY_PARALLEL
+    theta = torch.acos(torch.where(parallel, 0, arc.cosine))
+    point = (first * torch.sin((1 - arc.t) * theta)).add_(second * torch.sin(arc.t * theta)).div_(torch.sin(theta))
+    if parallel.any():
+        point = torch.where(parallel, (first * (1 - arc.t)).add_(second * arc.t), point)
+    return point if block.base is None else point.add_(block.base)
+
+
+def _ends(block: Block) -> tuple[Tensor, Tensor]:
+    first, second = block.inputs
+    return (first, second) if block.base is None else (first - block.base, second - block.base)
+
+
+def _unit(vectors: Tensor, axis: int) -> Tensor:
+    lengths: Tensor = torch.norm(vectors, dim=axis, keepdim=True)
+    return vectors / lengths.clamp_(min=_SMALLEST_NORM)

@@ -1,0 +1,70 @@
+"""Reinforced Agent Merging: changes that parents share are averaged, those of one alone are kept (arXiv:2601.13572).
+
+ramplus_tl makes a parent's own changes larger, the more of its changes are shared ("tensor-local": counted in each
+tensor by itself).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from merging.methods.magnitudes import RUN
+from merging.methods.registry import Block, Numbers, Operands, Parameter, Scope, method
+
+_EPSILON = Parameter("epsilon", float, Scope.SHARED, default=1e-5, low=0.0)
+
+
+@method("ram", source="arXiv:2601.13572", parameters=(_EPSILON,), base="required")
+def ram(block: Block, numbers: Numbers, _: None) -> Tensor:
+    """Return the base plus, for each element, the mean of the changes larger than `epsilon`."""
+    assert block.base is not None
+    if not block.inputs:
+        return block.base
+    changes, counts = _changes(block, numbers.number("epsilon"))
+    return block.base + changes.div_(counts).sum(dim=0)
+
+
+def amplification(operands: Operands, numbers: Numbers) -> Tensor:
+    """Return what each parent's own changes are multiplied by: 1 + r · min(alpha, shared / own), (parents, 1) float32.
+
+    A parent whose changes are all shared counts as having `epsilon` of its own.
+    """
+    epsilon = numbers.number("epsilon")
+    shared, own = (torch.zeros(operands.count, dtype=torch.int64) for _ in range(2))
+    for block in operands.blocks(RUN) if operands.count else ():
+        changes, counts = _changes(block, epsilon)
+        changed = changes != 0
+        shared += (changed & (counts > 1)).sum(dim=1).cpu()
+        own += (changed & (counts == 1)).sum(dim=1).cpu()
+    ratios = shared / own.clamp(min=epsilon)
+    return (1 + numbers.number("r") * ratios.clamp(min=0, max=numbers.number("alpha"))).unsqueeze(-1)
+
+
+@method(
+    "ramplus_tl",
+    source="arXiv:2601.13572",
+    parameters=(
+        Parameter("r", float, Scope.SHARED, default=0.1),
+        Parameter("alpha", float, Scope.SHARED, default=0.2, low=0.0),
+        _EPSILON,
+    ),
+    base="required",
+    prepare=amplification,
+)
+def ramplus_tl(block: Block, numbers: Numbers, amplification: Tensor) -> Tensor:
+    """Return the base plus the mean of shared changes, and of changes of one parent their amplification."""
+    assert block.base is not None
+    if not block.inputs:
+        return block.base
+    changes, counts = _changes(block, numbers.number("epsilon"))
+    own = changes * amplification.to(changes.device)
+    return block.base + torch.where(counts == 1, own, changes.div_(counts)).sum(dim=0)
+
+
+def _changes(block: Block, epsilon: float) -> tuple[Tensor, Tensor]:
+    """Return the changes larger than epsilon, else 0, (parents, elements), and how many an element has, at least 1."""
+    assert block.base is not None
+    changes = torch.stack(block.inputs).sub_(block.base)
+    large = changes.abs() > epsilon
+    return changes.mul_(large), large.sum(dim=0).clamp_(min=1)

@@ -1,0 +1,114 @@
+"""Compiling the C kernels for the processor at hand, and keeping them for the next run.
+
+Guarantees: a kernel is compiled at most once for a source, a compiler and a processor; a half-written file is never
+loaded; calls release Python's lock. Where there is no compiler there are no kernels: whoever asks is told why.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+import threading
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from merging.errors import MergingError
+
+_SOURCES = Path(__file__).parent
+# Without errno and traps a comparison may be made of whole vectors; contraction would skip a rounding.
+_FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-shared", "-fPIC")
+_COMPILERS = ("cc", "gcc", "clang")
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """A source file, and the constants that it is compiled with."""
+
+    source: str
+    constants: tuple[tuple[str, int], ...]
+
+
+class Kernels:
+    """The compiled kernels of this process; threads may share it.
+
+    Raises:
+        MergingError: there is no C compiler, or it cannot compile for this processor.
+    """
+
+    def __init__(self) -> None:
+        found = compiler()
+        if found is None:
+            raise MergingError(f"no C compiler is on the PATH ({', '.join(_COMPILERS)}); install one, e.g. gcc")
+        self._compiler = found
+        self._loaded: dict[Variant, ctypes.CDLL] = {}
+        self._lock = threading.Lock()
+
+    def load(self, variant: Variant) -> ctypes.CDLL:
+        """Return a kernel's library, compiled if it is not yet. Raises MergingError if the compiler fails."""
+        library = self._loaded.get(variant)
+        if library is None:
+            with self._lock:
+                library = self._loaded.get(variant) or ctypes.CDLL(str(_compiled(self._compiler, variant)))
+                self._loaded[variant] = library
+        return library
+
+
+def compiler() -> str | None:
+    """Return the path of the C compiler (`CC`, or the first of cc, gcc and clang), or None."""
+    chosen = os.environ.get("CC")
+    return next((path for name in ([chosen] if chosen else _COMPILERS) if (path := shutil.which(name))), None)
+
+
+def _compiled(compiler: str, variant: Variant) -> Path:
+    source = _SOURCES / f"{variant.source}.c"
+    command = [compiler, *_FLAGS, *(f"-D{name}={value}" for name, value in variant.constants), str(source)]
+    words = [*command, _version(compiler), _processor(), source.read_text(), (_SOURCES / "numbers.h").read_text()]
+    digest = hashlib.sha256("\0".join(words).encode()).hexdigest()[:24]
+    library = _folder() / f"{variant.source}-{digest}.so"
+    if not library.exists():
+        _compile(command, library)
+    return library
+
+
+def _compile(command: list[str], library: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+        part = Path(folder, library.name)
+        done = subprocess.run([*command, "-o", str(part), "-lm"], capture_output=True, text=True, check=False)
+        if done.returncode:
+            lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+            raise MergingError(f"{command[0]} cannot compile {command[-1]}: {lines[0]}")
+        part.replace(library)  # at once: another process may look for it now
+
+
+@cache
+def _folder() -> Path:
+    base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    folder = base / "merge-search" / "kernels"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError:  # a home that cannot be written
+        return Path(tempfile.mkdtemp(prefix="merge-search-kernels-"))
+
+
+@cache
+def _version(compiler: str) -> str:
+    return subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
+
+
+@cache
+def _processor() -> str:
+    # -march=native makes code for this very processor; a home may be shared by different ones.
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = ("model name", "flags", "Features", "CPU part")
+    return "\n".join(sorted({line for line in lines if line.split("\t")[0].strip() in names}))

@@ -1,0 +1,24 @@
+/* One pass over a block of a weighted sum of parents, in float, rounded once: what linear and the spherical methods do.
+ * Compiled for PARENTS parents, a FORMAT (numbers.h), and with DIVIDE and FMA (products are added unrounded, as torch's
+ * addcmul adds them) 0 or 1. */
+#include "numbers.h"
+
+/* Write the sum of `count` elements. Return whether all of it is finite. */
+int merge(const stored *const *given, const float *given_weights, stored *restrict out, int64_t count, float divisor) {
+    const stored *parents[PARENTS];
+    float weights[PARENTS];
+    uint32_t largest = 0;
+    memcpy(parents, given, sizeof parents);
+    memcpy(weights, given_weights, sizeof weights);
+    for (int64_t i = 0; i < count; i++) {
+        float sum = load(parents[0][i]) * weights[0];
+        for (int p = 1; p < PARENTS; p++) {
+            float parent = load(parents[p][i]);
+            sum = FMA ? fmaf(parent, weights[p], sum) : sum + parent * weights[p];
+        }
+        stored merged = store(DIVIDE ? sum / divisor : sum);
+        out[i] = merged;
+        largest = magnitude(merged) > largest ? magnitude(merged) : largest;
+    }
+    return largest < INFINITE;
+}

@@ -1,0 +1,144 @@
+"""The compiled kernels have the bits of the same merge in torch."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from merging import MergingError
+from merging.methods import METHODS
+from merging.methods.bits import as_bits
+from merging.native import FORMATS, Kernels
+from merging.native.compiler import Variant
+from tests.merging.operands import run
+
+KERNELS = Kernels()
+ELEMENTS = 5000
+WEIGHT = st.sampled_from([0.3, 0.7, 1.0, -0.4, 1.5])
+TASK_VECTORS = [name for name, method in METHODS.items() if method.parameter("density")]
+DENSITY = st.sampled_from([0.1, 0.37, 0.9, 1.0])
+
+
+def tensors(count: int, dtype: torch.dtype, elements: int = ELEMENTS, seed: int = 0) -> list[Tensor]:
+    """Return a base and fine-tunes of it that agree with it in some places."""
+    generator = torch.Generator().manual_seed(seed)
+    base = torch.randn(elements, generator=generator) * 0.02
+    changes = [torch.randn(elements, generator=generator) ** 3 * 0.002 for _ in range(count)]
+    changes = [torch.where(torch.rand(elements, generator=generator) < 0.1, 0, change) for change in changes]
+    return [tensor.to(dtype) for tensor in (base, *(base + change for change in changes))]
+
+
+def assert_same_bits(one: Tensor, other: Tensor) -> None:
+    assert one.dtype == other.dtype
+    assert torch.equal(as_bits(one), as_bits(other))
+
+
+@settings(deadline=None, max_examples=60)
+@given(data=st.data())
+def test_a_compiled_merge_of_task_vectors_has_the_same_bits(data: st.DataObject) -> None:
+    method = data.draw(st.sampled_from(TASK_VECTORS))
+    dtype = data.draw(st.sampled_from(list(FORMATS)))
+    count = data.draw(st.integers(1, 3))
+    base, *inputs = tensors(count, dtype)
+    shared = {
+        "normalize": data.draw(st.booleans()),
+        "lambda": data.draw(st.sampled_from([1.0, 0.7])),
+        "rescale": data.draw(st.booleans()),
+    }
+    shape = data.draw(st.sampled_from([(ELEMENTS,), (50, 100), (ELEMENTS, 1)]))
+    base, *inputs = (tensor.view(shape) for tensor in (base, *inputs))
+    weights = data.draw(st.lists(WEIGHT, min_size=count, max_size=count))
+    densities = data.draw(st.lists(DENSITY, min_size=count, max_size=count))
+    per_input = {"weight": weights, "density": densities, "epsilon": [0.05] * count, "gamma": [0.02, 0, 0.3][:count]}
+    expected = run(method, base, inputs, shared, per_input)
+    size = data.draw(st.sampled_from([ELEMENTS, 777]))
+    assert_same_bits(run(method, base, inputs, shared, per_input, KERNELS, size), expected)
+
+
+@pytest.mark.parametrize("dtype", FORMATS)
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_compiled_average_has_the_same_bits(dtype: torch.dtype, normalize: bool, count: int) -> None:
+    _, *inputs = tensors(count, dtype)
+    numbers = ({"normalize": normalize}, {"weight": [0.3, 0.9, -0.2][:count]})
+    expected = run("linear", None, inputs, *numbers)
+    assert_same_bits(run("linear", None, inputs, *numbers, KERNELS), expected)
+
+
+@pytest.mark.parametrize("dtype", FORMATS)
+@pytest.mark.parametrize("t", [0.0, 0.3, 1.0])
+def test_a_compiled_slerp_has_the_same_bits(dtype: torch.dtype, t: float) -> None:
+    base, other = tensors(1, dtype)
+    expected = run("slerp", base, [other], {"t": t})
+    assert_same_bits(run("slerp", base, [other], {"t": t}, kernels=KERNELS), expected)
+
+
+@pytest.mark.parametrize("dtype", FORMATS)
+def test_a_cut_in_a_later_run_of_a_large_tensor_is_found(dtype: torch.dtype) -> None:
+    # Magnitude tables count in runs of 65,536 elements; here equals of the threshold lie in three of them.
+    base = torch.zeros(200_000, dtype=dtype)
+    fine_tune = torch.full_like(base, 0.5)
+    fine_tune[::3] = 1.0
+    kept = 150_000
+    expected = torch.where(torch.arange(len(base)) % 3 == 0, 1.0, 0.0)
+    halves = (expected == 0).nonzero().flatten()[: kept - int(expected.sum())]
+    expected[halves] = 0.5
+    for kernels in (None, KERNELS):
+        merged = run("ties", base, [fine_tune], {}, {"weight": [1.0], "density": [0.75]}, kernels)
+        assert torch.equal(merged, expected.to(dtype))
+
+
+def test_ranks_of_a_long_row_need_more_than_16_bits() -> None:
+    base, other = tensors(1, torch.bfloat16, elements=40_000)
+    numbers = ({}, {"weight": [0.7], "density": [0.3], "epsilon": [0.2]})
+    assert_same_bits(run("della", base, [other], *numbers, KERNELS), run("della", base, [other], *numbers))
+
+
+def test_an_overflow_is_noticed() -> None:
+    base = torch.full((100,), 60000.0, dtype=torch.float16)
+    inputs = [base / 2, base / 4]
+    merged = run("task_arithmetic", base, inputs, {}, {"weight": [-1.0, -1.0]}, KERNELS)
+    assert torch.isinf(merged).all()
+
+
+def test_a_kernel_is_compiled_once_by_threads_and_kept_for_the_next_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    code = """
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from merging.native import Kernels
+from merging.native.compiler import Variant
+kernels, variant = Kernels(), Variant("weighted_sum", (("PARENTS", 2), ("FORMAT", 16), ("DIVIDE", 0), ("FMA", 0)))
+with ThreadPoolExecutor(4) as pool:
+    assert len(set(map(id, pool.map(lambda _: kernels.load(variant), range(8))))) == 1
+"""
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", code], check=True)
+        (library,) = (tmp_path / "merge-search" / "kernels").iterdir()
+        first = library.stat().st_mtime_ns
+    assert library.stat().st_mtime_ns == first
+
+
+def test_without_a_compiler_one_is_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(MergingError, match="no C compiler is on the PATH"):
+        Kernels()
+
+
+def test_a_compiler_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = shutil.which("false")
+    assert broken
+    monkeypatch.setenv("CC", broken)
+    with pytest.raises(MergingError, match=r"false cannot compile .*weighted_sum\.c: exit status 1"):
+        Kernels().load(Variant("weighted_sum", (("PARENTS", 2),)))
