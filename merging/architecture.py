@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
-from merging.errors import MergingError, first_line
+from merging.errors import MergingError, code_refused, first_line
 from merging.layout import Layout
 
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ class Architecture:
         stand_ins: a tensor that a model with tied weights does not save, and the one that it equals there.
         shapes: the shape of each tensor, as the config makes it.
         layout: how these tensors lie in files and in the live model.
+        embedding: the input embedding.
+        by_token: the tensors that have a row a token: the input embedding, the output head and its bias.
     """
 
     before: tuple[str, ...]
@@ -44,14 +46,17 @@ class Architecture:
     stand_ins: Mapping[str, str]
     shapes: Mapping[str, tuple[int, ...]]
     layout: Layout
+    embedding: str
+    by_token: frozenset[str]
 
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> Architecture:
         """Read the architecture off a checkpoint's config. Raises MergingError if transformers knows no such model."""
-        model = skeleton(checkpoint.config, checkpoint.reference)
+        model = skeleton(checkpoint.config, checkpoint.reference, checkpoint.trust_remote_code)
         layout = Layout.of(model)
         shapes = {layout.name_of(name): tuple(tensor.shape) for name, tensor in model.state_dict().items()}
         tied = {layout.name_of(name) for name in model.all_tied_weights_keys}
+        by_token = [layout.name_of(name) for name in _by_token(model)]
         before: list[str] = []
         after: list[str] = []
         layer: dict[tuple[str, str], None] = {}
@@ -62,7 +67,9 @@ class Architecture:
                 (after if layer else before).append(name)
         stand_ins = model._tied_weights_keys if isinstance(model._tied_weights_keys, dict) else {}
         stand_ins = {layout.name_of(name): layout.name_of(other) for name, other in stand_ins.items()}
-        return cls(tuple(before), tuple(layer), tuple(after), stand_ins, shapes, layout)
+        return cls(
+            tuple(before), tuple(layer), tuple(after), stand_ins, shapes, layout, by_token[0], frozenset(by_token)
+        )
 
     def layer_names(self, index: int) -> list[str]:
         """Return the names of the tensors of one layer."""
@@ -80,12 +87,26 @@ class Architecture:
         return max((int(match["index"]) + 1 for match in found), default=0)
 
 
-def skeleton(config: PreTrainedConfig, reference: str) -> Any:
-    """Return the model of a config on the meta device: names and shapes, no weights."""
+def _by_token(model: Any) -> list[str]:
+    modules = [model.get_input_embeddings(), model.get_output_embeddings()]
+    return [
+        f"{path}.{name}"
+        for wanted in modules
+        if wanted is not None
+        for path, module in model.named_modules()
+        if module is wanted
+        for name, _ in module.named_parameters(recurse=False)
+    ]
+
+
+def skeleton(config: PreTrainedConfig, reference: str, trust_remote_code: bool = False) -> Any:
+    """Return the model of a config on the meta device: names and shapes, no weights; errors name `reference`."""
     try:
         with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(copy.deepcopy(config))  # type: ignore[no-untyped-call]
+            return AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
+                copy.deepcopy(config), trust_remote_code=trust_remote_code
+            )
     except Exception as error:  # whatever the model's own code makes of a config that does not fit it
-        raise MergingError(
+        raise code_refused(reference, error) or MergingError(
             f"model {reference}: transformers cannot build a causal language model of its config: {first_line(error)}"
         ) from None

@@ -20,7 +20,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from merging import adapters
 from merging.adapters import Adapter
 from merging.architecture import skeleton
-from merging.errors import MergingError, first_line
+from merging.errors import MergingError, code_refused, first_line
 from merging.lora import AdaptedTensor
 from merging.pickles import read_pickle
 from merging.references import split_reference
@@ -39,33 +39,38 @@ class Checkpoint:
     reference: str
     folder: Path
     tensors: dict[str, StoredTensor] = field(repr=False)
+    trust_remote_code: bool = False
 
     @classmethod
-    def open(cls, reference: str, lazy_unpickle: bool = False) -> Checkpoint:
+    def open(cls, reference: str, *, lazy_unpickle: bool = False, trust_remote_code: bool = False) -> Checkpoint:
         """Find a model and read its files' headers.
 
         Args:
             reference: a folder or a hub id (with @revision); after a "+", a LoRA adapter that is put on it.
             lazy_unpickle: whether torch pickles may be read, where a model has no safetensors.
+            trust_remote_code: whether Python code that comes with the model may be executed.
 
         Raises:
             MergingError: the model or the adapter is missing or broken, or they do not fit; it is named.
         """
         model, adapter = split_reference(reference)
-        folder = locate(model, lazy_unpickle)
+        folder = locate(model, lazy_unpickle=lazy_unpickle, trust_remote_code=trust_remote_code)
         if not (folder / "config.json").exists() and (folder / adapters.CONFIG).exists():
             raise MergingError(f"model {model}: is a LoRA adapter; write it after its base model, as BASE+{model}")
-        checkpoint = cls(reference, folder, _open_weights(f"model {model}", folder, lazy_unpickle))
+        weights = _open_weights(f"model {model}", folder, lazy_unpickle)
+        checkpoint = cls(reference, folder, weights, trust_remote_code)
         return checkpoint if adapter is None else checkpoint._adapted(model, adapter, lazy_unpickle)
 
     @cached_property
     def config(self) -> PreTrainedConfig:
         """The model's configuration. Raises MergingError if it has none that transformers can read."""
         try:
-            config: PreTrainedConfig = AutoConfig.from_pretrained(self.folder)
+            config: PreTrainedConfig = AutoConfig.from_pretrained(self.folder, trust_remote_code=self.trust_remote_code)
             return config
         except Exception as error:  # whatever the model's own config class makes of what it does not expect
-            raise MergingError(f"model {self.reference}: its config.json cannot be used: {first_line(error)}") from None
+            raise code_refused(self.reference, error) or MergingError(
+                f"model {self.reference}: its config.json cannot be used: {first_line(error)}"
+            ) from None
 
     @cached_property
     def dtype(self) -> torch.dtype:
@@ -89,17 +94,20 @@ class Checkpoint:
         return self.tensors[name].read()
 
     def _adapted(self, model: str, reference: str, lazy_unpickle: bool) -> Checkpoint:
-        folder = locate(reference, lazy_unpickle, what="adapter")
+        folder = locate(reference, lazy_unpickle=lazy_unpickle, what="adapter")
         weights = _open_weights(f"adapter {reference}", folder, lazy_unpickle, "adapter_model.safetensors")
         adapter = Adapter.open(reference, folder, weights)
-        changed = adapter.onto(model, self.tensors, skeleton(self.config, model))
+        changed = adapter.onto(model, self.tensors, skeleton(self.config, model, self.trust_remote_code))
         return replace(self, tensors=self.tensors | changed)
 
 
-def locate(reference: str, lazy_unpickle: bool = False, what: str = "model") -> Path:
+def locate(
+    reference: str, *, lazy_unpickle: bool = False, trust_remote_code: bool = False, what: str = "model"
+) -> Path:
     """Return the folder of a model given as a folder or a hub id (with @revision); hub ids are downloaded once.
 
-    Of a model with an adapter it is the model's. Raises MergingError for what is neither.
+    Of a model with an adapter it is the model's. Pickles and Python files of a hub id are downloaded only where they
+    may be read and executed. Raises MergingError for what is neither.
     """
     reference, _ = split_reference(reference)
     path = Path(reference).expanduser()
@@ -109,13 +117,14 @@ def locate(reference: str, lazy_unpickle: bool = False, what: str = "model") -> 
         raise MergingError(f"{what} {reference}: is a file; give the folder that holds config.json and the safetensors")
     if path.is_absolute() or reference.startswith((".", "~")) or reference.count("/") != 1:
         raise MergingError(f"{what} {reference}: no such folder")
-    return _download(reference, lazy_unpickle, what)
+    return _download(reference, lazy_unpickle, trust_remote_code, what)
 
 
-def _download(reference: str, lazy_unpickle: bool, what: str) -> Path:
+def _download(reference: str, lazy_unpickle: bool, trust_remote_code: bool, what: str) -> Path:
     name, _, revision = reference.partition("@")
+    patterns = [*_PATTERNS, *(["*.py"] if trust_remote_code else [])]
     try:
-        folder = Path(snapshot_download(name, revision=revision or None, allow_patterns=list(_PATTERNS)))
+        folder = Path(snapshot_download(name, revision=revision or None, allow_patterns=patterns))
         if lazy_unpickle and not list(folder.glob("*.safetensors")):
             snapshot_download(name, revision=revision or None, allow_patterns=["*.bin"])
         return folder

@@ -16,13 +16,14 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from merging.kernel import output_dtype, run_steps
+from merging.merged_tokenizer import MergedTokenizer
 from merging.methods import METHODS
 from merging.models import build_model, generation_config, merged_config
 from merging.native import Kernels
 from merging.parents import ParentSet
 from merging.plan import Plan, Source, Step, make_plan
 from merging.recipe import Recipe
-from merging.tokenizers import merged_tokenizer
+from merging.tokenizers import has_tokenizer
 
 
 class Merger:
@@ -79,7 +80,7 @@ class Merger:
 
     def tokenizer(self, recipe: Recipe) -> PreTrainedTokenizerBase:
         """Return the tokenizer that the merge has. Raises MergingError if the recipe asks for one it cannot have."""
-        return merged_tokenizer(recipe, self.parents)
+        return MergedTokenizer.of(recipe, self.parents).tokenizer
 
     def _simplified(self, step: Step) -> Step:
         """Return a step without numbers where they do not matter, so that it is written once for all candidates."""
@@ -98,11 +99,14 @@ class Merger:
 
     def _live_model(self, recipe: Recipe, plan: Plan) -> PreTrainedModel:
         donor = self.parents.checkpoints[recipe.donor]
-        config = merged_config(donor, plan.layers, output_dtype(plan.steps[0], self.parents))
+        special = None
+        if recipe.vocabulary_source or has_tokenizer(recipe.donor):
+            special = MergedTokenizer.of(recipe, self.parents).special
+        config = merged_config(donor, plan.layers, output_dtype(plan.steps[0], self.parents), plan.rows, special)
         if self._model is None or self._config != config.to_dict():
             self._model = None  # its memory goes before the next model's comes
             self._written.clear()
             self._config = config.to_dict()
             self._model = build_model(config, self.parents)
-        self._model.generation_config = generation_config(donor)
+        self._model.generation_config = generation_config(donor, special)
         return self._model

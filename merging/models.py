@@ -10,12 +10,18 @@ from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedConfi
 from transformers.initialization import no_init_weights
 
 from merging.checkpoint import Checkpoint
-from merging.errors import MergingError, first_line
+from merging.errors import MergingError, code_refused, first_line
 from merging.parents import ParentSet
+from merging.special_tokens import SpecialTokens
 
 
-def merged_config(donor: Checkpoint, layers: int, dtype: torch.dtype) -> PreTrainedConfig:
-    """Return the config of a merge: the donor's, with the merge's depth and dtype."""
+def merged_config(
+    donor: Checkpoint, layers: int, dtype: torch.dtype, rows: int | None, special: SpecialTokens | None
+) -> PreTrainedConfig:
+    """Return the config of a merge: the donor's, with the merge's depth and dtype.
+
+    The rows of the embedding and the special tokens are the donor's where `rows` or `special` is None.
+    """
     config = copy.deepcopy(donor.config)
     config.dtype = dtype
     text = config.get_text_config()
@@ -25,30 +31,45 @@ def merged_config(donor: Checkpoint, layers: int, dtype: torch.dtype) -> PreTrai
         if kinds:
             text.layer_types = [kinds[index % len(kinds)] for index in range(layers)]
         text.num_hidden_layers = layers
+    text.vocab_size = rows or text.vocab_size
+    for part in (config,) if text is config else (config, text):
+        if special:
+            special.put(part)
     return config
 
 
 def build_model(config: PreTrainedConfig, parents: ParentSet) -> PreTrainedModel:
     """Return a model of a config on the parents' device, in eval mode, its weights not yet set."""
     with no_init_weights(), parents.device:
-        model: Any = AutoModelForCausalLM.from_config(config, dtype=config.dtype)  # type: ignore[no-untyped-call]
+        model: Any = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
+            config, dtype=config.dtype, trust_remote_code=parents.trust_remote_code
+        )
     model.tie_weights()  # which init_weights would have done
     return cast(PreTrainedModel, model.eval().requires_grad_(False))
 
 
-def generation_config(checkpoint: Checkpoint) -> GenerationConfig:
-    """Return a model's generation_config.json, or one made of its config where it has none."""
+def generation_config(checkpoint: Checkpoint, special: SpecialTokens | None) -> GenerationConfig:
+    """Return a model's generation_config.json, or one made of its config, with these special tokens."""
     file = checkpoint.folder / "generation_config.json"
-    if not file.exists():
-        return GenerationConfig.from_model_config(checkpoint.config)
     try:
-        return GenerationConfig.from_pretrained(checkpoint.folder)
+        if file.exists():
+            found = GenerationConfig.from_pretrained(checkpoint.folder)
+        else:
+            found = GenerationConfig.from_model_config(checkpoint.config)
     except (OSError, ValueError, TypeError) as error:
         raise MergingError(f"{file}: cannot be used: {first_line(error)}") from None
+    if special:
+        special.put(found)
+    return found
 
 
 def load_model(
-    reference: str, device: str = "cpu", dtype: str | None = None, lazy_unpickle: bool = False
+    reference: str,
+    device: str = "cpu",
+    dtype: str | None = None,
+    *,
+    lazy_unpickle: bool = False,
+    trust_remote_code: bool = False,
 ) -> PreTrainedModel:
     """Load one plain checkpoint, its adapter merged if it has one. Raises MergingError if it is missing or broken.
 
@@ -57,13 +78,16 @@ def load_model(
         device: where to put it, as torch names devices.
         dtype: a torch dtype's name; by default the one that it is saved in.
         lazy_unpickle: whether torch pickles may be read, where it has no safetensors.
+        trust_remote_code: whether Python code that comes with it may be executed.
     """
-    checkpoint = Checkpoint.open(reference, lazy_unpickle)
+    checkpoint = Checkpoint.open(reference, lazy_unpickle=lazy_unpickle, trust_remote_code=trust_remote_code)
     wanted: Any = getattr(torch, dtype) if dtype else checkpoint.dtype
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(checkpoint.folder, dtype=wanted)
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            checkpoint.folder, dtype=wanted, trust_remote_code=trust_remote_code
+        )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise MergingError(f"model {reference}: cannot be loaded: {error}") from None
+        raise code_refused(reference, error) or MergingError(f"model {reference}: cannot be loaded: {error}") from None
     for name, tensor in checkpoint.adapted().items():
         model.get_parameter(name).data.copy_(tensor.read())
     return cast(PreTrainedModel, model.to(device).eval().requires_grad_(False))

@@ -7,15 +7,18 @@ found here; the numbers are those that mergekit 0.1.5 resolves. Pure data; reads
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from merging.embeddings import aligned_names
 from merging.errors import MergingError
+from merging.merged_tokenizer import merged_vocabulary
 from merging.methods import METHODS, Method, Parameter, Scope
 from merging.methods.registry import Number, Numbers
 from merging.parents import ParentSet
 from merging.recipe import Recipe
 from merging.schema import InputModel, InputSlice, OutputSlice, Parameters
 from merging.settings import Setting, resolve
+from merging.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +65,17 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All the steps of one merge."""
+    """All the steps of one merge.
+
+    Attributes:
+        steps: one for each tensor, in order.
+        layers: the depth of the merge.
+        rows: the rows of its embedding, or None for those of the parents.
+    """
 
     steps: tuple[Step, ...]
     layers: int
+    rows: int | None = None
 
     def describe(self) -> str:
         """Return the plan as text: a line a tensor, with its method, sources and numbers."""
@@ -91,7 +101,27 @@ def make_plan(recipe: Recipe, parents: ParentSet) -> Plan:
             layer += 1
     for name in architecture.after:
         steps.append(_step(recipe, method, parents, slices[-1], module, name, layer=None, t=0.0))
-    return Plan(tuple(steps), layer)
+    vocabulary = merged_vocabulary(recipe, parents)
+    if vocabulary is None:
+        return Plan(tuple(steps), layer)
+    first, last = (part.base_model or recipe.base_model for part in (slices[0], slices[-1]))
+    bases = dict.fromkeys(architecture.before, first) | dict.fromkeys(architecture.after, last)
+    aligned = [
+        _aligned(step, bases[step.name], vocabulary, parents) if step.name in architecture.by_token else step
+        for step in steps
+    ]
+    return Plan(tuple(aligned), layer, vocabulary.rows)
+
+
+def _aligned(step: Step, base: str | None, vocabulary: Vocabulary, parents: ParentSet) -> Step:
+    """Return the step with sources that have the rows of the merge's vocabulary."""
+    models = tuple(dict.fromkeys(source.parent for source in step.sources()))
+    names = aligned_names(parents, vocabulary, step.name, models, base, step.dtype)
+    return replace(
+        step,
+        base=step.base and Source(step.base.parent, names[step.base.parent]),
+        inputs=tuple(Source(source.parent, names[source.parent]) for source in step.inputs),
+    )
 
 
 def _check_heads(recipe: Recipe, parents: ParentSet) -> None:

@@ -59,10 +59,10 @@ class Recipe(RecipeFields):
         return cls(merge_method="passthrough", models=(InputModel(model=model),), dtype=dtype)
 
     @classmethod
-    def average(cls, models: Sequence[str], dtype: Dtype | None = None) -> Recipe:
+    def average(cls, models: Sequence[str], dtype: Dtype | None = None, tokenizer_source: str | None = None) -> Recipe:
         """The equal average of some models, as a recipe."""
         inputs = tuple(InputModel(model=model, parameters={"weight": 1.0}) for model in models)
-        return cls(merge_method="linear", models=inputs, dtype=dtype)
+        return cls(merge_method="linear", models=inputs, dtype=dtype, tokenizer_source=tokenizer_source)
 
     def parents(self) -> tuple[str, ...]:
         """Every model that the recipe reads, as written: inputs in order, base models after them."""
@@ -74,6 +74,12 @@ class Recipe(RecipeFields):
     def donor(self) -> str:
         """The model whose config, generation config and (unless the recipe says otherwise) tokenizer the merge has."""
         return self.base_model or self.parents()[0]
+
+    @property
+    def vocabulary_source(self) -> str | None:
+        """Which vocabulary the merge has: ``union`` or that of a model; None where all embeddings stay as they are."""
+        source = self.tokenizer.source if self.tokenizer else self.tokenizer_source
+        return self.donor if source == "base" else source
 
     def to_dict(self) -> dict[str, Any]:
         """The recipe as plain data, as mergekit reads it."""

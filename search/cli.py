@@ -32,8 +32,36 @@ _DEVICE = click.option(
     show_default=True,
     help="Where to work, as torch names devices; auto: a GPU if there is one.",
 )
+# The switches of mergekit-yaml, by its names.
+_SHARD_SIZE = click.option(
+    "--out-shard-size",
+    "--max-shard-size",
+    "max_shard_size",
+    default="5GB",
+    show_default=True,
+    help="The most that one file of weights may hold; 5B is 5GB, as in mergekit.",
+)
+_LOW_MEMORY = click.option(
+    "--low-cpu-memory/--no-low-cpu-memory", help="As in mergekit; merges are always made so, tensor by tensor."
+)
 _LAZY_UNPICKLE = click.option(
-    "--lazy-unpickle", is_flag=True, help="Read torch pickles (pytorch_model.bin), without running code in them."
+    "--lazy-unpickle/--no-lazy-unpickle", help="Read torch pickles (pytorch_model.bin), without running code in them."
+)
+_TRUST = click.option(
+    "--trust-remote-code/--no-trust-remote-code",
+    help="Execute Python code that comes with a model, tokenizer or config.",
+)
+_CRIMES = click.option(
+    "--allow-crimes/--no-allow-crimes", help="Merge models of different architectures where their tensors fit."
+)
+_TOKENIZER = click.option(
+    "--copy-tokenizer/--no-copy-tokenizer",
+    default=True,
+    show_default=True,
+    help="Give a merge whose recipe names no tokenizer that of its base.",
+)
+_CARD = click.option(
+    "--write-model-card/--no-write-model-card", default=True, show_default=True, help="Write a README.md."
 )
 _SEED = click.option("--random-seed", default=0, show_default=True, help="Seed of methods that draw random numbers.")
 
@@ -173,7 +201,7 @@ def leaderboard(results: Path, top: int | None, as_json: bool, as_csv: bool) -> 
 @click.argument("results", type=click.Path(path_type=Path))
 @click.option("--trial", type=click.IntRange(min=0), help="The trial's number; by default the best.")
 @click.option("--to", required=True, type=click.Path(path_type=Path), help="The folder to make.")
-@click.option("--max-shard-size", default="5GB", show_default=True, help="The most that one file of weights may hold.")
+@_SHARD_SIZE
 def export(results: Path, trial: int | None, to: Path, max_shard_size: str) -> None:
     """Write the model of a trial, by default the best, as a folder that transformers loads.
 
@@ -191,10 +219,14 @@ def export(results: Path, trial: int | None, to: Path, max_shard_size: str) -> N
 @main.command()
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--max-shard-size", default="5GB", show_default=True, help="The most that one file of weights may hold.")
+@_SHARD_SIZE
 @click.option("--dry-run", is_flag=True, help="Show what would be merged, tensor by tensor, and merge nothing.")
-@click.option("--low-cpu-memory", is_flag=True, help="As in mergekit; merges are always made so, tensor by tensor.")
+@_LOW_MEMORY
 @_LAZY_UNPICKLE
+@_TOKENIZER
+@_CARD
+@_CRIMES
+@_TRUST
 @_SEED
 @_DEVICE
 def merge(
@@ -204,6 +236,10 @@ def merge(
     dry_run: bool,
     low_cpu_memory: bool,  # noqa: ARG001 - nothing is left for it to change
     lazy_unpickle: bool,
+    copy_tokenizer: bool,
+    write_model_card: bool,
+    allow_crimes: bool,
+    trust_remote_code: bool,
     random_seed: int,
     device: str,
 ) -> None:
@@ -221,13 +257,20 @@ def merge(
 
     device = choose_device(device)
     if dry_run:
-        with ParentSet.open(loaded, device, lazy_unpickle=lazy_unpickle) as parents:
+        with ParentSet.open(
+            loaded,
+            device,
+            lazy_unpickle=lazy_unpickle,
+            trust_remote_code=trust_remote_code,
+            allow_crimes=allow_crimes,
+        ) as parents:
             click.echo(Merger(parents, random_seed).plan(loaded).describe())
         return
     with _bar() as progress:
         export_model(
             loaded, folder, random_seed=random_seed, device=device, max_shard_size=max_shard_size,
-            lazy_unpickle=lazy_unpickle, progress=progress,
+            lazy_unpickle=lazy_unpickle, copy_tokenizer=copy_tokenizer, write_model_card=write_model_card,
+            allow_crimes=allow_crimes, trust_remote_code=trust_remote_code, progress=progress,
         )  # fmt: skip
     click.echo(f"{folder}: {loaded.merge_method} of {len(loaded.parents())} models")
 
@@ -240,6 +283,7 @@ def merge(
 @click.option("--batch-size", type=click.IntRange(min=1), help="Prompts at once; found by itself if not given.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @_LAZY_UNPICKLE
+@_TRUST
 @_SEED
 @_DEVICE
 @_CONSENT
@@ -251,6 +295,7 @@ def evaluate(
     batch_size: int | None,
     as_json: bool,
     lazy_unpickle: bool,
+    trust_remote_code: bool,
     random_seed: int,
     device: str,
     allow_code_execution: bool,
@@ -275,10 +320,10 @@ def evaluate(
     with (
         Evaluator(chosen, allow_code_execution=allow_code_execution, **settings) as evaluator,
         _bar() as progress,
-        _model(reference, choose_device(device), random_seed, lazy_unpickle, progress) as (live, tokenizer),
+        _model(reference, choose_device(device), random_seed, lazy_unpickle, trust_remote_code, progress) as loaded,
     ):
         _tell_isolation(str(evaluator.sandbox.isolation))
-        report = evaluator.evaluate(live, tokenizer, progress=lambda done, total: progress("scoring", done, total))
+        report = evaluator.evaluate(*loaded, progress=lambda done, total: progress("scoring", done, total))
     _print_report(report, as_json)
 
 
@@ -333,7 +378,7 @@ def _show_plan(config: SearchConfig) -> None:
         interval = f"one of {list(found.choices)}" if found.choices else f"{found.low:g} to {found.high:g}"
         click.echo(f"{found.path}: {interval}{knots}")
     example = config.space.recipe_at(config.warm_starts[0]) if config.warm_starts else config.space.example()
-    with ParentSet.open(config.space.corners(), "cpu", lazy_unpickle=config.merging.lazy_unpickle) as parents:
+    with ParentSet.open(config.space.corners(), "cpu", **config.merging.switches) as parents:
         for recipe in config.space.corners():
             Merger(parents).plan(recipe)
         click.echo(f"\n{'The first warm start' if config.warm_starts else 'At the low ends'}:\n")
@@ -402,15 +447,19 @@ def _model(
     device: str,
     random_seed: int,
     lazy_unpickle: bool,
+    trusted: bool,
     progress: Callable[[str, int, int], None],
 ) -> Iterator[tuple[Any, Any]]:
     """Yield the live model and the tokenizer of a checkpoint or of a recipe."""
     from merging import Merger, ParentSet, load_model, load_tokenizer
 
     if isinstance(reference, str):
-        yield load_model(reference, device, lazy_unpickle=lazy_unpickle), load_tokenizer(reference)
+        plain = load_model(reference, device, lazy_unpickle=lazy_unpickle, trust_remote_code=trusted)
+        yield plain, load_tokenizer(reference, trusted)
         return
-    with ParentSet.open(reference, device, memory_budget=0, lazy_unpickle=lazy_unpickle) as parents:
+    with ParentSet.open(
+        reference, device, memory_budget=0, lazy_unpickle=lazy_unpickle, trust_remote_code=trusted
+    ) as parents:
         merger = Merger(parents, random_seed)
         model = merger.apply(reference, lambda done, total: progress("merging", done, total))
         yield model, merger.tokenizer(reference)

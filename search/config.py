@@ -95,12 +95,19 @@ class SearchSection(_Section):
 
 
 class MergingSection(_Section):
-    """Where merges are made, from what, and with which random numbers."""
+    """Where merges are made, of what, and with which random numbers."""
 
     device: str = "auto"
     memory_budget: Size | None = None
     lazy_unpickle: bool = False
     random_seed: int = 0
+    trust_remote_code: bool = False
+    allow_crimes: bool = False
+
+    @property
+    def switches(self) -> dict[str, Any]:
+        """What may be read and merged, as `ParentSet.open` and `export_model` take it."""
+        return self.model_dump(include={"lazy_unpickle", "trust_remote_code", "allow_crimes"})
 
 
 class Sections(_Section):
@@ -208,11 +215,18 @@ def _warm_start(entry: str | dict[str, Any], places: list[Path], source: str, in
 def _located(node: Any, places: list[Path], key: str = "") -> Any:
     """Return plain data in which references to models are paths that work from anywhere, where they are paths."""
     if isinstance(node, dict):
-        return {name: _located(value, places, key if name == "choices" else str(name)) for name, value in node.items()}
+        return {name: _located(value, places, _kind_of(str(name), key)) for name, value in node.items()}
     if isinstance(node, list):
         return [_located(item, places, key) for item in node]
     is_reference = isinstance(node, str) and key in _REFERENCES and node not in _REFERENCES[key]
     return _locate(node, places) if is_reference else node
+
+
+def _kind_of(name: str, above: str) -> str:
+    """Return the key that says what a value is: choices are of their own key's, and a token's source is a model."""
+    if name == "choices":
+        return above
+    return "model" if name == "source" and above != "tokenizer" else name
 
 
 def _locate(reference: str, places: list[Path]) -> str:

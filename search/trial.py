@@ -50,7 +50,8 @@ class Bench:
         started = time.perf_counter()
         self.progress.phase("merging")
         model = self.merger.apply(recipe, progress=self.progress.step)
-        tokenizer = load_tokenizer(self.tokenizer) if self.tokenizer else self.merger.tokenizer(recipe)
+        trusted = self.merger.parents.trust_remote_code
+        tokenizer = load_tokenizer(self.tokenizer, trusted) if self.tokenizer else self.merger.tokenizer(recipe)
         merged = time.perf_counter()
         self.progress.phase("evaluating")
         report = self.evaluator.evaluate(model, tokenizer, problems=problems, progress=self.progress.step)

@@ -83,7 +83,8 @@ def baselines(config: SearchConfig) -> list[Baseline]:
     found = [Baseline("parent", name, Recipe.single(name, dtype)) for name in parents]
     merged = [name for name in parents if name not in {recipe.base_model for recipe in corners}]
     if len(merged) > 1:
-        found.append(Baseline("baseline", "equal average", Recipe.average(merged, dtype)))
+        average = Recipe.average(merged, dtype, corners[0].vocabulary_source)
+        found.append(Baseline("baseline", "equal average", average))
     return found
 
 
@@ -110,7 +111,7 @@ class _Worker:
             recipes,
             device,
             memory_budget=config.merging.memory_budget,
-            lazy_unpickle=config.merging.lazy_unpickle,
+            **config.merging.switches,
         ) as parents:
             merger = Merger(parents, config.merging.random_seed)
             for recipe in corners:
@@ -157,7 +158,8 @@ class _Worker:
 
     def _check_prompt(self, merger: Merger, recipe: Recipe) -> None:
         prompt = self.config.evaluation.prompt
-        tokenizer = load_tokenizer(prompt.tokenizer) if prompt.tokenizer else merger.tokenizer(recipe)
+        trusted = self.config.merging.trust_remote_code
+        tokenizer = load_tokenizer(prompt.tokenizer, trusted) if prompt.tokenizer else merger.tokenizer(recipe)
         if prompt.format == "chat" and not tokenizer.chat_template:
             raise SearchError(
                 f"{self.config.source}: evaluation.prompt: the format is chat, but the merge's tokenizer has no chat "

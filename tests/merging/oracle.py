@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -15,12 +17,13 @@ from mergekit.architecture import get_architecture_info  # type: ignore[import-u
 from mergekit.config import MergeConfiguration  # type: ignore[import-untyped]
 from mergekit.graph import Executor  # type: ignore[import-untyped]
 from mergekit.io.tasks import LoaderCache  # type: ignore[import-untyped]
-from mergekit.merge import _model_out_config  # type: ignore[import-untyped]
+from mergekit.merge import _model_out_config, run_merge  # type: ignore[import-untyped]
 from mergekit.merge_methods import registry  # type: ignore[import-untyped]
 from mergekit.merge_methods.base import TensorGroup  # type: ignore[import-untyped]
 from mergekit.merge_methods.task_adapter import ExecuteMergeMethodTask  # type: ignore[import-untyped]
 from mergekit.options import MergeOptions  # type: ignore[import-untyped]
 from mergekit.plan import MergePlanner  # type: ignore[import-untyped]
+from transformers import PreTrainedTokenizerFast
 
 
 def mergekit_tasks(recipe_yaml: str) -> dict[str, ExecuteMergeMethodTask]:
@@ -36,6 +39,31 @@ def mergekit_merge(recipe_yaml: str, stable_sort: bool = False) -> dict[str, tor
     """
     with stable_sorts() if stable_sort else nullcontext():
         return _merge(recipe_yaml)
+
+
+def mergekit_folder(recipe_yaml: str, folder: Path) -> Path:
+    """Let mergekit write a merge as `mergekit-yaml` does: weights, configs, tokenizer.
+
+    In mergekit the order of a union's new tokens, and of the models, is that of hash tables, another in every run; here
+    tokens come by their id, and models as the recipe names them, the base first.
+    """
+    logging.getLogger("mergekit").setLevel(logging.CRITICAL)
+    options = MergeOptions(cuda=False, lazy_unpickle=False, quiet=True)
+    config = MergeConfiguration.model_validate(yaml.safe_load(recipe_yaml))
+    places = {model: re.search(rf"{re.escape(str(model))}(?!\w)", recipe_yaml) for model in config.referenced_models()}
+    by_place = sorted(places, key=lambda model: places[model].start())
+    base_first = sorted(by_place, key=lambda model: model != config.base_model)
+    unordered = PreTrainedTokenizerFast.get_vocab
+    with (
+        patch.object(MergeConfiguration, "referenced_models", lambda _: base_first),
+        patch.object(
+            PreTrainedTokenizerFast,
+            "get_vocab",
+            lambda tokenizer: dict(sorted(unordered(tokenizer).items(), key=lambda item: item[1])),
+        ),
+    ):
+        run_merge(config, str(folder), options)
+    return folder
 
 
 @contextmanager

@@ -198,8 +198,8 @@ def test_parents_of_different_shapes_are_refused(family: Family, make_model: Mod
 def test_parents_of_different_architectures_are_refused(family: Family, make_model: ModelMaker) -> None:
     other = make_model("other", architecture="qwen2")
     assert refusal(family.base, other) == (
-        f"model {other}: is a qwen2 model, but {family.base} is a llama model; "
-        "only models of one architecture can be merged"
+        f"model {other}: is a qwen2 model, but {family.base} is a llama model; only models of one architecture can be "
+        "merged, unless --allow-crimes (allow_crimes=True) takes those whose tensors fit"
     )
 
 

@@ -168,3 +168,20 @@ def test_a_warm_start_file_that_holds_no_recipe_is_named(family: Family) -> None
         (family.folder / "start.yaml").write_text(text)
         with pytest.raises(SearchError, match=f"start.yaml:{message}"):
             SearchConfig.load(config)
+
+
+def test_models_of_a_tokenizer_are_looked_up_beside_the_config(shared_family: Family) -> None:
+    tokens = "tokens: {x: {source: base}, y: {source: {kind: model_token, model: a, token_id: 1}}}"
+    recipe = f"""
+  merge_method: task_arithmetic
+  base_model: base
+  models: [{{model: a, parameters: {{weight: {{low: 0, high: 1}}}}}}]
+  tokenizer: {{source: base, {tokens}}}
+"""
+    text = shared_family.config(recipe=recipe)
+    section = SearchConfig.parse(text, folder=shared_family.folder).space.example().tokenizer
+    assert section is not None
+    assert section.source == "base"
+    found = [each.model_dump()["source"] for each in (section.tokens or {}).values()]
+    assert found[0] == str(shared_family.base)
+    assert found[1]["model"] == str(shared_family.a)
