@@ -189,7 +189,8 @@ def _judge_end(report: dict[str, object], which: str, cpu_limit: int) -> Verdict
     code = cast("int", report["exit"])
     if code >= 0:
         return Verdict("failed", f"{which} ended by itself (exit status {code})")
-    if cast("float", report["cpu_seconds"]) >= cpu_limit - 0.1:
+    ignored_the_limit = code == -signal.SIGKILL and cast("float", report["cpu_seconds"]) >= cpu_limit
+    if code == -signal.SIGXCPU or ignored_the_limit:
         return Verdict("timeout", "timed out")
     name = str(-code)
     with contextlib.suppress(ValueError):

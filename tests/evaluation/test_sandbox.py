@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 
 from evaluation import Problem, ProblemSet, SandboxPool, Verdict
-from evaluation.sandbox import SandboxError
+from evaluation.sandbox.clock import Clock
+from evaluation.sandbox.limits import cpu_limit_seconds
+from evaluation.sandbox.worker import SandboxError, _judge
 from tests.evaluation.oracle import human_eval_results
 
 HONEST = "    return a + b\n"
@@ -334,6 +336,38 @@ def test_a_wall_clock_that_others_use_up_is_not_the_completions(adder: Problem) 
         for hog in hogs:
             hog.kill()
             hog.wait()
+
+
+def test_the_clock_counts_all_that_ran() -> None:
+    # Two that talk all the time wake each other, and each then waits while the other goes on for a moment.
+    echo = "import os\nwhile data := os.read(0, 1): os.write(1, data)\n"
+    with subprocess.Popen([sys.executable, "-c", echo], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0) as it:
+        assert it.stdin is not None
+        assert it.stdout is not None
+        it.stdin.write(b"x")
+        it.stdout.read(1)  # started
+        clock, began, before = Clock((it.pid, os.getpid())), time.thread_time(), ran_seconds(it.pid)
+        for _ in range(60_000):
+            it.stdin.write(b"x")
+            it.stdout.read(1)
+        ran = time.thread_time() - began + ran_seconds(it.pid) - before
+        assert clock.effective_seconds >= 0.9 * ran
+        it.stdin.close()
+
+
+def ran_seconds(process: int) -> float:
+    """Return the processor time of a process."""
+    return int(Path(f"/proc/{process}/schedstat").read_text().split()[0]) / 1e9
+
+
+def test_a_run_that_uses_up_its_processor_time_has_timed_out() -> None:
+    spin = "from evaluation.sandbox.limits import restrict\nrestrict(0.5)\nwhile True: pass\n"
+    ended = subprocess.run([sys.executable, "-c", spin], check=False).returncode
+    assert ended == -signal.SIGXCPU
+    lost = {"verdict": ["lost", "it has gone"]}
+    for how, status in ((ended, "timeout"), (-signal.SIGKILL, "killed"), (3, "failed"), (0, "failed")):
+        assert _judge(lost, {"exit": how, "cpu_seconds": 1.0}, cpu_limit_seconds(0.5)).status == status
+    assert _judge(lost, {"exit": -signal.SIGKILL, "cpu_seconds": 2.5}, cpu_limit_seconds(0.5)).status == "timeout"
 
 
 @pytest.mark.parametrize("arguments", [{"workers": 0}, {"timeout_seconds": 0}, {"timeout_seconds": 1e9}])
