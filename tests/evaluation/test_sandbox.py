@@ -16,6 +16,7 @@ import pytest
 from evaluation import Problem, ProblemSet, SandboxPool, Verdict
 from evaluation.sandbox.clock import Clock
 from evaluation.sandbox.limits import cpu_limit_seconds
+from evaluation.sandbox.scratch import Scratch
 from evaluation.sandbox.worker import SandboxError, _judge
 from tests.evaluation.oracle import human_eval_results
 
@@ -318,9 +319,24 @@ def check(candidate):
     assert not sandbox.run(problem, "    raise KeyError\n").passed
 
 
-def test_a_broken_test_is_no_failure_of_the_completion(adder: Problem, sandbox: SandboxPool) -> None:
-    broken = Problem("toy/broken", adder.prompt, "add", "", "def check(candidate:\n")
-    assert sandbox.run(broken, HONEST).status == "harness_error"
+def test_files_that_come_and_go_while_they_are_counted_do_no_harm() -> None:
+    scratch = Scratch()
+    churn = "import os\nwhile True:\n for name in 'ab': open(name, 'w').close()\n for name in 'ab': os.unlink(name)\n"
+    process = subprocess.Popen([sys.executable, "-c", churn], cwd=scratch.path)
+    try:
+        deadline = time.monotonic() + 1
+        while time.monotonic() < deadline:
+            assert not scratch.is_full()
+    finally:
+        process.kill()
+        process.wait()
+    (scratch.path / "folder").mkdir()
+    (scratch.path / "folder" / "file").write_text("x" * 100)
+    (scratch.path / "link").symlink_to("/")
+    scratch.empty()
+    assert list(scratch.path.iterdir()) == []
+    scratch.remove()
+    assert not scratch.path.exists()
 
 
 # --- the pool --------------------------------------------------------------------------------------------------------
@@ -382,6 +398,40 @@ def test_a_closed_pool_says_so(adder: Problem) -> None:
     pool.close()
     with pytest.raises(SandboxError, match="closed"):
         pool.run(adder, HONEST)
+
+
+def test_a_pool_closes_at_once_whatever_runs(adder: Problem) -> None:
+    pool = SandboxPool(workers=2, timeout_seconds=60)
+    batch = pool.batch()
+    for _ in range(4):
+        batch.submit(adder, "    while True: pass\n")
+    assert pool.isolation.active
+    time.sleep(0.3)
+    started = time.monotonic()
+    pool.close()
+    assert time.monotonic() - started < 5
+    with pytest.raises(SandboxError, match="closed"):
+        list(batch.rest())
+
+
+def test_a_pool_that_is_closed_while_it_starts_leaves_nothing() -> None:
+    before = zygotes_of(os.getpid())
+    for _ in range(5):
+        SandboxPool(workers=2).close()
+    assert zygotes_of(os.getpid()) == before
+
+
+def test_an_error_in_the_sandboxs_own_code_is_a_verdict_and_no_hang(
+    adder: Problem, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Unprintable(str):
+        def __format__(self, spec: str) -> str:
+            raise RuntimeError("no")
+
+    with SandboxPool(workers=1) as pool:
+        assert pool.run(adder, Unprintable()) == Verdict("harness_error", "RuntimeError: no")
+        assert pool.run(adder, HONEST).passed
+    assert "toy/add: the sandbox's own code failed" in caplog.text
 
 
 def test_a_pool_outlives_the_thread_that_made_it(adder: Problem) -> None:
