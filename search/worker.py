@@ -104,7 +104,10 @@ class _Worker:
         known = baselines(config)
         corners = config.space.corners()
         recipes = [*corners, *(baseline.recipe for baseline in known)]
-        with ParentSet.open(recipes, choose_device(config.merging.device), self._reading) as parents:
+        with (
+            ParentSet.open(recipes, choose_device(config.merging.device), self._reading) as parents,
+            self._evaluator(problems) as scorer,
+        ):
             merger = Merger(parents, config.merging.random_seed)
             for recipe in corners:
                 merger.plan(recipe)
@@ -112,7 +115,7 @@ class _Worker:
             # Only now is anything written: whatever is wrong with the input has been found.
             identity = config.identity | {"problems": {"sha256": problems.digest}}
             folder = ResultsFolder.create(path, config, identity, fresh)
-            with storage_errors(folder), folder.logging(), folder.sign_in() as name, self._evaluator(visible) as scorer:
+            with storage_errors(folder), folder.logging(), folder.sign_in() as name:
                 tokenizer = config.evaluation.prompt.tokenizer
                 bench = Bench(merger, scorer, visible, tokenizer, folder, self.progress)
                 with contextlib.closing(Studies.create(folder, config, known)) as studies:
