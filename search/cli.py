@@ -348,6 +348,7 @@ def score(samples: Path, problems: str, as_json: bool, allow_code_execution: boo
             allow_code_execution=allow_code_execution,
             progress=lambda done, total: progress("scoring", done, total),
         )
+    _tell_isolation(str(scored.isolation))
     if as_json:
         verdicts = [
             {"task_id": task, "passed": verdict.passed, "status": verdict.status, "detail": verdict.detail}

@@ -107,12 +107,11 @@ class _Worker:
         corners = config.space.corners()
         recipes = [*corners, *(baseline.recipe for baseline in known)]
         device = choose_device(config.merging.device, f"{config.source}: merging.device")
-        with ParentSet.open(
-            recipes,
-            device,
-            memory_budget=config.merging.memory_budget,
-            **config.merging.switches,
-        ) as parents:
+        budget = config.merging.memory_budget
+        with (
+            ParentSet.open(recipes, device, memory_budget=budget, **config.merging.switches) as parents,
+            self._evaluator(problems) as scorer,
+        ):
             merger = Merger(parents, config.merging.random_seed)
             for recipe in corners:
                 merger.plan(recipe)
@@ -124,7 +123,7 @@ class _Worker:
             splits = {"search": visible.task_ids, "report": report.task_ids}
             identity = config.identity | {"problems": {"sha256": problems.digest} | splits}
             folder = ResultsFolder.create(path, config, identity, fresh)
-            with storage_errors(folder), folder.logging(), folder.sign_in() as name, self._evaluator(visible) as scorer:
+            with storage_errors(folder), folder.logging(), folder.sign_in() as name:
                 self._tell_isolation(scorer)
                 tokenizer = config.evaluation.prompt.tokenizer
                 bench = Bench(merger, scorer, visible, tokenizer, folder, self.progress)
