@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from merging.merger import Merger
     from merging.methods import METHODS
     from merging.models import load_model
+    from merging.native import choose_kernels
     from merging.parents import ParentSet
     from merging.plan import Plan
     from merging.recipe import Recipe
@@ -33,6 +34,7 @@ _HOMES = {
     "Plan": "merging.plan",
     "Recipe": "merging.recipe",
     "YamlReader": "merging.yaml_file",
+    "choose_kernels": "merging.native",
     "export_model": "merging.export",
     "load_model": "merging.models",
     "load_tokenizer": "merging.tokenizers",
@@ -49,6 +51,7 @@ __all__ = [
     "Plan",
     "Recipe",
     "YamlReader",
+    "choose_kernels",
     "export_model",
     "load_model",
     "load_tokenizer",

@@ -20,7 +20,7 @@ from merging.errors import MergingError
 from merging.kernel import output_dtype, run_steps
 from merging.merged_tokenizer import MergedTokenizer
 from merging.models import generation_config, merged_config
-from merging.native import Kernels
+from merging.native import Kernels, choose_kernels
 from merging.parents import ParentSet
 from merging.plan import Plan, Step, make_plan
 from merging.recipe import Recipe
@@ -45,7 +45,7 @@ def export_model(
     copy_tokenizer: bool = True,
     trust_remote_code: bool = False,
     allow_crimes: bool = False,
-    kernels: Kernels | None = None,
+    compile: bool | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> None:
     """Merge a recipe into a folder: recipe.yaml, safetensors, configs, tokenizer and model card.
@@ -64,7 +64,7 @@ def export_model(
         copy_tokenizer: whether a merge whose recipe names no tokenizer gets that of its base.
         trust_remote_code: whether Python code that comes with a model may be executed; it is then copied, too.
         allow_crimes: whether models of different architectures may be merged where their tensors fit.
-        kernels: the compiled kernels; without them the same bits come out, later.
+        compile: whether to merge with compiled kernels, on a CPU; by default where that saves time.
         progress: called with (phase, done, in all).
 
     Raises:
@@ -90,6 +90,7 @@ def export_model(
         except OSError as error:
             raise _unwritable(to, error) from None
         try:
+            kernels = choose_kernels(parents.elements, parents.device, compile).kernels
             _write_weights(plan, parents, part, limit, random_seed, kernels, progress)
             _write_configs(recipe, plan, parents, part, tokenizer.special if tokenizer else None)
             if tokenizer:

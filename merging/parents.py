@@ -89,6 +89,13 @@ class ParentSet:
         """What is otherwise than the person who chose the device would hope, in sentences."""
         return tuple(self._residency.notes)
 
+    @property
+    def elements(self) -> int:
+        """How many elements a merge of whole models has."""
+        return sum(
+            torch.Size(tensor.shape).numel() for tensor in next(iter(self.checkpoints.values())).tensors.values()
+        )
+
     def load(self, progress: Progress | None = None) -> None:
         """Read the parents' weights into the memory that has room for them.
 

@@ -63,6 +63,11 @@ _TOKENIZER = click.option(
 _CARD = click.option(
     "--write-model-card/--no-write-model-card", default=True, show_default=True, help="Write a README.md."
 )
+_COMPILE = click.option(
+    "--compile/--no-compile",
+    default=None,
+    help="Merge with compiled kernels on a CPU; by default where that saves more time than it takes. Same bits.",
+)
 _SEED = click.option("--random-seed", default=0, show_default=True, help="Seed of methods that draw random numbers.")
 
 
@@ -125,6 +130,7 @@ def main() -> None:
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of the sampler and of the split.")
 @click.option("--fresh", is_flag=True, help="Begin anew; results that are there are moved aside.")
 @click.option("--dry-run", is_flag=True, help="Show the searched numbers and one plan, and run nothing.")
+@_COMPILE
 @_CONSENT
 def run(
     config: Path,
@@ -134,6 +140,7 @@ def run(
     seed: int | None,
     fresh: bool,
     dry_run: bool,
+    compile: bool | None,
     allow_code_execution: bool,
 ) -> None:
     """Run a search, or go on with it where it stopped.
@@ -152,6 +159,8 @@ def run(
         loaded = SearchConfig.load(config)
         if allow_code_execution:
             loaded = loaded.with_consent()
+        if compile is not None:
+            loaded = loaded.with_compile(compile)
         if dry_run:
             _show_plan(loaded)
             return
@@ -165,9 +174,10 @@ def run(
     if ended < wanted:
         given = {"--out": out, "--trials": trials, "--seed": seed}
         again = [str(word) for option, value in given.items() if value is not None for word in (option, value)]
-        consent = ["--allow-code-execution"] if allow_code_execution else []
+        switches = ["--allow-code-execution"] * allow_code_execution
+        switches += [] if compile is None else ["--compile" if compile else "--no-compile"]
         click.echo(f"\n{ended} of {wanted} trials are over. To go on:")
-        click.echo(f"  {shlex.join(['merge-search', 'run', str(config), *again, *consent])}")
+        click.echo(f"  {shlex.join(['merge-search', 'run', str(config), *again, *switches])}")
     if found.best is not None:
         click.echo(f"\nNext, write the best merge as a model:\n  {_export_command(folder)}")
 
@@ -227,6 +237,7 @@ def export(results: Path, trial: int | None, to: Path, max_shard_size: str) -> N
 @_CARD
 @_CRIMES
 @_TRUST
+@_COMPILE
 @_SEED
 @_DEVICE
 def merge(
@@ -240,6 +251,7 @@ def merge(
     write_model_card: bool,
     allow_crimes: bool,
     trust_remote_code: bool,
+    compile: bool | None,
     random_seed: int,
     device: str,
 ) -> None:
@@ -270,7 +282,7 @@ def merge(
         export_model(
             loaded, folder, random_seed=random_seed, device=device, max_shard_size=max_shard_size,
             lazy_unpickle=lazy_unpickle, copy_tokenizer=copy_tokenizer, write_model_card=write_model_card,
-            allow_crimes=allow_crimes, trust_remote_code=trust_remote_code, progress=progress,
+            allow_crimes=allow_crimes, trust_remote_code=trust_remote_code, compile=compile, progress=progress,
         )  # fmt: skip
     click.echo(f"{folder}: {loaded.merge_method} of {len(loaded.parents())} models")
 

@@ -101,6 +101,7 @@ class MergingSection(_Section):
     memory_budget: Size | None = None
     lazy_unpickle: bool = False
     random_seed: int = 0
+    compile: bool | None = None
     trust_remote_code: bool = False
     allow_crimes: bool = False
 
@@ -188,6 +189,10 @@ class SearchConfig:
     def with_consent(self) -> SearchConfig:
         """Return the same config with the consent to execute code."""
         return replace(self, evaluation=self.evaluation.model_copy(update={"allow_code_execution": True}))
+
+    def with_compile(self, compile: bool) -> SearchConfig:
+        """Return the same config with compiled kernels, or without."""
+        return replace(self, merging=self.merging.model_copy(update={"compile": compile}))
 
     @property
     def identity(self) -> dict[str, Any]:

@@ -49,7 +49,7 @@ def export_trial(
     card = model_card(recipe, target.resolve().name, seed, _evidence(row, leaderboard, config.evaluation))
     export_model(
         recipe, target, random_seed=seed, device=device, max_shard_size=max_shard_size,
-        card=card, progress=progress, **config.merging.switches,
+        card=card, compile=config.merging.compile, progress=progress, **config.merging.switches,
     )  # fmt: skip
     return row
 

@@ -20,7 +20,7 @@ from types import FrameType
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from evaluation import ConsentError, Evaluator, ProblemSet, load_problems
-from merging import Merger, ParentSet, Recipe, load_tokenizer
+from merging import Merger, MergingError, ParentSet, Recipe, choose_kernels, load_tokenizer
 from search.config import SearchConfig
 from search.devices import choose_device
 from search.errors import SearchError
@@ -112,7 +112,7 @@ class _Worker:
             ParentSet.open(recipes, device, memory_budget=budget, **config.merging.switches) as parents,
             self._evaluator(problems) as scorer,
         ):
-            merger = Merger(parents, config.merging.random_seed)
+            merger = self._merger(parents, len(known))
             for recipe in corners:
                 merger.plan(recipe)
                 self._check_prompt(merger, recipe)
@@ -129,6 +129,7 @@ class _Worker:
                 bench = Bench(merger, scorer, visible, tokenizer, folder, self.progress)
                 with contextlib.closing(Studies.create(folder, config, known)) as studies:
                     self.started = True
+                    self._warm_up(merger)
                     finish = self._finish(studies, len(report) / len(visible))
                     self._run_baselines(studies, bench, name, deadline, finish)
                     self._run_trials(studies, bench, name, deadline, finish)
@@ -136,6 +137,23 @@ class _Worker:
                         self._run_baselines(studies, bench, name, deadline, finish)
                     self._score_finalists(studies, bench, report)
                     return Leaderboard.of(studies)
+
+    def _merger(self, parents: ParentSet, baselines: int) -> Merger:
+        settings = self.config.merging
+        choice = choose_kernels(parents.elements * (self.total + baselines), parents.device, settings.compile)
+        if choice.note:
+            self.progress.say(choice.note)
+        return Merger(parents, settings.random_seed, choice.kernels)
+
+    def _warm_up(self, merger: Merger) -> None:
+        """Compile what the candidates need, and compute what depends on the parents alone, before the first trial."""
+        if merger.kernels is None or self.stopping:
+            return
+        self.progress.begin("compiling", 1)
+        try:
+            merger.apply(self.config.space.example(), progress=self.progress.step)
+        except MergingError as error:  # one candidate that cannot be: the trials will tell
+            _LOG.warning("warming up: %s", error)
 
     def _evaluator(self, problems: ProblemSet) -> Evaluator:
         settings = self.config.evaluation

@@ -72,6 +72,14 @@ def test_a_search_whose_parents_have_no_room_and_are_pickles_finds_the_same(
     export_trial(tmp_path / "run", tmp_path / "merged", trial=found.best)
 
 
+def test_a_search_that_compiles_says_so_and_finds_the_same(family: Family, finished: Path, tmp_path: Path) -> None:
+    phases = Phases()
+    config = SearchConfig.load(family.write()).with_compile(True)
+    found = run_search(config, tmp_path / "run", progress=phases)
+    assert phases.begun[:2] == ["compiling 1", "parents 4"]
+    assert [row.search_score for row in found.rows] == [row.search_score for row in Leaderboard.open(finished).rows]
+
+
 def test_the_parents_and_their_equal_average_are_the_first_trials(finished: Path, shared_family: Family) -> None:
     board = Leaderboard.open(finished)
     first = {row.trial: (row.kind, row.name) for row in board.rows if row.kind != "trial"}
