@@ -64,6 +64,8 @@ class Checkpoint:
     @cached_property
     def config(self) -> PreTrainedConfig:
         """The model's configuration. Raises MergingError if it has none that transformers can read."""
+        if not (self.folder / "config.json").exists():
+            raise MergingError(f"model {self.reference}: {self.folder} holds no config.json; download the model again")
         try:
             config: PreTrainedConfig = AutoConfig.from_pretrained(self.folder, trust_remote_code=self.trust_remote_code)
             return config

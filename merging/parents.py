@@ -161,6 +161,7 @@ class ParentSet:
     def close(self) -> None:
         """Give the parents' memory back."""
         self._derived.clear()
+        self.statistics.clear()
         self._residency.close()
 
     def __enter__(self) -> ParentSet:

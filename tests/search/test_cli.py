@@ -272,6 +272,13 @@ def test_a_plain_evaluation_gives_what_the_search_found(command: Command, family
     }
     plain = command("evaluate", family.a, *options)
     assert f"pass@1 {found['pass@1']:.1%}" in plain.stdout
+    assert "Loading" not in plain.stderr
+
+
+def test_a_model_that_lacks_a_tensor_is_not_scored_with_random_numbers(command: Command, family: Family) -> None:
+    without_a_tensor(family)
+    words = ["evaluate", family.b, "--problems", family.problems, "--allow-code-execution"]
+    refused(command(*words), f"model {family.b}: has no tensor model.norm.weight")
 
 
 def test_a_merge_is_evaluated_without_being_written(command: Command, family: Family, tmp_path: Path) -> None:
