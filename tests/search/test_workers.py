@@ -106,3 +106,16 @@ def test_a_full_disk_ends_the_search_with_what_to_do_and_keeps_what_was_scored(f
     assert {row.trial: row.search_score for row in first.rows}.items() <= kept.items()
     resumed = run_search(SearchConfig.load(config), out, trials=len(kept) - 4 + 1)
     assert kept.items() <= {row.trial: row.search_score for row in resumed.rows}.items()
+
+
+def test_completions_that_cannot_be_written_end_the_search_with_what_to_do(family: Family, tmp_path: Path) -> None:
+    config, out = family.write(), tmp_path / "run"
+    first = run_search(SearchConfig.load(config), out, trials=1)
+    (out / "completions").chmod(0o555)
+    with running(tmp_path, "run", config, "--out", out, heed_permissions=True) as command:
+        assert command.wait() == 2, command.errors
+    (out / "completions").chmod(0o755)
+    assert "Traceback" not in command.errors
+    assert re.search(r"merge-search: .*completions/trial-5\.jsonl: cannot be written: .*make room", command.errors)
+    assert scored(out).keys() == {row.trial for row in first.rows}
+    assert run_search(SearchConfig.load(config), out).best is not None
