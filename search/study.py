@@ -121,10 +121,10 @@ class Studies:
                 return None
             return self._take(self.search, worker, space.distributions())
 
-    def others_at_work(self) -> bool:
-        """Whether a worker that lives is running a trial of the search."""
+    def others_at_work(self) -> int:
+        """Return how many trials of the search are run by workers that live."""
         with self.folder.lock():
-            return _count(self.search, TrialState.RUNNING) > len(self._orphans(self.search))
+            return _count(self.search, TrialState.RUNNING) - len(self._orphans(self.search))
 
     def number(self, trial: FrozenTrial | Trial) -> int:
         """Return the number that people see."""
