@@ -17,7 +17,6 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from merging.architecture import layer_head
 from merging.checkpoint import Checkpoint
 from merging.errors import MergingError, code_refused, first_line
-from merging.models import generation_config
 
 
 def load_model(
@@ -42,7 +41,7 @@ def load_model(
     """
     checkpoint = Checkpoint.open(reference, lazy_unpickle=lazy_unpickle, trust_remote_code=trust_remote_code)
     _ = checkpoint.config  # refused before transformers explains at length
-    generation_config(checkpoint, None)  # which transformers leaves out where it is broken
+    _ = checkpoint.generation_config  # which transformers leaves out where it is broken
     model, found = _load(checkpoint, getattr(torch, dtype) if dtype else checkpoint.dtype)
     _check(checkpoint, model, found)
     for name, tensor in checkpoint.adapted().items():

@@ -10,7 +10,6 @@ from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedConfi
 from transformers.initialization import no_init_weights
 
 from merging.checkpoint import Checkpoint
-from merging.errors import MergingError, first_line
 from merging.parents import ParentSet
 from merging.special_tokens import SpecialTokens
 
@@ -50,14 +49,7 @@ def build_model(config: PreTrainedConfig, parents: ParentSet) -> PreTrainedModel
 
 def generation_config(checkpoint: Checkpoint, special: SpecialTokens | None) -> GenerationConfig:
     """Return a model's generation_config.json, or one made of its config, with these special tokens."""
-    file = checkpoint.folder / "generation_config.json"
-    try:
-        if file.exists():
-            found = GenerationConfig.from_pretrained(checkpoint.folder)
-        else:
-            found = GenerationConfig.from_model_config(checkpoint.config)
-    except (OSError, ValueError, TypeError) as error:
-        raise MergingError(f"{file}: cannot be used: {first_line(error)}") from None
+    found = copy.deepcopy(checkpoint.generation_config)
     if special:
         special.put(found)
     return found

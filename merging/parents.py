@@ -82,6 +82,7 @@ class ParentSet:
         parents._check(allow_crimes)
         for recipe in every:
             parents._check_rows(recipe)
+            _ = parents.checkpoints[recipe.donor].generation_config  # which the merge will have
         return parents
 
     @property

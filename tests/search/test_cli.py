@@ -153,6 +153,18 @@ BAD: dict[str, tuple[Callable[[Family], None], tuple[str, ...]]] = {
         ("problems.jsonl:7: missing field 'entry_point'",),
     ),
     "broken line of a problem file": (problems(lambda line: line[:-1]), ("problems.jsonl:7: is no valid JSON",)),
+    "test of a problem that is no Python": (
+        problems(lambda line: line.replace("def check(candidate)", "def check(")),
+        ("problems.jsonl:7: field 'test' is no Python",),
+    ),
+    "prompt of a problem that is no Python": (
+        problems(lambda line: line.replace('"prompt": "def ', '"prompt": "def (')),
+        ("problems.jsonl:7: field 'prompt' does not begin a program",),
+    ),
+    "generation config of the base": (
+        lambda family: (family.base / "generation_config.json").write_text("{") and None,
+        ("/base/generation_config.json: cannot be used",),
+    ),
     "another config": (replaced("high: 1.0", "high: 0.9"), ("run: was made by another config", "--fresh")),
     "no consent": (
         replaced("allow_code_execution: true", "allow_code_execution: false"),
