@@ -82,8 +82,10 @@ class StepOperands:
         return self.parents.statistics.once((name, self.dtype, sources), compute)
 
     def random_key(self, index: int) -> tuple[int, int]:
-        """Return two 32-bit keys for the random numbers of an input: of (seed, input, tensor) and nothing else."""
-        return keys(self.random_seed, index, self.step.name)
+        """Return two 32-bit keys for the random numbers of an input: of (seed, input, its tensor) and nothing else."""
+        # What follows an @ says how a vocabulary has rearranged the tensor, and that depends on where the models lie.
+        tensor, _, _ = self.step.inputs[index].tensor.partition("@")
+        return keys(self.random_seed, index, tensor)
 
 
 def output_dtype(step: Step, parents: ParentSet) -> torch.dtype:
