@@ -115,7 +115,8 @@ def make_plan(recipe: Recipe, parents: ParentSet) -> Plan:
             for position, name in enumerate(architecture.layer_names(len(stack))):
                 steps.append(_step(recipe, method, parents, part, module, name, (position, offset), t))
             stack.append(_kind(recipe, part, offset))
-    for name in architecture.after:
+    tied = parents.checkpoints[recipe.donor].config.tie_word_embeddings
+    for name in (name for name in architecture.after if not (tied and name in architecture.stand_ins)):
         steps.append(_step(recipe, method, parents, last_sources(slices), module, name, layer=None, t=0.0))
     vocabulary = merged_vocabulary(recipe, parents)
     if vocabulary is None:
