@@ -259,6 +259,25 @@ def test_a_layer_that_is_repeated_is_held_and_written_once(family: Family, metho
     assert all(torch.equal(tensor, alone[name]) for name, tensor in live.state_dict().items())
 
 
+@pytest.mark.parametrize(("architecture", "tied"), [("gpt_neox", False), ("gemma", True), ("mixtral", False)])
+def test_stacks_of_other_architectures_are_mergekits_and_share_as_well(
+    architecture: str, tied: bool, tmp_path: Path
+) -> None:
+    text = stack(make_family(tmp_path, architecture=architecture, tied=tied), REPEATED)
+    recipe = Recipe.parse(text)
+    with ParentSet.open(recipe) as parents:
+        live = Merger(parents).apply(recipe)
+        ours = {parents.architecture.layout.name_of(name): tensor for name, tensor in live.state_dict().items()}
+    theirs = mergekit_merge(text)
+    assert mergekit_layers(text) == live.config.num_hidden_layers == 8
+    assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items())
+    # The second layer of the first slice and the first of the last are one layer of one model.
+    seventh = {name: parameter for name, parameter in live.named_parameters(remove_duplicate=False) if ".6." in name}
+    assert seventh
+    for name, parameter in seventh.items():
+        assert parameter.data_ptr() == live.get_parameter(name.replace(".6.", ".1.", 1)).data_ptr()
+
+
 def test_layers_part_when_their_numbers_differ_and_join_again(family: Family, tmp_path: Path) -> None:
     same, other = thrice(family), thrice(family, last=0.9)
     with ParentSet.open([same, other]) as parents:
