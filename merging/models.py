@@ -33,7 +33,8 @@ def merged_config(
     stack = [(parents.checkpoints[layer.parent].config.get_text_config(), layer.index) for layer in plan.stack]
     for key in text.to_dict():
         if _lists_layers(text, key):
-            setattr(text, key, [_of_layer(source, key, index) for source, index in stack])
+            own = getattr(text, key)
+            setattr(text, key, [_of_layer(source, key, index, own[index % len(own)]) for source, index in stack])
     text.num_hidden_layers = plan.layers
     text.vocab_size = plan.rows or text.vocab_size
     for part in (config,) if text is config else (config, text):
@@ -42,9 +43,10 @@ def merged_config(
     return config
 
 
-def _of_layer(config: PreTrainedConfig, key: str, index: int) -> Any:
-    value = getattr(config, key)
-    return value[index] if _lists_layers(config, key) else value
+def _of_layer(config: PreTrainedConfig, key: str, index: int, default: Any) -> Any:
+    """Return what a config says of a layer, or the default where it says nothing: it may be of another architecture."""
+    value: Any = getattr(config, key, None)
+    return value[index] if _lists_layers(config, key) else default if value is None else value
 
 
 def _lists_layers(config: PreTrainedConfig, key: str) -> bool:
