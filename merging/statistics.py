@@ -1,7 +1,7 @@
 """What depends on the parents alone: computed at most once for each tensor, whatever the candidates are.
 
 Guarantees: a table is exact and does not depend on thread counts. Does not decide what is kept on which device; tables
-are small (a few percent of the tensor) and live on the CPU.
+live on the CPU and are small (measured: 3% of a bfloat16 tensor, 20% of a float16 one, which has more magnitudes).
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
 from merging.methods.bits import as_bits, magnitude_mask
@@ -92,10 +91,20 @@ def magnitude_bins(values: Tensor) -> Tensor:
 
 def magnitude_table(runs: Iterable[Tensor]) -> MagnitudeTable:
     """Count the magnitudes of a tensor that comes in flat runs."""
-    by_run = torch.stack([torch.bincount(magnitude_bins(run), minlength=_BINS).to("cpu", torch.int32) for run in runs])
-    counts = by_run.sum(dim=0)
-    (bins,) = counts.nonzero(as_tuple=True)
-    below = torch.zeros(len(bins) + 1, dtype=torch.int64)
-    below[1:] = counts[bins].cumsum(0)
-    until = by_run[:, bins].T.contiguous().cumsum(dim=1, dtype=torch.int32)
-    return MagnitudeTable(bins.numpy(), below.numpy(), until.numpy())
+    # What a run has is kept by its few bins: memory for all of them, 128 KB a run, would leave the heap in pieces.
+    found = [_count(magnitude_bins(run).numpy(force=True)) for run in runs]
+    bins = np.unique(np.concatenate([own for own, _ in found]))
+    until = np.zeros((len(bins), len(found)), dtype=np.int32)
+    for run, (own, counts) in enumerate(found):
+        until[bins.searchsorted(own), run] = counts
+    np.cumsum(until, axis=1, out=until)
+    below = np.zeros(len(bins) + 1, dtype=np.int64)
+    np.cumsum(until[:, -1], out=below[1:])
+    return MagnitudeTable(bins, below, until)
+
+
+def _count(values: Array) -> tuple[Array, Array]:
+    """Return which values there are, rising, and how often each; np.unique takes five times as long."""
+    counts = np.bincount(values)
+    (present,) = counts.nonzero()
+    return present, counts[present]
