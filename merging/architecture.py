@@ -92,6 +92,12 @@ class Architecture:
         return max((int(match["index"]) + 1 for match in found), default=0)
 
 
+def layer_head(name: str) -> str | None:
+    """Return what stands before the layer's index in a tensor's name; None of a tensor of no layer."""
+    match = _LAYER.match(name)
+    return match["head"] if match else None
+
+
 def _by_token(model: Any) -> list[str]:
     modules = [model.get_input_embeddings(), model.get_output_embeddings()]
     return [

@@ -14,8 +14,6 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from merging.methods.bits import as_bits, magnitude_mask
-
 T = TypeVar("T")
 Array: TypeAlias = npt.NDArray[np.signedinteger[Any]]
 
@@ -27,6 +25,10 @@ class Statistics:
 
     def __init__(self) -> None:
         self._memo: dict[Hashable, object] = {}
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._memo.clear()
 
     def once(self, key: Hashable, compute: Callable[[], T]) -> T:
         """Return what `compute` returned the first time for this key."""
@@ -84,6 +86,8 @@ class MagnitudeTable:
 
 def magnitude_bins(values: Tensor) -> Tensor:
     """Return the upper 15 bits of |x| of each element, as integers that rise with |x|."""
+    from merging.methods.bits import as_bits, magnitude_mask  # late: the methods import this file
+
     width = values.element_size() * 8
     magnitudes = as_bits(values) & magnitude_mask(values.dtype)
     return magnitudes >> (width - 16) if width > 16 else magnitudes
