@@ -71,6 +71,11 @@ class Architecture:
             tuple(before), tuple(layer), tuple(after), stand_ins, shapes, layout, by_token[0], frozenset(by_token)
         )
 
+    def layer_name(self, position: int, index: int) -> str:
+        """Return the name of the tensor at a position of `layer_names`."""
+        head, tail = self.layer[position]
+        return f"{head}{index}{tail}"
+
     def layer_names(self, index: int) -> list[str]:
         """Return the names of the tensors of one layer."""
         return [f"{head}{index}{tail}" for head, tail in self.layer]

@@ -185,7 +185,7 @@ def _write_weights(
 
 def _write_configs(recipe: Recipe, plan: Plan, parents: ParentSet, folder: Path, special: SpecialTokens | None) -> None:
     donor = parents.checkpoints[recipe.donor]
-    merged_config(donor, plan.layers, output_dtype(plan.steps[0], parents), plan.rows, special).save_pretrained(folder)
+    merged_config(donor, plan, parents, output_dtype(plan.steps[0], parents), special).save_pretrained(folder)
     if parents.trust_remote_code:
         for code in donor.folder.glob("*.py"):
             shutil.copyfile(code, folder / code.name)

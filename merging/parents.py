@@ -1,8 +1,8 @@
 """The parents: opened once, checked against each other, and kept resident for as long as candidates are made of them.
 
-Guarantees: every parent has the tensors, shapes and architecture of the first, or opening fails with the name of what
-differs (only the rows of an embedding may differ, where every recipe says what becomes of them); opening reads headers
-alone; a tensor that has room is read from disk once. Does not merge.
+Guarantees: all parents have the same tensors, shapes and architecture, or opening fails with the name of what differs
+(only the rows of an embedding may differ, where every recipe says what becomes of them); opening reads headers alone; a
+tensor that has room is read from disk once. Does not merge.
 """
 
 from __future__ import annotations
@@ -34,7 +34,10 @@ class ParentSet:
 
     def __init__(self, checkpoints: dict[str, Checkpoint], device: torch.device, budget: Budget) -> None:
         self.device = device
-        self.architecture = Architecture.of(next(iter(checkpoints.values())))
+        # One with an output head of its own, if there is one: a tied model has all that the others have but that.
+        untied = (name for name, each in checkpoints.items() if not each.config.tie_word_embeddings)
+        self._reference = next(untied, next(iter(checkpoints)))
+        self.architecture = Architecture.of(checkpoints[self._reference])
         layout = self.architecture.layout
         self.checkpoints = {name: assemble(checkpoint, layout) for name, checkpoint in checkpoints.items()}
         self.statistics = Statistics()
@@ -56,7 +59,7 @@ class ParentSet:
         """Open every parent of the recipes; their weights are read by `load`, or else when they are first merged.
 
         Args:
-            recipes: one recipe or several; the base of the first gives the architecture.
+            recipes: one recipe or several.
             device: where the merging is done, as torch names devices.
             memory_budget: bytes that may be used to keep the parents, in the device's memory first and then in the
                 host's; what has no room is read again for every candidate. By default what is free.
@@ -191,7 +194,7 @@ class ParentSet:
                     )
 
     def _check(self, allow_crimes: bool) -> None:
-        reference = next(iter(self.checkpoints.values()))
+        reference = self.checkpoints[self._reference]
         for checkpoint in self.checkpoints.values():
             if checkpoint.config.model_type != reference.config.model_type and not allow_crimes:
                 raise MergingError(

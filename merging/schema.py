@@ -106,7 +106,10 @@ class InputSlice(_Strict):
 
 
 class OutputSlice(_Strict):
-    """A run of output layers, merged from the same number of layers of each source."""
+    """A run of output layers, merged from the same number of layers of each source.
+
+    `residual_weight` is read and means nothing: so it is in mergekit 0.1.5.
+    """
 
     sources: tuple[InputSlice, ...] = Field(min_length=1)
     base_model: ModelReference | None = None
@@ -119,6 +122,14 @@ class OutputSlice(_Strict):
         if len(lengths) > 1:
             raise ValueError(f"the sources of a slice must have the same number of layers, got {sorted(lengths)}")
         return self
+
+
+def last_sources(slices: Sequence[OutputSlice]) -> OutputSlice:
+    """Return what the tensors after the layers are made of: the last slice, with no more sources than the first has.
+
+    (mergekit 0.1.5 pairs the tensors of the first slice's sources with the models of the last one's.)
+    """
+    return slices[-1].model_copy(update={"sources": slices[-1].sources[: len(slices[0].sources)]})
 
 
 class OutputModule(_Strict):

@@ -1,19 +1,21 @@
 """What depends on the parents alone: computed at most once for each tensor, whatever the candidates are.
 
 Guarantees: a table is exact and does not depend on thread counts. Does not decide what is kept on which device; tables
-are small (a few percent of the tensor) and live on the CPU.
+live on the CPU and are small (measured: 3% of a bfloat16 tensor, 20% of a float16 one, which has more magnitudes).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeAlias, TypeVar
 
-import torch
+import numpy as np
+import numpy.typing as npt
 from torch import Tensor
 
 T = TypeVar("T")
+Array: TypeAlias = npt.NDArray[np.signedinteger[Any]]
 
 _BINS = 1 << 15
 
@@ -57,27 +59,28 @@ class MagnitudeTable:
     dtype it gives the bin that holds it.
     """
 
-    bins: Tensor = field(repr=False)  # (bins that occur,), rising
-    below: Tensor = field(repr=False)  # (bins that occur + 1,), elements in lower bins
-    until: Tensor = field(repr=False)  # (bins that occur, runs), elements of the bin up to the end of the run
+    # NumPy's: looking one number up takes torch three times as long.
+    bins: Array = field(repr=False)  # (bins that occur,), rising
+    below: Array = field(repr=False)  # (bins that occur + 1,), elements in lower bins
+    until: Array = field(repr=False)  # (bins that occur, runs), elements of the bin up to the end of the run
 
     def place_of(self, k: int) -> Place:
         """Return where the k-th largest magnitude lies, for 1 <= k <= number of elements."""
         smaller = int(self.below[-1]) - k  # elements that come after it
-        column = int(torch.searchsorted(self.below, smaller, right=True)) - 1
+        column = int(self.below.searchsorted(smaller, side="right")) - 1
         above = int(self.below[-1]) - int(self.below[column + 1])
         return Place(int(self.bins[column]), k - above, int(self.below[column + 1]) - int(self.below[column]))
 
     def place_from_below(self, k: int) -> Place:
         """Return where the k-th smallest magnitude lies, for 1 <= k <= number of elements."""
-        column = int(torch.searchsorted(self.below, k)) - 1
+        column = int(self.below.searchsorted(k)) - 1
         count = int(self.below[column + 1]) - int(self.below[column])
         return Place(int(self.bins[column]), k - int(self.below[column]), count, rising=True)
 
     def run_of(self, place: Place) -> tuple[int, int]:
         """Return the run that the place's element lies in, equals taken in their order, and its rank there."""
-        until = self.until[int(torch.searchsorted(self.bins, place.bin))]
-        run = int(torch.searchsorted(until, place.rank))
+        until = self.until[self.bins.searchsorted(place.bin)]
+        run = int(until.searchsorted(place.rank))
         return run, place.rank - (int(until[run - 1]) if run else 0)
 
 
@@ -92,9 +95,20 @@ def magnitude_bins(values: Tensor) -> Tensor:
 
 def magnitude_table(runs: Iterable[Tensor]) -> MagnitudeTable:
     """Count the magnitudes of a tensor that comes in flat runs."""
-    by_run = torch.stack([torch.bincount(magnitude_bins(run), minlength=_BINS).to("cpu", torch.int32) for run in runs])
-    counts = by_run.sum(dim=0)
-    (bins,) = counts.nonzero(as_tuple=True)
-    below = torch.zeros(len(bins) + 1, dtype=torch.int64)
-    below[1:] = counts[bins].cumsum(0)
-    return MagnitudeTable(bins, below, by_run[:, bins].T.contiguous().cumsum(dim=1, dtype=torch.int32))
+    # What a run has is kept by its few bins: memory for all of them, 128 KB a run, would leave the heap in pieces.
+    found = [_count(magnitude_bins(run).numpy(force=True)) for run in runs]
+    bins = np.unique(np.concatenate([own for own, _ in found]))
+    until = np.zeros((len(bins), len(found)), dtype=np.int32)
+    for run, (own, counts) in enumerate(found):
+        until[bins.searchsorted(own), run] = counts
+    np.cumsum(until, axis=1, out=until)
+    below = np.zeros(len(bins) + 1, dtype=np.int64)
+    np.cumsum(until[:, -1], out=below[1:])
+    return MagnitudeTable(bins, below, until)
+
+
+def _count(values: Array) -> tuple[Array, Array]:
+    """Return which values there are, rising, and how often each; np.unique takes five times as long."""
+    counts = np.bincount(values)
+    (present,) = counts.nonzero()
+    return present, counts[present]

@@ -398,13 +398,14 @@ def _show_plan(config: SearchConfig) -> None:
     config.require_files()
     for found in config.space.ranges:
         knots = f", a gradient of {found.knots} knots" if found.knots else ""
-        interval = f"one of {list(found.choices)}" if found.choices else f"{found.low:g} to {found.high:g}"
+        whole = ", whole numbers" if found.whole else ""
+        interval = f"one of {list(found.choices)}" if found.choices else f"{found.low:g} to {found.high:g}{whole}"
         click.echo(f"{found.path}: {interval}{knots}")
     example = config.space.recipe_at(config.warm_starts[0]) if config.warm_starts else config.space.example()
     with ParentSet.open(config.space.corners(), "cpu", **config.merging.switches) as parents:
-        for recipe in config.space.corners():
-            Merger(parents).plan(recipe)
-        click.echo(f"\n{'The first warm start' if config.warm_starts else 'At the low ends'}:\n")
+        if warning := config.space.fitting_corners(Merger(parents).plan).warning:
+            click.echo(f"\n{warning}")
+        click.echo(f"\n{'The first warm start' if config.warm_starts else 'For example'}:\n")
         click.echo(Merger(parents).plan(example).describe())
 
 

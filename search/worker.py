@@ -106,8 +106,7 @@ class _Worker:
         if not len(visible):
             raise SearchError(f"{config.source}: evaluation.report_fraction: leaves no problem to search on")
         known = baselines(config)
-        corners = config.space.corners()
-        recipes = [*corners, *(baseline.recipe for baseline in known)]
+        recipes = [*config.space.corners(), *(baseline.recipe for baseline in known)]
         device = choose_device(config.merging.device, f"{config.source}: merging.device")
         budget = config.merging.memory_budget
         with (
@@ -115,9 +114,12 @@ class _Worker:
             self._evaluator(problems) as scorer,
         ):
             merger = self._merger(parents, len(known))
-            for recipe in corners:
-                merger.plan(recipe)
+            fitting = config.space.fitting_corners(merger.plan)
+            for recipe in fitting.recipes:
                 self._check_prompt(merger, recipe)
+            if fitting.warning:
+                self.progress.say(fitting.warning)
+            known = [baseline for baseline in known if self._can_be_had(baseline, merger)]
             parents.load(self._reading)
             for note in parents.notes:
                 self.progress.say(note)
@@ -173,6 +175,17 @@ class _Worker:
         _LOG.info("sandbox: %s", isolation)
         if "missing" in isolation:
             self.progress.say(f"this system lacks layers of the sandbox ({isolation})")
+
+    def _can_be_had(self, baseline: Baseline, merger: Merger) -> bool:
+        """Whether a baseline is a model at all: parents that are stacked need not have an average."""
+        try:
+            merger.plan(baseline.recipe)
+        except MergingError as error:
+            if baseline.kind == "parent":
+                raise
+            self.progress.say(f"{baseline.name}: left out: {error}")
+            return False
+        return True
 
     def _check_prompt(self, merger: Merger, recipe: Recipe) -> None:
         prompt = self.config.evaluation.prompt

@@ -31,6 +31,13 @@ def mergekit_tasks(recipe_yaml: str) -> dict[str, ExecuteMergeMethodTask]:
     return _plan(MergeConfiguration.model_validate(yaml.safe_load(recipe_yaml)))
 
 
+def mergekit_layers(recipe_yaml: str) -> int:
+    """Return how many layers the config has that mergekit writes for a recipe."""
+    config = MergeConfiguration.model_validate(yaml.safe_load(recipe_yaml))
+    architecture = get_architecture_info(config, MergeOptions(cuda=False, lazy_unpickle=False))
+    return int(_model_out_config(config, architecture).num_hidden_layers)
+
+
 def mergekit_merge(recipe_yaml: str, stable_sort: bool = False) -> dict[str, torch.Tensor]:
     """Return the tensors that mergekit makes of a recipe, by name.
 

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from merging import Merger, MergingError, NonFiniteTensor, ParentSet, Recipe, kernel, load_model
+from tests.conftest import ModelMaker
 from tests.merging.conftest import Family
 from tests.merging.recipes import recipes
 
@@ -66,6 +67,30 @@ def test_a_parent_alone_is_that_parent(family: Family) -> None:
     with ParentSet.open([recipe, Recipe.parse(text(family))]) as parents:
         merged = tensors(Merger(parents).apply(recipe))
     assert equal(load_file(Path(family.a) / "model.safetensors"), merged)
+
+
+@pytest.mark.parametrize("tied_first", [True, False])
+def test_candidates_with_a_head_and_without_one_of_their_own_have_one_parent_set(
+    make_model: ModelMaker, tied_first: bool
+) -> None:
+    models = [make_model("tied", tied=True), make_model("untied", seed=1)]
+    # Filters tell the head from the embedding, which are one tensor where they are tied.
+    scale = [{"filter": "embed", "value": 0.5}, {"value": 2.0}]
+    recipes = [
+        Recipe.from_dict(
+            {"merge_method": "passthrough", "models": [{"model": model, "parameters": {"scale": scale}}]}, "test"
+        )
+        for model in (models if tied_first else reversed(models))
+    ]
+    with ParentSet.open(recipes) as parents:
+        merger = Merger(parents)
+        for recipe in recipes:
+            merged, own = merger.apply(recipe).state_dict(), load_file(Path(recipe.donor) / "model.safetensors")
+            assert all(
+                torch.equal(merged[name], tensor * (0.5 if "embed" in name else 2.0)) for name, tensor in own.items()
+            )
+            shared = merged["lm_head.weight"].data_ptr() == merged["model.embed_tokens.weight"].data_ptr()
+            assert shared == ("lm_head.weight" not in own)
 
 
 @pytest.mark.parametrize("kind", ["family", "qwen_family"])

@@ -79,7 +79,7 @@ def test_a_search_that_compiles_says_so_and_finds_the_same(family: Family, finis
     phases = Phases()
     config = SearchConfig.load(family.write()).with_compile(True)
     found = run_search(config, tmp_path / "run", progress=phases)
-    assert phases.begun[:2] == ["compiling 1", "parents 4"]
+    assert phases.begun[:3] == ["reading the parents 1", "compiling 1", "parents 4"]
     assert [row.search_score for row in found.rows] == [row.search_score for row in Leaderboard.open(finished).rows]
 
 
