@@ -47,6 +47,7 @@ def export_model(
     allow_crimes: bool = False,
     compile: bool | None = None,
     progress: Callable[[str, int, int], None] | None = None,
+    note: Callable[[str], None] | None = None,
 ) -> None:
     """Merge a recipe into a folder: recipe.yaml, safetensors, configs, tokenizer and model card.
 
@@ -66,6 +67,7 @@ def export_model(
         allow_crimes: whether models of different architectures may be merged where their tensors fit.
         compile: whether to merge with compiled kernels, on a CPU; by default where that saves time.
         progress: called with (phase, done, in all).
+        note: called with what is otherwise than a person would hope, in sentences.
 
     Raises:
         MergingError: the recipe does not fit its parents, the folder is taken, or the disk is full.
@@ -81,6 +83,9 @@ def export_model(
         trust_remote_code=trust_remote_code,
         allow_crimes=allow_crimes,
     ) as parents:
+        if note:
+            for sentence in parents.notes:
+                note(sentence)
         plan = make_plan(recipe, parents)
         tokenizer = _tokenizer(recipe, parents, copy_tokenizer)
         try:

@@ -285,6 +285,7 @@ def merge(
             trust_remote_code=trust_remote_code,
             allow_crimes=allow_crimes,
         ) as parents:
+            _tell(*parents.notes)
             click.echo(Merger(parents, random_seed).plan(loaded).describe())
         return
     with _bar() as progress:
@@ -292,6 +293,7 @@ def merge(
             loaded, folder, random_seed=random_seed, device=device, max_shard_size=max_shard_size,
             lazy_unpickle=lazy_unpickle, copy_tokenizer=copy_tokenizer, write_model_card=write_model_card,
             allow_crimes=allow_crimes, trust_remote_code=trust_remote_code, compile=compile, progress=progress,
+            note=_tell,
         )  # fmt: skip
     click.echo(f"{folder}: {loaded.merge_method} of {len(loaded.parents())} models")
 
@@ -382,6 +384,11 @@ def score(samples: Path, problems: str, as_json: bool, allow_code_execution: boo
     click.echo(f"pass@1 {scored.pass_at_1:.1%} over {len(set(scored.task_ids))} problems")
 
 
+def _tell(*notes: str) -> None:
+    for note in notes:
+        click.echo(note, err=True)
+
+
 def _tell_isolation(isolation: str) -> None:
     if "missing" in isolation:
         click.echo(f"this system lacks layers of the sandbox ({isolation})", err=True)
@@ -403,6 +410,7 @@ def _show_plan(config: SearchConfig) -> None:
         click.echo(f"{found.path}: {interval}{knots}")
     example = config.space.recipe_at(config.warm_starts[0]) if config.warm_starts else config.space.example()
     with ParentSet.open(config.space.corners(), "cpu", **config.merging.switches) as parents:
+        _tell(*parents.notes)
         if warning := config.space.fitting_corners(Merger(parents).plan).warning:
             click.echo(f"\n{warning}")
         click.echo(f"\n{'The first warm start' if config.warm_starts else 'For example'}:\n")
@@ -484,6 +492,7 @@ def _model(
     with ParentSet.open(
         reference, device, memory_budget=0, lazy_unpickle=lazy_unpickle, trust_remote_code=trusted
     ) as parents:
+        _tell(*parents.notes)
         merger = Merger(parents, random_seed)
         model = merger.apply(reference, lambda done, total: progress("merging", done, total))
         yield model, merger.tokenizer(reference)
