@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from merging.checkpoint import Checkpoint
@@ -20,6 +21,8 @@ from merging.errors import MergingError, first_line
 
 # The first number between dots is the layer: model.layers.3.mlp..., transformer.h.3..., gpt_neox.layers.3...
 _LAYER = re.compile(r"^(?P<head>(?:[^.]*[^.\d][^.]*\.)+)(?P<index>\d+)(?P<tail>\..*)$")
+
+_TABLES = (nn.Embedding, nn.modules.conv._ConvNd)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,7 @@ class Architecture:
         after: tensors after the layers (final norm, head), without those that share another's storage.
         stand_ins: a tensor that a model with tied weights does not save, and the one that it equals there.
         shapes: the shape of each tensor, as the config makes it.
+        tables: the patterns of tensors that have a matrix's shape and are none: embeddings, filters of convolutions.
     """
 
     before: tuple[str, ...]
@@ -39,6 +43,7 @@ class Architecture:
     after: tuple[str, ...]
     stand_ins: Mapping[str, str]
     shapes: Mapping[str, tuple[int, ...]]
+    tables: frozenset[str]
 
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> Architecture:
@@ -55,7 +60,9 @@ class Architecture:
                 (after if layer else before).append(name)
         stand_ins = model._tied_weights_keys if isinstance(model._tied_weights_keys, dict) else {}
         shapes = {name: tuple(tensor.shape) for name, tensor in saved.items()}
-        return cls(tuple(before), tuple(layer), tuple(after), dict(stand_ins), shapes)
+        tables = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, _TABLES)}
+        patterns = frozenset(map(_pattern, tables))
+        return cls(tuple(before), tuple(layer), tuple(after), dict(stand_ins), shapes, patterns)
 
     def layer_names(self, index: int) -> list[str]:
         """Return the names of the tensors of one layer."""
@@ -66,11 +73,20 @@ class Architecture:
         between = [name for index in range(layers) for name in self.layer_names(index)]
         return [*self.before, *between, *self.after]
 
+    def is_table(self, name: str) -> bool:
+        """Whether a tensor is an embedding or the filters of a convolution, in whichever layer."""
+        return _pattern(name) in self.tables
+
     def count_layers(self, names: Iterable[str]) -> int:
         """Return how many layers tensors of these names make."""
         heads = {head for head, _ in self.layer}
         found = (match for name in names if (match := _LAYER.match(name)) and match["head"] in heads)
         return max((int(match["index"]) + 1 for match in found), default=0)
+
+
+def _pattern(name: str) -> str:
+    match = _LAYER.match(name)
+    return f"{match['head']}*{match['tail']}" if match else name
 
 
 def skeleton(config: PreTrainedConfig, reference: str) -> Any:

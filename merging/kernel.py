@@ -60,6 +60,11 @@ class StepOperands:
         """Number of elements of the tensor."""
         return self.shape.numel()
 
+    @property
+    def is_matrix(self) -> bool:
+        """Whether the tensor is the matrix of a linear map, (..., out, in), and no vector, table or filter."""
+        return len(self.shape) in (2, 3) and not self.parents.architecture.is_table(self.step.name)
+
     def block(self, start: int, size: int) -> Block:
         """Return up to `size` elements from flat index `start` on."""
         part = slice(start, start + size)

@@ -172,6 +172,10 @@ class Operands(Protocol):
         """The dtype of the merge."""
 
     @property
+    def is_matrix(self) -> bool:
+        """Whether the tensor is the matrix of a linear map, (..., out, in), and no vector, table or filter."""
+
+    @property
     def kernels(self) -> Kernels | None:
         """The compiled kernels, where they can be used: on the CPU, in a dtype that they know."""
 
@@ -219,6 +223,7 @@ class Method:
     keeps_base: bool
     refuses_together: RefuseTogether | None
     fused: Fused | None
+    in_mergekit: bool
 
     @property
     def sets_base_apart(self) -> bool:
@@ -260,6 +265,7 @@ def method(
     keeps_base: bool = False,
     refuses_together: RefuseTogether | None = None,
     fused: Fused | None = None,
+    in_mergekit: bool = True,
 ) -> Callable[[Combine], Combine]:
     """Register `combine` as the method `name`.
 
@@ -275,6 +281,7 @@ def method(
         keeps_base: whether the merge is the base, whatever the numbers are, where all inputs equal it.
         refuses_together: why the numbers of an input, each legal by itself, are not so together.
         fused: a compiled equal of `combine`.
+        in_mergekit: whether mergekit 0.1.5 has the method, and so can read a recipe that uses it.
     """
 
     def register(combine: Combine) -> Combine:
@@ -291,6 +298,7 @@ def method(
             keeps_base=keeps_base,
             refuses_together=refuses_together,
             fused=fused,
+            in_mergekit=in_mergekit,
         )
         return combine
 

@@ -30,6 +30,7 @@ class PlainOperands:
         first = self.inputs[0] if self.inputs else base
         assert first is not None
         self.shape, self.elements, self.dtype = first.shape, first.numel(), first.dtype
+        self.is_matrix = len(self.shape) > 1
 
     def block(self, start: int, size: int) -> Block:
         """Return a part of the tensors."""
