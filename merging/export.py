@@ -10,12 +10,14 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from functools import reduce
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from merging import compatible
 from merging.checkpoint import locate
 from merging.errors import MergingError
 from merging.kernel import output_dtype, run_steps
@@ -36,9 +38,13 @@ def export_model(
     device: str = "cpu",
     max_shard_size: str = "5GB",
     card: str | None = None,
+    mergekit_compatible: bool = False,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> None:
     """Merge a recipe into a folder: recipe.yaml, safetensors, configs, tokenizer and model card.
+
+    With `mergekit_compatible`, and a method that mergekit does not have, all this goes into its folder ``delta``, and
+    beside that a recipe.yaml that mergekit makes the same tensors of.
 
     Args:
         recipe: the merge.
@@ -47,6 +53,7 @@ def export_model(
         device: where to merge.
         max_shard_size: the most that one file of weights may hold, such as ``5GB``.
         card: the text of the model card; by default one that shows the recipe.
+        mergekit_compatible: whether mergekit must be able to read what is exported.
         progress: called with (phase, done, in all).
 
     Raises:
@@ -64,11 +71,16 @@ def export_model(
         except OSError as error:
             raise _unwritable(to, error) from None
         try:
-            _write_weights(plan, parents, part, limit, random_seed, progress)
-            _write_configs(recipe, plan, parents, part)
-            save_tokenizer(recipe, part)
-            (part / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
-            (part / "README.md").write_text(card or model_card(recipe, to.name, random_seed), encoding="utf-8")
+            folder = part
+            if mergekit_compatible and not recipe.method.in_mergekit:
+                folder = part / compatible.DELTA
+                folder.mkdir()
+                _write_equivalent(recipe, plan, parents, part, to)
+            _write_weights(plan, parents, folder, limit, random_seed, progress)
+            _write_configs(recipe, plan, parents, folder)
+            save_tokenizer(recipe, folder)
+            (folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
+            (folder / "README.md").write_text(card or model_card(recipe, to.name, random_seed), encoding="utf-8")
             part.chmod(0o755)  # mkdtemp makes it private
             part.rename(to)  # an empty folder of that name is replaced
         except OSError as error:
@@ -89,7 +101,10 @@ def model_card(recipe: Recipe, name: str, random_seed: int, evidence: str = "") 
         *(f"- {model}" for model in recipe.parents()),
         "library_name: transformers",
     ]
-    front += ["tags:", "- merge", "- mergekit", "- merge-search", "---"]
+    in_mergekit = recipe.method.in_mergekit
+    front += ["tags:", "- merge", *(["- mergekit"] if in_mergekit else []), "- merge-search", "---"]
+    again = f"`merge-search merge recipe.yaml DIR --random-seed {random_seed}` makes it again"
+    again = f"`mergekit-yaml recipe.yaml DIR` or {again}." if in_mergekit else f"{again}; mergekit has no such method."
     body = f"""
 # {name}
 
@@ -98,7 +113,7 @@ and config are those of `{recipe.donor}`.
 {evidence}
 ## Recipe
 
-`mergekit-yaml recipe.yaml DIR` or `merge-search merge recipe.yaml DIR --random-seed {random_seed}` makes it again.
+{again}
 
 ```yaml
 {recipe.to_yaml().rstrip()}
@@ -131,6 +146,14 @@ def _write_weights(
     if len(shards) > 1:
         content = {"metadata": {"total_size": _total_bytes(plan, parents)}, "weight_map": index}
         (folder / "model.safetensors.index.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
+
+
+def _write_equivalent(recipe: Recipe, plan: Plan, parents: ParentSet, folder: Path, to: Path) -> None:
+    dtype = reduce(torch.promote_types, (output_dtype(step, parents) for step in plan.steps))
+    same_layers = plan.layers == parents.layers(recipe.donor)
+    written = compatible.equivalent(recipe, to.resolve() / compatible.DELTA, dtype, same_layers)
+    (folder / "recipe.yaml").write_text(written.to_yaml(), encoding="utf-8")
+    (folder / "README.md").write_text(compatible.card(recipe, written, to.resolve().name), encoding="utf-8")
 
 
 def _write_configs(recipe: Recipe, plan: Plan, parents: ParentSet, folder: Path) -> None:

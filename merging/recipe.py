@@ -1,8 +1,9 @@
 """A recipe: mergekit's YAML, read strictly.
 
-Guarantees: what is read here means what mergekit 0.1.5 makes of it, and can be written as YAML that mergekit reads; an
-unknown key, a wrong type or a number outside its legal range is an error that names the file and the key. Does not open
-checkpoints: whether a recipe fits its parents is the plan's business.
+Guarantees: what is read here means what mergekit 0.1.5 makes of it, and can be written as YAML that mergekit reads
+(unless it uses a method that mergekit does not have: compatible.py); an unknown key, a wrong type or a number outside
+its legal range is an error that names the file and the key. Does not open checkpoints: whether a recipe fits its
+parents is the plan's business.
 """
 
 from __future__ import annotations

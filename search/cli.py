@@ -32,6 +32,11 @@ _DEVICE = click.option(
     show_default=True,
     help="Where to work, as torch names devices; auto: a GPU if there is one.",
 )
+_COMPATIBLE = click.option(
+    "--mergekit-compatible",
+    is_flag=True,
+    help="Of a method that mergekit does not have, export an equal that it can read.",
+)
 _SEED = click.option("--random-seed", default=0, show_default=True, help="Seed of methods that draw random numbers.")
 
 
@@ -170,7 +175,8 @@ def leaderboard(results: Path, top: int | None, as_json: bool, as_csv: bool) -> 
 @click.option("--trial", type=click.IntRange(min=0), help="The trial's number; by default the best.")
 @click.option("--to", required=True, type=click.Path(path_type=Path), help="The folder to make.")
 @click.option("--max-shard-size", default="5GB", show_default=True, help="The most that one file of weights may hold.")
-def export(results: Path, trial: int | None, to: Path, max_shard_size: str) -> None:
+@_COMPATIBLE
+def export(results: Path, trial: int | None, to: Path, max_shard_size: str, mergekit_compatible: bool) -> None:
     """Write the model of a trial, by default the best, as a folder that transformers loads.
 
     \b
@@ -180,8 +186,12 @@ def export(results: Path, trial: int | None, to: Path, max_shard_size: str) -> N
     from search.export import export_trial
 
     with _bar() as progress:
-        row = export_trial(results, to, trial=trial, max_shard_size=max_shard_size, progress=progress)
+        row = export_trial(
+            results, to, trial=trial, max_shard_size=max_shard_size, mergekit_compatible=mergekit_compatible,
+            progress=progress,
+        )  # fmt: skip
     click.echo(f"{to}: {row.name}, {row.search_score or 0:.1%} on the search split")
+    _tell_of_mergekit(to, row.recipe["merge_method"], mergekit_compatible)
 
 
 @main.command()
@@ -189,9 +199,18 @@ def export(results: Path, trial: int | None, to: Path, max_shard_size: str) -> N
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--max-shard-size", default="5GB", show_default=True, help="The most that one file of weights may hold.")
 @click.option("--dry-run", is_flag=True, help="Show what would be merged, tensor by tensor, and merge nothing.")
+@_COMPATIBLE
 @_SEED
 @_DEVICE
-def merge(recipe: Path, folder: Path, max_shard_size: str, dry_run: bool, random_seed: int, device: str) -> None:
+def merge(
+    recipe: Path,
+    folder: Path,
+    max_shard_size: str,
+    dry_run: bool,
+    mergekit_compatible: bool,
+    random_seed: int,
+    device: str,
+) -> None:
     """Merge a mergekit recipe into a folder; no search.
 
     \b
@@ -209,9 +228,11 @@ def merge(recipe: Path, folder: Path, max_shard_size: str, dry_run: bool, random
         return
     with _bar() as progress:
         export_model(
-            loaded, folder, random_seed=random_seed, device=device, max_shard_size=max_shard_size, progress=progress
-        )
+            loaded, folder, random_seed=random_seed, device=device, max_shard_size=max_shard_size,
+            mergekit_compatible=mergekit_compatible, progress=progress,
+        )  # fmt: skip
     click.echo(f"{folder}: {loaded.merge_method} of {len(loaded.parents())} models")
+    _tell_of_mergekit(folder, loaded.merge_method, mergekit_compatible)
 
 
 @main.command()
@@ -286,6 +307,13 @@ def score(samples: Path, problems: str, as_json: bool, allow_code_execution: boo
     for task, verdict in zip(scored.task_ids, scored.verdicts, strict=True):
         click.echo(f"{task:<24} {verdict.status:<8} {verdict.detail}".rstrip())
     click.echo(f"pass@1 {scored.pass_at_1:.1%} over {len(set(scored.task_ids))} problems")
+
+
+def _tell_of_mergekit(folder: Path, merge_method: str, compatible: bool) -> None:
+    from merging.compatible import DELTA, notice
+
+    if line := notice(merge_method):
+        click.echo(f"mergekit reads {folder / 'recipe.yaml'}; the model is {folder / DELTA}" if compatible else line)
 
 
 def _export_command(folder: Path) -> str:

@@ -108,3 +108,27 @@ def test_a_disk_that_fills_up_leaves_nothing_behind(finished: Path, tmp_path: Pa
     assert f"merge-search: {tmp_path}/deep/out: cannot be written: " in command.errors
     assert "Traceback" not in command.errors
     assert not list((tmp_path / "deep").iterdir())
+
+
+def test_a_method_that_mergekit_does_not_have_is_named_and_exported_as_an_equal(
+    command: Command, family: Family, tmp_path: Path
+) -> None:
+    recipe = """
+  merge_method: consensus_ta
+  base_model: base
+  models: [{model: a}, {model: b, parameters: {weight: {low: 0.0, high: 1.0}}}]
+"""
+    run_search(SearchConfig.load(family.write(recipe=recipe)), tmp_path / "run", trials=1)
+    done = command("export", tmp_path / "run", "--to", tmp_path / "plain")
+    assert done.exit_code == 0, done.output
+    assert "consensus_ta is no method of mergekit, which cannot read this recipe; --mergekit-compatible" in done.output
+    done = command("export", tmp_path / "run", "--to", tmp_path / "equal", "--mergekit-compatible")
+    assert done.exit_code == 0, done.output
+    assert f"mergekit reads {tmp_path / 'equal' / 'recipe.yaml'}" in done.output
+    assert Recipe.load(tmp_path / "equal" / "recipe.yaml").merge_method == "task_arithmetic"
+    assert "## Scores" in (tmp_path / "equal" / "delta" / "README.md").read_text(encoding="utf-8")
+    merged, again = tmp_path / "plain" / "recipe.yaml", tmp_path / "again"
+    done = command("merge", merged, again)
+    assert "is no method of mergekit" in done.output
+    one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("equal/delta", "again"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
