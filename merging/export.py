@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from merging import compatible
+from merging.calibration import calibrate
 from merging.checkpoint import locate
 from merging.errors import MergingError
 from merging.kernel import output_dtype, run_steps
@@ -64,6 +65,7 @@ def export_model(
     with ParentSet.open(recipe, device, progress) as parents:
         plan = make_plan(recipe, parents)
         merged_tokenizer(recipe, parents)  # raises where it cannot be had
+        calibrate(plan.steps, parents, progress)
         try:
             to.parent.mkdir(parents=True, exist_ok=True)
             _check_space(to, _total_bytes(plan, parents) + _size_of_the_rest(recipe))

@@ -17,6 +17,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from merging.calibration import calibrate, observed
 from merging.errors import MergingError, NonFiniteTensor
 from merging.methods import METHODS, Method
 from merging.methods.bits import all_finite
@@ -90,6 +91,10 @@ class StepOperands:
         """Return two 32-bit keys for the random numbers of an input: of (seed, input, tensor) and nothing else."""
         return keys(self.random_seed, index, self.step.name)
 
+    def observed(self, index: int) -> Tensor | None:
+        """Return what the method observes of an input's tensor, in float32; None of one that it cannot observe."""
+        return observed(self.step, index, self.parents)
+
 
 def output_dtype(step: Step, parents: ParentSet) -> torch.dtype:
     """Return the dtype that a step's output has."""
@@ -131,8 +136,9 @@ def run_steps(
 
     Raises:
         NonFiniteTensor: of the first step whose result holds NaN or Inf.
+        MergingError: a method has no answer for some tensors, or a parent cannot be calibrated.
     """
-
+    calibrate((step for step, _ in work), parents)
     own = threading.local()
 
     def run(step: Step, out: Tensor) -> None:

@@ -220,4 +220,6 @@ def _describe(step: Step) -> str:
 
 
 def _short(value: Number | None) -> str:
+    if isinstance(value, str):
+        return value
     return f"{value:.4g}" if isinstance(value, float) else str(value).lower()

@@ -23,13 +23,14 @@ from search.space import SearchSpace
 Sampler: TypeAlias = Literal["tpe", "cmaes", "gp", "nsgaii", "qmc", "random"]
 
 _DURATION = re.compile(r"(?:(?P<h>\d+(?:\.\d+)?)h)?(?:(?P<m>\d+(?:\.\d+)?)m)?(?:(?P<s>\d+(?:\.\d+)?)s?)?")
-# Keys of a recipe whose value names a model, and the words that may stand there for something else.
+# Keys of a recipe whose value names a model or a file, and the words that may stand there for something else.
 _REFERENCES: Mapping[str, tuple[str, ...]] = {
     "model": (),
     "path": (),
     "base_model": (),
     "tokenizer_source": ("base", "union"),
     "source": ("base", "union"),
+    "calibration": (),
 }
 
 

@@ -107,7 +107,7 @@ class _Worker:
         with ParentSet.open(recipes, choose_device(config.merging.device), self._reading) as parents:
             merger = Merger(parents, config.merging.random_seed)
             for recipe in corners:
-                merger.plan(recipe)
+                merger.calibrate(recipe, self._calibrating)
                 self._check_prompt(merger, recipe)
             # Only now is anything written: whatever is wrong with the input has been found.
             identity = config.identity | {"problems": {"sha256": problems.digest}}
@@ -149,6 +149,12 @@ class _Worker:
             self.progress.begin("reading the parents", 1)
             self.progress.phase("tensors")
         self.progress.step(read, tensors)
+
+    def _calibrating(self, what: str, done: int, texts: int) -> None:
+        if done == 1:
+            self.progress.begin(what, 1)
+            self.progress.phase("texts")
+        self.progress.step(done, texts)
 
     def _finish(self, studies: Studies, trials_each: float) -> float:
         """Return how many trials' time the report split will take, if one model takes that of `trials_each`."""

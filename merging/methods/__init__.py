@@ -2,6 +2,7 @@
 
 from merging.methods import (  # noqa: F401 - importing registers them
     arcee_fusion,
+    calibrated,
     competition,
     consensus,
     karcher,

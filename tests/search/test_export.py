@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from evaluation import Evaluator, load_problems
-from merging import Merger, ParentSet, Recipe, load_model, load_tokenizer
+from merging import Merger, MergingError, ParentSet, Recipe, load_model, load_tokenizer
 from search import Leaderboard, SearchConfig, export_trial, run_search
 from tests.search.conftest import Command
 from tests.search.family import Family
@@ -132,3 +132,22 @@ def test_a_method_that_mergekit_does_not_have_is_named_and_exported_as_an_equal(
     assert "is no method of mergekit" in done.output
     one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("equal/delta", "again"))
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_methods_that_need_a_calibration_file_are_searched_like_others(family: Family, tmp_path: Path) -> None:
+    recipe = """
+  merge_method: {choices: [fisher, regmean]}
+  base_model: base
+  models: [{model: a}, {model: b, parameters: {weight: {low: 0.1, high: 2.0}}}]
+  parameters: {calibration: problems.jsonl}
+"""
+    file = family.write(recipe=recipe)
+    board = run_search(SearchConfig.load(file), tmp_path / "run", trials=3)
+    trials = [row for row in board.rows if row.kind == "trial"]
+    assert [row.state for row in trials] == ["complete"] * 3, [row.error for row in trials]
+    row = export_trial(tmp_path / "run", tmp_path / "out", mergekit_compatible=True)
+    assert row.recipe["parameters"]["calibration"] == str(family.problems)  # which lies beside the config
+    assert Recipe.load(tmp_path / "out" / "recipe.yaml").merge_method == "task_arithmetic"
+    family.problems.rename(tmp_path / "moved")
+    with pytest.raises(MergingError, match=r"calibration: .*problems\.jsonl: cannot be read"):
+        export_trial(tmp_path / "run", tmp_path / "again")
