@@ -18,8 +18,9 @@ from merging.statistics import Last
 
 _WEIGHT = Parameter("weight", float, Scope.NON_BASE, default=1.0, low=0.0)
 _CALIBRATION = Parameter("calibration", str, Scope.NON_BASE)
-# Of the mean diagonal: keeps directions that no text has from being solved for; they stay with the average.
-_RIDGE = 1e-10
+# With all of the off-diagonal, directions that no text has would be solved for by the rounding errors of the Gram
+# matrices, which are float32.
+_LARGEST_ALPHA = 1 - 1e-6
 
 
 # --- Fisher ---------------------------------------------------------------------------------------------------------
@@ -111,8 +112,9 @@ def least_squares(
 ) -> Tensor:
     """Return RegMean's matrix (out, in), float64, given matrices (out, in), Gram matrices (in, in) and weights.
 
-    Solved for the difference to the average, which is nothing where the parents are equal or no text has inputs.
+    Solved for the difference to the average, which is nothing where the parents are equal or the inputs always zero.
     """
+    alpha = min(alpha, _LARGEST_ALPHA)
     average = torch.stack([w * m for w, m in zip(weights, matrices, strict=True)]).sum(dim=0).div_(sum(weights))
     left, right = torch.zeros_like(grams[0], dtype=torch.float64), torch.zeros_like(average)
     for matrix, gram, weight in zip(matrices, grams, weights, strict=True):
@@ -120,10 +122,7 @@ def least_squares(
         shrunk.diagonal().add_(gram.diagonal(), alpha=weight * (1 - alpha))
         left.add_(shrunk)
         right.addmm_(matrix - average, shrunk)
-    ridge = _RIDGE * float(left.diagonal().mean())
-    if ridge == 0:
-        return average
-    left.diagonal().add_(ridge)
+    left.diagonal().add_(left.diagonal() == 0)  # an input that is always zero
     solved: Tensor = torch.linalg.solve(left, right.T)
     return average.add_(solved.T)
 
