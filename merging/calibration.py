@@ -9,6 +9,7 @@ that a model computes does. Does not judge whether the text is like what a paren
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
@@ -18,10 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from merging.embeddings import RearrangedTensor
 from merging.errors import MergingError, first_line, shown
 from merging.methods import METHODS
 from merging.methods.registry import Observed
-from merging.models import build_model, merged_config
+from merging.models import build_model
 from merging.parents import ParentSet
 from merging.plan import Source, Step
 from merging.tokenizers import load_tokenizer
@@ -52,7 +54,23 @@ def observed(step: Step, index: int, parents: ParentSet) -> Tensor | None:
     kind, _, file = list(_needs(step))[index]
     source: Source = step.inputs[index]
     found = observations(kind, source.parent, file, parents)
-    return found.get(source.tensor)
+    stored = parents.stored(source.parent, source.tensor)
+    tensor = step.name if isinstance(stored, RearrangedTensor) else source.tensor
+    # Of a tied head there is no tensor but the embedding.
+    own = found.get(tensor, found.get(parents.architecture.stand_ins.get(tensor, tensor)))
+    if kind == "fisher" and isinstance(stored, RearrangedTensor):
+        return _rearranged(own, stored.alignment.own[source.parent])
+    return own  # the rows of a linear layer, whichever they are, have the same inputs
+
+
+def _rearranged(fisher: Tensor | None, own: Tensor) -> Tensor | None:
+    """Return the information of an embedding in the rows of another vocabulary: none of rows that are filled."""
+    if fisher is None:
+        return None
+    own = own.to(fisher.device)
+    rows = fisher[own.clamp(min=0)]
+    rows[own < 0] = 0
+    return rows
 
 
 def observations(
@@ -76,11 +94,12 @@ def _observe(
     # Tensors made under inference_mode can have no gradients; merging is done under it.
     with torch.inference_mode(False):
         model = _float32_model(parent, parents)
-        sequences = _tokenize(texts, parent, file, model)
+        sequences = _tokenize(texts, parent, file, model, parents.trust_remote_code)
         run = {"gram": mean_grams, "fisher": diagonal_fisher}[kind]
         found = run(model, sequences, partial(progress, f"calibrating {Path(parent).name}") if progress else None)
+    by_name = {parents.architecture.layout.name_of(name): tensor for name, tensor in found.items()}
     merged = parents.architecture.names(parents.layers(parent))
-    found = {name: found[name] for name in merged if name in found}
+    found = {name: by_name[name] for name in merged if name in by_name}
     if not found:
         raise MergingError(
             f"model {parent}: has no linear layers (torch.nn.Linear) whose inputs could be observed; "
@@ -135,17 +154,20 @@ def _text(line: str, where: str) -> str:
 
 
 def _float32_model(parent: str, parents: ParentSet) -> nn.Module:
-    checkpoint = parents.checkpoints[parent]
-    config = merged_config(checkpoint, parents.layers(parent), torch.float32)
+    config = copy.deepcopy(parents.checkpoints[parent].config)
+    config.dtype = torch.float32
     model = build_model(config, parents)
-    targets = model.state_dict()
-    for name in parents.architecture.names(parents.layers(parent)):
-        targets[name].copy_(parents.tensor(parent, name))
+    architecture = parents.architecture
+    targets = {architecture.layout.name_of(name): tensor for name, tensor in model.state_dict().items()}
+    tied = architecture.stand_ins if config.tie_word_embeddings else ()
+    for name in architecture.names(parents.layers(parent)):
+        if name not in tied:
+            targets[name].copy_(parents.tensor(parent, name))
     return model
 
 
-def _tokenize(texts: Sequence[str], parent: str, file: str, model: Any) -> list[Tensor]:
-    tokenizer = load_tokenizer(parent)
+def _tokenize(texts: Sequence[str], parent: str, file: str, model: Any, trust_remote_code: bool) -> list[Tensor]:
+    tokenizer = load_tokenizer(parent, trust_remote_code)
     text_config = model.config.get_text_config()
     length = min(_TOKENS, getattr(text_config, "max_position_embeddings", _TOKENS))
     encoded = [torch.tensor(tokenizer(text).input_ids[:length], device=model.device) for text in texts]

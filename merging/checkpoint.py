@@ -1,48 +1,35 @@
-"""Checkpoints: a model's folder (or hub id), opened to look at its tensors without reading them.
+"""Checkpoints: a model's folder (or hub id), with or without a LoRA adapter, opened to look at its tensors.
 
-Guarantees: safetensors files, sharded or not, are checked for being whole before any tensor is read; a tensor is read
-once, by name. Does not read torch pickles, and does not know what a layer is.
+Guarantees: opening reads headers, never weights; files, sharded or not, are checked for being whole before any tensor
+is read. Does not know what a layer is.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import AutoConfig, PreTrainedConfig
 
-from merging.errors import MergingError, first_line
+from merging import adapters
+from merging.adapters import Adapter
+from merging.architecture import skeleton
+from merging.errors import MergingError, code_refused, first_line
+from merging.lora import AdaptedTensor
+from merging.pickles import read_pickle
+from merging.references import split_reference
+from merging.weights import StoredTensor, read_header
 
-_INDEX = "model.safetensors.index.json"
-
-_DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
-
-
-@dataclass(frozen=True, slots=True)
-class TensorInfo:
-    """What a file's header says about a tensor."""
-
-    file: Path
-    shape: tuple[int, ...]
-    dtype: torch.dtype
+_SAFETENSORS = "model.safetensors"
+_PICKLE = "pytorch_model.bin"
+_INDEX = ".index.json"
+_PATTERNS = ("*.json", "*.safetensors", "*.jinja", "tokenizer.model", "*.txt")
 
 
 @dataclass(frozen=True)
@@ -51,118 +38,145 @@ class Checkpoint:
 
     reference: str
     folder: Path
-    tensors: dict[str, TensorInfo] = field(repr=False)
+    tensors: dict[str, StoredTensor] = field(repr=False)
+    trust_remote_code: bool = False
 
     @classmethod
-    def open(cls, reference: str) -> Checkpoint:
-        """Find a model and read its files' headers. Raises MergingError that names the model and what is wrong."""
-        folder = locate(reference)
-        tensors: dict[str, TensorInfo] = {}
-        for file in _weight_files(reference, folder):
-            tensors.update(_read_header(file))
-        if not tensors:
-            raise MergingError(f"model {reference}: {folder} holds no tensors; download the model again")
-        return cls(reference, folder, tensors)
+    def open(cls, reference: str, *, lazy_unpickle: bool = False, trust_remote_code: bool = False) -> Checkpoint:
+        """Find a model and read its files' headers.
+
+        Args:
+            reference: a folder or a hub id (with @revision); after a "+", a LoRA adapter that is put on it.
+            lazy_unpickle: whether torch pickles may be read, where a model has no safetensors.
+            trust_remote_code: whether Python code that comes with the model may be executed.
+
+        Raises:
+            MergingError: the model or the adapter is missing or broken, or they do not fit; it is named.
+        """
+        model, adapter = split_reference(reference)
+        folder = locate(model, lazy_unpickle=lazy_unpickle, trust_remote_code=trust_remote_code)
+        if not (folder / "config.json").exists() and (folder / adapters.CONFIG).exists():
+            raise MergingError(f"model {model}: is a LoRA adapter; write it after its base model, as BASE+{model}")
+        weights = _open_weights(f"model {model}", folder, lazy_unpickle)
+        checkpoint = cls(reference, folder, weights, trust_remote_code)
+        return checkpoint if adapter is None else checkpoint._adapted(model, adapter, lazy_unpickle)
 
     @cached_property
     def config(self) -> PreTrainedConfig:
         """The model's configuration. Raises MergingError if it has none that transformers can read."""
         try:
-            config: PreTrainedConfig = AutoConfig.from_pretrained(self.folder)
+            config: PreTrainedConfig = AutoConfig.from_pretrained(self.folder, trust_remote_code=self.trust_remote_code)
             return config
         except Exception as error:  # whatever the model's own config class makes of what it does not expect
-            raise MergingError(f"model {self.reference}: its config.json cannot be used: {first_line(error)}") from None
+            raise code_refused(self.reference, error) or MergingError(
+                f"model {self.reference}: its config.json cannot be used: {first_line(error)}"
+            ) from None
 
     @cached_property
     def dtype(self) -> torch.dtype:
         """The dtype that most of its elements are stored in."""
         sizes: dict[torch.dtype, int] = {}
-        for info in self.tensors.values():
-            sizes[info.dtype] = sizes.get(info.dtype, 0) + torch.Size(info.shape).numel()
+        for tensor in self.tensors.values():
+            sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + torch.Size(tensor.shape).numel()
         return max(sizes, key=lambda dtype: sizes[dtype])
 
-    def read(self, name: str, device: torch.device) -> Tensor:
-        """Read one tensor into memory of its own on a device. Raises MergingError if its file cannot be read."""
-        info = self.tensors[name]
-        try:
-            with safe_open(info.file, framework="pt") as file:
-                # The copy leaves the mapped file behind: a file that is cut short later cannot crash the process.
-                tensor: Tensor = file.get_tensor(name).to(device, copy=True)
-                return tensor
-        except (SafetensorError, OSError) as error:
-            raise MergingError(f"{info.file}: tensor {name} cannot be read: {first_line(error)}") from None
+    @property
+    def nbytes(self) -> int:
+        """The size of all its tensors in memory."""
+        return sum(tensor.nbytes for tensor in self.tensors.values())
+
+    def adapted(self) -> dict[str, StoredTensor]:
+        """Return the tensors that its adapter changes."""
+        return {name: tensor for name, tensor in self.tensors.items() if isinstance(tensor, AdaptedTensor)}
+
+    def read(self, name: str) -> Tensor:
+        """Read one tensor into memory of its own, on the CPU. Raises MergingError if its file cannot be read."""
+        return self.tensors[name].read()
+
+    def _adapted(self, model: str, reference: str, lazy_unpickle: bool) -> Checkpoint:
+        folder = locate(reference, lazy_unpickle=lazy_unpickle, what="adapter")
+        weights = _open_weights(f"adapter {reference}", folder, lazy_unpickle, "adapter_model.safetensors")
+        adapter = Adapter.open(reference, folder, weights)
+        changed = adapter.onto(model, self.tensors, skeleton(self.config, model, self.trust_remote_code))
+        return replace(self, tensors=self.tensors | changed)
 
 
-def locate(reference: str) -> Path:
+def locate(
+    reference: str, *, lazy_unpickle: bool = False, trust_remote_code: bool = False, what: str = "model"
+) -> Path:
     """Return the folder of a model given as a folder or a hub id (with @revision); hub ids are downloaded once.
 
-    Raises MergingError for what is neither.
+    Of a model with an adapter it is the model's. Pickles and Python files of a hub id are downloaded only where they
+    may be read and executed. Raises MergingError for what is neither.
     """
-    if "+" in reference and not Path(reference).exists():
-        raise MergingError(
-            f"model {reference}: LoRA adapters cannot be merged on the fly; merge this one into its base with peft "
-            "(merge_and_unload, save_pretrained) and give that folder"
-        )
+    reference, _ = split_reference(reference)
     path = Path(reference).expanduser()
-    if path.is_dir():
+    if path.is_dir() and reference:
         return path
-    if path.exists():
-        raise MergingError(f"model {reference}: is a file; give the folder that holds config.json and the safetensors")
+    if path.exists() and reference:
+        raise MergingError(f"{what} {reference}: is a file; give the folder that holds config.json and the safetensors")
     if path.is_absolute() or reference.startswith((".", "~")) or reference.count("/") != 1:
-        raise MergingError(f"model {reference}: no such folder")
-    return _download(reference)
+        raise MergingError(f"{what} {reference}: no such folder")
+    return _download(reference, lazy_unpickle, trust_remote_code, what)
 
 
-def _download(reference: str) -> Path:
+def _download(reference: str, lazy_unpickle: bool, trust_remote_code: bool, what: str) -> Path:
     name, _, revision = reference.partition("@")
+    patterns = [*_PATTERNS, *(["*.py"] if trust_remote_code else [])]
     try:
-        patterns = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "*.txt"]
-        return Path(snapshot_download(name, revision=revision or None, allow_patterns=patterns))
+        folder = Path(snapshot_download(name, revision=revision or None, allow_patterns=patterns))
+        if lazy_unpickle and not list(folder.glob("*.safetensors")):
+            snapshot_download(name, revision=revision or None, allow_patterns=["*.bin"])
+        return folder
     except (OSError, ValueError, RuntimeError) as error:  # what huggingface_hub and its HTTP client raise
         raise MergingError(
-            f"model {reference}: no such folder here, and not to be had from the hub: {first_line(error)}"
+            f"{what} {reference}: no such folder here, and not to be had from the hub: {first_line(error)}"
         ) from None
 
 
-def _weight_files(reference: str, folder: Path) -> list[Path]:
-    index = folder / _INDEX
-    if index.exists():
-        try:
-            content: dict[str, Any] = json.loads(index.read_text(encoding="utf-8"))
-            files = sorted({folder / name for name in content["weight_map"].values()})
-        except (OSError, ValueError, KeyError, AttributeError, TypeError):
-            raise MergingError(f"{index}: is no index of safetensors files; download the model again") from None
-        missing = [file.name for file in files if not file.exists()]
-        if missing:
-            raise MergingError(
-                f"model {reference}: {missing[0]} is missing ({_INDEX} names it); download the model again"
-            )
+def _open_weights(what: str, folder: Path, lazy_unpickle: bool, single: str = _SAFETENSORS) -> dict[str, StoredTensor]:
+    """Return the tensors of a model's or an adapter's folder; `what` is how errors call it."""
+    tensors: dict[str, StoredTensor] = {}
+    for file in _weight_files(what, folder, single):
+        tensors.update(read_header(file))
+    if not tensors:
+        for file in _pickle_files(what, folder, single, lazy_unpickle):
+            tensors.update(read_pickle(file))
+    if not tensors:
+        raise MergingError(f"{what}: {folder} holds no tensors; download it again")
+    return tensors
+
+
+def _weight_files(what: str, folder: Path, single: str) -> list[Path]:
+    if files := _indexed_files(what, folder, single):
         return files
     files = sorted(folder.glob("*.safetensors"))
+    return [folder / single] if folder / single in files else files
+
+
+def _pickle_files(what: str, folder: Path, single: str, lazy_unpickle: bool) -> list[Path]:
+    name = _PICKLE if single == _SAFETENSORS else single.replace(".safetensors", ".bin")
+    files = _indexed_files(what, folder, name) or [file for file in [folder / name] if file.exists()]
     if not files:
-        hint = "; it holds torch pickles: save it as safetensors first" if list(folder.glob("*.bin")) else ""
-        raise MergingError(f"model {reference}: {folder} holds no *.safetensors files{hint}")
-    single = folder / "model.safetensors"
-    return [single] if single in files else files
-
-
-def _read_header(file: Path) -> dict[str, TensorInfo]:
-    try:
-        with safe_open(file, framework="pt") as opened:
-            found = {}
-            for name in opened.keys():  # noqa: SIM118 - safe_open is no mapping
-                part = opened.get_slice(name)
-                found[name] = TensorInfo(file, tuple(part.get_shape()), _dtype(file, name, part.get_dtype()))
-            return found
-    except (SafetensorError, OSError) as error:
+        raise MergingError(f"{what}: {folder} holds no *.safetensors files")
+    if not lazy_unpickle:
         raise MergingError(
-            f"{file}: is no whole safetensors file ({first_line(error)}); download or copy it again"
-        ) from None
-
-
-def _dtype(file: Path, tensor: str, name: str) -> torch.dtype:
-    if name not in _DTYPES:
-        raise MergingError(
-            f"{file}: tensor {tensor} is stored as {name}; save the model as bfloat16, float16 or float32"
+            f"{what}: {folder} holds torch pickles ({files[0].name}) and no safetensors; pass --lazy-unpickle "
+            "(in a search's config, merging.lazy_unpickle: true) to read them, or save it as safetensors first"
         )
-    return _DTYPES[name]
+    return files
+
+
+def _indexed_files(what: str, folder: Path, single: str) -> list[Path]:
+    index = folder / f"{single}{_INDEX}"
+    if not index.exists():
+        return []
+    try:
+        content: dict[str, Any] = json.loads(index.read_text(encoding="utf-8"))
+        files = sorted({folder / name for name in content["weight_map"].values()})
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        raise MergingError(f"{index}: is no index of {index.suffixes[0][1:]} files; download the model again") from None
+    missing = [file.name for file in files if not file.exists()]
+    if missing:
+        raise MergingError(f"{what}: {missing[0]} is missing ({index.name} names it); download the model again")
+    return files

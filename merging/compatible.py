@@ -14,6 +14,7 @@ import torch
 from merging.errors import MergingError
 from merging.methods import METHODS
 from merging.recipe import Recipe
+from merging.references import split_reference
 from merging.schema import InputModel
 
 DELTA = "delta"
@@ -32,17 +33,18 @@ def notice(merge_method: str) -> str | None:
     )
 
 
-def equivalent(recipe: Recipe, delta: Path, dtype: torch.dtype, same_layers: bool) -> Recipe:
+def equivalent(recipe: Recipe, delta: Path, dtype: torch.dtype, same_shapes: bool) -> Recipe:
     """Return a recipe for mergekit that makes the tensors of a merge of its checkpoint.
 
     It is base + (checkpoint - base) in a wider dtype than the checkpoint's, so that the difference loses nothing. A
-    merge of another depth than the base's has no difference to it, and is passed through.
+    merge of another depth or vocabulary than the base's has no difference to it, and is passed through. An adapter that
+    the base may have is left out: any tensors of these shapes will do.
 
     Args:
         recipe: the merge.
         delta: the folder of the merge as a checkpoint.
         dtype: the dtype of the merge's output.
-        same_layers: whether the merge has as many layers as the base.
+        same_shapes: whether the merge has as many layers as the base, and its vocabulary.
 
     Raises:
         MergingError: mergekit would not take the folder for one.
@@ -52,22 +54,19 @@ def equivalent(recipe: Recipe, delta: Path, dtype: torch.dtype, same_layers: boo
             f"{delta.parent}: mergekit takes + and @ in a path for an adapter and a revision; choose another folder"
         )
     name = str(dtype).removeprefix("torch.")
-    asks_for_tokenizer = recipe.tokenizer_source or recipe.tokenizer
-    settings = {
-        "out_dtype": name,
-        "tokenizer_source": str(delta) if asks_for_tokenizer else None,
-        "chat_template": recipe.chat_template,
-    }
-    if not same_layers:
-        return Recipe.single(str(delta), None).model_copy(update=settings)
-    base = Path(recipe.donor)
+    if not same_shapes:
+        # mergekit takes the tokenizer from there, too, with its chat template.
+        return Recipe.single(str(delta), None).model_copy(update={"out_dtype": name})
+    donor, _ = split_reference(recipe.donor)
+    base = Path(donor)
     return Recipe.model_validate(
         {
             "merge_method": "task_arithmetic",
-            "base_model": str(base.resolve()) if base.exists() else recipe.donor,
+            "base_model": str(base.resolve()) if base.exists() else donor,
             "models": (InputModel(model=str(delta), parameters={"weight": 1.0}),),
             "dtype": _WIDER[dtype],
-            **settings,
+            "out_dtype": name,
+            "chat_template": recipe.chat_template,
         }
     )
 

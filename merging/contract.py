@@ -9,7 +9,7 @@ from typing import TypeAlias
 from merging.errors import suggest
 from merging.methods import METHODS, Method, Parameter, Scope
 from merging.methods.registry import Number
-from merging.schema import InputModel, OutputSlice, RecipeFields
+from merging.schema import InputModel, OutputSlice, RecipeFields, last_sources
 from merging.settings import Conditional, Setting, leaves, resolve
 
 Complaint: TypeAlias = tuple[str, str]  # (path of a key, what is wrong with it)
@@ -27,7 +27,8 @@ def complaints(recipe: RecipeFields) -> Iterator[Complaint]:
         for name, setting in parameters.items():
             yield from _check_setting(method, f"{path}.{name}", name, setting)
     for group in _groups(recipe):
-        yield from _check_group(method, group)
+        for where, reason in _check_group(method, group):
+            yield where, reason + group.note
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,7 @@ class _Group:
     inputs: tuple[_Input, ...]
     outer: tuple[Block, ...]  # parameter blocks by precedence, after the inputs' own
     base: str | None
+    note: str = ""  # said with whatever is wrong with it
 
 
 def _groups(recipe: RecipeFields) -> Iterator[_Group]:
@@ -71,6 +73,12 @@ def _groups_of(
         path = f"{prefix}slices[{index}].sources"
         sources = tuple(_Input(f"{path}[{i}]", each.model, each.parameters) for i, each in enumerate(part.sources))
         yield _Group(path, sources, (part.parameters, *outer), part.base_model or base)
+    if slices and len(last := last_sources(slices).sources) < len(sources):
+        note = (
+            f" (the tensors after the layers are made of the first {len(last)} sources here, as many as the first "
+            "slice has)"
+        )
+        yield _Group(path, sources[: len(last)], (part.parameters, *outer), part.base_model or base, note)
 
 
 def _blocks(recipe: RecipeFields) -> Iterator[tuple[str, Block]]:

@@ -34,6 +34,16 @@ def first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
+def code_refused(reference: str, error: Exception) -> MergingError | None:
+    """Return the error that a model brings code of its own, if that is why transformers would not load it."""
+    if "trust_remote_code" not in str(error):
+        return None
+    return MergingError(
+        f"model {reference}: brings Python code of its own, which loading it would execute; if you trust whoever wrote "
+        "it, allow that with --trust-remote-code (in a search's config merging.trust_remote_code: true)"
+    )
+
+
 def suggest(word: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean 'density'?"`` for the nearest known word, else an empty string."""
     nearest = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)

@@ -1,7 +1,8 @@
 """Export: runs a plan shard by shard to disk, with all that `from_pretrained` needs.
 
 Guarantees: the tensors are bit-identical to those that `Merger.apply` makes of the same recipe and seed; the folder
-appears under its name only when it is whole; an existing folder is left as it was.
+appears under its name only when it is whole; an existing folder is left as it was; what is written is in memory a few
+tensors at a time.
 """
 
 from __future__ import annotations
@@ -9,12 +10,11 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping
 from functools import reduce
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from merging import compatible
@@ -22,13 +22,19 @@ from merging.calibration import calibrate
 from merging.checkpoint import locate
 from merging.errors import MergingError
 from merging.kernel import output_dtype, run_steps
+from merging.merged_tokenizer import MergedTokenizer
+from merging.methods import METHODS
 from merging.models import generation_config, merged_config
+from merging.native import Kernels, choose_kernels
 from merging.parents import ParentSet
 from merging.plan import Plan, Step, make_plan
 from merging.recipe import Recipe
-from merging.tokenizers import merged_tokenizer, save_tokenizer
+from merging.shards import Entry, split, write_shard
+from merging.special_tokens import ROLES, SpecialTokens
+from merging.tokenizers import has_tokenizer
 
-_UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
+# mergekit-yaml's K, M and B (billion) are bytes, too.
+_UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "K": 10**3, "M": 10**6, "B": 10**9}
 
 
 def export_model(
@@ -38,12 +44,19 @@ def export_model(
     random_seed: int = 0,
     device: str = "cpu",
     max_shard_size: str = "5GB",
+    lazy_unpickle: bool = False,
     card: str | None = None,
+    write_model_card: bool = True,
+    copy_tokenizer: bool = True,
+    trust_remote_code: bool = False,
+    allow_crimes: bool = False,
+    compile: bool | None = None,
     mergekit_compatible: bool = False,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> None:
     """Merge a recipe into a folder: recipe.yaml, safetensors, configs, tokenizer and model card.
 
+    In config.json and generation_config.json the ids of special tokens are those of the tokenizer.
     With `mergekit_compatible`, and a method that mergekit does not have, all this goes into its folder ``delta``, and
     beside that a recipe.yaml that mergekit makes the same tensors of.
 
@@ -52,8 +65,14 @@ def export_model(
         to: the folder to make; it must not exist, or be empty.
         random_seed: the seed of methods that draw random numbers.
         device: where to merge.
-        max_shard_size: the most that one file of weights may hold, such as ``5GB``.
+        max_shard_size: the most that one file of weights may hold, such as ``5GB`` (or ``5B``, as in mergekit).
+        lazy_unpickle: whether torch pickles may be read, where a parent has no safetensors.
         card: the text of the model card; by default one that shows the recipe.
+        write_model_card: whether there is one.
+        copy_tokenizer: whether a merge whose recipe names no tokenizer gets that of its base.
+        trust_remote_code: whether Python code that comes with a model may be executed; it is then copied, too.
+        allow_crimes: whether models of different architectures may be merged where their tensors fit.
+        compile: whether to merge with compiled kernels, on a CPU; by default where that saves time.
         mergekit_compatible: whether mergekit must be able to read what is exported.
         progress: called with (phase, done, in all).
 
@@ -62,9 +81,17 @@ def export_model(
     """
     limit = _bytes(max_shard_size)
     _check_free(to)
-    with ParentSet.open(recipe, device, progress) as parents:
+    # Every tensor is merged once: to keep it would cost memory and save nothing.
+    with ParentSet.open(
+        recipe,
+        device,
+        memory_budget=0,
+        lazy_unpickle=lazy_unpickle,
+        trust_remote_code=trust_remote_code,
+        allow_crimes=allow_crimes,
+    ) as parents:
         plan = make_plan(recipe, parents)
-        merged_tokenizer(recipe, parents)  # raises where it cannot be had
+        tokenizer = _tokenizer(recipe, parents, copy_tokenizer)
         calibrate(plan.steps, parents, progress)
         try:
             to.parent.mkdir(parents=True, exist_ok=True)
@@ -73,22 +100,40 @@ def export_model(
         except OSError as error:
             raise _unwritable(to, error) from None
         try:
+            kernels = choose_kernels(parents.elements, parents.device, compile).kernels
             folder = part
-            if mergekit_compatible and not recipe.method.in_mergekit:
+            if mergekit_compatible and not METHODS[recipe.merge_method].in_mergekit:
                 folder = part / compatible.DELTA
                 folder.mkdir()
-                _write_equivalent(recipe, plan, parents, part, to)
-            _write_weights(plan, parents, folder, limit, random_seed, progress)
-            _write_configs(recipe, plan, parents, folder)
-            save_tokenizer(recipe, folder)
+                _write_equivalent(recipe, plan, parents, part, to, write_model_card)
+            _write_weights(plan, parents, folder, limit, random_seed, kernels, progress)
+            _write_configs(recipe, plan, parents, folder, tokenizer.special if tokenizer else None)
+            if tokenizer:
+                tokenizer.save(folder)
             (folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
-            (folder / "README.md").write_text(card or model_card(recipe, to.name, random_seed), encoding="utf-8")
+            if write_model_card:
+                (folder / "README.md").write_text(card or model_card(recipe, to.name, random_seed), encoding="utf-8")
             part.chmod(0o755)  # mkdtemp makes it private
             part.rename(to)  # an empty folder of that name is replaced
         except OSError as error:
             raise _unwritable(to, error) from None
         finally:
             shutil.rmtree(part, ignore_errors=True)
+
+
+def _tokenizer(recipe: Recipe, parents: ParentSet, copy_tokenizer: bool) -> MergedTokenizer | None:
+    if recipe.vocabulary_source or (copy_tokenizer and has_tokenizer(recipe.donor)):
+        return MergedTokenizer.of(recipe, parents)
+    if copy_tokenizer:
+        raise MergingError(
+            f"model {recipe.donor}: has no tokenizer for the merge; name a model that has one as tokenizer_source, or "
+            "leave it out with --no-copy-tokenizer"
+        )
+    if recipe.chat_template:
+        raise MergingError(
+            "chat_template: has no tokenizer to go with, since --no-copy-tokenizer leaves it out; drop one of the two"
+        )
+    return None
 
 
 def _unwritable(to: Path, error: OSError) -> MergingError:
@@ -103,7 +148,7 @@ def model_card(recipe: Recipe, name: str, random_seed: int, evidence: str = "") 
         *(f"- {model}" for model in recipe.parents()),
         "library_name: transformers",
     ]
-    in_mergekit = recipe.method.in_mergekit
+    in_mergekit = METHODS[recipe.merge_method].in_mergekit
     front += ["tags:", "- merge", *(["- mergekit"] if in_mergekit else []), "- merge-search", "---"]
     again = f"`merge-search merge recipe.yaml DIR --random-seed {random_seed}` makes it again"
     again = f"`mergekit-yaml recipe.yaml DIR` or {again}." if in_mergekit else f"{again}; mergekit has no such method."
@@ -130,75 +175,69 @@ def _write_weights(
     folder: Path,
     limit: int,
     random_seed: int,
+    kernels: Kernels | None,
     progress: Callable[[str, int, int], None] | None,
 ) -> None:
-    shards = list(_shards(plan.steps, parents, limit))
+    steps = {step.name: step for step in plan.steps}
+    shards = list(split(_entries(plan, parents), limit))
+    layout = parents.architecture.layout
     index: dict[str, str] = {}
+    merged = 0
 
-    def done(step: Step) -> None:
-        index[step.name] = file
+    def fill(tensors: Mapping[str, Tensor]) -> None:
+        run_steps([(steps[name], tensor) for name, tensor in tensors.items()], parents, random_seed, kernels, done)
+
+    def done(_: Step) -> None:
+        nonlocal merged
+        merged += 1
         if progress:
-            progress("merging", len(index), len(plan.steps))
+            progress("merging", merged, len(plan.steps))
 
-    for number, steps in enumerate(shards, start=1):
+    for number, entries in enumerate(shards, start=1):
         file = "model.safetensors" if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        tensors = {step.name: torch.empty(_shape(step, parents), dtype=output_dtype(step, parents)) for step in steps}
-        run_steps([(step, tensors[step.name]) for step in steps], parents, random_seed, None, done)
-        _save(tensors, folder / file)
+        index |= dict.fromkeys(write_shard(folder / file, entries, fill, layout.disassemble), file)
     if len(shards) > 1:
         content = {"metadata": {"total_size": _total_bytes(plan, parents)}, "weight_map": index}
         (folder / "model.safetensors.index.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
 
 
-def _write_equivalent(recipe: Recipe, plan: Plan, parents: ParentSet, folder: Path, to: Path) -> None:
+def _write_equivalent(
+    recipe: Recipe, plan: Plan, parents: ParentSet, folder: Path, to: Path, write_model_card: bool
+) -> None:
     dtype = reduce(torch.promote_types, (output_dtype(step, parents) for step in plan.steps))
-    same_layers = plan.layers == parents.layers(recipe.donor)
-    written = compatible.equivalent(recipe, to.resolve() / compatible.DELTA, dtype, same_layers)
+    same_shapes = plan.layers == parents.layers(recipe.donor) and plan.rows is None
+    written = compatible.equivalent(recipe, to.resolve() / compatible.DELTA, dtype, same_shapes)
     (folder / "recipe.yaml").write_text(written.to_yaml(), encoding="utf-8")
-    (folder / "README.md").write_text(compatible.card(recipe, written, to.resolve().name), encoding="utf-8")
+    if write_model_card:
+        (folder / "README.md").write_text(compatible.card(recipe, written, to.resolve().name), encoding="utf-8")
 
 
-def _write_configs(recipe: Recipe, plan: Plan, parents: ParentSet, folder: Path) -> None:
+def _write_configs(recipe: Recipe, plan: Plan, parents: ParentSet, folder: Path, special: SpecialTokens | None) -> None:
     donor = parents.checkpoints[recipe.donor]
-    merged_config(donor, plan.layers, output_dtype(plan.steps[0], parents)).save_pretrained(folder)
+    merged_config(donor, plan, parents, output_dtype(plan.steps[0], parents), special).save_pretrained(folder)
+    if parents.trust_remote_code:
+        for code in donor.folder.glob("*.py"):
+            shutil.copyfile(code, folder / code.name)
     file = donor.folder / "generation_config.json"
-    if file.exists():  # copied: transformers refuses to save what many models have (a temperature without sampling)
-        shutil.copyfile(file, folder / file.name)
-    else:
-        generation_config(donor).save_pretrained(folder)
+    if not file.exists():
+        generation_config(donor, special).save_pretrained(folder)
+        return
+    # Not through transformers, which refuses to save what many models have (a temperature without sampling).
+    settings = json.loads(file.read_text(encoding="utf-8"))
+    values = special.values({role: settings[role] for role in ROLES if role in settings}) if special else {}
+    (folder / file.name).write_text(json.dumps(settings | values, indent=2) + "\n", encoding="utf-8")
 
 
-def _save(tensors: dict[str, Tensor], file: Path) -> None:
-    try:
-        save_file(tensors, file, metadata={"format": "pt"})
-    except Exception as error:  # safetensors reports a full disk as an exception of its own
-        raise OSError(None, str(error)) from None
-
-
-def _shards(steps: Sequence[Step], parents: ParentSet, limit: int) -> Iterator[list[Step]]:
-    shard: list[Step] = []
-    size = 0
-    for step in steps:
-        more = _step_bytes(step, parents)
-        if shard and size + more > limit:
-            yield shard
-            shard, size = [], 0
-        shard.append(step)
-        size += more
-    yield shard
-
-
-def _shape(step: Step, parents: ParentSet) -> torch.Size:
-    source = step.sources()[0]
-    return parents.tensor(source.parent, source.tensor).shape
-
-
-def _step_bytes(step: Step, parents: ParentSet) -> int:
-    return _shape(step, parents).numel() * output_dtype(step, parents).itemsize
+def _entries(plan: Plan, parents: ParentSet) -> list[Entry]:
+    firsts = [step.sources()[0] for step in plan.steps]
+    shapes = [parents.shape(source.parent, source.tensor) for source in firsts]
+    return [
+        Entry(step.name, shape, output_dtype(step, parents)) for step, shape in zip(plan.steps, shapes, strict=True)
+    ]
 
 
 def _total_bytes(plan: Plan, parents: ParentSet) -> int:
-    return sum(_step_bytes(step, parents) for step in plan.steps)
+    return sum(entry.nbytes for entry in _entries(plan, parents))
 
 
 def _check_free(to: Path) -> None:
@@ -226,4 +265,4 @@ def _bytes(text: str) -> int:
             size = int(float(text[: -len(unit)]) * factor)
             if size > 0:
                 return size
-    raise MergingError(f"max_shard_size: {text!r} is no size; write it like 5GB or 500MB")
+    raise MergingError(f"max_shard_size: {text!r} is no size; write it like 5GB or 500MB (or 5B, 500M)")

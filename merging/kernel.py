@@ -68,9 +68,12 @@ class StepOperands:
 
     def block(self, start: int, size: int) -> Block:
         """Return up to `size` elements from flat index `start` on."""
-        part = slice(start, start + size)
-        base = None if self.base is None else self.base[part].to(self.dtype)
-        return Block(start, base, tuple(source[part].to(self.dtype) for source in self.inputs), self.scratch)
+        base = None if self.base is None else self._part(self.base, start, size)
+        return Block(start, base, tuple(self._part(source, start, size) for source in self.inputs), self.scratch)
+
+    def _part(self, source: Tensor, start: int, size: int) -> Tensor:
+        part = source if start == 0 and size >= source.numel() else source[start : start + size]
+        return part if part.dtype == self.dtype else part.to(self.dtype)
 
     def blocks(self, size: int) -> Iterator[Block]:
         """Yield the tensor from its first element to its last, `size` elements at a time."""
@@ -88,8 +91,10 @@ class StepOperands:
         return self.parents.statistics.once((name, self.dtype, sources), compute)
 
     def random_key(self, index: int) -> tuple[int, int]:
-        """Return two 32-bit keys for the random numbers of an input: of (seed, input, tensor) and nothing else."""
-        return keys(self.random_seed, index, self.step.name)
+        """Return two 32-bit keys for the random numbers of an input: of (seed, input, its tensor) and nothing else."""
+        # What follows an @ says how a vocabulary has rearranged the tensor, and that depends on where the models lie.
+        tensor, _, _ = self.step.inputs[index].tensor.partition("@")
+        return keys(self.random_seed, index, tensor)
 
     def observed(self, index: int) -> Tensor | None:
         """Return what the method observes of an input's tensor, in float32; None of one that it cannot observe."""
@@ -147,7 +152,9 @@ def run_steps(
             run_step(step, parents, out, random_seed, kernels, scratch)
 
     if parents.device.type != "cpu":
-        for step, out in work:
+        _expect(work[:1], parents)
+        for index, (step, out) in enumerate(work):
+            _expect(work[index + 1 : index + 2], parents)
             run(step, out)
             done(step)
         return
@@ -159,6 +166,11 @@ def run_steps(
                 done(step)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _expect(work: Sequence[tuple[Step, Tensor]], parents: ParentSet) -> None:
+    for step, _ in work:
+        parents.expect((source.parent, source.tensor) for source in step.sources())
 
 
 @contextmanager

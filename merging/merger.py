@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import torch
@@ -17,13 +18,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from merging.calibration import calibrate
 from merging.kernel import output_dtype, run_steps
+from merging.merged_tokenizer import MergedTokenizer
 from merging.methods import METHODS
 from merging.models import build_model, generation_config, merged_config
 from merging.native import Kernels
 from merging.parents import ParentSet
 from merging.plan import Plan, Source, Step, make_plan
 from merging.recipe import Recipe
-from merging.tokenizers import merged_tokenizer
+from merging.sharing import owners, share
+from merging.tokenizers import has_tokenizer
 
 
 class Merger:
@@ -41,6 +44,7 @@ class Merger:
         self.kernels = kernels
         self._model: PreTrainedModel | None = None
         self._config: dict[str, Any] = {}
+        self._owners: dict[str, str] = {}
         self._written: dict[str, Step] = {}
 
     def plan(self, recipe: Recipe) -> Plan:
@@ -63,23 +67,26 @@ class Merger:
     def apply(self, recipe: Recipe, progress: Callable[[int, int], None] | None = None) -> PreTrainedModel:
         """Write the merge into the live model and return it, in eval mode on the parents' device.
 
-        Tensors whose sources and numbers are those of the last candidate are left as they are.
+        Tensors whose sources and numbers are those of the last candidate are left as they are; tensors that are equal
+        in both are written once and share their memory.
 
         Args:
             recipe: the merge.
-            progress: called with (tensors done, tensors in all).
+            progress: called with (tensors done, tensors in all); those that share their memory are one.
 
         Raises:
             MergingError: the recipe does not fit the parents.
             NonFiniteTensor: a merged tensor holds NaN or Inf.
         """
         plan = self.plan(recipe)
-        steps = [self._simplified(step) for step in plan.steps]
         model = self._live_model(recipe, plan)
-        targets: dict[str, Tensor] = model.state_dict()
-        work = [(step, targets[step.name]) for step in steps if self._written.get(step.name) != step]
-        for step, _ in work:
-            self._written.pop(step.name, None)
+        tensors = self._tensors(model)
+        simplified = [self._simplified(step) for step in plan.steps]
+        wanted = owners(simplified)
+        steps = [step for step in simplified if wanted[step.name] == step.name]
+        self._written = {step.name: step for step in steps if self._written.get(step.name) == step}
+        share(tensors, wanted, self._owners)
+        work = [(step, tensors[step.name].data) for step in steps if step.name not in self._written]
 
         def done(step: Step) -> None:
             self._written[step.name] = step
@@ -91,7 +98,13 @@ class Merger:
 
     def tokenizer(self, recipe: Recipe) -> PreTrainedTokenizerBase:
         """Return the tokenizer that the merge has. Raises MergingError if the recipe asks for one it cannot have."""
-        return merged_tokenizer(recipe, self.parents)
+        return MergedTokenizer.of(recipe, self.parents).tokenizer
+
+    def _tensors(self, model: PreTrainedModel) -> dict[str, Tensor]:
+        """Return the tensors of the live model, by the names that a merge has for them."""
+        found = chain(model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False))
+        layout = self.parents.architecture.layout
+        return {layout.name_of(name): tensor for name, tensor in found}
 
     def _simplified(self, step: Step) -> Step:
         """Return a step without numbers where they do not matter, so that it is written once for all candidates."""
@@ -110,11 +123,14 @@ class Merger:
 
     def _live_model(self, recipe: Recipe, plan: Plan) -> PreTrainedModel:
         donor = self.parents.checkpoints[recipe.donor]
-        config = merged_config(donor, plan.layers, output_dtype(plan.steps[0], self.parents))
+        special = None
+        if recipe.vocabulary_source or has_tokenizer(recipe.donor):
+            special = MergedTokenizer.of(recipe, self.parents).special
+        config = merged_config(donor, plan, self.parents, output_dtype(plan.steps[0], self.parents), special)
         if self._model is None or self._config != config.to_dict():
             self._model = None  # its memory goes before the next model's comes
-            self._written.clear()
+            self._owners, self._written = {}, {}
             self._config = config.to_dict()
             self._model = build_model(config, self.parents)
-        self._model.generation_config = generation_config(donor)
+        self._model.generation_config = generation_config(donor, special)
         return self._model

@@ -1,7 +1,8 @@
 """The parents: opened once, checked against each other, and kept resident for as long as candidates are made of them.
 
-Guarantees: every parent has the tensors, shapes and architecture of the first, or opening fails with the name of what
-differs; a tensor is read from disk at most once. Does not merge.
+Guarantees: all parents have the same tensors, shapes and architecture, or opening fails with the name of what differs
+(only the rows of an embedding may differ, where every recipe says what becomes of them); opening reads headers alone; a
+tensor that has room is read from disk once. Does not merge.
 """
 
 from __future__ import annotations
@@ -13,38 +14,58 @@ import torch
 from torch import Tensor
 
 from merging.architecture import Architecture
+from merging.assembled import assemble
 from merging.checkpoint import Checkpoint
 from merging.errors import MergingError
+from merging.memory import Budget
 from merging.recipe import Recipe
+from merging.residency import Residency
 from merging.statistics import Statistics
+from merging.weights import StoredTensor
 
 Progress = Callable[[str, int, int], None]
 
 
 class ParentSet:
-    """The parents of one recipe, or of all the recipes of a search, resident on a device.
+    """The parents of one recipe, or of all the recipes of a search, for merging on a device.
 
     Use as a context manager; on leaving, their memory is given back.
     """
 
-    def __init__(self, checkpoints: dict[str, Checkpoint], device: torch.device) -> None:
-        self.checkpoints = checkpoints
+    def __init__(self, checkpoints: dict[str, Checkpoint], device: torch.device, budget: Budget) -> None:
         self.device = device
-        self.architecture = Architecture.of(next(iter(checkpoints.values())))
+        # One with an output head of its own, if there is one: a tied model has all that the others have but that.
+        untied = (name for name, each in checkpoints.items() if not each.config.tie_word_embeddings)
+        self._reference = next(untied, next(iter(checkpoints)))
+        self.architecture = Architecture.of(checkpoints[self._reference])
+        layout = self.architecture.layout
+        self.checkpoints = {name: assemble(checkpoint, layout) for name, checkpoint in checkpoints.items()}
         self.statistics = Statistics()
-        self._resident: dict[tuple[str, str], Tensor] = {}
+        self._derived: dict[tuple[str, str], StoredTensor] = {}
         self._layers: dict[str, int] = {}
+        self._residency = Residency(device, budget)
 
     @classmethod
     def open(
-        cls, recipes: Recipe | Iterable[Recipe], device: str = "cpu", progress: Progress | None = None
+        cls,
+        recipes: Recipe | Iterable[Recipe],
+        device: str = "cpu",
+        *,
+        memory_budget: int | Budget | None = None,
+        lazy_unpickle: bool = False,
+        trust_remote_code: bool = False,
+        allow_crimes: bool = False,
     ) -> ParentSet:
-        """Open and load every parent of the recipes.
+        """Open every parent of the recipes; their weights are read by `load`, or else when they are first merged.
 
         Args:
-            recipes: one recipe or several; the base of the first gives the architecture.
-            device: where the parents live and the merging is done, as torch names devices.
-            progress: called with (parent, tensors read, tensors in all).
+            recipes: one recipe or several.
+            device: where the merging is done, as torch names devices.
+            memory_budget: bytes that may be used to keep the parents, in the device's memory first and then in the
+                host's; what has no room is read again for every candidate. By default what is free.
+            lazy_unpickle: whether torch pickles may be read, where a parent has no safetensors.
+            trust_remote_code: whether Python code that comes with a model may be executed.
+            allow_crimes: whether models of different architectures may be merged where their tensors fit.
 
         Raises:
             MergingError: a parent is missing, broken, or does not fit the others.
@@ -52,23 +73,87 @@ class ParentSet:
         every = [recipes] if isinstance(recipes, Recipe) else list(recipes)
         first = every[0].base_model
         names = dict.fromkeys([*([first] if first else []), *(name for recipe in every for name in recipe.parents())])
-        checkpoints = {name: Checkpoint.open(name) for name in names}
-        parents = cls(checkpoints, torch.device(device))
-        parents._check()
-        parents._load(progress)
+        checkpoints = {
+            name: Checkpoint.open(name, lazy_unpickle=lazy_unpickle, trust_remote_code=trust_remote_code)
+            for name in names
+        }
+        where = torch.device(device)
+        if not isinstance(memory_budget, Budget):
+            largest = max(checkpoint.nbytes for checkpoint in checkpoints.values())
+            memory_budget = Budget.of(where, largest, memory_budget)
+        parents = cls(checkpoints, where, memory_budget)
+        parents._check(allow_crimes)
+        for recipe in every:
+            parents._check_rows(recipe)
         return parents
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is otherwise than the person who chose the device would hope, in sentences."""
+        return tuple(self._residency.notes)
+
+    @property
+    def elements(self) -> int:
+        """How many elements a merge of whole models has."""
+        return sum(
+            torch.Size(tensor.shape).numel() for tensor in next(iter(self.checkpoints.values())).tensors.values()
+        )
+
+    def load(self, progress: Progress | None = None) -> None:
+        """Read the parents' weights into the memory that has room for them.
+
+        Args:
+            progress: called with (parent, tensors read, tensors in all).
+
+        Raises:
+            MergingError: a file cannot be read.
+        """
+        wanted = [
+            (name, self.stored(name, tensor))
+            for name in self.checkpoints
+            for tensor in self.architecture.names(self.layers(name))
+        ] + [(name, derived) for (name, _), derived in self._derived.items()]
+        for done, (name, stored) in enumerate(wanted, start=1):
+            self._residency.keep(stored)
+            if progress:
+                progress(name, done, len(wanted))
+        self._residency.note_shortage({stored for _, stored in wanted})
+
     def tensor(self, parent: str, name: str) -> Tensor:
-        """Return a parent's tensor on the device, in the dtype it was saved in; a tied head is its embedding."""
-        return self._resident[parent, self._stored_name(parent, name)]
+        """Return a parent's tensor on the device, in the dtype it was saved in; a tied head is its embedding.
+
+        It is not to be written to. On a GPU, a tensor that has no room there is valid until two more steps have begun.
+        """
+        return self._residency.get(self.stored(parent, name))
+
+    def expect(self, sources: Iterable[tuple[str, str]]) -> None:
+        """Begin to bring tensors, given as (parent, name), to a GPU while it computes with others."""
+        self._residency.expect([self.stored(parent, name) for parent, name in sources])
+
+    def derive(self, parent: str, derived: StoredTensor) -> None:
+        """Give a parent one more tensor, which is made of the parents' and kept like theirs."""
+        self._derived.setdefault((parent, derived.name), derived)
+
+    @property
+    def trust_remote_code(self) -> bool:
+        """Whether Python code that comes with the parents may be executed."""
+        return any(checkpoint.trust_remote_code for checkpoint in self.checkpoints.values())
 
     def has(self, parent: str, name: str) -> bool:
         """Whether a parent has a tensor of that name, or one that it is tied to."""
-        return self._stored_name(parent, name) in self.checkpoints[parent].tensors
+        return (parent, name) in self._derived or self._stored_name(parent, name) in self.checkpoints[parent].tensors
 
     def dtype(self, parent: str, name: str) -> torch.dtype:
         """Return the dtype a parent's tensor is saved in."""
-        return self.checkpoints[parent].tensors[self._stored_name(parent, name)].dtype
+        return self.stored(parent, name).dtype
+
+    def shape(self, parent: str, name: str) -> torch.Size:
+        """Return the shape of a parent's tensor."""
+        return torch.Size(self.stored(parent, name).shape)
+
+    def stored(self, parent: str, name: str) -> StoredTensor:
+        """Return what a parent's tensor is made of."""
+        return self._derived.get((parent, name)) or self.checkpoints[parent].tensors[self._stored_name(parent, name)]
 
     def layers(self, parent: str) -> int:
         """Return a parent's number of layers."""
@@ -78,7 +163,8 @@ class ParentSet:
 
     def close(self) -> None:
         """Give the parents' memory back."""
-        self._resident.clear()
+        self._derived.clear()
+        self._residency.close()
 
     def __enter__(self) -> ParentSet:
         return self
@@ -92,14 +178,27 @@ class ParentSet:
         tensors = self.checkpoints[parent].tensors
         return name if name in tensors else self.architecture.stand_ins.get(name, name)
 
-    def _check(self) -> None:
-        reference = next(iter(self.checkpoints.values()))
+    def _check_rows(self, recipe: Recipe) -> None:
+        if recipe.vocabulary_source:
+            return
+        for tensor in self.architecture.names(0):
+            rows = {name: self.shape(name, tensor)[0] for name in recipe.parents()}
+            for name, found in rows.items():
+                if found != rows[recipe.donor]:
+                    raise MergingError(
+                        f"model {name}: tensor {tensor} has {found} rows, but in {recipe.donor} it has "
+                        f"{rows[recipe.donor]}; set tokenizer_source in the recipe (union keeps the tokens of all "
+                        "models, base those of the base), which brings the rows of each token together"
+                    )
+
+    def _check(self, allow_crimes: bool) -> None:
+        reference = self.checkpoints[self._reference]
         for checkpoint in self.checkpoints.values():
-            if checkpoint.config.model_type != reference.config.model_type:
+            if checkpoint.config.model_type != reference.config.model_type and not allow_crimes:
                 raise MergingError(
                     f"model {checkpoint.reference}: is a {checkpoint.config.model_type} model, but "
-                    f"{reference.reference} is a {reference.config.model_type} model; "
-                    "only models of one architecture can be merged"
+                    f"{reference.reference} is a {reference.config.model_type} model; only models of one architecture "
+                    "can be merged, unless --allow-crimes (allow_crimes=True) takes those whose tensors fit"
                 )
             for name in self.architecture.names(self.layers(checkpoint.reference)):
                 if not self.has(checkpoint.reference, name):
@@ -117,39 +216,16 @@ class ParentSet:
 
     def _check_shapes(self, checkpoint: Checkpoint, reference: Checkpoint) -> None:
         for name in self.architecture.names(self.layers(checkpoint.reference)):
-            found = self._shape(checkpoint, name)
+            found = self.shape(checkpoint.reference, name)
             if checkpoint is reference and found != self.architecture.shapes.get(name, found):
                 raise MergingError(
                     f"model {checkpoint.reference}: tensor {name} has shape {list(found)}, but its config makes it "
                     f"{list(self.architecture.shapes[name])}; the files are not of one model"
                 )
-            if self.has(reference.reference, name) and found != (expected := self._shape(reference, name)):
+            of_first = self.shape(reference.reference, name) if self.has(reference.reference, name) else found
+            free = 1 if name in self.architecture.by_token else 0
+            if found[free:] != of_first[free:]:
                 raise MergingError(
                     f"model {checkpoint.reference}: tensor {name} has shape {list(found)}, but in "
-                    f"{reference.reference} it has {list(expected)}; only models of one shape can be merged"
+                    f"{reference.reference} it has {list(of_first)}; only models of one shape can be merged"
                 )
-
-    def _shape(self, checkpoint: Checkpoint, name: str) -> tuple[int, ...]:
-        return checkpoint.tensors[self._stored_name(checkpoint.reference, name)].shape
-
-    def _load(self, progress: Progress | None) -> None:
-        wanted = [
-            (checkpoint, name)
-            for checkpoint in self.checkpoints.values()
-            for name in self.architecture.names(self.layers(checkpoint.reference))
-        ]
-        for done, (checkpoint, name) in enumerate(wanted, start=1):
-            stored = self._stored_name(checkpoint.reference, name)
-            if (checkpoint.reference, stored) not in self._resident:
-                self._resident[checkpoint.reference, stored] = self._read(checkpoint, stored)
-            if progress:
-                progress(checkpoint.reference, done, len(wanted))
-
-    def _read(self, checkpoint: Checkpoint, name: str) -> Tensor:
-        try:
-            return checkpoint.read(name, self.device)
-        except torch.OutOfMemoryError:
-            raise MergingError(
-                f"model {checkpoint.reference}: {self.device} has no room for the parents; choose another device "
-                "(device: cpu) or fewer parents"
-            ) from None

@@ -7,15 +7,21 @@ found here; the numbers are those that mergekit 0.1.5 resolves. Pure data; reads
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from merging.embeddings import aligned_names
 from merging.errors import MergingError
+from merging.merged_tokenizer import merged_vocabulary
 from merging.methods import METHODS, Method, Parameter, Scope
 from merging.methods.registry import Number, Numbers
 from merging.parents import ParentSet
 from merging.recipe import Recipe
-from merging.schema import InputModel, InputSlice, OutputSlice, Parameters
+from merging.schema import InputModel, InputSlice, OutputSlice, Parameters, last_sources
 from merging.settings import Setting, resolve
+from merging.vocabulary import Vocabulary
+
+# What mergekit calls the one module that a language model is.
+MODULE = "default"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +67,31 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
+class Layer:
+    """A layer of a parent."""
+
+    parent: str
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
-    """All the steps of one merge."""
+    """All the steps of one merge.
+
+    Attributes:
+        steps: one for each tensor, in order.
+        stack: for each layer of the merge the parent's layer whose kind it is of.
+        rows: the rows of its embedding, or None for those of the parents.
+    """
 
     steps: tuple[Step, ...]
-    layers: int
+    stack: tuple[Layer, ...]
+    rows: int | None = None
+
+    @property
+    def layers(self) -> int:
+        """The depth of the merge."""
+        return len(self.stack)
 
     def describe(self) -> str:
         """Return the plan as text: a line a tensor, with its method, sources and numbers."""
@@ -78,7 +104,7 @@ def make_plan(recipe: Recipe, parents: ParentSet) -> Plan:
     _check_heads(recipe, parents)
     slices, module = _output_slices(recipe, parents)
     steps: list[Step] = []
-    layer = 0
+    stack: list[Layer] = []
     architecture = parents.architecture
     for name in architecture.before:
         steps.append(_step(recipe, method, parents, slices[0], module, name, layer=None, t=0.0))
@@ -86,12 +112,40 @@ def make_plan(recipe: Recipe, parents: ParentSet) -> Plan:
         length = part.sources[0].layer_range[1] - part.sources[0].layer_range[0]
         for offset in range(length):
             t = offset / (length - 1) if length > 1 else 1.0
-            for position, name in enumerate(architecture.layer_names(layer)):
+            for position, name in enumerate(architecture.layer_names(len(stack))):
                 steps.append(_step(recipe, method, parents, part, module, name, (position, offset), t))
-            layer += 1
-    for name in architecture.after:
-        steps.append(_step(recipe, method, parents, slices[-1], module, name, layer=None, t=0.0))
-    return Plan(tuple(steps), layer)
+            stack.append(_kind(recipe, part, offset))
+    tied = parents.checkpoints[recipe.donor].config.tie_word_embeddings
+    for name in (name for name in architecture.after if not (tied and name in architecture.stand_ins)):
+        steps.append(_step(recipe, method, parents, last_sources(slices), module, name, layer=None, t=0.0))
+    vocabulary = merged_vocabulary(recipe, parents)
+    if vocabulary is None:
+        return Plan(tuple(steps), tuple(stack))
+    first, last = (part.base_model or recipe.base_model for part in (slices[0], slices[-1]))
+    bases = dict.fromkeys(architecture.before, first) | dict.fromkeys(architecture.after, last)
+    aligned = [
+        _aligned(step, bases[step.name], vocabulary, parents) if step.name in architecture.by_token else step
+        for step in steps
+    ]
+    return Plan(tuple(aligned), tuple(stack), vocabulary.rows)
+
+
+def _aligned(step: Step, base: str | None, vocabulary: Vocabulary, parents: ParentSet) -> Step:
+    """Return the step with sources that have the rows of the merge's vocabulary."""
+    models = tuple(dict.fromkeys(source.parent for source in step.sources()))
+    names = aligned_names(parents, vocabulary, step.name, models, base, step.dtype)
+    return replace(
+        step,
+        base=step.base and Source(step.base.parent, names[step.base.parent]),
+        inputs=tuple(Source(source.parent, names[source.parent]) for source in step.inputs),
+    )
+
+
+def _kind(recipe: Recipe, part: OutputSlice, offset: int) -> Layer:
+    """Return the layer whose kind (its attention, say) a layer of the output has: the base's, or the first source's."""
+    base = part.base_model or recipe.base_model
+    source = next((source for source in part.sources if source.model == base), part.sources[0])
+    return Layer(source.model, source.layer_range[0] + offset)
 
 
 def _check_heads(recipe: Recipe, parents: ParentSet) -> None:
@@ -109,9 +163,10 @@ def _output_slices(recipe: Recipe, parents: ParentSet) -> tuple[Sequence[OutputS
     module_parameters: Parameters = {}
     slices, models = recipe.slices, recipe.models
     if recipe.modules:
-        if len(recipe.modules) > 1:
+        if recipe.modules.keys() != {MODULE}:
             raise MergingError(
-                f"modules: this model is a single module, but the recipe has {', '.join(recipe.modules)}"
+                f"modules: a language model is the single module {MODULE!r}, but the recipe has "
+                f"{', '.join(map(repr, recipe.modules))}; put what is under it at the top of the recipe"
             )
         (module,) = recipe.modules.values()
         slices, models, module_parameters = module.slices, module.models, module.parameters
@@ -159,7 +214,7 @@ def _step(
         tensor = name
         if layer is not None:
             position, offset = layer
-            tensor = parents.architecture.layer_names(source.layer_range[0] + offset)[position]
+            tensor = parents.architecture.layer_name(position, source.layer_range[0] + offset)
         sources.append((Source(source.model, tensor), [source.parameters, *shared_blocks]))
     apart = method.sets_base_apart
     inputs = [(source, blocks) for source, blocks in sources if not (apart and source.parent == base_model)]

@@ -23,6 +23,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from merging.errors import shown, suggest
+from merging.references import split_reference
 from merging.settings import parse_setting
 
 
@@ -64,10 +65,11 @@ def _reference_error(reason: str) -> PydanticCustomError:
 
 
 def _write_reference(reference: str) -> object:
-    # mergekit takes "+" for an adapter and "@" for a revision, unless the path is spelled out.
-    if ("+" in reference or "@" in reference) and Path(reference).exists():
-        return {"model": {"path": reference}}
-    return reference
+    # mergekit takes every "+" for an adapter's and "@" for a revision's, unless the path is spelled out.
+    model, adapter = split_reference(reference)
+    parts = {"model": model} | ({"lora": adapter} if adapter is not None else {})
+    spelled = {key: {"path": part} for key, part in parts.items() if set(part) & set("+@") and Path(part).exists()}
+    return parts | spelled if spelled else reference
 
 
 ModelReference: TypeAlias = Annotated[str, BeforeValidator(_parse_reference), PlainSerializer(_write_reference)]
@@ -104,7 +106,10 @@ class InputSlice(_Strict):
 
 
 class OutputSlice(_Strict):
-    """A run of output layers, merged from the same number of layers of each source."""
+    """A run of output layers, merged from the same number of layers of each source.
+
+    `residual_weight` is read and means nothing: so it is in mergekit 0.1.5.
+    """
 
     sources: tuple[InputSlice, ...] = Field(min_length=1)
     base_model: ModelReference | None = None
@@ -117,6 +122,14 @@ class OutputSlice(_Strict):
         if len(lengths) > 1:
             raise ValueError(f"the sources of a slice must have the same number of layers, got {sorted(lengths)}")
         return self
+
+
+def last_sources(slices: Sequence[OutputSlice]) -> OutputSlice:
+    """Return what the tensors after the layers are made of: the last slice, with no more sources than the first has.
+
+    (mergekit 0.1.5 pairs the tensors of the first slice's sources with the models of the last one's.)
+    """
+    return slices[-1].model_copy(update={"sources": slices[-1].sources[: len(slices[0].sources)]})
 
 
 class OutputModule(_Strict):

@@ -37,6 +37,42 @@ _COMPATIBLE = click.option(
     is_flag=True,
     help="Of a method that mergekit does not have, export an equal that it can read.",
 )
+# The switches of mergekit-yaml, by its names.
+_SHARD_SIZE = click.option(
+    "--out-shard-size",
+    "--max-shard-size",
+    "max_shard_size",
+    default="5GB",
+    show_default=True,
+    help="The most that one file of weights may hold; 5B is 5GB, as in mergekit.",
+)
+_LOW_MEMORY = click.option(
+    "--low-cpu-memory/--no-low-cpu-memory", help="As in mergekit; merges are always made so, tensor by tensor."
+)
+_LAZY_UNPICKLE = click.option(
+    "--lazy-unpickle/--no-lazy-unpickle", help="Read torch pickles (pytorch_model.bin), without running code in them."
+)
+_TRUST = click.option(
+    "--trust-remote-code/--no-trust-remote-code",
+    help="Execute Python code that comes with a model, tokenizer or config.",
+)
+_CRIMES = click.option(
+    "--allow-crimes/--no-allow-crimes", help="Merge models of different architectures where their tensors fit."
+)
+_TOKENIZER = click.option(
+    "--copy-tokenizer/--no-copy-tokenizer",
+    default=True,
+    show_default=True,
+    help="Give a merge whose recipe names no tokenizer that of its base.",
+)
+_CARD = click.option(
+    "--write-model-card/--no-write-model-card", default=True, show_default=True, help="Write a README.md."
+)
+_COMPILE = click.option(
+    "--compile/--no-compile",
+    default=None,
+    help="Merge with compiled kernels on a CPU; by default where that saves more time than it takes. Same bits.",
+)
 _SEED = click.option("--random-seed", default=0, show_default=True, help="Seed of methods that draw random numbers.")
 
 
@@ -99,6 +135,7 @@ def main() -> None:
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of the sampler and of the split.")
 @click.option("--fresh", is_flag=True, help="Begin anew; results that are there are moved aside.")
 @click.option("--dry-run", is_flag=True, help="Show the searched numbers and one plan, and run nothing.")
+@_COMPILE
 @_CONSENT
 def run(
     config: Path,
@@ -108,6 +145,7 @@ def run(
     seed: int | None,
     fresh: bool,
     dry_run: bool,
+    compile: bool | None,
     allow_code_execution: bool,
 ) -> None:
     """Run a search, or go on with it where it stopped.
@@ -126,6 +164,8 @@ def run(
         loaded = SearchConfig.load(config)
         if allow_code_execution:
             loaded = loaded.with_consent()
+        if compile is not None:
+            loaded = loaded.with_compile(compile)
         if dry_run:
             _show_plan(loaded)
             return
@@ -135,12 +175,14 @@ def run(
         found = run_search(loaded, folder, trials=trials, timeout=timeout, seed=seed, fresh=fresh, progress=progress)
     _print_leaderboard(found, 10)
     ended = sum(row.kind == "trial" for row in found.rows)
-    if ended < (trials or loaded.search.trials):
+    wanted = loaded.search.trials if trials is None else trials
+    if ended < wanted:
         given = {"--out": out, "--trials": trials, "--seed": seed}
         again = [str(word) for option, value in given.items() if value is not None for word in (option, value)]
-        consent = ["--allow-code-execution"] if allow_code_execution else []
-        click.echo(f"\n{ended} of {trials or loaded.search.trials} trials are over. To go on:")
-        click.echo(f"  {shlex.join(['merge-search', 'run', str(config), *again, *consent])}")
+        switches = ["--allow-code-execution"] * allow_code_execution
+        switches += [] if compile is None else ["--compile" if compile else "--no-compile"]
+        click.echo(f"\n{ended} of {wanted} trials are over. To go on:")
+        click.echo(f"  {shlex.join(['merge-search', 'run', str(config), *again, *switches])}")
     if found.best is not None:
         click.echo(f"\nNext, write the best merge as a model:\n  {_export_command(folder)}")
 
@@ -174,7 +216,7 @@ def leaderboard(results: Path, top: int | None, as_json: bool, as_csv: bool) -> 
 @click.argument("results", type=click.Path(path_type=Path))
 @click.option("--trial", type=click.IntRange(min=0), help="The trial's number; by default the best.")
 @click.option("--to", required=True, type=click.Path(path_type=Path), help="The folder to make.")
-@click.option("--max-shard-size", default="5GB", show_default=True, help="The most that one file of weights may hold.")
+@_SHARD_SIZE
 @_COMPATIBLE
 def export(results: Path, trial: int | None, to: Path, max_shard_size: str, mergekit_compatible: bool) -> None:
     """Write the model of a trial, by default the best, as a folder that transformers loads.
@@ -197,9 +239,16 @@ def export(results: Path, trial: int | None, to: Path, max_shard_size: str, merg
 @main.command()
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--max-shard-size", default="5GB", show_default=True, help="The most that one file of weights may hold.")
+@_SHARD_SIZE
 @click.option("--dry-run", is_flag=True, help="Show what would be merged, tensor by tensor, and merge nothing.")
 @_COMPATIBLE
+@_LOW_MEMORY
+@_LAZY_UNPICKLE
+@_TOKENIZER
+@_CARD
+@_CRIMES
+@_TRUST
+@_COMPILE
 @_SEED
 @_DEVICE
 def merge(
@@ -208,6 +257,13 @@ def merge(
     max_shard_size: str,
     dry_run: bool,
     mergekit_compatible: bool,
+    low_cpu_memory: bool,  # noqa: ARG001 - nothing is left for it to change
+    lazy_unpickle: bool,
+    copy_tokenizer: bool,
+    write_model_card: bool,
+    allow_crimes: bool,
+    trust_remote_code: bool,
+    compile: bool | None,
     random_seed: int,
     device: str,
 ) -> None:
@@ -217,19 +273,29 @@ def merge(
     Example:
       merge-search merge ties.yaml merged
     """
-    from merging import Merger, ParentSet, Recipe, export_model
+    from merging import Recipe
+
+    loaded = Recipe.load(recipe)  # a mistake in it is told before torch is waited for
+    from merging import Merger, ParentSet, export_model
     from search.devices import choose_device
 
     device = choose_device(device)
-    loaded = Recipe.load(recipe)
     if dry_run:
-        with ParentSet.open(loaded, device) as parents:
+        with ParentSet.open(
+            loaded,
+            device,
+            lazy_unpickle=lazy_unpickle,
+            trust_remote_code=trust_remote_code,
+            allow_crimes=allow_crimes,
+        ) as parents:
             click.echo(Merger(parents, random_seed).plan(loaded).describe())
         return
     with _bar() as progress:
         export_model(
             loaded, folder, random_seed=random_seed, device=device, max_shard_size=max_shard_size,
-            mergekit_compatible=mergekit_compatible, progress=progress,
+            mergekit_compatible=mergekit_compatible, lazy_unpickle=lazy_unpickle, copy_tokenizer=copy_tokenizer,
+            write_model_card=write_model_card, allow_crimes=allow_crimes, trust_remote_code=trust_remote_code,
+            compile=compile, progress=progress,
         )  # fmt: skip
     click.echo(f"{folder}: {loaded.merge_method} of {len(loaded.parents())} models")
     _tell_of_mergekit(folder, loaded.merge_method, mergekit_compatible)
@@ -242,6 +308,8 @@ def merge(
 @click.option("--max-new-tokens", type=click.IntRange(min=1), default=512, show_default=True)
 @click.option("--batch-size", type=click.IntRange(min=1), help="Prompts at once; found by itself if not given.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@_LAZY_UNPICKLE
+@_TRUST
 @_SEED
 @_DEVICE
 @_CONSENT
@@ -252,6 +320,8 @@ def evaluate(
     max_new_tokens: int,
     batch_size: int | None,
     as_json: bool,
+    lazy_unpickle: bool,
+    trust_remote_code: bool,
     random_seed: int,
     device: str,
     allow_code_execution: bool,
@@ -262,17 +332,24 @@ def evaluate(
     Example:
       merge-search evaluate ./model --problems humaneval --allow-code-execution
     """
-    from evaluation import Evaluator, load_problems
+    from evaluation import ConsentError, load_problems
+    from merging import Recipe
+
+    if not allow_code_execution:
+        raise ConsentError
+    chosen = load_problems(problems)
+    reference = Recipe.load(model) if model.endswith((".yaml", ".yml")) else model
+    from evaluation import Evaluator  # only now: it waits for torch
     from search.devices import choose_device
 
-    chosen = load_problems(problems)
     settings: dict[str, Any] = {"prompt": prompt, "max_new_tokens": max_new_tokens, "batch_size": batch_size}
     with (
         Evaluator(chosen, allow_code_execution=allow_code_execution, **settings) as evaluator,
         _bar() as progress,
-        _model(model, choose_device(device), random_seed, progress) as (live, tokenizer),
+        _model(reference, choose_device(device), random_seed, lazy_unpickle, trust_remote_code, progress) as loaded,
     ):
-        report = evaluator.evaluate(live, tokenizer, progress=lambda done, total: progress("scoring", done, total))
+        _tell_isolation(str(evaluator.sandbox.isolation))
+        report = evaluator.evaluate(*loaded, progress=lambda done, total: progress("scoring", done, total))
     _print_report(report, as_json)
 
 
@@ -297,6 +374,7 @@ def score(samples: Path, problems: str, as_json: bool, allow_code_execution: boo
             allow_code_execution=allow_code_execution,
             progress=lambda done, total: progress("scoring", done, total),
         )
+    _tell_isolation(str(scored.isolation))
     if as_json:
         verdicts = [
             {"task_id": task, "passed": verdict.passed, "status": verdict.status, "detail": verdict.detail}
@@ -316,6 +394,11 @@ def _tell_of_mergekit(folder: Path, merge_method: str, compatible: bool) -> None
         click.echo(f"mergekit reads {folder / 'recipe.yaml'}; the model is {folder / DELTA}" if compatible else line)
 
 
+def _tell_isolation(isolation: str) -> None:
+    if "missing" in isolation:
+        click.echo(f"this system lacks layers of the sandbox ({isolation})", err=True)
+
+
 def _export_command(folder: Path) -> str:
     name = folder.resolve().name
     return shlex.join(["merge-search", "export", str(folder), "--to", f"{name}-merged"])
@@ -326,13 +409,14 @@ def _show_plan(config: SearchConfig) -> None:
 
     for found in config.space.ranges:
         knots = f", a gradient of {found.knots} knots" if found.knots else ""
-        interval = f"one of {list(found.choices)}" if found.choices else f"{found.low:g} to {found.high:g}"
+        whole = ", whole numbers" if found.whole else ""
+        interval = f"one of {list(found.choices)}" if found.choices else f"{found.low:g} to {found.high:g}{whole}"
         click.echo(f"{found.path}: {interval}{knots}")
     example = config.space.recipe_at(config.warm_starts[0]) if config.warm_starts else config.space.example()
-    with ParentSet.open(config.space.corners(), "cpu") as parents:
-        for recipe in config.space.corners():
-            Merger(parents).plan(recipe)
-        click.echo(f"\n{'The first warm start' if config.warm_starts else 'At the low ends'}:\n")
+    with ParentSet.open(config.space.corners(), "cpu", **config.merging.switches) as parents:
+        if warning := config.space.fitting_corners(Merger(parents).plan).warning:
+            click.echo(f"\n{warning}")
+        click.echo(f"\n{'The first warm start' if config.warm_starts else 'For example'}:\n")
         click.echo(Merger(parents).plan(example).describe())
 
 
@@ -394,18 +478,26 @@ def _print_report(report: Report, as_json: bool) -> None:
 
 @contextlib.contextmanager
 def _model(
-    reference: str, device: str, random_seed: int, progress: Callable[[str, int, int], None]
+    reference: str | Recipe,
+    device: str,
+    random_seed: int,
+    lazy_unpickle: bool,
+    trusted: bool,
+    progress: Callable[[str, int, int], None],
 ) -> Iterator[tuple[Any, Any]]:
     """Yield the live model and the tokenizer of a checkpoint or of a recipe."""
-    from merging import Merger, ParentSet, Recipe, load_model, load_tokenizer
+    from merging import Merger, ParentSet, load_model, load_tokenizer
 
-    if not reference.endswith((".yaml", ".yml")):
-        yield load_model(reference, device), load_tokenizer(reference)
+    if isinstance(reference, str):
+        plain = load_model(reference, device, lazy_unpickle=lazy_unpickle, trust_remote_code=trusted)
+        yield plain, load_tokenizer(reference, trusted)
         return
-    recipe: Recipe = Recipe.load(reference)
-    with ParentSet.open(recipe, device, progress) as parents:
+    with ParentSet.open(
+        reference, device, memory_budget=0, lazy_unpickle=lazy_unpickle, trust_remote_code=trusted
+    ) as parents:
         merger = Merger(parents, random_seed)
-        yield merger.apply(recipe, lambda done, total: progress("merging", done, total)), merger.tokenizer(recipe)
+        model = merger.apply(reference, lambda done, total: progress("merging", done, total))
+        yield model, merger.tokenizer(reference)
 
 
 @contextlib.contextmanager

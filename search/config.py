@@ -7,26 +7,29 @@ looked up beside the config first, then in the current folder; what is neither i
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
-import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from evaluation import PromptFormat
-from merging.errors import suggest
+from merging import YamlReader
 from search.errors import SearchError
 from search.space import SearchSpace
 
 Sampler: TypeAlias = Literal["tpe", "cmaes", "gp", "nsgaii", "qmc", "random"]
 
+_YAML = YamlReader("config", SearchError)
 _DURATION = re.compile(r"(?:(?P<h>\d+(?:\.\d+)?)h)?(?:(?P<m>\d+(?:\.\d+)?)m)?(?:(?P<s>\d+(?:\.\d+)?)s?)?")
+_SIZE = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>(?:[KMG]?B)?)", re.IGNORECASE)
+_UNITS: Mapping[str, int] = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 # Keys of a recipe whose value names a model or a file, and the words that may stand there for something else.
 _REFERENCES: Mapping[str, tuple[str, ...]] = {
     "model": (),
     "path": (),
+    "lora": (),
     "base_model": (),
     "tokenizer_source": ("base", "union"),
     "source": ("base", "union"),
@@ -44,6 +47,17 @@ def parse_duration(value: object) -> float:
 
 
 Duration: TypeAlias = Annotated[float, BeforeValidator(parse_duration)]
+
+
+def parse_size(value: object) -> int:
+    """Return the bytes of ``24GB``, ``500MB`` or a plain number of bytes. Raises ValueError."""
+    match = _SIZE.fullmatch(str(value).strip())
+    if not match:
+        raise ValueError(f"{value!r} is no size; write it like 24GB or 500MB")
+    return int(float(match["number"]) * _UNITS[match["unit"].upper()])
+
+
+Size: TypeAlias = Annotated[int, BeforeValidator(parse_size)]
 
 
 class _Section(BaseModel):
@@ -82,17 +96,44 @@ class SearchSection(_Section):
 
 
 class MergingSection(_Section):
-    """Where merges are made, and with which random numbers."""
+    """Where merges are made, of what, and with which random numbers."""
 
     device: str = "auto"
+    memory_budget: Size | None = None
+    lazy_unpickle: bool = False
     random_seed: int = 0
+    compile: bool | None = None
+    trust_remote_code: bool = False
+    allow_crimes: bool = False
+
+    @property
+    def switches(self) -> dict[str, Any]:
+        """What may be read and merged, as `ParentSet.open` and `export_model` take it."""
+        return self.model_dump(include={"lazy_unpickle", "trust_remote_code", "allow_crimes"})
 
 
-class _Sections(_Section):
+class Sections(_Section):
+    """A config key by key, before anything that it names is looked up."""
+
     recipe: dict[str, Any]
     evaluation: EvaluationSection = EvaluationSection()
     search: SearchSection = SearchSection()
     merging: MergingSection = MergingSection()
+
+    @classmethod
+    def load(cls, path: Path) -> Sections:
+        """Read the config in a results folder: the files beside the original may be elsewhere. Raises SearchError."""
+        return cls.parse(_YAML.text(path), str(path))
+
+    @classmethod
+    def parse(cls, text: str, source: str) -> Sections:
+        """Read a config's text; `source` is what errors call it. Raises SearchError."""
+        data = _YAML.parse(text, source)
+        if not isinstance(data, dict):
+            raise SearchError(
+                f"{source}: expected a mapping with the keys recipe, evaluation, search; got {type(data).__name__}"
+            )
+        return _YAML.validate(cls, data, source)
 
 
 @dataclass(frozen=True)
@@ -117,22 +158,12 @@ class SearchConfig:
     @classmethod
     def load(cls, path: str | Path) -> SearchConfig:
         """Read a config file. Raises SearchError (or MergingError, of the recipe in it) naming file, key and remedy."""
-        try:
-            text = Path(path).read_text(encoding="utf-8")
-        except OSError as error:
-            raise SearchError(f"{path}: cannot be read: {error.strerror}") from None
-        except UnicodeDecodeError:
-            raise SearchError(f"{path}: is no UTF-8 text; a config is a YAML file") from None
-        return cls.parse(text, source=str(path), folder=Path(path).parent)
+        return cls.parse(_YAML.text(path), source=str(path), folder=Path(path).parent)
 
     @classmethod
     def parse(cls, text: str, source: str = "<config>", folder: Path | None = None) -> SearchConfig:
         """Read a config from text; relative paths in it are looked up in `folder` first."""
-        data = _read_yaml(text, source)
-        try:
-            sections = _Sections.model_validate(data)
-        except ValidationError as error:
-            raise SearchError(_explain(error, source)) from None
+        sections = Sections.parse(text, source)
         places = [folder or Path(), Path()]
         space = SearchSpace.read(_located(sections.recipe, places), source)
         evaluation = sections.evaluation
@@ -160,72 +191,19 @@ class SearchConfig:
         """Return the same config with the consent to execute code."""
         return replace(self, evaluation=self.evaluation.model_copy(update={"allow_code_execution": True}))
 
+    def with_compile(self, compile: bool) -> SearchConfig:
+        """Return the same config with compiled kernels, or without."""
+        return replace(self, merging=self.merging.model_copy(update={"compile": compile}))
+
     @property
     def identity(self) -> dict[str, Any]:
         """What must stay the same for results to belong together, as plain data; how long to search may change."""
         return {
             "recipe": self.space.template,
-            "evaluation": self.evaluation.model_dump(exclude={"allow_code_execution", "workers", "batch_size"}),
+            "evaluation": self.evaluation.model_dump(exclude={"allow_code_execution", "workers"}),
             "search": self.search.model_dump(include={"sampler", "seed"}),
             "merging": self.merging.model_dump(include={"random_seed"}),
         }
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    """A loader to which a key given twice is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[Hashable] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, Hashable) and key in seen:
-                raise yaml.MarkedYAMLError(problem=f"the key {key!r} is given twice", problem_mark=key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-def _read_yaml(text: str, source: str) -> dict[str, Any]:
-    try:
-        data = yaml.load(text, Loader=_UniqueKeys)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{source}:{mark.line + 1}" if mark else source
-        raise SearchError(f"{where}: is no valid YAML: {getattr(error, 'problem', None) or error}") from None
-    if not isinstance(data, dict):
-        raise SearchError(
-            f"{source}: expected a mapping with the keys recipe, evaluation, search; got {type(data).__name__}"
-        )
-    return data
-
-
-def _explain(error: ValidationError, source: str) -> str:
-    first = error.errors()[0]
-    location = [part for part in first["loc"] if part not in ("str", "dict[str,any]")]
-    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".")
-    if first["type"] == "extra_forbidden":
-        known = _known_keys(location[:-1])
-        return f"{source}: {path}: unknown key{suggest(str(location[-1]), known)} (known: {', '.join(known)})"
-    if first["type"] == "missing":
-        return f"{source}: {path}: is missing"
-    message = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "value_error":
-        return f"{source}: {path}: {message}"
-    return f"{source}: {path}: {message[:1].lower()}{message[1:]}, got {first['input']!r}"
-
-
-_SECTIONS: Mapping[str, type[BaseModel]] = {
-    "evaluation": EvaluationSection,
-    "search": SearchSection,
-    "merging": MergingSection,
-    "prompt": PromptSection,
-}
-
-
-def _known_keys(location: list[int | str]) -> list[str]:
-    section: type[BaseModel] = _Sections
-    for part in location:
-        section = _SECTIONS.get(str(part), section)
-    return list(section.model_fields)
 
 
 def _warm_start(entry: str | dict[str, Any], places: list[Path], source: str, index: int) -> Any:
@@ -234,17 +212,27 @@ def _warm_start(entry: str | dict[str, Any], places: list[Path], source: str, in
     file = Path(_locate(entry, places))
     if not file.is_file():
         raise SearchError(f"{source}: search.enqueue[{index}]: no recipe file {entry}; give one, or the recipe itself")
-    return _located(_read_yaml(file.read_text(encoding="utf-8"), str(file)), [file.parent, *places])
+    recipe = _YAML.parse(_YAML.text(file), str(file))
+    if not isinstance(recipe, dict):
+        raise SearchError(f"{file}: expected a recipe (a mapping with 'merge_method'), got {type(recipe).__name__}")
+    return _located(recipe, [file.parent, *places])
 
 
 def _located(node: Any, places: list[Path], key: str = "") -> Any:
     """Return plain data in which references to models are paths that work from anywhere, where they are paths."""
     if isinstance(node, dict):
-        return {name: _located(value, places, key if name == "choices" else str(name)) for name, value in node.items()}
+        return {name: _located(value, places, _kind_of(str(name), key)) for name, value in node.items()}
     if isinstance(node, list):
         return [_located(item, places, key) for item in node]
     is_reference = isinstance(node, str) and key in _REFERENCES and node not in _REFERENCES[key]
     return _locate(node, places) if is_reference else node
+
+
+def _kind_of(name: str, above: str) -> str:
+    """Return the key that says what a value is: choices are of their own key's, and a token's source is a model."""
+    if name == "choices":
+        return above
+    return "model" if name == "source" and above != "tokenizer" else name
 
 
 def _locate(reference: str, places: list[Path]) -> str:
@@ -252,4 +240,5 @@ def _locate(reference: str, places: list[Path]) -> str:
         path = (place / Path(reference).expanduser()).resolve()
         if path.exists():
             return str(path)
-    return reference
+    model, plus, adapter = reference.partition("+")
+    return f"{_locate(model, places)}+{_locate(adapter, places)}" if plus and model and adapter else reference

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from merging import Recipe, export_model, model_card
-from search.config import SearchConfig
+from merging import Recipe
+from search.config import EvaluationSection, Sections
 from search.devices import choose_device
 from search.errors import SearchError
 from search.leaderboard import Leaderboard, Row
@@ -41,14 +41,18 @@ def export_trial(
     folder = ResultsFolder.open(Path(path))
     leaderboard = Leaderboard.read(folder)
     row = _choose(leaderboard, folder, trial)
-    config = SearchConfig.parse(folder.config_text, source=str(folder.path / "config.yaml"), folder=folder.path)
+    config = Sections.load(folder.config_file)
+    from merging import export_model, model_card  # only now: what cannot be exported is told before torch is waited for
+
     recipe = Recipe.from_dict(row.recipe, f"{folder.path}: {row.name}")
     seed = config.merging.random_seed
+    device = choose_device(config.merging.device, f"{folder.config_file}: merging.device")
     target = Path(to)
-    card = model_card(recipe, target.resolve().name, seed, _evidence(row, leaderboard, config))
+    card = model_card(recipe, target.resolve().name, seed, _evidence(row, leaderboard, config.evaluation))
     export_model(
-        recipe, target, random_seed=seed, device=choose_device(config.merging.device), max_shard_size=max_shard_size,
-        card=card, mergekit_compatible=mergekit_compatible, progress=progress,
+        recipe, target, random_seed=seed, device=device, max_shard_size=max_shard_size, card=card,
+        mergekit_compatible=mergekit_compatible, compile=config.merging.compile, progress=progress,
+        **config.merging.switches,
     )  # fmt: skip
     return row
 
@@ -67,8 +71,7 @@ def _choose(leaderboard: Leaderboard, folder: ResultsFolder, trial: int | None) 
     raise SearchError(f"{folder.path}: has no trial {number} that is over; {known}")
 
 
-def _evidence(row: Row, leaderboard: Leaderboard, config: SearchConfig) -> str:
-    settings = config.evaluation
+def _evidence(row: Row, leaderboard: Leaderboard, settings: EvaluationSection) -> str:
     lines = [
         "",
         "## Scores",

@@ -9,8 +9,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import re
-import textwrap
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -20,9 +18,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from optuna.trial import FrozenTrial, TrialState
 
 from evaluation import paired_test, wilson_interval
+from search.numbers import number_lines, short_names
+from search.outcomes import passed
 from search.progress import shorten
 from search.results import ResultsFolder
-from search.study import ERROR, KIND, NAME, OUTCOMES, RECIPE, SECONDS, Studies, quiet, storage_errors
+from search.study import ERROR, KIND, NAME, OUTCOMES, RECIPE, SAME_AS, SECONDS, Studies, quiet, storage_errors
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -38,7 +38,6 @@ _STATES: Mapping[TrialState, State] = {
 # From this width on there is room for the numbers, beside what the other columns and the gaps take.
 _WIDE, _OTHER_COLUMNS = 120, 54
 _BEST_PARENT = " (best parent)"
-_NEEDLESS = re.compile(r"\b(?:models|modules|slices|sources|parameters|value)\b")
 _JSON_KEYS = (
     "kind", "name", "trial", "state", "search_score", "report_score", "report_interval", "won", "lost", "p_value",
     "seconds", "recipe",
@@ -62,6 +61,7 @@ class Row:
         seconds: of merging, writing and scoring.
         recipe: the merge.
         numbers: of these, what was searched, by key.
+        same_as: the number of the trial of the same merge whose outcomes these are, or None.
         error: why it failed.
     """
 
@@ -79,6 +79,7 @@ class Row:
     seconds: float
     recipe: dict[str, Any]
     numbers: dict[str, Any]
+    same_as: int | None
     error: str | None
 
 
@@ -123,8 +124,8 @@ class Leaderboard:
 
     def top(self, count: int | None) -> tuple[Row, ...]:
         """Return the parents and baselines, and the best `count` trials."""
-        trials = [row for row in self.rows if row.kind == "trial"][:count]
-        return tuple(row for row in self.rows if row.kind != "trial" or row in trials)
+        trials = {row.trial for row in [row for row in self.rows if row.kind == "trial"][:count]}
+        return tuple(row for row in self.rows if row.kind != "trial" or row.trial in trials)
 
     def to_json(self, count: int | None = None) -> str:
         """Return the leaderboard as JSON; its keys are a contract."""
@@ -137,50 +138,49 @@ class Leaderboard:
         numbers = list(dict.fromkeys(key for row in rows for key in row.numbers))
         out = io.StringIO()
         writer = csv.writer(out)
-        columns = (
-            "kind name trial state search_score report_score report_low report_high won lost p_value seconds error"
-        )
-        writer.writerow([*columns.split(), *numbers])
+        columns = "kind name trial state search_score report_score report_low report_high won lost p_value seconds"
+        writer.writerow([*columns.split(), "same_as", "error", *numbers])
         for row in rows:
             low, high = row.report_interval or (None, None)
             cells = [row.kind, row.name, row.trial, row.state, row.search_score, row.report_score, low, high, row.won]
-            cells += [row.lost, row.p_value, round(row.seconds, 3), row.error]
+            cells += [row.lost, row.p_value, round(row.seconds, 3), row.same_as, row.error]
             writer.writerow([*cells, *(row.numbers.get(key) for key in numbers)])
         return out.getvalue()
 
     def table(self, count: int | None = None, width: int = 160) -> Table:
         """Return the leaderboard as a table for a terminal of that width; a narrow one leaves out the numbers."""
         from rich.table import Table
+        from rich.text import Text
 
         table = Table(title=self.study, title_justify="left", box=None, pad_edge=False, header_style="bold")
         columns = ["", "search", "report [95%]", "won:lost", "p", "s", "numbers"][: None if width >= _WIDE else -1]
         for column in columns:
             is_text = column in ("", "numbers")
             table.add_column(column, justify="left" if is_text else "right", no_wrap=not is_text)
-        names = self._names(width // 4 if width >= _WIDE else max(width - _OTHER_COLUMNS, 12))
-        room = width - _OTHER_COLUMNS - max(map(len, names.values()), default=0)
-        for row in self.top(count):
+        rows = self.top(count)
+        short = short_names([row.name for row in rows if row.kind == "parent"])
+        limit = width // 4 if width >= _WIDE else max(width - _OTHER_COLUMNS, 12)
+        names = [self._called(row, short, limit) for row in rows]
+        room = width - _OTHER_COLUMNS - max(map(len, names), default=0)
+        for row, name in zip(rows, names, strict=True):
             style = "bold green" if row.trial == self.best else "" if row.kind == "trial" else "cyan"
-            cells = [names[row.trial], *_cells(row), "\n".join(_lines(row.numbers, room))]
-            table.add_row(*cells[: len(columns)], style=style)
+            cells = [name, *_cells(row), "\n".join(number_lines(row.numbers, row.recipe, short, room))]
+            table.add_row(*(Text(cell) for cell in cells[: len(columns)]), style=style)
         return table
 
-    def _names(self, width: int) -> dict[int, str]:
-        """Return what the rows are called, by trial; no name pushes the scores off the screen."""
-        short = _short_names([row.name for row in self.rows if row.kind == "parent"])
-        marks = {row.trial: _BEST_PARENT for row in self.rows if (row.kind, row.name) == ("parent", self.best_parent)}
-        return {
-            row.trial: shorten(short.get(row.name, row.name), width - len(mark)) + mark
-            for row in self.rows
-            for mark in [marks.get(row.trial, "")]
-        }
+    def _called(self, row: Row, short: Mapping[str, str], width: int) -> str:
+        """Return what a row is called; no name pushes the scores off the screen."""
+        mark = f" (= {row.same_as})" if row.same_as is not None else ""
+        if (row.kind, row.name) == ("parent", self.best_parent):
+            mark = _BEST_PARENT
+        return shorten(short.get(row.name, row.name), width - len(mark)) + mark
 
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
     trial: FrozenTrial
     number: int
-    report: Mapping[str, str] | None
+    report: str | None
 
     @property
     def kind(self) -> Literal["parent", "baseline", "trial"]:
@@ -198,7 +198,7 @@ class _Entry:
     def row(self, reference: _Entry | None) -> Row:
         """Return the row of this trial, compared with the best parent."""
         attributes = self.trial.user_attrs
-        passed = list(_passed(self.report).values()) if self.report else None
+        solved = list(passed(self.report).values()) if self.report else None
         won, lost, p_value, compared_on = self._compare(reference)
         return Row(
             kind=self.kind,
@@ -206,8 +206,8 @@ class _Entry:
             trial=self.number,
             state=_STATES[self.trial.state],
             search_score=self.score,
-            report_score=sum(passed) / len(passed) if passed else None,
-            report_interval=wilson_interval(sum(passed), len(passed)) if passed else None,
+            report_score=sum(solved) / len(solved) if solved else None,
+            report_interval=wilson_interval(sum(solved), len(solved)) if solved else None,
             won=won,
             lost=lost,
             p_value=p_value,
@@ -215,6 +215,7 @@ class _Entry:
             seconds=float(attributes.get(SECONDS, {}).get("total", 0.0)),
             recipe=attributes.get(RECIPE, {}),
             numbers=dict(self.trial.params),
+            same_as=attributes.get(SAME_AS),
             error=attributes.get(ERROR),
         )
 
@@ -222,16 +223,12 @@ class _Entry:
         if reference is None or self.score is None or reference is self:
             return 0, 0, None, None
         if self.report and reference.report:
-            test = paired_test(_passed(self.report), _passed(reference.report))
+            test = paired_test(passed(self.report), passed(reference.report))
             return len(test.won), len(test.lost), test.p_value, "report"
-        mine, theirs = (_passed(entry.trial.user_attrs.get(OUTCOMES, {})) for entry in (self, reference))
-        won = sum(passed and not theirs.get(task, False) for task, passed in mine.items())
-        lost = sum(passed and not mine.get(task, False) for task, passed in theirs.items())
+        mine, theirs = (passed(entry.trial.user_attrs.get(OUTCOMES, "")) for entry in (self, reference))
+        won = sum(found and not theirs.get(place, False) for place, found in mine.items())
+        lost = sum(found and not mine.get(place, False) for place, found in theirs.items())
         return won, lost, None, "search"
-
-
-def _passed(outcomes: Mapping[str, str]) -> dict[str, bool]:
-    return {task: status == "passed" for task, status in outcomes.items()}
 
 
 def _rank(row: Row) -> tuple[bool, float, int, int]:
@@ -250,25 +247,3 @@ def _cells(row: Row) -> Sequence[str]:
     versus = f"{row.won}:{row.lost}{'*' if row.compared_on == 'search' else ''}" if row.compared_on else ""
     p_value = "" if row.p_value is None else f"{row.p_value:.1g}" if row.p_value < 0.001 else f"{row.p_value:.3f}"
     return [f"{row.search_score:.1%}", report, versus, p_value, f"{row.seconds:.1f}"]
-
-
-def _short_names(references: Sequence[str]) -> dict[str, str]:
-    """Return the last parts of paths and hub ids, as many as tell them apart."""
-    parts = [Path(reference).parts for reference in references]
-    for count in range(1, max(map(len, parts), default=0) + 1):
-        short = ["/".join(part[-count:]) for part in parts]
-        if len(set(short)) == len(short):
-            return dict(zip(references, short, strict=True))
-    return {}
-
-
-def _lines(numbers: Mapping[str, Any], width: int) -> list[str]:
-    """Return searched numbers as ``[0]density 0.8 0.4 0.1``: knots together, under what matters of their key."""
-    grouped: dict[str, list[str]] = {}
-    for key, value in numbers.items():
-        stem = key[: key.rindex("[")] if key.endswith("]") else key
-        shown = f"{value:.2f}" if isinstance(value, float) else str(value)
-        grouped.setdefault(_NEEDLESS.sub("", stem).replace(".", ""), []).append(shown)
-    # Unbreakable inside a group, so that a line ends between two.
-    groups = ["\N{NO-BREAK SPACE}".join([stem, *values]) for stem, values in grouped.items()]
-    return textwrap.wrap("  ".join(groups), max(width, 20), break_long_words=False)

@@ -1,7 +1,8 @@
 """Locks in a results folder, which the system drops when their holder ends, however that comes about.
 
 Guarantees: of the workers on one folder, one at a time is inside `exclusive`; `is_held` tells whether a worker still
-lives, also from another container, and at once after a kill -9. Works where flock does: on local disks and on NFS 4.
+lives, also from another container, and at once after a kill -9. On the disks of one machine, that is: on a network file
+system neither these locks nor those of SQLite, which keeps the studies, reach the other machines.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ def is_held(file: Path) -> bool:
     """Whether somebody holds a lock file."""
     try:
         with file.open("rb") as opened:
-            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Shared, so that two who ask at once do not take each other for the holder.
+            fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:
         return False
     except BlockingIOError:

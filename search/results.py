@@ -1,9 +1,9 @@
 """A results folder: ``results/NAME/``, everything that a search leaves behind.
 
     config.yaml            the config as it was given
-    search.json            the study's name, and what must stay the same when the search goes on
+    search.json            the study's name, and what must stay the same when the search goes on, the splits included
     study.db               the two Optuna studies: NAME, and NAME/baselines (SQLite)
-    completions/*.jsonl    what each model wrote, a line a problem
+    completions/*.jsonl    what each model wrote, a line a problem; a merge that was scored before has none again
     worker.log             what happened, with tracebacks
 
 Guarantees: a folder belongs to one config; opening it with another is refused and changes nothing. It may be moved
@@ -67,16 +67,16 @@ class ResultsFolder:
                 _move_aside(path.absolute())
             path.mkdir(parents=True, exist_ok=True)
             with exclusive(path / _LOCK):
-                if (path / _SEARCH).exists():
-                    folder = cls.open(path)
-                    folder._check(config, identity)
-                    return folder
+                if not (path / _SEARCH).exists():
+                    write_atomically(path / _CONFIG, config.text)
+                    described = {"study": path.resolve().name, "identity": identity}
+                    write_atomically(path / _SEARCH, json.dumps(described, indent=2))
+                folder = cls.open(path)
+                folder._check(config, identity)
+                # Copies lack empty and hidden folders: git and zip leave them out.
                 (path / _COMPLETIONS).mkdir(exist_ok=True)
                 (path / _WORKERS).mkdir(exist_ok=True)
-                write_atomically(path / _CONFIG, config.text)
-                study = path.resolve().name
-                write_atomically(path / _SEARCH, json.dumps({"study": study, "identity": identity}, indent=2))
-                return cls(path, study)
+                return folder
         except OSError as error:
             raise SearchError(f"{path}: cannot be written: {error.strerror}; give another folder with --out") from None
 
@@ -98,9 +98,9 @@ class ResultsFolder:
         return (self.path / _STUDY).resolve()
 
     @property
-    def config_text(self) -> str:
-        """The config as it was given."""
-        return (self.path / _CONFIG).read_text(encoding="utf-8")
+    def config_file(self) -> Path:
+        """Where the config lies, as it was given."""
+        return self.path / _CONFIG
 
     def lock(self) -> contextlib.AbstractContextManager[None]:
         """Return a context in which no other worker changes what there is to do."""
@@ -169,7 +169,8 @@ def _is_foreign(path: Path) -> bool:
 
 
 def _move_aside(path: Path) -> None:
-    if any(is_held(worker) for worker in (path / _WORKERS).iterdir()):
+    workers = path / _WORKERS
+    if workers.exists() and any(is_held(worker) for worker in workers.iterdir()):
         raise SearchError(f"{path}: a search is running there; stop it first, or give another folder with --out")
     number = 1
     while (aside := path.with_name(f"{path.name}.{number}")).exists():

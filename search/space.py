@@ -1,68 +1,45 @@
-"""The search space: a recipe in which some numbers are ranges.
+"""The search space: a recipe in which some values are ranges (ranges.py).
 
-A range stands wherever a recipe has a number: ``{low, high}`` for one number, ``{low, high, knots: n}`` for a gradient
-of n numbers, ``{choices: [...]}`` for one of some values. Each searched number is an Optuna parameter, named by its
-key's path.
+Each searched value is an Optuna parameter, named by its key's path; a gradient is one a knot.
 
-Guarantees: `recipe_at` and `parameters_of` are inverse; the recipes at both ends of every range are valid, or reading
-the space fails.
+Guarantees: `recipe_at` and `parameters_of` are inverse; every end of every range, and every choice, stands in some
+valid recipe, or reading the space fails. Not every combination need be valid: what is not fails as a trial.
 """
 
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Iterator, Mapping
+import random
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from merging import Recipe
-from merging.errors import suggest
+from merging import MergingError, Recipe
 from search.errors import SearchError
+from search.ranges import Keys, Range, find_ranges
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
-_RANGE_KEYS = ("low", "high", "knots", "log", "step", "choices")
+    from merging.methods import Method
+
+# How many recipes are drawn to find a valid one with a certain value in it, or to tell how many are valid.
+_DRAWS = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Range:
-    """A place of the recipe that is searched: where it is, and what it may be."""
+class Corners:
+    """Recipes in which every end of every range and every choice stand; so they name every parent.
 
-    path: str
-    keys: tuple[str | int, ...] = field(repr=False)
-    low: float = 0.0
-    high: float = 0.0
-    knots: int = 0  # 0 is a single number
-    log: bool = False
-    step: float | None = None
-    choices: tuple[Any, ...] = ()
+    Attributes:
+        recipes: the recipes, that of the low ends and first choices first if it is valid.
+        warning: how much of the space is no valid recipe, and why; empty where all that was tried is valid.
+    """
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The names of its Optuna parameters."""
-        return tuple(f"{self.path}[{knot}]" for knot in range(self.knots)) if self.knots else (self.path,)
-
-    @property
-    def is_integer(self) -> bool:
-        """Whether it is searched over whole numbers: low, high and step are such."""
-        return all(isinstance(number, int) for number in (self.low, self.high, self.step))
-
-    def distribution(self) -> BaseDistribution:
-        """Return the distribution of each of its parameters."""
-        from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-
-        if self.choices:
-            return CategoricalDistribution(self.choices)
-        if self.is_integer:
-            return IntDistribution(int(self.low), int(self.high), step=int(self.step or 1))
-        return FloatDistribution(self.low, self.high, log=self.log, step=self.step)
-
-    def value(self, params: Mapping[str, Any]) -> Any:
-        """Return what stands in the recipe for these parameters."""
-        values = [params[name] for name in self.names]
-        return values if self.knots else values[0]
+    recipes: tuple[Recipe, ...]
+    warning: str
 
 
 @dataclass(frozen=True)
@@ -82,7 +59,7 @@ class SearchSpace:
     @classmethod
     def read(cls, template: dict[str, Any], source: str) -> SearchSpace:
         """Find and check the ranges of a recipe. Raises SearchError or MergingError naming the key."""
-        space = cls(template, tuple(_find(template, "recipe", (), source)), source)
+        space = cls(template, tuple(find_ranges(template, "recipe", source)), source)
         if not space.ranges:
             space.recipe_at({})  # so that a broken recipe is named as such first
             raise SearchError(
@@ -93,12 +70,25 @@ class SearchSpace:
         return space
 
     def example(self) -> Recipe:
-        """Return the recipe at the low end of every range."""
-        return self.recipe_at(next(self._corners()))
+        """Return the recipe at the low end of every range, or another of the corners where that is not valid."""
+        return self.corners()[0]
 
-    def corners(self) -> list[Recipe]:
-        """Return the recipes at both ends of the ranges and at each choice; together they name every parent."""
-        return [self.recipe_at(params) for params in self._corners()]
+    def corners(self) -> tuple[Recipe, ...]:
+        """Return valid recipes in which every end of every range and every choice stand; they name every parent."""
+        return self._corners.recipes
+
+    def fitting_corners(self, fits: Callable[[Recipe], object]) -> Corners:
+        """Return corners that all fit.
+
+        Args:
+            fits: raises MergingError for a recipe that does not fit its parents, say.
+
+        Raises:
+            MergingError: there is a value with which none was found that does; it says why.
+        """
+        search = _CornerSearch(self, fits)
+        recipes = tuple(search.corners())
+        return Corners(recipes, search.warning())
 
     def distributions(self) -> dict[str, BaseDistribution]:
         """Return Optuna's distribution of each searched number."""
@@ -108,163 +98,124 @@ class SearchSpace:
         """Return the recipe with these numbers in the places of the ranges. Raises MergingError if it is invalid."""
         data = copy.deepcopy(self.template)
         for found in self.ranges:
-            _put(data, found.keys, found.value(params))
+            _put(data, found.keys, copy.deepcopy(found.value(params)))
         return Recipe.from_dict(data, self.source, "recipe")
 
     def parameters_of(self, recipe: Mapping[str, Any], key: str = "recipe") -> dict[str, Any]:
         """Return the numbers that a concrete recipe has in the places of the ranges.
 
         A single number where the space has a gradient is that number at every knot; a gradient with other knots is
-        taken over if the space's knots can draw the same line.
+        taken over if the space's knots can draw the same line. Parameters that its method does not have need not be
+        in it.
 
         Raises:
             SearchError: the recipe differs from the template elsewhere, or lies outside a range; names the key.
         """
-        by_keys = {found.keys: found for found in self.ranges}
-        params: dict[str, Any] = {}
-        _match(self.template, recipe, (), by_keys, params, f"{self.source}: {key}")
-        return params
+        from merging import METHODS
 
-    def _corners(self) -> Iterator[dict[str, Any]]:
-        """Yield parameters at both ends of every range, and at each choice."""
-        low = {name: found.choices[0] if found.choices else found.low for found in self.ranges for name in found.names}
-        yield low
-        yield low | {name: found.high for found in self.ranges if not found.choices for name in found.names}
-        for found in self.ranges:
-            for choice in found.choices[1:]:
-                yield low | {found.path: choice}
+        match = _Match({found.keys: found for found in self.ranges}, METHODS.get(str(recipe.get("merge_method"))))
+        match.visit(self.template, recipe, (), f"{self.source}: {key}")
+        return match.params
+
+    @cached_property
+    def _corners(self) -> Corners:
+        return self.fitting_corners(lambda _: None)
 
 
-def _find(node: Any, path: str, keys: tuple[str | int, ...], source: str) -> Iterator[Range]:
-    if isinstance(node, dict) and ({"low", "high", "knots", "choices"} & node.keys()):
-        yield _read_range(node, path, keys, source)
-    elif isinstance(node, dict):
-        for name, value in node.items():
-            yield from _find(value, f"{path}.{name}", (*keys, name), source)
-    elif isinstance(node, list):
-        for index, value in enumerate(node):
-            yield from _find(value, f"{path}[{index}]", (*keys, index), source)
+@dataclass
+class _CornerSearch:
+    """Looks for valid recipes that have every end and every choice in them, and counts what is not valid."""
 
+    space: SearchSpace
+    fits: Callable[[Recipe], object]
+    numbers: random.Random = field(default_factory=lambda: random.Random(0))
+    refused: MergingError | None = None
 
-def _read_range(node: dict[str, Any], path: str, keys: tuple[str | int, ...], source: str) -> Range:
-    def refuse(where: str, reason: str) -> SearchError:
-        return SearchError(f"{source}: {where}: {reason}")
+    def corners(self) -> Iterator[Recipe]:
+        lowest, highest = ({k: v for found in self.space.ranges for k, v in found.ends()[i].items()} for i in (0, -1))
+        known: list[dict[str, Any]] = []
+        for corner in (lowest, highest):
+            if recipe := self._attempt(corner):
+                known.append(corner)
+                yield recipe
+        for end in (end for found in self.space.ranges for end in found.ends()):
+            if not any(end.items() <= corner.items() for corner in known):
+                corner, recipe = self._with(end, chain((lowest, highest), self._drawn()))
+                known.append(corner)
+                yield recipe
 
-    name = path.removeprefix("recipe.")
-    for key in node:
-        if key not in _RANGE_KEYS:
-            hint = suggest(str(key), _RANGE_KEYS)
-            raise refuse(f"{path}.{key}", f"unknown key of a range{hint} (known: {', '.join(_RANGE_KEYS)})")
-    if "choices" in node:
-        choices = node["choices"]
-        if len(node) > 1:
-            raise refuse(path, "a range has either 'choices' or 'low' and 'high'")
-        if not isinstance(choices, list) or len(choices) < 2:
-            raise refuse(f"{path}.choices", f"expected a list of two values or more, got {choices!r}")
-        if any(not isinstance(choice, bool | int | float | str) for choice in choices):
-            raise refuse(f"{path}.choices", f"choices are numbers, words, true or false; got {choices!r}")
-        return Range(name, keys, choices=tuple(choices))
-    for key in ("low", "high"):
-        if key not in node:
-            raise refuse(f"{path}.{key}", "is missing; a range has 'low' and 'high'")
-    numbers = {key: _number(node[key]) for key in ("low", "high", "step") if key in node}
-    for key, number in numbers.items():
-        if number is None:
-            raise refuse(f"{path}.{key}", f"expected a number, got {node[key]!r}")
-    low, high, step = numbers["low"] or 0, numbers["high"] or 0, numbers.get("step")
-    knots, log = node.get("knots", 0), node.get("log", False)
-    if low > high:
-        raise refuse(path, f"low ({low:g}) is above high ({high:g}); exchange them")
-    if low == high:
-        raise refuse(path, f"low and high are both {low:g}; write the number itself")
-    if "knots" in node and (isinstance(knots, bool) or not isinstance(knots, int) or knots < 2):
-        raise refuse(
-            f"{path}.knots", f"a gradient has 2 knots or more, got {knots!r}; leave 'knots' out for one number"
+    def warning(self) -> str:
+        invalid = sum(self._attempt(params) is None for params in self._drawn())
+        if self.refused is None:
+            return ""
+        return (
+            f"{self.space.source}: about {max(invalid, 1)} in {_DRAWS} points of the space cannot be merged; trials "
+            f"there fail, and the search goes on: {self.refused}"
         )
-    if not isinstance(log, bool):
-        raise refuse(f"{path}.log", f"expected true or false, got {log!r}")
-    if log and (low <= 0 or step is not None):
-        raise refuse(path, "a logarithmic range needs a low above 0, and no step")
-    if step is not None and not 0 < step <= high - low:
-        raise refuse(f"{path}.step", f"expected a step between 0 and {high - low:g}, got {step!r}")
-    return Range(name, keys, low, high, knots, log, step)
 
+    def _with(self, end: dict[str, Any], others: Iterator[dict[str, Any]]) -> tuple[dict[str, Any], Recipe]:
+        before, self.refused = self.refused, None
+        for other in others:
+            if recipe := self._attempt(other | end):
+                self.refused = before or self.refused
+                return other | end, recipe
+        assert self.refused
+        raise self.refused
 
-def _number(value: object) -> int | float | None:
-    """Return a finite number, or None. YAML 1.1 reads 1e-3 as text."""
-    if isinstance(value, str):
+    def _drawn(self) -> Iterator[dict[str, Any]]:
+        for _ in range(_DRAWS):
+            yield {name: value for found in self.space.ranges for name, value in found.draw(self.numbers).items()}
+
+    def _attempt(self, params: Mapping[str, Any]) -> Recipe | None:
         try:
-            value = float(value)
-        except ValueError:
+            recipe = self.space.recipe_at(params)
+            self.fits(recipe)
+        except MergingError as error:
+            self.refused = self.refused or error
             return None
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return value if math.isfinite(value) else None
+        return recipe
 
 
-def _put(data: Any, keys: tuple[str | int, ...], value: Any) -> None:
+@dataclass
+class _Match:
+    """Walks a template and a concrete recipe together, and collects the parameters of the ranges."""
+
+    ranges: Mapping[Keys, Range]
+    method: Method | None
+    params: dict[str, Any] = field(default_factory=dict)
+
+    def visit(self, template: Any, concrete: Any, keys: Keys, where: str) -> None:
+        if found := self.ranges.get(keys):
+            self.params.update(found.parameters_of(concrete, where))
+        elif isinstance(template, dict) and isinstance(concrete, Mapping):
+            for name in [*template, *(name for name in concrete if name not in template)]:
+                self._visit_key(template, concrete, name, keys, where)
+        elif isinstance(template, list) and isinstance(concrete, list) and len(template) == len(concrete):
+            for index, (one, other) in enumerate(zip(template, concrete, strict=True)):
+                self.visit(one, other, (*keys, index), f"{where}[{index}]")
+        elif template != concrete:
+            raise SearchError(
+                f"{where}: is {concrete!r}, but in the searched recipe {template!r}; a warm start differs from it "
+                "in the ranges alone"
+            )
+
+    def _visit_key(
+        self, template: Mapping[str, Any], concrete: Mapping[str, Any], name: str, keys: Keys, where: str
+    ) -> None:
+        if name in template and name in concrete:
+            self.visit(template[name], concrete[name], (*keys, name), f"{where}.{name}")
+        elif name == "parameters" and name in template:
+            self.visit(template[name], {}, (*keys, name), f"{where}.{name}")
+        elif name in template and keys[-1:] == ("parameters",) and self.method and not self.method.parameter(name):
+            for found in self.ranges.values():
+                if found.keys[: len(keys) + 1] == (*keys, name):
+                    self.params.update(found.ends()[0])  # whatever it is, it does not matter to this method
+        else:
+            wanted = f"expected {template[name]!r}" if name in template else "the searched recipe has no such key"
+            raise SearchError(f"{where}.{name}: {wanted}; a warm start differs from it in the ranges alone")
+
+
+def _put(data: Any, keys: Keys, value: Any) -> None:
     for key in keys[:-1]:
         data = data[key]
     data[keys[-1]] = value
-
-
-def _match(
-    template: Any,
-    concrete: Any,
-    keys: tuple[str | int, ...],
-    ranges: Mapping[tuple[str | int, ...], Range],
-    params: dict[str, Any],
-    where: str,
-) -> None:
-    if found := ranges.get(keys):
-        params.update(zip(found.names, _values(found, concrete, where), strict=True))
-    elif isinstance(template, dict) and isinstance(concrete, Mapping):
-        for name in [*template, *(name for name in concrete if name not in template)]:
-            if name not in concrete or name not in template:
-                wanted = f"expected {template[name]!r}" if name in template else "the searched recipe has no such key"
-                raise SearchError(f"{where}.{name}: {wanted}; a warm start differs from it in the ranges alone")
-            _match(template[name], concrete[name], (*keys, name), ranges, params, f"{where}.{name}")
-    elif isinstance(template, list) and isinstance(concrete, list) and len(template) == len(concrete):
-        for index, (one, other) in enumerate(zip(template, concrete, strict=True)):
-            _match(one, other, (*keys, index), ranges, params, f"{where}[{index}]")
-    elif template != concrete:
-        raise SearchError(
-            f"{where}: is {concrete!r}, but in the searched recipe {template!r}; a warm start differs from it "
-            "in the ranges alone"
-        )
-
-
-def _values(found: Range, concrete: Any, where: str) -> list[Any]:
-    if found.choices:
-        if concrete not in found.choices:
-            raise SearchError(f"{where}: {concrete!r} is none of the choices {list(found.choices)!r}")
-        return [concrete]
-    line = [_number(value) for value in (concrete if isinstance(concrete, list) and found.knots else [concrete])]
-    if not line or None in line:
-        what = "a number or a list of numbers" if found.knots else "a number"
-        raise SearchError(f"{where}: expected {what}, got {concrete!r}")
-    numbers = [number for number in line if number is not None]
-    for number in numbers:
-        if not found.low <= number <= found.high:
-            raise SearchError(f"{where}: {number:g} is outside the range [{found.low:g}, {found.high:g}]")
-    values = _resampled(numbers, found.knots, where) if found.knots else numbers
-    for value in values:
-        steps = (value - found.low) / found.step if found.step else 0.0
-        if not math.isclose(steps, round(steps), abs_tol=1e-8):
-            raise SearchError(f"{where}: {value:g} is not one of {found.low:g}, {found.low + (found.step or 0):g}, ...")
-    return [int(value) if found.is_integer else float(value) for value in values]
-
-
-def _resampled(line: list[float], knots: int, where: str) -> list[float]:
-    wanted = [_at(line, knot / (knots - 1)) for knot in range(knots)]
-    drawn = [_at(wanted, knot / max(len(line) - 1, 1)) for knot in range(len(line))]
-    if any(not math.isclose(one, other, abs_tol=1e-9) for one, other in zip(drawn, line, strict=True)):
-        raise SearchError(f"{where}: a gradient of {knots} knots cannot draw {line!r}; give the range as many knots")
-    return wanted
-
-
-def _at(line: list[float], t: float) -> float:
-    position = t * (len(line) - 1)
-    left = min(int(position), len(line) - 1)
-    right = min(left + 1, len(line) - 1)
-    return line[left] + (position - left) * (line[right] - line[left])

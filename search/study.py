@@ -4,8 +4,8 @@ There are two: NAME holds the trials of the search space, NAME/baselines the par
 points of the space. They are apart because a trial without parameters would empty Optuna's intersection search space
 and so blind CMA-ES, GP and multivariate TPE. People see one row of numbers: the baselines come first.
 
-Guarantees: a trial is claimed by one worker; a trial whose worker died is run again with its numbers; the sampler is
-always the config's (Optuna's `load_study` alone would quietly fall back to TPE).
+Guarantees: a trial is claimed by one worker; a trial whose worker died is run again with its numbers, by whoever takes
+one next; the sampler is always the config's (Optuna's `load_study` alone would quietly fall back to TPE).
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import optuna
@@ -35,8 +36,8 @@ if TYPE_CHECKING:  # a leaderboard is read without waiting for torch
 
 _BASELINES = "/baselines"
 # User attributes of a trial, by what they hold.
-WORKER, RECIPE, OUTCOMES, SECONDS, TOKENS, ERROR, NAME, KIND, NUMBER = (
-    "worker", "recipe", "outcomes", "seconds", "tokens", "error", "name", "kind", "number",
+WORKER, RECIPE, OUTCOMES, SECONDS, TOKENS, SAME_AS, ERROR, NAME, KIND, NUMBER = (
+    "worker", "recipe", "outcomes", "seconds", "tokens", "same as", "error", "name", "kind", "number",
 )  # fmt: skip
 # User attributes of the search's study.
 _FIRST, _REPORT, _RERUN = "first number", "report/", "run again/"
@@ -61,6 +62,7 @@ class Studies:
     storage: RDBStorage
     search: Study
     baselines: Study
+    first_number: int  # of the search's trials, which is how many baselines there are
 
     @classmethod
     def create(cls, folder: ResultsFolder, config: SearchConfig, baselines: Sequence[Baseline]) -> Studies:
@@ -70,13 +72,14 @@ class Studies:
             storage = _storage(folder)
             search = _create(storage, folder.study)
             search.sampler = SeededSampler(config.search.sampler, config.search.seed, start)
-            studies = cls(folder, storage, search, _create(storage, folder.study + _BASELINES))
+            first = _create(storage, folder.study + _BASELINES)
             if _FIRST not in search.user_attrs:
                 for number, baseline in enumerate(baselines):
-                    studies.baselines.enqueue_trial({}, user_attrs=_attributes(number, baseline))
+                    first.enqueue_trial({}, user_attrs=_attributes(number, baseline))
                 search.set_user_attr(_FIRST, len(baselines))
             for params in config.warm_starts:
                 search.enqueue_trial(params, skip_if_exists=True)
+            studies = cls(folder, storage, search, first, int(search.user_attrs[_FIRST]))
             studies._retry_baselines()
         return studies
 
@@ -86,9 +89,10 @@ class Studies:
         storage = _storage(folder)
         names = (folder.study, folder.study + _BASELINES)
         try:
-            return cls(folder, storage, *(optuna.load_study(study_name=name, storage=storage) for name in names))
+            search, first = (optuna.load_study(study_name=name, storage=storage) for name in names)
         except KeyError:
             raise SearchError(f"{folder.database}: holds no study {folder.study!r}; {_REMEDY}") from None
+        return cls(folder, storage, search, first, int(search.user_attrs.get(_FIRST, 0)))
 
     def close(self) -> None:
         """Let go of the database; the last one to do so leaves a single file."""
@@ -98,25 +102,23 @@ class Studies:
     def claim_baseline(self, worker: str) -> Trial | None:
         """Take the next baseline that waits, if any does."""
         with self.folder.lock():
+            for trial in self._orphans(self.baselines):
+                self._enqueue_again(trial)
             return self._take(self.baselines, worker, {}) if _count(self.baselines, TrialState.WAITING) else None
 
     def claim(self, worker: str, total: int, space: SearchSpace) -> Trial | None:
         """Take the next trial, its numbers suggested, if there are not `total` of them yet, taken by whomever."""
         with self.folder.lock():
             self._revive()
-            if len(self.trials()) + self.in_flight >= total:
+            # Whatever runs now has a worker that lives.
+            if len(self.trials()) + _count(self.search, TrialState.RUNNING) >= total:
                 return None
             return self._take(self.search, worker, space.distributions())
 
-    @property
-    def in_flight(self) -> int:
-        """How many trials of the search some worker is running."""
-        return _count(self.search, TrialState.RUNNING)
-
-    @property
-    def first_number(self) -> int:
-        """The number of the search's first trial, which is how many baselines there are."""
-        return int(self.search.user_attrs[_FIRST])
+    def others_at_work(self) -> bool:
+        """Whether a worker that lives is running a trial of the search."""
+        with self.folder.lock():
+            return _count(self.search, TrialState.RUNNING) > len(self._orphans(self.search))
 
     def number(self, trial: FrozenTrial | Trial) -> int:
         """Return the number that people see."""
@@ -130,16 +132,21 @@ class Studies:
         ended = self.search.get_trials(deepcopy=False)
         return [trial for trial in ended if trial.state.is_finished() and trial.number not in again]
 
+    def twin(self, trial: Trial) -> FrozenTrial | None:
+        """Return the first trial that is complete and has the same numbers, if there is one."""
+        complete, params = TrialState.COMPLETE, trial.params
+        return next((each for each in self.trials() if each.state is complete and each.params == params), None)
+
     def baseline_trials(self) -> list[FrozenTrial]:
-        """Return the baselines that are over; of one that was run again, the last."""
-        ended = [trial for trial in self.baselines.get_trials(deepcopy=False) if trial.state.is_finished()]
-        return list({trial.user_attrs[NUMBER]: trial for trial in ended}.values())
+        """Return the baselines that are over; one that is run again is not."""
+        latest = {trial.user_attrs[NUMBER]: trial for trial in self.baselines.get_trials(deepcopy=False)}
+        return [trial for trial in latest.values() if trial.state.is_finished()]
 
-    def save_report(self, number: int, outcomes: Mapping[str, str]) -> None:
+    def save_report(self, number: int, outcomes: str) -> None:
         """Keep outcomes on the report split; a finished trial takes no attributes itself."""
-        self.search.set_user_attr(f"{_REPORT}{number}", dict(outcomes))
+        self.search.set_user_attr(f"{_REPORT}{number}", outcomes)
 
-    def reports(self) -> dict[int, dict[str, str]]:
+    def reports(self) -> dict[int, str]:
         """Return the outcomes on the report split, by the number that people see."""
         found = {key: value for key, value in self.search.user_attrs.items() if key.startswith(_REPORT)}
         return {int(key.removeprefix(_REPORT)): value for key, value in found.items()}
@@ -153,20 +160,23 @@ class Studies:
     def _revive(self) -> None:
         """Enqueue again what died with its worker; the trial itself is marked as failed and no longer seen."""
         for trial in self._orphans(self.search):
-            # First enqueued, then marked: whoever is killed in between runs a trial twice rather than lose it.
-            self.search.enqueue_trial(trial.params)
+            # First enqueued, then marked: whoever is killed in between runs a trial twice rather than lose it. A warm
+            # start whose worker died before its numbers were suggested has them only in what Optuna keeps of it.
+            self.search.enqueue_trial(trial.system_attrs.get("fixed_params", {}) | trial.params)
             self.search.set_user_attr(f"{_RERUN}{trial.number}", True)
             self.search.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
 
     def _retry_baselines(self) -> None:
-        """Enqueue again the baselines that failed or died with their worker: without them nothing can be compared."""
-        for trial in self._orphans(self.baselines):
-            self.baselines.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
-        latest = {trial.user_attrs[NUMBER]: trial for trial in self.baselines.get_trials(deepcopy=False)}
-        for trial in latest.values():
+        """Enqueue again the baselines that failed: without them nothing can be compared."""
+        for trial in self.baseline_trials():
             if trial.state is TrialState.FAIL:
-                kept = {key: trial.user_attrs[key] for key in (KIND, NAME, NUMBER, RECIPE)}
-                self.baselines.enqueue_trial({}, user_attrs=kept)
+                self._enqueue_again(trial)
+
+    def _enqueue_again(self, baseline: FrozenTrial) -> None:
+        kept = {key: baseline.user_attrs[key] for key in (KIND, NAME, NUMBER, RECIPE)}
+        self.baselines.enqueue_trial({}, user_attrs=kept)
+        if not baseline.state.is_finished():
+            self.baselines.tell(baseline.number, state=TrialState.FAIL)
 
     def _orphans(self, study: Study) -> list[FrozenTrial]:
         # Taking a trial and signing it happen inside the lock that is held here: one without a worker has lost it.
@@ -186,6 +196,15 @@ def quiet() -> Iterator[None]:
 
 
 _REMEDY = "restore it from a copy, or begin anew with --fresh"
+_MAKE_ROOM = "what was scored is kept: make room (or the folder writable) and run the same command again"
+_REMEDIES = {
+    "full": _MAKE_ROOM,
+    "readonly": _MAKE_ROOM,
+    "disk I/O": _MAKE_ROOM,
+    "locked": "another process holds it: run the same command again when that is over",
+    # What a search has not yet merged into the database can be read by who may write beside it.
+    "unable to open": "make the folder readable and writable for you, or copy it and use the copy",
+}
 
 
 @contextlib.contextmanager
@@ -196,19 +215,16 @@ def storage_errors(folder: ResultsFolder) -> Iterator[None]:
     except (SQLAlchemyError, StorageInternalError) as error:
         cause = error if isinstance(error, SQLAlchemyError) else error.__cause__ or error
         reason = str(getattr(cause, "orig", None) or cause).partition("\n")[0]
-        if "full" in reason or "readonly" in reason or "disk I/O" in reason:
-            remedy = "what was scored is kept: make room (or the folder writable) and run the same command again"
-        else:
-            remedy = _REMEDY
+        remedy = next((remedy for sign, remedy in _REMEDIES.items() if sign in reason), _REMEDY)
         raise SearchError(f"{folder.database}: {reason}; {remedy}") from error
 
 
 def _storage(folder: ResultsFolder) -> RDBStorage:
     # Connected to by path: SQLAlchemy would read a ? or a % in a URL. A worker waits for the others rather than fail.
     def connect() -> sqlite3.Connection:
-        if not os.access(folder.path, os.W_OK):  # an archive: SQLite could not make its files beside the database
-            uri = f"{folder.database.as_uri()}?immutable=1"
-            return sqlite3.connect(uri, uri=True, check_same_thread=False)
+        if not os.access(folder.path, os.W_OK):
+            uri = f"{folder.database.as_uri()}?{_way_to_read(folder.database)}"
+            return sqlite3.connect(uri, uri=True, timeout=_BUSY_SECONDS, check_same_thread=False)
         connection = sqlite3.connect(folder.database, timeout=_BUSY_SECONDS, check_same_thread=False)
         # Readers do not wait for a writer, and a trial's 25 commits take 0.1 s instead of 0.7 s. What is committed
         # survives any end of a process; a power cut may cost the last trials, and no more.
@@ -217,6 +233,14 @@ def _storage(folder: ResultsFolder) -> RDBStorage:
         return connection
 
     return RDBStorage("sqlite:///study.db", engine_kwargs={"creator": connect})
+
+
+def _way_to_read(database: Path) -> str:
+    """Return how SQLite opens a database in a folder that cannot be written to."""
+    log = database.with_name(f"{database.name}-wal")
+    # What a search that runs, or was killed, has committed last is in its log, which immutable=1 would leave out; where
+    # there is no log SQLite wants to make one, unless immutable=1 tells it that it need not.
+    return "mode=ro" if log.exists() and log.stat().st_size else "immutable=1"
 
 
 def _create(storage: RDBStorage, name: str) -> Study:

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 
 import torch
 from optuna.study import Study
-from optuna.trial import Trial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 from evaluation import EvaluationError, Evaluator, ProblemSet, Report
 from merging import Merger, MergingError, Recipe, load_tokenizer
+from search.outcomes import letters
 from search.progress import Progress
 from search.results import ResultsFolder
-from search.study import ERROR, OUTCOMES, RECIPE, SECONDS, TOKENS
+from search.study import ERROR, OUTCOMES, RECIPE, SAME_AS, SECONDS, TOKENS
 
 _LOG = logging.getLogger("search.trial")
 
@@ -49,7 +50,8 @@ class Bench:
         started = time.perf_counter()
         self.progress.phase("merging")
         model = self.merger.apply(recipe, progress=self.progress.step)
-        tokenizer = load_tokenizer(self.tokenizer) if self.tokenizer else self.merger.tokenizer(recipe)
+        trusted = self.merger.parents.trust_remote_code
+        tokenizer = load_tokenizer(self.tokenizer, trusted) if self.tokenizer else self.merger.tokenizer(recipe)
         merged = time.perf_counter()
         self.progress.phase("evaluating")
         report = self.evaluator.evaluate(model, tokenizer, problems=problems, progress=self.progress.step)
@@ -65,11 +67,11 @@ class Bench:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """How a trial ended: its score, or None and why it failed."""
+    """How a trial ended: its score, or None; and why it failed, or whose outcomes it has."""
 
     score: float | None
     seconds: float
-    error: str = ""
+    note: str = ""
 
 
 def run_trial(study: Study, trial: Trial, number: int, recipe: Callable[[], Recipe], bench: Bench) -> Result:
@@ -90,7 +92,7 @@ def run_trial(study: Study, trial: Trial, number: int, recipe: Callable[[], Reci
     except Exception as error:  # whatever a candidate does wrong, the study goes on
         return _failed(study, trial, number, error, time.perf_counter() - started)
     bench.folder.save_completions(f"trial-{number}", report.outcomes.values())
-    trial.set_user_attr(OUTCOMES, statuses(report))
+    trial.set_user_attr(OUTCOMES, letters(report, bench.problems))
     trial.set_user_attr(SECONDS, seconds)
     trial.set_user_attr(TOKENS, sum(outcome.completion_tokens for outcome in report.outcomes.values()))
     study.tell(trial, report.pass_at_1)
@@ -98,9 +100,23 @@ def run_trial(study: Study, trial: Trial, number: int, recipe: Callable[[], Reci
     return Result(report.pass_at_1, seconds["total"])
 
 
-def statuses(report: Report) -> dict[str, str]:
-    """Return what became of each problem, as it is recorded."""
-    return {task: outcome.status for task, outcome in report.outcomes.items()}
+def repeat_trial(study: Study, trial: Trial, number: int, twin: FrozenTrial, first: int) -> Result:
+    """Give a claimed trial the outcomes of one with the same numbers: completions are greedy, so they are the same.
+
+    Args:
+        study: the trials'.
+        trial: what was claimed.
+        number: what people call it.
+        twin: the trial that was scored.
+        first: what people call that.
+    """
+    for key in (RECIPE, OUTCOMES, TOKENS):
+        trial.set_user_attr(key, twin.user_attrs[key])
+    trial.set_user_attr(SAME_AS, first)
+    trial.set_user_attr(SECONDS, {"total": 0.0})
+    study.tell(trial, twin.value)
+    _LOG.info("trial %d: the same merge as trial %d, and so its outcomes", number, first)
+    return Result(twin.value, 0.0, f"the same merge as trial {first}")
 
 
 def describe(error: Exception) -> str:

@@ -11,25 +11,25 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import FrameType
 
-from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from evaluation import ConsentError, Evaluator, ProblemSet, load_problems
-from merging import Merger, ParentSet, Recipe, load_tokenizer
+from merging import Merger, MergingError, ParentSet, Recipe, choose_kernels, load_tokenizer
 from search.config import SearchConfig
 from search.devices import choose_device
 from search.errors import SearchError
 from search.leaderboard import Leaderboard
+from search.outcomes import letters
 from search.progress import Progress, Silent
 from search.results import ResultsFolder
 from search.study import ERROR, KIND, NAME, OUTCOMES, RECIPE, Baseline, Studies, quiet, storage_errors
-from search.trial import Bench, describe, run_trial, statuses
+from search.trial import Bench, Result, describe, repeat_trial, run_trial
 
 _LOG = logging.getLogger("search.worker")
 
@@ -63,10 +63,11 @@ def run_search(
         config = config.with_seed(seed)
     if not config.evaluation.allow_code_execution:
         raise ConsentError
-    worker = _Worker(config, trials or config.search.trials, progress or Silent())
+    total = config.search.trials if trials is None else trials
+    worker = _Worker(config, total, progress or Silent())
     path = Path(out) if out is not None else default_folder(config)
     with quiet(), _interruptible(worker):
-        return worker.run(path, timeout or config.search.timeout, fresh)
+        return worker.run(path, config.search.timeout if timeout is None else timeout, fresh)
 
 
 def default_folder(config: SearchConfig) -> Path:
@@ -82,7 +83,8 @@ def baselines(config: SearchConfig) -> list[Baseline]:
     found = [Baseline("parent", name, Recipe.single(name, dtype)) for name in parents]
     merged = [name for name in parents if name not in {recipe.base_model for recipe in corners}]
     if len(merged) > 1:
-        found.append(Baseline("baseline", "equal average", Recipe.average(merged, dtype)))
+        average = Recipe.average(merged, dtype, corners[0].vocabulary_source)
+        found.append(Baseline("baseline", "equal average", average))
     return found
 
 
@@ -96,32 +98,66 @@ class _Worker:
 
     def run(self, path: Path, limit: float | None, fresh: bool) -> Leaderboard:
         config = self.config
-        deadline = time.monotonic() + limit if limit else None
+        deadline = time.monotonic() + limit if limit is not None else None
         problems = load_problems(config.evaluation.problems)
         visible, report = problems.split(config.evaluation.report_fraction, config.search.seed)
         if not len(visible):
             raise SearchError(f"{config.source}: evaluation.report_fraction: leaves no problem to search on")
         known = baselines(config)
-        corners = config.space.corners()
-        recipes = [*corners, *(baseline.recipe for baseline in known)]
-        with ParentSet.open(recipes, choose_device(config.merging.device), self._reading) as parents:
-            merger = Merger(parents, config.merging.random_seed)
-            for recipe in corners:
-                merger.calibrate(recipe, self._calibrating)
+        recipes = [*config.space.corners(), *(baseline.recipe for baseline in known)]
+        device = choose_device(config.merging.device, f"{config.source}: merging.device")
+        budget = config.merging.memory_budget
+        with (
+            ParentSet.open(recipes, device, memory_budget=budget, **config.merging.switches) as parents,
+            self._evaluator(problems) as scorer,
+        ):
+            merger = self._merger(parents, len(known))
+            fitting = config.space.fitting_corners(merger.plan)
+            for recipe in fitting.recipes:
                 self._check_prompt(merger, recipe)
+            if fitting.warning:
+                self.progress.say(fitting.warning)
+            known = [baseline for baseline in known if self._can_be_had(baseline, merger)]
+            parents.load(self._reading)
+            for note in parents.notes:
+                self.progress.say(note)
+            for recipe in fitting.recipes:
+                merger.calibrate(recipe, self._calibrating)
             # Only now is anything written: whatever is wrong with the input has been found.
-            identity = config.identity | {"problems": {"sha256": problems.digest}}
+            splits = {"search": visible.task_ids, "report": report.task_ids}
+            identity = config.identity | {"problems": {"sha256": problems.digest} | splits}
             folder = ResultsFolder.create(path, config, identity, fresh)
-            with storage_errors(folder), folder.logging(), folder.sign_in() as name, self._evaluator(visible) as scorer:
+            with storage_errors(folder), folder.logging(), folder.sign_in() as name:
+                self._tell_isolation(scorer)
                 tokenizer = config.evaluation.prompt.tokenizer
                 bench = Bench(merger, scorer, visible, tokenizer, folder, self.progress)
                 with contextlib.closing(Studies.create(folder, config, known)) as studies:
                     self.started = True
+                    self._warm_up(merger)
                     finish = self._finish(studies, len(report) / len(visible))
                     self._run_baselines(studies, bench, name, deadline, finish)
                     self._run_trials(studies, bench, name, deadline, finish)
+                    if len(studies.baseline_trials()) < studies.first_number:  # a worker died at one meanwhile
+                        self._run_baselines(studies, bench, name, deadline, finish)
                     self._score_finalists(studies, bench, report)
                     return Leaderboard.of(studies)
+
+    def _merger(self, parents: ParentSet, baselines: int) -> Merger:
+        settings = self.config.merging
+        choice = choose_kernels(parents.elements * (self.total + baselines), parents.device, settings.compile)
+        if choice.note:
+            self.progress.say(choice.note)
+        return Merger(parents, settings.random_seed, choice.kernels)
+
+    def _warm_up(self, merger: Merger) -> None:
+        """Compile what the candidates need, and compute what depends on the parents alone, before the first trial."""
+        if merger.kernels is None or self.stopping:
+            return
+        self.progress.begin("compiling", 1)
+        try:
+            merger.apply(self.config.space.example(), progress=self.progress.step)
+        except MergingError as error:  # one candidate that cannot be: the trials will tell
+            _LOG.warning("warming up: %s", error)
 
     def _evaluator(self, problems: ProblemSet) -> Evaluator:
         settings = self.config.evaluation
@@ -135,9 +171,27 @@ class _Worker:
             workers=settings.workers,
         )
 
+    def _tell_isolation(self, scorer: Evaluator) -> None:
+        isolation = str(scorer.sandbox.isolation)
+        _LOG.info("sandbox: %s", isolation)
+        if "missing" in isolation:
+            self.progress.say(f"this system lacks layers of the sandbox ({isolation})")
+
+    def _can_be_had(self, baseline: Baseline, merger: Merger) -> bool:
+        """Whether a baseline is a model at all: parents that are stacked need not have an average."""
+        try:
+            merger.plan(baseline.recipe)
+        except MergingError as error:
+            if baseline.kind == "parent":
+                raise
+            self.progress.say(f"{baseline.name}: left out: {error}")
+            return False
+        return True
+
     def _check_prompt(self, merger: Merger, recipe: Recipe) -> None:
         prompt = self.config.evaluation.prompt
-        tokenizer = load_tokenizer(prompt.tokenizer) if prompt.tokenizer else merger.tokenizer(recipe)
+        trusted = self.config.merging.trust_remote_code
+        tokenizer = load_tokenizer(prompt.tokenizer, trusted) if prompt.tokenizer else merger.tokenizer(recipe)
         if prompt.format == "chat" and not tokenizer.chat_template:
             raise SearchError(
                 f"{self.config.source}: evaluation.prompt: the format is chat, but the merge's tokenizer has no chat "
@@ -167,15 +221,11 @@ class _Worker:
         self.progress.begin("parents", studies.first_number, deadline, waiting + finish)
         while not self.stopping and (trial := studies.claim_baseline(worker)):
             self.progress.trial(_name(studies, trial), len(studies.baseline_trials()))
-            self._one(
-                studies,
-                studies.baselines,
-                trial,
-                partial(Recipe.from_dict, trial.user_attrs[RECIPE], self.config.source),
-                bench,
-            )
-        parents = [trial for trial in studies.baseline_trials() if trial.user_attrs[KIND] == "parent"]
-        if parents and all(trial.state is TrialState.FAIL for trial in parents):
+            recipe = partial(Recipe.from_dict, trial.user_attrs[RECIPE], self.config.source)
+            self._tell(studies, run_trial(studies.baselines, trial, studies.number(trial), recipe, bench))
+        ended = studies.baseline_trials()
+        parents = [trial for trial in ended if trial.user_attrs[KIND] == "parent"]
+        if len(ended) == studies.first_number and all(trial.state is TrialState.FAIL for trial in parents):
             first = parents[0].user_attrs
             raise SearchError(
                 f"{self.config.source}: none of the parents could be scored, so that no merge of them would be; "
@@ -187,17 +237,23 @@ class _Worker:
         space = self.config.space
         while not self.stopping and not _expired(deadline) and (trial := studies.claim(worker, self.total, space)):
             self.progress.trial(_name(studies, trial), len(studies.trials()))
-            # Numbers may make a recipe that is not valid: that is the trial's failure, and so made inside it.
-            self._one(studies, studies.search, trial, partial(space.recipe_at, trial.params), bench)
+            self._tell(studies, self._run_trial(studies, trial, bench))
 
-    def _one(self, studies: Studies, study: Study, trial: Trial, recipe: Callable[[], Recipe], bench: Bench) -> None:
-        result = run_trial(study, trial, studies.number(trial), recipe, bench)
-        self.progress.scored(result.score, result.seconds, _standing(studies), result.error.partition("\n")[0])
+    def _run_trial(self, studies: Studies, trial: Trial, bench: Bench) -> Result:
+        number, twin = studies.number(trial), studies.twin(trial)
+        if twin:
+            return repeat_trial(studies.search, trial, number, twin, studies.number(twin))
+        # Numbers may make a recipe that is not valid: that is the trial's failure, and so made inside it.
+        recipe = partial(self.config.space.recipe_at, trial.params)
+        return run_trial(studies.search, trial, number, recipe, bench)
+
+    def _tell(self, studies: Studies, result: Result) -> None:
+        self.progress.scored(result.score, result.seconds, _standing(studies), result.note.partition("\n")[0])
 
     def _score_finalists(self, studies: Studies, bench: Bench, report: ProblemSet) -> None:
         if self.stopping or not len(report):
             return
-        if studies.in_flight:
+        if studies.others_at_work():
             self.progress.say("another worker is still at its last trial; it will score the finalists")
             return
         known = studies.reports()
@@ -221,16 +277,25 @@ class _Worker:
             self.progress.say(f"{name}: not scored on the report split: {describe(error)}")
             return
         bench.folder.save_completions(f"report-{number}", scores.outcomes.values())
-        studies.save_report(number, statuses(scores))
+        studies.save_report(number, letters(scores, report))
         self.progress.scored(scores.pass_at_1, seconds["total"], _standing(studies))
 
 
 def finalists(trials: Sequence[FrozenTrial], count: int) -> Sequence[FrozenTrial]:
     """Return the best trials on the search split, best first; of equals the earlier, and each recipe once."""
-    complete = [trial for trial in trials if trial.state is TrialState.COMPLETE and OUTCOMES in trial.user_attrs]
-    ranked = sorted(complete, key=lambda trial: (-(trial.value or 0.0), trial.number))
-    distinct = {str(trial.user_attrs[RECIPE]): trial for trial in reversed(ranked)}
-    return [trial for trial in ranked if distinct[str(trial.user_attrs[RECIPE])] is trial][:count]
+    chosen: dict[str, FrozenTrial] = {}
+    for trial in sorted(_scored(trials), key=_merit, reverse=True):
+        if len(chosen) < count:
+            chosen.setdefault(str(trial.user_attrs[RECIPE]), trial)
+    return list(chosen.values())
+
+
+def _scored(trials: Sequence[FrozenTrial]) -> Iterator[FrozenTrial]:
+    return (trial for trial in trials if trial.state is TrialState.COMPLETE and OUTCOMES in trial.user_attrs)
+
+
+def _merit(trial: FrozenTrial) -> tuple[float, int]:
+    return trial.value or 0.0, -trial.number
 
 
 def _name(studies: Studies, trial: FrozenTrial | Trial) -> str:
@@ -238,9 +303,9 @@ def _name(studies: Studies, trial: FrozenTrial | Trial) -> str:
 
 
 def _standing(studies: Studies) -> str:
-    best = finalists(studies.trials(), 1)
+    best = max(_scored(studies.trials()), key=_merit, default=None)
     parents = [trial.value or 0.0 for trial in studies.baseline_trials() if trial.user_attrs[KIND] == "parent"]
-    known = [f"best {trial.value:.1%} (trial {studies.number(trial)})" for trial in best]
+    known = [f"best {best.value:.1%} (trial {studies.number(best)})"] if best else []
     return ", ".join([*known, f"best parent {max(parents):.1%}"] if parents else known)
 
 

@@ -40,3 +40,9 @@ def test_every_file_that_is_linked_exists() -> None:
     links = re.findall(r"\]\(([^)#]+)\)", README)
     assert links
     assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_the_readme_names_every_method() -> None:
+    from merging import METHODS
+
+    assert [name for name in METHODS if not re.search(rf"\b{name}\b", README)] == []

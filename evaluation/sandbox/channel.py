@@ -1,15 +1,14 @@
 """Framed messages over a stream descriptor: four bytes of length, then the message.
 
-Guarantees: a reader takes no more than its cap, and no descriptor is passed along. ``read`` and ``write`` alone are
-used, which the seccomp filter allows; it allows no call that is for sockets only.
+Guarantees: a reader takes no message beyond MAX_MESSAGE_BYTES, and no descriptor is passed along. Only ``read``
+and ``write`` are used, which the seccomp filter allows; it allows no call that is for sockets only.
 """
 
 from __future__ import annotations
 
 import os
 
-MAX_REPLY_BYTES = 1 << 20
-MAX_REQUEST_BYTES = 64 << 20
+MAX_MESSAGE_BYTES = 64 << 20
 
 
 class ChannelClosed(Exception):
@@ -19,9 +18,8 @@ class ChannelClosed(Exception):
 class Channel:
     """One end of a two-way connection."""
 
-    def __init__(self, descriptor: int, max_bytes: int) -> None:
+    def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
-        self._max_bytes = max_bytes
         # Bound here, before any solution runs: what it does to the os module is its own affair.
         self._read = os.read
         self._write = os.write
@@ -38,8 +36,8 @@ class Channel:
     def receive(self) -> bytes:
         """Read one message. Raises ChannelClosed."""
         size = int.from_bytes(self._exactly(4), "big")
-        if size > self._max_bytes:
-            raise ChannelClosed(f"it sent a value of more than {self._max_bytes >> 20} MiB")
+        if size > MAX_MESSAGE_BYTES:
+            raise ChannelClosed(f"it sent a value of more than {MAX_MESSAGE_BYTES >> 20} MiB")
         return self._exactly(size)
 
     def _exactly(self, size: int) -> bytes:

@@ -1,170 +1,175 @@
-"""Plain data between the two sides: tagged JSON that decodes to exact builtin types and nothing else.
+"""Plain data between the two sides: tagged JSON that decodes to builtin types, and to what stands for anything else.
 
-Guarantees: decoding runs no code of the sender's; a subclass arrives as the builtin type that it extends; an iterator
-arrives as `Iterated`, which can be iterated and equals nothing; what has no plain form arrives as `Opaque`, which
-equals nothing, itself included. Encoding is bounded in depth and in size.
+Guarantees: decoding runs no code of the sender's; what arrives is of exactly a builtin or collections type, a subclass
+as what it extends. A value without a plain form (an iterator, a function, any other object) is each side's own affair:
+`encode` and `decode` are told what to make of it. Encoding is bounded in depth and in size.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Iterable
 from decimal import Decimal
 from fractions import Fraction
+from typing import Any, NoReturn, cast
 
-MAX_DEPTH = 60
-MAX_ITEMS = 200_000
+MAX_DEPTH = 200  # each level takes four Python frames, and the interpreter allows a thousand
+MAX_ITEMS = 5_000_000
+_MANY = 16  # items, from which on it is worth asking whether they need no encoding
 # JSON numbers beyond this are sent as hex: Python refuses to parse long decimal ones.
 _EXACT_INT = 1 << 53
+
+Other = Callable[[object], object]  # gives the JSON form of a value that has no plain one
+Held = Callable[[list[object]], object]  # gives the value of a form that the other side's `Other` made with HELD
+
+HELD = "h"
+ITERATOR = "g"
 
 
 class CodecError(Exception):
     """A value that cannot be sent, or a message that `encode` never made."""
 
 
-class Unsendable(CodecError):
-    """A value without a plain form, where one is needed.
+def refuse(value: object) -> NoReturn:
+    """Be the `Other` of a side that sends plain values alone."""
+    raise CodecError(f"a value of type {type(value).__name__} cannot cross to the other process")
 
-    Attributes:
-        came_back: it is an `Opaque`, so the other side made it.
+
+def no_such_thing(_: list[object]) -> NoReturn:
+    """Be the `Held` of a side that keeps nothing."""
+    raise CodecError("a message is not of this protocol")
+
+
+def dumps(value: object, other: Other = refuse, exact: bool = False) -> str:
+    """Return the message of a value; see `encode`."""
+    return json.dumps(encode(value, other, exact))
+
+
+def encode(value: object, other: Other = refuse, exact: bool = False) -> object:
+    """Return the JSON form of a value.
+
+    Args:
+        value: what to send.
+        other: asked for the form of every value in it that has no plain one.
+        exact: also ask it about instances of subclasses, which otherwise are sent as what they extend.
+
+    Raises:
+        CodecError: beyond MAX_DEPTH or MAX_ITEMS.
     """
-
-    def __init__(self, kind: str, came_back: bool) -> None:
-        super().__init__(f"a value of type {kind} cannot cross to the other process")
-        self.came_back = came_back
-
-
-class Opaque:
-    """What a value without a plain form arrives as; equal to nothing, itself included."""
-
-    __hash__ = None  # type: ignore[assignment]
-
-    def __init__(self, kind: str) -> None:
-        self.kind = kind
-
-    def __eq__(self, other: object) -> bool:
-        return False
-
-    def __repr__(self) -> str:
-        return f"<{self.kind} object>"
-
-
-class Iterated:
-    """What an iterator arrives as: its items, to be iterated once or more; equal to nothing but itself."""
-
-    def __init__(self, items: list[object]) -> None:
-        self._items = items
-
-    def __iter__(self) -> Iterator[object]:
-        return iter(self._items)
-
-
-def dumps(value: object, plain_only: bool = False) -> str:
-    """Return the message of a value. Raises CodecError beyond MAX_DEPTH or MAX_ITEMS.
-
-    With `plain_only`, a value that would arrive as `Opaque` raises Unsendable.
-    """
-    return json.dumps(encode(value, plain_only))
-
-
-def encode(value: object, plain_only: bool = False) -> object:
-    """Return the JSON form of a value; see `dumps`."""
-    return _Encoder(plain_only).encode(value, 0)
+    try:
+        return _Encoder(other, exact).encode(value, 0)
+    except RecursionError:
+        raise CodecError("the value is nested too deeply") from None
 
 
 class _Encoder:
-    def __init__(self, plain_only: bool) -> None:
-        self._plain_only = plain_only
+    def __init__(self, other: Other, exact: bool) -> None:
+        self._other = other
+        self._exact = exact
         self._items_left = MAX_ITEMS
 
     def encode(self, value: object, depth: int) -> object:
         # type() and not isinstance(), which believes what an object says of its class.
         kind = type(value)
-        if value is None or value is True or value is False:
+        if value is None or kind is bool or kind is str or kind is float:
             return value
-        if issubclass(kind, int):
-            number = int.__pos__(value)  # type: ignore[arg-type]
-            return number if -_EXACT_INT < number < _EXACT_INT else ["i", hex(number)]
-        if issubclass(kind, float):
-            return float.__pos__(value)  # type: ignore[arg-type]
-        if issubclass(kind, str):
-            return str.__str__(value)
-        if depth >= MAX_DEPTH:
+        if kind not in _FORMS:
+            known = None if self._exact else next((base for base in _EXTENDED if issubclass(kind, base)), None)
+            if known is None:
+                return self._other(value)
+            kind = known
+        if depth > MAX_DEPTH:
             raise CodecError("the value is nested too deeply")
-        return self._container(value, kind, depth + 1)
+        return _FORMS[kind](self, value, depth + 1)
 
-    def _container(self, value: object, kind: type, depth: int) -> object:
-        for tag, builtin in (("l", list), ("t", tuple), ("s", set), ("f", frozenset)):
-            if issubclass(kind, builtin):
-                return [tag, *self._items(builtin.__iter__(value), depth)]  # type: ignore[arg-type]
-        if issubclass(kind, dict):
-            return ["d", *self._items(dict.items(value), depth)]  # type: ignore[arg-type]
-        if issubclass(kind, bytes | bytearray):
-            return ["y" if issubclass(kind, bytes) else "a", memoryview(value).hex()]  # type: ignore[arg-type]
-        if issubclass(kind, complex):
-            number = complex.__pos__(value)  # type: ignore[arg-type]
-            return ["c", number.real, number.imag]
-        if kind is Decimal:
-            return ["D", str(value)]
-        if kind is Fraction:
-            return ["F", str(value)]
-        if kind is range:
-            return ["r", *(self.encode(part, depth) for part in (value.start, value.stop, value.step))]  # type: ignore[attr-defined]
-        if kind in _VIEWS or kind is Iterated or hasattr(kind, "__next__"):
-            return ["g", *self._items(value, depth)]  # type: ignore[arg-type]
-        if self._plain_only:
-            raise Unsendable(value.kind if type(value) is Opaque else kind.__name__, kind is Opaque)
-        return ["?", kind.__name__[:80]]
-
-    def _items(self, values: Iterable[object], depth: int) -> list[object]:
+    def items(self, tag: str, values: Iterable[object], depth: int) -> list[object]:
+        """Return the form of a collection."""
         taken = list(itertools.islice(values, self._items_left + 1))
         self._items_left -= len(taken)
         if self._items_left < 0:
             raise CodecError("the value has too many items")
-        return [self.encode(item, depth) for item in taken]
+        if len(taken) < _MANY or not _are_json(taken):
+            taken = [self.encode(item, depth) for item in taken]
+        return [tag, *taken]
 
 
-_EMPTY: dict[object, object] = {}
-_VIEWS = (type(_EMPTY.keys()), type(_EMPTY.values()), type(_EMPTY.items()))
+def _are_json(items: list[object]) -> bool:
+    """Whether items are their own JSON forms, told without a step of Python for each."""
+    kinds = set(map(type, items))
+    if kinds == {int}:
+        numbers = cast("list[int]", items)
+        return min(numbers) > -_EXACT_INT and max(numbers) < _EXACT_INT
+    return kinds <= {str, float, bool, type(None)}
 
 
-def decode(data: object) -> object:
-    """Return the value of a JSON form. Raises CodecError for what `encode` never made."""
+def _integer(value: int) -> object:
+    number = int.__pos__(value)
+    return number if -_EXACT_INT < number < _EXACT_INT else ["i", hex(number)]
+
+
+# By type; called with the encoder, the value and its depth. Methods of the type itself: a subclass may have others.
+_FORMS: dict[type, Callable[[_Encoder, Any, int], object]] = {
+    int: lambda _, value, __: _integer(value),
+    list: lambda encoder, value, depth: encoder.items("l", list.__iter__(value), depth),
+    tuple: lambda encoder, value, depth: encoder.items("t", tuple.__iter__(value), depth),
+    dict: lambda encoder, value, depth: encoder.items("d", dict.items(value), depth),
+    set: lambda encoder, value, depth: encoder.items("s", set.__iter__(value), depth),
+    frozenset: lambda encoder, value, depth: encoder.items("f", frozenset.__iter__(value), depth),
+    deque: lambda encoder, value, depth: encoder.items("q", deque.__iter__(value), depth),
+    str: lambda _, value, __: str.__str__(value),
+    float: lambda _, value, __: float.__pos__(value),
+    complex: lambda _, value, __: ["c", complex.__pos__(value).real, complex.__pos__(value).imag],
+    bytes: lambda _, value, __: ["y", memoryview(value).hex()],
+    bytearray: lambda _, value, __: ["a", memoryview(value).hex()],
+}
+_EXTENDED = tuple(_FORMS)
+_FORMS |= {
+    Counter: lambda encoder, value, depth: encoder.items("C", dict.items(value), depth),
+    OrderedDict: lambda encoder, value, depth: encoder.items("O", value.items(), depth),
+    Decimal: lambda _, value, __: ["D", str(value)],
+    Fraction: lambda _, value, __: ["F", str(value)],
+    range: lambda encoder, value, depth: encoder.items("r", (value.start, value.stop, value.step), depth),
+}
+_EMPTY: tuple[dict[object, object], ...] = ({}, OrderedDict())
+for _dict in _EMPTY:
+    _FORMS[type(_dict.keys())] = lambda encoder, value, depth: encoder.items("k", value, depth)
+    _FORMS[type(_dict.values())] = lambda encoder, value, depth: encoder.items("v", value, depth)
+    _FORMS[type(_dict.items())] = lambda encoder, value, depth: encoder.items("m", value, depth)
+
+
+def decode(data: object, held: Held = no_such_thing) -> object:
+    """Return the value of a JSON form, `held` giving what its HELD parts stand for.
+
+    Raises CodecError for what `encode` never made.
+    """
     try:
-        return _decode(data)
+        return _Decoder(held).decode(data)
     except (ValueError, TypeError, LookupError, ArithmeticError, RecursionError):
         raise CodecError("a message is not of this protocol") from None
 
 
-def _decode(data: object) -> object:
-    if not isinstance(data, list):
-        if isinstance(data, dict):
-            raise TypeError
-        return data
-    return _DECODERS[data[0]](data[1:])
+class _Decoder:
+    def __init__(self, held: Held) -> None:
+        self._held = held
 
+    def decode(self, data: object) -> object:
+        if not isinstance(data, list):
+            if isinstance(data, dict):
+                raise TypeError
+            return data
+        tag, content = data[0], data[1:]
+        if tag == HELD:
+            return self._held(content)
+        if tag in _PLAIN:
+            return _PLAIN[tag](content)
+        return _COLLECTIONS[tag](self._items(content))
 
-def _values(content: list[object]) -> Iterator[object]:
-    return map(_decode, content)
-
-
-_DECODERS: dict[object, Callable[[list[object]], object]] = {
-    "i": lambda content: int(_text(content), 16),
-    "l": lambda content: list(_values(content)),
-    "t": lambda content: tuple(_values(content)),
-    "s": lambda content: set(_values(content)),
-    "f": lambda content: frozenset(_values(content)),
-    "d": lambda content: dict(_values(content)),  # type: ignore[arg-type]
-    "y": lambda content: bytes.fromhex(_text(content)),
-    "a": lambda content: bytearray.fromhex(_text(content)),
-    "c": lambda content: complex(*content),  # type: ignore[call-overload]
-    "D": lambda content: Decimal(_text(content)),
-    "F": lambda content: Fraction(_text(content)),
-    "r": lambda content: range(*_values(content)),  # type: ignore[call-overload]
-    "g": lambda content: Iterated(list(_values(content))),
-    "?": lambda content: Opaque(_text(content)),
-}
+    def _items(self, content: list[object]) -> list[object]:
+        if {list, dict}.isdisjoint(map(type, content)):
+            return content
+        return [self.decode(item) for item in content]
 
 
 def _text(content: list[object]) -> str:
@@ -172,3 +177,28 @@ def _text(content: list[object]) -> str:
     if not isinstance(text, str):
         raise TypeError
     return text
+
+
+_PLAIN: dict[object, Callable[[list[object]], object]] = {
+    "i": lambda content: int(_text(content), 16),
+    "y": lambda content: bytes.fromhex(_text(content)),
+    "a": lambda content: bytearray.fromhex(_text(content)),
+    "c": lambda content: complex(*content),  # type: ignore[call-overload]
+    "D": lambda content: Decimal(_text(content)),
+    "F": lambda content: Fraction(_text(content)),
+}
+_COLLECTIONS: dict[object, Callable[[Any], object]] = {
+    "l": lambda items: items,
+    "t": tuple,
+    "s": set,
+    "f": frozenset,
+    "q": deque,
+    "d": dict,
+    "C": lambda items: Counter(dict(items)),
+    "O": OrderedDict,
+    "k": lambda items: dict.fromkeys(items).keys(),
+    "v": lambda items: dict(enumerate(items)).values(),
+    "m": lambda items: dict(items).items(),
+    "r": lambda items: range(*items),
+    ITERATOR: iter,
+}

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from evaluation.sandbox import landlock, limits, seccomp
 from evaluation.sandbox.clock import measures_delay
+from evaluation.sandbox.isolation import Isolation
 
 
 class Confinement:
@@ -48,8 +49,9 @@ class Confinement:
         if self._filter is not None:
             seccomp.install(self._filter)
 
-    def describe(self) -> str:
-        """Return the active layers, then the missing ones, in one line."""
+    @property
+    def isolation(self) -> Isolation:
+        """The active layers, and the missing ones."""
         active = ["two processes", "rlimits", "no-new-privs"]
         missing = []
         if self._ruleset is None:
@@ -61,7 +63,7 @@ class Confinement:
         else:
             active.append("seccomp" if self._ruleset is not None else "seccomp (no writes)")
         active.append("clock less run delay" if measures_delay() else "wall clock")
-        return ", ".join(active) + (f"; missing: {', '.join(missing)}" if missing else "")
+        return Isolation(tuple(active), tuple(missing))
 
 
 def _works(layer: Callable[[], None]) -> bool:

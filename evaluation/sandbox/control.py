@@ -5,6 +5,7 @@ Guarantees: both ends are our own code; the processes that run foreign code do n
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 from typing import cast
@@ -56,6 +57,11 @@ class Control:
     def wait_at_most(self, seconds: float) -> None:
         """Make a receive that lasts longer raise ControlClosed."""
         self._connection.settimeout(seconds)
+
+    def interrupt(self) -> None:
+        """End the connection for both ends; a receive that another thread waits in raises ControlClosed."""
+        with contextlib.suppress(OSError):  # the other end may be gone
+            self._connection.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Close this end."""

@@ -18,7 +18,7 @@ _OPEN_FILES = 64
 
 
 def cpu_limit_seconds(budget_seconds: float) -> int:
-    """Return the processor time after which the kernel ends a run, whatever the clocks of the two sides say."""
+    """Return the processor time after which the kernel ends a run with SIGXCPU, whatever the clock of a check says."""
     return math.ceil(budget_seconds) + 1
 
 
@@ -55,7 +55,8 @@ def restrict(budget_seconds: float) -> None:
     """Bound memory, processor time, files and descriptors; limits are only ever lowered."""
     forbid_new_privileges()
     _lower(resource.RLIMIT_AS, _MEMORY_BYTES)
-    _lower(resource.RLIMIT_CPU, cpu_limit_seconds(budget_seconds))
+    # At the soft limit comes SIGXCPU, which nothing else sends; one second on comes SIGKILL, for who ignores it.
+    _lower(resource.RLIMIT_CPU, cpu_limit_seconds(budget_seconds), cpu_limit_seconds(budget_seconds) + 1)
     _lower(resource.RLIMIT_FSIZE, _FILE_BYTES)
     _lower(resource.RLIMIT_NOFILE, _OPEN_FILES)
     for none in (resource.RLIMIT_CORE, resource.RLIMIT_MEMLOCK, resource.RLIMIT_MSGQUEUE):
@@ -67,7 +68,8 @@ def _prctl(option: int, argument: int) -> None:
         raise OSError(ctypes.get_errno(), "prctl")
 
 
-def _lower(kind: int, limit: int) -> None:
-    _, hard = resource.getrlimit(kind)
-    limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
-    resource.setrlimit(kind, (limit, limit))
+def _lower(kind: int, soft: int, hard: int | None = None) -> None:
+    """Set a limit, the hard one to the same number if none is given, and neither above what it was."""
+    _, highest = resource.getrlimit(kind)
+    limits = [limit if highest == resource.RLIM_INFINITY else min(limit, highest) for limit in (soft, hard or soft)]
+    resource.setrlimit(kind, (limits[0], limits[1]))

@@ -6,6 +6,7 @@ ends, killed or not, so do all of the pool's. Safe to use from several threads, 
 
 from __future__ import annotations
 
+import logging
 import os
 import queue
 import sys
@@ -15,13 +16,16 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
-from evaluation.sandbox.verdict import Verdict
+from evaluation.sandbox.isolation import Isolation
+from evaluation.sandbox.verdict import Verdict, one_line
 from evaluation.sandbox.worker import SandboxError, Worker
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from evaluation.problems import Problem
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,20 +40,20 @@ class _Task:
 class _Shared:
     """What the pool and its threads hold together; the threads must not hold the pool, or it could not be collected."""
 
-    budget_seconds: float
-    workers: int
+    workers: tuple[Worker, ...]
     tasks: queue.SimpleQueue[_Task | None] = field(default_factory=queue.SimpleQueue)
     started: threading.Event = field(default_factory=threading.Event)
     closed: threading.Event = field(default_factory=threading.Event)
-    isolation: str = ""
+    isolation: Isolation = field(default_factory=lambda: Isolation((), ()))
     start_error: SandboxError | None = None
 
     def close(self) -> None:
-        """Tell every thread to end."""
+        """Make every thread end, and every check under way."""
         if not self.closed.is_set():
             self.closed.set()
-            for _ in range(self.workers):
+            for worker in self.workers:
                 self.tasks.put(None)
+                worker.stop()
 
     def refuse_if_unusable(self) -> None:
         """Raise SandboxError if the pool is closed or could not start."""
@@ -84,19 +88,19 @@ class SandboxPool:
             raise SandboxError(f"workers: {workers} is less than 1")
         if not 0 < timeout_seconds <= 3600:
             raise SandboxError(f"timeout_seconds: {timeout_seconds} is outside (0, 3600]")
-        self._shared = _Shared(float(timeout_seconds), workers)
+        self._shared = _Shared(tuple(Worker(float(timeout_seconds)) for _ in range(workers)))
         # Daemons: an interpreter that ends without close() must not wait for them; the zygotes end with it.
         self._threads = [
-            threading.Thread(target=_serve, args=(self._shared,), name=f"sandbox-{number}", daemon=True)
-            for number in range(workers)
+            threading.Thread(target=_serve, args=(self._shared, worker), name=f"sandbox-{number}", daemon=True)
+            for number, worker in enumerate(self._shared.workers)
         ]
         for thread in self._threads:
             thread.start()
         self._finalizer = weakref.finalize(self, self._shared.close)
 
     @property
-    def isolation(self) -> str:
-        """The layers that are active and those that this system lacks, in one line. Raises SandboxError."""
+    def isolation(self) -> Isolation:
+        """The layers that are active and those that this system lacks; as a text, one line. Raises SandboxError."""
         self._shared.started.wait()
         if self._shared.start_error is not None:
             raise self._shared.start_error
@@ -126,7 +130,7 @@ class SandboxPool:
         return Batch(self._shared)
 
     def close(self) -> None:
-        """End the pool's processes; programs not yet checked are dropped. May be called again."""
+        """End the pool's processes at once; programs not yet checked are dropped. May be called again."""
         self._shared.close()
         for thread in self._threads:
             thread.join()
@@ -192,19 +196,31 @@ class Batch:
                 return verdict
 
 
-def _serve(shared: _Shared) -> None:
+def _serve(shared: _Shared, worker: Worker) -> None:
     """Be one worker's thread."""
-    worker = Worker(shared.budget_seconds)
     try:
         shared.isolation = worker.start()
     except SandboxError as error:
         shared.start_error = error
-    except OSError as error:
-        shared.start_error = SandboxError(f"the sandbox cannot start a process: {error}")
+    except Exception as error:
+        shared.start_error = SandboxError(f"the sandbox cannot start a process: {type(error).__name__}: {error}")
     shared.started.set()
     try:
         while (task := shared.tasks.get()) is not None:
-            if not (shared.closed.is_set() or task.batch.abandoned):
-                task.batch.give(task.index, worker.check(task.problem, task.completion))
+            if shared.closed.is_set() or task.batch.abandoned:
+                continue
+            verdict = _check(worker, task)
+            if not shared.closed.is_set():  # else it says nothing but that
+                task.batch.give(task.index, verdict)
     finally:
         worker.close()
+
+
+def _check(worker: Worker, task: _Task) -> Verdict:
+    """Return a verdict whatever happens: the caller waits for one."""
+    try:
+        return worker.check(task.problem, task.completion)
+    except Exception as error:
+        _LOG.exception("%s: the sandbox's own code failed", task.problem.task_id)
+        worker.close()
+        return Verdict("harness_error", one_line(f"{type(error).__name__}: {error}"))

@@ -10,16 +10,17 @@ import builtins
 import json
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NoReturn, cast
 
-from evaluation.sandbox.channel import MAX_REPLY_BYTES, MAX_REQUEST_BYTES, Channel, ChannelClosed
-from evaluation.sandbox.codec import decode, dumps, encode
+from evaluation.sandbox.channel import MAX_MESSAGE_BYTES, Channel, ChannelClosed
+from evaluation.sandbox.codec import HELD, decode, dumps, encode
 
 _BUILTIN_ERRORS = frozenset(
     value for value in vars(builtins).values() if isinstance(value, type) and issubclass(value, BaseException)
 )
+_TOO_LARGE = f'[false, ["t", "MemoryError", ["t", "the result is larger than {MAX_MESSAGE_BYTES >> 20} MiB"]], null]'
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,26 +32,26 @@ class SolutionJob:
 
 
 def serve(job: SolutionJob, connection: int, confine: Callable[[], None]) -> NoReturn:
-    """Confine this process, execute the program and answer calls until the checker is gone."""
-    leave, channel = os._exit, Channel(connection, MAX_REQUEST_BYTES)
+    """Confine this process, execute the program and answer requests until the checker is gone."""
+    leave, channel = os._exit, Channel(connection)
     try:
         confine()
         channel.send(str(os.getpid()).encode())
-        answer = _load(job)
-        if isinstance(answer, bytes):
-            channel.send(answer)
+        program = _load(job)
+        if isinstance(program, bytes):
+            channel.send(program)
         else:
             channel.send(b"null")
             while True:
-                channel.send(_answer(answer, channel.receive()))
+                channel.send(program.answer(channel.receive()))
     except ChannelClosed:
         pass
     finally:
         leave(0)
 
 
-def _load(job: SolutionJob) -> Callable[..., object] | bytes:
-    """Execute the program, and return its entry point, or the message that says why there is none."""
+def _load(job: SolutionJob) -> _Program | bytes:
+    """Execute the program, and return it, or the message that says why that failed."""
     random.seed(0)
     namespace: dict[str, object] = {}
     try:
@@ -59,22 +60,61 @@ def _load(job: SolutionJob) -> Callable[..., object] | bytes:
             raise NameError(f"name '{job.entry_point}' is not defined")
     except BaseException as error:  # whatever it raises, SystemExit too, is the program's failure
         return dumps(_describe(error)).encode()
-    return cast("Callable[..., object]", namespace[job.entry_point])
+    return _Program(namespace[job.entry_point])
 
 
-def _answer(function: Callable[..., object], request: bytes) -> bytes:
-    """Make one call, and return the message of its result and, if it changed them, of its arguments."""
-    given, keywords = json.loads(request)
-    arguments = cast("list[object]", decode(given))
-    try:
-        result = dumps(function(*arguments, **cast("dict[str, object]", decode(keywords))))
-        changed = dumps(arguments) if encode(arguments) != given else "null"
-        reply = f"[true, {result}, {changed}]"
-    except BaseException as error:
-        reply = f"[false, {dumps(_describe(error))}, null]"
-    if len(reply) > MAX_REPLY_BYTES:
-        reply = '[false, ["t", "MemoryError", ["t", "the result is larger than 1 MiB"]], null]'
-    return reply.encode()
+class _Program:
+    """What the checker may ask for: the entry point, number 0, and every object that it was given to hold since."""
+
+    def __init__(self, entry_point: object) -> None:
+        self._held = {0: entry_point}
+        self._numbers = {id(entry_point): 0}
+        self._next_number = 1
+
+    def answer(self, request: bytes) -> bytes:
+        """Return the answer to a request: a call of a function, or the next items of an iterator."""
+        number, wanted = json.loads(request)
+        try:
+            answer = self._take(number, wanted) if isinstance(wanted, int) else self._call(number, wanted)
+        except BaseException as error:
+            answer = f"[false, {dumps(_describe(error))}, null]"
+        return (answer if len(answer) <= MAX_MESSAGE_BYTES else _TOO_LARGE).encode()
+
+    def _call(self, number: int, given: object) -> str:
+        """Make one call, and return its result and, if it changed them, its arguments."""
+        arguments, keywords = cast("tuple[list[object], dict[str, object]]", decode(given, self._find))
+        function = cast("Callable[..., object]", self._held[number])
+        result = dumps(function(*arguments, **keywords), self._hold)
+        if encode([arguments, keywords], self._hold) == given:
+            return f"[true, {result}, null]"
+        return f"[true, {result}, {dumps([*arguments, *keywords.values()], self._hold)}]"
+
+    def _take(self, number: int, count: int) -> str:
+        """Return the next items of an iterator, and what ended it, if anything did."""
+        iterator = cast("Iterator[object]", self._held[number])
+        items: list[object] = []
+        end = "null"
+        try:
+            while len(items) < count:
+                items.append(next(iterator))
+        except BaseException as error:
+            end = dumps(_describe(error))
+            self._held[number] = iter(())  # an ended one may be large
+            self._numbers.pop(id(iterator), None)
+        return f"[true, {dumps(items, self._hold)}, {end}]"
+
+    def _hold(self, value: object) -> object:
+        """Keep a value that has no plain form, and return the form that stands for it."""
+        number = self._numbers.setdefault(id(value), self._next_number)
+        if number == self._next_number:
+            self._held[number] = value
+            self._next_number += 1
+        kind = type(value)
+        sort = "iterator" if hasattr(kind, "__next__") else "function" if callable(value) else "object"
+        return [HELD, number, sort, kind.__name__[:80]]
+
+    def _find(self, content: list[object]) -> object:
+        return self._held[cast("int", content[0])]
 
 
 def _describe(error: BaseException) -> tuple[str, tuple[object, ...]]:

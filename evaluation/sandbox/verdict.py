@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-Status: TypeAlias = Literal["passed", "failed", "timeout", "killed", "harness_error"]
+Status: TypeAlias = Literal["passed", "failed", "timeout", "killed", "unscorable", "harness_error"]
 
 _MAX_DETAIL = 300
 
@@ -16,7 +16,8 @@ class Verdict:
 
     Attributes:
         status: ``failed`` covers wrong answers and exceptions; ``timeout`` the time limit; ``killed`` a signal;
-            ``harness_error`` is no statement about the completion at all.
+            ``unscorable`` a problem whose tests cannot be executed, or hand the program what cannot be given to
+            another process; ``harness_error`` a sandbox that broke down. These two say nothing of the completion.
         detail: one short line: the exception, the signal, the limit; empty for a pass.
     """
 

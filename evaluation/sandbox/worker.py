@@ -14,12 +14,14 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
 from evaluation.errors import EvaluationError
 from evaluation.sandbox.checker import HARD_WALL_BUDGETS
 from evaluation.sandbox.control import Control, ControlClosed
+from evaluation.sandbox.isolation import Isolation
 from evaluation.sandbox.limits import cpu_limit_seconds
 from evaluation.sandbox.verdict import Status, Verdict
 
@@ -48,20 +50,31 @@ class _Undecided(Exception):
 
 
 class Worker:
-    """A pair of zygotes, started when first needed. Belongs to one thread."""
+    """A pair of zygotes, started when first needed. Belongs to one thread; `stop` alone may be called from others."""
 
     def __init__(self, budget_seconds: float) -> None:
         self._budget_seconds = budget_seconds
         self._pair: tuple[_Zygote, _Zygote] | None = None
+        self._lock = threading.Lock()  # of the pair's coming and going, against `stop`
+        self._stopped = False
 
-    def start(self) -> str:
+    def start(self) -> Isolation:
         """Start the pair if there is none, and return its isolation. Raises SandboxError."""
         if self._pair is None:
-            solution = _Zygote("solution", self._budget_seconds)
+            with self._lock:
+                if self._stopped:
+                    raise SandboxError("the sandbox has been closed")
+                solution = _Zygote("solution", self._budget_seconds)
+                try:
+                    self._pair = solution, _Zygote("checker", self._budget_seconds)
+                except BaseException:
+                    solution.close()
+                    raise
             try:
-                self._pair = solution, _Zygote("checker", self._budget_seconds)
+                for zygote in self._pair:
+                    zygote.await_start()
             except BaseException:
-                solution.close()
+                self.close()
                 raise
         return self._pair[0].isolation
 
@@ -77,12 +90,19 @@ class Worker:
                 self.close()
         return Verdict("harness_error", f"undecided after {_ATTEMPTS} attempts: {reason}")
 
+    def stop(self) -> None:
+        """Make a check under way, and every later one, end at once with a harness error; `close` must follow."""
+        with self._lock:
+            self._stopped = True
+            for zygote in self._pair or ():
+                zygote.control.interrupt()
+
     def close(self) -> None:
         """End the pair."""
-        if self._pair is not None:
-            for zygote in self._pair:
-                zygote.close()
-            self._pair = None
+        with self._lock:
+            pair, self._pair = self._pair, None
+        for zygote in pair or ():
+            zygote.close()
 
     def _attempt(self, problem: Problem, completion: str) -> Verdict:
         """Run one program once. Raises _Undecided."""
@@ -118,8 +138,7 @@ class _Zygote:
     def __init__(self, role: Literal["solution", "checker"], budget_seconds: float) -> None:
         ours, theirs = socket.socketpair()
         self.control = Control(ours)
-        root = Path(__file__).parents[2]
-        arguments = [str(root), role, str(theirs.fileno()), repr(budget_seconds)]
+        arguments = [str(Path(__file__).parents[2]), role, str(theirs.fileno()), repr(budget_seconds)]
         self._process = subprocess.Popen(
             # Not -I, which ignores PYTHONHASHSEED: the environment is ours whole, and -P and -s are the rest of -I.
             [sys.executable, "-P", "-s", "-S", "-B", "-X", "utf8", "-c", _BOOT, *arguments],
@@ -132,18 +151,27 @@ class _Zygote:
             start_new_session=True,  # a Ctrl-C is for the pool, which then ends it
         )
         theirs.close()
+        self._role = role
+        self._budget_seconds = budget_seconds
         self._scratch = ""
+        self.isolation = Isolation((), ())
+
+    def await_start(self) -> None:
+        """Wait until it can be used. Raises SandboxError."""
         try:
             self.control.wait_at_most(_START_SECONDS)
             hello, _ = self.control.receive()
-            self.control.wait_at_most(HARD_WALL_BUDGETS * budget_seconds + _GRACE_SECONDS)
         except ControlClosed:
             self.close()
+            root = Path(__file__).parents[2]
             raise SandboxError(
-                f"the sandbox's {role} process did not start (exit status {self._process.returncode}); "
+                f"the sandbox's {self._role} process did not start (exit status {self._process.returncode}); "
                 f"see what it says: PYTHONPATH={root} {sys.executable} -S -c 'import evaluation.sandbox.zygote'"
             ) from None
-        self.isolation, self._scratch = str(hello["isolation"]), str(hello["scratch"])
+        self.control.wait_at_most(HARD_WALL_BUDGETS * self._budget_seconds + _GRACE_SECONDS)
+        active, missing = cast("list[list[str]]", hello["isolation"])
+        self.isolation = Isolation(tuple(active), tuple(missing))
+        self._scratch = str(hello["scratch"])
 
     def end_of_run(self) -> dict[str, object]:
         """Wait for the report of the run under way. Raises ControlClosed."""
@@ -189,7 +217,8 @@ def _judge_end(report: dict[str, object], which: str, cpu_limit: int) -> Verdict
     code = cast("int", report["exit"])
     if code >= 0:
         return Verdict("failed", f"{which} ended by itself (exit status {code})")
-    if cast("float", report["cpu_seconds"]) >= cpu_limit - 0.1:
+    ignored_the_limit = code == -signal.SIGKILL and cast("float", report["cpu_seconds"]) >= cpu_limit
+    if code == -signal.SIGXCPU or ignored_the_limit:
         return Verdict("timeout", "timed out")
     name = str(-code)
     with contextlib.suppress(ValueError):

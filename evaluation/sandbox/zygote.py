@@ -11,11 +11,9 @@ import json
 import os
 import resource
 import select
-import shutil
 import signal
 import socket
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import NoReturn, cast
@@ -24,13 +22,12 @@ from evaluation.sandbox import limits
 from evaluation.sandbox.checker import HARD_WALL_BUDGETS, Checker, CheckerJob
 from evaluation.sandbox.confinement import Confinement
 from evaluation.sandbox.control import Control, ControlClosed
+from evaluation.sandbox.scratch import Scratch
 from evaluation.sandbox.solution import SolutionJob, serve
 
 _TICK_SECONDS = 0.1  # between looks at the scratch folder
 _ORPHAN_SECONDS = 1.0  # between looks at the parent, whose end of the socket a fork of it may hold open
 _GRACE_SECONDS = 5.0
-_SCRATCH_BYTES = 64 << 20
-_SCRATCH_FILES = 1000
 
 # What programs import most: loaded once here, so that no run pays for it.
 _WARM = (
@@ -48,8 +45,8 @@ class Zygote:
         self._control = control
         self._budget_seconds = budget_seconds
         self._parent = os.getppid()
-        self._scratch = Path(tempfile.mkdtemp(prefix="merge-search-")) if role == "solution" else None
-        self._confinement = Confinement(self._scratch, budget_seconds)
+        self._scratch = Scratch() if role == "solution" else None
+        self._confinement = Confinement(self._scratch.path if self._scratch else None, budget_seconds)
         self._wakeup, write_end = os.pipe()
         os.set_blocking(write_end, False)
         os.set_blocking(self._wakeup, False)
@@ -59,7 +56,9 @@ class Zygote:
     def loop(self) -> None:
         """Serve runs until the parent is gone."""
         try:
-            self._control.send({"isolation": self._confinement.describe(), "scratch": str(self._scratch or "")})
+            isolation = self._confinement.isolation
+            layers = [isolation.active, isolation.missing]
+            self._control.send({"isolation": layers, "scratch": str(self._scratch.path) if self._scratch else ""})
             while True:
                 self._wait(None)
                 message, connection = self._control.receive()
@@ -69,7 +68,7 @@ class Zygote:
             pass
         finally:
             if self._scratch is not None:
-                shutil.rmtree(self._scratch, ignore_errors=True)
+                self._scratch.remove()
 
     def _run(self, job: dict[str, object], connection: int) -> dict[str, object]:
         """Fork a run, see it to its end, and return what is to be told of it."""
@@ -108,7 +107,7 @@ class Zygote:
     def _watch(self, process: int) -> None:
         """Return when the run has ended, must end, or is to be stopped. Raises ControlClosed."""
         deadline = time.monotonic() + HARD_WALL_BUDGETS * self._budget_seconds + _GRACE_SECONDS
-        while time.monotonic() < deadline and not self._scratch_is_full():
+        while time.monotonic() < deadline and not (self._scratch and self._scratch.is_full()):
             told, ended = self._wait(_TICK_SECONDS)
             if ended and os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
                 return
@@ -136,15 +135,8 @@ class Zygote:
         if not self._confinement.stops_forks:
             _kill_orphans()
         if self._scratch is not None:
-            for entry in self._scratch.iterdir():
-                entry.unlink()  # a run can make files, but no folders
+            self._scratch.empty()
         return status, usage
-
-    def _scratch_is_full(self) -> bool:
-        if self._scratch is None:
-            return False
-        sizes = [entry.stat(follow_symlinks=False).st_size for entry in os.scandir(self._scratch)]
-        return len(sizes) > _SCRATCH_FILES or sum(sizes) > _SCRATCH_BYTES
 
 
 def main(arguments: list[str]) -> None:

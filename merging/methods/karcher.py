@@ -33,7 +33,7 @@ def karcher(block: Block, numbers: Numbers, _: None) -> Tensor:
     lengths = [_length(parent) for parent in parents]
     directions = [_scaled(p, length) for p, length in zip(parents, lengths, strict=True) if float(length) > tol]
     if not directions:
-        return torch.zeros_like(parents[0])
+        return reduce(torch.add, [parent * 0 for parent in parents])  # a NaN stays one
     part = 1.0 / len(parents)
     # Summed one by one, as the parts of those that have a direction are in mergekit.
     parts = [part / sum([part] * len(directions))] * len(directions)

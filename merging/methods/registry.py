@@ -194,7 +194,7 @@ class Operands(Protocol):
         """Return a statistic of these inputs (and the base), computed at most once for a parent set."""
 
     def random_key(self, index: int) -> tuple[int, int]:
-        """Return two 32-bit keys for the random numbers of an input: of (seed, input, tensor) and nothing else."""
+        """Return two 32-bit keys for the random numbers of an input: of (seed, input, its tensor) and nothing else."""
 
     def observed(self, index: int) -> Tensor | None:
         """Return what the method observes of an input's tensor, in float32; None of one that it cannot observe."""

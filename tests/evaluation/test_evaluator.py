@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from evaluation import ConsentError, Evaluator, Problem, ProblemSet, Status
+from evaluation import ConsentError, EvaluationError, Evaluator, Problem, ProblemSet, Status
 from evaluation.prompts import extract, render
 from evaluation.sandbox.verdict import Verdict
 
@@ -53,6 +53,16 @@ def test_a_part_of_the_problems_can_be_scored(problems: ProblemSet, tiny_model: 
     part = problems.subset(["toy/any"])
     with Evaluator(problems, allow_code_execution=True, max_new_tokens=4, workers=1) as evaluator:
         assert tuple(evaluator.evaluate(*tiny_model, problems=part).outcomes) == ("toy/any",)
+        nothing = ProblemSet("toy", ())
+        assert evaluator.evaluate(*tiny_model, problems=nothing).outcomes == {}
+        assert list(evaluator.stream(*tiny_model, problems=nothing)) == []
+
+
+def test_a_problem_that_cannot_be_scored_is_named_before_a_model_is_asked(problems: ProblemSet, adder: Problem) -> None:
+    test = "def check(candidate):\n    candidate(lambda v: v, 1)\n"
+    unscorable = Problem("toy/lambda", adder.prompt, "add", adder.canonical_solution, test)
+    with pytest.raises(EvaluationError, match=r"1 of 3 problems .* toy/lambda \(.*function"):
+        Evaluator(ProblemSet("toy", (*problems, unscorable)), allow_code_execution=True, workers=1)
 
 
 def test_the_same_completion_is_executed_once(
@@ -69,6 +79,7 @@ def test_the_same_completion_is_executed_once(
 
     monkeypatch.setattr(Worker, "check", counted)
     with Evaluator(problems, allow_code_execution=True, max_new_tokens=4, workers=1) as evaluator:
+        executed.clear()  # the problems' own solutions
         first, second = (evaluator.evaluate(*tiny_model) for _ in range(2))
     assert sorted(executed) == sorted(problems.task_ids)
     assert first.outcomes == second.outcomes

@@ -80,7 +80,9 @@ def test_what_is_no_jsonl_is_refused(tmp_path: Path, text: str, message: str) ->
 def test_a_file_that_is_not_there_or_not_text_is_refused(tmp_path: Path) -> None:
     with pytest.raises(EvaluationError, match=r"nowhere\.jsonl: no such file"):
         load_problems("nowhere.jsonl")
-    for name, content in (("a.jsonl", b"\xff\xfe\x00"), ("b.jsonl.gz", b"no gzip")):
+    packed = gzip.compress(b'{"task_id": "toy/add"}\n')
+    broken = packed[:10] + b"\xff" + packed[11:]
+    for name, content in (("a.jsonl", b"\xff\xfe\x00"), ("b.jsonl.gz", b"no gzip"), ("c.jsonl.gz", broken)):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(EvaluationError, match=f"{name}: cannot be read"):
             load_problems(tmp_path / name)

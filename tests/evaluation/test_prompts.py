@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from evaluation import EvaluationError, Problem, ProblemSet, SandboxPool
+from evaluation import EvaluationError, Problem, ProblemSet, SandboxPool, Verdict
 from evaluation.prompts import extract, render, stops, truncate
 
 
@@ -43,6 +44,39 @@ def test_a_chat_answer_is_cut_to_the_function(humaneval: ProblemSet, sandbox: Sa
 )
 def test_chat_answers_of_many_shapes_are_understood(adder: Problem, sandbox: SandboxPool, answer: str) -> None:
     assert sandbox.run(adder, extract(adder, "chat", answer)).passed
+
+
+PROMPTS = {
+    "two spaces": 'def add(a, b):\n  """Add."""\n',
+    "a tab": "def add(a, b):\n\t# add\n",
+    "no body": "import math\n\ndef add(\n    a,\n    b,\n):\n",
+    "a method before": "class A:\n  def f(self):\n      pass\n\ndef add(a, b):\n      # add\n",
+    "no function": '"""Write add(a, b)."""\n',
+    "a comment": "# Write add(a, b).",
+    "a whole function": "def add(a, b):\n    return None\n",
+}
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_a_chat_answer_follows_a_prompt_of_any_shape(adder: Problem, sandbox: SandboxPool, prompt: str) -> None:
+    problem = replace(adder, prompt=PROMPTS[prompt])
+    completion = extract(problem, "chat", "```python\ndef add(a, b):\n    return a + b\n```")
+    assert sandbox.run(problem, completion) == Verdict("passed")
+    assert not sandbox.run(problem, extract(problem, "chat", "Sorry.")).passed
+
+
+def test_a_prompt_that_ends_within_a_statement_is_refused_for_chat(
+    adder: Problem, tiny_model: tuple[Any, Any], sandbox: SandboxPool
+) -> None:
+    problem = replace(adder, prompt="def helper(a):\n    return a\n\ndef add(a, b):\n    return (")
+    tokenizer = tiny_model[1]
+    tokenizer.chat_template = "{{ messages[0].content }}"
+    try:
+        with pytest.raises(EvaluationError, match="toy/add: its prompt ends within a statement"):
+            render(problem, "chat", tokenizer)
+    finally:
+        tokenizer.chat_template = None
+    assert sandbox.run(replace(problem, test=f"assert helper(1) == 1\n{problem.test}"), "a + helper(b))\n").passed
 
 
 @pytest.mark.parametrize("answer", ["", "I cannot do that.", "```python\n```", "def add(a, b:\n  return"])

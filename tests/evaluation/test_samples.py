@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from evaluation import ConsentError, EvaluationError, ProblemSet, score_samples
+from evaluation import ConsentError, EvaluationError, Problem, ProblemSet, score_samples
 
 
 def write(file: Path, *samples: dict[str, object]) -> Path:
@@ -24,6 +24,15 @@ def test_verdicts_come_in_the_order_of_the_lines(tmp_path: Path, humaneval: Prob
     assert scored.task_ids == tuple(sample["task_id"] for sample in samples)
     assert [verdict.passed for verdict in scored.verdicts] == [True, True, False, True, True]
     assert scored.pass_at_1 == pytest.approx((0.5 + 3) / 4)
+    assert "two processes" in str(scored.isolation)
+
+
+def test_a_problem_that_cannot_be_scored_is_named_and_not_counted_as_failed(tmp_path: Path, adder: Problem) -> None:
+    test = "class Point: pass\ndef check(candidate):\n    candidate(Point(), 1)\n"
+    unscorable = Problem("toy/point", adder.prompt, "add", "    return b\n", test)
+    file = write(tmp_path / "s.jsonl", {"task_id": "toy/point", "completion": "    return b\n"})
+    with pytest.raises(EvaluationError, match=r"1 of 1 problems .* toy/point \(.*Point"):
+        score_samples(file, ProblemSet("toy", (adder, unscorable)), allow_code_execution=True, workers=1)
 
 
 def test_nothing_is_executed_without_consent(tmp_path: Path, humaneval: ProblemSet) -> None:

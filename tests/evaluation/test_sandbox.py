@@ -14,7 +14,10 @@ from pathlib import Path
 import pytest
 
 from evaluation import Problem, ProblemSet, SandboxPool, Verdict
-from evaluation.sandbox import SandboxError
+from evaluation.sandbox.clock import Clock
+from evaluation.sandbox.limits import cpu_limit_seconds
+from evaluation.sandbox.scratch import Scratch
+from evaluation.sandbox.worker import SandboxError, _judge
 from tests.evaluation.oracle import human_eval_results
 
 HONEST = "    return a + b\n"
@@ -316,9 +319,24 @@ def check(candidate):
     assert not sandbox.run(problem, "    raise KeyError\n").passed
 
 
-def test_a_broken_test_is_no_failure_of_the_completion(adder: Problem, sandbox: SandboxPool) -> None:
-    broken = Problem("toy/broken", adder.prompt, "add", "", "def check(candidate:\n")
-    assert sandbox.run(broken, HONEST).status == "harness_error"
+def test_files_that_come_and_go_while_they_are_counted_do_no_harm() -> None:
+    scratch = Scratch()
+    churn = "import os\nwhile True:\n for name in 'ab': open(name, 'w').close()\n for name in 'ab': os.unlink(name)\n"
+    process = subprocess.Popen([sys.executable, "-c", churn], cwd=scratch.path)
+    try:
+        deadline = time.monotonic() + 1
+        while time.monotonic() < deadline:
+            assert not scratch.is_full()
+    finally:
+        process.kill()
+        process.wait()
+    (scratch.path / "folder").mkdir()
+    (scratch.path / "folder" / "file").write_text("x" * 100)
+    (scratch.path / "link").symlink_to("/")
+    scratch.empty()
+    assert list(scratch.path.iterdir()) == []
+    scratch.remove()
+    assert not scratch.path.exists()
 
 
 # --- the pool --------------------------------------------------------------------------------------------------------
@@ -336,6 +354,38 @@ def test_a_wall_clock_that_others_use_up_is_not_the_completions(adder: Problem) 
             hog.wait()
 
 
+def test_the_clock_counts_all_that_ran() -> None:
+    # Two that talk all the time wake each other, and each then waits while the other goes on for a moment.
+    echo = "import os\nwhile data := os.read(0, 1): os.write(1, data)\n"
+    with subprocess.Popen([sys.executable, "-c", echo], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0) as it:
+        assert it.stdin is not None
+        assert it.stdout is not None
+        it.stdin.write(b"x")
+        it.stdout.read(1)  # started
+        clock, began, before = Clock((it.pid, os.getpid())), time.thread_time(), ran_seconds(it.pid)
+        for _ in range(60_000):
+            it.stdin.write(b"x")
+            it.stdout.read(1)
+        ran = time.thread_time() - began + ran_seconds(it.pid) - before
+        assert clock.effective_seconds >= 0.9 * ran
+        it.stdin.close()
+
+
+def ran_seconds(process: int) -> float:
+    """Return the processor time of a process."""
+    return int(Path(f"/proc/{process}/schedstat").read_text().split()[0]) / 1e9
+
+
+def test_a_run_that_uses_up_its_processor_time_has_timed_out() -> None:
+    spin = "from evaluation.sandbox.limits import restrict\nrestrict(0.5)\nwhile True: pass\n"
+    ended = subprocess.run([sys.executable, "-c", spin], check=False).returncode
+    assert ended == -signal.SIGXCPU
+    lost = {"verdict": ["lost", "it has gone"]}
+    for how, status in ((ended, "timeout"), (-signal.SIGKILL, "killed"), (3, "failed"), (0, "failed")):
+        assert _judge(lost, {"exit": how, "cpu_seconds": 1.0}, cpu_limit_seconds(0.5)).status == status
+    assert _judge(lost, {"exit": -signal.SIGKILL, "cpu_seconds": 2.5}, cpu_limit_seconds(0.5)).status == "timeout"
+
+
 @pytest.mark.parametrize("arguments", [{"workers": 0}, {"timeout_seconds": 0}, {"timeout_seconds": 1e9}])
 def test_a_pool_that_makes_no_sense_is_refused(arguments: dict[str, int]) -> None:
     with pytest.raises(SandboxError, match=next(iter(arguments))):
@@ -348,6 +398,40 @@ def test_a_closed_pool_says_so(adder: Problem) -> None:
     pool.close()
     with pytest.raises(SandboxError, match="closed"):
         pool.run(adder, HONEST)
+
+
+def test_a_pool_closes_at_once_whatever_runs(adder: Problem) -> None:
+    pool = SandboxPool(workers=2, timeout_seconds=60)
+    batch = pool.batch()
+    for _ in range(4):
+        batch.submit(adder, "    while True: pass\n")
+    assert pool.isolation.active
+    time.sleep(0.3)
+    started = time.monotonic()
+    pool.close()
+    assert time.monotonic() - started < 5
+    with pytest.raises(SandboxError, match="closed"):
+        list(batch.rest())
+
+
+def test_a_pool_that_is_closed_while_it_starts_leaves_nothing() -> None:
+    before = zygotes_of(os.getpid())
+    for _ in range(5):
+        SandboxPool(workers=2).close()
+    assert zygotes_of(os.getpid()) == before
+
+
+def test_an_error_in_the_sandboxs_own_code_is_a_verdict_and_no_hang(
+    adder: Problem, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Unprintable(str):
+        def __format__(self, spec: str) -> str:
+            raise RuntimeError("no")
+
+    with SandboxPool(workers=1) as pool:
+        assert pool.run(adder, Unprintable()) == Verdict("harness_error", "RuntimeError: no")
+        assert pool.run(adder, HONEST).passed
+    assert "toy/add: the sandbox's own code failed" in caplog.text
 
 
 def test_a_pool_outlives_the_thread_that_made_it(adder: Problem) -> None:

@@ -87,9 +87,9 @@ def run(
         return method.combine(operands.whole(), numbers, prepared)
 
     def merged(block: Block) -> Tensor:
-        out = torch.empty_like(block.inputs[0])
+        out = torch.empty(len(block), dtype=operands.dtype)
         if method.fused and kernels and method.fused(kernels, block, numbers, prepared, out) is not None:
             return out
         return method.combine(block, numbers, prepared).clone()
 
-    return torch.cat([merged(block) for block in operands.blocks(block_size)]).view(inputs[0].shape)
+    return torch.cat([merged(block) for block in operands.blocks(block_size)]).view(operands.shape)

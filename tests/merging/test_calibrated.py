@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 
-from merging import Merger, MergingError, ParentSet, Recipe, calibration, export_model, load_model
-from merging.calibration import diagonal_fisher, mean_grams, read_texts
+from merging import Merger, MergingError, ParentSet, Recipe, calibration, export_model, load_model, load_tokenizer
+from merging.calibration import diagonal_fisher, mean_grams, observations, read_texts
 from tests.merging.conftest import Family
 from tests.merging.operands import run
-from tests.tiny import byte_tokenizer
+from tests.merging.peft_oracle import save_adapter
+from tests.tiny import TinyModel, TinyVocabulary, byte_tokenizer, save_tiny_model
 
 QUICKSTART = Path(__file__).parents[2] / "configs/quickstart"
 METHODS = ["fisher", "regmean"]
@@ -387,3 +388,120 @@ def test_a_parent_without_a_tokenizer_is_named(family: Family, tmp_path: Path, t
     wanted = recipe("fisher", [family.b, str(bare)], texts)
     with ParentSet.open(wanted) as parents, pytest.raises(MergingError, match=r"bare: has no tokenizer"):
         Merger(parents).apply(wanted)
+
+
+# --- parents of other kinds -----------------------------------------------------------------------------------------
+
+
+def alone(kind: str, model: str, texts: str) -> dict[str, Tensor]:
+    """Return what is observed of a model that transformers loads, by the live model's names."""
+    loaded = load_model(model, dtype="float32")
+    tokenizer = load_tokenizer(model)
+    sequences = [torch.tensor([tokenizer(text).input_ids]) for text in read_texts(texts)]
+    return (mean_grams if kind == "gram" else diagonal_fisher)(loaded, sequences)
+
+
+@pytest.mark.parametrize("kind", ["gram", "fisher"])
+@pytest.mark.parametrize("architecture", ["gpt_neox", "mixtral", "qwen2", "gemma"])
+def test_what_is_observed_goes_by_the_names_of_the_merge(
+    tmp_path: Path, texts: str, kind: Any, architecture: str
+) -> None:
+    tied = architecture in ("qwen2", "gemma")
+    model = save_tiny_model(tmp_path / "model", TinyModel(architecture=architecture, layers=1, tied=tied))
+    with ParentSet.open(Recipe.single(model)) as parents:
+        found = observations(kind, model, texts, parents)
+        names = parents.architecture.names(1)
+        layout = parents.architecture.layout
+    expected = {layout.name_of(name): tensor for name, tensor in alone(kind, model, texts).items()}
+    assert found.keys() == expected.keys() & set(names)
+    assert kind == "gram" or found.keys() == set(names)
+    head = "embed_out.weight" if architecture == "gpt_neox" else "lm_head.weight"
+    assert tied or head in found
+    for name, tensor in found.items():
+        torch.testing.assert_close(tensor, expected[name])
+
+
+@pytest.mark.parametrize("kind", ["gram", "fisher"])
+def test_a_parent_with_an_adapter_is_run_with_it(family: Family, tmp_path: Path, texts: str, kind: Any) -> None:
+    adapter = save_adapter(family.a, tmp_path / "adapter", target_modules=["q_proj", "down_proj", "lm_head"])
+    parent = f"{family.a}+{adapter}"
+    with ParentSet.open(Recipe.average([parent, family.b])) as parents:
+        found = observations(kind, parent, texts, parents)
+    adapted, plain = (alone(kind, model, texts) for model in (parent, family.a))
+    for name, tensor in found.items():
+        torch.testing.assert_close(tensor, adapted[name])
+    assert any(not torch.allclose(tensor, plain[name]) for name, tensor in found.items())
+
+
+def test_a_tied_head_has_the_information_of_its_embedding(tmp_path: Path, texts: str) -> None:
+    untied = save_tiny_model(tmp_path / "untied", TinyModel(layers=1, dtype="float32"))
+    tied = save_tiny_model(tmp_path / "tied", TinyModel(layers=1, dtype="float32", seed=1, tied=True))
+    wanted = recipe("fisher", [untied, tied], texts).model_copy(update={"dtype": "float32"})
+    with ParentSet.open(wanted) as parents:
+        merged = Merger(parents).apply(wanted).state_dict()
+    models = [load_model(model).state_dict() for model in (untied, tied)]
+    fishers = [alone("fisher", model, texts) for model in (untied, tied)]
+    f, g = fishers[0]["lm_head.weight"], fishers[1]["model.embed_tokens.weight"]
+    x, y = (model["lm_head.weight"] for model in models)
+    known = (f + g) > 0
+    torch.testing.assert_close(
+        merged["lm_head.weight"][known], ((f * x + g * y) / (f + g))[known], rtol=1e-3, atol=1e-5
+    )
+
+
+@pytest.fixture
+def unequal(tmp_path: Path) -> tuple[str, str]:
+    """Two float32 models whose tokens have other ids; each has a token that the other lacks."""
+    vocabularies = (
+        TinyVocabulary(plain=("<s>", "</s>", "<a>"), rows=264),
+        TinyVocabulary(plain=("</s>", "<s>"), added=("<b>",)),
+    )
+    one, other = (
+        save_tiny_model(tmp_path / name, TinyModel(seed=seed, layers=1, dtype="float32", vocabulary=vocabulary))
+        for seed, (name, vocabulary) in enumerate(zip("ab", vocabularies, strict=True))
+    )
+    return one, other
+
+
+def test_the_information_of_an_embedding_follows_its_tokens(unequal: tuple[str, str], tmp_path: Path) -> None:
+    file = tmp_path / "texts.txt"
+    file.write_text("some <a> words\n\nand <b> more</s>", encoding="utf-8")
+    wanted = recipe("fisher", unequal, str(file)).model_copy(update={"dtype": "float32", "tokenizer_source": "union"})
+    with ParentSet.open(wanted) as parents:
+        merger = Merger(parents)
+        merged = merger.apply(wanted).state_dict()
+        ids = merger.tokenizer(wanted).get_vocab()
+    models = [load_model(model).state_dict() for model in unequal]
+    fishers = [alone("fisher", model, str(file)) for model in unequal]
+    vocabularies = [load_tokenizer(model).get_vocab() for model in unequal]
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        assert len(merged[name]) == 260
+        for token, row in ids.items():
+            rows = [
+                (model[name][own[token]], fisher[name][own[token]])
+                for model, fisher, own in zip(models, fishers, vocabularies, strict=True)
+                if token in own
+            ]
+            total = torch.stack([fisher for _, fisher in rows]).sum(dim=0)
+            mean = torch.stack([value for value, _ in rows]).mean(dim=0)
+            weighed = torch.stack([value * fisher for value, fisher in rows]).sum(dim=0) / total
+            expected = torch.where(total > 0, weighed, mean)
+            torch.testing.assert_close(merged[name][row], expected, rtol=1e-3, atol=1e-5)
+
+
+def test_a_rearranged_head_is_fitted_to_the_inputs_that_it_has(unequal: tuple[str, str], texts: str) -> None:
+    wanted = recipe("regmean", unequal, texts).model_copy(update={"dtype": "float32", "tokenizer_source": "union"})
+    with ParentSet.open(wanted) as parents:
+        merger = Merger(parents)
+        merged = merger.apply(wanted).state_dict()["lm_head.weight"]
+        ids = merger.tokenizer(wanted).get_vocab()
+    heads = [load_model(model).state_dict()["lm_head.weight"] for model in unequal]
+    grams = [alone("gram", model, texts)["lm_head.weight"] for model in unequal]
+    token = "x"
+    targets = [head[load_tokenizer(model).get_vocab()[token]] for head, model in zip(heads, unequal, strict=True)]
+    shrunk = [0.9 * g.double() + 0.1 * torch.diag(g.double().diagonal()) for g in grams]
+    right = torch.stack([g @ target.double() for g, target in zip(shrunk, targets, strict=True)]).sum(dim=0)
+    expected = torch.linalg.solve(shrunk[0] + shrunk[1], right)
+    torch.testing.assert_close(merged[ids[token]].double(), expected, rtol=1e-3, atol=1e-5)
+    # A token that one of them lacks is the other's in both.
+    torch.testing.assert_close(merged[ids["<b>"]], heads[1][load_tokenizer(unequal[1]).get_vocab()["<b>"]])

@@ -15,8 +15,10 @@ from merging import Merger, MergingError, ParentSet, Recipe, export_model, load_
 from merging.compatible import notice
 from merging.methods import METHODS
 from tests.merging.conftest import Family
-from tests.merging.oracle import mergekit_merge
+from tests.merging.oracle import mergekit_folder, mergekit_merge
+from tests.merging.peft_oracle import save_adapter
 from tests.merging.recipes import recipes
+from tests.tiny import TinyModel, TinyVocabulary, save_tiny_model
 
 
 def text(family: Family, method: str, dtype: str, more: str = "") -> str:
@@ -48,7 +50,7 @@ def test_mergekit_makes_the_same_tensors_of_the_equal(
 
 
 def test_the_equal_is_task_arithmetic_of_the_base_and_the_merge(family: Family, tmp_path: Path) -> None:
-    wanted = Recipe.parse(text(family, "pcb", "bfloat16", 'chat_template: "{{ messages }}"'))
+    wanted = Recipe.parse(text(family, "pcb", "bfloat16", 'chat_template: "{{ messages[0].content }}"'))
     export_model(wanted, tmp_path / "merge", mergekit_compatible=True)
     assert sorted(path.name for path in (tmp_path / "merge").iterdir()) == ["README.md", "delta", "recipe.yaml"]
     assert yaml.safe_load((tmp_path / "merge/recipe.yaml").read_text(encoding="utf-8")) == {
@@ -57,7 +59,7 @@ def test_the_equal_is_task_arithmetic_of_the_base_and_the_merge(family: Family, 
         "models": [{"model": str(tmp_path / "merge/delta"), "parameters": {"weight": 1.0}}],
         "dtype": "float32",
         "out_dtype": "bfloat16",
-        "chat_template": "{{ messages }}",
+        "chat_template": "{{ messages[0].content }}",
     }
     # What lies in it is the merge as it is always exported.
     export_model(wanted, tmp_path / "plain")
@@ -111,9 +113,46 @@ def test_mergekit_has_the_methods_that_it_is_said_to_have() -> None:
     assert all((notice(name) is None) is (name in theirs) for name in METHODS)
 
 
+def test_a_merge_of_another_vocabulary_is_passed_through_with_its_tokenizer(family: Family, tmp_path: Path) -> None:
+    added = save_tiny_model(tmp_path / "b", TinyModel(seed=2, vocabulary=TinyVocabulary(added=("<x>",), rows=270)))
+    unequal = Family(family.base, family.a, added)
+    more = "chat_template: chatml\ntokenizer: {source: union, pad_to_multiple_of: 8}"
+    export_model(
+        Recipe.parse(text(unequal, "consensus_ta", "float16", more)), tmp_path / "merge", mergekit_compatible=True
+    )
+    theirs = mergekit_folder((tmp_path / "merge/recipe.yaml").read_text(encoding="utf-8"), tmp_path / "theirs")
+    ours = load_file(tmp_path / "merge/delta/model.safetensors")
+    assert len(ours["model.embed_tokens.weight"]) == 264
+    again = load_file(theirs / "model.safetensors")
+    assert all(torch.equal(again[name], ours[name]) for name in ours)
+    one, other = load_tokenizer(str(theirs)), load_tokenizer(str(tmp_path / "merge/delta"))
+    assert one.get_vocab() == other.get_vocab()
+    assert one.chat_template == other.chat_template
+    assert "<x>" in one.get_vocab()
+
+
+def test_the_equal_of_a_merge_onto_an_adapted_base_is_onto_the_plain_one(family: Family, tmp_path: Path) -> None:
+    adapter = save_adapter(family.base, tmp_path / "adapter", target_modules=["q_proj"])
+    adapted = Family(f"{family.base}+{adapter}", family.a, family.b)
+    wanted = Recipe.parse(text(adapted, "iso_c", "bfloat16"))
+    export_model(wanted, tmp_path / "merge", mergekit_compatible=True)
+    assert Recipe.load(tmp_path / "merge/recipe.yaml").base_model == family.base
+    theirs = mergekit_merge((tmp_path / "merge/recipe.yaml").read_text(encoding="utf-8"))
+    ours = load_file(tmp_path / "merge/delta/model.safetensors")
+    assert all(torch.equal(theirs[name], ours[name]) for name in ours)
+
+
+def test_without_card_and_tokenizer_there_are_none(family: Family, tmp_path: Path) -> None:
+    wanted = Recipe.parse(text(family, "pcb", "bfloat16"))
+    export_model(wanted, tmp_path / "merge", mergekit_compatible=True, write_model_card=False, copy_tokenizer=False)
+    found = {str(path.relative_to(tmp_path / "merge")) for path in (tmp_path / "merge").rglob("*") if path.is_file()}
+    assert {"recipe.yaml", "delta/recipe.yaml", "delta/model.safetensors"} <= found
+    assert not [name for name in found if "README" in name or "tokenizer" in name]
+
+
 def test_the_equal_is_a_recipe_that_mergekit_validates(family: Family, tmp_path: Path) -> None:
-    wanted = Recipe.parse(text(family, "wudi", "float16", f"tokenizer_source: {family.a}"))
+    wanted = Recipe.parse(text(family, "wudi", "float16"))
     export_model(wanted, tmp_path / "merge", mergekit_compatible=True)
     written = (tmp_path / "merge/recipe.yaml").read_text(encoding="utf-8")
     config = MergeConfiguration.model_validate(yaml.safe_load(written))
-    assert str(config.tokenizer_source) == str(tmp_path / "merge/delta")
+    assert str(config.base_model) == family.base

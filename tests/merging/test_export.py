@@ -164,7 +164,7 @@ def test_the_recipe_of_an_export_is_one_that_mergekit_makes_the_same_model_of(
         torch.testing.assert_close(tensor, theirs[name], rtol=1e-6, atol=1e-6 * float(theirs[name].abs().max()))
 
 
-def test_config_and_generation_config_are_the_bases(family: Family, tmp_path: Path) -> None:
+def test_config_and_generation_config_are_the_bases_with_its_tokenizers_ids(family: Family, tmp_path: Path) -> None:
     base = Path(shutil.copytree(family.base, tmp_path / "base"))
     # What many models have, and transformers refuses to save: a temperature without sampling.
     settings = {"temperature": 0.6, "do_sample": False, "eos_token_id": 257, "max_new_tokens": 32}
@@ -173,7 +173,10 @@ def test_config_and_generation_config_are_the_bases(family: Family, tmp_path: Pa
         recipes(family, "bfloat16")["out_dtype"].replace(f"base_model: {family.base}", f"base_model: {base}")
     )
     export_model(wanted, tmp_path / "merge")
-    assert json.loads((tmp_path / "merge/generation_config.json").read_text(encoding="utf-8")) == settings
+    assert json.loads((tmp_path / "merge/generation_config.json").read_text(encoding="utf-8")) == settings | {
+        "bos_token_id": 256,
+        "pad_token_id": 257,
+    }
     ours, theirs = (AutoConfig.from_pretrained(folder).to_dict() for folder in (tmp_path / "merge", base))
     differing = {key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)}
     assert differing - {"_name_or_path"} == {"dtype"}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from unittest.mock import Mock, call
@@ -10,7 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from merging import Merger, NonFiniteTensor, ParentSet, Recipe, kernel, load_model
+from merging import Merger, MergingError, NonFiniteTensor, ParentSet, Recipe, kernel, load_model
+from tests.conftest import ModelMaker
 from tests.merging.conftest import Family
 from tests.merging.recipes import recipes
 
@@ -65,6 +69,30 @@ def test_a_parent_alone_is_that_parent(family: Family) -> None:
     with ParentSet.open([recipe, Recipe.parse(text(family))]) as parents:
         merged = tensors(Merger(parents).apply(recipe))
     assert equal(load_file(Path(family.a) / "model.safetensors"), merged)
+
+
+@pytest.mark.parametrize("tied_first", [True, False])
+def test_candidates_with_a_head_and_without_one_of_their_own_have_one_parent_set(
+    make_model: ModelMaker, tied_first: bool
+) -> None:
+    models = [make_model("tied", tied=True), make_model("untied", seed=1)]
+    # Filters tell the head from the embedding, which are one tensor where they are tied.
+    scale = [{"filter": "embed", "value": 0.5}, {"value": 2.0}]
+    recipes = [
+        Recipe.from_dict(
+            {"merge_method": "passthrough", "models": [{"model": model, "parameters": {"scale": scale}}]}, "test"
+        )
+        for model in (models if tied_first else reversed(models))
+    ]
+    with ParentSet.open(recipes) as parents:
+        merger = Merger(parents)
+        for recipe in recipes:
+            merged, own = merger.apply(recipe).state_dict(), load_file(Path(recipe.donor) / "model.safetensors")
+            assert all(
+                torch.equal(merged[name], tensor * (0.5 if "embed" in name else 2.0)) for name, tensor in own.items()
+            )
+            shared = merged["lm_head.weight"].data_ptr() == merged["model.embed_tokens.weight"].data_ptr()
+            assert shared == ("lm_head.weight" not in own)
 
 
 @pytest.mark.parametrize("kind", ["family", "qwen_family"])
@@ -131,6 +159,15 @@ def test_a_nan_in_a_parent_fails_by_the_tensors_name(family: Family, tmp_path: P
     assert caught.value.tensor == "model.layers.1.mlp.up_proj.weight"
 
 
+def test_directions_that_cancel_out_fail_by_the_tensors_name(family: Family, tmp_path: Path) -> None:
+    same = [str(shutil.copytree(family.base, tmp_path / name)) for name in "abc"]
+    models = ", ".join(f"{{model: {model}, parameters: {{weight: 1.0}}}}" for model in same)
+    recipe = Recipe.parse(f"merge_method: multislerp\nbase_model: {family.base}\nmodels: [{models}]\n")
+    message = r"^tensor model\.embed_tokens\.weight cannot be merged \(method multislerp\): .* cancel out"
+    with ParentSet.open(recipe) as parents, pytest.raises(MergingError, match=message):
+        Merger(parents).apply(recipe)
+
+
 def test_after_a_failed_candidate_the_next_one_is_whole(family: Family) -> None:
     good, bad = Recipe.parse(text(family)), Recipe.parse(text(family) + "parameters: {lambda: 1.0e+45}\n")
     with ParentSet.open(good) as parents:
@@ -188,3 +225,7 @@ def test_progress_counts_every_tensor_and_ends_whole(family: Family) -> None:
             merger.apply(recipe, progress)
             steps = len(merger.plan(recipe).steps)
             assert progress.call_args_list == [call(done, steps) for done in range(1, steps + 1)]
+
+
+def test_parents_can_be_imported_before_anything_else() -> None:
+    subprocess.run([sys.executable, "-c", "from merging import ParentSet"], check=True)

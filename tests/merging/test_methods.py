@@ -9,12 +9,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from merging.methods import METHODS
+from merging.kernel import run_step
+from merging.methods import METHODS, Scope
+from merging.methods.arcee_fusion import quartiles
 from merging.methods.bits import number_of
+from merging.methods.breadcrumbs import find_band
+from merging.methods.magnitude_table import magnitude_table
 from merging.methods.random_bits import keep_mask, keys
+from merging.methods.registry import Scratch
 from merging.methods.sparsify import NOTHING, find_cut
-from merging.statistics import magnitude_table
+from merging.plan import Source, Step
 from tests.merging.operands import PlainOperands, run
+from tests.merging.oracle import mergekit_method
 
 DTYPES = [torch.bfloat16, torch.float16, torch.float32, torch.float64]
 
@@ -79,6 +85,69 @@ def test_a_random_mask_can_be_made_in_pieces() -> None:
     whole = keep_mask(0.3, keys("seed", 0, "w"), 0, 1000, torch.device("cpu"))
     pieces = [keep_mask(0.3, keys("seed", 0, "w"), start, 250, torch.device("cpu")) for start in range(0, 1000, 250)]
     assert torch.equal(whole, torch.cat(pieces))
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    values=st.lists(st.floats(-8, 8, width=16), min_size=1, max_size=200),
+    density=st.floats(0.0, 0.999),
+    gamma=st.floats(0, 1),
+    dtype=st.sampled_from(DTYPES),
+    pieces=st.integers(1, 3),
+)
+def test_a_band_keeps_the_density_below_the_largest_and_of_equals_the_first(
+    values: list[float], density: float, gamma: float, dtype: torch.dtype, pieces: int
+) -> None:
+    delta = torch.tensor(values, dtype=dtype)
+    kept = int(density * len(values))
+    smallest = max(0, len(values) - kept - int(gamma * len(values)))
+    expected = torch.zeros_like(delta)
+    order = sorted(range(len(values)), key=lambda i: (abs(float(delta[i])), i))[smallest : smallest + kept]
+    expected[order] = delta[order]
+    band = find_band(PlainOperands(torch.zeros_like(delta), [delta]), 0, density, False, gamma)
+    assert band is not None
+    step = -(-len(values) // pieces)
+    parts = [band.apply(delta[start : start + step].clone(), start) for start in range(0, len(values), step)]
+    assert torch.equal(torch.cat(parts), expected)
+
+
+@pytest.mark.parametrize("shape", [(200, 300), (6000,), (20, 30, 10), (3000, 2), (100, 1)])
+def test_a_drop_by_rank_keeps_large_changes_as_often_as_mergekits(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    delta = torch.randn(shape)
+    numbers = {"rescale": False}, {"weight": [1.0], "density": [0.5], "epsilon": [0.3]}
+    ours = run("della_linear", torch.zeros(shape), [delta], *numbers)
+    rows = delta.unsqueeze(0) if delta.dim() == 1 else delta
+    ranks = rows.abs().argsort(dim=1).argsort(dim=1).reshape(-1)
+    if shape[-1] == 1:  # mergekit divides zero by zero there; nothing is known to keep one rather than another
+        expected = torch.full_like(delta, 0.5).flatten()
+    else:
+        expected = 0.2 + 0.6 * ranks / (rows.shape[1] - 1)
+        theirs = mergekit_method("della_linear", torch.zeros(shape), [delta], *numbers)
+        assert abs(int((ours != 0).sum()) - int((theirs != 0).sum())) < 5 * (2 * delta.numel() * 0.25) ** 0.5
+    for low in (0.0, 0.35, 0.5, 0.65):
+        part = (expected >= low) & (expected < low + 0.15 + (low == 0.0) * 0.2 + (low == 0.65) * 0.2)
+        kept, count = float(((ours != 0).flatten() & part).sum()), int(part.sum())
+        assert abs(kept - float(expected[part].sum())) <= 5 * (count * 0.25) ** 0.5
+
+
+def test_elements_that_a_drop_by_rank_keeps_at_a_density_are_kept_at_a_greater_one() -> None:
+    (delta,) = vectors(1, 0)
+    kept = [
+        run("della_linear", torch.zeros_like(delta), [delta], {}, {"weight": [1.0], "density": [density]}) != 0
+        for density in (0.3, 0.5)
+    ]
+    assert kept[0].any()
+    assert not (kept[0] & ~kept[1]).any()
+
+
+def test_quartiles_are_those_of_a_sort_in_tensors_of_any_size() -> None:
+    values = torch.randn(1501, 700).bfloat16()
+    ordered = values.flatten().sort().values
+    last = len(ordered) - 1
+    assert [float(q) for q in quartiles(values)] == [
+        float(ordered[rank]) for rank in (last // 4, last // 2, last * 3 // 4)
+    ]
 
 
 def test_an_infinite_threshold_keeps_nothing() -> None:
@@ -189,3 +258,49 @@ def test_what_is_not_finite_in_a_parent_stays_so(dtype: torch.dtype, method: str
             base = None if method == "linear" else tensors[0]
             merged = run(method, base, tensors[1:], per_input={"weight": [0.3, 0.3, 0.4][:parents]})
             assert not torch.isfinite(merged[-1])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "passthrough"])
+def test_no_method_hides_what_is_not_finite(name: str, value: float, dtype: torch.dtype) -> None:
+    method = METHODS[name]
+    count = 1 if method.inputs == (2, 2) and method.base == "required" else 2
+    for index in range(count):
+        base, *parents = (tensor.to(dtype) for tensor in vectors(count + 1, 0))
+        parents[index][-1, -1] = value
+        given = {p.key: 0.5 for p in method.parameters if p.required}
+        observed = {"gram": torch.eye(base.shape[-1]), "fisher": torch.ones(base.shape)}.get(method.observes or "")
+        merged = run(
+            name,
+            base if method.base == "required" else None,
+            parents,
+            given,
+            dict.fromkeys(given, [0.5] * count),
+            observations=[observed] * count,
+        )
+        assert not torch.isfinite(merged[-1, -1])
+
+
+class Empty:
+    """Parents that all hold one tensor without elements."""
+
+    device = torch.device("cpu")
+
+    def tensor(self, parent: str, name: str) -> torch.Tensor:  # noqa: ARG002
+        return torch.empty(0, 4)
+
+    def dtype(self, parent: str, name: str) -> torch.dtype:  # noqa: ARG002
+        return torch.float32
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_tensor_without_elements_is_merged_by_every_method(name: str) -> None:
+    method = METHODS[name]
+    base = Source("base", "w") if method.base == "required" else None
+    inputs = tuple(Source(f"parent {index}", "w") for index in range(max(method.inputs[0] - bool(base), 1)))
+    shared = tuple((p.key, p.default) for p in method.parameters if p.scope is Scope.SHARED)
+    each = tuple((p.key, (0.5,) * len(inputs)) for p in method.parameters if p.scope is not Scope.SHARED)
+    out = torch.empty(0, 4)
+    run_step(Step("w", name, base, inputs, shared, each, None, None), Empty(), out, 0, None, Scratch())  # type: ignore[arg-type]
+    assert out.shape == (0, 4)

@@ -11,19 +11,22 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 from torch import Tensor
 
-from merging import MergingError
+from merging import MergingError, Recipe, choose_kernels, export_model
 from merging.methods import METHODS
 from merging.methods.bits import as_bits
 from merging.native import FORMATS, Kernels
 from merging.native.compiler import Variant
+from tests.merging.conftest import Family
 from tests.merging.operands import run
+from tests.merging.recipes import recipes
 
 KERNELS = Kernels()
 ELEMENTS = 5000
 WEIGHT = st.sampled_from([0.3, 0.7, 1.0, -0.4, 1.5])
-TASK_VECTORS = [name for name, method in METHODS.items() if method.parameter("density")]
+TASK_VECTORS = [name for name, method in METHODS.items() if method.parameter("density") and method.fused]
 DENSITY = st.sampled_from([0.1, 0.37, 0.9, 1.0])
 
 
@@ -142,3 +145,28 @@ def test_a_compiler_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("CC", broken)
     with pytest.raises(MergingError, match=r"false cannot compile .*weighted_sum\.c: exit status 1"):
         Kernels().load(Variant("weighted_sum", (("PARENTS", 2),)))
+
+
+def test_kernels_are_chosen_where_they_pay_or_are_wanted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    cpu, small, large = torch.device("cpu"), 10**6, 10**10
+    assert choose_kernels(small, cpu).kernels is None
+    assert choose_kernels(large, cpu).kernels is not None
+    assert choose_kernels(large, cpu, wanted=False).kernels is None
+    assert choose_kernels(large, torch.device("meta")).kernels is None
+    with pytest.raises(MergingError, match="the device is meta"):
+        choose_kernels(large, torch.device("meta"), wanted=True)
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "install one, e.g. gcc: merging takes" in choose_kernels(large, cpu).note
+    with pytest.raises(MergingError, match=r"install one, e\.g\. gcc$"):
+        choose_kernels(small, cpu, wanted=True)
+
+
+def test_a_compiled_export_has_the_bits_of_an_uncompiled_one(family: Family, tmp_path: Path) -> None:
+    recipe = Recipe.parse(recipes(family, "bfloat16")["ties"])
+    for compile in (True, False):
+        export_model(recipe, tmp_path / str(compile), compile=compile)
+    one, other = (load_file(tmp_path / str(compile) / "model.safetensors") for compile in (True, False))
+    assert one.keys() == other.keys()
+    for name, tensor in one.items():
+        assert_same_bits(tensor, other[name])

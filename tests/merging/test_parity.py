@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import nullcontext
+
 import pytest
 import torch
 from torch import Tensor
 
-from merging import Merger, ParentSet, Recipe
+from merging import METHODS, Merger, ParentSet, Recipe, kernel
 from merging.plan import Step
-from tests.merging.conftest import Family
+from tests.merging.conftest import Family, make_family
 from tests.merging.oracle import mergekit_merge
 from tests.merging.recipes import NAMES, recipes
+from tests.merging.zoo import STYLES, Zoo, every_parent
 
 
 def merge(text: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -94,11 +98,38 @@ def test_without_a_dtype_the_merge_has_that_of_its_parents(family: Family) -> No
     check(recipes(family, "bfloat16")["ties"].replace("dtype: bfloat16", ""), relative=0.0)
 
 
-@pytest.mark.parametrize("method", ["dare_linear", "dare_ties"])
+@pytest.fixture(scope="session", params=STYLES)
+def zoo(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zoo]:
+    """A float32 family of each architecture in turn, with its parents open."""
+    architecture = request.param
+    options = {"architecture": architecture, "dtype": "float32", "tokenizer": False, **STYLES[architecture][0]}
+    family = make_family(tmp_path_factory.mktemp(architecture), **options)
+    with ParentSet.open(every_parent(family)) as parents:
+        yield Zoo(architecture, family, parents)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("method", [name for name, method in METHODS.items() if method.in_mergekit])
+def test_every_method_merges_every_architecture_as_mergekit_does(zoo: Zoo, method: str, dtype: str) -> None:
+    text = zoo.recipe(method, dtype)
+    merger = Merger(zoo.parents)
+    recipe = Recipe.parse(text)
+    ours = merger.apply(recipe).state_dict()
+    layout = zoo.parents.architecture.layout
+    ours = {layout.name_of(name): tensor for name, tensor in ours.items()}
+    theirs = mergekit_merge(text, stable_sort=True)
+    assert set(theirs) == {step.name for step in merger.plan(recipe).steps}
+    for name, expected in theirs.items():
+        expected = expected.to(getattr(torch, dtype))  # arcee_fusion and ramplus_tl leave it in float32
+        difference = (ours[name].double() - expected.double()).abs().max()
+        assert difference <= (1e-6 if dtype == "float32" else 0.0) * expected.double().abs().max(), name
+
+
+@pytest.mark.parametrize("method", ["dare_linear", "dare_ties", "della_linear", "della"])
 @pytest.mark.parametrize("rescale", ["true", "false"])
-def test_a_random_merge_has_mergekits_density_and_norms(float32_family: Family, method: str, rescale: str) -> None:
+def test_a_random_merge_has_mergekits_density_mean_and_norm(float32_family: Family, method: str, rescale: str) -> None:
     text = recipes(float32_family, "float32")["task_arithmetic"].replace("task_arithmetic", method)
-    text = text.replace("parameters: {}", f"parameters: {{density: 0.4, rescale: {rescale}}}")
+    text = text.replace("parameters: {}", f"parameters: {{density: 0.4, epsilon: 0.3, rescale: {rescale}}}")
     ours, _ = merge(text)
     torch.manual_seed(0)
     theirs = mergekit_merge(text)
@@ -110,3 +141,25 @@ def test_a_random_merge_has_mergekits_density_and_norms(float32_family: Family, 
         # About five deviations of two independent draws; the deltas have heavy tails.
         assert kept[0] == pytest.approx(kept[1], abs=0.04)
         assert norms[0] == pytest.approx(norms[1], rel=0.15)
+        spread = float(torch.stack(deltas).std()) / deltas[0].numel() ** 0.5
+        assert float(deltas[0].mean()) == pytest.approx(float(deltas[1].mean()), abs=5 * 2**0.5 * spread)
+
+
+@pytest.mark.parametrize("zoo", ["mixtral"], indirect=True)
+@pytest.mark.parametrize("method", [name for name, method in METHODS.items() if not method.observes])
+def test_a_merge_has_the_same_bits_in_other_blocks_by_more_threads_and_again(
+    zoo: Zoo, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = Recipe.parse(zoo.recipe(method, "bfloat16", random_masks=True))
+    first = {name: tensor.clone() for name, tensor in Merger(zoo.parents).apply(recipe).state_dict().items()}
+    threads = torch.get_num_threads()
+    for block, thread_count in ((1 << 19, 1), (1000, 1), (1 << 19, 3), (77, 2)):
+        monkeypatch.setitem(kernel._BLOCK, "cpu", block)
+        torch.set_num_threads(thread_count)
+        try:
+            # The second time without what was remembered of the parents.
+            with ParentSet.open(recipe) if block == 77 else nullcontext(zoo.parents) as parents:
+                again = Merger(parents).apply(recipe).state_dict()
+        finally:
+            torch.set_num_threads(threads)
+        assert all(torch.equal(first[name], again[name]) for name in first), (block, thread_count)

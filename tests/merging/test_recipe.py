@@ -29,6 +29,15 @@ models:
 dtype: bfloat16
 """
 
+DELLA = """
+merge_method: della
+base_model: org/root
+models:
+- {model: org/a, parameters: {density: 0.8, epsilon: 0.1}}
+- {model: org/b, parameters: {density: 0.1}}
+parameters: {weight: 1.0}
+"""
+
 SCHEMA = {
     "models": TIES,
     "nulls, as forms leave them": """
@@ -371,6 +380,55 @@ REFUSALS = {
         "merge_method: slerp\nbase_model: org/root\nmodels: [{model: org/a}, {model: org/b}]\nparameters: {t: 0.5}\n",
         "recipe.yaml: models: slerp merges exactly 2 models, got 3 (the base model is one of them)",
     ),
+    "nuslerp of three": (
+        "merge_method: nuslerp\nmodels: [{model: org/a}, {model: org/b}, {model: org/c}]\nparameters: {weight: 1}\n",
+        "recipe.yaml: models: nuslerp merges exactly 2 models, got 3",
+    ),
+    "nuslerp of one beside its base": (
+        "merge_method: nuslerp\nbase_model: org/root\nmodels: [{model: org/a}]\nparameters: {weight: 1}\n",
+        "recipe.yaml: models: nuslerp merges exactly 2 models besides the base model, got 1",
+    ),
+    "model_stock of two": (
+        "merge_method: model_stock\nbase_model: org/root\nmodels: [{model: org/a}]\n",
+        "recipe.yaml: models: model_stock merges at least 3 models, got 2 (the base model is one of them)",
+    ),
+    "arcee_fusion without a base": (
+        "merge_method: arcee_fusion\nmodels: [{model: org/a}, {model: org/b}]\n",
+        "recipe.yaml: base_model: arcee_fusion needs a base_model",
+    ),
+    "nearswap without its t": (
+        "merge_method: nearswap\nbase_model: org/root\nmodels: [{model: org/a}]\n",
+        "recipe.yaml: parameters.t: nearswap needs the parameter 't'; give it here, it holds for all models",
+    ),
+    "half an iteration": (
+        "merge_method: karcher\nmodels: [{model: org/a}]\nparameters: {max_iter: 2.5}\n",
+        "recipe.yaml: parameters.max_iter: expected a whole number, got 2.5",
+    ),
+    "a part above 1": (
+        "merge_method: sce\nbase_model: org/root\nmodels: [{model: org/a}]\nparameters: {select_topk: 1.5}\n",
+        "recipe.yaml: parameters.select_topk: 1.5 is outside [0, 1]",
+    ),
+    "a parameter of no method": (
+        "merge_method: arcee_fusion\nbase_model: org/root\nmodels: [{model: org/a}]\nparameters: {topk: 1}\n",
+        "recipe.yaml: parameters.topk: unknown parameter; arcee_fusion has no parameters",
+    ),
+    "an epsilon above a half": (
+        DELLA.replace("epsilon: 0.1", "epsilon: 0.6"),
+        "recipe.yaml: models[0].parameters.epsilon: 0.6 is outside [0, 0.5]",
+    ),
+    "an epsilon that leaves (0, 1)": (
+        DELLA.replace("epsilon: 0.1", "epsilon: 0.2"),
+        "recipe.yaml: models[0].parameters: density 0.8 and epsilon 0.2 give probabilities from 0.6 to 1, which must "
+        "lie within (0, 1); choose an epsilon below 0.2",
+    ),
+    "a density that leaves (0, 1) with the epsilon that is the default": (
+        DELLA,
+        "recipe.yaml: models[1].parameters: density 0.1 and epsilon 0.15 give probabilities from -0.05 to 0.25",
+    ),
+    "the last layer's density leaves (0, 1)": (
+        DELLA.replace("density: 0.8", "density: [0.5, 0.7, 0.95]"),
+        "recipe.yaml: models[0].parameters: density 0.95 and epsilon 0.1 give probabilities from 0.85 to 1.05",
+    ),
     "a density above 1": (
         TIES.replace("density: 0.5", "density: 1.4"),
         "recipe.yaml: models[0].parameters.density: 1.4 is outside [0, 1]",
@@ -399,6 +457,14 @@ REFUSALS = {
         TIES + "slices: [{sources: [{model: org/a, layer_range: [0, 1]}]}]\n",
         "recipe.yaml: give exactly one of 'models', 'slices' and 'modules'",
     ),
+    "a key twice": (
+        TIES.replace("weight: 1.0,", "weight: 1.0, weight: 2.0,"),
+        "recipe.yaml:6: is no valid YAML: the key 'weight' is given twice",
+    ),
+    "an unknown key of a zero embedding": (
+        TIES + "tokenizer: {tokens: {'<a>': {source: {kind: zero, token_id: 3}}}}\n",
+        "recipe.yaml: tokenizer.tokens.<a>.source.token_id: unknown key (known: kind)",
+    ),
     "a model twice": (TIES.replace("org/b", "org/a"), "recipe.yaml: models[1].model: org/a is given twice"),
     "a slice without layers": (
         SLICE.replace("[0, 2]", "[2, 2]"),
@@ -411,6 +477,24 @@ REFUSALS = {
     "an empty file": ("", "recipe.yaml: expected a recipe (a mapping with 'merge_method'), got None"),
     "a list": ("- a\n", "recipe.yaml: expected a recipe (a mapping with 'merge_method'), got ['a']"),
 }
+
+
+def test_what_filters_make_of_density_and_epsilon_is_refused_by_the_plan(family: Family) -> None:
+    text = DELLA.replace("0.8", "[{filter: up_proj, value: 0.95}, {value: 0.5}]").replace("density: 0.1", "density: 1")
+    for name, folder in (("root", family.base), ("a", family.a), ("b", family.b)):
+        text = text.replace(f"org/{name}", folder)
+    recipe = parse(text)
+    with ParentSet.open(recipe) as parents, pytest.raises(MergingError) as caught:
+        make_plan(recipe, parents)
+    assert str(caught.value).startswith(
+        f"model {family.a}: tensor model.layers.0.mlp.up_proj.weight: density 0.95 and epsilon 0.1 give probabilities"
+    )
+
+
+def test_a_parameter_of_another_method_is_tolerated_if_it_could_be_that_methods() -> None:
+    # epsilon is a number of an input below a half to della, and one of the tensor, of any size, to ram.
+    parse(TIES + "parameters: {epsilon: 0.6, t: 3, gamma: 0.5}\n")
+    assert refusal(TIES + "parameters: {gamma: 1.5}\n") == "recipe.yaml: parameters.gamma: 1.5 is outside [0, 1]"
 
 
 @pytest.mark.parametrize(("text", "message"), REFUSALS.values(), ids=REFUSALS.keys())

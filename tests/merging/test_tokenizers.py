@@ -1,4 +1,4 @@
-"""A tokenizer's ids are those of its own tokenizer.json, and a merge has the tokenizer that its recipe says."""
+"""A tokenizer's ids are those of its own tokenizer.json."""
 
 from __future__ import annotations
 
@@ -11,11 +11,8 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from evaluation import load_problems
-from merging import Merger, MergingError, ParentSet, Recipe, load_tokenizer
-from merging.tokenizers import save_tokenizer
+from merging import MergingError, load_tokenizer
 from tests.conftest import ModelMaker
-from tests.merging.conftest import Family
-from tests.tiny import TinyModel, byte_tokenizer, save_tiny_model
 
 PROBLEMS = load_problems("humaneval")
 PROMPTS = [problem.prompt for problem in PROBLEMS]
@@ -189,127 +186,3 @@ def test_a_broken_tokenizer_is_refused_by_name(make_model: ModelMaker, content: 
     Path(folder, "tokenizer.json").write_text(content, encoding="utf-8")
     with pytest.raises(MergingError, match=f"^model {folder}: its tokenizer cannot be loaded: "):
         load_tokenizer(folder)
-
-
-# --- the tokenizer of a merge ---------------------------------------------------------------------------------------
-
-
-def merged(recipe: Recipe) -> PreTrainedTokenizerBase:
-    """Return the tokenizer of a merge."""
-    with ParentSet.open(recipe) as parents:
-        return Merger(parents).tokenizer(recipe)
-
-
-def refusal(recipe: Recipe) -> str:
-    """Return the message with which a recipe's tokenizer is refused."""
-    with pytest.raises(MergingError) as caught:
-        merged(recipe)
-    return str(caught.value)
-
-
-def ties(family: Family, more: str = "") -> Recipe:
-    """Return a merge of a family, with something more."""
-    models = f"models: [{{model: {family.a}}}, {{model: {family.b}}}]"
-    return Recipe.parse(f"merge_method: ties\nbase_model: {family.base}\n{models}\nparameters: {{weight: 1}}\n{more}")
-
-
-@pytest.fixture
-def own_family(make_model: ModelMaker) -> Family:
-    """A family whose tokenizers a test may change."""
-    return Family(*(make_model(name, seed=seed, layers=1) for seed, name in enumerate(("base", "a", "b"))))
-
-
-def set_template(folder: str, template: str) -> None:
-    """Give a model a chat template."""
-    Path(folder, "chat_template.jinja").write_text(template, encoding="utf-8")
-
-
-@pytest.mark.parametrize("more", ["", "tokenizer_source: base", "tokenizer: {source: base}"])
-def test_a_merge_has_the_tokenizer_of_its_base(own_family: Family, more: str) -> None:
-    set_template(own_family.base, "base {{ messages }}")
-    set_template(own_family.a, "a {{ messages }}")
-    assert merged(ties(own_family, more)).chat_template == "base {{ messages }}"
-
-
-@pytest.mark.parametrize("key", ["tokenizer_source: {}", "tokenizer: {{source: {}}}"])
-def test_a_merge_has_the_tokenizer_of_its_source(own_family: Family, tmp_path: Path, key: str) -> None:
-    set_template(own_family.b, "b {{ messages }}")
-    recipe = ties(own_family, key.format(own_family.b))
-    assert merged(recipe).chat_template == "b {{ messages }}"
-    saved = tmp_path / "saved"
-    saved.mkdir()
-    save_tokenizer(recipe, saved)
-    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-        assert (saved / name).read_bytes() == Path(own_family.b, name).read_bytes()
-
-
-def test_the_union_of_equal_vocabularies_is_that_vocabulary(own_family: Family) -> None:
-    assert merged(ties(own_family, "tokenizer_source: union")).get_vocab() == byte_tokenizer().get_vocab()
-
-
-def test_the_union_of_different_vocabularies_is_refused(own_family: Family) -> None:
-    tokenizer = byte_tokenizer()
-    tokenizer.add_tokens(["<more>"])
-    tokenizer.save_pretrained(own_family.b)
-    assert refusal(ties(own_family, "tokenizer_source: union")) == (
-        f"tokenizer_source: the embedding would have to be rearranged (the vocabulary of {own_family.b} is another), "
-        "which is not possible yet; leave tokenizer_source out to keep the rows as they are, with the tokenizer of "
-        f"{own_family.base}"
-    )
-
-
-def test_a_tokenizer_with_more_tokens_than_the_embedding_is_refused(own_family: Family) -> None:
-    tokenizer = byte_tokenizer()
-    tokenizer.add_tokens(["<more>"])
-    tokenizer.save_pretrained(own_family.base)
-    assert refusal(ties(own_family)) == (
-        f"model {own_family.base}: its tokenizer has ids up to 262, but the merged embedding has 262 rows; "
-        "choose another tokenizer_source"
-    )
-
-
-def test_a_tokenizer_with_fewer_tokens_than_the_embedding_is_kept_unless_asked_for(tmp_path: Path) -> None:
-    folder = save_tiny_model(tmp_path / "model", TinyModel(layers=1))
-    small = Tokenizer.from_file(f"{folder}/tokenizer.json")
-    content = json.loads(small.to_str())
-    del content["model"]["vocab"]["<d>"]
-    Path(folder, "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
-    assert len(merged(Recipe.single(folder))) == 261
-    asked = Recipe.single(folder).model_copy(update={"tokenizer_source": "base"})
-    assert "the tokenizer has 261 tokens and the embedding 262 rows" in refusal(asked)
-
-
-@pytest.mark.parametrize("part", ["pad_to_multiple_of: 64", "tokens: {'<a>': {source: {kind: zero}}}"])
-def test_changes_of_the_embedding_are_refused(own_family: Family, part: str) -> None:
-    assert refusal(ties(own_family, f"tokenizer: {{source: base, {part}}}")).startswith(
-        "tokenizer: 'tokens' and 'pad_to_multiple_of' change the embedding"
-    )
-
-
-# --- chat templates -------------------------------------------------------------------------------------------------
-
-
-def test_a_chat_template_of_the_recipe_is_that_of_the_merge(own_family: Family, tmp_path: Path) -> None:
-    set_template(own_family.base, "base {{ messages }}")
-    recipe = ties(own_family, 'chat_template: "{% for m in messages %}{{ m.content }}{% endfor %}"')
-    assert merged(recipe).apply_chat_template([{"role": "user", "content": "hi"}], tokenize=False) == "hi"
-    save_tokenizer(recipe, tmp_path)
-    loaded = AutoTokenizer.from_pretrained(tmp_path)
-    assert loaded.apply_chat_template([{"role": "user", "content": "hi"}], tokenize=False) == "hi"
-
-
-def test_the_automatic_chat_template_is_that_of_most_parents(own_family: Family) -> None:
-    set_template(own_family.base, "base {{ messages }}")
-    for folder in (own_family.a, own_family.b):
-        set_template(folder, "chat {{ messages }}\n")
-    assert merged(ties(own_family, "chat_template: auto")).chat_template == "chat {{ messages }}"
-
-
-def test_without_any_chat_template_the_automatic_one_is_none(own_family: Family) -> None:
-    assert merged(ties(own_family, "chat_template: auto")).chat_template is None
-
-
-def test_a_word_that_is_no_template_is_refused(own_family: Family) -> None:
-    assert refusal(ties(own_family, "chat_template: chatml")) == (
-        "chat_template: 'chatml' is no Jinja template; give the template itself, or 'auto'"
-    )

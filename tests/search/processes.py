@@ -5,6 +5,7 @@ They are forked from a server that has imported everything, so that none of them
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
 import re
@@ -63,12 +64,23 @@ class Command:
 
 
 @contextmanager
-def running(folder: Path, *words: str | Path, file_limit: int | None = None) -> Iterator[Command]:
-    """Start a command whose output goes into that folder; `file_limit` is the most bytes that a file may grow to."""
+def running(
+    folder: Path, *words: str | Path, file_limit: int | None = None, heed_permissions: bool = False
+) -> Iterator[Command]:
+    """Start a command whose output goes into that folder.
+
+    Args:
+        folder: gets the files stdout and stderr.
+        words: what to run.
+        file_limit: the most bytes that a file may grow to.
+        heed_permissions: be refused what a file's mode forbids, as root is not otherwise.
+    """
     stdout, stderr = folder / "stdout", folder / "stderr"
     stdout.touch()
     stderr.touch()
-    process = _CONTEXT.Process(target=_main, args=([str(word) for word in words], stdout, stderr, file_limit))
+    process = _CONTEXT.Process(
+        target=_main, args=([str(word) for word in words], stdout, stderr, file_limit, heed_permissions)
+    )
     process.start()
     try:
         yield Command(process, stdout, stderr)
@@ -77,12 +89,21 @@ def running(folder: Path, *words: str | Path, file_limit: int | None = None) -> 
         process.join()
 
 
-def _main(words: list[str], stdout: Path, stderr: Path, file_limit: int | None) -> None:
+def _main(words: list[str], stdout: Path, stderr: Path, file_limit: int | None, heed_permissions: bool) -> None:
     for number, file in ((1, stdout), (2, stderr)):
         os.dup2(os.open(file, os.O_WRONLY | os.O_APPEND), number)
     if file_limit is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
+    if heed_permissions:
+        _give_up_capabilities()
     sys.argv[1:] = words
     from search.cli import main
 
     main()
+
+
+def _give_up_capabilities() -> None:
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, of this process
+    nothing = (ctypes.c_uint32 * 6)()
+    if ctypes.CDLL(None, use_errno=True).capset(header, nothing) != 0:
+        raise OSError(ctypes.get_errno(), "capset")

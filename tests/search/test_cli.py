@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import Result
 from safetensors.torch import load_file, save_file
 
@@ -197,6 +198,35 @@ def test_what_is_not_there_is_named(
     refused(command(*words), message)
 
 
+def test_what_needs_no_torch_does_not_wait_for_it(finished: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.yaml").write_text("merge_method: linear\nmodel: []\n")
+    commands = [
+        ["run", "nowhere.yaml"],
+        ["merge", "nowhere.yaml", "out"],
+        ["merge", "bad.yaml", "out"],
+        ["evaluate", "model"],
+        ["evaluate", "model", "--problems", "nowhere.jsonl", "--allow-code-execution"],
+        ["evaluate", "bad.yaml", "--allow-code-execution"],
+        ["score", "nowhere.jsonl", "--allow-code-execution"],
+        ["export", "nowhere", "--to", "out"],
+        ["export", str(finished), "--trial", "99", "--to", "out"],
+        ["leaderboard", str(finished)],
+    ]
+    code = (
+        "import json, sys\n"
+        "from click.testing import CliRunner\n"
+        "from search.cli import main\n"
+        "for words in json.loads(sys.argv[1]):\n"
+        "    print(CliRunner().invoke(main, words).exit_code, 'torch' in sys.modules, *words)"
+    )
+    words = [sys.executable, "-c", code, json.dumps(commands)]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True)
+    codes = ["2"] * (len(commands) - 1) + ["0"]
+    assert done.stdout.splitlines() == [
+        " ".join([code, "False", *words]) for code, words in zip(codes, commands, strict=True)
+    ]
+
+
 @pytest.mark.parametrize("value", ["soon", "0", "-1h"])
 def test_a_timeout_that_is_none_is_refused(command: Command, family: Family, value: str) -> None:
     result = command("run", family.write(), "--timeout", value)
@@ -255,6 +285,27 @@ def test_a_merge_is_evaluated_without_being_written(command: Command, family: Fa
     assert command("merge", recipe, tmp_path / "merged").exit_code == 0
     written = json.loads(command("evaluate", tmp_path / "merged", *options).stdout)
     assert live["problems"] == written["problems"]
+
+
+def test_a_pickle_is_merged_and_evaluated_behind_the_switch_that_mergekit_has(
+    command: Command, family: Family, tmp_path: Path
+) -> None:
+    recipe = tmp_path / "linear.yaml"
+    recipe.write_text(
+        f"merge_method: linear\nmodels: [{{model: {family.a}, parameters: {{weight: 1}}}}, "
+        f"{{model: {family.b}, parameters: {{weight: 1}}}}]\n"
+    )
+    assert command("merge", recipe, tmp_path / "expected").exit_code == 0
+    torch.save(load_file(family.a / "model.safetensors"), family.a / "pytorch_model.bin")
+    (family.a / "model.safetensors").unlink()
+    refused(command("merge", recipe, tmp_path / "merged"), "pass --lazy-unpickle", str(family.a))
+    for words in (["merge", recipe, tmp_path / "merged", "--low-cpu-memory"], ["merge", recipe, "x", "--dry-run"]):
+        assert command(*words, "--lazy-unpickle").exit_code == 0
+    merged, expected = (load_file(tmp_path / name / "model.safetensors") for name in ("merged", "expected"))
+    assert all(torch.equal(merged[name], expected[name]) for name in expected)
+    options = ["--problems", family.problems, "--max-new-tokens", "2", "--allow-code-execution"]
+    refused(command("evaluate", family.a, *options), "pass --lazy-unpickle")
+    assert command("evaluate", family.a, *options, "--lazy-unpickle").exit_code == 0
 
 
 def test_a_dry_run_writes_nothing(command: Command, family: Family, tmp_path: Path) -> None:

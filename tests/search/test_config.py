@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from search import SearchConfig, SearchError
-from search.config import parse_duration
+from search.config import parse_duration, parse_size
 from tests.search.family import Family
 
 
@@ -23,6 +23,19 @@ def test_durations(text: object, seconds: float) -> None:
 def test_what_is_no_duration_is_refused_with_examples(text: object) -> None:
     with pytest.raises(ValueError, match="8h, 1h30m"):
         parse_duration(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("24GB", 24 * 10**9), ("1.5 gb", 1_500_000_000), ("500MB", 500_000_000), (7, 7), ("0", 0)]
+)
+def test_sizes(text: object, size: int) -> None:
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "GB", "-1GB", "24 gigabytes", "1e9", True])
+def test_what_is_no_size_is_refused_with_examples(text: object) -> None:
+    with pytest.raises(ValueError, match="24GB or 500MB"):
+        parse_size(text)
 
 
 def test_a_config_has_defaults_for_everything_but_the_recipe(family: Family) -> None:
@@ -42,6 +55,16 @@ def test_paths_are_those_beside_the_config(family: Family, monkeypatch: pytest.M
     assert config.space.example().parents() == (str(family.a), str(family.b), str(family.base))
     assert config.evaluation.problems == str(family.problems)
     assert config.evaluation.prompt.tokenizer == str(family.a)
+
+
+def test_an_adapter_is_looked_for_beside_the_config_as_its_base_is(family: Family) -> None:
+    (family.folder / "adapter").mkdir()
+    for written in ("a+adapter", "{model: a, lora: adapter}", "{model: {path: a}, lora: {path: adapter}}"):
+        config = SearchConfig.parse(family.config().replace("model: a\n", f"model: {written}\n"), folder=family.folder)
+        assert config.space.example().parents()[0] == f"{family.a}+{family.folder / 'adapter'}"
+    text = family.config().replace("model: a\n", "model: someone/model+adapter\n")
+    parents = SearchConfig.parse(text, folder=family.folder).space.example().parents()
+    assert parents[0] == f"someone/model+{family.folder / 'adapter'}"
 
 
 def test_a_hub_id_stays_as_it_is(family: Family) -> None:
@@ -89,7 +112,7 @@ def test_an_anchor_used_twice_is_two_ranges(family: Family) -> None:
         ("problems.jsonl", "problems.jsonl, report_fraction: 1.0", "evaluation.report_fraction: .*less than 1"),
         ("problems.jsonl", "problems.jsonl, prompt: {format: chatty}", "evaluation.prompt.format: .*'chatty'"),
         ("problems.jsonl", "problems.jsonl, prompt: {formt: chat}", "evaluation.prompt.formt: unknown key"),
-        ("recipe:", "recipe: [1]\nignored:", "recipe: .*dict"),
+        ("recipe:", "recipe: [1]\nignored:", "ignored: unknown key"),
         ("recipe:", "recipes:", "recipes: unknown key|recipe: is missing"),
         ("search: {", "search: {{", r":\d+: is no valid YAML"),
     ],
@@ -99,6 +122,12 @@ def test_what_is_wrong_is_named(family: Family, before: str, after: str, message
     assert before in text
     with pytest.raises(SearchError, match=f"mine.yaml.*({message})"):
         SearchConfig.parse(text.replace(before, after, 1), source="mine.yaml", folder=family.folder)
+
+
+@pytest.mark.parametrize(("value", "shown"), [("[1]", r"\[1\]"), ("3", "3")])
+def test_a_recipe_that_is_no_mapping_is_refused(value: str, shown: str) -> None:
+    with pytest.raises(SearchError, match=f"mine.yaml: recipe: expected a mapping, got {shown}"):
+        SearchConfig.parse(f"recipe: {value}", source="mine.yaml")
 
 
 @pytest.mark.parametrize("text", ["", "[]", "just words"])
@@ -131,3 +160,28 @@ def test_a_warm_start_is_a_recipe_or_a_file_of_one(family: Family) -> None:
 def test_a_warm_start_that_is_not_there_is_named(family: Family) -> None:
     with pytest.raises(SearchError, match=r"search.enqueue\[0\]: no recipe file start.yaml"):
         SearchConfig.load(family.write(search=", enqueue: [start.yaml]"))
+
+
+def test_a_warm_start_file_that_holds_no_recipe_is_named(family: Family) -> None:
+    config = family.write(search=", enqueue: [start.yaml]")
+    for text, message in (("[1]", " expected a recipe .*, got list"), ("a: {", r"\d: is no valid YAML")):
+        (family.folder / "start.yaml").write_text(text)
+        with pytest.raises(SearchError, match=f"start.yaml:{message}"):
+            SearchConfig.load(config)
+
+
+def test_models_of_a_tokenizer_are_looked_up_beside_the_config(shared_family: Family) -> None:
+    tokens = "tokens: {x: {source: base}, y: {source: {kind: model_token, model: a, token_id: 1}}}"
+    recipe = f"""
+  merge_method: task_arithmetic
+  base_model: base
+  models: [{{model: a, parameters: {{weight: {{low: 0, high: 1}}}}}}]
+  tokenizer: {{source: base, {tokens}}}
+"""
+    text = shared_family.config(recipe=recipe)
+    section = SearchConfig.parse(text, folder=shared_family.folder).space.example().tokenizer
+    assert section is not None
+    assert section.source == "base"
+    found = [each.model_dump()["source"] for each in (section.tokens or {}).values()]
+    assert found[0] == str(shared_family.base)
+    assert found[1]["model"] == str(shared_family.a)

@@ -97,6 +97,18 @@ def test_a_folder_that_holds_something_is_left_alone(command: Command, finished:
     assert [path.name for path in tmp_path.iterdir()] == ["note"]
 
 
+def test_what_a_config_named_may_be_gone_when_its_trials_are_exported(family: Family, tmp_path: Path) -> None:
+    space = SearchConfig.load(family.write()).space
+    (family.folder / "start.yaml").write_text(space.example().to_yaml(), encoding="utf-8")
+    config = SearchConfig.load(family.write(search=", enqueue: [start.yaml]", more="merging: {random_seed: 7}"))
+    run_search(config, tmp_path / "run", trials=1)
+    (family.folder / "start.yaml").unlink()
+    family.problems.unlink()
+    assert export_trial(tmp_path / "run", tmp_path / "out").trial == 4
+    assert "--random-seed 7" in (tmp_path / "out" / "README.md").read_text()
+    assert Recipe.load(tmp_path / "out" / "recipe.yaml") == space.example()
+
+
 def test_results_that_were_moved_can_still_be_exported(command: Command, finished: Path, tmp_path: Path) -> None:
     shutil.copytree(finished, tmp_path / "moved")
     assert command("export", tmp_path / "moved", "--to", tmp_path / "out").exit_code == 0
@@ -151,3 +163,14 @@ def test_methods_that_need_a_calibration_file_are_searched_like_others(family: F
     family.problems.rename(tmp_path / "moved")
     with pytest.raises(MergingError, match=r"calibration: .*problems\.jsonl: cannot be read"):
         export_trial(tmp_path / "run", tmp_path / "again")
+
+
+def test_a_calibration_file_that_is_missing_is_told_before_anything_is_written(family: Family, tmp_path: Path) -> None:
+    recipe = """
+  merge_method: regmean
+  models: [{model: a}, {model: b, parameters: {weight: {low: 0.1, high: 2.0}}}]
+  parameters: {calibration: nothing.jsonl}
+"""
+    with pytest.raises(MergingError, match=r"calibration: nothing\.jsonl: cannot be read"):
+        run_search(SearchConfig.load(family.write(recipe=recipe)), tmp_path / "run", trials=1)
+    assert not (tmp_path / "run").exists()

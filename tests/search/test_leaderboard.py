@@ -5,7 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
+import time
 from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +17,7 @@ import pytest
 from optuna.trial import TrialState
 from rich.console import Console
 from scipy.stats import binomtest
+from sqlalchemy import event
 
 from search import Leaderboard, Row, SearchConfig
 from search.results import ResultsFolder
@@ -20,11 +25,11 @@ from search.study import ERROR, OUTCOMES, RECIPE, SECONDS, Studies, quiet
 from search.worker import baselines
 from tests.search.family import Family
 
-SEARCH, REPORT = [f"s/{i}" for i in range(10)], [f"r/{i}" for i in range(20)]
+SEARCH, REPORT = 10, 20  # problems
 
 
-def outcomes(tasks: list[str], passed: set[int]) -> dict[str, str]:
-    return {task: "passed" if index in passed else "failed" for index, task in enumerate(tasks)}
+def outcomes(problems: int, passed: set[int]) -> str:
+    return "".join("p" if index in passed else "f" for index in range(problems))
 
 
 class Recorder:
@@ -58,7 +63,7 @@ class Recorder:
             study.tell(trial, state=TrialState.FAIL)
             return
         trial.set_user_attr(OUTCOMES, outcomes(SEARCH, passed))
-        study.tell(trial, len(passed) / len(SEARCH))
+        study.tell(trial, len(passed) / SEARCH)
         if report is not None:
             self.studies.save_report(self.studies.number(trial), outcomes(REPORT, report))
 
@@ -165,6 +170,24 @@ def test_a_table_fits_its_terminal_a_line_a_row(board: Leaderboard, width: int) 
     assert ("density" in lines[2]) is (width == 160)
 
 
+@pytest.mark.parametrize("width", [100, 160])
+def test_a_table_names_models_as_a_terminal_shows_it(board: Leaderboard, width: int) -> None:
+    lines = shown(board, width)
+    assert max(len(line.rstrip()) for line in lines) <= width
+    best = lines[2].replace("\N{NO-BREAK SPACE}", " ")
+    assert (re.search(r"  a: density \d\S+ \d\S+  b: weight \d\S+$", best.rstrip()) is not None) is (width == 160)
+    assert best.startswith("trial 5  ")
+    assert len(lines) == 2 + len(board.rows)
+
+
+def test_what_looks_like_markup_in_a_name_is_shown(family: Family) -> None:
+    family.a.rename(family.folder / "[red]a")
+    text = family.config().replace("- model: a", "- model: '[red]a'")
+    recorder = Recorder(family.folder / "run", SearchConfig.parse(text, folder=family.folder))
+    recorder.baseline({0})
+    assert shown(recorder.read(), 80)[2].startswith("[red]a (best parent)")
+
+
 def test_parents_of_one_name_are_told_apart(family: Family) -> None:
     moved = family.folder / "other" / "a"
     moved.parent.mkdir()
@@ -190,6 +213,31 @@ def test_a_long_name_pushes_no_number_off_the_screen(family: Family, width: int)
     assert "ct (best parent)" in best
     assert "100.0%  100.0% [84%, 100%]" in best
     assert "…" not in best.partition(" (best parent)")[2]
+
+
+def test_the_database_is_asked_no_more_for_many_trials_than_for_few(recorder: Recorder) -> None:
+    def statements() -> int:
+        asked: list[str] = []
+        with quiet(), closing(Studies.open(recorder.folder)) as studies:
+            event.listen(studies.storage.engine, "before_cursor_execute", lambda *words: asked.append(words[2]))
+            Leaderboard.of(studies)
+        return len(asked)
+
+    recorder.baseline({0})
+    recorder.trial({0})
+    few = statements()
+    for _ in range(9):
+        recorder.trial({0})
+    assert statements() == few
+
+
+def test_many_trials_are_shown_at_once(board: Leaderboard) -> None:
+    first = next(row for row in board.rows if row.kind == "trial")
+    many = replace(board, rows=(*board.rows, *(replace(first, trial=number) for number in range(10, 20_000))))
+    began = time.process_time()
+    assert len(many.top(None)) == len(many.rows)
+    assert many.table(10).row_count == 10 + 4  # the parents and their average
+    assert time.process_time() - began < 5
 
 
 def test_before_any_trial_there_is_no_best(recorder: Recorder) -> None:

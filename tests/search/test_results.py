@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -28,7 +30,7 @@ def test_a_folder_keeps_its_config_and_the_name_that_it_was_made_under(config: S
     (tmp_path / "deep" / "first").rename(tmp_path / "second")
     folder = ResultsFolder.open(tmp_path / "second")
     assert folder.study == "first"
-    assert folder.config_text == config.text
+    assert folder.config_file.read_text(encoding="utf-8") == config.text
 
 
 @pytest.mark.parametrize("name", ["with space", "with%20percent", "with?mark", "with#hash", "größer"])
@@ -42,6 +44,11 @@ def test_a_folder_may_be_called_anything(config: SearchConfig, tmp_path: Path, n
         ("low: 0.2", "low: 0.3", r"recipe.models\[0\].parameters.density.low was 0.2 there and is 0.3 now"),
         ("max_new_tokens: 12", "max_new_tokens: 13", "evaluation.max_new_tokens was 12 there and is 13 now"),
         ("trials: 3", "trials: 3, sampler: random", "search.sampler was 'tpe' there and is 'random' now"),
+        (
+            "max_new_tokens: 12",
+            "max_new_tokens: 12, batch_size: 2",
+            "evaluation.batch_size was None there and is 2 now",
+        ),
         ("trials: 3", "trials: 3, seed: 1", "search.seed was 0 there and is 1 now"),
         ("search:", "merging: {random_seed: 1}\nsearch:", "merging.random_seed was 0 there and is 1 now"),
     ],
@@ -61,7 +68,7 @@ def test_another_config_is_refused_by_key_and_changes_nothing(
     ("before", "after"),
     [
         ("trials: 3, finalists: 2", "trials: 30, timeout: 8h, finalists: 5"),
-        ("allow_code_execution: true", "allow_code_execution: false, batch_size: 2"),
+        ("allow_code_execution: true", "allow_code_execution: false"),
     ],
 )
 def test_how_long_and_how_fast_to_search_may_change(
@@ -76,6 +83,20 @@ def test_fresh_moves_a_search_aside(config: SearchConfig, tmp_path: Path) -> Non
         create(tmp_path / "run", config, fresh=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "run.1", "run.2"]
     assert ResultsFolder.open(tmp_path / "run.2").study == "run"
+
+
+def test_a_copy_without_empty_and_hidden_folders_is_whole_again(config: SearchConfig, tmp_path: Path) -> None:
+    # What git, zip and `cp DIR/*` leave of a folder.
+    create(tmp_path / "run", config)
+    for copy in ("copy", "fresh"):
+        (tmp_path / copy).mkdir()
+        for name in ("config.yaml", "search.json"):
+            shutil.copyfile(tmp_path / "run" / name, tmp_path / copy / name)
+    with create(tmp_path / "copy", config).sign_in() as worker:
+        ResultsFolder.open(tmp_path / "copy").save_completions("trial-0", [])
+        assert ResultsFolder.open(tmp_path / "copy").is_at_work(worker)
+    create(tmp_path / "fresh", config, fresh=True)
+    assert (tmp_path / "fresh.1").is_dir()
 
 
 def test_fresh_does_not_move_a_search_that_runs(config: SearchConfig, tmp_path: Path) -> None:
@@ -131,6 +152,13 @@ def test_a_lock_is_held_while_its_holder_is_inside(tmp_path: Path) -> None:
     with exclusive(tmp_path / "lock"):
         assert is_held(tmp_path / "lock")
     assert not is_held(tmp_path / "lock")
+
+
+def test_two_who_ask_at_once_do_not_take_each_other_for_the_holder(tmp_path: Path) -> None:
+    (tmp_path / "lock").touch()
+    with (tmp_path / "lock").open("rb") as asking:
+        fcntl.flock(asking, fcntl.LOCK_SH | fcntl.LOCK_NB)  # as is_held does
+        assert not is_held(tmp_path / "lock")
 
 
 def test_identity_is_plain_data(config: SearchConfig) -> None:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import load_file
 
-from evaluation import ConsentError, Evaluator, load_problems
+from evaluation import ConsentError, Evaluator, SandboxPool, load_problems
 from merging import load_model, load_tokenizer
-from search import Leaderboard, SearchConfig, SearchError, run_search
+from search import Leaderboard, SearchConfig, SearchError, export_trial, run_search
 from search.progress import Silent
 from search.results import ResultsFolder
-from search.study import Studies, quiet
+from search.study import OUTCOMES, RECIPE, Studies, quiet
 from tests.search.conftest import fingerprint
 from tests.search.family import Family
 
@@ -29,6 +34,7 @@ class Phases(Silent):
         self.begun: list[str] = []
         self.phases: set[str] = set()
         self.said: list[str] = []
+        self.notes: list[str] = []
 
     def begin(self, what: str, total: int, deadline: float | None = None, later: float = 0.0) -> None:  # noqa: ARG002
         self.begun.append(f"{what} {total}{' until a deadline' if deadline else ''}")
@@ -39,6 +45,9 @@ class Phases(Silent):
     def say(self, message: str) -> None:
         self.said.append(message)
 
+    def scored(self, score: float | None, seconds: float, standing: str = "", note: str = "") -> None:  # noqa: ARG002
+        self.notes.append(note)
+
 
 def test_a_run_leaves_a_folder_with_everything(finished: Path, shared_family: Family) -> None:
     assert {path.name for path in finished.iterdir() if not path.name.startswith(".")} == {
@@ -47,6 +56,28 @@ def test_a_run_leaves_a_folder_with_everything(finished: Path, shared_family: Fa
     assert (finished / "config.yaml").read_text() == shared_family.config()
     assert "trial 6: " in (finished / "worker.log").read_text()
     assert not list((finished / ".workers").iterdir())
+
+
+def test_a_search_whose_parents_have_no_room_and_are_pickles_finds_the_same(
+    family: Family, finished: Path, tmp_path: Path
+) -> None:
+    for model in (family.a, family.b):
+        torch.save(load_file(model / "model.safetensors"), model / "pytorch_model.bin")
+        (model / "model.safetensors").unlink()
+    config = SearchConfig.load(family.write(more="merging: {memory_budget: 0, lazy_unpickle: true}"))
+    phases = Phases()
+    found = run_search(config, tmp_path / "run", progress=phases)
+    assert [row.search_score for row in found.rows] == [row.search_score for row in Leaderboard.open(finished).rows]
+    assert any("are read from their files for every candidate" in note for note in phases.said)
+    export_trial(tmp_path / "run", tmp_path / "merged", trial=found.best)
+
+
+def test_a_search_that_compiles_says_so_and_finds_the_same(family: Family, finished: Path, tmp_path: Path) -> None:
+    phases = Phases()
+    config = SearchConfig.load(family.write()).with_compile(True)
+    found = run_search(config, tmp_path / "run", progress=phases)
+    assert phases.begun[:3] == ["reading the parents 1", "compiling 1", "parents 4"]
+    assert [row.search_score for row in found.rows] == [row.search_score for row in Leaderboard.open(finished).rows]
 
 
 def test_the_parents_and_their_equal_average_are_the_first_trials(finished: Path, shared_family: Family) -> None:
@@ -225,6 +256,70 @@ def test_while_another_worker_is_at_its_last_trial_the_finalists_are_left_to_it(
         run_search(config, tmp_path / "run", trials=2, progress=phases)
     assert phases.said == ["another worker is still at its last trial; it will score the finalists"]
     assert numbers(run_search(config, tmp_path / "run", trials=2)).keys() == {4, 6}  # 5 was lost, and run again as 6
+
+
+def test_a_worker_that_died_is_not_waited_for(family: Family, tmp_path: Path) -> None:
+    config = SearchConfig.load(family.write())
+    run_search(config, tmp_path / "run", trials=1)
+    folder = ResultsFolder.open(tmp_path / "run")
+    with quiet(), closing(Studies.create(folder, config, [])) as studies, folder.sign_in() as dead:
+        for _ in range(2):
+            trial = studies.claim(dead, 3, config.space)
+        assert trial
+        trial.set_user_attr(RECIPE, config.space.recipe_at(trial.params).to_dict())
+        trial.set_user_attr(OUTCOMES, "p" * 8)
+        studies.search.tell(trial, 1.0)  # the other trial is never heard of again
+    phases = Phases()
+    board = run_search(config, tmp_path / "run", timeout=0, progress=phases)
+    assert phases.said == []
+    assert (board.best, board.rows[0].search_score) == (6, 1.0)
+    assert board.rows[0].report_score is not None
+
+
+def test_no_trials_and_no_time_are_none(family: Family, tmp_path: Path) -> None:
+    config = SearchConfig.load(family.write(search=", timeout: 8h"))
+    assert numbers(run_search(config, tmp_path / "run", trials=0)) == {}
+    assert numbers(run_search(config, tmp_path / "run", timeout=0)) == {}
+
+
+def test_the_same_merge_again_has_the_outcomes_that_it_had(family: Family, tmp_path: Path) -> None:
+    recipe = """
+  merge_method: linear
+  models:
+    - {model: a, parameters: {weight: {choices: [0.25, 0.75]}}}
+    - {model: b, parameters: {weight: 0.5}}
+"""
+    config = SearchConfig.load(family.write(recipe=recipe, search=", sampler: random"))
+    phases = Phases()
+    board = run_search(config, tmp_path / "run", trials=5, progress=phases)
+    rows = {row.trial: row for row in board.rows if row.kind == "trial"}
+    firsts = [row for row in rows.values() if row.same_as is None]
+    assert len(firsts) == 2
+    for row in rows.values():
+        first = rows[row.trial if row.same_as is None else row.same_as]
+        assert first.same_as is None
+        assert (row.recipe, row.search_score, row.numbers) == (first.recipe, first.search_score, first.numbers)
+        assert (row.won, row.lost) == (first.won, first.lost) or first.report_score is not None
+        written = (tmp_path / "run" / "completions" / f"trial-{row.trial}.jsonl").exists()
+        assert written is (row.same_as is None)
+    repeated = next(row for row in rows.values() if row.same_as is not None)
+    log = (tmp_path / "run" / "worker.log").read_text()
+    assert f"trial {repeated.trial}: the same merge as trial {repeated.same_as}" in log
+    assert phases.notes.count(f"the same merge as trial {repeated.same_as}") >= 1
+    assert {row.trial for row in firsts} == {row.trial for row in rows.values() if row.report_score is not None}
+    table = io.StringIO()
+    Console(width=160, file=table).print(board.table())
+    assert f"trial {repeated.trial} (= {repeated.same_as})" in table.getvalue()
+
+
+def test_a_layer_that_the_sandbox_lacks_is_told(
+    family: Family, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "sandbox: two processes, " in (finished / "worker.log").read_text()
+    monkeypatch.setattr(SandboxPool, "isolation", property(lambda _pool: "two processes; missing: landlock, seccomp"))
+    phases = Phases()
+    run_search(SearchConfig.load(family.write()), tmp_path / "run", trials=0, progress=phases)
+    assert phases.said == ["this system lacks layers of the sandbox (two processes; missing: landlock, seccomp)"]
 
 
 def test_the_default_folder_is_called_like_the_config(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:

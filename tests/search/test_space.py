@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -9,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from merging import MergingError
+from merging import METHODS, MergingError, Recipe
 from search import SearchError
+from search.ranges import WHOLE
 from search.space import SearchSpace
 
 
@@ -148,7 +151,10 @@ def test_a_warm_start_differs_from_the_searched_recipe_in_the_ranges_alone() -> 
         ({"low": 0, "high": 1, "log": True}, "density: a logarithmic range needs a low above 0"),
         ({"low": 0, "high": 1, "step": 2}, "density.step: expected a step between 0 and 1"),
         ({"choices": [0.1]}, "density.choices: expected a list of two values or more"),
-        ({"choices": [0.1, None]}, "density.choices: choices are numbers, words, true or false"),
+        ({"low": 0, "high": 1, "step": 0.3}, "density.high: no number of steps of 0.3 leads from 0 to 1; say 0.9"),
+        ({"choices": [0.1, None]}, r"density.choices\[1\]: expected a number, a word, a list or a mapping, got None"),
+        ({"choices": [0.1, 0.2, 0.1]}, r"density.choices\[2\]: 0.1 is given twice"),
+        ({"choices": [0.1, [0.2, {"low": 0}]]}, r"density.choices\[1\]: a choice cannot hold a range"),
         ({"choices": [0.1, 0.2], "low": 0}, "density: a range has either 'choices' or 'low' and 'high'"),
     ],
 )
@@ -175,6 +181,181 @@ def test_a_choice_that_lacks_something_is_refused() -> None:
     template["merge_method"] = {"choices": ["ties", "tiess"]}
     with pytest.raises(MergingError, match=r"recipe\.merge_method: unknown method 'tiess'; did you mean 'ties'"):
         SearchSpace.read(template, "mine.yaml")
+
+
+# --- methods, models and layers --------------------------------------------------------------------------------------
+
+
+def stack(*ranges: Any, method: Any = "passthrough") -> dict[str, Any]:
+    """Return a stack of a slice of one model for each of these layer ranges."""
+    models = ["a", "b", "a", "b"]
+    slices = [{"sources": [{"model": models[i], "layer_range": layers}]} for i, layers in enumerate(ranges)]
+    return {"merge_method": method, "slices": slices}
+
+
+LAYERS = "slices[{}].sources[0].layer_range"
+
+
+def space_of(template: dict[str, Any]) -> SearchSpace:
+    return SearchSpace.read(template, "mine.yaml")
+
+
+def test_the_ends_of_layer_ranges_are_whole_numbers() -> None:
+    space = space_of(stack([0, {"low": 4, "high": 8}], [{"low": 2, "high": 6, "step": 2}, 12]))
+    names = [LAYERS.format(0) + "[1]", LAYERS.format(1) + "[0]"]
+    assert space.distributions() == {
+        names[0]: IntDistribution(4, 8),
+        names[1]: IntDistribution(2, 6, step=2),
+    }
+    made = space.recipe_at(dict(zip(names, (5, 4), strict=True)))
+    assert made.slices is not None
+    assert [part.sources[0].layer_range for part in made.slices] == [(0, 5), (4, 12)]
+
+
+def test_a_whole_layer_range_a_model_and_all_slices_are_chosen_among() -> None:
+    template = stack({"choices": [[0, 4], [2, 6]]}, [4, 8])
+    template["slices"][1]["sources"][0]["model"] = {"choices": ["b", "c"]}
+    space = space_of(template)
+    assert space.distributions()[LAYERS.format(0)] == CategoricalDistribution(["[0, 4]", "[2, 6]"])
+    made = space.recipe_at({LAYERS.format(0): "[2, 6]", "slices[1].sources[0].model": "c"})
+    assert made.to_dict()["slices"] == [
+        {"sources": [{"model": "a", "layer_range": [2, 6]}]},
+        {"sources": [{"model": "c", "layer_range": [4, 8]}]},
+    ]
+    stacks = [stack([0, 4])["slices"], stack([0, 4], [2, 8])["slices"]]
+    whole = space_of({"merge_method": "passthrough", "slices": {"choices": stacks}})
+    (label,) = whole.parameters_of({"merge_method": "passthrough", "slices": stacks[1]}).values()
+    assert whole.recipe_at({"slices": label}).to_dict()["slices"] == stacks[1]
+
+
+def test_a_parameter_that_takes_whole_numbers_is_searched_over_them() -> None:
+    template = {"merge_method": "karcher", "models": [{"model": "a"}, {"model": "b"}], "parameters": {}}
+    template["parameters"] = {"max_iter": {"low": 1, "high": 100, "log": True}, "tol": {"low": 0, "high": 1}}
+    found = space_of(template).distributions()
+    assert found["parameters.max_iter"] == IntDistribution(1, 100, log=True)
+    assert found["parameters.tol"] == FloatDistribution(0, 1)
+
+
+def test_every_parameter_of_a_method_that_takes_whole_numbers_is_known_to_be_one() -> None:
+    taking = {p.key for method in METHODS.values() for p in method.parameters if p.kind is int}
+    assert taking
+    assert taking <= set(WHOLE)
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        ({"low": 0, "high": 4.5}, r"layer_range\[0\].high: expected a whole number, got 4.5"),
+        ({"low": 0, "high": 4, "knots": 2}, r"layer_range\[0\].knots: there is no gradient of whole numbers"),
+    ],
+)
+def test_a_layer_is_no_fraction(found: Any, message: str) -> None:
+    with pytest.raises(SearchError, match=rf"mine.yaml: recipe.slices\[0\].sources\[0\].{message}"):
+        space_of(stack([found, 8]))
+
+
+@given(st.integers(0, 3), st.integers(4, 8), st.sampled_from([[0, 4], [2, 6]]), st.sampled_from(["a", "b"]))
+def test_layers_and_models_come_back_from_the_recipe_that_they_made(
+    first: int, last: int, chosen: list[int], model: str
+) -> None:
+    template = stack([{"low": 0, "high": 3}, {"low": 4, "high": 8}], {"choices": [[0, 4], [2, 6]]})
+    template["slices"][0]["sources"][0]["model"] = {"choices": ["a", "b"]}
+    space = space_of(template)
+    params = {
+        "slices[0].sources[0].model": model,
+        LAYERS.format(0) + "[0]": first,
+        LAYERS.format(0) + "[1]": last,
+        LAYERS.format(1): str(chosen),
+    }
+    assert space.parameters_of(space.recipe_at(params).to_dict()) == params
+
+
+def among_methods() -> dict[str, Any]:
+    """Return a space of three methods, of which one alone has epsilon."""
+    template = recipe(density={"low": 0.1, "high": 0.8}, epsilon={"low": 0.01, "high": 0.1})
+    template["merge_method"] = {"choices": ["ties", "della", "task_arithmetic"]}
+    template["parameters"] = {"epsilon": 0.05}
+    return template
+
+
+def test_a_parameter_is_legal_if_one_of_the_methods_has_it() -> None:
+    space = space_of(among_methods())
+    assert {corner.merge_method for corner in space.corners()} == {"ties", "della", "task_arithmetic"}
+    template = among_methods()
+    template["models"][0]["parameters"]["epsilonn"] = 0.1
+    with pytest.raises(MergingError, match=r"epsilonn: unknown parameter; ties has .*did you mean 'epsilon'"):
+        space_of(template)
+
+
+def test_a_warm_start_need_not_have_what_its_method_does_not_know() -> None:
+    space = space_of(among_methods())
+    plain = recipe(density=0.4)
+    assert space.parameters_of(plain) == {
+        "merge_method": "ties",
+        KEY: 0.4,
+        "models[0].parameters.epsilon": 0.01,
+    }
+    made = space.recipe_at(space.parameters_of(plain))
+    assert made.models is not None
+    assert made.models[0].parameters["density"] == 0.4
+    with pytest.raises(SearchError, match=r"parameters.epsilon: expected \{'low': 0.01"):
+        space.parameters_of(plain | {"merge_method": "della"})
+
+
+def test_corners_avoid_what_cannot_be_and_say_that_it_is_there() -> None:
+    template = recipe(density={"low": 0.1, "high": 0.8})
+    for index in (0, 1):
+        template["models"][index]["model"] = {"choices": ["a", "b"]}
+    space = space_of(template)
+    assert {(c.models[0].model, c.models[1].model) for c in space.corners() if c.models} == {("a", "b"), ("b", "a")}
+    warning = space.fitting_corners(lambda _: None).warning
+    assert re.fullmatch(
+        r"mine.yaml: about (\d+) in 100 points of the space cannot be merged; trials there fail, and the search goes "
+        r"on: mine.yaml: recipe.models\[1\].model: a is given twice",
+        warning,
+    )
+    assert 35 < int(warning.split()[2]) < 65
+    assert not space_of(stack([0, {"low": 4, "high": 8}])).fitting_corners(lambda _: None).warning
+
+
+def test_layer_ranges_that_seldom_fit_each_other_are_found_nevertheless() -> None:
+    template = stack([{"low": 0, "high": 4}, {"low": 8, "high": 12}])
+    template["merge_method"] = "linear"
+    template["parameters"] = {"weight": 1.0}
+    template["slices"][0]["sources"].append({"model": "b", "layer_range": [0, {"low": 6, "high": 10}]})
+    corners = space_of(template).corners()
+    ends = [tuple(source.layer_range for source in c.slices[0].sources) for c in corners if c.slices]
+    assert {0, 4} <= {one[0] for one, _ in ends}
+    assert {8, 12} <= {one[1] for one, _ in ends}
+    assert {6, 10} <= {other[1] for _, other in ends}
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        ([{"low": 4, "high": 6}, {"low": 2, "high": 4}], r"layer_range \[4, 2\] holds no layers"),
+        ([6, {"low": 4, "high": 8}], r"layer_range \[6, 4\] holds no layers"),
+    ],
+)
+def test_an_end_that_never_makes_a_layer_range_is_refused(layers: Any, message: str) -> None:
+    with pytest.raises(MergingError, match=rf"mine.yaml: recipe.slices\[0\].sources\[0\]: {message}"):
+        space_of(stack(layers))
+
+
+def test_what_does_not_fit_its_parents_is_found_by_whoever_has_them() -> None:
+    space = space_of(stack([0, {"low": 4, "high": 8}], [{"low": 0, "high": 3}, 8]))
+
+    def no_deeper_than(most: int) -> Callable[[Recipe], None]:
+        def fits(candidate: Recipe) -> None:
+            depth = sum(s.sources[0].layer_range[1] - s.sources[0].layer_range[0] for s in candidate.slices or ())
+            if depth > most:
+                raise MergingError(f"{depth} layers are too many")
+
+        return fits
+
+    assert re.search(r"about \d in 100 .* 16 layers are too many", space.fitting_corners(no_deeper_than(15)).warning)
+    with pytest.raises(MergingError, match="16 layers are too many"):
+        space.fitting_corners(no_deeper_than(11))
 
 
 def test_a_recipe_without_a_range_is_nothing_to_search() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -113,6 +116,64 @@ def test_a_parent_that_failed_or_died_is_tried_again_under_its_number(config: Se
     assert [trial.user_attrs[NAME] for trial in ended] == [baseline.name for baseline in baselines(config)]
 
 
+def test_a_parent_whose_worker_died_is_taken_by_one_that_lives(config: SearchConfig, tmp_path: Path) -> None:
+    first, second = open_studies(tmp_path / "run", config), open_studies(tmp_path / "run", config)
+    with second.folder.sign_in() as living:
+        with first.folder.sign_in() as dead:
+            assert first.claim_baseline(dead)
+            assert second.claim_baseline(living)
+            assert [second.claim_baseline(living) is not None for _ in range(3)] == [True, True, False]
+        again = second.claim_baseline(living)
+        assert again
+        assert second.number(again) == 0
+        assert second.claim_baseline(living) is None
+    # It is not over, and so neither shown as failed nor missed when the search asks whether all parents failed.
+    assert second.baseline_trials() == []
+
+
+def test_a_worker_that_died_is_not_at_work(config: SearchConfig, tmp_path: Path) -> None:
+    studies = open_studies(tmp_path / "run", config)
+    with studies.folder.sign_in() as worker:
+        assert studies.claim(worker, 1, config.space)
+        assert studies.others_at_work()
+    assert not studies.others_at_work()
+
+
+def test_a_warm_start_whose_worker_died_before_its_numbers_were_suggested_is_not_lost(
+    config: SearchConfig, shared_family: Family, tmp_path: Path
+) -> None:
+    text = shared_family.config(search=f", enqueue: [{json.dumps(config.space.example().to_dict())}]")
+    warm = SearchConfig.parse(text, folder=shared_family.folder)
+    studies = open_studies(tmp_path / "run", warm)
+    assert studies.search.ask().params == {}  # Optuna hands a trial out first, and suggests its numbers then
+    resumed = open_studies(tmp_path / "run", warm)
+    with resumed.folder.sign_in() as worker:
+        trial = resumed.claim(worker, 1, warm.space)
+        assert trial
+        assert trial.params == warm.warm_starts[0]
+
+
+def test_the_first_complete_trial_of_the_same_numbers_is_a_twin(config: SearchConfig, tmp_path: Path) -> None:
+    studies = open_studies(tmp_path / "run", config)
+    with studies.folder.sign_in() as worker:
+        params = dict.fromkeys(config.space.distributions(), 0.5)
+        for state in (TrialState.FAIL, None, None):
+            studies.search.enqueue_trial(params)
+            trial = studies.claim(worker, 10, config.space)
+            assert trial
+            assert (studies.twin(trial) is None) is (trial.number < 2)
+            studies.search.tell(trial, 0.5 if state is None else None, state=state)
+        other = studies.claim(worker, 10, config.space)
+        assert other
+        assert studies.twin(other) is None
+        studies.search.enqueue_trial(params)
+        last = studies.claim(worker, 10, config.space)
+        assert last
+        twin = studies.twin(last)
+        assert twin
+        assert twin.number == 1
+
+
 def test_trials_are_numbered_after_the_parents(config: SearchConfig, tmp_path: Path) -> None:
     studies = open_studies(tmp_path / "run", config)
     with studies.folder.sign_in() as worker:
@@ -147,6 +208,20 @@ def test_a_database_that_is_none_is_named_with_the_remedy(config: SearchConfig, 
             storage_errors(folder),
         ):
             action(folder)
+
+
+def test_a_database_that_another_process_holds_is_not_to_be_replaced(
+    config: SearchConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("search.study._BUSY_SECONDS", 0.05)
+    studies = open_studies(tmp_path / "run", config)
+    with closing(sqlite3.connect(studies.folder.database, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with (
+            pytest.raises(SearchError, match=r"database is locked; another process holds it: run the same command"),
+            storage_errors(studies.folder),
+        ):
+            studies.save_report(4, "pf")
 
 
 def test_an_equal_average_of_one_model_is_no_baseline(shared_family: Family) -> None:

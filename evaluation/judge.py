@@ -1,0 +1,136 @@
+"""The judge: programs in, verdicts out, under one rule for what says nothing of a program.
+
+Guarantees: every verdict that it gives is about the completion. Problems that the sandbox cannot score are refused by
+name before a model's code is executed, as far as their own solutions tell; what shows later is raised by name. The same
+completion of a problem is executed once, as long as it is remembered.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from dataclasses import astuple
+from types import TracebackType
+from typing import Self
+
+from evaluation.errors import EvaluationError
+from evaluation.problems import Problem
+from evaluation.sandbox.pool import SandboxPool
+from evaluation.sandbox.verdict import Verdict
+
+_LOG = logging.getLogger(__name__)
+
+_REMEMBERED = 30_000  # verdicts, at about 300 bytes
+_NAMED = 5
+
+
+class Judge:
+    """Checks completions in a sandbox of its own. Use as a context manager, or call `close`.
+
+    Args:
+        workers: sandbox processes; by default one a core.
+        timeout_seconds: the time that one completion has for all its tests.
+
+    Attributes:
+        sandbox: the sandbox, whose isolation may be asked for.
+
+    Raises:
+        SandboxError: the sandbox cannot be started here, or an argument is out of range.
+    """
+
+    def __init__(self, *, workers: int | None = None, timeout_seconds: float = 3.0) -> None:
+        self.sandbox = SandboxPool(workers=workers, timeout_seconds=timeout_seconds)
+        self._own: dict[Problem, Verdict] = {}
+        self._known: OrderedDict[bytes, Verdict] = OrderedDict()
+
+    def admit(self, problems: Iterable[Problem]) -> None:
+        """Check the problems' own solutions, each once in the judge's life.
+
+        One that fails is logged; it is the file's affair, and a problem without one may be scored.
+
+        Raises:
+            EvaluationError: names every problem that cannot be scored, whatever is written for it.
+        """
+        new = [problem for problem in problems if problem not in self._own]
+        checked = self.sandbox.check((problem, problem.canonical_solution) for problem in new)
+        found = {new[index]: verdict for index, verdict in checked}
+        for problem, verdict in found.items():
+            if verdict.status == "harness_error":
+                raise _sandbox_failed(problem, verdict)
+        unscorable = {problem: verdict for problem, verdict in found.items() if verdict.status == "unscorable"}
+        if unscorable:
+            raise EvaluationError(
+                f"{len(unscorable)} of {len(new)} problems cannot be scored in the sandbox; take them out of the set: "
+                f"{_listed(unscorable)}"
+            )
+        self._own |= found
+        failed = {problem: verdict for problem, verdict in found.items() if not verdict.passed}
+        failed = {problem: verdict for problem, verdict in failed.items() if problem.canonical_solution.strip()}
+        if failed:
+            named = _listed(failed)
+            _LOG.warning("%d of %d problems are not passed by their own solutions: %s", len(failed), len(new), named)
+
+    def verdicts(self, programs: Iterable[tuple[Problem, str]]) -> Iterator[tuple[int, Verdict]]:
+        """Check completions of admitted problems, taking them from ``programs`` as fast as it gives them.
+
+        Yields:
+            The index of a completion in ``programs`` and its verdict, as verdicts come in. A caller may stop early.
+
+        Raises:
+            EvaluationError: the sandbox has failed, or cannot score a problem; names it.
+        """
+        submitted: list[tuple[int, Problem, bytes]] = []
+        with self.sandbox.batch() as batch:
+            for index, (problem, completion) in enumerate(programs):
+                key = _key(problem, completion)
+                if key in self._known:
+                    self._known.move_to_end(key)
+                    yield index, self._known[key]
+                else:
+                    batch.submit(problem, completion)
+                    submitted.append((index, problem, key))
+                yield from (self._take(*submitted[place], verdict) for place, verdict in batch.ready())
+            yield from (self._take(*submitted[place], verdict) for place, verdict in batch.rest())
+
+    def close(self) -> None:
+        """End the sandbox's processes at once."""
+        self.sandbox.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _take(self, index: int, problem: Problem, key: bytes, verdict: Verdict) -> tuple[int, Verdict]:
+        if verdict.status == "unscorable" and problem in self._own and self._own[problem].passed:
+            # The tests can be executed, so what they could not hand over they had from this completion.
+            verdict = Verdict("failed", verdict.detail)
+        if verdict.status == "unscorable":
+            raise EvaluationError(
+                f"{problem.task_id}: cannot be scored in the sandbox; take it out of the set: {verdict.detail}"
+            )
+        if verdict.status == "harness_error":
+            raise _sandbox_failed(problem, verdict)
+        self._known[key] = verdict
+        if len(self._known) > _REMEMBERED:
+            self._known.popitem(last=False)
+        return index, verdict
+
+
+def _key(problem: Problem, completion: str) -> bytes:
+    return hashlib.sha256(json.dumps([*astuple(problem), completion]).encode()).digest()
+
+
+def _sandbox_failed(problem: Problem, verdict: Verdict) -> EvaluationError:
+    return EvaluationError(f"{problem.task_id}: the sandbox failed, which tells nothing of programs: {verdict.detail}")
+
+
+def _listed(found: dict[Problem, Verdict]) -> str:
+    named = [f"{problem.task_id} ({verdict.detail or verdict.status})" for problem, verdict in found.items()]
+    return ", ".join(named if len(named) <= _NAMED else [*named[:_NAMED], f"and {len(named) - _NAMED} more"])

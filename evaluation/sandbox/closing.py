@@ -1,0 +1,26 @@
+"""How a prompt ends: what must follow it, for it to be a program of its own."""
+
+from __future__ import annotations
+
+import warnings
+
+
+def closing(prompt: str) -> str | None:
+    """Return what makes a prompt compile when it follows it: nothing, or a body for the function that it ends in.
+
+    None if it ends within a statement.
+    """
+    last = next((line for line in reversed(prompt.splitlines()) if line.strip()), "")
+    indentation = last[: len(last) - len(last.lstrip())]
+    bodies = ("", f"\n{indentation}pass\n", f"\n{indentation}    pass\n")
+    return next((body for body in bodies if _compiles(prompt + body)), None)
+
+
+def _compiles(program: str) -> bool:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a stray backslash in a docstring
+            compile(program, "<prompt>", "exec")
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    return True

@@ -1,0 +1,222 @@
+"""The checker's view of the solution's process: the function that the tests call, and what its calls bring back.
+
+Guarantees: what arrives is data of builtin types, or stands for an object over there: an iterator, whose items are made
+as the tests take them; a function, each call of which is a call over there; any other, which can only be handed back.
+An answer that is no message of ours ends the check, whatever the tests' code would catch.
+"""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+import itertools
+import json
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import NoReturn, Self, cast
+
+from evaluation.sandbox.channel import MAX_MESSAGE_BYTES, Channel, ChannelClosed
+from evaluation.sandbox.codec import HELD, ITERATOR, MAX_ITEMS, CodecError, decode, encode, refuse
+
+Finish = Callable[[str, str], NoReturn]  # ends the check with a status and a detail
+
+_MOST_ITEMS = 1024  # of an iterator, asked for at once
+
+
+class Remote:
+    """An object of the solution's process.
+
+    Attributes:
+        form: its form in a message.
+    """
+
+    def __init__(self, form: list[object], solution: Solution) -> None:
+        self.form = form
+        self._solution = solution
+
+    @property
+    def _number(self) -> object:
+        return self.form[1]
+
+    def __repr__(self) -> str:
+        return f"<{self.form[3]} object>"
+
+
+class RemoteObject(Remote):
+    """One that is neither iterator nor function: equal to nothing, itself included."""
+
+    __hash__ = object.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return False
+
+
+class RemoteFunction(Remote):
+    """One that can be called."""
+
+    def __call__(self, *arguments: object, **keywords: object) -> object:
+        """Call it over there; raises what it raises."""
+        return self._solution.call(self._number, arguments, keywords)
+
+
+class RemoteIterator(Remote):
+    """One with a next item; equal to nothing but itself."""
+
+    def __init__(self, form: list[object], solution: Solution) -> None:
+        super().__init__(form, solution)
+        self._waiting: deque[object] = deque()
+        self._end: BaseException | None = None
+        self._count = 1
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> object:
+        if not self._waiting and self._end is None:
+            # One at first, so that nothing is made that is not asked for; then more, so that long ones are fast.
+            self._waiting, self._end = self._solution.take(self._number, self._count)
+            self._count = min(2 * self._count, _MOST_ITEMS)
+        if self._waiting:
+            return self._waiting.popleft()
+        error, self._end = self._end, StopIteration()
+        assert error is not None
+        raise error
+
+    @property
+    def has_waiting(self) -> bool:
+        """Whether items are here that the object over there has given already."""
+        return bool(self._waiting)
+
+
+class Solution:
+    """The solution's process, at the other end of a connection.
+
+    Args:
+        channel: the connection.
+        finish: what ends the check.
+    """
+
+    def __init__(self, channel: Channel, finish: Finish) -> None:
+        self._channel = channel
+        self._finish = finish
+        self.was_called = False
+
+    def await_program(self) -> None:
+        """Wait until the program has been executed; raises what it raised."""
+        with self._reading():
+            failure = self._receive()
+            error = None if failure is None else _rebuild(decode(failure))
+        if error is not None:
+            raise error
+
+    def entry_point(self, name: str) -> RemoteFunction:
+        """Return the function that the tests call."""
+        function = RemoteFunction([HELD, 0, "function", name], self)
+        vars(function).update(__name__=name, __qualname__=name)
+        return function
+
+    def call(self, number: object, arguments: tuple[object, ...], keywords: dict[str, object]) -> object:
+        """Call a function over there; raises what it raises, and changes the arguments that it changes."""
+        given = self._encode([list(arguments), keywords])
+        with self._reading():
+            succeeded, answer, changed = self._ask([number, given])
+            if changed is not None:
+                _write_back((*arguments, *keywords.values()), decode(changed, self._stand_in))
+            if succeeded is True:
+                return decode(answer, self._stand_in)
+            error = _rebuild(decode(answer))
+        raise error
+
+    def take(self, number: object, count: int) -> tuple[deque[object], BaseException | None]:
+        """Return the next items of an iterator over there, up to `count`, and what ended it, if anything did."""
+        with self._reading():
+            succeeded, items, end = self._ask([number, count])
+            if succeeded is not True:
+                return deque(), _rebuild(decode(items))
+            found = decode(items, self._stand_in)
+            if not isinstance(found, list) or not (found or end):
+                raise CodecError
+            return deque(found), None if end is None else _rebuild(decode(end))
+
+    def _ask(self, request: list[object]) -> tuple[object, object, object]:
+        """Send a request, and return the three parts of its answer. Raises ValueError or TypeError for another."""
+        message = json.dumps(request).encode()
+        if len(message) > MAX_MESSAGE_BYTES:
+            self._finish("unscorable", f"the tests' arguments: more than {MAX_MESSAGE_BYTES >> 20} MiB")
+        self.was_called = True
+        try:
+            self._channel.send(message)
+        except ChannelClosed as error:
+            self._lose(error)
+        first, second, third = cast("list[object]", self._receive())
+        return first, second, third
+
+    def _receive(self) -> object:
+        try:
+            message = self._channel.receive()
+        except ChannelClosed as error:
+            self._lose(error)
+        return json.loads(message)
+
+    def _lose(self, error: ChannelClosed) -> NoReturn:
+        self._finish("lost", f"the solution's process: {error}")
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
+        """End the check where what is read is no message."""
+        try:
+            yield
+        except (CodecError, ValueError, TypeError, LookupError, RecursionError):
+            self._finish("failed", "the solution's process: it sent what is no message")
+
+    def _encode(self, value: object) -> object:
+        """Return the form of what a test hands over; that it cannot cross is no fault of the program's."""
+        try:
+            return encode(value, self._form, exact=True)
+        except CodecError as error:
+            self._finish("unscorable", f"the tests' arguments: {error}")
+
+    def _form(self, value: object) -> object:
+        if isinstance(value, Remote) and not (isinstance(value, RemoteIterator) and value.has_waiting):
+            return value.form
+        if not isinstance(value, Iterator):
+            refuse(value)
+        items = list(itertools.islice(value, MAX_ITEMS + 1))
+        return [ITERATOR, *cast("list[object]", encode(items, self._form, exact=True))[1:]]
+
+    def _stand_in(self, content: list[object]) -> Remote:
+        number, kind, name = content
+        if not isinstance(number, int) or not isinstance(kind, str) or not isinstance(name, str):
+            raise TypeError
+        return _KINDS[kind]([HELD, number, kind, name], self)
+
+
+_KINDS = {"object": RemoteObject, "function": RemoteFunction, "iterator": RemoteIterator}
+
+
+def _rebuild(description: object) -> BaseException:
+    """Return the builtin error that the solution raised."""
+    if not isinstance(description, tuple) or len(description) != 2 or not isinstance(description[1], tuple):
+        raise CodecError
+    name, arguments = description
+    kind = vars(builtins).get(name) if isinstance(name, str) else None
+    if not isinstance(kind, type) or not issubclass(kind, BaseException):
+        kind = RuntimeError
+    try:
+        return kind(*arguments)
+    except Exception:
+        return RuntimeError(f"{name}: {arguments}")
+
+
+def _write_back(arguments: Sequence[object], changed: object) -> None:
+    """Let the caller see what the function did to its lists, dictionaries and sets, as within one process."""
+    if not isinstance(changed, list) or len(changed) != len(arguments):
+        raise CodecError
+    for mine, theirs in zip(arguments, changed, strict=True):
+        if isinstance(mine, list) and isinstance(theirs, list):
+            mine[:] = theirs
+        elif (isinstance(mine, dict) and isinstance(theirs, dict)) or (
+            isinstance(mine, set) and isinstance(theirs, set)
+        ):
+            mine.clear()
+            mine.update(theirs)

@@ -1,0 +1,101 @@
+"""Added tokens: what a tokenizer gains and loses in a merge, written into its tokenizer.json.
+
+Guarantees: tokens that stay keep their ids. Knows nothing of embeddings but how many rows they have.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from tokenizers import AddedToken, Tokenizer
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from merging.checkpoint import locate
+from merging.errors import MergingError
+
+
+def missing_tokens(tokenizers: Sequence[tuple[PreTrainedTokenizerBase, int]]) -> list[str | AddedToken]:
+    """Return what the first of some tokenizers needs to have the tokens of all.
+
+    As in mergekit, what a later tokenizer has in its model's vocabulary comes as a plain added token, and what it has
+    as an added token keeps its settings; of different settings the first ones hold.
+
+    Args:
+        tokenizers: each with the rows of its embedding; tokens without a row do not count.
+    """
+    added: dict[str, AddedToken] = {}
+    plain: dict[str, None] = {}
+    for tokenizer, rows in tokenizers:
+        own = [token for index, token in _added(tokenizer) if index < rows]
+        flagged = {token.content for token in own}
+        for text, index in sorted(tokenizer.get_vocab().items(), key=lambda item: item[1]):
+            if index < rows and text not in flagged:
+                plain.setdefault(text)
+        for token in own:
+            added.setdefault(token.content, token)
+    first, first_rows = tokenizers[0]
+    known = {text for text, index in first.get_vocab().items() if index < first_rows}
+    return [*(text for text in plain if text not in known and text not in added), *added.values()]
+
+
+def changed(
+    model: str, tokenizer: PreTrainedTokenizerBase, rows: int | None, more: Sequence[str | AddedToken]
+) -> Tokenizer | None:
+    """Return a model's tokenizer without some tokens and with others, or None if that changes nothing.
+
+    Args:
+        model: whose it is.
+        tokenizer: the tokenizer, which is not changed.
+        rows: ids from this one on are left out.
+        more: what is added, in this order; a text becomes a plain added token.
+
+    Raises:
+        MergingError: the tokenizer is of a kind that cannot be changed.
+    """
+    vocabulary = tokenizer.get_vocab()
+    beyond = {text for text, index in vocabulary.items() if rows is not None and index >= rows}
+    added = [token for _, token in _added(tokenizer) if token.content not in beyond]
+    known, flagged = vocabulary.keys() - beyond, {token.content for token in added}
+    new = [each for each in more if (each not in known if isinstance(each, str) else each.content not in flagged)]
+    if not beyond and not new:
+        return None
+    file = _file(model, tokenizer)
+    if beyond:
+        file = _without(model, file, beyond)
+    file.add_tokens([*added, *new])
+    return file
+
+
+def _added(tokenizer: PreTrainedTokenizerBase) -> list[tuple[int, AddedToken]]:
+    decoder: dict[int, Any] = tokenizer.added_tokens_decoder  # which transformers 5.24 annotates as texts
+    return sorted(decoder.items())
+
+
+def _file(model: str, tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise MergingError(
+            f"model {model}: its tokenizer has no tokenizer.json, and so no tokens can be added or left out; choose "
+            "another tokenizer_source"
+        )
+    file = locate(model) / "tokenizer.json"
+    if file.exists():
+        return Tokenizer.from_file(str(file))
+    return Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+
+
+def _without(model: str, tokenizer: Tokenizer, tokens: set[str]) -> Tokenizer:
+    content: dict[str, Any] = json.loads(tokenizer.to_str())
+    vocabulary = content["model"].get("vocab")
+    if not isinstance(vocabulary, dict):
+        raise MergingError(
+            f"model {model}: its tokenizer has {len(tokens)} tokens without a row in its embedding, which cannot be "
+            f"left out of a vocabulary of type {content['model']['type']}; choose another tokenizer_source"
+        )
+    content["added_tokens"] = [token for token in content["added_tokens"] if token["content"] not in tokens]
+    content["model"]["vocab"] = {text: index for text, index in vocabulary.items() if text not in tokens}
+    if "merges" in content["model"]:
+        pairs = [merge.split(" ", 1) if isinstance(merge, str) else merge for merge in content["model"]["merges"]]
+        content["model"]["merges"] = [pair for pair in pairs if tokens.isdisjoint((*pair, "".join(pair)))]
+    return Tokenizer.from_str(json.dumps(content))

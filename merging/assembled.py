@@ -1,0 +1,61 @@
+"""Assembled tensors: what a merge works on, made of the pieces that files hold.
+
+Guarantees: opening reads no weights; a piece is read when a tensor that it belongs to is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from merging.checkpoint import Checkpoint
+from merging.errors import MergingError, first_line
+from merging.layout import Layout
+from merging.weights import StoredTensor
+
+
+@dataclass(frozen=True)
+class AssembledTensor(StoredTensor):
+    """A tensor that lies on disk in pieces, or under another name; `file` is that of the first piece."""
+
+    pieces: tuple[tuple[str, StoredTensor], ...]
+    layout: Layout = field(repr=False, compare=False)
+
+    def read(self) -> Tensor:
+        """Read the pieces and make the tensor of them."""
+        return self.layout.assemble(self.name, {name: piece.read() for name, piece in self.pieces})
+
+    def read_into(self, memory: Tensor) -> None:
+        """Read the pieces and put the tensor that they make into `memory`."""
+        memory.copy_(self.read())
+
+
+def assemble(checkpoint: Checkpoint, layout: Layout) -> Checkpoint:
+    """Return a checkpoint by the tensors that a merge has, whatever pieces its files hold.
+
+    Raises MergingError that names the model and the tensor where the pieces do not fit together.
+    """
+    pieces = layout.pieces(checkpoint.tensors)
+    tensors = {
+        name: checkpoint.tensors[name]
+        if stored == (name,)
+        else _assembled(checkpoint, layout, name, {piece: checkpoint.tensors[piece] for piece in stored})
+        for name, stored in pieces.items()
+    }
+    return replace(checkpoint, tensors=tensors)
+
+
+def _assembled(checkpoint: Checkpoint, layout: Layout, name: str, pieces: Mapping[str, StoredTensor]) -> StoredTensor:
+    empty = {piece: torch.empty(each.shape, dtype=each.dtype, device="meta") for piece, each in pieces.items()}
+    first = next(iter(pieces))
+    try:
+        tensor = layout.assemble(name, empty)
+    except (RuntimeError, ValueError, KeyError, IndexError) as error:  # what transformers' operations raise
+        raise MergingError(
+            f"model {checkpoint.reference}: tensor {name} cannot be made of its {len(pieces)} pieces in the files "
+            f"({first}, ...): {first_line(error)}"
+        ) from None
+    return AssembledTensor(pieces[first].file, name, tuple(tensor.shape), tensor.dtype, tuple(pieces.items()), layout)

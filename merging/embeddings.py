@@ -1,0 +1,135 @@
+"""The embeddings of parents with different vocabularies, rearranged to one vocabulary.
+
+Guarantees: the bits that mergekit 0.1.5 gives these rows; computed on the CPU, whatever the device, when they are read.
+Methods see what comes out as a parent's tensor like any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cache, reduce
+from hashlib import sha256
+
+import torch
+from torch import Tensor
+
+from merging.parents import ParentSet
+from merging.vocabulary import Alignment, Vocabulary, align
+from merging.weights import StoredTensor
+
+
+@dataclass(frozen=True)
+class RearrangedTensor(StoredTensor):
+    """A parent's tensor with a row a token, in the rows of another vocabulary.
+
+    `file` is that of the parent's own tensor; `name` tells vocabularies, models and dtypes apart.
+
+    Attributes:
+        parent: whose it is.
+        tables: the tensor of each model that is merged with it, which its new rows are taken from.
+        alignment: which row comes from where.
+    """
+
+    parent: str
+    tables: tuple[tuple[str, StoredTensor], ...]
+    alignment: Alignment = field(repr=False, compare=False)
+
+    def read(self) -> Tensor:
+        """Read the models' tables and rearrange them."""
+        tables = dict(self.tables)
+        return rearranged(self.alignment, self.parent, cache(lambda of: tables[of].view()), self.dtype)
+
+    def read_into(self, memory: Tensor) -> None:
+        """Put the rearranged rows into `memory`."""
+        memory.copy_(self.read())
+
+
+def aligned_names(
+    parents: ParentSet,
+    vocabulary: Vocabulary,
+    tensor: str,
+    models: Sequence[str],
+    base: str | None,
+    dtype: str | None,
+) -> dict[str, str]:
+    """Return, by model, the name under which a parent set has a model's tensor with the rows of a vocabulary.
+
+    Args:
+        parents: where the tensor is, and where the rearranged one will be.
+        vocabulary: the merge's.
+        tensor: a tensor that has a row a token.
+        models: those that are merged with one another.
+        base: the base model, if there is one.
+        dtype: the dtype of the merge, or None for the widest of the models'.
+
+    Raises:
+        MergingError: the recipe wants a token from a model that does not have it.
+    """
+    alignment = parents.statistics.once(
+        ("alignment", vocabulary.name, tuple(models), base), lambda: align(vocabulary, models, base)
+    )
+    wide = getattr(torch, dtype) if dtype else reduce(torch.promote_types, (parents.dtype(m, tensor) for m in models))
+    particular = sha256(repr((vocabulary.name, tuple(models), base, wide)).encode()).hexdigest()[:8]
+    tables = {model: parents.stored(model, tensor) for model in models}
+    names = dict.fromkeys(models, tensor)
+    for model, table in tables.items():
+        rows, *rest = table.shape
+        if not alignment.keeps(model, rows):
+            names[model] = f"{tensor}@{vocabulary.name}-{particular}"
+            shape = (alignment.rows, *rest)
+            made_of = tuple(tables.items())
+            parents.derive(model, RearrangedTensor(table.file, names[model], shape, wide, model, made_of, alignment))
+    return names
+
+
+def rearranged(alignment: Alignment, parent: str, table: Callable[[str], Tensor], dtype: torch.dtype) -> Tensor:
+    """Return a parent's embedding (or output head, or its bias) in the vocabulary of the merge.
+
+    Args:
+        alignment: which row comes from where.
+        parent: whose.
+        table: gives a parent's tensor, (its rows, *rest), on the CPU.
+        dtype: the dtype of the merge, to which rows are rounded before anything else.
+
+    Returns:
+        (alignment.rows, *rest) in `dtype`.
+    """
+
+    def rows(of: str, index: Tensor) -> Tensor:
+        return table(of)[index].to(dtype)
+
+    own = alignment.own[parent]
+    out = torch.zeros((alignment.rows, *table(parent).shape[1:]), dtype=dtype)
+    for donor, row in alignment.copied.items():
+        (filled,) = (own.lt(0) & row.ge(0)).nonzero(as_tuple=True)
+        out[filled] = rows(donor, row[filled])
+    averaged = alignment.averaged[own[alignment.averaged] < 0]
+    if len(averaged):
+        out[averaged] = _means(alignment, averaged, out[averaged], rows)
+    (kept,) = own.ge(0).nonzero(as_tuple=True)
+    out[kept] = rows(parent, own[kept])
+    _pad(out, alignment.ids)
+    return out
+
+
+def _means(alignment: Alignment, averaged: Tensor, total: Tensor, rows: Callable[[str, Tensor], Tensor]) -> Tensor:
+    """Return the mean of the parents that have a row, summed one after another in the dtype of `total` (zeros)."""
+    count = torch.zeros(len(averaged), dtype=torch.int64)
+    for parent, own in alignment.own.items():
+        (has,) = own[averaged].ge(0).nonzero(as_tuple=True)
+        total[has] += rows(parent, own[averaged[has]])
+        count[has] += 1
+    for parents in sorted(set(count.tolist())):  # a number and a tensor as divisor may round differently
+        total[count == parents] /= parents
+    return total
+
+
+def _pad(out: Tensor, ids: Tensor) -> None:
+    """Fill the rows that belong to no token with the mean of those that do."""
+    if len(ids) == len(out):
+        return
+    is_token = torch.zeros(len(out), dtype=torch.bool)
+    is_token[ids] = True
+    tokens = out[: len(ids)] if bool(is_token[: len(ids)].all()) else out[ids]
+    out[~is_token] = tokens.mean(dim=0)

@@ -1,0 +1,119 @@
+"""The layout: how the tensors in a model's files become those of the live model, and what a merge calls them.
+
+transformers holds some models otherwise than their files do: the experts of a layer lie stacked in one tensor
+(Mixtral), or a tensor has another name (GPT-NeoX's head). Its own conversion mapping says how; nothing here knows a
+model family.
+
+Guarantees: a merge works on the tensors that mergekit 0.1.5 merges. Where files hold a tensor in pieces, these are the
+live model's, by the live model's names; else they are the files', by the files' names. Files of either layout can be
+read. Does not read files.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from torch import Tensor
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import (
+    PrefixChange,
+    WeightConverter,
+    WeightRenaming,
+    dot_natural_key,
+    revert_weight_conversion,
+)
+
+Pieces: TypeAlias = tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The two layouts of a model's tensors.
+
+    Attributes:
+        model: the model, on the meta device.
+        renamings: from the files' names to the live model's.
+        converters: from the files' pieces to the live model's tensors.
+        reverse_renamings: from the live model's names to the files'.
+        in_pieces: whether files hold some tensor in pieces.
+    """
+
+    model: Any = field(repr=False)
+    renamings: list[WeightRenaming]
+    converters: list[WeightConverter]
+    reverse_renamings: list[WeightRenaming]
+    in_pieces: bool
+
+    @classmethod
+    def of(cls, model: Any) -> Layout:
+        """Ask transformers for the conversion of a model."""
+        loading = get_model_conversion_mapping(model)
+        saving = get_model_conversion_mapping(model, add_legacy=False)
+        reverse = [each.reverse_transform() for each in reversed(saving) if not isinstance(each, PrefixChange)]
+        splitting = [each for each in reverse if isinstance(each, WeightConverter)]
+        return cls(
+            model,
+            [each for each in loading if isinstance(each, WeightRenaming)],
+            [each for each in loading if isinstance(each, WeightConverter)],
+            [each for each in reverse if isinstance(each, WeightRenaming)],
+            any(_convert_name(name, splitting)[1] is not None for name in model.state_dict()),
+        )
+
+    def name_of(self, live: str) -> str:
+        """Return what a merge calls a tensor of the live model."""
+        return live if self.in_pieces else _rename(live, self.reverse_renamings)
+
+    def pieces(self, stored: Iterable[str]) -> dict[str, Pieces]:
+        """Return the tensors that files hold, by the names that a merge has for them, each with its pieces in order."""
+        found: dict[str, Pieces] = {}
+        for piece in sorted(stored, key=dot_natural_key):
+            live, converter, _ = self._goes_into(piece)
+            names = [self.name_of(live)]
+            if converter is not None:
+                names = [live.replace(converter.target_patterns[0], target) for target in converter.target_patterns]
+            for name in names:
+                found[name] = (*found.get(name, ()), piece)
+        return found
+
+    def assemble(self, name: str, pieces: Mapping[str, Tensor]) -> Tensor:
+        """Return a tensor, made of its pieces (in order, by the names that they are stored by)."""
+        first = next(iter(pieces))
+        live, converter, _ = self._goes_into(first)
+        if converter is None:
+            return pieces[first]
+        collector: Any = copy.deepcopy(converter)  # its types are those of a file's loading
+        for piece, tensor in pieces.items():
+            collector.add_tensor(live, piece, self._goes_into(piece)[2], tensor)
+        made: Tensor | list[Tensor] = collector.convert(live, model=self.model, config=self.model.config)[name]
+        return made[0] if isinstance(made, list) else made
+
+    def disassemble(self, name: str, tensor: Tensor) -> dict[str, Tensor]:
+        """Return the pieces of a tensor as files hold them; whole, where it cannot be taken apart by itself."""
+        if not self.in_pieces:
+            return {name: tensor}
+        pieces: dict[str, Tensor] = revert_weight_conversion(self.model, {name: tensor})
+        if list(self.pieces(pieces)) != [name]:
+            return {name: tensor}
+        return {piece: part.contiguous() for piece, part in pieces.items()}
+
+    def _goes_into(self, piece: str) -> tuple[str, WeightConverter | None, str | None]:
+        """Return the (first) live tensor that a stored one goes into, what converts it, and by which pattern."""
+        live, pattern = _convert_name(_rename(piece, self.renamings), self.converters)
+        return live, next((each for each in self.converters if pattern in each.source_patterns), None), pattern
+
+
+def _rename(name: str, renamings: Iterable[WeightRenaming]) -> str:
+    for renaming in renamings:
+        name, _ = renaming.rename_source_key(name)
+    return name
+
+
+def _convert_name(name: str, converters: Iterable[WeightConverter]) -> tuple[str, str | None]:
+    for converter in converters:
+        converted, pattern = converter.rename_source_key(name)
+        if pattern is not None:
+            return converted, pattern
+    return name, None

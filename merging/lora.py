@@ -1,0 +1,85 @@
+"""LoRA's arithmetic: a tensor of a base model with the changes that an adapter makes to it, made when it is read.
+
+Guarantees: the bits are those that peft 0.21's `merge_and_unload` gives on a CPU, whatever device the tensor is used
+on. Does not know how an adapter is laid out on disk.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from merging.weights import StoredTensor
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """The change of a weight: scaling · B A (arXiv:2106.09685), or with a magnitude that of DoRA (arXiv:2402.09353).
+
+    Attributes:
+        a: (rank, in features), or (rank, vocabulary) for an embedding.
+        b: (out features, rank), or (width, rank) for an embedding.
+        scaling: alpha over the rank, or over its root.
+        transposed: whether the weight lies as (in, out), as in transformers' Conv1D and in embeddings.
+        embedding: whether the weight is an embedding, for which peft rounds the change before it is added.
+        magnitude: the norms of the merged weight's rows (its columns, where transposed), or None for plain LoRA.
+    """
+
+    a: StoredTensor
+    b: StoredTensor
+    scaling: float
+    transposed: bool
+    embedding: bool
+    magnitude: StoredTensor | None
+
+    def apply(self, weight: Tensor) -> Tensor:
+        """Return the merged weight; `weight` may be changed."""
+        # peft keeps adapters in float32, whatever they are saved in, unless the base is wider.
+        wide = torch.promote_types(weight.dtype, torch.float32)
+        product = self.b.read().to(wide) @ self.a.read().to(wide)
+        change = (product.T if self.transposed else product) * self.scaling
+        if self.magnitude is None:
+            return weight.add_(change.to(weight.dtype) if self.embedding else change)
+        return _with_magnitude(weight, change, self.magnitude.read().to(wide), self.transposed)
+
+
+def _with_magnitude(weight: Tensor, change: Tensor, magnitude: Tensor, transposed: bool) -> Tensor:
+    # The norm is taken of contiguous rows as peft lays them out: the order of a sum is part of its bits.
+    rows = weight.T + change.T if transposed else weight + change
+    factor = magnitude / torch.linalg.norm(rows, dim=1)
+    scale: Tensor = factor.view(1, -1) if transposed else factor.view(-1, 1)
+    return (scale * (weight + change)).to(weight.dtype)
+
+
+@dataclass(frozen=True)
+class Shift:
+    """The change of a bias: scaling · B's own bias."""
+
+    bias: StoredTensor
+    scaling: float
+
+    def apply(self, weight: Tensor) -> Tensor:
+        """Return the merged bias; `weight` may be changed."""
+        return weight.add_(self.bias.read().to(torch.promote_types(weight.dtype, torch.float32)) * self.scaling)
+
+
+@dataclass(frozen=True)
+class AdaptedTensor(StoredTensor):
+    """A tensor of a base model, as an adapter makes it: put in its place, then changed."""
+
+    source: StoredTensor
+    changes: tuple[LowRank | Shift, ...]
+
+    def read_into(self, memory: Tensor) -> None:
+        """Merge it."""
+        memory.copy_(self.read())
+
+    def read(self) -> Tensor:
+        """Read what it is made of and merge."""
+        with torch.no_grad():
+            merged = self.source.read().to(self.dtype)
+            for change in self.changes:
+                merged = change.apply(merged)
+            return merged

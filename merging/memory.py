@@ -1,0 +1,76 @@
+"""Memory: how much of it is free, on the host and on a device.
+
+Guarantees: on Linux the limit of the control group is seen, too. Where nothing can be known, the answer is any amount.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+_UNKNOWN = sys.maxsize
+# Of what is free: evaluation needs room of its own, and a machine that swaps is no faster than a file.
+_HOST_RESERVE = 0.1
+# Of the whole card: the cache of keys and values, activations, blocks in between.
+_DEVICE_RESERVE = 0.15
+# The files of a memory control group, versions 2 and 1: limit, usage, and what of the usage is cached files.
+_GROUPS = (
+    (Path("/sys/fs/cgroup"), "memory.max", "memory.current", "inactive_file"),
+    (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """The bytes that parents may take: of the device's memory (0 where that is the host's) and of the host's."""
+
+    device: int
+    host: int
+
+    @classmethod
+    def of(cls, device: torch.device, live_model_bytes: int, limit: int | None = None) -> Budget:
+        """Return the budget for a device.
+
+        Args:
+            device: where merging is done.
+            live_model_bytes: what the model that is merged into will take there.
+            limit: bytes that parents may take in all; by default what is free, less what a search needs itself.
+        """
+        on_device = 0
+        if device.type == "cuda":
+            free, total = torch.cuda.mem_get_info(device)
+            on_device = max(0, free - live_model_bytes - int(_DEVICE_RESERVE * total))
+        if limit is not None:
+            on_device = min(on_device, limit)
+            return cls(on_device, limit - on_device)
+        own = live_model_bytes if device.type == "cpu" else 0
+        return cls(on_device, max(0, int(free_host_bytes() * (1 - _HOST_RESERVE)) - own))
+
+
+def free_host_bytes() -> int:
+    """Return how much memory a process can still take without swapping or being killed."""
+    return min([_available(), *_left_in_groups()])
+
+
+def _available() -> int:
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return _UNKNOWN
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), _UNKNOWN)
+
+
+def _left_in_groups() -> Iterator[int]:
+    for folder, limit, usage, cached in _GROUPS:
+        try:
+            most = (folder / limit).read_text(encoding="ascii").strip()
+            used = int((folder / usage).read_text(encoding="ascii"))
+            stat = dict(line.split() for line in (folder / "memory.stat").read_text(encoding="ascii").splitlines())
+        except (OSError, ValueError):
+            continue
+        if most != "max":
+            yield max(0, int(most) - used + int(stat.get(cached, 0)))

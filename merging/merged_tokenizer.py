@@ -1,0 +1,208 @@
+"""The tokenizer of a merge: whose it is, what is added to it, and what vocabulary the merged embedding has.
+
+Guarantees: what scoring uses and what an export holds come from the same files; ids are those of the tokenizer.json
+that an export holds; without `tokenizer_source` or `tokenizer` in the recipe every embedding stays as it is.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken, Tokenizer
+from transformers import PreTrainedTokenizerBase
+
+from merging.added_tokens import changed, missing_tokens
+from merging.chat_templates import choose_template
+from merging.checkpoint import locate
+from merging.errors import MergingError
+from merging.parents import ParentSet
+from merging.recipe import Recipe
+from merging.special_tokens import SpecialTokens
+from merging.tokenizers import FILES, has_tokenizer, load_tokenizer, read_tokenizer, with_padding
+from merging.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True)
+class MergedTokenizer:
+    """The tokenizer of a merge.
+
+    Attributes:
+        model: whose files it has.
+        file: what tokenizer.json becomes where tokens were added or left out, else None: the files are kept.
+        template: the chat template, or None for that of `model`.
+        tokenizer: the tokenizer, loaded.
+        special: its special tokens.
+    """
+
+    model: str
+    file: Tokenizer | None
+    template: str | None
+    tokenizer: PreTrainedTokenizerBase
+    special: SpecialTokens
+
+    @classmethod
+    def of(cls, recipe: Recipe, parents: ParentSet) -> MergedTokenizer:
+        """Return the tokenizer of a merge; made once for a parent set.
+
+        Raises MergingError where the recipe asks for one that cannot be had.
+        """
+        return parents.statistics.once(
+            ("tokenizer", *_key(recipe), recipe.chat_template), lambda: _make(recipe, parents)
+        )
+
+    def save(self, folder: Path) -> None:
+        """Put the tokenizer's files into a folder."""
+        _write(self.model, self.file, self.template, folder)
+
+
+def merged_vocabulary(recipe: Recipe, parents: ParentSet) -> Vocabulary | None:
+    """Return the vocabulary that embeddings are rearranged to, or None where the recipe leaves them as they are.
+
+    Raises MergingError where a parent's tokenizer does not fit its embedding, or cannot be had.
+    """
+    return _choice(recipe, parents).vocabulary if recipe.vocabulary_source else None
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """What a recipe's tokenizer settings come to."""
+
+    model: str
+    file: Tokenizer | None
+    vocabulary: Vocabulary
+
+
+def _key(recipe: Recipe) -> tuple[object, ...]:
+    section = recipe.tokenizer.model_dump_json() if recipe.tokenizer else None
+    return (recipe.parents(), recipe.donor, recipe.tokenizer_source, section)
+
+
+def _choice(recipe: Recipe, parents: ParentSet) -> _Choice:
+    return parents.statistics.once(("vocabulary", *_key(recipe)), lambda: _choose(recipe, parents))
+
+
+def _make(recipe: Recipe, parents: ParentSet) -> MergedTokenizer:
+    trusted = parents.trust_remote_code
+    own = (_own_template(name, trusted) for name in recipe.parents())
+    template = choose_template(recipe.chat_template, own)
+    choice = _choice(recipe, parents) if recipe.vocabulary_source else None
+    model = choice.model if choice else recipe.donor
+    file = choice.file if choice else None
+    tokenizer = _load(model, file, trusted)
+    moved = None
+    if choice:
+        ids = choice.vocabulary.ids
+        moved = {row: ids[token] for token, row in choice.vocabulary.parents[recipe.donor].items() if token in ids}
+    else:
+        _check_ids(model, tokenizer, parents.shape(model, parents.architecture.embedding)[0])
+    special = SpecialTokens.of(tokenizer, moved)
+    if template:
+        tokenizer.chat_template = template
+    return MergedTokenizer(model, file, template, with_padding(tokenizer), special)
+
+
+def _choose(recipe: Recipe, parents: ParentSet) -> _Choice:
+    source = recipe.vocabulary_source or recipe.donor
+    model = recipe.donor if source == "union" else source
+    sizes = {name: parents.shape(name, parents.architecture.embedding)[0] for name in recipe.parents()}
+    order = dict.fromkeys((recipe.donor, *sizes))
+    loaded = _tokenizers(recipe.donor, [*order, model], sizes, parents.trust_remote_code)
+    if model != recipe.donor and model in sizes:
+        _check_ids(model, loaded[model], sizes[model])
+    more: list[str | AddedToken] = []
+    if source == "union":
+        more += missing_tokens([(loaded[name], sizes[name]) for name in order])
+    wanted = (recipe.tokenizer.tokens if recipe.tokenizer else None) or {}
+    more += list(wanted)
+    file = changed(model, loaded[model], sizes.get(model), more)
+    ids = file.get_vocab() if file else loaded[model].get_vocab()
+    having = {
+        name: {token: row for token, row in loaded[name].get_vocab().items() if row < size}
+        for name, size in sizes.items()
+    }
+    rows = max(ids.values()) + 1
+    multiple = (recipe.tokenizer.pad_to_multiple_of if recipe.tokenizer else None) or 1
+    name = f"{Path(source).name}-{sha256(repr(_key(recipe)).encode()).hexdigest()[:8]}"
+    return _Choice(model, file, Vocabulary(name, ids, -(-rows // multiple) * multiple, having, sizes, wanted))
+
+
+def _tokenizers(
+    donor: str, models: Iterable[str], sizes: Mapping[str, int], trusted: bool
+) -> dict[str, PreTrainedTokenizerBase]:
+    """Return the tokenizer of each model; a parent without one, with as many rows as the donor, has the donor's."""
+    loaded: dict[str, PreTrainedTokenizerBase] = {}
+    for name in dict.fromkeys(models):
+        if name != donor and name in sizes and not has_tokenizer(name):
+            if sizes[name] != sizes[donor]:
+                raise MergingError(
+                    f"model {name}: has no tokenizer, and its embedding has {sizes[name]} rows where that of {donor} "
+                    f"has {sizes[donor]}; put its tokenizer.json and tokenizer_config.json beside it"
+                )
+            loaded[name] = loaded[donor]
+        else:
+            loaded[name] = read_tokenizer(name, trusted)
+    return loaded
+
+
+def _check_ids(model: str, tokenizer: PreTrainedTokenizerBase, rows: int) -> None:
+    highest = max(tokenizer.get_vocab().values())
+    if highest >= rows:
+        raise MergingError(
+            f"model {model}: its tokenizer has ids up to {highest}, but its embedding has {rows} rows; choose another "
+            "tokenizer_source: base and union leave out the tokens of the base that have no row"
+        )
+
+
+def _load(model: str, file: Tokenizer | None, trusted: bool) -> PreTrainedTokenizerBase:
+    if file is None:
+        return read_tokenizer(model, trusted)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        _write(model, file, None, folder)
+        for extra in (locate(model) / "config.json", *(locate(model).glob("*.py") if trusted else ())):
+            if extra.exists():  # transformers may look there for the tokenizer's class
+                shutil.copyfile(extra, folder / extra.name)
+        return read_tokenizer(name, trusted)
+
+
+def _write(model: str, file: Tokenizer | None, template: str | None, folder: Path) -> None:
+    source = locate(model)
+    if file is None:
+        for name in FILES:
+            if (source / name).exists():
+                shutil.copyfile(source / name, folder / name)
+    else:
+        file.save(str(folder / "tokenizer.json"))
+        for name in ("tokenizer_config.json", "special_tokens_map.json"):
+            if (source / name).exists():
+                settings = _settings(json.loads((source / name).read_text(encoding="utf-8")), file)
+                (folder / name).write_text(json.dumps(settings, indent=2, ensure_ascii=False), encoding="utf-8")
+        if (source / "chat_template.jinja").exists():
+            shutil.copyfile(source / "chat_template.jinja", folder / "chat_template.jinja")
+    if template:
+        (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+
+
+def _settings(settings: dict[str, Any], file: Tokenizer) -> dict[str, Any]:
+    """Return a tokenizer's settings without what tokenizer.json says and without roles of tokens that it lacks."""
+    kept = {}
+    for key, value in settings.items():
+        token = value.get("content") if isinstance(value, dict) else value
+        is_lost = key.endswith("_token") and isinstance(token, str) and file.token_to_id(token) is None
+        if key != "added_tokens_decoder" and not is_lost:
+            kept[key] = value
+    return kept
+
+
+def _own_template(reference: str, trusted: bool) -> str | None:
+    if not has_tokenizer(reference):
+        return None
+    template = load_tokenizer(reference, trusted).chat_template
+    return template.get("default") if isinstance(template, Mapping) else template

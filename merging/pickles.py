@@ -1,0 +1,82 @@
+"""Torch pickles: the tensors of a file that torch.save wrote, without running any code that it holds.
+
+Guarantees: files are read by torch's own unpickler for plain tensors (weights_only) and mapped, so that looking at one
+reads no weights; a pickle that would have to run code is refused by name. Does not read the format of before torch 1.6,
+which cannot be mapped.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from merging.errors import MergingError, first_line
+from merging.weights import StoredTensor, lies_well
+
+_CODE = re.compile(r"GLOBAL (\S+)")
+
+
+@dataclass(frozen=True)
+class PickledTensor(StoredTensor):
+    """A tensor of a mapped pickle."""
+
+    mapped: Tensor = field(compare=False, repr=False)
+    file_bytes: int = field(compare=False, repr=False)
+
+    def view(self) -> Tensor:
+        """Return its place in the map."""
+        # To touch a map of what is no longer there would kill the process.
+        if not self.file.exists() or self.file.stat().st_size < self.file_bytes:
+            raise MergingError(
+                f"{self.file}: tensor {self.name} cannot be read: the file has been cut short or removed"
+            )
+        whole = self.mapped.contiguous()
+        return whole if lies_well(self.dtype, whole.data_ptr()) else whole.clone()
+
+    def read_into(self, memory: Tensor) -> None:
+        """Copy it out of the map."""
+        memory.copy_(self.view())
+
+
+def read_pickle(file: Path) -> dict[str, StoredTensor]:
+    """Return the tensors of a torch pickle by name. Raises MergingError if it is broken, old, or needs code."""
+    content = _load(file)
+    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+        content = content["state_dict"]
+    if not isinstance(content, Mapping):
+        raise MergingError(f"{file}: holds a {type(content).__name__} where a state dict was expected")
+    size = file.stat().st_size
+    tensors = {name: value.detach() for name, value in content.items() if isinstance(value, Tensor)}
+    return {
+        name: PickledTensor(file, name, tuple(tensor.shape), tensor.dtype, tensor, size)
+        for name, tensor in tensors.items()
+    }
+
+
+def _load(file: Path) -> Any:
+    try:
+        return torch.load(file, map_location="cpu", mmap=True, weights_only=True)
+    except pickle.UnpicklingError as error:
+        if found := _CODE.search(str(error)):
+            raise MergingError(
+                f"{file}: this pickle runs code when it is loaded ({found[1]}), which is never done here; "
+                "get the model as safetensors"
+            ) from None
+        raise _broken(file, "its pickle cannot be read") from None
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError, TypeError) as error:
+        if "_use_new_zipfile_serialization" in str(error):
+            raise MergingError(
+                f"{file}: is no torch pickle, or one of before torch 1.6; save the model again, as safetensors"
+            ) from None
+        raise _broken(file, first_line(error)) from None
+
+
+def _broken(file: Path, reason: str) -> MergingError:
+    return MergingError(f"{file}: is no whole torch pickle ({reason}); download or copy it again")

@@ -1,0 +1,39 @@
+"""Sharing: tensors of the live model that are made in the same way lie in the same memory.
+
+A stack that repeats a layer holds it once. Each layer of the model is still its own module, with its own place in the
+key-value cache; only the memory of the weights is one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from merging.plan import Step
+
+
+def owners(steps: Sequence[Step]) -> dict[str, str]:
+    """Return for each output tensor, in order, the first one that is equal to it: made of the same by the same."""
+    first: dict[tuple[object, ...], str] = {}
+    return {step.name: first.setdefault(_made_of(step), step.name) for step in steps}
+
+
+def _made_of(step: Step) -> tuple[object, ...]:
+    return step.method, step.base, step.inputs, step.shared, step.per_input, step.dtype, step.out_dtype
+
+
+def share(tensors: Mapping[str, Tensor], wanted: Mapping[str, str], present: dict[str, str]) -> None:
+    """Give each tensor the memory of its owner; one that becomes its own owner gets new memory.
+
+    Args:
+        tensors: the parameters of the live model, by name; what is in new memory is undefined.
+        wanted: the owner of each tensor, owners before what they own.
+        present: who owns whose memory, kept up to date; a tensor that is not in it has its own.
+    """
+    for name, owner in wanted.items():
+        if present.get(name, name) != owner:
+            own = tensors[name]
+            own.data = torch.empty_like(own) if name == owner else tensors[owner].data
+            present[name] = owner

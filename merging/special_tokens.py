@@ -1,0 +1,52 @@
+"""The special tokens of a merge: which ids begin, end and pad a text, in the tokenizer and in every config alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+ROLES = ("bos_token_id", "eos_token_id", "pad_token_id")
+
+
+@dataclass(frozen=True, slots=True)
+class SpecialTokens:
+    """The ids that a merge's tokenizer has for each role, and where the ids of the donor's configs have gone.
+
+    Attributes:
+        ids: by role, the tokenizer's id, or None where it has no such token.
+        moved: the new id of each of the donor's ids, or None where all have kept theirs.
+    """
+
+    ids: Mapping[str, int | None]
+    moved: Mapping[int, int] | None
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerBase, moved: Mapping[int, int] | None) -> SpecialTokens:
+        """Read the ids off a tokenizer."""
+        return cls({role: getattr(tokenizer, role) for role in ROLES}, moved)
+
+    def put(self, config: Any) -> None:
+        """Set the ids of a transformers config or generation config."""
+        for role, value in self.values({role: getattr(config, role, None) for role in ROLES}).items():
+            setattr(config, role, value)
+
+    def values(self, found: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the ids that belong in a config, by role, where it has these.
+
+        A list of ids (several tokens end a text) is kept if the tokenizer's is among them.
+        """
+        values = {role: self._value(role, found.get(role)) for role in ROLES}
+        return {role: value for role, value in values.items() if value is not None or role in found}
+
+    def _value(self, role: str, found: Any) -> Any:
+        own = self.ids[role]
+        if isinstance(found, list):
+            kept = [index for index in map(self._now, found) if index is not None]
+            return kept if own in kept or (own is None and kept) else own
+        return self._now(found) if own is None else own
+
+    def _now(self, index: Any) -> Any:
+        return index if self.moved is None or index is None else self.moved.get(index)

@@ -1,0 +1,104 @@
+"""Transfers: copies to a GPU that run while it computes, into two buffers by turns.
+
+Guarantees: at most two groups of tensors are on the device at a time; a group is whole before it is computed with, and
+its buffer is not written to before the work that was enqueued with it is done. For CUDA devices alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from merging.errors import MergingError
+from merging.weights import StoredTensor
+
+_ALIGNMENT = 512
+
+
+@dataclass
+class _Buffer:
+    """Device memory for one group, with pinned memory for what comes from files, and the group that is in it."""
+
+    ready: torch.cuda.Event
+    memory: Tensor
+    staging: Tensor
+    group: dict[StoredTensor, Tensor] = field(default_factory=dict)
+
+
+class Transfers:
+    """Copies groups of tensors to a device, one ahead of the work."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._buffers = [self._buffer(), self._buffer()]
+
+    @torch.inference_mode(False)  # so that what is copied is of use outside of it, too
+    def begin(self, group: Mapping[StoredTensor, Tensor | None]) -> None:
+        """Begin to copy a group: from the pinned memory given with each tensor, or from its file.
+
+        The work with the group before the last must have been enqueued already. Raises MergingError if the device has
+        no room for the group.
+        """
+        buffer = self._buffers[0]
+        self._buffers.reverse()
+        buffer.group.clear()
+        self._make_room(buffer, group)
+        buffer.ready.synchronize()  # its staging memory may still be copied from
+        # The buffer's last group was worked with before this point of the device's queue.
+        self._stream.wait_stream(torch.cuda.current_stream(self._device))
+        start = 0
+        with torch.cuda.stream(self._stream):
+            for stored, kept in group.items():
+                part = slice(start, start + stored.nbytes)
+                source = self._staged(buffer, part, stored) if kept is None else kept
+                target = buffer.memory[part].view(stored.dtype).view(stored.shape)
+                buffer.group[stored] = target.copy_(source, non_blocking=True)
+                start += _aligned(stored)
+            buffer.ready.record(self._stream)
+
+    def take(self, stored: StoredTensor) -> Tensor | None:
+        """Return a tensor of the last two groups, to be worked with on the current stream, or None."""
+        for buffer in self._buffers:
+            if stored in buffer.group:
+                torch.cuda.current_stream(self._device).wait_event(buffer.ready)
+                return buffer.group[stored]
+        return None
+
+    def close(self) -> None:
+        """Give the buffers' memory back."""
+        torch.cuda.synchronize(self._device)
+        self._buffers = [self._buffer(), self._buffer()]
+
+    def _buffer(self) -> _Buffer:
+        nothing = torch.empty(0, dtype=torch.uint8)
+        return _Buffer(torch.cuda.Event(), nothing, nothing)  # type: ignore[no-untyped-call]
+
+    def _make_room(self, buffer: _Buffer, group: Mapping[StoredTensor, Tensor | None]) -> None:
+        size = sum(map(_aligned, group))
+        from_files = any(kept is None for kept in group.values())
+        try:
+            if size > buffer.memory.numel():
+                torch.cuda.synchronize(self._device)  # nobody may be at work with what is let go of
+                buffer.memory = torch.empty(0, dtype=torch.uint8)
+                buffer.memory = torch.empty(size, dtype=torch.uint8, device=self._device)
+            if from_files and size > buffer.staging.numel():
+                buffer.ready.synchronize()
+                buffer.staging = torch.empty(size, dtype=torch.uint8, pin_memory=True)
+        except RuntimeError as error:
+            raise MergingError(
+                f"{self._device} has no room for the {size / 1e9:.2f} GB of one tensor of all parents "
+                f"({type(error).__name__}); choose another device (device: cpu) or fewer parents"
+            ) from None
+
+    def _staged(self, buffer: _Buffer, part: slice, stored: StoredTensor) -> Tensor:
+        memory = buffer.staging[part].view(stored.dtype).view(stored.shape)
+        stored.read_into(memory)
+        return memory
+
+
+def _aligned(stored: StoredTensor) -> int:
+    return -(-stored.nbytes // _ALIGNMENT) * _ALIGNMENT

@@ -1,0 +1,140 @@
+"""The vocabulary of a merge: which tokens it has, and where each parent's embedding keeps them.
+
+Guarantees: computed from tokenizers and the number of embedding rows alone; the rules of filling are those of mergekit
+0.1.5. Pure data, no weights: what is done with tensors stands in embeddings.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from merging.errors import MergingError, suggest
+from merging.schema import ModelToken, TokenEmbedding, ZeroEmbedding
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """The tokens of a merge and of its parents.
+
+    Attributes:
+        name: what it is called in a plan: unlike that of any other vocabulary of the same parents.
+        ids: the id of each token of the merge.
+        rows: the rows of the merged embedding: at least one an id, and padding.
+        parents: for each parent, the row of each token that its embedding has.
+        sizes: for each parent, the rows of its embedding.
+        wanted: where the recipe says that a token's embedding comes from.
+    """
+
+    name: str
+    ids: Mapping[str, int] = field(repr=False)
+    rows: int
+    parents: Mapping[str, Mapping[str, int]] = field(repr=False)
+    sizes: Mapping[str, int]
+    wanted: Mapping[str, TokenEmbedding]
+
+
+@dataclass(frozen=True, slots=True)
+class Alignment:
+    """How the embeddings of some parents are brought to one vocabulary.
+
+    Attributes:
+        rows: the rows that each of them then has.
+        ids: (tokens,) the rows that belong to a token, rising; the others hold the mean of these.
+        own: by parent, (rows,) the row that it keeps there, or -1 where it is filled.
+        copied: by parent, (rows,) its row that fills those who have none there, or -1.
+        averaged: (n,) the rows that are filled with the mean of the parents that have one.
+
+    A filled row that is neither copied nor averaged holds zeros.
+    """
+
+    rows: int
+    ids: Tensor
+    own: Mapping[str, Tensor]
+    copied: Mapping[str, Tensor]
+    averaged: Tensor
+
+    def keeps(self, parent: str, size: int) -> bool:
+        """Whether a parent's embedding of `size` rows is what it has to be already."""
+        return size == self.rows == len(self.ids) and torch.equal(self.own[parent], torch.arange(self.rows))
+
+
+def align(vocabulary: Vocabulary, parents: Sequence[str], base: str | None) -> Alignment:
+    """Say where each row comes from, for parents that are merged with one another.
+
+    A parent keeps the rows of its own tokens. A token that it lacks is filled with what `wanted` says; else with the
+    row of the only parent that has it, or of the base, or with the mean of all that have it; else with zeros.
+
+    Args:
+        vocabulary: the merge's.
+        parents: those whose embeddings are merged, in the recipe's order.
+        base: the base model, if there is one.
+
+    Raises:
+        MergingError: `wanted` names a model that is none of the parents, or a token that it does not have.
+    """
+    own = {parent: torch.full((vocabulary.rows,), -1) for parent in parents}
+    copied = {parent: torch.full((vocabulary.rows,), -1) for parent in parents}
+    averaged = []
+    for parent in parents:
+        row = vocabulary.parents[parent]
+        found = [(index, row[token]) for token, index in vocabulary.ids.items() if token in row]
+        own[parent][[index for index, _ in found]] = torch.tensor([at for _, at in found], dtype=torch.int64)
+    everywhere = torch.stack(list(own.values())).ge(0).all(dim=0).tolist()
+    for token, index in vocabulary.ids.items():
+        wanted = vocabulary.wanted.get(token)
+        forced = wanted is not None and wanted.force
+        if everywhere[index] and not forced:
+            continue
+        if wanted is not None:
+            donor = _wanted(vocabulary, parents, token, wanted)
+            for table in own.values() if forced else ():
+                table[index] = -1
+        else:
+            having = [parent for parent in parents if token in vocabulary.parents[parent]]
+            if len(having) > 1 and base not in having:
+                averaged.append(index)
+                continue
+            donor = _row(vocabulary, having[0] if len(having) == 1 else base, token) if having else None
+        if donor:
+            copied[donor[0]][index] = donor[1]
+    ids = torch.tensor(sorted(vocabulary.ids.values()), dtype=torch.int64)
+    used = {parent: rows for parent, rows in copied.items() if bool(rows.ge(0).any())}
+    return Alignment(vocabulary.rows, ids, own, used, torch.tensor(averaged, dtype=torch.int64))
+
+
+def _row(vocabulary: Vocabulary, parent: str | None, token: str) -> tuple[str, int] | None:
+    return (parent, vocabulary.parents[parent][token]) if parent else None
+
+
+def _wanted(
+    vocabulary: Vocabulary, parents: Sequence[str], token: str, wanted: TokenEmbedding
+) -> tuple[str, int] | None:
+    """Return the parent and the row that a recipe names for a token, or None for zeros."""
+    key = f"tokenizer.tokens.{token}.source"
+    source = wanted.source
+    if source is None:
+        raise MergingError(f"{key}: is missing, and some parents do not have the token; name a model that has it")
+    if isinstance(source, ZeroEmbedding):
+        return None
+    model = source.model if isinstance(source, ModelToken) else source
+    if model not in parents:
+        raise MergingError(
+            f"{key}: {model} is no parent of this merge{suggest(model, parents)} (parents: {', '.join(parents)})"
+        )
+    if isinstance(source, ModelToken) and source.token_id is not None:
+        if not 0 <= source.token_id < vocabulary.sizes[model]:
+            raise MergingError(
+                f"{key}.token_id: {source.token_id} is outside the {vocabulary.sizes[model]} rows of {model}"
+            )
+        return model, source.token_id
+    text = source.token if isinstance(source, ModelToken) and source.token is not None else token
+    if text not in vocabulary.parents[model]:
+        raise MergingError(
+            f"{key}: {model} has no token {text!r}; give a model that has it, {{kind: model_token}} with a token that "
+            "it has, or {kind: zero}"
+        )
+    return model, vocabulary.parents[model][text]

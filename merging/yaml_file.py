@@ -1,0 +1,150 @@
+"""YAML as people write it: read strictly, and refused in one message that names the file, the key and what is wrong.
+
+Guarantees: a key that is given twice is an error. Knows no schema; recipes and configs bring theirs.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from merging.errors import shown, suggest
+
+Schema = TypeVar("Schema", bound=BaseModel)
+
+
+@dataclass(frozen=True, slots=True)
+class YamlReader:
+    """Reads one kind of file.
+
+    Attributes:
+        kind: what errors call it, such as ``recipe``.
+        error: what is raised; its message is for the person who wrote the file.
+    """
+
+    kind: str
+    error: type[Exception]
+
+    def text(self, path: str | Path) -> str:
+        """Return the text of a file. Raises `error` if it cannot be read."""
+        try:
+            return Path(path).read_text(encoding="utf-8")
+        except OSError as error:
+            raise self.error(f"{path}: cannot be read: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise self.error(f"{path}: is no UTF-8 text; a {self.kind} is a YAML file") from None
+
+    def parse(self, text: str, source: str) -> object:
+        """Return what a text holds; `source` is what errors call it. Raises `error` with the line."""
+        try:
+            return yaml.load(text, Loader=_UniqueKeys)
+        except yaml.YAMLError as error:
+            mark = getattr(error, "problem_mark", None)
+            where = f"{source}:{mark.line + 1}" if mark else source
+            reason = getattr(error, "problem", None) or str(error).partition("\n")[0]
+            raise self.error(f"{where}: is no valid YAML: {reason}") from None
+        except (ValueError, RecursionError) as error:  # what PyYAML lets through: a 13th month, 1,000 brackets
+            raise self.error(f"{source}: is no valid YAML: {error}") from None
+
+    def validate(self, schema: type[Schema], data: object, source: str, key: str = "") -> Schema:
+        """Return plain data as a schema's object; `key` is where it stands in `source`. Raises `error` with the key."""
+        try:
+            return schema.model_validate(data)
+        except ValidationError as error:
+            raise self.error(_explain(_first(error.errors()), schema, source, key)) from None
+
+
+def join(path: str, rest: str) -> str:
+    """Return a key's path with another one below it."""
+    if not path or not rest or rest.startswith("["):
+        return path + rest
+    return f"{path}.{rest}"
+
+
+def place(source: str, key: str) -> str:
+    """Return how an error begins: with the file and the key."""
+    return f"{source}: {key}" if key else source
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """A loader to which a key that is given twice is an error; YAML merge keys (``<<``) may be overridden."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if (key.tag, key.value) in seen:
+                    problem = f"the key {key.value!r} is given twice"
+                    raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+                seen.add((key.tag, key.value))
+        return node
+
+
+# What pydantic calls "a valid tuple" and "a valid dictionary" is no word of YAML.
+_EXPECTED = {
+    "tuple_type": "expected a list",
+    "dict_type": "expected a mapping",
+    "model_type": "expected a mapping",
+    "model_attributes_type": "expected a mapping",
+}
+# What pydantic's locations hold beside keys: which member of a union was tried.
+_MEMBERS = ("str", "dict[str,any]", "model_token", "zero")
+
+
+def _first(errors: Sequence[ErrorDetails]) -> ErrorDetails:
+    # A misspelt key is two errors to pydantic, and the one that says "missing" comes first.
+    return min(errors, key=lambda error: error["type"] != "extra_forbidden")
+
+
+def _explain(error: ErrorDetails, schema: type[BaseModel], source: str, key: str) -> str:
+    context = error.get("ctx") or {}
+    location = [part for part in error["loc"] if part not in _MEMBERS]
+    where = place(source, join(key, _path(location) + str(context.get("at", ""))))
+    if error["type"] == "extra_forbidden":
+        known = _known_keys(schema, error["loc"][:-1])
+        return f"{where}: unknown key{suggest(str(location[-1]), known)} (known: {', '.join(known)})"
+    if error["type"] == "missing":
+        return f"{where}: is missing"
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "value_error" or "reason" in context:  # a validator of ours: it has said all
+        return f"{where}: {message}"
+    message = _EXPECTED.get(error["type"], message[:1].lower() + message[1:])
+    return f"{where}: {message}, got {shown(error['input'])}"
+
+
+def _path(location: Sequence[int | str]) -> str:
+    path = ""
+    for part in location:
+        path = f"{path}[{part}]" if isinstance(part, int) else join(path, part)
+    return path
+
+
+def _known_keys(schema: type[BaseModel], location: Sequence[int | str]) -> list[str]:
+    """Return the keys of the schema's section at a location."""
+    sections = [schema]
+    for part in location:
+        annotations = [section.model_fields[part].annotation for section in sections if part in section.model_fields]
+        inner = [section for annotation in annotations for section in _sections(annotation)]
+        sections = inner or [section for section in sections if part in _tags(section)] or sections
+    return list(dict.fromkeys(name for section in sections for name in section.model_fields))
+
+
+def _sections(annotation: object) -> Iterator[type[BaseModel]]:
+    if inspect.isclass(annotation) and get_origin(annotation) is None and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _sections(part)
+
+
+def _tags(section: type[BaseModel]) -> list[object]:
+    """Return the words that tell a section from the other members of its union."""
+    literals = [field.annotation for field in section.model_fields.values() if get_origin(field.annotation) is Literal]
+    return [tag for literal in literals for tag in get_args(literal)]

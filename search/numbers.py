@@ -1,0 +1,90 @@
+"""Searched numbers as people read them: by the model that they are of, with the words of the recipe.
+
+models[0].parameters.weight[0], models[0].parameters.weight[1]  ->  strings: weight 0.87 0.05
+"""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from search.progress import shorten
+
+# The most that a model's name takes of a line.
+_LABEL_WIDTH = 24
+# Keys of a recipe that say nothing beside the others.
+_NEEDLESS = ("models", "modules", "slices", "sources", "parameters", "value")
+_PART = re.compile(r"[^.\[\]]+")
+
+
+def short_names(references: Sequence[str]) -> dict[str, str]:
+    """Return the last parts of paths and hub ids, as many as tell them apart."""
+    parts = [Path(reference).parts for reference in references]
+    for count in range(1, max(map(len, parts), default=0) + 1):
+        short = ["/".join(part[-count:]) for part in parts]
+        if len(set(short)) == len(short):
+            return dict(zip(references, short, strict=True))
+    return {}
+
+
+def number_lines(
+    numbers: Mapping[str, Any], recipe: Mapping[str, Any], names: Mapping[str, str], width: int
+) -> list[str]:
+    """Return the searched numbers of a recipe in lines of at most that width, where a single entry allows it.
+
+    Args:
+        numbers: by the path of their key.
+        recipe: where they stand, as plain data; empty if they make none.
+        names: what models are called here.
+        width: of a line.
+    """
+    entries: dict[tuple[str, str], list[str]] = {}
+    for key, value in numbers.items():
+        entries.setdefault(_place(key, recipe, names), []).append(_shown(value, names))
+    groups: dict[str, list[str]] = {}
+    for (label, word), values in entries.items():
+        # Unbreakable inside an entry, so that a line ends between two.
+        groups.setdefault(label, []).append("\N{NO-BREAK SPACE}".join([word, *values]))
+    lines = [f"{label}: {', '.join(found)}" if label else ", ".join(found) for label, found in groups.items()]
+    if len(one := "  ".join(lines)) <= width:
+        return [one] if one else []
+    return [part for line in lines for part in _wrapped(line, width)]
+
+
+def _place(key: str, recipe: Mapping[str, Any], names: Mapping[str, str]) -> tuple[str, str]:
+    """Return whose number it is, and which: ("strings", "weight")."""
+    node: Any = recipe
+    labels: list[str] = []
+    words = ""
+    for part in _PART.findall(key):
+        if isinstance(node, list):
+            # A single filter may stand in the config without the list that a recipe has around it.
+            index = int(part) if part.isdigit() else 0
+            node = node[index]
+            labels += _label(node, index, names)
+            words += f"({node['filter']})" if isinstance(node, dict) and node.get("filter") else ""
+        if not part.isdigit():
+            node = node.get(part) if isinstance(node, dict) else None
+            words += "" if part in _NEEDLESS else f".{part}" if words else part
+    return " ".join(labels), words
+
+
+def _label(node: object, index: int, names: Mapping[str, str]) -> list[str]:
+    if isinstance(node, dict) and "sources" in node:
+        return [f"slice {index}"]
+    if isinstance(node, dict) and isinstance(node.get("model"), str):
+        return [shorten(names.get(node["model"], node["model"]), _LABEL_WIDTH)]
+    return []
+
+
+def _shown(value: object, names: Mapping[str, str]) -> str:
+    if isinstance(value, float):
+        return f"{value:.2f}" if abs(value) >= 0.01 or not value else f"{value:.2g}"
+    return names.get(value, value) if isinstance(value, str) else str(value)
+
+
+def _wrapped(line: str, width: int) -> list[str]:
+    return textwrap.wrap(line, max(width, 20), subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)

@@ -1,0 +1,98 @@
+"""A shard is a safetensors file like any other, whatever its tensors, and is never in memory whole."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor
+
+from merging import shards
+from merging.shards import Entry, split, write_shard
+
+DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.int8, torch.bool]
+ENTRIES = st.lists(
+    st.builds(
+        Entry,
+        name=st.text(min_size=1, max_size=8).filter(lambda name: name != "__metadata__"),
+        shape=st.lists(st.integers(0, 5), max_size=3).map(tuple),
+        dtype=st.sampled_from(DTYPES),
+    ),
+    min_size=1,
+    max_size=12,
+    unique_by=lambda entry: entry.name,
+)
+
+
+def content(entry: Entry, seed: int) -> Tensor:
+    """Return what a tensor holds in these tests."""
+    count = torch.Size(entry.shape).numel()
+    return (torch.arange(count) * 7 + seed).remainder(100).to(entry.dtype).view(entry.shape)
+
+
+@given(entries=ENTRIES, window=st.sampled_from([1, 16, 100, 1 << 20]))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_what_is_written_is_what_safetensors_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, entries: list[Entry], window: int
+) -> None:
+    monkeypatch.setattr(shards, "_WINDOW", window)
+    expected = {entry.name: content(entry, seed) for seed, entry in enumerate(entries)}
+
+    def fill(tensors: Mapping[str, Tensor]) -> None:
+        sizes = [tensor.nbytes for tensor in tensors.values()]
+        assert sum(sizes) <= max(window, *sizes)
+        for name, tensor in tensors.items():
+            tensor.copy_(expected[name])
+
+    write_shard(tmp_path / "model.safetensors", entries, fill)
+    found = load_file(tmp_path / "model.safetensors")
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert found[name].dtype == tensor.dtype
+        assert torch.equal(found[name], tensor)
+    with safe_open(tmp_path / "model.safetensors", framework="pt") as file:
+        assert file.metadata() == {"format": "pt"}
+
+
+def test_a_tensor_that_files_hold_in_pieces_is_filled_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "_WINDOW", 16)
+    entries = [Entry("bias", (3,), torch.int8), Entry("experts", (4, 3, 2), torch.float32)]
+    expected = {entry.name: content(entry, 1) for entry in entries}
+    filled: list[tuple[str, ...]] = []
+
+    def fill(tensors: Mapping[str, Tensor]) -> None:
+        filled.append(tuple(tensors))
+        for name, tensor in tensors.items():
+            tensor.copy_(expected[name])
+
+    def disassemble(name: str, tensor: Tensor) -> dict[str, Tensor]:
+        if name == "bias":
+            return {name: tensor}
+        return {
+            f"{part}.{index}": each[:, column].contiguous()
+            for column, part in enumerate("gu")
+            for index, each in enumerate(tensor)
+        }
+
+    names = write_shard(tmp_path / "model.safetensors", entries, fill, disassemble)
+    found = load_file(tmp_path / "model.safetensors")
+    assert filled == [("experts",), ("bias",)]
+    assert (
+        sorted(names) == sorted(found) == sorted(["bias", *(f"{part}.{index}" for part in "gu" for index in range(4))])
+    )
+    assert all(torch.equal(found[f"u.{index}"], expected["experts"][index, :, 1]) for index in range(4))
+
+
+@given(sizes=st.lists(st.integers(1, 9), max_size=12), limit=st.integers(1, 20))
+def test_runs_keep_to_the_limit_and_leave_nothing_out(sizes: list[int], limit: int) -> None:
+    entries = [Entry(str(index), (size,), torch.int8) for index, size in enumerate(sizes)]
+    runs = list(split(entries, limit))
+    assert [entry for run in runs for entry in run] == entries
+    assert all(len(run) == 1 or sum(entry.nbytes for entry in run) <= limit for run in runs)
+    assert all(runs)

@@ -1,0 +1,148 @@
+"""A search over methods, models and layers, end to end on the quickstart's family."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from evaluation import Evaluator
+from merging import MergingError
+from search import SearchConfig, export_trial, run_search
+from tests.search.family import Family
+from tests.search.test_run import Phases
+from tests.tiny import TinyModel, save_tiny_model
+
+FAMILY = Path(__file__).parents[2] / "configs" / "quickstart"
+RECIPE = """
+  merge_method: {choices: [linear, ties]}
+  base_model: base
+  slices:
+  - sources:
+    - {model: {choices: [strings, numbers]}, layer_range: [0, 3], parameters: {weight: {low: 0.3, high: 1.0}}}
+    - {model: base, layer_range: [0, 3]}
+  - sources:
+    - {model: numbers, layer_range: [{low: 1, high: 3}, 4]}
+    - {model: base, layer_range: [{low: 1, high: 3}, 4]}
+  parameters: {weight: 0.8, density: {low: 0.5, high: 1.0}}
+  dtype: bfloat16
+"""
+START = """
+    - merge_method: ties
+      base_model: base
+      slices:
+      - sources:
+        - {model: numbers, layer_range: [0, 3], parameters: {weight: 0.9}}
+        - {model: base, layer_range: [0, 3]}
+      - sources: [{model: numbers, layer_range: [3, 4]}, {model: base, layer_range: [3, 4]}]
+      parameters: {weight: 0.8, density: 0.75}
+      dtype: bfloat16
+"""
+
+
+def configured(tmp_path: Path, search: str) -> SearchConfig:
+    """Return a search of the recipe on some of the quickstart's problems."""
+    lines = (FAMILY / "problems.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    problems = tmp_path / "problems.jsonl"
+    problems.write_text("".join(lines[::25]), encoding="utf-8")
+    evaluation = f"{{problems: {problems}, max_new_tokens: 16, workers: 1, allow_code_execution: true}}"
+    text = f"recipe:{RECIPE}evaluation: {evaluation}\nsearch:\n  seed: 1\n  finalists: 1\n{search}"
+    return SearchConfig.parse(text, folder=FAMILY)
+
+
+def digest(tensors: dict[str, torch.Tensor]) -> str:
+    """Return a digest of all bits of some tensors."""
+    found = hashlib.sha256()
+    for name in sorted(tensors):
+        found.update(name.encode() + tensors[name].contiguous().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
+
+
+@pytest.fixture
+def scored(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, str]]:
+    """Return a list to which the depth and the digest of each model are added that is scored."""
+    seen: list[tuple[int, str]] = []
+    evaluate = Evaluator.evaluate
+
+    def noting(self: Evaluator, model: Any, *arguments: Any, **named: Any) -> Any:
+        own = {name: tensor for name, tensor in model.state_dict().items() if name != "lm_head.weight"}
+        seen.append((model.config.num_hidden_layers, digest(own)))
+        return evaluate(self, model, *arguments, **named)
+
+    monkeypatch.setattr(Evaluator, "evaluate", noting)
+    return seen
+
+
+def test_methods_models_and_layers_are_searched_and_the_export_is_what_was_scored(
+    scored: list[tuple[int, str]], tmp_path: Path
+) -> None:
+    phases = Phases()
+    config = configured(tmp_path, "  sampler: random\n")
+    run_search(config, tmp_path / "run", trials=5, progress=phases)
+    board = run_search(config, tmp_path / "run", trials=10)
+
+    assert any("points of the space cannot be merged" in message for message in phases.said)
+    first = {row.trial: Path(row.name).name for row in board.rows if row.kind != "trial"}
+    assert first == {0: "strings", 1: "base", 2: "numbers", 3: "equal average"}
+    trials = [row for row in board.rows if row.kind == "trial"]
+    assert {row.trial for row in trials} == set(range(4, 14))
+    done = [row for row in trials if row.state == "complete"]
+    failed = [row for row in trials if row.state == "failed"]
+    assert failed
+    assert all("the sources of a slice must have the same number of layers" in str(row.error) for row in failed)
+    assert {row.recipe["merge_method"] for row in done} == {"linear", "ties"}
+    assert {Path(row.recipe["slices"][0]["sources"][0]["model"]).name for row in done} == {"strings", "numbers"}
+    depths = {3 + end - start for row in done for start, end in [row.recipe["slices"][1]["sources"][0]["layer_range"]]}
+    assert len(depths) > 1
+    assert depths | {4} == {depth for depth, _ in scored}
+
+    best = export_trial(tmp_path / "run", tmp_path / "merged")
+    (depth,) = {3 + end - start for start, end in [best.recipe["slices"][1]["sources"][0]["layer_range"]]}
+    assert (depth, digest(load_file(tmp_path / "merged" / "model.safetensors"))) in scored
+
+
+def test_a_recipe_of_chosen_method_model_and_layers_is_tried_first(tmp_path: Path) -> None:
+    config = configured(tmp_path, "  sampler: cmaes\n  enqueue:" + START)
+    board = run_search(config, tmp_path / "run", trials=3)
+    first = min((row for row in board.rows if row.kind == "trial"), key=lambda row: row.trial)
+    assert first.state == "complete"
+    assert first.numbers == {
+        "merge_method": "ties",
+        "slices[0].sources[0].model": str(FAMILY / "numbers"),
+        "slices[0].sources[0].parameters.weight": 0.9,
+        "slices[1].sources[0].layer_range[0]": 3,
+        "slices[1].sources[1].layer_range[0]": 3,
+        "parameters.density": 0.75,
+    }
+
+
+def test_parents_of_unequal_depth_are_stacked_without_an_average(family: Family) -> None:
+    deep = save_tiny_model(family.folder / "deep", TinyModel(seed=3, layers=4))
+    recipe = f"""
+  merge_method: passthrough
+  slices:
+  - sources: [{{model: a, layer_range: [0, {{low: 1, high: 3}}]}}]
+  - sources: [{{model: {{choices: [a, {deep}]}}, layer_range: [1, {{low: 2, high: 4}}]}}]
+"""
+    phases = Phases()
+    board = run_search(SearchConfig.load(family.write(recipe=recipe)), family.folder / "run", progress=phases)
+    first = {row.trial: (row.kind, row.name) for row in board.rows if row.kind != "trial"}
+    assert first == {0: ("parent", str(family.a)), 1: ("parent", deep)}
+    assert any(message.startswith("equal average: left out: models of different depth") for message in phases.said)
+    assert any("layer_range [1, 4] goes beyond its 3 layers" in message for message in phases.said)
+
+
+def test_a_layer_that_no_model_has_is_refused_before_anything_is_written(family: Family) -> None:
+    recipe = """
+  merge_method: passthrough
+  slices:
+  - sources: [{model: {choices: [a, b]}, layer_range: [0, {low: 1, high: 4}]}]
+"""
+    config = SearchConfig.load(family.write(recipe=recipe))
+    with pytest.raises(MergingError, match=r"layer_range \[0, 4\] goes beyond its 3 layers"):
+        run_search(config, family.folder / "run")
+    assert not (family.folder / "run").exists()

@@ -1,0 +1,76 @@
+"""Who may only read a results folder sees all that was committed, or is told what to do."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from search import SearchConfig
+from search.results import ResultsFolder
+from search.study import OUTCOMES, RECIPE, Studies, quiet
+from tests.search.family import Family
+from tests.search.processes import Command, running
+
+
+@pytest.fixture
+def folder(finished: Path, tmp_path: Path) -> Iterator[Path]:
+    """Return a copy of a finished search; may be write-protected."""
+    shutil.copytree(finished, tmp_path / "run")
+    yield tmp_path / "run"
+    (tmp_path / "run").chmod(0o755)
+
+
+@pytest.fixture
+def config(shared_family: Family) -> SearchConfig:
+    return SearchConfig.load(shared_family.write("finished.yaml"))
+
+
+def add_trial(studies: Studies, config: SearchConfig) -> int:
+    with studies.folder.sign_in() as worker:
+        trial = studies.claim(worker, 1000, config.space)
+        assert trial
+        trial.set_user_attr(RECIPE, config.space.recipe_at(trial.params).to_dict())
+        trial.set_user_attr(OUTCOMES, "p" * 8)
+        studies.search.tell(trial, 1.0)
+        return studies.number(trial)
+
+
+def read(command: Command) -> str:
+    assert command.wait() == 0, command.errors
+    return command.output
+
+
+def test_an_archive_can_be_read(folder: Path, tmp_path: Path) -> None:
+    folder.chmod(0o555)
+    with running(tmp_path, "leaderboard", folder, heed_permissions=True) as command:
+        assert "trial 6" in read(command)
+    assert not list(folder.glob("study.db-*"))
+
+
+def test_what_a_running_search_has_committed_is_seen(folder: Path, tmp_path: Path, config: SearchConfig) -> None:
+    with quiet(), closing(Studies.create(ResultsFolder.open(folder), config, [])) as studies:
+        number = add_trial(studies, config)
+        assert (folder / "study.db-wal").stat().st_size
+        folder.chmod(0o555)
+        with running(tmp_path, "leaderboard", folder, heed_permissions=True) as command:
+            assert f"trial {number}" in read(command)
+        folder.chmod(0o755)
+
+
+def test_what_cannot_be_read_without_writing_is_told_with_the_remedy(
+    folder: Path, tmp_path: Path, config: SearchConfig
+) -> None:
+    with quiet(), closing(Studies.create(ResultsFolder.open(folder), config, [])) as studies:
+        add_trial(studies, config)
+        log = (folder / "study.db-wal").read_bytes()
+    (folder / "study.db-wal").write_bytes(log)  # of a search that was killed, copied without study.db-shm
+    folder.chmod(0o555)
+    with running(tmp_path, "leaderboard", folder, heed_permissions=True) as command:
+        assert command.wait() == 2, command.output
+    assert "study.db: unable to open database file; make the folder readable and writable for you, or copy it" in (
+        command.errors
+    )
