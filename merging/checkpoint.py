@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from huggingface_hub import snapshot_download
 from torch import Tensor
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import AutoConfig, GenerationConfig, PreTrainedConfig
 
 from merging import adapters
 from merging.adapters import Adapter
@@ -64,6 +64,8 @@ class Checkpoint:
     @cached_property
     def config(self) -> PreTrainedConfig:
         """The model's configuration. Raises MergingError if it has none that transformers can read."""
+        if not (self.folder / "config.json").exists():
+            raise MergingError(f"model {self.reference}: {self.folder} holds no config.json; download the model again")
         try:
             config: PreTrainedConfig = AutoConfig.from_pretrained(self.folder, trust_remote_code=self.trust_remote_code)
             return config
@@ -71,6 +73,17 @@ class Checkpoint:
             raise code_refused(self.reference, error) or MergingError(
                 f"model {self.reference}: its config.json cannot be used: {first_line(error)}"
             ) from None
+
+    @cached_property
+    def generation_config(self) -> GenerationConfig:
+        """Its generation_config.json, or one made of its config. Raises MergingError if it cannot be used."""
+        file = self.folder / "generation_config.json"
+        try:
+            if file.exists():
+                return GenerationConfig.from_pretrained(self.folder)
+            return GenerationConfig.from_model_config(self.config)
+        except (OSError, ValueError, TypeError) as error:
+            raise MergingError(f"{file}: cannot be used: {first_line(error)}") from None
 
     @cached_property
     def dtype(self) -> torch.dtype:

@@ -30,8 +30,9 @@ class NonFiniteTensor(MergingError):
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of an error's message, or its type where it has none."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    """Return the first line of an error's message (and the next where it ends with a colon), or its type."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return " ".join(line.strip() for line in lines[: 2 if lines[0].endswith(":") else 1])
 
 
 def code_refused(reference: str, error: Exception) -> MergingError | None:

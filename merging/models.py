@@ -1,4 +1,4 @@
-"""Live models: a transformers model to merge into, and a plain checkpoint to evaluate."""
+"""Live models: a transformers model to merge into, its config and its generation config."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedConfi
 from transformers.initialization import no_init_weights
 
 from merging.checkpoint import Checkpoint
-from merging.errors import MergingError, code_refused, first_line
 from merging.parents import ParentSet
 from merging.plan import Plan
 from merging.special_tokens import SpecialTokens
@@ -33,7 +32,8 @@ def merged_config(
     stack = [(parents.checkpoints[layer.parent].config.get_text_config(), layer.index) for layer in plan.stack]
     for key in text.to_dict():
         if _lists_layers(text, key):
-            setattr(text, key, [_of_layer(source, key, index) for source, index in stack])
+            own = getattr(text, key)
+            setattr(text, key, [_of_layer(source, key, index, own[index % len(own)]) for source, index in stack])
     text.num_hidden_layers = plan.layers
     text.vocab_size = plan.rows or text.vocab_size
     for part in (config,) if text is config else (config, text):
@@ -42,9 +42,10 @@ def merged_config(
     return config
 
 
-def _of_layer(config: PreTrainedConfig, key: str, index: int) -> Any:
-    value = getattr(config, key)
-    return value[index] if _lists_layers(config, key) else value
+def _of_layer(config: PreTrainedConfig, key: str, index: int, default: Any) -> Any:
+    """Return what a config says of a layer, or the default where it says nothing: it may be of another architecture."""
+    value: Any = getattr(config, key, None)
+    return value[index] if _lists_layers(config, key) else default if value is None else value
 
 
 def _lists_layers(config: PreTrainedConfig, key: str) -> bool:
@@ -64,44 +65,7 @@ def build_model(config: PreTrainedConfig, parents: ParentSet) -> PreTrainedModel
 
 def generation_config(checkpoint: Checkpoint, special: SpecialTokens | None) -> GenerationConfig:
     """Return a model's generation_config.json, or one made of its config, with these special tokens."""
-    file = checkpoint.folder / "generation_config.json"
-    try:
-        if file.exists():
-            found = GenerationConfig.from_pretrained(checkpoint.folder)
-        else:
-            found = GenerationConfig.from_model_config(checkpoint.config)
-    except (OSError, ValueError, TypeError) as error:
-        raise MergingError(f"{file}: cannot be used: {first_line(error)}") from None
+    found = copy.deepcopy(checkpoint.generation_config)
     if special:
         special.put(found)
     return found
-
-
-def load_model(
-    reference: str,
-    device: str = "cpu",
-    dtype: str | None = None,
-    *,
-    lazy_unpickle: bool = False,
-    trust_remote_code: bool = False,
-) -> PreTrainedModel:
-    """Load one plain checkpoint, its adapter merged if it has one. Raises MergingError if it is missing or broken.
-
-    Args:
-        reference: a folder or a hub id, or one and an adapter (``base+adapter``).
-        device: where to put it, as torch names devices.
-        dtype: a torch dtype's name; by default the one that it is saved in.
-        lazy_unpickle: whether torch pickles may be read, where it has no safetensors.
-        trust_remote_code: whether Python code that comes with it may be executed.
-    """
-    checkpoint = Checkpoint.open(reference, lazy_unpickle=lazy_unpickle, trust_remote_code=trust_remote_code)
-    wanted: Any = getattr(torch, dtype) if dtype else checkpoint.dtype
-    try:
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            checkpoint.folder, dtype=wanted, trust_remote_code=trust_remote_code
-        )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise code_refused(reference, error) or MergingError(f"model {reference}: cannot be loaded: {error}") from None
-    for name, tensor in checkpoint.adapted().items():
-        model.get_parameter(name).data.copy_(tensor.read())
-    return cast(PreTrainedModel, model.to(device).eval().requires_grad_(False))

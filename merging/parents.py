@@ -85,6 +85,7 @@ class ParentSet:
         parents._check(allow_crimes)
         for recipe in every:
             parents._check_rows(recipe)
+            _ = parents.checkpoints[recipe.donor].generation_config  # which the merge will have
         return parents
 
     @property
@@ -164,6 +165,7 @@ class ParentSet:
     def close(self) -> None:
         """Give the parents' memory back."""
         self._derived.clear()
+        self.statistics.clear()
         self._residency.close()
 
     def __enter__(self) -> ParentSet:

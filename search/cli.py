@@ -130,7 +130,10 @@ def main() -> None:
 )
 @click.option("--trials", type=click.IntRange(min=1), help="Trials in all, instead of the config's number.")
 @click.option(
-    "--timeout", callback=_seconds, metavar="TIME", help="Take no further trial after this time: 8h, 1h30m, 90m."
+    "--timeout",
+    callback=_seconds,
+    metavar="TIME",
+    help="Take no further trial after this time: 8h, 1h30m, 90m. Parents and the report split are scored all the same.",
 )
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of the sampler and of the split.")
 @click.option("--fresh", is_flag=True, help="Begin anew; results that are there are moved aside.")
@@ -174,14 +177,12 @@ def run(
         folder = out or default_folder(loaded)
         found = run_search(loaded, folder, trials=trials, timeout=timeout, seed=seed, fresh=fresh, progress=progress)
     _print_leaderboard(found, 10)
-    ended = sum(row.kind == "trial" for row in found.rows)
-    wanted = loaded.search.trials if trials is None else trials
-    if ended < wanted:
+    if found.unfinished:
         given = {"--out": out, "--trials": trials, "--seed": seed}
         again = [str(word) for option, value in given.items() if value is not None for word in (option, value)]
         switches = ["--allow-code-execution"] * allow_code_execution
         switches += [] if compile is None else ["--compile" if compile else "--no-compile"]
-        click.echo(f"\n{ended} of {wanted} trials are over. To go on:")
+        click.echo(f"\n{found.unfinished} To go on:")
         click.echo(f"  {shlex.join(['merge-search', 'run', str(config), *again, *switches])}")
     if found.best is not None:
         click.echo(f"\nNext, write the best merge as a model:\n  {_export_command(folder)}")

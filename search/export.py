@@ -60,6 +60,12 @@ def export_trial(
 def _choose(leaderboard: Leaderboard, folder: ResultsFolder, trial: int | None) -> Row:
     number = leaderboard.best if trial is None else trial
     if number is None:
+        failed = [row for row in leaderboard.rows if row.kind == "trial" and row.state == "failed"]
+        if failed:
+            raise SearchError(
+                f"{folder.path}: there is nothing to export: {len(failed)} trials are over, and all have failed; the "
+                f"last, {failed[-1].name}: {failed[-1].error}"
+            )
         raise SearchError(f"{folder.path}: no trial has been scored yet; run the search first")
     for row in leaderboard.rows:
         if row.trial == number:
@@ -68,6 +74,8 @@ def _choose(leaderboard: Leaderboard, folder: ResultsFolder, trial: int | None) 
             return row
     highest = max((row.trial for row in leaderboard.rows), default=None)
     known = "none is over yet" if highest is None else f"the last is {highest}"
+    if highest is not None and number < highest:
+        known += f"; {number} still runs, or was lost with its worker and run again under a later number"
     raise SearchError(f"{folder.path}: has no trial {number} that is over; {known}")
 
 

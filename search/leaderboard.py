@@ -92,12 +92,14 @@ class Leaderboard:
         best: the number of the best trial, or None.
         best_parent: the name of the parent that the others are compared with, or None.
         rows: by score on the search split; of equals the parents and then the earlier trials first.
+        unfinished: what is left to do that no worker is at, in a sentence; known where a search has just ended.
     """
 
     study: str
     best: int | None
     best_parent: str | None
     rows: tuple[Row, ...]
+    unfinished: str = ""
 
     @classmethod
     def open(cls, path: str | Path) -> Leaderboard:

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 _CONFIG, _SEARCH, _STUDY, _COMPLETIONS, _LOG = "config.yaml", "search.json", "study.db", "completions", "worker.log"
 _LOCK, _WORKERS = ".lock", ".workers"
+# Remedies of what may become of a folder.
+RESTORE = "restore it from a copy, or begin anew with --fresh"
+MAKE_ROOM = "what was scored is kept: make room (or the folder writable) and run the same command again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +59,8 @@ class ResultsFolder:
             fresh: begin anew; what is there is moved aside, to NAME.1, NAME.2, ...
 
         Raises:
-            SearchError: the folder belongs to another config, is none of ours, or cannot be written.
+            SearchError: the folder belongs to another config, is none of ours, has lost its database, or cannot be
+                written.
         """
         try:
             if path.exists() and not path.is_dir():
@@ -73,6 +77,7 @@ class ResultsFolder:
                     write_atomically(path / _SEARCH, json.dumps(described, indent=2))
                 folder = cls.open(path)
                 folder._check(config, identity)
+                folder.require_database(missing=folder.holds_scores())
                 # Copies lack empty and hidden folders: git and zip leave them out.
                 (path / _COMPLETIONS).mkdir(exist_ok=True)
                 (path / _WORKERS).mkdir(exist_ok=True)
@@ -88,14 +93,22 @@ class ResultsFolder:
         except (FileNotFoundError, NotADirectoryError):
             raise SearchError(f"{path}: holds no search; `merge-search run CONFIG --out {path}` makes one") from None
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise SearchError(
-                f"{path / _SEARCH}: cannot be read ({error}); restore it from a copy, or begin anew with --fresh"
-            ) from None
+            raise SearchError(f"{path / _SEARCH}: cannot be read ({error}); {RESTORE}") from None
 
     @property
     def database(self) -> Path:
         """Where Optuna keeps the studies."""
         return (self.path / _STUDY).resolve()
+
+    def require_database(self, missing: bool) -> None:
+        """Raise SearchError if there are no studies to be read, and they are `missing` indeed."""
+        if missing and not (self.database.exists() and self.database.stat().st_size):
+            what = "is empty" if self.database.exists() else "is missing"
+            raise SearchError(f"{self.database}: {what}; {RESTORE}")
+
+    def holds_scores(self) -> bool:
+        """Whether a model was scored here: then there is a database, or there was."""
+        return any((self.path / _COMPLETIONS).glob("*.jsonl"))
 
     @property
     def config_file(self) -> Path:
@@ -118,14 +131,18 @@ class ResultsFolder:
         return is_held(self.path / _WORKERS / worker)
 
     def save_completions(self, name: str, outcomes: Iterable[Outcome]) -> None:
-        """Write what a model wrote, as a samples file that `merge-search score` reads."""
+        """Write what a model wrote, as a samples file that `merge-search score` reads. Raises SearchError."""
         lines = [
             json.dumps(
                 {"task_id": o.task_id, "completion": o.completion, "status": o.status, "tokens": o.completion_tokens}
             )
             for o in outcomes
         ]
-        write_atomically(self.path / _COMPLETIONS / f"{name}.jsonl", "".join(line + "\n" for line in lines))
+        file = self.path / _COMPLETIONS / f"{name}.jsonl"
+        try:
+            write_atomically(file, "".join(line + "\n" for line in lines))
+        except OSError as error:
+            raise SearchError(f"{file}: cannot be written: {error.strerror}; {MAKE_ROOM}") from None
 
     @contextlib.contextmanager
     def logging(self) -> Iterator[None]:

@@ -26,7 +26,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from search.errors import SearchError
-from search.results import ResultsFolder
+from search.results import MAKE_ROOM, RESTORE, ResultsFolder
 from search.samplers import SeededSampler
 
 if TYPE_CHECKING:  # a leaderboard is read without waiting for torch
@@ -66,10 +66,15 @@ class Studies:
 
     @classmethod
     def create(cls, folder: ResultsFolder, config: SearchConfig, baselines: Sequence[Baseline]) -> Studies:
-        """Make the studies, or open those that are there; what must run first is enqueued once."""
+        """Make the studies, or open those that are there; what must run first is enqueued once.
+
+        Raises SearchError if they were there once: else what was scored would be written over.
+        """
         start = config.warm_starts[0] if config.warm_starts else {}
         with folder.lock():
             storage = _storage(folder)
+            if folder.holds_scores() and folder.study not in optuna.get_all_study_names(storage):
+                raise SearchError(f"{folder.database}: holds no study {folder.study!r}; {RESTORE}")
             search = _create(storage, folder.study)
             search.sampler = SeededSampler(config.search.sampler, config.search.seed, start)
             first = _create(storage, folder.study + _BASELINES)
@@ -85,13 +90,14 @@ class Studies:
 
     @classmethod
     def open(cls, folder: ResultsFolder) -> Studies:
-        """Open the studies of a folder to read them."""
-        storage = _storage(folder)
+        """Open the studies of a folder to read them. Raises SearchError if there are none."""
+        folder.require_database(missing=True)
+        storage = _storage(folder, reading=True)
         names = (folder.study, folder.study + _BASELINES)
         try:
             search, first = (optuna.load_study(study_name=name, storage=storage) for name in names)
         except KeyError:
-            raise SearchError(f"{folder.database}: holds no study {folder.study!r}; {_REMEDY}") from None
+            raise SearchError(f"{folder.database}: holds no study {folder.study!r}; {RESTORE}") from None
         return cls(folder, storage, search, first, int(search.user_attrs.get(_FIRST, 0)))
 
     def close(self) -> None:
@@ -115,10 +121,10 @@ class Studies:
                 return None
             return self._take(self.search, worker, space.distributions())
 
-    def others_at_work(self) -> bool:
-        """Whether a worker that lives is running a trial of the search."""
+    def others_at_work(self) -> int:
+        """Return how many trials of the search are run by workers that live."""
         with self.folder.lock():
-            return _count(self.search, TrialState.RUNNING) > len(self._orphans(self.search))
+            return _count(self.search, TrialState.RUNNING) - len(self._orphans(self.search))
 
     def number(self, trial: FrozenTrial | Trial) -> int:
         """Return the number that people see."""
@@ -195,12 +201,10 @@ def quiet() -> Iterator[None]:
         optuna.logging.set_verbosity(before)
 
 
-_REMEDY = "restore it from a copy, or begin anew with --fresh"
-_MAKE_ROOM = "what was scored is kept: make room (or the folder writable) and run the same command again"
 _REMEDIES = {
-    "full": _MAKE_ROOM,
-    "readonly": _MAKE_ROOM,
-    "disk I/O": _MAKE_ROOM,
+    "full": MAKE_ROOM,
+    "readonly": MAKE_ROOM,
+    "disk I/O": MAKE_ROOM,
     "locked": "another process holds it: run the same command again when that is over",
     # What a search has not yet merged into the database can be read by who may write beside it.
     "unable to open": "make the folder readable and writable for you, or copy it and use the copy",
@@ -212,18 +216,25 @@ def storage_errors(folder: ResultsFolder) -> Iterator[None]:
     """Say what is wrong with the results folder, where what happens inside shows that something is."""
     try:
         yield
+    except OSError as error:
+        if error.filename is None or not Path(error.filename).resolve().is_relative_to(folder.path.resolve()):
+            raise
+        raise SearchError(f"{error.filename}: {error.strerror}; {MAKE_ROOM}") from None
     except (SQLAlchemyError, StorageInternalError) as error:
         cause = error if isinstance(error, SQLAlchemyError) else error.__cause__ or error
         reason = str(getattr(cause, "orig", None) or cause).partition("\n")[0]
-        remedy = next((remedy for sign, remedy in _REMEDIES.items() if sign in reason), _REMEDY)
+        remedy = next((remedy for sign, remedy in _REMEDIES.items() if sign in reason), RESTORE)
         raise SearchError(f"{folder.database}: {reason}; {remedy}") from error
 
 
-def _storage(folder: ResultsFolder) -> RDBStorage:
+def _storage(folder: ResultsFolder, reading: bool = False) -> RDBStorage:
+    log = folder.database.with_name(f"{folder.database.name}-wal")
+
     # Connected to by path: SQLAlchemy would read a ? or a % in a URL. A worker waits for the others rather than fail.
     def connect() -> sqlite3.Connection:
-        if not os.access(folder.path, os.W_OK):
-            uri = f"{folder.database.as_uri()}?{_way_to_read(folder.database)}"
+        # Where nobody writes, a reader leaves nothing behind, in a database that is broken neither.
+        if not os.access(folder.path, os.W_OK) or (reading and not log.exists()):
+            uri = f"{folder.database.as_uri()}?{_way_to_read(log)}"
             return sqlite3.connect(uri, uri=True, timeout=_BUSY_SECONDS, check_same_thread=False)
         connection = sqlite3.connect(folder.database, timeout=_BUSY_SECONDS, check_same_thread=False)
         # Readers do not wait for a writer, and a trial's 25 commits take 0.1 s instead of 0.7 s. What is committed
@@ -235,9 +246,8 @@ def _storage(folder: ResultsFolder) -> RDBStorage:
     return RDBStorage("sqlite:///study.db", engine_kwargs={"creator": connect})
 
 
-def _way_to_read(database: Path) -> str:
-    """Return how SQLite opens a database in a folder that cannot be written to."""
-    log = database.with_name(f"{database.name}-wal")
+def _way_to_read(log: Path) -> str:
+    """Return how SQLite opens a database with this log where nothing may be written."""
     # What a search that runs, or was killed, has committed last is in its log, which immutable=1 would leave out; where
     # there is no log SQLite wants to make one, unless immutable=1 tells it that it need not.
     return "mode=ro" if log.exists() and log.stat().st_size else "immutable=1"

@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -140,7 +140,7 @@ class _Worker:
                     if len(studies.baseline_trials()) < studies.first_number:  # a worker died at one meanwhile
                         self._run_baselines(studies, bench, name, deadline, finish)
                     self._score_finalists(studies, bench, report)
-                    return Leaderboard.of(studies)
+                    return replace(Leaderboard.of(studies), unfinished=self._unfinished(studies, report))
 
     def _merger(self, parents: ParentSet, baselines: int) -> Merger:
         settings = self.config.merging
@@ -256,16 +256,28 @@ class _Worker:
         if studies.others_at_work():
             self.progress.say("another worker is still at its last trial; it will score the finalists")
             return
-        known = studies.reports()
-        best = finalists(studies.trials(), self.config.search.finalists)
-        chosen = [trial for trial in studies.baseline_trials() if trial.state is TrialState.COMPLETE] + list(best)
-        jobs = [trial for trial in chosen if studies.number(trial) not in known]
+        jobs = self._unreported(studies)
         self.progress.begin("report split", len(jobs))
         for index, trial in enumerate(jobs):
             if self.stopping:
                 return
             self.progress.trial(_name(studies, trial), index)
             self._score_finalist(studies, trial, bench, report)
+
+    def _unreported(self, studies: Studies) -> list[FrozenTrial]:
+        """Return the baselines and finalists that have no score on the report split."""
+        known = studies.reports()
+        best = finalists(studies.trials(), self.config.search.finalists)
+        chosen = [trial for trial in studies.baseline_trials() if trial.state is TrialState.COMPLETE] + list(best)
+        return [trial for trial in chosen if studies.number(trial) not in known]
+
+    def _unfinished(self, studies: Studies, report: ProblemSet) -> str:
+        ended, others = len(studies.trials()), studies.others_at_work()
+        if ended + others < self.total:
+            return f"{ended} of {self.total} trials are over."
+        left = 0 if others or not len(report) else len(self._unreported(studies))
+        models = "1 model waits" if left == 1 else f"{left} models wait"
+        return f"The report split is not finished: {models} to be scored on it." if left else ""
 
     def _score_finalist(self, studies: Studies, trial: FrozenTrial, bench: Bench, report: ProblemSet) -> None:
         number, name = studies.number(trial), _name(studies, trial)
@@ -304,7 +316,7 @@ def _name(studies: Studies, trial: FrozenTrial | Trial) -> str:
 
 def _standing(studies: Studies) -> str:
     best = max(_scored(studies.trials()), key=_merit, default=None)
-    parents = [trial.value or 0.0 for trial in studies.baseline_trials() if trial.user_attrs[KIND] == "parent"]
+    parents = [trial.value or 0.0 for trial in _scored(studies.baseline_trials()) if trial.user_attrs[KIND] == "parent"]
     known = [f"best {best.value:.1%} (trial {studies.number(best)})"] if best else []
     return ", ".join([*known, f"best parent {max(parents):.1%}"] if parents else known)
 

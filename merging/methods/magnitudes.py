@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from merging.methods.bits import number_of
-from merging.methods.magnitude_table import MagnitudeTable, Place, magnitude_bins, magnitude_table
 from merging.methods.registry import Block, Operands
+from merging.statistics import MagnitudeTable, Place, magnitude_bins, magnitude_table
 
 RUN = 1 << 16
 """Elements that are read at once; also the runs in which a magnitude table counts."""

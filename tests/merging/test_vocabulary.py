@@ -375,6 +375,18 @@ def test_rows_come_together_where_files_are_laid_out_otherwise(
     assert all(torch.equal(live[name], exported[name]) for name in live)
 
 
+def test_what_a_random_method_drops_does_not_depend_on_where_the_parents_lie(unequal: Family, tmp_path: Path) -> None:
+    shutil.copytree(Path(unequal.base).parent, tmp_path / "moved")
+    moved = Family(*(str(tmp_path / "moved" / Path(model).name) for model in (unequal.base, unequal.a, unequal.b)))
+    merged = []
+    for family in (unequal, moved):
+        text = task_arithmetic(family, "tokenizer_source: union\nparameters: {density: 0.5}")
+        recipe = Recipe.parse(text.replace("task_arithmetic", "dare_linear"))
+        with ParentSet.open(recipe) as parents:
+            merged.append(Merger(parents).apply(recipe).state_dict())
+    assert all(torch.equal(tensor, merged[1][name]) for name, tensor in merged[0].items())
+
+
 def test_an_embedding_that_fits_already_is_not_copied(family: Family) -> None:
     recipe = Recipe.parse(task_arithmetic(family, "tokenizer_source: union"))
     with ParentSet.open(recipe) as parents:

@@ -153,6 +153,18 @@ BAD: dict[str, tuple[Callable[[Family], None], tuple[str, ...]]] = {
         ("problems.jsonl:7: missing field 'entry_point'",),
     ),
     "broken line of a problem file": (problems(lambda line: line[:-1]), ("problems.jsonl:7: is no valid JSON",)),
+    "test of a problem that is no Python": (
+        problems(lambda line: line.replace("def check(candidate)", "def check(")),
+        ("problems.jsonl:7: field 'test' is no Python",),
+    ),
+    "prompt of a problem that is no Python": (
+        problems(lambda line: line.replace('"prompt": "def ', '"prompt": "def (')),
+        ("problems.jsonl:7: field 'prompt' does not begin a program",),
+    ),
+    "generation config of the base": (
+        lambda family: (family.base / "generation_config.json").write_text("{") and None,
+        ("/base/generation_config.json: cannot be used",),
+    ),
     "another config": (replaced("high: 1.0", "high: 0.9"), ("run: was made by another config", "--fresh")),
     "no consent": (
         replaced("allow_code_execution: true", "allow_code_execution: false"),
@@ -272,6 +284,13 @@ def test_a_plain_evaluation_gives_what_the_search_found(command: Command, family
     }
     plain = command("evaluate", family.a, *options)
     assert f"pass@1 {found['pass@1']:.1%}" in plain.stdout
+    assert "Loading" not in plain.stderr
+
+
+def test_a_model_that_lacks_a_tensor_is_not_scored_with_random_numbers(command: Command, family: Family) -> None:
+    without_a_tensor(family)
+    words = ["evaluate", family.b, "--problems", family.problems, "--allow-code-execution"]
+    refused(command(*words), f"model {family.b}: has no tensor model.norm.weight")
 
 
 def test_a_merge_is_evaluated_without_being_written(command: Command, family: Family, tmp_path: Path) -> None:

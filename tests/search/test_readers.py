@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -12,6 +14,8 @@ import pytest
 from search import SearchConfig
 from search.results import ResultsFolder
 from search.study import OUTCOMES, RECIPE, Studies, quiet
+from tests.search.conftest import Command as Runner
+from tests.search.conftest import fingerprint
 from tests.search.family import Family
 from tests.search.processes import Command, running
 
@@ -74,3 +78,46 @@ def test_what_cannot_be_read_without_writing_is_told_with_the_remedy(
     assert "study.db: unable to open database file; make the folder readable and writable for you, or copy it" in (
         command.errors
     )
+
+
+@pytest.mark.parametrize("name", ["study.db", "config.yaml"])
+def test_what_is_lost_is_named_and_reading_makes_nothing(folder: Path, tmp_path: Path, name: str) -> None:
+    (folder / name).unlink()
+    was = fingerprint(folder)
+    with running(tmp_path, "export", folder, "--to", tmp_path / "out") as command:
+        assert command.wait() == 2
+    assert re.fullmatch(rf"merge-search: .*{name}: [^\n]*\n", command.errors)
+    assert fingerprint(folder) == was
+
+
+@pytest.mark.parametrize("part", [0.0, 0.5])
+def test_a_broken_database_is_read_without_a_trace(folder: Path, tmp_path: Path, part: float) -> None:
+    whole = (folder / "study.db").read_bytes()
+    (folder / "study.db").write_bytes(whole[: int(len(whole) * part)])
+    was = fingerprint(folder)
+    with running(tmp_path, "leaderboard", folder) as command:
+        assert command.wait() == 2
+    assert "study.db: " in command.errors
+    assert "restore it from a copy, or begin anew with --fresh" in command.errors
+    assert fingerprint(folder) == was
+
+
+@pytest.mark.parametrize("left", ["nothing", "an empty file", "a database without studies"])
+def test_a_search_that_lost_its_database_is_not_begun_again_over_what_it_left(
+    folder: Path, shared_family: Family, command: Runner, left: str
+) -> None:
+    (folder / "study.db").unlink()
+    if left == "an empty file":
+        (folder / "study.db").touch()
+    elif left == "a database without studies":
+        with closing(sqlite3.connect(folder / "study.db")) as database:
+            database.execute("create table other (id int)")
+    completions = fingerprint(folder / "completions")
+    config = shared_family.write("finished.yaml")
+    refused = command("run", config, "--out", folder)
+    assert refused.exit_code == 2
+    assert re.fullmatch(
+        r"merge-search: .*study\.db: (is missing|is empty|holds no study 'finished'); .*", refused.stderr.strip()
+    )
+    assert fingerprint(folder / "completions") == completions
+    assert command("run", config, "--out", folder, "--fresh", "--trials", "1").exit_code == 0

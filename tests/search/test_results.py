@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import fcntl
 import json
+import resource
 import shutil
 from pathlib import Path
 
 import pytest
 
+from evaluation import Outcome
 from search import SearchConfig, SearchError
 from search.locks import exclusive, held, is_held
 from search.results import ResultsFolder, write_atomically
@@ -142,6 +144,21 @@ def test_a_file_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
         write_atomically(tmp_path / "file", "new \ud800")
     assert fingerprint(tmp_path).keys() == {"file"}
     assert (tmp_path / "file").read_text() == "old"
+
+
+def test_completions_that_fill_the_disk_are_one_message(config: SearchConfig, tmp_path: Path) -> None:
+    folder = create(tmp_path / "run", config)
+    outcomes = [Outcome("one/alpha", False, "failed", "", "x" * 100_000, 100_000)]
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(
+            SearchError, match=r"completions/trial-0\.jsonl: cannot be written: .*; what was scored is kept"
+        ):
+            folder.save_completions("trial-0", outcomes)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list((tmp_path / "run" / "completions").iterdir())
 
 
 def test_a_lock_is_held_while_its_holder_is_inside(tmp_path: Path) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import json
 import logging
+import re
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,10 +18,11 @@ from safetensors.torch import load_file
 from evaluation import ConsentError, Evaluator, SandboxPool, load_problems
 from merging import load_model, load_tokenizer
 from search import Leaderboard, SearchConfig, SearchError, export_trial, run_search
-from search.progress import Silent
+from search.progress import Silent, Terminal
 from search.results import ResultsFolder
 from search.study import OUTCOMES, RECIPE, Studies, quiet
-from tests.search.conftest import fingerprint
+from search.trial import Bench
+from tests.search.conftest import Command, fingerprint
 from tests.search.family import Family
 
 
@@ -184,6 +187,20 @@ def test_a_failing_candidate_is_recorded_with_its_reason_and_ends_nothing(
     assert not logging.getLogger("search").handlers
 
 
+def test_where_every_trial_failed_the_export_says_why(family: Family, command: Command, tmp_path: Path) -> None:
+    recipe = """
+  merge_method: task_arithmetic
+  base_model: base
+  dtype: float16
+  models: [{model: a, parameters: {weight: {low: 1.0e+29, high: 1.0e+30}}}]
+"""
+    assert command("run", family.write(recipe=recipe), "--out", tmp_path / "run", "--trials", "2").exit_code == 0
+    refused = command("export", tmp_path / "run", "--to", tmp_path / "out")
+    assert refused.exit_code == 2
+    assert "there is nothing to export: 2 trials are over, and all have failed; the last, trial 3: " in refused.stderr
+    assert "holds NaN or Inf" in refused.stderr
+
+
 def test_numbers_that_make_no_valid_recipe_fail_their_trial(family: Family, tmp_path: Path) -> None:
     # Both ends of the ranges are valid; layer_range [2, 2] between them is not.
     recipe = """
@@ -221,8 +238,14 @@ def test_parents_that_cannot_be_scored_end_the_search_with_the_reason(family: Fa
     text = family.write(evaluation=", prompt: {format: chat}").read_text()
     text = text.replace("base_model: base", f'base_model: base\n  chat_template: "{template}"')
     config = SearchConfig.parse(text, source="mine.yaml", folder=family.folder)
-    with pytest.raises(SearchError, match=r"mine.yaml: none of the parents could be scored.* no chat template"):
-        run_search(config, tmp_path / "run")
+    shown = io.StringIO()
+    with (
+        Terminal(shown) as progress,
+        pytest.raises(SearchError, match=r"mine.yaml: none of the parents could be scored.* no chat template"),
+    ):
+        run_search(config, tmp_path / "run", progress=progress)
+    assert "parents 3/4: base  failed" in shown.getvalue()
+    assert "best parent" not in shown.getvalue()
 
 
 def test_a_changed_problem_file_is_another_search(family: Family, tmp_path: Path) -> None:
@@ -253,7 +276,8 @@ def test_while_another_worker_is_at_its_last_trial_the_finalists_are_left_to_it(
     phases = Phases()
     with quiet(), folder.sign_in() as other:
         assert Studies.create(folder, config, []).claim(other, 2, config.space)
-        run_search(config, tmp_path / "run", trials=2, progress=phases)
+        board = run_search(config, tmp_path / "run", trials=2, progress=phases)
+    assert board.unfinished == ""  # nothing is left that nobody is at
     assert phases.said == ["another worker is still at its last trial; it will score the finalists"]
     assert numbers(run_search(config, tmp_path / "run", trials=2)).keys() == {4, 6}  # 5 was lost, and run again as 6
 
@@ -274,6 +298,41 @@ def test_a_worker_that_died_is_not_waited_for(family: Family, tmp_path: Path) ->
     assert phases.said == []
     assert (board.best, board.rows[0].search_score) == (6, 1.0)
     assert board.rows[0].report_score is not None
+
+
+def test_a_lost_trial_is_explained_where_it_is_asked_for(family: Family, tmp_path: Path) -> None:
+    config = SearchConfig.load(family.write())
+    run_search(config, tmp_path / "run", trials=1)
+    folder = ResultsFolder.open(tmp_path / "run")
+    with quiet(), closing(Studies.create(folder, config, [])) as studies, folder.sign_in() as dead:
+        assert studies.claim(dead, 2, config.space)
+    run_search(config, tmp_path / "run", trials=2)
+    with pytest.raises(SearchError, match=r"no trial 5 .* the last is 6; 5 .* was lost with its worker and run again"):
+        export_trial(tmp_path / "run", tmp_path / "out", trial=5)
+
+
+@pytest.mark.parametrize("scored", [0, 1, 3])
+def test_parents_whose_worker_died_are_counted_once(
+    family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scored: int
+) -> None:
+    config = SearchConfig.load(family.write())
+    calls = []
+
+    def score_or_die(bench: Bench, *arguments: Any) -> Any:
+        calls.append(arguments)
+        if len(calls) > scored:
+            raise KeyboardInterrupt
+        return score(bench, *arguments)
+
+    score = Bench.score
+    monkeypatch.setattr(Bench, "score", score_or_die)
+    with pytest.raises(KeyboardInterrupt):
+        run_search(config, tmp_path / "run")
+    monkeypatch.setattr(Bench, "score", score)
+    shown = io.StringIO()
+    with Terminal(shown) as progress:
+        run_search(config, tmp_path / "run", trials=0, progress=progress)
+    assert re.findall(r"parents (\d/\d)", shown.getvalue()) == [f"{number}/4" for number in range(scored + 1, 5)]
 
 
 def test_no_trials_and_no_time_are_none(family: Family, tmp_path: Path) -> None:

@@ -106,3 +106,33 @@ def test_a_full_disk_ends_the_search_with_what_to_do_and_keeps_what_was_scored(f
     assert {row.trial: row.search_score for row in first.rows}.items() <= kept.items()
     resumed = run_search(SearchConfig.load(config), out, trials=len(kept) - 4 + 1)
     assert kept.items() <= {row.trial: row.search_score for row in resumed.rows}.items()
+
+
+def test_completions_that_cannot_be_written_end_the_search_with_what_to_do(family: Family, tmp_path: Path) -> None:
+    config, out = family.write(), tmp_path / "run"
+    first = run_search(SearchConfig.load(config), out, trials=1)
+    (out / "completions").chmod(0o555)
+    with running(tmp_path, "run", config, "--out", out, heed_permissions=True) as command:
+        assert command.wait() == 2, command.errors
+    (out / "completions").chmod(0o755)
+    assert "Traceback" not in command.errors
+    assert re.search(r"merge-search: .*completions/trial-5\.jsonl: cannot be written: .*make room", command.errors)
+    assert scored(out).keys() == {row.trial for row in first.rows}
+    assert run_search(SearchConfig.load(config), out).best is not None
+
+
+def test_a_search_that_is_stopped_at_the_report_split_says_so_and_how_to_go_on(family: Family, tmp_path: Path) -> None:
+    config, out = family.write(), tmp_path / "run"
+    with running(tmp_path, "run", config, "--out", out) as command:
+        command.until_told("report split 1/6")
+        command.send(signal.SIGINT)
+        assert command.wait() == 0
+    left = sum(row.report_score is None for row in Leaderboard.open(out).top(2))
+    assert left
+    again = f"merge-search run {config} --out {out}"
+    models = "1 model waits" if left == 1 else f"{left} models wait"
+    expected = f"The report split is not finished: {models} to be scored on it. To go on:\n  {again}\n"
+    assert expected in command.output
+    ended = run_search(SearchConfig.load(config), out)
+    assert ended.unfinished == ""
+    assert all(row.report_score is not None for row in ended.top(2))
