@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from merging.errors import MergingError, NonFiniteTensor, suggest
+    from merging.errors import MergingError, NonFiniteTensor, shown, suggest
     from merging.export import export_model, model_card
     from merging.loading import load_model
     from merging.merger import Merger
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from merging.parents import ParentSet
     from merging.plan import Plan
     from merging.recipe import Recipe
+    from merging.references import missing_part
     from merging.tokenizers import load_tokenizer
     from merging.yaml_file import YamlReader
 
@@ -38,7 +39,9 @@ _HOMES = {
     "export_model": "merging.export",
     "load_model": "merging.loading",
     "load_tokenizer": "merging.tokenizers",
+    "missing_part": "merging.references",
     "model_card": "merging.export",
+    "shown": "merging.errors",
     "suggest": "merging.errors",
 }
 
@@ -55,7 +58,9 @@ __all__ = [
     "export_model",
     "load_model",
     "load_tokenizer",
+    "missing_part",
     "model_card",
+    "shown",
     "suggest",
 ]
 

@@ -23,7 +23,7 @@ from merging.architecture import skeleton
 from merging.errors import MergingError, code_refused, first_line
 from merging.lora import AdaptedTensor
 from merging.pickles import read_pickle
-from merging.references import split_reference
+from merging.references import is_hub_id, split_reference
 from merging.weights import StoredTensor, read_header
 
 _SAFETENSORS = "model.safetensors"
@@ -128,7 +128,7 @@ def locate(
         return path
     if path.exists() and reference:
         raise MergingError(f"{what} {reference}: is a file; give the folder that holds config.json and the safetensors")
-    if path.is_absolute() or reference.startswith((".", "~")) or reference.count("/") != 1:
+    if not is_hub_id(reference):
         raise MergingError(f"{what} {reference}: no such folder")
     return _download(reference, lazy_unpickle, trust_remote_code, what)
 

@@ -44,7 +44,8 @@ class Recipe(RecipeFields):
         """Read a recipe from plain data; `key` is where it stands in `source`, e.g. ``recipe``."""
         if not isinstance(data, Mapping):
             raise MergingError(
-                f"{place(source, key)}: expected a recipe (a mapping with 'merge_method'), got {shown(data)}"
+                f"{place(source, key)}: expected a recipe (a mapping with 'merge_method'), got "
+                f"{'nothing' if data is None else shown(data)}"
             )
         recipe = _YAML.validate(cls, copy.deepcopy(dict(data)), source, key)
         # The methods import torch, which takes seconds: what the schema refuses does not wait for that.

@@ -44,13 +44,20 @@ class YamlReader:
     def parse(self, text: str, source: str) -> object:
         """Return what a text holds; `source` is what errors call it. Raises `error` with the line."""
         try:
-            return yaml.load(text, Loader=_UniqueKeys)
+            data: object = yaml.load(text, Loader=_UniqueKeys)
+            if _is_endless(data, set(), set()):
+                raise self.error(f"{source}: is no valid YAML: an alias (*name) stands inside what it names")
+            return data
         except yaml.YAMLError as error:
             mark = getattr(error, "problem_mark", None)
             where = f"{source}:{mark.line + 1}" if mark else source
             reason = getattr(error, "problem", None) or str(error).partition("\n")[0]
             raise self.error(f"{where}: is no valid YAML: {reason}") from None
-        except (ValueError, RecursionError) as error:  # what PyYAML lets through: a 13th month, 1,000 brackets
+        except (
+            ValueError,
+            TypeError,
+            RecursionError,
+        ) as error:  # what PyYAML lets through: a 13th month, 1,000 brackets
             raise self.error(f"{source}: is no valid YAML: {error}") from None
 
     def validate(self, schema: type[Schema], data: object, source: str, key: str = "") -> Schema:
@@ -73,6 +80,20 @@ def place(source: str, key: str) -> str:
     return f"{source}: {key}" if key else source
 
 
+def _is_endless(node: object, above: set[int], ended: set[int]) -> bool:
+    """Whether a list or mapping holds itself. `above` are the ids of those around it, `ended` of those that do not."""
+    if id(node) in above:
+        return True
+    if not isinstance(node, dict | list) or id(node) in ended:
+        return False
+    above.add(id(node))
+    if any(_is_endless(part, above, ended) for part in (node.values() if isinstance(node, dict) else node)):
+        return True
+    above.remove(id(node))
+    ended.add(id(node))
+    return False
+
+
 class _UniqueKeys(yaml.SafeLoader):
     """A loader to which a key that is given twice is an error; YAML merge keys (``<<``) may be overridden."""
 
@@ -88,12 +109,27 @@ class _UniqueKeys(yaml.SafeLoader):
         return node
 
 
-# What pydantic calls "a valid tuple" and "a valid dictionary" is no word of YAML.
+# What pydantic calls "a valid tuple", "a valid dictionary" or "a valid string" is no word of YAML.
 _EXPECTED = {
     "tuple_type": "expected a list",
     "dict_type": "expected a mapping",
     "model_type": "expected a mapping",
     "model_attributes_type": "expected a mapping",
+    "string_type": "expected a word",
+    "int_type": "expected a whole number",
+    "int_parsing": "expected a whole number",
+    "int_from_float": "expected a whole number",
+    "float_type": "expected a number",
+    "float_parsing": "expected a number",
+    "bool_type": "expected true or false",
+    "bool_parsing": "expected true or false",
+    "literal_error": "expected {expected}",
+    "greater_than": "expected a number above {gt}",
+    "greater_than_equal": "expected a number of {ge} or more",
+    "less_than": "expected a number below {lt}",
+    "less_than_equal": "expected a number of {le} or less",
+    "too_short": "expected {min_length} or more entries",
+    "too_long": "expected {max_length} or fewer entries",
 }
 # What pydantic's locations hold beside keys: which member of a union was tried.
 _MEMBERS = ("str", "dict[str,any]", "model_token", "zero")
@@ -116,8 +152,9 @@ def _explain(error: ErrorDetails, schema: type[BaseModel], source: str, key: str
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] == "value_error" or "reason" in context:  # a validator of ours: it has said all
         return f"{where}: {message}"
-    message = _EXPECTED.get(error["type"], message[:1].lower() + message[1:])
-    return f"{where}: {message}, got {shown(error['input'])}"
+    expected = _EXPECTED.get(error["type"])
+    message = expected.format(**context) if expected else message[:1].lower() + message[1:]
+    return f"{where}: {message}, got {'nothing' if error['input'] is None else shown(error['input'])}"
 
 
 def _path(location: Sequence[int | str]) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
+import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator
@@ -96,6 +98,12 @@ class _Commands(click.Group):
             click.echo("stopped", err=True)
             ctx.exit(130)
         except Exception as error:
+            if isinstance(error, OSError) and error.errno == errno.ENOSPC and error.filename is None:
+                # Of stdout: what is written elsewhere names its file.
+                click.echo(f"merge-search: the output cannot be written: {error.strerror}", err=True)
+                # At its end Python would fail to write it once more.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                ctx.exit(2)
             if not _is_for_people(error):
                 raise
             click.echo(f"merge-search: {error}", err=True)
@@ -274,9 +282,9 @@ def merge(
     Example:
       merge-search merge ties.yaml merged
     """
-    from merging import Recipe
+    from search.recipes import load_recipe
 
-    loaded = Recipe.load(recipe)  # a mistake in it is told before torch is waited for
+    loaded = load_recipe(recipe)  # a mistake in it is told before torch is waited for
     from merging import Merger, ParentSet, export_model
     from search.devices import choose_device
 
@@ -334,12 +342,12 @@ def evaluate(
       merge-search evaluate ./model --problems humaneval --allow-code-execution
     """
     from evaluation import ConsentError, load_problems
-    from merging import Recipe
+    from search.recipes import load_recipe
 
     if not allow_code_execution:
         raise ConsentError
     chosen = load_problems(problems)
-    reference = Recipe.load(model) if model.endswith((".yaml", ".yml")) else model
+    reference = load_recipe(model) if model.endswith((".yaml", ".yml")) else model
     from evaluation import Evaluator  # only now: it waits for torch
     from search.devices import choose_device
 
@@ -408,6 +416,7 @@ def _export_command(folder: Path) -> str:
 def _show_plan(config: SearchConfig) -> None:
     from merging import Merger, ParentSet
 
+    config.require_files()
     for found in config.space.ranges:
         knots = f", a gradient of {found.knots} knots" if found.knots else ""
         whole = ", whole numbers" if found.whole else ""

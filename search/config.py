@@ -7,7 +7,7 @@ looked up beside the config first, then in the current folder; what is neither i
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from evaluation import PromptFormat
-from merging import YamlReader
+from merging import YamlReader, missing_part, shown
 from search.errors import SearchError
 from search.space import SearchSpace
 
@@ -130,9 +130,8 @@ class Sections(_Section):
         """Read a config's text; `source` is what errors call it. Raises SearchError."""
         data = _YAML.parse(text, source)
         if not isinstance(data, dict):
-            raise SearchError(
-                f"{source}: expected a mapping with the keys recipe, evaluation, search; got {type(data).__name__}"
-            )
+            got = "nothing" if data is None else shown(data)
+            raise SearchError(f"{source}: expected a mapping with the keys recipe, evaluation, search; got {got}")
         return _YAML.validate(cls, data, source)
 
 
@@ -195,6 +194,24 @@ class SearchConfig:
         """Return the same config with compiled kernels, or without."""
         return replace(self, merging=self.merging.model_copy(update={"compile": compile}))
 
+    def require_files(self) -> None:
+        """Raise SearchError, with the key, where a model or problem file that is named is not here."""
+        wanted = [("recipe" + key, reference) for key, reference in _references(self.space.template)]
+        if self.evaluation.prompt.tokenizer:
+            wanted.append(("evaluation.prompt.tokenizer", self.evaluation.prompt.tokenizer))
+        for key, reference in wanted:
+            if missing := missing_part(reference):
+                raise SearchError(
+                    f"{self.source}: {key}: model {missing}: no such folder, here or beside the config; give one, or "
+                    "a hub id (owner/name)"
+                )
+        problems = self.evaluation.problems
+        if problems != "humaneval" and not Path(problems).is_file():
+            what = "is a folder" if Path(problems).is_dir() else "no such file, here or beside the config"
+            raise SearchError(
+                f"{self.source}: evaluation.problems: {problems}: {what}; give 'humaneval' or a .jsonl (.jsonl.gz) file"
+            )
+
     @property
     def identity(self) -> dict[str, Any]:
         """What must stay the same for results to belong together, as plain data; how long to search may change."""
@@ -214,7 +231,7 @@ def _warm_start(entry: str | dict[str, Any], places: list[Path], source: str, in
         raise SearchError(f"{source}: search.enqueue[{index}]: no recipe file {entry}; give one, or the recipe itself")
     recipe = _YAML.parse(_YAML.text(file), str(file))
     if not isinstance(recipe, dict):
-        raise SearchError(f"{file}: expected a recipe (a mapping with 'merge_method'), got {type(recipe).__name__}")
+        raise SearchError(f"{file}: expected a recipe (a mapping with 'merge_method'), got {shown(recipe)}")
     return _located(recipe, [file.parent, *places])
 
 
@@ -226,6 +243,18 @@ def _located(node: Any, places: list[Path], key: str = "") -> Any:
         return [_located(item, places, key) for item in node]
     is_reference = isinstance(node, str) and key in _REFERENCES and node not in _REFERENCES[key]
     return _locate(node, places) if is_reference else node
+
+
+def _references(node: Any, key: str = "", kind: str = "") -> Iterator[tuple[str, str]]:
+    """Yield each reference to a model in plain data, with its key's path."""
+    if isinstance(node, dict):
+        for name, value in node.items():
+            yield from _references(value, f"{key}.{name}", _kind_of(str(name), kind))
+    elif isinstance(node, list):
+        for index, value in enumerate(node):
+            yield from _references(value, f"{key}[{index}]", kind)
+    elif isinstance(node, str) and kind in _REFERENCES and node not in _REFERENCES[kind]:
+        yield key, node
 
 
 def _kind_of(name: str, above: str) -> str:

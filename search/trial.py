@@ -14,9 +14,10 @@ from dataclasses import dataclass
 import torch
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
+from transformers import PreTrainedTokenizerBase
 
 from evaluation import EvaluationError, Evaluator, ProblemSet, Report
-from merging import Merger, MergingError, Recipe, load_tokenizer
+from merging import Merger, MergingError, Recipe
 from search.outcomes import letters
 from search.progress import Progress
 from search.results import ResultsFolder
@@ -33,7 +34,7 @@ class Bench:
         merger: makes candidates.
         evaluator: scores them.
         problems: the split that the search may see.
-        tokenizer: a model whose tokenizer all use, or None for each merge's own.
+        tokenizer: the tokenizer that all use, or None for each merge's own.
         folder: where completions are kept.
         progress: told what happens.
     """
@@ -41,7 +42,7 @@ class Bench:
     merger: Merger
     evaluator: Evaluator
     problems: ProblemSet
-    tokenizer: str | None
+    tokenizer: PreTrainedTokenizerBase | None
     folder: ResultsFolder
     progress: Progress
 
@@ -50,8 +51,7 @@ class Bench:
         started = time.perf_counter()
         self.progress.phase("merging")
         model = self.merger.apply(recipe, progress=self.progress.step)
-        trusted = self.merger.parents.trust_remote_code
-        tokenizer = load_tokenizer(self.tokenizer, trusted) if self.tokenizer else self.merger.tokenizer(recipe)
+        tokenizer = self.tokenizer or self.merger.tokenizer(recipe)
         merged = time.perf_counter()
         self.progress.phase("evaluating")
         report = self.evaluator.evaluate(model, tokenizer, problems=problems, progress=self.progress.step)

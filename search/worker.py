@@ -13,11 +13,12 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from types import FrameType
 
 from optuna.trial import FrozenTrial, Trial, TrialState
+from transformers import PreTrainedTokenizerBase
 
 from evaluation import ConsentError, Evaluator, ProblemSet, load_problems
 from merging import Merger, MergingError, ParentSet, Recipe, choose_kernels, load_tokenizer
@@ -63,6 +64,7 @@ def run_search(
         config = config.with_seed(seed)
     if not config.evaluation.allow_code_execution:
         raise ConsentError
+    config.require_files()
     total = config.search.trials if trials is None else trials
     worker = _Worker(config, total, progress or Silent())
     path = Path(out) if out is not None else default_folder(config)
@@ -129,8 +131,7 @@ class _Worker:
             folder = ResultsFolder.create(path, config, identity, fresh)
             with storage_errors(folder), folder.logging(), folder.sign_in() as name:
                 self._tell_isolation(scorer)
-                tokenizer = config.evaluation.prompt.tokenizer
-                bench = Bench(merger, scorer, visible, tokenizer, folder, self.progress)
+                bench = Bench(merger, scorer, visible, self._prompt_tokenizer, folder, self.progress)
                 with contextlib.closing(Studies.create(folder, config, known)) as studies:
                     self.started = True
                     self._warm_up(merger)
@@ -190,13 +191,21 @@ class _Worker:
 
     def _check_prompt(self, merger: Merger, recipe: Recipe) -> None:
         prompt = self.config.evaluation.prompt
-        trusted = self.config.merging.trust_remote_code
-        tokenizer = load_tokenizer(prompt.tokenizer, trusted) if prompt.tokenizer else merger.tokenizer(recipe)
+        tokenizer = self._prompt_tokenizer or merger.tokenizer(recipe)
         if prompt.format == "chat" and not tokenizer.chat_template:
             raise SearchError(
                 f"{self.config.source}: evaluation.prompt: the format is chat, but the merge's tokenizer has no chat "
                 "template; name a model that has one under evaluation.prompt.tokenizer"
             )
+
+    @cached_property
+    def _prompt_tokenizer(self) -> PreTrainedTokenizerBase | None:
+        """The tokenizer that all models are asked with, if the config names one; loaded once."""
+        name = self.config.evaluation.prompt.tokenizer
+        try:
+            return load_tokenizer(name, self.config.merging.trust_remote_code) if name else None
+        except MergingError as error:
+            raise SearchError(f"{self.config.source}: evaluation.prompt.tokenizer: {error}") from None
 
     def _reading(self, _parent: str, read: int, tensors: int) -> None:
         if read == 1:

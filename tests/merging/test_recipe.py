@@ -352,7 +352,7 @@ REFUSALS = {
     ),
     "an unknown dtype": (
         TIES.replace("bfloat16", "bf16"),
-        "recipe.yaml: dtype: input should be 'float32', 'bfloat16', 'float16' or 'float64', got 'bf16'",
+        "recipe.yaml: dtype: expected 'float32', 'bfloat16', 'float16' or 'float64', got 'bf16'",
     ),
     "an unknown method": (
         TIES.replace("method: ties", "method: tise"),
@@ -474,7 +474,7 @@ REFUSALS = {
         TIES + "tokenizer_source: base\ntokenizer: {source: base}\n",
         "recipe.yaml: give either 'tokenizer_source' or 'tokenizer', not both",
     ),
-    "an empty file": ("", "recipe.yaml: expected a recipe (a mapping with 'merge_method'), got None"),
+    "an empty file": ("", "recipe.yaml: expected a recipe (a mapping with 'merge_method'), got nothing"),
     "a list": ("- a\n", "recipe.yaml: expected a recipe (a mapping with 'merge_method'), got ['a']"),
 }
 

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from search.cli import main
 from tests.search.conftest import Command, fingerprint
 from tests.search.family import Family
+from tests.search.processes import running
 from tests.tiny import TinyModel, save_tiny_model
 
 COMMANDS = list(main.commands)
@@ -140,14 +141,36 @@ BAD: dict[str, tuple[Callable[[Family], None], tuple[str, ...]]] = {
         ("search.yaml: recipe.base_model: ties needs a base_model",),
     ),
     "slerp of three": (method(SLERP), ("search.yaml: recipe.models: slerp merges exactly 2 models, got 3",)),
-    "no such model": (replaced("model: b\n", "model: ./nowhere\n"), ("model ./nowhere: no such folder",)),
+    "no such model": (
+        replaced("model: b\n", "model: ./nowhere\n"),
+        ("search.yaml: recipe.models[1].model: model ./nowhere: no such folder",),
+    ),
+    "no such adapter": (
+        replaced("model: b\n", "model: b+nowhere\n"),
+        ("search.yaml: recipe.models[1].model: model nowhere: no such folder",),
+    ),
+    "no such tokenizer of the prompt": (
+        replaced("workers: 1", "workers: 1, prompt: {tokenizer: nowhere}"),
+        ("search.yaml: evaluation.prompt.tokenizer: model nowhere: no such folder",),
+    ),
+    "no tokenizer of the prompt": (
+        replaced("workers: 1", "workers: 1, prompt: {tokenizer: .}"),
+        ("search.yaml: evaluation.prompt.tokenizer: ", "has no tokenizer"),
+    ),
+    "problems that are a folder": (
+        replaced("problems.jsonl", "a"),
+        ("search.yaml: evaluation.problems: ", "/a: is a folder"),
+    ),
     "truncated weights": (cut, ("a/model.safetensors: is no whole safetensors file",)),
     "corrupted weights": (garbled, ("a/model.safetensors: is no whole safetensors file",)),
     "missing tensor": (without_a_tensor, ("/b: ", "model.norm.weight")),
     "other shapes": (other_model(hidden=64), ("/b: ", "model.embed_tokens.weight", "[262, 64]", "[262, 32]")),
     "other depth": (other_model(layers=2), ("/b", "layers")),
     "other architecture": (other_model(architecture="qwen2"), ("/b: ", "qwen2", "llama")),
-    "no problem file": (replaced("problems.jsonl", "nowhere.jsonl"), ("nowhere.jsonl: no such file",)),
+    "no problem file": (
+        replaced("problems.jsonl", "nowhere.jsonl"),
+        ("search.yaml: evaluation.problems: nowhere.jsonl: no such file",),
+    ),
     "problem without a field": (
         problems(lambda line: line.replace('"entry_point"', '"entrypoint"')),
         ("problems.jsonl:7: missing field 'entry_point'",),
@@ -362,3 +385,48 @@ def test_completions_of_a_trial_can_be_scored_again(command: Command, family: Fa
     assert [verdict["status"] for verdict in again["verdicts"]] == [
         json.loads(line)["status"] for line in file.read_text().splitlines()
     ]
+
+
+@pytest.mark.parametrize("program", ["merge", "evaluate"])
+def test_what_belongs_to_a_search_is_not_merged(command: Command, family: Family, tmp_path: Path, program: str) -> None:
+    model = "{model: a, parameters: {weight: {low: 0, high: 1}}}"
+    texts = {
+        "range.yaml": (f"merge_method: linear\nmodels: [{model}]\n", "models[0].parameters.weight: is a range"),
+        "choices.yaml": ("merge_method: {choices: [ties, linear]}\nmodels: []\n", "merge_method: is a range"),
+        "config.yaml": (family.config(), "is the config of a search; `merge-search run"),
+        "filter.yaml": ("merge_method: linear\nmodels: [{model: a, parameters: {weight: {lo: 0}}}]\n", "unknown key"),
+        "empty.yaml": ("", "expected a recipe (a mapping with 'merge_method'), got nothing"),
+    }
+    for name, (text, message) in texts.items():
+        file = tmp_path / name
+        file.write_text(text)
+        more = [tmp_path / "out"] if program == "merge" else ["--allow-code-execution"]
+        refused(command(program, file, *more), f"{file}: ", message)
+
+
+def test_a_config_that_holds_nothing_is_told_in_words(command: Command, family: Family) -> None:
+    file = family.folder / "search.yaml"
+    for text, message in (
+        ("", ": expected a mapping with the keys recipe, evaluation, search; got nothing"),
+        ("recipe: {}\nevaluation:\n", ": evaluation: expected a mapping, got nothing"),
+        ("recipe: {}\nsearch: {seed: x}\n", ": search.seed: expected a whole number, got 'x'"),
+        ("recipe: {}\nsearch: {trials: 0}\n", ": search.trials: expected a number above 0, got 0"),
+        ("recipe: {}\nmerging: {lazy_unpickle: 3}\n", ": merging.lazy_unpickle: expected true or false, got 3"),
+        ("recipe: &a {b: *a}\n", ": is no valid YAML: an alias (*name) stands inside what it names"),
+    ):
+        file.write_text(text)
+        refused(command("run", file), f"{file}{message}")
+
+
+def test_an_output_that_cannot_be_written_is_one_message(finished: Path, tmp_path: Path) -> None:
+    (tmp_path / "stdout").symlink_to("/dev/full")
+    for options in ([], ["--json"], ["--csv"]):
+        with running(tmp_path, "leaderboard", finished, *options) as process:
+            assert process.wait() == 2
+        assert process.errors == "merge-search: the output cannot be written: No space left on device\n"
+        (tmp_path / "stderr").unlink()
+
+
+def test_the_package_is_a_program() -> None:
+    done = subprocess.run([sys.executable, "-m", "search", "--help"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("Usage: merge-search [OPTIONS] COMMAND")

@@ -104,12 +104,16 @@ def test_an_anchor_used_twice_is_two_ranges(family: Family) -> None:
     [
         ("search: {trials", "serach: {trials", "serach: unknown key; did you mean 'search'"),
         ("max_new_tokens", "max_tokens", "evaluation.max_tokens: unknown key; did you mean 'max_new_tokens'"),
-        ("trials: 3", "trials: many", "search.trials: .*integer.*'many'"),
-        ("trials: 3", "trials: 0", "search.trials: .*greater than 0, got 0"),
+        ("trials: 3", "trials: many", "search.trials: expected a whole number, got 'many'"),
+        ("trials: 3", "trials: 0", "search.trials: expected a number above 0, got 0"),
         ("trials: 3", "trials: 3, sampler: tpee", "search.sampler: .*'tpe', 'cmaes'.*'tpee'"),
         ("trials: 3", "trials: 3, timeout: soon", "search.timeout: 'soon' is no duration"),
         ("trials: 3", "trials: 3, trials: 4", "the key 'trials' is given twice"),
-        ("problems.jsonl", "problems.jsonl, report_fraction: 1.0", "evaluation.report_fraction: .*less than 1"),
+        (
+            "problems.jsonl",
+            "problems.jsonl, report_fraction: 1.0",
+            "evaluation.report_fraction: expected a number below 1.0",
+        ),
         ("problems.jsonl", "problems.jsonl, prompt: {format: chatty}", "evaluation.prompt.format: .*'chatty'"),
         ("problems.jsonl", "problems.jsonl, prompt: {formt: chat}", "evaluation.prompt.formt: unknown key"),
         ("recipe:", "recipe: [1]\nignored:", "ignored: unknown key"),
@@ -164,7 +168,7 @@ def test_a_warm_start_that_is_not_there_is_named(family: Family) -> None:
 
 def test_a_warm_start_file_that_holds_no_recipe_is_named(family: Family) -> None:
     config = family.write(search=", enqueue: [start.yaml]")
-    for text, message in (("[1]", " expected a recipe .*, got list"), ("a: {", r"\d: is no valid YAML")):
+    for text, message in (("[1]", r" expected a recipe .*, got \[1\]"), ("a: {", r"\d: is no valid YAML")):
         (family.folder / "start.yaml").write_text(text)
         with pytest.raises(SearchError, match=f"start.yaml:{message}"):
             SearchConfig.load(config)
