@@ -19,14 +19,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from merging.embeddings import RearrangedTensor
 from merging.errors import MergingError, first_line, shown
 from merging.methods import METHODS
 from merging.methods.registry import Observed
 from merging.models import build_model
 from merging.parents import ParentSet
 from merging.plan import Source, Step
-from merging.tokenizers import load_tokenizer
+from merging.tokenization.embeddings import RearrangedTensor
+from merging.tokenization.tokenizers import load_tokenizer
 
 Progress = Callable[[str, int, int], None]
 

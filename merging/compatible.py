@@ -11,11 +11,11 @@ from pathlib import Path
 
 import torch
 
+from merging.checkpoints.references import split_reference
 from merging.errors import MergingError
 from merging.methods import METHODS
-from merging.recipe import Recipe
-from merging.references import split_reference
-from merging.schema import InputModel
+from merging.recipes.recipe import Recipe
+from merging.recipes.schema import InputModel
 
 DELTA = "delta"
 """The folder of the merge as a checkpoint, in an export that mergekit can read."""

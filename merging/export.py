@@ -19,19 +19,19 @@ from torch import Tensor
 
 from merging import compatible
 from merging.calibration import calibrate
-from merging.checkpoint import locate
+from merging.checkpoints.checkpoint import locate
 from merging.errors import MergingError
 from merging.kernel import output_dtype, run_steps
-from merging.merged_tokenizer import MergedTokenizer
 from merging.methods import METHODS
 from merging.models import generation_config, merged_config
 from merging.native import Kernels, choose_kernels
 from merging.parents import ParentSet
 from merging.plan import Plan, Step, make_plan
-from merging.recipe import Recipe
+from merging.recipes.recipe import Recipe
 from merging.shards import Entry, split, write_shard
-from merging.special_tokens import ROLES, SpecialTokens
-from merging.tokenizers import has_tokenizer
+from merging.tokenization.merged_tokenizer import MergedTokenizer
+from merging.tokenization.special_tokens import ROLES, SpecialTokens
+from merging.tokenization.tokenizers import has_tokenizer
 
 # mergekit-yaml's K, M and B (billion) are bytes, too.
 _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "K": 10**3, "M": 10**6, "B": 10**9}

@@ -18,15 +18,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from merging.calibration import calibrate
 from merging.kernel import output_dtype, run_steps
-from merging.merged_tokenizer import MergedTokenizer
 from merging.methods import METHODS
 from merging.models import build_model, generation_config, merged_config
 from merging.native import Kernels
 from merging.parents import ParentSet
 from merging.plan import Plan, Source, Step, make_plan
-from merging.recipe import Recipe
+from merging.recipes.recipe import Recipe
 from merging.sharing import owners, share
-from merging.tokenizers import has_tokenizer
+from merging.tokenization.merged_tokenizer import MergedTokenizer
+from merging.tokenization.tokenizers import has_tokenizer
 
 
 class Merger:

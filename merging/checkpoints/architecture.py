@@ -10,17 +10,14 @@ import copy
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
+from merging.checkpoints.layout import Layout
 from merging.errors import MergingError, code_refused, first_line
-from merging.layout import Layout
-
-if TYPE_CHECKING:
-    from merging.checkpoint import Checkpoint
 
 # The first number between dots is the layer: model.layers.3.mlp..., transformer.h.3..., gpt_neox.layers.3...
 _LAYER = re.compile(r"^(?P<head>(?:[^.]*[^.\d][^.]*\.)+)(?P<index>\d+)(?P<tail>\..*)$")
@@ -55,9 +52,8 @@ class Architecture:
     tables: frozenset[str]
 
     @classmethod
-    def of(cls, checkpoint: Checkpoint) -> Architecture:
-        """Read the architecture off a checkpoint's config. Raises MergingError if transformers knows no such model."""
-        model = skeleton(checkpoint.config, checkpoint.reference, checkpoint.trust_remote_code)
+    def of(cls, model: Any) -> Architecture:
+        """Read the architecture off a transformers model, which may be a `skeleton`."""
         layout = Layout.of(model)
         shapes = {layout.name_of(name): tuple(tensor.shape) for name, tensor in model.state_dict().items()}
         tied = {layout.name_of(name) for name in model.all_tied_weights_keys}
@@ -135,7 +131,10 @@ def _by_token(model: Any) -> list[str]:
 
 
 def skeleton(config: PreTrainedConfig, reference: str, trust_remote_code: bool = False) -> Any:
-    """Return the model of a config on the meta device: names and shapes, no weights; errors name `reference`."""
+    """Return the model of a config on the meta device: names and shapes, no weights.
+
+    Raises MergingError that names `reference` if transformers can build no such model.
+    """
     try:
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]

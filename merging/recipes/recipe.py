@@ -17,8 +17,8 @@ from typing import Any
 import yaml
 
 from merging.errors import MergingError, shown
-from merging.schema import Dtype, InputModel, InputSlice, OutputSlice, RecipeFields
-from merging.yaml_file import YamlReader, join, place
+from merging.recipes.schema import Dtype, InputModel, InputSlice, OutputSlice, RecipeFields
+from merging.recipes.yaml_file import YamlReader, join, place
 
 _YAML = YamlReader("recipe", MergingError)
 
@@ -49,7 +49,7 @@ class Recipe(RecipeFields):
             )
         recipe = _YAML.validate(cls, copy.deepcopy(dict(data)), source, key)
         # The methods import torch, which takes seconds: what the schema refuses does not wait for that.
-        from merging.contract import complaints
+        from merging.recipes.contract import complaints
 
         for path, reason in complaints(recipe):
             raise MergingError(f"{place(source, join(key, path))}: {reason}")
