@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from merging.checkpoints.references import missing_part
     from merging.errors import MergingError, NonFiniteTensor, shown, suggest
     from merging.export import export_model, model_card
     from merging.loading import load_model
@@ -20,10 +21,9 @@ if TYPE_CHECKING:
     from merging.native import choose_kernels
     from merging.parents import ParentSet
     from merging.plan import Plan
-    from merging.recipe import Recipe
-    from merging.references import missing_part
-    from merging.tokenizers import load_tokenizer
-    from merging.yaml_file import YamlReader
+    from merging.recipes.recipe import Recipe
+    from merging.recipes.yaml_file import YamlReader
+    from merging.tokenization.tokenizers import load_tokenizer
 
 # Imported on first use, so that a command that needs no tensors does not wait for torch.
 _HOMES = {
@@ -33,13 +33,13 @@ _HOMES = {
     "NonFiniteTensor": "merging.errors",
     "ParentSet": "merging.parents",
     "Plan": "merging.plan",
-    "Recipe": "merging.recipe",
-    "YamlReader": "merging.yaml_file",
+    "Recipe": "merging.recipes.recipe",
+    "YamlReader": "merging.recipes.yaml_file",
     "choose_kernels": "merging.native",
     "export_model": "merging.export",
     "load_model": "merging.loading",
-    "load_tokenizer": "merging.tokenizers",
-    "missing_part": "merging.references",
+    "load_tokenizer": "merging.tokenization.tokenizers",
+    "missing_part": "merging.checkpoints.references",
     "model_card": "merging.export",
     "shown": "merging.errors",
     "suggest": "merging.errors",

@@ -15,17 +15,20 @@ from pathlib import Path
 
 from torch import Tensor
 
+from merging import compatible
+from merging.calibration import calibrate
 from merging.errors import MergingError
 from merging.kernel import model_dtype, run_steps
-from merging.merged_tokenizer import MergedTokenizer
+from merging.methods import METHODS
 from merging.models import generation_config, merged_config
 from merging.native import Kernels, choose_kernels
 from merging.parents import ParentSet
 from merging.plan import Plan, Step, make_plan
-from merging.recipe import Recipe
+from merging.recipes.recipe import Recipe
 from merging.shards import Entry, split, write_shard
-from merging.special_tokens import ROLES, SpecialTokens
-from merging.tokenizers import has_tokenizer
+from merging.tokenization.merged_tokenizer import MergedTokenizer
+from merging.tokenization.special_tokens import ROLES, SpecialTokens
+from merging.tokenization.tokenizers import has_tokenizer
 
 _SIZES = (("GB", 10**9), ("MB", 10**6), ("KB", 10**3), ("bytes", 1))
 # Of the donor's files, those that may come with the weights.
@@ -48,12 +51,15 @@ def export_model(
     trust_remote_code: bool = False,
     allow_crimes: bool = False,
     compile: bool | None = None,
+    mergekit_compatible: bool = False,
     progress: Callable[[str, int, int], None] | None = None,
     note: Callable[[str], None] | None = None,
 ) -> None:
     """Merge a recipe into a folder: recipe.yaml, safetensors, configs, tokenizer and model card.
 
     In config.json and generation_config.json the ids of special tokens are those of the tokenizer.
+    With `mergekit_compatible`, and a method that mergekit does not have, all this goes into its folder ``delta``, and
+    beside that a recipe.yaml that mergekit makes the same tensors of.
 
     Args:
         recipe: the merge.
@@ -68,6 +74,7 @@ def export_model(
         trust_remote_code: whether Python code that comes with a model may be executed; it is then copied, too.
         allow_crimes: whether models of different architectures may be merged where their tensors fit.
         compile: whether to merge with compiled kernels, on a CPU; by default where that saves time.
+        mergekit_compatible: whether mergekit must be able to read what is exported.
         progress: called with (phase, done, in all).
         note: called with what is otherwise than a person would hope, in sentences.
 
@@ -91,6 +98,7 @@ def export_model(
                 note(sentence)
         plan = make_plan(recipe, parents)
         tokenizer = _tokenizer(recipe, parents, copy_tokenizer)
+        calibrate(plan.steps, parents, progress)
         try:
             to.parent.mkdir(parents=True, exist_ok=True)
             _check_space(to, _total_bytes(plan, parents) + _size_of_the_rest(parents.checkpoints[recipe.donor].folder))
@@ -99,13 +107,18 @@ def export_model(
             raise _unwritable(to, error) from None
         try:
             kernels = choose_kernels(parents.elements, parents.device, compile).kernels
-            _write_weights(plan, parents, part, limit, random_seed, kernels, progress)
-            _write_configs(recipe, plan, parents, part, tokenizer.special if tokenizer else None)
+            folder = part
+            if mergekit_compatible and not METHODS[recipe.merge_method].in_mergekit:
+                folder = part / compatible.DELTA
+                folder.mkdir()
+                _write_equivalent(recipe, plan, parents, part, to, write_model_card)
+            _write_weights(plan, parents, folder, limit, random_seed, kernels, progress)
+            _write_configs(recipe, plan, parents, folder, tokenizer.special if tokenizer else None)
             if tokenizer:
-                tokenizer.save(part)
-            (part / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
+                tokenizer.save(folder)
+            (folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
             if write_model_card:
-                (part / "README.md").write_text(card or model_card(recipe, to.name, random_seed), encoding="utf-8")
+                (folder / "README.md").write_text(card or model_card(recipe, to.name, random_seed), encoding="utf-8")
             part.chmod(0o755)  # mkdtemp makes it private
             part.rename(to)  # an empty folder of that name is replaced
         except OSError as error:
@@ -141,7 +154,10 @@ def model_card(recipe: Recipe, name: str, random_seed: int, evidence: str = "") 
         *(f"- {model}" for model in recipe.parents()),
         "library_name: transformers",
     ]
-    front += ["tags:", "- merge", "- mergekit", "- merge-search", "---"]
+    in_mergekit = METHODS[recipe.merge_method].in_mergekit
+    front += ["tags:", "- merge", *(["- mergekit"] if in_mergekit else []), "- merge-search", "---"]
+    again = f"`merge-search merge recipe.yaml DIR --random-seed {random_seed}` makes it again"
+    again = f"`mergekit-yaml recipe.yaml DIR` or {again}." if in_mergekit else f"{again}; mergekit has no such method."
     body = f"""
 # {name}
 
@@ -150,7 +166,7 @@ and config are those of `{recipe.donor}`.
 {evidence}
 ## Recipe
 
-`mergekit-yaml recipe.yaml DIR` or `merge-search merge recipe.yaml DIR --random-seed {random_seed}` makes it again.
+{again}
 
 ```yaml
 {recipe.to_yaml().rstrip()}
@@ -189,6 +205,17 @@ def _write_weights(
     if len(shards) > 1:
         content = {"metadata": {"total_size": _total_bytes(plan, parents)}, "weight_map": index}
         (folder / "model.safetensors.index.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
+
+
+def _write_equivalent(
+    recipe: Recipe, plan: Plan, parents: ParentSet, folder: Path, to: Path, write_model_card: bool
+) -> None:
+    dtype = model_dtype(plan, parents)
+    same_shapes = plan.layers == parents.layers(recipe.donor) and plan.rows is None
+    written = compatible.equivalent(recipe, to.resolve() / compatible.DELTA, dtype, same_shapes)
+    (folder / "recipe.yaml").write_text(written.to_yaml(), encoding="utf-8")
+    if write_model_card:
+        (folder / "README.md").write_text(compatible.card(recipe, written, to.resolve().name), encoding="utf-8")
 
 
 def _write_configs(recipe: Recipe, plan: Plan, parents: ParentSet, folder: Path, special: SpecialTokens | None) -> None:

@@ -17,6 +17,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from merging.calibration import calibrate, observed
 from merging.errors import MergingError, NonFiniteTensor
 from merging.methods import METHODS, Method
 from merging.methods.bits import all_finite
@@ -60,6 +61,11 @@ class StepOperands:
         """Number of elements of the tensor."""
         return self.shape.numel()
 
+    @property
+    def is_matrix(self) -> bool:
+        """Whether the tensor is the matrix of a linear map, (..., out, in), and no vector, table or filter."""
+        return len(self.shape) in (2, 3) and not self.parents.architecture.is_table(self.step.name)
+
     def block(self, start: int, size: int) -> Block:
         """Return up to `size` elements from flat index `start` on."""
         base = None if self.base is None else self._part(self.base, start, size)
@@ -89,6 +95,10 @@ class StepOperands:
         # What follows an @ says how a vocabulary has rearranged the tensor, and that depends on where the models lie.
         tensor, _, _ = self.step.inputs[index].tensor.partition("@")
         return keys(self.random_seed, index, tensor)
+
+    def observed(self, index: int) -> Tensor | None:
+        """Return what the method observes of an input's tensor, in float32; None of one that it cannot observe."""
+        return observed(self.step, index, self.parents)
 
 
 def output_dtype(step: Step, parents: ParentSet) -> torch.dtype:
@@ -139,8 +149,9 @@ def run_steps(
 
     Raises:
         NonFiniteTensor: of the first step whose result holds NaN or Inf.
+        MergingError: a method has no answer for some tensors, or a parent cannot be calibrated.
     """
-
+    calibrate((step for step, _ in work), parents)
     own = threading.local()
 
     def run(step: Step, out: Tensor) -> None:

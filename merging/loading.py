@@ -14,8 +14,8 @@ import torch
 import transformers.utils
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from merging.architecture import layer_head
-from merging.checkpoint import Checkpoint
+from merging.checkpoints.architecture import layer_head
+from merging.checkpoints.checkpoint import Checkpoint
 from merging.errors import MergingError, code_refused, first_line
 
 

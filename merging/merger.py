@@ -16,16 +16,17 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from merging.calibration import calibrate
 from merging.kernel import model_dtype, run_steps
-from merging.merged_tokenizer import MergedTokenizer
 from merging.methods import METHODS
 from merging.models import build_model, generation_config, merged_config
 from merging.native import Kernels
 from merging.parents import ParentSet
 from merging.plan import Plan, Source, Step, make_plan
-from merging.recipe import Recipe
+from merging.recipes.recipe import Recipe
 from merging.sharing import owners, share
-from merging.tokenizers import holds_tokenizer
+from merging.tokenization.merged_tokenizer import MergedTokenizer
+from merging.tokenization.tokenizers import holds_tokenizer
 
 
 class Merger:
@@ -54,6 +55,18 @@ class Merger:
     def plan(self, recipe: Recipe) -> Plan:
         """Return what `apply` would do. Raises MergingError where the recipe does not fit the parents."""
         return make_plan(recipe, self.parents)
+
+    def calibrate(self, recipe: Recipe, progress: Callable[[str, int, int], None] | None = None) -> None:
+        """Do what `apply` would do first, once for all recipes: run the parents over their calibration texts, if any.
+
+        Args:
+            recipe: the merge.
+            progress: called with (what is done, texts done, in all).
+
+        Raises:
+            MergingError: the recipe does not fit the parents, or a calibration file cannot be used.
+        """
+        calibrate(self.plan(recipe).steps, self.parents, progress)
 
     @torch.inference_mode()
     def apply(self, recipe: Recipe, progress: Callable[[int, int], None] | None = None) -> PreTrainedModel:

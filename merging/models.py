@@ -9,10 +9,10 @@ import torch
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
-from merging.checkpoint import Checkpoint
+from merging.checkpoints.checkpoint import Checkpoint
 from merging.parents import ParentSet
 from merging.plan import Plan
-from merging.special_tokens import SpecialTokens
+from merging.tokenization.special_tokens import SpecialTokens
 
 # Lists in a config that are as long as the model is deep by chance alone.
 _NOT_OF_LAYERS = ("architectures", "_token_id", "_token_ids")

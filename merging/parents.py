@@ -9,20 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from types import TracebackType
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from merging.architecture import Architecture
-from merging.assembled import assemble
-from merging.checkpoint import Checkpoint
-from merging.differences import different_computations, different_heads, different_ids
+from merging.checkpoints.architecture import Architecture, skeleton
+from merging.checkpoints.assembled import assemble
+from merging.checkpoints.checkpoint import Checkpoint
+from merging.checkpoints.differences import different_computations, different_heads, different_ids
+from merging.checkpoints.weights import StoredTensor
 from merging.errors import MergingError
-from merging.memory import Budget
-from merging.recipe import Recipe
-from merging.residency import Residency
+from merging.recipes.recipe import Recipe
+from merging.residency.memory import Budget
+from merging.residency.residency import Residency
 from merging.statistics import Statistics
-from merging.weights import StoredTensor
 
 Progress = Callable[[str, int, int], None]
 
@@ -38,7 +39,7 @@ class ParentSet:
         # One with an output head of its own, if there is one: a tied model has all that the others have but that.
         untied = (name for name, each in checkpoints.items() if not each.config.tie_word_embeddings)
         self._reference = next(untied, next(iter(checkpoints)))
-        self.architecture = Architecture.of(checkpoints[self._reference])
+        self.architecture = Architecture.of(_skeleton(checkpoints[self._reference]))
         layout = self.architecture.layout
         self.checkpoints = {name: assemble(checkpoint, layout) for name, checkpoint in checkpoints.items()}
         self.statistics = Statistics()
@@ -257,3 +258,7 @@ class ParentSet:
                     f"model {checkpoint.reference}: tensor {name} has shape {list(found)}, but in "
                     f"{reference.reference} it has {list(of_first)}; only models of one shape can be merged"
                 )
+
+
+def _skeleton(checkpoint: Checkpoint) -> Any:
+    return skeleton(checkpoint.config, checkpoint.reference, checkpoint.trust_remote_code)

@@ -9,16 +9,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from merging.embeddings import aligned_names
 from merging.errors import MergingError
-from merging.merged_tokenizer import merged_vocabulary
 from merging.methods import METHODS, Method, Parameter, Scope
 from merging.methods.registry import Number, Numbers
 from merging.parents import ParentSet
-from merging.recipe import Recipe
-from merging.schema import InputModel, InputSlice, OutputSlice, Parameters, last_sources
-from merging.settings import Setting, resolve
-from merging.vocabulary import Vocabulary
+from merging.recipes.recipe import Recipe
+from merging.recipes.schema import InputModel, InputSlice, OutputSlice, Parameters, last_sources
+from merging.recipes.settings import Setting, resolve
+from merging.tokenization.embeddings import aligned_names
+from merging.tokenization.merged_tokenizer import merged_vocabulary
+from merging.tokenization.vocabulary import Vocabulary
 
 # What mergekit calls the one module that a language model is.
 MODULE = "default"
@@ -275,4 +275,6 @@ def _describe(step: Step) -> str:
 
 
 def _short(value: Number | None) -> str:
+    if isinstance(value, str):
+        return value
     return f"{value:.4g}" if isinstance(value, float) else str(value).lower()

@@ -38,6 +38,21 @@ class Statistics:
         return value
 
 
+class Last:
+    """A memo of one entry: for what is large and depends on numbers that may or may not be searched."""
+
+    def __init__(self) -> None:
+        self._entry: tuple[Hashable, object] | None = None
+
+    def once(self, key: Hashable, compute: Callable[[], T]) -> T:
+        """Return what `compute` returned for this key, if the last call was for the same."""
+        if self._entry is None or self._entry[0] != key:
+            self._entry = None  # its memory goes before the next one's comes
+            self._entry = key, compute()
+        value: T = self._entry[1]  # type: ignore[assignment]
+        return value
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """Where the k-th magnitude of a tensor lies: it is the `rank`-th (from 1) of the `count` in a bin.

@@ -34,6 +34,11 @@ _DEVICE = click.option(
     show_default=True,
     help="Where to work, as torch names devices; auto: a GPU if there is one.",
 )
+_COMPATIBLE = click.option(
+    "--mergekit-compatible",
+    is_flag=True,
+    help="Of a method that mergekit does not have, export an equal that it can read.",
+)
 # The switches of mergekit-yaml, by its names.
 _SHARD_SIZE = click.option(
     "--out-shard-size",
@@ -221,7 +226,8 @@ def leaderboard(results: Path, top: int | None, as_json: bool, as_csv: bool) -> 
 @click.option("--trial", type=click.IntRange(min=0), help="The trial's number; by default the best.")
 @click.option("--to", required=True, type=click.Path(path_type=Path), help="The folder to make.")
 @_SHARD_SIZE
-def export(results: Path, trial: int | None, to: Path, max_shard_size: str) -> None:
+@_COMPATIBLE
+def export(results: Path, trial: int | None, to: Path, max_shard_size: str, mergekit_compatible: bool) -> None:
     """Write the model of a trial, by default the best, as a folder that transformers loads.
 
     \b
@@ -231,8 +237,12 @@ def export(results: Path, trial: int | None, to: Path, max_shard_size: str) -> N
     from search.export import export_trial
 
     with _bar() as progress:
-        row = export_trial(results, to, trial=trial, max_shard_size=max_shard_size, progress=progress)
+        row = export_trial(
+            results, to, trial=trial, max_shard_size=max_shard_size, mergekit_compatible=mergekit_compatible,
+            progress=progress,
+        )  # fmt: skip
     click.echo(f"{to}: {row.name}, {row.search_score or 0:.1%} on the search split")
+    _tell_of_mergekit(to, row.recipe["merge_method"], mergekit_compatible)
 
 
 @main.command()
@@ -240,6 +250,7 @@ def export(results: Path, trial: int | None, to: Path, max_shard_size: str) -> N
 @click.argument("folder", type=click.Path(path_type=Path))
 @_SHARD_SIZE
 @click.option("--dry-run", is_flag=True, help="Show what would be merged, tensor by tensor, and merge nothing.")
+@_COMPATIBLE
 @_LOW_MEMORY
 @_LAZY_UNPICKLE
 @_TOKENIZER
@@ -254,6 +265,7 @@ def merge(
     folder: Path,
     max_shard_size: str,
     dry_run: bool,
+    mergekit_compatible: bool,
     low_cpu_memory: bool,  # noqa: ARG001 - nothing is left for it to change
     lazy_unpickle: bool,
     copy_tokenizer: bool,
@@ -291,11 +303,12 @@ def merge(
     with _bar() as progress:
         export_model(
             loaded, folder, random_seed=random_seed, device=device, max_shard_size=max_shard_size,
-            lazy_unpickle=lazy_unpickle, copy_tokenizer=copy_tokenizer, write_model_card=write_model_card,
-            allow_crimes=allow_crimes, trust_remote_code=trust_remote_code, compile=compile, progress=progress,
-            note=_tell,
+            mergekit_compatible=mergekit_compatible, lazy_unpickle=lazy_unpickle, copy_tokenizer=copy_tokenizer,
+            write_model_card=write_model_card, allow_crimes=allow_crimes, trust_remote_code=trust_remote_code,
+            compile=compile, progress=progress, note=_tell,
         )  # fmt: skip
     click.echo(f"{folder}: {loaded.merge_method} of {len(loaded.parents())} models")
+    _tell_of_mergekit(folder, loaded.merge_method, mergekit_compatible)
 
 
 @main.command()
@@ -387,6 +400,13 @@ def score(samples: Path, problems: str, as_json: bool, allow_code_execution: boo
 def _tell(*notes: str) -> None:
     for note in notes:
         click.echo(note, err=True)
+
+
+def _tell_of_mergekit(folder: Path, merge_method: str, compatible: bool) -> None:
+    from merging.compatible import DELTA, notice
+
+    if line := notice(merge_method):
+        click.echo(f"mergekit reads {folder / 'recipe.yaml'}; the model is {folder / DELTA}" if compatible else line)
 
 
 def _tell_isolation(isolation: str) -> None:

@@ -25,7 +25,7 @@ _YAML = YamlReader("config", SearchError)
 _DURATION = re.compile(r"(?:(?P<h>\d+(?:\.\d+)?)h)?(?:(?P<m>\d+(?:\.\d+)?)m)?(?:(?P<s>\d+(?:\.\d+)?)s?)?")
 _SIZE = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>(?:[KMG]?B)?)", re.IGNORECASE)
 _UNITS: Mapping[str, int] = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
-# Keys of a recipe whose value names a model, and the words that may stand there for something else.
+# Keys of a recipe whose value names a model or a file, and the words that may stand there for something else.
 _REFERENCES: Mapping[str, tuple[str, ...]] = {
     "model": (),
     "path": (),
@@ -33,6 +33,7 @@ _REFERENCES: Mapping[str, tuple[str, ...]] = {
     "base_model": (),
     "tokenizer_source": ("base", "union"),
     "source": ("base", "union"),
+    "calibration": (),
 }
 
 

@@ -19,6 +19,7 @@ def export_trial(
     *,
     trial: int | None = None,
     max_shard_size: str = "5GB",
+    mergekit_compatible: bool = False,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Row:
     """Write the model of a trial into a folder, by default that of the best one.
@@ -28,6 +29,7 @@ def export_trial(
         to: the folder to make.
         trial: the trial's number.
         max_shard_size: the most that one file of weights may hold.
+        mergekit_compatible: whether mergekit must be able to read what is exported.
         progress: called with (phase, done, in all).
 
     Returns:
@@ -48,8 +50,9 @@ def export_trial(
     target = Path(to)
     card = model_card(recipe, target.resolve().name, seed, _evidence(row, leaderboard, config.evaluation))
     export_model(
-        recipe, target, random_seed=seed, device=device, max_shard_size=max_shard_size,
-        card=card, compile=config.merging.compile, progress=progress, **config.merging.switches,
+        recipe, target, random_seed=seed, device=device, max_shard_size=max_shard_size, card=card,
+        mergekit_compatible=mergekit_compatible, compile=config.merging.compile, progress=progress,
+        **config.merging.switches,
     )  # fmt: skip
     return row
 

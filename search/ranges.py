@@ -26,7 +26,7 @@ Keys: TypeAlias = tuple[str | int, ...]
 
 _RANGE_KEYS = ("low", "high", "knots", "log", "step", "choices")
 # Keys of a recipe under which there are only whole numbers. (Not read off the methods, which would bring torch.)
-WHOLE = ("layer_range", "pad_to_multiple_of", "token_id", "max_iter")
+WHOLE = ("layer_range", "pad_to_multiple_of", "token_id", "max_iter", "k", "iterations")
 
 
 @dataclass(frozen=True, slots=True)

@@ -123,6 +123,8 @@ class _Worker:
             parents.load(self._reading)
             for note in parents.notes:
                 self.progress.say(note)
+            for recipe in fitting.recipes:
+                merger.calibrate(recipe, self._calibrating)
             # Only now is anything written: whatever is wrong with the input has been found.
             splits = {"search": visible.task_ids, "report": report.task_ids}
             identity = config.identity | {"problems": {"sha256": problems.digest} | splits}
@@ -210,6 +212,12 @@ class _Worker:
             self.progress.begin("reading the parents", 1)
             self.progress.phase("tensors")
         self.progress.step(read, tensors)
+
+    def _calibrating(self, what: str, done: int, texts: int) -> None:
+        if done == 1:
+            self.progress.begin(what, 1)
+            self.progress.phase("texts")
+        self.progress.step(done, texts)
 
     def _finish(self, studies: Studies, trials_each: float) -> float:
         """Return how many trials' time the report split will take, if one model takes that of `trials_each`."""

@@ -2,6 +2,9 @@
 
 from merging.methods import (  # noqa: F401 - importing registers them
     arcee_fusion,
+    calibrated,
+    competition,
+    consensus,
     karcher,
     linear,
     model_stock,
@@ -11,8 +14,10 @@ from merging.methods import (  # noqa: F401 - importing registers them
     passthrough,
     ram,
     sce,
+    singular,
     slerp,
     task_vectors,
+    wudi,
 )
 from merging.methods.registry import METHODS, Method, Parameter, Scope
 

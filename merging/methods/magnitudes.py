@@ -35,6 +35,7 @@ class Magnitudes:
     operands: Operands
     read: Callable[[Block], Tensor]
     table: MagnitudeTable
+    dtype: torch.dtype
     find: Callable[[Block, float, int], int] | None = None
 
     @classmethod
@@ -45,13 +46,15 @@ class Magnitudes:
         inputs: Sequence[int],
         read: Callable[[Block], Tensor],
         find: Callable[[Block, float, int], int] | None = None,
+        dtype: torch.dtype | None = None,
     ) -> Magnitudes:
         """Count the magnitudes of what `read` makes of these inputs, once for a parent set under this name.
 
-        `find` may be a faster way to the index in a block of the element of a magnitude that has a rank (from 1).
+        `find` may be a faster way to the index in a block of the element of a magnitude that has a rank (from 1);
+        `dtype` is that of what `read` makes, if it is not the merge's.
         """
         table = operands.once(name, inputs, lambda: magnitude_table(map(read, operands.blocks(RUN))))
-        return cls(operands, read, table, find)
+        return cls(operands, read, table, dtype or operands.dtype, find)
 
     def largest(self, k: int) -> Boundary:
         """Return the boundary of the k largest, 1 <= k <= elements: those above it, and equals before its index."""
@@ -62,10 +65,9 @@ class Magnitudes:
         return self._boundary(self.table.place_from_below(k))
 
     def _boundary(self, place: Place) -> Boundary:
-        dtype = self.operands.dtype
-        if dtype.itemsize > 2:
+        if self.dtype.itemsize > 2:
             return self._boundary_within_bin(place)
-        magnitude = number_of(place.bin, dtype)  # every element of the bin has it
+        magnitude = number_of(place.bin, self.dtype)  # every element of the bin has it
         if place.rank == place.count:
             return Boundary(magnitude, self.operands.elements)
         run, rank = self.table.run_of(place)

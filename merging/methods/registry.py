@@ -31,6 +31,8 @@ Number: TypeAlias = bool | int | float | str
 T = TypeVar("T")
 
 BaseRule: TypeAlias = Literal["required", "optional", "ignored"]
+# What a method needs to know of its inputs besides their weights; merging/calibration.py observes it.
+Observed: TypeAlias = Literal["gram", "fisher"]
 
 
 class Scope(enum.Enum):
@@ -49,7 +51,7 @@ class Parameter:
     """
 
     key: str
-    kind: type[bool] | type[int] | type[float]
+    kind: type[bool] | type[int] | type[float] | type[str]
     scope: Scope
     default: Number | None = None
     optional: bool = False
@@ -69,7 +71,7 @@ class Parameter:
             return f"expected {_kind_name(self.kind)}, got {value!r}"
         if isinstance(number, float) and not math.isfinite(number):
             return f"{value!r} is not finite"
-        if not self.low <= float(number) <= self.high:
+        if self.kind is not str and not self.low <= float(number) <= self.high:
             return f"{value!r} is outside [{self.low:g}, {self.high:g}]"
         return None
 
@@ -82,11 +84,11 @@ class Parameter:
 
 
 # As in mergekit: words for true and false, numbers in quotes.
-_ADAPTERS: dict[type, TypeAdapter[Any]] = {kind: TypeAdapter(kind) for kind in (bool, int, float)}
+_ADAPTERS: dict[type, TypeAdapter[Any]] = {kind: TypeAdapter(kind) for kind in (bool, int, float, str)}
 
 
 def _kind_name(kind: type) -> str:
-    return {bool: "true or false", int: "a whole number", float: "a number"}[kind]
+    return {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}[kind]
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +174,10 @@ class Operands(Protocol):
         """The dtype of the merge."""
 
     @property
+    def is_matrix(self) -> bool:
+        """Whether the tensor is the matrix of a linear map, (..., out, in), and no vector, table or filter."""
+
+    @property
     def kernels(self) -> Kernels | None:
         """The compiled kernels, where they can be used: on the CPU, in a dtype that they know."""
 
@@ -189,6 +195,9 @@ class Operands(Protocol):
 
     def random_key(self, index: int) -> tuple[int, int]:
         """Return two 32-bit keys for the random numbers of an input: of (seed, input, its tensor) and nothing else."""
+
+    def observed(self, index: int) -> Tensor | None:
+        """Return what the method observes of an input's tensor, in float32; None of one that it cannot observe."""
 
 
 Prepare: TypeAlias = Callable[[Operands, Numbers], Any]
@@ -219,6 +228,8 @@ class Method:
     keeps_base: bool
     refuses_together: RefuseTogether | None
     fused: Fused | None
+    in_mergekit: bool
+    observes: Observed | None
 
     @property
     def sets_base_apart(self) -> bool:
@@ -260,6 +271,8 @@ def method(
     keeps_base: bool = False,
     refuses_together: RefuseTogether | None = None,
     fused: Fused | None = None,
+    in_mergekit: bool = True,
+    observes: Observed | None = None,
 ) -> Callable[[Combine], Combine]:
     """Register `combine` as the method `name`.
 
@@ -275,6 +288,8 @@ def method(
         keeps_base: whether the merge is the base, whatever the numbers are, where all inputs equal it.
         refuses_together: why the numbers of an input, each legal by itself, are not so together.
         fused: a compiled equal of `combine`.
+        in_mergekit: whether mergekit 0.1.5 has the method, and so can read a recipe that uses it.
+        observes: what it needs to know of what the inputs do with a text, the parameter `calibration` of each.
     """
 
     def register(combine: Combine) -> Combine:
@@ -291,6 +306,8 @@ def method(
             keeps_base=keeps_base,
             refuses_together=refuses_together,
             fused=fused,
+            in_mergekit=in_mergekit,
+            observes=observes,
         )
         return combine
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from merging import Merger, ParentSet, Recipe
-from merging.checkpoint import Checkpoint
-from merging.memory import Budget
-from merging.residency import Residency
-from merging.transfers import Transfers
+from merging.checkpoints.checkpoint import Checkpoint
+from merging.residency.memory import Budget
+from merging.residency.residency import Residency
+from merging.residency.transfers import Transfers
 from tests.merging.conftest import Family, make_family
 from tests.merging.peft_oracle import save_adapter
 from tests.merging.test_merger import text

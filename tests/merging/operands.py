@@ -30,6 +30,8 @@ class PlainOperands:
         first = self.inputs[0] if self.inputs else base
         assert first is not None
         self.shape, self.elements, self.dtype = first.shape, first.numel(), first.dtype
+        self.is_matrix = len(self.shape) > 1
+        self.observations: Sequence[Tensor | None] = ()
 
     def block(self, start: int, size: int) -> Block:
         """Return a part of the tensors."""
@@ -53,6 +55,10 @@ class PlainOperands:
         """Return the keys of an input."""
         return keys(self.seed, index, "tensor")
 
+    def observed(self, index: int) -> Tensor | None:
+        """Return an observation at hand."""
+        return self.observations[index]
+
 
 def run(
     name: str,
@@ -62,6 +68,7 @@ def run(
     per_input: Mapping[str, Sequence[Number]] | None = None,
     kernels: Kernels | None = None,
     block_size: int = 1 << 20,
+    observations: Sequence[Tensor | None] = (),
 ) -> Tensor:
     """Run a method on whole tensors, with its defaults where no number is given; compiled, where it can be."""
     method = METHODS[name]
@@ -74,6 +81,7 @@ def run(
         },
     )
     operands = PlainOperands(base, inputs, kernels=kernels)
+    operands.observations = observations
     prepared = method.prepare(operands, numbers) if method.prepare else None
     if method.whole:
         return method.combine(operands.whole(), numbers, prepared)

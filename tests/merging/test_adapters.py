@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from merging import Merger, MergingError, ParentSet, Recipe, export_model, load_model
-from merging.checkpoint import Checkpoint
+from merging.checkpoints.checkpoint import Checkpoint
 from tests.conftest import ModelMaker
 from tests.merging.conftest import Family
 from tests.merging.peft_oracle import peft_merge, save_adapter

@@ -10,7 +10,7 @@ import pytest
 from jinja2.exceptions import TemplateError
 from mergekit._data import chat_templates as theirs  # type: ignore[import-untyped]
 
-from merging.chat_templates import TEMPLATES
+from merging.tokenization.chat_templates import TEMPLATES
 from tests.tiny import byte_tokenizer
 
 SYSTEM = {"role": "system", "content": "Be brief."}

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from merging import Merger, MergingError, ParentSet, Recipe, load_model
-from merging.checkpoint import Checkpoint
+from merging.checkpoints.checkpoint import Checkpoint
 from tests.conftest import ModelMaker
 from tests.merging.conftest import Family
 

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
 from merging import Merger, MergingError, ParentSet, Recipe, export_model, load_tokenizer
-from merging.special_tokens import SpecialTokens
+from merging.tokenization.special_tokens import SpecialTokens
 from tests.conftest import ModelMaker
 from tests.merging.conftest import Family
 from tests.tiny import TinyVocabulary, byte_tokenizer

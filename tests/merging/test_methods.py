@@ -270,8 +270,14 @@ def test_no_method_hides_what_is_not_finite(name: str, value: float, dtype: torc
         base, *parents = (tensor.to(dtype) for tensor in vectors(count + 1, 0))
         parents[index][-1, -1] = value
         given = {p.key: 0.5 for p in method.parameters if p.required}
+        observed = {"gram": torch.eye(base.shape[-1]), "fisher": torch.ones(base.shape)}.get(method.observes or "")
         merged = run(
-            name, base if method.base == "required" else None, parents, given, dict.fromkeys(given, [0.5] * count)
+            name,
+            base if method.base == "required" else None,
+            parents,
+            given,
+            dict.fromkeys(given, [0.5] * count),
+            observations=[observed] * count,
         )
         assert not torch.isfinite(merged[-1, -1])
 

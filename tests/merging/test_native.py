@@ -26,7 +26,7 @@ from tests.merging.recipes import recipes
 KERNELS = Kernels()
 ELEMENTS = 5000
 WEIGHT = st.sampled_from([0.3, 0.7, 1.0, -0.4, 1.5])
-TASK_VECTORS = [name for name, method in METHODS.items() if method.parameter("density")]
+TASK_VECTORS = [name for name, method in METHODS.items() if method.parameter("density") and method.fused]
 DENSITY = st.sampled_from([0.1, 0.37, 0.9, 1.0])
 
 

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from merging import Merger, MergingError, ParentSet, Recipe, load_model
-from merging.checkpoint import Checkpoint
+from merging.checkpoints.checkpoint import Checkpoint
 from tests.merging.conftest import Family
 
 

@@ -14,7 +14,7 @@ from mergekit.config import MergeConfiguration, evaluate_setting  # type: ignore
 from merging import MergingError, ParentSet, Recipe
 from merging.methods import METHODS
 from merging.plan import make_plan
-from merging.settings import parse_setting, resolve
+from merging.recipes.settings import parse_setting, resolve
 from tests.merging.conftest import Family
 from tests.merging.oracle import mergekit_tasks
 

@@ -21,11 +21,11 @@ from safetensors.torch import save_file
 from transformers import LlamaConfig
 
 from merging import Merger, MergingError, ParentSet, Recipe, export_model
-from merging.architecture import skeleton
-from merging.checkpoint import Checkpoint
-from merging.memory import Budget, free_host_bytes
-from merging.residency import Residency
-from merging.weights import read_header
+from merging.checkpoints.architecture import skeleton
+from merging.checkpoints.checkpoint import Checkpoint
+from merging.checkpoints.weights import read_header
+from merging.residency.memory import Budget, free_host_bytes
+from merging.residency.residency import Residency
 from search.cli import main
 from tests.merging.conftest import Family
 from tests.merging.test_merger import text as recipe_text

@@ -129,7 +129,7 @@ def test_the_ids_of_humanevals_prompts_are_the_files_own(
 def test_auto_tokenizer_alone_would_have_given_other_ids(
     tmp_path: Path, make: Callable[[], Tokenizer], model_type: str, tokenizer_class: str
 ) -> None:
-    # If this fails, transformers has mended it, and merging.tokenizers can become simpler.
+    # If this fails, transformers has mended it, and merging.tokenization.tokenizers can become simpler.
     folder = save(tmp_path, make, model_type, tokenizer_class)
     assert ids(AutoTokenizer.from_pretrained(folder), PROMPTS) != ids_of_the_file(folder, PROMPTS)
 

@@ -17,9 +17,9 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from merging import Merger, MergingError, ParentSet, Recipe, export_model
-from merging.embeddings import rearranged
-from merging.schema import ModelToken, TokenEmbedding, ZeroEmbedding
-from merging.vocabulary import Vocabulary, align
+from merging.recipes.schema import ModelToken, TokenEmbedding, ZeroEmbedding
+from merging.tokenization.embeddings import rearranged
+from merging.tokenization.vocabulary import Vocabulary, align
 from tests.conftest import ModelMaker
 from tests.merging.conftest import Family
 from tests.merging.oracle import mergekit_folder

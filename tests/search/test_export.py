@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from evaluation import Evaluator, load_problems
-from merging import Merger, ParentSet, Recipe, load_model, load_tokenizer
+from merging import Merger, MergingError, ParentSet, Recipe, load_model, load_tokenizer
 from search import Leaderboard, SearchConfig, export_trial, run_search
 from tests.search.conftest import Command
 from tests.search.family import Family
@@ -120,3 +120,57 @@ def test_a_disk_that_fills_up_leaves_nothing_behind(finished: Path, tmp_path: Pa
     assert f"merge-search: {tmp_path}/deep/out: cannot be written: " in command.errors
     assert "Traceback" not in command.errors
     assert not list((tmp_path / "deep").iterdir())
+
+
+def test_a_method_that_mergekit_does_not_have_is_named_and_exported_as_an_equal(
+    command: Command, family: Family, tmp_path: Path
+) -> None:
+    recipe = """
+  merge_method: consensus_ta
+  base_model: base
+  models: [{model: a}, {model: b, parameters: {weight: {low: 0.0, high: 1.0}}}]
+"""
+    run_search(SearchConfig.load(family.write(recipe=recipe)), tmp_path / "run", trials=1)
+    done = command("export", tmp_path / "run", "--to", tmp_path / "plain")
+    assert done.exit_code == 0, done.output
+    assert "consensus_ta is no method of mergekit, which cannot read this recipe; --mergekit-compatible" in done.output
+    done = command("export", tmp_path / "run", "--to", tmp_path / "equal", "--mergekit-compatible")
+    assert done.exit_code == 0, done.output
+    assert f"mergekit reads {tmp_path / 'equal' / 'recipe.yaml'}" in done.output
+    assert Recipe.load(tmp_path / "equal" / "recipe.yaml").merge_method == "task_arithmetic"
+    assert "## Scores" in (tmp_path / "equal" / "delta" / "README.md").read_text(encoding="utf-8")
+    merged, again = tmp_path / "plain" / "recipe.yaml", tmp_path / "again"
+    done = command("merge", merged, again)
+    assert "is no method of mergekit" in done.output
+    one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("equal/delta", "again"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_methods_that_need_a_calibration_file_are_searched_like_others(family: Family, tmp_path: Path) -> None:
+    recipe = """
+  merge_method: {choices: [fisher, regmean]}
+  base_model: base
+  models: [{model: a}, {model: b, parameters: {weight: {low: 0.1, high: 2.0}}}]
+  parameters: {calibration: problems.jsonl}
+"""
+    file = family.write(recipe=recipe)
+    board = run_search(SearchConfig.load(file), tmp_path / "run", trials=3)
+    trials = [row for row in board.rows if row.kind == "trial"]
+    assert [row.state for row in trials] == ["complete"] * 3, [row.error for row in trials]
+    row = export_trial(tmp_path / "run", tmp_path / "out", mergekit_compatible=True)
+    assert row.recipe["parameters"]["calibration"] == str(family.problems)  # which lies beside the config
+    assert Recipe.load(tmp_path / "out" / "recipe.yaml").merge_method == "task_arithmetic"
+    family.problems.rename(tmp_path / "moved")
+    with pytest.raises(MergingError, match=r"calibration: .*problems\.jsonl: cannot be read"):
+        export_trial(tmp_path / "run", tmp_path / "again")
+
+
+def test_a_calibration_file_that_is_missing_is_told_before_anything_is_written(family: Family, tmp_path: Path) -> None:
+    recipe = """
+  merge_method: regmean
+  models: [{model: a}, {model: b, parameters: {weight: {low: 0.1, high: 2.0}}}]
+  parameters: {calibration: nothing.jsonl}
+"""
+    with pytest.raises(MergingError, match=r"calibration: nothing\.jsonl: cannot be read"):
+        run_search(SearchConfig.load(family.write(recipe=recipe)), tmp_path / "run", trials=1)
+    assert not (tmp_path / "run").exists()

@@ -22,9 +22,9 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from merging.checkpoints.references import split_reference
 from merging.errors import shown, suggest
-from merging.references import split_reference
-from merging.settings import parse_setting
+from merging.recipes.settings import parse_setting
 
 
 class _Strict(BaseModel):

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from merging.checkpoints.weights import StoredTensor, lies_well
 from merging.errors import MergingError, first_line
-from merging.weights import StoredTensor, lies_well
 
 _CODE = re.compile(r"GLOBAL (\S+)")
 

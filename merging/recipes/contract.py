@@ -9,8 +9,8 @@ from typing import TypeAlias
 from merging.errors import suggest
 from merging.methods import METHODS, Method, Parameter, Scope
 from merging.methods.registry import Number
-from merging.schema import InputModel, OutputSlice, RecipeFields, last_sources
-from merging.settings import Conditional, Setting, leaves, resolve
+from merging.recipes.schema import InputModel, OutputSlice, RecipeFields, last_sources
+from merging.recipes.settings import Conditional, Setting, leaves, resolve
 
 Complaint: TypeAlias = tuple[str, str]  # (path of a key, what is wrong with it)
 Block: TypeAlias = Mapping[str, Setting]

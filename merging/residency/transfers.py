@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from merging.checkpoints.weights import StoredTensor
 from merging.errors import MergingError
-from merging.weights import StoredTensor
 
 _ALIGNMENT = 512
 

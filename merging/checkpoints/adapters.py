@@ -16,9 +16,9 @@ from typing import Any
 
 from transformers.pytorch_utils import Conv1D
 
+from merging.checkpoints.lora import AdaptedTensor, LowRank, Shift
+from merging.checkpoints.weights import StoredTensor
 from merging.errors import MergingError
-from merging.lora import AdaptedTensor, LowRank, Shift
-from merging.weights import StoredTensor
 
 CONFIG = "adapter_config.json"
 

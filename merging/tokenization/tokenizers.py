@@ -8,7 +8,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from merging.checkpoint import locate
+from merging.checkpoints.checkpoint import locate
 from merging.errors import MergingError, code_refused, first_line
 
 FILES = (

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from merging.weights import StoredTensor
+from merging.checkpoints.weights import StoredTensor
 
 
 @dataclass(frozen=True)

@@ -18,15 +18,15 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer
 from transformers import PreTrainedTokenizerBase
 
-from merging.added_tokens import changed, missing_tokens
-from merging.chat_templates import choose_template
-from merging.checkpoint import locate
+from merging.checkpoints.checkpoint import locate
 from merging.errors import MergingError
 from merging.parents import ParentSet
-from merging.recipe import Recipe
-from merging.special_tokens import SpecialTokens
-from merging.tokenizers import FILES, has_tokenizer, load_tokenizer, read_tokenizer, with_padding
-from merging.vocabulary import Vocabulary
+from merging.recipes.recipe import Recipe
+from merging.tokenization.added_tokens import changed, missing_tokens
+from merging.tokenization.chat_templates import choose_template
+from merging.tokenization.special_tokens import SpecialTokens
+from merging.tokenization.tokenizers import FILES, has_tokenizer, load_tokenizer, read_tokenizer, with_padding
+from merging.tokenization.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)

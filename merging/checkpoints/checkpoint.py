@@ -17,14 +17,14 @@ from huggingface_hub import snapshot_download
 from torch import Tensor
 from transformers import AutoConfig, GenerationConfig, PreTrainedConfig
 
-from merging import adapters
-from merging.adapters import Adapter
-from merging.architecture import skeleton
+from merging.checkpoints import adapters
+from merging.checkpoints.adapters import Adapter
+from merging.checkpoints.architecture import skeleton
+from merging.checkpoints.lora import AdaptedTensor
+from merging.checkpoints.pickles import read_pickle
+from merging.checkpoints.references import is_hub_id, split_reference
+from merging.checkpoints.weights import StoredTensor, read_header
 from merging.errors import MergingError, code_refused, first_line
-from merging.lora import AdaptedTensor
-from merging.pickles import read_pickle
-from merging.references import is_hub_id, split_reference
-from merging.weights import StoredTensor, read_header
 
 _SAFETENSORS = "model.safetensors"
 _PICKLE = "pytorch_model.bin"

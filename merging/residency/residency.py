@@ -15,9 +15,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from merging.memory import Budget
-from merging.transfers import Transfers
-from merging.weights import StoredTensor
+from merging.checkpoints.weights import StoredTensor
+from merging.residency.memory import Budget
+from merging.residency.transfers import Transfers
 
 _LOG = logging.getLogger("merging.residency")
 

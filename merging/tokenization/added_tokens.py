@@ -12,7 +12,7 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from merging.checkpoint import locate
+from merging.checkpoints.checkpoint import locate
 from merging.errors import MergingError
 
 

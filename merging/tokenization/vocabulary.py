@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from merging.errors import MergingError, suggest
-from merging.schema import ModelToken, TokenEmbedding, ZeroEmbedding
+from merging.recipes.schema import ModelToken, TokenEmbedding, ZeroEmbedding
 
 
 @dataclass(frozen=True, slots=True)

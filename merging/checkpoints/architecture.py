@@ -10,19 +10,19 @@ import copy
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
+from merging.checkpoints.layout import Layout
 from merging.errors import MergingError, code_refused, first_line
-from merging.layout import Layout
-
-if TYPE_CHECKING:
-    from merging.checkpoint import Checkpoint
 
 # The first number between dots is the layer: model.layers.3.mlp..., transformer.h.3..., gpt_neox.layers.3...
 _LAYER = re.compile(r"^(?P<head>(?:[^.]*[^.\d][^.]*\.)+)(?P<index>\d+)(?P<tail>\..*)$")
+
+_TABLES = (nn.Embedding, nn.modules.conv._ConvNd)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +38,7 @@ class Architecture:
         layout: how these tensors lie in files and in the live model.
         embedding: the input embedding.
         by_token: the tensors that have a row a token: the input embedding, the output head and its bias.
+        tables: the patterns of tensors that have a matrix's shape and are none: embeddings, filters of convolutions.
     """
 
     before: tuple[str, ...]
@@ -48,11 +49,11 @@ class Architecture:
     layout: Layout
     embedding: str
     by_token: frozenset[str]
+    tables: frozenset[str]
 
     @classmethod
-    def of(cls, checkpoint: Checkpoint) -> Architecture:
-        """Read the architecture off a checkpoint's config. Raises MergingError if transformers knows no such model."""
-        model = skeleton(checkpoint.config, checkpoint.reference, checkpoint.trust_remote_code)
+    def of(cls, model: Any) -> Architecture:
+        """Read the architecture off a transformers model, which may be a `skeleton`."""
         layout = Layout.of(model)
         shapes = {layout.name_of(name): tuple(tensor.shape) for name, tensor in model.state_dict().items()}
         tied = {layout.name_of(name) for name in model.all_tied_weights_keys}
@@ -67,8 +68,18 @@ class Architecture:
                 (after if layer else before).append(name)
         stand_ins = model._tied_weights_keys if isinstance(model._tied_weights_keys, dict) else {}
         stand_ins = {layout.name_of(name): layout.name_of(other) for name, other in stand_ins.items()}
+        modules = (name for name, module in model.named_modules() if isinstance(module, _TABLES))
+        tables = frozenset(_pattern(layout.name_of(f"{name}.weight")) for name in modules)
         return cls(
-            tuple(before), tuple(layer), tuple(after), stand_ins, shapes, layout, by_token[0], frozenset(by_token)
+            tuple(before),
+            tuple(layer),
+            tuple(after),
+            stand_ins,
+            shapes,
+            layout,
+            by_token[0],
+            frozenset(by_token),
+            tables,
         )
 
     def layer_name(self, position: int, index: int) -> str:
@@ -85,11 +96,20 @@ class Architecture:
         between = [name for index in range(layers) for name in self.layer_names(index)]
         return [*self.before, *between, *self.after]
 
+    def is_table(self, name: str) -> bool:
+        """Whether a tensor is an embedding or the filters of a convolution, in whichever layer."""
+        return _pattern(name) in self.tables
+
     def count_layers(self, names: Iterable[str]) -> int:
         """Return how many layers tensors of these names make."""
         heads = {head for head, _ in self.layer}
         found = (match for name in names if (match := _LAYER.match(name)) and match["head"] in heads)
         return max((int(match["index"]) + 1 for match in found), default=0)
+
+
+def _pattern(name: str) -> str:
+    match = _LAYER.match(name)
+    return f"{match['head']}*{match['tail']}" if match else name
 
 
 def layer_head(name: str) -> str | None:
@@ -111,7 +131,10 @@ def _by_token(model: Any) -> list[str]:
 
 
 def skeleton(config: PreTrainedConfig, reference: str, trust_remote_code: bool = False) -> Any:
-    """Return the model of a config on the meta device: names and shapes, no weights; errors name `reference`."""
+    """Return the model of a config on the meta device: names and shapes, no weights.
+
+    Raises MergingError that names `reference` if transformers can build no such model.
+    """
     try:
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]

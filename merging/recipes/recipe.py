@@ -1,8 +1,9 @@
 """A recipe: mergekit's YAML, read strictly.
 
-Guarantees: what is read here means what mergekit 0.1.5 makes of it, and can be written as YAML that mergekit reads; an
-unknown key, a wrong type or a number outside its legal range is an error that names the file and the key. Does not open
-checkpoints: whether a recipe fits its parents is the plan's business.
+Guarantees: what is read here means what mergekit 0.1.5 makes of it, and can be written as YAML that mergekit reads
+(unless it uses a method that mergekit does not have: compatible.py); an unknown key, a wrong type or a number outside
+its legal range is an error that names the file and the key. Does not open checkpoints: whether a recipe fits its
+parents is the plan's business.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from typing import Any
 import yaml
 
 from merging.errors import MergingError, shown
-from merging.schema import Dtype, InputModel, InputSlice, OutputSlice, RecipeFields
-from merging.yaml_file import YamlReader, join, place
+from merging.recipes.schema import Dtype, InputModel, InputSlice, OutputSlice, RecipeFields
+from merging.recipes.yaml_file import YamlReader, join, place
 
 _YAML = YamlReader("recipe", MergingError)
 
@@ -48,7 +49,7 @@ class Recipe(RecipeFields):
             )
         recipe = _YAML.validate(cls, copy.deepcopy(dict(data)), source, key)
         # The methods import torch, which takes seconds: what the schema refuses does not wait for that.
-        from merging.contract import complaints
+        from merging.recipes.contract import complaints
 
         for path, reason in complaints(recipe):
             raise MergingError(f"{place(source, join(key, path))}: {reason}")

@@ -14,9 +14,9 @@ from hashlib import sha256
 import torch
 from torch import Tensor
 
+from merging.checkpoints.weights import StoredTensor
 from merging.parents import ParentSet
-from merging.vocabulary import Alignment, Vocabulary, align
-from merging.weights import StoredTensor
+from merging.tokenization.vocabulary import Alignment, Vocabulary, align
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from merging.checkpoint import Checkpoint
+from merging.checkpoints.checkpoint import Checkpoint
+from merging.checkpoints.layout import Layout
+from merging.checkpoints.weights import StoredTensor
 from merging.errors import MergingError, first_line
-from merging.layout import Layout
-from merging.weights import StoredTensor
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,244 @@
+"""Calibration: what a parent does with a small file of text, for the methods that are not made of weights alone.
+
+Two things are observed, for each tensor, in float32: `gram`, the mean over the tokens of x xᵀ of the inputs x of each
+linear layer (RegMean), and `fisher`, the diagonal of the Fisher information a token (Fisher-weighted averaging).
+Guarantees: a parent is run over a file once for a parent set, one text at a time, so that nothing depends on how texts
+are batched; labels are drawn with a fixed seed. The last bits depend on the device and the number of threads, as all
+that a model computes does. Does not judge whether the text is like what a parent was trained on.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from merging.errors import MergingError, first_line, shown
+from merging.methods import METHODS
+from merging.methods.registry import Observed
+from merging.models import build_model
+from merging.parents import ParentSet
+from merging.plan import Source, Step
+from merging.tokenization.embeddings import RearrangedTensor
+from merging.tokenization.tokenizers import load_tokenizer
+
+Progress = Callable[[str, int, int], None]
+
+# What is longer is cut.
+_TOKENS = 512
+
+
+def calibrate(steps: Iterable[Step], parents: ParentSet, progress: Progress | None = None) -> None:
+    """Run every parent over its calibration file where a step's method needs it and that was not done yet.
+
+    Args:
+        steps: what will be merged.
+        parents: the open parents.
+        progress: called with (what is done, texts done, in all).
+
+    Raises:
+        MergingError: a file is missing, or holds no text; a parent cannot be run, or has nothing to observe.
+    """
+    for kind, parent, file in dict.fromkeys(pair for step in steps for pair in _needs(step)):
+        observations(kind, parent, file, parents, progress)
+
+
+def observed(step: Step, index: int, parents: ParentSet) -> Tensor | None:
+    """Return what was observed of an input's tensor: (in, in) or its own shape; None if its module is not observed."""
+    kind, _, file = list(_needs(step))[index]
+    source: Source = step.inputs[index]
+    found = observations(kind, source.parent, file, parents)
+    stored = parents.stored(source.parent, source.tensor)
+    tensor = step.name if isinstance(stored, RearrangedTensor) else source.tensor
+    # Of a tied head there is no tensor but the embedding.
+    own = found.get(tensor, found.get(parents.architecture.stand_ins.get(tensor, tensor)))
+    if kind == "fisher" and isinstance(stored, RearrangedTensor):
+        return _rearranged(own, stored.alignment.own[source.parent])
+    return own  # the rows of a linear layer, whichever they are, have the same inputs
+
+
+def _rearranged(fisher: Tensor | None, own: Tensor) -> Tensor | None:
+    """Return the information of an embedding in the rows of another vocabulary: none of rows that are filled."""
+    if fisher is None:
+        return None
+    own = own.to(fisher.device)
+    rows = fisher[own.clamp(min=0)]
+    rows[own < 0] = 0
+    return rows
+
+
+def observations(
+    kind: Observed, parent: str, file: str, parents: ParentSet, progress: Progress | None = None
+) -> dict[str, Tensor]:
+    """Return what is observed of a parent on a file, by tensor; computed at most once for a parent set."""
+    return parents.statistics.once((kind, parent, file), lambda: _observe(kind, parent, file, parents, progress))
+
+
+def _needs(step: Step) -> Iterator[tuple[Observed, str, str]]:
+    kind = METHODS[step.method].observes
+    if kind is not None:
+        for source, file in zip(step.inputs, step.numbers.per_input["calibration"], strict=True):
+            yield kind, source.parent, str(file)
+
+
+def _observe(
+    kind: Observed, parent: str, file: str, parents: ParentSet, progress: Progress | None
+) -> dict[str, Tensor]:
+    texts = read_texts(file)
+    # Tensors made under inference_mode can have no gradients; merging is done under it.
+    with torch.inference_mode(False):
+        model = _float32_model(parent, parents)
+        sequences = _tokenize(texts, parent, file, model, parents.trust_remote_code)
+        run = {"gram": mean_grams, "fisher": diagonal_fisher}[kind]
+        found = run(model, sequences, partial(progress, f"calibrating {Path(parent).name}") if progress else None)
+    by_name = {parents.architecture.layout.name_of(name): tensor for name, tensor in found.items()}
+    merged = parents.architecture.names(parents.layers(parent))
+    found = {name: by_name[name] for name in merged if name in by_name}
+    if not found:
+        raise MergingError(
+            f"model {parent}: has no linear layers (torch.nn.Linear) whose inputs could be observed; "
+            "choose a method that needs no calibration"
+        )
+    for name, tensor in found.items():
+        if not tensor.isfinite().all():
+            raise MergingError(
+                f"model {parent}: what it computes of {file} is not finite (seen at {name}); "
+                "look for NaN or Inf in its weights"
+            )
+    return found
+
+
+def read_texts(file: str) -> list[str]:
+    """Read the texts of a calibration file.
+
+    A .jsonl file has a text a line: a string, or a mapping with `text`, or with `prompt` and `canonical_solution` as
+    problem sets have. In any other file, texts are separated by empty lines.
+
+    Raises:
+        MergingError: the file is missing, is no UTF-8, has another line, or holds no text.
+    """
+    try:
+        content = Path(file).expanduser().read_text(encoding="utf-8")
+    except OSError as error:
+        raise MergingError(
+            f"calibration: {file}: cannot be read: {error.strerror}; give a small .jsonl or text file"
+        ) from None
+    except UnicodeDecodeError:
+        raise MergingError(f"calibration: {file}: is no UTF-8 text") from None
+    if file.endswith(".jsonl"):
+        texts = [_text(line, f"{file}:{number}") for number, line in enumerate(content.splitlines(), 1) if line.strip()]
+    else:
+        texts = [text for text in content.replace("\r\n", "\n").split("\n\n") if text.strip()]
+    if not any(text.strip() for text in texts):
+        raise MergingError(f"calibration: {file}: holds no text; a few dozen examples of what the model is for will do")
+    return [text for text in texts if text.strip()]
+
+
+def _text(line: str, where: str) -> str:
+    try:
+        data = json.loads(line)
+    except ValueError as error:
+        raise MergingError(f"calibration: {where}: is no JSON: {first_line(error)}") from None
+    if isinstance(data, dict):
+        parts = [data[key] for key in ("prompt", "canonical_solution") if key in data]
+        data = data.get("text", "".join(parts) if parts and all(isinstance(part, str) for part in parts) else None)
+    if not isinstance(data, str):
+        raise MergingError(f"calibration: {where}: expected a string, or a mapping with 'text', got {shown(line)}")
+    return data
+
+
+def _float32_model(parent: str, parents: ParentSet) -> nn.Module:
+    config = copy.deepcopy(parents.checkpoints[parent].config)
+    config.dtype = torch.float32
+    model = build_model(config, parents)
+    architecture = parents.architecture
+    targets = {architecture.layout.name_of(name): tensor for name, tensor in model.state_dict().items()}
+    tied = architecture.stand_ins if config.tie_word_embeddings else ()
+    for name in architecture.names(parents.layers(parent)):
+        if name not in tied:
+            targets[name].copy_(parents.tensor(parent, name))
+    return model
+
+
+def _tokenize(texts: Sequence[str], parent: str, file: str, model: Any, trust_remote_code: bool) -> list[Tensor]:
+    tokenizer = load_tokenizer(parent, trust_remote_code)
+    text_config = model.config.get_text_config()
+    length = min(_TOKENS, getattr(text_config, "max_position_embeddings", _TOKENS))
+    encoded = [torch.tensor(tokenizer(text).input_ids[:length], device=model.device) for text in texts]
+    for ids in encoded:
+        if ids.numel() and int(ids.max()) >= text_config.vocab_size:
+            raise MergingError(f"model {parent}: its tokenizer has ids beyond its embedding, met in {file}")
+    return [ids[None] for ids in encoded if ids.numel()]
+
+
+Watch = Callable[[int, int], None]
+
+
+def mean_grams(model: nn.Module, sequences: Sequence[Tensor], watch: Watch | None = None) -> dict[str, Tensor]:
+    """Return the mean over all tokens of x xᵀ of the inputs x of each nn.Linear, (in, in), by its weight's name.
+
+    Args:
+        model: a model in float32.
+        sequences: token ids, (1, tokens) each.
+        watch: called with (sequences done, in all).
+    """
+    linears = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    grams = {name: each.weight.new_zeros(each.in_features, each.in_features) for name, each in linears.items()}
+
+    def observe(name: str, _module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        rows = inputs[0].reshape(-1, inputs[0].shape[-1])
+        grams[name].addmm_(rows.T, rows)
+
+    hooks = [each.register_forward_pre_hook(partial(observe, name)) for name, each in linears.items()]
+    try:
+        with torch.no_grad():
+            for done, ids in enumerate(sequences, start=1):
+                model(ids)
+                if watch:
+                    watch(done, len(sequences))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    tokens = sum(ids.numel() for ids in sequences)
+    return {f"{name}.weight": gram.div_(tokens) for name, gram in grams.items()}
+
+
+def diagonal_fisher(model: nn.Module, sequences: Sequence[Tensor], watch: Watch | None = None) -> dict[str, Tensor]:
+    """Return the mean over all tokens of (∇ log p(y | x))², y drawn from the model itself, by the parameter's name.
+
+    Labels are drawn for each position by itself, so the square of a text's summed gradient has the sum of the
+    positions' squares as its mean.
+
+    Args:
+        model: a model in float32.
+        sequences: token ids, (1, tokens) each.
+        watch: called with (sequences done, in all).
+    """
+    generator = torch.Generator().manual_seed(0)
+    parameters = dict(model.named_parameters())
+    model.requires_grad_(True)
+    fisher = {name: torch.zeros_like(parameter, requires_grad=False) for name, parameter in parameters.items()}
+    with torch.enable_grad():
+        for done, ids in enumerate(sequences, start=1):
+            likelihood = log_likelihood_of_a_draw(model(ids).logits[0], generator)
+            gradients = torch.autograd.grad(likelihood, list(parameters.values()), allow_unused=True)
+            for total, gradient in zip(fisher.values(), gradients, strict=True):
+                if gradient is not None:
+                    total.addcmul_(gradient, gradient)
+            if watch:
+                watch(done, len(sequences))
+    tokens = sum(ids.numel() for ids in sequences)
+    return {name: total.div_(tokens) for name, total in fisher.items()}
+
+
+def log_likelihood_of_a_draw(logits: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw a label for each position (positions, vocabulary) and return the log-likelihood of all of them."""
+    log_probabilities = torch.log_softmax(logits, dim=-1)
+    labels = torch.multinomial(log_probabilities.detach().exp().cpu(), 1, generator=generator)
+    return log_probabilities.gather(1, labels.to(logits.device)).sum()

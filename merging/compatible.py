@@ -1,0 +1,93 @@
+"""What mergekit makes of a recipe: whether it can read it, and an equal of it that it can.
+
+The methods that mergekit does not have are exported as they are searched, in a recipe that merge-search alone reads.
+On demand the merge is exported as a checkpoint, with a recipe of task arithmetic that mergekit 0.1.5 makes the same
+tensors of.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from merging.checkpoints.references import split_reference
+from merging.errors import MergingError
+from merging.methods import METHODS
+from merging.recipes.recipe import Recipe
+from merging.recipes.schema import InputModel
+
+DELTA = "delta"
+"""The folder of the merge as a checkpoint, in an export that mergekit can read."""
+
+_WIDER = {torch.bfloat16: "float32", torch.float16: "float32", torch.float32: "float64", torch.float64: "float64"}
+
+
+def notice(merge_method: str) -> str | None:
+    """Return the line that says that mergekit cannot read recipes of a method, or None if it can."""
+    if METHODS[merge_method].in_mergekit:
+        return None
+    return (
+        f"{merge_method} is no method of mergekit, which cannot read this recipe; "
+        "--mergekit-compatible exports an equal of it that mergekit can read"
+    )
+
+
+def equivalent(recipe: Recipe, delta: Path, dtype: torch.dtype, same_shapes: bool) -> Recipe:
+    """Return a recipe for mergekit that makes the tensors of a merge of its checkpoint.
+
+    It is base + (checkpoint - base) in a wider dtype than the checkpoint's, so that the difference loses nothing. A
+    merge of another depth or vocabulary than the base's has no difference to it, and is passed through. An adapter that
+    the base may have is left out: any tensors of these shapes will do.
+
+    Args:
+        recipe: the merge.
+        delta: the folder of the merge as a checkpoint.
+        dtype: the dtype of the merge's output.
+        same_shapes: whether the merge has as many layers as the base, and its vocabulary.
+
+    Raises:
+        MergingError: mergekit would not take the folder for one.
+    """
+    if "+" in str(delta) or "@" in str(delta):
+        raise MergingError(
+            f"{delta.parent}: mergekit takes + and @ in a path for an adapter and a revision; choose another folder"
+        )
+    name = str(dtype).removeprefix("torch.")
+    if not same_shapes:
+        # mergekit takes the tokenizer from there, too, with its chat template.
+        return Recipe.single(str(delta), None).model_copy(update={"out_dtype": name})
+    donor, _ = split_reference(recipe.donor)
+    base = Path(donor)
+    return Recipe.model_validate(
+        {
+            "merge_method": "task_arithmetic",
+            "base_model": str(base.resolve()) if base.exists() else donor,
+            "models": (InputModel(model=str(delta), parameters={"weight": 1.0}),),
+            "dtype": _WIDER[dtype],
+            "out_dtype": name,
+            "chat_template": recipe.chat_template,
+        }
+    )
+
+
+def card(recipe: Recipe, written: Recipe, name: str) -> str:
+    """Return the model card of an export that mergekit can read."""
+    return f"""---
+library_name: transformers
+tags:
+- merge
+- mergekit
+- merge-search
+---
+
+# {name}
+
+The model in `{DELTA}/` is a merge by the method `{recipe.merge_method}`, which mergekit does not have; how it was made
+stands in `{DELTA}/README.md`. `mergekit-yaml recipe.yaml DIR` makes the same tensors of it. If the folder was moved,
+give its new place in the recipe first.
+
+```yaml
+{written.to_yaml().rstrip()}
+```
+"""

@@ -1,0 +1,140 @@
+"""Averages that a small calibration text weighs: Fisher-weighted (arXiv:2111.09832) and RegMean (arXiv:2212.09849).
+
+Guarantees: computed in float32 at least (RegMean's equations in float64) and rounded to the dtype of the merge once. A
+base model, if there is one, gives the architecture and takes no part. A parent whose weight is zero is as if it were
+not there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from merging.methods.registry import Block, Numbers, Operands, Parameter, Scope, Undefined, method
+from merging.methods.shifts import taking_part, wide
+from merging.statistics import Last
+
+_WEIGHT = Parameter("weight", float, Scope.NON_BASE, default=1.0, low=0.0)
+_CALIBRATION = Parameter("calibration", str, Scope.NON_BASE)
+# With all of the off-diagonal, directions that no text has would be solved for by the rounding errors of the Gram
+# matrices, which are float32.
+_LARGEST_ALPHA = 1 - 1e-6
+
+
+# --- Fisher ---------------------------------------------------------------------------------------------------------
+
+
+def fishers(operands: Operands, numbers: Numbers) -> tuple[Tensor | None, ...]:
+    """Return the diagonal Fisher information of each input, flat; None where its weight is zero."""
+    weights = numbers.each("weight")
+    _check(weights)
+    found = [operands.observed(index) if weight else None for index, weight in enumerate(weights)]
+    return tuple(None if fisher is None else fisher.reshape(-1) for fisher in found)
+
+
+@method(
+    "fisher",
+    source="arXiv:2111.09832",
+    parameters=(_WEIGHT, _CALIBRATION),
+    base="optional",
+    prepare=fishers,
+    in_mergekit=False,
+    observes="fisher",
+)
+def fisher(block: Block, numbers: Numbers, fishers: tuple[Tensor | None, ...]) -> Tensor:
+    """Return Σ weight · F · parent / Σ weight · F, elementwise; where no parent has any F, the weighted average.
+
+    F is the diagonal of a parent's Fisher information on its calibration text, a token; the authors' code divides it by
+    its norm over the model besides, which a weight can do as well.
+    """
+    weights = numbers.each("weight")
+    average = averaged(block, weights)
+    total, divisor = torch.zeros_like(average), torch.zeros_like(average)
+    for parent, weight, whole in zip(block.inputs, weights, fishers, strict=True):
+        if whole is None:
+            continue
+        share = whole[block.start : block.start + len(block)].to(average.dtype) * weight
+        divisor.add_(share)
+        total.addcmul_(share, parent.to(average.dtype) - average)
+    return average.add_(total.div_(divisor.masked_fill_(divisor == 0, 1))).to(block.inputs[0].dtype)
+
+
+# --- RegMean --------------------------------------------------------------------------------------------------------
+
+
+def regress(operands: Operands, numbers: Numbers) -> Tensor | None:
+    """Return RegMean's matrix, flat; None where a tensor is not the weight of a linear layer, and is averaged."""
+    weights = numbers.each("weight")
+    _check(weights)
+    inputs = taking_part(weights)
+    grams = [operands.observed(index) for index in inputs]
+    if any(gram is None for gram in grams):
+        return None
+    alpha = numbers.number("alpha")
+
+    def compute() -> Tensor:
+        block = operands.whole()
+        chosen = [block.inputs[index].to(torch.float64) for index in inputs]
+        solved = least_squares(
+            chosen, [gram for gram in grams if gram is not None], [weights[i] for i in inputs], alpha
+        )
+        return solved.to(wide(operands.dtype)).reshape(-1)
+
+    files = tuple(numbers.per_input["calibration"])
+    return operands.once("regmean", inputs, Last).once((weights, alpha, files), compute)
+
+
+@method(
+    "regmean",
+    source="arXiv:2212.09849",
+    parameters=(_WEIGHT, _CALIBRATION, Parameter("alpha", float, Scope.SHARED, default=0.9, low=0.0, high=1.0)),
+    base="optional",
+    prepare=regress,
+    in_mergekit=False,
+    observes="gram",
+)
+def regmean(block: Block, numbers: Numbers, matrix: Tensor | None) -> Tensor:
+    """Return the matrix whose outputs are nearest those of the parents, each on its own inputs; else the average.
+
+    (Σ weight · G)⁻¹ Σ weight · G Wᵀ, transposed: G = alpha · XᵀX + (1 - alpha) · diag(XᵀX) a token, of a linear layer's
+    inputs X on the parent's calibration text. All that is not the weight of a torch.nn.Linear (biases, norms,
+    embeddings, experts that are kept in one tensor) is averaged by weight.
+    """
+    if matrix is None:
+        return averaged(block, numbers.each("weight")).to(block.inputs[0].dtype)
+    return matrix[block.start : block.start + len(block)].to(block.inputs[0].dtype)
+
+
+def least_squares(
+    matrices: Sequence[Tensor], grams: Sequence[Tensor], weights: Sequence[float], alpha: float
+) -> Tensor:
+    """Return RegMean's matrix (out, in), float64, given matrices (out, in), Gram matrices (in, in) and weights.
+
+    Solved for the difference to the average, which is nothing where the parents are equal or the inputs always zero.
+    """
+    alpha = min(alpha, _LARGEST_ALPHA)
+    average = torch.stack([w * m for w, m in zip(weights, matrices, strict=True)]).sum(dim=0).div_(sum(weights))
+    left, right = torch.zeros_like(grams[0], dtype=torch.float64), torch.zeros_like(average)
+    for matrix, gram, weight in zip(matrices, grams, weights, strict=True):
+        shrunk = gram.to(torch.float64).mul(weight * alpha)
+        shrunk.diagonal().add_(gram.diagonal(), alpha=weight * (1 - alpha))
+        left.add_(shrunk)
+        right.addmm_(matrix - average, shrunk)
+    left.diagonal().add_(left.diagonal() == 0)  # an input that is always zero
+    solved: Tensor = torch.linalg.solve(left, right.T)
+    return average.add_(solved.T)
+
+
+def averaged(block: Block, weights: Sequence[float]) -> Tensor:
+    """Return the weighted average of the inputs whose weight is not zero, in the wide dtype, in memory of its own."""
+    total = torch.zeros_like(block.inputs[0], dtype=wide(block.inputs[0].dtype))
+    for index in taking_part(weights):
+        total.add_(block.inputs[index].to(total.dtype), alpha=weights[index])
+    return total.div_(sum(weights))
+
+
+def _check(weights: Sequence[float]) -> None:
+    if not any(weights):
+        raise Undefined("the weights of all models are zero here; give one of them a weight above 0")

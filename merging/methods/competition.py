@@ -1,0 +1,172 @@
+"""PCB-Merging: parameters compete within a task vector and between them (arXiv:2410.02396).
+
+An element's score is large where its task vector is (within: softmax of N · norm(τ_i²)) and where the task vectors
+agree (between: the sum over j of softmax of norm(τ_i τ_j)); norm maps a tensor to [0, 1], softmax is over its elements.
+The paper takes a model as one long vector; here, as with TIES, each tensor is one. Elementwise, and so the same for
+matrices, vectors and embeddings. Guarantees: what the scores are normalized by depends on the parents alone, is
+computed once, and does not depend on the blocks that a tensor is read in.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from merging.methods.magnitudes import RUN, Boundary, Magnitudes
+from merging.methods.registry import Block, Numbers, Operands, Parameter, Scope, method
+from merging.methods.shifts import SCALE, WEIGHT, taking_part, wide
+from merging.methods.sparsify import delta_extremes
+from merging.statistics import Last
+
+
+@dataclass(frozen=True, slots=True)
+class Softmax:
+    """What makes a softmax of products: exp(sharpness · (x - least) / span) / total."""
+
+    sharpness: float
+    least: float
+    span: float
+    total: float = 1.0
+
+    def __call__(self, products: Tensor) -> Tensor:
+        """Return the softmax of products, in place."""
+        # Products that are all alike are normalized to zero.
+        slope = self.sharpness / self.span if self.span else 0.0
+        return products.sub_(self.least).mul_(slope).exp_().div_(self.total)
+
+
+@dataclass(frozen=True, slots=True)
+class Competition:
+    """How the task vectors of one tensor compete.
+
+    Attributes:
+        inputs: those that take part: of a weight that is not zero, and not equal to the base.
+        within: the softmax of each one's squares.
+        between: the softmax of the products of each two, by their indices in rising order.
+    """
+
+    inputs: tuple[int, ...]
+    within: Mapping[int, Softmax]
+    between: Mapping[tuple[int, int], Softmax]
+
+    def scores(self, vectors: Mapping[int, Tensor], index: int) -> Tensor:
+        """Return the scores of an input's elements, given a block of all task vectors that take part."""
+        own = vectors[index]
+        between = torch.zeros_like(own)
+        for other, vector in vectors.items():
+            between.add_(self.between[min(index, other), max(index, other)](own * vector))
+        return between.mul_(self.within[index](own.square()))
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The competition, and the boundary of the scores that win, an input each; None where all do."""
+
+    competition: Competition
+    boundaries: Mapping[int, Boundary | None]
+
+
+def select(operands: Operands, numbers: Numbers) -> Selection | None:
+    """Return which elements win: the `density` part of each task vector with the highest scores.
+
+    Of equal scores those that come first win. None if a task vector holds a NaN or an Inf.
+    """
+    extremes = {index: delta_extremes(operands, index) for index in taking_part(numbers.each("weight"))}
+    if not all(math.isfinite(bound) for pair in extremes.values() for bound in pair):
+        return None
+    inputs = tuple(index for index, pair in extremes.items() if pair != (0, 0))
+    competition = operands.once("pcb", inputs, lambda: _compete(operands, inputs))
+    kept = int(numbers.number("density") * operands.elements)
+    return Selection(competition, {index: _boundary(operands, competition, index, kept) for index in inputs})
+
+
+@method(
+    "pcb",
+    source="arXiv:2410.02396",
+    parameters=(
+        WEIGHT,
+        SCALE,
+        # The authors' code has this default.
+        Parameter("density", float, Scope.SHARED, default=0.1, low=0.0, high=1.0),
+    ),
+    base="required",
+    prepare=select,
+    keeps_base=True,
+    in_mergekit=False,
+)
+def pcb(block: Block, numbers: Numbers, selection: Selection | None) -> Tensor:
+    """Return base + lambda · Σ score · weight · τ_i / Σ score over the parents whose element wins; else the base.
+
+    By the paper's equations; the authors' code has exp and tanh in place of the two softmaxes.
+    """
+    assert block.base is not None
+    if selection is None:
+        return torch.full_like(block.base, math.nan)
+    weights = numbers.each("weight")
+    vectors = _vectors(block, selection.competition.inputs)
+    base = block.base.to(wide(block.base.dtype))
+    total, divisor = torch.zeros_like(base), torch.zeros_like(base)
+    for index, boundary in selection.boundaries.items():
+        scores = selection.competition.scores(vectors, index)
+        if boundary is not None:
+            _drop(scores, boundary, block.start)
+        divisor.add_(scores)
+        total.addcmul_(scores, vectors[index], value=weights[index])
+    change = total.div_(divisor.masked_fill_(divisor == 0, 1)).mul_(numbers.number("lambda"))
+    return change.add_(base).to(block.base.dtype)
+
+
+def _drop(scores: Tensor, boundary: Boundary, start: int) -> None:
+    equal_until = min(max(boundary.equal_until - start, 0), len(scores))
+    scores[:equal_until] *= scores[:equal_until] >= boundary.magnitude
+    scores[equal_until:] *= scores[equal_until:] > boundary.magnitude
+
+
+def _boundary(operands: Operands, competition: Competition, index: int, kept: int) -> Boundary | None:
+    if kept >= operands.elements:
+        return None
+
+    def read(block: Block) -> Tensor:
+        return competition.scores(_vectors(block, competition.inputs), index)
+
+    def find() -> Boundary:
+        if kept == 0:
+            return Boundary(math.inf, 0)
+        name = f"pcb_scores {index}"
+        return Magnitudes.of(name, operands, competition.inputs, read, dtype=wide(operands.dtype)).largest(kept)
+
+    return operands.once(f"pcb_boundary {index}", competition.inputs, Last).once(kept, find)
+
+
+def _compete(operands: Operands, inputs: Sequence[int]) -> Competition:
+    pairs = [(one, other) for one in inputs for other in inputs if one <= other]
+    ranges = {pair: _range(operands, pair) for pair in pairs}
+    within = {index: _softmax(operands, (index, index), len(inputs), *ranges[index, index]) for index in inputs}
+    return Competition(tuple(inputs), within, {pair: _softmax(operands, pair, 1, *ranges[pair]) for pair in pairs})
+
+
+def _range(operands: Operands, pair: tuple[int, int]) -> tuple[float, float]:
+    lows, highs = zip(*(torch.aminmax(products) for products in _products(operands, pair)), strict=True)
+    return float(torch.stack(lows).amin()), float(torch.stack(highs).amax())
+
+
+def _softmax(operands: Operands, pair: tuple[int, int], sharpness: float, low: float, high: float) -> Softmax:
+    unscaled = Softmax(sharpness, low, high - low)
+    total = math.fsum(float(unscaled(products).sum(dtype=torch.float64)) for products in _products(operands, pair))
+    return Softmax(sharpness, low, high - low, total)
+
+
+def _products(operands: Operands, pair: tuple[int, int]) -> Iterator[Tensor]:
+    for block in operands.blocks(RUN):
+        vectors = _vectors(block, pair)
+        yield vectors[pair[0]] * vectors[pair[1]]
+
+
+def _vectors(block: Block, inputs: Sequence[int]) -> dict[int, Tensor]:
+    assert block.base is not None
+    base = block.base.to(wide(block.base.dtype))
+    return {index: block.inputs[index].to(base.dtype) - base for index in inputs}

@@ -1,0 +1,200 @@
+"""Merging in the singular vectors of the task vectors: TSV-M (arXiv:2412.00081), Iso-C and Iso-CTS (arXiv:2502.04959).
+
+They are about matrices; of all else (vectors, embeddings, filters of convolutions) the task vectors are averaged, as in
+the papers. A tensor of three axes is a stack of matrices. Guarantees: the singular value decompositions, which take
+nearly all of the time, are of the parents (and, for Iso, their weights) alone; singular vectors of a singular value
+that is zero but for rounding, which are arbitrary, take no part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from merging.methods.registry import Block, Numbers, Operands, Parameter, Scope, method
+from merging.methods.shifts import SCALE, WEIGHT, Shift, mean_shift, shifted, taking_part, wide_vectors
+from merging.statistics import Last
+
+Factors: TypeAlias = tuple[Tensor, Tensor, Tensor]  # (..., m, r), (..., r), (..., r, n)
+
+
+# --- TSV-M ----------------------------------------------------------------------------------------------------------
+
+
+def decorrelate(operands: Operands, numbers: Numbers) -> Shift:
+    """Return the task vectors in low rank and decorrelated; of the parents alone unless `rank_fraction` is searched."""
+    weights = numbers.each("weight")
+    inputs = taking_part(weights)
+    if not operands.is_matrix or len(inputs) == 0:
+        return mean_shift(numbers)
+    fraction = None if numbers.shared["rank_fraction"] is None else numbers.number("rank_fraction")
+
+    def parts() -> Tensor | None:
+        vectors = wide_vectors(operands, inputs)
+        if not vectors.isfinite().all():
+            return None
+        full = min(operands.shape[-2:])
+        if fraction is not None:
+            return low_rank(
+                [_kept(operands, *pair) for pair in zip(inputs, vectors, strict=True)], int(fraction * full)
+            )
+        return low_rank([decompose(vector) for vector in vectors], full // len(inputs)) if len(inputs) > 1 else vectors
+
+    found = operands.once("tsv_m", inputs, Last).once(fraction, parts)
+    factors = tuple(numbers.number("lambda") * weights[index] for index in inputs)
+    return mean_shift(numbers) if found is None else Shift(factors, found.flatten(1))
+
+
+@method(
+    "tsv_m",
+    source="arXiv:2412.00081",
+    parameters=(
+        WEIGHT,
+        SCALE,
+        Parameter("rank_fraction", float, Scope.SHARED, optional=True, low=0.0, high=1.0),
+    ),
+    base="required",
+    prepare=decorrelate,
+    keeps_base=True,
+    in_mergekit=False,
+)
+def tsv_m(block: Block, numbers: Numbers, shift: Shift) -> Tensor:  # noqa: ARG001
+    """Return base + lambda · Σ weight · U⊥ S V⊥ᵀ: of each parent the leading singular vectors, kept from the others'.
+
+    Each parent has the `rank_fraction` of the rank, by default an equal part of it. Only weights and lambda make a
+    candidate that costs no decomposition; a `rank_fraction` that is given keeps all factors of the parents in memory.
+    """
+    return shifted(block, shift)
+
+
+def _kept(operands: Operands, index: int, vector: Tensor) -> Factors:
+    return operands.once("svd", [index], lambda: decompose(vector))
+
+
+def low_rank(factors: Sequence[Factors], rank: int) -> Tensor:
+    """Return each matrix in at most `rank` (1 at least), its singular vectors orthogonal to those of the others.
+
+    The nearest orthonormal vectors to all of them side by side (the paper's Procrustes problem) take their places, on
+    the left and on the right. Shape (matrices, ..., m, n).
+    """
+    rank = max(1, rank)
+    left = nearest_orthogonal(torch.cat([u[..., :rank] for u, _, _ in factors], dim=-1))
+    right = nearest_orthogonal(torch.cat([vh[..., :rank, :] for _, _, vh in factors], dim=-2))
+    sides = zip(left.chunk(len(factors), dim=-1), right.chunk(len(factors), dim=-2), factors, strict=True)
+    return torch.stack([(u * s[..., None, :rank]) @ vh for u, vh, (_, s, _) in sides])
+
+
+# --- Iso ------------------------------------------------------------------------------------------------------------
+
+
+def flatten_common(operands: Operands, numbers: Numbers) -> Shift:
+    """Return the sum of the weighted task vectors with all singular values alike; of the parents and weights alone."""
+    return _isotropic(operands, numbers, "iso_c", (), lambda vectors: isotropic(*decompose(vectors.sum(dim=0))))
+
+
+@method(
+    "iso_c",
+    source="arXiv:2502.04959",
+    parameters=(WEIGHT, SCALE),
+    base="required",
+    prepare=flatten_common,
+    keeps_base=True,
+    in_mergekit=False,
+)
+def iso_c(block: Block, numbers: Numbers, shift: Shift) -> Tensor:  # noqa: ARG001
+    """Return base + lambda · mean(σ) · U Vᵀ, where U diag(σ) Vᵀ is the sum of the weighted task vectors."""
+    return shifted(block, shift)
+
+
+def flatten_common_and_specific(operands: Operands, numbers: Numbers) -> Shift:
+    """Return the isotropic task vector of the common and each parent's own subspace; of parents and weights alone."""
+    fraction = numbers.number("common_fraction")
+    return _isotropic(operands, numbers, "iso_cts", (fraction,), lambda vectors: common_and_specific(vectors, fraction))
+
+
+@method(
+    "iso_cts",
+    source="arXiv:2502.04959",
+    parameters=(
+        WEIGHT,
+        SCALE,
+        # The authors' configuration; the rest of the rank is divided among the parents.
+        Parameter("common_fraction", float, Scope.SHARED, default=0.8, low=0.0, high=1.0),
+    ),
+    base="required",
+    prepare=flatten_common_and_specific,
+    keeps_base=True,
+    in_mergekit=False,
+)
+def iso_cts(block: Block, numbers: Numbers, shift: Shift) -> Tensor:  # noqa: ARG001
+    """Return as Iso-C does, but with the least directions of the sum replaced by those that each parent has besides."""
+    return shifted(block, shift)
+
+
+def common_and_specific(vectors: Tensor, fraction: float) -> Tensor:
+    """Return the isotropic merge of task vectors (parents, ..., m, n) by the paper's algorithm 1; shape (..., m, n)."""
+    count, rank = len(vectors), min(vectors.shape[-2:])
+    # As many directions for each parent, so the common ones are what that leaves.
+    own = min(round((rank - int(rank * fraction)) / count), rank // count)
+    common = rank - own * count
+    u, s, vh = decompose(vectors.sum(dim=0))
+    u, s, vh = u[..., :common], s[..., :common], vh[..., :common, :]
+    factors = [decompose(vector - u @ (u.mT @ vector)) for vector in vectors]
+    left = torch.cat([*(each[0][..., :own] for each in factors), u], dim=-1)
+    right = torch.cat([*(each[2][..., :own, :] for each in factors), vh], dim=-2)
+    values = torch.cat([*(each[1][..., :own] for each in factors), s], dim=-1)
+    return isotropic(nearest_orthogonal(left), values, nearest_orthogonal(right))
+
+
+def isotropic(u: Tensor, s: Tensor, vh: Tensor) -> Tensor:
+    """Return u @ vh times the mean of the singular values that are not zero."""
+    mean = s.sum(dim=-1) / s.count_nonzero(dim=-1).clamp(min=1)
+    return (u @ vh).mul_(mean[..., None, None])
+
+
+def _isotropic(
+    operands: Operands,
+    numbers: Numbers,
+    name: str,
+    others: tuple[float, ...],
+    merge: Callable[[Tensor], Tensor],
+) -> Shift:
+    weights = numbers.each("weight")
+    inputs = taking_part(weights)
+    if not operands.is_matrix or len(inputs) == 0:
+        return mean_shift(numbers)
+
+    def compute() -> Tensor | None:
+        vectors = wide_vectors(operands, inputs)
+        if not vectors.isfinite().all():
+            return None
+        for vector, index in zip(vectors, inputs, strict=True):
+            vector.mul_(weights[index])
+        return merge(vectors)
+
+    found = operands.once(name, inputs, Last).once((weights, *others), compute)
+    return mean_shift(numbers) if found is None else Shift((numbers.number("lambda"),), found.flatten().unsqueeze(0))
+
+
+# --- matrices -------------------------------------------------------------------------------------------------------
+
+
+def decompose(matrix: Tensor) -> Factors:
+    """Return u, s, vh of a matrix (or of a stack); of singular values that are zero but for rounding, zeros."""
+    u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
+    s = s * _is_not_zero(s, matrix.shape)
+    return u * (s != 0)[..., None, :], s, vh * (s != 0)[..., :, None]
+
+
+def nearest_orthogonal(matrix: Tensor) -> Tensor:
+    """Return the orthogonal factor of the polar decomposition (of the matrix's own rank, which makes it unique)."""
+    u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
+    factor: Tensor = (u * _is_not_zero(s, matrix.shape)[..., None, :]) @ vh
+    return factor
+
+
+def _is_not_zero(s: Tensor, shape: torch.Size) -> Tensor:
+    return s > s.amax(dim=-1, keepdim=True) * max(shape[-2:]) * torch.finfo(s.dtype).eps

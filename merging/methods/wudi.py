@@ -1,0 +1,92 @@
+"""WUDI: a merged task vector that interferes least with the inputs that each task vector stands for (arXiv:2503.08099).
+
+The rows of a linear layer's task vector span, nearly, the inputs that it was trained on. So what the merge does wrong
+there is measured without data, and made small by Adam, as in the paper. Of all else than matrices (vectors, embeddings,
+filters of convolutions) the task vectors are averaged. Guarantees: the optimized task vector is of the parents (and the
+optimizer's numbers) alone; no random numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import reduce
+
+import torch
+from torch import Tensor
+
+from merging.methods.registry import Block, Numbers, Operands, Parameter, Scope, method
+from merging.methods.shifts import SCALE, Shift, shifted, wide_vectors
+from merging.statistics import Last
+
+# Adam as the paper runs it: torch's defaults.
+_BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-8
+
+
+def optimize(operands: Operands, numbers: Numbers) -> Shift:
+    """Return the optimized task vector; of the parents alone unless `iterations` or `learning_rate` is searched."""
+    scale, count = numbers.number("lambda"), operands.count
+    mean = Shift((scale / max(count, 1),) * count)
+    if not operands.is_matrix or not count:
+        return mean
+    settings = Adam(int(numbers.number("iterations")), numbers.number("learning_rate"))
+
+    def compute() -> Tensor | None:
+        vectors = wide_vectors(operands, range(count))
+        return least_interfering(vectors, settings) if vectors.isfinite().all() else None
+
+    found = operands.once("wudi", range(count), Last).once(settings, compute)
+    return mean if found is None else Shift((scale,), found.flatten().unsqueeze(0))
+
+
+@method(
+    "wudi",
+    source="arXiv:2503.08099",
+    parameters=(
+        SCALE,
+        Parameter("iterations", int, Scope.SHARED, default=300, low=0),
+        Parameter("learning_rate", float, Scope.SHARED, default=1e-5, low=0.0),
+    ),
+    base="required",
+    prepare=optimize,
+    keeps_base=True,
+    in_mergekit=False,
+)
+def wudi(block: Block, numbers: Numbers, shift: Shift) -> Tensor:  # noqa: ARG001
+    """Return base + lambda · τ, where τ minimizes Σ ‖(τ - τ_i) τ_iᵀ‖² / ‖τ_i‖²; all parents count alike."""
+    return shifted(block, shift)
+
+
+@dataclass(frozen=True, slots=True)
+class Adam:
+    """How long and how fast to optimize."""
+
+    iterations: int
+    learning_rate: float
+
+    def steps(self) -> Iterator[tuple[float, float]]:
+        """Yield the step's length and the square root of the second moment's bias, for each iteration."""
+        for number in range(1, self.iterations + 1):
+            yield self.learning_rate / (1 - _BETA_1**number), (1 - _BETA_2**number) ** 0.5
+
+
+def least_interfering(vectors: Tensor, settings: Adam) -> Tensor:
+    """Return the task vector that Adam makes of the sum of some, (parents, ..., out, in), by the paper's loss.
+
+    A task vector that is zero has nothing to interfere with.
+    """
+    norms = vectors.square().sum(dim=(-2, -1), keepdim=True)
+    norms = norms.masked_fill_(norms == 0, 1)
+    # The loss is quadratic: its gradient is 2 (τ A - B), whatever the number of parents. Of one it is zero at once, and
+    # must be to the last bit: Adam makes full steps of what is left by rounding.
+    grams = [vector.mT @ vector / norm for vector, norm in zip(vectors, norms, strict=True)]
+    a = reduce(torch.add, grams)
+    b = reduce(torch.add, (vector @ gram for vector, gram in zip(vectors, grams, strict=True)))
+    merged = vectors.sum(dim=0)
+    first, second = torch.zeros_like(merged), torch.zeros_like(merged)
+    for length, bias in settings.steps():
+        gradient = (merged @ a).sub_(b).mul_(2)
+        first.lerp_(gradient, 1 - _BETA_1)
+        second.mul_(_BETA_2).addcmul_(gradient, gradient, value=1 - _BETA_2)
+        merged.addcdiv_(first, second.sqrt().div_(bias).add_(_EPSILON), value=-length)
+    return merged

@@ -1,0 +1,1 @@
+"""Recipes: mergekit's YAML, read strictly, and what it asks of a method."""

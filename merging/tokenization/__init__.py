@@ -1,0 +1,1 @@
+"""Tokenization: whose tokenizer and vocabulary a merge has, and how embeddings are rearranged to it."""
