@@ -253,7 +253,7 @@ def _references(node: Any, key: str = "", kind: str = "") -> Iterator[tuple[str,
     elif isinstance(node, list):
         for index, value in enumerate(node):
             yield from _references(value, f"{key}[{index}]", kind)
-    elif isinstance(node, str) and kind in _REFERENCES and node not in _REFERENCES[kind]:
+    elif isinstance(node, str) and kind in _REFERENCES and kind != "calibration" and node not in _REFERENCES[kind]:
         yield key, node
 
 

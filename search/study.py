@@ -222,19 +222,23 @@ def storage_errors(folder: ResultsFolder) -> Iterator[None]:
         raise SearchError(f"{error.filename}: {error.strerror}; {MAKE_ROOM}") from None
     except (SQLAlchemyError, StorageInternalError) as error:
         cause = error if isinstance(error, SQLAlchemyError) else error.__cause__ or error
-        reason = str(getattr(cause, "orig", None) or cause).partition("\n")[0]
-        remedy = next((remedy for sign, remedy in _REMEDIES.items() if sign in reason), RESTORE)
-        raise SearchError(f"{folder.database}: {reason}; {remedy}") from error
+        raise _unusable(folder, str(getattr(cause, "orig", None) or cause)) from error
+
+
+def _unusable(folder: ResultsFolder, reason: str) -> SearchError:
+    line = reason.partition("\n")[0]
+    remedy = next((remedy for sign, remedy in _REMEDIES.items() if sign in line), RESTORE)
+    return SearchError(f"{folder.database}: {line}; {remedy}")
 
 
 def _storage(folder: ResultsFolder, reading: bool = False) -> RDBStorage:
-    log = folder.database.with_name(f"{folder.database.name}-wal")
+    """Open the database. To read it, it must hold the study: Optuna makes the tables that it does not find."""
+    way = _way_to_read(folder, reading)
 
     # Connected to by path: SQLAlchemy would read a ? or a % in a URL. A worker waits for the others rather than fail.
     def connect() -> sqlite3.Connection:
-        # Where nobody writes, a reader leaves nothing behind, in a database that is broken neither.
-        if not os.access(folder.path, os.W_OK) or (reading and not log.exists()):
-            uri = f"{folder.database.as_uri()}?{_way_to_read(log)}"
+        if way:
+            uri = f"{folder.database.as_uri()}?{way}"
             return sqlite3.connect(uri, uri=True, timeout=_BUSY_SECONDS, check_same_thread=False)
         connection = sqlite3.connect(folder.database, timeout=_BUSY_SECONDS, check_same_thread=False)
         # Readers do not wait for a writer, and a trial's 25 commits take 0.1 s instead of 0.7 s. What is committed
@@ -243,14 +247,34 @@ def _storage(folder: ResultsFolder, reading: bool = False) -> RDBStorage:
         connection.execute("PRAGMA synchronous=NORMAL")
         return connection
 
+    if reading:
+        with contextlib.closing(connect()) as connection:
+            _require_study(connection, folder)
     return RDBStorage("sqlite:///study.db", engine_kwargs={"creator": connect})
 
 
-def _way_to_read(log: Path) -> str:
-    """Return how SQLite opens a database with this log where nothing may be written."""
+def _require_study(connection: sqlite3.Connection, folder: ResultsFolder) -> None:
+    try:
+        found = connection.execute("SELECT 1 FROM studies WHERE study_name = ?", (folder.study,)).fetchone()
+    except sqlite3.Error as error:
+        if "no such table" not in str(error):
+            raise _unusable(folder, str(error)) from error
+        found = None
+    if not found:
+        raise SearchError(
+            f"{folder.database}: holds no study {folder.study!r} yet; if no search begins there: {RESTORE}"
+        )
+
+
+def _way_to_read(folder: ResultsFolder, reading: bool) -> str | None:
+    """Return how SQLite opens the database so that nothing is written, or None where it may be."""
+    log = folder.database.with_name(f"{folder.database.name}-wal")
     # What a search that runs, or was killed, has committed last is in its log, which immutable=1 would leave out; where
     # there is no log SQLite wants to make one, unless immutable=1 tells it that it need not.
-    return "mode=ro" if log.exists() and log.stat().st_size else "immutable=1"
+    if not os.access(folder.path, os.W_OK):
+        return "mode=ro" if log.exists() and log.stat().st_size else "immutable=1"
+    # A reader that wrote could meet a worker that is about to make the tables, and would leave files of its own.
+    return ("mode=ro" if log.exists() else "immutable=1") if reading else None
 
 
 def _create(storage: RDBStorage, name: str) -> Study:

@@ -121,3 +121,16 @@ def test_a_search_that_lost_its_database_is_not_begun_again_over_what_it_left(
     )
     assert fingerprint(folder / "completions") == completions
     assert command("run", config, "--out", folder, "--fresh", "--trials", "1").exit_code == 0
+
+
+def test_a_reader_makes_no_tables_where_a_search_is_about_to(folder: Path, command: Runner) -> None:
+    # A worker whose database has no tables yet was told that they exist already, if a reader made them meanwhile.
+    (folder / "study.db").unlink()
+    with closing(sqlite3.connect(folder / "study.db")) as worker:
+        worker.execute("PRAGMA journal_mode=WAL")
+        worker.execute("create table other (id int)")
+        assert (folder / "study.db-wal").stat().st_size
+        read = command("leaderboard", folder)
+        assert read.exit_code == 2
+        assert "study.db: holds no study 'finished' yet; if no search begins there: restore it" in read.stderr
+        assert worker.execute("select name from sqlite_master").fetchall() == [("other",)]
