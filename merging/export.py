@@ -19,9 +19,8 @@ from torch import Tensor
 
 from merging import compatible
 from merging.calibration import calibrate
-from merging.checkpoints.checkpoint import locate
 from merging.errors import MergingError
-from merging.kernel import output_dtype, run_steps
+from merging.kernel import model_dtype, output_dtype, run_steps
 from merging.methods import METHODS
 from merging.models import generation_config, merged_config
 from merging.native import Kernels, choose_kernels
@@ -33,6 +32,9 @@ from merging.tokenization.merged_tokenizer import MergedTokenizer
 from merging.tokenization.special_tokens import ROLES, SpecialTokens
 from merging.tokenization.tokenizers import has_tokenizer
 
+_SIZES = (("GB", 10**9), ("MB", 10**6), ("KB", 10**3), ("bytes", 1))
+# Of the donor's files, those that may come with the weights.
+_COPIED = (".json", ".jinja", ".model", ".txt", ".py")
 # mergekit-yaml's K, M and B (billion) are bytes, too.
 _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "K": 10**3, "M": 10**6, "B": 10**9}
 
@@ -53,6 +55,7 @@ def export_model(
     compile: bool | None = None,
     mergekit_compatible: bool = False,
     progress: Callable[[str, int, int], None] | None = None,
+    note: Callable[[str], None] | None = None,
 ) -> None:
     """Merge a recipe into a folder: recipe.yaml, safetensors, configs, tokenizer and model card.
 
@@ -75,12 +78,14 @@ def export_model(
         compile: whether to merge with compiled kernels, on a CPU; by default where that saves time.
         mergekit_compatible: whether mergekit must be able to read what is exported.
         progress: called with (phase, done, in all).
+        note: called with what is otherwise than a person would hope, in sentences.
 
     Raises:
         MergingError: the recipe does not fit its parents, the folder is taken, or the disk is full.
     """
     limit = _bytes(max_shard_size)
     _check_free(to)
+    to = to.resolve()  # a link to an empty folder is filled, and stays
     # Every tensor is merged once: to keep it would cost memory and save nothing.
     with ParentSet.open(
         recipe,
@@ -90,12 +95,15 @@ def export_model(
         trust_remote_code=trust_remote_code,
         allow_crimes=allow_crimes,
     ) as parents:
+        if note:
+            for sentence in parents.notes:
+                note(sentence)
         plan = make_plan(recipe, parents)
         tokenizer = _tokenizer(recipe, parents, copy_tokenizer)
         calibrate(plan.steps, parents, progress)
         try:
             to.parent.mkdir(parents=True, exist_ok=True)
-            _check_space(to, _total_bytes(plan, parents) + _size_of_the_rest(recipe))
+            _check_space(to, _total_bytes(plan, parents) + _size_of_the_rest(parents.checkpoints[recipe.donor].folder))
             part = Path(tempfile.mkdtemp(prefix=f".{to.name}.", suffix=".part", dir=to.parent))
         except OSError as error:
             raise _unwritable(to, error) from None
@@ -214,7 +222,7 @@ def _write_equivalent(
 
 def _write_configs(recipe: Recipe, plan: Plan, parents: ParentSet, folder: Path, special: SpecialTokens | None) -> None:
     donor = parents.checkpoints[recipe.donor]
-    merged_config(donor, plan, parents, output_dtype(plan.steps[0], parents), special).save_pretrained(folder)
+    merged_config(donor, plan, parents, model_dtype(plan, parents), special).save_pretrained(folder)
     if parents.trust_remote_code:
         for code in donor.folder.glob("*.py"):
             shutil.copyfile(code, folder / code.name)
@@ -231,9 +239,8 @@ def _write_configs(recipe: Recipe, plan: Plan, parents: ParentSet, folder: Path,
 def _entries(plan: Plan, parents: ParentSet) -> list[Entry]:
     firsts = [step.sources()[0] for step in plan.steps]
     shapes = [parents.shape(source.parent, source.tensor) for source in firsts]
-    return [
-        Entry(step.name, shape, output_dtype(step, parents)) for step, shape in zip(plan.steps, shapes, strict=True)
-    ]
+    dtype = model_dtype(plan, parents)
+    return [Entry(step.name, shape, dtype) for step, shape in zip(plan.steps, shapes, strict=True)]
 
 
 def _total_bytes(plan: Plan, parents: ParentSet) -> int:
@@ -241,6 +248,10 @@ def _total_bytes(plan: Plan, parents: ParentSet) -> int:
 
 
 def _check_free(to: Path) -> None:
+    place = to.resolve()
+    if place == Path.cwd() or place.is_mount():
+        what = "a mount point" if place.is_mount() else "the current folder"
+        raise MergingError(f"{to}: is {what}, which cannot be replaced by a whole model; give a folder in it")
     if to.is_file() or (to.is_dir() and any(to.iterdir())):
         raise MergingError(f"{to}: exists already and is not empty; choose another folder, or remove it first")
 
@@ -249,13 +260,20 @@ def _check_space(to: Path, needed: int) -> None:
     free = shutil.disk_usage(to.parent).free
     if free < needed:
         raise MergingError(
-            f"{to}: the export needs {needed / 1e9:.2f} GB and the disk has {free / 1e9:.2f} GB free; "
+            f"{to}: the export needs {_size(needed)} and the disk has {_size(free)} free; "
             "make room or choose another folder"
         )
 
 
-def _size_of_the_rest(recipe: Recipe) -> int:
-    files = [file for file in locate(recipe.donor).iterdir() if file.is_file() and file.suffix != ".safetensors"]
+def _size(count: int) -> str:
+    """Return a number of bytes in the largest unit of which it has one."""
+    unit, factor = next(((unit, factor) for unit, factor in _SIZES if count >= factor), _SIZES[-1])
+    return f"{count / factor:.{2 if factor > 1 else 0}f} {unit}"
+
+
+def _size_of_the_rest(donor: Path) -> int:
+    """Return what the configs and the tokenizer take."""
+    files = [file for file in donor.iterdir() if file.is_file() and file.suffix in _COPIED]
     return sum(file.stat().st_size for file in files)
 
 

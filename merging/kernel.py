@@ -25,7 +25,7 @@ from merging.methods.random_bits import keys
 from merging.methods.registry import Block, Scratch, Undefined
 from merging.native import FORMATS, Kernels
 from merging.parents import ParentSet
-from merging.plan import Step
+from merging.plan import Plan, Step
 
 T = TypeVar("T")
 
@@ -104,6 +104,14 @@ class StepOperands:
 def output_dtype(step: Step, parents: ParentSet) -> torch.dtype:
     """Return the dtype that a step's output has."""
     return torch_dtype(step.out_dtype) if step.out_dtype else merge_dtype(step, parents)
+
+
+def model_dtype(plan: Plan, parents: ParentSet) -> torch.dtype:
+    """Return the dtype of all tensors of a merge: that of its first one, the embedding.
+
+    transformers computes in one dtype; parents that hold their norms in another one are written in this one, too.
+    """
+    return output_dtype(plan.steps[0], parents)
 
 
 def merge_dtype(step: Step, parents: ParentSet) -> torch.dtype:

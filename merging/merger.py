@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from merging.calibration import calibrate
-from merging.kernel import output_dtype, run_steps
+from merging.kernel import model_dtype, run_steps
 from merging.methods import METHODS
 from merging.models import build_model, generation_config, merged_config
 from merging.native import Kernels
@@ -26,7 +26,7 @@ from merging.plan import Plan, Source, Step, make_plan
 from merging.recipes.recipe import Recipe
 from merging.sharing import owners, share
 from merging.tokenization.merged_tokenizer import MergedTokenizer
-from merging.tokenization.tokenizers import has_tokenizer
+from merging.tokenization.tokenizers import holds_tokenizer
 
 
 class Merger:
@@ -40,12 +40,17 @@ class Merger:
 
     def __init__(self, parents: ParentSet, random_seed: int = 0, kernels: Kernels | None = None) -> None:
         self.parents = parents
-        self.random_seed = random_seed
+        self._random_seed = random_seed
         self.kernels = kernels
         self._model: PreTrainedModel | None = None
         self._config: dict[str, Any] = {}
         self._owners: dict[str, str] = {}
         self._written: dict[str, Step] = {}
+
+    @property
+    def random_seed(self) -> int:
+        """The seed, which stays: tensors that were written are not drawn again."""
+        return self._random_seed
 
     def plan(self, recipe: Recipe) -> Plan:
         """Return what `apply` would do. Raises MergingError where the recipe does not fit the parents."""
@@ -93,7 +98,7 @@ class Merger:
             if progress:
                 progress(len(self._written), len(steps))
 
-        run_steps(work, self.parents, self.random_seed, self.kernels, done)
+        run_steps(work, self.parents, self._random_seed, self.kernels, done)
         return model
 
     def tokenizer(self, recipe: Recipe) -> PreTrainedTokenizerBase:
@@ -124,9 +129,9 @@ class Merger:
     def _live_model(self, recipe: Recipe, plan: Plan) -> PreTrainedModel:
         donor = self.parents.checkpoints[recipe.donor]
         special = None
-        if recipe.vocabulary_source or has_tokenizer(recipe.donor):
+        if recipe.vocabulary_source or holds_tokenizer(donor.folder):
             special = MergedTokenizer.of(recipe, self.parents).special
-        config = merged_config(donor, plan, self.parents, output_dtype(plan.steps[0], self.parents), special)
+        config = merged_config(donor, plan, self.parents, model_dtype(plan, self.parents), special)
         if self._model is None or self._config != config.to_dict():
             self._model = None  # its memory goes before the next model's comes
             self._owners, self._written = {}, {}

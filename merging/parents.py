@@ -18,6 +18,7 @@ from merging.checkpoints.architecture import Architecture, skeleton
 from merging.checkpoints.assembled import assemble
 from merging.checkpoints.checkpoint import Checkpoint
 from merging.checkpoints.weights import StoredTensor
+from merging.differences import different_computations, different_heads, different_ids
 from merging.errors import MergingError
 from merging.recipes.recipe import Recipe
 from merging.residency.memory import Budget
@@ -44,6 +45,7 @@ class ParentSet:
         self.statistics = Statistics()
         self._derived: dict[tuple[str, str], StoredTensor] = {}
         self._layers: dict[str, int] = {}
+        self._differences: dict[str, None] = {}
         self._residency = Residency(device, budget)
 
     @classmethod
@@ -91,8 +93,8 @@ class ParentSet:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What is otherwise than the person who chose the device would hope, in sentences."""
-        return tuple(self._residency.notes)
+        """What is otherwise than the person who chose the parents and the device would hope, in sentences."""
+        return (*self._differences, *self._residency.notes)
 
     @property
     def elements(self) -> int:
@@ -193,6 +195,13 @@ class ParentSet:
                         f"{rows[recipe.donor]}; set tokenizer_source in the recipe (union keeps the tokens of all "
                         "models, base those of the base), which brings the rows of each token together"
                     )
+        donor = self.checkpoints[recipe.donor]
+        for name in recipe.parents():
+            if moved := different_ids(self.checkpoints[name].folder, donor.folder):
+                self._note(
+                    f"model {name}: {moved}, as in {recipe.donor}; rows are merged by their ids, unless the recipe "
+                    "has a tokenizer_source"
+                )
 
     def _check(self, allow_crimes: bool) -> None:
         reference = self.checkpoints[self._reference]
@@ -216,6 +225,23 @@ class ParentSet:
                     "the files are not of one model, or some are missing"
                 )
             self._check_shapes(checkpoint, reference)
+            self._compare(checkpoint, reference, allow_crimes)
+
+    def _compare(self, checkpoint: Checkpoint, reference: Checkpoint, allow_crimes: bool) -> None:
+        """Refuse heads that are cut otherwise, and note what is computed otherwise."""
+        heads = different_heads(checkpoint.config, reference.config)
+        if heads and not allow_crimes:
+            raise MergingError(
+                f"model {checkpoint.reference}: {heads}, as it is in {reference.reference}; tensors whose heads are "
+                "cut otherwise do not mean the same, though they fit; --allow-crimes (allow_crimes=True) merges them"
+            )
+        for found in [*([heads] if heads else []), *different_computations(checkpoint.config, reference.config)]:
+            self._note(
+                f"model {checkpoint.reference}: {found}, as in {reference.reference}; a merge computes as its base"
+            )
+
+    def _note(self, difference: str) -> None:
+        self._differences[difference] = None
 
     def _check_shapes(self, checkpoint: Checkpoint, reference: Checkpoint) -> None:
         for name in self.architecture.names(self.layers(checkpoint.reference)):

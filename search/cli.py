@@ -297,6 +297,7 @@ def merge(
             trust_remote_code=trust_remote_code,
             allow_crimes=allow_crimes,
         ) as parents:
+            _tell(*parents.notes)
             click.echo(Merger(parents, random_seed).plan(loaded).describe())
         return
     with _bar() as progress:
@@ -304,7 +305,7 @@ def merge(
             loaded, folder, random_seed=random_seed, device=device, max_shard_size=max_shard_size,
             mergekit_compatible=mergekit_compatible, lazy_unpickle=lazy_unpickle, copy_tokenizer=copy_tokenizer,
             write_model_card=write_model_card, allow_crimes=allow_crimes, trust_remote_code=trust_remote_code,
-            compile=compile, progress=progress,
+            compile=compile, progress=progress, note=_tell,
         )  # fmt: skip
     click.echo(f"{folder}: {loaded.merge_method} of {len(loaded.parents())} models")
     _tell_of_mergekit(folder, loaded.merge_method, mergekit_compatible)
@@ -403,6 +404,11 @@ def _tell_of_mergekit(folder: Path, merge_method: str, compatible: bool) -> None
         click.echo(f"mergekit reads {folder / 'recipe.yaml'}; the model is {folder / DELTA}" if compatible else line)
 
 
+def _tell(*notes: str) -> None:
+    for note in notes:
+        click.echo(note, err=True)
+
+
 def _tell_isolation(isolation: str) -> None:
     if "missing" in isolation:
         click.echo(f"this system lacks layers of the sandbox ({isolation})", err=True)
@@ -424,6 +430,7 @@ def _show_plan(config: SearchConfig) -> None:
         click.echo(f"{found.path}: {interval}{knots}")
     example = config.space.recipe_at(config.warm_starts[0]) if config.warm_starts else config.space.example()
     with ParentSet.open(config.space.corners(), "cpu", **config.merging.switches) as parents:
+        _tell(*parents.notes)
         if warning := config.space.fitting_corners(Merger(parents).plan).warning:
             click.echo(f"\n{warning}")
         click.echo(f"\n{'The first warm start' if config.warm_starts else 'For example'}:\n")
@@ -505,6 +512,7 @@ def _model(
     with ParentSet.open(
         reference, device, memory_budget=0, lazy_unpickle=lazy_unpickle, trust_remote_code=trusted
     ) as parents:
+        _tell(*parents.notes)
         merger = Merger(parents, random_seed)
         model = merger.apply(reference, lambda done, total: progress("merging", done, total))
         yield model, merger.tokenizer(reference)

@@ -47,7 +47,11 @@ def with_padding(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
 
 def has_tokenizer(reference: str) -> bool:
     """Whether a model has a tokenizer."""
-    folder = locate(reference)
+    return holds_tokenizer(locate(reference))
+
+
+def holds_tokenizer(folder: Path) -> bool:
+    """Whether a model's folder has a tokenizer."""
     return any((folder / name).exists() for name in FILES)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -12,12 +13,13 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
 import yaml
 from mergekit.config import MergeConfiguration  # type: ignore[import-untyped]
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
@@ -278,8 +280,59 @@ def test_too_little_room_is_seen_before_anything_is_written(
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
     with pytest.raises(MergingError) as caught:
         export_model(recipe(family), tmp_path / "merge")
-    assert str(caught.value).startswith(f"{tmp_path}/merge: the export needs 0.00 GB and the disk has 0.00 GB free; ")
+    assert str(caught.value).startswith(f"{tmp_path}/merge: the export needs ")
+    assert re.search(r"needs \d\d\d?\.\d\d KB and the disk has 1\.00 KB free; make room", str(caught.value))
     assert not list(tmp_path.iterdir())
+
+
+def test_weights_that_are_not_copied_need_no_room(
+    family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(family.base, base)
+    with (base / "pytorch_model.bin").open("wb") as file:
+        file.truncate(10**12)  # of holes
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10**9))
+    export_model(Recipe.single(str(base)), tmp_path / "merge")
+
+
+# --- where an export goes -------------------------------------------------------------------------------------------
+
+
+def test_a_link_to_an_empty_folder_is_filled(family: Family, tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    export_model(recipe(family), tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "disk" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(("place", "what"), [(".", "the current folder"), ("/proc", "a mount point")])
+def test_a_folder_that_cannot_be_replaced_is_refused_before_anything_is_merged(
+    family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, what: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("merging.export.run_steps", Mock(side_effect=AssertionError))
+    with pytest.raises(
+        MergingError, match=f"is {what}, which cannot be replaced by a whole model; give a folder in it"
+    ):
+        export_model(recipe(family), Path(place))
+    assert not list(tmp_path.iterdir())
+
+
+def test_parents_of_two_dtypes_are_exported_in_that_of_the_live_model(family: Family, tmp_path: Path) -> None:
+    mixed = tmp_path / "mixed"
+    shutil.copytree(family.a, mixed)
+    tensors = load_file(mixed / "model.safetensors")
+    tensors |= {name: tensor.float() * 1.001 for name, tensor in tensors.items() if "norm" in name}
+    save_file(tensors, mixed / "model.safetensors", metadata={"format": "pt"})
+    single = Recipe.average([str(mixed), family.b])
+    with ParentSet.open(single) as parents:
+        live = Merger(parents).apply(single).state_dict()
+    export_model(single, tmp_path / "merge")
+    exported = load_file(tmp_path / "merge/model.safetensors")
+    assert {tensor.dtype for tensor in exported.values()} == {torch.bfloat16}
+    assert all(torch.equal(live[name], tensor) for name, tensor in exported.items())
 
 
 @contextmanager

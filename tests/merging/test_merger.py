@@ -223,3 +223,62 @@ def test_progress_counts_every_tensor_and_ends_whole(family: Family) -> None:
             merger.apply(recipe, progress)
             steps = len(merger.plan(recipe).steps)
             assert progress.call_args_list == [call(done, steps) for done in range(1, steps + 1)]
+
+
+@pytest.mark.parametrize("method", ["dare_linear", "della_linear"])
+def test_every_tensor_and_every_parent_has_a_mask_of_its_own(make_model: ModelMaker, method: str) -> None:
+    # Of a base of zeros and parents of ones (and twos) the merge shows which elements were kept of which.
+    folders = [Path(make_model(name)) for name in ("base", "one", "two")]
+    for value, folder in enumerate(folders):
+        stored = load_file(folder / "model.safetensors")
+        filled = {name: torch.full_like(tensor, value) for name, tensor in stored.items()}
+        save_file(filled, folder / "model.safetensors", metadata={"format": "pt"})
+    more = ", epsilon: 0.1" if method == "della_linear" else ""
+    recipe = Recipe.parse(f"""
+merge_method: {method}
+base_model: {folders[0]}
+models: [{{model: {folders[1]}}}, {{model: {folders[2]}}}]
+parameters: {{density: 0.5, weight: 1, rescale: false, normalize: false{more}}}
+""")
+    with ParentSet.open(recipe) as parents:
+        merged = tensors(Merger(parents).apply(recipe))
+    masks = [tensor.flatten()[:512] for tensor in merged.values() if tensor.numel() >= 512]
+    kept = [[mask % 2 == 1, mask >= 2] for mask in masks]
+    every = [mask for both in kept for mask in both]
+    assert len(every) > 20
+    for index, mask in enumerate(every):
+        assert 0.3 < mask.float().mean() < 0.7
+        # Masks that are independent agree in about half of their elements.
+        assert all(0.3 < (mask == other).float().mean() < 0.7 for other in every[index + 1 :])
+
+
+def test_the_seed_of_a_merger_stays(family: Family) -> None:
+    with ParentSet.open(Recipe.parse(text(family))) as parents:
+        merger = Merger(parents, random_seed=7)
+        with pytest.raises(AttributeError):
+            merger.random_seed = 8  # type: ignore[misc]
+        assert merger.random_seed == 7
+
+
+@pytest.mark.parametrize("source", ["", "tokenizer_source: union"])
+def test_a_candidate_looks_for_no_model_again(family: Family, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
+    first, second = (Recipe.parse(text(family, weight=weight) + source) for weight in (0.5, 0.9))
+    with ParentSet.open(first) as parents:
+        merger = Merger(parents)
+        merger.apply(first)
+        tokenizer = merger.tokenizer(first)
+        for module in ("tokenizers", "merged_tokenizer"):
+            # What finds a model asks the hub where it is none of this machine's folders.
+            monkeypatch.setattr(f"merging.tokenization.{module}.locate", Mock(side_effect=AssertionError))
+        merger.apply(second)
+        assert merger.tokenizer(second) is tokenizer
+
+
+def test_closed_parents_hold_nothing(family: Family) -> None:
+    recipe = Recipe.parse(text(family))
+    with ParentSet.open(recipe) as parents:
+        Merger(parents).apply(recipe)
+        computed = Mock(return_value=1)
+        parents.statistics.once("x", computed)
+    parents.statistics.once("x", computed)
+    assert computed.call_count == 2

@@ -146,6 +146,30 @@ def test_a_crime_whose_tensors_do_not_fit_is_explained(command: Command, family:
     )
 
 
+def test_parents_that_do_not_mean_the_same_are_told_or_refused(
+    command: Command, family: Family, tmp_path: Path
+) -> None:
+    recipe = linear(tmp_path, [family.a, family.b])
+    file = family.b / "config.json"
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps(config | {"rms_norm_eps": 0.5}))
+    told = f"model {family.b}: rms_norm_eps is 0.5 and not 1e-06, as in {family.a}"
+    search = family.write()
+    for words in (
+        ["merge", recipe, tmp_path / "out"],
+        ["merge", recipe, tmp_path / "out", "--dry-run"],
+        ["run", search, "--out", tmp_path / "run", "--dry-run"],
+        ["run", search, "--out", tmp_path / "run", "--trials", "1"],
+    ):
+        done = command(*words)
+        assert done.exit_code == 0
+        assert told.partition(", as in")[0] in done.stderr
+    file.write_text(json.dumps(config | {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 4}))
+    for words in (["merge", recipe, tmp_path / "other"], ["run", search, "--out", tmp_path / "other"]):
+        refused(command(*words), f"model {family.b}: num_attention_heads is 8 and not 4", "--allow-crimes")
+    assert not (tmp_path / "other").exists()
+
+
 # --- code of a model's own ------------------------------------------------------------------------------------------
 
 CONFIGURATION = """
