@@ -446,6 +446,8 @@ def _print_leaderboard(found: Leaderboard, top: int | None) -> None:
     console = Console()
     if sys.stdout.isatty():
         console.print(found.table(top, console.width))
+        for line in found.numbers_below(console.width):
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
     else:
         console = Console(width=_PIPED_WIDTH)
         with console.capture() as capture:

@@ -170,6 +170,14 @@ class Leaderboard:
             table.add_row(*(Text(cell) for cell in cells[: len(columns)]), style=style)
         return table
 
+    def numbers_below(self, width: int) -> list[str]:
+        """Return the numbers of the best trial, for below a table that had no room for them; else nothing."""
+        best = next((row for row in self.rows if row.trial == self.best), None)
+        if best is None or width >= _WIDE:
+            return []
+        short = short_names([row.name for row in self.rows if row.kind == "parent"])
+        return [f"{best.name}:", *number_lines(best.numbers, best.recipe, short, width)]
+
     def _called(self, row: Row, short: Mapping[str, str], width: int) -> str:
         """Return what a row is called; no name pushes the scores off the screen."""
         mark = f" (= {row.same_as})" if row.same_as is not None else ""

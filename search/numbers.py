@@ -15,6 +15,8 @@ from search.progress import shorten
 
 # The most that a model's name takes of a line.
 _LABEL_WIDTH = 24
+# From here on the places after the point say nothing.
+_LARGE = 1000
 # Keys of a recipe that say nothing beside the others.
 _NEEDLESS = ("models", "modules", "slices", "sources", "parameters", "value")
 _PART = re.compile(r"[^.\[\]]+")
@@ -82,7 +84,7 @@ def _label(node: object, index: int, names: Mapping[str, str]) -> list[str]:
 
 def _shown(value: object, names: Mapping[str, str]) -> str:
     if isinstance(value, float):
-        return f"{value:.2f}" if abs(value) >= 0.01 or not value else f"{value:.2g}"
+        return f"{value:.2f}" if 0.01 <= abs(value) < _LARGE or not value else f"{value:.3g}"
     return names.get(value, value) if isinstance(value, str) else str(value)
 
 

@@ -5,7 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import pty
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Mapping
 from contextlib import closing
@@ -178,6 +182,20 @@ def test_a_table_names_models_as_a_terminal_shows_it(board: Leaderboard, width: 
     assert (re.search(r"  a: density \d\S+ \d\S+  b: weight \d\S+$", best.rstrip()) is not None) is (width == 160)
     assert best.startswith("trial 5  ")
     assert len(lines) == 2 + len(board.rows)
+
+
+@pytest.mark.parametrize("width", [80, 160])
+def test_a_terminal_shows_the_numbers_of_the_best_whatever_its_width(finished: Path, width: int) -> None:
+    controller, terminal = pty.openpty()
+    with os.fdopen(controller, "rb", buffering=0) as reader, os.fdopen(terminal, "wb") as stdout:
+        words = [sys.executable, "-m", "search", "leaderboard", str(finished)]
+        subprocess.run(
+            words, stdout=stdout, env=os.environ | {"COLUMNS": str(width), "TERM": "xterm", "NO_COLOR": "1"}, check=True
+        )
+        text = reader.read(65_536).decode().replace("\N{NO-BREAK SPACE}", " ")
+    assert text.count("density ") == (1 if width == 80 else 3)
+    best = Leaderboard.open(finished).best
+    assert re.search(rf"trial {best}:\s+a: density \d.*\s+b: weight \d", text) if width == 80 else True
 
 
 def test_what_looks_like_markup_in_a_name_is_shown(family: Family) -> None:

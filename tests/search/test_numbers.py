@@ -64,6 +64,12 @@ def shown(numbers: dict[str, Any], recipe: dict[str, Any], width: int = 200) -> 
             MODELS,
             "strings: weight 0.0012  lambda 0.00",
         ),
+        (
+            {"models[0].parameters.weight": 1.0647695450795e30, "parameters.lambda": -123456.0},
+            MODELS,
+            "strings: weight 1.06e+30  lambda -1.23e+05",
+        ),
+        ({"parameters.lambda": 1.23456e-7}, MODELS, "lambda 1.23e-07"),
         ({"models[0].parameters.weight": 0.5, "models[1].parameters.weight": 0.5}, {}, "weight 0.50 0.50"),
         ({}, MODELS, ""),
     ],
