@@ -11,16 +11,14 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
-from functools import reduce
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from merging import compatible
 from merging.calibration import calibrate
 from merging.errors import MergingError
-from merging.kernel import model_dtype, output_dtype, run_steps
+from merging.kernel import model_dtype, run_steps
 from merging.methods import METHODS
 from merging.models import generation_config, merged_config
 from merging.native import Kernels, choose_kernels
@@ -212,7 +210,7 @@ def _write_weights(
 def _write_equivalent(
     recipe: Recipe, plan: Plan, parents: ParentSet, folder: Path, to: Path, write_model_card: bool
 ) -> None:
-    dtype = reduce(torch.promote_types, (output_dtype(step, parents) for step in plan.steps))
+    dtype = model_dtype(plan, parents)
     same_shapes = plan.layers == parents.layers(recipe.donor) and plan.rows is None
     written = compatible.equivalent(recipe, to.resolve() / compatible.DELTA, dtype, same_shapes)
     (folder / "recipe.yaml").write_text(written.to_yaml(), encoding="utf-8")

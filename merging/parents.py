@@ -17,8 +17,8 @@ from torch import Tensor
 from merging.checkpoints.architecture import Architecture, skeleton
 from merging.checkpoints.assembled import assemble
 from merging.checkpoints.checkpoint import Checkpoint
+from merging.checkpoints.differences import different_computations, different_heads, different_ids
 from merging.checkpoints.weights import StoredTensor
-from merging.differences import different_computations, different_heads, different_ids
 from merging.errors import MergingError
 from merging.recipes.recipe import Recipe
 from merging.residency.memory import Budget
