@@ -35,6 +35,8 @@ _BLOCK = {"cpu": 1 << 19}
 _WHOLE = 1 << 26
 # A compiled kernel keeps nothing in between; a block is only what one thread does at a time.
 _FUSED_BLOCK = 1 << 22
+# Tensors that a thread is given together: to be given one takes as long as merging a small one.
+_AT_A_TIME = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,24 +156,27 @@ def run_steps(
     calibrate((step for step, _ in work), parents)
     own = threading.local()
 
-    def run(step: Step, out: Tensor) -> None:
+    def run(*some: tuple[Step, Tensor]) -> None:
         scratch = own.__dict__.setdefault("scratch", Scratch())
         with torch.inference_mode():  # which belongs to a thread, too
-            run_step(step, parents, out, random_seed, kernels, scratch)
+            for step, out in some:
+                run_step(step, parents, out, random_seed, kernels, scratch)
 
     if parents.device.type != "cpu":
         _expect(work[:1], parents)
         for index, (step, out) in enumerate(work):
             _expect(work[index + 1 : index + 2], parents)
-            run(step, out)
+            run((step, out))
             done(step)
         return
+    groups = [work[index : index + _AT_A_TIME] for index in range(0, len(work), _AT_A_TIME)]
     with _one_thread_an_operation() as threads, ThreadPoolExecutor(threads, "merge") as pool:
         try:
-            results = [(step, pool.submit(run, step, out)) for step, out in work]
-            for step, result in results:
+            results = [(group, pool.submit(run, *group)) for group in groups]
+            for group, result in results:
                 result.result()
-                done(step)
+                for step, _ in group:
+                    done(step)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 

@@ -397,16 +397,16 @@ def score(samples: Path, problems: str, as_json: bool, allow_code_execution: boo
     click.echo(f"pass@1 {scored.pass_at_1:.1%} over {len(set(scored.task_ids))} problems")
 
 
-def _tell(*notes: str) -> None:
-    for note in notes:
-        click.echo(note, err=True)
-
-
 def _tell_of_mergekit(folder: Path, merge_method: str, compatible: bool) -> None:
     from merging.compatible import DELTA, notice
 
     if line := notice(merge_method):
         click.echo(f"mergekit reads {folder / 'recipe.yaml'}; the model is {folder / DELTA}" if compatible else line)
+
+
+def _tell(*notes: str) -> None:
+    for note in notes:
+        click.echo(note, err=True)
 
 
 def _tell_isolation(isolation: str) -> None:

@@ -7,11 +7,12 @@ four times as much; elections are therefore decided on bits.
 from __future__ import annotations
 
 import math
-from functools import lru_cache
+import struct
 
 import torch
 from torch import Tensor
 
+_FORMATS = {torch.float16: ("<e", "<h"), torch.float32: ("<f", "<i"), torch.float64: ("<d", "<q")}
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -25,16 +26,24 @@ def bits_dtype(dtype: torch.dtype) -> torch.dtype:
     return _INTEGERS[dtype.itemsize]
 
 
-@lru_cache(1 << 16)
 def bits_of(number: float, dtype: torch.dtype) -> int:
-    """Return the bits of a number in a dtype, as a signed integer."""
-    return int(as_bits(torch.tensor(number, dtype=dtype)))
+    """Return the bits of a finite number in a dtype, as a signed integer."""
+    # Without torch, which takes ten times as long for one number.
+    if dtype == torch.bfloat16:
+        (bits,) = struct.unpack("<i", struct.pack("<f", number))
+        return int(bits + 0x7FFF + (bits >> 16 & 1)) >> 16
+    floating, whole = _FORMATS[dtype]
+    (bits,) = struct.unpack(whole, struct.pack(floating, number))
+    return int(bits)
 
 
-@lru_cache(1 << 16)
 def number_of(bits: int, dtype: torch.dtype) -> float:
     """Return the number of a dtype that has these bits."""
-    return float(torch.tensor(bits, dtype=bits_dtype(dtype)).view(dtype))
+    if dtype == torch.bfloat16:
+        bits, dtype = bits << 16, torch.float32
+    floating, whole = _FORMATS[dtype]
+    (number,) = struct.unpack(floating, struct.pack(whole, bits))
+    return float(number)
 
 
 def magnitude_mask(dtype: torch.dtype) -> int:

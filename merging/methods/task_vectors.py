@@ -80,9 +80,9 @@ class Mixture:
 
 def _prepare(thinner: Thinner) -> Callable[[Operands, Numbers], Mixture]:
     def prepare(operands: Operands, numbers: Numbers) -> Mixture:
-        weights = torch.tensor(numbers.each("weight"), dtype=operands.dtype)
+        weights, total = _rounded(numbers.each("weight"), operands.dtype)
         parts, finite = [], True
-        for index, (weight, density) in enumerate(zip(weights.tolist(), numbers.each("density"), strict=True)):
+        for index, (weight, density) in enumerate(zip(weights, numbers.each("density"), strict=True)):
             if weight == 0 or (extremes := delta_extremes(operands, index)) == (0, 0):
                 continue
             if not all(map(math.isfinite, extremes)):
@@ -92,9 +92,16 @@ def _prepare(thinner: Thinner) -> Callable[[Operands, Numbers], Mixture]:
             thinning = thinner.find(operands, index, density, numbers.flag("rescale"), *others)
             if thinning is not NOTHING:
                 parts.append(Part(index, weight, thinning))
-        return Mixture(tuple(parts), float(weights.sum()), finite)
+        return Mixture(tuple(parts), total, finite)
 
     return prepare
+
+
+@lru_cache(1 << 12)
+def _rounded(weights: tuple[float, ...], dtype: torch.dtype) -> tuple[tuple[float, ...], float]:
+    """Return weights as a dtype holds them, and their sum in it."""
+    rounded = torch.tensor(weights, dtype=dtype)
+    return tuple(rounded.tolist()), float(rounded.sum())
 
 
 def _merge(block: Block, numbers: Numbers, mixture: Mixture, elect: bool) -> Tensor:
@@ -175,13 +182,8 @@ def _fused(kernels: Kernels, block: Block, numbers: Numbers, mixture: Mixture, o
     )
     parts = [_native_part(block, part) for part in mixture.parts]
     weights = tuple(part.weight for part in mixture.parts)
-    divisor = _sum_of_all(weights, block.base.dtype) if elect else _divisor(mixture.total_weight)
+    divisor = _rounded(weights, block.base.dtype)[1] or 1.0 if elect else _divisor(mixture.total_weight)
     return native.merge(kernels, form, block.base, parts, out, block.start, divisor, numbers.number("lambda"))
-
-
-@lru_cache(1 << 16)
-def _sum_of_all(weights: tuple[float, ...], dtype: torch.dtype) -> float:
-    return float(torch.tensor(weights, dtype=dtype).sum()) or 1.0
 
 
 def _native_part(block: Block, part: Part) -> tuple[native.Part, Tensor, float]:

@@ -104,7 +104,11 @@ class Liar:
     __class__ = int  # type: ignore[assignment]
 
 
-@pytest.mark.parametrize("value", [Liar(), object(), len, lambda: 1, int, pytest, iter([])])
+@pytest.mark.parametrize(
+    "value",
+    [Liar(), object(), len, lambda: 1, int, pytest, iter([])],
+    ids=["liar", "object", "builtin", "function", "type", "module", "iterator"],
+)
 def test_what_has_no_plain_form_is_for_its_side_to_decide(value: object) -> None:
     asked: list[object] = []
 

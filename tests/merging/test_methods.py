@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from merging.kernel import run_step
 from merging.methods import METHODS, Scope
 from merging.methods.arcee_fusion import quartiles
-from merging.methods.bits import number_of
+from merging.methods.bits import as_bits, bits_of, number_of
 from merging.methods.breadcrumbs import find_band
 from merging.methods.random_bits import keep_mask, keys
 from merging.methods.registry import Scratch
@@ -47,6 +47,14 @@ def test_trimming_keeps_exactly_the_largest_and_of_equals_the_first(
     assert torch.equal(cut.apply(delta, 0), expected)
     half = len(values) // 2
     assert torch.equal(torch.cat([cut.apply(delta[:half], 0), cut.apply(delta[half:], half)]), expected)
+
+
+@settings(deadline=None)
+@given(number=st.floats(-60000, 60000, allow_nan=False), dtype=st.sampled_from(DTYPES))
+def test_the_bits_of_a_number_are_torchs(number: float, dtype: torch.dtype) -> None:
+    bits = bits_of(number, dtype)
+    assert bits == int(as_bits(torch.tensor(number, dtype=dtype)))
+    assert number_of(bits, dtype) == float(torch.tensor(number, dtype=dtype))
 
 
 @settings(deadline=None, max_examples=40)
