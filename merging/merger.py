@@ -7,6 +7,7 @@ tensors are undefined until the next successful `apply`.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import chain
@@ -46,6 +47,7 @@ class Merger:
         self._config: dict[str, Any] = {}
         self._owners: dict[str, str] = {}
         self._written: dict[str, Step] = {}
+        self._tensors: dict[str, Tensor] = {}
 
     @property
     def random_seed(self) -> int:
@@ -85,7 +87,7 @@ class Merger:
         """
         plan = self.plan(recipe)
         model = self._live_model(recipe, plan)
-        tensors = self._tensors(model)
+        tensors = self._tensors
         simplified = [self._simplified(step) for step in plan.steps]
         wanted = owners(simplified)
         steps = [step for step in simplified if wanted[step.name] == step.name]
@@ -105,7 +107,7 @@ class Merger:
         """Return the tokenizer that the merge has. Raises MergingError if the recipe asks for one it cannot have."""
         return MergedTokenizer.of(recipe, self.parents).tokenizer
 
-    def _tensors(self, model: PreTrainedModel) -> dict[str, Tensor]:
+    def _by_name(self, model: PreTrainedModel) -> dict[str, Tensor]:
         """Return the tensors of the live model, by the names that a merge has for them."""
         found = chain(model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False))
         layout = self.parents.architecture.layout
@@ -131,11 +133,19 @@ class Merger:
         special = None
         if recipe.vocabulary_source or holds_tokenizer(donor.folder):
             special = MergedTokenizer.of(recipe, self.parents).special
-        config = merged_config(donor, plan, self.parents, model_dtype(plan, self.parents), special)
-        if self._model is None or self._config != config.to_dict():
+        dtype = model_dtype(plan, self.parents)
+        once = self.parents.statistics.once
+        # The special tokens are kept by the same memo, so that their identity will do.
+        key = (recipe.donor, plan.stack, plan.rows, dtype, id(special))
+        config = once(("config", *key), lambda: merged_config(donor, plan, self.parents, dtype, special))
+        content = once(("config's content", *key), config.to_dict)
+        if self._model is None or self._config != content:
             self._model = None  # its memory goes before the next model's comes
-            self._owners, self._written = {}, {}
-            self._config = config.to_dict()
-            self._model = build_model(config, self.parents)
-        self._model.generation_config = generation_config(donor, special)
+            self._owners, self._written, self._tensors = {}, {}, {}
+            self._config = content
+            self._model = build_model(copy.deepcopy(config), self.parents)
+            self._tensors = self._by_name(self._model)
+        self._model.generation_config = once(
+            ("generation config", recipe.donor, id(special)), lambda: generation_config(donor, special)
+        )
         return self._model
