@@ -93,8 +93,9 @@ def export_model(
         trust_remote_code=trust_remote_code,
         allow_crimes=allow_crimes,
     ) as parents:
-        if note:
-            for sentence in parents.notes:
+        choice = choose_kernels(parents.elements, parents.device, compile)
+        for sentence in (*parents.notes, *filter(None, [choice.note])):
+            if note:
                 note(sentence)
         plan = make_plan(recipe, parents)
         tokenizer = _tokenizer(recipe, parents, copy_tokenizer)
@@ -106,13 +107,12 @@ def export_model(
         except OSError as error:
             raise _unwritable(to, error) from None
         try:
-            kernels = choose_kernels(parents.elements, parents.device, compile).kernels
             folder = part
             if mergekit_compatible and not METHODS[recipe.merge_method].in_mergekit:
                 folder = part / compatible.DELTA
                 folder.mkdir()
                 _write_equivalent(recipe, plan, parents, part, to, write_model_card)
-            _write_weights(plan, parents, folder, limit, random_seed, kernels, progress)
+            _write_weights(plan, parents, folder, limit, random_seed, choice.kernels, progress)
             _write_configs(recipe, plan, parents, folder, tokenizer.special if tokenizer else None)
             if tokenizer:
                 tokenizer.save(folder)

@@ -35,7 +35,7 @@ _BLOCK = {"cpu": 1 << 19}
 _WHOLE = 1 << 26
 # A compiled kernel keeps nothing in between; a block is only what one thread does at a time.
 _FUSED_BLOCK = 1 << 22
-# Tensors that a thread is given together: to be given one takes as long as merging a small one.
+# Tensors that a thread is given together: asking for one at a time costs more than it balances.
 _AT_A_TIME = 4
 
 

@@ -28,7 +28,7 @@ def bits_dtype(dtype: torch.dtype) -> torch.dtype:
 
 def bits_of(number: float, dtype: torch.dtype) -> int:
     """Return the bits of a finite number in a dtype, as a signed integer."""
-    # Without torch, which takes ten times as long for one number.
+    # Without torch, whose tensors cost more than one number's bits.
     if dtype == torch.bfloat16:
         (bits,) = struct.unpack("<i", struct.pack("<f", number))
         return int(bits + 0x7FFF + (bits >> 16 & 1)) >> 16

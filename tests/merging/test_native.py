@@ -157,7 +157,7 @@ def test_kernels_are_chosen_where_they_pay_or_are_wanted(monkeypatch: pytest.Mon
         choose_kernels(large, torch.device("meta"), wanted=True)
     monkeypatch.delenv("CC", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert "install one, e.g. gcc: merging takes" in choose_kernels(large, cpu).note
+    assert "install one, e.g. gcc: merging takes longer" in choose_kernels(large, cpu).note
     with pytest.raises(MergingError, match=r"install one, e\.g\. gcc$"):
         choose_kernels(small, cpu, wanted=True)
 
@@ -170,3 +170,14 @@ def test_a_compiled_export_has_the_bits_of_an_uncompiled_one(family: Family, tmp
     assert one.keys() == other.keys()
     for name, tensor in one.items():
         assert_same_bits(tensor, other[name])
+
+
+def test_an_export_that_would_compile_and_cannot_says_so(
+    family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("merging.native.choice._WORTH_COMPILING", 0)
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    notes: list[str] = []
+    export_model(Recipe.parse(recipes(family, "bfloat16")["ties"]), tmp_path / "merge", note=notes.append)
+    assert any("no C compiler" in note for note in notes)
