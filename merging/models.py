@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from typing import Any, cast
 
 import torch
@@ -41,7 +42,18 @@ def build_model(config: PreTrainedConfig, parents: ParentSet) -> PreTrainedModel
             config, dtype=config.dtype, trust_remote_code=parents.trust_remote_code
         )
     model.tie_weights()  # which init_weights would have done
+    _widen(model, model.dtype)
     return cast(PreTrainedModel, model.eval().requires_grad_(False))
+
+
+def _widen(model: Any, dtype: torch.dtype) -> None:
+    """Give float32 to what transformers keeps in it on loading a model in fewer bits, and not on building one."""
+    kept = set(model._keep_in_fp32_modules_strict or ()) if dtype.itemsize == 2 else set()
+    kept |= set(model._keep_in_fp32_modules or ()) if dtype == torch.float16 else set()
+    patterns = [re.compile(part.replace("*", ".*")) for part in kept]
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if any(pattern.search(name) for pattern in patterns):
+            tensor.data = tensor.data.float()
 
 
 def generation_config(checkpoint: Checkpoint, special: SpecialTokens | None) -> GenerationConfig:
