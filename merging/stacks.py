@@ -34,6 +34,7 @@ _PERIODIC = (
     "expert_layer_period", "full_attention_interval", "interleave_moe_layer_step", "layer_group_size", "moe_layer_freq",
     "moe_layer_interval",
 )  # fmt: skip
+_DECIDING = (*_FIRST, *_LAST, *_UP_TO, *_PERIODIC)
 _OVERRIDES = "per_layer_config"
 
 
@@ -84,7 +85,7 @@ class _Source:
         """Whether a key's value has an entry a layer."""
         value = self.values.get(key)
         of_layers = isinstance(value, list) and len(value) == self.depth
-        return of_layers and key not in _INDICES and not key.endswith(_NOT_OF_LAYERS)
+        return of_layers and key not in _INDICES and not (key.startswith("mtp_") or key.endswith(_NOT_OF_LAYERS))
 
 
 def _follow(key: str, donor: _Source, sources: Sequence[_Source]) -> Any:
@@ -124,16 +125,24 @@ def check_stack(
     layout = parents.architecture.layout
     built = Architecture.of(skeleton(config, "of these slices", parents.trust_remote_code), layout)
     for name in _differing(built, shapes, parents.architecture.by_token):
-        had, has = (tuple(each[name]) if name in each else None for each in (shapes, built.shapes))
-        what = f"tensor {name}, of shape {list(had)}" if had is not None else f"no tensor {name}"
-        wanted = f"it of shape {list(has)}" if has is not None and had is not None else "one" if has else "none"
-        keys = [key for key in (*_FIRST, *_LAST, *_UP_TO, *_PERIODIC) if key in config.get_text_config().to_dict()]
-        decided = f"by {', '.join(keys)}" if keys else "by a layer's position"
+        had, has = (_as_found(name, each) for each in (shapes, built.shapes))
+        main = parents.architecture.main
+        if main is None or not name.startswith(main.head):
+            raise MergingError(
+                f"slices: the merge has {had} {name}, but a {config.model_type} model of {len(stack)} layers "
+                f"has {has}; its shape goes by the number of layers, so merge such models whole"
+            )
+        layer = stack[int(name[len(main.head) :].partition(".")[0])]
+        keys = [key for key in _DECIDING if key in config.get_text_config().to_dict()]
         raise MergingError(
-            f"slices: the stack has {what}{_origin(name, stack, parents)}, but a {config.model_type} model of "
-            f"{len(stack)} layers has {wanted} (which its config decides {decided}); stack layers of one kind on each "
-            "other's places"
+            f"slices: layer {layer.index} of {layer.parent} has {had} {name} where it is stacked, but a "
+            f"{config.model_type} model of {len(stack)} layers has {has} there, as its config's "
+            f"{', '.join(keys) or 'number of layers'} has it; stack layers of one kind in each place"
         )
+
+
+def _as_found(name: str, shapes: Mapping[str, Sequence[int]]) -> str:
+    return f"a tensor of shape {list(shapes[name])}" if name in shapes else "no tensor"
 
 
 def _differing(built: Architecture, shapes: Mapping[str, Sequence[int]], by_token: frozenset[str]) -> Iterator[str]:
@@ -142,11 +151,3 @@ def _differing(built: Architecture, shapes: Mapping[str, Sequence[int]], by_toke
         free = 1 if name in by_token else 0
         if name not in wanted or name not in shapes or tuple(shapes[name])[free:] != built.shapes[name][free:]:
             yield name
-
-
-def _origin(name: str, stack: Sequence[Layer], parents: ParentSet) -> str:
-    main = parents.architecture.main
-    if main is None or not name.startswith(main.head):
-        return ""
-    layer = stack[int(name[len(main.head) :].partition(".")[0])]
-    return f" (layer {layer.index} of {layer.parent})"
