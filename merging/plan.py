@@ -6,7 +6,7 @@ found here; the numbers are those that mergekit 0.1.5 resolves. Pure data; reads
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from merging.errors import MergingError
@@ -15,7 +15,7 @@ from merging.methods.registry import Number, Numbers
 from merging.modules import DEFAULT, Module, modules_of, name_of
 from merging.parents import ParentSet
 from merging.recipes.recipe import Recipe
-from merging.recipes.schema import OutputSlice, Parameters, last_sources
+from merging.recipes.schema import InputSlice, OutputSlice, Parameters, last_sources
 from merging.recipes.settings import Setting, resolve
 from merging.stacks import Layer, check_stack, stacked_config
 from merging.tokenization.embeddings import aligned_names
@@ -91,11 +91,11 @@ class Plan:
 
 def make_plan(recipe: Recipe, parents: ParentSet) -> Plan:
     """Resolve a recipe against its parents. Raises MergingError where they do not fit."""
-    _check_heads(recipe, parents)
     architecture = parents.architecture
     modules = modules_of(recipe, parents)
     loose = modules[DEFAULT]
     first, last = loose.slices[0], last_sources(loose.slices)
+    _check_heads(recipe, parents, (*first.sources, *last.sources))
     steps = [_step(recipe, first, loose, name, t=0.0) for name in architecture.before]
     stack: tuple[Layer, ...] = ()
     for each in architecture.stacks:
@@ -191,9 +191,10 @@ def _kind(recipe: Recipe, part: OutputSlice, offset: int) -> Layer:
     return Layer(source.model, source.layer_range[0] + offset)
 
 
-def _check_heads(recipe: Recipe, parents: ParentSet) -> None:
+def _check_heads(recipe: Recipe, parents: ParentSet, sources: Iterable[InputSlice]) -> None:
+    """Check that a merge whose head is its embedding is not made of a model that has both."""
     tied = {name: parents.checkpoints[name].config.tie_word_embeddings for name in recipe.parents()}
-    untied = [name for name in tied if not tied[name]]
+    untied = [source.model for source in sources if not tied[source.model]]
     if tied[recipe.donor] and untied:
         raise MergingError(
             f"model {untied[0]}: has an output head of its own, but that of {recipe.donor} is tied to its embedding; "
