@@ -177,7 +177,9 @@ class ParentSet:
         key = (parent, head, index)
         if key not in self._layer_shapes:
             stack = self.stack(parent, head)
-            self._layer_shapes[key] = {t: self.shape(parent, stack.name(index, t)) for t in stack.layers[index]}
+            shapes = {tail: self.shape(parent, stack.name(index, tail)) for tail in stack.layers[index]}
+            # Layers of one kind have one mapping, which is compared at once.
+            self._layer_shapes[key] = next((kind for kind in self._layer_shapes.values() if kind == shapes), shapes)
         return self._layer_shapes[key]
 
     def names(self, parent: str) -> list[str]:

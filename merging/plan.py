@@ -145,7 +145,7 @@ def _layers(recipe: Recipe, parents: ParentSet, module: Module, head: str) -> It
 
 def _check_kind(parents: ParentSet, head: str, layer: Layer, kind: Layer) -> None:
     have, wanted = (parents.layer_shapes(each.parent, head, each.index) for each in (layer, kind))
-    if have == wanted:
+    if have is wanted:
         return
     tail = next(tail for tail in {**wanted, **have} if have.get(tail) != wanted.get(tail))
     own, other = (
