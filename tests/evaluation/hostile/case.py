@@ -1,0 +1,18 @@
+"""One hostile completion, and what may come of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Case:
+    """One hostile completion.
+
+    Attributes:
+        completion: what follows the prompt.
+        statuses: those that it may have.
+    """
+
+    completion: str
+    statuses: tuple[str, ...]

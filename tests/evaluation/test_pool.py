@@ -1,0 +1,154 @@
+"""The pool: whose time it counts, that it gives a verdict whatever happens, and that it leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from evaluation import Problem, SandboxPool, Verdict
+from evaluation.sandbox.worker import SandboxError
+
+HONEST = "    return a + b\n"
+
+
+def test_a_wall_clock_that_others_use_up_is_not_the_completions(adder: Problem) -> None:
+    busy = "    total = sum(i * i for i in range(1_500_000))\n    return a + b\n"
+    hogs = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(3 * (os.cpu_count() or 1))]
+    try:
+        with SandboxPool(workers=1, timeout_seconds=1.5) as pool:
+            assert [pool.run(adder, busy) for _ in range(2)] == [Verdict("passed")] * 2
+    finally:
+        for hog in hogs:
+            hog.kill()
+            hog.wait()
+
+
+@pytest.mark.parametrize("arguments", [{"workers": 0}, {"timeout_seconds": 0}, {"timeout_seconds": 1e9}])
+def test_a_pool_that_makes_no_sense_is_refused(arguments: dict[str, int]) -> None:
+    with pytest.raises(SandboxError, match=next(iter(arguments))):
+        SandboxPool(**arguments)
+
+
+def test_a_closed_pool_says_so(adder: Problem) -> None:
+    pool = SandboxPool(workers=1)
+    pool.close()
+    pool.close()
+    with pytest.raises(SandboxError, match="closed"):
+        pool.run(adder, HONEST)
+
+
+def test_a_pool_closes_at_once_whatever_runs(adder: Problem) -> None:
+    pool = SandboxPool(workers=2, timeout_seconds=60)
+    batch = pool.batch()
+    for _ in range(4):
+        batch.submit(adder, "    while True: pass\n")
+    assert pool.isolation.active
+    time.sleep(0.3)
+    started = time.monotonic()
+    pool.close()
+    assert time.monotonic() - started < 5
+    with pytest.raises(SandboxError, match="closed"):
+        list(batch.rest())
+
+
+def test_a_pool_that_is_closed_while_it_starts_leaves_nothing() -> None:
+    before = family_of(os.getpid())
+    for _ in range(5):
+        SandboxPool(workers=2).close()
+    assert family_of(os.getpid()) == before
+
+
+def test_an_error_in_the_sandboxs_own_code_is_a_verdict_and_no_hang(
+    adder: Problem, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Unprintable(str):
+        def __format__(self, spec: str) -> str:
+            raise RuntimeError("no")
+
+    with SandboxPool(workers=1) as pool:
+        assert pool.run(adder, Unprintable()) == Verdict("harness_error", "RuntimeError: no")
+        assert pool.run(adder, HONEST).passed
+    assert "toy/add: the sandbox's own code failed" in caplog.text
+
+
+def test_a_pool_outlives_the_thread_that_made_it(adder: Problem) -> None:
+    made: list[SandboxPool] = []
+    thread = threading.Thread(target=lambda: made.append(SandboxPool(workers=1)))
+    thread.start()
+    thread.join()
+    with made[0] as pool:
+        assert pool.run(adder, HONEST).passed
+
+
+def test_a_pool_whose_processes_are_killed_recovers(adder: Problem) -> None:
+    with SandboxPool(workers=1) as pool:
+        assert pool.run(adder, HONEST).passed
+        for process in family_of(os.getpid()):
+            if "sandbox" in Path(f"/proc/{process}/cmdline").read_bytes().decode():
+                os.kill(process, signal.SIGKILL)
+        assert pool.run(adder, HONEST).passed
+
+
+def family_of(parent: int) -> list[int]:
+    """Return the children of all threads of a process, and theirs."""
+    tasks = Path(f"/proc/{parent}/task").iterdir()
+    children = [int(child) for task in tasks for child in (task / "children").read_text().split()]
+    return children + [grandchild for child in children for grandchild in family_of(child)]
+
+
+@pytest.mark.parametrize("path", ["/nowhere", os.environ["PATH"]], ids=["no bubblewrap", "bubblewrap"])
+def test_nothing_is_left_of_a_pool_whose_process_was_killed(adder: Problem, path: str, tmp_path: Path) -> None:
+    program = "    open('left', 'w').write('x')\n    while True: pass\n"
+    code = f"""
+from evaluation import Problem, SandboxPool
+pool = SandboxPool(workers=2)
+print(pool.isolation, flush=True)
+list(pool.check([({adder!r}, {program!r})] * 2))
+"""
+    environment = os.environ | {"PATH": path, "TMPDIR": str(tmp_path)}
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment)
+    assert process.stdout is not None
+    layers = process.stdout.readline()
+    time.sleep(0.5)
+    family = family_of(process.pid)
+    in_bubblewrap = "missing" not in layers
+    assert len(family) == (16 if in_bubblewrap else 8)  # with each zygote a monitor and an init of its own
+    assert len(list(tmp_path.iterdir())) == (0 if in_bubblewrap else 2)
+    process.kill()
+    process.communicate()
+    deadline = time.monotonic() + 5
+    while left(family, tmp_path) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert left(family, tmp_path) == []
+
+
+def left(family: list[int], folder: Path) -> list[object]:
+    """Return which processes of a family live, and what is in a folder."""
+    return [pid for pid in family if not is_zombie(pid)] + list(folder.iterdir())
+
+
+def is_zombie(pid: int) -> bool:
+    """Whether a process is dead and only waits for its parent to look."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+def test_a_batch_that_is_left_early_stops_what_waits(adder: Problem) -> None:
+    slow = "    import time\n    time.sleep(0.2)\n    return a + b\n"
+    with SandboxPool(workers=1) as pool:
+        programs = iter([(adder, slow)] * 50)
+        for _, verdict in pool.check(programs):
+            assert verdict.passed
+            break
+        started = time.monotonic()
+        assert pool.run(adder, HONEST).passed
+        assert time.monotonic() - started < 5
