@@ -17,6 +17,8 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from rich.table import Table
+
     from evaluation import Report
     from merging import Recipe
     from search.config import SearchConfig
@@ -358,7 +360,7 @@ def evaluate(
         _bar() as progress,
         _model(reference, choose_device(device), random_seed, lazy_unpickle, trust_remote_code, progress) as loaded,
     ):
-        _tell_isolation(str(evaluator.sandbox.isolation))
+        _tell(*filter(None, [evaluator.sandbox.isolation.note]))
         report = evaluator.evaluate(*loaded, progress=lambda done, total: progress("scoring", done, total))
     _print_report(report, as_json)
 
@@ -384,7 +386,7 @@ def score(samples: Path, problems: str, as_json: bool, allow_code_execution: boo
             allow_code_execution=allow_code_execution,
             progress=lambda done, total: progress("scoring", done, total),
         )
-    _tell_isolation(str(scored.isolation))
+    _tell(*filter(None, [scored.isolation.note]))
     if as_json:
         verdicts = [
             {"task_id": task, "passed": verdict.passed, "status": verdict.status, "detail": verdict.detail}
@@ -397,6 +399,37 @@ def score(samples: Path, problems: str, as_json: bool, allow_code_execution: boo
     click.echo(f"pass@1 {scored.pass_at_1:.1%} over {len(set(scored.task_ids))} problems")
 
 
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def check(as_json: bool) -> None:
+    """Try to break out of the sandbox, and show its layers; exit code 2 if they are too few to score models.
+
+    \b
+    Example:
+      merge-search check --json
+    """
+    from evaluation.sandbox.pool import SandboxPool
+    from evaluation.sandbox.worker import ConfinementError
+    from search.check import described, tables
+
+    with SandboxPool(workers=1) as pool:
+        refusal = None
+        try:
+            isolation = pool.isolation
+        except ConfinementError as error:
+            isolation, refusal = error.isolation, error
+    if as_json:
+        click.echo(json.dumps(described(isolation)))
+    else:
+        for table in tables(isolation):
+            _print_table(table)
+            click.echo()
+    if refusal is not None:
+        raise refusal
+    if not as_json:
+        click.echo(f"Enough to score models; {len(isolation.refused)} attempts to break out were refused.")
+
+
 def _tell_of_mergekit(folder: Path, merge_method: str, compatible: bool) -> None:
     from merging.compatible import DELTA, notice
 
@@ -407,11 +440,6 @@ def _tell_of_mergekit(folder: Path, merge_method: str, compatible: bool) -> None
 def _tell(*notes: str) -> None:
     for note in notes:
         click.echo(note, err=True)
-
-
-def _tell_isolation(isolation: str) -> None:
-    if "missing" in isolation:
-        click.echo(f"this system lacks layers of the sandbox ({isolation})", err=True)
 
 
 def _export_command(folder: Path) -> str:
@@ -443,22 +471,29 @@ def _print_leaderboard(found: Leaderboard, top: int | None) -> None:
     if not found.rows:
         click.echo(f"{found.study}: no trial is over yet")
         return
-    console = Console()
+    console = Console() if sys.stdout.isatty() else Console(width=_PIPED_WIDTH)
+    _print_table(found.table(top, console.width))
     if sys.stdout.isatty():
-        console.print(found.table(top, console.width))
         for line in found.numbers_below(console.width):
             console.print(line, markup=False, highlight=False, soft_wrap=True)
-    else:
-        console = Console(width=_PIPED_WIDTH)
-        with console.capture() as capture:
-            console.print(found.table(top, console.width))
-        click.echo("\n".join(line.rstrip() for line in capture.get().splitlines()))
     if any(row.compared_on == "search" for row in found.top(top)):
         console.print("* on the search split, which the search has seen; no test is made of it", style="dim")
     failed = [row for row in found.rows if row.state == "failed"]
     if failed:
         last = failed[-1]
         console.print(f"{len(failed)} failed; the last, {last.name}: {last.error}", style="red", markup=False)
+
+
+def _print_table(table: Table) -> None:
+    from rich.console import Console
+
+    if sys.stdout.isatty():
+        Console().print(table)
+        return
+    console = Console(width=_PIPED_WIDTH)
+    with console.capture() as capture:
+        console.print(table)
+    click.echo("\n".join(line.rstrip() for line in capture.get().splitlines()))
 
 
 def _print_report(report: Report, as_json: bool) -> None:

@@ -75,6 +75,12 @@ class Isolation:
         return tuple(str(layer) for layer in self.layers if not layer.active)
 
     @property
+    def note(self) -> str:
+        """What a person may want to know of them: nothing, or what is missing."""
+        missing = ", ".join(self.missing)
+        return f"the sandbox works without {missing}; `merge-search check` tells more" if missing else ""
+
+    @property
     def shortfall(self) -> str:
         """What must be changed before a program may be executed; empty if nothing must."""
         active = {layer.name for layer in self.layers if layer.active}

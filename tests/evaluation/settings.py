@@ -30,8 +30,6 @@ SECRET = "what must not be told"
 _PROGRAM = """
 import json, sys
 from types import SimpleNamespace
-sys.path.insert(0, sys.argv[1])
-sys.dont_write_bytecode = True
 from evaluation.sandbox.pool import SandboxPool
 with SandboxPool(workers=1, timeout_seconds=0.5) as pool:
     print(json.dumps(str(pool.isolation)), flush=True)
@@ -41,14 +39,35 @@ with SandboxPool(workers=1, timeout_seconds=0.5) as pool:
         print(json.dumps([verdict.status, verdict.detail]), flush=True)
 """
 
-# A kernel without Landlock, as far as its processes can tell: its three system calls are not there.
-_NO_LANDLOCK = """
-import struct
+# What is run before the pool: filters that make this kernel one that lacks something, as far as it can be told.
+_FILTER = """
+import os, struct
 from evaluation.sandbox import limits, seccomp
-code = [(0x20, 0, 0, 0), (0x35, 0, 2, 444), (0x25, 1, 0, 446), (0x06, 0, 0, 0x00050000 | 38), (0x06, 0, 0, 0x7FFF0000)]
+column = seccomp.MACHINES[os.uname().machine][0]
+code = {code}
 limits.forbid_new_privileges()
 seccomp.install(b"".join(struct.pack("HBBI", *instruction) for instruction in code))
 """
+_ALLOW, _EPERM, _EINVAL, _ENOSYS = (
+    "(6, 0, 0, 0x7FFF0000)",
+    "(6, 0, 0, 0x50001)",
+    "(6, 0, 0, 0x50016)",
+    "(6, 0, 0, 0x50026)",
+)
+_NUMBER, _FIRST_ARGUMENT = "(0x20, 0, 0, 0)", "(0x20, 0, 0, 16)"
+KERNELS = {
+    "no landlock": f"[{_NUMBER}, (0x35, 0, 2, 444), (0x25, 1, 0, 446), {_ENOSYS}, {_ALLOW}]",
+    # Docker's default profile: no unshare, no mount, no clone with a new namespace.
+    "container": f"[{_NUMBER}, (0x15, 0, 1, (272, 97)[column]), {_EPERM}, (0x15, 0, 1, (165, 40)[column]), {_EPERM}, "
+    f"(0x15, 0, 3, (56, 220)[column]), {_FIRST_ARGUMENT}, (0x45, 0, 1, 0x7E020000), {_EPERM}, {_ALLOW}]",
+    "no seccomp": f"[{_NUMBER}, (0x15, 0, 3, (157, 167)[column]), {_FIRST_ARGUMENT}, (0x15, 0, 1, 22), {_EINVAL}, "
+    f"{_ALLOW}]",
+}
+
+
+def on_kernel(kernel: str, program: str) -> str:
+    """Return a program that runs as if on a kernel of KERNELS."""
+    return _FILTER.replace("{code}", KERNELS[kernel]) + program
 
 
 class Unavailable(Exception):
@@ -103,15 +122,15 @@ def start(setting: Setting) -> Iterator[Sandboxed]:
             python = _readable_python()
             code = str(folder)
             shutil.copytree(Path(evaluation.__file__).parent, folder / "evaluation")
-        program = _PROGRAM.replace("with ", _NO_LANDLOCK + "with ", 1) if setting == "no landlock" else _PROGRAM
+        program = on_kernel(setting, _PROGRAM) if setting in KERNELS else _PROGRAM
         path = "/nowhere" if setting == "no bubblewrap" else os.environ["PATH"]
         process = subprocess.Popen(
-            [python, "-c", program, code],
+            [python, "-B", "-c", program],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             cwd="/",
-            env={"PATH": path, "HOME": str(folder), "SECRET": SECRET},
+            env={"PATH": path, "HOME": str(folder), "SECRET": SECRET, "PYTHONPATH": code},
             **_identity() if nobody else {},  # type: ignore[arg-type]
         )
         assert process.stdout is not None

