@@ -45,9 +45,9 @@ class Checker:
         `number`, by which the clock finds them.
         """
         try:
-            numbers = [number, int(self._channel.receive())]  # said by our own code, before the solution is executed
             confine()
-            self._write(numbers)
+            # The other is said by our own code, before the solution is executed.
+            self._write([number, int(self._channel.receive())])
         except (ChannelClosed, OSError, ValueError) as error:
             self._finish("undecided", describe(error))
         try:

@@ -7,6 +7,7 @@ import math
 import os
 import resource
 import signal
+from collections.abc import Sequence
 
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 1, 4, 38
 
@@ -30,7 +31,7 @@ def become_zygote() -> None:
     _lower(resource.RLIMIT_CORE, 0)
 
 
-def detach(zygote: int, kept: tuple[int, ...]) -> None:
+def detach(zygote: int, kept: Sequence[int]) -> None:
     """Leave the zygote's session and its descriptors, but some, behind, and end when it ends."""
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != zygote:

@@ -1,8 +1,8 @@
-"""A warm, single-threaded process that forks one run at a time: of the solution's side, or of the checker's.
+"""A warm, single-threaded process that forks the runs: of the solution's side, or of the checker's, one at a time.
 
-Guarantees: a run's process is dead and reaped, and its files are gone, before the next is forked; the zygote ends, and
-its run with it, when the process that started it is gone. It imports the standard library, and numpy when a program
-names it.
+Guarantees: a run's process is dead and reaped, and its files are gone, before the next is told its job; that one has
+been forked meanwhile, so as not to be waited for. The zygote ends, and its runs with it, when the process that started
+it is gone. It imports the standard library, and numpy when a program names it.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from evaluation.sandbox.solution import SolutionJob, serve
 Role: TypeAlias = Literal["solution", "checker"]
 
 _TICK_SECONDS = 0.1  # between looks at the scratch folder
+_BUSY_SECONDS = 0.001  # in which a run needs the cores, before the next is forked
 _LEAST_SECONDS = 0.005  # between looks at the clock
 _ORPHAN_SECONDS = 1.0  # between looks at the parent, whose end of the socket a fork of it may hold open
 _GRACE_SECONDS = 5.0
@@ -77,6 +78,15 @@ class Settings:
         return json.dumps(asdict(self))
 
 
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """A fork: its process, the connection on which it waits for its job, and the descriptor of its report."""
+
+    process: int
+    control: Control
+    report: int
+
+
 class Zygote:
     """The loop of one side of a pair."""
 
@@ -93,6 +103,7 @@ class Zygote:
             without_bubblewrap=settings.without_bubblewrap,
             delay_is_measured=measures_delay(settings.processes),
         )
+        self._next: _Run | None = None  # a fork that waits for its job
         self._wakeup, write_end = os.pipe()
         os.set_blocking(write_end, False)
         os.set_blocking(self._wakeup, False)
@@ -104,6 +115,7 @@ class Zygote:
         try:
             self._control.send({"isolation": asdict(self._confinement.examine())})
             while True:
+                self._next = self._next or self._fork()
                 self._wait(None)
                 message, connection = self._control.receive()
                 if connection is not None:
@@ -115,63 +127,75 @@ class Zygote:
                 self._scratch.remove()
 
     def _run(self, message: dict[str, object], connection: int) -> None:
-        """Fork a run, see it to its end, and tell what is to be told of it."""
-        job = cast("dict[str, str]", message["job"])
-        if any("numpy" in text for text in job.values()):
-            self._load_numpy()
-        report, report_end = os.pipe()
-        zygote = os.getpid()
-        process = os.fork()
-        if process == 0:
-            self._become_run(zygote, job, connection, report_end)
+        """Give the fork that waits its job, see it to its end, and tell what is to be told of it."""
+        job = cast("dict[str, object]", message["job"])
+        run, self._next = self._next or self._fork(), None
+        if any("numpy" in str(text) for text in job.values()) and self._load_numpy():
+            self._end(run)  # it was forked too early
+            run = self._fork()
+        run.control.send(job, connection)
         os.close(connection)
-        os.close(report_end)
         verdict = None
         try:
-            verdict = self._watch(process, report, cast("float", message["hard_wall_seconds"]))
+            verdict = self._watch(run, cast("float", message["hard_wall_seconds"]))
             if verdict is not None:  # nothing of the run's end can change it
                 self._control.send({"verdict": verdict})
         finally:
-            status, usage = self._end(process)
-            os.close(report)
+            status, usage = self._end(run)
         if verdict is None:
             cpu_seconds = usage.ru_utime + usage.ru_stime
             self._control.send({"verdict": None, "exit": os.waitstatus_to_exitcode(status), "cpu_seconds": cpu_seconds})
 
-    def _become_run(self, zygote: int, job: dict[str, str], connection: int, report: int) -> NoReturn:
-        """Turn this fork into the run."""
+    def _fork(self) -> _Run:
+        """Return a new fork, which waits for a job."""
+        report, report_end = os.pipe()
+        ours, theirs = socket.socketpair()
+        zygote = os.getpid()
+        process = os.fork()
+        if process == 0:
+            self._become_run(zygote, theirs, report_end)
+        theirs.close()
+        os.close(report_end)
+        return _Run(process, Control(ours), report)
+
+    def _become_run(self, zygote: int, jobs: socket.socket, report: int) -> NoReturn:
+        """Turn this fork into a run."""
         try:
             signal.set_wakeup_fd(-1)
             for caught in (signal.SIGCHLD, signal.SIGTERM):
                 signal.signal(caught, signal.SIG_DFL)
             number = number_in(self._settings.processes)
-            kept = (connection, *self._confinement.descriptors)
+            kept = [jobs.fileno(), *self._confinement.descriptors]
+            limits.detach(zygote, kept if self._settings.role == "solution" else [report, *kept])
+            told, connection = Control(jobs).receive()
+            jobs.close()
+            job = cast("dict[str, str]", told)
+            assert connection is not None
             if self._settings.role == "solution":
-                limits.detach(zygote, kept)
                 serve(SolutionJob(**job), connection, number, self._confinement.apply)
-            limits.detach(zygote, (report, *kept))
             Checker(CheckerJob(**job), connection, report).run(number, self._confinement.apply)
         finally:
             os._exit(1)
 
-    def _watch(self, process: int, report: int, hard_wall_seconds: float) -> tuple[str, str] | None:
+    def _watch(self, run: _Run, hard_wall_seconds: float) -> tuple[str, str] | None:
         """Return when the run has ended, must end, or is to be stopped, with its verdict if there is one.
 
         Raises ControlClosed.
         """
         deadline = time.monotonic() + hard_wall_seconds + _GRACE_SECONDS
-        watched = [report] if self._settings.role == "checker" else []
+        watched = [run.report] if self._settings.role == "checker" else []
         budget: Budget | None = None
-        pause, said = _TICK_SECONDS, b""
+        pause, said = _BUSY_SECONDS, b""
         while time.monotonic() < deadline and not (self._scratch and self._scratch.is_full()):
             ready = self._wait(pause, watched)
-            *lines, said = (said + (os.read(report, 1 << 16) if report in ready else b"")).split(b"\n")
+            self._next = self._next or self._fork()
+            *lines, said = (said + (os.read(run.report, 1 << 16) if run.report in ready else b"")).split(b"\n")
             for first, second in map(json.loads, lines):
                 if isinstance(first, str):
                     return _in_time((first, second), budget)
                 clock = Clock(self._settings.processes, (first, second))
                 budget = Budget(clock, self._settings.budget_seconds, hard_wall_seconds)
-            if self._wakeup in ready and os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+            if self._wakeup in ready and os.waitid(os.P_PID, run.process, os.WEXITED | os.WNOHANG | os.WNOWAIT):
                 return None
             if self._control.fileno() in ready:
                 self._control.receive()  # the one thing said during a run: stop
@@ -194,18 +218,20 @@ class Zygote:
             if self._control.fileno() in ready or seconds is not None:
                 return ready
 
-    def _end(self, process: int) -> tuple[int, resource.struct_rusage]:
-        """Kill and reap the run, and remove what it left."""
-        os.kill(process, signal.SIGKILL)
-        _, status, usage = os.wait4(process, 0)
+    def _end(self, run: _Run) -> tuple[int, resource.struct_rusage]:
+        """Kill and reap a run, and remove what it left."""
+        os.kill(run.process, signal.SIGKILL)
+        _, status, usage = os.wait4(run.process, 0)
+        run.control.close()
+        os.close(run.report)
         if self._scratch is not None:
             self._scratch.empty()
         return status, usage
 
-    def _load_numpy(self) -> None:
-        """Import numpy, of all packages that one alone, for this and every later run."""
+    def _load_numpy(self) -> bool:
+        """Import numpy, of all packages that one alone, for every later fork; return False if that has been done."""
         if "numpy" in sys.modules or not self._settings.numpy:
-            return
+            return False
         spec = PathFinder.find_spec("numpy", [str(Path(self._settings.numpy[0]).parent)])
         assert spec is not None
         assert spec.loader is not None
@@ -214,6 +240,7 @@ class Zygote:
         spec.loader.exec_module(module)
         os.environ.clear()
         gc.freeze()
+        return True
 
 
 def _in_time(verdict: tuple[str, str], budget: Budget | None) -> tuple[str, str]:
