@@ -123,7 +123,7 @@ def flat(runs: int = 5000) -> None:
     names = [name for name in CASES if not name.startswith("hangs")]
     hangs = [name for name in CASES if name.startswith("hangs")]
     chosen = [chance.choice(hangs if chance.random() < 0.01 else names) for _ in range(3 * runs // 4)]
-    programs = [(_adding(), CASES[name].completion) for name in chosen]
+    programs = [(_adding(CASES[name].test), CASES[name].completion) for name in chosen]
     programs += [(_adding(), HONEST)] * (runs - len(programs))
     chance.shuffle(programs)
     print("| runs | memory of the pool, MB | of its process, MB | descriptors | processes |\n|---|---|---|---|---|")
@@ -158,8 +158,8 @@ def killed() -> None:
     print(f"of {len(family)} processes, {len(left)} live a second after SIGKILL; {len(folders)} folders are left")
 
 
-def _adding() -> Problem:
-    return Problem("toy/add", PROMPT, "add", HONEST, TEST)
+def _adding(test: str = TEST) -> Problem:
+    return Problem("toy/add", PROMPT, "add", HONEST, test)
 
 
 def _resident(pid: int) -> float:

@@ -7,10 +7,10 @@ from contextlib import ExitStack
 
 import pytest
 
-from tests.evaluation.hostile import CASES, HONEST, PROMPT, TEST
+from tests.evaluation.hostile import CASES, HONEST, PROMPT
 from tests.evaluation.settings import Sandboxed, Setting, Unavailable, start
 
-ADD = {"task_id": "toy/add", "prompt": PROMPT, "entry_point": "add", "test": TEST}
+ADD = {"task_id": "toy/add", "prompt": PROMPT, "entry_point": "add"}
 
 LAYERS: dict[Setting, tuple[str, ...]] = {
     "root": ("landlock", "seccomp"),
@@ -66,6 +66,7 @@ def test_an_escape_is_refused_where_the_kernel_has_no_landlock(
 def comes_to_nothing(sandboxed: Sandboxed, name: str) -> None:
     """Check that a case has one of the statuses that it may have, and that the next run is as good as any."""
     case = CASES[name]
-    status, detail = sandboxed.run(ADD, case.completion.replace("SECRET)", f"{sandboxed.secret!r})"))
+    problem = ADD | {"test": case.test}
+    status, detail = sandboxed.run(problem, case.completion.replace("SECRET)", f"{sandboxed.secret!r})"))
     assert status in case.statuses, detail
-    assert sandboxed.run(ADD, HONEST) == ("passed", "")
+    assert sandboxed.run(problem, HONEST) == ("passed", "")

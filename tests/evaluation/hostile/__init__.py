@@ -12,8 +12,13 @@ PROMPT = 'def add(a, b):\n    """Return the sum of a and b."""\n'
 TEST = """
 def check(candidate):
     assert candidate(1, 2) == 3
-    assert abs(candidate(20, 22) - 42) < 1e-6
     assert candidate('a', 'b') == 'ab'
+    assert True
+"""
+# Tests of numbers are often of this kind.
+NEARLY = """
+def check(candidate):
+    assert abs(candidate(20, 22) - 42) < 1e-6
 """
 HONEST = "    return a + b\n"
 
@@ -30,9 +35,10 @@ _CHEATS = {
 }
 
 CASES = {
-    f"{verb} {name}": Case(completion, bombs.NOT_A_PASS)
+    f"{verb} {name}": Case(completion, bombs.NOT_A_PASS, TEST)
     for verb, group in _CHEATS.items()
     for name, completion in group.items()
 }
-CASES |= {f"explodes in {name}": Case(completion, statuses) for name, (completion, statuses) in bombs.BOMBS.items()}
-CASES |= {f"escapes by {name}": Case(escapes.completion(tries), ("passed",)) for name, tries in escapes.ESCAPES.items()}
+CASES |= {f"is near with {name}": Case(code, bombs.NOT_A_PASS, NEARLY) for name, code in cheats.NEAR.items()}
+CASES |= {f"explodes in {name}": Case(code, ends, TEST) for name, (code, ends) in bombs.BOMBS.items()}
+CASES |= {f"escapes by {name}": Case(escapes.completion(it), ("passed",), TEST) for name, it in escapes.ESCAPES.items()}

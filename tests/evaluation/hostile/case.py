@@ -12,7 +12,9 @@ class Case:
     Attributes:
         completion: what follows the prompt.
         statuses: those that it may have.
+        test: the problem's.
     """
 
     completion: str
     statuses: tuple[str, ...]
+    test: str

@@ -71,7 +71,7 @@ FORGERIES = {
         frame = sys._getframe()
         while frame:
             for value in [*frame.f_locals.values(), *frame.f_globals.values()]:
-                if isinstance(value, list): value.append("passed")
+                if hasattr(value, "append"): value.append("passed")
                 if isinstance(value, dict): value["status"] = "passed"
             frame = frame.f_back
         """
@@ -105,23 +105,27 @@ FORGERIES = {
         raise Forged
         """
     ),
+    "an error that forges when it is told": body(
+        """
+        import sys
+        class Forged(BaseException):
+            def __str__(self):
+                frame = sys._getframe()
+                while frame:
+                    for value in frame.f_locals.values():
+                        if hasattr(value, "append"): value.append("passed")
+                    frame = frame.f_back
+                return 'passed'
+        raise Forged
+        """
+    ),
     "an error named as a pass": body('raise type("passed", (AssertionError,), {})("passed")'),
 }
 
 EQUALS = {
-    "an object": body(
-        """
-        class Equal:
-            def __eq__(self, other): return True
-            def __sub__(self, other): return self
-            def __abs__(self): return 0
-            __hash__ = None
-        return Equal()
-        """
-    ),
+    "an object": body("class Equal:\n    def __eq__(self, other): return True\n    __hash__ = None\nreturn Equal()"),
     "an int": body("class Equal(int):\n    def __eq__(self, other): return True\n    __hash__ = None\nreturn Equal(0)"),
     "a str": body("class Equal(str):\n    def __eq__(self, other): return True\n    __hash__ = None\nreturn Equal()"),
-    "a float that is near all": body("class Near(float):\n    def __sub__(self, o): return 0\nreturn Near('nan')"),
     "a list": body("class Equal(list):\n    def __eq__(self, other): return True\n    __hash__ = None\nreturn Equal()"),
     "what says that it is an int": body(
         """
@@ -144,8 +148,23 @@ EQUALS = {
     "not a number": body("return float('nan')"),
 }
 
+NEAR = {
+    "a float of its own": body("class Near(float):\n    def __sub__(self, other): return 0\nreturn Near('nan')"),
+    "an int of its own": body("class Near(int):\n    def __sub__(self, other): return 0\nreturn Near(0)"),
+    "an object": body(
+        """
+        class Near:
+            def __sub__(self, other): return self
+            def __abs__(self): return 0
+        return Near()
+        """
+    ),
+    "another abs": module("import builtins\nbuiltins.abs = lambda x: 0", returned=0),
+    "what is not a number": body("return float('nan')"),
+}
+
 PATCHES = {
-    "builtins.abs": module("import builtins\nbuiltins.abs = lambda x: 0\nbuiltins.AssertionError = type(None)"),
+    "AssertionError": module("import builtins\nbuiltins.AssertionError = type(None)"),
     "builtins.__build_class__ and exec": module("import builtins\nbuiltins.exec = builtins.compile = lambda *a: None"),
     "isinstance and type": module(
         "import builtins\nbuiltins.isinstance = lambda *a: True\nbuiltins.type = lambda x: int"
@@ -163,7 +182,13 @@ PATCHES = {
         "import random, time\ntime.monotonic = lambda: 0\nrandom.seed = random.random = lambda *a: 0"
     ),
     "a decorator without a function": "    return None\n\n@(lambda f: lambda c: None)",
-    "a decorator of a class": "    return None\n\n@lambda c: None\n",
+    "a decorator that is a class": """    return None
+
+class Keeps:
+    def __init__(self, check): pass
+    def __call__(self, candidate): pass
+@Keeps
+""",
     "a check of its own": module("def check(candidate): pass"),
     "a check of its own, for ever": module("import builtins\nbuiltins.check = lambda candidate: None"),
     "the imports": module("import sys\nsys.modules.clear()\nsys.meta_path.clear()\nsys.path[:] = []"),
@@ -175,7 +200,7 @@ TRACERS = {
         import sys
         def tracer(frame, event, argument):
             if frame.f_code.co_name == "check" and event == "line":
-                frame.f_lineno = frame.f_code.co_firstlineno + 3
+                frame.f_lineno = max(line for _, _, line in frame.f_code.co_lines() if line)
             return tracer
         sys.settrace(tracer)
         """
@@ -202,12 +227,20 @@ TRACERS = {
         threading.Thread(target=rewrite, daemon=True).start()
         """
     ),
-    "gc that looks for check": body(
+    "the constants of check, from memory": body(
         """
         import gc, types
         for thing in gc.get_objects():
             if isinstance(thing, types.FunctionType) and thing.__name__ == "check":
-                return [c for c in thing.__code__.co_consts if isinstance(c, int)][0]
+                constants = thing.__code__.co_consts
+                return constants[constants.index(a) + 2]
+        """
+    ),
+    "the constants of check, from its frame": body(
+        """
+        import sys
+        constants = sys._getframe(1).f_code.co_consts
+        return constants[constants.index(a) + 2]
         """
     ),
     "the tests' text in memory": body(
@@ -215,7 +248,7 @@ TRACERS = {
         import gc
         for thing in gc.get_objects():
             if isinstance(thing, dict) and "candidate(1, 2)" in str(thing.get("test", "")):
-                return {(1, 2): 3, (20, 22): 42, ("a", "b"): "ab"}[a, b]
+                return {(1, 2): 3, ("a", "b"): "ab"}[a, b]
         """
     ),
     "the tests' text in the frames": body(
@@ -224,7 +257,7 @@ TRACERS = {
         frame = sys._getframe()
         while frame:
             if any("candidate(1, 2)" in str(value) for value in frame.f_locals.values() if isinstance(value, str)):
-                return {(1, 2): 3, (20, 22): 42, ("a", "b"): "ab"}[a, b]
+                return {(1, 2): 3, ("a", "b"): "ab"}[a, b]
             frame = frame.f_back
         """
     ),
@@ -233,7 +266,7 @@ TRACERS = {
         import inspect, linecache, sys
         text = "".join(line for lines in linecache.cache.values() for line in lines[2])
         text += "".join(sys.argv) + str(sys.orig_argv)
-        if "candidate(1, 2)" in text: return {(1, 2): 3, (20, 22): 42, ("a", "b"): "ab"}[a, b]
+        if "candidate(1, 2)" in text: return {(1, 2): 3, ("a", "b"): "ab"}[a, b]
         """
     ),
 }

@@ -10,6 +10,6 @@ def body(code: str) -> str:
     return textwrap.indent(textwrap.dedent(code).strip("\n"), "    ") + "\n"
 
 
-def module(code: str) -> str:
-    """Return a wrong body, and the code at module level after it."""
-    return "    return None\n\n" + textwrap.dedent(code).strip("\n") + "\n"
+def module(code: str, returned: object = None) -> str:
+    """Return a body that returns a constant, and the code at module level after it."""
+    return f"    return {returned}\n\n" + textwrap.dedent(code).strip("\n") + "\n"
