@@ -408,8 +408,8 @@ def check(as_json: bool) -> None:
     Example:
       merge-search check --json
     """
+    from evaluation.sandbox.errors import ConfinementError
     from evaluation.sandbox.pool import SandboxPool
-    from evaluation.sandbox.worker import ConfinementError
     from search.check import described, tables
 
     with SandboxPool(workers=1) as pool:

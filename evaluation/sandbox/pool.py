@@ -16,16 +16,16 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
-from evaluation.sandbox.bubblewrap import find as find_bubblewrap
+from evaluation.sandbox.errors import SandboxError
 from evaluation.sandbox.gate import Gate
 from evaluation.sandbox.isolation import Isolation
 from evaluation.sandbox.verdict import Verdict, one_line
-from evaluation.sandbox.worker import SandboxError, Worker
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from evaluation.problems import Problem
+    from evaluation.sandbox.worker import Worker
 
 _LOG = logging.getLogger(__name__)
 
@@ -90,7 +90,11 @@ class SandboxPool:
             raise SandboxError(f"workers: {workers} is less than 1")
         if not 0 < timeout_seconds <= 3600:
             raise SandboxError(f"timeout_seconds: {timeout_seconds} is outside (0, 3600]")
-        gate, bubblewrap = Gate(), find_bubblewrap()
+        # Only now: they import what other systems do not have.
+        from evaluation.sandbox.bubblewrap import find
+        from evaluation.sandbox.worker import Worker
+
+        gate, bubblewrap = Gate(), find()
         self._shared = _Shared(tuple(Worker(float(timeout_seconds), gate, bubblewrap) for _ in range(workers)))
         # Daemons: an interpreter that ends without close() must not wait for them; the zygotes end with it.
         self._threads = [

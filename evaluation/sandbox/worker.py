@@ -18,11 +18,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from evaluation.errors import EvaluationError
 from evaluation.sandbox.bubblewrap import SCRATCH, Bubblewrap
 from evaluation.sandbox.checker import CheckerJob
 from evaluation.sandbox.clock import NOWHERE, open_processes
 from evaluation.sandbox.control import Control, ControlClosed
+from evaluation.sandbox.errors import ConfinementError, SandboxError
 from evaluation.sandbox.gate import Gate
 from evaluation.sandbox.interpreter import executable, numpy_folders
 from evaluation.sandbox.isolation import Isolation
@@ -48,22 +48,6 @@ from evaluation.sandbox.zygote import Settings, main
 sys.path.pop()
 main(Settings(**json.loads(sys.argv[2])))
 """
-
-
-class SandboxError(EvaluationError):
-    """The sandbox cannot be started on this system."""
-
-
-class ConfinementError(SandboxError):
-    """This system lacks layers without which no foreign code is executed.
-
-    Attributes:
-        isolation: what it has.
-    """
-
-    def __init__(self, isolation: Isolation) -> None:
-        super().__init__(f"foreign code is not executed here: {isolation.shortfall}; `merge-search check` tells more")
-        self.isolation = isolation
 
 
 class _Undecided(Exception):

@@ -18,8 +18,9 @@ import pytest
 from evaluation import Problem, SandboxPool, Verdict
 from evaluation.sandbox import pool as pool_module
 from evaluation.sandbox import worker as worker_module
+from evaluation.sandbox.errors import SandboxError
 from evaluation.sandbox.gate import Gate
-from evaluation.sandbox.worker import SandboxError
+from tests.evaluation.hostile import CASES, PROMPT
 
 HONEST = "    return a + b\n"
 
@@ -171,6 +172,24 @@ list(pool.check([({adder!r}, {program!r})] * 2))
 def left(family: list[int], folder: Path) -> list[object]:
     """Return which processes of a family live, and what is in a folder."""
     return [pid for pid in family if not is_zombie(pid)] + list(folder.iterdir())
+
+
+def test_a_pool_is_the_same_after_many_hostile_runs_as_after_some() -> None:
+    chosen = [case for name, case in CASES.items() if not name.startswith(("hangs", "explodes"))]
+    programs = [(Problem("toy/add", PROMPT, "add", "", case.test), case.completion) for case in chosen]
+    with SandboxPool(workers=1, timeout_seconds=0.5) as pool:
+        before = []
+        for _ in range(2):
+            assert all(verdict.status != "harness_error" for _, verdict in pool.check(programs))
+            assert pool.run(programs[0][0], HONEST).passed
+            time.sleep(0.3)  # of what waits for its job
+            family = family_of(os.getpid())
+            descriptors = [len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in (os.getpid(), *family)]
+            memory = sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in family) * 4096
+            before.append((len(family), sum(descriptors), memory))
+    (processes, descriptors_then, memory_then), (processes_now, descriptors_now, memory_now) = before
+    assert (processes, descriptors_then) == (processes_now, descriptors_now)
+    assert memory_now < memory_then + (4 << 20)
 
 
 def is_zombie(pid: int) -> bool:
