@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from merging.errors import MergingError
 from merging.methods import METHODS, Method, Parameter, Scope
@@ -24,9 +25,10 @@ from merging.tokenization.vocabulary import Vocabulary
 MODULE = "default"
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(NamedTuple):
     """A tensor of a parent."""
+
+    # A tuple, and no dataclass, because it is hashed thousands of times a candidate: a part of the keys of statistics.
 
     parent: str
     tensor: str

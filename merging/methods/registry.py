@@ -77,6 +77,8 @@ class Parameter:
 
     def read(self, value: object) -> Number:
         """Convert a YAML value (``1``, ``'1e-3'``, ``true``) to this parameter's type. Raises ValueError."""
+        if isinstance(value, self.kind) and type(value) is self.kind:
+            return value
         if isinstance(value, bool) and self.kind is not bool:
             raise ValueError(f"{value} is no number")
         number: Number = _ADAPTERS[self.kind].validate_python(value)

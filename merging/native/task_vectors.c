@@ -62,8 +62,8 @@ static float edge_at(const struct edge *edge, int64_t start, int64_t *end) {
 /* Return what the sum of the deltas that agree is divided by: the sum of their weights. Of two, it is `both`. */
 static inline float agreeing_weight(const int *agrees, const struct part *parts, float both) {
 #if PARENTS == 2
-    float second = agrees[1] ? parts[1].weight : 1.0f;
-    return agrees[0] ? agrees[1] ? both : parts[0].weight : second;
+    float first = agrees[1] ? both : parts[0].weight, second = agrees[1] ? parts[1].weight : 1.0f;
+    return agrees[0] ? first : second;
 #else
     float weights = 0;
     (void)both;
@@ -102,7 +102,7 @@ int merge(const stored *restrict base, const struct part *given, stored *restric
             for (int p = 0; p < PARENTS; p++) {
                 float agreeing = number(bits(deltas[p]) ^ sign);
                 agrees[p] = agreeing > 0;
-                sum += agrees[p] ? agreeing : 0.0f;
+                sum += agreeing > 0 ? agreeing : 0.0f;
             }
             sum = round_off(sum);
             if (NORMALIZE) sum = round_off(sum / agreeing_weight(agrees, parts, divisor));

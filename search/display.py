@@ -1,0 +1,173 @@
+"""What the commands print: the leaderboard, a report, a plan, notes to a person, and a bar while something takes long.
+
+Guarantees: results go to stdout and all else to stderr; where no person looks on, there are no bars and no colours.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from rich.table import Table
+
+    from evaluation import Isolation, Report, ScoredSamples
+    from search.config import SearchConfig
+    from search.leaderboard import Leaderboard
+
+# Of a table that goes to no terminal.
+_PIPED_WIDTH = 160
+
+
+def print_leaderboard(found: Leaderboard, top: int | None) -> None:
+    """Print the best `top` trials, by default all, and the parents; as wide as the terminal is."""
+    from rich.console import Console
+
+    if not found.rows:
+        click.echo(f"{found.study}: no trial is over yet")
+        return
+    console = Console() if sys.stdout.isatty() else Console(width=_PIPED_WIDTH)
+    _print_table(found.table(top, console.width))
+    if sys.stdout.isatty():
+        for line in found.numbers_below(console.width):
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+    if any(row.compared_on == "search" for row in found.top(top)):
+        console.print("* on the search split, which the search has seen; no test is made of it", style="dim")
+    failed = [row for row in found.rows if row.state == "failed"]
+    if failed:
+        last = failed[-1]
+        console.print(f"{len(failed)} failed; the last, {last.name}: {last.error}", style="red", markup=False)
+
+
+def print_isolation(isolation: Isolation, as_json: bool) -> None:
+    """Print the layers of a sandbox, and what came of the attempts to break out of it."""
+    from search.check import described, tables
+
+    if as_json:
+        click.echo(json.dumps(described(isolation)))
+        return
+    for table in tables(isolation):
+        _print_table(table)
+        click.echo()
+    if not isolation.shortfall:
+        click.echo(f"Enough to score models; {len(isolation.refused)} attempts to break out were refused.")
+
+
+def _print_table(table: Table) -> None:
+    from rich.console import Console
+
+    if sys.stdout.isatty():
+        Console().print(table)
+        return
+    console = Console(width=_PIPED_WIDTH)
+    with console.capture() as capture:
+        console.print(table)
+    click.echo("\n".join(line.rstrip() for line in capture.get().splitlines()))
+
+
+def print_report(report: Report, as_json: bool) -> None:
+    """Print what became of each problem, and pass@1 with its interval."""
+    if as_json:
+        problems: Mapping[str, Any] = {
+            task: {
+                "passed": outcome.passed,
+                "status": outcome.status,
+                "detail": outcome.detail,
+                "completion": outcome.completion,
+                "completion_tokens": outcome.completion_tokens,
+            }
+            for task, outcome in report.outcomes.items()
+        }
+        low, high = report.interval
+        click.echo(
+            json.dumps(
+                {
+                    "pass@1": report.pass_at_1,
+                    "interval": [low, high],
+                    "prompt": report.prompt,
+                    "seconds": report.seconds,
+                    "problems": problems,
+                }
+            )
+        )
+        return
+    for task, outcome in report.outcomes.items():
+        click.echo(f"{task:<24} {outcome.status:<8} {outcome.detail}".rstrip())
+    low, high = report.interval
+    click.echo(
+        f"pass@1 {report.pass_at_1:.1%} (95% interval {low:.1%} to {high:.1%}), {len(report.passed)} of "
+        f"{len(report.outcomes)}, {report.seconds:.1f} s"
+    )
+
+
+def print_scored(scored: ScoredSamples, as_json: bool) -> None:
+    """Print the verdict on each sample, and pass@1."""
+    judged = list(zip(scored.task_ids, scored.verdicts, strict=True))
+    if as_json:
+        verdicts = [
+            {"task_id": task, "passed": verdict.passed, "status": verdict.status, "detail": verdict.detail}
+            for task, verdict in judged
+        ]
+        click.echo(json.dumps({"pass@1": scored.pass_at_1, "verdicts": verdicts}))
+        return
+    for task, verdict in judged:
+        click.echo(f"{task:<24} {verdict.status:<8} {verdict.detail}".rstrip())
+    click.echo(f"pass@1 {scored.pass_at_1:.1%} over {len(set(scored.task_ids))} problems")
+
+
+def show_plan(config: SearchConfig) -> None:
+    """Print the searched numbers of a config and what one candidate would be merged of. Raises MergingError."""
+    from merging import Merger, ParentSet
+
+    config.require_files()
+    for found in config.space.ranges:
+        knots = f", a gradient of {found.knots} knots" if found.knots else ""
+        whole = ", whole numbers" if found.whole else ""
+        interval = f"one of {list(found.choices)}" if found.choices else f"{found.low:g} to {found.high:g}{whole}"
+        click.echo(f"{found.path}: {interval}{knots}")
+    example = config.space.recipe_at(config.warm_starts[0]) if config.warm_starts else config.space.example()
+    with ParentSet.open(config.space.corners(), "cpu", **config.merging.switches) as parents:
+        tell(*parents.notes)
+        if warning := config.space.fitting_corners(Merger(parents).plan).warning:
+            click.echo(f"\n{warning}")
+        click.echo(f"\n{'The first warm start' if config.warm_starts else 'For example'}:\n")
+        click.echo(Merger(parents).plan(example).describe())
+
+
+def tell_of_mergekit(folder: Path, merge_method: str, compatible: bool) -> None:
+    """Say whether mergekit can read the recipe of an export, where it cannot be taken for granted."""
+    from merging.compatible import DELTA, notice
+
+    if line := notice(merge_method):
+        click.echo(f"mergekit reads {folder / 'recipe.yaml'}; the model is {folder / DELTA}" if compatible else line)
+
+
+def tell_isolation(isolation: Isolation) -> None:
+    """Say which layers the sandbox lacks, if any."""
+    if isolation.note:
+        click.echo(isolation.note, err=True)
+
+
+def tell(*notes: str) -> None:
+    """Print notes to a person."""
+    for note in notes:
+        click.echo(note, err=True)
+
+
+@contextlib.contextmanager
+def bar() -> Iterator[Callable[[str, int, int], None]]:
+    """Yield a function that shows (phase, done, in all) on stderr; nothing where that is no terminal."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as shown:
+        task = shown.add_task("", total=None)
+        yield lambda phase, done, total: shown.update(task, description=phase, completed=done, total=total)

@@ -1,0 +1,57 @@
+"""The options that several commands share, so that they are called the same and mean the same everywhere."""
+
+from __future__ import annotations
+
+import click
+
+CONSENT = click.option(
+    "--allow-code-execution", is_flag=True, help="Agree to execute the code that the models write, in a sandbox."
+)
+DEVICE = click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    help="Where to work, as torch names devices; auto: a GPU if there is one.",
+)
+COMPATIBLE = click.option(
+    "--mergekit-compatible",
+    is_flag=True,
+    help="Of a method that mergekit does not have, export an equal that it can read.",
+)
+# The switches of mergekit-yaml, by its names.
+SHARD_SIZE = click.option(
+    "--out-shard-size",
+    "--max-shard-size",
+    "max_shard_size",
+    default="5GB",
+    show_default=True,
+    help="The most that one file of weights may hold; 5B is 5GB, as in mergekit.",
+)
+LOW_MEMORY = click.option(
+    "--low-cpu-memory/--no-low-cpu-memory", help="As in mergekit; merges are always made so, tensor by tensor."
+)
+LAZY_UNPICKLE = click.option(
+    "--lazy-unpickle/--no-lazy-unpickle", help="Read torch pickles (pytorch_model.bin), without running code in them."
+)
+TRUST = click.option(
+    "--trust-remote-code/--no-trust-remote-code",
+    help="Execute Python code that comes with a model, tokenizer or config.",
+)
+CRIMES = click.option(
+    "--allow-crimes/--no-allow-crimes", help="Merge models of different architectures where their tensors fit."
+)
+TOKENIZER = click.option(
+    "--copy-tokenizer/--no-copy-tokenizer",
+    default=True,
+    show_default=True,
+    help="Give a merge whose recipe names no tokenizer that of its base.",
+)
+CARD = click.option(
+    "--write-model-card/--no-write-model-card", default=True, show_default=True, help="Write a README.md."
+)
+COMPILE = click.option(
+    "--compile/--no-compile",
+    default=None,
+    help="Merge with compiled kernels on a CPU; by default where that saves more time than it takes. Same bits.",
+)
+SEED = click.option("--random-seed", default=0, show_default=True, help="Seed of methods that draw random numbers.")
