@@ -22,8 +22,9 @@ for line in sys.stdin:
     print("verdict", json.dumps(result), flush=True)
 """
 
-# Where there is one, a bubblewrap keeps the programs from the network and from files.
-_BOX = ["--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc", "--tmpfs", "/tmp", "--unshare-all"]
+# Where there is one, a bubblewrap keeps the programs from the network and from files; Python may itself lie in /tmp.
+_BOX = ["--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc", "--unshare-all"]
+_BOX += ["--tmpfs", "/tmp", "--ro-bind", sys.prefix, sys.prefix]
 
 
 def human_eval_results(programs: Iterable[tuple[Problem, str]], timeout: float) -> list[str]:

@@ -130,15 +130,18 @@ def test_a_pool_whose_processes_are_killed_recovers(adder: Problem) -> None:
     with SandboxPool(workers=1) as pool:
         assert pool.run(adder, HONEST).passed
         for process in family_of(os.getpid()):
-            if "sandbox" in Path(f"/proc/{process}/cmdline").read_bytes().decode():
-                os.kill(process, signal.SIGKILL)
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it may have gone with its parent
+                if "sandbox" in Path(f"/proc/{process}/cmdline").read_bytes().decode():
+                    os.kill(process, signal.SIGKILL)
         assert pool.run(adder, HONEST).passed
 
 
 def family_of(parent: int) -> list[int]:
     """Return the children of all threads of a process, and theirs."""
-    tasks = Path(f"/proc/{parent}/task").iterdir()
-    children = [int(child) for task in tasks for child in (task / "children").read_text().split()]
+    children = []
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it may be gone by now
+        for task in Path(f"/proc/{parent}/task").iterdir():
+            children += [int(child) for child in (task / "children").read_text().split()]
     return children + [grandchild for child in children for grandchild in family_of(child)]
 
 
