@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from merging.calibration import calibrate
+from merging.inductor import TensorKernels
 from merging.kernel import model_dtype, run_steps
 from merging.methods import METHODS
 from merging.models import build_model, generation_config, merged_config
@@ -39,7 +40,9 @@ class Merger:
         kernels: the compiled kernels; without them the same bits come out, later.
     """
 
-    def __init__(self, parents: ParentSet, random_seed: int = 0, kernels: Kernels | None = None) -> None:
+    def __init__(
+        self, parents: ParentSet, random_seed: int = 0, kernels: Kernels | TensorKernels | None = None
+    ) -> None:
         self.parents = parents
         self._random_seed = random_seed
         self.kernels = kernels

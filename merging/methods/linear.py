@@ -5,15 +5,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from merging.methods.registry import Block, Numbers, Parameter, Scope, method
+from merging.inductor import TensorKernels
+from merging.methods.registry import Block, Finite, Numbers, Parameter, Scope, method
 from merging.native import Kernels
 from merging.native.weighted_sum import weighted_sum
 
 
-def fused(kernels: Kernels, block: Block, numbers: Numbers, _: None, out: Tensor) -> bool:
+def fused(kernels: Kernels | TensorKernels, block: Block, numbers: Numbers, _: None, out: Tensor) -> Finite:
     """Do what `linear` does in one pass."""
     weights = torch.tensor(numbers.each("weight"), dtype=torch.float32)
     divisor = float(weights.sum()) if numbers.flag("normalize") else None
+    if isinstance(kernels, TensorKernels):
+        return kernels.weighted_sum(block.inputs, weights.tolist(), out, divisor, fma=True)
     return weighted_sum(kernels, block.inputs, weights.tolist(), out, divisor, fma=True)
 
 

@@ -22,10 +22,15 @@ RUN = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class Boundary:
-    """A magnitude, and the flat index behind the last element of this magnitude that belongs to a selection."""
+    """A magnitude, and the flat index behind the last element of this magnitude that belongs to a selection.
+
+    With a `rank`, which is only so where it was asked for, the first `rank` of this magnitude from that index on belong
+    to it, too; they lie within a run.
+    """
 
     magnitude: float
     equal_until: int
+    rank: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +42,7 @@ class Magnitudes:
     table: MagnitudeTable
     dtype: torch.dtype
     find: Callable[[Block, float, int], int] | None = None
+    ranked: bool = False
 
     @classmethod
     def of(
@@ -47,14 +53,16 @@ class Magnitudes:
         read: Callable[[Block], Tensor],
         find: Callable[[Block, float, int], int] | None = None,
         dtype: torch.dtype | None = None,
+        ranked: bool = False,
     ) -> Magnitudes:
         """Count the magnitudes of what `read` makes of these inputs, once for a parent set under this name.
 
         `find` may be a faster way to the index in a block of the element of a magnitude that has a rank (from 1);
-        `dtype` is that of what `read` makes, if it is not the merge's.
+        `dtype` is that of what `read` makes, if it is not the merge's. Boundaries in a 16-bit dtype are then found
+        without a look at the tensor if they may have a rank (`ranked`).
         """
         table = operands.once(name, inputs, lambda: magnitude_table(map(read, operands.blocks(RUN))))
-        return cls(operands, read, table, dtype or operands.dtype, find)
+        return cls(operands, read, table, dtype or operands.dtype, find, ranked)
 
     def largest(self, k: int) -> Boundary:
         """Return the boundary of the k largest, 1 <= k <= elements: those above it, and equals before its index."""
@@ -71,6 +79,8 @@ class Magnitudes:
         if place.rank == place.count:
             return Boundary(magnitude, self.operands.elements)
         run, rank = self.table.run_of(place)
+        if self.ranked:
+            return Boundary(magnitude, run * RUN, rank)
         block = self.operands.block(run * RUN, RUN)
         if self.find:
             return Boundary(magnitude, run * RUN + self.find(block, magnitude, rank) + 1)

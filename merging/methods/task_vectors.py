@@ -18,12 +18,14 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from merging.inductor import TensorKernels
 from merging.methods.bits import as_bits, bits_of, magnitude_mask
 from merging.methods.breadcrumbs import find_band
 from merging.methods.della import draw_by_rank, refuse_probabilities
 from merging.methods.registry import (
     Block,
     Combine,
+    Finite,
     Numbers,
     Operands,
     Parameter,
@@ -166,7 +168,9 @@ def _agreeing_weight(agreeing: list[Tensor], weights: Sequence[float], scratch: 
     return total.add_(1 - total.sign().abs_())
 
 
-def _fused(kernels: Kernels, block: Block, numbers: Numbers, mixture: Mixture, out: Tensor, elect: bool) -> bool | None:
+def _fused(
+    kernels: Kernels | TensorKernels, block: Block, numbers: Numbers, mixture: Mixture, out: Tensor, elect: bool
+) -> Finite | None:
     """Do what `_merge` does in one pass over the block."""
     if block.base is None or not mixture.finite or not mixture.parts:
         return None
@@ -181,6 +185,8 @@ def _fused(kernels: Kernels, block: Block, numbers: Numbers, mixture: Mixture, o
         has_lambda=numbers.number("lambda") != 1.0,
     )
     parts = [_native_part(block, part) for part in mixture.parts]
+    if isinstance(kernels, TensorKernels):
+        return kernels.merge(form, block.base, parts, out, _divisor(mixture.total_weight), numbers.number("lambda"))
     weights = tuple(part.weight for part in mixture.parts)
     divisor = _rounded(weights, block.base.dtype)[1] or 1.0 if elect else _divisor(mixture.total_weight)
     return native.merge(kernels, form, block.base, parts, out, block.start, divisor, numbers.number("lambda"))
@@ -211,7 +217,9 @@ def _register(name: str, source: str, thinner: Thinner, elect: bool, normalize: 
     def combine(block: Block, numbers: Numbers, mixture: Mixture) -> Tensor:
         return _merge(block, numbers, mixture, elect)
 
-    def fused(kernels: Kernels, block: Block, numbers: Numbers, mixture: Mixture, out: Tensor) -> bool | None:
+    def fused(
+        kernels: Kernels | TensorKernels, block: Block, numbers: Numbers, mixture: Mixture, out: Tensor
+    ) -> Finite | None:
         return _fused(kernels, block, numbers, mixture, out, elect)
 
     parameters = (
