@@ -19,12 +19,12 @@ from torch import Tensor
 
 from merging.calibration import calibrate, observed
 from merging.errors import MergingError, NonFiniteTensor
-from merging.inductor import TensorKernels
+from merging.inductor import AnyKernels, TensorKernels
 from merging.methods import METHODS, Method
 from merging.methods.bits import all_finite
 from merging.methods.random_bits import keys
 from merging.methods.registry import Block, Finite, Scratch, Undefined
-from merging.native import FORMATS, Kernels
+from merging.native import FORMATS
 from merging.parents import ParentSet
 from merging.plan import Plan, Step
 
@@ -53,7 +53,7 @@ class StepOperands:
     base: Tensor | None
     inputs: tuple[Tensor, ...]
     scratch: Scratch
-    kernels: Kernels | TensorKernels | None
+    kernels: AnyKernels | None
 
     @property
     def count(self) -> int:
@@ -135,7 +135,7 @@ def run_steps(
     work: Sequence[tuple[Step, Tensor]],
     parents: ParentSet,
     random_seed: int,
-    kernels: Kernels | TensorKernels | None,
+    kernels: AnyKernels | None,
     done: Callable[[Step], None],
 ) -> None:
     """Merge many tensors into their outputs.
@@ -212,7 +212,7 @@ def run_step(
     parents: ParentSet,
     out: Tensor,
     random_seed: int,
-    kernels: Kernels | TensorKernels | None,
+    kernels: AnyKernels | None,
     scratch: Scratch,
 ) -> Finite:
     """Merge one tensor into `out`, in place; return whether the result is finite.

@@ -18,11 +18,10 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from merging.calibration import calibrate
-from merging.inductor import TensorKernels
+from merging.inductor import AnyKernels
 from merging.kernel import model_dtype, run_steps
 from merging.methods import METHODS
 from merging.models import build_model, generation_config, merged_config
-from merging.native import Kernels
 from merging.parents import ParentSet
 from merging.plan import Plan, Source, Step, make_plan
 from merging.recipes.recipe import Recipe
@@ -40,9 +39,7 @@ class Merger:
         kernels: the compiled kernels; without them the same bits come out, later.
     """
 
-    def __init__(
-        self, parents: ParentSet, random_seed: int = 0, kernels: Kernels | TensorKernels | None = None
-    ) -> None:
+    def __init__(self, parents: ParentSet, random_seed: int = 0, kernels: AnyKernels | None = None) -> None:
         self.parents = parents
         self._random_seed = random_seed
         self.kernels = kernels

@@ -130,6 +130,10 @@ class ParentSet:
         """
         return self._residency.get(self.stored(parent, name))
 
+    def kept(self, parent: str, name: str) -> Tensor | None:
+        """Return a parent's tensor where it is kept between two candidates, or None where it is read each time."""
+        return self._residency.keep(self.stored(parent, name))
+
     def expect(self, sources: Iterable[tuple[str, str]]) -> None:
         """Begin to bring tensors, given as (parent, name), to a GPU while it computes with others."""
         self._residency.expect([self.stored(parent, name) for parent, name in sources])

@@ -14,9 +14,11 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from merging.errors import MergingError, first_line
 from merging.inductor.rounding import ROW
 from merging.inductor.task_vectors import DIVISOR, LAMBDA, Number, TensorForm, merge_task_vectors
 from merging.inductor.weighted_sum import SumForm, weighted_sum
+from merging.native.compiler import Kernels
 from merging.native.task_vectors import Form, Part
 
 Function: TypeAlias = Callable[..., Tensor]
@@ -45,6 +47,17 @@ class TensorKernels:
     Args:
         compile: makes the function for a form; by default torch.compile does.
     """
+
+    @classmethod
+    def on(cls, device: torch.device) -> TensorKernels:
+        """Return kernels for a device. Raises MergingError, with the reason, if torch.compile cannot compile for it."""
+        try:
+            compiled(_one_more, None)(torch.zeros(8, device=device))
+        except Exception as error:  # torch, Triton and the compilers each have their own
+            raise MergingError(
+                f"torch.compile does not work on {device} ({first_line(error)}); it needs Triton and a C compiler"
+            ) from None
+        return cls()
 
     def __init__(self, compile: Callable[[Function, object], Function] = compiled) -> None:
         self._compile = compile
@@ -78,7 +91,7 @@ class TensorKernels:
             form.normalize,
             rescale=any(part.norm for part in thinned),
             search=any(part.floor.rank or part.ceiling.rank for part in thinned),
-            in_rows=out.numel() % ROW == 0,
+            in_rows=_in_rows(out),
         )
         rows = [_row(part, weight) for part, _, weight in parts]
         last = [0.0] * len(Number)
@@ -96,7 +109,7 @@ class TensorKernels:
         fma: bool = False,
     ) -> Tensor:
         """Write sum(weight * parent) [/ divisor] into `out`; return whether all of it is finite, () bool."""
-        form = SumForm(divisor is not None, fma, out.numel() % ROW == 0)
+        form = SumForm(divisor is not None, fma, _in_rows(out))
         numbers = _on(out.device, [*weights, 1.0 if divisor is None else divisor], torch.float32)
         return self._function(weighted_sum, form, len(parents), out.dtype)(list(parents), numbers, out)
 
@@ -105,6 +118,14 @@ class TensorKernels:
         if key not in self._functions:
             self._functions[key] = self._compile(function, form)
         return self._functions[key]
+
+
+def _in_rows(out: Tensor) -> bool:
+    return out.numel() > ROW and out.numel() % ROW == 0  # a single row would be compiled once more
+
+
+def _one_more(_: None, values: Tensor) -> Tensor:
+    return values + 1
 
 
 def _row(part: Part, weight: float) -> list[float]:
@@ -121,3 +142,6 @@ def _on(device: torch.device, numbers: Sequence[Any], dtype: torch.dtype) -> Ten
     here = torch.tensor(numbers, dtype=dtype)
     # The pinned memory is used again when the copy is done: torch sees to that.
     return here if device.type == "cpu" else here.pin_memory().to(device, non_blocking=True)
+
+
+AnyKernels: TypeAlias = Kernels | TensorKernels

@@ -18,7 +18,7 @@ from merging.inductor.rounding import all_finite, rounded
 from merging.native.task_vectors import Thinning
 
 RUN = 1 << 16
-"""Elements in which a cut's last kept element is searched."""
+"""The elements among which the last one that is kept is searched: those that a magnitude table counts together."""
 
 _SIDE = 1 << 8  # a run is searched as a square
 _SMALLEST_NORM = 1e-7

@@ -5,13 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from merging.inductor import TensorKernels
+from merging.inductor import AnyKernels, TensorKernels
 from merging.methods.registry import Block, Finite, Numbers, Parameter, Scope, method
-from merging.native import Kernels
 from merging.native.weighted_sum import weighted_sum
 
 
-def fused(kernels: Kernels | TensorKernels, block: Block, numbers: Numbers, _: None, out: Tensor) -> Finite:
+def fused(kernels: AnyKernels, block: Block, numbers: Numbers, _: None, out: Tensor) -> Finite:
     """Do what `linear` does in one pass."""
     weights = torch.tensor(numbers.each("weight"), dtype=torch.float32)
     divisor = float(weights.sum()) if numbers.flag("normalize") else None

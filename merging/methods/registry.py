@@ -25,8 +25,7 @@ import torch
 from pydantic import TypeAdapter
 from torch import Tensor
 
-from merging.inductor import TensorKernels
-from merging.native import Kernels
+from merging.inductor import AnyKernels
 
 Number: TypeAlias = bool | int | float | str
 T = TypeVar("T")
@@ -181,7 +180,7 @@ class Operands(Protocol):
         """Whether the tensor is the matrix of a linear map, (..., out, in), and no vector, table or filter."""
 
     @property
-    def kernels(self) -> Kernels | TensorKernels | None:
+    def kernels(self) -> AnyKernels | None:
         """The compiled kernels, where they can be used: on this device, in a dtype that they know."""
 
     def block(self, start: int, size: int) -> Block:
@@ -208,7 +207,7 @@ Combine: TypeAlias = Callable[[Block, Numbers, Any], Tensor]
 # Whether something is finite; on a device that the host does not wait for, a tensor, () bool.
 Finite: TypeAlias = bool | Tensor
 # Writes the block's merge and returns whether it is finite, or None where there is no kernel for it.
-Fused: TypeAlias = Callable[[Kernels | TensorKernels, Block, Numbers, Any, Tensor], Finite | None]
+Fused: TypeAlias = Callable[[AnyKernels, Block, Numbers, Any, Tensor], Finite | None]
 # Why the numbers that one input has, by key, cannot stand together; or None.
 RefuseTogether: TypeAlias = Callable[[Mapping[str, Number | None]], str | None]
 

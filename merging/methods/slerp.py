@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from merging.inductor import TensorKernels
+from merging.inductor import AnyKernels, TensorKernels
 from merging.methods.registry import Block, Finite, Numbers, Operands, Parameter, Scope, method
-from merging.native import Kernels
 from merging.native.weighted_sum import weighted_sum
 
 # Norms and dot products are summed in runs of this many elements, as mergekit 0.1.5 sums them: a float32
@@ -63,7 +62,7 @@ def coefficients(operands: Operands, numbers: Numbers) -> Coefficients:
 
 
 def fused(
-    kernels: Kernels | TensorKernels,
+    kernels: AnyKernels,
     block: Block,
     numbers: Numbers,  # noqa: ARG001
     factors: Coefficients,

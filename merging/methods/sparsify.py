@@ -16,7 +16,7 @@ from torch import Tensor
 
 from merging.inductor import TensorKernels
 from merging.methods.bits import as_bits, bits_dtype, bits_of, number_of
-from merging.methods.magnitudes import RUN, Magnitudes
+from merging.methods.magnitudes import Magnitudes, read_size
 from merging.methods.random_bits import keep_mask, kept_below
 from merging.methods.registry import Block, Operands
 from merging.native import Kernels
@@ -230,7 +230,7 @@ def _absolute_sum(delta: Tensor) -> float:
 
 def deltas(operands: Operands, index: int) -> Iterator[tuple[int, Tensor]]:
     """Yield a task vector in flat runs, each with the flat index of its first element."""
-    return ((block.start, delta(block, index)) for block in operands.blocks(RUN))
+    return ((block.start, delta(block, index)) for block in operands.blocks(read_size(operands)))
 
 
 def delta(block: Block, index: int) -> Tensor:

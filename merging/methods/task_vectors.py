@@ -18,7 +18,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from merging.inductor import TensorKernels
+from merging.inductor import AnyKernels, TensorKernels
 from merging.methods.bits import as_bits, bits_of, magnitude_mask
 from merging.methods.breadcrumbs import find_band
 from merging.methods.della import draw_by_rank, refuse_probabilities
@@ -35,7 +35,6 @@ from merging.methods.registry import (
     method,
 )
 from merging.methods.sparsify import NOTHING, Thinning, delta_extremes, draw, find_cut, keep_all
-from merging.native import Kernels
 from merging.native import task_vectors as native
 
 
@@ -169,7 +168,7 @@ def _agreeing_weight(agreeing: list[Tensor], weights: Sequence[float], scratch: 
 
 
 def _fused(
-    kernels: Kernels | TensorKernels, block: Block, numbers: Numbers, mixture: Mixture, out: Tensor, elect: bool
+    kernels: AnyKernels, block: Block, numbers: Numbers, mixture: Mixture, out: Tensor, elect: bool
 ) -> Finite | None:
     """Do what `_merge` does in one pass over the block."""
     if block.base is None or not mixture.finite or not mixture.parts:
@@ -217,9 +216,7 @@ def _register(name: str, source: str, thinner: Thinner, elect: bool, normalize: 
     def combine(block: Block, numbers: Numbers, mixture: Mixture) -> Tensor:
         return _merge(block, numbers, mixture, elect)
 
-    def fused(
-        kernels: Kernels | TensorKernels, block: Block, numbers: Numbers, mixture: Mixture, out: Tensor
-    ) -> Finite | None:
+    def fused(kernels: AnyKernels, block: Block, numbers: Numbers, mixture: Mixture, out: Tensor) -> Finite | None:
         return _fused(kernels, block, numbers, mixture, out, elect)
 
     parameters = (

@@ -8,11 +8,10 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from merging.inductor import TensorKernels
+from merging.inductor import AnyKernels
 from merging.methods import METHODS, Scope
 from merging.methods.random_bits import keys
 from merging.methods.registry import Block, Number, Numbers
-from merging.native import Kernels
 from merging.statistics import Statistics
 
 T = TypeVar("T")
@@ -26,7 +25,7 @@ class PlainOperands:
         base: Tensor | None,
         inputs: Sequence[Tensor],
         seed: int = 0,
-        kernels: Kernels | TensorKernels | None = None,
+        kernels: AnyKernels | None = None,
     ) -> None:
         self.base, self.inputs, self.seed = base, list(inputs), seed
         self.statistics = Statistics()
@@ -71,7 +70,7 @@ def run(
     inputs: Sequence[Tensor],
     shared: Mapping[str, Number] | None = None,
     per_input: Mapping[str, Sequence[Number]] | None = None,
-    kernels: Kernels | TensorKernels | None = None,
+    kernels: AnyKernels | None = None,
     block_size: int = 1 << 20,
     observations: Sequence[Tensor | None] = (),
 ) -> Tensor:
