@@ -90,7 +90,7 @@ class TensorKernels:
             form.elect,
             form.normalize,
             rescale=any(part.norm for part in thinned),
-            search=any(part.floor.rank or part.ceiling.rank for part in thinned),
+            search=base.element_size() == 2 and any(map(_is_cut, thinned)),
             in_rows=_in_rows(out),
         )
         rows = [_row(part, weight) for part, _, weight in parts]
@@ -126,6 +126,11 @@ def _in_rows(out: Tensor) -> bool:
 
 def _one_more(_: None, values: Tensor) -> Tensor:
     return values + 1
+
+
+def _is_cut(part: Part) -> bool:
+    # Also where no edge has a rank by chance: that is not worth to be compiled apart.
+    return any(edge.before != edge.after for edge in (part.floor, part.ceiling))
 
 
 def _row(part: Part, weight: float) -> list[float]:

@@ -57,7 +57,7 @@ class TensorForm:
     elect: bool
     normalize: bool
     rescale: bool
-    search: bool  # whether an edge has a rank
+    search: bool  # whether an edge may have a rank
     in_rows: bool
 
 
