@@ -26,6 +26,7 @@ from merging.methods.random_bits import keys
 from merging.methods.registry import Block, Finite, Scratch, Undefined
 from merging.native import FORMATS
 from merging.parents import ParentSet
+from merging.placement import by_device
 from merging.plan import Plan, Step
 
 T = TypeVar("T")
@@ -47,6 +48,7 @@ class StepOperands:
 
     step: Step
     parents: ParentSet
+    device: torch.device
     dtype: torch.dtype
     random_seed: int
     shape: torch.Size
@@ -92,7 +94,7 @@ class StepOperands:
     def once(self, name: str, inputs: Sequence[int], compute: Callable[[], T]) -> T:
         """Return a statistic of these inputs (and the base), computed at most once for a parent set."""
         sources = (self.step.base, *(self.step.inputs[index] for index in inputs))
-        return self.parents.statistics.once((name, self.dtype, sources), compute)
+        return self.parents.statistics.once((name, self.dtype, self.device, sources), compute)
 
     def random_key(self, index: int) -> tuple[int, int]:
         """Return two 32-bit keys for the random numbers of an input: of (seed, input, its tensor) and nothing else."""
@@ -164,13 +166,8 @@ def run_steps(
         with torch.inference_mode():  # which belongs to a thread, too
             return [run_step(step, parents, out, random_seed, kernels, scratch) for step, out in some]
 
-    if parents.device.type != "cpu":
-        found: list[Finite] = []
-        _expect(work[:1], parents)
-        for index, each in enumerate(work):
-            _expect(work[index + 1 : index + 2], parents)
-            found += run(each)
-        _check([step for step, _ in work], found, done)
+    if parents.device.type != "cpu" or len(parents.placement.devices) > 1:
+        _check([step for step, _ in work], _run_on_devices(work, parents, run), done)
         return
     groups = [work[index : index + _AT_A_TIME] for index in range(0, len(work), _AT_A_TIME)]
     with _one_thread_an_operation() as threads, ThreadPoolExecutor(threads, "merge") as pool:
@@ -184,17 +181,44 @@ def run_steps(
 
 def _check(steps: Sequence[Step], finite: Sequence[Finite], done: Callable[[Step], None]) -> None:
     """Tell of each step, in order, that it is done; raise NonFiniteTensor of the first whose result is not finite."""
-    on_device = [each for each in finite if isinstance(each, Tensor)]
-    known = iter(torch.stack(on_device).tolist() if on_device else ())  # the one time that the host waits
+    flags: dict[torch.device, list[Tensor]] = {}
+    for each in finite:
+        if isinstance(each, Tensor):
+            flags.setdefault(each.device, []).append(each)
+    # The one time that the host waits for a device.
+    known = {device: iter(torch.stack(some).tolist()) for device, some in flags.items()}
     for step, each in zip(steps, finite, strict=True):
-        if not (next(known) if isinstance(each, Tensor) else each):
+        if not (next(known[each.device]) if isinstance(each, Tensor) else each):
             raise NonFiniteTensor(step.name, step.method)
         done(step)
 
 
-def _expect(work: Sequence[tuple[Step, Tensor]], parents: ParentSet) -> None:
-    for step, _ in work:
-        parents.expect((source.parent, source.tensor) for source in step.sources())
+def _run_on_devices(
+    work: Sequence[tuple[Step, Tensor]], parents: ParentSet, run: Callable[[tuple[Step, Tensor]], list[Finite]]
+) -> list[Finite]:
+    """Let each device merge its own tensors, one after the other, while the next one's sources are copied to it."""
+    found: list[Finite] = [True] * len(work)
+
+    def run_on(device: torch.device, indices: Sequence[int]) -> None:
+        _expect([work[index][0] for index in indices[:1]], parents, device)
+        for place, index in enumerate(indices, start=1):
+            _expect([work[following][0] for following in indices[place : place + 1]], parents, device)
+            (found[index],) = run(work[index])
+
+    shares = by_device((step.name for step, _ in work), parents.placement)
+    if len(shares) < 2:
+        for device, indices in shares.items():
+            run_on(device, indices)
+        return found
+    with ThreadPoolExecutor(len(shares), "merge") as pool:
+        for result in [pool.submit(run_on, device, indices) for device, indices in shares.items()]:
+            result.result()
+    return found
+
+
+def _expect(steps: Sequence[Step], parents: ParentSet, device: torch.device) -> None:
+    for step in steps:
+        parents.expect([(source.parent, source.tensor) for source in step.sources()], device)
 
 
 @contextmanager
@@ -230,12 +254,13 @@ def run_step(
     """
     if not out.numel():
         return True
-    flat = [parents.tensor(source.parent, source.tensor).reshape(-1) for source in step.sources()]
+    device = parents.placement.device_of(step.name)
+    flat = [parents.tensor(source.parent, source.tensor, device).reshape(-1) for source in step.sources()]
     base, inputs = (flat[0], flat[1:]) if step.base else (None, flat)
     dtype = merge_dtype(step, parents)
     fitting = isinstance(kernels, TensorKernels) or parents.device.type == "cpu"
     usable = kernels if fitting and dtype in FORMATS else None
-    operands = StepOperands(step, parents, dtype, random_seed, out.shape, base, tuple(inputs), scratch, usable)
+    operands = StepOperands(step, parents, device, dtype, random_seed, out.shape, base, tuple(inputs), scratch, usable)
     try:
         return _run_method(METHODS[step.method], operands, out.view(-1))
     except Undefined as reason:
@@ -257,15 +282,14 @@ def _run_method(method: Method, operands: StepOperands, target: Tensor) -> Finit
 def _block_size(method: Method, operands: StepOperands) -> int:
     if method.fused and operands.kernels:
         return operands.elements if isinstance(operands.kernels, TensorKernels) else _FUSED_BLOCK
-    return _BLOCK.get(operands.parents.device.type, _WHOLE)
+    return _BLOCK.get(operands.device.type, _WHOLE)
 
 
 def _write(method: Method, operands: StepOperands, block: Block, prepared: object, target: Tensor) -> Finite:
     numbers = operands.step.numbers
     if method.fused and operands.kernels:
-        device = operands.parents.device
-        in_place = target.dtype == operands.dtype and target.device.type == device.type
-        merged = target if in_place else torch.empty(len(block), dtype=operands.dtype, device=device)
+        in_place = target.dtype == operands.dtype and target.device == operands.device
+        merged = target if in_place else torch.empty(len(block), dtype=operands.dtype, device=operands.device)
         finite = method.fused(operands.kernels, block, numbers, prepared, merged)
         if finite is not None:
             if in_place:

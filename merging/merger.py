@@ -89,7 +89,7 @@ class Merger:
         model = self._live_model(recipe, plan)
         tensors = self._tensors
         simplified = [self._simplified(step) for step in plan.steps]
-        wanted = owners(simplified)
+        wanted = owners(simplified, self.parents.placement)
         steps = [step for step in simplified if wanted[step.name] == step.name]
         self._written = {step.name: step for step in steps if self._written.get(step.name) == step}
         share(tensors, wanted, self._owners)
@@ -124,7 +124,7 @@ class Merger:
     def _all_equal(self, sources: tuple[Source, ...]) -> bool:
         def equal() -> bool:
             first, *others = (self.parents.tensor(source.parent, source.tensor) for source in sources)
-            return all(other.dtype == first.dtype and torch.equal(other, first) for other in others)
+            return all(other.dtype == first.dtype and torch.equal(other.to(first.device), first) for other in others)
 
         return self.parents.statistics.once(("all_equal", sources), equal)
 

@@ -13,6 +13,9 @@ DEVICE = click.option(
     show_default=True,
     help="Where to work, as torch names devices; auto: a GPU if there is one.",
 )
+DEVICE_MAP = click.option(
+    "--device-map", type=click.Choice(["auto"]), help="Spread the model over all GPUs, instead of --device."
+)
 COMPATIBLE = click.option(
     "--mergekit-compatible",
     is_flag=True,

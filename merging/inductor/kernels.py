@@ -1,7 +1,7 @@
 """The functions of this package, compiled when they are first needed, called with the numbers of one step.
 
-Guarantees: a function is compiled once for a form, a number of parents and a dtype, whatever the sizes and the numbers
-are; a call enqueues work and waits for nothing.
+Guarantees: a function is compiled once for a form, a number of parents, a dtype and a device, whatever the sizes and
+the numbers are; a call enqueues work and waits for nothing.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class TensorKernels:
         last = [0.0] * len(Number)
         last[DIVISOR], last[LAMBDA] = divisor, scale
         table = _on(base.device, [*rows, last], torch.float64)
-        function = self._function(merge_task_vectors, what, len(parts), base.dtype)
+        function = self._function(merge_task_vectors, what, len(parts), base)
         return function(base, [parent for _, parent, _ in parts], ranks, table, out)
 
     def weighted_sum(
@@ -111,10 +111,10 @@ class TensorKernels:
         """Write sum(weight * parent) [/ divisor] into `out`; return whether all of it is finite, () bool."""
         form = SumForm(divisor is not None, fma, _in_rows(out))
         numbers = _on(out.device, [*weights, 1.0 if divisor is None else divisor], torch.float32)
-        return self._function(weighted_sum, form, len(parents), out.dtype)(list(parents), numbers, out)
+        return self._function(weighted_sum, form, len(parents), out)(list(parents), numbers, out)
 
-    def _function(self, function: Function, form: object, parents: int, dtype: torch.dtype) -> Function:
-        key = (form, parents, dtype)
+    def _function(self, function: Function, form: object, parents: int, like: Tensor) -> Function:
+        key = (form, parents, like.dtype, like.device)
         if key not in self._functions:
             self._functions[key] = self._compile(function, form)
         return self._functions[key]

@@ -31,6 +31,10 @@ class Budget:
     device: int
     host: int
 
+    def share(self, part: float) -> Budget:
+        """Return a budget of the same device's memory and of a part of the host's, from which several devices copy."""
+        return Budget(self.device, int(self.host * part))
+
     @classmethod
     def of(cls, device: torch.device, live_model_bytes: int, limit: int | None = None) -> Budget:
         """Return the budget for a device.
