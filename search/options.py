@@ -55,6 +55,6 @@ CARD = click.option(
 COMPILE = click.option(
     "--compile/--no-compile",
     default=None,
-    help="Merge with compiled kernels on a CPU; by default where that saves more time than it takes. Same bits.",
+    help="Merge with compiled kernels; by default where that saves more time than it takes. Same bits.",
 )
 SEED = click.option("--random-seed", default=0, show_default=True, help="Seed of methods that draw random numbers.")
