@@ -140,7 +140,7 @@ def copy_on_device(parents: ParentSet, model: PreTrainedModel, sources: int, run
     """Return what it takes to read and write as many bytes as a merge of so many sources does, into its model."""
     name = next(iter(parents.checkpoints))
     targets = dict(model.named_parameters())
-    names = parents.architecture.names(parents.layers(name))
+    names = parents.names(name)
     pairs = [(parents.tensor(name, each), targets[each].data) for each in names]
 
     def copy() -> None:
@@ -171,7 +171,7 @@ def copy_from_host(parents: ParentSet, sources: int, runs: int) -> float:
 
 def _kept(parents: ParentSet, sources: int) -> Iterator[Tensor]:
     for name in list(parents.checkpoints)[:sources]:
-        for each in parents.architecture.names(parents.layers(name)):
+        for each in parents.names(name):
             kept = parents.kept(name, each)
             assert kept is not None, f"{each} of {name} has no room in the host's memory"
             yield kept.view(-1)
