@@ -15,13 +15,12 @@ import torch
 from torch import Tensor
 
 from merging.errors import MergingError, first_line
-from merging.inductor.rounding import ROW
 from merging.inductor.task_vectors import DIVISOR, LAMBDA, Number, TensorForm, merge_task_vectors
 from merging.inductor.weighted_sum import SumForm, weighted_sum
 from merging.native.compiler import Kernels
 from merging.native.task_vectors import Form, Part
 
-Function: TypeAlias = Callable[..., Tensor]
+Function: TypeAlias = Callable[..., Any]
 
 # Rounding as eager PyTorch's, step by step: no product is fused with a sum, no division approximated. Sizes are not
 # asserted in every call: who calls is in this file.
@@ -71,8 +70,11 @@ class TensorKernels:
         out: Tensor,
         divisor: float,
         scale: float,
-    ) -> Tensor:
-        """Merge a whole tensor into `out`; return whether all of it is finite, () bool on its device.
+    ) -> None:
+        """Merge a whole tensor into `out`.
+
+        Whether that is finite is not found in the same pass: a reduction in it would make the compiler write the tensor
+        down in float32 and read it again.
 
         Args:
             form: what is done.
@@ -91,14 +93,13 @@ class TensorKernels:
             form.normalize,
             rescale=any(part.norm for part in thinned),
             search=base.element_size() == 2 and any(map(_is_cut, thinned)),
-            in_rows=_in_rows(out),
         )
         rows = [_row(part, weight) for part, _, weight in parts]
         last = [0.0] * len(Number)
         last[DIVISOR], last[LAMBDA] = divisor, scale
         table = _on(base.device, [*rows, last], torch.float64)
         function = self._function(merge_task_vectors, what, len(parts), base)
-        return function(base, [parent for _, parent, _ in parts], ranks, table, out)
+        function(base, [parent for _, parent, _ in parts], ranks, table, out)
 
     def weighted_sum(
         self,
@@ -107,21 +108,17 @@ class TensorKernels:
         out: Tensor,
         divisor: float | None = None,
         fma: bool = False,
-    ) -> Tensor:
-        """Write sum(weight * parent) [/ divisor] into `out`; return whether all of it is finite, () bool."""
-        form = SumForm(divisor is not None, fma, _in_rows(out))
+    ) -> None:
+        """Write sum(weight * parent) [/ divisor] into `out`."""
+        form = SumForm(divisor is not None, fma)
         numbers = _on(out.device, [*weights, 1.0 if divisor is None else divisor], torch.float32)
-        return self._function(weighted_sum, form, len(parents), out)(list(parents), numbers, out)
+        self._function(weighted_sum, form, len(parents), out)(list(parents), numbers, out)
 
     def _function(self, function: Function, form: object, parents: int, like: Tensor) -> Function:
         key = (form, parents, like.dtype, like.device)
         if key not in self._functions:
             self._functions[key] = self._compile(function, form)
         return self._functions[key]
-
-
-def _in_rows(out: Tensor) -> bool:
-    return out.numel() > ROW and out.numel() % ROW == 0  # a single row would be compiled once more
 
 
 def _one_more(_: None, values: Tensor) -> Tensor:

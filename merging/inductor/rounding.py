@@ -8,8 +8,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-ROW = 1024
-
 
 def rounded(values: Tensor, dtype: torch.dtype) -> Tensor:
     """Return float32 numbers as a dtype holds them, in float32."""
@@ -22,13 +20,3 @@ def fma(x: Tensor, y: Tensor, addend: Tensor) -> Tensor:
         return torch.addcmul(addend, x, y)  # a GPU rounds it once, in a compiled function, too
     # In float64 the product is exact. That the sum is rounded twice shows in one of some 2**29 sums.
     return (x.double() * y.double() + addend.double()).float()
-
-
-def all_finite(values: Tensor, in_rows: bool) -> Tensor:
-    """Return whether no element of a flat tensor is NaN or infinite, () bool.
-
-    `in_rows`: a reduction of rows can share its loop with the pass that makes the values (as layer norm's does), which
-    one over the whole tensor cannot; the elements must then be a multiple of `ROW`.
-    """
-    infinite = ~(values.abs() < torch.inf)  # a NaN is not smaller, either
-    return ~(infinite.view(-1, ROW).any(dim=1) if in_rows else infinite).any()

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from merging.inductor.rounding import all_finite, rounded
+from merging.inductor.rounding import rounded
 from merging.native.task_vectors import Thinning
 
 RUN = 1 << 16
@@ -58,14 +58,12 @@ class TensorForm:
     normalize: bool
     rescale: bool
     search: bool  # whether an edge may have a rank
-    in_rows: bool
 
 
 @dataclass(frozen=True, slots=True)
-class _Edge:
-    """A magnitude, `before` some index and `after` it; () tensors each."""
+class _Edges:
+    """Magnitudes, each `before` some index and `after` it: (edges,) each. The parts' edges follow in turn."""
 
-    part: int
     until: Tensor
     rank: Tensor
     before: Tensor
@@ -74,8 +72,8 @@ class _Edge:
 
 def merge_task_vectors(
     form: TensorForm, base: Tensor, parents: Sequence[Tensor], ranks: Sequence[Tensor], table: Tensor, out: Tensor
-) -> Tensor:
-    """Write the merge of one tensor into `out`; return whether all of it is finite, () bool.
+) -> None:
+    """Write the merge of one tensor into `out`.
 
     Args:
         form: what is done.
@@ -95,9 +93,7 @@ def merge_task_vectors(
         deltas[part] = rounded(delta * table[part, Number.WEIGHT].float(), dtype)
     mixed = _elected(form, deltas, table, dtype) if form.elect else _sum(form, deltas, table, dtype)
     mixed = rounded(mixed * table[-1, LAMBDA].float(), dtype)
-    merged = (mixed + wide).to(dtype)
-    out.copy_(merged)
-    return all_finite(merged, form.in_rows)
+    out.copy_((mixed + wide).to(dtype))
 
 
 def _sum(form: TensorForm, deltas: Sequence[Tensor], table: Tensor, dtype: torch.dtype) -> Tensor:
@@ -139,11 +135,10 @@ def _kept(
             _random_numbers(index, row) < (_limits(ranks[part], row) if ranks else row[Number.LIMIT].long())
             for part, row in enumerate(table[:-1].unbind())
         ]
-    edges = [_edge(table, part, Number.FLOOR_UNTIL) for part in range(len(parents))]
     band = form.thinning == Thinning.BAND
-    edges += [_edge(table, part, Number.CEILING_UNTIL) for part in range(len(parents))] if band else []
-    until = _search(base, parents, edges) if form.search else torch.stack([edge.until for edge in edges])
-    at = [torch.where(index < end, edge.before, edge.after) for end, edge in zip(until, edges, strict=True)]
+    edges = _edges(table, (Number.FLOOR_UNTIL, Number.CEILING_UNTIL) if band else (Number.FLOOR_UNTIL,))
+    until = _search(base, parents, edges) if form.search else edges.until
+    at = [torch.where(index < until[edge], edges.before[edge], edges.after[edge]) for edge in range(len(until))]
     kept: list[Tensor | None] = []
     for part, delta in enumerate(deltas):
         mask = delta.abs() > at[part]
@@ -151,36 +146,38 @@ def _kept(
     return kept
 
 
-def _edge(table: Tensor, part: int, first: int) -> _Edge:
-    until, rank, before, after = table[part, first : first + 4].unbind()
-    return _Edge(part, until.long(), rank.long(), before.float(), after.float())
+def _edges(table: Tensor, firsts: Sequence[int]) -> _Edges:
+    columns = [table[:-1, first : first + 4] for first in firsts]
+    until, rank, before, after = (columns[0] if len(columns) == 1 else torch.cat(columns)).unbind(1)
+    return _Edges(until.long(), rank.long(), before.float(), after.float())
 
 
-def _search(base: Tensor, parents: Sequence[Tensor], edges: Sequence[_Edge]) -> Tensor:
+def _search(base: Tensor, parents: Sequence[Tensor], edges: _Edges) -> Tensor:
     """Return for each edge the index behind its last equal, (edges,) int64.
 
     That is the `rank`-th from `until` on, within a run. All edges are searched at once, in a few small launches.
     """
     within = torch.arange(RUN, device=base.device).view(_SIDE, _SIDE)
-    equal = torch.stack([_equal(base, parents, edge, edge.until + within) for edge in edges])
-    until, rank = (torch.stack([getattr(edge, each) for edge in edges]) for each in ("until", "rank"))
+    equal = _equal(base, parents, edges, edges.until[:, None, None] + within)
     seen = equal.sum(dim=2, dtype=torch.int32).cumsum(dim=1)  # (edges, rows)
-    earlier = seen < rank[:, None]
-    row = earlier.sum(dim=1)
-    left = rank - torch.where(earlier, seen, 0).amax(dim=1)
-    start = until + row * _SIDE
-    within = torch.arange(_SIDE, device=base.device)
-    equal = torch.stack([_equal(base, parents, edge, first + within) for edge, first in zip(edges, start, strict=True)])
+    earlier = seen < edges.rank[:, None]
+    left = edges.rank - torch.where(earlier, seen, 0).amax(dim=1)
+    start = edges.until + earlier.sum(dim=1) * _SIDE
+    equal = _equal(base, parents, edges, start[:, None] + torch.arange(_SIDE, device=base.device))
     column = (equal.to(torch.int32).cumsum(dim=1) < left[:, None]).sum(dim=1)
-    return torch.where(rank > 0, start + column + 1, until)
+    return torch.where(edges.rank > 0, start + column + 1, edges.until)
 
 
-def _equal(base: Tensor, parents: Sequence[Tensor], edge: _Edge, index: Tensor) -> Tensor:
-    """Return which of the elements with these indices are of an edge's magnitude, like `index`."""
-    there = index < base.numel()
-    index = torch.where(there, index, 0)
-    delta = rounded(parents[edge.part][index].float() - base[index].float(), base.dtype)
-    return there & (delta.abs() == torch.maximum(edge.before, edge.after))
+def _equal(base: Tensor, parents: Sequence[Tensor], edges: _Edges, index: Tensor) -> Tensor:
+    """Return which of the elements with these indices (edges, ...) are of their edge's magnitude, like `index`."""
+    magnitudes = torch.maximum(edges.before, edges.after)
+    found = []
+    for edge, own in enumerate(index):
+        there = own < base.numel()
+        at = torch.where(there, own, 0)
+        delta = rounded(parents[edge % len(parents)][at].float() - base[at].float(), base.dtype)
+        found.append(there & (delta.abs() == magnitudes[edge]))
+    return torch.stack(found)
 
 
 def _scale(kept: Tensor, row: Tensor, dtype: torch.dtype) -> Tensor:

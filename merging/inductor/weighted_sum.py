@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from merging.inductor.rounding import all_finite, fma
+from merging.inductor.rounding import fma
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,11 +16,10 @@ class SumForm:
 
     divide: bool
     fma: bool
-    in_rows: bool
 
 
-def weighted_sum(form: SumForm, parents: Sequence[Tensor], numbers: Tensor, out: Tensor) -> Tensor:
-    """Write the weighted sum into `out`; return whether all of it is finite, () bool.
+def weighted_sum(form: SumForm, parents: Sequence[Tensor], numbers: Tensor, out: Tensor) -> None:
+    """Write the weighted sum into `out`.
 
     Args:
         form: whether the sum is divided, and whether products are added unrounded.
@@ -32,6 +31,4 @@ def weighted_sum(form: SumForm, parents: Sequence[Tensor], numbers: Tensor, out:
     for index, parent in enumerate(parents[1:], start=1):
         wide = parent.float()
         total = fma(wide, numbers[index], total) if form.fma else total + wide * numbers[index]
-    merged = (total / numbers[-1] if form.divide else total).to(out.dtype)
-    out.copy_(merged)
-    return all_finite(merged, form.in_rows)
+    out.copy_((total / numbers[-1] if form.divide else total).to(out.dtype))

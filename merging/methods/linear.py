@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from merging.inductor import AnyKernels, TensorKernels
+from merging.methods.bits import all_finite
 from merging.methods.registry import Block, Finite, Numbers, Parameter, Scope, method
 from merging.native.weighted_sum import weighted_sum
 
@@ -15,7 +16,8 @@ def fused(kernels: AnyKernels, block: Block, numbers: Numbers, _: None, out: Ten
     weights = torch.tensor(numbers.each("weight"), dtype=torch.float32)
     divisor = float(weights.sum()) if numbers.flag("normalize") else None
     if isinstance(kernels, TensorKernels):
-        return kernels.weighted_sum(block.inputs, weights.tolist(), out, divisor, fma=True)
+        kernels.weighted_sum(block.inputs, weights.tolist(), out, divisor, fma=True)
+        return all_finite(out)
     return weighted_sum(kernels, block.inputs, weights.tolist(), out, divisor, fma=True)
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from merging.inductor import AnyKernels, TensorKernels
+from merging.methods.bits import all_finite
 from merging.methods.registry import Block, Finite, Numbers, Operands, Parameter, Scope, method
 from merging.native.weighted_sum import weighted_sum
 
@@ -72,7 +73,8 @@ def fused(
     assert block.base is not None
     parents, weights = (block.base, block.inputs[0]), (float(factors.base), float(factors.other))
     if isinstance(kernels, TensorKernels):
-        return kernels.weighted_sum(parents, weights, out)
+        kernels.weighted_sum(parents, weights, out)
+        return all_finite(out)
     return weighted_sum(kernels, parents, weights, out)
 
 

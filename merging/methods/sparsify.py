@@ -7,7 +7,7 @@ magnitudes those that come first. Dropping is a function of (seed, input, tensor
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol, TypeVar
 
@@ -171,15 +171,21 @@ def draw(operands: Operands, index: int, density: float, rescale: bool) -> Drop 
 
 def delta_extremes(operands: Operands, index: int) -> tuple[float, float]:
     """Return the least and the greatest element of a task vector; NaN where it holds one."""
+    return operands.once("extremes", [index], lambda: _extremes(delta for _, delta in deltas(operands, index)))
 
-    def extremes() -> tuple[float, float]:
-        if operands.elements == 0:
-            return 0.0, 0.0
-        pairs = [torch.aminmax(delta) for _, delta in deltas(operands, index)]
-        lowest, highest = (torch.stack(side) for side in zip(*pairs, strict=True))
-        return float(lowest.amin()), float(highest.amax())
 
-    return operands.once("extremes", [index], extremes)
+def base_extremes(operands: Operands) -> tuple[float, float]:
+    """Return the least and the greatest element of the base; NaN where it holds one."""
+    blocks = (block.base for block in operands.blocks(read_size(operands)))
+    return operands.once("base's extremes", [], lambda: _extremes(base for base in blocks if base is not None))
+
+
+def _extremes(runs: Iterable[Tensor]) -> tuple[float, float]:
+    pairs = [torch.aminmax(run) for run in runs]
+    if not pairs:
+        return 0.0, 0.0
+    lowest, highest = (torch.stack(side) for side in zip(*pairs, strict=True))
+    return float(lowest.amin()), float(highest.amax())
 
 
 def rescaled(operands: Operands, index: int, thinning: Scaled) -> Scaled:

@@ -16,9 +16,11 @@ from safetensors.torch import load_file, save_file
 
 from merging import Merger, MergingError, NonFiniteTensor, ParentSet, Recipe
 from merging.inductor import TensorKernels
+from merging.methods import METHODS
+from merging.methods.registry import Numbers
 from merging.native import FORMATS, Kernels
 from tests.merging.conftest import Family, make_family
-from tests.merging.operands import run
+from tests.merging.operands import PlainOperands, run
 from tests.merging.recipes import recipes
 from tests.merging.test_native import DENSITY, TASK_VECTORS, WEIGHT, assert_same_bits, tensors
 
@@ -91,12 +93,35 @@ def test_a_tensor_that_is_not_finite_is_named(tmp_path: Path, name: str, value: 
         Merger(parents, kernels=UNCOMPILED).apply(recipe)
 
 
-def test_an_overflow_in_the_merge_alone_is_noticed() -> None:
-    base = torch.full((2048,), 60000.0, dtype=torch.float16)
-    merged, finite = torch.empty_like(base), []
-    for weights in ([0.5, 0.5], [2.0, 2.0]):
-        finite.append(UNCOMPILED.weighted_sum([base, base], weights, merged).item())
-    assert finite == [True, False]
+@pytest.mark.parametrize("factor", [0.1, 0.9, 3.0])
+@pytest.mark.parametrize("shared", [{}, {"normalize": True}, {"lambda": 0.01}, {"rescale": True}])
+@pytest.mark.parametrize("method", TASK_VECTORS)
+def test_an_overflow_in_the_merge_alone_is_noticed(method: str, shared: dict[str, float], factor: float) -> None:
+    # Also where what overflowed is multiplied by a small lambda afterwards.
+    base = torch.full((3000,), 100.0, dtype=torch.float16)
+    inputs = [base + torch.arange(3000).half(), base + 2 * torch.arange(3000).half()]
+    for second in (1.0, -0.9):
+        weight = factor * 65504 / 9000
+        numbers = Numbers(
+            {p.key: shared.get(p.key, p.default) for p in METHODS[method].parameters},
+            {"weight": (weight, second * weight), "density": (0.9, 0.8), "epsilon": (0.05, 0.05), "gamma": (0.01, 0.0)},
+        )
+        operands = PlainOperands(base, inputs, kernels=UNCOMPILED)
+        merge, prepare, out = METHODS[method].fused, METHODS[method].prepare, torch.empty_like(base)
+        assert merge is not None
+        assert prepare is not None
+        found = merge(UNCOMPILED, operands.block(0, 3000), numbers, prepare(operands, numbers), out)
+        assert bool(found) == bool(torch.isfinite(out).all())
+
+
+def test_a_merge_that_cannot_overflow_is_not_looked_at() -> None:
+    base, *inputs = tensors(2, torch.bfloat16)
+    operands = PlainOperands(base, inputs, kernels=UNCOMPILED)
+    numbers = Numbers(
+        {p.key: p.default for p in METHODS["ties"].parameters}, {"weight": (0.3, 0.7), "density": (0.5, 0.5)}
+    )
+    assert METHODS["ties"].prepare is not None
+    assert METHODS["ties"].prepare(operands, numbers).fits
 
 
 @pytest.mark.slow
