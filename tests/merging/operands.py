@@ -93,8 +93,11 @@ def run(
     if method.whole:
         return method.combine(operands.whole(), numbers, prepared)
 
+    first = inputs[0] if inputs else base
+    assert first is not None
+
     def merged(block: Block) -> Tensor:
-        out = torch.empty(len(block), dtype=operands.dtype, device=block.inputs[0].device)
+        out = torch.empty(len(block), dtype=operands.dtype, device=first.device)
         if method.fused and kernels and method.fused(kernels, block, numbers, prepared, out) is not None:
             return out
         return method.combine(block, numbers, prepared).clone()
