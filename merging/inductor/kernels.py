@@ -6,10 +6,12 @@ the numbers are; a call enqueues work and waits for nothing.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import chain
 from types import FunctionType
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -97,7 +99,7 @@ class TensorKernels:
         rows = [_row(part, weight) for part, _, weight in parts]
         last = [0.0] * len(Number)
         last[DIVISOR], last[LAMBDA] = divisor, scale
-        table = _on(base.device, [*rows, last], torch.float64)
+        table = _on(base.device, [*chain.from_iterable(rows), *last], "d").view(-1, len(Number))
         function = self._function(merge_task_vectors, what, len(parts), base)
         function(base, [parent for _, parent, _ in parts], ranks, table, out)
 
@@ -111,7 +113,7 @@ class TensorKernels:
     ) -> None:
         """Write sum(weight * parent) [/ divisor] into `out`."""
         form = SumForm(divisor is not None, fma)
-        numbers = _on(out.device, [*weights, 1.0 if divisor is None else divisor], torch.float32)
+        numbers = _on(out.device, [*weights, 1.0 if divisor is None else divisor], "f")
         self._function(weighted_sum, form, len(parents), out)(list(parents), numbers, out)
 
     def _function(self, function: Function, form: object, parents: int, like: Tensor) -> Function:
@@ -139,9 +141,10 @@ def _row(part: Part, weight: float) -> list[float]:
     ]  # fmt: skip
 
 
-def _on(device: torch.device, numbers: Sequence[Any], dtype: torch.dtype) -> Tensor:
-    """Return numbers on a device, without waiting for it."""
-    here = torch.tensor(numbers, dtype=dtype)
+def _on(device: torch.device, numbers: Sequence[float], kind: Literal["d", "f"]) -> Tensor:
+    """Return numbers on a device in float64 or float32, without waiting for it."""
+    # Of an array a tensor is made in a third of the time that one of a list is.
+    here = torch.frombuffer(array(kind, numbers), dtype=torch.float64 if kind == "d" else torch.float32)
     # The pinned memory is used again when the copy is done: torch sees to that.
     return here if device.type == "cpu" else here.pin_memory().to(device, non_blocking=True)
 

@@ -176,8 +176,12 @@ def delta_extremes(operands: Operands, index: int) -> tuple[float, float]:
 
 def base_extremes(operands: Operands) -> tuple[float, float]:
     """Return the least and the greatest element of the base; NaN where it holds one."""
-    blocks = (block.base for block in operands.blocks(read_size(operands)))
-    return operands.once("base's extremes", [], lambda: _extremes(base for base in blocks if base is not None))
+
+    def extremes() -> tuple[float, float]:
+        blocks = operands.blocks(read_size(operands))
+        return _extremes(block.base for block in blocks if block.base is not None)
+
+    return operands.once("base's extremes", [], extremes)
 
 
 def _extremes(runs: Iterable[Tensor]) -> tuple[float, float]:
