@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from merging.checkpoints.references import missing_part
+    from merging.compiling import choose_kernels
     from merging.errors import MergingError, NonFiniteTensor, shown, suggest
     from merging.export import export_model, model_card
     from merging.loading import load_model
     from merging.merger import Merger
     from merging.methods import METHODS
-    from merging.native import choose_kernels
     from merging.parents import ParentSet
     from merging.plan import Plan
     from merging.recipes.recipe import Recipe
@@ -35,7 +35,7 @@ _HOMES = {
     "Plan": "merging.plan",
     "Recipe": "merging.recipes.recipe",
     "YamlReader": "merging.recipes.yaml_file",
-    "choose_kernels": "merging.native",
+    "choose_kernels": "merging.compiling",
     "export_model": "merging.export",
     "load_model": "merging.loading",
     "load_tokenizer": "merging.tokenization.tokenizers",

@@ -17,11 +17,12 @@ from torch import Tensor
 
 from merging import compatible
 from merging.calibration import calibrate
+from merging.compiling import choose_kernels
 from merging.errors import MergingError
+from merging.inductor import AnyKernels
 from merging.kernel import model_dtype, output_dtype, run_steps
 from merging.methods import METHODS
 from merging.models import generation_config, merged_config
-from merging.native import Kernels, choose_kernels
 from merging.parents import ParentSet
 from merging.plan import Plan, Step, make_plan
 from merging.recipes.recipe import Recipe
@@ -181,7 +182,7 @@ def _write_weights(
     folder: Path,
     limit: int,
     random_seed: int,
-    kernels: Kernels | None,
+    kernels: AnyKernels | None,
     progress: Callable[[str, int, int], None] | None,
 ) -> None:
     steps = {step.name: step for step in plan.steps}

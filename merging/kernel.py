@@ -19,12 +19,14 @@ from torch import Tensor
 
 from merging.calibration import calibrate, observed
 from merging.errors import MergingError, NonFiniteTensor
+from merging.inductor import AnyKernels, TensorKernels
 from merging.methods import METHODS, Method
 from merging.methods.bits import all_finite
 from merging.methods.random_bits import keys
-from merging.methods.registry import Block, Scratch, Undefined
-from merging.native import FORMATS, Kernels
+from merging.methods.registry import Block, Finite, Scratch, Undefined
+from merging.native import FORMATS
 from merging.parents import ParentSet
+from merging.placement import by_device
 from merging.plan import Plan, Step
 
 T = TypeVar("T")
@@ -33,7 +35,8 @@ T = TypeVar("T")
 # pass over one to cost more than its call; a GPU wants whole tensors instead.
 _BLOCK = {"cpu": 1 << 19}
 _WHOLE = 1 << 26
-# A compiled kernel keeps nothing in between; a block is only what one thread does at a time.
+# A compiled kernel keeps nothing in between; a block is only what one thread does at a time. (The functions of
+# merging/inductor take whole tensors.)
 _FUSED_BLOCK = 1 << 22
 # Tensors that a thread is given together: asking for one at a time costs more than it balances.
 _AT_A_TIME = 4
@@ -48,6 +51,7 @@ class StepOperands:
 
     step: Step
     parents: ParentSet
+    device: torch.device
     dtype: torch.dtype
     out_dtype: torch.dtype
     random_seed: int
@@ -55,7 +59,7 @@ class StepOperands:
     base: Tensor | None
     inputs: tuple[Tensor, ...]
     scratch: Scratch
-    kernels: Kernels | None
+    kernels: AnyKernels | None
 
     @property
     def count(self) -> int:
@@ -94,7 +98,7 @@ class StepOperands:
     def once(self, name: str, inputs: Sequence[int], compute: Callable[[], T]) -> T:
         """Return a statistic of these inputs (and the base), computed at most once for a parent set."""
         sources = (self.step.base, *(self.step.inputs[index] for index in inputs))
-        return self.parents.statistics.once((name, self.dtype, sources), compute)
+        return self.parents.statistics.once((name, self.dtype, self.device, sources), compute)
 
     def random_key(self, index: int) -> tuple[int, int]:
         """Return two 32-bit keys for the random numbers of an input: of (seed, input, its tensor) and nothing else."""
@@ -141,14 +145,15 @@ def run_steps(
     work: Sequence[tuple[Step, Tensor]],
     parents: ParentSet,
     random_seed: int,
-    kernels: Kernels | None,
+    kernels: AnyKernels | None,
     done: Callable[[Step], None],
 ) -> None:
     """Merge many tensors into their outputs.
 
     On a CPU as many tensors are merged at a time as torch has threads, each by one thread. (Threads that share an
     operation on a block wait for each other after every one; where other work had a core, that made a merge ten times
-    slower.) After an error or an interrupt nothing is written any more.
+    slower.) A GPU is given one tensor after the other and asked once, at the end, whether all are finite. After an
+    error or an interrupt nothing is written any more.
 
     Args:
         work: steps and their outputs, as `run_step` takes them.
@@ -164,34 +169,64 @@ def run_steps(
     calibrate((step for step, _ in work), parents)
     own = threading.local()
 
-    def run(*some: tuple[Step, Tensor]) -> None:
+    def run(*some: tuple[Step, Tensor]) -> list[Finite]:
         scratch = own.__dict__.setdefault("scratch", Scratch())
         with torch.inference_mode():  # which belongs to a thread, too
-            for step, out in some:
-                run_step(step, parents, out, random_seed, kernels, scratch)
+            return [run_step(step, parents, out, random_seed, kernels, scratch) for step, out in some]
 
-    if parents.device.type != "cpu":
-        _expect(work[:1], parents)
-        for index, (step, out) in enumerate(work):
-            _expect(work[index + 1 : index + 2], parents)
-            run((step, out))
-            done(step)
+    if parents.device.type != "cpu" or len(parents.placement.devices) > 1:
+        _check([step for step, _ in work], _run_on_devices(work, parents, run), done)
         return
     groups = [work[index : index + _AT_A_TIME] for index in range(0, len(work), _AT_A_TIME)]
     with _one_thread_an_operation() as threads, ThreadPoolExecutor(threads, "merge") as pool:
         try:
             results = [(group, pool.submit(run, *group)) for group in groups]
             for group, result in results:
-                result.result()
-                for step, _ in group:
-                    done(step)
+                _check([step for step, _ in group], result.result(), done)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _expect(work: Sequence[tuple[Step, Tensor]], parents: ParentSet) -> None:
-    for step, _ in work:
-        parents.expect((source.parent, source.tensor) for source in step.sources())
+def _check(steps: Sequence[Step], finite: Sequence[Finite], done: Callable[[Step], None]) -> None:
+    """Tell of each step, in order, that it is done; raise NonFiniteTensor of the first whose result is not finite."""
+    flags: dict[torch.device, list[Tensor]] = {}
+    for each in finite:
+        if isinstance(each, Tensor):
+            flags.setdefault(each.device, []).append(each)
+    # The one time that the host waits for a device.
+    known = {device: iter(torch.stack(some).tolist()) for device, some in flags.items()}
+    for step, each in zip(steps, finite, strict=True):
+        if not (next(known[each.device]) if isinstance(each, Tensor) else each):
+            raise NonFiniteTensor(step.name, step.method)
+        done(step)
+
+
+def _run_on_devices(
+    work: Sequence[tuple[Step, Tensor]], parents: ParentSet, run: Callable[[tuple[Step, Tensor]], list[Finite]]
+) -> list[Finite]:
+    """Let each device merge its own tensors, one after the other, while the next one's sources are copied to it."""
+    found: list[Finite] = [True] * len(work)
+
+    def run_on(device: torch.device, indices: Sequence[int]) -> None:
+        _expect([work[index][0] for index in indices[:1]], parents, device)
+        for place, index in enumerate(indices, start=1):
+            _expect([work[following][0] for following in indices[place : place + 1]], parents, device)
+            (found[index],) = run(work[index])
+
+    shares = by_device((step.name for step, _ in work), parents.placement)
+    if len(shares) < 2:
+        for device, indices in shares.items():
+            run_on(device, indices)
+        return found
+    with ThreadPoolExecutor(len(shares), "merge") as pool:
+        for result in [pool.submit(run_on, device, indices) for device, indices in shares.items()]:
+            result.result()
+    return found
+
+
+def _expect(steps: Sequence[Step], parents: ParentSet, device: torch.device) -> None:
+    for step in steps:
+        parents.expect([(source.parent, source.tensor) for source in step.sources()], device)
 
 
 @contextmanager
@@ -205,9 +240,14 @@ def _one_thread_an_operation() -> Iterator[int]:
 
 
 def run_step(
-    step: Step, parents: ParentSet, out: Tensor, random_seed: int, kernels: Kernels | None, scratch: Scratch
-) -> None:
-    """Merge one tensor into `out`, in place.
+    step: Step,
+    parents: ParentSet,
+    out: Tensor,
+    random_seed: int,
+    kernels: AnyKernels | None,
+    scratch: Scratch,
+) -> Finite:
+    """Merge one tensor into `out`, in place; return whether the result is finite.
 
     Args:
         step: what to merge.
@@ -219,43 +259,49 @@ def run_step(
         scratch: memory for what is in between.
 
     Raises:
-        NonFiniteTensor: the result holds NaN or Inf.
         MergingError: the method has no answer for these tensors.
     """
     if not out.numel():
-        return
-    flat = [parents.tensor(source.parent, source.tensor).reshape(-1) for source in step.sources()]
+        return True
+    device = parents.placement.device_of(step.name)
+    flat = [parents.tensor(source.parent, source.tensor, device).reshape(-1) for source in step.sources()]
     base, inputs = (flat[0], flat[1:]) if step.base else (None, flat)
     dtype = merge_dtype(step, parents)
-    usable = kernels if parents.device.type == "cpu" and dtype in FORMATS else None
+    fitting = isinstance(kernels, TensorKernels) or parents.device.type == "cpu"
+    usable = kernels if fitting and dtype in FORMATS else None
+    out_dtype = output_dtype(step, parents)
     operands = StepOperands(
-        step, parents, dtype, output_dtype(step, parents), random_seed, out.shape, base, tuple(inputs), scratch, usable
+        step, parents, device, dtype, out_dtype, random_seed, out.shape, base, tuple(inputs), scratch, usable
     )
     try:
-        _run_method(METHODS[step.method], operands, out.view(-1))
+        return _run_method(METHODS[step.method], operands, out.view(-1))
     except Undefined as reason:
         raise MergingError(f"tensor {step.name} cannot be merged (method {step.method}): {reason}") from None
 
 
-def _run_method(method: Method, operands: StepOperands, target: Tensor) -> None:
+def _run_method(method: Method, operands: StepOperands, target: Tensor) -> Finite:
+    finite: Finite = True
     prepared = method.prepare(operands, operands.step.numbers) if method.prepare else None
     for block in (operands.whole(),) if method.whole else operands.blocks(_block_size(method, operands)):
         operands.scratch.reuse()
-        if not _write(method, operands, block, prepared, target[block.start : block.start + len(block)]):
-            raise NonFiniteTensor(operands.step.name, method.name)
+        found = _write(method, operands, block, prepared, target[block.start : block.start + len(block)])
+        if found is False:
+            return False
+        finite = found if finite is True else finite & found
+    return finite
 
 
 def _block_size(method: Method, operands: StepOperands) -> int:
     if method.fused and operands.kernels:
-        return _FUSED_BLOCK
-    return _BLOCK.get(operands.parents.device.type, _WHOLE)
+        return operands.elements if isinstance(operands.kernels, TensorKernels) else _FUSED_BLOCK
+    return _BLOCK.get(operands.device.type, _WHOLE)
 
 
-def _write(method: Method, operands: StepOperands, block: Block, prepared: object, target: Tensor) -> bool:
+def _write(method: Method, operands: StepOperands, block: Block, prepared: object, target: Tensor) -> Finite:
     numbers = operands.step.numbers
     if method.fused and operands.kernels:
-        in_place = target.dtype == operands.dtype == operands.out_dtype and target.device.type == "cpu"
-        merged = target if in_place else torch.empty(len(block), dtype=operands.dtype)
+        in_place = target.dtype == operands.dtype == operands.out_dtype and target.device == operands.device
+        merged = target if in_place else torch.empty(len(block), dtype=operands.dtype, device=operands.device)
         finite = method.fused(operands.kernels, block, numbers, prepared, merged)
         if finite is not None:
             if in_place:

@@ -18,10 +18,10 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from merging.calibration import calibrate
+from merging.inductor import AnyKernels
 from merging.kernel import model_dtype, run_steps
 from merging.methods import METHODS
 from merging.models import build_model, generation_config, merged_config
-from merging.native import Kernels
 from merging.parents import ParentSet
 from merging.plan import Plan, Source, Step, make_plan
 from merging.recipes.recipe import Recipe
@@ -39,7 +39,7 @@ class Merger:
         kernels: the compiled kernels; without them the same bits come out, later.
     """
 
-    def __init__(self, parents: ParentSet, random_seed: int = 0, kernels: Kernels | None = None) -> None:
+    def __init__(self, parents: ParentSet, random_seed: int = 0, kernels: AnyKernels | None = None) -> None:
         self.parents = parents
         self._random_seed = random_seed
         self.kernels = kernels
@@ -89,7 +89,7 @@ class Merger:
         model = self._live_model(recipe, plan)
         tensors = self._tensors
         simplified = [self._simplified(step) for step in plan.steps]
-        wanted = owners(simplified)
+        wanted = owners(simplified, self.parents.placement)
         steps = [step for step in simplified if wanted[step.name] == step.name]
         self._written = {step.name: step for step in steps if self._written.get(step.name) == step}
         share(tensors, wanted, self._owners)
@@ -124,7 +124,7 @@ class Merger:
     def _all_equal(self, sources: tuple[Source, ...]) -> bool:
         def equal() -> bool:
             first, *others = (self.parents.tensor(source.parent, source.tensor) for source in sources)
-            return all(other.dtype == first.dtype and torch.equal(other, first) for other in others)
+            return all(other.dtype == first.dtype and torch.equal(other.to(first.device), first) for other in others)
 
         return self.parents.statistics.once(("all_equal", sources), equal)
 

@@ -36,8 +36,20 @@ def merged_config(
 
 
 def build_model(config: PreTrainedConfig, parents: ParentSet) -> PreTrainedModel:
-    """Return a model of a config on the parents' device, in eval mode, its weights not yet set."""
-    with no_init_weights(), parents.device:
+    """Return a model of a config on the parents' devices, in eval mode, its weights not yet set.
+
+    One that is spread is made in the host's memory first, which takes none: nothing is written there.
+    """
+    if not parents.placement.is_spread:
+        return _build(config, parents, parents.device)
+    with torch.inference_mode(False):  # accelerate makes parameters, which need gradients at first
+        model = _build(config, parents, torch.device("cpu"))
+        parents.placement.dispatch(model)
+    return model
+
+
+def _build(config: PreTrainedConfig, parents: ParentSet, device: torch.device) -> PreTrainedModel:
+    with no_init_weights(), device:
         model: Any = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
             config, dtype=config.dtype, trust_remote_code=parents.trust_remote_code
         )

@@ -21,6 +21,7 @@ from merging.checkpoints.checkpoint import Checkpoint
 from merging.checkpoints.differences import different_computations, different_heads, different_ids
 from merging.checkpoints.weights import StoredTensor
 from merging.errors import MergingError
+from merging.placement import DeviceMap, Placement
 from merging.recipes.recipe import Recipe
 from merging.residency.memory import Budget
 from merging.residency.residency import Residency
@@ -52,7 +53,8 @@ class ParentSet:
         self._stacks = {name: self._own_stacks(checkpoint) for name, checkpoint in self.checkpoints.items()}
         self._layer_shapes: dict[tuple[str, str, int], Mapping[str, torch.Size]] = {}
         self._differences: dict[str, None] = {}
-        self._residency = Residency(device, budget)
+        self.placement = Placement.on(torch.empty(0, device=device).device)
+        self._residencies = {self.placement.devices[0]: Residency(device, budget)}
 
     @classmethod
     def open(
@@ -60,6 +62,7 @@ class ParentSet:
         recipes: Recipe | Iterable[Recipe],
         device: str = "cpu",
         *,
+        device_map: DeviceMap | None = None,
         memory_budget: int | Budget | None = None,
         lazy_unpickle: bool = False,
         trust_remote_code: bool = False,
@@ -70,6 +73,8 @@ class ParentSet:
         Args:
             recipes: one recipe or several.
             device: where the merging is done, as torch names devices.
+            device_map: spreads the live model over several devices, instead: ``auto``, or a device for each module by
+                name, as accelerate takes it. Each tensor is merged on its device, and parents are kept there.
             memory_budget: bytes that may be used to keep the parents, in the device's memory first and then in the
                 host's; what has no room is read again for every candidate. By default what is free.
             lazy_unpickle: whether torch pickles may be read, where a parent has no safetensors.
@@ -86,12 +91,14 @@ class ParentSet:
             name: Checkpoint.open(name, lazy_unpickle=lazy_unpickle, trust_remote_code=trust_remote_code)
             for name in names
         }
-        where = torch.device(device)
+        where, given = torch.device("cpu" if device_map is not None else device), memory_budget
         if not isinstance(memory_budget, Budget):
             largest = max(checkpoint.nbytes for checkpoint in checkpoints.values())
             memory_budget = Budget.of(where, largest, memory_budget)
         parents = cls(checkpoints, where, memory_budget)
         parents._check(allow_crimes)
+        if device_map is not None:
+            parents._spread(device_map, None if given is None else memory_budget)
         for recipe in every:
             parents._check_rows(recipe)
             _ = parents.checkpoints[recipe.donor].generation_config  # which the merge will have
@@ -100,7 +107,7 @@ class ParentSet:
     @property
     def notes(self) -> tuple[str, ...]:
         """What is otherwise than the person who chose the parents and the device would hope, in sentences."""
-        return (*self._differences, *self._residency.notes)
+        return (*self._differences, *(note for each in self._residencies.values() for note in each.notes))
 
     @property
     def elements(self) -> int:
@@ -122,21 +129,28 @@ class ParentSet:
             (name, derived) for (name, _), derived in self._derived.items()
         ]
         for done, (name, stored) in enumerate(wanted, start=1):
-            self._residency.keep(stored)
+            self._residency(stored.name).keep(stored)
             if progress:
                 progress(name, done, len(wanted))
-        self._residency.note_shortage({stored for _, stored in wanted})
+        for residency in self._residencies.values():
+            residency.note_shortage({each for _, each in wanted if self._residency(each.name) is residency})
 
-    def tensor(self, parent: str, name: str) -> Tensor:
-        """Return a parent's tensor on the device, in the dtype it was saved in; a tied head is its embedding.
+    def tensor(self, parent: str, name: str, device: torch.device | None = None) -> Tensor:
+        """Return a parent's tensor in the dtype it was saved in; a tied head is its embedding.
+
+        It is on the device of the live model's tensor of that name, if it is not asked for on another one.
 
         It is not to be written to. On a GPU, a tensor that has no room there is valid until two more steps have begun.
         """
-        return self._residency.get(self.stored(parent, name))
+        return self._residencies[device or self.placement.device_of(name)].get(self.stored(parent, name))
 
-    def expect(self, sources: Iterable[tuple[str, str]]) -> None:
+    def kept(self, parent: str, name: str) -> Tensor | None:
+        """Return a parent's tensor where it is kept between two candidates, or None where it is read each time."""
+        return self._residency(name).keep(self.stored(parent, name))
+
+    def expect(self, sources: Iterable[tuple[str, str]], device: torch.device) -> None:
         """Begin to bring tensors, given as (parent, name), to a GPU while it computes with others."""
-        self._residency.expect([self.stored(parent, name) for parent, name in sources])
+        self._residencies[device].expect([self.stored(parent, name) for parent, name in sources])
 
     def derive(self, parent: str, derived: StoredTensor) -> None:
         """Give a parent one more tensor, which is made of the parents' and kept like theirs."""
@@ -191,7 +205,8 @@ class ParentSet:
         """Give the parents' memory back."""
         self._derived.clear()
         self.statistics.clear()
-        self._residency.close()
+        for residency in self._residencies.values():
+            residency.close()
 
     def __enter__(self) -> ParentSet:
         return self
@@ -200,6 +215,27 @@ class ParentSet:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _residency(self, name: str) -> Residency:
+        return self._residencies[self.placement.device_of(name)]
+
+    def _spread(self, device_map: DeviceMap, budget: Budget | None) -> None:
+        """Keep each parent's tensors where the device map puts the live model's; shares of the budget by their size."""
+        reference = self.checkpoints[self._reference]
+        layout = self.architecture.layout
+        names = {live: layout.name_of(live) for live in layout.model.state_dict()}
+        placement = Placement.of(device_map, layout.model, reference.dtype)
+        self.placement = placement.named({live: name for live, name in names.items() if name != live})
+        self.device = self.placement.devices[0]
+        largest = max(self.checkpoints.values(), key=lambda each: each.nbytes)
+        live = dict.fromkeys(self.placement.devices, 0)
+        for stored in largest.tensors.values():
+            live[self.placement.device_of(stored.name)] += stored.nbytes
+        limit = None if budget is None else budget.device + budget.host
+        parts = {device: size / largest.nbytes for device, size in live.items()}
+        self._residencies = {
+            device: Residency(device, Budget.of(device, live[device], limit, part)) for device, part in parts.items()
+        }
 
     def _own_stacks(self, checkpoint: Checkpoint) -> dict[str, Stack]:
         """Return a parent's layers; they may be of other kinds than the reference's, or more."""

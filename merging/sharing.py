@@ -11,13 +11,14 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from merging.placement import Placement
 from merging.plan import Step
 
 
-def owners(steps: Sequence[Step]) -> dict[str, str]:
-    """Return for each output tensor, in order, the first one that is equal to it: made of the same by the same."""
+def owners(steps: Sequence[Step], placement: Placement) -> dict[str, str]:
+    """Return for each output tensor the first one that is equal to it: made of the same by the same, on its device."""
     first: dict[tuple[object, ...], str] = {}
-    return {step.name: first.setdefault(_made_of(step), step.name) for step in steps}
+    return {step.name: first.setdefault((placement.device_of(step.name), *_made_of(step)), step.name) for step in steps}
 
 
 def _made_of(step: Step) -> tuple[object, ...]:

@@ -9,7 +9,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -274,6 +274,7 @@ def merge(
 @options.TRUST
 @options.SEED
 @options.DEVICE
+@options.DEVICE_MAP
 @options.CONSENT
 def evaluate(
     model: str,
@@ -286,6 +287,7 @@ def evaluate(
     trust_remote_code: bool,
     random_seed: int,
     device: str,
+    device_map: Literal["auto"] | None,
     allow_code_execution: bool,
 ) -> None:
     """Score a model (a folder or a hub id) or a recipe (a .yaml file) on a problem set.
@@ -299,6 +301,8 @@ def evaluate(
 
     if not allow_code_execution:
         raise ConsentError
+    if device_map and device != "auto":
+        raise click.UsageError("--device and --device-map say where to work; give one of the two")
     chosen = load_problems(problems)
     reference = load_recipe(model) if model.endswith((".yaml", ".yml")) else model
     from evaluation import Evaluator  # only now: it waits for torch
@@ -308,7 +312,9 @@ def evaluate(
     with (
         Evaluator(chosen, allow_code_execution=allow_code_execution, **settings) as evaluator,
         bar() as progress,
-        _model(reference, choose_device(device), random_seed, lazy_unpickle, trust_remote_code, progress) as loaded,
+        _model(
+            reference, choose_device(device), device_map, random_seed, lazy_unpickle, trust_remote_code, progress
+        ) as loaded,
     ):
         tell_isolation(evaluator.sandbox.isolation)
         report = evaluator.evaluate(*loaded, progress=lambda done, total: progress("scoring", done, total))
@@ -372,20 +378,28 @@ def _export_command(folder: Path) -> str:
 def _model(
     reference: str | Recipe,
     device: str,
+    device_map: Literal["auto"] | None,
     random_seed: int,
     lazy_unpickle: bool,
     trusted: bool,
     progress: Callable[[str, int, int], None],
 ) -> Iterator[tuple[Any, Any]]:
     """Yield the live model and the tokenizer of a checkpoint or of a recipe."""
-    from merging import Merger, ParentSet, load_model, load_tokenizer
+    from merging import Merger, ParentSet, Recipe, load_model, load_tokenizer
 
+    if isinstance(reference, str) and device_map:
+        reference = Recipe.single(reference)  # what merges tensor by tensor also loads them onto their devices
     if isinstance(reference, str):
         plain = load_model(reference, device, lazy_unpickle=lazy_unpickle, trust_remote_code=trusted)
         yield plain, load_tokenizer(reference, trusted)
         return
     with ParentSet.open(
-        reference, device, memory_budget=0, lazy_unpickle=lazy_unpickle, trust_remote_code=trusted
+        reference,
+        device,
+        device_map=device_map,
+        memory_budget=0,
+        lazy_unpickle=lazy_unpickle,
+        trust_remote_code=trusted,
     ) as parents:
         tell(*parents.notes)
         merger = Merger(parents, random_seed)

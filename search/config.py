@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from evaluation import PromptFormat
 from merging import YamlReader, missing_part, shown
@@ -100,12 +100,19 @@ class MergingSection(_Section):
     """Where merges are made, of what, and with which random numbers."""
 
     device: str = "auto"
+    device_map: Literal["auto"] | dict[str, int | str] | None = None
     memory_budget: Size | None = None
     lazy_unpickle: bool = False
     random_seed: int = 0
     compile: bool | None = None
     trust_remote_code: bool = False
     allow_crimes: bool = False
+
+    @model_validator(mode="after")
+    def _one_of_device_and_map(self) -> MergingSection:
+        if self.device_map is not None and self.device != "auto":
+            raise ValueError("device and device_map say where to merge; give one of the two")
+        return self
 
     @property
     def switches(self) -> dict[str, Any]:

@@ -13,6 +13,9 @@ DEVICE = click.option(
     show_default=True,
     help="Where to work, as torch names devices; auto: a GPU if there is one.",
 )
+DEVICE_MAP = click.option(
+    "--device-map", type=click.Choice(["auto"]), help="Spread the model over all GPUs, instead of --device."
+)
 COMPATIBLE = click.option(
     "--mergekit-compatible",
     is_flag=True,
@@ -52,6 +55,6 @@ CARD = click.option(
 COMPILE = click.option(
     "--compile/--no-compile",
     default=None,
-    help="Merge with compiled kernels on a CPU; by default where that saves more time than it takes. Same bits.",
+    help="Merge with compiled kernels; by default where that saves more time than it takes. Same bits.",
 )
 SEED = click.option("--random-seed", default=0, show_default=True, help="Seed of methods that draw random numbers.")

@@ -110,7 +110,13 @@ class _Worker:
         device = choose_device(config.merging.device, f"{config.source}: merging.device")
         budget = config.merging.memory_budget
         with (
-            ParentSet.open(recipes, device, memory_budget=budget, **config.merging.switches) as parents,
+            ParentSet.open(
+                recipes,
+                device,
+                device_map=config.merging.device_map,
+                memory_budget=budget,
+                **config.merging.switches,
+            ) as parents,
             self._evaluator(problems) as scorer,
         ):
             merger = self._merger(parents, len(known))

@@ -51,10 +51,12 @@ def magnitude_mask(dtype: torch.dtype) -> int:
     return torch.iinfo(bits_dtype(dtype)).max
 
 
-def all_finite(values: Tensor) -> bool:
-    """Whether no element is NaN or infinite."""
+def all_finite(values: Tensor) -> bool | Tensor:
+    """Whether no element is NaN or infinite: of a device that the host does not wait for, as a tensor, () bool."""
     if values.numel() == 0:
         return True
     # Both pass a NaN on; a pass that writes nothing costs less than one on the bits, which would.
     lowest, highest = torch.aminmax(values)
+    if values.device.type != "cpu":
+        return torch.isfinite(lowest) & torch.isfinite(highest)
     return math.isfinite(lowest) and math.isfinite(highest)

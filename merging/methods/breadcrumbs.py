@@ -5,7 +5,7 @@ Guarantees: keeps the elements that mergekit 0.1.5 keeps where its sort leaves e
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 from merging.methods.bits import bits_of, number_of
 from merging.methods.magnitudes import Boundary
 from merging.methods.registry import Operands
-from merging.methods.sparsify import NOTHING, Cut, delta_magnitudes, norm_ratio
+from merging.methods.sparsify import NOTHING, Cut, delta_magnitudes, rescaled
 from merging.native import task_vectors as native
 
 
@@ -28,17 +28,20 @@ class Band:
     floor: Boundary | None
     ceiling: Boundary | None
     scale: float = 1.0
+    norm: float = 0.0
     kind: ClassVar = native.Thinning.BAND
 
     def native(self, dtype: torch.dtype, start: int) -> native.Part:
         """Return this band as the kernels take it."""
         floor, ceiling = (
-            native.Edge(side.equal_until - start, side.magnitude, _last_within(side, side.equal_until, dtype))
+            native.Edge(
+                side.equal_until - start, side.magnitude, _last_within(side, side.equal_until, dtype), side.rank
+            )
             if side
             else nothing
             for side, nothing in ((self.floor, native.NO_FLOOR), (self.ceiling, native.NO_CEILING))
         )
-        return native.Part(floor=floor, ceiling=ceiling, scale=self.scale)
+        return native.Part(floor=floor, ceiling=ceiling, scale=self.scale, norm=self.norm)
 
     def apply(self, delta: Tensor, start: int) -> Tensor:
         """Thin out, in place, the block of a task vector that starts at flat index `start`."""
@@ -77,7 +80,7 @@ def find_band(operands: Operands, index: int, density: float, rescale: bool, gam
         magnitudes.smallest(smallest) if smallest else None,
         magnitudes.smallest(smallest + kept) if smallest + kept < elements else None,
     )
-    return replace(band, scale=norm_ratio(operands, index, band)) if rescale else band
+    return rescaled(operands, index, band) if rescale else band
 
 
 def _last_within(side: Boundary, start: int, dtype: torch.dtype) -> float:

@@ -7,7 +7,7 @@ the parents alone and are computed once. Equal magnitudes are ranked in their or
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from torch import Tensor
 from merging.methods.bits import as_bits, bits_dtype, magnitude_mask
 from merging.methods.random_bits import keep_below
 from merging.methods.registry import Number, Operands
-from merging.methods.sparsify import NOTHING, Cut, delta, norm_ratio
+from merging.methods.sparsify import NOTHING, Cut, delta, rescaled
 from merging.native import task_vectors as native
 
 _LIMIT = 2.0**31
@@ -35,6 +35,7 @@ class RankedDrop:
     intercept: float
     key: tuple[int, int]
     scale: float = 1.0
+    norm: float = 0.0
 
     @property
     def kind(self) -> native.Thinning:
@@ -49,6 +50,7 @@ class RankedDrop:
             slope=self.slope,
             intercept=self.intercept,
             scale=self.scale,
+            norm=self.norm,
         )
 
     def apply(self, delta: Tensor, start: int) -> Tensor:
@@ -76,7 +78,7 @@ def draw_by_rank(
     last = _layout(operands.shape)[1] - 1
     least, step = (density - epsilon, 2 * epsilon / last) if last else (density, 0.0)
     drop = RankedDrop(ranks, step * _LIMIT, least * _LIMIT, operands.random_key(index))
-    return replace(drop, scale=norm_ratio(operands, index, drop)) if rescale else drop
+    return rescaled(operands, index, drop) if rescale else drop
 
 
 def refuse_probabilities(numbers: Mapping[str, Number | None]) -> str | None:

@@ -5,15 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from merging.methods.registry import Block, Numbers, Parameter, Scope, method
-from merging.native import Kernels
+from merging.inductor import AnyKernels, TensorKernels
+from merging.methods.bits import all_finite
+from merging.methods.registry import Block, Finite, Numbers, Parameter, Scope, method
 from merging.native.weighted_sum import weighted_sum
 
 
-def fused(kernels: Kernels, block: Block, numbers: Numbers, _: None, out: Tensor) -> bool:
+def fused(kernels: AnyKernels, block: Block, numbers: Numbers, _: None, out: Tensor) -> Finite:
     """Do what `linear` does in one pass."""
     weights = torch.tensor(numbers.each("weight"), dtype=torch.float32)
     divisor = float(weights.sum()) if numbers.flag("normalize") else None
+    if isinstance(kernels, TensorKernels):
+        kernels.weighted_sum(block.inputs, weights.tolist(), out, divisor, fma=True)
+        return all_finite(out)
     return weighted_sum(kernels, block.inputs, weights.tolist(), out, divisor, fma=True)
 
 

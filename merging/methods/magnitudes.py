@@ -12,20 +12,25 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from merging.inductor.task_vectors import RUN as RUN  # a kernel searches where a table counts
 from merging.methods.bits import number_of
 from merging.methods.registry import Block, Operands
 from merging.statistics import MagnitudeTable, Place, magnitude_bins, magnitude_table
 
-RUN = 1 << 16
-"""Elements that are read at once; also the runs in which a magnitude table counts."""
+_RUNS_AT_ONCE = 256  # that a GPU reads
 
 
 @dataclass(frozen=True, slots=True)
 class Boundary:
-    """A magnitude, and the flat index behind the last element of this magnitude that belongs to a selection."""
+    """A magnitude, and the flat index behind the last element of this magnitude that belongs to a selection.
+
+    With a `rank`, which is only so where it was asked for, the first `rank` of this magnitude from that index on belong
+    to it, too; they lie within a run.
+    """
 
     magnitude: float
     equal_until: int
+    rank: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +42,7 @@ class Magnitudes:
     table: MagnitudeTable
     dtype: torch.dtype
     find: Callable[[Block, float, int], int] | None = None
+    ranked: bool = False
 
     @classmethod
     def of(
@@ -47,14 +53,16 @@ class Magnitudes:
         read: Callable[[Block], Tensor],
         find: Callable[[Block, float, int], int] | None = None,
         dtype: torch.dtype | None = None,
+        ranked: bool = False,
     ) -> Magnitudes:
         """Count the magnitudes of what `read` makes of these inputs, once for a parent set under this name.
 
         `find` may be a faster way to the index in a block of the element of a magnitude that has a rank (from 1);
-        `dtype` is that of what `read` makes, if it is not the merge's.
+        `dtype` is that of what `read` makes, if it is not the merge's. Boundaries in a 16-bit dtype are then found
+        without a look at the tensor if they may have a rank (`ranked`).
         """
-        table = operands.once(name, inputs, lambda: magnitude_table(map(read, operands.blocks(RUN))))
-        return cls(operands, read, table, dtype or operands.dtype, find)
+        table = operands.once(name, inputs, lambda: magnitude_table(_runs(operands, read)))
+        return cls(operands, read, table, dtype or operands.dtype, find, ranked)
 
     def largest(self, k: int) -> Boundary:
         """Return the boundary of the k largest, 1 <= k <= elements: those above it, and equals before its index."""
@@ -71,6 +79,8 @@ class Magnitudes:
         if place.rank == place.count:
             return Boundary(magnitude, self.operands.elements)
         run, rank = self.table.run_of(place)
+        if self.ranked:
+            return Boundary(magnitude, run * RUN, rank)
         block = self.operands.block(run * RUN, RUN)
         if self.find:
             return Boundary(magnitude, run * RUN + self.find(block, magnitude, rank) + 1)
@@ -81,7 +91,8 @@ class Magnitudes:
 
     def _boundary_within_bin(self, place: Place) -> Boundary:
         magnitudes, positions = [], []
-        for start, values in self._runs():
+        for block in self.operands.blocks(read_size(self.operands)):
+            values, start = self.read(block), block.start
             (inside,) = (magnitude_bins(values) == place.bin).nonzero(as_tuple=True)
             magnitudes.append(values[inside].abs())
             positions.append(inside + start)
@@ -90,5 +101,15 @@ class Magnitudes:
         equal = order[: place.rank][ranked[: place.rank] == magnitude]
         return Boundary(float(magnitude), int(torch.cat(positions)[equal].max()) + 1)
 
-    def _runs(self) -> Iterator[tuple[int, Tensor]]:
-        return ((block.start, self.read(block)) for block in self.operands.blocks(RUN))
+
+def read_size(operands: Operands) -> int:
+    """Return how many elements are read at once, a multiple of a run: as many as the device is good at."""
+    here = operands.block(0, 1)
+    device = (here.inputs[0] if here.inputs or here.base is None else here.base).device
+    return RUN if device.type == "cpu" else _RUNS_AT_ONCE * RUN
+
+
+def _runs(operands: Operands, read: Callable[[Block], Tensor]) -> Iterator[Tensor]:
+    # Brought to the host in large pieces: that is what counts them.
+    for block in operands.blocks(read_size(operands)):
+        yield from torch.split(read(block).cpu(), RUN)

@@ -6,8 +6,8 @@ the merged tensor, in the dtype of its inputs or a wider one, perhaps in the blo
 result for one element needs its whole row or tensor is registered as `whole`: its `combine` sees one block, all of the
 tensor in its own shape. Methods do no I/O, move nothing between devices and know no recipe.
 
-A method may have a third function, `fused`: what `combine` does, with the same bits, in one pass of a compiled kernel
-(merging/native) over memory of the CPU.
+A method may have a third function, `fused`: what `combine` does, with the same bits, in one pass of a compiled kernel,
+over a block in memory of the CPU (merging/native) or over a whole tensor on any device (merging/inductor).
 
 To add a method, write these functions in a file of this package, put `@method(...)` over `combine`, and import the
 file in `merging/methods/__init__.py`.
@@ -25,7 +25,7 @@ import torch
 from pydantic import TypeAdapter
 from torch import Tensor
 
-from merging.native import Kernels
+from merging.inductor import AnyKernels
 
 Number: TypeAlias = bool | int | float | str
 T = TypeVar("T")
@@ -180,8 +180,8 @@ class Operands(Protocol):
         """Whether the tensor is the matrix of a linear map, (..., out, in), and no vector, table or filter."""
 
     @property
-    def kernels(self) -> Kernels | None:
-        """The compiled kernels, where they can be used: on the CPU, in a dtype that they know."""
+    def kernels(self) -> AnyKernels | None:
+        """The compiled kernels, where they can be used: on this device, in a dtype that they know."""
 
     def block(self, start: int, size: int) -> Block:
         """Return up to `size` elements from flat index `start` on."""
@@ -204,8 +204,10 @@ class Operands(Protocol):
 
 Prepare: TypeAlias = Callable[[Operands, Numbers], Any]
 Combine: TypeAlias = Callable[[Block, Numbers, Any], Tensor]
+# Whether something is finite; on a device that the host does not wait for, a tensor, () bool.
+Finite: TypeAlias = bool | Tensor
 # Writes the block's merge and returns whether it is finite, or None where there is no kernel for it.
-Fused: TypeAlias = Callable[[Kernels, Block, Numbers, Any, Tensor], bool | None]
+Fused: TypeAlias = Callable[[AnyKernels, Block, Numbers, Any, Tensor], Finite | None]
 # Why the numbers that one input has, by key, cannot stand together; or None.
 RefuseTogether: TypeAlias = Callable[[Mapping[str, Number | None]], str | None]
 

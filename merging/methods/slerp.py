@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from merging.methods.registry import Block, Numbers, Operands, Parameter, Scope, method
-from merging.native import Kernels
+from merging.inductor import AnyKernels, TensorKernels
+from merging.methods.bits import all_finite
+from merging.methods.registry import Block, Finite, Numbers, Operands, Parameter, Scope, method
 from merging.native.weighted_sum import weighted_sum
 
 # Norms and dot products are summed in runs of this many elements, as mergekit 0.1.5 sums them: a float32
@@ -21,7 +22,7 @@ _SMALLEST_NORM = 1e-8
 
 @dataclass(frozen=True, slots=True)
 class Coefficients:
-    """What the base and the other parent are multiplied by; float32 scalars (float64 for float64 parents)."""
+    """What the base and the other parent are multiplied by; () on the CPU, float32 (float64 for float64 parents)."""
 
     base: Tensor
     other: Tensor
@@ -40,7 +41,8 @@ def angle_cosine(operands: Operands) -> Tensor:
 
     norms = norm(0), norm(1)
     parts = [((base / norms[0]) * (other / norms[1])).sum(dim=1, keepdim=True) for base, other in pairs()]
-    return torch.stack(parts).sum(dim=0).clamp(-1, 1)
+    # On the host, where a candidate needs it: asking a GPU for it each time would mean to wait for that.
+    return torch.stack(parts).sum(dim=0).clamp(-1, 1).cpu()
 
 
 def _wide(values: Tensor | None) -> Tensor:
@@ -60,10 +62,20 @@ def coefficients(operands: Operands, numbers: Numbers) -> Coefficients:
     return Coefficients(base[0, 0], other[0, 0])
 
 
-def fused(kernels: Kernels, block: Block, numbers: Numbers, factors: Coefficients, out: Tensor) -> bool:  # noqa: ARG001
+def fused(
+    kernels: AnyKernels,
+    block: Block,
+    numbers: Numbers,  # noqa: ARG001
+    factors: Coefficients,
+    out: Tensor,
+) -> Finite:
     """Do what `slerp` does in one pass."""
     assert block.base is not None
-    return weighted_sum(kernels, (block.base, block.inputs[0]), (float(factors.base), float(factors.other)), out)
+    parents, weights = (block.base, block.inputs[0]), (float(factors.base), float(factors.other))
+    if isinstance(kernels, TensorKernels):
+        kernels.weighted_sum(parents, weights, out)
+        return all_finite(out)
+    return weighted_sum(kernels, parents, weights, out)
 
 
 @method(

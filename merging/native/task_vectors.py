@@ -28,11 +28,16 @@ class Thinning(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """A magnitude: `before` some index of the block, and `after` it."""
+    """A magnitude: `before` some index of the block, and `after` it.
+
+    Where there is a `rank`, the index lies behind the `rank`-th element of the magnitude from `equal_until` on, for
+    kernels that look for it themselves.
+    """
 
     equal_until: int
     before: float
     after: float
+    rank: int = 0
 
 
 NO_FLOOR = Edge(0, -1.0, -1.0)
@@ -50,6 +55,7 @@ class Part:
         limit: DROP: smaller numbers are kept.
         ranks: RANKED: the block's ranks, int16 or int32; the limit is ``rank * slope + intercept``.
         scale: what is kept is multiplied by it.
+        norm: what its L1 norm shall be instead, where it is not zero, for kernels that find the scale themselves.
     """
 
     floor: Edge = NO_FLOOR
@@ -60,6 +66,7 @@ class Part:
     slope: float = 0.0
     intercept: float = 2.0**31
     scale: float = 1.0
+    norm: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,23 +32,25 @@ class Budget:
     host: int
 
     @classmethod
-    def of(cls, device: torch.device, live_model_bytes: int, limit: int | None = None) -> Budget:
+    def of(cls, device: torch.device, live_model_bytes: int, limit: int | None = None, part: float = 1.0) -> Budget:
         """Return the budget for a device.
 
         Args:
             device: where merging is done.
             live_model_bytes: what the model that is merged into will take there.
             limit: bytes that parents may take in all; by default what is free, less what a search needs itself.
+            part: which part of the limit, and of the host's memory, is this device's, among several.
         """
         on_device = 0
         if device.type == "cuda":
             free, total = torch.cuda.mem_get_info(device)
             on_device = max(0, free - live_model_bytes - int(_DEVICE_RESERVE * total))
         if limit is not None:
-            on_device = min(on_device, limit)
-            return cls(on_device, limit - on_device)
+            own_limit = int(limit * part)
+            on_device = min(on_device, own_limit)
+            return cls(on_device, own_limit - on_device)
         own = live_model_bytes if device.type == "cpu" else 0
-        return cls(on_device, max(0, int(free_host_bytes() * (1 - _HOST_RESERVE)) - own))
+        return cls(on_device, max(0, int(free_host_bytes() * (1 - _HOST_RESERVE) * part) - own))
 
 
 def free_host_bytes() -> int:

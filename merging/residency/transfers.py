@@ -46,9 +46,11 @@ class Transfers:
         buffer = self._buffers[0]
         self._buffers.reverse()
         buffer.group.clear()
-        self._make_room(buffer, group)
-        buffer.ready.synchronize()  # its staging memory may still be copied from
-        # The buffer's last group was worked with before this point of the device's queue.
+        from_files = any(kept is None for kept in group.values())
+        self._make_room(buffer, sum(map(_aligned, group)), from_files)
+        if from_files:
+            buffer.ready.synchronize()  # its staging memory may still be copied from
+        # The buffer's last group was worked with before this point of the device's queue; the host need not wait.
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
         start = 0
         with torch.cuda.stream(self._stream):
@@ -77,16 +79,14 @@ class Transfers:
         nothing = torch.empty(0, dtype=torch.uint8)
         return _Buffer(torch.cuda.Event(), nothing, nothing)  # type: ignore[no-untyped-call]
 
-    def _make_room(self, buffer: _Buffer, group: Mapping[StoredTensor, Tensor | None]) -> None:
-        size = sum(map(_aligned, group))
-        from_files = any(kept is None for kept in group.values())
+    def _make_room(self, buffer: _Buffer, size: int, from_files: bool) -> None:
         try:
             if size > buffer.memory.numel():
                 torch.cuda.synchronize(self._device)  # nobody may be at work with what is let go of
                 buffer.memory = torch.empty(0, dtype=torch.uint8)
                 buffer.memory = torch.empty(size, dtype=torch.uint8, device=self._device)
             if from_files and size > buffer.staging.numel():
-                buffer.ready.synchronize()
+                buffer.ready.synchronize()  # nothing may be copied from what is let go of
                 buffer.staging = torch.empty(size, dtype=torch.uint8, pin_memory=True)
         except RuntimeError as error:
             raise MergingError(

@@ -20,8 +20,8 @@ from pathlib import Path
 
 from merging import Merger, ParentSet, Recipe
 from merging.native import Kernels
+from tests.benchmarks.candidates import benchmark_recipes, candidate
 from tests.benchmarks.machine import describe_machine
-from tests.benchmarks.merge_speed import benchmark_recipes, candidate
 from tests.merging.conftest import Family
 from tests.merging.oracle import mergekit_merge
 

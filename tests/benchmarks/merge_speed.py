@@ -14,7 +14,6 @@ reads three models and writes one.
 from __future__ import annotations
 
 import argparse
-import re
 import time
 import warnings
 from collections.abc import Callable
@@ -22,16 +21,15 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import torch
 
 from merging import Merger, ParentSet, Recipe
 from merging.native import Kernels
+from tests.benchmarks.candidates import METHODS, benchmark_recipes, candidate
 from tests.benchmarks.machine import describe_machine
 from tests.merging.conftest import Family
 from tests.merging.oracle import mergekit_merge
-from tests.merging.recipes import recipes
 
 REQUIRED = {
     "ties": 100.0,
@@ -42,7 +40,6 @@ REQUIRED = {
     "della": 30.0,
     "breadcrumbs": 30.0,
 }
-METHODS = tuple(REQUIRED)
 
 
 @dataclass(frozen=True)
@@ -53,42 +50,11 @@ class Seconds:
     cpu: float
 
 
-def benchmark_recipes(family: Family) -> dict[str, str]:
-    """Return the recipes by method; gradients in all of them."""
-    texts = recipes(family, "bfloat16")
-    like_ties = {
-        name: texts["ties"].replace("merge_method: ties", f"merge_method: {name}")
-        for name in ("dare_ties", "della", "breadcrumbs")
-    }
-    # DELLA's probabilities must lie within (0, 1), for every candidate.
-    like_ties["della"] = re.sub(
-        r"density: (\[.*?\]|[^,]*),", "density: [0.8, 0.5, 0.3], epsilon: 0.1,", like_ties["della"]
-    )
-    return {name: (texts | like_ties)[name] for name in METHODS}
-
-
 def timed(work: Callable[[], object]) -> Seconds:
     """Return what a piece of work takes."""
     wall, cpu = time.perf_counter(), time.process_time()
     work()
     return Seconds(time.perf_counter() - wall, time.process_time() - cpu)
-
-
-def candidate(recipe: Recipe, number: int) -> Recipe:
-    """Return the recipe with every number of its parameters made a little smaller, as a search changes them."""
-
-    def changed(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: changed(each) for key, each in value.items()}
-        if isinstance(value, list):
-            return [changed(each) for each in value]
-        return value * (1 - 0.01 * number) if isinstance(value, float | int) and not isinstance(value, bool) else value
-
-    plain = recipe.to_dict()
-    for holder in (plain, *plain["models"]):
-        if "parameters" in holder:
-            holder["parameters"] = changed(holder["parameters"])
-    return Recipe.from_dict(plain, source=f"candidate {number}")
 
 
 @dataclass(frozen=True)

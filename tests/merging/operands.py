@@ -8,10 +8,10 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from merging.inductor import AnyKernels
 from merging.methods import METHODS, Scope
 from merging.methods.random_bits import keys
 from merging.methods.registry import Block, Number, Numbers
-from merging.native import Kernels
 from merging.statistics import Statistics
 
 T = TypeVar("T")
@@ -21,7 +21,11 @@ class PlainOperands:
     """A registry.Operands over tensors at hand."""
 
     def __init__(
-        self, base: Tensor | None, inputs: Sequence[Tensor], seed: int = 0, kernels: Kernels | None = None
+        self,
+        base: Tensor | None,
+        inputs: Sequence[Tensor],
+        seed: int = 0,
+        kernels: AnyKernels | None = None,
     ) -> None:
         self.base, self.inputs, self.seed = base, list(inputs), seed
         self.statistics = Statistics()
@@ -66,11 +70,14 @@ def run(
     inputs: Sequence[Tensor],
     shared: Mapping[str, Number] | None = None,
     per_input: Mapping[str, Sequence[Number]] | None = None,
-    kernels: Kernels | None = None,
+    kernels: AnyKernels | None = None,
     block_size: int = 1 << 20,
     observations: Sequence[Tensor | None] = (),
 ) -> Tensor:
-    """Run a method on whole tensors, with its defaults where no number is given; compiled, where it can be."""
+    """Run a method on whole tensors, with its defaults where no number is given; compiled, where it can be.
+
+    TensorKernels take no blocks but whole tensors, so `block_size` must be theirs.
+    """
     method = METHODS[name]
     numbers = Numbers(
         {p.key: (shared or {}).get(p.key, p.default) for p in method.parameters if p.scope is Scope.SHARED},
@@ -86,8 +93,11 @@ def run(
     if method.whole:
         return method.combine(operands.whole(), numbers, prepared)
 
+    first = inputs[0] if inputs else base
+    assert first is not None
+
     def merged(block: Block) -> Tensor:
-        out = torch.empty(len(block), dtype=operands.dtype)
+        out = torch.empty(len(block), dtype=operands.dtype, device=first.device)
         if method.fused and kernels and method.fused(kernels, block, numbers, prepared, out) is not None:
             return out
         return method.combine(block, numbers, prepared).clone()

@@ -175,7 +175,7 @@ def test_a_compiled_export_has_the_bits_of_an_uncompiled_one(family: Family, tmp
 def test_an_export_that_would_compile_and_cannot_says_so(
     family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("merging.native.choice._WORTH_COMPILING", 0)
+    monkeypatch.setattr("merging.compiling._WORTH_COMPILING", {"cpu": 0})
     monkeypatch.delenv("CC", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
     notes: list[str] = []

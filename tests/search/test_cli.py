@@ -347,6 +347,8 @@ def test_a_merge_is_evaluated_without_being_written(command: Command, family: Fa
     assert command("merge", recipe, tmp_path / "merged").exit_code == 0
     written = json.loads(command("evaluate", tmp_path / "merged", *options).stdout)
     assert live["problems"] == written["problems"]
+    spread = json.loads(command("evaluate", tmp_path / "merged", *options, "--device-map", "auto").stdout)
+    assert spread["problems"] == written["problems"]
 
 
 def test_a_pickle_is_merged_and_evaluated_behind_the_switch_that_mergekit_has(

@@ -189,3 +189,15 @@ def test_models_of_a_tokenizer_are_looked_up_beside_the_config(shared_family: Fa
     found = [each.model_dump()["source"] for each in (section.tokens or {}).values()]
     assert found[0] == str(shared_family.base)
     assert found[1]["model"] == str(shared_family.a)
+
+
+def test_where_to_merge_is_a_device_or_a_device_map(family: Family) -> None:
+    text = family.config()
+    given = SearchConfig.parse(
+        f"{text}\nmerging: {{device_map: {{model: 0, lm_head: 'cuda:1'}}}}", folder=family.folder
+    )
+    assert given.merging.device_map == {"model": 0, "lm_head": "cuda:1"}
+    with pytest.raises(SearchError, match=r"merging: .*device and device_map say where to merge; give one of the two"):
+        SearchConfig.parse(f"{text}\nmerging: {{device_map: auto, device: cpu}}", folder=family.folder)
+    with pytest.raises(SearchError, match=r"merging\.device_map"):
+        SearchConfig.parse(f"{text}\nmerging: {{device_map: balanced}}", folder=family.folder)

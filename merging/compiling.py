@@ -7,37 +7,40 @@ from dataclasses import dataclass
 import torch
 
 from merging.errors import MergingError
-from merging.native.compiler import Kernels
+from merging.inductor import AnyKernels, TensorKernels
+from merging.native import Kernels
 
-# Below, compiling takes longer than it saves: seconds, against nanoseconds for each element of each candidate.
-_WORTH_COMPILING = 1_000_000_000
+# Below, compiling takes longer than it saves: seconds, against nanoseconds for each element of each candidate. A GPU
+# saves some 50 picoseconds, a pass over the memory for each of twenty operations, and Triton takes longer.
+_WORTH_COMPILING = {"cpu": 1_000_000_000, "cuda": 500_000_000_000}
 
 
 @dataclass(frozen=True, slots=True)
 class KernelChoice:
     """The kernels to merge with, or None; and what a person should know of that, in a sentence, or nothing."""
 
-    kernels: Kernels | None
+    kernels: AnyKernels | None
     note: str = ""
 
 
 def choose_kernels(elements: int, device: torch.device, wanted: bool | None = None) -> KernelChoice:
-    """Choose how to merge.
+    """Choose how to merge: with C kernels on the CPU, with torch.compile on a GPU, or without either.
 
     Args:
         elements: how many will be merged, all candidates together.
-        device: where; the kernels are for the CPU.
+        device: where.
         wanted: whether to compile; None leaves it to what pays.
 
     Raises:
         MergingError: kernels are wanted, and there is no compiler, or the device is another.
     """
-    if wanted and device.type != "cpu":
-        raise MergingError(f"compiled kernels merge on the CPU, and the device is {device}; leave compile out")
-    if wanted is False or device.type != "cpu" or (wanted is None and elements < _WORTH_COMPILING):
+    least = _WORTH_COMPILING.get(device.type)
+    if wanted and least is None:
+        raise MergingError(f"compiled kernels merge on the CPU or a GPU, and the device is {device}; leave compile out")
+    if wanted is False or least is None or (wanted is None and elements < least):
         return KernelChoice(None)
     try:
-        return KernelChoice(Kernels())
+        return KernelChoice(Kernels() if device.type == "cpu" else TensorKernels.on(device))
     except MergingError as error:
         if wanted:
             raise

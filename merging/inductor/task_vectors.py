@@ -1,0 +1,207 @@
+"""One pass over a tensor of a task-vector merge, as a function of tensors (merging/native/task_vectors.c).
+
+Guarantees: the bits of the C kernels. What depends on the tensors is found on the device (which of several equal
+magnitudes a cut keeps, the L1 norm that rescaling restores), so that the host never waits for it; all numbers come in
+a tensor, so that none of them is compiled in.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from merging.inductor.rounding import rounded
+from merging.native.task_vectors import Thinning
+
+RUN = 1 << 16
+"""The elements among which the last one that is kept is searched: those that a magnitude table counts together."""
+
+_SIDE = 1 << 8  # a run is searched as a square
+_SMALLEST_NORM = 1e-7
+
+
+class Number(enum.IntEnum):
+    """The columns of a part's row in the table of numbers; whole ones are exact in float64."""
+
+    FLOOR_UNTIL = 0
+    FLOOR_RANK = enum.auto()
+    FLOOR_BEFORE = enum.auto()
+    FLOOR_AFTER = enum.auto()
+    CEILING_UNTIL = enum.auto()
+    CEILING_RANK = enum.auto()
+    CEILING_BEFORE = enum.auto()
+    CEILING_AFTER = enum.auto()
+    KEY = enum.auto()
+    SECOND_KEY = enum.auto()
+    LIMIT = enum.auto()
+    SLOPE = enum.auto()
+    INTERCEPT = enum.auto()
+    SCALE = enum.auto()
+    NORM = enum.auto()
+    WEIGHT = enum.auto()
+
+
+DIVISOR, LAMBDA = 0, 1
+"""The columns of the table's last row."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorForm:
+    """What a merge is compiled for, besides the number of its parents and their dtype."""
+
+    thinning: Thinning
+    elect: bool
+    normalize: bool
+    rescale: bool
+    search: bool  # whether an edge may have a rank
+
+
+@dataclass(frozen=True, slots=True)
+class _Edges:
+    """Magnitudes, each `before` some index and `after` it: (edges,) each. The parts' edges follow in turn."""
+
+    until: Tensor
+    rank: Tensor
+    before: Tensor
+    after: Tensor
+
+
+def merge_task_vectors(
+    form: TensorForm, base: Tensor, parents: Sequence[Tensor], ranks: Sequence[Tensor], table: Tensor, out: Tensor
+) -> None:
+    """Write the merge of one tensor into `out`.
+
+    Args:
+        form: what is done.
+        base: (elements,).
+        parents: those that take part, (elements,) each, of the base's dtype.
+        ranks: one a parent, (elements,) int16 or int32, where they are thinned out by rank.
+        table: (parents + 1, columns) float64, what `Number`, `DIVISOR` and `LAMBDA` say.
+        out: (elements,), of the base's dtype.
+    """
+    dtype, wide = base.dtype, base.float()
+    deltas = [rounded(parent.float() - wide, dtype) for parent in parents]
+    kept = _kept(form, base, parents, deltas, ranks, table)
+    for part, mask in enumerate(kept):
+        delta = deltas[part] if mask is None else torch.where(mask, deltas[part], 0.0)
+        scale = _scale(delta, table[part], dtype) if form.rescale else table[part, Number.SCALE].float()
+        delta = rounded(delta * scale, dtype)
+        deltas[part] = rounded(delta * table[part, Number.WEIGHT].float(), dtype)
+    mixed = _elected(form, deltas, table, dtype) if form.elect else _sum(form, deltas, table, dtype)
+    mixed = rounded(mixed * table[-1, LAMBDA].float(), dtype)
+    out.copy_((mixed + wide).to(dtype))
+
+
+def _sum(form: TensorForm, deltas: Sequence[Tensor], table: Tensor, dtype: torch.dtype) -> Tensor:
+    total = rounded(_added(deltas), dtype)
+    return rounded(total / table[-1, DIVISOR].float(), dtype) if form.normalize else total
+
+
+def _elected(form: TensorForm, deltas: Sequence[Tensor], table: Tensor, dtype: torch.dtype) -> Tensor:
+    negative = torch.signbit(_added(deltas))
+    turned = [torch.where(negative, -delta, delta) for delta in deltas]
+    total = rounded(_added([delta.clamp(min=0.0) for delta in turned]), dtype)
+    if form.normalize:
+        weights = [table[part, Number.WEIGHT].float() for part in range(len(deltas))]
+        agreeing = [torch.where(delta > 0, weight, 0.0) for delta, weight in zip(turned, weights, strict=True)]
+        divisor = rounded(_added(agreeing), dtype)
+        total = rounded(total / torch.where(divisor == 0, 1.0, divisor), dtype)
+    return torch.where(negative, -total, total)
+
+
+def _added(terms: Sequence[Tensor]) -> Tensor:
+    total = terms[0]
+    for term in terms[1:]:
+        total = total + term
+    return total
+
+
+def _kept(
+    form: TensorForm,
+    base: Tensor,
+    parents: Sequence[Tensor],
+    deltas: Sequence[Tensor],
+    ranks: Sequence[Tensor],
+    table: Tensor,
+) -> list[Tensor | None]:
+    """Return which elements of each task vector are kept, (elements,) bool; None for all."""
+    index = torch.arange(base.numel(), device=base.device)
+    if form.thinning not in (Thinning.CUT, Thinning.BAND):
+        return [
+            _random_numbers(index, row) < (_limits(ranks[part], row) if ranks else row[Number.LIMIT].long())
+            for part, row in enumerate(table[:-1].unbind())
+        ]
+    band = form.thinning == Thinning.BAND
+    edges = _edges(table, (Number.FLOOR_UNTIL, Number.CEILING_UNTIL) if band else (Number.FLOOR_UNTIL,))
+    until = _search(base, parents, edges) if form.search else edges.until
+    at = [torch.where(index < until[edge], edges.before[edge], edges.after[edge]) for edge in range(len(until))]
+    kept: list[Tensor | None] = []
+    for part, delta in enumerate(deltas):
+        mask = delta.abs() > at[part]
+        kept.append(mask & (delta.abs() <= at[len(deltas) + part]) if band else mask)
+    return kept
+
+
+def _edges(table: Tensor, firsts: Sequence[int]) -> _Edges:
+    columns = [table[:-1, first : first + 4] for first in firsts]
+    until, rank, before, after = (columns[0] if len(columns) == 1 else torch.cat(columns)).unbind(1)
+    return _Edges(until.long(), rank.long(), before.float(), after.float())
+
+
+def _search(base: Tensor, parents: Sequence[Tensor], edges: _Edges) -> Tensor:
+    """Return for each edge the index behind its last equal, (edges,) int64.
+
+    That is the `rank`-th from `until` on, within a run. All edges are searched at once, in a few small launches.
+    """
+    within = torch.arange(RUN, device=base.device).view(_SIDE, _SIDE)
+    equal = _equal(base, parents, edges, edges.until[:, None, None] + within)
+    seen = equal.sum(dim=2, dtype=torch.int32).cumsum(dim=1)  # (edges, rows)
+    earlier = seen < edges.rank[:, None]
+    left = edges.rank - torch.where(earlier, seen, 0).amax(dim=1)
+    start = edges.until + earlier.sum(dim=1) * _SIDE
+    equal = _equal(base, parents, edges, start[:, None] + torch.arange(_SIDE, device=base.device))
+    column = (equal.to(torch.int32).cumsum(dim=1) < left[:, None]).sum(dim=1)
+    return torch.where(edges.rank > 0, start + column + 1, edges.until)
+
+
+def _equal(base: Tensor, parents: Sequence[Tensor], edges: _Edges, index: Tensor) -> Tensor:
+    """Return which of the elements with these indices (edges, ...) are of their edge's magnitude, like `index`."""
+    magnitudes = torch.maximum(edges.before, edges.after)
+    found = []
+    for edge, own in enumerate(index):
+        there = own < base.numel()
+        at = torch.where(there, own, 0)
+        delta = rounded(parents[edge % len(parents)][at].float() - base[at].float(), base.dtype)
+        found.append(there & (delta.abs() == magnitudes[edge]))
+    return torch.stack(found)
+
+
+def _scale(kept: Tensor, row: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return what restores the L1 norm, () float32; rounded as sparsify.norm_ratio rounds it."""
+    before, after = row[Number.NORM], kept.abs().sum(dtype=torch.float64)
+    narrow = [norm.float().to(dtype) for norm in (before, after)]
+    ratio = (narrow[0] / narrow[1]).double()
+    ratio = torch.where(torch.isfinite(narrow[0]) & torch.isfinite(narrow[1]), ratio, before / after)
+    negligible = (before < _SMALLEST_NORM) | (after < _SMALLEST_NORM)
+    return torch.where(negligible, row[Number.SCALE], ratio).float()
+
+
+def _random_numbers(index: Tensor, row: Tensor) -> Tensor:
+    """Return the 31-bit random numbers of the elements (methods/random_bits.py), int64: limits may be 2**31."""
+    x = index.to(torch.int32) ^ row[Number.KEY].to(torch.int32)
+    x = (x ^ _shifted(x, 16)) * 0x7FEB352D
+    x = ((x ^ _shifted(x, 15)) + row[Number.SECOND_KEY].to(torch.int32)) * (0x846CA68B - 2**32)
+    return _shifted(x ^ _shifted(x, 16), 1).long()
+
+
+def _shifted(x: Tensor, by: int) -> Tensor:
+    # To the right, zeros coming in; int32 products wrap.
+    return torch.bitwise_right_shift(x, by).bitwise_and(2 ** (32 - by) - 1)
+
+
+def _limits(ranks: Tensor, row: Tensor) -> Tensor:
+    return (ranks.float() * row[Number.SLOPE].float() + row[Number.INTERCEPT].float()).long()

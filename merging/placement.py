@@ -1,0 +1,139 @@
+"""Placement: on which device each module of the live model is, and with it the parents' tensors that it is made of.
+
+Guarantees: every tensor has one device, which is there; a map that leaves a module out, or moves weights about while
+the model computes, is refused before anything is read. Spreading a model needs accelerate, which is imported only here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import torch
+
+from merging.errors import MergingError, first_line, suggest
+
+DeviceMap: TypeAlias = Literal["auto"] | Mapping[str, str | int]
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """The devices of a model's modules, by their names; ``""`` stands for all others."""
+
+    modules: Mapping[str, torch.device]
+
+    @classmethod
+    def on(cls, device: torch.device) -> Placement:
+        """Return the placement of a whole model on one device."""
+        return cls({"": device})
+
+    @classmethod
+    def of(cls, device_map: DeviceMap, model: Any, dtype: torch.dtype) -> Placement:
+        """Read a device map as accelerate takes it.
+
+        Args:
+            device_map: ``auto`` spreads the model evenly over the GPUs; else a device for each module by its name.
+            model: the model, on the meta device.
+            dtype: what its weights will be held in.
+
+        Raises:
+            MergingError: accelerate is missing, a device is not here, a module is unknown or has no device, or the
+                model would not be on devices of one kind at all times.
+        """
+        given = _auto(model, dtype) if device_map == "auto" else device_map
+        placement = cls({module: _device(module, device) for module, device in given.items()})
+        modules = dict(model.named_modules())
+        for module in placement.modules:
+            if module not in modules:
+                raise MergingError(f"device_map: the model has no module {module!r}{suggest(module, modules)}")
+        for name in model.state_dict():
+            placement.device_of(name)
+        if placement.is_spread:
+            _accelerate()
+        kinds = {device.type for device in placement.devices}
+        if len(kinds) > 1:
+            raise MergingError(
+                f"device_map: names devices of several kinds ({', '.join(sorted(kinds))}); a model that is merged into "
+                "has all its weights where they are computed with: on GPUs, or all on the cpu"
+            )
+        return placement
+
+    @property
+    def devices(self) -> tuple[torch.device, ...]:
+        """The devices, each once, in the map's order."""
+        return tuple(dict.fromkeys(self.modules.values()))
+
+    @property
+    def is_spread(self) -> bool:
+        """Whether the model is in more than one memory; all CPUs have one."""
+        return len({str(device) if device.type != "cpu" else "cpu" for device in self.devices}) > 1
+
+    def device_of(self, name: str) -> torch.device:
+        """Return the device of a module or tensor. Raises MergingError if it has none."""
+        if len(self.modules) == 1 and "" in self.modules:
+            return self.modules[""]
+        part = name
+        while part and part not in self.modules:
+            part = part.rpartition(".")[0]
+        if part not in self.modules:
+            raise MergingError(f"device_map: has no device for {name}; name its module, or '' for all others")
+        return self.modules[part]
+
+    def named(self, names: Mapping[str, str]) -> Placement:
+        """Return this placement with more names for tensors: a merge may call them otherwise than the live model."""
+        return Placement({**self.modules, **{other: self.device_of(name) for name, other in names.items()}})
+
+    def dispatch(self, model: Any) -> None:
+        """Move a model's modules to their devices; its inputs and activations follow them from then on."""
+        if not self.is_spread:
+            model.to(self.devices[0])
+            return
+        modules = dict(model.named_modules())
+        explicit = {name: device for name, device in self.modules.items() if name and name in modules}
+        for name in model.state_dict():
+            if not any(name.startswith(f"{module}.") for module in explicit):
+                explicit[name.rpartition(".")[0]] = self.device_of(name)
+        _accelerate().dispatch_model(model, explicit)
+
+
+def _auto(model: Any, dtype: torch.dtype) -> Mapping[str, str | int]:
+    accelerate = _accelerate()
+    whole = list(model._no_split_modules or ())
+    # The parents are spread as the model is, so that what counts is how even it is.
+    room = accelerate.utils.get_balanced_memory(model, dtype=dtype, no_split_module_classes=whole)
+    found = accelerate.infer_auto_device_map(model, room, no_split_module_classes=whole, dtype=dtype)
+    devices = set(found.values())
+    if "disk" in devices or ("cpu" in devices and len(devices) > 1):
+        raise MergingError("device_map: auto: the model does not fit on the GPUs that are here; free some, or add some")
+    return dict(found)
+
+
+def _device(module: str, name: str | int) -> torch.device:
+    where = f"device_map: {module or 'all others'}"
+    if name in ("disk", "meta"):
+        raise MergingError(f"{where}: weights on {name!r} cannot be merged into; give a GPU (0, cuda:1) or cpu")
+    try:
+        device = torch.device("cuda", name) if isinstance(name, int) else torch.device(name)
+        found = torch.empty(0, device=device).device  # "cuda" is "cuda:0" to a tensor
+        return device if device.type == "cpu" else found
+    except (RuntimeError, AssertionError, ValueError) as error:
+        count = torch.cuda.device_count()
+        here = ", ".join(["cpu", *(f"cuda:{index}" for index in range(count))])
+        raise MergingError(f"{where}: there is no device {name!r} ({first_line(error)}); here are: {here}") from None
+
+
+def _accelerate() -> Any:
+    try:
+        import accelerate
+    except ImportError:
+        raise MergingError("device_map needs accelerate; pip install 'merge-search[sharded]'") from None
+    return accelerate
+
+
+def by_device(names: Iterable[str], placement: Placement) -> dict[torch.device, list[int]]:
+    """Return for each device the indices of the tensors that are on it, in order."""
+    found: dict[torch.device, list[int]] = {}
+    for index, name in enumerate(names):
+        found.setdefault(placement.device_of(name), []).append(index)
+    return found
