@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import reduce
 from typing import TypeVar
@@ -130,7 +130,7 @@ def torch_dtype(name: str) -> torch.dtype:
 
 
 def run_steps(
-    work: Sequence[tuple[Step, Tensor]],
+    work: Sequence[tuple[Step, AbstractContextManager[Tensor]]],
     parents: ParentSet,
     random_seed: int,
     kernels: Kernels | None,
@@ -143,7 +143,8 @@ def run_steps(
     slower.) After an error or an interrupt nothing is written any more.
 
     Args:
-        work: steps and their outputs, as `run_step` takes them.
+        work: steps, and where their outputs go: what is entered by the thread that merges one gives `run_step`'s `out`,
+            and is left when that is whole.
         parents: where the sources are read.
         random_seed: the seed of methods that draw random numbers.
         kernels: the compiled kernels, if they shall be used.
@@ -156,18 +157,20 @@ def run_steps(
     calibrate((step for step, _ in work), parents)
     own = threading.local()
 
-    def run(*some: tuple[Step, Tensor]) -> None:
+    def run(*some: tuple[Step, AbstractContextManager[Tensor]]) -> None:
         scratch = own.__dict__.setdefault("scratch", Scratch())
         with torch.inference_mode():  # which belongs to a thread, too
-            for step, out in some:
-                run_step(step, parents, out, random_seed, kernels, scratch)
+            for step, place in some:
+                with place as out:
+                    run_step(step, parents, out, random_seed, kernels, scratch)
 
     if parents.device.type != "cpu":
-        _expect(work[:1], parents)
-        for index, (step, out) in enumerate(work):
-            _expect(work[index + 1 : index + 2], parents)
-            run((step, out))
-            done(step)
+        steps = [step for step, _ in work]
+        _expect(steps[:1], parents)
+        for index, each in enumerate(work):
+            _expect(steps[index + 1 : index + 2], parents)
+            run(each)
+            done(steps[index])
         return
     groups = [work[index : index + _AT_A_TIME] for index in range(0, len(work), _AT_A_TIME)]
     with _one_thread_an_operation() as threads, ThreadPoolExecutor(threads, "merge") as pool:
@@ -181,8 +184,8 @@ def run_steps(
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _expect(work: Sequence[tuple[Step, Tensor]], parents: ParentSet) -> None:
-    for step, _ in work:
+def _expect(steps: Sequence[Step], parents: ParentSet) -> None:
+    for step in steps:
         parents.expect((source.parent, source.tensor) for source in step.sources())
 
 

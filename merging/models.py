@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, cast
+import json
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedConfig, PreTrainedModel
-from transformers.initialization import no_init_weights
 
-from merging.checkpoints.checkpoint import Checkpoint
+from merging.checkpoints.checkpoint import CONFIG, GENERATION, Checkpoint
 from merging.parents import ParentSet
 from merging.plan import Plan
-from merging.tokenization.special_tokens import SpecialTokens
+from merging.tokenization.special_tokens import ROLES, SpecialTokens
+
+if TYPE_CHECKING:
+    from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 
 # Lists in a config that are as long as the model is deep by chance alone.
 _NOT_OF_LAYERS = ("architectures", "_token_id", "_token_ids")
@@ -26,10 +30,12 @@ def merged_config(
     What the config lists layer by layer (`layer_types`, `no_rope_layers`, ...) follows the layers that were stacked.
     The special tokens are the donor's where `special` is None.
     """
-    config = copy.deepcopy(donor.config)
+    config = copy.deepcopy(donor.transformers_config)
     config.dtype = dtype
     text = config.get_text_config()
-    stack = [(parents.checkpoints[layer.parent].config.get_text_config(), layer.index) for layer in plan.stack]
+    stack = [
+        (parents.checkpoints[layer.parent].transformers_config.get_text_config(), layer.index) for layer in plan.stack
+    ]
     for key in text.to_dict():
         if _lists_layers(text, key):
             own = getattr(text, key)
@@ -40,6 +46,48 @@ def merged_config(
         if special:
             special.put(part)
     return config
+
+
+def config_text(
+    donor: Checkpoint, plan: Plan, parents: ParentSet, dtype: torch.dtype, special: SpecialTokens | None
+) -> str:
+    """Return the config.json of a merge, as transformers writes the config that `merged_config` makes."""
+
+    def ask() -> str:
+        return _written(merged_config(donor, plan, parents, dtype, special), CONFIG)
+
+    if special and special.moved is not None:  # thousands of ids: what rearranges rows needs transformers anyway
+        return ask()
+    stack = [(parents.checkpoints[layer.parent].config.content, layer.index) for layer in plan.stack]
+    if all(content == donor.config.content for content, _ in stack):
+        stack = [({}, index) for _, index in stack]
+    wanted = [stack, plan.layers, plan.rows, str(dtype), special and dict(special.ids)]
+    text: str = donor.remembered(["config of a merge", wanted], ask)
+    return text
+
+
+def generation_config_text(donor: Checkpoint, special: SpecialTokens | None) -> str:
+    """Return the generation_config.json of a merge: the donor's or one made of its config."""
+    file = donor.folder / GENERATION
+    if file.exists():
+        # Not through transformers, which refuses to save what many models have (a temperature without sampling).
+        settings = json.loads(file.read_text(encoding="utf-8"))
+        values = special.values({role: settings[role] for role in ROLES if role in settings}) if special else {}
+        return json.dumps(settings | values, indent=2) + "\n"
+
+    def ask() -> str:
+        return _written(generation_config(donor, special), GENERATION)
+
+    if special and special.moved is not None:
+        return ask()
+    text: str = donor.remembered(["generation config of a merge", special and dict(special.ids)], ask)
+    return text
+
+
+def _written(config: PreTrainedConfig | GenerationConfig, name: str) -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        config.save_pretrained(folder)
+        return Path(folder, name).read_text(encoding="utf-8")
 
 
 def _of_layer(config: PreTrainedConfig, key: str, index: int, default: Any) -> Any:
@@ -55,12 +103,15 @@ def _lists_layers(config: PreTrainedConfig, key: str) -> bool:
 
 def build_model(config: PreTrainedConfig, parents: ParentSet) -> PreTrainedModel:
     """Return a model of a config on the parents' device, in eval mode, its weights not yet set."""
+    from transformers import AutoModelForCausalLM
+    from transformers.initialization import no_init_weights
+
     with no_init_weights(), parents.device:
         model: Any = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
             config, dtype=config.dtype, trust_remote_code=parents.trust_remote_code
         )
     model.tie_weights()  # which init_weights would have done
-    return cast(PreTrainedModel, model.eval().requires_grad_(False))
+    return cast("PreTrainedModel", model.eval().requires_grad_(False))
 
 
 def generation_config(checkpoint: Checkpoint, special: SpecialTokens | None) -> GenerationConfig:

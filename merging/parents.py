@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from merging.checkpoints.architecture import Architecture, skeleton
+from merging.checkpoints.architecture import Architecture
 from merging.checkpoints.assembled import assemble
 from merging.checkpoints.checkpoint import Checkpoint
 from merging.checkpoints.differences import different_computations, different_heads, different_ids
@@ -39,9 +38,9 @@ class ParentSet:
         # One with an output head of its own, if there is one: a tied model has all that the others have but that.
         untied = (name for name, each in checkpoints.items() if not each.config.tie_word_embeddings)
         self._reference = next(untied, next(iter(checkpoints)))
-        self.architecture = Architecture.of(_skeleton(checkpoints[self._reference]))
-        layout = self.architecture.layout
-        self.checkpoints = {name: assemble(checkpoint, layout) for name, checkpoint in checkpoints.items()}
+        reference = checkpoints[self._reference]
+        self.architecture: Architecture = reference.architecture
+        self.checkpoints = {name: assemble(checkpoint, reference) for name, checkpoint in checkpoints.items()}
         self.statistics = Statistics()
         self._derived: dict[tuple[str, str], StoredTensor] = {}
         self._layers: dict[str, int] = {}
@@ -88,7 +87,7 @@ class ParentSet:
         parents._check(allow_crimes)
         for recipe in every:
             parents._check_rows(recipe)
-            _ = parents.checkpoints[recipe.donor].generation_config  # which the merge will have
+            parents.checkpoints[recipe.donor].check_generation_config()  # which the merge will have
         return parents
 
     @property
@@ -258,7 +257,3 @@ class ParentSet:
                     f"model {checkpoint.reference}: tensor {name} has shape {list(found)}, but in "
                     f"{reference.reference} it has {list(of_first)}; only models of one shape can be merged"
                 )
-
-
-def _skeleton(checkpoint: Checkpoint) -> Any:
-    return skeleton(checkpoint.config, checkpoint.reference, checkpoint.trust_remote_code)

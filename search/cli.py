@@ -24,6 +24,7 @@ from search.display import (
     tell_isolation,
     tell_of_mergekit,
 )
+from search.startup import quick_imports
 
 if TYPE_CHECKING:
     from merging import Recipe
@@ -235,12 +236,14 @@ def merge(
     """
     from search.recipes import load_recipe
 
-    loaded = load_recipe(recipe)  # a mistake in it is told before torch is waited for
-    from merging import Merger, ParentSet, export_model
+    with quick_imports():
+        loaded = load_recipe(recipe)  # a mistake in it is told before torch is waited for
     from search.devices import choose_device
 
     device = choose_device(device)
     if dry_run:
+        from merging import Merger, ParentSet
+
         with ParentSet.open(
             loaded,
             device,
@@ -251,6 +254,8 @@ def merge(
             tell(*parents.notes)
             click.echo(Merger(parents, random_seed).plan(loaded).describe())
         return
+    from merging import export_model
+
     with bar() as progress:
         export_model(
             loaded, folder, random_seed=random_seed, device=device, max_shard_size=max_shard_size,

@@ -9,15 +9,19 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
+from functools import cache
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 import torch
+from pydantic import BaseModel, create_model
 from torch import nn
-from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from merging.checkpoints.layout import Layout
 from merging.errors import MergingError, code_refused, first_line
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 # The first number between dots is the layer: model.layers.3.mlp..., transformer.h.3..., gpt_neox.layers.3...
 _LAYER = re.compile(r"^(?P<head>(?:[^.]*[^.\d][^.]*\.)+)(?P<index>\d+)(?P<tail>\..*)$")
@@ -52,9 +56,8 @@ class Architecture:
     tables: frozenset[str]
 
     @classmethod
-    def of(cls, model: Any) -> Architecture:
-        """Read the architecture off a transformers model, which may be a `skeleton`."""
-        layout = Layout.of(model)
+    def of(cls, model: Any, layout: Layout) -> Architecture:
+        """Read the architecture off a transformers model, which may be a `skeleton`, and has this layout."""
         shapes = {layout.name_of(name): tuple(tensor.shape) for name, tensor in model.state_dict().items()}
         tied = {layout.name_of(name) for name in model.all_tied_weights_keys}
         by_token = [layout.name_of(name) for name in _by_token(model)]
@@ -82,6 +85,16 @@ class Architecture:
             tables,
         )
 
+    def plain(self) -> dict[str, Any]:
+        """Return all but the layout as plain data, as JSON holds it."""
+        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "layout"}
+        return _plain()(**values).model_dump(mode="json")
+
+    @classmethod
+    def restored(cls, plain: Mapping[str, Any], layout: Layout) -> Architecture:
+        """Return the architecture that `plain` made this of."""
+        return cls(**dict(_plain().model_validate(plain)), layout=layout)
+
     def layer_name(self, position: int, index: int) -> str:
         """Return the name of the tensor at a position of `layer_names`."""
         head, tail = self.layer[position]
@@ -105,6 +118,13 @@ class Architecture:
         heads = {head for head, _ in self.layer}
         found = (match for name in names if (match := _LAYER.match(name)) and match["head"] in heads)
         return max((int(match["index"]) + 1 for match in found), default=0)
+
+
+@cache
+def _plain() -> type[BaseModel]:
+    hints = get_type_hints(Architecture)
+    plain: dict[str, Any] = {name: (hint, ...) for name, hint in hints.items() if name != "layout"}
+    return create_model("_Plain", **plain)
 
 
 def _pattern(name: str) -> str:
@@ -135,6 +155,8 @@ def skeleton(config: PreTrainedConfig, reference: str, trust_remote_code: bool =
 
     Raises MergingError that names `reference` if transformers can build no such model.
     """
+    from transformers import AutoModelForCausalLM
+
     try:
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-
-from tokenizers import Tokenizer
-from transformers import PreTrainedConfig
+from typing import TYPE_CHECKING
 
 from merging.errors import first_line
+
+if TYPE_CHECKING:
+    from merging.checkpoints.config import Config
 
 # How the rows of a projection are cut into heads.
 _HEADS = ("num_attention_heads", "num_key_value_heads", "head_dim")
@@ -25,13 +26,16 @@ _COMPUTED = (
 )  # fmt: skip
 _NAMED = 3
 
+COMPARED = _HEADS + _COMPUTED
+"""The keys of a config that are compared."""
 
-def different_heads(config: PreTrainedConfig, other: PreTrainedConfig) -> str | None:
+
+def different_heads(config: Config, other: Config) -> str | None:
     """Return in what the attention heads of two models differ, or None."""
     return next(_differences(_HEADS, config, other), None)
 
 
-def different_computations(config: PreTrainedConfig, other: PreTrainedConfig) -> list[str]:
+def different_computations(config: Config, other: Config) -> list[str]:
     """Return in what two models compute otherwise with tensors that are cut alike."""
     return list(_differences(_COMPUTED, config, other))
 
@@ -44,6 +48,8 @@ def different_ids(folder: Path, other: Path) -> str | None:
     files = [place / "tokenizer.json" for place in (folder, other)]
     if not all(file.exists() for file in files) or files[0].read_bytes() == files[1].read_bytes():
         return None
+    from tokenizers import Tokenizer
+
     try:
         ids, others = (Tokenizer.from_file(str(file)).get_vocab() for file in files)
     except Exception as error:  # the tokenizers library raises no narrower type
@@ -56,7 +62,7 @@ def different_ids(folder: Path, other: Path) -> str | None:
     return f"its tokenizer has other ids: {', '.join(shown)}"
 
 
-def _differences(keys: tuple[str, ...], config: PreTrainedConfig, other: PreTrainedConfig) -> Iterator[str]:
+def _differences(keys: tuple[str, ...], config: Config, other: Config) -> Iterator[str]:
     one, two = config.get_text_config(), other.get_text_config()
     for key in keys:
         here, there = getattr(one, key, None), getattr(two, key, None)
