@@ -132,7 +132,8 @@ def run(
         if dry_run:
             show_plan(loaded)
             return
-        from search.worker import default_folder, run_search
+        with quick_imports():
+            from search.worker import default_folder, run_search
 
         folder = out or default_folder(loaded)
         found = run_search(loaded, folder, trials=trials, timeout=timeout, seed=seed, fresh=fresh, progress=progress)
@@ -160,8 +161,8 @@ def leaderboard(results: Path, top: int | None, as_json: bool, as_csv: bool) -> 
     Example:
       merge-search leaderboard results/quickstart --top 10
     """
-    from search.leaderboard import Leaderboard
-
+    with quick_imports():
+        from search.leaderboard import Leaderboard
     if as_json and as_csv:
         raise click.UsageError("give --json or --csv, not both")
     found = Leaderboard.open(results)
@@ -186,8 +187,8 @@ def export(results: Path, trial: int | None, to: Path, max_shard_size: str, merg
     Example:
       merge-search export results/quickstart --to merged
     """
-    from search.export import export_trial
-
+    with quick_imports():
+        from search.export import export_trial
     with bar() as progress:
         row = export_trial(
             results, to, trial=trial, max_shard_size=max_shard_size, mergekit_compatible=mergekit_compatible,
@@ -305,7 +306,8 @@ def evaluate(
         raise ConsentError
     chosen = load_problems(problems)
     reference = load_recipe(model) if model.endswith((".yaml", ".yml")) else model
-    from evaluation import Evaluator  # only now: it waits for torch
+    with quick_imports():
+        from evaluation import Evaluator  # only now: it waits for torch
     from search.devices import choose_device
 
     settings: dict[str, Any] = {"prompt": prompt, "max_new_tokens": max_new_tokens, "batch_size": batch_size}

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def quick_imports() -> Iterator[None]:
-    """Import torch and what builds on it without the garbage collector, which finds nothing in what stays.
+    """Import torch, or what else is large, without the garbage collector, which finds nothing in what stays.
 
     Half a million objects come, over which it would go again and again, and once more when the process ends. Where
     torch is there already nothing is done: the objects of a process that has begun to work may well be garbage.
