@@ -122,6 +122,17 @@ class Checkpoint:
         plain, in_pieces = self.remembered("architecture", ask)
         return Architecture.restored(plain, Layout(in_pieces, convert))
 
+    def architecture_as(self, reference: Checkpoint) -> Architecture:
+        """Return its architecture by the names that tensors have in the layout of a model that it is merged with."""
+        layout = reference.architecture.layout
+
+        def ask() -> dict[str, Any]:
+            model = skeleton(self.transformers_config, self.reference, self.trust_remote_code)
+            return Architecture.of(model, layout).plain()
+
+        plain = self.remembered(["architecture", reference.config.to_dict()], ask)
+        return Architecture.restored(plain, layout)
+
     def pieces(self, stored: Collection[str]) -> Mapping[str, Pieces]:
         """Return tensors that files hold, as `Layout.pieces` of the architecture does."""
         layout = self.architecture.layout

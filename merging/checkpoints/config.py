@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 # What a class may have as a property, or by another name than the file.
 _ASKED = (*COMPARED, "model_type", "num_hidden_layers", "tie_word_embeddings")
+# The keys of which it has a value a layer, and refuses to give one for all.
+_PER_LAYER = "per_layer_attributes"
 
 
 @dataclass(frozen=True)
@@ -61,5 +63,7 @@ def plain_config(config: PreTrainedConfig) -> dict[str, Any]:
     text = config.get_text_config()
     content = json.loads(config.to_json_string(use_diff=False))
     content.pop("_name_or_path", None)
-    attributes = {key: getattr(config, key) for key in _ASKED if hasattr(config, key)}
+    per_layer = sorted(config.per_layer_attributes or ())
+    single = [key for key in _ASKED if key not in per_layer and key not in content and hasattr(config, key)]
+    attributes = {key: getattr(config, key) for key in single} | {_PER_LAYER: per_layer}
     return {"content": content, "attributes": attributes, "text": None if text is config else plain_config(text)}

@@ -15,6 +15,8 @@ from merging.errors import first_line
 if TYPE_CHECKING:
     from merging.checkpoints.config import Config
 
+# What transformers says of layers that differ within one model, by the layer's index.
+_PER_LAYER = "per_layer_config"
 # How the rows of a projection are cut into heads.
 _HEADS = ("num_attention_heads", "num_key_value_heads", "head_dim")
 # What a layer computes with its tensors; a merge does as its donor does.
@@ -27,12 +29,12 @@ _COMPUTED = (
 _NAMED = 3
 
 COMPARED = _HEADS + _COMPUTED
-"""The keys of a config that are compared."""
+"""The keys of a config that are compared, but for what it says of single layers."""
 
 
 def different_heads(config: Config, other: Config) -> str | None:
     """Return in what the attention heads of two models differ, or None."""
-    return next(_differences(_HEADS, config, other), None)
+    return next(_differences((*_HEADS, _PER_LAYER), config, other), None)
 
 
 def different_computations(config: Config, other: Config) -> list[str]:
@@ -65,6 +67,13 @@ def different_ids(folder: Path, other: Path) -> str | None:
 def _differences(keys: tuple[str, ...], config: Config, other: Config) -> Iterator[str]:
     one, two = config.get_text_config(), other.get_text_config()
     for key in keys:
-        here, there = getattr(one, key, None), getattr(two, key, None)
+        here, there = _value(one, key), _value(two, key)
         if here is not None and there is not None and here != there:
             yield f"{key} is {here} and not {there}"
+
+
+def _value(config: Config, key: str) -> object:
+    if key == _PER_LAYER:
+        return config.to_dict().get(key)
+    # transformers refuses to give one value of what has another in each layer.
+    return None if key in (config.per_layer_attributes or ()) else getattr(config, key, None)
