@@ -8,13 +8,14 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Sequence
-from typing import Literal, TypeAlias, get_args
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 from evaluation.errors import EvaluationError
 from evaluation.problems import Problem
 from evaluation.sandbox.closing import closing
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 PromptFormat: TypeAlias = Literal["completion", "chat"]
 PROMPT_FORMATS: tuple[str, ...] = get_args(PromptFormat)

@@ -154,7 +154,7 @@ def _text(line: str, where: str) -> str:
 
 
 def _float32_model(parent: str, parents: ParentSet) -> nn.Module:
-    config = copy.deepcopy(parents.checkpoints[parent].config)
+    config = copy.deepcopy(parents.checkpoints[parent].transformers_config)
     config.dtype = torch.float32
     model = build_model(config, parents)
     architecture = parents.architecture

@@ -13,22 +13,21 @@ import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from torch import Tensor
-
 from merging import compatible
 from merging.calibration import calibrate
+from merging.checkpoints.checkpoint import CONFIG, GENERATION
 from merging.compiling import choose_kernels
 from merging.errors import MergingError
 from merging.inductor import AnyKernels
 from merging.kernel import model_dtype, output_dtype, run_steps
 from merging.methods import METHODS
-from merging.models import generation_config, merged_config
+from merging.models import config_text, generation_config_text
 from merging.parents import ParentSet
 from merging.plan import Plan, Step, make_plan
 from merging.recipes.recipe import Recipe
-from merging.shards import Entry, split, write_shard
+from merging.shards import Entry, Place, split, write_shard
 from merging.tokenization.merged_tokenizer import MergedTokenizer
-from merging.tokenization.special_tokens import ROLES, SpecialTokens
+from merging.tokenization.special_tokens import SpecialTokens
 from merging.tokenization.tokenizers import has_tokenizer
 
 _SIZES = (("GB", 10**9), ("MB", 10**6), ("KB", 10**3), ("bytes", 1))
@@ -191,8 +190,8 @@ def _write_weights(
     index: dict[str, str] = {}
     merged = 0
 
-    def fill(tensors: Mapping[str, Tensor]) -> None:
-        run_steps([(steps[name], tensor) for name, tensor in tensors.items()], parents, random_seed, kernels, done)
+    def fill(places: Mapping[str, Place]) -> None:
+        run_steps([(steps[name], place) for name, place in places.items()], parents, random_seed, kernels, done)
 
     def done(_: Step) -> None:
         nonlocal merged
@@ -221,18 +220,12 @@ def _write_equivalent(
 
 def _write_configs(recipe: Recipe, plan: Plan, parents: ParentSet, folder: Path, special: SpecialTokens | None) -> None:
     donor = parents.checkpoints[recipe.donor]
-    merged_config(donor, plan, parents, model_dtype(plan, parents), special).save_pretrained(folder)
+    config = config_text(donor, plan, parents, model_dtype(plan, parents), special)
+    (folder / CONFIG).write_text(config, encoding="utf-8")
+    (folder / GENERATION).write_text(generation_config_text(donor, special), encoding="utf-8")
     if parents.trust_remote_code:
         for code in donor.folder.glob("*.py"):
             shutil.copyfile(code, folder / code.name)
-    file = donor.folder / "generation_config.json"
-    if not file.exists():
-        generation_config(donor, special).save_pretrained(folder)
-        return
-    # Not through transformers, which refuses to save what many models have (a temperature without sampling).
-    settings = json.loads(file.read_text(encoding="utf-8"))
-    values = special.values({role: settings[role] for role in ROLES if role in settings}) if special else {}
-    (folder / file.name).write_text(json.dumps(settings | values, indent=2) + "\n", encoding="utf-8")
 
 
 def _entries(plan: Plan, parents: ParentSet) -> list[Entry]:

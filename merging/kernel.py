@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import reduce
 from typing import TypeVar
@@ -142,7 +142,7 @@ def torch_dtype(name: str) -> torch.dtype:
 
 
 def run_steps(
-    work: Sequence[tuple[Step, Tensor]],
+    work: Sequence[tuple[Step, AbstractContextManager[Tensor]]],
     parents: ParentSet,
     random_seed: int,
     kernels: AnyKernels | None,
@@ -156,7 +156,8 @@ def run_steps(
     error or an interrupt nothing is written any more.
 
     Args:
-        work: steps and their outputs, as `run_step` takes them.
+        work: steps, and where their outputs go: what is entered by the thread that merges one gives `run_step`'s `out`,
+            and is left when that is whole.
         parents: where the sources are read.
         random_seed: the seed of methods that draw random numbers.
         kernels: the compiled kernels, if they shall be used.
@@ -169,10 +170,14 @@ def run_steps(
     calibrate((step for step, _ in work), parents)
     own = threading.local()
 
-    def run(*some: tuple[Step, Tensor]) -> list[Finite]:
+    def run(*some: tuple[Step, AbstractContextManager[Tensor]]) -> list[Finite]:
         scratch = own.__dict__.setdefault("scratch", Scratch())
+        found = []
         with torch.inference_mode():  # which belongs to a thread, too
-            return [run_step(step, parents, out, random_seed, kernels, scratch) for step, out in some]
+            for step, place in some:
+                with place as out:
+                    found.append(run_step(step, parents, out, random_seed, kernels, scratch))
+        return found
 
     if parents.device.type != "cpu" or len(parents.placement.devices) > 1:
         _check([step for step, _ in work], _run_on_devices(work, parents, run), done)
@@ -202,7 +207,9 @@ def _check(steps: Sequence[Step], finite: Sequence[Finite], done: Callable[[Step
 
 
 def _run_on_devices(
-    work: Sequence[tuple[Step, Tensor]], parents: ParentSet, run: Callable[[tuple[Step, Tensor]], list[Finite]]
+    work: Sequence[tuple[Step, AbstractContextManager[Tensor]]],
+    parents: ParentSet,
+    run: Callable[[tuple[Step, AbstractContextManager[Tensor]]], list[Finite]],
 ) -> list[Finite]:
     """Let each device merge its own tensors, one after the other, while the next one's sources are copied to it."""
     found: list[Finite] = [True] * len(work)

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from merging.calibration import calibrate
 from merging.inductor import AnyKernels
@@ -28,6 +28,9 @@ from merging.recipes.recipe import Recipe
 from merging.sharing import owners, share
 from merging.tokenization.merged_tokenizer import MergedTokenizer
 from merging.tokenization.tokenizers import holds_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 class Merger:
@@ -93,7 +96,7 @@ class Merger:
         steps = [step for step in simplified if wanted[step.name] == step.name]
         self._written = {step.name: step for step in steps if self._written.get(step.name) == step}
         share(tensors, wanted, self._owners)
-        work = [(step, tensors[step.name].data) for step in steps if step.name not in self._written]
+        work = [(step, nullcontext(tensors[step.name].data)) for step in steps if step.name not in self._written]
 
         def done(step: Step) -> None:
             self._written[step.name] = step

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import copy
+import json
 import re
-from typing import Any, cast
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedConfig, PreTrainedModel
-from transformers.initialization import no_init_weights
 
-from merging.checkpoints.checkpoint import Checkpoint
+from merging.checkpoints.checkpoint import CONFIG, GENERATION, Checkpoint
 from merging.parents import ParentSet
 from merging.plan import Plan
-from merging.stacks import stacked_config
-from merging.tokenization.special_tokens import SpecialTokens
+from merging.stacks import plain_stack, stacked_config
+from merging.tokenization.special_tokens import ROLES, SpecialTokens
+
+if TYPE_CHECKING:
+    from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 
 
 def merged_config(
@@ -25,7 +29,7 @@ def merged_config(
     What it says of single layers follows those that were stacked. The special tokens are the donor's where `special`
     is None.
     """
-    config = stacked_config(donor.config, plan.stack, parents) if plan.stack else copy.deepcopy(donor.config)
+    config = stacked_config(donor, plan.stack, parents) if plan.stack else copy.deepcopy(donor.transformers_config)
     config.dtype = dtype
     text = config.get_text_config()
     text.vocab_size = plan.rows or text.vocab_size
@@ -33,6 +37,45 @@ def merged_config(
         if special:
             special.put(part)
     return config
+
+
+def config_text(
+    donor: Checkpoint, plan: Plan, parents: ParentSet, dtype: torch.dtype, special: SpecialTokens | None
+) -> str:
+    """Return the config.json of a merge, as transformers writes the config that `merged_config` makes."""
+
+    def ask() -> str:
+        return _written(merged_config(donor, plan, parents, dtype, special), CONFIG)
+
+    if special and special.moved is not None:  # thousands of ids: what rearranges rows needs transformers anyway
+        return ask()
+    wanted = [plain_stack(plan.stack, parents), plan.rows, str(dtype), special and dict(special.ids)]
+    text: str = donor.remembered(["config of a merge", wanted], ask)
+    return text
+
+
+def generation_config_text(donor: Checkpoint, special: SpecialTokens | None) -> str:
+    """Return the generation_config.json of a merge: the donor's or one made of its config."""
+    file = donor.folder / GENERATION
+    if file.exists():
+        # Not through transformers, which refuses to save what many models have (a temperature without sampling).
+        settings = json.loads(file.read_text(encoding="utf-8"))
+        values = special.values({role: settings[role] for role in ROLES if role in settings}) if special else {}
+        return json.dumps(settings | values, indent=2) + "\n"
+
+    def ask() -> str:
+        return _written(generation_config(donor, special), GENERATION)
+
+    if special and special.moved is not None:
+        return ask()
+    text: str = donor.remembered(["generation config of a merge", special and dict(special.ids)], ask)
+    return text
+
+
+def _written(config: PreTrainedConfig | GenerationConfig, name: str) -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        config.save_pretrained(folder)
+        return Path(folder, name).read_text(encoding="utf-8")
 
 
 def build_model(config: PreTrainedConfig, parents: ParentSet) -> PreTrainedModel:
@@ -49,13 +92,16 @@ def build_model(config: PreTrainedConfig, parents: ParentSet) -> PreTrainedModel
 
 
 def _build(config: PreTrainedConfig, parents: ParentSet, device: torch.device) -> PreTrainedModel:
+    from transformers import AutoModelForCausalLM
+    from transformers.initialization import no_init_weights
+
     with no_init_weights(), device:
         model: Any = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
             config, dtype=config.dtype, trust_remote_code=parents.trust_remote_code
         )
     model.tie_weights()  # which init_weights would have done
     _widen(model, model.dtype)
-    return cast(PreTrainedModel, model.eval().requires_grad_(False))
+    return cast("PreTrainedModel", model.eval().requires_grad_(False))
 
 
 def _widen(model: Any, dtype: torch.dtype) -> None:

@@ -83,7 +83,7 @@ def _check_ranges(slices: Sequence[OutputSlice], parents: ParentSet, stack: Stac
                 f"model {source.model}: layer_range {list(source.layer_range)} goes beyond its {depth} layers"
             )
     made = [index for part in slices for index in range(*part.sources[0].layer_range)]
-    if stack is not parents.architecture.main and made != list(range(len(stack.layers))):
+    if stack != parents.architecture.main and made != list(range(len(stack.layers))):
         raise MergingError(
             f"modules.{stack.module}: is made of layers {made} of {len(stack.layers)}; only the layers that "
             "num_hidden_layers counts can be stacked otherwise, so give it 'models'"

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
-from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedConfig
 
-from merging.checkpoints.architecture import Architecture, Stack, pattern, skeleton
+from merging.checkpoints.architecture import Architecture, Stack, pattern
 from merging.checkpoints.assembled import assemble
 from merging.checkpoints.checkpoint import Checkpoint
+from merging.checkpoints.config import Config
 from merging.checkpoints.differences import different_computations, different_heads, different_ids
 from merging.checkpoints.weights import StoredTensor
 from merging.errors import MergingError
@@ -45,9 +44,9 @@ class ParentSet:
         # One with an output head of its own, if there is one: a tied model has all that the others have but that.
         untied = (name for name, each in checkpoints.items() if not each.config.tie_word_embeddings)
         self._reference = next(untied, next(iter(checkpoints)))
-        self.architecture = Architecture.of(_skeleton(checkpoints[self._reference]))
-        layout = self.architecture.layout
-        self.checkpoints = {name: assemble(checkpoint, layout) for name, checkpoint in checkpoints.items()}
+        reference = checkpoints[self._reference]
+        self.architecture: Architecture = reference.architecture
+        self.checkpoints = {name: assemble(checkpoint, reference) for name, checkpoint in checkpoints.items()}
         self.statistics = Statistics()
         self._derived: dict[tuple[str, str], StoredTensor] = {}
         self._stacks = {name: self._own_stacks(checkpoint) for name, checkpoint in self.checkpoints.items()}
@@ -101,7 +100,7 @@ class ParentSet:
             parents._spread(device_map, None if given is None else memory_budget)
         for recipe in every:
             parents._check_rows(recipe)
-            _ = parents.checkpoints[recipe.donor].generation_config  # which the merge will have
+            parents.checkpoints[recipe.donor].check_generation_config()  # which the merge will have
         return parents
 
     @property
@@ -223,8 +222,9 @@ class ParentSet:
         """Keep each parent's tensors where the device map puts the live model's; shares of the budget by their size."""
         reference = self.checkpoints[self._reference]
         layout = self.architecture.layout
-        names = {live: layout.name_of(live) for live in layout.model.state_dict()}
-        placement = Placement.of(device_map, layout.model, reference.dtype)
+        model = layout.convert().model
+        names = {live: layout.name_of(live) for live in model.state_dict()}
+        placement = Placement.of(device_map, model, reference.dtype)
         self.placement = placement.named({live: name for live, name in names.items() if name != live})
         self.device = self.placement.devices[0]
         largest = max(self.checkpoints.values(), key=lambda each: each.nbytes)
@@ -245,7 +245,7 @@ class ParentSet:
             depths = [self.architecture.count_layers(checkpoint.tensors, stack.head) for stack in own]
             own = tuple(stack.of_depth(depth) for stack, depth in zip(own, depths, strict=True))
         elif _content(checkpoint.config) != _content(reference.config):
-            own = Architecture.of(_skeleton(checkpoint), self.architecture.layout).stacks
+            own = checkpoint.architecture_as(reference).stacks
         return {stack.head: stack for stack in own}
 
     def _stored_name(self, parent: str, name: str) -> str:
@@ -340,10 +340,6 @@ class ParentSet:
                 )
 
 
-def _content(config: PreTrainedConfig) -> str:
+def _content(config: Config) -> str:
     """Return what of a config may matter for the tensors that its model has."""
     return repr({key: value for key, value in config.to_dict().items() if not key.endswith(_OF_NO_TENSOR)})
-
-
-def _skeleton(checkpoint: Checkpoint) -> Any:
-    return skeleton(checkpoint.config, checkpoint.reference, checkpoint.trust_remote_code)

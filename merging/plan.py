@@ -103,7 +103,7 @@ def make_plan(recipe: Recipe, parents: ParentSet) -> Plan:
     for each in architecture.stacks:
         module = modules[name_of(architecture, each)]
         steps += _layers(recipe, parents, module, each.head)
-        if each is architecture.main:
+        if each == architecture.main:
             stack = tuple(_kind(recipe, part, offset) for part, offset in _offsets(module))
     tied = parents.checkpoints[recipe.donor].config.tie_word_embeddings
     after = (name for name in architecture.after if not (tied and name in architecture.stand_ins))
@@ -160,7 +160,7 @@ def _check_kind(parents: ParentSet, head: str, layer: Layer, kind: Layer) -> Non
 
 
 def _check_stack(recipe: Recipe, parents: ParentSet, stack: tuple[Layer, ...], steps: Sequence[Step]) -> None:
-    donor = parents.checkpoints[recipe.donor].config
+    donor = parents.checkpoints[recipe.donor]
     if parents.architecture.main is None or stack == tuple(
         Layer(recipe.donor, index) for index in range(parents.layers(recipe.donor))
     ):

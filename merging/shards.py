@@ -1,21 +1,27 @@
 """Shards: the safetensors files of a model, written as their tensors are made.
 
-Guarantees: no more of a file is in memory than a window of 64 MB, or its largest tensor; tensors lie where their dtype
-wants them. Does not know how a tensor is made, or into which pieces files take it apart.
+Guarantees: of a file no more is in memory than one tensor for each thread that makes some; tensors lie where their
+dtype wants them. Does not know how a tensor is made, or into which pieces files take it apart.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import struct
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
-_WINDOW = 64 << 20
+Place: TypeAlias = AbstractContextManager[Tensor]
+"""Where a tensor goes: entered it gives memory for the elements, which are in the file when it is left."""
 
 _NAMES = {
     torch.float64: "F64",
@@ -67,7 +73,7 @@ def whole(name: str, tensor: Tensor) -> dict[str, Tensor]:
 def write_shard(
     file: Path,
     entries: Sequence[Entry],
-    fill: Callable[[Mapping[str, Tensor]], None],
+    fill: Callable[[Mapping[str, Place]], None],
     disassemble: Callable[[str, Tensor], Mapping[str, Tensor]] = whole,
 ) -> list[str]:
     """Write a safetensors file.
@@ -75,7 +81,8 @@ def write_shard(
     Args:
         file: where to.
         entries: its tensors.
-        fill: called with some of the tensors by name, on the CPU, to write their elements.
+        fill: called with the place of each tensor by name, to write all elements there, on the CPU; in any order, and
+            in as many threads as it likes, each of them one tensor at a time.
         disassemble: gives the contiguous pieces, by name, that the file holds a tensor in; on the meta device, too.
 
     Returns:
@@ -86,32 +93,39 @@ def write_shard(
     """
     # The widest first, so that each begins at a multiple of its elements' size.
     placed = sorted(entries, key=lambda entry: -entry.dtype.itemsize)
-    windows = list(split(placed, _WINDOW))
-    memory = torch.empty(max(sum(entry.nbytes for entry in window) for window in windows), dtype=torch.uint8)
     pieces = [piece for entry in placed for piece in _pieces(entry, disassemble)]
-    with file.open("wb") as out:
-        out.write(_header(pieces))
-        for window in windows:
-            views = _views(window, memory)
-            fill(views)
-            for name, tensor in views.items():
-                for piece in disassemble(name, tensor).values():
-                    out.write(piece.view(-1).view(torch.uint8).numpy().data)
+    header = _header(pieces)
+    own = threading.local()
+    with file.open("wb", buffering=0) as out:
+        _write_all(out.fileno(), header, 0)
+
+        @contextmanager
+        def place(entry: Entry, start: int) -> Iterator[Tensor]:
+            if own.__dict__.setdefault("memory", torch.empty(0, dtype=torch.uint8)).numel() < entry.nbytes:
+                own.memory = torch.empty(0, dtype=torch.uint8)  # goes before the larger one comes
+                own.memory = torch.empty(entry.nbytes, dtype=torch.uint8)
+            tensor = own.memory[: entry.nbytes].view(entry.dtype).view(entry.shape)
+            yield tensor
+            for piece in disassemble(entry.name, tensor).values():
+                start += _write_all(out.fileno(), piece.view(-1).view(torch.uint8).numpy().data, start)
+
+        starts = accumulate((entry.nbytes for entry in placed), initial=len(header))
+        fill({entry.name: place(entry, start) for entry, start in zip(placed, starts, strict=False)})
     return [piece.name for piece in pieces]
+
+
+def _write_all(file: int, content: bytes | memoryview, start: int) -> int:
+    """Write at a place of a file, which is no state that threads would share; return how many bytes."""
+    left = memoryview(content)
+    while left:
+        count = os.pwrite(file, left, start)
+        left, start = left[count:], start + count
+    return len(content)
 
 
 def _pieces(entry: Entry, disassemble: Callable[[str, Tensor], Mapping[str, Tensor]]) -> list[Entry]:
     tensor = torch.empty(entry.shape, dtype=entry.dtype, device="meta")
     return [Entry(name, tuple(piece.shape), piece.dtype) for name, piece in disassemble(entry.name, tensor).items()]
-
-
-def _views(window: Sequence[Entry], memory: Tensor) -> dict[str, Tensor]:
-    views = {}
-    start = 0
-    for entry in window:
-        views[entry.name] = memory[start : start + entry.nbytes].view(entry.dtype).view(entry.shape)
-        start += entry.nbytes
-    return views
 
 
 def _header(entries: Sequence[Entry]) -> bytes:

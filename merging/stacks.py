@@ -9,13 +9,15 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-from transformers import PreTrainedConfig
+from typing import TYPE_CHECKING, Any
 
 from merging.checkpoints.architecture import Architecture, skeleton
+from merging.checkpoints.checkpoint import Checkpoint
 from merging.errors import MergingError
 from merging.parents import ParentSet
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 # Lists in a config that are as long as the model is deep by chance alone.
 _NOT_OF_LAYERS = ("architectures", "_token_id", "_token_ids", "time_step_limit", "_multipliers")
@@ -46,11 +48,19 @@ class Layer:
     index: int
 
 
-def stacked_config(donor: PreTrainedConfig, stack: Sequence[Layer], parents: ParentSet) -> PreTrainedConfig:
+def plain_stack(stack: Sequence[Layer], parents: ParentSet) -> list[object]:
+    """Return all that the config of a stack is made of, and its parents' architecture, as plain data."""
+    models = list(parents.checkpoints)
+    configs = [checkpoint.config.to_dict() for checkpoint in parents.checkpoints.values()]
+    return [configs, [(models.index(layer.parent), layer.index) for layer in stack]]
+
+
+def stacked_config(donor: Checkpoint, stack: Sequence[Layer], parents: ParentSet) -> PreTrainedConfig:
     """Return the config of a stack of layers: the donor's, in which what is said of each layer is its own model's."""
-    config = copy.deepcopy(donor)
+    config = copy.deepcopy(donor.transformers_config)
     text = config.get_text_config()
-    sources = [_Source(parents.checkpoints[layer.parent].config.get_text_config(), layer.index) for layer in stack]
+    configs = {name: checkpoint.transformers_config for name, checkpoint in parents.checkpoints.items()}
+    sources = [_Source(configs[layer.parent].get_text_config(), layer.index) for layer in stack]
     own = _Source(text, 0)
     for key in own.values:
         value = _follow(key, own, sources)

@@ -25,6 +25,7 @@ from search.display import (
     tell_isolation,
     tell_of_mergekit,
 )
+from search.startup import quick_imports
 
 if TYPE_CHECKING:
     from merging import Recipe
@@ -132,7 +133,8 @@ def run(
         if dry_run:
             show_plan(loaded)
             return
-        from search.worker import default_folder, run_search
+        with quick_imports():
+            from search.worker import default_folder, run_search
 
         folder = out or default_folder(loaded)
         found = run_search(loaded, folder, trials=trials, timeout=timeout, seed=seed, fresh=fresh, progress=progress)
@@ -160,8 +162,8 @@ def leaderboard(results: Path, top: int | None, as_json: bool, as_csv: bool) -> 
     Example:
       merge-search leaderboard results/quickstart --top 10
     """
-    from search.leaderboard import Leaderboard
-
+    with quick_imports():
+        from search.leaderboard import Leaderboard
     if as_json and as_csv:
         raise click.UsageError("give --json or --csv, not both")
     found = Leaderboard.open(results)
@@ -186,8 +188,8 @@ def export(results: Path, trial: int | None, to: Path, max_shard_size: str, merg
     Example:
       merge-search export results/quickstart --to merged
     """
-    from search.export import export_trial
-
+    with quick_imports():
+        from search.export import export_trial
     with bar() as progress:
         row = export_trial(
             results, to, trial=trial, max_shard_size=max_shard_size, mergekit_compatible=mergekit_compatible,
@@ -236,12 +238,14 @@ def merge(
     """
     from search.recipes import load_recipe
 
-    loaded = load_recipe(recipe)  # a mistake in it is told before torch is waited for
-    from merging import Merger, ParentSet, export_model
+    with quick_imports():
+        loaded = load_recipe(recipe)  # a mistake in it is told before torch is waited for
     from search.devices import choose_device
 
     device = choose_device(device)
     if dry_run:
+        from merging import Merger, ParentSet
+
         with ParentSet.open(
             loaded,
             device,
@@ -252,6 +256,8 @@ def merge(
             tell(*parents.notes)
             click.echo(Merger(parents, random_seed).plan(loaded).describe())
         return
+    from merging import export_model
+
     with bar() as progress:
         export_model(
             loaded, folder, random_seed=random_seed, device=device, max_shard_size=max_shard_size,
@@ -305,7 +311,8 @@ def evaluate(
         raise click.UsageError("--device and --device-map say where to work; give one of the two")
     chosen = load_problems(problems)
     reference = load_recipe(model) if model.endswith((".yaml", ".yml")) else model
-    from evaluation import Evaluator  # only now: it waits for torch
+    with quick_imports():
+        from evaluation import Evaluator  # only now: it waits for torch
     from search.devices import choose_device
 
     settings: dict[str, Any] = {"prompt": prompt, "max_new_tokens": max_new_tokens, "batch_size": batch_size}

@@ -11,6 +11,7 @@ from search.devices import choose_device
 from search.errors import SearchError
 from search.leaderboard import Leaderboard, Row
 from search.results import ResultsFolder
+from search.startup import quick_imports
 
 
 def export_trial(
@@ -42,7 +43,8 @@ def export_trial(
     leaderboard = Leaderboard.read(folder)
     row = _choose(leaderboard, folder, trial)
     config = Sections.load(folder.config_file)
-    from merging import export_model, model_card  # only now: what cannot be exported is told before torch is waited for
+    with quick_imports():  # only now: what cannot be exported is told before torch is waited for
+        from merging import export_model, model_card
 
     recipe = Recipe.from_dict(row.recipe, f"{folder.path}: {row.name}")
     seed = config.merging.random_seed

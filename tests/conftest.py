@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -26,3 +26,12 @@ def make_model(tmp_path: Path) -> ModelMaker:
         return save_tiny_model(tmp_path / name, TinyModel(**options))  # type: ignore[arg-type]
 
     return make
+
+
+@pytest.fixture(scope="session", autouse=True)
+def memo_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Remember what transformers says for the session alone: whatever a home holds, tests begin with nothing."""
+    folder = tmp_path_factory.mktemp("memo")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("merging.memo.cache_folder", lambda _: folder)
+        yield

@@ -14,8 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from transformers.pytorch_utils import Conv1D
-
 from merging.checkpoints.lora import AdaptedTensor, LowRank, Shift
 from merging.checkpoints.weights import StoredTensor
 from merging.errors import MergingError
@@ -165,6 +163,8 @@ class _Binding:
                 f"adapter {self.adapter.reference}: its config gives {module} the rank {rank}, but its matrices have "
                 f"the shapes {list(a.shape)} and {list(b.shape)}; the files are not of one adapter"
             )
+        from transformers.pytorch_utils import Conv1D
+
         transposed = embedding or isinstance(self.modules[module], Conv1D)
         name = self._owner(f"{module}.weight")
         shape = (b.shape[0], a.shape[1])

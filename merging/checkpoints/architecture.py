@@ -9,15 +9,19 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
+from functools import cache
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 import torch
+from pydantic import BaseModel, create_model
 from torch import nn
-from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from merging.checkpoints.layout import Layout
 from merging.errors import MergingError, code_refused, first_line
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 # The first number between dots is the layer: model.layers.3.mlp..., transformer.h.3..., gpt_neox.layers.3...
 _LAYER = re.compile(r"^(?P<head>(?:[^.]*[^.\d][^.]*\.)+)(?P<index>\d+)(?P<tail>\..*)$")
@@ -70,6 +74,8 @@ class Architecture:
         embedding: the input embedding.
         by_token: the tensors that have a row a token: the input embedding, the output head and its bias.
         tables: the patterns of tensors that have a matrix's shape and are none: embeddings, filters of convolutions.
+        unused: patterns of what transformers does not load: a layer beyond the last that predicts further tokens
+            (DeepSeek-V3, GLM-4.5).
     """
 
     before: tuple[str, ...]
@@ -82,16 +88,16 @@ class Architecture:
     embedding: str
     by_token: frozenset[str]
     tables: frozenset[str]
+    unused: tuple[str, ...]
 
     @classmethod
-    def of(cls, model: Any, layout: Layout | None = None) -> Architecture:
+    def of(cls, model: Any, layout: Layout) -> Architecture:
         """Read the architecture off a transformers model, which may be a `skeleton`.
 
         Args:
             model: the model.
-            layout: that of the models that it is merged with, which says what tensors are called.
+            layout: its own, or that of the models that it is merged with, which says what tensors are called.
         """
-        layout = layout or Layout.of(model)
         shapes = {layout.name_of(name): tuple(tensor.shape) for name, tensor in model.state_dict().items()}
         tied = {layout.name_of(name) for name in model.all_tied_weights_keys}
         by_token = [layout.name_of(name) for name in _by_token(model)]
@@ -122,6 +128,7 @@ class Architecture:
             by_token[0],
             frozenset(by_token),
             tables,
+            tuple(model._keys_to_ignore_on_load_unexpected or ()),
         )
 
     @property
@@ -129,17 +136,33 @@ class Architecture:
         """The tensors of no layer."""
         return self.before + self.after
 
+    def plain(self) -> dict[str, Any]:
+        """Return all but the layout as plain data, as JSON holds it."""
+        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "layout"}
+        return _plain()(**values).model_dump(mode="json")
+
+    @classmethod
+    def restored(cls, plain: Mapping[str, Any], layout: Layout) -> Architecture:
+        """Return the architecture that `plain` made this of."""
+        return cls(**dict(_plain().model_validate(plain)), layout=layout)
+
     def is_table(self, name: str) -> bool:
         """Whether a tensor is an embedding or the filters of a convolution, in whichever layer."""
         return pattern(name) in self.tables
 
     def count_layers(self, names: Iterable[str], head: str) -> int:
         """Return how many layers of a stack tensors of these names make, but for what transformers does not load."""
-        # A layer beyond the last that predicts further tokens (DeepSeek-V3, GLM-4.5).
-        unused = [re.compile(pattern) for pattern in self.layout.model._keys_to_ignore_on_load_unexpected or ()]
+        unused = [re.compile(pattern) for pattern in self.unused]
         found = (match for name in names if (match := _LAYER.match(name)) and match["head"] == head)
         used = (match for match in found if not any(pattern.search(match.string) for pattern in unused))
         return max((int(match["index"]) + 1 for match in used), default=0)
+
+
+@cache
+def _plain() -> type[BaseModel]:
+    hints = get_type_hints(Architecture)
+    plain: dict[str, Any] = {name: (hint, ...) for name, hint in hints.items() if name != "layout"}
+    return create_model("_Plain", **plain)
 
 
 def _main(model: Any, stacks: tuple[Stack, ...], layout: Layout) -> Stack | None:
@@ -180,6 +203,8 @@ def skeleton(config: PreTrainedConfig, reference: str, trust_remote_code: bool =
 
     Raises MergingError that names `reference` if transformers can build no such model.
     """
+    from transformers import AutoModelForCausalLM
+
     try:
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]

@@ -33,12 +33,16 @@ class AssembledTensor(StoredTensor):
         memory.copy_(self.read())
 
 
-def assemble(checkpoint: Checkpoint, layout: Layout) -> Checkpoint:
+def assemble(checkpoint: Checkpoint, reference: Checkpoint) -> Checkpoint:
     """Return a checkpoint by the tensors that a merge has, whatever pieces its files hold.
+
+    Args:
+        checkpoint: the model as its files hold it.
+        reference: the one whose layout a merge has.
 
     Raises MergingError that names the model and the tensor where the pieces do not fit together.
     """
-    pieces = layout.pieces(checkpoint.tensors)
+    pieces, layout = reference.pieces(checkpoint.tensors), reference.architecture.layout
     tensors = {
         name: checkpoint.tensors[name]
         if stored == (name,)

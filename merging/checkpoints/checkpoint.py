@@ -7,24 +7,32 @@ is read. Does not know what a layer is.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from huggingface_hub import snapshot_download
 from torch import Tensor
-from transformers import AutoConfig, GenerationConfig, PreTrainedConfig
 
 from merging.checkpoints import adapters
 from merging.checkpoints.adapters import Adapter
-from merging.checkpoints.architecture import skeleton
+from merging.checkpoints.architecture import Architecture, skeleton
+from merging.checkpoints.config import Config, plain_config
+from merging.checkpoints.layout import Conversion, Layout, Pieces
 from merging.checkpoints.lora import AdaptedTensor
 from merging.checkpoints.pickles import read_pickle
 from merging.checkpoints.references import is_hub_id, split_reference
 from merging.checkpoints.weights import StoredTensor, read_header
 from merging.errors import MergingError, code_refused, first_line
+from merging.memo import digest, remembered
+
+if TYPE_CHECKING:
+    from transformers import GenerationConfig, PreTrainedConfig
+
+CONFIG, GENERATION = "config.json", "generation_config.json"
+"""The files that say what a model is, and what it generates with."""
 
 _SAFETENSORS = "model.safetensors"
 _PICKLE = "pytorch_model.bin"
@@ -62,9 +70,17 @@ class Checkpoint:
         return checkpoint if adapter is None else checkpoint._adapted(model, adapter, lazy_unpickle)
 
     @cached_property
-    def config(self) -> PreTrainedConfig:
-        """The model's configuration. Raises MergingError if it has none that transformers can read."""
-        if not (self.folder / "config.json").exists():
+    def config(self) -> Config:
+        """What its configuration says. Raises MergingError if it has none that transformers can read."""
+        plain = self.remembered("config", lambda: plain_config(self.transformers_config))
+        return Config.of(plain)
+
+    @cached_property
+    def transformers_config(self) -> PreTrainedConfig:
+        """Its configuration, to build a model of. Raises MergingError if it has none that transformers can read."""
+        from transformers import AutoConfig
+
+        if not (self.folder / CONFIG).exists():
             raise MergingError(f"model {self.reference}: {self.folder} holds no config.json; download the model again")
         try:
             config: PreTrainedConfig = AutoConfig.from_pretrained(self.folder, trust_remote_code=self.trust_remote_code)
@@ -77,13 +93,68 @@ class Checkpoint:
     @cached_property
     def generation_config(self) -> GenerationConfig:
         """Its generation_config.json, or one made of its config. Raises MergingError if it cannot be used."""
-        file = self.folder / "generation_config.json"
+        from transformers import GenerationConfig
+
+        file = self.folder / GENERATION
         try:
             if file.exists():
                 return GenerationConfig.from_pretrained(self.folder)
-            return GenerationConfig.from_model_config(self.config)
+            return GenerationConfig.from_model_config(self.transformers_config)
         except (OSError, ValueError, TypeError) as error:
             raise MergingError(f"{file}: cannot be used: {first_line(error)}") from None
+
+    def check_generation_config(self) -> None:
+        """Raise MergingError if its generation_config.json cannot be used."""
+        self.remembered("a generation config that can be used", lambda: self.generation_config is not None)
+
+    @cached_property
+    def architecture(self) -> Architecture:
+        """Its architecture. Raises MergingError if transformers can build no model of its config."""
+
+        @cache
+        def convert() -> Conversion:
+            return Conversion.of(skeleton(self.transformers_config, self.reference, self.trust_remote_code))
+
+        def ask() -> tuple[dict[str, Any], bool]:
+            layout = Layout(convert().takes_apart, convert)
+            return Architecture.of(convert().model, layout).plain(), layout.in_pieces
+
+        plain, in_pieces = self.remembered("architecture", ask)
+        return Architecture.restored(plain, Layout(in_pieces, convert))
+
+    def architecture_as(self, reference: Checkpoint) -> Architecture:
+        """Return its architecture by the names that tensors have in the layout of a model that it is merged with."""
+        layout = reference.architecture.layout
+
+        def ask() -> dict[str, Any]:
+            model = skeleton(self.transformers_config, self.reference, self.trust_remote_code)
+            return Architecture.of(model, layout).plain()
+
+        plain = self.remembered(["architecture", reference.config.to_dict()], ask)
+        return Architecture.restored(plain, layout)
+
+    def pieces(self, stored: Collection[str]) -> Mapping[str, Pieces]:
+        """Return tensors that files hold, as `Layout.pieces` of the architecture does."""
+        layout = self.architecture.layout
+        if layout.in_pieces:
+            return layout.pieces(stored)
+        found = self.remembered(["pieces", sorted(stored)], lambda: layout.pieces(stored))
+        return {name: tuple(pieces) for name, pieces in found.items()}
+
+    def remembered(self, question: object, ask: Callable[[], Any]) -> Any:
+        """Return what transformers says of the model, as plain data; kept on disk unless code of its own may answer.
+
+        Args:
+            question: what is asked, as plain data; the bytes of its config files are part of it.
+            ask: gives the answer, as plain data.
+        """
+        if self.trust_remote_code:
+            return ask()
+        names = sorted({file.name for file in self.folder.glob("config*.json")} | {GENERATION})
+        # Of a config without its type transformers guesses it from the folder's name.
+        known = b'"model_type"' in (self.folder / CONFIG).read_bytes() if CONFIG in names else False
+        place = None if known else str(self.folder)
+        return remembered([question, place, {name: digest(self.folder / name) for name in names}], ask)
 
     @cached_property
     def dtype(self) -> torch.dtype:
@@ -110,7 +181,7 @@ class Checkpoint:
         folder = locate(reference, lazy_unpickle=lazy_unpickle, what="adapter")
         weights = _open_weights(f"adapter {reference}", folder, lazy_unpickle, "adapter_model.safetensors")
         adapter = Adapter.open(reference, folder, weights)
-        changed = adapter.onto(model, self.tensors, skeleton(self.config, model, self.trust_remote_code))
+        changed = adapter.onto(model, self.tensors, skeleton(self.transformers_config, model, self.trust_remote_code))
         return replace(self, tensors=self.tensors | changed)
 
 
@@ -134,6 +205,8 @@ def locate(
 
 
 def _download(reference: str, lazy_unpickle: bool, trust_remote_code: bool, what: str) -> Path:
+    from huggingface_hub import snapshot_download
+
     name, _, revision = reference.partition("@")
     patterns = [*_PATTERNS, *(["*.py"] if trust_remote_code else [])]
     try:

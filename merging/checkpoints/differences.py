@@ -8,16 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-
-from tokenizers import Tokenizer
-from transformers import PreTrainedConfig
+from typing import TYPE_CHECKING
 
 from merging.errors import first_line
+
+if TYPE_CHECKING:
+    from merging.checkpoints.config import Config
 
 # What transformers says of layers that differ within one model, by the layer's index.
 _PER_LAYER = "per_layer_config"
 # How the rows of a projection are cut into heads.
-_HEADS = ("num_attention_heads", "num_key_value_heads", "head_dim", _PER_LAYER)
+_HEADS = ("num_attention_heads", "num_key_value_heads", "head_dim")
 # What a layer computes with its tensors; a merge does as its donor does.
 _COMPUTED = (
     "rope_parameters", "rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_eps", "hidden_act",
@@ -27,13 +28,16 @@ _COMPUTED = (
 )  # fmt: skip
 _NAMED = 3
 
+COMPARED = _HEADS + _COMPUTED
+"""The keys of a config that are compared, but for what it says of single layers."""
 
-def different_heads(config: PreTrainedConfig, other: PreTrainedConfig) -> str | None:
+
+def different_heads(config: Config, other: Config) -> str | None:
     """Return in what the attention heads of two models differ, or None."""
-    return next(_differences(_HEADS, config, other), None)
+    return next(_differences((*_HEADS, _PER_LAYER), config, other), None)
 
 
-def different_computations(config: PreTrainedConfig, other: PreTrainedConfig) -> list[str]:
+def different_computations(config: Config, other: Config) -> list[str]:
     """Return in what two models compute otherwise with tensors that are cut alike."""
     return list(_differences(_COMPUTED, config, other))
 
@@ -46,6 +50,8 @@ def different_ids(folder: Path, other: Path) -> str | None:
     files = [place / "tokenizer.json" for place in (folder, other)]
     if not all(file.exists() for file in files) or files[0].read_bytes() == files[1].read_bytes():
         return None
+    from tokenizers import Tokenizer
+
     try:
         ids, others = (Tokenizer.from_file(str(file)).get_vocab() for file in files)
     except Exception as error:  # the tokenizers library raises no narrower type
@@ -58,7 +64,7 @@ def different_ids(folder: Path, other: Path) -> str | None:
     return f"its tokenizer has other ids: {', '.join(shown)}"
 
 
-def _differences(keys: tuple[str, ...], config: PreTrainedConfig, other: PreTrainedConfig) -> Iterator[str]:
+def _differences(keys: tuple[str, ...], config: Config, other: Config) -> Iterator[str]:
     one, two = config.get_text_config(), other.get_text_config()
     for key in keys:
         here, there = _value(one, key), _value(two, key)
@@ -66,7 +72,7 @@ def _differences(keys: tuple[str, ...], config: PreTrainedConfig, other: PreTrai
             yield f"{key} is {here} and not {there}"
 
 
-def _value(config: PreTrainedConfig, key: str) -> object:
+def _value(config: Config, key: str) -> object:
     if key == _PER_LAYER:
         return config.to_dict().get(key)
     # transformers refuses to give one value of what has another in each layer.

@@ -12,21 +12,57 @@ read. Does not read files.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from torch import Tensor
-from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import (
-    PrefixChange,
-    WeightConverter,
-    WeightRenaming,
-    dot_natural_key,
-    revert_weight_conversion,
-)
+
+if TYPE_CHECKING:
+    from transformers.core_model_loading import WeightConverter, WeightRenaming
 
 Pieces: TypeAlias = tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Conversion:
+    """What transformers does to a model's tensors between its files and the live model.
+
+    Attributes:
+        model: the model, on the meta device.
+        renamings: from the files' names to the live model's.
+        converters: from the files' pieces to the live model's tensors.
+        reverse_renamings: from the live model's names to the files'.
+        splits: from the live model's tensors to the files' pieces.
+    """
+
+    model: Any = field(repr=False)
+    renamings: list[WeightRenaming]
+    converters: list[WeightConverter]
+    reverse_renamings: list[WeightRenaming]
+    splits: list[WeightConverter]
+
+    @classmethod
+    def of(cls, model: Any) -> Conversion:
+        """Ask transformers for the conversion of a model."""
+        from transformers.conversion_mapping import get_model_conversion_mapping
+        from transformers.core_model_loading import PrefixChange, WeightConverter, WeightRenaming
+
+        loading = get_model_conversion_mapping(model)
+        saving = get_model_conversion_mapping(model, add_legacy=False)
+        reverse = [each.reverse_transform() for each in reversed(saving) if not isinstance(each, PrefixChange)]
+        return cls(
+            model,
+            [each for each in loading if isinstance(each, WeightRenaming)],
+            [each for each in loading if isinstance(each, WeightConverter)],
+            [each for each in reverse if isinstance(each, WeightRenaming)],
+            [each for each in reverse if isinstance(each, WeightConverter)],
+        )
+
+    @property
+    def takes_apart(self) -> bool:
+        """Whether files hold some tensor in pieces."""
+        return any(_convert_name(name, self.splits)[1] is not None for name in self.model.state_dict())
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,40 +70,21 @@ class Layout:
     """The two layouts of a model's tensors.
 
     Attributes:
-        model: the model, on the meta device.
-        renamings: from the files' names to the live model's.
-        converters: from the files' pieces to the live model's tensors.
-        reverse_renamings: from the live model's names to the files'.
         in_pieces: whether files hold some tensor in pieces.
+        convert: gives the conversion, when something is asked that only it tells: it needs the model.
     """
 
-    model: Any = field(repr=False)
-    renamings: list[WeightRenaming]
-    converters: list[WeightConverter]
-    reverse_renamings: list[WeightRenaming]
     in_pieces: bool
-
-    @classmethod
-    def of(cls, model: Any) -> Layout:
-        """Ask transformers for the conversion of a model."""
-        loading = get_model_conversion_mapping(model)
-        saving = get_model_conversion_mapping(model, add_legacy=False)
-        reverse = [each.reverse_transform() for each in reversed(saving) if not isinstance(each, PrefixChange)]
-        splitting = [each for each in reverse if isinstance(each, WeightConverter)]
-        return cls(
-            model,
-            [each for each in loading if isinstance(each, WeightRenaming)],
-            [each for each in loading if isinstance(each, WeightConverter)],
-            [each for each in reverse if isinstance(each, WeightRenaming)],
-            any(_convert_name(name, splitting)[1] is not None for name in model.state_dict()),
-        )
+    convert: Callable[[], Conversion] = field(repr=False)
 
     def name_of(self, live: str) -> str:
         """Return what a merge calls a tensor of the live model."""
-        return live if self.in_pieces else _rename(live, self.reverse_renamings)
+        return live if self.in_pieces else _rename(live, self.convert().reverse_renamings)
 
     def pieces(self, stored: Iterable[str]) -> dict[str, Pieces]:
         """Return the tensors that files hold, by the names that a merge has for them, each with its pieces in order."""
+        from transformers.core_model_loading import dot_natural_key
+
         found: dict[str, Pieces] = {}
         for piece in sorted(stored, key=dot_natural_key):
             live, converter, _ = self._goes_into(piece)
@@ -84,25 +101,29 @@ class Layout:
         live, converter, _ = self._goes_into(first)
         if converter is None:
             return pieces[first]
+        model = self.convert().model
         collector: Any = copy.deepcopy(converter)  # its types are those of a file's loading
         for piece, tensor in pieces.items():
             collector.add_tensor(live, piece, self._goes_into(piece)[2], tensor)
-        made: Tensor | list[Tensor] = collector.convert(live, model=self.model, config=self.model.config)[name]
+        made: Tensor | list[Tensor] = collector.convert(live, model=model, config=model.config)[name]
         return made[0] if isinstance(made, list) else made
 
     def disassemble(self, name: str, tensor: Tensor) -> dict[str, Tensor]:
         """Return the pieces of a tensor as files hold them; whole, where it cannot be taken apart by itself."""
         if not self.in_pieces:
             return {name: tensor}
-        pieces: dict[str, Tensor] = revert_weight_conversion(self.model, {name: tensor})
+        from transformers.core_model_loading import revert_weight_conversion
+
+        pieces: dict[str, Tensor] = revert_weight_conversion(self.convert().model, {name: tensor})
         if list(self.pieces(pieces)) != [name]:
             return {name: tensor}
         return {piece: part.contiguous() for piece, part in pieces.items()}
 
     def _goes_into(self, piece: str) -> tuple[str, WeightConverter | None, str | None]:
         """Return the (first) live tensor that a stored one goes into, what converts it, and by which pattern."""
-        live, pattern = _convert_name(_rename(piece, self.renamings), self.converters)
-        return live, next((each for each in self.converters if pattern in each.source_patterns), None), pattern
+        conversion = self.convert()
+        live, pattern = _convert_name(_rename(piece, conversion.renamings), conversion.converters)
+        return live, next((each for each in conversion.converters if pattern in each.source_patterns), None), pattern
 
 
 def _rename(name: str, renamings: Iterable[WeightRenaming]) -> str:

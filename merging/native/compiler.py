@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from merging.caches import cache_folder
 from merging.errors import MergingError
 
 _SOURCES = Path(__file__).parent
@@ -88,14 +89,7 @@ def _compile(command: list[str], library: Path) -> None:
 
 @cache
 def _folder() -> Path:
-    base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    folder = base / "merge-search" / "kernels"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return folder
-    except OSError:  # a home that cannot be written
-        return Path(tempfile.mkdtemp(prefix="merge-search-kernels-"))
+    return cache_folder("kernels") or Path(tempfile.mkdtemp(prefix="merge-search-kernels-"))
 
 
 @cache

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
-
-from tokenizers import AddedToken, Tokenizer
-from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from typing import TYPE_CHECKING, Any
 
 from merging.checkpoints.checkpoint import locate
 from merging.errors import MergingError
+
+if TYPE_CHECKING:
+    from tokenizers import AddedToken, Tokenizer
+    from transformers import PreTrainedTokenizerBase
 
 
 def missing_tokens(tokenizers: Sequence[tuple[PreTrainedTokenizerBase, int]]) -> list[str | AddedToken]:
@@ -74,6 +75,9 @@ def _added(tokenizer: PreTrainedTokenizerBase) -> list[tuple[int, AddedToken]]:
 
 
 def _file(model: str, tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise MergingError(
             f"model {model}: its tokenizer has no tokenizer.json, and so no tokens can be added or left out; choose "
@@ -86,6 +90,8 @@ def _file(model: str, tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
 
 
 def _without(model: str, tokenizer: Tokenizer, tokens: set[str]) -> Tokenizer:
+    from tokenizers import Tokenizer
+
     content: dict[str, Any] = json.loads(tokenizer.to_str())
     vocabulary = content["model"].get("vocab")
     if not isinstance(vocabulary, dict):

@@ -9,17 +9,16 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tokenizers import AddedToken, Tokenizer
-from transformers import PreTrainedTokenizerBase
-
-from merging.checkpoints.checkpoint import locate
+from merging.checkpoints.checkpoint import Checkpoint, locate
 from merging.errors import MergingError
+from merging.memo import digest
 from merging.parents import ParentSet
 from merging.recipes.recipe import Recipe
 from merging.tokenization.added_tokens import changed, missing_tokens
@@ -27,6 +26,13 @@ from merging.tokenization.chat_templates import choose_template
 from merging.tokenization.special_tokens import SpecialTokens
 from merging.tokenization.tokenizers import FILES, has_tokenizer, load_tokenizer, read_tokenizer, with_padding
 from merging.tokenization.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from tokenizers import AddedToken, Tokenizer
+    from transformers import PreTrainedTokenizerBase
+
+# Of the files beside a tokenizer's, those that are large and say nothing of it.
+_WEIGHTS = (".bin", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx", ".pt", ".pth", ".safetensors")
 
 
 @dataclass(frozen=True)
@@ -37,15 +43,15 @@ class MergedTokenizer:
         model: whose files it has.
         file: what tokenizer.json becomes where tokens were added or left out, else None: the files are kept.
         template: the chat template, or None for that of `model`.
-        tokenizer: the tokenizer, loaded.
         special: its special tokens.
+        load: loads it, the first time that it is called.
     """
 
     model: str
     file: Tokenizer | None
     template: str | None
-    tokenizer: PreTrainedTokenizerBase
     special: SpecialTokens
+    load: Callable[[], PreTrainedTokenizerBase] = field(repr=False, compare=False)
 
     @classmethod
     def of(cls, recipe: Recipe, parents: ParentSet) -> MergedTokenizer:
@@ -56,6 +62,14 @@ class MergedTokenizer:
         return parents.statistics.once(
             ("tokenizer", *_key(recipe), recipe.chat_template), lambda: _make(recipe, parents)
         )
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer, with its template and a token to pad with."""
+        loaded = self.load()
+        if self.template:
+            loaded.chat_template = self.template
+        return with_padding(loaded)
 
     def save(self, folder: Path) -> None:
         """Put the tokenizer's files into a folder."""
@@ -90,22 +104,35 @@ def _choice(recipe: Recipe, parents: ParentSet) -> _Choice:
 
 def _make(recipe: Recipe, parents: ParentSet) -> MergedTokenizer:
     trusted = parents.trust_remote_code
-    own = (_own_template(name, trusted) for name in recipe.parents())
+    own = (_own_template(parents.checkpoints[name], trusted) for name in recipe.parents())
     template = choose_template(recipe.chat_template, own)
     choice = _choice(recipe, parents) if recipe.vocabulary_source else None
-    model = choice.model if choice else recipe.donor
-    file = choice.file if choice else None
-    tokenizer = _load(model, file, trusted)
-    moved = None
-    if choice:
-        ids = choice.vocabulary.ids
-        moved = {row: ids[token] for token, row in choice.vocabulary.parents[recipe.donor].items() if token in ids}
-    else:
-        _check_ids(model, tokenizer, parents.shape(model, parents.architecture.embedding)[0])
-    special = SpecialTokens.of(tokenizer, moved)
-    if template:
-        tokenizer.chat_template = template
-    return MergedTokenizer(model, file, template, with_padding(tokenizer), special)
+    if choice is None:
+        return _unchanged(recipe.donor, parents, template)
+    load = cache(lambda: _load(choice.model, choice.file, trusted))
+    ids = choice.vocabulary.ids
+    moved = {row: ids[token] for token, row in choice.vocabulary.parents[recipe.donor].items() if token in ids}
+    return MergedTokenizer(choice.model, choice.file, template, SpecialTokens.of(load(), moved), load)
+
+
+def _unchanged(donor: str, parents: ParentSet, template: str | None) -> MergedTokenizer:
+    """Return the donor's own tokenizer, which is not loaded where it is remembered what a merge must know of it."""
+    checkpoint = parents.checkpoints[donor]
+    load = cache(lambda: read_tokenizer(donor, parents.trust_remote_code))
+
+    def ask() -> tuple[dict[str, int | None], int]:
+        return dict(SpecialTokens.of(load(), None).ids), max(load().get_vocab().values())
+
+    special, highest = checkpoint.remembered(["tokenizer", _files(checkpoint.folder)], ask)
+    _check_ids(donor, highest, parents.shape(donor, parents.architecture.embedding)[0])
+    return MergedTokenizer(donor, None, template, SpecialTokens(special, None), load)
+
+
+def _files(folder: Path) -> dict[str, str | None]:
+    """Return what stands for all that may say something of a folder's tokenizer."""
+    files = [*folder.iterdir(), *folder.glob("additional_chat_templates/*")]
+    small = [file for file in files if file.is_file() and file.suffix not in _WEIGHTS]
+    return {file.name: digest(file) for file in small}
 
 
 def _choose(recipe: Recipe, parents: ParentSet) -> _Choice:
@@ -115,7 +142,7 @@ def _choose(recipe: Recipe, parents: ParentSet) -> _Choice:
     order = dict.fromkeys((recipe.donor, *sizes))
     loaded = _tokenizers(recipe.donor, [*order, model], sizes, parents.trust_remote_code)
     if model != recipe.donor and model in sizes:
-        _check_ids(model, loaded[model], sizes[model])
+        _check_ids(model, max(loaded[model].get_vocab().values()), sizes[model])
     more: list[str | AddedToken] = []
     if source == "union":
         more += missing_tokens([(loaded[name], sizes[name]) for name in order])
@@ -151,8 +178,7 @@ def _tokenizers(
     return loaded
 
 
-def _check_ids(model: str, tokenizer: PreTrainedTokenizerBase, rows: int) -> None:
-    highest = max(tokenizer.get_vocab().values())
+def _check_ids(model: str, highest: int, rows: int) -> None:
     if highest >= rows:
         raise MergingError(
             f"model {model}: its tokenizer has ids up to {highest}, but its embedding has {rows} rows; choose another "
@@ -201,8 +227,11 @@ def _settings(settings: dict[str, Any], file: Tokenizer) -> dict[str, Any]:
     return kept
 
 
-def _own_template(reference: str, trusted: bool) -> str | None:
+def _own_template(checkpoint: Checkpoint, trusted: bool) -> str | None:
+    reference = checkpoint.reference
     if not has_tokenizer(reference):
         return None
-    template = load_tokenizer(reference, trusted).chat_template
+    template: Any = checkpoint.remembered(
+        ["chat template", _files(checkpoint.folder)], lambda: load_tokenizer(reference, trusted).chat_template
+    )
     return template.get("default") if isinstance(template, Mapping) else template

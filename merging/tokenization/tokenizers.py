@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-
-from tokenizers import Tokenizer
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from typing import TYPE_CHECKING
 
 from merging.checkpoints.checkpoint import locate
 from merging.errors import MergingError, code_refused, first_line
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerBase
 
 FILES = (
     "tokenizer.json",
@@ -60,6 +62,9 @@ def read_tokenizer(reference: str, trust_remote_code: bool = False) -> PreTraine
     folder = locate(reference, trust_remote_code=trust_remote_code)
     if not has_tokenizer(reference):
         raise MergingError(f"model {reference}: has no tokenizer ({folder} holds no tokenizer.json)")
+    from tokenizers import Tokenizer
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
     options = {"trust_remote_code": trust_remote_code}
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, **options)

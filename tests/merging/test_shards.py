@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from random import Random
 
 import pytest
 import torch
@@ -13,8 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from merging import shards
-from merging.shards import Entry, split, write_shard
+from merging.shards import Entry, Place, split, write_shard
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.int8, torch.bool]
 ENTRIES = st.lists(
@@ -36,19 +37,22 @@ def content(entry: Entry, seed: int) -> Tensor:
     return (torch.arange(count) * 7 + seed).remainder(100).to(entry.dtype).view(entry.shape)
 
 
-@given(entries=ENTRIES, window=st.sampled_from([1, 16, 100, 1 << 20]))
+@given(entries=ENTRIES, threads=st.integers(1, 4), order=st.randoms(use_true_random=False))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_what_is_written_is_what_safetensors_reads(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, entries: list[Entry], window: int
+    tmp_path: Path, entries: list[Entry], threads: int, order: Random
 ) -> None:
-    monkeypatch.setattr(shards, "_WINDOW", window)
     expected = {entry.name: content(entry, seed) for seed, entry in enumerate(entries)}
 
-    def fill(tensors: Mapping[str, Tensor]) -> None:
-        sizes = [tensor.nbytes for tensor in tensors.values()]
-        assert sum(sizes) <= max(window, *sizes)
-        for name, tensor in tensors.items():
+    def put(name: str, place: Place) -> None:
+        with place as tensor:
             tensor.copy_(expected[name])
+
+    def fill(places: Mapping[str, Place]) -> None:
+        work = list(places.items())
+        order.shuffle(work)
+        with ThreadPoolExecutor(threads) as pool:
+            assert list(pool.map(put, *zip(*work, strict=True))) == [None] * len(entries)
 
     write_shard(tmp_path / "model.safetensors", entries, fill)
     found = load_file(tmp_path / "model.safetensors")
@@ -60,16 +64,43 @@ def test_what_is_written_is_what_safetensors_reads(
         assert file.metadata() == {"format": "pt"}
 
 
-def test_a_tensor_that_files_hold_in_pieces_is_filled_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shards, "_WINDOW", 16)
+def test_a_shard_takes_the_memory_of_its_largest_tensor(tmp_path: Path) -> None:
+    entries = [Entry(str(index), (1 + index % 5, 1000), torch.float32) for index in range(20)]
+
+    def fill(places: Mapping[str, Place]) -> None:
+        addresses = set()
+        for place in places.values():
+            with place as tensor:
+                addresses.add(tensor.untyped_storage().data_ptr())
+                assert tensor.untyped_storage().nbytes() <= 20_000
+                tensor.zero_()
+        assert len(addresses) <= 5  # grown, from the first on
+
+    write_shard(tmp_path / "model.safetensors", entries, fill)
+    assert (tmp_path / "model.safetensors").stat().st_size > 20 * 3 * 4000
+
+
+def test_a_tensor_that_could_not_be_made_is_not_written(tmp_path: Path) -> None:
+    def fill(places: Mapping[str, Place]) -> None:
+        with places["a"] as tensor:
+            tensor.zero_()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_shard(tmp_path / "model.safetensors", [Entry("a", (1000,), torch.float32)], fill)
+    assert (tmp_path / "model.safetensors").stat().st_size < 1000
+
+
+def test_a_tensor_that_files_hold_in_pieces_is_filled_whole(tmp_path: Path) -> None:
     entries = [Entry("bias", (3,), torch.int8), Entry("experts", (4, 3, 2), torch.float32)]
     expected = {entry.name: content(entry, 1) for entry in entries}
-    filled: list[tuple[str, ...]] = []
+    filled: list[str] = []
 
-    def fill(tensors: Mapping[str, Tensor]) -> None:
-        filled.append(tuple(tensors))
-        for name, tensor in tensors.items():
-            tensor.copy_(expected[name])
+    def fill(places: Mapping[str, Place]) -> None:
+        for name, place in places.items():
+            filled.append(name)
+            with place as tensor:
+                tensor.copy_(expected[name])
 
     def disassemble(name: str, tensor: Tensor) -> dict[str, Tensor]:
         if name == "bias":
@@ -82,7 +113,7 @@ def test_a_tensor_that_files_hold_in_pieces_is_filled_whole(tmp_path: Path, monk
 
     names = write_shard(tmp_path / "model.safetensors", entries, fill, disassemble)
     found = load_file(tmp_path / "model.safetensors")
-    assert filled == [("experts",), ("bias",)]
+    assert filled == ["experts", "bias"]
     assert (
         sorted(names) == sorted(found) == sorted(["bias", *(f"{part}.{index}" for part in "gu" for index in range(4))])
     )

@@ -1,0 +1,69 @@
+"""The config of a model, to look at: what its config.json says, with what transformers' class for it fills in.
+
+Guarantees: has the attributes that a merge asks of a config, by the names that transformers gives them, and cannot be
+changed. It is plain data, so that it can be remembered; what builds a model needs `Checkpoint.transformers_config`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from merging.checkpoints.differences import COMPARED
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+# What a class may have as a property, or by another name than the file.
+_ASKED = (*COMPARED, "model_type", "num_hidden_layers", "tie_word_embeddings")
+# The keys of which it has a value a layer, and refuses to give one for all.
+_PER_LAYER = "per_layer_attributes"
+
+
+@dataclass(frozen=True)
+class Config:
+    """What a config says.
+
+    Attributes:
+        content: all that transformers would write of it, defaults included.
+        attributes: what a merge asks of it.
+        text: of a model that also sees or hears, what it says of the language model.
+    """
+
+    content: Mapping[str, Any]
+    attributes: Mapping[str, Any]
+    text: Config | None
+
+    @classmethod
+    def of(cls, plain: Mapping[str, Any]) -> Config:
+        """Make one of what `plain_config` returned."""
+        return cls(plain["content"], plain["attributes"], plain["text"] and cls.of(plain["text"]))
+
+    def get_text_config(self) -> Config:
+        """Return the config of the language model."""
+        return self.text or self
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all that it says, defaults included."""
+        return dict(self.content)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # copy and pickle ask before there are attributes
+            raise AttributeError(name)
+        for values in (self.attributes, self.content):
+            if name in values:
+                return values[name]
+        raise AttributeError(f"the config of a {self.content.get('model_type')} model has no {name}")
+
+
+def plain_config(config: PreTrainedConfig) -> dict[str, Any]:
+    """Return what a config says as plain data, without the place that it was read from."""
+    text = config.get_text_config()
+    content = json.loads(config.to_json_string(use_diff=False))
+    content.pop("_name_or_path", None)
+    per_layer = sorted(config.per_layer_attributes or ())
+    single = [key for key in _ASKED if key not in per_layer and key not in content and hasattr(config, key)]
+    attributes = {key: getattr(config, key) for key in single} | {_PER_LAYER: per_layer}
+    return {"content": content, "attributes": attributes, "text": None if text is config else plain_config(text)}
