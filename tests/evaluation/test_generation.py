@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import torch
 
+from evaluation.generation.protocol import Request
+from evaluation.generation.text import text_after
 from evaluation.generation.transformers_backend import TransformersGenerator
 from merging import load_model, load_tokenizer
 from tests.conftest import ModelMaker
@@ -29,9 +31,10 @@ def by_generate(model: Any, ids: list[int], max_new_tokens: int, **options: Any)
 
 def written(model: Any, tokenizer: Any, prompts: list[list[int]], batch_size: int, **options: Any) -> dict[int, Any]:
     """Return what our generator writes, by prompt."""
-    stops = options.pop("stops", ())
-    generator = TransformersGenerator(model, tokenizer, options.pop("max_new_tokens", 40), batch_size)
-    return dict(generator.generate(prompts, stops))
+    drafts = options.pop("drafts", [()] * len(prompts))
+    options = {"max_new_tokens": 40} | options
+    requests = [Request(prompt, drafts=known, **options) for prompt, known in zip(prompts, drafts, strict=True)]
+    return dict(TransformersGenerator(model, tokenizer, batch_size).generate(requests))
 
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen2"])
@@ -51,7 +54,7 @@ def test_in_float32_the_tokens_are_those_of_generate(
     assert len({len(tokens) for tokens in expected}) > 1
     found = written(model, tokenizer, prompts, batch_size)
     for index, tokens in enumerate(expected):
-        assert found[index].tokens == len(tokens)
+        assert list(found[index].tokens) == tokens
         assert found[index].text == tokenizer.decode(tokens, skip_special_tokens=True)
 
 
@@ -65,10 +68,10 @@ def test_writing_ends_at_a_stop_text(tiny_model: tuple[Any, Any]) -> None:
         end = generated.text.find(stop)
         if end >= 0:
             assert stopped[index].text == generated.text[: end + len(stop)]
-            assert stopped[index].tokens < generated.tokens
+            assert len(stopped[index].tokens) < len(generated.tokens)
         else:
             assert stopped[index] == generated
-    assert stopped[0].tokens < 40
+    assert len(stopped[0].tokens) < 40
 
 
 def test_a_text_ends_where_the_context_does(make_model: ModelMaker) -> None:
@@ -77,7 +80,7 @@ def test_a_text_ends_where_the_context_does(make_model: ModelMaker) -> None:
     model.config.max_position_embeddings = 30
     prompts = [[5] * 20, [7] * 28, [9] * 40]
     found = written(model, tokenizer, prompts, 3)
-    assert [found[index].tokens for index in range(3)] == [10, 2, 1]
+    assert [len(found[index].tokens) for index in range(3)] == [10, 2, 1]
 
 
 def test_half_a_batch_is_tried_where_a_whole_one_has_no_room(tiny_model: tuple[Any, Any]) -> None:
@@ -105,9 +108,8 @@ def test_no_room_for_a_single_prompt_is_an_error(tiny_model: tuple[Any, Any]) ->
 
 def test_code_is_not_cleaned_up(make_model: ModelMaker) -> None:
     folder = make_model("model", dtype="float32")
-    model, tokenizer = load_model(folder), load_tokenizer(folder)
+    tokenizer = load_tokenizer(folder)
     tokenizer.clean_up_tokenization_spaces = True
     text = "x = ( y , z ) ; a .b\n    not n't ?"
     ids = tokenizer.encode(text)
-    generator = TransformersGenerator(model, tokenizer, 1)
-    assert generator._generated([5, 6], ids).text == text
+    assert text_after([5, 6], ids, tokenizer) == text
