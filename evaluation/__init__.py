@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from evaluation.errors import ConsentError, EvaluationError
     from evaluation.evaluator import Evaluator, Outcome, Report
-    from evaluation.generation.protocol import Generated, Generator
+    from evaluation.generation.protocol import BACKENDS, BackendName, Generated, Generator
     from evaluation.problems import Problem, ProblemSet, load_problems
     from evaluation.prompts import PROMPT_FORMATS, PromptFormat
     from evaluation.samples import ScoredSamples, score_samples
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 # Imported on first use, so that a command that scores nothing does not wait for torch.
 _HOMES = {
+    "BACKENDS": "generation.protocol",
+    "BackendName": "generation.protocol",
     "PROMPT_FORMATS": "prompts",
     "ConsentError": "errors",
     "EvaluationError": "errors",
@@ -50,7 +52,9 @@ _HOMES = {
 }
 
 __all__ = [
+    "BACKENDS",
     "PROMPT_FORMATS",
+    "BackendName",
     "ConsentError",
     "EvaluationError",
     "Evaluator",

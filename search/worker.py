@@ -170,6 +170,7 @@ class _Worker:
             batch_size=settings.batch_size,
             timeout_seconds=settings.timeout,
             workers=settings.workers,
+            backend=settings.backend,
         )
 
     def _tell_isolation(self, scorer: Evaluator) -> None:

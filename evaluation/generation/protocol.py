@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, get_args
+
+if TYPE_CHECKING:  # names of backends are known without waiting for torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+BackendName: TypeAlias = Literal["transformers", "vllm"]
+BACKENDS: tuple[BackendName, ...] = get_args(BackendName)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,3 +56,19 @@ class Generator(Protocol):
 
         A caller may stop early.
         """
+
+
+class Backend(Protocol):
+    """Makes generators, and keeps what outlives a model."""
+
+    def generator(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, plain: bool = False) -> Generator:
+        """Return a generator for a live model, as it is when `generate` is called.
+
+        Args:
+            model: a causal language model in eval mode.
+            tokenizer: its tokenizer.
+            plain: no guesses, and a batch size that does not depend on what memory is free, as far as there is any.
+        """
+
+    def close(self) -> None:
+        """Let go of everything."""
