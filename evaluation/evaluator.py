@@ -14,7 +14,7 @@ from types import TracebackType
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evaluation.errors import ConsentError
-from evaluation.generation.book import DraftBook, Entry, prompt_key
+from evaluation.generation.book import DraftBook, DraftEntry, prompt_key
 from evaluation.generation.choice import make_generator
 from evaluation.generation.protocol import Generated, Request
 from evaluation.judge import Judge
@@ -210,7 +210,7 @@ class Evaluator:
 
         for index, verdict in self._judge.verdicts(programs()):
             one, completion, generated = completed[index]
-            drafts.add(Entry(one.key, generated.tokens, parent, verdict.passed))
+            drafts.add(DraftEntry(one.key, generated.tokens, parent, verdict.passed))
             yield _outcome(one.problem, completion, generated, verdict)
 
 
