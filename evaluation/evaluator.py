@@ -14,7 +14,7 @@ from types import TracebackType
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evaluation.errors import ConsentError
-from evaluation.generation.book import DraftBook, Entry, prompt_key
+from evaluation.generation.book import DraftBook, DraftEntry, prompt_key
 from evaluation.generation.choice import make_backend
 from evaluation.generation.protocol import BackendName, Generated, Request
 from evaluation.judge import Judge
@@ -215,7 +215,7 @@ class Evaluator:
 
         for index, verdict in self._judge.verdicts(programs()):
             one, completion, generated = completed[index]
-            drafts.add(Entry(one.key, generated.tokens, parent, verdict.passed))
+            drafts.add(DraftEntry(one.key, generated.tokens, parent, verdict.passed))
             yield _outcome(one.problem, completion, generated, verdict)
 
 

@@ -3,6 +3,7 @@
     config.yaml            the config as it was given
     search.json            the study's name, and what must stay the same when the search goes on, the splits included
     study.db               the two Optuna studies: NAME, and NAME/baselines (SQLite)
+    drafts.jsonl           what each model wrote, as token ids, for the next ones to go faster by; may be deleted
     completions/*.jsonl    what each model wrote, a line a problem; a merge that was scored before has none again
     worker.log             what happened, with tracebacks
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from search.config import SearchConfig
 
 _CONFIG, _SEARCH, _STUDY, _COMPLETIONS, _LOG = "config.yaml", "search.json", "study.db", "completions", "worker.log"
-_LOCK, _WORKERS = ".lock", ".workers"
+_DRAFTS, _LOCK, _WORKERS = "drafts.jsonl", ".lock", ".workers"
 # Remedies of what may become of a folder.
 RESTORE = "restore it from a copy, or begin anew with --fresh"
 MAKE_ROOM = "what was scored is kept: make room (or the folder writable) and run the same command again"
@@ -109,6 +110,11 @@ class ResultsFolder:
     def holds_scores(self) -> bool:
         """Whether a model was scored here: then there is a database, or there was."""
         return any((self.path / _COMPLETIONS).glob("*.jsonl"))
+
+    @property
+    def drafts(self) -> Path:
+        """Where what the models wrote lies as token ids."""
+        return self.path / _DRAFTS
 
     @property
     def config_file(self) -> Path:

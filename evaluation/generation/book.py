@@ -19,7 +19,7 @@ _PARENTS, _RECENT = 6, 10
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class DraftEntry:
     """One completion.
 
     Attributes:
@@ -57,7 +57,7 @@ class DraftBook:
         """Return the completion of a prompt whose likelihood models are compared by; empty if there is none."""
         return self._pages.get(prompt, _Page()).reference
 
-    def add(self, entry: Entry) -> bool:
+    def add(self, entry: DraftEntry) -> bool:
         """Put a completion first; return whether that says anything that the book did not hold."""
         page = self._pages.setdefault(entry.prompt, _Page())
         new = entry.parent and entry.passed and not page.reference
@@ -72,14 +72,14 @@ class DraftBook:
         page.recent = [entry.tokens, *(tokens for tokens in page.recent if tokens != entry.tokens)][:_RECENT]
         return new
 
-    def entries(self) -> Sequence[Entry]:
+    def entries(self) -> Sequence[DraftEntry]:
         """Return what, added to an empty book in this order, makes this one."""
         found = []
         for prompt, page in self._pages.items():
             if page.reference:
-                found.append(Entry(prompt, page.reference, parent=True, passed=True))
-            found += [Entry(prompt, tokens, parent=True) for tokens in page.parents if tokens != page.reference]
-            found += [Entry(prompt, tokens) for tokens in reversed(page.recent)]
+                found.append(DraftEntry(prompt, page.reference, parent=True, passed=True))
+            found += [DraftEntry(prompt, tokens, parent=True) for tokens in page.parents if tokens != page.reference]
+            found += [DraftEntry(prompt, tokens) for tokens in reversed(page.recent)]
         return found
 
 
