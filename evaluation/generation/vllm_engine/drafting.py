@@ -15,7 +15,7 @@ from evaluation.generation.drafts import Drafts, Trust
 from evaluation.generation.protocol import Request
 
 # A guess costs a position of a step, and a step costs as much as this many positions, beside those of its rows.
-_STEP_POSITIONS = 32
+_STEP_POSITIONS = 20
 
 
 class KnownCompletions:
