@@ -20,10 +20,12 @@ from evaluation.generation.protocol import Generated, Request
 from evaluation.generation.text import text_after
 from evaluation.generation.vllm_backend import VllmBackend
 from merging import load_model, load_tokenizer
+from search import SearchConfig, run_search
 from tests.tiny import TinyModel, TinyVocabulary, save_tiny_model
 
 PROMPTS = ["def f(x):", "a", "import os\nimport sys\n\n\ndef main() -> None:\n    ", "x = [1, 2", "# " + "long " * 20]
 NEW_TOKENS = 40
+QUICKSTART = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
 # vLLM's attention on a CPU wants heads of 32 numbers or more.
 HIDDEN = 256
 
@@ -182,6 +184,18 @@ def test_a_text_ends_where_the_context_does(backend: VllmBackend, family: Family
     context = family.model.config.max_position_embeddings
     found = generated(backend, family, [Request([5] * length) for length in (context - 3, context)])
     assert [len(one.tokens) for one in found] == [3, 0]
+
+
+@pytest.mark.vllm
+def test_a_search_runs_on_it(tmp_path: Path) -> None:
+    text = (QUICKSTART.read_text(encoding="utf-8")).replace("evaluation:\n", "evaluation:\n  backend: vllm\n")
+    config = SearchConfig.parse(text, folder=QUICKSTART.parent)
+    board = run_search(config, tmp_path / "results", trials=2)
+    scores = {Path(row.name).name: row.search_score for row in board.rows}
+    assert None not in scores.values()
+    assert len(scores) == 6  # three parents, their average, two trials
+    # Bits of 16 may fall another way in another engine, but a parent remains what it is.
+    assert scores["strings"] == pytest.approx(0.487, abs=0.03)
 
 
 @pytest.mark.vllm
