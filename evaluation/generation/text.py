@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 # A stop text of n characters lies in the last n tokens at most; decoding some more costs nothing.
-_TAIL_TOKENS = 16
+TAIL_TOKENS = 16
 _CONTEXT_TOKENS = 4
 
 
@@ -20,7 +20,7 @@ def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> fr
 
 def is_written(stops: Sequence[str], tokens: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> bool:
     """Whether the newest of these tokens completed one of the stop texts."""
-    tail = decode(tokens[-_TAIL_TOKENS:], tokenizer) if stops else ""
+    tail = decode(tokens[-TAIL_TOKENS:], tokenizer) if stops else ""
     return any(stop in tail for stop in stops)
 
 

@@ -14,6 +14,7 @@ import copy
 import hashlib
 import json
 import logging
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -26,7 +27,7 @@ from transformers.core_model_loading import revert_weight_conversion
 from evaluation.errors import EvaluationError
 from evaluation.generation.memory import free_bytes
 from evaluation.generation.protocol import Generated, Request
-from evaluation.generation.text import end_tokens, is_written, text_after
+from evaluation.generation.text import TAIL_TOKENS, decode, end_tokens, text_after
 from evaluation.generation.vllm_engine.messages import Settings, Written
 from evaluation.generation.vllm_engine.process import EngineProcess
 
@@ -37,7 +38,7 @@ _MOST_ROWS = 256
 _LENGTH_STEP = 1024
 # vLLM reserves keys and values in blocks, of 128 tokens on a CPU.
 _BLOCK = 128
-_DRAFT_TOKENS = 24
+_DRAFT_TOKENS = 64
 
 
 class VllmBackend:
@@ -176,10 +177,13 @@ class VllmGenerator:
 
     def _up_to_stop(self, tokens: tuple[int, ...], stops: Sequence[str]) -> tuple[int, ...]:
         """Leave out what guesses that held have written after a stop text, in the step that wrote it."""
-        for end in range(max(1, len(tokens) - self._backend.draft_tokens), len(tokens)) if stops else ():
-            if is_written(stops, tokens[:end], self._tokenizer):
-                return tokens[:end]
-        return tokens
+        new = range(max(1, len(tokens) - self._backend.draft_tokens), len(tokens))
+        first = max(0, new.start - TAIL_TOKENS)
+
+        def is_complete(end: int) -> bool:
+            return any(stop in decode(tokens[first:end], self._tokenizer) for stop in stops)
+
+        return tokens[: new.start + bisect_left(new, True, key=is_complete)] if stops else tokens
 
 
 @dataclass(frozen=True)
