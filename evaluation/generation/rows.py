@@ -63,6 +63,7 @@ class Row:
             place: of the row in the batch.
             certainty: the least probability of a guess that is worth its place in the pass.
         """
+        self.draft = ()
         if self.reads_reference:
             self.draft = self.request.reference
         elif self._drafts:

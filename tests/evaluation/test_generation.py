@@ -143,7 +143,8 @@ def counted(model: Any) -> Iterator[list[int]]:
         yield passes
 
 
-def test_the_likelihood_of_a_reference_is_that_of_a_plain_forward(tiny_model: tuple[Any, Any]) -> None:
+@pytest.mark.parametrize("drafting", [True, False])
+def test_the_likelihood_of_a_reference_is_that_of_a_plain_forward(tiny_model: tuple[Any, Any], drafting: bool) -> None:
     model, tokenizer = tiny_model
     prompts = [tokenizer.encode(prompt) for prompt in PROMPTS]
     plain = written(model, tokenizer, prompts, 5)
@@ -152,7 +153,7 @@ def test_the_likelihood_of_a_reference_is_that_of_a_plain_forward(tiny_model: tu
         Request(prompt, max_new_tokens=40, reference=reference)
         for prompt, reference in zip(prompts, references, strict=True)
     ]
-    found = dict(TransformersGenerator(model, tokenizer, 3).generate(requests))
+    found = dict(TransformersGenerator(model, tokenizer, 3, drafting=drafting).generate(requests))
     for row, (prompt, reference) in enumerate(zip(prompts, references, strict=True)):
         assert found[row].tokens == plain[row].tokens
         if not reference:
