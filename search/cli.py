@@ -275,6 +275,7 @@ def merge(
 @click.option("--prompt", type=click.Choice(["completion", "chat"]), default="completion", show_default=True)
 @click.option("--max-new-tokens", type=click.IntRange(min=1), default=512, show_default=True)
 @click.option("--batch-size", type=click.IntRange(min=1), help="Prompts at once; found by itself if not given.")
+@options.BACKEND
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @options.LAZY_UNPICKLE
 @options.TRUST
@@ -288,6 +289,7 @@ def evaluate(
     prompt: str,
     max_new_tokens: int,
     batch_size: int | None,
+    backend: str,
     as_json: bool,
     lazy_unpickle: bool,
     trust_remote_code: bool,
@@ -315,7 +317,12 @@ def evaluate(
         from evaluation import Evaluator  # only now: it waits for torch
     from search.devices import choose_device
 
-    settings: dict[str, Any] = {"prompt": prompt, "max_new_tokens": max_new_tokens, "batch_size": batch_size}
+    settings: dict[str, Any] = {
+        "prompt": prompt,
+        "max_new_tokens": max_new_tokens,
+        "batch_size": batch_size,
+        "backend": backend,
+    }
     with (
         Evaluator(chosen, allow_code_execution=allow_code_execution, **settings) as evaluator,
         bar() as progress,

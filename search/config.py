@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from evaluation import PromptFormat
+from evaluation import BackendName, PromptFormat
 from merging import YamlReader, missing_part, shown
 from search.errors import SearchError
 from search.space import SearchSpace
@@ -77,6 +77,7 @@ class EvaluationSection(_Section):
 
     problems: str = "humaneval"
     prompt: PromptSection = PromptSection()
+    backend: BackendName = "transformers"
     max_new_tokens: int = Field(default=512, gt=0)
     batch_size: int | None = Field(default=None, gt=0)
     report_fraction: float = Field(default=0.5, ge=0, lt=1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -22,7 +23,19 @@ from search.numbers import number_lines, short_names
 from search.outcomes import passed
 from search.progress import shorten
 from search.results import ResultsFolder
-from search.study import ERROR, KIND, NAME, OUTCOMES, RECIPE, SAME_AS, SECONDS, Studies, quiet, storage_errors
+from search.study import (
+    ERROR,
+    KIND,
+    LIKELIHOOD,
+    NAME,
+    OUTCOMES,
+    RECIPE,
+    SAME_AS,
+    SECONDS,
+    Studies,
+    quiet,
+    storage_errors,
+)
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -39,8 +52,8 @@ _STATES: Mapping[TrialState, State] = {
 _WIDE, _OTHER_COLUMNS = 120, 54
 _BEST_PARENT = " (best parent)"
 _JSON_KEYS = (
-    "kind", "name", "trial", "state", "search_score", "report_score", "report_interval", "won", "lost", "p_value",
-    "seconds", "recipe",
+    "kind", "name", "trial", "state", "search_score", "log_likelihood", "report_score", "report_interval", "won",
+    "lost", "p_value", "seconds", "recipe",
 )  # fmt: skip
 
 
@@ -54,6 +67,8 @@ class Row:
         trial: its number; the parents and their average have the first ones.
         state: how the trial ended.
         search_score: pass@1 on the search split; None if it failed.
+        log_likelihood: of what the parents passed problems of that split with, in nats a token, as far as known; of
+            equal scores the higher one is first.
         report_score: pass@1 on the report split, for finalists and parents.
         report_interval: its 95% Wilson interval.
         won, lost: problems that only it, or only the best parent, passes; on the split that `compared_on` names.
@@ -70,6 +85,7 @@ class Row:
     trial: int
     state: State
     search_score: float | None
+    log_likelihood: float | None
     report_score: float | None
     report_interval: tuple[float, float] | None
     won: int
@@ -91,7 +107,7 @@ class Leaderboard:
         study: the study's name.
         best: the number of the best trial, or None.
         best_parent: the name of the parent that the others are compared with, or None.
-        rows: by score on the search split; of equals the parents and then the earlier trials first.
+        rows: by score on the search split; of equals the parents first, then the likelier, then the earlier trials.
         unfinished: what is left to do that no worker is at, in a sentence; known where a search has just ended.
     """
 
@@ -216,6 +232,7 @@ class _Entry:
             trial=self.number,
             state=_STATES[self.trial.state],
             search_score=self.score,
+            log_likelihood=attributes.get(LIKELIHOOD),
             report_score=sum(solved) / len(solved) if solved else None,
             report_interval=wilson_interval(sum(solved), len(solved)) if solved else None,
             won=won,
@@ -241,9 +258,10 @@ class _Entry:
         return won, lost, None, "search"
 
 
-def _rank(row: Row) -> tuple[bool, float, int, int]:
-    kinds = ("parent", "baseline", "trial")
-    return row.search_score is None, -(row.search_score or 0.0), kinds.index(row.kind), row.trial
+def _rank(row: Row) -> tuple[bool, float, int, float, int]:
+    kind = ("parent", "baseline", "trial").index(row.kind)
+    unlikely = math.inf if row.log_likelihood is None else -row.log_likelihood
+    return row.search_score is None, -(row.search_score or 0.0), kind, unlikely, row.trial
 
 
 def _cells(row: Row) -> Sequence[str]:

@@ -4,6 +4,13 @@ from __future__ import annotations
 
 import click
 
+BACKEND = click.option(
+    "--backend",
+    type=click.Choice(["transformers", "vllm"]),
+    default="transformers",
+    show_default=True,
+    help="What runs the models; vllm comes with pip install 'merge-search[vllm]'.",
+)
 CONSENT = click.option(
     "--allow-code-execution", is_flag=True, help="Agree to execute the code that the models write, in a sandbox."
 )

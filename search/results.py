@@ -3,6 +3,7 @@
     config.yaml            the config as it was given
     search.json            the study's name, and what must stay the same when the search goes on, the splits included
     study.db               the two Optuna studies: NAME, and NAME/baselines (SQLite)
+    drafts.jsonl           what each model wrote, as token ids, for the next ones to go faster by; may be deleted
     completions/*.jsonl    what each model wrote, a line a problem; a merge that was scored before has none again
     verdicts.db            what became of each program that was executed, so that it is executed once (SQLite)
     sandbox.jsonl          the layers of the sandbox that each worker had, a line a worker
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from search.config import SearchConfig
 
 _CONFIG, _SEARCH, _STUDY, _COMPLETIONS, _LOG = "config.yaml", "search.json", "study.db", "completions", "worker.log"
-_VERDICTS, _SANDBOX = "verdicts.db", "sandbox.jsonl"
+_DRAFTS, _VERDICTS, _SANDBOX = "drafts.jsonl", "verdicts.db", "sandbox.jsonl"
 _LOCK, _WORKERS = ".lock", ".workers"
 # Remedies of what may become of a folder.
 RESTORE = "restore it from a copy, or begin anew with --fresh"
@@ -114,6 +115,11 @@ class ResultsFolder:
     def holds_scores(self) -> bool:
         """Whether a model was scored here: then there is a database, or there was."""
         return any((self.path / _COMPLETIONS).glob("*.jsonl"))
+
+    @property
+    def drafts(self) -> Path:
+        """Where what the models wrote lies as token ids."""
+        return self.path / _DRAFTS
 
     @property
     def config_file(self) -> Path:

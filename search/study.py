@@ -36,8 +36,8 @@ if TYPE_CHECKING:  # a leaderboard is read without waiting for torch
 
 _BASELINES = "/baselines"
 # User attributes of a trial, by what they hold.
-WORKER, RECIPE, OUTCOMES, SECONDS, TOKENS, SAME_AS, ERROR, NAME, KIND, NUMBER = (
-    "worker", "recipe", "outcomes", "seconds", "tokens", "same as", "error", "name", "kind", "number",
+WORKER, RECIPE, OUTCOMES, SECONDS, TOKENS, LIKELIHOOD, SAME_AS, ERROR, NAME, KIND, NUMBER = (
+    "worker", "recipe", "outcomes", "seconds", "tokens", "log likelihood", "same as", "error", "name", "kind", "number",
 )  # fmt: skip
 # User attributes of the search's study.
 _FIRST, _REPORT, _RERUN = "first number", "report/", "run again/"

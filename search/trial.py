@@ -7,6 +7,7 @@ traceback is in the log. What goes wrong with the results folder is raised.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,10 +19,11 @@ from transformers import PreTrainedTokenizerBase
 
 from evaluation import EvaluationError, Evaluator, ProblemSet, Report
 from merging import Merger, MergingError, Recipe
+from search.drafts import SharedDrafts
 from search.outcomes import letters
 from search.progress import Progress
 from search.results import ResultsFolder
-from search.study import ERROR, OUTCOMES, RECIPE, SAME_AS, SECONDS, TOKENS
+from search.study import ERROR, KIND, LIKELIHOOD, OUTCOMES, RECIPE, SAME_AS, SECONDS, TOKENS
 
 _LOG = logging.getLogger("search.trial")
 
@@ -36,6 +38,7 @@ class Bench:
         problems: the split that the search may see.
         tokenizer: the tokenizer that all use, or None for each merge's own.
         folder: where completions are kept.
+        drafts: what was written before, by whichever worker.
         progress: told what happens.
     """
 
@@ -44,17 +47,35 @@ class Bench:
     problems: ProblemSet
     tokenizer: PreTrainedTokenizerBase | None
     folder: ResultsFolder
+    drafts: SharedDrafts
     progress: Progress
 
-    def score(self, recipe: Recipe, problems: ProblemSet) -> tuple[Report, dict[str, float]]:
-        """Merge a recipe and score it; return the report and the seconds of each phase."""
+    def score(
+        self, recipe: Recipe, problems: ProblemSet, *, parent: bool = False, final: bool = False
+    ) -> tuple[Report, dict[str, float]]:
+        """Merge a recipe and score it; return the report and the seconds of each phase.
+
+        Args:
+            recipe: the merge.
+            problems: the split to score it on.
+            parent: whether it is a parent, or their average: what later candidates are compared with.
+            final: score it on its own, without drafts and at a fixed batch size, as all on the report split are.
+        """
         started = time.perf_counter()
         self.progress.phase("merging")
         model = self.merger.apply(recipe, progress=self.progress.step)
         tokenizer = self.tokenizer or self.merger.tokenizer(recipe)
         merged = time.perf_counter()
         self.progress.phase("evaluating")
-        report = self.evaluator.evaluate(model, tokenizer, problems=problems, progress=self.progress.step)
+        report = self.evaluator.evaluate(
+            model,
+            tokenizer,
+            problems=problems,
+            progress=self.progress.step,
+            drafts=None if final else self.drafts,
+            parent=parent,
+            plain=final,
+        )
         ended = time.perf_counter()
         seconds = {
             "merging": merged - started,
@@ -85,16 +106,20 @@ def run_trial(study: Study, trial: Trial, number: int, recipe: Callable[[], Reci
         bench: what to run it with.
     """
     started = time.perf_counter()
+    bench.drafts.sync()
     try:
         merge = recipe()
         trial.set_user_attr(RECIPE, merge.to_dict())
-        report, seconds = bench.score(merge, bench.problems)
+        report, seconds = bench.score(merge, bench.problems, parent=KIND in trial.user_attrs)
     except Exception as error:  # whatever a candidate does wrong, the study goes on
         return _failed(study, trial, number, error, time.perf_counter() - started)
+    bench.drafts.sync()
     bench.folder.save_completions(f"trial-{number}", report.outcomes.values())
     trial.set_user_attr(OUTCOMES, letters(report, bench.problems))
     trial.set_user_attr(SECONDS, seconds)
     trial.set_user_attr(TOKENS, sum(outcome.completion_tokens for outcome in report.outcomes.values()))
+    if report.log_likelihood is not None and math.isfinite(report.log_likelihood):
+        trial.set_user_attr(LIKELIHOOD, report.log_likelihood)
     study.tell(trial, report.pass_at_1)
     _LOG.info("trial %d: %.4f in %.1f s", number, report.pass_at_1, seconds["total"])
     return Result(report.pass_at_1, seconds["total"])
@@ -110,8 +135,9 @@ def repeat_trial(study: Study, trial: Trial, number: int, twin: FrozenTrial, fir
         twin: the trial that was scored.
         first: what people call that.
     """
-    for key in (RECIPE, OUTCOMES, TOKENS):
-        trial.set_user_attr(key, twin.user_attrs[key])
+    for key in (RECIPE, OUTCOMES, TOKENS, LIKELIHOOD):
+        if key in twin.user_attrs:
+            trial.set_user_attr(key, twin.user_attrs[key])
     trial.set_user_attr(SAME_AS, first)
     trial.set_user_attr(SECONDS, {"total": 0.0})
     study.tell(trial, twin.value)

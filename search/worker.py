@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import signal
 import threading
 import time
@@ -24,12 +25,13 @@ from evaluation import ConsentError, Evaluator, ProblemSet, load_problems
 from merging import Merger, MergingError, ParentSet, Recipe, choose_kernels, load_tokenizer
 from search.config import SearchConfig
 from search.devices import choose_device
+from search.drafts import SharedDrafts
 from search.errors import SearchError
 from search.leaderboard import Leaderboard
 from search.outcomes import letters
 from search.progress import Progress, Silent
 from search.results import ResultsFolder
-from search.study import ERROR, KIND, NAME, OUTCOMES, RECIPE, Baseline, Studies, quiet, storage_errors
+from search.study import ERROR, KIND, LIKELIHOOD, NAME, OUTCOMES, RECIPE, Baseline, Studies, quiet, storage_errors
 from search.trial import Bench, Result, describe, repeat_trial, run_trial
 
 _LOG = logging.getLogger("search.worker")
@@ -138,7 +140,8 @@ class _Worker:
             with storage_errors(folder), folder.logging(), folder.sign_in() as name:
                 self._tell_isolation(scorer, folder, name)
                 scorer.remember_in(folder.verdicts)
-                bench = Bench(merger, scorer, visible, self._prompt_tokenizer, folder, self.progress)
+                drafts = SharedDrafts(folder.drafts)
+                bench = Bench(merger, scorer, visible, self._prompt_tokenizer, folder, drafts, self.progress)
                 with contextlib.closing(Studies.create(folder, config, known)) as studies:
                     self.started = True
                     self._warm_up(merger)
@@ -177,6 +180,7 @@ class _Worker:
             batch_size=settings.batch_size,
             timeout_seconds=settings.timeout,
             workers=settings.workers,
+            backend=settings.backend,
         )
 
     def _tell_isolation(self, scorer: Evaluator, folder: ResultsFolder, worker: str) -> None:
@@ -300,7 +304,7 @@ class _Worker:
         number, name = studies.number(trial), _name(studies, trial)
         try:
             recipe = Recipe.from_dict(trial.user_attrs[RECIPE], self.config.source)
-            scores, seconds = bench.score(recipe, report)
+            scores, seconds = bench.score(recipe, report, final=True)
         except Exception as error:
             _LOG.exception("trial %d failed on the report split", number)
             self.progress.say(f"{name}: not scored on the report split: {describe(error)}")
@@ -311,7 +315,7 @@ class _Worker:
 
 
 def finalists(trials: Sequence[FrozenTrial], count: int) -> Sequence[FrozenTrial]:
-    """Return the best trials on the search split, best first; of equals the earlier, and each recipe once."""
+    """Return the best trials on the search split, best first; of equals the likelier, then the earlier one."""
     chosen: dict[str, FrozenTrial] = {}
     for trial in sorted(_scored(trials), key=_merit, reverse=True):
         if len(chosen) < count:
@@ -323,8 +327,8 @@ def _scored(trials: Sequence[FrozenTrial]) -> Iterator[FrozenTrial]:
     return (trial for trial in trials if trial.state is TrialState.COMPLETE and OUTCOMES in trial.user_attrs)
 
 
-def _merit(trial: FrozenTrial) -> tuple[float, int]:
-    return trial.value or 0.0, -trial.number
+def _merit(trial: FrozenTrial) -> tuple[float, float, int]:
+    return trial.value or 0.0, trial.user_attrs.get(LIKELIHOOD, -math.inf), -trial.number
 
 
 def _name(studies: Studies, trial: FrozenTrial | Trial) -> str:

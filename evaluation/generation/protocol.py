@@ -1,10 +1,36 @@
-"""What a generator is: the one interface between an evaluator and whatever runs the model."""
+"""What a generator is: the one interface between an evaluator and whatever runs the model. Data in, data out."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, get_args
+
+if TYPE_CHECKING:  # names of backends are known without waiting for torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+BackendName: TypeAlias = Literal["transformers", "vllm"]
+BACKENDS: tuple[BackendName, ...] = get_args(BackendName)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One completion that is wanted.
+
+    Attributes:
+        prompt: token ids, at least one.
+        stops: writing may end as soon as one of these texts has been written.
+        max_new_tokens: the most tokens that are written.
+        drafts: what similar models wrote after the same prompt, as token ids, likelier ones first. They save time
+            where the model agrees, and change nothing else.
+        reference: a completion whose likelihood under the model is wanted; empty for none.
+    """
+
+    prompt: Sequence[int]
+    stops: Sequence[str] = ()
+    max_new_tokens: int = 512
+    drafts: Sequence[Sequence[int]] = ()
+    reference: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,20 +39,36 @@ class Generated:
 
     Attributes:
         text: what it wrote, special tokens left out; it may go on past a stop text.
-        tokens: how many tokens that took, the end of text included.
+        tokens: the ids of that, the end of text included.
+        log_likelihood: of the request's reference: the mean over its tokens, in nats; None if none was asked for.
     """
 
     text: str
-    tokens: int
+    tokens: tuple[int, ...]
+    log_likelihood: float | None = None
 
 
 class Generator(Protocol):
     """Writes greedily after prompts."""
 
-    def generate(self, prompts: Sequence[Sequence[int]], stops: Sequence[str]) -> Iterator[tuple[int, Generated]]:
-        """Yield (index of the prompt, what was written) as each is finished, in any order.
+    def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, Generated]]:
+        """Yield (index of the request, what was written) as each is finished, in any order.
+
+        A caller may stop early.
+        """
+
+
+class Backend(Protocol):
+    """Makes generators, and keeps what outlives a model."""
+
+    def generator(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, plain: bool = False) -> Generator:
+        """Return a generator for a live model, as it is when `generate` is called.
 
         Args:
-            prompts: token ids.
-            stops: writing may end as soon as one of these texts has been written.
+            model: a causal language model in eval mode.
+            tokenizer: its tokenizer.
+            plain: no guesses, and a batch size that does not depend on what memory is free, as far as there is any.
         """
+
+    def close(self) -> None:
+        """Let go of everything."""

@@ -1,215 +1,258 @@
-"""Greedy decoding of many prompts on a live transformers model.
+"""Greedy decoding of many prompts on a live transformers model, at the speed of verification.
+
+A pass is one forward over the newest tokens of all rows and, behind them, guesses of what follows (see `drafts`). The
+model's own choice at every position tells how far a guess holds; what holds is kept, and the first choice that differs
+as well. Reading a prompt is the same pass with more tokens.
 
 Guarantees: in float32 the tokens are those of `model.generate(do_sample=False)` for each prompt alone, whatever the
-batch size; a row that is finished leaves the batch and costs no further steps. In 16-bit dtypes no engine is
-batch-invariant: the same prompts at the same batch size give the same tokens.
+batch size and the drafts; a row that is finished costs no further steps, and its place is taken by a request that
+waits. In 16-bit dtypes no engine is batch-invariant: the same requests at the same batch size give the same tokens.
 """
 
 from __future__ import annotations
 
-import contextlib
-import inspect
 import logging
-from collections.abc import Iterator, Sequence
-from typing import Protocol
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Protocol, TypeAlias
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from evaluation.generation.cache import growing_cache, select_rows
-from evaluation.generation.protocol import Generated
+from evaluation.generation.attention import UnsupportedAttentionError, attention_over_slots, running
+from evaluation.generation.drafts import Trust
+from evaluation.generation.layout import Layout, Piece
+from evaluation.generation.memory import free_bytes, is_out_of_memory
+from evaluation.generation.protocol import Generated, Request
+from evaluation.generation.rows import Row
+from evaluation.generation.slots import Slots
+from evaluation.generation.text import end_tokens, is_written, text_after
+from evaluation.generation.threads import threads_for
 
 _LOG = logging.getLogger(__name__)
 
-# Rows leave the batch together once they are this part of it: compacting copies the whole cache.
-_FINISHED_PART = 1 / 8
-_DEFAULT_BATCH = 96
-# A stop text of n characters lies in the last n tokens at most; decoding some more costs nothing.
-_TAIL_TOKENS = 16
-_CONTEXT_TOKENS = 4
-# On a CPU, the operations of a smaller model are shorter than its threads' waiting for one another.
-_PARAMETERS_WORTH_THREADS = 10_000_000
+_MOST_ROWS = 256
+# Dead rows leave the slots together once they are this part of them: moving the others copies what they hold.
+_DEAD_PART = 1 / 4
+# Tokens of a pass: enough to fill the processor, few enough for its caches, or for the logits' memory.
+_PASS_TOKENS = {"cpu": 1024, "cuda": 8192}
+_ROWS_AT_ONCE = {"cpu": 16, "cuda": 64}
+# How many tokens more in a pass take as long as a pass of its own: a guess is worth its place if it is likely enough.
+_PASS_WORTH_TOKENS = {"cpu": 30, "cuda": 130}
+
+Chooser: TypeAlias = Callable[[Tensor, Sequence[Row], Sequence[int]], Tensor]
 
 
 class _Logits(Protocol):
     logits: Tensor
 
 
+def greedy(logits: Tensor, rows: Sequence[Row], counts: Sequence[int]) -> Tensor:  # noqa: ARG001 - others need them
+    """Choose the likeliest token at each position.
+
+    Args:
+        logits: (positions, vocabulary), row after row.
+        rows: that ask.
+        counts: of each row's positions; the first is that of its next token.
+    """
+    return logits.argmax(dim=-1)
+
+
 class TransformersGenerator:
-    """Generates with `model.forward` and a cache of our own.
+    """Generates with `model.forward` and slots of our own.
 
     Args:
         model: a causal language model in eval mode.
         tokenizer: its tokenizer.
-        max_new_tokens: the most tokens written after a prompt.
-        batch_size: prompts decoded at once; by default as many as seem to fit, halved when memory runs out.
+        batch_size: requests decoded at once; by default as many as memory has room for, up to 256. Halved, and said so
+            in the log, when memory runs out all the same.
+        drafting: whether guesses are made at all; without them, a pass has the same shape for every model.
+        choose: which token to write; see `greedy`.
+
+    Raises:
+        UnsupportedAttentionError: the model's layers are not attention that can be lent another one's.
     """
 
     def __init__(
         self,
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
-        max_new_tokens: int,
         batch_size: int | None = None,
+        *,
+        drafting: bool = True,
+        choose: Chooser = greedy,
     ) -> None:
         self._model = model
         self._tokenizer = tokenizer
-        self._max_new_tokens = max_new_tokens
-        self._batch_size = batch_size or _DEFAULT_BATCH
-        self._ends = _end_tokens(model, tokenizer)
-        # transformers renamed the argument in 5.24 and warns about the old name.
-        forward = inspect.signature(model.forward).parameters
-        self._cache_argument = "cache" if "cache" in forward else "past_key_values"
+        self._most_rows = batch_size or _MOST_ROWS
+        self._drafting = drafting
+        self._choose = choose
+        self._ends = end_tokens(model, tokenizer)
         self._context = int(getattr(model.config.get_text_config(), "max_position_embeddings", 0) or 2**31)
+        self._kind = "cpu" if model.device.type == "cpu" else "cuda"
+        self._bytes_per_slot = self._probe()
 
-    def generate(self, prompts: Sequence[Sequence[int]], stops: Sequence[str]) -> Iterator[tuple[int, Generated]]:
-        """Yield (index of the prompt, what was written) as each is finished; see `Generator`."""
-        with _threads(self._model):
-            yield from self._batches(prompts, stops)
+    def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, Generated]]:
+        """Yield (index of the request, what was written) as each is finished; see `Generator`."""
+        trust = Trust() if self._drafting else None
+        rows = [
+            Row(index, self._within_context(request), self._is_end, trust) for index, request in enumerate(requests)
+        ]
+        # The longest first, so that every later one has room in the slots that an earlier one leaves.
+        waiting = deque(sorted(rows, key=lambda row: (-len(row.request.prompt), row.index)))
+        with threads_for(self._model), attention_over_slots(self._model):
+            while waiting:
+                yield from self._batch(waiting)
 
-    def _batches(self, prompts: Sequence[Sequence[int]], stops: Sequence[str]) -> Iterator[tuple[int, Generated]]:
-        waiting = sorted(range(len(prompts)), key=lambda index: (len(prompts[index]), index))
-        while waiting:
-            rows = waiting[: self._batch_size]
-            finished: set[int] = set()
-            try:
-                for index, generated in self._batch({index: prompts[index] for index in rows}, stops):
-                    finished.add(index)
-                    yield index, generated
-            except torch.OutOfMemoryError:
-                if self._batch_size == 1:
-                    raise
-                self._batch_size = max(1, min(self._batch_size, len(rows)) // 2)
-                _LOG.warning("out of memory: going on with %d prompts at a time", self._batch_size)
-                torch.cuda.empty_cache()
-            waiting = [index for index in waiting if index not in finished]
+    def _batch(self, waiting: deque[Row]) -> Iterator[tuple[int, Generated]]:
+        """Take requests as long as there are any; where memory runs out, give back those that are not finished."""
+        length = max(_room(row.request) for row in waiting)
+        batch = _Batch(Slots(self._rows_that_fit(length, len(waiting)), length), self._model.device)
+        try:
+            while waiting or batch.alive:
+                batch.admit(waiting)
+                for row in self._pass(batch):
+                    yield row.index, self._generated(row)
+        except RuntimeError as error:
+            if not is_out_of_memory(error) or batch.slots.rows == 1:
+                raise
+            self._most_rows = batch.slots.rows // 2
+        else:
+            return
+        _LOG.warning("out of memory: going on with %d prompts at a time", self._most_rows)
+        for row in batch.rows:
+            row.evicted()
+        waiting.extendleft(reversed([row for row in batch.rows if not row.finished]))
+        del batch
+        torch.cuda.empty_cache()
+
+    def _pass(self, batch: _Batch) -> Sequence[Row]:
+        """Run one pass and return the rows that it finished."""
+        pieces = batch.pieces(_PASS_TOKENS[self._kind], _PASS_WORTH_TOKENS[self._kind])
+        rows = [batch.rows[piece.row] for piece in pieces]
+        counts = [len(row.draft) + 1 for row in rows]
+        logits = self._forward(pieces, counts, batch.slots)
+        choices = self._choose(logits, rows, counts).tolist()
+        first = 0
+        for row, count in zip(rows, counts, strict=True):
+            if row.reads_reference:
+                row.log_likelihood = _mean_log_likelihood(logits[first : first + count - 1], row.draft)
+            row.accept(choices[first : first + count])
+            first += count
+        return [row for row in rows if row.finished]
 
     @torch.inference_mode()
-    def _batch(self, prompts: dict[int, Sequence[int]], stops: Sequence[str]) -> Iterator[tuple[int, Generated]]:
-        # Left padding, so that the newest token of every row is in the last column.
-        rows = _Rows(prompts, self._model.device, self._tokenizer.pad_token_id or 0)
-        cache = growing_cache(self._model.config)
-        # An index, not the count 1: that makes a slice, for which torch 2.13 copies the head once for each row.
-        last = torch.tensor([-1], device=self._model.device)
-        tokens, positions = rows.tokens, rows.positions
-        for step in range(self._max_new_tokens):
+    def _forward(self, pieces: Sequence[Piece], counts: Sequence[int], slots: Slots) -> Tensor:
+        """Return the logits (sum of counts, vocabulary) of the last positions of each piece."""
+        device = self._model.device
+        layout = Layout.of(pieces, slots.length, _ROWS_AT_ONCE[self._kind], device)
+        wanted: list[int] = []
+        end = 0
+        for piece, count in zip(pieces, counts, strict=True):
+            end += len(piece.tokens)
+            wanted += range(end - count, end)
+        with running(layout, slots):
             output: _Logits = self._model(
-                input_ids=tokens,
-                attention_mask=rows.mask,
-                position_ids=positions,
-                use_cache=True,
-                logits_to_keep=last,
-                **{self._cache_argument: cache},
+                input_ids=layout.tokens,
+                position_ids=layout.positions,
+                use_cache=False,
+                logits_to_keep=torch.tensor(wanted, device=device),
             )
-            tokens = output.logits[:, -1].argmax(dim=-1, keepdim=True)
-            rows.append(tokens)
-            for row in [row for row in rows.open() if self._is_finished(rows, row, step + 1, stops)]:
-                yield rows.index(row), self._generated(rows.prompt(row), rows.written[row])
-                rows.close(row)
-            if not rows.count_open:
-                return
-            positions = rows.next_positions()
-            kept = rows.compact(_FINISHED_PART)
-            if kept is not None:
-                select_rows(cache, kept)
-                tokens, positions = tokens[kept], positions[kept]
+        return output.logits[0]
 
-    def _is_finished(self, rows: _Rows, row: int, tokens: int, stops: Sequence[str]) -> bool:
-        written = rows.written[row]
-        if written[-1] in self._ends or tokens == self._max_new_tokens:
+    def _probe(self) -> int:
+        """Return what a slot of a row takes. Raises UnsupportedAttentionError."""
+        config = self._model.config.get_text_config()
+        others = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
+        if others or not self._model._can_set_attn_implementation():
+            raise UnsupportedAttentionError(f"layers of another kind: {', '.join(sorted(others))}")
+        slots = Slots(1, 1)
+        with attention_over_slots(self._model):
+            self._forward([Piece(0, 0, [0])], [1], slots)
+        if slots.layers != frozenset(range(config.num_hidden_layers)):
+            raise UnsupportedAttentionError(f"{len(slots.layers)} of {config.num_hidden_layers} layers attend")
+        return slots.bytes_per_slot
+
+    def _rows_that_fit(self, length: int, wanted: int) -> int:
+        fitting = free_bytes(self._model.device) // (self._bytes_per_slot * length)
+        return max(1, min(self._most_rows, wanted, fitting))
+
+    def _within_context(self, request: Request) -> Request:
+        room = max(1, self._context - len(request.prompt))
+        reference = request.reference if len(request.reference) < room else ()
+        return replace(request, max_new_tokens=min(request.max_new_tokens, room), reference=reference)
+
+    def _is_end(self, request: Request, written: Sequence[int]) -> bool:
+        if written[-1] in self._ends or len(written) >= request.max_new_tokens:
             return True
-        if len(rows.prompt(row)) + tokens >= self._context:
-            return True
-        tail = self._text(written[-_TAIL_TOKENS:]) if stops else ""
-        return any(stop in tail for stop in stops)
+        return is_written(request.stops, written, self._tokenizer)
 
-    def _generated(self, prompt: Sequence[int], written: Sequence[int]) -> Generated:
-        # Some tokenizers take a leading space off what they decode, so the end of the prompt is decoded along.
-        context = list(prompt[-_CONTEXT_TOKENS:])
-        text = self._text([*context, *written])[len(self._text(context)) :]
-        return Generated(text, len(written))
-
-    def _text(self, tokens: list[int]) -> str:
-        # "Cleaning up" would take the spaces out of code such as `x = not y .z`.
-        text = self._tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        assert isinstance(text, str)  # of one sequence; of several it would be a list
-        return text
+    def _generated(self, row: Row) -> Generated:
+        text = text_after(row.request.prompt, row.written, self._tokenizer)
+        return Generated(text, tuple(row.written), row.log_likelihood)
 
 
-class _Rows:
-    """The state of one batch: what each row has written, which rows are open, and the padding mask."""
+class _Batch:
+    """The rows that have slots, in the order of these.
 
-    def __init__(self, prompts: dict[int, Sequence[int]], device: torch.device, pad: int) -> None:
-        width = max(map(len, prompts.values()))
-        self._prompts = prompts
-        self._indices = list(prompts)
-        self.written: list[list[int]] = [[] for _ in prompts]
-        self._open = [True] * len(prompts)
-        padded = [[pad] * (width - len(ids)) + list(ids) for ids in prompts.values()]
-        self.tokens = torch.tensor(padded, device=device)
-        lengths = torch.tensor([len(ids) for ids in prompts.values()], device=device)
-        columns = torch.arange(width, device=device)
-        self.mask = (columns >= width - lengths[:, None]).long()
-        self.positions = (self.mask.cumsum(-1) - 1).clamp_min(0)
+    Attributes:
+        slots: theirs.
+        rows: the one in each place; finished ones stay until the others are moved together.
+    """
+
+    def __init__(self, slots: Slots, device: torch.device) -> None:
+        self.slots = slots
+        self.rows: list[Row] = []
+        self._device = device
 
     @property
-    def count_open(self) -> int:
-        return sum(self._open)
+    def alive(self) -> bool:
+        """Whether any row is not finished."""
+        return any(not row.finished for row in self.rows)
 
-    def open(self) -> list[int]:
-        """Return the rows that still write."""
-        return [row for row, is_open in enumerate(self._open) if is_open]
+    def admit(self, waiting: deque[Row]) -> None:
+        """Move rows together if many are finished, and give the places that are free to those that wait."""
+        kept = [place for place, row in enumerate(self.rows) if not row.finished]
+        if len(kept) <= (1 - _DEAD_PART) * len(self.rows):
+            self._keep(kept)
+        while waiting and len(self.rows) < self.slots.rows:
+            self.rows.append(waiting.popleft())
 
-    def index(self, row: int) -> int:
-        """Return the index of a row's prompt."""
-        return self._indices[row]
+    def pieces(self, most_tokens: int, worth: int) -> Sequence[Piece]:
+        """Return the next pass: new rows first, as many as may be, and if all of these are in it, every other row.
 
-    def prompt(self, row: int) -> Sequence[int]:
-        """Return a row's prompt."""
-        return self._prompts[self._indices[row]]
+        Args:
+            most_tokens: of a pass, as far as new rows make it.
+            worth: how many tokens more take as long as another pass.
+        """
+        alive = [place for place, row in enumerate(self.rows) if not row.finished]
+        # A guess that fails takes a token's time; one that holds takes a pass's off one row of those that share it.
+        certainty = len(alive) / (len(alive) + worth)
+        chosen: list[Piece] = []
+        tokens = 0
+        for place in (place for place in alive if self.rows[place].fresh):
+            chosen.append(self.rows[place].piece(place, certainty))
+            tokens += len(chosen[-1].tokens)
+            if tokens >= most_tokens:
+                return chosen
+        chosen += [self.rows[place].piece(place, certainty) for place in alive if not self.rows[place].fresh]
+        return sorted(chosen, key=lambda piece: piece.row)
 
-    def append(self, tokens: Tensor) -> None:
-        """Add a token (rows, 1) to every open row."""
-        for row, token in enumerate(tokens.squeeze(1).tolist()):
-            if self._open[row]:
-                self.written[row].append(token)
-        self.mask = torch.cat([self.mask, self.mask.new_ones(len(self._open), 1)], dim=1)
-
-    def close(self, row: int) -> None:
-        """Mark a row as finished."""
-        self._open[row] = False
-
-    def next_positions(self) -> Tensor:
-        """Return the positions (rows, 1) of the newest tokens."""
-        return (self.mask.sum(dim=1, keepdim=True) - 1).clamp_min(0)
-
-    def compact(self, part: float) -> Tensor | None:
-        """Drop the finished rows if they are at least this part of all; return the rows kept, or None."""
-        kept = self.open()
-        if len(self._open) - len(kept) < max(1.0, part * len(self._open)):
-            return None
-        self._indices = [self._indices[row] for row in kept]
-        self.written = [self.written[row] for row in kept]
-        self._open = [True] * len(kept)
-        rows = torch.tensor(kept, device=self.mask.device)
-        self.mask = self.mask[rows]
-        return rows
+    def _keep(self, kept: Sequence[int]) -> None:
+        self.rows = [self.rows[place] for place in kept]
+        used = max((len(row.request.prompt) + len(row.written) for row in self.rows), default=0)
+        with torch.inference_mode():
+            self.slots.keep(torch.tensor(kept, dtype=torch.long, device=self._device), used)
 
 
-@contextlib.contextmanager
-def _threads(model: PreTrainedModel) -> Iterator[None]:
-    """Use one thread for a tiny model on a CPU, and give the others back."""
-    before = torch.get_num_threads()
-    if model.device.type == "cpu" and model.num_parameters() < _PARAMETERS_WORTH_THREADS:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+def _room(request: Request) -> int:
+    """Return the slots that a request may fill."""
+    return len(request.prompt) + max(request.max_new_tokens, len(request.reference) + 1)
 
 
-def _end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    configured = model.generation_config.eos_token_id if model.generation_config else None
-    listed = configured if isinstance(configured, list) else [configured]
-    return frozenset(token for token in [*listed, tokenizer.eos_token_id] if isinstance(token, int))
+def _mean_log_likelihood(logits: Tensor, tokens: Sequence[int]) -> float:
+    """Return the mean over tokens (n,) of their log-likelihood under logits (n, vocabulary), in nats."""
+    chosen = logits.float().log_softmax(dim=-1)[range(len(tokens)), list(tokens)]
+    return float(chosen.mean())

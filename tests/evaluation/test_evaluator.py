@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from evaluation import ConsentError, EvaluationError, Evaluator, Problem, ProblemSet, Status
+from evaluation import ConsentError, DraftBook, EvaluationError, Evaluator, Problem, ProblemSet, Status
 from evaluation.prompts import extract, render
 from evaluation.sandbox.verdict import Verdict
 
@@ -47,6 +48,32 @@ def _row(ids: list[int]) -> Any:
     import torch
 
     return torch.tensor([ids])
+
+
+def test_drafts_change_no_outcome_and_give_the_references_a_likelihood(
+    adder: Problem, tiny_model: tuple[Any, Any]
+) -> None:
+    model, tokenizer = tiny_model
+    # What a model writes behind the comment sign changes nothing.
+    solved = Problem("toy/solved", "def add(a, b):\n    return a + b #", "add", "", adder.test)
+    problems = ProblemSet("toy", (adder, solved))
+    book = DraftBook()
+    with Evaluator(problems, allow_code_execution=True, max_new_tokens=24, workers=1) as evaluator:
+        first = evaluator.evaluate(model, tokenizer, drafts=book, parent=True)
+        plain = evaluator.evaluate(model, tokenizer, plain=True)
+        calls: list[int] = []
+        with model.register_forward_pre_hook(lambda *_: calls.append(1)):
+            again = evaluator.evaluate(model, tokenizer, drafts=book)
+    assert first.outcomes == plain.outcomes
+    assert first.log_likelihood is None
+    assert len(calls) <= 3
+    for task, outcome in again.outcomes.items():
+        assert replace(outcome, log_likelihood=None) == first.outcomes[task]
+        # What is passed by a parent is the reference; greedy choices are likely, and no more than certain.
+        assert (outcome.log_likelihood is not None) == outcome.passed
+    assert again.outcomes["toy/solved"].passed
+    assert again.log_likelihood is not None
+    assert -6 < again.log_likelihood < 0  # a uniform guess among 262 tokens is worth -5.6
 
 
 def test_a_part_of_the_problems_can_be_scored(problems: ProblemSet, tiny_model: tuple[Any, Any]) -> None:

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, Gemma2Config
 
+from evaluation import load_problems
+from evaluation.generation.attention import UnsupportedAttentionError
+from evaluation.generation.choice import make_generator
+from evaluation.generation.padded import PaddedGenerator
+from evaluation.generation.protocol import Request
+from evaluation.generation.text import text_after
 from evaluation.generation.transformers_backend import TransformersGenerator
 from merging import load_model, load_tokenizer
 from tests.conftest import ModelMaker
@@ -29,17 +39,17 @@ def by_generate(model: Any, ids: list[int], max_new_tokens: int, **options: Any)
 
 def written(model: Any, tokenizer: Any, prompts: list[list[int]], batch_size: int, **options: Any) -> dict[int, Any]:
     """Return what our generator writes, by prompt."""
-    stops = options.pop("stops", ())
-    generator = TransformersGenerator(model, tokenizer, options.pop("max_new_tokens", 40), batch_size)
-    return dict(generator.generate(prompts, stops))
+    drafts = options.pop("drafts", [()] * len(prompts))
+    options = {"max_new_tokens": 40} | options
+    requests = [Request(prompt, drafts=known, **options) for prompt, known in zip(prompts, drafts, strict=True)]
+    return dict(TransformersGenerator(model, tokenizer, batch_size).generate(requests))
 
 
-@pytest.mark.parametrize("architecture", ["llama", "qwen2"])
-@pytest.mark.parametrize("batch_size", [1, 2, 5])
+@pytest.mark.parametrize(("architecture", "batch_size"), [("llama", 1), ("qwen2", 2), ("qwen2", 5)])
 def test_in_float32_the_tokens_are_those_of_generate(
     make_model: ModelMaker, architecture: str, batch_size: int
 ) -> None:
-    folder = make_model("model", dtype="float32", architecture=architecture, tied=True, hidden=64)
+    folder = make_model("model", dtype="float32", architecture=architecture, hidden=64)
     model, tokenizer = load_model(folder), load_tokenizer(folder)
     prompts = [tokenizer.encode(prompt) for prompt in PROMPTS]
     # A token that the model likes to write ends the text, so that rows end at different steps.
@@ -51,7 +61,7 @@ def test_in_float32_the_tokens_are_those_of_generate(
     assert len({len(tokens) for tokens in expected}) > 1
     found = written(model, tokenizer, prompts, batch_size)
     for index, tokens in enumerate(expected):
-        assert found[index].tokens == len(tokens)
+        assert list(found[index].tokens) == tokens
         assert found[index].text == tokenizer.decode(tokens, skip_special_tokens=True)
 
 
@@ -65,10 +75,10 @@ def test_writing_ends_at_a_stop_text(tiny_model: tuple[Any, Any]) -> None:
         end = generated.text.find(stop)
         if end >= 0:
             assert stopped[index].text == generated.text[: end + len(stop)]
-            assert stopped[index].tokens < generated.tokens
+            assert len(stopped[index].tokens) < len(generated.tokens)
         else:
             assert stopped[index] == generated
-    assert stopped[0].tokens < 40
+    assert len(stopped[0].tokens) < 40
 
 
 def test_a_text_ends_where_the_context_does(make_model: ModelMaker) -> None:
@@ -77,37 +87,173 @@ def test_a_text_ends_where_the_context_does(make_model: ModelMaker) -> None:
     model.config.max_position_embeddings = 30
     prompts = [[5] * 20, [7] * 28, [9] * 40]
     found = written(model, tokenizer, prompts, 3)
-    assert [found[index].tokens for index in range(3)] == [10, 2, 1]
+    assert [len(found[index].tokens) for index in range(3)] == [10, 2, 1]
 
 
-def test_half_a_batch_is_tried_where_a_whole_one_has_no_room(tiny_model: tuple[Any, Any]) -> None:
+def test_a_window_hides_what_is_older(make_model: ModelMaker) -> None:
+    folder = make_model("model", dtype="float32", architecture="mistral", hidden=64)
+    model, tokenizer = load_model(folder), load_tokenizer(folder)
+    prompts = [tokenizer.encode(prompt) for prompt in PROMPTS]
+    unlimited = [by_generate(model, ids, 40) for ids in prompts]
+    model.config.sliding_window = 8
+    for layer in model.model.layers:
+        layer.self_attn.sliding_window = 8
+    expected = [by_generate(model, ids, 40) for ids in prompts]
+    assert expected != unlimited
+    assert [list(found.tokens) for _, found in sorted(written(model, tokenizer, prompts, 5).items())] == expected
+
+
+@pytest.mark.parametrize(("architecture", "batch_size"), [("llama", 1), ("gpt_neox", 3), ("gemma", 5)])
+def test_drafts_change_no_token(make_model: ModelMaker, architecture: str, batch_size: int) -> None:
+    folder = make_model("model", dtype="float32", architecture=architecture, hidden=64)
+    model, tokenizer = load_model(folder), load_tokenizer(folder)
+    prompts = [tokenizer.encode(prompt) for prompt in PROMPTS]
+    expected = [by_generate(model, ids, 40) for ids in prompts]
+    draw = random.Random(batch_size)
+    # Right up to some token, wrong from there on, then right again; or of another prompt; or of nothing at all.
+    bent = [[*tokens[:at], 7, *tokens[at + 1 :]] for tokens in expected for at in [draw.randrange(len(tokens))]]
+    drafts = [[bent[row], expected[row - 1], [], expected[row][:9]] for row in range(len(prompts))]
+    with counted(model) as with_drafts:
+        found = written(model, tokenizer, prompts, batch_size, drafts=drafts)
+    assert [list(found[index].tokens) for index in range(len(prompts))] == expected
+    with counted(model) as without:
+        written(model, tokenizer, prompts, batch_size)
+    assert len(with_drafts) < len(without)
+
+
+def test_what_was_written_before_is_verified_in_a_pass(tiny_model: tuple[Any, Any]) -> None:
+    model, tokenizer = tiny_model
+    prompts = [tokenizer.encode(prompt) for prompt in PROMPTS]
+    before = written(model, tokenizer, prompts, 5)
+    with counted(model) as passes:
+        again = written(model, tokenizer, prompts, 5, drafts=[[before[row].tokens] for row in range(5)])
+    assert again == before
+    assert len(passes) < 8
+
+
+@contextmanager
+def counted(model: Any) -> Iterator[list[int]]:
+    """Give the number of tokens of each forward pass meanwhile, that of the generator's probe included."""
+    passes: list[int] = []
+
+    def count(_: Any, __: Any, keywords: dict[str, Any]) -> None:
+        passes.append(keywords["input_ids"].numel())
+
+    with model.register_forward_pre_hook(count, with_kwargs=True):
+        yield passes
+
+
+@pytest.mark.parametrize("drafting", [True, False])
+def test_the_likelihood_of_a_reference_is_that_of_a_plain_forward(tiny_model: tuple[Any, Any], drafting: bool) -> None:
+    model, tokenizer = tiny_model
+    prompts = [tokenizer.encode(prompt) for prompt in PROMPTS]
+    plain = written(model, tokenizer, prompts, 5)
+    references = [list(plain[0].tokens), [5, 6, 7], [], [8], [*plain[4].tokens[:9], 3, 3]]
+    requests = [
+        Request(prompt, max_new_tokens=40, reference=reference)
+        for prompt, reference in zip(prompts, references, strict=True)
+    ]
+    found = dict(TransformersGenerator(model, tokenizer, 3, drafting=drafting).generate(requests))
+    for row, (prompt, reference) in enumerate(zip(prompts, references, strict=True)):
+        assert found[row].tokens == plain[row].tokens
+        if not reference:
+            assert found[row].log_likelihood is None
+            continue
+        with torch.inference_mode():
+            logits = model(torch.tensor([[*prompt, *reference]])).logits[0, len(prompt) - 1 : -1]
+        expected = logits.log_softmax(-1)[range(len(reference)), reference].mean()
+        assert found[row].log_likelihood == pytest.approx(float(expected), abs=1e-5)
+
+
+def test_half_the_rows_are_tried_where_all_have_no_room(
+    tiny_model: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     model, tokenizer = tiny_model
     prompts = [tokenizer.encode(prompt) for prompt in PROMPTS]
     expected = written(model, tokenizer, prompts, 5)
+    forward, passes = TransformersGenerator._forward, [0]
 
-    def limited(_: Any, __: Any, keywords: dict[str, Any]) -> None:
-        if len(keywords["input_ids"]) > 2:
+    def limited(self: Any, pieces: Any, counts: Any, slots: Any) -> Any:
+        passes[0] += 1
+        if slots.rows > 2 and passes[0] > 20:  # some rows have written by then
             raise torch.OutOfMemoryError
+        return forward(self, pieces, counts, slots)
 
-    with model.register_forward_pre_hook(limited, with_kwargs=True):
-        assert written(model, tokenizer, prompts, 5) == expected
+    monkeypatch.setattr(TransformersGenerator, "_forward", limited)
+    assert written(model, tokenizer, prompts, 5) == expected
+    assert caplog.messages == ["out of memory: going on with 2 prompts at a time"]
 
 
-def test_no_room_for_a_single_prompt_is_an_error(tiny_model: tuple[Any, Any]) -> None:
+def test_no_room_for_a_single_prompt_is_an_error(tiny_model: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     model, tokenizer = tiny_model
+    generator = TransformersGenerator(model, tokenizer, 4)
 
     def never(*_: Any) -> None:
-        raise torch.OutOfMemoryError
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
 
-    with model.register_forward_pre_hook(never), pytest.raises(torch.OutOfMemoryError):
-        written(model, tokenizer, [[5, 6]], 4)
+    monkeypatch.setattr(generator, "_forward", never)
+    with pytest.raises(RuntimeError, match="can't allocate memory"):
+        list(generator.generate([Request([5, 6]), Request([5])]))
+
+
+def test_a_model_has_its_own_attention_back(tiny_model: tuple[Any, Any]) -> None:
+    model, tokenizer = tiny_model
+    before = model.config._attn_implementation
+    unfinished = TransformersGenerator(model, tokenizer).generate([Request([5], max_new_tokens=n) for n in (1, 9)])
+    assert next(unfinished)[0] == 0
+    assert model.config._attn_implementation != before
+    unfinished.close()  # type: ignore[attr-defined]
+    assert model.config._attn_implementation == before
+
+
+@pytest.mark.parametrize("batch_size", [1, 5])
+def test_a_model_with_layers_of_another_kind_decodes_in_padded_batches(
+    make_model: ModelMaker, batch_size: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = make_model("model", dtype="float32", hidden=64)
+    model, tokenizer = load_model(folder), load_tokenizer(folder)
+    model.config.layer_types = ["full_attention", "full_attention", "linear_attention"]
+    generator = make_generator(model, tokenizer, batch_size)
+    assert isinstance(generator, PaddedGenerator)
+    assert "LlamaForCausalLM: decoding without drafts" in caplog.text
+    model.config.layer_types = None
+    prompts = [tokenizer.encode(prompt) for prompt in PROMPTS]
+    found = dict(generator.generate([Request(prompt, max_new_tokens=20) for prompt in prompts]))
+    assert [list(found[row].tokens) for row in range(5)] == [by_generate(model, ids, 20) for ids in prompts]
+
+
+def test_attention_with_capped_scores_is_refused(make_model: ModelMaker) -> None:
+    config = Gemma2Config(
+        vocab_size=300, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=8,
+    )  # fmt: skip
+    model: Any = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+    tokenizer = load_tokenizer(make_model("model"))
+    with pytest.raises(UnsupportedAttentionError, match="softcap"):
+        TransformersGenerator(model.eval(), tokenizer)
+    assert isinstance(make_generator(model, tokenizer), PaddedGenerator)
+
+
+@pytest.mark.slow
+def test_on_a_real_model_the_tokens_are_those_of_generate_with_and_without_drafts() -> None:
+    folder = Path(__file__).parents[2] / "models" / "smollm2" / "base"
+    if not folder.is_dir():
+        pytest.skip("made by tests/fixtures/smollm2.py")
+    model, tokenizer = load_model(str(folder)).float(), load_tokenizer(str(folder))
+    texts = [problem.prompt.strip() for problem in load_problems("humaneval").problems[:160:20]]
+    prompts = [tokenizer.encode(text) for text in texts]
+    expected = [by_generate(model, ids, 48) for ids in prompts]
+    found = written(model, tokenizer, prompts, 8, max_new_tokens=48)
+    assert [list(found[row].tokens) for row in range(8)] == expected
+    drafts = [[[*tokens[:12], 7, *tokens[13:]]] for tokens in expected]
+    found = written(model, tokenizer, prompts, 5, max_new_tokens=48, drafts=drafts)
+    assert [list(found[row].tokens) for row in range(8)] == expected
 
 
 def test_code_is_not_cleaned_up(make_model: ModelMaker) -> None:
     folder = make_model("model", dtype="float32")
-    model, tokenizer = load_model(folder), load_tokenizer(folder)
+    tokenizer = load_tokenizer(folder)
     tokenizer.clean_up_tokenization_spaces = True
     text = "x = ( y , z ) ; a .b\n    not n't ?"
     ids = tokenizer.encode(text)
-    generator = TransformersGenerator(model, tokenizer, 1)
-    assert generator._generated([5, 6], ids).text == text
+    assert text_after([5, 6], ids, tokenizer) == text

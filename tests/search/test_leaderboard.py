@@ -135,8 +135,8 @@ def test_json_has_the_documented_keys(board: Leaderboard) -> None:
     assert read.keys() == {"study", "best", "rows"}
     for found in read["rows"]:
         assert found.keys() == {
-            "kind", "name", "trial", "state", "search_score", "report_score", "report_interval", "won", "lost",
-            "p_value", "seconds", "recipe",
+            "kind", "name", "trial", "state", "search_score", "log_likelihood", "report_score", "report_interval",
+            "won", "lost", "p_value", "seconds", "recipe",
         }  # fmt: skip
     first = read["rows"][0]
     assert (first["kind"], first["trial"], first["seconds"]) == ("trial", 5, 1.5)

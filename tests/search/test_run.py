@@ -58,7 +58,8 @@ class Phases(Silent):
 
 def test_a_run_leaves_a_folder_with_everything(finished: Path, shared_family: Family) -> None:
     assert {path.name for path in finished.iterdir() if not path.name.startswith(".")} == {
-        "config.yaml", "search.json", "study.db", "completions", "verdicts.db", "sandbox.jsonl", "worker.log",
+        "config.yaml", "search.json", "study.db", "drafts.jsonl", "completions", "verdicts.db", "sandbox.jsonl",
+        "worker.log",
     }  # fmt: skip
     assert (finished / "config.yaml").read_text() == shared_family.config()
     assert "trial 6: " in (finished / "worker.log").read_text()
@@ -123,6 +124,18 @@ def test_a_parents_scores_are_those_of_a_plain_evaluation(finished: Path, shared
         scores = [evaluator.evaluate(model, tokenizer, problems=part).pass_at_1 for part in problems.split(0.5, seed=0)]
     assert [row.search_score, row.report_score] == scores
     assert 0 < scores[0] < 1
+
+
+def test_trials_know_how_likely_they_find_what_the_parents_passed_with(finished: Path) -> None:
+    rows = Leaderboard.open(finished).rows
+    likelihoods = [row.log_likelihood for row in rows if row.trial > 0]
+    assert all(likelihood is not None and likelihood < 0 for likelihood in likelihoods)
+    first = next(row for row in rows if row.trial == 0)
+    assert first.log_likelihood is None  # nothing was passed before it
+    keys = [
+        (-(row.search_score or 0), row.kind != "parent", -(row.log_likelihood or 0)) for row in rows if row.trial > 3
+    ]
+    assert keys == sorted(keys)
 
 
 def test_a_search_goes_on_where_it_stopped(finished: Path, shared_family: Family, tmp_path: Path) -> None:
@@ -322,11 +335,11 @@ def test_parents_whose_worker_died_are_counted_once(
     config = SearchConfig.load(family.write())
     calls = []
 
-    def score_or_die(bench: Bench, *arguments: Any) -> Any:
+    def score_or_die(bench: Bench, *arguments: Any, **options: Any) -> Any:
         calls.append(arguments)
         if len(calls) > scored:
             raise KeyboardInterrupt
-        return score(bench, *arguments)
+        return score(bench, *arguments, **options)
 
     score = Bench.score
     monkeypatch.setattr(Bench, "score", score_or_die)

@@ -1,0 +1,159 @@
+"""Drafts: guesses of what a model will write next, from what similar models wrote after the same prompt.
+
+What was written so far and begins a known completion goes on as most of those do that agree (the majority path of a
+trie); else as after the last place where its end stands in a known completion, or in the row's own text (prompt
+lookup; SuffixDecoding, arXiv:2411.04975).
+
+Guarantees: no more than guesses. A generator verifies them, so that a bad one costs time alone.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Literal, TypeAlias
+
+_TYPE = "I"
+_WIDTH = array(_TYPE).itemsize
+
+# Where a guess is from: completions that agree with everything written (all of several, one alone, most of them), or
+# the place after as many tokens as also stand elsewhere.
+Source: TypeAlias = Literal["all", "one", "most"] | int
+_LONGEST_MATCH, _SHORTEST_MATCH = 8, 2
+# The part of guesses that held in searches over SmolLM2-135M, and how many guesses that is worth as experience.
+_PRIOR: dict[Source, float] = {
+    "all": 0.98, "one": 0.97, "most": 0.7, 2: 0.45, 3: 0.55, 4: 0.65, 5: 0.7, 6: 0.75, 7: 0.8, 8: 0.85,
+}  # fmt: skip
+_PRIOR_GUESSES = 30
+# The most guesses after a match: twice what held last time, within these.
+_FEWEST, _FIRST, _MOST = 4, 16, 64
+
+
+class Trust:
+    """How often guesses of each source hold, as seen so far."""
+
+    def __init__(self) -> None:
+        self._seen = {source: [_PRIOR_GUESSES * part, float(_PRIOR_GUESSES)] for source, part in _PRIOR.items()}
+
+    def __getitem__(self, source: Source) -> float:
+        held, tried = self._seen[source]
+        return held / tried
+
+    def learn(self, sources: Sequence[Source], held: int) -> None:
+        """Take note that the first ``held`` guesses of these sources held, and the next one, if any, did not."""
+        for index, source in enumerate(sources[: held + 1]):
+            self._seen[source][0] += index < held
+            self._seen[source][1] += 1
+
+
+class Drafts:
+    """The guesses for one prompt.
+
+    Args:
+        prompt: token ids.
+        known: completions of it, likelier ones first.
+        trust: how far a source is worth a guess; learns.
+    """
+
+    def __init__(self, prompt: Sequence[int], known: Sequence[Sequence[int]], trust: Trust) -> None:
+        self._agreeing = [tuple(completion) for completion in known]
+        self._written: tuple[int, ...] = ()
+        self._texts = [_packed(completion) for completion in self._agreeing]
+        self._own = _packed(prompt)
+        self._trust = trust
+        self._sources: Sequence[Source] = ()
+        self._cap = _FIRST
+
+    def propose(self, written: Sequence[int], most: int, certainty: float) -> Sequence[int]:
+        """Return tokens that may follow what was written so far.
+
+        Args:
+            written: tokens; calls go on from one another, never back.
+            most: how many guesses there may be.
+            certainty: the least probability that a guess, with all before it, holds.
+        """
+        self._advance(written)
+        if any(len(known) > len(written) for known in self._agreeing):
+            path, self._sources = self._majority(most, certainty)
+        else:
+            path, self._sources = self._found(min(most, self._cap), certainty)
+        return path
+
+    def learn(self, held: int) -> None:
+        """Take note of how many of the last proposal's guesses held."""
+        self._trust.learn(self._sources, held)
+        if self._sources and isinstance(self._sources[0], int):
+            self._cap = min(_MOST, max(_FEWEST, 2 * held))
+        self._sources = ()
+
+    def _advance(self, written: Sequence[int]) -> None:
+        start = len(self._written)
+        new = tuple(written[start:])
+        self._written += new
+        self._own += _packed(new)
+        self._agreeing = [known for known in self._agreeing if known[start : start + len(new)] == new]
+
+    def _majority(self, most: int, certainty: float) -> tuple[Sequence[int], list[Source]]:
+        path: list[int] = []
+        sources: list[Source] = []
+        end, likely = len(self._written), 1.0
+        agreeing = [known for known in self._agreeing if len(known) > end]
+        while agreeing and len(path) < most:
+            # Of tokens that equally many wrote, the one that came first.
+            token, count = Counter(known[end] for known in agreeing).most_common(1)[0]
+            source: Source = "one" if len(agreeing) == 1 else "all" if count == len(agreeing) else "most"
+            likely *= self._trust[source]
+            if likely < certainty:
+                break
+            path.append(token)
+            sources.append(source)
+            end += 1
+            agreeing = [known for known in agreeing if known[end - 1] == token and len(known) > end]
+        return path, sources
+
+    def _found(self, most: int, certainty: float) -> tuple[Sequence[int], list[Source]]:
+        for length in range(min(_LONGEST_MATCH, len(self._own) // _WIDTH), _SHORTEST_MATCH - 1, -1):
+            wanted = self._own[-length * _WIDTH :]
+            for text in (*self._texts, self._own[:-_WIDTH]):
+                place = _last_place(text, wanted)
+                if place >= 0 and (tokens := _unpacked(text[place + len(wanted) :][: most * _WIDTH])):
+                    return self._while_likely(tokens, length, certainty)
+        return (), []
+
+    def _while_likely(self, tokens: Sequence[int], length: int, certainty: float) -> tuple[Sequence[int], list[Source]]:
+        sources: list[Source] = []
+        likely = 1.0
+        for index in range(len(tokens)):
+            # A guess that holds makes the match longer by one.
+            source = min(length + index, _LONGEST_MATCH)
+            likely *= self._trust[source]
+            if likely < certainty:
+                break
+            sources.append(source)
+        return tokens[: len(sources)], sources
+
+
+def distinct(completions: Sequence[Sequence[int]], most: int) -> list[tuple[int, ...]]:
+    """Return the first ``most`` completions that differ; one that another begins with says nothing more and is left."""
+    ordered = sorted({tuple(completion) for completion in completions if completion})
+    prefixes = {one for one, other in pairwise(ordered) if other[: len(one)] == one}
+    kept = dict.fromkeys(tuple(completion) for completion in completions if completion)
+    return [completion for completion in kept if completion not in prefixes][:most]
+
+
+def _packed(tokens: Sequence[int]) -> bytes:
+    return array(_TYPE, tokens).tobytes()
+
+
+def _unpacked(packed: bytes) -> Sequence[int]:
+    return array(_TYPE, packed).tolist()
+
+
+def _last_place(text: bytes, wanted: bytes) -> int:
+    """Return the last byte at which some whole tokens stand in a text, or -1."""
+    place = text.rfind(wanted)
+    while place >= 0 and place % _WIDTH:
+        place = text.rfind(wanted, 0, place + len(wanted) - 1)
+    return place

@@ -1,0 +1,87 @@
+"""A row: one request on its way, in plain Python.
+
+Guarantees: what a row has written is what the model chose after it, token by token; a row can be taken out of a batch
+and put into another one, and goes on where it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from evaluation.generation.drafts import Drafts, Trust
+from evaluation.generation.layout import Piece
+from evaluation.generation.protocol import Request
+
+
+class Row:
+    """One request on its way.
+
+    Args:
+        index: the request's.
+        request: what is wanted.
+        is_end: whether these tokens end the text.
+        trust: what guesses have been worth; None: the row makes none.
+
+    Attributes:
+        written: the tokens so far.
+        finished: whether they are all.
+        draft: the guesses that stand in the running pass.
+        log_likelihood: of the request's reference, once it was read.
+    """
+
+    def __init__(
+        self, index: int, request: Request, is_end: Callable[[Request, Sequence[int]], bool], trust: Trust | None
+    ) -> None:
+        self.index = index
+        self.request = request
+        self.written: list[int] = []
+        self.finished = False
+        self.draft: Sequence[int] = ()
+        self.log_likelihood: float | None = None
+        self._is_end = is_end
+        self._drafts = Drafts(request.prompt, request.drafts, trust) if trust else None
+        self._cached = 0
+
+    @property
+    def fresh(self) -> bool:
+        """Whether the batch has nothing of this row yet."""
+        return self._cached == 0
+
+    @property
+    def reads_reference(self) -> bool:
+        """Whether the next pass reads the reference, which takes the place of a draft."""
+        return bool(self.request.reference) and self.log_likelihood is None and not self.written
+
+    def evicted(self) -> None:
+        """Let the row begin anew in another batch; what was written stays."""
+        self._cached = 0
+
+    def piece(self, place: int, certainty: float) -> Piece:
+        """Return the row's tokens for the next pass: those that the batch lacks, and a draft.
+
+        Args:
+            place: of the row in the batch.
+            certainty: the least probability of a guess that is worth its place in the pass.
+        """
+        self.draft = ()
+        if self.reads_reference:
+            self.draft = self.request.reference
+        elif self._drafts:
+            room = self.request.max_new_tokens - len(self.written) - 1
+            self.draft = self._drafts.propose(self.written, room, certainty)
+        known = [*self.request.prompt, *self.written]
+        return Piece(place, self._cached, [*known[self._cached :], *self.draft])
+
+    def accept(self, choices: Sequence[int]) -> None:
+        """Take what the model chose after the newest token and after each of the draft."""
+        before = len(self.written)
+        for token, guess in zip(choices, [*self.draft, None], strict=True):
+            self.written.append(token)
+            self.finished = self._is_end(self.request, self.written)
+            if self.finished or token != guess:
+                break
+        # The newest token was never read, and what is in the slots beyond it is of guesses that failed.
+        self._cached = len(self.request.prompt) + len(self.written) - 1
+        if self._drafts and self.draft:
+            agreed = sum(1 for token, guess in zip(self.written[before:], self.draft, strict=False) if token == guess)
+            self._drafts.learn(agreed)

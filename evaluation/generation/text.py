@@ -1,0 +1,39 @@
+"""Between tokens and text: what was written after a prompt, and whether that is enough."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+# A stop text of n characters lies in the last n tokens at most; decoding some more costs nothing.
+TAIL_TOKENS = 16
+_CONTEXT_TOKENS = 4
+
+
+def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Return the tokens after which a model has nothing to say."""
+    configured = model.generation_config.eos_token_id if model.generation_config else None
+    listed = configured if isinstance(configured, list) else [configured]
+    return frozenset(token for token in [*listed, tokenizer.eos_token_id] if isinstance(token, int))
+
+
+def is_written(stops: Sequence[str], tokens: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the newest of these tokens completed one of the stop texts."""
+    tail = decode(tokens[-TAIL_TOKENS:], tokenizer) if stops else ""
+    return any(stop in tail for stop in stops)
+
+
+def text_after(prompt: Sequence[int], written: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return the text of what was written after a prompt, special tokens left out."""
+    # Some tokenizers take a leading space off what they decode, so the end of the prompt is decoded along.
+    context = list(prompt[-_CONTEXT_TOKENS:])
+    return decode([*context, *written], tokenizer)[len(decode(context, tokenizer)) :]
+
+
+def decode(tokens: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return the text of tokens as it was encoded."""
+    # "Cleaning up" would take the spaces out of code such as `x = not y .z`.
+    text = tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    assert isinstance(text, str)  # of one sequence; of several it would be a list
+    return text

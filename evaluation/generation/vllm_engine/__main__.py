@@ -1,0 +1,56 @@
+"""The engine's process: `python -m evaluation.generation.vllm_engine CONNECTION WEIGHTS`, two inherited descriptors.
+
+Guarantees: it ends when the other side of the connection does, also in the middle of a completion.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from multiprocessing.connection import Connection
+
+from evaluation.generation.vllm_engine.messages import Answer, Cancel, Done, Failed, Load, Order, Settings, Write
+
+
+def main() -> None:
+    """Serve until the other side hangs up."""
+    connection: Connection[Answer, Order] = Connection(int(sys.argv[1]))
+    try:
+        _serve(connection, int(sys.argv[2]))
+    except (EOFError, ConnectionError):
+        return
+    except Exception as error:  # whatever it is, the other side should know
+        traceback.print_exc()
+        connection.send(Failed(f"{type(error).__name__}: {error}"))
+
+
+def _serve(connection: Connection[Answer, Order], file: int) -> None:
+    settings = connection.recv()
+    assert isinstance(settings, Settings)
+    # Only now, so that a vLLM that cannot be imported is a failure like others.
+    from evaluation.generation.vllm_engine.engine import Engine
+    from evaluation.generation.vllm_engine.weights import SeenWeights
+
+    engine = Engine(settings, SeenWeights(file))
+    connection.send(Done())
+    while True:
+        order = connection.recv()
+        if isinstance(order, Load):
+            engine.load(order.weights)
+        elif isinstance(order, Write):
+            for written in engine.write(order, lambda: _is_cancelled(connection)):
+                connection.send(written)
+        elif isinstance(order, Cancel):
+            continue  # came after the last completion had been sent: that was answered
+        connection.send(Done())
+
+
+def _is_cancelled(connection: Connection[Answer, Order]) -> bool:
+    if not connection.poll():
+        return False
+    assert isinstance(connection.recv(), Cancel)  # EOFError if the other side is gone
+    return True
+
+
+if __name__ == "__main__":
+    main()

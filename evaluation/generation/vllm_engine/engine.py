@@ -1,0 +1,161 @@
+"""vLLM itself: one engine whose weights are replaced in place, and which is stepped by hand.
+
+Guarantees: after `load` all weights are those that were given, or it raises; what was computed from others (cached
+prefixes) is gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import vllm
+from vllm.inputs import tokens_input
+from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
+from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
+from vllm.sampling_params import RequestOutputKind
+
+from evaluation.generation.protocol import Request
+from evaluation.generation.vllm_engine.drafting import KnownCompletions
+from evaluation.generation.vllm_engine.messages import Settings, Write, Written
+from evaluation.generation.vllm_engine.weights import SeenWeights, SharedTensor
+
+
+class Engine:
+    """A running vLLM.
+
+    Args:
+        settings: what to make it of.
+        weights: where those of the candidates are put.
+    """
+
+    def __init__(self, settings: Settings, weights: SeenWeights) -> None:
+        self._weights = weights
+        self._llm = vllm.LLM(
+            settings.folder,
+            dtype=settings.dtype,
+            load_format="dummy",
+            generation_config="vllm",
+            max_model_len=settings.length,
+            max_num_seqs=settings.rows,
+            enable_prefix_caching=False,
+            **_on_device(settings),
+            **_speculation(settings),
+        )
+        self._engine = self._llm.llm_engine
+        self._drafting: KnownCompletions | None = None
+        if settings.draft_tokens:
+            runner = self._engine.model_executor.driver_worker.worker.model_runner
+            self._drafting = runner.drafter
+            self._drafting.watch(runner.input_batch)
+
+    def load(self, shared: Sequence[SharedTensor]) -> None:
+        """Replace all weights. Raises ValueError naming those that were not given."""
+        load = partial(_load, weights=self._weights.tensors(shared), config=self._engine.model_config)
+        self._llm.apply_model(load)
+        self._llm.reset_prefix_cache()
+
+    def write(self, order: Write, is_cancelled: Callable[[], bool]) -> Iterator[Written]:
+        """Yield what is written after each prompt as it is finished; ask before each step whether to go on."""
+        work = _Work(order.requests)
+        for index, request in enumerate(order.requests):
+            added = self._add(str(index), request.prompt, _greedy(request, order.ends))
+            if self._drafting and order.guess:
+                self._drafting.know(added, request)
+            if request.reference:
+                self._add(f"{index} reference", [*request.prompt, *request.reference], _LIKELIHOOD)
+        try:
+            while self._engine.has_unfinished_requests() and not is_cancelled():
+                for output in self._engine.step():
+                    yield from work.finish(output)
+        finally:
+            self._engine.abort_request(list(work.open))
+            if self._drafting:
+                self._drafting.forget()
+
+    def _add(self, name: str, prompt: Sequence[int], parameters: vllm.SamplingParams) -> str:
+        added: str = self._engine.add_request(name, tokens_input(list(prompt)), parameters)
+        return added
+
+
+class _Work:
+    """Which requests are not finished, and what is known of those that are finished in part."""
+
+    def __init__(self, requests: Sequence[Request]) -> None:
+        self._requests = requests
+        names = (name for index, request in enumerate(requests) for name in _names(index, request))
+        self.open = dict.fromkeys(names)
+        self._tokens: dict[int, tuple[int, ...]] = {}
+        self._likelihoods: dict[int, float] = {}
+
+    def finish(self, output: Any) -> Iterator[Written]:
+        """Take what vLLM has finished; yield what is finished by that."""
+        index = int(output.request_id.partition(" ")[0])
+        request = self._requests[index]
+        del self.open[output.request_id]
+        if output.request_id == str(index):
+            self._tokens[index] = tuple(output.outputs[0].token_ids)
+        else:
+            self._likelihoods[index] = _mean_log_likelihood(output.prompt_logprobs, request)
+        if not any(name in self.open for name in _names(index, request)):
+            yield Written(index, self._tokens.pop(index), self._likelihoods.pop(index, None))
+
+
+_LIKELIHOOD = vllm.SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=0, ignore_eos=True, detokenize=False)
+
+
+def _greedy(request: Request, ends: Sequence[int]) -> vllm.SamplingParams:
+    return vllm.SamplingParams(
+        temperature=0.0,
+        max_tokens=request.max_new_tokens,
+        stop=list(request.stops),
+        stop_token_ids=list(ends),
+        ignore_eos=True,
+        detokenize=bool(request.stops),
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )
+
+
+def _names(index: int, request: Request) -> list[str]:
+    return [str(index), f"{index} reference"] if request.reference else [str(index)]
+
+
+def _mean_log_likelihood(of_prompt: Sequence[dict[int, Any]], request: Request) -> float:
+    first = len(request.prompt)
+    found = [of_prompt[first + place][token].logprob for place, token in enumerate(request.reference)]
+    return float(sum(found) / len(found))
+
+
+def _load(model: Any, weights: Iterator[tuple[str, Any]], config: Any) -> None:
+    """Load weights into vLLM's model, layer by layer, in place: what it compiled or captured stays valid."""
+    wanted = {name for name, _ in model.named_parameters()}
+    initialize_layerwise_reload(model)
+    loaded = model.load_weights(weights)
+    finalize_layerwise_reload(model, config)
+    # vLLM 0.32 packs weights for a CPU; a head that is tied to the embedding keeps what it packed of the last model's.
+    for layer in model.modules():
+        if isinstance(layer, ParallelLMHead):
+            layer.quant_method.process_weights_after_loading(layer)
+    if missing := sorted(wanted - loaded):
+        raise ValueError(f"{type(model).__name__} of vLLM was not given {', '.join(missing[:5])}")
+
+
+def _on_device(settings: Settings) -> dict[str, Any]:
+    if settings.memory_part is None:
+        # On a CPU what torch compiles holds the weights that it was compiled with.
+        return {"enforce_eager": True, "kv_cache_memory_bytes": settings.cache_bytes}
+    return {"gpu_memory_utilization": settings.memory_part}
+
+
+def _speculation(settings: Settings) -> dict[str, Any]:
+    if not settings.draft_tokens:
+        return {}
+    path = f"{KnownCompletions.__module__}.{KnownCompletions.__name__}"
+    return {
+        "speculative_config": {
+            "method": "custom_class",
+            "model": path,
+            "num_speculative_tokens": settings.draft_tokens,
+        }
+    }

@@ -1,0 +1,163 @@
+"""The engine's process, seen from the one that started it.
+
+Guarantees: it ends with `close`, and with this process in any case; an interrupt from the keyboard does not reach it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from multiprocessing import Pipe
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+from evaluation.errors import EvaluationError
+from evaluation.generation.protocol import Request
+from evaluation.generation.vllm_engine.messages import (
+    Answer,
+    Cancel,
+    Done,
+    Failed,
+    Load,
+    Order,
+    Settings,
+    Write,
+    Written,
+)
+from evaluation.generation.vllm_engine.weights import SharedWeights
+
+_ROOT = Path(__file__).parents[3]
+_PATIENCE_SECONDS = 5.0
+_LOG_LINES = 15
+
+
+class EngineProcess:
+    """A running engine, ready for weights.
+
+    Args:
+        settings: what to make it of; its folder is filled in here.
+        config: of the models that it will run.
+        tokenizer: theirs.
+        tensors: the names, shapes and dtypes of their weights.
+        device: where they are.
+
+    Raises:
+        EvaluationError: vLLM cannot be started with this model.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        config: PreTrainedConfig,
+        tokenizer: PreTrainedTokenizerBase,
+        tensors: Mapping[str, Tensor],
+        device: torch.device,
+    ) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="merge-search-vllm-")
+        self._log = Path(self._folder.name) / "engine.log"
+        self._weights = SharedWeights(tensors)
+        self._connection, theirs = Pipe()
+        config.save_pretrained(self._folder.name)
+        tokenizer.save_pretrained(self._folder.name)
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", __package__, str(theirs.fileno()), str(self._weights.file)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=(theirs.fileno(), self._weights.file),
+                env=os.environ | _environment(device),
+                start_new_session=True,
+            )
+        theirs.close()
+        try:
+            self._order(replace(settings, folder=self._folder.name))
+            self._done()
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def pid(self) -> int:
+        """The process's id."""
+        return self._process.pid
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Replace the engine's weights. Raises EvaluationError."""
+        self._order(Load(self._weights.put(tensors)))
+        self._done()
+
+    def write(self, requests: Sequence[Request], ends: Sequence[int], guess: bool) -> Iterator[Written]:
+        """Yield what is written after each prompt, in any order; close the iterator to stop early.
+
+        Raises:
+            EvaluationError: the engine failed.
+        """
+        self._order(Write(requests, ends, guess))
+        try:
+            while isinstance(answer := self._answer(), Written):
+                yield answer
+        except GeneratorExit:
+            self._order(Cancel())
+            self._done()
+            raise
+
+    def close(self) -> None:
+        """End the process and let go of what it used."""
+        self._connection.close()
+        self._process.terminate()
+        try:
+            self._process.wait(_PATIENCE_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._weights.close()
+        self._folder.cleanup()
+
+    def _order(self, order: Order) -> None:
+        with contextlib.suppress(BrokenPipeError):  # the answer tells why
+            self._connection.send(order)
+
+    def _done(self) -> None:
+        while isinstance(self._answer(), Written):
+            pass
+
+    def _answer(self) -> Written | Done:
+        try:
+            answer: Answer = self._connection.recv()
+        except (EOFError, ConnectionError):
+            answer = Failed(f"its process ended with {self._process.wait()}")
+        if isinstance(answer, Failed):
+            raise EvaluationError(f"vLLM: {answer.reason}\n{self._last_words()}")
+        return answer
+
+    def _last_words(self) -> str:
+        lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines()
+        return "\n".join(lines[-_LOG_LINES:])
+
+
+def _environment(device: torch.device) -> dict[str, str]:
+    """Return the environment variables with which vLLM does what is asked here, and nothing else."""
+    found = {
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")])),
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # its process is ours
+        "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "WARNING"),
+        "VLLM_NO_USAGE_STATS": "1",
+        "OMP_NUM_THREADS": str(torch.get_num_threads()),
+    }
+    if device.type == "cuda":
+        index = device.index if device.index is not None else torch.cuda.current_device()
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        return found | {"CUDA_VISIBLE_DEVICES": visible.split(",")[index] if visible else str(index)}
+    libraries = [Path(sysconfig.get_path("data")) / "lib" / "libiomp5.so"]
+    preloaded = [str(library) for library in libraries if library.exists()]
+    return found | {"LD_PRELOAD": ":".join([*preloaded, *filter(None, [os.environ.get("LD_PRELOAD")])])}
