@@ -91,6 +91,7 @@ class TransformersGenerator:
         self._choose = choose
         self._ends = end_tokens(model, tokenizer)
         self._context = int(getattr(model.config.get_text_config(), "max_position_embeddings", 0) or 2**31)
+        self._is_spread = len(set(getattr(model, "hf_device_map", {}).values())) > 1
         self._kind = "cpu" if model.device.type == "cpu" else "cuda"
         self._bytes_per_slot = self._probe()
 
@@ -158,9 +159,10 @@ class TransformersGenerator:
                 input_ids=layout.tokens,
                 position_ids=layout.positions,
                 use_cache=False,
-                logits_to_keep=torch.tensor(wanted, device=device),
+                # A model that accelerate has spread has its last states on another device than its inputs and outputs.
+                logits_to_keep=0 if self._is_spread else torch.tensor(wanted, device=device),
             )
-        return output.logits[0]
+        return output.logits[0][wanted] if self._is_spread else output.logits[0]
 
     def _probe(self) -> int:
         """Return what a slot of a row takes. Raises UnsupportedAttentionError."""

@@ -195,7 +195,7 @@ def _random_numbers(index: Tensor, row: Tensor) -> Tensor:
     x = index.to(torch.int32) ^ row[Number.KEY].to(torch.int32)
     x = (x ^ _shifted(x, 16)) * 0x7FEB352D
     x = ((x ^ _shifted(x, 15)) + row[Number.SECOND_KEY].to(torch.int32)) * (0x846CA68B - 2**32)
-    return _shifted(x ^ _shifted(x, 16), 1).long()
+    return _shifted(x, 1).long()
 
 
 def _shifted(x: Tensor, by: int) -> Tensor:

@@ -18,7 +18,7 @@ from merging.methods.registry import Number, Operands
 from merging.methods.sparsify import NOTHING, Cut, delta, rescaled
 from merging.native import task_vectors as native
 
-_LIMIT = 2.0**31
+_LIMIT = 2.0**31 - 128  # the largest float32 that an int32 holds
 # Elements that are ranked at once: sorting needs ten times the memory of what is sorted.
 _RANKED_AT_ONCE = 1 << 20
 

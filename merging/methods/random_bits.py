@@ -49,11 +49,11 @@ def _signed(number: int) -> int:
 
 
 def _mix(x: Tensor, key: int, scratch: Tensor) -> None:
-    # In place. The 32-bit finalizer of Wellons' hash prospector ("lowbias32") with a key added halfway; int32 products
-    # wrap, shifts are made logical.
+    # In place. The 32-bit finalizer of Wellons' hash prospector ("lowbias32") with a key added halfway, and without its
+    # last step, which leaves the upper 16 bits as they are: the lower ones decide one comparison in 2**15. int32
+    # products wrap, shifts are made logical.
     _xor_shifted(x, 16, scratch).mul_(0x7FEB352D)
     _xor_shifted(x, 15, scratch).add_(key).mul_(_signed(0x846CA68B))
-    _xor_shifted(x, 16, scratch)
 
 
 def _xor_shifted(x: Tensor, by: int, scratch: Tensor) -> Tensor:

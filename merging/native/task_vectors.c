@@ -27,15 +27,16 @@ struct part {
     const rank *ranks;
     struct edge floor, ceiling;
     float slope, intercept; /* of the limit, by rank */
-    uint32_t key, second_key, limit;
+    uint32_t key, second_key;
+    int32_t last; /* random number that is kept; signed, as its comparison is one instruction before AVX-512 */
     float scale, weight;
 };
 
-static inline uint32_t random_number(uint32_t index, uint32_t key, uint32_t second_key) { /* methods/random_bits.py */
+static inline int32_t random_number(uint32_t index, uint32_t key, uint32_t second_key) { /* methods/random_bits.py */
     uint32_t x = index ^ key;
     x = (x ^ (x >> 16)) * 0x7feb352du;
     x = ((x ^ (x >> 15)) + second_key) * 0x846ca68bu;
-    return (x ^ (x >> 16)) >> 1;
+    return (int32_t)(x >> 1);
 }
 
 static inline float thinned(const struct part *part, float delta, int64_t first, int64_t i, float floor, float ceiling) {
@@ -45,11 +46,12 @@ static inline float thinned(const struct part *part, float delta, int64_t first,
     return THINNING == BAND ? (fabsf(delta) <= ceiling ? kept : 0.0f) : kept;
 #else
     (void)floor, (void)ceiling;
-    uint32_t limit = part->limit;
-#if THINNING != DROP
-    limit = (uint32_t)((float)part->ranks[i] * part->slope + part->intercept);
+    int32_t number = random_number((uint32_t)(first + i), part->key, part->second_key);
+#if THINNING == DROP
+    return number <= part->last ? delta : 0.0f;
+#else
+    return (uint32_t)number < (uint32_t)((float)part->ranks[i] * part->slope + part->intercept) ? delta : 0.0f;
 #endif
-    return random_number((uint32_t)(first + i), part->key, part->second_key) < limit ? delta : 0.0f;
 #endif
 }
 

@@ -110,7 +110,7 @@ class _Part(ctypes.Structure):
         ("intercept", Float),
         ("key", ctypes.c_uint32),
         ("second_key", ctypes.c_uint32),
-        ("limit", ctypes.c_uint32),
+        ("last", ctypes.c_int32),
         ("scale", Float),
         ("weight", Float),
     )
@@ -127,7 +127,7 @@ def _struct(part: Part, parent: Tensor, weight: float) -> _Part:
         part.slope,
         part.intercept,
         *part.key,
-        part.limit,
+        part.limit - 1,
         part.scale,
         weight,
     )

@@ -11,6 +11,7 @@ import torch
 from accelerate import dispatch_model
 from safetensors.torch import load_file, save_file
 
+from evaluation import Request
 from evaluation.generation.transformers_backend import TransformersGenerator
 from merging import Merger, MergingError, NonFiniteTensor, ParentSet, Recipe, load_model, load_tokenizer
 from merging.placement import Placement, by_device
@@ -111,12 +112,15 @@ def test_devices_that_merge_at_the_same_time_give_the_same_bits(family: Family) 
             assert_same_bits(found[name], tensor)
 
 
-def test_the_model_computes_and_generates_through_the_hooks_of_accelerate(family: Family) -> None:
+@pytest.mark.parametrize("devices", [1, 2])
+def test_the_model_computes_and_generates_through_the_hooks_of_accelerate(family: Family, devices: int) -> None:
     plain, hooked = load_model(family.a), load_model(family.a)
     dispatch_model(hooked, {"": "cpu"}, force_hooks=True)
+    if devices == 2:  # which only says so: accelerate spreads nothing over CPUs
+        hooked.hf_device_map = {"model": "cpu:0", "lm_head": "cpu:1"}
     tokenizer = load_tokenizer(family.a)
-    prompts = [tokenizer.encode(text) for text in ("def f(", "x = [1, 2")]
-    texts = [dict(TransformersGenerator(each, tokenizer, 8, 2).generate(prompts, ())) for each in (plain, hooked)]
+    requests = [Request(tokenizer.encode(text), max_new_tokens=8) for text in ("def f(", "x = [1, 2")]
+    texts = [dict(TransformersGenerator(each, tokenizer, 2).generate(requests)) for each in (plain, hooked)]
     assert texts[0] == texts[1]
 
 
