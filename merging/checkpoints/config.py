@@ -11,13 +11,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from merging.checkpoints.differences import COMPARED
-
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
+HEADS = ("num_attention_heads", "num_key_value_heads", "head_dim")
+"""Keys that say how the rows of a projection are cut into heads."""
+COMPUTED = (
+    "rope_parameters", "rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_eps", "hidden_act",
+    "hidden_activation", "activation_function", "sliding_window", "use_parallel_residual", "query_pre_attn_scalar",
+    "attn_logit_softcapping", "final_logit_softcapping", "attention_multiplier", "embedding_multiplier",
+    "residual_multiplier", "logits_scaling", "num_experts_per_tok", "norm_topk_prob",
+)  # fmt: skip
+"""Keys that say what a layer computes with its tensors; a merge does as its donor does."""
+
 # What a class may have as a property, or by another name than the file.
-_ASKED = (*COMPARED, "model_type", "num_hidden_layers", "tie_word_embeddings")
+_ASKED = (*HEADS, *COMPUTED, "model_type", "num_hidden_layers", "tie_word_embeddings")
 # The keys of which it has a value a layer, and refuses to give one for all.
 _PER_LAYER = "per_layer_attributes"
 

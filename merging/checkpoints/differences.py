@@ -8,38 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from merging.checkpoints.config import COMPUTED, HEADS, Config
 from merging.errors import first_line
-
-if TYPE_CHECKING:
-    from merging.checkpoints.config import Config
 
 # What transformers says of layers that differ within one model, by the layer's index.
 _PER_LAYER = "per_layer_config"
-# How the rows of a projection are cut into heads.
-_HEADS = ("num_attention_heads", "num_key_value_heads", "head_dim")
-# What a layer computes with its tensors; a merge does as its donor does.
-_COMPUTED = (
-    "rope_parameters", "rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_eps", "hidden_act",
-    "hidden_activation", "activation_function", "sliding_window", "use_parallel_residual", "query_pre_attn_scalar",
-    "attn_logit_softcapping", "final_logit_softcapping", "attention_multiplier", "embedding_multiplier",
-    "residual_multiplier", "logits_scaling", "num_experts_per_tok", "norm_topk_prob",
-)  # fmt: skip
 _NAMED = 3
-
-COMPARED = _HEADS + _COMPUTED
-"""The keys of a config that are compared, but for what it says of single layers."""
 
 
 def different_heads(config: Config, other: Config) -> str | None:
     """Return in what the attention heads of two models differ, or None."""
-    return next(_differences((*_HEADS, _PER_LAYER), config, other), None)
+    return next(_differences((*HEADS, _PER_LAYER), config, other), None)
 
 
 def different_computations(config: Config, other: Config) -> list[str]:
     """Return in what two models compute otherwise with tensors that are cut alike."""
-    return list(_differences(_COMPUTED, config, other))
+    return list(_differences(COMPUTED, config, other))
 
 
 def different_ids(folder: Path, other: Path) -> str | None:
