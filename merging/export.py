@@ -17,6 +17,7 @@ from torch import Tensor
 
 from merging import compatible
 from merging.calibration import calibrate
+from merging.checkpoints.headers import Entry
 from merging.errors import MergingError
 from merging.kernel import model_dtype, run_steps
 from merging.methods import METHODS
@@ -25,7 +26,7 @@ from merging.native import Kernels, choose_kernels
 from merging.parents import ParentSet
 from merging.plan import Plan, Step, make_plan
 from merging.recipes.recipe import Recipe
-from merging.shards import Entry, split, write_shard
+from merging.shards import split, write_shard
 from merging.tokenization.merged_tokenizer import MergedTokenizer
 from merging.tokenization.special_tokens import ROLES, SpecialTokens
 from merging.tokenization.tokenizers import has_tokenizer

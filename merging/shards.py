@@ -6,43 +6,15 @@ wants them. Does not know how a tensor is made, or into which pieces files take 
 
 from __future__ import annotations
 
-import json
-import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from merging.checkpoints.headers import Entry, header
+
 _WINDOW = 64 << 20
-
-_NAMES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A tensor that a file will hold."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-
-    @property
-    def nbytes(self) -> int:
-        """Its size."""
-        return torch.Size(self.shape).numel() * self.dtype.itemsize
 
 
 def split(entries: Sequence[Entry], limit: int) -> Iterator[list[Entry]]:
@@ -90,7 +62,7 @@ def write_shard(
     memory = torch.empty(max(sum(entry.nbytes for entry in window) for window in windows), dtype=torch.uint8)
     pieces = [piece for entry in placed for piece in _pieces(entry, disassemble)]
     with file.open("wb") as out:
-        out.write(_header(pieces))
+        out.write(header(pieces, {"format": "pt"}))
         for window in windows:
             views = _views(window, memory)
             fill(views)
@@ -112,15 +84,3 @@ def _views(window: Sequence[Entry], memory: Tensor) -> dict[str, Tensor]:
         views[entry.name] = memory[start : start + entry.nbytes].view(entry.dtype).view(entry.shape)
         start += entry.nbytes
     return views
-
-
-def _header(entries: Sequence[Entry]) -> bytes:
-    content: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    start = 0
-    for entry in entries:
-        offsets = [start, start + entry.nbytes]
-        content[entry.name] = {"dtype": _NAMES[entry.dtype], "shape": list(entry.shape), "data_offsets": offsets}
-        start += entry.nbytes
-    text = json.dumps(content, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return struct.pack("<Q", len(text)) + text

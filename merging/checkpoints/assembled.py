@@ -58,4 +58,4 @@ def _assembled(checkpoint: Checkpoint, layout: Layout, name: str, pieces: Mappin
             f"model {checkpoint.reference}: tensor {name} cannot be made of its {len(pieces)} pieces in the files "
             f"({first}, ...): {first_line(error)}"
         ) from None
-    return AssembledTensor(pieces[first].file, name, tuple(tensor.shape), tensor.dtype, tuple(pieces.items()), layout)
+    return AssembledTensor(name, tuple(tensor.shape), tensor.dtype, pieces[first].file, tuple(pieces.items()), layout)

@@ -18,35 +18,15 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from merging.checkpoints.headers import ALIGNMENT, DTYPES, Entry
 from merging.errors import MergingError, first_line
-
-_DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
 
 
 @dataclass(frozen=True)
-class StoredTensor(ABC):
+class StoredTensor(Entry, ABC):
     """A tensor that lies on disk. Two of them are equal if they are the same tensor of the same file."""
 
     file: Path
-    name: str
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-
-    @property
-    def nbytes(self) -> int:
-        """Its size in memory."""
-        return torch.Size(self.shape).numel() * self.dtype.itemsize
 
     def read(self) -> Tensor:
         """Read it into memory of its own, on the CPU. Raises MergingError if its file cannot be read."""
@@ -108,7 +88,7 @@ class SafeTensor(StoredTensor):
 def lies_well(dtype: torch.dtype, address: int) -> bool:
     """Whether all that is computed with a tensor at this address has the bits that it has elsewhere."""
     # BLAS sums a product of float32 or float64 vectors in another order where they do not begin at 64 bytes.
-    return address % (64 if dtype.itemsize > 2 else dtype.itemsize) == 0
+    return address % (ALIGNMENT if dtype.itemsize > 2 else dtype.itemsize) == 0
 
 
 def read_header(file: Path) -> dict[str, StoredTensor]:
@@ -127,15 +107,15 @@ def read_header(file: Path) -> dict[str, StoredTensor]:
     start = 8 + size
     return {
         name: SafeTensor(
-            file, name, tuple(entry["shape"]), _dtype(file, name, entry["dtype"]), start + entry["data_offsets"][0]
+            name, tuple(entry["shape"]), _dtype(file, name, entry["dtype"]), file, start + entry["data_offsets"][0]
         )
         for name, entry in header.items()
     }
 
 
 def _dtype(file: Path, tensor: str, name: str) -> torch.dtype:
-    if name not in _DTYPES:
+    if name not in DTYPES:
         raise MergingError(
             f"{file}: tensor {tensor} is stored as {name}; save the model as bfloat16, float16 or float32"
         )
-    return _DTYPES[name]
+    return DTYPES[name]

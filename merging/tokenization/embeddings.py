@@ -79,7 +79,7 @@ def aligned_names(
             names[model] = f"{tensor}@{vocabulary.name}-{particular}"
             shape = (alignment.rows, *rest)
             made_of = tuple(tables.items())
-            parents.derive(model, RearrangedTensor(table.file, names[model], shape, wide, model, made_of, alignment))
+            parents.derive(model, RearrangedTensor(names[model], shape, wide, table.file, model, made_of, alignment))
     return names
 
 

@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from merging import shards
-from merging.shards import Entry, split, write_shard
+from merging.checkpoints.headers import Entry
+from merging.shards import split, write_shard
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.int8, torch.bool]
 ENTRIES = st.lists(
