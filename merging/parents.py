@@ -7,9 +7,11 @@ tensor that has room is read from disk once. Does not merge.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
+from functools import partial
+from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,14 +20,17 @@ from merging.checkpoints.architecture import Architecture, skeleton
 from merging.checkpoints.assembled import assemble
 from merging.checkpoints.checkpoint import Checkpoint
 from merging.checkpoints.differences import different_computations, different_heads, different_ids
-from merging.checkpoints.weights import StoredTensor
+from merging.checkpoints.weights import Digest, StoredTensor
 from merging.errors import MergingError
 from merging.recipes.recipe import Recipe
 from merging.residency.memory import Budget
 from merging.residency.residency import Residency
-from merging.statistics import Statistics
+from merging.statistics.forms import Form
+from merging.statistics.memo import Kept, Statistics
 
 Progress = Callable[[str, int, int], None]
+T = TypeVar("T")
+Sources: TypeAlias = tuple[tuple[str, str] | None, ...]
 
 
 class ParentSet:
@@ -34,7 +39,9 @@ class ParentSet:
     Use as a context manager; on leaving, their memory is given back.
     """
 
-    def __init__(self, checkpoints: dict[str, Checkpoint], device: torch.device, budget: Budget) -> None:
+    def __init__(
+        self, checkpoints: dict[str, Checkpoint], device: torch.device, budget: Budget, statistics: Statistics
+    ) -> None:
         self.device = device
         # One with an output head of its own, if there is one: a tied model has all that the others have but that.
         untied = (name for name, each in checkpoints.items() if not each.config.tie_word_embeddings)
@@ -42,7 +49,7 @@ class ParentSet:
         self.architecture = Architecture.of(_skeleton(checkpoints[self._reference]))
         layout = self.architecture.layout
         self.checkpoints = {name: assemble(checkpoint, layout) for name, checkpoint in checkpoints.items()}
-        self.statistics = Statistics()
+        self.statistics = statistics
         self._derived: dict[tuple[str, str], StoredTensor] = {}
         self._layers: dict[str, int] = {}
         self._differences: dict[str, None] = {}
@@ -58,6 +65,7 @@ class ParentSet:
         lazy_unpickle: bool = False,
         trust_remote_code: bool = False,
         allow_crimes: bool = False,
+        statistics: Path | None = None,
     ) -> ParentSet:
         """Open every parent of the recipes; their weights are read by `load`, or else when they are first merged.
 
@@ -69,6 +77,8 @@ class ParentSet:
             lazy_unpickle: whether torch pickles may be read, where a parent has no safetensors.
             trust_remote_code: whether Python code that comes with a model may be executed.
             allow_crimes: whether models of different architectures may be merged where their tensors fit.
+            statistics: a folder in which what is computed of the parents alone is found again; it is written to once
+                `statistics.write` was called.
 
         Raises:
             MergingError: a parent is missing, broken, or does not fit the others.
@@ -76,15 +86,16 @@ class ParentSet:
         every = [recipes] if isinstance(recipes, Recipe) else list(recipes)
         first = every[0].base_model
         names = dict.fromkeys([*([first] if first else []), *(name for recipe in every for name in recipe.parents())])
+        where = torch.device(device)
+        memo = Statistics(statistics, where)  # first: what changes after this has no digest
         checkpoints = {
             name: Checkpoint.open(name, lazy_unpickle=lazy_unpickle, trust_remote_code=trust_remote_code)
             for name in names
         }
-        where = torch.device(device)
         if not isinstance(memory_budget, Budget):
             largest = max(checkpoint.nbytes for checkpoint in checkpoints.values())
             memory_budget = Budget.of(where, largest, memory_budget)
-        parents = cls(checkpoints, where, memory_budget)
+        parents = cls(checkpoints, where, memory_budget, memo)
         parents._check(allow_crimes)
         for recipe in every:
             parents._check_rows(recipe)
@@ -158,6 +169,47 @@ class ParentSet:
     def stored(self, parent: str, name: str) -> StoredTensor:
         """Return what a parent's tensor is made of."""
         return self._derived.get((parent, name)) or self.checkpoints[parent].tensors[self._stored_name(parent, name)]
+
+    def once(
+        self,
+        name: str,
+        sources: Sources,
+        compute: Callable[[], T],
+        kept: Form[T] | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> T:
+        """Return a statistic of some tensors, computed at most once.
+
+        Args:
+            name: what it is called.
+            sources: the tensors that it is made of, each given as (parent, name); None for a base that there is not.
+            compute: makes it.
+            kept: its form on disk, if it costs more to compute than to read: it is found there by the next process.
+            dtype: in which the tensors are taken, if that is not their own.
+        """
+        return self.statistics.once((name, dtype, sources), compute, self._kept(name, sources, kept, dtype))
+
+    def last(
+        self,
+        name: str,
+        sources: Sources,
+        numbers: Hashable,
+        compute: Callable[[], T],
+        kept: Form[T] | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> T:
+        """Return a statistic that depends on numbers besides, computed when they are not those of the last call.
+
+        On disk it is found again as long as the numbers stay the same. The arguments are those of `once`.
+        """
+        key = (name, dtype, sources)
+        return self.statistics.last(key, numbers, compute, self._kept(name, sources, kept, dtype))
+
+    def _kept(self, name: str, sources: Sources, form: Form[T] | None, dtype: torch.dtype | None) -> Kept[T] | None:
+        return None if form is None else Kept(name, form, partial(self._made_of, sources, dtype))
+
+    def _made_of(self, sources: Sources, dtype: torch.dtype | None, digest: Digest) -> object:
+        return [str(dtype), [source and self.stored(*source).made_of(digest) for source in sources]]
 
     def layers(self, parent: str) -> int:
         """Return a parent's number of layers."""

@@ -28,7 +28,7 @@ from search.errors import SearchError
 from search.leaderboard import Leaderboard
 from search.outcomes import letters
 from search.progress import Progress, Silent
-from search.results import ResultsFolder
+from search.results import STATISTICS, ResultsFolder
 from search.study import ERROR, KIND, NAME, OUTCOMES, RECIPE, Baseline, Studies, quiet, storage_errors
 from search.trial import Bench, Result, describe, repeat_trial, run_trial
 
@@ -110,7 +110,9 @@ class _Worker:
         device = choose_device(config.merging.device, f"{config.source}: merging.device")
         budget = config.merging.memory_budget
         with (
-            ParentSet.open(recipes, device, memory_budget=budget, **config.merging.switches) as parents,
+            ParentSet.open(
+                recipes, device, memory_budget=budget, statistics=path / STATISTICS, **config.merging.switches
+            ) as parents,
             self._evaluator(problems) as scorer,
         ):
             merger = self._merger(parents, len(known))
@@ -130,6 +132,7 @@ class _Worker:
             identity = config.identity | {"problems": {"sha256": problems.digest} | splits}
             folder = ResultsFolder.create(path, config, identity, fresh)
             with storage_errors(folder), folder.logging(), folder.sign_in() as name:
+                parents.statistics.write()
                 self._tell_isolation(scorer)
                 bench = Bench(merger, scorer, visible, self._prompt_tokenizer, folder, self.progress)
                 with contextlib.closing(Studies.create(folder, config, known)) as studies:

@@ -14,8 +14,10 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Any, TypeAlias
 
+import transformers
 from torch import Tensor
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import (
@@ -39,6 +41,7 @@ class Layout:
         converters: from the files' pieces to the live model's tensors.
         reverse_renamings: from the live model's names to the files'.
         in_pieces: whether files hold some tensor in pieces.
+        rules: tells this layout from others, in any process.
     """
 
     model: Any = field(repr=False)
@@ -46,6 +49,7 @@ class Layout:
     converters: list[WeightConverter]
     reverse_renamings: list[WeightRenaming]
     in_pieces: bool
+    rules: str
 
     @classmethod
     def of(cls, model: Any) -> Layout:
@@ -60,6 +64,7 @@ class Layout:
             [each for each in loading if isinstance(each, WeightConverter)],
             [each for each in reverse if isinstance(each, WeightRenaming)],
             any(_convert_name(name, splitting)[1] is not None for name in model.state_dict()),
+            f"transformers {transformers.__version__} {sha256(model.config.to_json_string().encode()).hexdigest()}",
         )
 
     def name_of(self, live: str) -> str:

@@ -10,9 +10,10 @@ import json
 import mmap
 import struct
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -20,6 +21,8 @@ from torch import Tensor
 
 from merging.checkpoints.headers import ALIGNMENT, DTYPES, Entry
 from merging.errors import MergingError, first_line
+
+Digest: TypeAlias = Callable[[Path], str]
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,10 @@ class StoredTensor(Entry, ABC):
     @abstractmethod
     def read_into(self, memory: Tensor) -> None:
         """Read it into a contiguous CPU tensor of its shape and dtype. Raises MergingError as `read` does."""
+
+    def made_of(self, digest: Digest) -> object:
+        """Return plain data that is the same for tensors of the same bits, given what returns a file's digest."""
+        return [digest(self.file), self.name]
 
 
 @dataclass(frozen=True)
@@ -93,24 +100,34 @@ def lies_well(dtype: torch.dtype, address: int) -> bool:
 
 def read_header(file: Path) -> dict[str, StoredTensor]:
     """Return the tensors of a safetensors file by name. Raises MergingError if it is not whole or quantized."""
-    try:
-        with safe_open(file, framework="pt"):  # which checks all that can be wrong with it
-            pass
-        with file.open("rb") as opened:
-            (size,) = struct.unpack("<Q", opened.read(8))
-            header: dict[str, Any] = json.loads(opened.read(size))
-    except (SafetensorError, OSError) as error:
-        raise MergingError(
-            f"{file}: is no whole safetensors file ({first_line(error)}); download or copy it again"
-        ) from None
+    header, start = _header(file)
     header.pop("__metadata__", None)
-    start = 8 + size
     return {
         name: SafeTensor(
             name, tuple(entry["shape"]), _dtype(file, name, entry["dtype"]), file, start + entry["data_offsets"][0]
         )
         for name, entry in header.items()
     }
+
+
+def read_metadata(file: Path) -> dict[str, str]:
+    """Return what a safetensors file says besides its tensors. Raises MergingError if it is not whole."""
+    metadata: dict[str, str] = _header(file)[0].get("__metadata__", {})
+    return metadata
+
+
+def _header(file: Path) -> tuple[dict[str, Any], int]:
+    """Return the header, and where the tensors begin."""
+    try:
+        with safe_open(file, framework="pt"):  # which checks all that can be wrong with it
+            pass
+        with file.open("rb") as opened:
+            (size,) = struct.unpack("<Q", opened.read(8))
+            return json.loads(opened.read(size)), 8 + size
+    except (SafetensorError, OSError) as error:
+        raise MergingError(
+            f"{file}: is no whole safetensors file ({first_line(error)}); download or copy it again"
+        ) from None
 
 
 def _dtype(file: Path, tensor: str, name: str) -> torch.dtype:

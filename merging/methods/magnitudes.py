@@ -14,7 +14,7 @@ from torch import Tensor
 
 from merging.methods.bits import number_of
 from merging.methods.registry import Block, Operands
-from merging.statistics import MagnitudeTable, Place, magnitude_bins, magnitude_table
+from merging.statistics.magnitude_table import TABLE, MagnitudeTable, Place, magnitude_bins, magnitude_table
 
 RUN = 1 << 16
 """Elements that are read at once; also the runs in which a magnitude table counts."""
@@ -53,7 +53,7 @@ class Magnitudes:
         `find` may be a faster way to the index in a block of the element of a magnitude that has a rank (from 1);
         `dtype` is that of what `read` makes, if it is not the merge's.
         """
-        table = operands.once(name, inputs, lambda: magnitude_table(map(read, operands.blocks(RUN))))
+        table = operands.once(name, inputs, lambda: magnitude_table(map(read, operands.blocks(RUN))), kept=TABLE)
         return cls(operands, read, table, dtype or operands.dtype, find)
 
     def largest(self, k: int) -> Boundary:

@@ -20,7 +20,11 @@ from merging.methods.random_bits import keep_mask, kept_below
 from merging.methods.registry import Block, Operands
 from merging.native import Kernels
 from merging.native import task_vectors as native
+from merging.statistics import forms
+from merging.statistics.forms import Form
 
+_EXTREMES: Form[tuple[float, float]] = forms.plain(version=1)
+_L1: Form[float] = forms.plain(version=1)
 # Sums of |x| are taken in runs of this many elements, each by one thread, so that they come out the same everywhere.
 _SUM_RUN = 1 << 15
 # As many, when a kernel sums; 16-bit sums are exact even then, but for elements a millionth as large as the largest.
@@ -163,13 +167,13 @@ def delta_extremes(operands: Operands, index: int) -> tuple[float, float]:
         lowest, highest = (torch.stack(side) for side in zip(*pairs, strict=True))
         return float(lowest.amin()), float(highest.amax())
 
-    return operands.once("extremes", [index], extremes)
+    return operands.once("extremes", [index], extremes, kept=_EXTREMES)
 
 
 def norm_ratio(operands: Operands, index: int, thinning: Thinning) -> float:
     """Return the L1 norm of a task vector over that of what is left of it; 1 where either is next to nothing."""
     # The norms and their ratio are rounded to the dtype of the merge, as mergekit rounds them, if it can hold them.
-    before = operands.once("l1", [index], lambda: _l1(operands, index, None))
+    before = operands.once("l1", [index], lambda: _l1(operands, index, None), kept=_L1)
     after = _l1(operands, index, thinning)
     if before < _SMALLEST_NORM or after < _SMALLEST_NORM:
         return 1.0
