@@ -122,7 +122,6 @@ def _observe(
     parents: ParentSet,
     progress: Progress | None,
 ) -> dict[str, Tensor]:
-    # Tensors made under inference_mode can have no gradients; merging is done under it.
     with torch.inference_mode(False):
         model = _float32_model(parent, parents)
         run = {"gram": mean_grams, "fisher": diagonal_fisher}[kind]
@@ -194,6 +193,8 @@ def _float32_model(parent: str, parents: ParentSet) -> nn.Module:
     return model
 
 
+# Tensors made under inference_mode can have no gradients; merging is done under it.
+@torch.inference_mode(False)
 def _tokenize(texts: Sequence[str], parent: str, file: str, parents: ParentSet) -> list[Tensor]:
     tokenizer = load_tokenizer(parent, parents.trust_remote_code)
     text_config = parents.checkpoints[parent].config.get_text_config()

@@ -13,6 +13,7 @@ import os
 import re
 import threading
 import time
+from functools import cached_property
 from hashlib import file_digest
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,7 @@ class FileDigests:
         """Write what was hashed into the memory. Raises OSError."""
         if self._fresh:
             self._memory.parent.mkdir(exist_ok=True)
-            write_whole(self._memory, json.dumps(self._remembered() | self._fresh, indent=0).encode())
+            write_whole(self._memory, json.dumps(self._remembered | self._fresh, indent=0).encode())
             self._fresh = {}
 
     def _found(self, file: Path) -> str | None:
@@ -78,7 +79,7 @@ class FileDigests:
         state = _state(file)
         if file.stat().st_ctime_ns > self._opened:
             raise Changed
-        *remembered, digest = self._remembered().get(str(file), [None])
+        *remembered, digest = self._remembered.get(str(file), [None])
         if remembered == state:
             return str(digest)
         now = time.time_ns()
@@ -90,6 +91,7 @@ class FileDigests:
             self._fresh[str(file)] = [*state, digest]
         return digest
 
+    @cached_property
     def _remembered(self) -> dict[str, list[Any]]:
         try:
             content = json.loads(self._memory.read_bytes())
