@@ -102,9 +102,8 @@ def _made_of(parent: str, sequences: Sequence[Tensor], parents: ParentSet, diges
 
 
 def _names(parent: str, parents: ParentSet) -> list[str]:
-    architecture = parents.architecture
-    tied = architecture.stand_ins if parents.checkpoints[parent].config.tie_word_embeddings else ()
-    return [name for name in architecture.names(parents.layers(parent)) if name not in tied]
+    tied = parents.architecture.stand_ins if parents.checkpoints[parent].config.tie_word_embeddings else ()
+    return [name for name in parents.names(parent) if name not in tied]
 
 
 def _needs(step: Step) -> Iterator[tuple[Observed, str, str]]:
@@ -128,7 +127,7 @@ def _observe(
         on_device = [ids.to(parents.device) for ids in sequences]
         found = run(model, on_device, partial(progress, f"calibrating {Path(parent).name}") if progress else None)
     by_name = {parents.architecture.layout.name_of(name): tensor for name, tensor in found.items()}
-    merged = parents.architecture.names(parents.layers(parent))
+    merged = parents.names(parent)
     found = {name: by_name[name] for name in merged if name in by_name}
     if not found:
         raise MergingError(
