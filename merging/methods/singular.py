@@ -66,7 +66,7 @@ def tsv_m(block: Block, numbers: Numbers, shift: Shift) -> Tensor:  # noqa: ARG0
     """Return base + lambda · Σ weight · U⊥ S V⊥ᵀ: of each parent the leading singular vectors, kept from the others'.
 
     Each parent has the `rank_fraction` of the rank, by default an equal part of it. Only weights and lambda make a
-    candidate that costs no decomposition; a `rank_fraction` that is given keeps all factors of the parents in memory.
+    candidate that costs no decomposition; a `rank_fraction` that is given keeps all factors of the parents as well.
     """
     return shifted(block, shift)
 
