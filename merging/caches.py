@@ -1,9 +1,10 @@
-"""Caches: the folder of the user's home where what took long to make is kept for the next process."""
+"""Caches: files that spare the next process what took long to make, and the folder for them in the user's home."""
 
 from __future__ import annotations
 
 import os
 import tempfile
+import threading
 from pathlib import Path
 
 
@@ -19,13 +20,15 @@ def cache_folder(kind: str) -> Path | None:
         return None
 
 
-def put(file: Path, content: bytes) -> None:
-    """Write a file at once: another process that looks for it finds all of it or nothing. Raises OSError."""
-    with tempfile.NamedTemporaryFile(dir=file.parent, prefix=f".{file.name}.", delete=False) as part:
-        try:
-            part.write(content)
-            part.close()
-            Path(part.name).replace(file)
-        except OSError:
-            Path(part.name).unlink(missing_ok=True)
-            raise
+def put(file: Path, *parts: bytes | memoryview) -> None:
+    """Write a file so that it is there whole or not at all, whoever else writes it and whatever ends the process.
+
+    What a killed process leaves beside it is called ``.NAME.*.part``. Raises OSError.
+    """
+    part = file.with_name(f".{file.name}.{os.getpid()}-{threading.get_ident()}.part")
+    try:
+        with part.open("wb") as out:
+            out.writelines(parts)
+        part.replace(file)
+    finally:
+        part.unlink(missing_ok=True)

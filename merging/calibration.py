@@ -12,24 +12,28 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from functools import cache, partial
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from merging.checkpoints.weights import Digest
 from merging.errors import MergingError, first_line, shown
 from merging.methods import METHODS
 from merging.methods.registry import Observed
 from merging.models import build_model
 from merging.parents import ParentSet
 from merging.plan import Source, Step
+from merging.statistics import forms
+from merging.statistics.memo import Kept
 from merging.tokenization.embeddings import RearrangedTensor
 from merging.tokenization.tokenizers import load_tokenizer
 
 Progress = Callable[[str, int, int], None]
 
+_OBSERVATIONS = forms.named(version=1)
 # What is longer is cut.
 _TOKENS = 512
 
@@ -77,7 +81,29 @@ def observations(
     kind: Observed, parent: str, file: str, parents: ParentSet, progress: Progress | None = None
 ) -> dict[str, Tensor]:
     """Return what is observed of a parent on a file, by tensor; computed at most once for a parent set."""
-    return parents.statistics.once((kind, parent, file), lambda: _observe(kind, parent, file, parents, progress))
+    sequences = cache(lambda: _tokenize(read_texts(file), parent, file, parents))
+
+    def observe() -> dict[str, Tensor]:
+        return _observe(kind, parent, file, sequences(), parents, progress)
+
+    def made_of(digest: Digest) -> object:
+        return _made_of(parent, sequences(), parents, digest)
+
+    return parents.statistics.once((kind, parent, file), observe, Kept(kind, _OBSERVATIONS, made_of, parents.device))
+
+
+def _made_of(parent: str, sequences: Sequence[Tensor], parents: ParentSet, digest: Digest) -> object:
+    """Return what tells observations apart: what the tokenizer made of the texts, the weights, and what runs them."""
+    checkpoint = parents.checkpoints[parent]
+    weights = [parents.stored(parent, name).made_of(digest) for name in _names(parent, parents)]
+    own_code = checkpoint.folder.glob("*.py") if checkpoint.trust_remote_code else ()
+    code = [version("transformers"), *(digest(file) for file in sorted(own_code))]
+    return [[ids.tolist() for ids in sequences], weights, checkpoint.config.to_dict(), code]
+
+
+def _names(parent: str, parents: ParentSet) -> list[str]:
+    tied = parents.architecture.stand_ins if parents.checkpoints[parent].config.tie_word_embeddings else ()
+    return [name for name in parents.names(parent) if name not in tied]
 
 
 def _needs(step: Step) -> Iterator[tuple[Observed, str, str]]:
@@ -88,15 +114,18 @@ def _needs(step: Step) -> Iterator[tuple[Observed, str, str]]:
 
 
 def _observe(
-    kind: Observed, parent: str, file: str, parents: ParentSet, progress: Progress | None
+    kind: Observed,
+    parent: str,
+    file: str,
+    sequences: Sequence[Tensor],
+    parents: ParentSet,
+    progress: Progress | None,
 ) -> dict[str, Tensor]:
-    texts = read_texts(file)
-    # Tensors made under inference_mode can have no gradients; merging is done under it.
     with torch.inference_mode(False):
         model = _float32_model(parent, parents)
-        sequences = _tokenize(texts, parent, file, model, parents.trust_remote_code)
         run = {"gram": mean_grams, "fisher": diagonal_fisher}[kind]
-        found = run(model, sequences, partial(progress, f"calibrating {Path(parent).name}") if progress else None)
+        on_device = [ids.to(parents.device) for ids in sequences]
+        found = run(model, on_device, partial(progress, f"calibrating {Path(parent).name}") if progress else None)
     by_name = {parents.architecture.layout.name_of(name): tensor for name, tensor in found.items()}
     merged = parents.names(parent)
     found = {name: by_name[name] for name in merged if name in by_name}
@@ -157,20 +186,19 @@ def _float32_model(parent: str, parents: ParentSet) -> nn.Module:
     config = copy.deepcopy(parents.checkpoints[parent].transformers_config)
     config.dtype = torch.float32
     model = build_model(config, parents)
-    architecture = parents.architecture
-    targets = {architecture.layout.name_of(name): tensor for name, tensor in model.state_dict().items()}
-    tied = architecture.stand_ins if config.tie_word_embeddings else ()
-    for name in parents.names(parent):
-        if name not in tied:
-            targets[name].copy_(parents.tensor(parent, name))
+    targets = {parents.architecture.layout.name_of(name): tensor for name, tensor in model.state_dict().items()}
+    for name in _names(parent, parents):
+        targets[name].copy_(parents.tensor(parent, name))
     return model
 
 
-def _tokenize(texts: Sequence[str], parent: str, file: str, model: Any, trust_remote_code: bool) -> list[Tensor]:
-    tokenizer = load_tokenizer(parent, trust_remote_code)
-    text_config = model.config.get_text_config()
+# Tensors made under inference_mode can have no gradients; merging is done under it.
+@torch.inference_mode(False)
+def _tokenize(texts: Sequence[str], parent: str, file: str, parents: ParentSet) -> list[Tensor]:
+    tokenizer = load_tokenizer(parent, parents.trust_remote_code)
+    text_config = parents.checkpoints[parent].config.get_text_config()
     length = min(_TOKENS, getattr(text_config, "max_position_embeddings", _TOKENS))
-    encoded = [torch.tensor(tokenizer(text).input_ids[:length], device=model.device) for text in texts]
+    encoded = [torch.tensor(tokenizer(text).input_ids[:length]) for text in texts]
     for ids in encoded:
         if ids.numel() and int(ids.max()) >= text_config.vocab_size:
             raise MergingError(f"model {parent}: its tokenizer has ids beyond its embedding, met in {file}")

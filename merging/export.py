@@ -16,6 +16,7 @@ from pathlib import Path
 from merging import compatible
 from merging.calibration import calibrate
 from merging.checkpoints.checkpoint import CONFIG, GENERATION
+from merging.checkpoints.headers import Entry
 from merging.compiling import choose_kernels
 from merging.errors import MergingError
 from merging.inductor import AnyKernels
@@ -25,7 +26,7 @@ from merging.models import config_text, generation_config_text
 from merging.parents import ParentSet
 from merging.plan import Plan, Step, make_plan
 from merging.recipes.recipe import Recipe
-from merging.shards import Entry, Place, split, write_shard
+from merging.shards import Place, split, write_shard
 from merging.tokenization.merged_tokenizer import MergedTokenizer
 from merging.tokenization.special_tokens import SpecialTokens
 from merging.tokenization.tokenizers import has_tokenizer
@@ -52,6 +53,7 @@ def export_model(
     allow_crimes: bool = False,
     compile: bool | None = None,
     mergekit_compatible: bool = False,
+    statistics: Path | None = None,
     progress: Callable[[str, int, int], None] | None = None,
     note: Callable[[str], None] | None = None,
 ) -> None:
@@ -75,6 +77,7 @@ def export_model(
         allow_crimes: whether models of different architectures may be merged where their tensors fit.
         compile: whether to merge with compiled kernels, on a CPU; by default where that saves time.
         mergekit_compatible: whether mergekit must be able to read what is exported.
+        statistics: a folder in which a search keeps what it computed of the parents alone; it is read only.
         progress: called with (phase, done, in all).
         note: called with what is otherwise than a person would hope, in sentences.
 
@@ -92,6 +95,7 @@ def export_model(
         lazy_unpickle=lazy_unpickle,
         trust_remote_code=trust_remote_code,
         allow_crimes=allow_crimes,
+        statistics=statistics,
     ) as parents:
         choice = choose_kernels(parents.elements, parents.device, compile)
         for sentence in (*parents.notes, *filter(None, [choice.note])):

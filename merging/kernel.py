@@ -7,7 +7,7 @@ is read is cast to the dtype of the merge first, and what is written to the outp
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -27,7 +27,8 @@ from merging.methods.registry import Block, Finite, Scratch, Undefined
 from merging.native import FORMATS
 from merging.parents import ParentSet
 from merging.placement import by_device
-from merging.plan import Plan, Step
+from merging.plan import Plan, Source, Step
+from merging.statistics.forms import Form
 
 T = TypeVar("T")
 
@@ -95,10 +96,23 @@ class StepOperands:
         base = None if block.base is None else block.base.view(self.shape)
         return Block(0, base, tuple(tensor.view(self.shape) for tensor in block.inputs), self.scratch)
 
-    def once(self, name: str, inputs: Sequence[int], compute: Callable[[], T]) -> T:
+    def once(self, name: str, inputs: Sequence[int], compute: Callable[[], T], kept: Form[T] | None = None) -> T:
         """Return a statistic of these inputs (and the base), computed at most once for a parent set."""
-        sources = (self.step.base, *(self.step.inputs[index] for index in inputs))
-        return self.parents.statistics.once((name, self.dtype, self.device, sources), compute)
+        return self.parents.once(name, self._sources(inputs), compute, kept, self.dtype, self.device)
+
+    def last(
+        self,
+        name: str,
+        inputs: Sequence[int],
+        numbers: Hashable,
+        compute: Callable[[], T],
+        kept: Form[T] | None = None,
+    ) -> T:
+        """Return a statistic of these inputs (and the base) and some numbers; that of the last numbers is held."""
+        return self.parents.last(name, self._sources(inputs), numbers, compute, kept, self.dtype, self.device)
+
+    def _sources(self, inputs: Sequence[int]) -> tuple[Source | None, ...]:
+        return (self.step.base, *(self.step.inputs[index] for index in inputs))
 
     def random_key(self, index: int) -> tuple[int, int]:
         """Return two 32-bit keys for the random numbers of an input: of (seed, input, its tensor) and nothing else."""

@@ -7,8 +7,11 @@ tensor that has room is read from disk once. Does not merge.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from functools import partial
+from pathlib import Path
 from types import TracebackType
+from typing import TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,15 +21,18 @@ from merging.checkpoints.assembled import assemble
 from merging.checkpoints.checkpoint import Checkpoint
 from merging.checkpoints.config import Config
 from merging.checkpoints.differences import different_computations, different_heads, different_ids
-from merging.checkpoints.weights import StoredTensor
+from merging.checkpoints.weights import Digest, StoredTensor
 from merging.errors import MergingError
 from merging.placement import DeviceMap, Placement
 from merging.recipes.recipe import Recipe
 from merging.residency.memory import Budget
 from merging.residency.residency import Residency
-from merging.statistics import Statistics
+from merging.statistics.forms import Form
+from merging.statistics.memo import Kept, Statistics
 
 Progress = Callable[[str, int, int], None]
+T = TypeVar("T")
+Sources: TypeAlias = tuple[tuple[str, str] | None, ...]
 
 
 # Keys of a config that say nothing of a model's tensors, and differ from fine-tune to fine-tune.
@@ -39,7 +45,9 @@ class ParentSet:
     Use as a context manager; on leaving, their memory is given back.
     """
 
-    def __init__(self, checkpoints: dict[str, Checkpoint], device: torch.device, budget: Budget) -> None:
+    def __init__(
+        self, checkpoints: dict[str, Checkpoint], device: torch.device, budget: Budget, statistics: Statistics
+    ) -> None:
         self.device = device
         # One with an output head of its own, if there is one: a tied model has all that the others have but that.
         untied = (name for name, each in checkpoints.items() if not each.config.tie_word_embeddings)
@@ -47,7 +55,7 @@ class ParentSet:
         reference = checkpoints[self._reference]
         self.architecture: Architecture = reference.architecture
         self.checkpoints = {name: assemble(checkpoint, reference) for name, checkpoint in checkpoints.items()}
-        self.statistics = Statistics()
+        self.statistics = statistics
         self._derived: dict[tuple[str, str], StoredTensor] = {}
         self._stacks = {name: self._own_stacks(checkpoint) for name, checkpoint in self.checkpoints.items()}
         self._layer_shapes: dict[tuple[str, str, int], Mapping[str, torch.Size]] = {}
@@ -66,6 +74,7 @@ class ParentSet:
         lazy_unpickle: bool = False,
         trust_remote_code: bool = False,
         allow_crimes: bool = False,
+        statistics: Path | None = None,
     ) -> ParentSet:
         """Open every parent of the recipes; their weights are read by `load`, or else when they are first merged.
 
@@ -79,6 +88,8 @@ class ParentSet:
             lazy_unpickle: whether torch pickles may be read, where a parent has no safetensors.
             trust_remote_code: whether Python code that comes with a model may be executed.
             allow_crimes: whether models of different architectures may be merged where their tensors fit.
+            statistics: a folder in which what is computed of the parents alone is found again; it is written to once
+                `statistics.write` was called.
 
         Raises:
             MergingError: a parent is missing, broken, or does not fit the others.
@@ -86,15 +97,17 @@ class ParentSet:
         every = [recipes] if isinstance(recipes, Recipe) else list(recipes)
         first = every[0].base_model
         names = dict.fromkeys([*([first] if first else []), *(name for recipe in every for name in recipe.parents())])
+        where = torch.device("cpu" if device_map is not None else device)
+        memo = Statistics(statistics)  # first: what changes after this has no digest
         checkpoints = {
             name: Checkpoint.open(name, lazy_unpickle=lazy_unpickle, trust_remote_code=trust_remote_code)
             for name in names
         }
-        where, given = torch.device("cpu" if device_map is not None else device), memory_budget
+        given = memory_budget
         if not isinstance(memory_budget, Budget):
             largest = max(checkpoint.nbytes for checkpoint in checkpoints.values())
             memory_budget = Budget.of(where, largest, memory_budget)
-        parents = cls(checkpoints, where, memory_budget)
+        parents = cls(checkpoints, where, memory_budget, memo)
         parents._check(allow_crimes)
         if device_map is not None:
             parents._spread(device_map, None if given is None else memory_budget)
@@ -175,6 +188,60 @@ class ParentSet:
     def stored(self, parent: str, name: str) -> StoredTensor:
         """Return what a parent's tensor is made of."""
         return self._derived.get((parent, name)) or self.checkpoints[parent].tensors[self._stored_name(parent, name)]
+
+    def once(
+        self,
+        name: str,
+        sources: Sources,
+        compute: Callable[[], T],
+        kept: Form[T] | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | None = None,
+    ) -> T:
+        """Return a statistic of some tensors, computed at most once.
+
+        Args:
+            name: what it is called.
+            sources: the tensors that it is made of, each given as (parent, name); None for a base that there is not.
+            compute: makes it.
+            kept: its form on disk, if it costs more to compute than to read: it is found there by the next process.
+            dtype: in which the tensors are taken, if that is not their own.
+            device: where it is wanted; by default where the parents are.
+        """
+        key = (name, dtype, device, sources)
+        return self.statistics.once(key, compute, self._kept(name, sources, kept, dtype, device))
+
+    def last(
+        self,
+        name: str,
+        sources: Sources,
+        numbers: Hashable,
+        compute: Callable[[], T],
+        kept: Form[T] | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | None = None,
+    ) -> T:
+        """Return a statistic that depends on numbers besides, computed when they are not those of the last call.
+
+        On disk it is found again as long as the numbers stay the same. The arguments are those of `once`.
+        """
+        key = (name, dtype, device, sources)
+        return self.statistics.last(key, numbers, compute, self._kept(name, sources, kept, dtype, device))
+
+    def _kept(
+        self,
+        name: str,
+        sources: Sources,
+        form: Form[T] | None,
+        dtype: torch.dtype | None,
+        device: torch.device | None,
+    ) -> Kept[T] | None:
+        if form is None:
+            return None
+        return Kept(name, form, partial(self._made_of, sources, dtype), device or self.device)
+
+    def _made_of(self, sources: Sources, dtype: torch.dtype | None, digest: Digest) -> object:
+        return [str(dtype), [source and self.stored(*source).made_of(digest) for source in sources]]
 
     def layers(self, parent: str) -> int:
         """Return a parent's number of layers (in its main stack, if it has several)."""

@@ -6,13 +6,10 @@ dtype wants them. Does not know how a tensor is made, or into which pieces files
 
 from __future__ import annotations
 
-import json
 import os
-import struct
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from typing import TypeAlias
@@ -20,35 +17,10 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from merging.checkpoints.headers import Entry, header
+
 Place: TypeAlias = AbstractContextManager[Tensor]
 """Where a tensor goes: entered it gives memory for the elements, which are in the file when it is left."""
-
-_NAMES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A tensor that a file will hold."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-
-    @property
-    def nbytes(self) -> int:
-        """Its size."""
-        return torch.Size(self.shape).numel() * self.dtype.itemsize
 
 
 def split(entries: Sequence[Entry], limit: int) -> Iterator[list[Entry]]:
@@ -94,10 +66,10 @@ def write_shard(
     # The widest first, so that each begins at a multiple of its elements' size.
     placed = sorted(entries, key=lambda entry: -entry.dtype.itemsize)
     pieces = [piece for entry in placed for piece in _pieces(entry, disassemble)]
-    header = _header(pieces)
+    beginning = header(pieces, {"format": "pt"})
     own = threading.local()
     with file.open("wb", buffering=0) as out:
-        _write_all(out.fileno(), header, 0)
+        _write_all(out.fileno(), beginning, 0)
 
         @contextmanager
         def place(entry: Entry, start: int) -> Iterator[Tensor]:
@@ -109,7 +81,7 @@ def write_shard(
             for piece in disassemble(entry.name, tensor).values():
                 start += _write_all(out.fileno(), piece.view(-1).view(torch.uint8).numpy().data, start)
 
-        starts = accumulate((entry.nbytes for entry in placed), initial=len(header))
+        starts = accumulate((entry.nbytes for entry in placed), initial=len(beginning))
         fill({entry.name: place(entry, start) for entry, start in zip(placed, starts, strict=False)})
     return [piece.name for piece in pieces]
 
@@ -126,15 +98,3 @@ def _write_all(file: int, content: bytes | memoryview, start: int) -> int:
 def _pieces(entry: Entry, disassemble: Callable[[str, Tensor], Mapping[str, Tensor]]) -> list[Entry]:
     tensor = torch.empty(entry.shape, dtype=entry.dtype, device="meta")
     return [Entry(name, tuple(piece.shape), piece.dtype) for name, piece in disassemble(entry.name, tensor).items()]
-
-
-def _header(entries: Sequence[Entry]) -> bytes:
-    content: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    start = 0
-    for entry in entries:
-        offsets = [start, start + entry.nbytes]
-        content[entry.name] = {"dtype": _NAMES[entry.dtype], "shape": list(entry.shape), "data_offsets": offsets}
-        start += entry.nbytes
-    text = json.dumps(content, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return struct.pack("<Q", len(text)) + text

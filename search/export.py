@@ -54,6 +54,7 @@ def export_trial(
     export_model(
         recipe, target, random_seed=seed, device=device, max_shard_size=max_shard_size, card=card,
         mergekit_compatible=mergekit_compatible, compile=config.merging.compile, progress=progress,
+        statistics=folder.statistics,
         **config.merging.switches,
     )  # fmt: skip
     return row

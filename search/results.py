@@ -6,6 +6,7 @@
     drafts.jsonl           what each model wrote, as token ids, for the next ones to go faster by; may be deleted
     completions/*.jsonl    what each model wrote, a line a problem; a merge that was scored before has none again
     verdicts.db            what became of each program that was executed, so that it is executed once (SQLite)
+    statistics/            what was computed of the parents alone; may be removed, and is then computed again
     sandbox.jsonl          the layers of the sandbox that each worker had, a line a worker
     worker.log             what happened, with tracebacks
 
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 _CONFIG, _SEARCH, _STUDY, _COMPLETIONS, _LOG = "config.yaml", "search.json", "study.db", "completions", "worker.log"
 _DRAFTS, _VERDICTS, _SANDBOX = "drafts.jsonl", "verdicts.db", "sandbox.jsonl"
 _LOCK, _WORKERS = ".lock", ".workers"
+STATISTICS = "statistics"
+"""What the folder of the statistics is called; it is read before the results folder is there to be opened."""
 # Remedies of what may become of a folder.
 RESTORE = "restore it from a copy, or begin anew with --fresh"
 MAKE_ROOM = "what was scored is kept: make room (or the folder writable) and run the same command again"
@@ -62,7 +65,8 @@ class ResultsFolder:
             path: the folder.
             config: the search's config.
             identity: plain data that must be equal for results to belong together.
-            fresh: begin anew; what is there is moved aside, to NAME.1, NAME.2, ...
+            fresh: begin anew; what is there is moved aside, to NAME.1, NAME.2, ... (The statistics, which are of the
+                parents alone, and of any parents by their content, come back from there.)
 
         Raises:
             SearchError: the folder belongs to another config, is none of ours, has lost its database, or cannot be
@@ -73,9 +77,10 @@ class ResultsFolder:
                 raise SearchError(f"{path}: is a file; give a folder for the results with --out")
             if _is_foreign(path):
                 raise SearchError(f"{path}: is not empty and holds no search; give another folder with --out")
-            if fresh and (path / _SEARCH).exists():
-                _move_aside(path.absolute())
+            aside = _move_aside(path.absolute()) if fresh and (path / _SEARCH).exists() else None
             path.mkdir(parents=True, exist_ok=True)
+            if aside and (aside / STATISTICS).exists():
+                (aside / STATISTICS).rename(path / STATISTICS)
             with exclusive(path / _LOCK):
                 if not (path / _SEARCH).exists():
                     write_atomically(path / _CONFIG, config.text)
@@ -120,6 +125,11 @@ class ResultsFolder:
     def drafts(self) -> Path:
         """Where what the models wrote lies as token ids."""
         return self.path / _DRAFTS
+
+    @property
+    def statistics(self) -> Path:
+        """Where the merger keeps what it computed of the parents alone."""
+        return self.path / STATISTICS
 
     @property
     def config_file(self) -> Path:
@@ -173,20 +183,22 @@ class ResultsFolder:
 
     @contextlib.contextmanager
     def logging(self) -> Iterator[None]:
-        """Append what the package logs to the folder's log while this lasts."""
-        logger = logging.getLogger("search")
+        """Append what this package and merging log to the folder's log while this lasts."""
+        loggers = [logging.getLogger(name) for name in ("search", "merging")]
         handler = _LogFile(self.path / _LOG, encoding="utf-8")
         handler.setFormatter(logging.Formatter("%(asctime)s %(process)d %(levelname)s %(message)s"))
-        level, propagate = logger.level, logger.propagate
-        logger.addHandler(handler)
-        logger.setLevel(logging.INFO)
-        logger.propagate = False
+        before = [(logger.level, logger.propagate) for logger in loggers]
+        for logger in loggers:
+            logger.addHandler(handler)
+            logger.setLevel(logging.INFO)
+            logger.propagate = False
         try:
             yield
         finally:
-            logger.removeHandler(handler)
-            logger.setLevel(level)
-            logger.propagate = propagate
+            for logger, (level, propagate) in zip(loggers, before, strict=True):
+                logger.removeHandler(handler)
+                logger.setLevel(level)
+                logger.propagate = propagate
             handler.close()
 
     def _check(self, config: SearchConfig, identity: dict[str, Any]) -> None:
@@ -212,7 +224,7 @@ def _is_foreign(path: Path) -> bool:
     return any(path.iterdir())
 
 
-def _move_aside(path: Path) -> None:
+def _move_aside(path: Path) -> Path:
     workers = path / _WORKERS
     if workers.exists() and any(is_held(worker) for worker in workers.iterdir()):
         raise SearchError(f"{path}: a search is running there; stop it first, or give another folder with --out")
@@ -220,6 +232,7 @@ def _move_aside(path: Path) -> None:
     while (aside := path.with_name(f"{path.name}.{number}")).exists():
         number += 1
     path.rename(aside)
+    return aside
 
 
 def _differences(there: Any, here: Any, key: str) -> Iterator[str]:

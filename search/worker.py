@@ -30,7 +30,7 @@ from search.errors import SearchError
 from search.leaderboard import Leaderboard
 from search.outcomes import letters
 from search.progress import Progress, Silent
-from search.results import ResultsFolder
+from search.results import STATISTICS, ResultsFolder
 from search.study import ERROR, KIND, LIKELIHOOD, NAME, OUTCOMES, RECIPE, Baseline, Studies, quiet, storage_errors
 from search.trial import Bench, Result, describe, repeat_trial, run_trial
 
@@ -117,6 +117,7 @@ class _Worker:
                 device,
                 device_map=config.merging.device_map,
                 memory_budget=budget,
+                statistics=path / STATISTICS,
                 **config.merging.switches,
             ) as parents,
             self._evaluator(problems) as scorer,
@@ -138,6 +139,7 @@ class _Worker:
             identity = config.identity | {"problems": {"sha256": problems.digest} | splits}
             folder = ResultsFolder.create(path, config, identity, fresh)
             with storage_errors(folder), folder.logging(), folder.sign_in() as name:
+                parents.statistics.write()
                 self._tell_isolation(scorer, folder, name)
                 scorer.remember_in(folder.verdicts)
                 drafts = SharedDrafts(folder.drafts)

@@ -124,7 +124,7 @@ class _Binding:
     def _adapted(self, name: str, changes: Any) -> AdaptedTensor:
         own = self.tensors[name]
         source = self.saved.get(name, own)
-        return AdaptedTensor(self.adapter.folder, name, own.shape, own.dtype, source, tuple(changes))
+        return AdaptedTensor(name, own.shape, own.dtype, self.adapter.folder, source, tuple(changes))
 
     def _sort_in(self, key: str, tensor: StoredTensor) -> None:
         name = key.removeprefix(_PREFIX)

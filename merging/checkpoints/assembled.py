@@ -13,7 +13,7 @@ from torch import Tensor
 
 from merging.checkpoints.checkpoint import Checkpoint
 from merging.checkpoints.layout import Layout
-from merging.checkpoints.weights import StoredTensor
+from merging.checkpoints.weights import Digest, StoredTensor
 from merging.errors import MergingError, first_line
 
 
@@ -31,6 +31,11 @@ class AssembledTensor(StoredTensor):
     def read_into(self, memory: Tensor) -> None:
         """Read the pieces and put the tensor that they make into `memory`."""
         memory.copy_(self.read())
+
+    def made_of(self, digest: Digest) -> object:
+        """Return what the pieces are made of, and by which rules they are put together."""
+        pieces = [[name, piece.made_of(digest)] for name, piece in self.pieces]
+        return ["assembled", self.name, self.layout.rules, pieces]
 
 
 def assemble(checkpoint: Checkpoint, reference: Checkpoint) -> Checkpoint:
@@ -62,4 +67,4 @@ def _assembled(checkpoint: Checkpoint, layout: Layout, name: str, pieces: Mappin
             f"model {checkpoint.reference}: tensor {name} cannot be made of its {len(pieces)} pieces in the files "
             f"({first}, ...): {first_line(error)}"
         ) from None
-    return AssembledTensor(pieces[first].file, name, tuple(tensor.shape), tensor.dtype, tuple(pieces.items()), layout)
+    return AssembledTensor(name, tuple(tensor.shape), tensor.dtype, pieces[first].file, tuple(pieces.items()), layout)

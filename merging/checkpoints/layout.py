@@ -14,6 +14,8 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from hashlib import sha256
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from torch import Tensor
@@ -76,6 +78,12 @@ class Layout:
 
     in_pieces: bool
     convert: Callable[[], Conversion] = field(repr=False)
+
+    @property
+    def rules(self) -> str:
+        """What tells this layout from others, in any process."""
+        config: str = self.convert().model.config.to_json_string()
+        return f"transformers {version('transformers')} {sha256(config.encode()).hexdigest()}"
 
     def name_of(self, live: str) -> str:
         """Return what a merge calls a tensor of the live model."""

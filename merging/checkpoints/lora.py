@@ -11,7 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from merging.checkpoints.weights import StoredTensor
+from merging.checkpoints.weights import Digest, StoredTensor
+
+# Of the arithmetic: to be raised when it gives other bits.
+_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,11 @@ class LowRank:
             return weight.add_(change.to(weight.dtype) if self.embedding else change)
         return _with_magnitude(weight, change, self.magnitude.read().to(wide), self.transposed)
 
+    def made_of(self, digest: Digest) -> object:
+        """Return plain data that is the same for changes that are."""
+        parts = [part and part.made_of(digest) for part in (self.a, self.b, self.magnitude)]
+        return [*parts, self.scaling, self.transposed, self.embedding]
+
 
 def _with_magnitude(weight: Tensor, change: Tensor, magnitude: Tensor, transposed: bool) -> Tensor:
     # The norm is taken of contiguous rows as peft lays them out: the order of a sum is part of its bits.
@@ -64,6 +72,10 @@ class Shift:
         """Return the merged bias; `weight` may be changed."""
         return weight.add_(self.bias.read().to(torch.promote_types(weight.dtype, torch.float32)) * self.scaling)
 
+    def made_of(self, digest: Digest) -> object:
+        """Return plain data that is the same for changes that are."""
+        return [self.bias.made_of(digest), self.scaling]
+
 
 @dataclass(frozen=True)
 class AdaptedTensor(StoredTensor):
@@ -83,3 +95,8 @@ class AdaptedTensor(StoredTensor):
             for change in self.changes:
                 merged = change.apply(merged)
             return merged
+
+    def made_of(self, digest: Digest) -> object:
+        """Return what the base's tensor and the changes are made of."""
+        changes = [change.made_of(digest) for change in self.changes]
+        return ["adapted", _VERSION, str(self.dtype), self.source.made_of(digest), changes]

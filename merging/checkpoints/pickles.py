@@ -55,7 +55,7 @@ def read_pickle(file: Path) -> dict[str, StoredTensor]:
     size = file.stat().st_size
     tensors = {name: value.detach() for name, value in content.items() if isinstance(value, Tensor)}
     return {
-        name: PickledTensor(file, name, tuple(tensor.shape), tensor.dtype, tensor, size)
+        name: PickledTensor(name, tuple(tensor.shape), tensor.dtype, file, tensor, size)
         for name, tensor in tensors.items()
     }
 

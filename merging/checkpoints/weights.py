@@ -10,43 +10,26 @@ import json
 import mmap
 import struct
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from merging.checkpoints.headers import ALIGNMENT, DTYPES, Entry
 from merging.errors import MergingError, first_line
 
-_DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
+Digest: TypeAlias = Callable[[Path], str]
 
 
 @dataclass(frozen=True)
-class StoredTensor(ABC):
+class StoredTensor(Entry, ABC):
     """A tensor that lies on disk. Two of them are equal if they are the same tensor of the same file."""
 
     file: Path
-    name: str
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-
-    @property
-    def nbytes(self) -> int:
-        """Its size in memory."""
-        return torch.Size(self.shape).numel() * self.dtype.itemsize
 
     def read(self) -> Tensor:
         """Read it into memory of its own, on the CPU. Raises MergingError if its file cannot be read."""
@@ -64,6 +47,10 @@ class StoredTensor(ABC):
     @abstractmethod
     def read_into(self, memory: Tensor) -> None:
         """Read it into a contiguous CPU tensor of its shape and dtype. Raises MergingError as `read` does."""
+
+    def made_of(self, digest: Digest) -> object:
+        """Return plain data that is the same for tensors of the same bits, given what returns a file's digest."""
+        return [digest(self.file), self.name]
 
 
 @dataclass(frozen=True)
@@ -108,34 +95,44 @@ class SafeTensor(StoredTensor):
 def lies_well(dtype: torch.dtype, address: int) -> bool:
     """Whether all that is computed with a tensor at this address has the bits that it has elsewhere."""
     # BLAS sums a product of float32 or float64 vectors in another order where they do not begin at 64 bytes.
-    return address % (64 if dtype.itemsize > 2 else dtype.itemsize) == 0
+    return address % (ALIGNMENT if dtype.itemsize > 2 else dtype.itemsize) == 0
 
 
 def read_header(file: Path) -> dict[str, StoredTensor]:
     """Return the tensors of a safetensors file by name. Raises MergingError if it is not whole or quantized."""
-    try:
-        with safe_open(file, framework="pt"):  # which checks all that can be wrong with it
-            pass
-        with file.open("rb") as opened:
-            (size,) = struct.unpack("<Q", opened.read(8))
-            header: dict[str, Any] = json.loads(opened.read(size))
-    except (SafetensorError, OSError) as error:
-        raise MergingError(
-            f"{file}: is no whole safetensors file ({first_line(error)}); download or copy it again"
-        ) from None
+    header, start = _header(file)
     header.pop("__metadata__", None)
-    start = 8 + size
     return {
         name: SafeTensor(
-            file, name, tuple(entry["shape"]), _dtype(file, name, entry["dtype"]), start + entry["data_offsets"][0]
+            name, tuple(entry["shape"]), _dtype(file, name, entry["dtype"]), file, start + entry["data_offsets"][0]
         )
         for name, entry in header.items()
     }
 
 
+def read_metadata(file: Path) -> dict[str, str]:
+    """Return what a safetensors file says besides its tensors. Raises MergingError if it is not whole."""
+    metadata: dict[str, str] = _header(file)[0].get("__metadata__", {})
+    return metadata
+
+
+def _header(file: Path) -> tuple[dict[str, Any], int]:
+    """Return the header, and where the tensors begin."""
+    try:
+        with safe_open(file, framework="pt"):  # which checks all that can be wrong with it
+            pass
+        with file.open("rb") as opened:
+            (size,) = struct.unpack("<Q", opened.read(8))
+            return json.loads(opened.read(size)), 8 + size
+    except (SafetensorError, OSError) as error:
+        raise MergingError(
+            f"{file}: is no whole safetensors file ({first_line(error)}); download or copy it again"
+        ) from None
+
+
 def _dtype(file: Path, tensor: str, name: str) -> torch.dtype:
-    if name not in _DTYPES:
+    if name not in DTYPES:
         raise MergingError(
             f"{file}: tensor {tensor} is stored as {name}; save the model as bfloat16, float16 or float32"
         )
-    return _DTYPES[name]
+    return DTYPES[name]

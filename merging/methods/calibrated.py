@@ -14,7 +14,6 @@ from torch import Tensor
 
 from merging.methods.registry import Block, Numbers, Operands, Parameter, Scope, Undefined, method
 from merging.methods.shifts import taking_part, wide
-from merging.statistics import Last
 
 _WEIGHT = Parameter("weight", float, Scope.NON_BASE, default=1.0, low=0.0)
 _CALIBRATION = Parameter("calibration", str, Scope.NON_BASE)
@@ -83,7 +82,7 @@ def regress(operands: Operands, numbers: Numbers) -> Tensor | None:
         return solved.to(wide(operands.dtype)).reshape(-1)
 
     files = tuple(numbers.per_input["calibration"])
-    return operands.once("regmean", inputs, Last).once((weights, alpha, files), compute)
+    return operands.last("regmean", inputs, (weights, alpha, files), compute)
 
 
 @method(

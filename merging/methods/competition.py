@@ -20,7 +20,10 @@ from merging.methods.magnitudes import RUN, Boundary, Magnitudes
 from merging.methods.registry import Block, Numbers, Operands, Parameter, Scope, method
 from merging.methods.shifts import SCALE, WEIGHT, taking_part, wide
 from merging.methods.sparsify import delta_extremes
-from merging.statistics import Last
+from merging.statistics import forms
+from merging.statistics.forms import Form
+
+_MEASURES: Form[tuple[tuple[float, float, float], ...]] = forms.plain(version=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +82,7 @@ def select(operands: Operands, numbers: Numbers) -> Selection | None:
     if not all(math.isfinite(bound) for pair in extremes.values() for bound in pair):
         return None
     inputs = tuple(index for index, pair in extremes.items() if pair != (0, 0))
-    competition = operands.once("pcb", inputs, lambda: _compete(operands, inputs))
+    competition = _compete(operands, inputs)
     kept = int(numbers.number("density") * operands.elements)
     return Selection(competition, {index: _boundary(operands, competition, index, kept) for index in inputs})
 
@@ -136,17 +139,26 @@ def _boundary(operands: Operands, competition: Competition, index: int, kept: in
     def find() -> Boundary:
         if kept == 0:
             return Boundary(math.inf, 0)
-        name = f"pcb_scores {index}"
-        return Magnitudes.of(name, operands, competition.inputs, read, dtype=wide(operands.dtype)).largest(kept)
+        name, dtype = f"pcb_scores {place}", wide(operands.dtype)
+        return Magnitudes.of(name, operands, competition.inputs, read, dtype=dtype).largest(kept)
 
-    return operands.once(f"pcb_boundary {index}", competition.inputs, Last).once(kept, find)
+    # By its place among those that take part: another recipe may have the same ones at other indices.
+    place = competition.inputs.index(index)
+    return operands.last(f"pcb_boundary {place}", competition.inputs, kept, find)
 
 
 def _compete(operands: Operands, inputs: Sequence[int]) -> Competition:
     pairs = [(one, other) for one in inputs for other in inputs if one <= other]
-    ranges = {pair: _range(operands, pair) for pair in pairs}
-    within = {index: _softmax(operands, (index, index), len(inputs), *ranges[index, index]) for index in inputs}
-    return Competition(tuple(inputs), within, {pair: _softmax(operands, pair, 1, *ranges[pair]) for pair in pairs})
+    sharpnesses = [((index, index), len(inputs)) for index in inputs] + [(pair, 1) for pair in pairs]
+
+    def measure() -> tuple[tuple[float, float, float], ...]:
+        ranges = {pair: _range(operands, pair) for pair in pairs}
+        return tuple(_measure(operands, pair, sharpness, *ranges[pair]) for pair, sharpness in sharpnesses)
+
+    measured = operands.once("pcb", inputs, measure, kept=_MEASURES)
+    made = [Softmax(sharpness, *each) for (_, sharpness), each in zip(sharpnesses, measured, strict=True)]
+    within, between = made[: len(inputs)], made[len(inputs) :]
+    return Competition(tuple(inputs), dict(zip(inputs, within, strict=True)), dict(zip(pairs, between, strict=True)))
 
 
 def _range(operands: Operands, pair: tuple[int, int]) -> tuple[float, float]:
@@ -154,10 +166,13 @@ def _range(operands: Operands, pair: tuple[int, int]) -> tuple[float, float]:
     return float(torch.stack(lows).amin()), float(torch.stack(highs).amax())
 
 
-def _softmax(operands: Operands, pair: tuple[int, int], sharpness: float, low: float, high: float) -> Softmax:
+def _measure(
+    operands: Operands, pair: tuple[int, int], sharpness: float, low: float, high: float
+) -> tuple[float, float, float]:
+    """Return what the products of two task vectors are normalized by: least, span, and the total of the softmax."""
     unscaled = Softmax(sharpness, low, high - low)
     total = math.fsum(float(unscaled(products).sum(dtype=torch.float64)) for products in _products(operands, pair))
-    return Softmax(sharpness, low, high - low, total)
+    return low, high - low, total
 
 
 def _products(operands: Operands, pair: tuple[int, int]) -> Iterator[Tensor]:

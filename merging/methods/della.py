@@ -17,7 +17,9 @@ from merging.methods.random_bits import keep_below
 from merging.methods.registry import Number, Operands
 from merging.methods.sparsify import NOTHING, Cut, delta, rescaled
 from merging.native import task_vectors as native
+from merging.statistics import forms
 
+_RANKS = forms.tensor(version=1)
 _LIMIT = 2.0**31 - 128  # the largest float32 that an int32 holds
 # Elements that are ranked at once: sorting needs ten times the memory of what is sorted.
 _RANKED_AT_ONCE = 1 << 20
@@ -74,7 +76,7 @@ def draw_by_rank(
         return None
     if density <= 0:
         return NOTHING
-    ranks = operands.once("ranks", [index], lambda: _ranks(operands, index))
+    ranks = operands.once("ranks", [index], lambda: _ranks(operands, index), kept=_RANKS)
     last = _layout(operands.shape)[1] - 1
     least, step = (density - epsilon, 2 * epsilon / last) if last else (density, 0.0)
     drop = RankedDrop(ranks, step * _LIMIT, least * _LIMIT, operands.random_key(index))

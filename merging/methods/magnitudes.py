@@ -15,7 +15,7 @@ from torch import Tensor
 from merging.inductor.task_vectors import RUN as RUN  # a kernel searches where a table counts
 from merging.methods.bits import number_of
 from merging.methods.registry import Block, Operands
-from merging.statistics import MagnitudeTable, Place, magnitude_bins, magnitude_table
+from merging.statistics.magnitude_table import TABLE, MagnitudeTable, Place, magnitude_bins, magnitude_table
 
 _RUNS_AT_ONCE = 256  # that a GPU reads
 
@@ -61,7 +61,7 @@ class Magnitudes:
         `dtype` is that of what `read` makes, if it is not the merge's. Boundaries in a 16-bit dtype are then found
         without a look at the tensor if they may have a rank (`ranked`).
         """
-        table = operands.once(name, inputs, lambda: magnitude_table(_runs(operands, read)))
+        table = operands.once(name, inputs, lambda: magnitude_table(_runs(operands, read)), kept=TABLE)
         return cls(operands, read, table, dtype or operands.dtype, find, ranked)
 
     def largest(self, k: int) -> Boundary:

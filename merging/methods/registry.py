@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 
@@ -26,6 +26,7 @@ from pydantic import TypeAdapter
 from torch import Tensor
 
 from merging.inductor import AnyKernels
+from merging.statistics.forms import Form
 
 Number: TypeAlias = bool | int | float | str
 T = TypeVar("T")
@@ -192,8 +193,24 @@ class Operands(Protocol):
     def whole(self) -> Block:
         """Return the tensor in its own shape."""
 
-    def once(self, name: str, inputs: Sequence[int], compute: Callable[[], T]) -> T:
-        """Return a statistic of these inputs (and the base), computed at most once for a parent set."""
+    def once(self, name: str, inputs: Sequence[int], compute: Callable[[], T], kept: Form[T] | None = None) -> T:
+        """Return a statistic of these inputs (and the base), computed at most once for a parent set.
+
+        One that costs more to compute than to read is given its form on disk, where the next process finds it.
+        """
+
+    def last(
+        self,
+        name: str,
+        inputs: Sequence[int],
+        numbers: Hashable,
+        compute: Callable[[], T],
+        kept: Form[T] | None = None,
+    ) -> T:
+        """Return a statistic that depends on numbers of the recipe besides; that of the last numbers is held.
+
+        On disk it is found again as long as the numbers, which must have a repr, stay the same.
+        """
 
     def random_key(self, index: int) -> tuple[int, int]:
         """Return two 32-bit keys for the random numbers of an input: of (seed, input, its tensor) and nothing else."""

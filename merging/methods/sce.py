@@ -10,7 +10,11 @@ from torch import Tensor
 from merging.methods.magnitudes import RUN, Magnitudes
 from merging.methods.registry import Block, Numbers, Operands, Parameter, Scope, method
 from merging.methods.sparsify import NOTHING, Cut
+from merging.statistics import forms
+from merging.statistics.forms import Form
 
+_ENERGIES = forms.tensor(version=1)
+_DIFFERING: Form[int] = forms.plain(version=1)
 _SMALLEST_ENERGY = 1e-6
 _SMALLEST_WEIGHT = 1e-6
 
@@ -37,7 +41,8 @@ def select(operands: Operands, numbers: Numbers) -> Selection:
         return Selection(NOTHING, torch.empty(0, 1))
     cut = _find_cut(operands, numbers.number("select_topk"))
     if cut is None:
-        return Selection(None, operands.once("energies", range(operands.count), lambda: _weights(operands, None)))
+        every = range(operands.count)
+        return Selection(None, operands.once("energies", every, lambda: _weights(operands, None), kept=_ENERGIES))
     return Selection(cut, _weights(operands, cut))
 
 
@@ -72,7 +77,10 @@ def _find_cut(operands: Operands, part: float) -> Cut | None:
         return None
     inputs = range(operands.count)
     differing = operands.once(
-        "differing", inputs, lambda: sum(int(torch.count_nonzero(_variance(b))) for b in operands.blocks(RUN))
+        "differing",
+        inputs,
+        lambda: sum(int(torch.count_nonzero(_variance(b))) for b in operands.blocks(RUN)),
+        kept=_DIFFERING,
     )
     if not (selected := int(differing * part)):
         return NOTHING

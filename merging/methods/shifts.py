@@ -6,13 +6,14 @@ not there; all is computed in float32 (or float64, where the merge is) and round
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from merging.methods.registry import Block, Numbers, Operands, Parameter, Scope
+from merging.statistics.forms import Form
 
 WEIGHT = Parameter("weight", float, Scope.NON_BASE, default=1.0)
 SCALE = Parameter("lambda", float, Scope.SHARED, default=1.0)
@@ -69,3 +70,29 @@ def wide_vectors(operands: Operands, inputs: Sequence[int]) -> Tensor:
     assert block.base is not None
     base = block.base.to(wide(operands.dtype))
     return torch.stack([block.inputs[index].to(base.dtype, copy=True).sub_(base) for index in inputs])
+
+
+def made_over(
+    operands: Operands,
+    name: str,
+    inputs: Sequence[int],
+    numbers: Hashable,
+    make: Callable[[Tensor], Tensor],
+    kept: Form[Tensor | None],
+) -> Tensor | None:
+    """Return what a method makes of the task vectors of some inputs, or None if one of them is not finite.
+
+    Args:
+        operands: whose inputs.
+        name: what is made.
+        inputs: their indices.
+        numbers: what it depends on besides; it is made again when they are not those of the last call.
+        make: makes it of the task vectors, (inputs, *shape), in the wide dtype, which may be changed.
+        kept: its form on disk.
+    """
+
+    def compute() -> Tensor | None:
+        vectors = wide_vectors(operands, inputs)
+        return make(vectors) if vectors.isfinite().all() else None
+
+    return operands.last(name, inputs, numbers, compute, kept)

@@ -15,10 +15,14 @@ import torch
 from torch import Tensor
 
 from merging.methods.registry import Block, Numbers, Operands, Parameter, Scope, method
-from merging.methods.shifts import SCALE, WEIGHT, Shift, mean_shift, shifted, taking_part, wide_vectors
-from merging.statistics import Last
+from merging.methods.shifts import SCALE, WEIGHT, Shift, made_over, mean_shift, shifted, taking_part
+from merging.statistics import forms
+from merging.statistics.forms import Form
 
 Factors: TypeAlias = tuple[Tensor, Tensor, Tensor]  # (..., m, r), (..., r), (..., r, n)
+
+_PARTS, _MERGED = forms.optional_tensor(version=1), forms.optional_tensor(version=1)
+_FACTORS: Form[Factors] = forms.tensors(version=1)
 
 
 # --- TSV-M ----------------------------------------------------------------------------------------------------------
@@ -32,10 +36,7 @@ def decorrelate(operands: Operands, numbers: Numbers) -> Shift:
         return mean_shift(numbers)
     fraction = None if numbers.shared["rank_fraction"] is None else numbers.number("rank_fraction")
 
-    def parts() -> Tensor | None:
-        vectors = wide_vectors(operands, inputs)
-        if not vectors.isfinite().all():
-            return None
+    def parts(vectors: Tensor) -> Tensor:
         full = min(operands.shape[-2:])
         if fraction is not None:
             return low_rank(
@@ -43,7 +44,7 @@ def decorrelate(operands: Operands, numbers: Numbers) -> Shift:
             )
         return low_rank([decompose(vector) for vector in vectors], full // len(inputs)) if len(inputs) > 1 else vectors
 
-    found = operands.once("tsv_m", inputs, Last).once(fraction, parts)
+    found = made_over(operands, "tsv_m", inputs, fraction, parts, _PARTS)
     factors = tuple(numbers.number("lambda") * weights[index] for index in inputs)
     return mean_shift(numbers) if found is None else Shift(factors, found.flatten(1))
 
@@ -65,13 +66,13 @@ def tsv_m(block: Block, numbers: Numbers, shift: Shift) -> Tensor:  # noqa: ARG0
     """Return base + lambda · Σ weight · U⊥ S V⊥ᵀ: of each parent the leading singular vectors, kept from the others'.
 
     Each parent has the `rank_fraction` of the rank, by default an equal part of it. Only weights and lambda make a
-    candidate that costs no decomposition; a `rank_fraction` that is given keeps all factors of the parents in memory.
+    candidate that costs no decomposition; a `rank_fraction` that is given keeps all factors of the parents as well.
     """
     return shifted(block, shift)
 
 
 def _kept(operands: Operands, index: int, vector: Tensor) -> Factors:
-    return operands.once("svd", [index], lambda: decompose(vector))
+    return operands.once("svd", [index], lambda: decompose(vector), kept=_FACTORS)
 
 
 def low_rank(factors: Sequence[Factors], rank: int) -> Tensor:
@@ -167,15 +168,12 @@ def _isotropic(
     if not operands.is_matrix or len(inputs) == 0:
         return mean_shift(numbers)
 
-    def compute() -> Tensor | None:
-        vectors = wide_vectors(operands, inputs)
-        if not vectors.isfinite().all():
-            return None
+    def weighed(vectors: Tensor) -> Tensor:
         for vector, index in zip(vectors, inputs, strict=True):
             vector.mul_(weights[index])
         return merge(vectors)
 
-    found = operands.once(name, inputs, Last).once((weights, *others), compute)
+    found = made_over(operands, name, inputs, (weights, *others), weighed, _MERGED)
     return mean_shift(numbers) if found is None else Shift((numbers.number("lambda"),), found.flatten().unsqueeze(0))
 
 

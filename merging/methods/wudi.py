@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from merging.methods.registry import Block, Numbers, Operands, Parameter, Scope, method
-from merging.methods.shifts import SCALE, Shift, shifted, wide_vectors
-from merging.statistics import Last
+from merging.methods.shifts import SCALE, Shift, made_over, shifted
+from merging.statistics import forms
 
+_MERGED = forms.optional_tensor(version=1)
 # Adam as the paper runs it: torch's defaults.
 _BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-8
 
@@ -29,13 +30,8 @@ def optimize(operands: Operands, numbers: Numbers) -> Shift:
     mean = Shift((scale / max(count, 1),) * count)
     if not operands.is_matrix or not count:
         return mean
-    settings = Adam(int(numbers.number("iterations")), numbers.number("learning_rate"))
-
-    def compute() -> Tensor | None:
-        vectors = wide_vectors(operands, range(count))
-        return least_interfering(vectors, settings) if vectors.isfinite().all() else None
-
-    found = operands.once("wudi", range(count), Last).once(settings, compute)
+    adam = Adam(int(numbers.number("iterations")), numbers.number("learning_rate"))
+    found = made_over(operands, "wudi", range(count), adam, lambda vectors: least_interfering(vectors, adam), _MERGED)
     return mean if found is None else Shift((scale,), found.flatten().unsqueeze(0))
 
 

@@ -14,9 +14,12 @@ from hashlib import sha256
 import torch
 from torch import Tensor
 
-from merging.checkpoints.weights import StoredTensor
+from merging.checkpoints.weights import Digest, StoredTensor
 from merging.parents import ParentSet
 from merging.tokenization.vocabulary import Alignment, Vocabulary, align
+
+# Of the rules by which rows are filled: to be raised when they give other bits.
+_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,12 @@ class RearrangedTensor(StoredTensor):
     def read_into(self, memory: Tensor) -> None:
         """Put the rearranged rows into `memory`."""
         memory.copy_(self.read())
+
+    def made_of(self, digest: Digest) -> object:
+        """Return what the models' tables are made of, which of them it is, and which row comes from where."""
+        names = [name for name, _ in self.tables]
+        tables = [table.made_of(digest) for _, table in self.tables]
+        return ["rearranged", _VERSION, str(self.dtype), names.index(self.parent), tables, self.alignment.digest(names)]
 
 
 def aligned_names(
@@ -79,7 +88,7 @@ def aligned_names(
             names[model] = f"{tensor}@{vocabulary.name}-{particular}"
             shape = (alignment.rows, *rest)
             made_of = tuple(tables.items())
-            parents.derive(model, RearrangedTensor(table.file, names[model], shape, wide, model, made_of, alignment))
+            parents.derive(model, RearrangedTensor(names[model], shape, wide, table.file, model, made_of, alignment))
     return names
 
 

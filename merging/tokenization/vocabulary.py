@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 
 import torch
 from torch import Tensor
@@ -60,6 +61,14 @@ class Alignment:
     def keeps(self, parent: str, size: int) -> bool:
         """Whether a parent's embedding of `size` rows is what it has to be already."""
         return size == self.rows == len(self.ids) and torch.equal(self.own[parent], torch.arange(self.rows))
+
+    def digest(self, parents: Sequence[str]) -> str:
+        """Return a digest of where the rows come from, whatever the parents are called; they are given in order."""
+        found = sha256(f"{self.rows} {[parent in self.copied for parent in parents]}".encode())
+        copied = [self.copied[parent] for parent in parents if parent in self.copied]
+        for rows in (self.ids, self.averaged, *(self.own[parent] for parent in parents), *copied):
+            found.update(len(rows).to_bytes(8, "little") + rows.numpy().tobytes())
+        return found.hexdigest()
 
 
 def align(vocabulary: Vocabulary, parents: Sequence[str], base: str | None) -> Alignment:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import torch
@@ -12,7 +12,8 @@ from merging.inductor import AnyKernels
 from merging.methods import METHODS, Scope
 from merging.methods.random_bits import keys
 from merging.methods.registry import Block, Number, Numbers
-from merging.statistics import Statistics
+from merging.statistics.forms import Form
+from merging.statistics.memo import Statistics
 
 T = TypeVar("T")
 
@@ -51,9 +52,20 @@ class PlainOperands:
         """Return the tensors in their shape."""
         return Block(0, self.base, tuple(self.inputs))
 
-    def once(self, name: str, inputs: Sequence[int], compute: Callable[[], T]) -> T:
+    def once(self, name: str, inputs: Sequence[int], compute: Callable[[], T], kept: Form[T] | None = None) -> T:  # noqa: ARG002
         """Remember a statistic."""
         return self.statistics.once((name, tuple(inputs)), compute)
+
+    def last(
+        self,
+        name: str,
+        inputs: Sequence[int],
+        numbers: Hashable,
+        compute: Callable[[], T],
+        kept: Form[T] | None = None,  # noqa: ARG002
+    ) -> T:
+        """Remember a statistic of the last numbers."""
+        return self.statistics.last((name, tuple(inputs)), numbers, compute)
 
     def random_key(self, index: int) -> tuple[int, int]:
         """Return the keys of an input."""

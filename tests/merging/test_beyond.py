@@ -412,3 +412,19 @@ def break_tensor(tmp_path: Path) -> Callable[[str, str], str]:
         return str(folder)
 
     return make
+
+
+def test_parents_that_take_part_at_other_places_have_their_own_scores(family: Family) -> None:
+    """A searched weight may be zero, and a searched model may be another: the statistics are those of the same two."""
+    pair = [f"{{model: {model}, parameters: {{weight: 0.8}}}}" for model in (family.a, family.b)]
+    head = f"merge_method: pcb\nbase_model: {family.base}\nparameters: {{density: 0.3}}\ndtype: bfloat16\n"
+    recipes = [Recipe.parse(f"{head}models: [{', '.join(each)}]") for each in (pair, pair[::-1])]
+    zero = pair[0].replace("0.8", "0")
+    recipes += [Recipe.parse(f"{head}models: [{', '.join(each)}]") for each in ((zero, *pair[1:]), pair[1:])]
+    with ParentSet.open(recipes) as parents:
+        merger = Merger(parents)
+        for recipe in recipes:
+            found = {name: tensor.clone() for name, tensor in merger.apply(recipe).state_dict().items()}
+            with ParentSet.open(recipe) as own:
+                for name, tensor in Merger(own).apply(recipe).state_dict().items():
+                    assert torch.equal(found[name], tensor), name

@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import resource
 import shutil
-import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,6 +21,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, Pre
 from merging import Merger, MergingError, NonFiniteTensor, ParentSet, Recipe, export_model, load_tokenizer
 from tests.conftest import ModelMaker
 from tests.merging.conftest import Family
+from tests.merging.disks import Limit, small_disk, small_files
 from tests.merging.oracle import mergekit_merge
 from tests.merging.recipes import recipes
 
@@ -318,32 +314,6 @@ def test_a_folder_that_cannot_be_replaced_is_refused_before_anything_is_merged(
     ):
         export_model(recipe(family), Path(place))
     assert not list(tmp_path.iterdir())
-
-
-@contextmanager
-def small_disk(folder: Path) -> Iterator[None]:
-    """Mount a file system of 64 KB."""
-    mount = shutil.which("mount")
-    if os.geteuid() or not mount or subprocess.run([mount, "-t", "tmpfs", "-o", "size=64k", "none", folder]).returncode:
-        pytest.skip("no right to mount a small disk; the limit on the size of a file stands in for it")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", folder], check=True)
-
-
-@contextmanager
-def small_files(_: Path) -> Iterator[None]:
-    """Let no file grow beyond 10 KB."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-Limit = Callable[[Path], AbstractContextManager[None]]
 
 
 @pytest.mark.parametrize("limit", [small_disk, small_files])

@@ -18,7 +18,7 @@ from merging.methods.random_bits import keep_mask, keys
 from merging.methods.registry import Scratch
 from merging.methods.sparsify import NOTHING, find_cut
 from merging.plan import Source, Step
-from merging.statistics import magnitude_table
+from merging.statistics.magnitude_table import magnitude_table
 from tests.merging.operands import PlainOperands, run
 from tests.merging.oracle import mergekit_method
 

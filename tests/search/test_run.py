@@ -33,6 +33,13 @@ def numbers(board: Leaderboard) -> dict[int, dict[str, float]]:
     return {row.trial: row.numbers for row in board.rows if row.kind == "trial"}
 
 
+def computed(log: str) -> int:
+    """Return how many statistics of the parents a log says were computed, and not found on disk."""
+    counts = re.findall(r"statistics: \d+ found on disk, (\d+) computed", log)
+    assert counts
+    return sum(map(int, counts))
+
+
 class Phases(Silent):
     """Remembers what was said."""
 
@@ -58,7 +65,8 @@ class Phases(Silent):
 
 def test_a_run_leaves_a_folder_with_everything(finished: Path, shared_family: Family) -> None:
     assert {path.name for path in finished.iterdir() if not path.name.startswith(".")} == {
-        "config.yaml", "search.json", "study.db", "drafts.jsonl", "completions", "verdicts.db", "sandbox.jsonl",
+        "config.yaml", "search.json", "study.db", "drafts.jsonl", "completions", "verdicts.db", "statistics",
+        "sandbox.jsonl",
         "worker.log",
     }  # fmt: skip
     assert (finished / "config.yaml").read_text() == shared_family.config()
@@ -141,7 +149,10 @@ def test_trials_know_how_likely_they_find_what_the_parents_passed_with(finished:
 def test_a_search_goes_on_where_it_stopped(finished: Path, shared_family: Family, tmp_path: Path) -> None:
     config = SearchConfig.load(shared_family.write("finished.yaml"))
     begun = run_search(config, tmp_path / "run", trials=1)
+    told = (tmp_path / "run/worker.log").read_text()
+    assert computed(told) > 0
     ended = run_search(config, tmp_path / "run")
+    assert computed((tmp_path / "run/worker.log").read_text().removeprefix(told)) == 0
     kept = {row.trial: row.seconds for row in begun.rows}
     assert {row.trial: row.seconds for row in ended.rows if row.trial in kept} == kept
     whole = Leaderboard.open(finished)
@@ -166,6 +177,9 @@ def test_fresh_begins_anew(family: Family, tmp_path: Path) -> None:
     second = run_search(config, tmp_path / "run", trials=1, fresh=True, seed=3)
     assert numbers(first) != numbers(second)
     assert Leaderboard.open(tmp_path / "run.1") == first
+    # What is of the parents alone stays where it is of use.
+    assert computed((tmp_path / "run/worker.log").read_text()) == 0
+    assert not (tmp_path / "run.1/statistics").exists()
 
 
 def test_after_its_time_a_search_takes_no_trial(family: Family, tmp_path: Path) -> None:

@@ -86,6 +86,7 @@ def test_two_workers_share_a_folder(family: Family, tmp_path: Path) -> None:
         for command in (one, other):
             command.send(signal.SIGINT)
         assert [one.wait(), other.wait()] == [0, 0], one.errors + other.errors
+    assert "damaged" not in (out / "worker.log").read_text()
     board = Leaderboard.open(out)
     assert sorted(row.trial for row in board.rows) == list(range(len(board.rows)))
     assert [row.kind for row in board.rows].count("trial") == len(board.rows) - 4

@@ -1,56 +1,23 @@
-"""What depends on the parents alone: computed at most once for each tensor, whatever the candidates are.
+"""Magnitude tables: how many elements of a tensor have each magnitude.
 
-Guarantees: a table is exact and does not depend on thread counts. Does not decide what is kept on which device; tables
-live on the CPU and are smaller than their tensor; float16, which has more magnitudes, makes larger ones than bfloat16.
+Guarantees: a table is exact and does not depend on thread counts. Tables live on the CPU and are smaller than their
+tensor; float16, which has more magnitudes, makes larger ones than bfloat16.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
-T = TypeVar("T")
+from merging.statistics.forms import Form, Named
+
 Array: TypeAlias = npt.NDArray[np.signedinteger[Any]]
-
-_BINS = 1 << 15
-
-
-class Statistics:
-    """A memo: the statistics of a parent set, by name, tensor and parents."""
-
-    def __init__(self) -> None:
-        self._memo: dict[Hashable, object] = {}
-
-    def clear(self) -> None:
-        """Forget everything."""
-        self._memo.clear()
-
-    def once(self, key: Hashable, compute: Callable[[], T]) -> T:
-        """Return what `compute` returned the first time for this key."""
-        if key not in self._memo:
-            self._memo[key] = compute()
-        value: T = self._memo[key]  # type: ignore[assignment]
-        return value
-
-
-class Last:
-    """A memo of one entry: for what is large and depends on numbers that may or may not be searched."""
-
-    def __init__(self) -> None:
-        self._entry: tuple[Hashable, object] | None = None
-
-    def once(self, key: Hashable, compute: Callable[[], T]) -> T:
-        """Return what `compute` returned for this key, if the last call was for the same."""
-        if self._entry is None or self._entry[0] != key:
-            self._entry = None  # its memory goes before the next one's comes
-            self._entry = key, compute()
-        value: T = self._entry[1]  # type: ignore[assignment]
-        return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,3 +94,14 @@ def _count(values: Array) -> tuple[Array, Array]:
     counts = np.bincount(values)
     (present,) = counts.nonzero()
     return present, counts[present]
+
+
+def _tensors(table: MagnitudeTable) -> Named:
+    return {name: torch.from_numpy(getattr(table, name)) for name in ("bins", "below", "until")}
+
+
+def _table(tensors: Named, _: torch.device) -> MagnitudeTable:
+    return MagnitudeTable(*(tensors[name].numpy() for name in ("bins", "below", "until")))
+
+
+TABLE = Form(1, _tensors, _table)

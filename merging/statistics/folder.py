@@ -1,0 +1,249 @@
+"""A folder of statistics: what was computed of the parents, by what it was made of, for the next process.
+
+    digests.json           the digests of the parents' files
+    numbers.json           statistics that are a few numbers
+    NAME-KEY.safetensors   each of the others
+
+Guarantees: what is found has the bits that were written for the same parents, statistic and code. Whatever happens to
+the folder (a killed or a second writer, a full disk, damage, removal) costs time alone. Large ones are mapped, not
+read: memory that others need is the system's to take. Nothing is written before `writes` is set.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from merging.caches import put
+from merging.checkpoints.headers import DTYPES, Entry, header
+from merging.checkpoints.weights import read_header, read_metadata
+from merging.errors import MergingError
+from merging.statistics.digests import Changed, FileDigests
+from merging.statistics.forms import Named
+
+_LOG = logging.getLogger("merging.statistics")
+
+_SUFFIX = ".safetensors"
+# What is smaller lies with others in one file.
+_SMALL = 1 << 12
+# A disk is not filled up: the results need it.
+_LEFT_FREE = 1 << 30
+_STALE_SECONDS = 3600.0
+# Stands for the numbers of a statistic of which several were asked for.
+_VARYING = "varying"
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Which statistic it is.
+
+    Attributes:
+        name: what it is called.
+        key: what it is made of, as a digest.
+        numbers: those of a recipe that it depends on besides, of which the folder keeps one; or None.
+    """
+
+    name: str
+    key: str
+    numbers: str | None = None
+
+    @property
+    def title(self) -> str:
+        """What its file is called."""
+        return f"{self.name.partition(' ')[0]}-{self.key[:40]}"
+
+
+class StatisticsFolder:
+    """Where statistics are found again. Safe to use from several threads and processes.
+
+    Attributes:
+        writes: whether what is computed is written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.writes = False
+        self._path = path
+        self._digests = FileDigests(path / "digests.json")
+        self._small: dict[str, dict[str, list[Any]]] = {}
+        self._lock = threading.Lock()
+        self._said: set[str] = set()
+
+    def identity(
+        self, name: str, version: int, made_of: Callable[[Callable[[Path], str]], object], numbers: object = None
+    ) -> Identity | None:
+        """Return which statistic it is, or None where that cannot be known any more.
+
+        Args:
+            name: what it is called.
+            version: of the code that computes it.
+            made_of: returns plain data that tells what it is made of, given what returns a file's digest.
+            numbers: those of a recipe that it depends on besides.
+        """
+        try:
+            content = [name, version, made_of(self._digests.of)]
+        except Changed:
+            return None
+        key = sha256(json.dumps(content).encode()).hexdigest()
+        return Identity(name, key, None if numbers is None else repr(numbers))
+
+    def read(self, identity: Identity) -> Named | None:
+        """Return a statistic's tensors, on the CPU, or None if they are not there."""
+        if (few := self._found.get(identity.title)) is not None:
+            return {name: _number(*each) for name, each in few.items()}
+        file = self._file(identity)
+        try:
+            return _read(file, identity) if file.exists() else None
+        except (MergingError, OSError, KeyError, ValueError):
+            self._say(f"{file}: is damaged, or none of ours; it is computed again")
+            return None
+
+    def write(self, identity: Identity, tensors: Named) -> None:
+        """Keep a statistic's tensors; of those that depend on numbers only while these stay the same."""
+        if not self.writes:
+            return
+        flat = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        if identity.numbers is None and sum(tensor.nbytes for tensor in flat.values()) < _SMALL:
+            self._small[identity.title] = {name: _hex(tensor) for name, tensor in flat.items()}
+            return
+        self._try(self._digests.save)
+        self._try(lambda: self._write_file(identity, flat))
+
+    def save(self) -> None:
+        """Write what was not yet worth a file."""
+        if not self.writes:
+            return
+        self._try(self._digests.save)
+        with self._lock:
+            if self._small:
+                content = {**self._read_numbers(), **self._small}
+                self._try(lambda: self._write_numbers(content))
+                self._found.update(self._small)
+                self._small = {}
+
+    def clean(self) -> None:
+        """Remove what writers left that were killed at it."""
+        for part in self._path.glob(".*.part"):
+            try:
+                if part.stat().st_mtime < time.time() - _STALE_SECONDS:
+                    part.unlink()
+            except OSError:  # another one removes it, too
+                continue
+
+    @cached_property
+    def _found(self) -> dict[str, dict[str, list[Any]]]:
+        return self._read_numbers()
+
+    def _file(self, identity: Identity) -> Path:
+        return self._path / (identity.title + _SUFFIX)
+
+    def _write_file(self, identity: Identity, tensors: Named) -> None:
+        file = self._file(identity)
+        if identity.numbers is not None and (there := _numbers_in(file)) is not None and there != identity.numbers:
+            # They are searched: of as many as there are candidates none is worth its place.
+            if there != _VARYING:
+                self._put(file, _content(Identity(identity.name, identity.key, _VARYING), {}))
+            return
+        self._put(file, _content(identity, tensors))
+
+    def _read_numbers(self) -> dict[str, dict[str, list[Any]]]:
+        file = self._path / "numbers.json"
+        try:
+            checksum, _, text = file.read_bytes().partition(b"\n")
+            if int(checksum) == zlib.crc32(text):
+                found: dict[str, dict[str, list[Any]]] = json.loads(text)
+                return found
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError):
+            pass
+        self._say(f"{file}: is damaged, or none of ours; its numbers are computed again")
+        return {}
+
+    def _write_numbers(self, content: dict[str, dict[str, list[Any]]]) -> None:
+        text = json.dumps(content).encode()
+        self._put(self._path / "numbers.json", [b"%d\n" % zlib.crc32(text), text])
+
+    def _put(self, file: Path, parts: Iterable[bytes | memoryview]) -> None:
+        parts = list(parts)
+        self._path.mkdir(exist_ok=True)
+        if shutil.disk_usage(self._path).free < sum(map(len, parts)) + _LEFT_FREE:
+            raise OSError(None, "the disk is nearly full")
+        put(file, *parts)
+
+    def _try(self, write: Callable[[], None]) -> None:
+        """Write, or else say once why nothing more will be."""
+        try:
+            write()
+        except OSError as error:
+            self.writes = False
+            self._say(f"{self._path}: cannot be written ({error.strerror}); statistics are computed again next time")
+
+    def _say(self, message: str) -> None:
+        if message not in self._said:
+            self._said.add(message)
+            _LOG.warning(message)
+
+
+def _content(identity: Identity, tensors: Named) -> list[bytes | memoryview]:
+    # The largest first, which then lies well enough to be mapped.
+    items = sorted(tensors.items(), key=lambda item: -item[1].nbytes)
+    entries = [Entry(name, tuple(tensor.shape), tensor.dtype) for name, tensor in items]
+    parts = [_memory(tensor) for _, tensor in items]
+    metadata = {"key": identity.key, "numbers": identity.numbers or "", "checksum": str(_checksum(entries, parts))}
+    return [header(entries, metadata), *parts]
+
+
+def _read(file: Path, identity: Identity) -> Named | None:
+    metadata = read_metadata(file)
+    if metadata["key"] != identity.key:
+        raise ValueError
+    if metadata["numbers"] != (identity.numbers or ""):
+        return None
+    stored = read_header(file)
+    tensors = {name: each.view() for name, each in stored.items()}
+    if int(metadata["checksum"]) != _checksum(stored.values(), [_memory(tensor) for tensor in tensors.values()]):
+        raise ValueError
+    return tensors
+
+
+def _numbers_in(file: Path) -> str | None:
+    try:
+        return read_metadata(file)["numbers"] if file.exists() else None
+    except (MergingError, OSError, KeyError):
+        return None
+
+
+def _checksum(entries: Iterable[Entry], parts: Iterable[memoryview]) -> int:
+    described = [(entry.name, list(entry.shape), str(entry.dtype)) for entry in entries]
+    checksum = zlib.crc32(repr(described).encode())
+    for part in parts:
+        checksum = zlib.crc32(part, checksum)
+    return checksum
+
+
+def _memory(tensor: Tensor) -> memoryview:
+    return tensor.reshape(-1).view(torch.uint8).numpy().data
+
+
+def _hex(tensor: Tensor) -> list[Any]:
+    name = next(name for name, dtype in DTYPES.items() if dtype == tensor.dtype)
+    return [name, list(tensor.shape), bytes(_memory(tensor)).hex()]
+
+
+def _number(dtype: str, shape: list[int], content: str) -> Tensor:
+    memory = torch.empty(shape, dtype=DTYPES[dtype])
+    _memory(memory)[:] = bytes.fromhex(content)
+    return memory

@@ -1,0 +1,79 @@
+"""Forms: how a statistic lies on disk, as tensors that have names, and how it is made of them again.
+
+A method that asks for a statistic with a form says that it shall outlive the process: it costs more to compute than to
+read. Guarantees: what is read again has the bits of what was written.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeAlias, TypeVar
+
+import torch
+from torch import Tensor
+
+T = TypeVar("T")
+Named: TypeAlias = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Form(Generic[T]):
+    """How a statistic is written and read.
+
+    Attributes:
+        version: of the code that computes it; to be raised when that makes something else of the same parents.
+        tensors: returns the tensors, on any device, that a value is made of.
+        value: makes the value again of its tensors, which lie on the CPU, for merging on a device.
+    """
+
+    version: int
+    tensors: Callable[[T], Named]
+    value: Callable[[Named, torch.device], T]
+
+
+def plain(version: int) -> Form[T]:
+    """Return the form of a number, a truth value, or a tuple of such or of tuples."""
+    return Form(version, lambda value: {"json": _bytes(json.dumps(value))}, lambda named, _: _plain(named["json"]))
+
+
+def tensor(version: int) -> Form[Tensor]:
+    """Return the form of a tensor, on the device."""
+    return Form(version, lambda value: {"tensor": value}, lambda named, device: named["tensor"].to(device))
+
+
+def optional_tensor(version: int) -> Form[Tensor | None]:
+    """Return the form of a tensor, on the device, or of None."""
+    one = tensor(version)
+    return Form(
+        version,
+        lambda value: {} if value is None else one.tensors(value),
+        lambda named, device: one.value(named, device) if named else None,
+    )
+
+
+def tensors(version: int) -> Form[Any]:
+    """Return the form of a tuple of tensors, on the device."""
+    return Form(
+        version,
+        lambda values: {str(index): value for index, value in enumerate(values)},
+        lambda named, device: tuple(named[str(index)].to(device) for index in range(len(named))),
+    )
+
+
+def named(version: int) -> Form[dict[str, Tensor]]:
+    """Return the form of tensors that have names, on the device."""
+    return Form(version, lambda value: value, lambda named, device: {name: t.to(device) for name, t in named.items()})
+
+
+def _bytes(text: str) -> Tensor:
+    return torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
+
+
+def _plain(text: Tensor) -> Any:
+    return _as_tuples(json.loads(bytes(text.numpy())))
+
+
+def _as_tuples(value: Any) -> Any:
+    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value

@@ -1,0 +1,130 @@
+"""The memo: statistics in memory, found there by name, tensors and parents, else on disk, else computed.
+
+Guarantees: a value with a form has the same bits whether it was computed or found. Without a folder, and for what is
+asked for without a form, no file is looked at.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import torch
+
+from merging.statistics.folder import Identity, StatisticsFolder
+from merging.statistics.forms import Form
+
+_LOG = logging.getLogger("merging.statistics")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Kept(Generic[T]):
+    """What a statistic that shall outlive the process is.
+
+    Attributes:
+        name: what it is called.
+        form: how it lies on disk.
+        made_of: returns plain data that tells what it is made of, given what returns a file's digest.
+        device: where its tensors are wanted.
+    """
+
+    name: str
+    form: Form[T]
+    made_of: Callable[[Callable[[Path], str]], object]
+    device: torch.device
+
+
+class Statistics:
+    """The statistics of a parent set.
+
+    Args:
+        folder: where they are on disk, if they are.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._memo: dict[Hashable, object] = {}
+        self._folder = StatisticsFolder(folder) if folder else None
+        self._unwritten: dict[Hashable, tuple[Identity, Kept[object]]] = {}
+        self._found = self._computed = 0
+
+    def once(self, key: Hashable, compute: Callable[[], T], kept: Kept[T] | None = None) -> T:
+        """Return what `compute` returned the first time for this key; found on disk, if it is kept there."""
+        if key not in self._memo:
+            self._memo[key] = compute() if kept is None else self._find(key, None, compute, kept)
+        value: T = self._memo[key]  # type: ignore[assignment]
+        return value
+
+    def last(self, key: Hashable, numbers: Hashable, compute: Callable[[], T], kept: Kept[T] | None = None) -> T:
+        """Return what `compute` returned for this key, if the last call was with the same numbers.
+
+        For what is large and depends on numbers that may or may not be searched: one value is held.
+        """
+        entry = self._memo.get(key)
+        if not (isinstance(entry, tuple) and entry[0] == numbers):
+            self._memo.pop(key, None)  # its memory goes before the next one's comes
+            entry = (numbers, compute() if kept is None else self._find(key, numbers, compute, kept))
+            self._memo[key] = entry
+        value: T = entry[1]
+        return value
+
+    def write(self) -> None:
+        """Keep on disk, from now on, what has a form; what was computed before is written at once."""
+        if self._folder is None:
+            return
+        self._folder.writes = True
+        self._folder.clean()
+        for key, (identity, kept) in self._unwritten.items():
+            if key in self._memo:
+                self._memo[key] = self._written(identity, kept, self._memo[key])
+        self._unwritten.clear()
+        self.save()
+
+    def save(self) -> None:
+        """Write what is gathered before it is written, and log what was found and what was not."""
+        if self._folder is not None and self._found + self._computed:
+            self._folder.save()
+            _LOG.info("statistics: %d found on disk, %d computed", self._found, self._computed)
+            self._found = self._computed = 0
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self.save()
+        self._memo.clear()
+        self._unwritten.clear()
+
+    def _find(self, key: Hashable, numbers: object, compute: Callable[[], T], kept: Kept[T]) -> T:
+        folder = self._folder
+        identity = folder.identity(kept.name, kept.form.version, kept.made_of, numbers) if folder else None
+        if folder is None or identity is None:
+            return compute()
+        if found := self._read(identity, kept):
+            self._found += 1
+            return found[0]
+        self._computed += 1
+        made = compute()
+        if folder.writes:
+            return self._written(identity, kept, made)
+        if numbers is None:
+            self._unwritten[key] = identity, kept  # type: ignore[assignment]
+        return made
+
+    def _read(self, identity: Identity, kept: Kept[T]) -> tuple[T] | None:
+        assert self._folder is not None
+        # Whoever asks first may be in inference mode; what outlives it must be of use outside, too.
+        with torch.inference_mode(False), torch.no_grad():
+            tensors = self._folder.read(identity)
+            return None if tensors is None else (kept.form.value(tensors, kept.device),)
+
+    def _written(self, identity: Identity, kept: Kept[T], value: T) -> T:
+        """Write a value, and return it as it is found then: in the file's memory, which the system may take back."""
+        assert self._folder is not None
+        self._folder.write(identity, kept.form.tensors(value))
+        if kept.device.type != "cpu":
+            return value
+        again = self._read(identity, kept)
+        return again[0] if again else value
