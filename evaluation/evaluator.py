@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -154,6 +155,10 @@ class Evaluator:
     ) -> Iterator[Outcome]:
         """Yield outcomes as verdicts arrive, in any order; close the iterator to stop early. Raises as `evaluate`."""
         return self._outcomes(model, tokenizer, self.problems if problems is None else problems, [0.0])
+
+    def remember_in(self, file: Path) -> None:
+        """Keep verdicts in a file from now on, and execute nothing whose verdict it holds; others may use it, too."""
+        self._judge.remember_in(file)
 
     def close(self) -> None:
         """End the sandbox's processes at once."""

@@ -2,17 +2,17 @@
 
 Guarantees: every verdict that it gives is about the completion. Problems that the sandbox cannot score are refused by
 name before a model's code is executed, as far as their own solutions tell; what shows later is raised by name. The same
-completion of a problem is executed once, as long as it is remembered.
+completion of a problem is executed once, as long as it is remembered: in a file, without end.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
-from dataclasses import astuple
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -20,6 +20,7 @@ from evaluation.errors import EvaluationError
 from evaluation.problems import Problem
 from evaluation.sandbox.pool import SandboxPool
 from evaluation.sandbox.verdict import Verdict
+from evaluation.verdicts import Keys, VerdictFile
 
 _LOG = logging.getLogger(__name__)
 
@@ -43,8 +44,14 @@ class Judge:
 
     def __init__(self, *, workers: int | None = None, timeout_seconds: float = 3.0) -> None:
         self.sandbox = SandboxPool(workers=workers, timeout_seconds=timeout_seconds)
+        self._timeout_seconds = timeout_seconds
         self._own: dict[Problem, Verdict] = {}
         self._known: OrderedDict[bytes, Verdict] = OrderedDict()
+        self._file: VerdictFile | None = None
+
+    def remember_in(self, file: Path) -> None:
+        """Keep verdicts in a file from now on, and know those that it holds; other judges may use it, too."""
+        self._file = VerdictFile(file)
 
     def admit(self, problems: Iterable[Problem]) -> None:
         """Check the problems' own solutions, each once in the judge's life.
@@ -82,22 +89,34 @@ class Judge:
         Raises:
             EvaluationError: the sandbox has failed, or cannot score a problem; names it.
         """
-        submitted: list[tuple[int, Problem, bytes]] = []
-        with self.sandbox.batch() as batch:
-            for index, (problem, completion) in enumerate(programs):
-                key = _key(problem, completion)
-                if key in self._known:
-                    self._known.move_to_end(key)
-                    yield index, self._known[key]
-                else:
-                    batch.submit(problem, completion)
-                    submitted.append((index, problem, key))
-                yield from (self._take(*submitted[place], verdict) for place, verdict in batch.ready())
-            yield from (self._take(*submitted[place], verdict) for place, verdict in batch.rest())
+        submitted: list[_Submitted] = []
+        waiting: dict[bytes, _Submitted] = {}
+        found: dict[bytes, Verdict] = {}
+        try:
+            with self.sandbox.batch() as batch:
+                for index, (problem, completion) in enumerate(programs):
+                    key = self._keys.key(problem, completion)
+                    if (known := self._recall(key)) is not None:
+                        yield index, known
+                    elif key in waiting:
+                        waiting[key].indices.append(index)
+                    else:
+                        batch.submit(problem, completion)
+                        waiting[key] = _Submitted(problem, key, [index])
+                        submitted.append(waiting[key])
+                    for place, verdict in batch.ready():
+                        yield from self._take(submitted[place], verdict, waiting, found)
+                for place, verdict in batch.rest():
+                    yield from self._take(submitted[place], verdict, waiting, found)
+        finally:
+            if self._file:
+                self._file.add(found)
 
     def close(self) -> None:
         """End the sandbox's processes at once."""
         self.sandbox.close()
+        if self._file:
+            self._file.close()
 
     def __enter__(self) -> Self:
         return self
@@ -107,7 +126,36 @@ class Judge:
     ) -> None:
         self.close()
 
-    def _take(self, index: int, problem: Problem, key: bytes, verdict: Verdict) -> tuple[int, Verdict]:
+    @cached_property
+    def _keys(self) -> Keys:
+        return Keys(self._timeout_seconds, self.sandbox.isolation)
+
+    def _recall(self, key: bytes) -> Verdict | None:
+        if key in self._known:
+            self._known.move_to_end(key)
+            return self._known[key]
+        verdict = self._file.get(key) if self._file else None
+        if verdict:
+            self._remember(key, verdict)
+        return verdict
+
+    def _remember(self, key: bytes, verdict: Verdict) -> None:
+        self._known[key] = verdict
+        if len(self._known) > _REMEMBERED:
+            self._known.popitem(last=False)
+
+    def _take(
+        self, it: _Submitted, verdict: Verdict, waiting: dict[bytes, _Submitted], found: dict[bytes, Verdict]
+    ) -> Iterator[tuple[int, Verdict]]:
+        """Take in the verdict of a program, for all who wait for it."""
+        found[it.key] = verdict = self._decided(it.problem, verdict)
+        self._remember(it.key, verdict)
+        del waiting[it.key]
+        for index in it.indices:
+            yield index, verdict
+
+    def _decided(self, problem: Problem, verdict: Verdict) -> Verdict:
+        """Return a verdict that is about the completion. Raises EvaluationError for one that is not."""
         if verdict.status == "unscorable" and problem in self._own and self._own[problem].passed:
             # The tests can be executed, so what they could not hand over they had from this completion.
             verdict = Verdict("failed", verdict.detail)
@@ -117,14 +165,16 @@ class Judge:
             )
         if verdict.status == "harness_error":
             raise _sandbox_failed(problem, verdict)
-        self._known[key] = verdict
-        if len(self._known) > _REMEMBERED:
-            self._known.popitem(last=False)
-        return index, verdict
+        return verdict
 
 
-def _key(problem: Problem, completion: str) -> bytes:
-    return hashlib.sha256(json.dumps([*astuple(problem), completion]).encode()).digest()
+@dataclass(frozen=True, slots=True)
+class _Submitted:
+    """A program in the sandbox, and where it stands among the programs that were given."""
+
+    problem: Problem
+    key: bytes
+    indices: list[int]
 
 
 def _sandbox_failed(problem: Problem, verdict: Verdict) -> EvaluationError:

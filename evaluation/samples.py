@@ -53,7 +53,7 @@ def score_samples(
     """
     if not allow_code_execution:
         raise ConsentError
-    samples = _read(Path(file), problems)
+    samples = read_samples(Path(file), problems)
     verdicts: dict[int, Verdict] = {}
     with Judge(workers=workers, timeout_seconds=timeout_seconds) as judge:
         judge.admit(dict.fromkeys(problem for problem, _ in samples))
@@ -70,7 +70,8 @@ def score_samples(
     return ScoredSamples(task_ids, ordered, pass_at_k(by_task, k=1), isolation)
 
 
-def _read(file: Path, problems: ProblemSet) -> list[tuple[Problem, str]]:
+def read_samples(file: Path, problems: ProblemSet) -> list[tuple[Problem, str]]:
+    """Return the problem and the completion of each line. Raises EvaluationError."""
     by_id = {problem.task_id: problem for problem in problems}
     samples = []
     for where, row in read_lines(file):

@@ -98,7 +98,7 @@ def _observe(
         run = {"gram": mean_grams, "fisher": diagonal_fisher}[kind]
         found = run(model, sequences, partial(progress, f"calibrating {Path(parent).name}") if progress else None)
     by_name = {parents.architecture.layout.name_of(name): tensor for name, tensor in found.items()}
-    merged = parents.architecture.names(parents.layers(parent))
+    merged = parents.names(parent)
     found = {name: by_name[name] for name in merged if name in by_name}
     if not found:
         raise MergingError(
@@ -160,7 +160,7 @@ def _float32_model(parent: str, parents: ParentSet) -> nn.Module:
     architecture = parents.architecture
     targets = {architecture.layout.name_of(name): tensor for name, tensor in model.state_dict().items()}
     tied = architecture.stand_ins if config.tie_word_embeddings else ()
-    for name in architecture.names(parents.layers(parent)):
+    for name in parents.names(parent):
         if name not in tied:
             targets[name].copy_(parents.tensor(parent, name))
     return model

@@ -7,6 +7,8 @@ tensors of.
 
 from __future__ import annotations
 
+from collections.abc import Set
+from functools import reduce
 from pathlib import Path
 
 import torch
@@ -33,17 +35,18 @@ def notice(merge_method: str) -> str | None:
     )
 
 
-def equivalent(recipe: Recipe, delta: Path, dtype: torch.dtype, same_shapes: bool) -> Recipe:
+def equivalent(recipe: Recipe, delta: Path, dtypes: Set[torch.dtype], same_shapes: bool) -> Recipe:
     """Return a recipe for mergekit that makes the tensors of a merge of its checkpoint.
 
     It is base + (checkpoint - base) in a wider dtype than the checkpoint's, so that the difference loses nothing. A
-    merge of another depth or vocabulary than the base's has no difference to it, and is passed through. An adapter that
+    merge of another depth or vocabulary than the base's has no difference to it, and is passed through; so is one
+    whose tensors have several dtypes, which a recipe cannot give. An adapter that
     the base may have is left out: any tensors of these shapes will do.
 
     Args:
         recipe: the merge.
         delta: the folder of the merge as a checkpoint.
-        dtype: the dtype of the merge's output.
+        dtypes: the dtypes of the tensors of the merge's output.
         same_shapes: whether the merge has as many layers as the base, and its vocabulary.
 
     Raises:
@@ -53,8 +56,9 @@ def equivalent(recipe: Recipe, delta: Path, dtype: torch.dtype, same_shapes: boo
         raise MergingError(
             f"{delta.parent}: mergekit takes + and @ in a path for an adapter and a revision; choose another folder"
         )
-    name = str(dtype).removeprefix("torch.")
-    if not same_shapes:
+    widest = reduce(torch.promote_types, dtypes)
+    name = str(widest).removeprefix("torch.") if len(dtypes) == 1 else None
+    if not (same_shapes and name):
         # mergekit takes the tokenizer from there, too, with its chat template.
         return Recipe.single(str(delta), None).model_copy(update={"out_dtype": name})
     donor, _ = split_reference(recipe.donor)
@@ -64,7 +68,7 @@ def equivalent(recipe: Recipe, delta: Path, dtype: torch.dtype, same_shapes: boo
             "merge_method": "task_arithmetic",
             "base_model": str(base.resolve()) if base.exists() else donor,
             "models": (InputModel(model=str(delta), parameters={"weight": 1.0}),),
-            "dtype": _WIDER[dtype],
+            "dtype": _WIDER[widest],
             "out_dtype": name,
             "chat_template": recipe.chat_template,
         }

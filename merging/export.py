@@ -18,7 +18,7 @@ from torch import Tensor
 from merging import compatible
 from merging.calibration import calibrate
 from merging.errors import MergingError
-from merging.kernel import model_dtype, run_steps
+from merging.kernel import model_dtype, output_dtype, run_steps
 from merging.methods import METHODS
 from merging.models import generation_config, merged_config
 from merging.native import Kernels, choose_kernels
@@ -210,9 +210,9 @@ def _write_weights(
 def _write_equivalent(
     recipe: Recipe, plan: Plan, parents: ParentSet, folder: Path, to: Path, write_model_card: bool
 ) -> None:
-    dtype = model_dtype(plan, parents)
+    dtypes = {output_dtype(step, parents) for step in plan.steps}
     same_shapes = plan.layers == parents.layers(recipe.donor) and plan.rows is None
-    written = compatible.equivalent(recipe, to.resolve() / compatible.DELTA, dtype, same_shapes)
+    written = compatible.equivalent(recipe, to.resolve() / compatible.DELTA, dtypes, same_shapes)
     (folder / "recipe.yaml").write_text(written.to_yaml(), encoding="utf-8")
     if write_model_card:
         (folder / "README.md").write_text(compatible.card(recipe, written, to.resolve().name), encoding="utf-8")
@@ -237,8 +237,9 @@ def _write_configs(recipe: Recipe, plan: Plan, parents: ParentSet, folder: Path,
 def _entries(plan: Plan, parents: ParentSet) -> list[Entry]:
     firsts = [step.sources()[0] for step in plan.steps]
     shapes = [parents.shape(source.parent, source.tensor) for source in firsts]
-    dtype = model_dtype(plan, parents)
-    return [Entry(step.name, shape, dtype) for step, shape in zip(plan.steps, shapes, strict=True)]
+    return [
+        Entry(step.name, shape, output_dtype(step, parents)) for step, shape in zip(plan.steps, shapes, strict=True)
+    ]
 
 
 def _total_bytes(plan: Plan, parents: ParentSet) -> int:

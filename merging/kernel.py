@@ -41,11 +41,15 @@ _AT_A_TIME = 4
 
 @dataclass(frozen=True, slots=True)
 class StepOperands:
-    """The sources of one step, flat, read in blocks in the dtype of the merge (a registry.Operands)."""
+    """The sources of one step, flat, read in blocks in the dtype of the merge (a registry.Operands).
+
+    What is made of them is rounded to `out_dtype`.
+    """
 
     step: Step
     parents: ParentSet
     dtype: torch.dtype
+    out_dtype: torch.dtype
     random_seed: int
     shape: torch.Size
     base: Tensor | None
@@ -104,16 +108,20 @@ class StepOperands:
 
 
 def output_dtype(step: Step, parents: ParentSet) -> torch.dtype:
-    """Return the dtype that a step's output has."""
+    """Return the dtype that a step's output has in files."""
     return torch_dtype(step.out_dtype) if step.out_dtype else merge_dtype(step, parents)
 
 
 def model_dtype(plan: Plan, parents: ParentSet) -> torch.dtype:
-    """Return the dtype of all tensors of a merge: that of its first one, the embedding.
+    """Return the dtype of a merge as a model: the one that most of its elements are stored in.
 
-    transformers computes in one dtype; parents that hold their norms in another one are written in this one, too.
+    Files keep each tensor in its own, as mergekit's do, but transformers loads a model in one dtype.
     """
-    return output_dtype(plan.steps[0], parents)
+    sizes: dict[torch.dtype, int] = {}
+    for step in plan.steps if plan.steps[0].dtype is plan.steps[0].out_dtype is None else plan.steps[:1]:
+        dtype, source = output_dtype(step, parents), step.sources()[0]
+        sizes[dtype] = sizes.get(dtype, 0) + parents.shape(source.parent, source.tensor).numel()
+    return max(sizes, key=lambda dtype: sizes[dtype])
 
 
 def merge_dtype(step: Step, parents: ParentSet) -> torch.dtype:
@@ -204,7 +212,8 @@ def run_step(
     Args:
         step: what to merge.
         parents: where the sources are read.
-        out: the output, contiguous, of the output's shape and dtype, on any device.
+        out: the output, contiguous, of the output's shape, on any device; what is written to it is rounded to the
+            output's dtype first, and then to its own.
         random_seed: the seed of methods that draw random numbers.
         kernels: the compiled kernels, if they shall be used.
         scratch: memory for what is in between.
@@ -219,7 +228,9 @@ def run_step(
     base, inputs = (flat[0], flat[1:]) if step.base else (None, flat)
     dtype = merge_dtype(step, parents)
     usable = kernels if parents.device.type == "cpu" and dtype in FORMATS else None
-    operands = StepOperands(step, parents, dtype, random_seed, out.shape, base, tuple(inputs), scratch, usable)
+    operands = StepOperands(
+        step, parents, dtype, output_dtype(step, parents), random_seed, out.shape, base, tuple(inputs), scratch, usable
+    )
     try:
         _run_method(METHODS[step.method], operands, out.view(-1))
     except Undefined as reason:
@@ -243,13 +254,13 @@ def _block_size(method: Method, operands: StepOperands) -> int:
 def _write(method: Method, operands: StepOperands, block: Block, prepared: object, target: Tensor) -> bool:
     numbers = operands.step.numbers
     if method.fused and operands.kernels:
-        in_place = target.dtype == operands.dtype and target.device.type == "cpu"
+        in_place = target.dtype == operands.dtype == operands.out_dtype and target.device.type == "cpu"
         merged = target if in_place else torch.empty(len(block), dtype=operands.dtype)
         finite = method.fused(operands.kernels, block, numbers, prepared, merged)
         if finite is not None:
             if in_place:
                 return finite
-            target.copy_(merged)
+            target.copy_(merged.to(operands.out_dtype))
             return all_finite(target)
-    target.copy_(method.combine(block, numbers, prepared).view(-1))
+    target.copy_(method.combine(block, numbers, prepared).view(-1).to(operands.out_dtype))
     return all_finite(target)

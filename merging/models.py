@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from typing import Any, cast
 
 import torch
@@ -12,10 +13,8 @@ from transformers.initialization import no_init_weights
 from merging.checkpoints.checkpoint import Checkpoint
 from merging.parents import ParentSet
 from merging.plan import Plan
+from merging.stacks import stacked_config
 from merging.tokenization.special_tokens import SpecialTokens
-
-# Lists in a config that are as long as the model is deep by chance alone.
-_NOT_OF_LAYERS = ("architectures", "_token_id", "_token_ids")
 
 
 def merged_config(
@@ -23,34 +22,17 @@ def merged_config(
 ) -> PreTrainedConfig:
     """Return the config of a merge: the donor's, with the merge's depth, rows of the embedding and dtype.
 
-    What the config lists layer by layer (`layer_types`, `no_rope_layers`, ...) follows the layers that were stacked.
-    The special tokens are the donor's where `special` is None.
+    What it says of single layers follows those that were stacked. The special tokens are the donor's where `special`
+    is None.
     """
-    config = copy.deepcopy(donor.config)
+    config = stacked_config(donor.config, plan.stack, parents) if plan.stack else copy.deepcopy(donor.config)
     config.dtype = dtype
     text = config.get_text_config()
-    stack = [(parents.checkpoints[layer.parent].config.get_text_config(), layer.index) for layer in plan.stack]
-    for key in text.to_dict():
-        if _lists_layers(text, key):
-            own = getattr(text, key)
-            setattr(text, key, [_of_layer(source, key, index, own[index % len(own)]) for source, index in stack])
-    text.num_hidden_layers = plan.layers
     text.vocab_size = plan.rows or text.vocab_size
     for part in (config,) if text is config else (config, text):
         if special:
             special.put(part)
     return config
-
-
-def _of_layer(config: PreTrainedConfig, key: str, index: int, default: Any) -> Any:
-    """Return what a config says of a layer, or the default where it says nothing: it may be of another architecture."""
-    value: Any = getattr(config, key, None)
-    return value[index] if _lists_layers(config, key) else default if value is None else value
-
-
-def _lists_layers(config: PreTrainedConfig, key: str) -> bool:
-    value = getattr(config, key, None)
-    return isinstance(value, list) and len(value) == config.num_hidden_layers and not key.endswith(_NOT_OF_LAYERS)
 
 
 def build_model(config: PreTrainedConfig, parents: ParentSet) -> PreTrainedModel:
@@ -60,7 +42,18 @@ def build_model(config: PreTrainedConfig, parents: ParentSet) -> PreTrainedModel
             config, dtype=config.dtype, trust_remote_code=parents.trust_remote_code
         )
     model.tie_weights()  # which init_weights would have done
+    _widen(model, model.dtype)
     return cast(PreTrainedModel, model.eval().requires_grad_(False))
+
+
+def _widen(model: Any, dtype: torch.dtype) -> None:
+    """Give float32 to what transformers keeps in it on loading a model in fewer bits, and not on building one."""
+    kept = set(model._keep_in_fp32_modules_strict or ()) if dtype.itemsize == 2 else set()
+    kept |= set(model._keep_in_fp32_modules or ()) if dtype == torch.float16 else set()
+    patterns = [re.compile(part.replace("*", ".*")) for part in kept]
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if any(pattern.search(name) for pattern in patterns):
+            tensor.data = tensor.data.float()
 
 
 def generation_config(checkpoint: Checkpoint, special: SpecialTokens | None) -> GenerationConfig:

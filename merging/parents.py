@@ -7,14 +7,15 @@ tensor that has room is read from disk once. Does not merge.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedConfig
 
-from merging.checkpoints.architecture import Architecture, skeleton
+from merging.checkpoints.architecture import Architecture, Stack, pattern, skeleton
 from merging.checkpoints.assembled import assemble
 from merging.checkpoints.checkpoint import Checkpoint
 from merging.checkpoints.differences import different_computations, different_heads, different_ids
@@ -26,6 +27,10 @@ from merging.residency.residency import Residency
 from merging.statistics import Statistics
 
 Progress = Callable[[str, int, int], None]
+
+
+# Keys of a config that say nothing of a model's tensors, and differ from fine-tune to fine-tune.
+_OF_NO_TENSOR = ("architectures", "dtype", "transformers_version", "use_cache", "_token_id", "_name_or_path")
 
 
 class ParentSet:
@@ -44,7 +49,8 @@ class ParentSet:
         self.checkpoints = {name: assemble(checkpoint, layout) for name, checkpoint in checkpoints.items()}
         self.statistics = Statistics()
         self._derived: dict[tuple[str, str], StoredTensor] = {}
-        self._layers: dict[str, int] = {}
+        self._stacks = {name: self._own_stacks(checkpoint) for name, checkpoint in self.checkpoints.items()}
+        self._layer_shapes: dict[tuple[str, str, int], Mapping[str, torch.Size]] = {}
         self._differences: dict[str, None] = {}
         self._residency = Residency(device, budget)
 
@@ -112,11 +118,9 @@ class ParentSet:
         Raises:
             MergingError: a file cannot be read.
         """
-        wanted = [
-            (name, self.stored(name, tensor))
-            for name in self.checkpoints
-            for tensor in self.architecture.names(self.layers(name))
-        ] + [(name, derived) for (name, _), derived in self._derived.items()]
+        wanted = [(name, self.stored(name, tensor)) for name in self.checkpoints for tensor in self.names(name)] + [
+            (name, derived) for (name, _), derived in self._derived.items()
+        ]
         for done, (name, stored) in enumerate(wanted, start=1):
             self._residency.keep(stored)
             if progress:
@@ -160,10 +164,28 @@ class ParentSet:
         return self._derived.get((parent, name)) or self.checkpoints[parent].tensors[self._stored_name(parent, name)]
 
     def layers(self, parent: str) -> int:
-        """Return a parent's number of layers."""
-        if parent not in self._layers:
-            self._layers[parent] = self.architecture.count_layers(self.checkpoints[parent].tensors)
-        return self._layers[parent]
+        """Return a parent's number of layers (in its main stack, if it has several)."""
+        main = self.architecture.main
+        return len(self.stack(parent, main.head).layers) if main else 0
+
+    def stack(self, parent: str, head: str) -> Stack:
+        """Return a stack of a parent's layers."""
+        return self._stacks[parent][head]
+
+    def layer_shapes(self, parent: str, head: str, index: int) -> Mapping[str, torch.Size]:
+        """Return the tensors of a layer, by what stands after its index, with their shapes: of which kind it is."""
+        key = (parent, head, index)
+        if key not in self._layer_shapes:
+            stack = self.stack(parent, head)
+            shapes = {tail: self.shape(parent, stack.name(index, tail)) for tail in stack.layers[index]}
+            # Layers of one kind have one mapping, which is compared at once.
+            self._layer_shapes[key] = next((kind for kind in self._layer_shapes.values() if kind == shapes), shapes)
+        return self._layer_shapes[key]
+
+    def names(self, parent: str) -> list[str]:
+        """Return the names of a parent's tensors, in order."""
+        layers = (name for stack in self._stacks[parent].values() for name in stack.names())
+        return [*self.architecture.before, *layers, *self.architecture.after]
 
     def close(self) -> None:
         """Give the parents' memory back."""
@@ -179,6 +201,17 @@ class ParentSet:
     ) -> None:
         self.close()
 
+    def _own_stacks(self, checkpoint: Checkpoint) -> dict[str, Stack]:
+        """Return a parent's layers; they may be of other kinds than the reference's, or more."""
+        reference = self.checkpoints[self._reference]
+        own = self.architecture.stacks
+        if checkpoint.config.model_type != reference.config.model_type:  # a crime, judged by the reference's tensors
+            depths = [self.architecture.count_layers(checkpoint.tensors, stack.head) for stack in own]
+            own = tuple(stack.of_depth(depth) for stack, depth in zip(own, depths, strict=True))
+        elif _content(checkpoint.config) != _content(reference.config):
+            own = Architecture.of(_skeleton(checkpoint), self.architecture.layout).stacks
+        return {stack.head: stack for stack in own}
+
     def _stored_name(self, parent: str, name: str) -> str:
         tensors = self.checkpoints[parent].tensors
         return name if name in tensors else self.architecture.stand_ins.get(name, name)
@@ -186,7 +219,7 @@ class ParentSet:
     def _check_rows(self, recipe: Recipe) -> None:
         if recipe.vocabulary_source:
             return
-        for tensor in self.architecture.names(0):
+        for tensor in (name for name in self.architecture.loose if name in self.architecture.by_token):
             rows = {name: self.shape(name, tensor)[0] for name in recipe.parents()}
             for name, found in rows.items():
                 if found != rows[recipe.donor]:
@@ -212,20 +245,27 @@ class ParentSet:
                     f"{reference.reference} is a {reference.config.model_type} model; only models of one architecture "
                     "can be merged, unless --allow-crimes (allow_crimes=True) takes those whose tensors fit"
                 )
-            for name in self.architecture.names(self.layers(checkpoint.reference)):
+            self._check_depth(checkpoint)
+            for name in self.names(checkpoint.reference):
                 if not self.has(checkpoint.reference, name):
                     raise MergingError(
                         f"model {checkpoint.reference}: has no tensor {name}, which the architecture of "
                         f"{reference.reference} needs"
                     )
-            depth = checkpoint.config.get_text_config().num_hidden_layers
-            if (found := self.layers(checkpoint.reference)) != depth:
-                raise MergingError(
-                    f"model {checkpoint.reference}: its files hold {found} layers, but its config makes it {depth}; "
-                    "the files are not of one model, or some are missing"
-                )
+        for checkpoint in self.checkpoints.values():
             self._check_shapes(checkpoint, reference)
             self._compare(checkpoint, reference, allow_crimes)
+
+    def _check_depth(self, checkpoint: Checkpoint) -> None:
+        main = self.architecture.main
+        if main is None:
+            return
+        depth = checkpoint.config.get_text_config().num_hidden_layers
+        if (found := self.architecture.count_layers(checkpoint.tensors, main.head)) != depth:
+            raise MergingError(
+                f"model {checkpoint.reference}: its files hold {found} layers, but its config makes it {depth}; "
+                "the files are not of one model, or some are missing"
+            )
 
     def _compare(self, checkpoint: Checkpoint, reference: Checkpoint, allow_crimes: bool) -> None:
         """Refuse heads that are cut otherwise, and note what is computed otherwise."""
@@ -244,20 +284,29 @@ class ParentSet:
         self._differences[difference] = None
 
     def _check_shapes(self, checkpoint: Checkpoint, reference: Checkpoint) -> None:
-        for name in self.architecture.names(self.layers(checkpoint.reference)):
+        of_reference: dict[str, list[torch.Size]] = {}
+        for name in self.names(self._reference):
+            of_reference.setdefault(pattern(name), []).append(self.shape(self._reference, name))
+        for name in self.names(checkpoint.reference):
             found = self.shape(checkpoint.reference, name)
             if checkpoint is reference and found != self.architecture.shapes.get(name, found):
                 raise MergingError(
                     f"model {checkpoint.reference}: tensor {name} has shape {list(found)}, but its config makes it "
                     f"{list(self.architecture.shapes[name])}; the files are not of one model"
                 )
-            of_first = self.shape(reference.reference, name) if self.has(reference.reference, name) else found
             free = 1 if name in self.architecture.by_token else 0
-            if found[free:] != of_first[free:]:
+            # Layers of other kinds may have a tensor of the same name in another shape.
+            fitting = of_reference.get(pattern(name)) or [found]
+            if found[free:] not in [shape[free:] for shape in fitting]:
                 raise MergingError(
                     f"model {checkpoint.reference}: tensor {name} has shape {list(found)}, but in "
-                    f"{reference.reference} it has {list(of_first)}; only models of one shape can be merged"
+                    f"{reference.reference} it has {list(fitting[0])}; only models of one shape can be merged"
                 )
+
+
+def _content(config: PreTrainedConfig) -> str:
+    """Return what of a config may matter for the tensors that its model has."""
+    return repr({key: value for key, value in config.to_dict().items() if not key.endswith(_OF_NO_TENSOR)})
 
 
 def _skeleton(checkpoint: Checkpoint) -> Any:

@@ -6,23 +6,22 @@ found here; the numbers are those that mergekit 0.1.5 resolves. Pure data; reads
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from merging.errors import MergingError
 from merging.methods import METHODS, Method, Parameter, Scope
 from merging.methods.registry import Number, Numbers
+from merging.modules import DEFAULT, Module, modules_of, name_of
 from merging.parents import ParentSet
 from merging.recipes.recipe import Recipe
-from merging.recipes.schema import InputModel, InputSlice, OutputSlice, Parameters, last_sources
+from merging.recipes.schema import InputSlice, OutputSlice, Parameters, last_sources
 from merging.recipes.settings import Setting, resolve
+from merging.stacks import Layer, check_stack, stacked_config
 from merging.tokenization.embeddings import aligned_names
 from merging.tokenization.merged_tokenizer import merged_vocabulary
 from merging.tokenization.vocabulary import Vocabulary
-
-# What mergekit calls the one module that a language model is.
-MODULE = "default"
 
 
 class Source(NamedTuple):
@@ -69,20 +68,12 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class Layer:
-    """A layer of a parent."""
-
-    parent: str
-    index: int
-
-
-@dataclass(frozen=True, slots=True)
 class Plan:
     """All the steps of one merge.
 
     Attributes:
         steps: one for each tensor, in order.
-        stack: for each layer of the merge the parent's layer whose kind it is of.
+        stack: for each layer of the merge (of its main stack) the parent's layer whose kind it is of.
         rows: the rows of its embedding, or None for those of the parents.
     """
 
@@ -102,34 +93,86 @@ class Plan:
 
 def make_plan(recipe: Recipe, parents: ParentSet) -> Plan:
     """Resolve a recipe against its parents. Raises MergingError where they do not fit."""
-    method = METHODS[recipe.merge_method]
-    _check_heads(recipe, parents)
-    slices, module = _output_slices(recipe, parents)
-    steps: list[Step] = []
-    stack: list[Layer] = []
     architecture = parents.architecture
-    for name in architecture.before:
-        steps.append(_step(recipe, method, parents, slices[0], module, name, layer=None, t=0.0))
-    for part in slices:
-        length = part.sources[0].layer_range[1] - part.sources[0].layer_range[0]
-        for offset in range(length):
-            t = offset / (length - 1) if length > 1 else 1.0
-            for position, name in enumerate(architecture.layer_names(len(stack))):
-                steps.append(_step(recipe, method, parents, part, module, name, (position, offset), t))
-            stack.append(_kind(recipe, part, offset))
+    modules = modules_of(recipe, parents)
+    loose = modules[DEFAULT]
+    first, last = loose.slices[0], last_sources(loose.slices)
+    _check_heads(recipe, parents, (*first.sources, *last.sources))
+    steps = [_step(recipe, first, loose, name, t=0.0) for name in architecture.before]
+    stack: tuple[Layer, ...] = ()
+    for each in architecture.stacks:
+        module = modules[name_of(architecture, each)]
+        steps += _layers(recipe, parents, module, each.head)
+        if each is architecture.main:
+            stack = tuple(_kind(recipe, part, offset) for part, offset in _offsets(module))
     tied = parents.checkpoints[recipe.donor].config.tie_word_embeddings
-    for name in (name for name in architecture.after if not (tied and name in architecture.stand_ins)):
-        steps.append(_step(recipe, method, parents, last_sources(slices), module, name, layer=None, t=0.0))
+    after = (name for name in architecture.after if not (tied and name in architecture.stand_ins))
+    steps += [_step(recipe, last, loose, name, t=0.0) for name in after]
+    _check_stack(recipe, parents, stack, steps)
     vocabulary = merged_vocabulary(recipe, parents)
     if vocabulary is None:
-        return Plan(tuple(steps), tuple(stack))
-    first, last = (part.base_model or recipe.base_model for part in (slices[0], slices[-1]))
-    bases = dict.fromkeys(architecture.before, first) | dict.fromkeys(architecture.after, last)
+        return Plan(tuple(steps), stack)
+    bases = dict.fromkeys(architecture.before, first.base_model or recipe.base_model)
+    bases |= dict.fromkeys(architecture.after, last.base_model or recipe.base_model)
     aligned = [
         _aligned(step, bases[step.name], vocabulary, parents) if step.name in architecture.by_token else step
         for step in steps
     ]
-    return Plan(tuple(aligned), tuple(stack), vocabulary.rows)
+    return Plan(tuple(aligned), stack, vocabulary.rows)
+
+
+def _offsets(module: Module) -> Iterator[tuple[OutputSlice, int]]:
+    """Yield the slice of each layer of a module, and the layer's index in it."""
+    for part in module.slices:
+        for offset in range(_length(part)):
+            yield part, offset
+
+
+def _length(part: OutputSlice) -> int:
+    return part.sources[0].layer_range[1] - part.sources[0].layer_range[0]
+
+
+def _layers(recipe: Recipe, parents: ParentSet, module: Module, head: str) -> Iterator[Step]:
+    """Yield the steps of one stack of layers."""
+    for index, (part, offset) in enumerate(_offsets(module)):
+        t = offset / (_length(part) - 1) if _length(part) > 1 else 1.0
+        layers = [Layer(source.model, source.layer_range[0] + offset) for source in part.sources]
+        kind = _kind(recipe, part, offset)
+        for layer in layers:
+            _check_kind(parents, head, layer, kind)
+        for tail in parents.stack(kind.parent, head).layers[kind.index]:
+            tensors = [f"{head}{layer.index}{tail}" for layer in layers]
+            yield _step(recipe, part, module, f"{head}{index}{tail}", t, tensors)
+
+
+def _check_kind(parents: ParentSet, head: str, layer: Layer, kind: Layer) -> None:
+    have, wanted = (parents.layer_shapes(each.parent, head, each.index) for each in (layer, kind))
+    if have is wanted:
+        return
+    tail = next(tail for tail in {**wanted, **have} if have.get(tail) != wanted.get(tail))
+    own, other = (
+        f"has {head}{each.index}{tail}" + (f" of shape {list(shapes[tail])}" if tail in have and tail in wanted else "")
+        if tail in shapes
+        else f"has no {head}{each.index}{tail}"
+        for each, shapes in ((layer, have), (kind, wanted))
+    )
+    raise MergingError(f"model {layer.parent}: {own}, but {kind.parent} {other}; only layers of one kind can be merged")
+
+
+def _check_stack(recipe: Recipe, parents: ParentSet, stack: tuple[Layer, ...], steps: Sequence[Step]) -> None:
+    donor = parents.checkpoints[recipe.donor].config
+    if parents.architecture.main is None or stack == tuple(
+        Layer(recipe.donor, index) for index in range(parents.layers(recipe.donor))
+    ):
+        return
+
+    def check() -> bool:
+        firsts = {step.name: step.sources()[0] for step in steps}
+        shapes = {name: parents.shape(source.parent, source.tensor) for name, source in firsts.items()}
+        check_stack(stacked_config(donor, stack, parents), stack, shapes, parents)
+        return True
+
+    parents.statistics.once(("stack fits", recipe.donor, stack), check)
 
 
 def _aligned(step: Step, base: str | None, vocabulary: Vocabulary, parents: ParentSet) -> Step:
@@ -150,9 +193,10 @@ def _kind(recipe: Recipe, part: OutputSlice, offset: int) -> Layer:
     return Layer(source.model, source.layer_range[0] + offset)
 
 
-def _check_heads(recipe: Recipe, parents: ParentSet) -> None:
+def _check_heads(recipe: Recipe, parents: ParentSet, sources: Iterable[InputSlice]) -> None:
+    """Check that a merge whose head is its embedding is not made of a model that has both."""
     tied = {name: parents.checkpoints[name].config.tie_word_embeddings for name in recipe.parents()}
-    untied = [name for name in tied if not tied[name]]
+    untied = [source.model for source in sources if not tied[source.model]]
     if tied[recipe.donor] and untied:
         raise MergingError(
             f"model {untied[0]}: has an output head of its own, but that of {recipe.donor} is tied to its embedding; "
@@ -160,64 +204,22 @@ def _check_heads(recipe: Recipe, parents: ParentSet) -> None:
         )
 
 
-def _output_slices(recipe: Recipe, parents: ParentSet) -> tuple[Sequence[OutputSlice], Parameters]:
-    """Return the output as slices whose base is among their sources, and the parameters of their module."""
-    module_parameters: Parameters = {}
-    slices, models = recipe.slices, recipe.models
-    if recipe.modules:
-        if recipe.modules.keys() != {MODULE}:
-            raise MergingError(
-                f"modules: a language model is the single module {MODULE!r}, but the recipe has "
-                f"{', '.join(map(repr, recipe.modules))}; put what is under it at the top of the recipe"
-            )
-        (module,) = recipe.modules.values()
-        slices, models, module_parameters = module.slices, module.models, module.parameters
-    if models:
-        slices = (_whole_models(recipe, models, parents),)
-    for part in slices or ():
-        for source in part.sources:
-            if source.layer_range[1] > parents.layers(source.model):
-                raise MergingError(
-                    f"model {source.model}: layer_range {list(source.layer_range)} goes beyond its "
-                    f"{parents.layers(source.model)} layers"
-                )
-    return slices or (), module_parameters
-
-
-def _whole_models(recipe: Recipe, models: Sequence[InputModel], parents: ParentSet) -> OutputSlice:
-    inputs = [(model.model, model.parameters) for model in models]
-    if recipe.base_model and recipe.base_model not in [model.model for model in models]:
-        inputs.append((recipe.base_model, {}))
-    depths = {name: parents.layers(name) for name, _ in inputs}
-    if len(set(depths.values())) > 1:
-        listed = ", ".join(f"{name} has {depth}" for name, depth in depths.items())
-        raise MergingError(f"models of different depth cannot be merged whole ({listed} layers); use slices")
-    return OutputSlice(
-        sources=tuple(
-            InputSlice(model=name, layer_range=(0, depths[name]), parameters=parameters) for name, parameters in inputs
-        )
-    )
-
-
 def _step(
     recipe: Recipe,
-    method: Method,
-    parents: ParentSet,
     part: OutputSlice,
-    module: Parameters,
+    module: Module,
     name: str,
-    layer: tuple[int, int] | None,
     t: float,
+    tensors: Sequence[str] | None = None,
 ) -> Step:
+    """Return a step; `tensors` are those of the sources, where they have other names than the output."""
+    method = METHODS[recipe.merge_method]
     base_model = part.base_model or recipe.base_model
-    shared_blocks = [part.parameters, module, recipe.parameters]
-    sources = []
-    for source in part.sources:
-        tensor = name
-        if layer is not None:
-            position, offset = layer
-            tensor = parents.architecture.layer_name(position, source.layer_range[0] + offset)
-        sources.append((Source(source.model, tensor), [source.parameters, *shared_blocks]))
+    shared_blocks = [part.parameters, module.parameters, recipe.parameters]
+    sources = [
+        (Source(source.model, tensor), [source.parameters, *shared_blocks])
+        for source, tensor in zip(part.sources, tensors or [name] * len(part.sources), strict=True)
+    ]
     apart = method.sets_base_apart
     inputs = [(source, blocks) for source, blocks in sources if not (apart and source.parent == base_model)]
     shared = tuple(

@@ -16,6 +16,7 @@ import click
 from search import options
 from search.display import (
     bar,
+    print_isolation,
     print_leaderboard,
     print_report,
     print_scored,
@@ -309,7 +310,7 @@ def evaluate(
         bar() as progress,
         _model(reference, choose_device(device), random_seed, lazy_unpickle, trust_remote_code, progress) as loaded,
     ):
-        tell_isolation(str(evaluator.sandbox.isolation))
+        tell_isolation(evaluator.sandbox.isolation)
         report = evaluator.evaluate(*loaded, progress=lambda done, total: progress("scoring", done, total))
     print_report(report, as_json)
 
@@ -335,8 +336,31 @@ def score(samples: Path, problems: str, as_json: bool, allow_code_execution: boo
             allow_code_execution=allow_code_execution,
             progress=lambda done, total: progress("scoring", done, total),
         )
-    tell_isolation(str(scored.isolation))
+    tell_isolation(scored.isolation)
     print_scored(scored, as_json)
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def check(as_json: bool) -> None:
+    """Try to break out of the sandbox, and show its layers; exit code 2 if they are too few to score models.
+
+    \b
+    Example:
+      merge-search check --json
+    """
+    from evaluation.sandbox.errors import ConfinementError
+    from evaluation.sandbox.pool import SandboxPool
+
+    with SandboxPool(workers=1) as pool:
+        refusal = None
+        try:
+            isolation = pool.isolation
+        except ConfinementError as error:
+            isolation, refusal = error.isolation, error
+    print_isolation(isolation, as_json)
+    if refusal is not None:
+        raise refusal
 
 
 def _export_command(folder: Path) -> str:

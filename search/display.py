@@ -17,7 +17,9 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from evaluation import Report, ScoredSamples
+    from rich.table import Table
+
+    from evaluation import Isolation, Report, ScoredSamples
     from search.config import SearchConfig
     from search.leaderboard import Leaderboard
 
@@ -32,22 +34,43 @@ def print_leaderboard(found: Leaderboard, top: int | None) -> None:
     if not found.rows:
         click.echo(f"{found.study}: no trial is over yet")
         return
-    console = Console()
+    console = Console() if sys.stdout.isatty() else Console(width=_PIPED_WIDTH)
+    _print_table(found.table(top, console.width))
     if sys.stdout.isatty():
-        console.print(found.table(top, console.width))
         for line in found.numbers_below(console.width):
             console.print(line, markup=False, highlight=False, soft_wrap=True)
-    else:
-        console = Console(width=_PIPED_WIDTH)
-        with console.capture() as capture:
-            console.print(found.table(top, console.width))
-        click.echo("\n".join(line.rstrip() for line in capture.get().splitlines()))
     if any(row.compared_on == "search" for row in found.top(top)):
         console.print("* on the search split, which the search has seen; no test is made of it", style="dim")
     failed = [row for row in found.rows if row.state == "failed"]
     if failed:
         last = failed[-1]
         console.print(f"{len(failed)} failed; the last, {last.name}: {last.error}", style="red", markup=False)
+
+
+def print_isolation(isolation: Isolation, as_json: bool) -> None:
+    """Print the layers of a sandbox, and what came of the attempts to break out of it."""
+    from search.check import described, tables
+
+    if as_json:
+        click.echo(json.dumps(described(isolation)))
+        return
+    for table in tables(isolation):
+        _print_table(table)
+        click.echo()
+    if not isolation.shortfall:
+        click.echo(f"Enough to score models; {len(isolation.refused)} attempts to break out were refused.")
+
+
+def _print_table(table: Table) -> None:
+    from rich.console import Console
+
+    if sys.stdout.isatty():
+        Console().print(table)
+        return
+    console = Console(width=_PIPED_WIDTH)
+    with console.capture() as capture:
+        console.print(table)
+    click.echo("\n".join(line.rstrip() for line in capture.get().splitlines()))
 
 
 def print_report(report: Report, as_json: bool) -> None:
@@ -127,10 +150,10 @@ def tell_of_mergekit(folder: Path, merge_method: str, compatible: bool) -> None:
         click.echo(f"mergekit reads {folder / 'recipe.yaml'}; the model is {folder / DELTA}" if compatible else line)
 
 
-def tell_isolation(isolation: str) -> None:
-    """Say which layers the sandbox lacks here, if any."""
-    if "missing" in isolation:
-        click.echo(f"this system lacks layers of the sandbox ({isolation})", err=True)
+def tell_isolation(isolation: Isolation) -> None:
+    """Say which layers the sandbox lacks, if any."""
+    if isolation.note:
+        click.echo(isolation.note, err=True)
 
 
 def tell(*notes: str) -> None:

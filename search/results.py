@@ -4,6 +4,8 @@
     search.json            the study's name, and what must stay the same when the search goes on, the splits included
     study.db               the two Optuna studies: NAME, and NAME/baselines (SQLite)
     completions/*.jsonl    what each model wrote, a line a problem; a merge that was scored before has none again
+    verdicts.db            what became of each program that was executed, so that it is executed once (SQLite)
+    sandbox.jsonl          the layers of the sandbox that each worker had, a line a worker
     worker.log             what happened, with tracebacks
 
 Guarantees: a folder belongs to one config; opening it with another is refused and changes nothing. It may be moved
@@ -16,9 +18,11 @@ import contextlib
 import json
 import logging
 import os
+import platform
 import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,10 +30,11 @@ from search.errors import SearchError
 from search.locks import exclusive, held, is_held
 
 if TYPE_CHECKING:
-    from evaluation import Outcome
+    from evaluation import Isolation, Outcome
     from search.config import SearchConfig
 
 _CONFIG, _SEARCH, _STUDY, _COMPLETIONS, _LOG = "config.yaml", "search.json", "study.db", "completions", "worker.log"
+_VERDICTS, _SANDBOX = "verdicts.db", "sandbox.jsonl"
 _LOCK, _WORKERS = ".lock", ".workers"
 # Remedies of what may become of a folder.
 RESTORE = "restore it from a copy, or begin anew with --fresh"
@@ -141,6 +146,22 @@ class ResultsFolder:
         file = self.path / _COMPLETIONS / f"{name}.jsonl"
         try:
             write_atomically(file, "".join(line + "\n" for line in lines))
+        except OSError as error:
+            raise SearchError(f"{file}: cannot be written: {error.strerror}; {MAKE_ROOM}") from None
+
+    @property
+    def verdicts(self) -> Path:
+        """Where the verdicts of programs are kept."""
+        return (self.path / _VERDICTS).resolve()
+
+    def record_isolation(self, worker: str, isolation: Isolation) -> None:
+        """Add a worker's line to the file of the sandboxes. Raises SearchError."""
+        started = datetime.now(UTC).isoformat(timespec="seconds")
+        line = {"worker": worker, "host": platform.node(), "started": started, "active": isolation.active}
+        file = self.path / _SANDBOX
+        try:
+            with file.open("a", encoding="utf-8") as lines:
+                lines.write(json.dumps(line | {"missing": isolation.missing}) + "\n")
         except OSError as error:
             raise SearchError(f"{file}: cannot be written: {error.strerror}; {MAKE_ROOM}") from None
 

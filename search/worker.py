@@ -130,7 +130,8 @@ class _Worker:
             identity = config.identity | {"problems": {"sha256": problems.digest} | splits}
             folder = ResultsFolder.create(path, config, identity, fresh)
             with storage_errors(folder), folder.logging(), folder.sign_in() as name:
-                self._tell_isolation(scorer)
+                self._tell_isolation(scorer, folder, name)
+                scorer.remember_in(folder.verdicts)
                 bench = Bench(merger, scorer, visible, self._prompt_tokenizer, folder, self.progress)
                 with contextlib.closing(Studies.create(folder, config, known)) as studies:
                     self.started = True
@@ -172,11 +173,12 @@ class _Worker:
             workers=settings.workers,
         )
 
-    def _tell_isolation(self, scorer: Evaluator) -> None:
-        isolation = str(scorer.sandbox.isolation)
+    def _tell_isolation(self, scorer: Evaluator, folder: ResultsFolder, worker: str) -> None:
+        isolation = scorer.sandbox.isolation
         _LOG.info("sandbox: %s", isolation)
-        if "missing" in isolation:
-            self.progress.say(f"this system lacks layers of the sandbox ({isolation})")
+        folder.record_isolation(worker, isolation)
+        if isolation.missing:
+            self.progress.say(isolation.note)
 
     def _can_be_had(self, baseline: Baseline, merger: Merger) -> bool:
         """Whether a baseline is a model at all: parents that are stacked need not have an average."""

@@ -1,8 +1,7 @@
 """The checker's side of a check: it executes the tests, and asks the solution's process for every call.
 
 Guarantees: only this process writes a pass, and the only foreign code in it is the problem's own prompt and tests. What
-comes from the solution is data, or stands for what stayed there (``remote``). A check takes no more of the clock than
-its budget.
+comes from the solution is data, or stands for what stayed there (``remote``). Its zygote holds the clock, and ends it.
 """
 
 from __future__ import annotations
@@ -17,13 +16,9 @@ from types import CodeType
 from typing import NoReturn
 
 from evaluation.sandbox.channel import Channel, ChannelClosed
-from evaluation.sandbox.clock import Clock
 from evaluation.sandbox.closing import closing
 from evaluation.sandbox.remote import Solution
 from evaluation.sandbox.verdict import one_line
-
-# A run that had this many budgets of wall time, and still not one of its own, tells of the machine, not of the program.
-HARD_WALL_BUDGETS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,24 +31,25 @@ class CheckerJob:
 
 
 class Checker:
-    """One check, from the first message of the solution's process to the one line that it writes of it."""
+    """One check, from the first message of the solution's process to the line that it writes of it."""
 
-    def __init__(self, job: CheckerJob, connection: int, report: int, budget_seconds: float) -> None:
+    def __init__(self, job: CheckerJob, connection: int, report: int) -> None:
         self._job = job
         self._report = report
-        self._budget = budget_seconds
         self._channel = Channel(connection)
 
-    def run(self, confine: Callable[[], None]) -> NoReturn:
-        """Execute the tests and end the process; what became of them is written to ``report``."""
+    def run(self, number: int, confine: Callable[[], None]) -> NoReturn:
+        """Execute the tests, and wait for the end; what became of them is the last line of ``report``.
+
+        The first line is written when the time begins to count: the numbers of the two processes, this one's being
+        `number`, by which the clock finds them.
+        """
         try:
-            process = int(self._channel.receive())  # said by our own code, before the solution is executed
-            self._clock = Clock((process, os.getpid()))
             confine()
+            # The other is said by our own code, before the solution is executed.
+            self._write([number, int(self._channel.receive())])
         except (ChannelClosed, OSError, ValueError) as error:
             self._finish("undecided", describe(error))
-        signal.signal(signal.SIGALRM, self._look_at_clock)
-        signal.setitimer(signal.ITIMER_REAL, self._budget)
         try:
             self._execute()
         except BaseException as error:
@@ -82,19 +78,14 @@ class Checker:
             self._finish("unscorable", "the problem's own test: it defines no function check")
         exec(f"check({self._job.entry_point})", namespace)
 
-    def _look_at_clock(self, number: int, frame: object) -> None:  # noqa: ARG002 - a signal handler
-        effective = self._clock.effective_seconds
-        if effective >= self._budget:
-            self._finish("timeout", "timed out")
-        if self._clock.wall_seconds >= HARD_WALL_BUDGETS * self._budget:
-            self._finish("undecided", "the machine gave the run no time")
-        signal.setitimer(signal.ITIMER_REAL, max(0.01, self._budget - effective))
-
     def _finish(self, status: str, detail: str) -> NoReturn:
-        """Write the one line, and end the process whatever the tests' code would catch."""
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        os.write(self._report, json.dumps([status, one_line(detail)]).encode() + b"\n")
-        os._exit(0)
+        """Write the last line, and wait for the end, whatever the tests' code would catch."""
+        self._write([status, one_line(detail)])
+        while True:
+            signal.pause()
+
+    def _write(self, line: object) -> None:
+        os.write(self._report, json.dumps(line).encode() + b"\n")
 
 
 def describe(error: BaseException) -> str:

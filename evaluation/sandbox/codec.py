@@ -1,14 +1,16 @@
 """Plain data between the two sides: tagged JSON that decodes to builtin types, and to what stands for anything else.
 
 Guarantees: decoding runs no code of the sender's; what arrives is of exactly a builtin or collections type, a subclass
-as what it extends. A value without a plain form (an iterator, a function, any other object) is each side's own affair:
-`encode` and `decode` are told what to make of it. Encoding is bounded in depth and in size.
+as what it extends, a scalar of numpy's as what its `item` gives. A value without a plain form (an iterator, a function,
+any other object) is each side's own affair: `encode` and `decode` are told what to make of it. Encoding is bounded in
+depth and in size.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
+import sys
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterable
 from decimal import Decimal
@@ -76,6 +78,8 @@ class _Encoder:
         if value is None or kind is bool or kind is str or kind is float:
             return value
         if kind not in _FORMS:
+            if (plain := _plain_scalar(value)) is not value:
+                return self.encode(plain, depth)
             known = None if self._exact else next((base for base in _EXTENDED if issubclass(kind, base)), None)
             if known is None:
                 return self._other(value)
@@ -102,6 +106,15 @@ def _are_json(items: list[object]) -> bool:
         numbers = cast("list[int]", items)
         return min(numbers) > -_EXACT_INT and max(numbers) < _EXACT_INT
     return kinds <= {str, float, bool, type(None)}
+
+
+def _plain_scalar(value: object) -> object:
+    """Return the builtin value of one of numpy's scalars, or what was given."""
+    numpy = sys.modules.get("numpy")
+    if numpy is None or not isinstance(value, numpy.generic):
+        return value
+    plain = value.item()
+    return value if isinstance(plain, numpy.generic) else plain  # a long double has none
 
 
 def _integer(value: int) -> object:

@@ -1,43 +1,62 @@
 """The layers that a run is put under, and which of them this system has.
 
-Guarantees: a layer is reported as active only after a forked probe has been put under it. A layer that the system
-lacks is left out; where Landlock is missing, the seccomp filter refuses every open for writing in its stead.
+Guarantees: a layer is reported as active only after a forked probe was put under it and tried what it is to stop; then
+all attacks are tried once more under all layers together. Whether what is active is enough, ``isolation`` says.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from evaluation.sandbox import landlock, limits, seccomp
-from evaluation.sandbox.clock import measures_delay
-from evaluation.sandbox.isolation import Isolation
+from evaluation.sandbox.attacks import BY_LAYER, Attack, got_through
+from evaluation.sandbox.isolation import Isolation, Layer, LayerName
+
+_EVERYTHING = {name: attack for attacks in BY_LAYER.values() for name, attack in attacks.items()}
 
 
 class Confinement:
-    """What a fork applies to itself, prepared once in its zygote."""
+    """What a fork applies to itself, prepared once in its zygote.
 
-    def __init__(self, scratch: Path | None, budget_seconds: float) -> None:
+    Args:
+        scratch: the folder that a run may write; None if it may write none.
+        budget_seconds: the time of a check.
+        numpy: the folders of numpy.
+        bubblewrap: the version of the bubblewrap that the zygote is in; empty if it is in none.
+        without_bubblewrap: why that is.
+        delay_is_measured: whether the clock of a check can tell how long it waited for a core.
+    """
+
+    def __init__(
+        self,
+        scratch: Path | None,
+        budget_seconds: float,
+        *,
+        numpy: Sequence[Path] = (),
+        bubblewrap: str = "",
+        without_bubblewrap: str = "",
+        delay_is_measured: bool = True,
+    ) -> None:
         self._scratch = scratch
         self._budget_seconds = budget_seconds
         self._ruleset: int | None = None
         self._filter: bytes | None = None
-        if landlock.abi() > 0 and _works(lambda: landlock.enforce(landlock.build(scratch))):
-            self._ruleset = landlock.build(scratch)
-        program = seccomp.build(allow_writes=self._ruleset is not None) if seccomp.supported() else b""
-        if program and _works(lambda: seccomp.install(program)):
-            self._filter = program
+        layers = [Layer("two processes", True), self._bounds(), self._no_new_privileges(), self._calls()]
+        layers.append(self._files(numpy))
+        boxed = bool(bubblewrap) and _stops("bubblewrap", lambda: None)
+        why_not = without_bubblewrap or "it does not stop what it should"
+        layers.append(Layer("bubblewrap", boxed, bubblewrap if boxed else why_not))
+        no_delay = "" if delay_is_measured else "the kernel keeps no schedstat; time on the wall is counted"
+        layers.append(Layer("clock less run delay", delay_is_measured, no_delay))
+        self._layers = tuple(layers)
 
     @property
     def descriptors(self) -> tuple[int, ...]:
         """What must stay open until ``apply``."""
         return () if self._ruleset is None else (self._ruleset,)
-
-    @property
-    def stops_forks(self) -> bool:
-        """Whether a run can make no process."""
-        return self._filter is not None
 
     def apply(self) -> None:
         """Confine this process for good. Raises OSError when a layer that worked in the probe fails."""
@@ -49,33 +68,72 @@ class Confinement:
         if self._filter is not None:
             seccomp.install(self._filter)
 
-    @property
-    def isolation(self) -> Isolation:
-        """The active layers, and the missing ones."""
-        active = ["two processes", "rlimits", "no-new-privs"]
-        missing = []
-        if self._ruleset is None:
-            missing.append("landlock")
-        else:
-            active.append(f"landlock (abi {landlock.abi()})")
-        if self._filter is None:
-            missing.append("seccomp")
-        else:
-            active.append("seccomp" if self._ruleset is not None else "seccomp (no writes)")
-        active.append("clock less run delay" if measures_delay() else "wall clock")
-        return Isolation(tuple(active), tuple(missing))
+    def examine(self) -> Isolation:
+        """Try all attacks under all layers, and return what came of it."""
+        # In bubblewrap without Landlock our code can be read, and is no secret.
+        attacks = {name: attack for name, attack in _EVERYTHING.items() if name not in _OF_LANDLOCK_ALONE}
+        breaches = _breaches(self.apply, attacks)
+        refused = tuple(name for name in attacks if name not in breaches)
+        return Isolation(self._layers, refused, tuple(breaches))
+
+    def _bounds(self) -> Layer:
+        active = _stops("rlimits", partial(limits.restrict, self._budget_seconds))
+        return Layer("rlimits", active, "" if active else "the kernel does not keep them")
+
+    def _no_new_privileges(self) -> Layer:
+        active = _stops("no-new-privs", limits.forbid_new_privileges)
+        return Layer("no-new-privs", active, "" if active else "the kernel has none")
+
+    def _calls(self) -> Layer:
+        machine = os.uname().machine
+        if machine not in seccomp.MACHINES:
+            return Layer("seccomp", False, f"the calls of {machine} are not known")
+        program = seccomp.build(machine)
+        if not _stops("seccomp", partial(_without_privileges, partial(seccomp.install, program))):
+            return Layer("seccomp", False, "the kernel takes no filter")
+        self._filter = program
+        return Layer("seccomp", True, machine)
+
+    def _files(self, numpy: Sequence[Path]) -> Layer:
+        abi = landlock.abi()
+        if not abi:
+            return Layer("landlock", False, "the kernel has none")
+        ruleset = landlock.build(self._scratch, numpy)
+        if not _stops("landlock", partial(_without_privileges, partial(landlock.enforce, ruleset))):
+            os.close(ruleset)
+            return Layer("landlock", False, "it does not stop what it should")
+        self._ruleset = ruleset
+        return Layer("landlock", True, f"abi {abi}")
 
 
-def _works(layer: Callable[[], None]) -> bool:
-    """Return whether a fork can put itself under a layer, and lives on."""
+_OF_LANDLOCK_ALONE = BY_LAYER["landlock"].keys() - BY_LAYER["bubblewrap"].keys()
+
+
+def _without_privileges(layer: Callable[[], None]) -> None:
+    limits.forbid_new_privileges()
+    layer()
+
+
+def _stops(name: LayerName, layer: Callable[[], None]) -> bool:
+    """Return whether a fork can put itself under a layer, and every attack that it is to stop is refused there."""
+    return not _breaches(layer, BY_LAYER[name])
+
+
+def _breaches(confine: Callable[[], None], attacks: Mapping[str, Attack]) -> list[str]:
+    """Return the attacks that get through in a confined fork; all of them if it cannot be confined, or dies."""
+    told, telling = os.pipe()
     process = os.fork()
     if process == 0:
         try:
-            limits.forbid_new_privileges()
-            layer()
-            os.getpid()
-            os._exit(0)
+            os.close(told)
+            confine()
+            os.write(telling, bytes([got_through(attack) for attack in attacks.values()]))
         finally:
-            os._exit(1)
-    _, status = os.waitpid(process, 0)
-    return status == 0
+            os._exit(0)
+    os.close(telling)
+    with os.fdopen(told, "rb") as file:
+        through = file.read()
+    os.waitpid(process, 0)
+    if len(through) != len(attacks):
+        return list(attacks)
+    return [name for name, got in zip(attacks, through, strict=True) if got]

@@ -1,8 +1,47 @@
-"""Which layers of confinement a system has."""
+"""Which layers of confinement a system has, and whether they are enough to execute foreign code."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+LayerName: TypeAlias = Literal[
+    "two processes", "rlimits", "no-new-privs", "seccomp", "landlock", "bubblewrap", "clock less run delay"
+]
+
+REQUIRED: tuple[LayerName, ...] = ("rlimits", "no-new-privs", "seccomp")
+# Of these one is enough: both keep a run from files that are not its own.
+FILE_LAYERS: tuple[LayerName, ...] = ("landlock", "bubblewrap")
+
+CONTAINER_FLAGS = "--security-opt seccomp=unconfined --security-opt apparmor=unconfined"
+_REMEDIES: dict[LayerName, str] = {
+    "rlimits": "run where setrlimit works: no emulator or sandbox that ignores it",
+    "no-new-privs": "run on Linux 3.5 or later, not in an emulator of it",
+    "seccomp": "run on Linux on x86_64 or aarch64 with CONFIG_SECCOMP_FILTER; gVisor and user-mode emulators have none",
+    "landlock": "boot Linux 5.13 or later with landlock in its lsm= list; no container flag is needed",
+    "bubblewrap": "install it (apt-get install bubblewrap); in a container, give that one "
+    f"`{CONTAINER_FLAGS}`, so that it may make namespaces; on Ubuntu 24.04, "
+    "sysctl kernel.apparmor_restrict_unprivileged_userns=0",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One layer.
+
+    Attributes:
+        name: what it is called.
+        active: whether programs are under it; it is only after what it is to stop was tried under it and refused.
+        detail: its version, or why it is missing; may be empty.
+    """
+
+    name: LayerName
+    active: bool
+    detail: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.detail})" if self.detail else self.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -10,12 +49,53 @@ class Isolation:
     """What programs are confined by.
 
     Attributes:
-        active: the layers that they are under.
-        missing: the layers that this system lacks; without them a program may do what they would have stopped.
+        layers: all of them, also those that this system lacks.
+        refused: the attacks that were tried under all layers together and failed.
+        breaches: those that got through.
     """
 
-    active: tuple[str, ...]
-    missing: tuple[str, ...]
+    layers: tuple[Layer, ...] = ()
+    refused: tuple[str, ...] = ()
+    breaches: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, described: Mapping[str, Any]) -> Isolation:
+        """Return what ``dataclasses.asdict`` describes."""
+        layers = tuple(Layer(**layer) for layer in described["layers"])
+        return cls(layers, described["refused"], described["breaches"])
+
+    @property
+    def active(self) -> tuple[str, ...]:
+        """The layers that programs are under."""
+        return tuple(str(layer) for layer in self.layers if layer.active)
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """The layers that this system lacks."""
+        return tuple(str(layer) for layer in self.layers if not layer.active)
+
+    @property
+    def note(self) -> str:
+        """What a person may want to know of them: nothing, or what is missing."""
+        missing = ", ".join(self.missing)
+        return f"the sandbox works without {missing}; `merge-search check` tells more" if missing else ""
+
+    @property
+    def shortfall(self) -> str:
+        """What must be changed before a program may be executed; empty if nothing must."""
+        active = {layer.name for layer in self.layers if layer.active}
+        lacks: list[str] = [f"{name} ({remedy(name)})" for name in REQUIRED if name not in active]
+        if active.isdisjoint(FILE_LAYERS):
+            either = ", or ".join(f"{name} ({remedy(name)})" for name in reversed(FILE_LAYERS))
+            lacks.append(either)
+        if not lacks and self.breaches:
+            return f"under all its layers a program still {', '.join(self.breaches)}; please report this system"
+        return f"this system lacks {'; and '.join(lacks)}" if lacks else ""
 
     def __str__(self) -> str:
         return ", ".join(self.active) + (f"; missing: {', '.join(self.missing)}" if self.missing else "")
+
+
+def remedy(name: LayerName) -> str:
+    """Return what a person can do to have a layer that is missing; empty where there is nothing."""
+    return _REMEDIES.get(name, "")

@@ -9,9 +9,10 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+from evaluation.sandbox.interpreter import visible
 
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
 _VERSION, _PATH_BENEATH = 1, 1
@@ -34,8 +35,8 @@ def abi() -> int:
     return max(0, int(_LIBC.syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), _VERSION)))
 
 
-def build(scratch: Path | None) -> int:
-    """Return the descriptor of a ruleset. Raises OSError."""
+def build(scratch: Path | None, numpy: Sequence[Path] = ()) -> int:
+    """Return the descriptor of a ruleset that allows the folders of numpy, too. Raises OSError."""
     version = abi()
     handled = _ABI_1 | sum(right for since, right in _ADDED.items() if version >= since)
     network = _NETWORK if version >= _NETWORK_ABI else 0
@@ -45,7 +46,7 @@ def build(scratch: Path | None) -> int:
     ruleset = int(_LIBC.syscall(_CREATE_RULESET, attributes, ctypes.c_size_t(len(attributes)), 0))
     if ruleset < 0:
         raise OSError(ctypes.get_errno(), "landlock_create_ruleset")
-    for path in _readable():
+    for path in _readable(numpy):
         _allow(ruleset, path, _READ_FILE | _READ_DIR | _EXECUTE)
     _allow(ruleset, Path(os.devnull), _READ_FILE | _WRITE_FILE)
     if scratch is not None:
@@ -59,12 +60,10 @@ def enforce(ruleset: int) -> None:
         raise OSError(ctypes.get_errno(), "landlock_restrict_self")
 
 
-def _readable() -> Iterator[Path]:
-    library = Path(os.__file__).parent
-    yield from (path for path in library.iterdir() if path.name not in ("site-packages", "dist-packages"))
-    yield from (Path(path) for path in sys.path if path.endswith("lib-dynload"))
-    for path in ("/usr/lib", "/lib", "/lib64", "/usr/share/zoneinfo", "/etc/ld.so.cache", "/dev/urandom"):
-        yield Path(path)
+def _readable(numpy: Sequence[Path]) -> Iterator[Path]:
+    yield from visible()
+    yield from numpy
+    yield Path("/dev/urandom")
 
 
 def _allow(ruleset: int, path: Path, access: int) -> None:

@@ -7,13 +7,14 @@ import math
 import os
 import resource
 import signal
+from collections.abc import Sequence
 
-_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 1, 4, 36, 38
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 1, 4, 38
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
-_MEMORY_BYTES = 1 << 30
-_FILE_BYTES = 8 << 20
+MEMORY_BYTES = 1 << 30
+FILE_BYTES = 8 << 20
 _OPEN_FILES = 64
 
 
@@ -23,15 +24,15 @@ def cpu_limit_seconds(budget_seconds: float) -> int:
 
 
 def become_zygote() -> None:
-    """End with the thread that started this process, be readable by none, and inherit what runs leave behind."""
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    """Get SIGTERM when the thread that started this process ends, be readable by none, and know no environment."""
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     _prctl(_PR_SET_DUMPABLE, 0)
-    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    os.environ.clear()
     _lower(resource.RLIMIT_CORE, 0)
 
 
-def detach(zygote: int, kept: tuple[int, ...]) -> None:
-    """Leave everything of the zygote behind but some descriptors, and end when it ends."""
+def detach(zygote: int, kept: Sequence[int]) -> None:
+    """Leave the zygote's session and its descriptors, but some, behind, and end when it ends."""
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != zygote:
         os._exit(1)
@@ -43,7 +44,6 @@ def detach(zygote: int, kept: tuple[int, ...]) -> None:
     for descriptor in (*sorted(kept), 1 << 16):
         os.closerange(first, descriptor)
         first = descriptor + 1
-    os.environ.clear()
 
 
 def forbid_new_privileges() -> None:
@@ -54,10 +54,10 @@ def forbid_new_privileges() -> None:
 def restrict(budget_seconds: float) -> None:
     """Bound memory, processor time, files and descriptors; limits are only ever lowered."""
     forbid_new_privileges()
-    _lower(resource.RLIMIT_AS, _MEMORY_BYTES)
+    _lower(resource.RLIMIT_AS, MEMORY_BYTES)
     # At the soft limit comes SIGXCPU, which nothing else sends; one second on comes SIGKILL, for who ignores it.
     _lower(resource.RLIMIT_CPU, cpu_limit_seconds(budget_seconds), cpu_limit_seconds(budget_seconds) + 1)
-    _lower(resource.RLIMIT_FSIZE, _FILE_BYTES)
+    _lower(resource.RLIMIT_FSIZE, FILE_BYTES)
     _lower(resource.RLIMIT_NOFILE, _OPEN_FILES)
     for none in (resource.RLIMIT_CORE, resource.RLIMIT_MEMLOCK, resource.RLIMIT_MSGQUEUE):
         _lower(none, 0)

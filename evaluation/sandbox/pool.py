@@ -16,14 +16,16 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
+from evaluation.sandbox.errors import SandboxError
+from evaluation.sandbox.gate import Gate
 from evaluation.sandbox.isolation import Isolation
 from evaluation.sandbox.verdict import Verdict, one_line
-from evaluation.sandbox.worker import SandboxError, Worker
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from evaluation.problems import Problem
+    from evaluation.sandbox.worker import Worker
 
 _LOG = logging.getLogger(__name__)
 
@@ -44,7 +46,7 @@ class _Shared:
     tasks: queue.SimpleQueue[_Task | None] = field(default_factory=queue.SimpleQueue)
     started: threading.Event = field(default_factory=threading.Event)
     closed: threading.Event = field(default_factory=threading.Event)
-    isolation: Isolation = field(default_factory=lambda: Isolation((), ()))
+    isolation: Isolation = field(default_factory=Isolation)
     start_error: SandboxError | None = None
 
     def close(self) -> None:
@@ -82,13 +84,18 @@ class SandboxPool:
         if sys.platform != "linux":
             raise SandboxError(
                 f"scoring executes code that a model wrote, in a sandbox that needs Linux, and this is {sys.platform}; "
-                "run the evaluation in a Linux container or virtual machine"
+                "run it in a Linux container, for which the README has a recipe (Safety)"
             )
         if workers < 1:
             raise SandboxError(f"workers: {workers} is less than 1")
         if not 0 < timeout_seconds <= 3600:
             raise SandboxError(f"timeout_seconds: {timeout_seconds} is outside (0, 3600]")
-        self._shared = _Shared(tuple(Worker(float(timeout_seconds)) for _ in range(workers)))
+        # Only now: they import what other systems do not have.
+        from evaluation.sandbox.bubblewrap import find
+        from evaluation.sandbox.worker import Worker
+
+        gate, bubblewrap = Gate(), find()
+        self._shared = _Shared(tuple(Worker(float(timeout_seconds), gate, bubblewrap) for _ in range(workers)))
         # Daemons: an interpreter that ends without close() must not wait for them; the zygotes end with it.
         self._threads = [
             threading.Thread(target=_serve, args=(self._shared, worker), name=f"sandbox-{number}", daemon=True)

@@ -195,17 +195,20 @@ _KINDS = {"object": RemoteObject, "function": RemoteFunction, "iterator": Remote
 
 
 def _rebuild(description: object) -> BaseException:
-    """Return the builtin error that the solution raised."""
+    """Return the builtin error that the solution raised, or what it extends where that takes other arguments.
+
+    Raises CodecError for what describes none.
+    """
     if not isinstance(description, tuple) or len(description) != 2 or not isinstance(description[1], tuple):
         raise CodecError
     name, arguments = description
     kind = vars(builtins).get(name) if isinstance(name, str) else None
     if not isinstance(kind, type) or not issubclass(kind, BaseException):
-        kind = RuntimeError
-    try:
-        return kind(*arguments)
-    except Exception:
-        return RuntimeError(f"{name}: {arguments}")
+        raise CodecError
+    for base in kind.__mro__[: kind.__mro__.index(BaseException)]:
+        with contextlib.suppress(TypeError, ValueError):  # a group wants errors, of unicode some want bytes and places
+            return cast("BaseException", base(*arguments))
+    return BaseException(*arguments)
 
 
 def _write_back(arguments: Sequence[object], changed: object) -> None:

@@ -31,12 +31,12 @@ class SolutionJob:
     entry_point: str
 
 
-def serve(job: SolutionJob, connection: int, confine: Callable[[], None]) -> NoReturn:
-    """Confine this process, execute the program and answer requests until the checker is gone."""
+def serve(job: SolutionJob, connection: int, number: int, confine: Callable[[], None]) -> NoReturn:
+    """Confine this process, tell its number, execute the program and answer requests until the checker is gone."""
     leave, channel = os._exit, Channel(connection)
     try:
         confine()
-        channel.send(str(os.getpid()).encode())
+        channel.send(str(number).encode())
         program = _load(job)
         if isinstance(program, bytes):
             channel.send(program)
@@ -121,6 +121,6 @@ def _describe(error: BaseException) -> tuple[str, tuple[object, ...]]:
     """Return the nearest builtin type's name and the error's arguments."""
     name = next(kind.__name__ for kind in type.mro(type(error)) if kind in _BUILTIN_ERRORS)
     arguments = BaseException.args.__get__(error)  # type: ignore[attr-defined]
-    if all(type(argument) in (str, int) for argument in arguments):
-        return name, tuple(argument[:500] if isinstance(argument, str) else argument for argument in arguments)
+    if all(type(argument) in (str, bytes, int) for argument in arguments):
+        return name, tuple(argument if isinstance(argument, int) else argument[:500] for argument in arguments)
     return name, (str(error)[:500],)

@@ -1,11 +1,13 @@
-"""A warm, single-threaded process that forks one run at a time: of the solution's side, or of the checker's.
+"""A warm, single-threaded process that forks the runs: of the solution's side, or of the checker's, one at a time.
 
-Guarantees: a run's process is dead and reaped, and its files are gone, before its end is reported; the zygote ends, and
-its run with it, when the process that started it is gone. It imports the standard library alone.
+Guarantees: a run's process is dead and reaped, and its files are gone, before the next is told its job; that one has
+been forked meanwhile, so as not to be waited for. The zygote ends, and its runs with it, when the process that started
+it is gone. It imports the standard library, and numpy when a program names it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import os
@@ -15,17 +17,27 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.machinery import PathFinder
+from importlib.util import module_from_spec
 from pathlib import Path
-from typing import NoReturn, cast
+from typing import Literal, NoReturn, TypeAlias, cast
 
 from evaluation.sandbox import limits
-from evaluation.sandbox.checker import HARD_WALL_BUDGETS, Checker, CheckerJob
+from evaluation.sandbox.budget import Budget
+from evaluation.sandbox.checker import Checker, CheckerJob
+from evaluation.sandbox.clock import Clock, measures_delay, number_in
 from evaluation.sandbox.confinement import Confinement
 from evaluation.sandbox.control import Control, ControlClosed
 from evaluation.sandbox.scratch import Scratch
 from evaluation.sandbox.solution import SolutionJob, serve
 
+Role: TypeAlias = Literal["solution", "checker"]
+
 _TICK_SECONDS = 0.1  # between looks at the scratch folder
+_BUSY_SECONDS = 0.001  # in which a run needs the cores, before the next is forked
+_LEAST_SECONDS = 0.005  # between looks at the clock
 _ORPHAN_SECONDS = 1.0  # between looks at the parent, whose end of the socket a fork of it may hold open
 _GRACE_SECONDS = 5.0
 
@@ -37,16 +49,61 @@ _WARM = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a zygote is started with.
+
+    Attributes:
+        role: the side of the pair.
+        control: the descriptor of the control connection.
+        processes: the descriptor of the system's /proc, or -1.
+        budget_seconds: the time of a check.
+        scratch: the folder that a run may write; empty for the checker, whose runs may write none.
+        numpy: the folders of numpy.
+        bubblewrap: the version of the bubblewrap that the zygote is in; empty if it is in none.
+        without_bubblewrap: why that is.
+    """
+
+    role: Role
+    control: int
+    processes: int
+    budget_seconds: float
+    scratch: str
+    numpy: tuple[str, ...]
+    bubblewrap: str
+    without_bubblewrap: str
+
+    def to_argument(self) -> str:
+        """Return them as an argument of ``main``."""
+        return json.dumps(asdict(self))
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """A fork: its process, the connection on which it waits for its job, and the descriptor of its report."""
+
+    process: int
+    control: Control
+    report: int
+
+
 class Zygote:
     """The loop of one side of a pair."""
 
-    def __init__(self, role: str, control: Control, budget_seconds: float) -> None:
-        self._role = role
-        self._control = control
-        self._budget_seconds = budget_seconds
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._control = Control(socket.socket(fileno=settings.control))
         self._parent = os.getppid()
-        self._scratch = Scratch() if role == "solution" else None
-        self._confinement = Confinement(self._scratch.path if self._scratch else None, budget_seconds)
+        self._scratch = Scratch(Path(settings.scratch)) if settings.scratch else None
+        self._confinement = Confinement(
+            self._scratch.path if self._scratch else None,
+            settings.budget_seconds,
+            numpy=[Path(folder) for folder in settings.numpy],
+            bubblewrap=settings.bubblewrap,
+            without_bubblewrap=settings.without_bubblewrap,
+            delay_is_measured=measures_delay(settings.processes),
+        )
+        self._next: _Run | None = None  # a fork that waits for its job
         self._wakeup, write_end = os.pipe()
         os.set_blocking(write_end, False)
         os.set_blocking(self._wakeup, False)
@@ -56,110 +113,157 @@ class Zygote:
     def loop(self) -> None:
         """Serve runs until the parent is gone."""
         try:
-            isolation = self._confinement.isolation
-            layers = [isolation.active, isolation.missing]
-            self._control.send({"isolation": layers, "scratch": str(self._scratch.path) if self._scratch else ""})
+            self._control.send({"isolation": asdict(self._confinement.examine())})
             while True:
+                self._next = self._next or self._fork()
                 self._wait(None)
                 message, connection = self._control.receive()
                 if connection is not None:
-                    self._control.send(self._run(message, connection))
+                    self._run(message, connection)
         except ControlClosed:
             pass
         finally:
             if self._scratch is not None:
                 self._scratch.remove()
 
-    def _run(self, job: dict[str, object], connection: int) -> dict[str, object]:
-        """Fork a run, see it to its end, and return what is to be told of it."""
+    def _run(self, message: dict[str, object], connection: int) -> None:
+        """Give the fork that waits its job, see it to its end, and tell what is to be told of it."""
+        job = cast("dict[str, object]", message["job"])
+        run, self._next = self._next or self._fork(), None
+        if any("numpy" in str(text) for text in job.values()) and self._load_numpy():
+            self._end(run)  # it was forked too early
+            run = self._fork()
+        run.control.send(job, connection)
+        os.close(connection)
+        verdict = None
+        try:
+            verdict = self._watch(run, cast("float", message["hard_wall_seconds"]))
+            if verdict is not None:  # nothing of the run's end can change it
+                self._control.send({"verdict": verdict})
+        finally:
+            status, usage = self._end(run)
+        if verdict is None:
+            cpu_seconds = usage.ru_utime + usage.ru_stime
+            self._control.send({"verdict": None, "exit": os.waitstatus_to_exitcode(status), "cpu_seconds": cpu_seconds})
+
+    def _fork(self) -> _Run:
+        """Return a new fork, which waits for a job."""
         report, report_end = os.pipe()
+        ours, theirs = socket.socketpair()
         zygote = os.getpid()
         process = os.fork()
         if process == 0:
-            self._become_run(zygote, job, connection, report_end)
-        os.close(connection)
+            self._become_run(zygote, theirs, report_end)
+        theirs.close()
         os.close(report_end)
-        try:
-            self._watch(process)
-        finally:
-            status, usage = self._end(process)
-        with os.fdopen(report, "rb") as file:
-            verdict = json.loads(file.readline() or b"null") if self._role == "checker" else None
-        cpu_seconds = usage.ru_utime + usage.ru_stime
-        return {"exit": os.waitstatus_to_exitcode(status), "cpu_seconds": cpu_seconds, "verdict": verdict}
+        return _Run(process, Control(ours), report)
 
-    def _become_run(self, zygote: int, job: dict[str, object], connection: int, report: int) -> NoReturn:
-        """Turn this fork into the run."""
+    def _become_run(self, zygote: int, jobs: socket.socket, report: int) -> NoReturn:
+        """Turn this fork into a run."""
         try:
             signal.set_wakeup_fd(-1)
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            kept = (connection, *self._confinement.descriptors)
-            if self._role == "solution":
-                limits.detach(zygote, kept)
-                serve(SolutionJob(**cast("dict[str, str]", job)), connection, self._confinement.apply)
-            limits.detach(zygote, (report, *kept))
-            Checker(CheckerJob(**cast("dict[str, str]", job)), connection, report, self._budget_seconds).run(
-                self._confinement.apply
-            )
+            for caught in (signal.SIGCHLD, signal.SIGTERM):
+                signal.signal(caught, signal.SIG_DFL)
+            number = number_in(self._settings.processes)
+            kept = [jobs.fileno(), *self._confinement.descriptors]
+            limits.detach(zygote, kept if self._settings.role == "solution" else [report, *kept])
+            told, connection = Control(jobs).receive()
+            jobs.close()
+            job = cast("dict[str, str]", told)
+            assert connection is not None
+            if self._settings.role == "solution":
+                serve(SolutionJob(**job), connection, number, self._confinement.apply)
+            Checker(CheckerJob(**job), connection, report).run(number, self._confinement.apply)
         finally:
             os._exit(1)
 
-    def _watch(self, process: int) -> None:
-        """Return when the run has ended, must end, or is to be stopped. Raises ControlClosed."""
-        deadline = time.monotonic() + HARD_WALL_BUDGETS * self._budget_seconds + _GRACE_SECONDS
-        while time.monotonic() < deadline and not (self._scratch and self._scratch.is_full()):
-            told, ended = self._wait(_TICK_SECONDS)
-            if ended and os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
-                return
-            if told:
-                self._control.receive()  # the one thing said during a run: stop
-                return
+    def _watch(self, run: _Run, hard_wall_seconds: float) -> tuple[str, str] | None:
+        """Return when the run has ended, must end, or is to be stopped, with its verdict if there is one.
 
-    def _wait(self, seconds: float | None) -> tuple[bool, bool]:
-        """Wait for the parent or a child. Return whether the parent speaks, whether a child has ended."""
+        Raises ControlClosed.
+        """
+        deadline = time.monotonic() + hard_wall_seconds + _GRACE_SECONDS
+        watched = [run.report] if self._settings.role == "checker" else []
+        budget: Budget | None = None
+        pause, said = _BUSY_SECONDS, b""
+        while time.monotonic() < deadline and not (self._scratch and self._scratch.is_full()):
+            ready = self._wait(pause, watched)
+            self._next = self._next or self._fork()
+            *lines, said = (said + (os.read(run.report, 1 << 16) if run.report in ready else b"")).split(b"\n")
+            for first, second in map(json.loads, lines):
+                if isinstance(first, str):
+                    return _in_time((first, second), budget)
+                clock = Clock(self._settings.processes, (first, second))
+                budget = Budget(clock, self._settings.budget_seconds, hard_wall_seconds)
+            if self._wakeup in ready and os.waitid(os.P_PID, run.process, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                return None
+            if self._control.fileno() in ready:
+                self._control.receive()  # the one thing said during a run: stop
+                return None
+            judged = budget.judge() if budget else _TICK_SECONDS
+            if isinstance(judged, tuple):
+                return judged
+            pause = min(_TICK_SECONDS, max(_LEAST_SECONDS, judged))
+        return None
+
+    def _wait(self, seconds: float | None, watched: Sequence[int] = ()) -> list[int]:
+        """Wait for the parent, a child or a descriptor, and return which of them is ready."""
         while True:
             pause = _ORPHAN_SECONDS if seconds is None else seconds
-            control = self._control.fileno()
-            ready, _, _ = select.select([control, self._wakeup], [], [], pause)
+            ready, _, _ = select.select([self._control.fileno(), self._wakeup, *watched], [], [], pause)
             if os.getppid() != self._parent:
                 raise ControlClosed
             if self._wakeup in ready:
                 os.read(self._wakeup, 4096)
-            if control in ready or seconds is not None:
-                return control in ready, self._wakeup in ready
+            if self._control.fileno() in ready or seconds is not None:
+                return ready
 
-    def _end(self, process: int) -> tuple[int, resource.struct_rusage]:
-        """Kill and reap the run, and remove what it left."""
-        os.kill(process, signal.SIGKILL)
-        _, status, usage = os.wait4(process, 0)
-        if not self._confinement.stops_forks:
-            _kill_orphans()
+    def _end(self, run: _Run) -> tuple[int, resource.struct_rusage]:
+        """Kill and reap a run, and remove what it left."""
+        os.kill(run.process, signal.SIGKILL)
+        _, status, usage = os.wait4(run.process, 0)
+        run.control.close()
+        os.close(run.report)
         if self._scratch is not None:
             self._scratch.empty()
         return status, usage
 
+    def _load_numpy(self) -> bool:
+        """Import numpy, of all packages that one alone, for every later fork; return False if that has been done."""
+        if "numpy" in sys.modules or not self._settings.numpy:
+            return False
+        spec = PathFinder.find_spec("numpy", [str(Path(self._settings.numpy[0]).parent)])
+        assert spec is not None
+        assert spec.loader is not None
+        module = sys.modules["numpy"] = module_from_spec(spec)
+        os.environ["OPENBLAS_NUM_THREADS"] = "1"  # it reads this when it is loaded; no fork survives its threads
+        spec.loader.exec_module(module)
+        os.environ.clear()
+        gc.freeze()
+        return True
 
-def main(arguments: list[str]) -> None:
-    """Start a zygote: ``solution`` or ``checker``, the number of the control socket, the budget in seconds."""
-    role, descriptor, budget_seconds = arguments
-    control = Control(socket.socket(fileno=int(descriptor)))
-    os.set_inheritable(int(descriptor), False)
+
+def _in_time(verdict: tuple[str, str], budget: Budget | None) -> tuple[str, str]:
+    """Return a verdict, or another if it came too late: the zygote may have waited for a core itself."""
+    judged = budget.judge() if budget and verdict[0] == "passed" else 0.0
+    return judged if isinstance(judged, tuple) else verdict
+
+
+def main(settings: Settings) -> None:
+    """Be a zygote until the parent is gone."""
+    for descriptor in (settings.control, settings.processes):
+        with contextlib.suppress(OSError):  # there may be no /proc
+            os.set_inheritable(descriptor, False)
     for name in _WARM.split():
         __import__(name)
+    signal.signal(signal.SIGTERM, _leave)
     limits.become_zygote()
     sys.argv = [""]
-    zygote = Zygote(role, control, float(budget_seconds))
+    zygote = Zygote(settings)
     gc.collect()
     gc.freeze()  # a fork's collector then leaves our pages shared
     zygote.loop()
 
 
-def _kill_orphans() -> None:
-    """Kill and reap whatever a run without seccomp has left; as their subreaper we are their parent now."""
-    while True:
-        children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-        if not children:
-            return
-        for child in children:
-            os.kill(int(child), signal.SIGKILL)
-            os.waitpid(int(child), 0)
+def _leave(number: int, frame: object) -> NoReturn:  # noqa: ARG001 - a signal handler
+    raise ControlClosed

@@ -26,13 +26,44 @@ _TABLES = (nn.Embedding, nn.modules.conv._ConvNd)
 
 
 @dataclass(frozen=True, slots=True)
+class Stack:
+    """Layers that follow one another.
+
+    Attributes:
+        head: what stands before a layer's index in the names of its tensors.
+        layers: for each layer, what stands after its index, in order.
+    """
+
+    head: str
+    layers: tuple[tuple[str, ...], ...]
+
+    @property
+    def module(self) -> str:
+        """What mergekit calls it, where a model has several."""
+        return self.head.removesuffix(".")
+
+    def name(self, index: int, tail: str) -> str:
+        """Return the name of a tensor of a layer."""
+        return f"{self.head}{index}{tail}"
+
+    def names(self) -> list[str]:
+        """Return the names of all its tensors, in order."""
+        return [self.name(index, tail) for index, tails in enumerate(self.layers) for tail in tails]
+
+    def of_depth(self, layers: int) -> Stack:
+        """Return the same with so many layers, those that are more being like the last."""
+        return Stack(self.head, (self.layers + self.layers[-1:] * layers)[:layers])
+
+
+@dataclass(frozen=True, slots=True)
 class Architecture:
     """The tensors of a model in the order in which it computes with them.
 
     Attributes:
         before: tensors before the layers (embeddings).
-        layer: head and tail of the name of each tensor of a layer; the layer's index stands between them.
-        after: tensors after the layers (final norm, head), without those that share another's storage.
+        stacks: the layers; a language model has one stack, one that sees has another beside it.
+        main: the stack whose depth is the config's num_hidden_layers, if there is one.
+        after: the other tensors (final norm, head), without those that share another's storage.
         stand_ins: a tensor that a model with tied weights does not save, and the one that it equals there.
         shapes: the shape of each tensor, as the config makes it.
         layout: how these tensors lie in files and in the live model.
@@ -42,7 +73,8 @@ class Architecture:
     """
 
     before: tuple[str, ...]
-    layer: tuple[tuple[str, str], ...]
+    stacks: tuple[Stack, ...]
+    main: Stack | None
     after: tuple[str, ...]
     stand_ins: Mapping[str, str]
     shapes: Mapping[str, tuple[int, ...]]
@@ -52,27 +84,37 @@ class Architecture:
     tables: frozenset[str]
 
     @classmethod
-    def of(cls, model: Any) -> Architecture:
-        """Read the architecture off a transformers model, which may be a `skeleton`."""
-        layout = Layout.of(model)
+    def of(cls, model: Any, layout: Layout | None = None) -> Architecture:
+        """Read the architecture off a transformers model, which may be a `skeleton`.
+
+        Args:
+            model: the model.
+            layout: that of the models that it is merged with, which says what tensors are called.
+        """
+        layout = layout or Layout.of(model)
         shapes = {layout.name_of(name): tuple(tensor.shape) for name, tensor in model.state_dict().items()}
         tied = {layout.name_of(name) for name in model.all_tied_weights_keys}
         by_token = [layout.name_of(name) for name in _by_token(model)]
         before: list[str] = []
         after: list[str] = []
-        layer: dict[tuple[str, str], None] = {}
+        layers: dict[str, dict[int, list[str]]] = {}
         for name in [name for name in shapes if name not in tied]:
             if match := _LAYER.match(name):
-                layer[match["head"], match["tail"]] = None
+                layers.setdefault(match["head"], {}).setdefault(int(match["index"]), []).append(match["tail"])
             else:
-                (after if layer else before).append(name)
+                (after if layers else before).append(name)
+        stacks = tuple(
+            Stack(head, tuple(tuple(tails.get(index, ())) for index in range(max(tails) + 1)))
+            for head, tails in layers.items()
+        )
         stand_ins = model._tied_weights_keys if isinstance(model._tied_weights_keys, dict) else {}
         stand_ins = {layout.name_of(name): layout.name_of(other) for name, other in stand_ins.items()}
         modules = (name for name, module in model.named_modules() if isinstance(module, _TABLES))
-        tables = frozenset(_pattern(layout.name_of(f"{name}.weight")) for name in modules)
+        tables = frozenset(pattern(layout.name_of(f"{name}.weight")) for name in modules)
         return cls(
             tuple(before),
-            tuple(layer),
+            stacks,
+            _main(model, stacks, layout),
             tuple(after),
             stand_ins,
             shapes,
@@ -82,32 +124,35 @@ class Architecture:
             tables,
         )
 
-    def layer_name(self, position: int, index: int) -> str:
-        """Return the name of the tensor at a position of `layer_names`."""
-        head, tail = self.layer[position]
-        return f"{head}{index}{tail}"
-
-    def layer_names(self, index: int) -> list[str]:
-        """Return the names of the tensors of one layer."""
-        return [f"{head}{index}{tail}" for head, tail in self.layer]
-
-    def names(self, layers: int) -> list[str]:
-        """Return the names of all tensors of a model of that many layers, in order."""
-        between = [name for index in range(layers) for name in self.layer_names(index)]
-        return [*self.before, *between, *self.after]
+    @property
+    def loose(self) -> tuple[str, ...]:
+        """The tensors of no layer."""
+        return self.before + self.after
 
     def is_table(self, name: str) -> bool:
         """Whether a tensor is an embedding or the filters of a convolution, in whichever layer."""
-        return _pattern(name) in self.tables
+        return pattern(name) in self.tables
 
-    def count_layers(self, names: Iterable[str]) -> int:
-        """Return how many layers tensors of these names make."""
-        heads = {head for head, _ in self.layer}
-        found = (match for name in names if (match := _LAYER.match(name)) and match["head"] in heads)
-        return max((int(match["index"]) + 1 for match in found), default=0)
+    def count_layers(self, names: Iterable[str], head: str) -> int:
+        """Return how many layers of a stack tensors of these names make, but for what transformers does not load."""
+        # A layer beyond the last that predicts further tokens (DeepSeek-V3, GLM-4.5).
+        unused = [re.compile(pattern) for pattern in self.layout.model._keys_to_ignore_on_load_unexpected or ()]
+        found = (match for name in names if (match := _LAYER.match(name)) and match["head"] == head)
+        used = (match for match in found if not any(pattern.search(match.string) for pattern in unused))
+        return max((int(match["index"]) + 1 for match in used), default=0)
 
 
-def _pattern(name: str) -> str:
+def _main(model: Any, stacks: tuple[Stack, ...], layout: Layout) -> Stack | None:
+    depth = getattr(model.config.get_text_config(), "num_hidden_layers", None)
+    decoder = model.get_decoder()
+    path = next((path for path, module in model.named_modules() if module is decoder), "")
+    in_decoder = {layer_head(layout.name_of(name)) for name in model.state_dict() if name.startswith(path)}
+    fitting = [stack for stack in stacks if len(stack.layers) == depth]
+    return min(fitting, key=lambda stack: stack.head not in in_decoder, default=None)
+
+
+def pattern(name: str) -> str:
+    """Return the name of a tensor with a star for its layer."""
     match = _LAYER.match(name)
     return f"{match['head']}*{match['tail']}" if match else name
 

@@ -14,8 +14,10 @@ from transformers import PreTrainedConfig
 
 from merging.errors import first_line
 
+# What transformers says of layers that differ within one model, by the layer's index.
+_PER_LAYER = "per_layer_config"
 # How the rows of a projection are cut into heads.
-_HEADS = ("num_attention_heads", "num_key_value_heads", "head_dim")
+_HEADS = ("num_attention_heads", "num_key_value_heads", "head_dim", _PER_LAYER)
 # What a layer computes with its tensors; a merge does as its donor does.
 _COMPUTED = (
     "rope_parameters", "rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_eps", "hidden_act",
@@ -59,6 +61,13 @@ def different_ids(folder: Path, other: Path) -> str | None:
 def _differences(keys: tuple[str, ...], config: PreTrainedConfig, other: PreTrainedConfig) -> Iterator[str]:
     one, two = config.get_text_config(), other.get_text_config()
     for key in keys:
-        here, there = getattr(one, key, None), getattr(two, key, None)
+        here, there = _value(one, key), _value(two, key)
         if here is not None and there is not None and here != there:
             yield f"{key} is {here} and not {there}"
+
+
+def _value(config: PreTrainedConfig, key: str) -> object:
+    if key == _PER_LAYER:
+        return config.to_dict().get(key)
+    # transformers refuses to give one value of what has another in each layer.
+    return None if key in (config.per_layer_attributes or ()) else getattr(config, key, None)

@@ -120,7 +120,7 @@ def compare(text: str, merger: Merger, uncompiled: Merger, runs: int, mergekit_r
 def copying(parents: ParentSet, runs: int) -> Seconds:
     """Return what it takes to move as many bytes as a merge moves: two models are read and written."""
     name = next(iter(parents.checkpoints))
-    tensors = [parents.tensor(name, each) for each in parents.architecture.names(parents.layers(name))]
+    tensors = [parents.tensor(name, each) for each in parents.names(name)]
     copies = [torch.empty_like(tensor) for tensor in tensors for _ in range(2)]
 
     def copy() -> None:

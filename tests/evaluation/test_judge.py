@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from evaluation import EvaluationError, Problem, ProblemSet, Verdict
 from evaluation import judge as module
 from evaluation.judge import Judge
+from evaluation.sandbox.pool import Batch
 
 
 @pytest.fixture(scope="module")
@@ -73,3 +75,60 @@ def test_verdicts_are_remembered_up_to_a_number(adder: Problem, monkeypatch: pyt
         other = replace(adder, test="def check(candidate):\n    assert False\n")
         again = dict(judge.verdicts([programs[29], programs[0], (other, programs[29][1])]))
     assert [again[index].status for index in range(3)] == ["passed", "passed", "failed"]
+
+
+def executed(judge: Judge, programs: list[tuple[Problem, str]], monkeypatch: pytest.MonkeyPatch) -> int:
+    """Return how many programs are executed when a judge is asked for the verdicts of some."""
+    count = []
+    submit = Batch.submit
+    monkeypatch.setattr(Batch, "submit", lambda self, *program: (count.append(1), submit(self, *program))[1])
+    found = dict(judge.verdicts(programs))
+    monkeypatch.undo()
+    assert sorted(found) == list(range(len(programs)))
+    assert [found[index].passed for index in range(len(programs))] == ["+" in completion for _, completion in programs]
+    return len(count)
+
+
+def test_equal_completions_are_executed_once_and_then_known_from_the_file(
+    adder: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right, wrong = (adder, "    return a + b\n"), (adder, "    return a - b\n")
+    file = tmp_path / "verdicts.db"
+    with Judge(workers=1) as first:
+        first.remember_in(file)
+        assert executed(first, [right, wrong, right, right, wrong], monkeypatch) == 2
+        with Judge(workers=1) as second:  # at the same time
+            second.remember_in(file)
+            assert executed(second, [right, wrong], monkeypatch) == 0
+            other = replace(adder, test=adder.test + "\n")
+            assert executed(second, [(other, right[1])], monkeypatch) == 1
+    with Judge(workers=1, timeout_seconds=2.0) as longer:
+        longer.remember_in(file)
+        assert executed(longer, [right], monkeypatch) == 1
+
+
+def test_a_file_of_verdicts_that_cannot_be_used_is_told_once(
+    adder: Problem, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "verdicts.db"
+    file.write_text("no database, and longer than the header of one would be" * 10)
+    with Judge(workers=1) as judge:
+        judge.remember_in(file)
+        assert executed(judge, [(adder, "    return a + b\n")], monkeypatch) == 1
+    assert [record.message for record in caplog.records] == [
+        f"{file}: cannot be used (file is not a database), so verdicts are not kept; it may be deleted"
+    ]
+
+
+def test_what_was_found_before_a_caller_left_is_kept(
+    adder: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    programs = [(adder, f"    return a + b  # {index}\n") for index in range(5)]
+    with Judge(workers=1) as judge:
+        judge.remember_in(tmp_path / "verdicts.db")
+        verdicts = judge.verdicts(programs)
+        first, _ = next(verdicts)
+        verdicts.close()  # type: ignore[attr-defined]
+    with Judge(workers=1) as judge:
+        judge.remember_in(tmp_path / "verdicts.db")
+        assert executed(judge, [programs[first]], monkeypatch) == 0

@@ -66,6 +66,35 @@ RIGHT = {
         "from collections import Counter\nassert candidate(Counter('aab')).most_common(1) == [('a', 2)]",
         "return x + x.__class__()",
     ),
+    "an error that wants more than a text": (
+        "try: candidate(b'\\xff')\n"
+        "except UnicodeDecodeError as error: assert error.start == 0 and error.object == b'\\xff'\n"
+        "else: raise AssertionError",
+        "return x.decode('utf-8')",
+    ),
+    "an error of one's own that extends such a one": (
+        "try: candidate('x')\nexcept UnicodeError as error: assert 'x' in str(error)\nelse: raise AssertionError",
+        "class Own(UnicodeDecodeError):\n"
+        "    def __init__(self, text): self.args = (text,)\n"
+        "    def __str__(self): return self.args[0]\n"
+        "raise Own(x)",
+    ),
+    "a group of errors": (
+        "try: candidate(1)\nexcept Exception as error: assert 'all of them' in str(error)\nelse: raise AssertionError",
+        "raise ExceptionGroup('all of them', [ValueError(x)])",
+    ),
+    "a scalar of numpy's": (
+        "assert candidate([1, 2]) == 1.5 and abs(candidate([2, 2]) - 2) < 1e-6",
+        "import numpy as np\nreturn np.mean(x)",
+    ),
+    "whole numbers and truths of numpy's": (
+        "assert candidate([3, 4]) == [12, True, (7, 'a')]",
+        "import numpy as np\nreturn [np.prod(x), np.all(x), (np.sum(x), np.str_('a'))]",
+    ),
+    "tests that use numpy": (
+        "import numpy as np\nassert np.allclose(candidate(np.float64(2)), 4) and candidate(np.int64(2)) == 4",
+        "return x * 2",
+    ),
     "a keyword that is changed": ("values = [2, 1]\ncandidate(x=values)\nassert values == [1, 2]", "x.sort()"),
 }
 
@@ -118,6 +147,14 @@ for descriptor in range(3, 64):
     try: os.write(descriptor, b'\\0\\0\\0\\2[]')
     except OSError: pass
 """,
+    "an error that is none": """
+import os
+for descriptor in range(3, 64):
+    text = b'[false, ["t", "print", ["t", "all is well"]], null]'
+    try: os.write(descriptor, len(text).to_bytes(4, "big") + text)
+    except OSError: pass
+""",
+    "a long double": "import numpy\nreturn numpy.longdouble(1)",
     "a handle to nothing": """
 import os
 for descriptor in range(3, 64):

@@ -410,7 +410,7 @@ def test_what_is_observed_goes_by_the_names_of_the_merge(
     model = save_tiny_model(tmp_path / "model", TinyModel(architecture=architecture, layers=1, tied=tied))
     with ParentSet.open(Recipe.single(model)) as parents:
         found = observations(kind, model, texts, parents)
-        names = parents.architecture.names(1)
+        names = parents.names(model)
         layout = parents.architecture.layout
     expected = {layout.name_of(name): tensor for name, tensor in alone(kind, model, texts).items()}
     assert found.keys() == expected.keys() & set(names)

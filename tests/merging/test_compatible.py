@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ import torch
 import yaml
 from mergekit.config import MergeConfiguration  # type: ignore[import-untyped]
 from mergekit.merge_methods import registered_methods  # type: ignore[import-untyped]
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from merging import Merger, MergingError, ParentSet, Recipe, export_model, load_tokenizer
 from merging.compatible import notice
@@ -80,6 +82,20 @@ def test_a_merge_of_another_depth_is_passed_through(family: Family, tmp_path: Pa
     ours = load_file(tmp_path / "merge/delta/model.safetensors")
     assert theirs.keys() == ours.keys()
     assert all(torch.equal(theirs[name], ours[name]) for name in ours)
+
+
+def test_a_merge_of_several_dtypes_is_passed_through_in_them(family: Family, tmp_path: Path) -> None:
+    base = shutil.copytree(family.base, tmp_path / "base")
+    stored = load_file(base / "model.safetensors")
+    stored["model.norm.weight"] = stored["model.norm.weight"].float()
+    save_file(stored, base / "model.safetensors", metadata={"format": "pt"})
+    wanted = Recipe.parse(text(replace(family, base=str(base)), "consensus_ta", "bfloat16").replace("dtype:", "#"))
+    export_model(wanted, tmp_path / "merge", mergekit_compatible=True)
+    delta = load_file(tmp_path / "merge/delta/model.safetensors")
+    assert [name for name, tensor in delta.items() if tensor.dtype == torch.float32] == ["model.norm.weight"]
+    theirs = mergekit_merge((tmp_path / "merge/recipe.yaml").read_text(encoding="utf-8"))
+    assert {name: each.dtype for name, each in theirs.items()} == {name: each.dtype for name, each in delta.items()}
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in delta.items())
 
 
 def test_what_mergekit_can_read_is_exported_as_always(family: Family, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ import pytest
 import torch
 import yaml
 from mergekit.config import MergeConfiguration  # type: ignore[import-untyped]
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
@@ -318,21 +318,6 @@ def test_a_folder_that_cannot_be_replaced_is_refused_before_anything_is_merged(
     ):
         export_model(recipe(family), Path(place))
     assert not list(tmp_path.iterdir())
-
-
-def test_parents_of_two_dtypes_are_exported_in_that_of_the_live_model(family: Family, tmp_path: Path) -> None:
-    mixed = tmp_path / "mixed"
-    shutil.copytree(family.a, mixed)
-    tensors = load_file(mixed / "model.safetensors")
-    tensors |= {name: tensor.float() * 1.001 for name, tensor in tensors.items() if "norm" in name}
-    save_file(tensors, mixed / "model.safetensors", metadata={"format": "pt"})
-    single = Recipe.average([str(mixed), family.b])
-    with ParentSet.open(single) as parents:
-        live = Merger(parents).apply(single).state_dict()
-    export_model(single, tmp_path / "merge")
-    exported = load_file(tmp_path / "merge/model.safetensors")
-    assert {tensor.dtype for tensor in exported.values()} == {torch.bfloat16}
-    assert all(torch.equal(live[name], tensor) for name, tensor in exported.items())
 
 
 @contextmanager

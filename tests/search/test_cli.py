@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import shlex
 import shutil
 import subprocess
@@ -18,6 +19,7 @@ from click.testing import Result
 from safetensors.torch import load_file, save_file
 
 from search.cli import main
+from tests.evaluation.settings import on_kernel
 from tests.search.conftest import Command, fingerprint
 from tests.search.family import Family
 from tests.search.processes import running
@@ -39,6 +41,24 @@ def test_help_imports_nothing_heavy(words: list[str]) -> None:
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_commands_help_shows_an_example(command: Command, name: str) -> None:
     assert f"Example:\n    merge-search {name} " in command(name, "--help").output
+
+
+def test_check_shows_what_programs_are_confined_by(command: Command) -> None:
+    result = command("check")
+    assert result.exit_code == 0, result.output
+    assert re.search(r"^seccomp +active", result.stdout, re.MULTILINE)
+    assert re.search(r"^opens a socket +refused", result.stdout, re.MULTILINE)
+    assert json.loads(command("check", "--json").stdout)["enough"]
+
+
+def test_check_ends_with_2_and_a_remedy_where_there_is_too_little() -> None:
+    program = on_kernel("no landlock", "from search.cli import main\nmain(['check'])")
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env={"PATH": "/nowhere"})
+    assert done.returncode == 2
+    assert re.search(r"^reads others' files +not refused", done.stdout, re.MULTILINE)
+    assert re.search(r"^landlock +missing +the kernel has none; boot Linux 5.13", done.stdout, re.MULTILINE)
+    assert done.stderr.startswith("merge-search: foreign code is not executed here: this system lacks bubblewrap (")
+    assert "--security-opt seccomp=unconfined" in done.stderr
 
 
 def refused(result: Result, *words: str) -> None:

@@ -1,0 +1,162 @@
+"""What a program must not be able to do, as it would do it: each is tried at the start, under the layers that stop it.
+
+Guarantees: an attack that gets through does no harm: it changes nothing, or removes what it made. Each is tried in a
+process of its own, which then ends, by ``confinement``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import mmap
+import os
+import resource
+import socket
+import stat
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from evaluation.sandbox.limits import FILE_BYTES, MEMORY_BYTES
+from evaluation.sandbox.seccomp import MACHINES
+from evaluation.sandbox.syscalls import FORBIDDEN
+
+Attack = Callable[[], object]  # raises OSError when it is refused
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_PR_GET_NO_NEW_PRIVS = 39
+_PTRACE_SEIZE = 0x4206
+
+_FOREIGN_FILES = ("/etc/passwd", "/etc/hostname", "/proc/self/status", "/proc/1/cmdline")
+_FOREIGN_FOLDERS = ("/", "/tmp", "/var/tmp", "/dev/shm", str(Path(os.__file__).parent))
+
+
+def take_memory() -> None:
+    """Map more memory than a run may have."""
+    mmap.mmap(-1, MEMORY_BYTES + (64 << 20)).close()
+
+
+def write_much() -> None:
+    """Make a file larger than a run may make."""
+    file = os.memfd_create("large")
+    try:
+        os.ftruncate(file, FILE_BYTES + 1)
+    finally:
+        os.close(file)
+
+
+def gain_privileges() -> None:
+    """Be able to become another user by executing a program that is another's."""
+    if _LIBC.prctl(_PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) != 0:  # -1: seccomp does not let one ask
+        raise PermissionError
+
+
+def open_socket() -> None:
+    """Open sockets of several families."""
+    _any(partial(socket.socket, socket.AF_INET, socket.SOCK_STREAM), socket.socketpair)
+
+
+def make_process() -> None:
+    """Fork."""
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    os.waitpid(child, 0)
+
+
+def execute_program() -> None:
+    """Execute a file that is none: what the kernel says of it tells whether it was asked."""
+    try:
+        os.execve("/", ["/"], {})
+    except OSError as error:
+        if error.errno == errno.EPERM:
+            raise
+
+
+def signal_others() -> None:
+    """Signal the process that made this one."""
+    os.kill(os.getppid(), 0)
+
+
+def trace_others() -> None:
+    """Attach to the process that made this one as a debugger."""
+    if _LIBC.ptrace(_PTRACE_SEIZE, os.getppid(), 0, 0) != 0:
+        raise PermissionError
+
+
+def change_mode() -> None:
+    """Set a file's mode, to what it is."""
+    file = Path(os.__file__)
+    file.chmod(stat.S_IMODE(file.stat().st_mode))
+
+
+def set_limits() -> None:
+    """Set a limit, to what it is; as root, who may do that may raise it."""
+    resource.setrlimit(resource.RLIMIT_CORE, resource.getrlimit(resource.RLIMIT_CORE))
+
+
+def call_kernel() -> None:
+    """Make system calls that no program needs, with arguments that make nothing of them."""
+    column, _ = MACHINES[os.uname().machine]
+    for numbers in FORBIDDEN.values():
+        called = _LIBC.syscall(ctypes.c_long(numbers[column]), 0, 0, 0, 0, 0)
+        if called >= 0 or ctypes.get_errno() not in (errno.EPERM, errno.ENOSYS):
+            return
+    raise PermissionError
+
+
+def read_others() -> None:
+    """Read a file that is not the interpreter's."""
+    _any(*(partial(os.open, path, os.O_RDONLY) for path in _FOREIGN_FILES))
+
+
+def read_our_code() -> None:
+    """Read a file of this package; within bubblewrap no other foreign one is left to be read."""
+    os.open(__file__, os.O_RDONLY)
+
+
+def write_others() -> None:
+    """Make a file outside the scratch folder."""
+    _any(*(partial(_make_file, folder) for folder in _FOREIGN_FOLDERS))
+
+
+# By layer: the attack, in words that follow "a program".
+BY_LAYER: dict[str, dict[str, Attack]] = {
+    "rlimits": {"takes more memory than it may": take_memory, "writes a larger file than it may": write_much},
+    "no-new-privs": {"gains privileges": gain_privileges},
+    "seccomp": {
+        "opens a socket": open_socket,
+        "makes a process": make_process,
+        "executes another program": execute_program,
+        "signals another process": signal_others,
+        "traces another process": trace_others,
+        "changes a file's mode": change_mode,
+        "sets limits": set_limits,
+        "calls what no program needs": call_kernel,
+    },
+    "landlock": {"reads our code": read_our_code, "reads others' files": read_others, "writes elsewhere": write_others},
+    "bubblewrap": {"reads others' files": read_others, "writes elsewhere": write_others},
+}
+
+
+def got_through(attack: Attack) -> bool:
+    """Whether an attack, tried in this process, is not refused."""
+    try:
+        attack()
+    except (OSError, ValueError):  # setrlimit's is a ValueError
+        return False
+    return True
+
+
+def _any(*attempts: Attack) -> None:
+    """Make all attempts; raise PermissionError if all are refused."""
+    if not any(map(got_through, attempts)):
+        raise PermissionError
+
+
+def _make_file(folder: str) -> None:
+    file = Path(folder, f".merge-search-{os.getpid()}")
+    os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+    with contextlib.suppress(OSError):
+        file.unlink()

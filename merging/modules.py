@@ -1,0 +1,106 @@
+"""The modules of a model, and the slices that a recipe makes each of.
+
+A language model is one module. One that has several stacks of layers is, as in mergekit 0.1.5, a module for each stack,
+called what stands before a layer's index in the names of its tensors, and one for the tensors that are in none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from merging.checkpoints.architecture import Architecture, Stack
+from merging.errors import MergingError
+from merging.parents import ParentSet
+from merging.recipes.recipe import Recipe
+from merging.recipes.schema import InputModel, InputSlice, OutputSlice, Parameters
+
+DEFAULT = "default"
+"""What mergekit calls the one module that a language model is, and that of the tensors in no stack."""
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """What one module of the output is made of: slices whose base is among their sources, and numbers for all."""
+
+    slices: Sequence[OutputSlice]
+    parameters: Parameters
+
+
+def name_of(architecture: Architecture, stack: Stack) -> str:
+    """Return the name of the module that a stack of layers is in."""
+    return stack.module if len(architecture.stacks) > 1 else DEFAULT
+
+
+def modules_of(recipe: Recipe, parents: ParentSet) -> Mapping[str, Module]:
+    """Return what each module of the output is made of, by name.
+
+    Raises:
+        MergingError: the recipe has other modules than the model, or layers that a parent does not have.
+    """
+    architecture = parents.architecture
+    stacks: dict[str, Stack | None] = {DEFAULT: None}
+    stacks |= {name_of(architecture, stack): stack for stack in architecture.stacks}
+    if recipe.modules:
+        _check_names(recipe.modules, stacks)
+        given = {name: (each.slices, each.models, each.parameters) for name, each in recipe.modules.items()}
+    else:
+        given = dict.fromkeys(stacks, (recipe.slices, recipe.models, {}))
+    if recipe.slices and len(stacks) > 1:
+        raise MergingError(
+            f"slices: the model has several stacks of layers; give each its own under modules ({', '.join(stacks)})"
+        )
+    found = {}
+    for name, (slices, models, parameters) in given.items():
+        stack = stacks[name]
+        if models:
+            slices = (_whole_models(recipe, models, parents, stack),)
+        elif stack:
+            _check_ranges(slices or (), parents, stack)
+        found[name] = Module(slices or (), parameters)
+    return found
+
+
+def _check_names(given: Mapping[str, object], stacks: Mapping[str, Stack | None]) -> None:
+    if given.keys() == stacks.keys():
+        return
+    listed = ", ".join(map(repr, given))
+    if len(stacks) == 1:
+        raise MergingError(
+            f"modules: a language model is the single module {DEFAULT!r}, but the recipe has {listed}; put what is "
+            "under it at the top of the recipe"
+        )
+    raise MergingError(
+        f"modules: the model's are {', '.join(map(repr, stacks))}, but the recipe has {listed}; give each of them"
+    )
+
+
+def _check_ranges(slices: Sequence[OutputSlice], parents: ParentSet, stack: Stack) -> None:
+    for source in (source for part in slices for source in part.sources):
+        depth = len(parents.stack(source.model, stack.head).layers)
+        if source.layer_range[1] > depth:
+            raise MergingError(
+                f"model {source.model}: layer_range {list(source.layer_range)} goes beyond its {depth} layers"
+            )
+    made = [index for part in slices for index in range(*part.sources[0].layer_range)]
+    if stack is not parents.architecture.main and made != list(range(len(stack.layers))):
+        raise MergingError(
+            f"modules.{stack.module}: is made of layers {made} of {len(stack.layers)}; only the layers that "
+            "num_hidden_layers counts can be stacked otherwise, so give it 'models'"
+        )
+
+
+def _whole_models(recipe: Recipe, models: Sequence[InputModel], parents: ParentSet, stack: Stack | None) -> OutputSlice:
+    inputs = [(model.model, model.parameters) for model in models]
+    if recipe.base_model and recipe.base_model not in [model.model for model in models]:
+        inputs.append((recipe.base_model, {}))
+    # The tensors in no stack are as if they were one layer: no layer is read.
+    depths = {name: len(parents.stack(name, stack.head).layers) if stack else 1 for name, _ in inputs}
+    if len(set(depths.values())) > 1:
+        listed = ", ".join(f"{name} has {depth}" for name, depth in depths.items())
+        raise MergingError(f"models of different depth cannot be merged whole ({listed} layers); use slices")
+    return OutputSlice(
+        sources=tuple(
+            InputSlice(model=name, layer_range=(0, depths[name]), parameters=parameters) for name, parameters in inputs
+        )
+    )

@@ -1,0 +1,153 @@
+"""Stacks: what a config says of its layers, where these are those of other models or stand in another order.
+
+Guarantees: what a config says layer by layer, in whichever of the ways below, follows the layers; where transformers
+would still build other layers of it than were stacked, that is an error. Reads no weights.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+from merging.checkpoints.architecture import Architecture, skeleton
+from merging.errors import MergingError
+from merging.parents import ParentSet
+
+# Lists in a config that are as long as the model is deep by chance alone.
+_NOT_OF_LAYERS = ("architectures", "_token_id", "_token_ids", "time_step_limit", "_multipliers")
+# Lists of the indices of layers.
+_INDICES = (
+    "attn_layer_indices", "cross_attention_layers", "full_attn_idxs", "hybrid_layer_ids", "mlp_only_layers",
+    "moe_layers", "ple_layer_ids", "rope_scaling_layers", "value_embedding_layers",
+)  # fmt: skip
+# How many layers, from the first on, are of a kind; how many up to the last; which one is the last.
+_FIRST = ("first_k_dense_replace", "moe_layer_start_index", "num_dense_layers")
+_LAST = ("num_kv_shared_layers",)
+_UP_TO = ("moe_layer_end_index",)
+# What repeats with the position, and so cannot follow the layers.
+_PERIODIC = (
+    "attn_layer_offset", "attn_layer_period", "block_types", "decoder_sparse_step", "expert_layer_offset",
+    "expert_layer_period", "full_attention_interval", "interleave_moe_layer_step", "layer_group_size", "moe_layer_freq",
+    "moe_layer_interval",
+)  # fmt: skip
+_DECIDING = (*_FIRST, *_LAST, *_UP_TO, *_PERIODIC)
+_OVERRIDES = "per_layer_config"
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A layer of a parent."""
+
+    parent: str
+    index: int
+
+
+def stacked_config(donor: PreTrainedConfig, stack: Sequence[Layer], parents: ParentSet) -> PreTrainedConfig:
+    """Return the config of a stack of layers: the donor's, in which what is said of each layer is its own model's."""
+    config = copy.deepcopy(donor)
+    text = config.get_text_config()
+    sources = [_Source(parents.checkpoints[layer.parent].config.get_text_config(), layer.index) for layer in stack]
+    own = _Source(text, 0)
+    for key in own.values:
+        value = _follow(key, own, sources)
+        if value is not None:
+            setattr(text, key, value)
+    text.num_hidden_layers = len(stack)
+    if any(source.overrides for source in sources):
+        setattr(text, _OVERRIDES, {index: dict(each.overrides) for index, each in enumerate(sources) if each.overrides})
+    return config
+
+
+class _Source:
+    """What the model that a layer comes from says of it."""
+
+    def __init__(self, config: PreTrainedConfig, index: int) -> None:
+        self.values: dict[str, Any] = config.to_dict()
+        self.index = index
+        self.depth: int = config.num_hidden_layers
+
+    @property
+    def overrides(self) -> Mapping[str, Any]:
+        """What its config overrides for the layer alone (transformers' heterogeneous models)."""
+        found = self.values.get(_OVERRIDES) or {}
+        return next((each for index, each in found.items() if int(index) == self.index), {})
+
+    def of_layer(self, key: str, default: Any) -> Any:
+        """Return what is listed for the layer; the default where nothing is: it may be of another architecture."""
+        value: Any = self.values.get(key)
+        return value[self.index] if self.lists_layers(key) else default if value is None else value
+
+    def lists_layers(self, key: str) -> bool:
+        """Whether a key's value has an entry a layer."""
+        value = self.values.get(key)
+        of_layers = isinstance(value, list) and len(value) == self.depth
+        return of_layers and key not in _INDICES and not (key.startswith("mtp_") or key.endswith(_NOT_OF_LAYERS))
+
+
+def _follow(key: str, donor: _Source, sources: Sequence[_Source]) -> Any:
+    """Return what a key of the config says of the stack, or None if it says nothing of layers or cannot follow them."""
+    own = donor.values[key]
+    if key in _INDICES and isinstance(own, list):
+        return [index for index, each in enumerate(sources) if each.index in (each.values.get(key) or ())]
+    if donor.lists_layers(key):
+        return [each.of_layer(key, own[each.index % len(own)]) for each in sources]
+    if not isinstance(own, int) or any(not isinstance(each.values.get(key), int) for each in sources):
+        return None
+    if key in _FIRST:
+        first = [each.index < each.values[key] for each in sources]
+        return sum(first) if first == sorted(first, reverse=True) else None
+    if key in _LAST:
+        last = [each.index >= each.depth - each.values[key] for each in sources]
+        return sum(last) if last == sorted(last) else None
+    if key in _UP_TO:
+        return max((index for index, each in enumerate(sources) if each.index <= each.values[key]), default=0)
+    return None
+
+
+def check_stack(
+    config: PreTrainedConfig, stack: Sequence[Layer], shapes: Mapping[str, Sequence[int]], parents: ParentSet
+) -> None:
+    """Check that transformers builds the model of a stack's config out of the tensors that were stacked.
+
+    Args:
+        config: the stack's.
+        stack: its layers.
+        shapes: its tensors.
+        parents: the open parents.
+
+    Raises:
+        MergingError: it would not; names the layer and the keys of the config that decide.
+    """
+    layout = parents.architecture.layout
+    built = Architecture.of(skeleton(config, "of these slices", parents.trust_remote_code), layout)
+    for name in _differing(built, shapes, parents.architecture.by_token):
+        had, has = (_as_found(name, each) for each in (shapes, built.shapes))
+        main = parents.architecture.main
+        if main is None or not name.startswith(main.head):
+            raise MergingError(
+                f"slices: the merge has {had} {name}, but a {config.model_type} model of {len(stack)} layers "
+                f"has {has}; its shape goes by the number of layers, so merge such models whole"
+            )
+        layer = stack[int(name[len(main.head) :].partition(".")[0])]
+        keys = [key for key in _DECIDING if key in config.get_text_config().to_dict()]
+        raise MergingError(
+            f"slices: layer {layer.index} of {layer.parent} has {had} {name} where it is stacked, but a "
+            f"{config.model_type} model of {len(stack)} layers has {has} there, as its config's "
+            f"{', '.join(keys) or 'number of layers'} has it; stack layers of one kind in each place"
+        )
+
+
+def _as_found(name: str, shapes: Mapping[str, Sequence[int]]) -> str:
+    return f"a tensor of shape {list(shapes[name])}" if name in shapes else "no tensor"
+
+
+def _differing(built: Architecture, shapes: Mapping[str, Sequence[int]], by_token: frozenset[str]) -> Iterator[str]:
+    wanted = [*built.loose, *(name for stack in built.stacks for name in stack.names())]
+    for name in dict.fromkeys([*shapes, *wanted]):
+        free = 1 if name in by_token else 0
+        if name not in wanted or name not in shapes or tuple(shapes[name])[free:] != built.shapes[name][free:]:
+            yield name

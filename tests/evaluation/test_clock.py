@@ -1,0 +1,149 @@
+"""The time of a check: what counts, and what becomes of a check that has had it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from evaluation.sandbox.budget import Budget
+from evaluation.sandbox.clock import NOWHERE, Clock, measures_delay, number_in, open_processes
+from evaluation.sandbox.gate import Gate
+from evaluation.sandbox.limits import cpu_limit_seconds
+from evaluation.sandbox.worker import _judge_lost
+
+PROCESSES = open_processes()
+
+
+def test_the_clock_counts_all_that_ran() -> None:
+    # Two that talk all the time wake each other, and each then waits while the other goes on for a moment.
+    echo = "import os\nwhile data := os.read(0, 1): os.write(1, data)\n"
+    with subprocess.Popen([sys.executable, "-c", echo], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0) as it:
+        assert it.stdin is not None
+        assert it.stdout is not None
+        it.stdin.write(b"x")
+        it.stdout.read(1)  # started
+        clock, began, before = Clock(PROCESSES, (it.pid, os.getpid())), time.thread_time(), ran_seconds(it.pid)
+        for _ in range(30_000):
+            it.stdin.write(b"x")
+            it.stdout.read(1)
+        ran = time.thread_time() - began + ran_seconds(it.pid) - before
+        assert clock.effective_seconds >= 0.9 * ran
+        it.stdin.close()
+
+
+def ran_seconds(process: int) -> float:
+    """Return the processor time of a process."""
+    return int(Path(f"/proc/{process}/schedstat").read_text().split()[0]) / 1e9
+
+
+SPIN = "while True: pass"
+SPIN_ON_A_THREAD = "import threading\ndef spin():\n while True: pass\nthreading.Thread(target=spin).start()"
+SLEEP = "import time\ntime.sleep(60)"
+
+
+@pytest.mark.parametrize(("program", "counts"), [(SPIN, False), (SPIN_ON_A_THREAD, False), (SLEEP, True)])
+def test_waiting_for_a_core_does_not_count_on_any_thread(program: str, counts: bool) -> None:
+    # All on one core: each of the spinners has a third of it.
+    core = {min(os.sched_getaffinity(0))}
+    ready = "print(flush=True)\n"
+    with subprocess.Popen([sys.executable, "-c", ready + program], stdout=subprocess.PIPE) as it:
+        hogs = [subprocess.Popen([sys.executable, "-c", SPIN]) for _ in range(2)]
+        try:
+            for process in (it, *hogs):
+                os.sched_setaffinity(process.pid, core)
+            assert it.stdout is not None
+            it.stdout.readline()
+            time.sleep(0.3)
+            for thread in Path(f"/proc/{it.pid}/task").iterdir():
+                os.sched_setaffinity(int(thread.name), core)
+            clock = Clock(PROCESSES, (it.pid,))
+            time.sleep(1)
+            assert (clock.effective_seconds > 0.9 * clock.wall_seconds) == counts
+        finally:
+            for process in (it, *hogs):
+                process.kill()
+            for hog in hogs:
+                hog.wait()
+
+
+def test_without_proc_it_is_the_wall_clock() -> None:
+    assert number_in(NOWHERE) == os.getpid()
+    assert measures_delay(PROCESSES)
+    assert not measures_delay(NOWHERE)
+    clock = Clock(NOWHERE, (os.getpid(),))
+    time.sleep(0.05)
+    assert 0.05 <= clock.effective_seconds <= clock.wall_seconds
+
+
+class _Given(Clock):
+    """A clock that stands."""
+
+    def __init__(self, wall: float, effective: float) -> None:
+        self._given = wall, effective
+
+    @property
+    def wall_seconds(self) -> float:
+        return self._given[0]
+
+    @property
+    def effective_seconds(self) -> float:
+        return self._given[1]
+
+
+@pytest.mark.parametrize(
+    ("wall", "effective", "judged"),
+    [
+        (1.0, 0.5, 2.0),  # no more than so many seconds can be over in that time
+        (5.0, 2.5, 0.5),
+        (5.0, 3.0, ("timeout", "timed out")),
+        (40.0, 3.1, ("timeout", "timed out")),
+        (40.0, 2.9, ("starved", "the machine gave the run no time")),
+    ],
+)
+def test_a_check_is_over_by_its_own_time_and_starved_by_the_walls(
+    wall: float, effective: float, judged: object
+) -> None:
+    assert Budget(_Given(wall, effective), 3.0, 30.0).judge() == judged
+
+
+def test_a_run_that_uses_up_its_processor_time_has_timed_out() -> None:
+    spin = "from evaluation.sandbox.limits import restrict\nrestrict(0.5)\nwhile True: pass\n"
+    ended = subprocess.run([sys.executable, "-c", spin], check=False).returncode
+    assert ended == -signal.SIGXCPU
+    lost = {"verdict": ("lost", "it has gone")}
+    for how, status in ((ended, "timeout"), (-signal.SIGKILL, "killed"), (3, "failed"), (0, "failed")):
+        assert _judge_lost(lost, {"exit": how, "cpu_seconds": 1.0}, cpu_limit_seconds(0.5)).status == status
+    killed = {"exit": -signal.SIGKILL, "cpu_seconds": 2.5}
+    assert _judge_lost(lost, killed, cpu_limit_seconds(0.5)).status == "timeout"
+    assert _judge_lost({"verdict": None} | killed, {}, cpu_limit_seconds(0.5)).status == "timeout"
+
+
+def test_who_is_alone_in_a_gate_is_alone() -> None:
+    gate, inside, most, alone_with = Gate(), [0], [0], []
+    lock = threading.Lock()
+
+    def pass_through(alone: bool) -> None:
+        with gate.alone() if alone else gate.together():
+            with lock:
+                inside[0] += 1
+                most[0] = max(most[0], inside[0])
+            time.sleep(0.01)
+            if alone:
+                alone_with.append(inside[0])
+            with lock:
+                inside[0] -= 1
+
+    threads = [threading.Thread(target=pass_through, args=(number % 4 == 0,)) for number in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert alone_with == [1] * 4
+    assert most[0] > 1

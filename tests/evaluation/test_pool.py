@@ -1,0 +1,212 @@
+"""The pool: whose time it counts, that it gives a verdict whatever happens, and that it leaves nothing behind."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+
+from evaluation import Problem, SandboxPool, Verdict
+from evaluation.sandbox import pool as pool_module
+from evaluation.sandbox import worker as worker_module
+from evaluation.sandbox.errors import SandboxError
+from evaluation.sandbox.gate import Gate
+from tests.evaluation.hostile import CASES, PROMPT
+
+HONEST = "    return a + b\n"
+
+
+BUSY = "    total = sum(i * i for i in range(1_500_000))\n    return a + b\n"
+
+
+@contextlib.contextmanager
+def hogs(count: int) -> Iterator[None]:
+    """Keep all cores busy for others; each hog has a session, and so a fair share of them, of its own."""
+    command = [sys.executable, "-c", "while True: pass"]
+    busy = [subprocess.Popen(command, start_new_session=True) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for hog in busy:
+            hog.kill()
+            hog.wait()
+
+
+def test_a_wall_clock_that_others_use_up_is_not_the_completions(adder: Problem) -> None:
+    with hogs(3 * (os.cpu_count() or 1)), SandboxPool(workers=1, timeout_seconds=1.5) as pool:
+        assert [pool.run(adder, BUSY) for _ in range(2)] == [Verdict("passed")] * 2
+
+
+def test_a_run_that_the_machine_starves_is_repeated_alone(adder: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = []
+
+    class Counting(Gate):
+        def alone(self) -> AbstractContextManager[None]:
+            alone.append(1)
+            return super().alone()
+
+    monkeypatch.setattr(pool_module, "Gate", Counting)
+    monkeypatch.setattr(worker_module, "_HARD_WALL_BUDGETS", 0.01)
+    with hogs(10 * (os.cpu_count() or 1)), SandboxPool(workers=2, timeout_seconds=1.0) as pool:
+        assert [verdict for _, verdict in pool.check([(adder, BUSY)] * 2)] == [Verdict("passed")] * 2
+    assert len(alone) == 2
+
+
+def test_a_run_that_is_starved_alone_too_is_never_failed(adder: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_module, "_HARD_WALL_BUDGETS", 0.01)
+    monkeypatch.setattr(worker_module, "_HARD_WALL_BUDGETS_ALONE", 0.01)
+    with hogs(10 * (os.cpu_count() or 1)), SandboxPool(workers=1, timeout_seconds=1.0) as pool:
+        verdict = pool.run(adder, BUSY)
+    assert verdict == Verdict("harness_error", "undecided after 3 attempts: the machine gave the run no time")
+
+
+@pytest.mark.parametrize("arguments", [{"workers": 0}, {"timeout_seconds": 0}, {"timeout_seconds": 1e9}])
+def test_a_pool_that_makes_no_sense_is_refused(arguments: dict[str, int]) -> None:
+    with pytest.raises(SandboxError, match=next(iter(arguments))):
+        SandboxPool(**arguments)
+
+
+def test_a_closed_pool_says_so(adder: Problem) -> None:
+    pool = SandboxPool(workers=1)
+    pool.close()
+    pool.close()
+    with pytest.raises(SandboxError, match="closed"):
+        pool.run(adder, HONEST)
+
+
+def test_a_pool_closes_at_once_whatever_runs(adder: Problem) -> None:
+    pool = SandboxPool(workers=2, timeout_seconds=60)
+    batch = pool.batch()
+    for _ in range(4):
+        batch.submit(adder, "    while True: pass\n")
+    assert pool.isolation.active
+    time.sleep(0.3)
+    started = time.monotonic()
+    pool.close()
+    assert time.monotonic() - started < 5
+    with pytest.raises(SandboxError, match="closed"):
+        list(batch.rest())
+
+
+def test_a_pool_that_is_closed_while_it_starts_leaves_nothing() -> None:
+    before = family_of(os.getpid())
+    for _ in range(5):
+        SandboxPool(workers=2).close()
+    assert family_of(os.getpid()) == before
+
+
+def test_an_error_in_the_sandboxs_own_code_is_a_verdict_and_no_hang(
+    adder: Problem, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Unprintable(str):
+        def __format__(self, spec: str) -> str:
+            raise RuntimeError("no")
+
+    with SandboxPool(workers=1) as pool:
+        assert pool.run(adder, Unprintable()) == Verdict("harness_error", "RuntimeError: no")
+        assert pool.run(adder, HONEST).passed
+    assert "toy/add: the sandbox's own code failed" in caplog.text
+
+
+def test_a_pool_outlives_the_thread_that_made_it(adder: Problem) -> None:
+    made: list[SandboxPool] = []
+    thread = threading.Thread(target=lambda: made.append(SandboxPool(workers=1)))
+    thread.start()
+    thread.join()
+    with made[0] as pool:
+        assert pool.run(adder, HONEST).passed
+
+
+def test_a_pool_whose_processes_are_killed_recovers(adder: Problem) -> None:
+    with SandboxPool(workers=1) as pool:
+        assert pool.run(adder, HONEST).passed
+        for process in family_of(os.getpid()):
+            if "sandbox" in Path(f"/proc/{process}/cmdline").read_bytes().decode():
+                os.kill(process, signal.SIGKILL)
+        assert pool.run(adder, HONEST).passed
+
+
+def family_of(parent: int) -> list[int]:
+    """Return the children of all threads of a process, and theirs."""
+    tasks = Path(f"/proc/{parent}/task").iterdir()
+    children = [int(child) for task in tasks for child in (task / "children").read_text().split()]
+    return children + [grandchild for child in children for grandchild in family_of(child)]
+
+
+@pytest.mark.parametrize("path", ["/nowhere", os.environ["PATH"]], ids=["no bubblewrap", "bubblewrap"])
+def test_nothing_is_left_of_a_pool_whose_process_was_killed(adder: Problem, path: str, tmp_path: Path) -> None:
+    program = "    open('left', 'w').write('x')\n    while True: pass\n"
+    code = f"""
+from evaluation import Problem, SandboxPool
+pool = SandboxPool(workers=2)
+print(pool.isolation, flush=True)
+list(pool.check([({adder!r}, {program!r})] * 2))
+"""
+    environment = os.environ | {"PATH": path, "TMPDIR": str(tmp_path)}
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment)
+    assert process.stdout is not None
+    layers = process.stdout.readline()
+    time.sleep(0.5)
+    family = family_of(process.pid)
+    in_bubblewrap = "missing" not in layers
+    # Each of the four zygotes has a run and the next one, and in bubblewrap a monitor and an init of its own.
+    assert len(family) == (20 if in_bubblewrap else 12)
+    assert len(list(tmp_path.iterdir())) == (0 if in_bubblewrap else 2)
+    process.kill()
+    process.communicate()
+    deadline = time.monotonic() + 5
+    while left(family, tmp_path) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert left(family, tmp_path) == []
+
+
+def left(family: list[int], folder: Path) -> list[object]:
+    """Return which processes of a family live, and what is in a folder."""
+    return [pid for pid in family if not is_zombie(pid)] + list(folder.iterdir())
+
+
+def test_a_pool_is_the_same_after_many_hostile_runs_as_after_some() -> None:
+    chosen = [case for name, case in CASES.items() if not name.startswith(("hangs", "explodes"))]
+    programs = [(Problem("toy/add", PROMPT, "add", "", case.test), case.completion) for case in chosen]
+    with SandboxPool(workers=1, timeout_seconds=0.5) as pool:
+        before = []
+        for _ in range(2):
+            assert all(verdict.status != "harness_error" for _, verdict in pool.check(programs))
+            assert pool.run(programs[0][0], HONEST).passed
+            time.sleep(0.3)  # of what waits for its job
+            family = family_of(os.getpid())
+            descriptors = [len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in (os.getpid(), *family)]
+            memory = sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in family) * 4096
+            before.append((len(family), sum(descriptors), memory))
+    (processes, descriptors_then, memory_then), (processes_now, descriptors_now, memory_now) = before
+    assert (processes, descriptors_then) == (processes_now, descriptors_now)
+    assert memory_now < memory_then + (4 << 20)
+
+
+def is_zombie(pid: int) -> bool:
+    """Whether a process is dead and only waits for its parent to look."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+def test_a_batch_that_is_left_early_stops_what_waits(adder: Problem) -> None:
+    slow = "    import time\n    time.sleep(0.2)\n    return a + b\n"
+    with SandboxPool(workers=1) as pool:
+        programs = iter([(adder, slow)] * 50)
+        for _, verdict in pool.check(programs):
+            assert verdict.passed
+            break
+        started = time.monotonic()
+        assert pool.run(adder, HONEST).passed
+        assert time.monotonic() - started < 5
