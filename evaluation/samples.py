@@ -40,7 +40,7 @@ def score_samples(
     problems: ProblemSet,
     *,
     allow_code_execution: bool,
-    timeout_seconds: float = 3.0,
+    timeout_seconds: float | None = None,
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> ScoredSamples:
