@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from evaluation.errors import ConsentError, EvaluationError
     from evaluation.evaluator import Evaluator, Outcome, Report
     from evaluation.generation.protocol import Generated, Generator
-    from evaluation.problems import Problem, ProblemSet, load_problems
-    from evaluation.prompts import PROMPT_FORMATS, PromptFormat
+    from evaluation.problems import Problem, ProblemSet, PromptFormat, load_problem_sets, load_problems
+    from evaluation.prompts import PROMPT_FORMATS
     from evaluation.samples import ScoredSamples, score_samples
     from evaluation.sandbox.isolation import Isolation
     from evaluation.sandbox.pool import SandboxPool
@@ -36,12 +36,13 @@ _HOMES = {
     "PairedTest": "scoring",
     "Problem": "problems",
     "ProblemSet": "problems",
-    "PromptFormat": "prompts",
+    "PromptFormat": "problems",
     "Report": "evaluator",
     "SandboxPool": "sandbox.pool",
     "ScoredSamples": "samples",
     "Status": "sandbox.verdict",
     "Verdict": "sandbox.verdict",
+    "load_problem_sets": "problems",
     "load_problems": "problems",
     "paired_test": "scoring",
     "pass_at_k": "scoring",
@@ -67,6 +68,7 @@ __all__ = [
     "ScoredSamples",
     "Status",
     "Verdict",
+    "load_problem_sets",
     "load_problems",
     "paired_test",
     "pass_at_k",

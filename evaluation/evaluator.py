@@ -7,7 +7,7 @@ Without consent no evaluator can be made.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -18,8 +18,8 @@ from evaluation.errors import ConsentError
 from evaluation.generation.protocol import Generator
 from evaluation.generation.transformers_backend import TransformersGenerator
 from evaluation.judge import Judge
-from evaluation.problems import Problem, ProblemSet
-from evaluation.prompts import PromptFormat, extract, render, stops
+from evaluation.problems import Problem, ProblemSet, PromptFormat
+from evaluation.prompts import extract, render, stops
 from evaluation.sandbox.verdict import Status, Verdict
 from evaluation.scoring import wilson_interval
 
@@ -208,13 +208,17 @@ def _completions(
     written: list[float],
 ) -> Iterator[_Completion]:
     # A chat template writes the special tokens itself; a plain prompt gets those that the tokenizer adds.
-    prompts = [
-        tokenizer.encode(render(problem, prompt, tokenizer), add_special_tokens=prompt == "completion")
-        for problem in problems
-    ]
-    for index, generated in generator.generate(prompts, stops(prompt)):
-        problem = problems.problems[index]
-        yield _Completion(problem, extract(problem, prompt, generated.text), generated.tokens)
+    by_stops: dict[Sequence[str], list[Problem]] = {}
+    for problem in problems:
+        by_stops.setdefault(stops(problem, problem.asked or prompt), []).append(problem)
+    for stop_texts, group in by_stops.items():
+        formats = [problem.asked or prompt for problem in group]
+        prompts = [
+            tokenizer.encode(render(problem, asked, tokenizer), add_special_tokens=asked == "completion")
+            for problem, asked in zip(group, formats, strict=True)
+        ]
+        for index, generated in generator.generate(prompts, stop_texts):
+            yield _Completion(group[index], extract(group[index], formats[index], generated.text), generated.tokens)
     written[0] = time.perf_counter()
 
 
