@@ -45,9 +45,10 @@ def print_leaderboard(found: Leaderboard, top: int | None) -> None:
         console.print("* on the search split, which the search has seen; no test is made of it", style="dim")
     if found.optimism is not None:
         ended = sum(row.kind == "trial" and row.state == "complete" for row in found.rows)
+        more = "more" if found.optimism >= 0 else "less"
         console.print(
-            f"optimism: the best of {ended} scores {found.optimism:+.1%} on the search split, which it was chosen by, "
-            "against the report split",
+            f"optimism: the best of {ended} trials scores {abs(found.optimism) * 100:.1f} points {more} on the search "
+            "split, which it was chosen by, than on the report split",
             style="dim",
             highlight=False,
         )

@@ -59,7 +59,7 @@ def try_prompt_formats(
                 _check_ids(tokens, model)
                 report = evaluator.evaluate(model, tokenizer, prompt=prompt, progress=partial(progress, here))
             except EvaluationError as error:
-                rows.append(Tried(prompt, name, None, str(error)))
+                rows.append(Tried(prompt, name, None, str(error).partition(";")[0]))
                 continue
             asked[tokens] = here
             rows.append(Tried(prompt, name, report))
