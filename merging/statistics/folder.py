@@ -186,7 +186,8 @@ class StatisticsFolder:
     def _try(self, write: Callable[[], None]) -> None:
         """Write, or else say once why nothing more will be."""
         try:
-            write()
+            if self.writes:
+                write()
         except OSError as error:
             self.writes = False
             self._say(f"{self._path}: cannot be written ({error.strerror}); statistics are computed again next time")
