@@ -26,7 +26,7 @@ from torch import Tensor
 from merging import Merger, ParentSet, Recipe, export_model
 from merging.statistics import digests, forms
 from merging.statistics.digests import Changed, FileDigests
-from merging.statistics.folder import StatisticsFolder
+from merging.statistics.folder import Identity, StatisticsFolder
 from merging.statistics.magnitude_table import TABLE, magnitude_table
 from tests.merging.conftest import Family
 from tests.merging.disks import Limit, small_disk, small_files
@@ -93,6 +93,13 @@ def calls(monkeypatch: pytest.MonkeyPatch, target: str) -> Mock:
     return spy
 
 
+def identity_of(folder: StatisticsFolder, name: str, numbers: object = None) -> Identity:
+    """Return a statistic that is made of no file."""
+    identity = folder.identity(name, 1, lambda _: "nothing", numbers)
+    assert identity
+    return identity
+
+
 def break_file(file: Path, how: str) -> None:
     """Do to a file what disks and people do."""
     content = file.read_bytes()
@@ -145,6 +152,20 @@ def test_what_is_damaged_is_computed_again_and_said(
     assert caplog.messages[-1].endswith("found on disk, 0 computed")
 
 
+@pytest.mark.parametrize("numbers", [None, 0.5])
+def test_whichever_byte_is_damaged_nothing_else_is_read(tmp_path: Path, numbers: float | None) -> None:
+    folder = StatisticsFolder(tmp_path)
+    folder.writes = True
+    folder.write(identity_of(folder, "x", numbers), {"x": torch.arange(9.0), "y": torch.arange(3)})
+    folder.save()
+    (file,) = tmp_path.iterdir()
+    content = file.read_bytes()
+    for place in range(len(content)):
+        for broken in (content[:place], content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]):
+            file.write_bytes(broken)
+            assert StatisticsFolder(tmp_path).read(identity_of(folder, "x", numbers)) is None
+
+
 @pytest.mark.parametrize("keeps_times", [False, True])
 def test_a_parent_of_the_same_name_and_size_with_other_weights_has_other_statistics(
     family: Family, tmp_path: Path, keeps_times: bool
@@ -171,6 +192,15 @@ def test_the_same_weights_elsewhere_have_the_same_statistics(
     moved = CASES["ties"][0](Family(family.base, str(tmp_path / "a"), family.b), tmp_path)
     merged(moved, tmp_path / "statistics")
     assert not spy.called
+
+
+def test_another_torch_has_statistics_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = StatisticsFolder(tmp_path)
+    folder.writes = True
+    folder.write(identity_of(folder, "svd"), {"x": torch.ones(5000)})
+    assert folder.read(identity_of(folder, "svd"))
+    monkeypatch.setattr("torch.__version__", "99.0")
+    assert not folder.read(identity_of(folder, "svd"))
 
 
 def test_an_adapter_with_another_scale_has_other_statistics(family: Family, tmp_path: Path) -> None:
@@ -336,12 +366,8 @@ def _write_for_ever(path: Path) -> None:
 
 
 def _put(folder: StatisticsFolder, number: int) -> None:
-    identity = folder.identity(f"large {number}", 1, lambda _: number)
-    few = folder.identity(f"few {number}", 1, lambda _: number)
-    assert identity
-    assert few
-    folder.write(identity, {"x": torch.full((50_000,), number, dtype=torch.int32)})
-    folder.write(few, {"x": torch.tensor([number])})
+    folder.write(identity_of(folder, f"large {number}"), {"x": torch.full((50_000,), number, dtype=torch.int32)})
+    folder.write(identity_of(folder, f"few {number}"), {"x": torch.tensor([number])})
 
 
 @contextlib.contextmanager
@@ -375,9 +401,7 @@ def _read_all(path: Path) -> int:
     folder = StatisticsFolder(path)
     for number in range(8):
         for name in (f"large {number}", f"few {number}"):
-            identity = folder.identity(name, 1, lambda _, number=number: number)  # type: ignore[misc]
-            assert identity
-            if tensors := folder.read(identity):
+            if tensors := folder.read(identity_of(folder, name)):
                 assert torch.equal(tensors["x"], torch.full_like(tensors["x"], number))
                 found += 1
     return found
@@ -497,8 +521,7 @@ def test_a_tensor_is_read_as_it_was_written(tmp_path: Path, value: Tensor | None
     form, folder = forms.optional_tensor(version=1), StatisticsFolder(tmp_path)
     folder.writes = True
     for numbers in (None, (0.5,)):  # the small ones in one file, and a file each
-        identity = folder.identity("x", 1, lambda _: "made of something", numbers)
-        assert identity
+        identity = identity_of(folder, "x", numbers)
         folder.write(identity, form.tensors(value))
         folder.save()
         found = StatisticsFolder(tmp_path).read(identity)
