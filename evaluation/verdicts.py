@@ -33,19 +33,22 @@ class Keys:
     """Names what was checked, and how.
 
     Args:
-        timeout_seconds: of a check.
+        timeout_seconds: of a check; None for what its problem gives.
         isolation: what it runs under.
     """
 
-    def __init__(self, timeout_seconds: float, isolation: Isolation) -> None:
+    def __init__(self, timeout_seconds: float | None, isolation: Isolation) -> None:
         layers = [layer.name for layer in isolation.layers if layer.active]
-        self._how = [_RULES, timeout_seconds, platform.python_version(), version("numpy"), *layers]
+        self._timeout_seconds = timeout_seconds
+        self._how = [_RULES, platform.python_version(), version("numpy"), *layers]
 
     def key(self, problem: Problem, completion: str) -> bytes:
         """Return 32 bytes."""
         # Its own solution decides whether tests that could not be carried out are the completion's fault.
         what = [problem.prompt, completion, problem.test, problem.entry_point, problem.canonical_solution]
-        return hashlib.sha256(json.dumps([self._how, what]).encode()).digest()
+        return hashlib.sha256(
+            json.dumps([self._how, self._timeout_seconds or problem.timeout_seconds, what]).encode()
+        ).digest()
 
 
 class VerdictFile:

@@ -16,10 +16,12 @@ import click
 from search import options
 from search.display import (
     bar,
+    print_comparison,
     print_isolation,
     print_leaderboard,
     print_report,
     print_scored,
+    print_tried,
     show_plan,
     tell,
     tell_isolation,
@@ -271,8 +273,18 @@ def merge(
 
 @main.command()
 @click.argument("model")
-@click.option("--problems", default="humaneval", show_default=True, help="humaneval, or a .jsonl file of its schema.")
+@options.PROBLEMS
 @click.option("--prompt", type=click.Choice(["completion", "chat"]), default="completion", show_default=True)
+@click.option(
+    "--prompt-formats",
+    type=click.Choice(["all"]),
+    help="Compare every prompt format under the tokenizer and chat template of each parent, instead of --prompt.",
+)
+@click.option("--samples", type=click.IntRange(min=1), default=1, show_default=True, help="Completions a problem.")
+@click.option(
+    "--temperature", type=float, default=0.0, show_default=True, help="Draw tokens; 0 takes the likeliest each time."
+)
+@click.option("--top-p", type=float, default=1.0, show_default=True, help="Draw of the likeliest that have this part.")
 @click.option("--max-new-tokens", type=click.IntRange(min=1), default=512, show_default=True)
 @click.option("--batch-size", type=click.IntRange(min=1), help="Prompts at once; found by itself if not given.")
 @options.BACKEND
@@ -285,8 +297,12 @@ def merge(
 @options.CONSENT
 def evaluate(
     model: str,
-    problems: str,
+    problems: tuple[str, ...],
     prompt: str,
+    prompt_formats: str | None,
+    samples: int,
+    temperature: float,
+    top_p: float,
     max_new_tokens: int,
     batch_size: int | None,
     backend: str,
@@ -304,14 +320,18 @@ def evaluate(
     Example:
       merge-search evaluate ./model --problems humaneval --allow-code-execution
     """
-    from evaluation import ConsentError, load_problems
+    from evaluation import ConsentError, EvaluationError, Sampling, load_problem_sets
     from search.recipes import load_recipe
 
     if not allow_code_execution:
         raise ConsentError
+    try:
+        sampling = Sampling(samples, temperature, top_p, random_seed)
+    except ValueError as error:
+        raise EvaluationError(f"--{str(error).replace('top_p', 'top-p', 1)}") from None
     if device_map and device != "auto":
         raise click.UsageError("--device and --device-map say where to work; give one of the two")
-    chosen = load_problems(problems)
+    chosen = load_problem_sets(problems)
     reference = load_recipe(model) if model.endswith((".yaml", ".yml")) else model
     with quick_imports():
         from evaluation import Evaluator  # only now: it waits for torch
@@ -322,6 +342,7 @@ def evaluate(
         "max_new_tokens": max_new_tokens,
         "batch_size": batch_size,
         "backend": backend,
+        "sampling": sampling,
     }
     with (
         Evaluator(chosen, allow_code_execution=allow_code_execution, **settings) as evaluator,
@@ -331,28 +352,55 @@ def evaluate(
         ) as loaded,
     ):
         tell_isolation(evaluator.sandbox.isolation)
-        report = evaluator.evaluate(*loaded, progress=lambda done, total: progress("scoring", done, total))
-    print_report(report, as_json)
+        if prompt_formats:
+            from search.prompt_formats import try_prompt_formats
+
+            tokenizers = _tokenizers(reference, loaded[1], trust_remote_code)
+            tried = try_prompt_formats(evaluator, loaded[0], tokenizers, progress)
+        else:
+            report = evaluator.evaluate(*loaded, progress=lambda done, total: progress("scoring", done, total))
+    if prompt_formats:
+        print_tried(tried, as_json)
+    else:
+        print_report(report, as_json)
+
+
+@main.command()
+@click.argument("first")
+@click.argument("second")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def compare(first: str, second: str, as_json: bool) -> None:
+    """Compare two models problem by problem: reports (of evaluate --json), or trials of a search.
+
+    \b
+    Example:
+      merge-search compare results/quickstart:37 results/quickstart:0
+      merge-search compare merged.json parent.json
+    """
+    with quick_imports():
+        from search.compare import compare as compare_scored
+        from search.compare import load_scored
+    print_comparison(compare_scored(load_scored(first), load_scored(second)), as_json)
 
 
 @main.command()
 @click.argument("samples", type=click.Path(path_type=Path))
-@click.option("--problems", default="humaneval", show_default=True, help="humaneval, or a .jsonl file of its schema.")
+@options.PROBLEMS
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @options.CONSENT
-def score(samples: Path, problems: str, as_json: bool, allow_code_execution: bool) -> None:
+def score(samples: Path, problems: tuple[str, ...], as_json: bool, allow_code_execution: bool) -> None:
     """Score completions that came from anywhere: lines of {"task_id": ..., "completion": ...}.
 
     \b
     Example:
       merge-search score samples.jsonl --allow-code-execution
     """
-    from evaluation import load_problems, score_samples
+    from evaluation import load_problem_sets, score_samples
 
     with bar() as progress:
         scored = score_samples(
             samples,
-            load_problems(problems),
+            load_problem_sets(problems),
             allow_code_execution=allow_code_execution,
             progress=lambda done, total: progress("scoring", done, total),
         )
@@ -386,6 +434,15 @@ def check(as_json: bool) -> None:
 def _export_command(folder: Path) -> str:
     name = folder.resolve().name
     return shlex.join(["merge-search", "export", str(folder), "--to", f"{name}-merged"])
+
+
+def _tokenizers(reference: str | Recipe, own: Any, trusted: bool) -> dict[str, Any]:
+    """Return the tokenizer of a model, or that of a merge and those of its parents, by whose they are."""
+    from merging import load_tokenizer
+
+    if isinstance(reference, str):
+        return {reference: own}
+    return {"the merge": own} | {parent: load_tokenizer(parent, trusted) for parent in reference.parents()}
 
 
 @contextlib.contextmanager

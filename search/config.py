@@ -14,7 +14,8 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from evaluation import BackendName, PromptFormat
+from evaluation import BackendName, ProblemSet, PromptFormat, Sampling, load_problems
+from evaluation.problems import SETS, is_there
 from merging import YamlReader, missing_part, shown
 from search.errors import SearchError
 from search.space import SearchSpace
@@ -72,18 +73,66 @@ class PromptSection(_Section):
     tokenizer: str | None = None
 
 
+class ProblemsEntry(_Section):
+    """One of the problem sets that candidates are scored on."""
+
+    source: str
+    weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    prompt: PromptFormat | None = None
+    timeout: Duration | None = None
+    without: tuple[str, ...] = ()
+
+    def load(self) -> ProblemSet:
+        """Return its problems. Raises EvaluationError."""
+        return load_problems(self.source, without=self.without, asked=self.prompt, timeout_seconds=self.timeout)
+
+
+def _entries(value: object) -> object:
+    """Return problem sets as a list of mappings: one may be given alone, and one without settings by its source."""
+    given = value if isinstance(value, list | tuple) else [value]
+    return [{"source": entry} if isinstance(entry, str) else entry for entry in given]
+
+
 class EvaluationSection(_Section):
     """What candidates are scored on."""
 
-    problems: str = "humaneval"
+    problems: Annotated[tuple[ProblemsEntry, ...], BeforeValidator(_entries)] = Field(
+        default=(ProblemsEntry(source="humaneval"),), min_length=1
+    )
     prompt: PromptSection = PromptSection()
     backend: BackendName = "transformers"
     max_new_tokens: int = Field(default=512, gt=0)
     batch_size: int | None = Field(default=None, gt=0)
     report_fraction: float = Field(default=0.5, ge=0, lt=1)
-    timeout: Duration = 3.0
+    timeout: Duration | None = None
+    samples: int = Field(default=1, gt=0)
+    temperature: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    top_p: float = Field(default=1.0, gt=0, le=1)
     workers: int | None = Field(default=None, gt=0)
     allow_code_execution: bool = False
+
+    @model_validator(mode="after")
+    def _sampling_makes_sense(self) -> EvaluationSection:
+        self.sampling(0)
+        return self
+
+    def sampling(self, seed: int) -> Sampling:
+        """Return how problems are answered. Raises ValueError where that makes no sense."""
+        return Sampling(self.samples, self.temperature, self.top_p, seed)
+
+    def load_problems(self) -> ProblemSet:
+        """Return all problems, those of several sets with their weights. Raises EvaluationError."""
+        return ProblemSet.joined([entry.load() for entry in self.problems], [entry.weight for entry in self.problems])
+
+    def located(self, places: list[Path]) -> EvaluationSection:
+        """Return the same with paths that work from anywhere."""
+        sets = [
+            entry.model_copy(update={"source": entry.source if entry.source in SETS else _locate(entry.source, places)})
+            for entry in self.problems
+        ]
+        tokenizer = self.prompt.tokenizer and _locate(self.prompt.tokenizer, places)
+        prompt = self.prompt.model_copy(update={"tokenizer": tokenizer})
+        return self.model_copy(update={"problems": tuple(sets), "prompt": prompt})
 
 
 class SearchSection(_Section):
@@ -174,17 +223,7 @@ class SearchConfig:
         sections = Sections.parse(text, source)
         places = [folder or Path(), Path()]
         space = SearchSpace.read(_located(sections.recipe, places), source)
-        evaluation = sections.evaluation
-        located = evaluation.model_copy(
-            update={
-                "problems": evaluation.problems
-                if evaluation.problems == "humaneval"
-                else _locate(evaluation.problems, places),
-                "prompt": evaluation.prompt.model_copy(
-                    update={"tokenizer": evaluation.prompt.tokenizer and _locate(evaluation.prompt.tokenizer, places)}
-                ),
-            }
-        )
+        located = sections.evaluation.located(places)
         starts = tuple(
             space.parameters_of(_warm_start(entry, places, source, index), f"search.enqueue[{index}]")
             for index, entry in enumerate(sections.search.enqueue)
@@ -214,12 +253,12 @@ class SearchConfig:
                     f"{self.source}: {key}: model {missing}: no such folder, here or beside the config; give one, or "
                     "a hub id (owner/name)"
                 )
-        problems = self.evaluation.problems
-        if problems != "humaneval" and not Path(problems).is_file():
-            what = "is a folder" if Path(problems).is_dir() else "no such file, here or beside the config"
-            raise SearchError(
-                f"{self.source}: evaluation.problems: {problems}: {what}; give 'humaneval' or a .jsonl (.jsonl.gz) file"
-            )
+        for entry in self.evaluation.problems:
+            if not is_there(entry.source):
+                raise SearchError(
+                    f"{self.source}: evaluation.problems: {entry.source}: no such file, here or beside the config; "
+                    f"give {', '.join(SETS)}, a file of problems (.jsonl, .jsonl.gz, .json, .parquet) or a hub id"
+                )
 
     @property
     def identity(self) -> dict[str, Any]:

@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Sequence
 
     from rich.table import Table
 
-    from evaluation import Isolation, Report, ScoredSamples
+    from evaluation import Isolation, Outcome, Report, ScoredSamples
+    from search.compare import Comparison
     from search.config import SearchConfig
     from search.leaderboard import Leaderboard
+    from search.prompt_formats import Tried
 
 # Of a table that goes to no terminal.
 _PIPED_WIDTH = 160
@@ -41,6 +43,14 @@ def print_leaderboard(found: Leaderboard, top: int | None) -> None:
             console.print(line, markup=False, highlight=False, soft_wrap=True)
     if any(row.compared_on == "search" for row in found.top(top)):
         console.print("* on the search split, which the search has seen; no test is made of it", style="dim")
+    if found.optimism is not None:
+        ended = sum(row.kind == "trial" and row.state == "complete" for row in found.rows)
+        console.print(
+            f"optimism: the best of {ended} scores {found.optimism:+.1%} on the search split, which it was chosen by, "
+            "against the report split",
+            style="dim",
+            highlight=False,
+        )
     failed = [row for row in found.rows if row.state == "failed"]
     if failed:
         last = failed[-1]
@@ -76,36 +86,84 @@ def _print_table(table: Table) -> None:
 def print_report(report: Report, as_json: bool) -> None:
     """Print what became of each problem, and pass@1 with its interval."""
     if as_json:
-        problems: Mapping[str, Any] = {
-            task: {
-                "passed": outcome.passed,
-                "status": outcome.status,
-                "detail": outcome.detail,
-                "completion": outcome.completion,
-                "completion_tokens": outcome.completion_tokens,
-            }
-            for task, outcome in report.outcomes.items()
-        }
-        low, high = report.interval
-        click.echo(
-            json.dumps(
-                {
-                    "pass@1": report.pass_at_1,
-                    "interval": [low, high],
-                    "prompt": report.prompt,
-                    "seconds": report.seconds,
-                    "problems": problems,
-                }
-            )
-        )
+        click.echo(json.dumps(described(report)))
         return
-    for task, outcome in report.outcomes.items():
-        click.echo(f"{task:<24} {outcome.status:<8} {outcome.detail}".rstrip())
+    for outcome in report.completions:
+        click.echo(f"{outcome.task_id:<24} {outcome.status:<8} {outcome.detail}".rstrip())
+    for name, score in report.scores.items():
+        click.echo(f"{name}: pass@1 {score:.1%}")
     low, high = report.interval
+    passed, total = sum(outcome.passed for outcome in report.completions), len(list(report.completions))
+    further = "".join(f", pass@{k} {report.pass_at(k):.1%}" for k in report.tries[1:])
     click.echo(
-        f"pass@1 {report.pass_at_1:.1%} (95% interval {low:.1%} to {high:.1%}), {len(report.passed)} of "
-        f"{len(report.outcomes)}, {report.seconds:.1f} s"
+        f"pass@1 {report.pass_at_1:.1%} (95% interval {low:.1%} to {high:.1%}){further}, {passed} of {total}, "
+        f"{report.seconds:.1f} s"
     )
+
+
+def described(report: Report) -> dict[str, Any]:
+    """Return a report as plain data, as `merge-search compare` reads it; its keys are a contract."""
+    low, high = report.interval
+    return {
+        **{f"pass@{k}": report.pass_at(k) for k in report.tries},
+        "interval": [low, high],
+        "scores": dict(report.scores),
+        "prompt": report.prompt,
+        "seconds": report.seconds,
+        "problems": {task: _described(outcomes) for task, outcomes in report.samples.items()},
+    }
+
+
+def _described(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """Return the outcome of a problem's only sample, or of each of several."""
+    found = [
+        {
+            "passed": outcome.passed,
+            "status": outcome.status,
+            "detail": outcome.detail,
+            "completion": outcome.completion,
+            "completion_tokens": outcome.completion_tokens,
+        }
+        for outcome in outcomes
+    ]
+    return found[0] if len(found) == 1 else {"samples": found}
+
+
+def print_tried(rows: Sequence[Tried], as_json: bool) -> None:
+    """Print what came of each prompt format under each tokenizer, the best first."""
+    from search.prompt_formats import table
+
+    if not as_json:
+        _print_table(table(rows))
+        return
+    found = [
+        {**(described(row.report) if row.report else {}), "prompt": row.prompt, "tokenizer": row.tokenizer}
+        | {"note": row.note}
+        for row in rows
+    ]
+    click.echo(json.dumps(found))
+
+
+def print_comparison(found: Comparison, as_json: bool) -> None:
+    """Print what two models did on the same problems."""
+    test = found.test
+    if as_json:
+        content = {
+            "models": found.names, "split": found.split, "problems": found.problems, "pass@1": found.scores,
+            "intervals": found.intervals, "won": test.won, "lost": test.lost, "p_value": test.p_value,
+        }  # fmt: skip
+        click.echo(json.dumps(content))
+        return
+    width = max(map(len, found.names))
+    for name, score, (low, high) in zip(found.names, found.scores, found.intervals, strict=True):
+        click.echo(f"{name:<{width}}  pass@1 {score:.1%} (95% interval {low:.1%} to {high:.1%})")
+    where = f" of the {found.split} split" if found.split else ""
+    click.echo(f"over the {found.problems} problems{where} that both were scored on")
+    for what, tasks in (("won", test.won), ("lost", test.lost)):
+        click.echo(f"\n{what} {len(tasks)}: {', '.join(tasks)}".rstrip(": "))
+    click.echo(f"\nexact McNemar test: p = {test.p_value:.2g}")
+    if found.split == "search":
+        click.echo("a search chooses by this split: of what it chose, the test says too much")
 
 
 def print_scored(scored: ScoredSamples, as_json: bool) -> None:
@@ -116,11 +174,12 @@ def print_scored(scored: ScoredSamples, as_json: bool) -> None:
             {"task_id": task, "passed": verdict.passed, "status": verdict.status, "detail": verdict.detail}
             for task, verdict in judged
         ]
-        click.echo(json.dumps({"pass@1": scored.pass_at_1, "verdicts": verdicts}))
+        click.echo(json.dumps({**{f"pass@{k}": rate for k, rate in scored.pass_at.items()}, "verdicts": verdicts}))
         return
     for task, verdict in judged:
         click.echo(f"{task:<24} {verdict.status:<8} {verdict.detail}".rstrip())
-    click.echo(f"pass@1 {scored.pass_at_1:.1%} over {len(set(scored.task_ids))} problems")
+    found = ", ".join(f"pass@{k} {rate:.1%}" for k, rate in scored.pass_at.items())
+    click.echo(f"{found} over {len(set(scored.task_ids))} problems")
 
 
 def show_plan(config: SearchConfig) -> None:

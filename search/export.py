@@ -82,13 +82,25 @@ def _choose(leaderboard: Leaderboard, folder: ResultsFolder, trial: int | None) 
     raise SearchError(f"{folder.path}: has no trial {number} that is over; {known}")
 
 
+def _decoding(settings: EvaluationSection) -> str:
+    if not settings.temperature:
+        return "greedy"
+    return f"{settings.samples} samples a problem at temperature {settings.temperature:g} and top_p {settings.top_p:g}"
+
+
+def _problems(settings: EvaluationSection) -> str:
+    weighed = len(settings.problems) > 1
+    named = ((Path(entry.source).name, f" (weight {entry.weight:g})" * weighed) for entry in settings.problems)
+    return ", ".join(f"`{name}`{weight}" for name, weight in named)
+
+
 def _evidence(row: Row, leaderboard: Leaderboard, settings: EvaluationSection) -> str:
     lines = [
         "",
         "## Scores",
         "",
-        f"pass@1, greedy, prompt format `{settings.prompt.format}`, problems `{Path(settings.problems).name}`, up to "
-        f"{settings.max_new_tokens} new tokens.",
+        f"pass@1, {_decoding(settings)}, prompt format `{settings.prompt.format}`, problems {_problems(settings)}, up "
+        f"to {settings.max_new_tokens} new tokens.",
         "",
         "| split | score | 95% interval |",
         "|---|---|---|",

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from optuna.trial import FrozenTrial, TrialState
 
-from evaluation import paired_test, wilson_interval
+from evaluation.scoring import interval, paired_test, weighted_mean
 from search.numbers import number_lines, short_names
-from search.outcomes import passed
+from search.outcomes import Split
 from search.progress import shorten
 from search.results import ResultsFolder
 from search.study import (
@@ -50,10 +50,11 @@ _STATES: Mapping[TrialState, State] = {
 
 # From this width on there is room for the numbers, beside what the other columns and the gaps take.
 _WIDE, _OTHER_COLUMNS = 120, 54
+_SET_WIDTH = 16
 _BEST_PARENT = " (best parent)"
 _JSON_KEYS = (
-    "kind", "name", "trial", "state", "search_score", "log_likelihood", "report_score", "report_interval", "won",
-    "lost", "p_value", "seconds", "recipe",
+    "kind", "name", "trial", "state", "search_score", "search_scores", "log_likelihood", "report_score",
+    "report_interval", "report_scores", "won", "lost", "p_value", "seconds", "recipe",
 )  # fmt: skip
 
 
@@ -66,12 +67,14 @@ class Row:
         name: the parent's reference, or ``trial N``.
         trial: its number; the parents and their average have the first ones.
         state: how the trial ended.
-        search_score: pass@1 on the search split; None if it failed.
+        search_score: pass@1 on the search split, of several sets their mean by weight; None if it failed.
+        search_scores, report_scores: of several sets, pass@1 of each on either split.
         log_likelihood: of what the parents passed problems of that split with, in nats a token, as far as known; of
             equal scores the higher one is first.
         report_score: pass@1 on the report split, for finalists and parents.
-        report_interval: its 95% Wilson interval.
-        won, lost: problems that only it, or only the best parent, passes; on the split that `compared_on` names.
+        report_interval: its 95% interval (Wilson's, where each problem has one sample and there is one set).
+        won, lost: problems that only it, or only the best parent, passes (of several samples: passes more often); on
+            the split that `compared_on` names.
         p_value: exact McNemar test against the best parent, on the report split.
         seconds: of merging, writing and scoring.
         recipe: the merge.
@@ -85,6 +88,8 @@ class Row:
     trial: int
     state: State
     search_score: float | None
+    search_scores: dict[str, float]
+    report_scores: dict[str, float]
     log_likelihood: float | None
     report_score: float | None
     report_interval: tuple[float, float] | None
@@ -133,12 +138,25 @@ class Leaderboard:
         """Return the leaderboard of open studies."""
         reports = studies.reports()
         numbered = [(studies.number(trial), trial) for trial in [*studies.baseline_trials(), *studies.trials()]]
-        entries = [_Entry(trial, number, reports.get(number)) for number, trial in numbered]
+        splits = studies.split("search"), studies.split("report")
+        entries = [_Entry(trial, number, reports.get(number), *splits) for number, trial in numbered]
         parents = [entry for entry in entries if entry.kind == "parent" and entry.score is not None]
         best_parent = max(parents, key=lambda entry: entry.score or 0.0, default=None)
         rows = sorted((entry.row(best_parent) for entry in entries), key=_rank)
         best = next((row.trial for row in rows if row.kind == "trial" and row.state == "complete"), None)
         return cls(studies.folder.study, best, best_parent.name if best_parent else None, tuple(rows))
+
+    @property
+    def optimism(self) -> float | None:
+        """What the best trial scores less on the report split than on the search split, which it was chosen by.
+
+        The more trials there were, the more of the best one's score on the search split is luck. None if it has no
+        score on the report split.
+        """
+        best = next((row for row in self.rows if row.trial == self.best), None)
+        if best is None or best.search_score is None or best.report_score is None:
+            return None
+        return best.search_score - best.report_score
 
     def top(self, count: int | None) -> tuple[Row, ...]:
         """Return the parents and baselines, and the best `count` trials."""
@@ -148,7 +166,8 @@ class Leaderboard:
     def to_json(self, count: int | None = None) -> str:
         """Return the leaderboard as JSON; its keys are a contract."""
         rows = [{key: getattr(row, key) for key in _JSON_KEYS} for row in self.top(count)]
-        return json.dumps({"study": self.study, "best": self.best, "rows": rows}, allow_nan=False)
+        content = {"study": self.study, "best": self.best, "optimism": self.optimism, "rows": rows}
+        return json.dumps(content, allow_nan=False)
 
     def to_csv(self, count: int | None = None) -> str:
         """Return the leaderboard as CSV, a column a searched number."""
@@ -157,11 +176,14 @@ class Leaderboard:
         out = io.StringIO()
         writer = csv.writer(out)
         columns = "kind name trial state search_score report_score report_low report_high won lost p_value seconds"
-        writer.writerow([*columns.split(), "same_as", "error", *numbers])
+        sets = list(dict.fromkeys(name for row in rows for name in row.search_scores))
+        of_sets = [f"{split} {name}" for name in sets for split in ("search", "report")]
+        writer.writerow([*columns.split(), "same_as", "error", *of_sets, *numbers])
         for row in rows:
             low, high = row.report_interval or (None, None)
             cells = [row.kind, row.name, row.trial, row.state, row.search_score, row.report_score, low, high, row.won]
             cells += [row.lost, row.p_value, round(row.seconds, 3), row.same_as, row.error]
+            cells += [scores.get(name) for name in sets for scores in (row.search_scores, row.report_scores)]
             writer.writerow([*cells, *(row.numbers.get(key) for key in numbers)])
         return out.getvalue()
 
@@ -171,18 +193,22 @@ class Leaderboard:
         from rich.text import Text
 
         table = Table(title=self.study, title_justify="left", box=None, pad_edge=False, header_style="bold")
-        columns = ["", "search", "report [95%]", "won:lost", "p", "s", "numbers"][: None if width >= _WIDE else -1]
+        rows = self.top(count)
+        sets = list(dict.fromkeys(name for row in rows for name in row.search_scores))
+        titles = [shorten(name, _SET_WIDTH) for name in sets]
+        others = _OTHER_COLUMNS + sum(max(len(title), len("100.0%")) + 2 for title in titles)
+        columns = ["", "search", *titles, "report [95%]", "won:lost", "p", "s", "numbers"]
+        columns = columns[: None if width >= _WIDE else -1]
         for column in columns:
             is_text = column in ("", "numbers")
             table.add_column(column, justify="left" if is_text else "right", no_wrap=not is_text)
-        rows = self.top(count)
         short = short_names([row.name for row in rows if row.kind == "parent"])
-        limit = width // 4 if width >= _WIDE else max(width - _OTHER_COLUMNS, 12)
+        limit = width // 4 if width >= _WIDE else max(width - others, 12)
         names = [self._called(row, short, limit) for row in rows]
-        room = width - _OTHER_COLUMNS - max(map(len, names), default=0)
+        room = width - others - max(map(len, names), default=0)
         for row, name in zip(rows, names, strict=True):
             style = "bold green" if row.trial == self.best else "" if row.kind == "trial" else "cyan"
-            cells = [name, *_cells(row), "\n".join(number_lines(row.numbers, row.recipe, short, room))]
+            cells = [name, *_cells(row, sets), "\n".join(number_lines(row.numbers, row.recipe, short, room))]
             table.add_row(*(Text(cell) for cell in cells[: len(columns)]), style=style)
         return table
 
@@ -207,6 +233,8 @@ class _Entry:
     trial: FrozenTrial
     number: int
     report: str | None
+    on_search: Split
+    on_report: Split
 
     @property
     def kind(self) -> Literal["parent", "baseline", "trial"]:
@@ -224,7 +252,7 @@ class _Entry:
     def row(self, reference: _Entry | None) -> Row:
         """Return the row of this trial, compared with the best parent."""
         attributes = self.trial.user_attrs
-        solved = list(passed(self.report).values()) if self.report else None
+        groups = self.on_report.groups(self.report) if self.report else None
         won, lost, p_value, compared_on = self._compare(reference)
         return Row(
             kind=self.kind,
@@ -232,9 +260,11 @@ class _Entry:
             trial=self.number,
             state=_STATES[self.trial.state],
             search_score=self.score,
+            search_scores=self.on_search.scores(attributes.get(OUTCOMES, "")),
+            report_scores=self.on_report.scores(self.report or ""),
             log_likelihood=attributes.get(LIKELIHOOD),
-            report_score=sum(solved) / len(solved) if solved else None,
-            report_interval=wilson_interval(sum(solved), len(solved)) if solved else None,
+            report_score=weighted_mean(groups) if groups else None,
+            report_interval=interval(groups) if groups else None,
             won=won,
             lost=lost,
             p_value=p_value,
@@ -250,12 +280,11 @@ class _Entry:
         if reference is None or self.score is None or reference is self:
             return 0, 0, None, None
         if self.report and reference.report:
-            test = paired_test(passed(self.report), passed(reference.report))
+            test = paired_test(self.on_report.rates(self.report), self.on_report.rates(reference.report))
             return len(test.won), len(test.lost), test.p_value, "report"
-        mine, theirs = (passed(entry.trial.user_attrs.get(OUTCOMES, "")) for entry in (self, reference))
-        won = sum(found and not theirs.get(place, False) for place, found in mine.items())
-        lost = sum(found and not mine.get(place, False) for place, found in theirs.items())
-        return won, lost, None, "search"
+        mine, theirs = (self.on_search.rates(it.trial.user_attrs.get(OUTCOMES, "")) for it in (self, reference))
+        test = paired_test(mine, theirs)
+        return len(test.won), len(test.lost), None, "search"
 
 
 def _rank(row: Row) -> tuple[bool, float, int, float, int]:
@@ -264,9 +293,9 @@ def _rank(row: Row) -> tuple[bool, float, int, float, int]:
     return row.search_score is None, -(row.search_score or 0.0), kind, unlikely, row.trial
 
 
-def _cells(row: Row) -> Sequence[str]:
+def _cells(row: Row, sets: Sequence[str]) -> Sequence[str]:
     if row.search_score is None:
-        return ["failed", "", "", "", f"{row.seconds:.1f}"]
+        return ["failed", *("" for _ in sets), "", "", "", f"{row.seconds:.1f}"]
     report = ""
     if row.report_score is not None and row.report_interval is not None:
         low, high = row.report_interval
@@ -274,4 +303,5 @@ def _cells(row: Row) -> Sequence[str]:
     # Won and lost on the search split carry no test: the search has seen it.
     versus = f"{row.won}:{row.lost}{'*' if row.compared_on == 'search' else ''}" if row.compared_on else ""
     p_value = "" if row.p_value is None else f"{row.p_value:.1g}" if row.p_value < 0.001 else f"{row.p_value:.3f}"
-    return [f"{row.search_score:.1%}", report, versus, p_value, f"{row.seconds:.1f}"]
+    of_sets = [f"{row.search_scores[name]:.1%}" if name in row.search_scores else "" for name in sets]
+    return [f"{row.search_score:.1%}", *of_sets, report, versus, p_value, f"{row.seconds:.1f}"]

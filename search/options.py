@@ -64,4 +64,14 @@ COMPILE = click.option(
     default=None,
     help="Merge with compiled kernels; by default where that saves more time than it takes. Same bits.",
 )
-SEED = click.option("--random-seed", default=0, show_default=True, help="Seed of methods that draw random numbers.")
+PROBLEMS = click.option(
+    "--problems",
+    multiple=True,
+    default=["humaneval"],
+    show_default=True,
+    help="humaneval, humaneval+, mbpp, mbpp-sanitized, mbpp+, a file (.jsonl, .jsonl.gz, .json, .parquet) or a hub id; "
+    "several sets, each given so, are scored together.",
+)
+SEED = click.option(
+    "--random-seed", default=0, show_default=True, help="Seed of methods and of samples that draw random numbers."
+)

@@ -122,6 +122,15 @@ class ResultsFolder:
         return any((self.path / _COMPLETIONS).glob("*.jsonl"))
 
     @property
+    def splits(self) -> dict[str, list[str]]:
+        """The task ids of the splits ``search`` and ``report``, in order. Raises SearchError."""
+        try:
+            known = json.loads((self.path / _SEARCH).read_text(encoding="utf-8"))["identity"]["problems"]
+            return {name: list(known[name]) for name in ("search", "report")}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise SearchError(f"{self.path / _SEARCH}: cannot be read ({error}); {RESTORE}") from None
+
+    @property
     def drafts(self) -> Path:
         """Where what the models wrote lies as token ids."""
         return self.path / _DRAFTS

@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from search.errors import SearchError
+from search.outcomes import Split
 from search.results import MAKE_ROOM, RESTORE, ResultsFolder
 from search.samplers import SeededSampler
 
@@ -40,7 +41,8 @@ WORKER, RECIPE, OUTCOMES, SECONDS, TOKENS, LIKELIHOOD, SAME_AS, ERROR, NAME, KIN
     "worker", "recipe", "outcomes", "seconds", "tokens", "log likelihood", "same as", "error", "name", "kind", "number",
 )  # fmt: skip
 # User attributes of the search's study.
-_FIRST, _REPORT, _RERUN = "first number", "report/", "run again/"
+_FIRST, _REPORT, _RERUN, _SPLITS = "first number", "report/", "run again/", "splits"
+NO_SPLITS: Mapping[str, Split] = {}
 # How long a worker waits for another one's write.
 _BUSY_SECONDS = 60
 
@@ -65,8 +67,21 @@ class Studies:
     first_number: int  # of the search's trials, which is how many baselines there are
 
     @classmethod
-    def create(cls, folder: ResultsFolder, config: SearchConfig, baselines: Sequence[Baseline]) -> Studies:
+    def create(
+        cls,
+        folder: ResultsFolder,
+        config: SearchConfig,
+        baselines: Sequence[Baseline],
+        splits: Mapping[str, Split] = NO_SPLITS,
+    ) -> Studies:
         """Make the studies, or open those that are there; what must run first is enqueued once.
+
+        Args:
+            folder: where they are.
+            config: the search's.
+            baselines: what is scored first.
+            splits: how the outcomes on the splits ``search`` and ``report`` are to be read; by default as those of one
+                set, with one sample a problem.
 
         Raises SearchError if they were there once: else what was scored would be written over.
         """
@@ -81,6 +96,7 @@ class Studies:
             if _FIRST not in search.user_attrs:
                 for number, baseline in enumerate(baselines):
                     first.enqueue_trial({}, user_attrs=_attributes(number, baseline))
+                search.set_user_attr(_SPLITS, {name: split.plain() for name, split in splits.items()})
                 search.set_user_attr(_FIRST, len(baselines))
             for params in config.warm_starts:
                 search.enqueue_trial(params, skip_if_exists=True)
@@ -147,6 +163,11 @@ class Studies:
         """Return the baselines that are over; one that is run again is not."""
         latest = {trial.user_attrs[NUMBER]: trial for trial in self.baselines.get_trials(deepcopy=False)}
         return [trial for trial in latest.values() if trial.state.is_finished()]
+
+    def split(self, name: str) -> Split:
+        """Return how outcomes on a split are to be read: ``search`` or ``report``."""
+        known = self.search.user_attrs.get(_SPLITS, {}).get(name)
+        return Split.restored(known) if known else Split()
 
     def save_report(self, number: int, outcomes: str) -> None:
         """Keep outcomes on the report split; a finished trial takes no attributes itself."""

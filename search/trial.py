@@ -114,10 +114,10 @@ def run_trial(study: Study, trial: Trial, number: int, recipe: Callable[[], Reci
     except Exception as error:  # whatever a candidate does wrong, the study goes on
         return _failed(study, trial, number, error, time.perf_counter() - started)
     bench.drafts.sync()
-    bench.folder.save_completions(f"trial-{number}", report.outcomes.values())
-    trial.set_user_attr(OUTCOMES, letters(report, bench.problems))
+    bench.folder.save_completions(f"trial-{number}", report.completions)
+    trial.set_user_attr(OUTCOMES, letters(report, bench.problems, bench.evaluator.sampling.samples))
     trial.set_user_attr(SECONDS, seconds)
-    trial.set_user_attr(TOKENS, sum(outcome.completion_tokens for outcome in report.outcomes.values()))
+    trial.set_user_attr(TOKENS, sum(outcome.completion_tokens for outcome in report.completions))
     if report.log_likelihood is not None and math.isfinite(report.log_likelihood):
         trial.set_user_attr(LIKELIHOOD, report.log_likelihood)
     study.tell(trial, report.pass_at_1)
@@ -126,7 +126,7 @@ def run_trial(study: Study, trial: Trial, number: int, recipe: Callable[[], Reci
 
 
 def repeat_trial(study: Study, trial: Trial, number: int, twin: FrozenTrial, first: int) -> Result:
-    """Give a claimed trial the outcomes of one with the same numbers: completions are greedy, so they are the same.
+    """Give a claimed trial the outcomes of one with the same numbers, which writes the same completions.
 
     Args:
         study: the trials'.

@@ -21,14 +21,14 @@ from types import FrameType
 from optuna.trial import FrozenTrial, Trial, TrialState
 from transformers import PreTrainedTokenizerBase
 
-from evaluation import ConsentError, Evaluator, ProblemSet, load_problems
+from evaluation import ConsentError, Evaluator, ProblemSet
 from merging import Merger, MergingError, ParentSet, Recipe, choose_kernels, load_tokenizer
 from search.config import SearchConfig
 from search.devices import choose_device
 from search.drafts import SharedDrafts
 from search.errors import SearchError
 from search.leaderboard import Leaderboard
-from search.outcomes import letters
+from search.outcomes import Split, letters
 from search.progress import Progress, Silent
 from search.results import STATISTICS, ResultsFolder
 from search.study import ERROR, KIND, LIKELIHOOD, NAME, OUTCOMES, RECIPE, Baseline, Studies, quiet, storage_errors
@@ -103,7 +103,7 @@ class _Worker:
     def run(self, path: Path, limit: float | None, fresh: bool) -> Leaderboard:
         config = self.config
         deadline = time.monotonic() + limit if limit is not None else None
-        problems = load_problems(config.evaluation.problems)
+        problems = config.evaluation.load_problems()
         visible, report = problems.split(config.evaluation.report_fraction, config.search.seed)
         if not len(visible):
             raise SearchError(f"{config.source}: evaluation.report_fraction: leaves no problem to search on")
@@ -143,8 +143,10 @@ class _Worker:
                 self._tell_isolation(scorer, folder, name)
                 scorer.remember_in(folder.verdicts)
                 drafts = SharedDrafts(folder.drafts)
+                samples = scorer.sampling.samples
+                kept = {"search": Split.of(visible, samples), "report": Split.of(report, samples)}
                 bench = Bench(merger, scorer, visible, self._prompt_tokenizer, folder, drafts, self.progress)
-                with contextlib.closing(Studies.create(folder, config, known)) as studies:
+                with contextlib.closing(Studies.create(folder, config, known, kept)) as studies:
                     self.started = True
                     self._warm_up(merger)
                     finish = self._finish(studies, len(report) / len(visible))
@@ -183,6 +185,7 @@ class _Worker:
             timeout_seconds=settings.timeout,
             workers=settings.workers,
             backend=settings.backend,
+            sampling=settings.sampling(self.config.search.seed),
         )
 
     def _tell_isolation(self, scorer: Evaluator, folder: ResultsFolder, worker: str) -> None:
@@ -311,8 +314,8 @@ class _Worker:
             _LOG.exception("trial %d failed on the report split", number)
             self.progress.say(f"{name}: not scored on the report split: {describe(error)}")
             return
-        bench.folder.save_completions(f"report-{number}", scores.outcomes.values())
-        studies.save_report(number, letters(scores, report))
+        bench.folder.save_completions(f"report-{number}", scores.completions)
+        studies.save_report(number, letters(scores, report, bench.evaluator.sampling.samples))
         self.progress.scored(scores.pass_at_1, seconds["total"], _standing(studies))
 
 

@@ -25,8 +25,9 @@ def test_the_python_example_runs(tmp_path: Path) -> None:
 
 def test_the_example_config_is_valid(tmp_path: Path) -> None:
     from search import SearchConfig
+    from search.config import EvaluationSection
 
-    (text,) = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
+    text, sets = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
     recipe = yaml.safe_load(text)["recipe"]
     recipe["models"][0]["parameters"]["density"] = [1.0, 0.7, 0.1]
     recipe["models"][1]["parameters"]["weight"] = [0.0, 0.3, 0.7, 1.0]
@@ -34,6 +35,10 @@ def test_the_example_config_is_valid(tmp_path: Path) -> None:
     config = SearchConfig.parse(text, folder=tmp_path)
     assert len(config.space.distributions()) == 7
     assert len(config.warm_starts) == 1
+    found = EvaluationSection.model_validate(yaml.safe_load(sets)["evaluation"]).problems
+    assert [(entry.source, entry.weight) for entry in found] == [
+        ("humaneval", 1.0), ("mbpp+", 0.5), ("my/problems.jsonl", 1.0),
+    ]  # fmt: skip
 
 
 def test_every_file_that_is_linked_exists() -> None:

@@ -1,4 +1,4 @@
-"""Greedy decoding with a model's own attention and caches, for models whose attention cannot be lent another one's.
+"""Decoding with a model's own attention and caches, for models whose attention cannot be lent another one's.
 
 Guarantees: those of `TransformersGenerator`, at less speed: rows are padded to one width, drafts are not used, and the
 likelihood of a reference is not computed.
@@ -16,8 +16,10 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evaluation.generation.cache import growing_cache, select_rows
+from evaluation.generation.draws import Draw
 from evaluation.generation.memory import is_out_of_memory
 from evaluation.generation.protocol import Generated, Request
+from evaluation.generation.sampling import choose
 from evaluation.generation.text import end_tokens, is_written, text_after
 from evaluation.generation.threads import threads_for
 
@@ -92,7 +94,7 @@ class PaddedGenerator:
                 logits_to_keep=last,
                 **{self._cache_argument: cache},
             )
-            tokens = output.logits[:, -1].argmax(dim=-1, keepdim=True)
+            tokens = choose(output.logits[:, -1], *rows.draws())[:, None]
             rows.append(tokens)
             for row in [row for row in rows.open() if self._is_finished(rows, row)]:
                 written = rows.written[row]
@@ -148,6 +150,11 @@ class _Rows:
     def request(self, row: int) -> Request:
         """Return what is wanted of a row."""
         return self._requests[self._indices[row]]
+
+    def draws(self) -> tuple[list[Draw | None], list[int], list[int]]:
+        """Return how the next token of each row is drawn, its place, and how many it is, as `choose` takes them."""
+        draws = [self._requests[index].draw for index in self._indices]
+        return draws, [len(written) for written in self.written], [1] * len(draws)
 
     def append(self, tokens: Tensor) -> None:
         """Add a token (rows, 1) to every open row."""

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, get_args
 
+from evaluation.generation.draws import Draw
+
 if TYPE_CHECKING:  # names of backends are known without waiting for torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -24,6 +26,7 @@ class Request:
         drafts: what similar models wrote after the same prompt, as token ids, likelier ones first. They save time
             where the model agrees, and change nothing else.
         reference: a completion whose likelihood under the model is wanted; empty for none.
+        draw: how the tokens are drawn; None: each is the likeliest.
     """
 
     prompt: Sequence[int]
@@ -31,6 +34,7 @@ class Request:
     max_new_tokens: int = 512
     drafts: Sequence[Sequence[int]] = ()
     reference: Sequence[int] = ()
+    draw: Draw | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,21 +1,22 @@
-"""Greedy decoding of many prompts on a live transformers model, at the speed of verification.
+"""Decoding of many prompts on a live transformers model, at the speed of verification.
 
 A pass is one forward over the newest tokens of all rows and, behind them, guesses of what follows (see `drafts`). The
 model's own choice at every position tells how far a guess holds; what holds is kept, and the first choice that differs
 as well. Reading a prompt is the same pass with more tokens.
 
-Guarantees: in float32 the tokens are those of `model.generate(do_sample=False)` for each prompt alone, whatever the
-batch size and the drafts; a row that is finished costs no further steps, and its place is taken by a request that
-waits. In 16-bit dtypes no engine is batch-invariant: the same requests at the same batch size give the same tokens.
+Guarantees: in float32 the tokens are those of `model.generate(do_sample=False)` for each prompt alone, or those that
+its `Draw` draws, whatever the batch size and the drafts; a row that is finished costs no further steps, and its place
+is taken by a request that waits. In 16-bit dtypes no engine is batch-invariant: the same requests at the same batch
+size give the same tokens.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -27,6 +28,7 @@ from evaluation.generation.layout import Layout, Piece
 from evaluation.generation.memory import free_bytes, is_out_of_memory
 from evaluation.generation.protocol import Generated, Request
 from evaluation.generation.rows import Row
+from evaluation.generation.sampling import choose
 from evaluation.generation.slots import Slots
 from evaluation.generation.text import end_tokens, is_written, text_after
 from evaluation.generation.threads import threads_for
@@ -42,22 +44,9 @@ _ROWS_AT_ONCE = {"cpu": 16, "cuda": 64}
 # How many tokens more in a pass take as long as a pass of its own: a guess is worth its place if it is likely enough.
 _PASS_WORTH_TOKENS = {"cpu": 30, "cuda": 130}
 
-Chooser: TypeAlias = Callable[[Tensor, Sequence[Row], Sequence[int]], Tensor]
-
 
 class _Logits(Protocol):
     logits: Tensor
-
-
-def greedy(logits: Tensor, rows: Sequence[Row], counts: Sequence[int]) -> Tensor:  # noqa: ARG001 - others need them
-    """Choose the likeliest token at each position.
-
-    Args:
-        logits: (positions, vocabulary), row after row.
-        rows: that ask.
-        counts: of each row's positions; the first is that of its next token.
-    """
-    return logits.argmax(dim=-1)
 
 
 class TransformersGenerator:
@@ -69,7 +58,6 @@ class TransformersGenerator:
         batch_size: requests decoded at once; by default as many as memory has room for, up to 256. Halved, and said so
             in the log, when memory runs out all the same.
         drafting: whether guesses are made at all; without them, a pass has the same shape for every model.
-        choose: which token to write; see `greedy`.
 
     Raises:
         UnsupportedAttentionError: the model's layers are not attention that can be lent another one's.
@@ -82,13 +70,11 @@ class TransformersGenerator:
         batch_size: int | None = None,
         *,
         drafting: bool = True,
-        choose: Chooser = greedy,
     ) -> None:
         self._model = model
         self._tokenizer = tokenizer
         self._most_rows = batch_size or _MOST_ROWS
         self._drafting = drafting
-        self._choose = choose
         self._ends = end_tokens(model, tokenizer)
         self._context = int(getattr(model.config.get_text_config(), "max_position_embeddings", 0) or 2**31)
         self._is_spread = len(set(getattr(model, "hf_device_map", {}).values())) > 1
@@ -135,7 +121,8 @@ class TransformersGenerator:
         rows = [batch.rows[piece.row] for piece in pieces]
         counts = [len(row.draft) + 1 for row in rows]
         logits = self._forward(pieces, counts, batch.slots)
-        choices = self._choose(logits, rows, counts).tolist()
+        draws, starts = [row.request.draw for row in rows], [len(row.written) for row in rows]
+        choices = choose(logits, draws, starts, counts).tolist()
         first = 0
         for row, count in zip(rows, counts, strict=True):
             if row.reads_reference:

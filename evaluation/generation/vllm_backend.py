@@ -1,9 +1,10 @@
-"""Greedy decoding with vLLM: one engine for a whole search, whose weights are replaced before each candidate.
+"""Decoding with vLLM: one engine for a whole search, whose weights are replaced before each candidate.
 
 Guarantees: the engine is started once and again only where a model of another shape, another vocabulary or longer
 prompts come; it ends with this object, and with this process in any case. Drafts are verified by vLLM's own speculative
 decoding. In float32 the tokens are those of transformers' greedy decoding; in 16-bit dtypes no engine is
-batch-invariant.
+batch-invariant. Samples are drawn by vLLM, from the seed of each request's `Draw`: they are other ones than those of
+the transformers backend, and with drafts of the same distribution but not the same tokens as without.
 
 Does not: run a model over several GPUs, or one whose code comes with the model.
 """

@@ -15,6 +15,7 @@ from evaluation.sandbox import landlock, limits, seccomp
 from evaluation.sandbox.attacks import BY_LAYER, Attack, got_through
 from evaluation.sandbox.isolation import Isolation, Layer, LayerName
 
+_PROBE_SECONDS = 3.0  # processor time of an attempt to break out; none needs it
 _EVERYTHING = {name: attack for attacks in BY_LAYER.values() for name, attack in attacks.items()}
 
 
@@ -23,7 +24,6 @@ class Confinement:
 
     Args:
         scratch: the folder that a run may write; None if it may write none.
-        budget_seconds: the time of a check.
         numpy: the folders of numpy.
         bubblewrap: the version of the bubblewrap that the zygote is in; empty if it is in none.
         without_bubblewrap: why that is.
@@ -33,7 +33,6 @@ class Confinement:
     def __init__(
         self,
         scratch: Path | None,
-        budget_seconds: float,
         *,
         numpy: Sequence[Path] = (),
         bubblewrap: str = "",
@@ -41,7 +40,6 @@ class Confinement:
         delay_is_measured: bool = True,
     ) -> None:
         self._scratch = scratch
-        self._budget_seconds = budget_seconds
         self._ruleset: int | None = None
         self._filter: bytes | None = None
         layers = [Layer("two processes", True), self._bounds(), self._no_new_privileges(), self._calls()]
@@ -58,10 +56,13 @@ class Confinement:
         """What must stay open until ``apply``."""
         return () if self._ruleset is None else (self._ruleset,)
 
-    def apply(self) -> None:
-        """Confine this process for good. Raises OSError when a layer that worked in the probe fails."""
+    def apply(self, budget_seconds: float = _PROBE_SECONDS) -> None:
+        """Confine this process for good, for a check of so many seconds.
+
+        Raises OSError when a layer that worked in the probe fails.
+        """
         os.chdir(self._scratch or "/")
-        limits.restrict(self._budget_seconds)
+        limits.restrict(budget_seconds)
         if self._ruleset is not None:
             landlock.enforce(self._ruleset)
             os.close(self._ruleset)
@@ -77,7 +78,7 @@ class Confinement:
         return Isolation(self._layers, refused, tuple(breaches))
 
     def _bounds(self) -> Layer:
-        active = _stops("rlimits", partial(limits.restrict, self._budget_seconds))
+        active = _stops("rlimits", partial(limits.restrict, _PROBE_SECONDS))
         return Layer("rlimits", active, "" if active else "the kernel does not keep them")
 
     def _no_new_privileges(self) -> Layer:

@@ -73,13 +73,13 @@ class SandboxPool:
 
     Args:
         workers: programs checked at once; the machine's number of cores by default.
-        timeout_seconds: of one check.
+        timeout_seconds: of one check; by default what its problem gives.
 
     Raises:
         SandboxError: on a system other than Linux, and for values out of range.
     """
 
-    def __init__(self, workers: int | None = None, timeout_seconds: float = 3.0) -> None:
+    def __init__(self, workers: int | None = None, timeout_seconds: float | None = None) -> None:
         workers = (os.cpu_count() or 1) if workers is None else workers
         if sys.platform != "linux":
             raise SandboxError(
@@ -88,14 +88,14 @@ class SandboxPool:
             )
         if workers < 1:
             raise SandboxError(f"workers: {workers} is less than 1")
-        if not 0 < timeout_seconds <= 3600:
+        if timeout_seconds is not None and not 0 < timeout_seconds <= 3600:
             raise SandboxError(f"timeout_seconds: {timeout_seconds} is outside (0, 3600]")
         # Only now: they import what other systems do not have.
         from evaluation.sandbox.bubblewrap import find
         from evaluation.sandbox.worker import Worker
 
         gate, bubblewrap = Gate(), find()
-        self._shared = _Shared(tuple(Worker(float(timeout_seconds), gate, bubblewrap) for _ in range(workers)))
+        self._shared = _Shared(tuple(Worker(timeout_seconds, gate, bubblewrap) for _ in range(workers)))
         # Daemons: an interpreter that ends without close() must not wait for them; the zygotes end with it.
         self._threads = [
             threading.Thread(target=_serve, args=(self._shared, worker), name=f"sandbox-{number}", daemon=True)

@@ -62,12 +62,12 @@ class Worker:
     """A pair of zygotes, started when first needed. Belongs to one thread; `stop` alone may be called from others.
 
     Args:
-        budget_seconds: the time of a check.
+        budget_seconds: the time of a check; None for what its problem gives.
         gate: of the pool.
         bubblewrap: what the zygotes are put in, if it works here.
     """
 
-    def __init__(self, budget_seconds: float, gate: Gate, bubblewrap: Bubblewrap) -> None:
+    def __init__(self, budget_seconds: float | None, gate: Gate, bubblewrap: Bubblewrap) -> None:
         self._budget_seconds = budget_seconds
         self._gate = gate
         self._bubblewrap = bubblewrap
@@ -82,10 +82,10 @@ class Worker:
             with self._lock:
                 if self._stopped:
                     raise SandboxError("the sandbox has been closed")
-                solution = _Zygote("solution", self._budget_seconds, self._bubblewrap)
+                solution = _Zygote("solution", self._bubblewrap)
                 self._owes_report = False
                 try:
-                    self._pair = solution, _Zygote("checker", self._budget_seconds, self._bubblewrap)
+                    self._pair = solution, _Zygote("checker", self._bubblewrap)
                 except BaseException:
                     solution.close()
                     raise
@@ -131,12 +131,13 @@ class Worker:
         """Run one program once. Raises _Undecided."""
         assert self._pair is not None
         solution, checker = self._pair
-        hard_wall_seconds = self._budget_seconds * (_HARD_WALL_BUDGETS_ALONE if alone else _HARD_WALL_BUDGETS)
+        budget_seconds = self._budget_seconds or problem.timeout_seconds
+        hard_wall_seconds = budget_seconds * (_HARD_WALL_BUDGETS_ALONE if alone else _HARD_WALL_BUDGETS)
         try:
             if self._owes_report:  # of the run before: it has ended while the caller had its verdict
                 solution.end_of_run(hard_wall_seconds)
             self._owes_report = True
-            self._submit(problem, completion, hard_wall_seconds)
+            self._submit(problem, completion, budget_seconds, hard_wall_seconds)
             checked = checker.end_of_run(hard_wall_seconds)
             solution.control.send({})
             if checked["verdict"] and cast("tuple[str, str]", checked["verdict"])[0] != "lost":
@@ -145,18 +146,19 @@ class Worker:
             self._owes_report = False
         except ControlClosed:
             raise _Undecided("a sandbox process has died") from None
-        return _judge_lost(checked, solved, cpu_limit_seconds(self._budget_seconds))
+        return _judge_lost(checked, solved, cpu_limit_seconds(budget_seconds))
 
-    def _submit(self, problem: Problem, completion: str, hard_wall_seconds: float) -> None:
+    def _submit(self, problem: Problem, completion: str, budget_seconds: float, hard_wall_seconds: float) -> None:
         """Give each side its part, and one end each of a fresh connection. Raises ControlClosed."""
         assert self._pair is not None
         program = f"{problem.prompt}{completion}\n"
         solving = SolutionJob(program, problem.entry_point)
         checking = CheckerJob(problem.prompt, problem.test, problem.entry_point)
+        limits = {"budget_seconds": budget_seconds, "hard_wall_seconds": hard_wall_seconds}
         ends = socket.socketpair()
         try:
             for zygote, job, end in zip(self._pair, (asdict(solving), asdict(checking)), ends, strict=True):
-                zygote.control.send({"job": job, "hard_wall_seconds": hard_wall_seconds}, end.fileno())
+                zygote.control.send({"job": job, **limits}, end.fileno())
         finally:
             for end in ends:
                 end.close()
@@ -165,7 +167,7 @@ class Worker:
 class _Zygote:
     """The pool's handle on one zygote."""
 
-    def __init__(self, role: Role, budget_seconds: float, bubblewrap: Bubblewrap) -> None:
+    def __init__(self, role: Role, bubblewrap: Bubblewrap) -> None:
         self._role = role
         self._scratch = "" if role == "checker" or bubblewrap.command else tempfile.mkdtemp(prefix="merge-search-")
         boxed = bool(bubblewrap.command)
@@ -177,7 +179,6 @@ class _Zygote:
             role=role,
             control=theirs.fileno(),
             processes=processes,
-            budget_seconds=budget_seconds,
             scratch=scratch,
             numpy=tuple(map(str, numpy_folders())),
             bubblewrap=bubblewrap.detail if boxed else "",

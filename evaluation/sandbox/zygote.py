@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.machinery import PathFinder
 from importlib.util import module_from_spec
 from pathlib import Path
@@ -57,7 +58,6 @@ class Settings:
         role: the side of the pair.
         control: the descriptor of the control connection.
         processes: the descriptor of the system's /proc, or -1.
-        budget_seconds: the time of a check.
         scratch: the folder that a run may write; empty for the checker, whose runs may write none.
         numpy: the folders of numpy.
         bubblewrap: the version of the bubblewrap that the zygote is in; empty if it is in none.
@@ -67,7 +67,6 @@ class Settings:
     role: Role
     control: int
     processes: int
-    budget_seconds: float
     scratch: str
     numpy: tuple[str, ...]
     bubblewrap: str
@@ -97,7 +96,6 @@ class Zygote:
         self._scratch = Scratch(Path(settings.scratch)) if settings.scratch else None
         self._confinement = Confinement(
             self._scratch.path if self._scratch else None,
-            settings.budget_seconds,
             numpy=[Path(folder) for folder in settings.numpy],
             bubblewrap=settings.bubblewrap,
             without_bubblewrap=settings.without_bubblewrap,
@@ -133,11 +131,12 @@ class Zygote:
         if any("numpy" in str(text) for text in job.values()) and self._load_numpy():
             self._end(run)  # it was forked too early
             run = self._fork()
-        run.control.send(job, connection)
+        budget_seconds = cast("float", message["budget_seconds"])
+        run.control.send({"job": job, "budget_seconds": budget_seconds}, connection)
         os.close(connection)
         verdict = None
         try:
-            verdict = self._watch(run, cast("float", message["hard_wall_seconds"]))
+            verdict = self._watch(run, budget_seconds, cast("float", message["hard_wall_seconds"]))
             if verdict is not None:  # nothing of the run's end can change it
                 self._control.send({"verdict": verdict})
         finally:
@@ -169,15 +168,16 @@ class Zygote:
             limits.detach(zygote, kept if self._settings.role == "solution" else [report, *kept])
             told, connection = Control(jobs).receive()
             jobs.close()
-            job = cast("dict[str, str]", told)
+            job = cast("dict[str, str]", told["job"])
+            confine = partial(self._confinement.apply, cast("float", told["budget_seconds"]))
             assert connection is not None
             if self._settings.role == "solution":
-                serve(SolutionJob(**job), connection, number, self._confinement.apply)
-            Checker(CheckerJob(**job), connection, report).run(number, self._confinement.apply)
+                serve(SolutionJob(**job), connection, number, confine)
+            Checker(CheckerJob(**job), connection, report).run(number, confine)
         finally:
             os._exit(1)
 
-    def _watch(self, run: _Run, hard_wall_seconds: float) -> tuple[str, str] | None:
+    def _watch(self, run: _Run, budget_seconds: float, hard_wall_seconds: float) -> tuple[str, str] | None:
         """Return when the run has ended, must end, or is to be stopped, with its verdict if there is one.
 
         Raises ControlClosed.
@@ -194,7 +194,7 @@ class Zygote:
                 if isinstance(first, str):
                     return _in_time((first, second), budget)
                 clock = Clock(self._settings.processes, (first, second))
-                budget = Budget(clock, self._settings.budget_seconds, hard_wall_seconds)
+                budget = Budget(clock, budget_seconds, hard_wall_seconds)
             if self._wakeup in ready and os.waitid(os.P_PID, run.process, os.WEXITED | os.WNOHANG | os.WNOWAIT):
                 return None
             if self._control.fileno() in ready:

@@ -27,7 +27,7 @@ import yaml
 from evaluation import DraftBook, DraftEntry, Evaluator, ProblemSet, Request, load_problems
 from evaluation.generation.book import prompt_key
 from evaluation.generation.transformers_backend import TransformersGenerator
-from evaluation.prompts import COMPLETION_STOPS, render
+from evaluation.prompts import render, stops
 from merging import Merger, ParentSet, Recipe
 from search import SearchConfig
 from search.worker import baselines
@@ -58,7 +58,9 @@ def candidates(config: SearchConfig, count: int) -> list[Recipe]:
     return [config.space.recipe_at(trial.params) for trial in trials]
 
 
-def by_transformers(model: Any, tokenizer: Any, prompts: Sequence[list[int]], most: int, batch: int) -> list[list[int]]:
+def by_transformers(
+    model: Any, tokenizer: Any, prompts: Sequence[list[int]], stop_texts: Sequence[str], most: int, batch: int
+) -> list[list[int]]:
     """Return what `generate` writes, with its own stop strings, prompts of like length together."""
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
     written: dict[int, list[int]] = {}
@@ -73,7 +75,7 @@ def by_transformers(model: Any, tokenizer: Any, prompts: Sequence[list[int]], mo
             attention_mask=mask,
             max_new_tokens=most,
             do_sample=False,
-            stop_strings=list(COMPLETION_STOPS),
+            stop_strings=list(stop_texts),
             tokenizer=tokenizer,
             pad_token_id=pad,
         )
@@ -133,7 +135,7 @@ class Bench:
             text = render(problem, "completion", tokenizer)
             tokens = tokenizer.encode(text)
             known = self.book.drafts(prompt_key(text, tokens)) if drafts else ()
-            found.append(Request(tokens, COMPLETION_STOPS, self.most, known))
+            found.append(Request(tokens, stops(problem, "completion"), self.most, known))
         return found
 
     def write(self, recipe: Recipe, parent: bool) -> tuple[float, int]:
@@ -157,7 +159,7 @@ class Bench:
             "ours, drafts of the search": lambda: by_us(model, tokenizer, drafted),
         }
         for batch in batches:
-            one = partial(by_transformers, model, tokenizer, prompts, self.most, batch)
+            one = partial(by_transformers, model, tokenizer, prompts, plain[0].stops, self.most, batch)
             functions[f"transformers generate, batch {batch}"] = one
         rows = []
         for name, function in functions.items():

@@ -119,7 +119,7 @@ def test_every_attack_gets_through_where_nothing_stops_it() -> None:
 
 def test_a_layer_that_is_there_and_does_not_stop_what_it_should_is_missing() -> None:
     program = "from evaluation.sandbox.confinement import Confinement\n"
-    program += "print(Confinement(None, 1.0, bubblewrap='9.9').examine().missing)"
+    program += "print(Confinement(None, bubblewrap='9.9').examine().missing)"
     assert eval(run(program)) == ("bubblewrap (it does not stop what it should)",)
 
 

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from evaluation import ConsentError, DraftBook, EvaluationError, Evaluator, Problem, ProblemSet, Status
+from evaluation import (
+    ConsentError,
+    DraftBook,
+    EvaluationError,
+    Evaluator,
+    Problem,
+    ProblemSet,
+    Sampling,
+    Status,
+    pass_at_k,
+)
 from evaluation.prompts import extract, render
 from evaluation.sandbox.verdict import Verdict
 
@@ -42,6 +53,8 @@ def test_a_report_has_an_outcome_for_every_problem(problems: ProblemSet, tiny_mo
         assert outcome.passed == (outcome.status == "passed")
     passed = sum(outcome.passed for outcome in report.outcomes.values())
     assert report.pass_at_1 == passed / 2
+    assert list(report.completions) == list(report.outcomes.values())
+    assert report.tries == [1]
 
 
 def _row(ids: list[int]) -> Any:
@@ -120,3 +133,41 @@ def test_outcomes_can_be_taken_one_by_one(problems: ProblemSet, tiny_model: tupl
         assert first.status in statuses
         report = evaluator.evaluate(*tiny_model)
     assert report.outcomes[first.task_id] == first
+
+
+def test_several_samples_are_drawn_of_each_problem_whichever_part_is_scored(
+    problems: ProblemSet, tiny_model: tuple[Any, Any]
+) -> None:
+    sampling = Sampling(samples=10, temperature=1.0, seed=3)
+    seen: list[tuple[int, int]] = []
+    book = DraftBook()
+    options: dict[str, Any] = {"allow_code_execution": True, "max_new_tokens": 12, "workers": 1}
+    with Evaluator(problems, sampling=sampling, **options) as evaluator:
+        found = evaluator.evaluate(*tiny_model, progress=lambda done, of: seen.append((done, of)), drafts=book)
+        again = evaluator.evaluate(*tiny_model, problems=problems.subset(["toy/any"]), drafts=book)
+        plain = evaluator.evaluate(*tiny_model, plain=True)
+    assert seen[-1] == (20, 20)
+    assert {task: len(own) for task, own in found.samples.items()} == dict.fromkeys(problems.task_ids, 10)
+    assert len({outcome.completion for outcome in found.samples["toy/any"]}) > 5
+    written = [[outcome.completion for outcome in each.samples["toy/any"]] for each in (found, again, plain)]
+    assert written[0] == written[1] == written[2]
+    passed = {task: [outcome.passed for outcome in own] for task, own in found.samples.items()}
+    assert found.tries == [1, 10]
+    for k in (1, 2, 10):
+        assert found.pass_at(k) == pytest.approx(pass_at_k(passed, k))
+    low, high = found.interval
+    assert low <= found.pass_at_1 <= high
+
+
+def test_a_problem_may_be_asked_in_another_format_than_the_others(
+    problems: ProblemSet, adder: Problem, tiny_model: tuple[Any, Any]
+) -> None:
+    model, tokenizer = tiny_model
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.chat_template = "{{ messages[0]['content'] }}<answer>"
+    both = ProblemSet("toy", (*problems, replace(adder, task_id="toy/asked", asked="chat")))
+    with Evaluator(both, allow_code_execution=True, max_new_tokens=4, workers=1) as evaluator:
+        tokens = evaluator.prompt_tokens(tokenizer, "completion")
+        assert tokens[0] == tuple(tokenizer.encode(render(adder, "completion", tokenizer)))
+        assert tokens[2] == tuple(tokenizer.encode(render(adder, "chat", tokenizer), add_special_tokens=False))
+        assert len(evaluator.evaluate(model, tokenizer).outcomes) == 3

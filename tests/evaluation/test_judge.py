@@ -132,3 +132,13 @@ def test_what_was_found_before_a_caller_left_is_kept(
     with Judge(workers=1) as judge:
         judge.remember_in(tmp_path / "verdicts.db")
         assert executed(judge, [programs[first]], monkeypatch) == 0
+
+
+def test_each_problem_has_its_own_time_unless_the_judge_gives_one(adder: Problem) -> None:
+    busy = "    import time\n    while time.process_time() < 0.7: pass\n    return a + b\n"
+    test = "def check(candidate):\n    assert candidate(1, 2) == 3\n"
+    short, long = (replace(adder, test=test, timeout_seconds=seconds) for seconds in (0.3, 10.0))
+    with Judge(workers=1) as judge:
+        assert [verdict.status for _, verdict in judge.verdicts([(short, busy), (long, busy)])] == ["timeout", "passed"]
+    with Judge(workers=1, timeout_seconds=10.0) as judge:
+        assert [verdict.status for _, verdict in judge.verdicts([(short, busy)])] == ["passed"]

@@ -95,8 +95,8 @@ def test_an_answer_without_the_function_fails_and_breaks_nothing(
         ("\n# at once", ""),
     ],
 )
-def test_a_completion_ends_before_the_first_stop(text: str, expected: str) -> None:
-    assert truncate(text, stops("completion")) == expected
+def test_a_completion_ends_before_the_first_stop(adder: Problem, text: str, expected: str) -> None:
+    assert truncate(text, stops(adder, "completion")) == expected
 
 
 def test_a_completion_prompt_ends_without_white_space(humaneval: ProblemSet, tiny_model: tuple[Any, Any]) -> None:

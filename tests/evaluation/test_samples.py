@@ -23,7 +23,7 @@ def test_verdicts_come_in_the_order_of_the_lines(tmp_path: Path, humaneval: Prob
     scored = score_samples(write(tmp_path / "s.jsonl", *samples), humaneval, allow_code_execution=True)
     assert scored.task_ids == tuple(sample["task_id"] for sample in samples)
     assert [verdict.passed for verdict in scored.verdicts] == [True, True, False, True, True]
-    assert scored.pass_at_1 == pytest.approx((0.5 + 3) / 4)
+    assert scored.pass_at[1] == pytest.approx((0.5 + 3) / 4)
     assert "two processes" in str(scored.isolation)
 
 

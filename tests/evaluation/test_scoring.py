@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
 from evaluation import paired_test, pass_at_k, wilson_interval
+from evaluation.scoring import Group, interval, weighted_mean
 
 outcomes = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=0, max_size=200)
 
@@ -46,8 +49,51 @@ def test_of_no_problems_everything_is_possible() -> None:
     assert wilson_interval(0, 0) == (0.0, 1.0)
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(st.booleans(), min_size=3, max_size=8), min_size=1, max_size=5), st.integers(1, 3))
 def test_pass_at_k_is_the_chance_that_one_of_k_samples_passes(samples: list[list[bool]], k: int) -> None:
     chances = [1 - math.comb(len(s) - sum(s), k) / math.comb(len(s), k) for s in samples]
     found = pass_at_k({str(index): s for index, s in enumerate(samples)}, k)
     assert found == pytest.approx(sum(chances) / len(chances))
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 5), st.lists(st.booleans(), min_size=1, max_size=60)), min_size=1, max_size=3))
+def test_the_interval_of_weighted_sets_holds_their_mean_and_is_wilsons_of_one(
+    sets: list[tuple[int, list[bool]]],
+) -> None:
+    groups = [Group(weight, passed) for weight, passed in sets]
+    low, high = interval(groups)
+    assert 0 <= low <= weighted_mean(groups) <= high <= 1
+    if len(groups) == 1:
+        passed = sets[0][1]
+        assert (low, high) == pytest.approx(wilson_interval(sum(passed), len(passed)), abs=1e-12)
+    else:
+        # No wider than the sets' own intervals together, and no narrower than the share of any.
+        shares = [weight / sum(weight for weight, _ in sets) for weight, _ in sets]
+        widths = [high - low for low, high in (wilson_interval(sum(own), len(own)) for _, own in sets)]
+        wide = [share * width for share, width in zip(shares, widths, strict=True)]
+        assert high - low <= sum(wide) + 1e-12
+
+
+def test_the_weighted_mean_leaves_out_what_has_no_problems() -> None:
+    assert weighted_mean([Group(1, [1, 0]), Group(3, [1, 1]), Group(9, [])]) == pytest.approx((0.5 + 3 * 1) / 4)
+    assert weighted_mean([Group(1, [])]) == 0.0
+    assert interval([Group(1, [])]) == (0.0, 1.0)
+
+
+def test_the_interval_of_several_samples_covers_the_truth_as_often_as_it_says() -> None:
+    random = np.random.default_rng(0)
+    hit = 0
+    for _ in range(100):
+        chances = random.beta(2, 3, size=(2, 60))
+        drawn = random.binomial(5, chances) / 5
+        low, high = interval([Group(1, drawn[0].tolist()), Group(3, drawn[1].tolist())])
+        hit += low <= 0.4 <= high  # the mean of Beta(2, 3)
+    assert 88 <= hit <= 100
+
+
+def test_of_several_samples_a_problem_is_won_by_whoever_passes_more() -> None:
+    test = paired_test({"a": 0.6, "b": 0.2, "c": 1.0, "d": 0.0}, {"a": 0.4, "b": 0.8, "c": 1.0, "d": 0.2})
+    assert (test.won, test.lost) == (("a",), ("b", "d"))
+    assert test.p_value == pytest.approx(binomtest(1, 3).pvalue)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from evaluation import Evaluator, load_problems
+from evaluation import Evaluator, Sampling, load_problems
 from evaluation.errors import EvaluationError
 from evaluation.generation.protocol import Generated, Request
 from evaluation.generation.text import text_after
@@ -152,6 +152,20 @@ def test_writing_ends_at_a_stop_text_also_within_a_draft(backend: VllmBackend, f
         assert one.text == (other.text[: end + len(stop)] if end >= 0 else other.text)
         assert one.tokens == other.tokens[: len(one.tokens)]
     assert min(len(one.tokens) for one in stopped) < NEW_TOKENS
+
+
+@pytest.mark.vllm
+def test_samples_are_drawn_again_from_the_same_seed(backend: VllmBackend, family: Family) -> None:
+    family.become(0)
+    sampling = Sampling(samples=2, temperature=1.0, seed=4)
+    requests = [
+        Request(prompt, max_new_tokens=NEW_TOKENS, draw=sampling.draw(str(index), sample))
+        for index, prompt in enumerate(family.prompts)
+        for sample in range(2)
+    ]
+    first, again = ([one.tokens for one in generated(backend, family, requests, plain=True)] for _ in range(2))
+    assert first == again
+    assert len(set(first)) == len(first)
 
 
 @pytest.mark.vllm

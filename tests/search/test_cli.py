@@ -179,7 +179,7 @@ BAD: dict[str, tuple[Callable[[Family], None], tuple[str, ...]]] = {
     ),
     "problems that are a folder": (
         replaced("problems.jsonl", "a"),
-        ("search.yaml: evaluation.problems: ", "/a: is a folder"),
+        ("problems ", "/a: datasets cannot load it"),
     ),
     "truncated weights": (cut, ("a/model.safetensors: is no whole safetensors file",)),
     "corrupted weights": (garbled, ("a/model.safetensors: is no whole safetensors file",)),
@@ -452,3 +452,83 @@ def test_an_output_that_cannot_be_written_is_one_message(finished: Path, tmp_pat
 def test_the_package_is_a_program() -> None:
     done = subprocess.run([sys.executable, "-m", "search", "--help"], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("Usage: merge-search [OPTIONS] COMMAND")
+
+
+def test_samples_are_drawn_and_tries_are_counted(command: Command, family: Family) -> None:
+    options = ["--problems", family.problems, "--max-new-tokens", "12", "--allow-code-execution"]
+    drawn = ["--samples", "10", "--temperature", "0.8", "--top-p", "0.95"]
+    found = json.loads(command("evaluate", family.a, *options, *drawn, "--json").stdout)
+    assert 0 <= found["pass@1"] <= found["pass@10"] <= 1
+    assert {len(problem["samples"]) for problem in found["problems"].values()} == {10}
+    same = command("evaluate", family.a, *options, "--samples", "10")
+    refused(same, "--samples 10: are all the same at temperature 0")
+    refused(command("evaluate", family.a, *options, "--temperature", "1", "--top-p", "0"), "--top-p 0.0")
+
+
+def test_several_sets_are_scored_together(command: Command, family: Family, tmp_path: Path) -> None:
+    other = tmp_path / "other.jsonl"
+    other.write_text(family.problems.read_text().splitlines()[0] + "\n")
+    options = ["--problems", family.problems, "--problems", other, "--max-new-tokens", "12", "--allow-code-execution"]
+    found = json.loads(command("evaluate", family.a, *options, "--json").stdout)
+    assert found["scores"].keys() == {"problems.jsonl", "other.jsonl"}
+    assert found["pass@1"] == pytest.approx(sum(found["scores"].values()) / 2)
+    assert "\nother.jsonl: pass@1 " in command("evaluate", family.a, *options).stdout
+
+
+def test_every_prompt_format_is_compared_under_every_parents_tokenizer(
+    command: Command, family: Family, tmp_path: Path
+) -> None:
+    recipe = tmp_path / "linear.yaml"
+    recipe.write_text(
+        f"merge_method: linear\nmodels: [{{model: {family.a}, parameters: {{weight: 1}}}}, "
+        f"{{model: {family.b}, parameters: {{weight: 1}}}}]\n"
+    )
+    file = Path(family.b) / "tokenizer_config.json"
+    config = json.loads(file.read_text())
+    template = "{% for message in messages %}<user>{{ message['content'] }}{% endfor %}<answer>"
+    file.write_text(json.dumps(config | {"chat_template": template}))
+    (Path(family.b) / "chat_template.jinja").unlink(missing_ok=True)
+    options = ["--problems", family.problems, "--max-new-tokens", "12", "--allow-code-execution"]
+    rows = json.loads(command("evaluate", recipe, *options, "--prompt-formats", "all", "--json").stdout)
+    assert [(row["prompt"], Path(row["tokenizer"]).name) for row in rows] == [
+        (prompt, name) for prompt in ("completion", "chat") for name in ("the merge", "a", "b")
+    ]
+    scored = {(row["prompt"], Path(row["tokenizer"]).name) for row in rows if "pass@1" in row}
+    assert ("completion", "the merge") in scored
+    assert ("chat", "b") in scored
+    assert all(row["note"] for row in rows if "pass@1" not in row)
+    shown = command("evaluate", recipe, *options, "--prompt-formats", "all").stdout
+    assert "the same prompts as completion, the merge" in shown
+
+
+def test_two_trials_or_reports_are_compared_problem_by_problem(
+    command: Command, family: Family, finished: Path, tmp_path: Path
+) -> None:
+    board = {row["trial"]: row for row in json.loads(command("leaderboard", finished, "--json").stdout)["rows"]}
+    best_parent = next(row for row in board.values() if row["kind"] == "parent" and row["won"] == row["lost"] == 0)
+    other = next(row for row in board.values() if row["report_score"] is not None and row["won"] + row["lost"])
+    words = f"{finished}:{other['trial']}", f"{finished}:{best_parent['trial']}"
+    found = json.loads(command("compare", *words, "--json").stdout)
+    assert found["split"] == "report"
+    assert (len(found["won"]), len(found["lost"])) == (other["won"], other["lost"])
+    assert found["p_value"] == pytest.approx(other["p_value"])
+    assert found["pass@1"][0] == pytest.approx(other["report_score"])
+    assert found["intervals"][0] == pytest.approx(other["report_interval"])
+    shown = command("compare", *words).stdout
+    assert f"won {other['won']}" in shown
+    assert "exact McNemar test: p = " in shown
+
+    options = ["--problems", family.problems, "--max-new-tokens", "12", "--allow-code-execution", "--json"]
+    report = tmp_path / "a.json"
+    report.write_text(command("evaluate", family.a, *options).stdout)
+    same = json.loads(command("compare", report, f"{finished}:0", "--json").stdout)
+    assert (same["problems"], same["won"], same["lost"], same["p_value"]) == (16, [], [], 1.0)
+
+
+def test_what_cannot_be_compared_is_named(command: Command, finished: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.json").write_text("{}")
+    (tmp_path / "empty.json").write_text('{"problems": {}}')
+    refused(command("compare", "nowhere", "nowhere"), "nowhere: no such file; give a report")
+    refused(command("compare", tmp_path / "bad.json", f"{finished}:0"), "bad.json: holds no report")
+    refused(command("compare", f"{finished}:99", f"{finished}:0"), ":99: that trial is not over")
+    refused(command("compare", tmp_path / "empty.json", f"{finished}:0"), "have no problem in common")

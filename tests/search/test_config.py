@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -45,7 +46,7 @@ def test_a_config_has_defaults_for_everything_but_the_recipe(family: Family) -> 
         folder=family.folder,
     )
     assert config.search.sampler == "tpe"
-    assert config.evaluation.problems == "humaneval"
+    assert [entry.source for entry in config.evaluation.problems] == ["humaneval"]
     assert not config.evaluation.allow_code_execution
 
 
@@ -53,7 +54,7 @@ def test_paths_are_those_beside_the_config(family: Family, monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
     config = SearchConfig.load(family.write(evaluation=", prompt: {tokenizer: a}"))
     assert config.space.example().parents() == (str(family.a), str(family.b), str(family.base))
-    assert config.evaluation.problems == str(family.problems)
+    assert [entry.source for entry in config.evaluation.problems] == [str(family.problems)]
     assert config.evaluation.prompt.tokenizer == str(family.a)
 
 
@@ -82,7 +83,7 @@ def test_a_folder_called_like_a_word_of_the_recipe_does_not_take_its_place(famil
 def test_a_file_called_humaneval_does_not_take_its_place(family: Family) -> None:
     (family.folder / "humaneval").touch()
     text = family.config().replace("problems.jsonl", "humaneval")
-    assert SearchConfig.parse(text, folder=family.folder).evaluation.problems == "humaneval"
+    assert SearchConfig.parse(text, folder=family.folder).evaluation.problems[0].source == "humaneval"
 
 
 def test_an_anchor_used_twice_is_two_ranges(family: Family) -> None:
@@ -116,6 +117,15 @@ def test_an_anchor_used_twice_is_two_ranges(family: Family) -> None:
         ),
         ("problems.jsonl", "problems.jsonl, prompt: {format: chatty}", "evaluation.prompt.format: .*'chatty'"),
         ("problems.jsonl", "problems.jsonl, prompt: {formt: chat}", "evaluation.prompt.formt: unknown key"),
+        ("problems.jsonl", "[]", "evaluation.problems: "),
+        ("problems.jsonl", "[humaneval, {weight: 1}]", r"evaluation.problems\[1\].source: is missing"),
+        (
+            "problems.jsonl",
+            "[humaneval, {source: a, weight: 0}]",
+            r"evaluation.problems\[1\].weight: expected .* above 0",
+        ),
+        ("problems.jsonl", "problems.jsonl, samples: 4", "evaluation: .*samples 4: are all the same at temperature 0"),
+        ("problems.jsonl", "problems.jsonl, temperature: 1, top_p: 1.5", "evaluation.top_p: expected .* 1"),
         ("recipe:", "recipe: [1]\nignored:", "ignored: unknown key"),
         ("recipe:", "recipes:", "recipes: unknown key|recipe: is missing"),
         ("search: {", "search: {{", r":\d+: is no valid YAML"),
@@ -201,3 +211,26 @@ def test_where_to_merge_is_a_device_or_a_device_map(family: Family) -> None:
         SearchConfig.parse(f"{text}\nmerging: {{device_map: auto, device: cpu}}", folder=family.folder)
     with pytest.raises(SearchError, match=r"merging\.device_map"):
         SearchConfig.parse(f"{text}\nmerging: {{device_map: balanced}}", folder=family.folder)
+
+
+def test_several_sets_have_weights_and_settings_of_their_own(family: Family) -> None:
+    other = family.folder / "other.jsonl"
+    rows = family.problems.read_text().splitlines()
+    other.write_text(rows[0] + "\n" + rows[1] + "\n")
+    left_out = json.loads(rows[1])["task_id"]
+    entry = f"{{source: other.jsonl, weight: 3, prompt: chat, timeout: 9s, without: [{left_out}]}}"
+    text = family.config().replace("problems.jsonl", f"[problems.jsonl, {entry}]", 1)
+    config = SearchConfig.parse(text, folder=family.folder)
+    config.require_files()
+    problems = config.evaluation.load_problems()
+    assert [(part.name, part.weight, len(part.task_ids)) for part in problems.parts] == [
+        ("problems.jsonl", 1.0, len(rows)), ("other.jsonl", 3.0, 1),
+    ]  # fmt: skip
+    assert [(each.asked, each.timeout_seconds) for each in problems][-2:] == [(None, 3.0), ("chat", 9.0)]
+
+
+def test_a_set_that_is_nowhere_is_named(family: Family) -> None:
+    text = family.config().replace("problems.jsonl", "[humaneval, nowhere.jsonl]", 1)
+    config = SearchConfig.parse(text, source="mine.yaml", folder=family.folder)
+    with pytest.raises(SearchError, match=r"mine\.yaml: evaluation\.problems: nowhere\.jsonl: no such file"):
+        config.require_files()

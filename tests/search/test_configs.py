@@ -79,7 +79,7 @@ def test_smollm2_is_a_search_over_the_hub_model_and_two_local_ones() -> None:
     *parents, base = [Path(name).parts[-2:] for name in config.space.example().parents()]
     assert base == ("HuggingFaceTB", "SmolLM2-135M-Instruct")
     assert parents == [("smollm2", "text"), ("smollm2", "numeric")]
-    assert config.evaluation.problems == "humaneval"
+    assert [entry.source for entry in config.evaluation.problems] == ["humaneval"]
     assert config.search.trials >= 8
 
 

@@ -132,11 +132,12 @@ def test_a_failed_trial_is_last_and_has_its_reason(board: Leaderboard) -> None:
 
 def test_json_has_the_documented_keys(board: Leaderboard) -> None:
     read = json.loads(board.to_json())
-    assert read.keys() == {"study", "best", "rows"}
+    assert read.keys() == {"study", "best", "optimism", "rows"}
+    assert read["optimism"] == pytest.approx(8 / SEARCH - 16 / REPORT)
     for found in read["rows"]:
         assert found.keys() == {
-            "kind", "name", "trial", "state", "search_score", "log_likelihood", "report_score", "report_interval",
-            "won", "lost", "p_value", "seconds", "recipe",
+            "kind", "name", "trial", "state", "search_score", "search_scores", "log_likelihood", "report_score",
+            "report_interval", "report_scores", "won", "lost", "p_value", "seconds", "recipe",
         }  # fmt: skip
     first = read["rows"][0]
     assert (first["kind"], first["trial"], first["seconds"]) == ("trial", 5, 1.5)
@@ -261,7 +262,7 @@ def test_many_trials_are_shown_at_once(board: Leaderboard) -> None:
 def test_before_any_trial_there_is_no_best(recorder: Recorder) -> None:
     board = recorder.read()
     assert (board.best, board.best_parent, board.rows) == (None, None, ())
-    assert json.loads(board.to_json()) == {"study": "run", "best": None, "rows": []}
+    assert json.loads(board.to_json()) == {"study": "run", "best": None, "optimism": None, "rows": []}
 
 
 def test_it_can_be_read_while_a_trial_runs(recorder: Recorder) -> None:

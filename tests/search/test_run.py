@@ -440,3 +440,23 @@ def test_the_default_folder_is_called_like_the_config(family: Family, monkeypatc
     monkeypatch.chdir(family.folder)
     run_search(SearchConfig.load(family.write("mine.yaml")), trials=1)
     assert Leaderboard.open("results/mine").study == "mine"
+
+
+def test_a_search_over_several_sets_and_samples_is_scored_by_their_weights(family: Family, tmp_path: Path) -> None:
+    rows = family.problems.read_text().splitlines(keepends=True)
+    (family.folder / "other.jsonl").write_text("".join(rows[:6]))
+    text = family.config().replace("problems.jsonl", "[problems.jsonl, {source: other.jsonl, weight: 3}]", 1)
+    text = text.replace("max_new_tokens", "samples: 2, temperature: 0.5, max_new_tokens", 1)
+    board = run_search(SearchConfig.parse(text, folder=family.folder), tmp_path / "run", trials=1)
+    assert {row.state for row in board.rows} == {"complete"}
+    for found in board.rows:
+        scores = found.search_scores
+        assert scores.keys() == {"problems.jsonl", "other.jsonl"}
+        mean = (scores["problems.jsonl"] + 3 * scores["other.jsonl"]) / 4
+        assert found.search_score == pytest.approx(mean)
+    assert Leaderboard.open(tmp_path / "run").rows == board.rows
+    written = (tmp_path / "run" / "completions" / "trial-0.jsonl").read_text().splitlines()
+    assert len(written) == 2 * len({json.loads(line)["task_id"] for line in written})
+    table = Console(width=160, record=True, file=io.StringIO())
+    table.print(board.table())
+    assert "other.jsonl" in table.export_text()

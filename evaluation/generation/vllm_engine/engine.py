@@ -60,7 +60,7 @@ class Engine:
         """Yield what is written after each prompt as it is finished; ask before each step whether to go on."""
         work = _Work(order.requests)
         for index, request in enumerate(order.requests):
-            added = self._add(str(index), request.prompt, _greedy(request, order.ends))
+            added = self._add(str(index), request.prompt, _parameters(request, order.ends))
             if self._drafting and order.guess:
                 self._drafting.know(added, request)
             if request.reference:
@@ -105,9 +105,12 @@ class _Work:
 _LIKELIHOOD = vllm.SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=0, ignore_eos=True, detokenize=False)
 
 
-def _greedy(request: Request, ends: Sequence[int]) -> vllm.SamplingParams:
+def _parameters(request: Request, ends: Sequence[int]) -> vllm.SamplingParams:
+    draw = request.draw
     return vllm.SamplingParams(
-        temperature=0.0,
+        temperature=draw.temperature if draw else 0.0,
+        top_p=draw.top_p if draw else 1.0,
+        seed=draw.seed if draw else None,
         max_tokens=request.max_new_tokens,
         stop=list(request.stops),
         stop_token_ids=list(ends),

@@ -42,7 +42,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """Write greedily after prompts, until one of `ends`; guess what comes, or do not."""
+    """Write after prompts, until one of `ends`; guess what comes, or do not."""
 
     requests: Sequence[Request]
     ends: Sequence[int]

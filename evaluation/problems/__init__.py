@@ -1,0 +1,19 @@
+"""Problem sets: what they are, and how each of the formats that they come in is read."""
+
+from evaluation.problems.files import read_lines
+from evaluation.problems.loading import SETS, is_there, load_problem_sets, load_problems
+from evaluation.problems.problem import Problem, PromptFormat, Style
+from evaluation.problems.problem_set import Part, ProblemSet
+
+__all__ = [
+    "SETS",
+    "Part",
+    "Problem",
+    "ProblemSet",
+    "PromptFormat",
+    "Style",
+    "is_there",
+    "load_problem_sets",
+    "load_problems",
+    "read_lines",
+]

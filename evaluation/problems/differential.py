@@ -1,0 +1,136 @@
+"""EvalPlus' tests (arXiv:2305.01210): a solution's results against those of the reference, input by input.
+
+This file is executed in the process of the tests, as a part of every problem's test; it needs the standard library, and
+numpy where results are close but not equal. What counts as equal is what evalplus 0.3.1 counts, with one difference:
+the reference, the solution and the special rules each get the arguments as they were, whatever the others did to them.
+"""
+
+from __future__ import annotations
+
+import json  # noqa: F401 - what is executed after this reads the inputs with it, and may name these two numbers
+import math
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from math import inf, nan  # noqa: F401
+from typing import Any
+
+Rule = Callable[[Any, Any, Sequence[Any], float], bool]
+
+_FLOAT_TOLERANCE = 1e-6
+_RELATIVE_TOLERANCE = 1e-7
+
+
+def compare(
+    solution: Callable[..., Any], program: str, entry_point: str, is_mbpp: bool, base: Any, plus: Any, atol: float
+) -> None:
+    """Raise what shows that a solution's results are not the reference's; AssertionError if they are others.
+
+    Args:
+        solution: the function under test.
+        program: the reference, which defines the function of that name.
+        entry_point: the function's name.
+        is_mbpp: whether the special rules of MBPP+ hold, or those of HumanEval+.
+        base: the original inputs, a sequence of arguments each.
+        plus: EvalPlus' further inputs.
+        atol: absolute tolerance of results.
+    """
+    namespace: dict[str, Any] = {}
+    exec(program, namespace)
+    reference: Callable[..., Any] = namespace[entry_point]
+    rule: Rule = (_OF_MBPP if is_mbpp else _OF_HUMANEVAL).get(entry_point, _is_equal)
+    for kind, inputs in (("base", base), ("plus", plus)):
+        tolerance = atol
+        for index, arguments in enumerate(inputs):
+            expected = reference(*deepcopy(arguments))
+            found = solution(*deepcopy(arguments))
+            accepted = rule(found, expected, arguments, tolerance)
+            if rule is not _is_root:
+                # In evalplus the tolerance for floats stays for the inputs that follow.
+                tolerance = _FLOAT_TOLERANCE if tolerance == 0 and _is_floats(expected) else tolerance
+                accepted = accepted or (tolerance != 0 and _is_close(found, expected, tolerance))
+            if not accepted:
+                raise AssertionError(f"{kind} input {index}: not the reference's result")
+
+
+def _is_close(found: Any, expected: Any, tolerance: float) -> bool:
+    import numpy
+
+    if type(found) is not type(expected):
+        return False
+    if isinstance(expected, list | tuple) and len(found) != len(expected):
+        return False
+    return bool(numpy.allclose(found, expected, rtol=_RELATIVE_TOLERANCE, atol=tolerance))
+
+
+def _is_floats(value: Any) -> bool:
+    if isinstance(value, list | tuple) and value:
+        return all(isinstance(item, float) for item in value)
+    return isinstance(value, float)
+
+
+# A rule says whether a result is right: of the result, the expected one, the arguments and the tolerance.
+
+
+def _is_equal(found: Any, expected: Any, _: Any, __: float) -> bool:
+    return bool(found == expected)
+
+
+def _is_root(found: Any, _: Any, arguments: Sequence[Any], tolerance: float) -> bool:
+    """HumanEval/32: any root of the polynomial of these coefficients."""
+    value = sum(part * math.pow(found, power) for power, part in enumerate(arguments[0]))
+    return bool(abs(value) <= tolerance)
+
+
+def _is_anything(_: Any, __: Any, ___: Any, ____: float) -> bool:
+    """Mbpp/164: its tests contradict its task."""
+    return True
+
+
+def _is_equal_or_zero(found: Any, expected: Any, _: Any, __: float) -> bool:
+    """Mbpp/295."""
+    return bool(found == expected or found == 0)
+
+
+def _is_surface(found: Any, expected: Any, arguments: Sequence[Any], tolerance: float) -> bool:
+    """Mbpp/581: the height may be the slant height, as the reference has it, or the pyramid's own."""
+    base_edge, height = arguments
+    slant = math.sqrt((base_edge / 2) ** 2 + height**2)
+    return bool(found == expected) or abs(found - round(base_edge**2 + 2 * base_edge * slant)) <= tolerance
+
+
+def _is_digit_distance(found: Any, expected: Any, arguments: Sequence[Any], _: float) -> bool:
+    """Mbpp/558: the shorter number may be filled up with zeros, which the reference does not do."""
+    first, second = map(str, arguments)
+    width = max(len(first), len(second))
+    pairs = zip(first.zfill(width), second.zfill(width), strict=True)
+    return bool(found == expected or found == sum(abs(int(a) - int(b)) for a, b in pairs))
+
+
+def _is_equal_as_set(found: Any, expected: Any, _: Any, __: float) -> bool:
+    return set(found) == set(expected)
+
+
+def _is_as_present(found: Any, expected: Any, _: Any, __: float) -> bool:
+    """A match counts as a yes."""
+    present = expected is not None
+    return bool(found == present) if isinstance(found, bool) else present == (found is not None)
+
+
+_OF_HUMANEVAL: dict[str, Rule] = {"find_zero": _is_root}
+_OF_MBPP: dict[str, Rule] = {
+    "are_equivalent": _is_anything,
+    "sum_div": _is_equal_or_zero,
+    "surface_Area": _is_surface,
+    "digit_distance_nums": _is_digit_distance,
+    "similar_elements": _is_equal_as_set,
+    "find_char_long": _is_equal_as_set,
+    "common_in_nested_lists": _is_equal_as_set,
+    "extract_singly": _is_equal_as_set,
+    "larg_nnum": _is_equal_as_set,
+    "intersection_array": _is_equal_as_set,
+    "find_dissimilar": _is_equal_as_set,
+    "Diff": _is_equal_as_set,
+    "check_str": _is_as_present,
+    "text_match_three": _is_as_present,
+    "text_starta_endb": _is_as_present,
+}

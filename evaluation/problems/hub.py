@@ -1,0 +1,59 @@
+"""Problem sets from the Hugging Face hub, and what `datasets` has saved or can read from a folder or a Parquet file.
+
+The library is an extra, and imported when it is needed.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from evaluation.errors import EvaluationError
+from evaluation.problems.files import Row
+
+_SPLITS = ("test", "train")
+_SAVED = ("dataset_dict.json", "state.json")
+_FIX = "pip install 'merge-search[hub]', or give a file (.jsonl, .jsonl.gz, .json)"
+
+
+def read_hub(reference: str) -> Iterator[tuple[str, Row]]:
+    """Yield ("NAME[INDEX]", row) of a data set's test split, or of the only one that it has.
+
+    Args:
+        reference: ``owner/name`` or ``owner/name:config`` of the hub, a folder, or a Parquet file.
+
+    Raises:
+        EvaluationError: `datasets` is missing, or cannot load it.
+    """
+    try:
+        import datasets
+    except ImportError:
+        raise EvaluationError(f"problems {reference}: needs the package datasets; {_FIX}") from None
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()
+    try:
+        found = _load(datasets, reference)
+    except Exception as error:  # its errors, those of its builders, of the network and of pyarrow have no common base
+        reason = str(error).strip().partition("\n")[0]
+        raise EvaluationError(f"problems {reference}: datasets cannot load it: {reason}; or give a file") from error
+    if isinstance(found, datasets.DatasetDict):
+        split = next((name for name in _SPLITS if name in found), None)
+        if split is None:
+            raise EvaluationError(f"problems {reference}: has no split {' or '.join(_SPLITS)}, but {', '.join(found)}")
+        found = found[split]
+    for index, row in enumerate(found):
+        yield f"{reference}[{index}]", row
+
+
+def _load(datasets: Any, reference: str) -> Any:
+    path = Path(reference).expanduser()
+    if path.is_dir() and any((path / name).exists() for name in _SAVED):
+        return datasets.load_from_disk(str(path))
+    if path.is_dir():
+        return datasets.load_dataset(str(path))
+    if path.is_file():
+        return datasets.load_dataset("parquet", data_files=str(path))
+    name, _, config = reference.partition(":")
+    return datasets.load_dataset(name, config or None)

@@ -1,0 +1,89 @@
+"""MBPP (arXiv:2108.07732) in its three layouts: the whole, the sanitized, and MBPP+ as the hub has it.
+
+Its rows have no beginning of a program: the prompt is a docstring of the task and its first test, as in the BigCode
+evaluation harness, and what follows it is the whole function.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable, Iterator, Sequence
+
+from evaluation.problems.fields import Fields
+from evaluation.problems.files import Row
+from evaluation.problems.problem import PLUS_SECONDS, SECONDS, Problem, parse
+
+_SCHEMA = ("task_id", "text (or prompt)", "code", "test_list")
+_SHOWN_IN_PROMPTS, _TEST_SPLIT = {2, 3, 4}, range(11, 511)
+
+# What is executed after the tests have been, at their module's level: the name stands for the solution no more.
+_CHECKED = "\n\ndef check(candidate):\n    pass\n"
+
+
+def read_mbpp(row: Row, where: str) -> Problem:
+    """Read a row of MBPP; of MBPP+ if it has a field ``test``. Raises EvaluationError."""
+    fields = Fields(row, where, _SCHEMA)
+    number = fields.number("task_id")
+    task = fields.text("text" if "text" in row else "prompt")
+    code, tests = fields.text("code"), fields.texts("test_list")
+    if not tests:
+        raise fields.error("no test in field 'test_list'")
+    entry_point = _entry_point(code, tests, fields)
+    is_plus = "test" in row
+    setup = [fields.text("test_setup_code")] if row.get("test_setup_code") else []
+    script = [fields.text("test")] if is_plus else [*setup, *fields.optional_texts("test_imports"), *tests]
+    return Problem(
+        task_id=f"Mbpp/{number:.0f}",
+        prompt=f'"""\n{task}\n{tests[0]}\n"""\n',
+        entry_point=entry_point,
+        canonical_solution=code,
+        test=module_test("\n".join(script)),
+        style="description",
+        timeout_seconds=PLUS_SECONDS if is_plus else SECONDS,
+    )
+
+
+def module_test(script: str) -> str:
+    """Return the test, in HumanEval's schema, that a script of asserts makes.
+
+    The script is executed where the tests are, in which the entry point's name stands for the solution; that holds for
+    one called ``check`` (MBPP 56), too, as ``check`` is defined last.
+    """
+    return script + _CHECKED
+
+
+def test_split(rows: Sequence[tuple[str, Row]]) -> Sequence[tuple[str, Row]]:
+    """Return the rows of MBPP's test split, the ids 11 to 510, of the whole or sanitized MBPP; else all rows.
+
+    What is whole also holds the problems that are shown in prompts.
+    """
+    numbers = {row.get("task_id") for _, row in rows if row.keys() >= {"code", "test_list"} and "test" not in row}
+    if not numbers >= _SHOWN_IN_PROMPTS:
+        return rows
+    return [(where, row) for where, row in rows if row.get("task_id") in _TEST_SPLIT]
+
+
+def _entry_point(code: str, tests: Iterable[str], fields: Fields) -> str:
+    """Return the function that the tests call, of those that the code defines."""
+    try:
+        defined = set(_defined(parse(code)))
+        called = [name for test in tests for name in _called(parse(test))]
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise fields.error(f"field 'code' or 'test_list' is no Python: {error}") from None
+    found = next((name for name in called if name in defined), None)
+    if found is None:
+        raise fields.error("the tests in field 'test_list' call nothing that field 'code' defines")
+    return found
+
+
+def _defined(tree: ast.Module) -> Iterator[str]:
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.Assign):
+            yield from (target.id for target in node.targets if isinstance(target, ast.Name))
+
+
+def _called(tree: ast.Module) -> Iterator[str]:
+    nodes = (node for node in ast.walk(tree) if isinstance(node, ast.Call))
+    yield from (node.func.id for node in nodes if isinstance(node.func, ast.Name))

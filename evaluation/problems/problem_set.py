@@ -1,0 +1,131 @@
+"""A problem set: problems in a fixed order, perhaps of several sets whose scores are weighed.
+
+Guarantees: task ids are unique; a split is the same on every machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import random
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import astuple, dataclass, replace
+
+from evaluation.errors import EvaluationError
+from evaluation.problems.problem import Problem
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The problems of one of the sets that are scored together.
+
+    Attributes:
+        name: the set's.
+        weight: of its score in the mean of all.
+        task_ids: its problems.
+    """
+
+    name: str
+    weight: float
+    task_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ProblemSet:
+    """Problems in a fixed order, under a name.
+
+    Attributes:
+        name: the set's, or those of its parts.
+        problems: all of them; those of a part stand together.
+        parts: the sets that it was joined from; none if it is one set.
+    """
+
+    name: str
+    problems: tuple[Problem, ...]
+    parts: tuple[Part, ...] = ()
+
+    @classmethod
+    def joined(cls, sets: Sequence[ProblemSet], weights: Sequence[float]) -> ProblemSet:
+        """Return several sets as one, in which the score of each is weighed.
+
+        Where an id was there before, in another set, the set's name is put in front of all of its ids.
+
+        Raises EvaluationError if two sets have the same name.
+        """
+        if len(sets) == 1:
+            return sets[0]
+        found: dict[str, Problem] = {}
+        parts: list[Part] = []
+        for each, weight in zip(sets, weights, strict=True):
+            if any(part.name == each.name for part in parts):
+                raise EvaluationError(f"problems: {each.name} is there twice; name each set once")
+            own = each.problems
+            if any(problem.task_id in found for problem in own):
+                own = tuple(replace(problem, task_id=f"{each.name}/{problem.task_id}") for problem in own)
+            found |= {problem.task_id: problem for problem in own}
+            parts.append(Part(each.name, weight, tuple(problem.task_id for problem in own)))
+        return cls(" + ".join(part.name for part in parts), tuple(found.values()), tuple(parts))
+
+    def __len__(self) -> int:
+        return len(self.problems)
+
+    def __iter__(self) -> Iterator[Problem]:
+        return iter(self.problems)
+
+    @property
+    def task_ids(self) -> tuple[str, ...]:
+        """The ids, in order."""
+        return tuple(problem.task_id for problem in self.problems)
+
+    @property
+    def digest(self) -> str:
+        """A SHA-256 of everything in the set, as hex."""
+        content = json.dumps([astuple(problem) for problem in self.problems], ensure_ascii=True)
+        return hashlib.sha256(content.encode()).hexdigest()
+
+    def subset(self, task_ids: Collection[str]) -> ProblemSet:
+        """Return the problems of these ids, in this set's order. Raises EvaluationError for an id that it lacks."""
+        wanted = set(task_ids)
+        if unknown := wanted - set(self.task_ids):
+            raise EvaluationError(f"{self.name}: has no problem {sorted(unknown)[0]}")
+        parts = (replace(part, task_ids=tuple(task for task in part.task_ids if task in wanted)) for part in self.parts)
+        return ProblemSet(self.name, tuple(it for it in self.problems if it.task_id in wanted), tuple(parts))
+
+    def without(self, task_ids: Collection[str]) -> ProblemSet:
+        """Return the problems of all other ids. Raises EvaluationError for an id that it lacks."""
+        self.subset(task_ids)
+        return self.subset([task for task in self.task_ids if task not in set(task_ids)])
+
+    def split(self, report_fraction: float, seed: int) -> tuple[ProblemSet, ProblemSet]:
+        """Divide the set into one that a search may see and one for the report alone.
+
+        The draw is stratified: each group of ids with the same prefix (up to the last ``/``) is cut into thirds by
+        the length of the prompt, and each third is divided in the same proportion.
+
+        Args:
+            report_fraction: the part of the problems for the report, within [0, 1).
+            seed: of the draw.
+
+        Returns:
+            The search split and the report split, each in this set's order.
+        """
+        report: set[str] = set()
+        owed = 0.0
+        for stratum in self._strata():
+            order = sorted(problem.task_id for problem in stratum)
+            random.Random(f"{seed} {order[0]}").shuffle(order)
+            owed += report_fraction * len(order)
+            take = round(owed)
+            owed -= take
+            report.update(order[:take])
+        return self.subset(set(self.task_ids) - report), self.subset(report)
+
+    def _strata(self) -> Iterator[list[Problem]]:
+        groups: dict[str, list[Problem]] = {}
+        for problem in self.problems:
+            groups.setdefault(problem.task_id.rpartition("/")[0], []).append(problem)
+        for _, group in sorted(groups.items()):
+            group.sort(key=lambda problem: (len(problem.prompt), problem.task_id))
+            edges = [round(len(group) * part / 3) for part in range(4)]
+            yield from (group[left:right] for left, right in itertools.pairwise(edges) if left < right)

@@ -1,0 +1,58 @@
+"""Chat answers: what code is found in them, against what evalplus 0.3.1 finds."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from evaluation.answers import blocks, code_of
+from tests.evaluation.evalplus_cases import NOTHING, Answer, answers
+from tests.evaluation.evalplus_table import recorded
+
+CASES = list(zip(answers(), recorded()["sanitized"], strict=True))
+
+
+def statements(program: str) -> Sequence[str]:
+    """Return what the statements of a program mean, however they are laid out."""
+    return [ast.dump(node) for node in ast.parse(program).body]
+
+
+def defines(program: str, name: str) -> bool:
+    try:
+        body = ast.parse(program).body
+    except SyntaxError:
+        return False
+    return any(isinstance(node, ast.FunctionDef) and node.name == name for node in body)
+
+
+@pytest.mark.parametrize(("answer", "theirs"), CASES, ids=[str(index) for index in range(len(CASES))])
+def test_an_answer_is_cut_as_evalplus_cuts_it(answer: Answer, theirs: str) -> None:
+    found = code_of(answer.text, answer.entry_point)
+    assert defines(found, answer.entry_point) == defines(theirs, answer.entry_point)
+    if defines(theirs, answer.entry_point):
+        assert statements(found) == statements(theirs)
+
+
+def test_evalplus_finds_the_function_in_most_of_the_answers() -> None:
+    assert sum(defines(theirs, answer.entry_point) for answer, theirs in CASES) > len(CASES) - 5
+
+
+def test_what_holds_no_code_is_given_back() -> None:
+    assert code_of(NOTHING, "f") == NOTHING
+
+
+@given(st.text())
+def test_any_text_gives_some_code_and_raises_nothing(text: str) -> None:
+    code_of(text, "f")
+    for block in blocks(text):
+        assert ast.dump(ast.parse(block.text)) == ast.dump(block.tree)
+
+
+@given(before=st.text(alphabet="ab (:\n", max_size=40), after=st.text(alphabet="ab ):\n", max_size=40))
+def test_a_function_is_found_whatever_stands_around_it(before: str, after: str) -> None:
+    answer = f"{before}\n```python\ndef wanted(x):\n    return x + 1\n```\n{after}"
+    assert statements(code_of(answer, "wanted"))[-1:] == statements("def wanted(x):\n    return x + 1")

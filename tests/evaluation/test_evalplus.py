@@ -1,0 +1,70 @@
+"""EvalPlus' problem sets: what is passed, and what inputs are, against what evalplus 0.3.1 says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from evaluation import EvaluationError, SandboxPool, load_problems
+from evaluation.problems.mbpp_inputs import restore
+from tests.evaluation.evalplus_cases import JUDGED, MBPP_INPUTS, Judged
+from tests.evaluation.evalplus_table import recorded
+
+# evalplus 0.3.1 counts no input of find_zero as checked, and then fails every solution for that: here is what it means.
+ROOTS = [True, True, False, False, False]
+VERDICTS = [
+    ROOTS if judged.problem["entry_point"] == "find_zero" else theirs
+    for judged, theirs in zip(JUDGED, recorded()["verdicts"], strict=True)
+]
+
+
+@pytest.mark.parametrize(
+    ("judged", "theirs"),
+    list(zip(JUDGED, VERDICTS, strict=True)),
+    ids=[judged.problem["task_id"] for judged in JUDGED],
+)
+def test_solutions_pass_where_evalplus_passes_them(
+    tmp_path: Path, sandbox: SandboxPool, judged: Judged, theirs: list[bool]
+) -> None:
+    file = tmp_path / "HumanEvalPlus.jsonl"
+    file.write_text(json.dumps(judged.problem))
+    (problem,) = load_problems(file).problems
+    for solution, passes in zip(judged.solutions, theirs, strict=True):
+        completion = f"    pass\n\n{solution}\n" if problem.style == "function" else solution
+        verdict = sandbox.run(problem, completion)
+        assert verdict.passed == passes, f"{verdict} of\n{solution}"
+
+
+def test_the_cases_hold_passes_and_failures() -> None:
+    verdicts = [passes for case in VERDICTS for passes in case]
+    assert 20 < sum(verdicts) < len(verdicts) - 20
+
+
+@pytest.mark.parametrize("number", MBPP_INPUTS)
+def test_inputs_of_mbpp_plus_are_those_that_evalplus_makes(number: int) -> None:
+    theirs = eval(recorded()["inputs"][str(number)])
+    assert repr([tuple(each) for each in restore(number, MBPP_INPUTS[number])]) == repr([tuple(it) for it in theirs])
+
+
+def test_the_reference_passes_its_own_tests(tmp_path: Path, sandbox: SandboxPool) -> None:
+    file = tmp_path / "plus.jsonl"
+    file.write_text("".join(json.dumps(judged.problem) + "\n" for judged in JUDGED))
+    for problem in load_problems(file):
+        assert sandbox.run(problem, problem.canonical_solution).passed
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"atol": "0"}, "no number in field 'atol'"),
+        ({"base_input": 3}, "no list of lists of arguments in field 'base_input'"),
+        ({"task_id": "Mbpp/2", "plus_input": [[1, 2]]}, "the inputs are not those of Mbpp/2"),
+    ],
+)
+def test_a_broken_row_is_named(tmp_path: Path, change: dict[str, object], message: str) -> None:
+    file = tmp_path / "plus.jsonl"
+    file.write_text(json.dumps({**JUDGED[0].problem, **change}))
+    with pytest.raises(EvaluationError, match=rf"plus\.jsonl:1: {message}"):
+        load_problems(file)
