@@ -26,14 +26,11 @@ from merging.parents import ParentSet
 from merging.plan import Plan, Source, Step, make_plan
 from merging.recipes.recipe import Recipe
 from merging.sharing import owners, share
-from merging.statistics import forms
-from merging.statistics.forms import Form
 from merging.tokenization.merged_tokenizer import MergedTokenizer
 from merging.tokenization.tokenizers import holds_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-_ALL_EQUAL: Form[bool] = forms.plain(version=1)
 
 
 class Merger:
@@ -133,7 +130,7 @@ class Merger:
             first, *others = (self.parents.tensor(source.parent, source.tensor) for source in sources)
             return all(other.dtype == first.dtype and torch.equal(other.to(first.device), first) for other in others)
 
-        return self.parents.once("all_equal", sources, equal, kept=_ALL_EQUAL)
+        return self.parents.once("all_equal", sources, equal)
 
     def _live_model(self, recipe: Recipe, plan: Plan) -> PreTrainedModel:
         donor = self.parents.checkpoints[recipe.donor]

@@ -204,7 +204,8 @@ class ParentSet:
             name: what it is called.
             sources: the tensors that it is made of, each given as (parent, name); None for a base that there is not.
             compute: makes it.
-            kept: its form on disk, if it costs more to compute than to read: it is found there by the next process.
+            kept: its form on disk, if it costs more to compute than to hash its parents: it is found there by the next
+                process.
             dtype: in which the tensors are taken, if that is not their own.
             device: where it is wanted; by default where the parents are.
         """

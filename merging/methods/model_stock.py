@@ -9,9 +9,7 @@ import torch
 from torch import Tensor
 
 from merging.methods.registry import Block, Numbers, Operands, Parameter, Scope, method
-from merging.statistics import forms
 
-_RATIO = forms.tensor(version=1)
 _SMALLEST_PRODUCT = 1e-6
 _SMALLEST_DENOMINATOR = 1e-6
 
@@ -20,7 +18,7 @@ def ratio(operands: Operands, numbers: Numbers) -> Tensor:
     """Return the part of the way to the average, of the tensor (1,) or of each row (*rows, 1); of the parents alone."""
     by_filter = numbers.flag("filter_wise")
     inputs = range(operands.count)
-    return operands.once(f"stock_ratio {by_filter}", inputs, lambda: _ratio(operands.whole(), by_filter), kept=_RATIO)
+    return operands.once(f"stock_ratio {by_filter}", inputs, lambda: _ratio(operands.whole(), by_filter))
 
 
 def _ratio(block: Block, by_filter: bool) -> Tensor:

@@ -12,9 +12,7 @@ import torch
 from torch import Tensor
 
 from merging.methods.registry import Block, Numbers, Operands, Parameter, Scope, method
-from merging.statistics import forms
 
-_COSINE = forms.tensor(version=1)
 _SMALLEST_NORM = 1e-7
 _SMALLEST_TOTAL = 1e-6
 _NEARLY_PARALLEL = 1e-16  # 1 - cos² at which the circle is taken for a line
@@ -37,7 +35,7 @@ def arc(operands: Operands, numbers: Numbers) -> Arc:
     """Return the angle, which depends on the parents alone, and the second parent's part of the weights."""
     axis = None if numbers.flag("nuslerp_flatten") else 0 if numbers.flag("nuslerp_row_wise") else -1
     name = f"nuslerp_cosine {axis}"
-    cosine = operands.once(name, [0, 1], lambda: cosine_along(axis, *_ends(operands.whole())), kept=_COSINE)
+    cosine = operands.once(name, [0, 1], lambda: cosine_along(axis, *_ends(operands.whole())))
     first, second = numbers.each("weight")
     total = first + second
     return Arc(cosine, 0.5 if abs(total) < _SMALLEST_TOTAL else second / total)

@@ -196,7 +196,8 @@ class Operands(Protocol):
     def once(self, name: str, inputs: Sequence[int], compute: Callable[[], T], kept: Form[T] | None = None) -> T:
         """Return a statistic of these inputs (and the base), computed at most once for a parent set.
 
-        One that costs more to compute than to read is given its form on disk, where the next process finds it.
+        One that costs more to compute than to hash the parents is given its form on disk, where the next process
+        finds it; what a pass or two over them make is not.
         """
 
     def last(

@@ -13,7 +13,6 @@ from merging.methods.sparsify import NOTHING, Cut
 from merging.statistics import forms
 from merging.statistics.forms import Form
 
-_ENERGIES = forms.tensor(version=1)
 _DIFFERING: Form[int] = forms.plain(version=1)
 _SMALLEST_ENERGY = 1e-6
 _SMALLEST_WEIGHT = 1e-6
@@ -42,7 +41,7 @@ def select(operands: Operands, numbers: Numbers) -> Selection:
     cut = _find_cut(operands, numbers.number("select_topk"))
     if cut is None:
         every = range(operands.count)
-        return Selection(None, operands.once("energies", every, lambda: _weights(operands, None), kept=_ENERGIES))
+        return Selection(None, operands.once("energies", every, lambda: _weights(operands, None)))
     return Selection(cut, _weights(operands, cut))
 
 

@@ -11,13 +11,11 @@ from merging.inductor import AnyKernels, TensorKernels
 from merging.methods.bits import all_finite
 from merging.methods.registry import Block, Finite, Numbers, Operands, Parameter, Scope, method
 from merging.native.weighted_sum import weighted_sum
-from merging.statistics import forms
 
 # Norms and dot products are summed in runs of this many elements, as mergekit 0.1.5 sums them: a float32
 # sum in another order would now and then round a 16-bit result differently.
 _RUN = 1 << 20
 
-_COSINE = forms.tensor(version=1)
 _NEARLY_PARALLEL = 0.9995
 _SMALLEST_NORM = 1e-8
 
@@ -54,7 +52,7 @@ def _wide(values: Tensor | None) -> Tensor:
 
 def coefficients(operands: Operands, numbers: Numbers) -> Coefficients:
     """Return sin((1-t)·θ)/sin θ and sin(t·θ)/sin θ; 1-t and t where the parents are nearly parallel or opposite."""
-    cosine = operands.once("angle_cosine", [0], lambda: angle_cosine(operands), kept=_COSINE)
+    cosine = operands.once("angle_cosine", [0], lambda: angle_cosine(operands))
     t = torch.tensor([[numbers.number("t")]], dtype=cosine.dtype, device=cosine.device)
     parallel = cosine.abs() > _NEARLY_PARALLEL
     theta = torch.acos(torch.where(parallel, 0, cosine))

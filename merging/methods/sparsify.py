@@ -21,11 +21,7 @@ from merging.methods.random_bits import keep_mask, kept_below
 from merging.methods.registry import Block, Operands
 from merging.native import Kernels
 from merging.native import task_vectors as native
-from merging.statistics import forms
-from merging.statistics.forms import Form
 
-_EXTREMES: Form[tuple[float, float]] = forms.plain(version=1)
-_L1: Form[float] = forms.plain(version=1)
 # Sums of |x| are taken in runs of this many elements, each by one thread, so that they come out the same everywhere.
 _SUM_RUN = 1 << 15
 # As many, when a kernel sums; 16-bit sums are exact even then, but for elements a millionth as large as the largest.
@@ -179,7 +175,7 @@ def delta_extremes(operands: Operands, index: int) -> tuple[float, float]:
     def extremes() -> tuple[float, float]:
         return _extremes(delta for _, delta in deltas(operands, index))
 
-    return operands.once("extremes", [index], extremes, _EXTREMES)
+    return operands.once("extremes", [index], extremes)
 
 
 def base_extremes(operands: Operands) -> tuple[float, float]:
@@ -189,7 +185,7 @@ def base_extremes(operands: Operands) -> tuple[float, float]:
         blocks = operands.blocks(read_size(operands))
         return _extremes(block.base for block in blocks if block.base is not None)
 
-    return operands.once("base_extremes", [], extremes, _EXTREMES)
+    return operands.once("base_extremes", [], extremes)
 
 
 def _extremes(runs: Iterable[Tensor]) -> tuple[float, float]:
@@ -224,7 +220,7 @@ def norm_ratio(operands: Operands, index: int, thinning: Thinning) -> float:
 
 
 def _whole_l1(operands: Operands, index: int) -> float:
-    return operands.once("l1", [index], lambda: _l1(operands, index, None), _L1)
+    return operands.once("l1", [index], lambda: _l1(operands, index, None))
 
 
 def _l1(operands: Operands, index: int, thinning: Thinning | None) -> float:

@@ -4,9 +4,10 @@
     numbers.json           statistics that are a few numbers
     NAME-KEY.safetensors   each of the others
 
-Guarantees: what is found has the bits that were written for the same parents, statistic and code. Whatever happens to
-the folder (a killed or a second writer, a full disk, damage, removal) costs time alone. Large ones are mapped, not
-read: memory that others need is the system's to take. Nothing is written before `writes` is set.
+Guarantees: what is found has the bits that were written for the same parents, statistic, code and version of torch (on
+whichever device). Whatever happens to the folder (a killed or a second writer, a full disk, damage, removal) costs time
+alone. Large ones are mapped, not read: memory that others need is the system's to take. Nothing is written before
+`writes` is set.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ class StatisticsFolder:
             numbers: those of a recipe that it depends on besides.
         """
         try:
-            content = [name, version, made_of(self._digests.of)]
+            content = [name, version, torch.__version__, made_of(self._digests.of)]
         except Changed:
             return None
         key = sha256(json.dumps(content).encode()).hexdigest()
@@ -186,7 +187,8 @@ class StatisticsFolder:
     def _try(self, write: Callable[[], None]) -> None:
         """Write, or else say once why nothing more will be."""
         try:
-            write()
+            if self.writes:
+                write()
         except OSError as error:
             self.writes = False
             self._say(f"{self._path}: cannot be written ({error.strerror}); statistics are computed again next time")

@@ -1,7 +1,8 @@
 """Forms: how a statistic lies on disk, as tensors that have names, and how it is made of them again.
 
 A method that asks for a statistic with a form says that it shall outlive the process: it costs more to compute than to
-read. Guarantees: what is read again has the bits of what was written.
+hash the parents, which what is kept is known by. (What one or two passes over them make does not.) Guarantees: what is
+read again has the bits of what was written.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import multiprocessing
@@ -10,7 +11,6 @@ import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from pkgutil import resolve_name
@@ -26,7 +26,7 @@ from torch import Tensor
 from merging import Merger, ParentSet, Recipe, export_model
 from merging.statistics import digests, forms
 from merging.statistics.digests import Changed, FileDigests
-from merging.statistics.folder import StatisticsFolder
+from merging.statistics.folder import Identity, StatisticsFolder
 from merging.statistics.magnitude_table import TABLE, magnitude_table
 from tests.merging.conftest import Family
 from tests.merging.disks import Limit, small_disk, small_files
@@ -63,15 +63,6 @@ CASES: dict[str, tuple[Callable[[Family, Path], Recipe], str]] = {
         "merging.methods.della._ranks",
     ),
     "sce": (lambda f, _: recipe(f, "sce", shared="select_topk: 0.3"), "merging.methods.magnitudes.magnitude_table"),
-    "slerp": (
-        lambda f, _: Recipe.parse(f"{{merge_method: slerp, base_model: {f.base}, models: [{{model: {f.a}}}, "
-                                  f"{{model: {f.base}}}], parameters: {{t: 0.3}}}}"),
-        "merging.methods.slerp.angle_cosine",
-    ),
-    "nuslerp": (
-        lambda f, _: recipe(f, "nuslerp", "weight: 0.4", "weight: 0.6", "nuslerp_flatten: false"),
-        "merging.methods.nuslerp.cosine_along",
-    ),
     "pcb": (lambda f, _: recipe(f, "pcb", shared="density: 0.3"), "merging.methods.magnitudes.magnitude_table"),
     "tsv_m": (lambda f, _: recipe(f, "tsv_m", "weight: 0.7", "weight: 0.8"), "torch.linalg.svd"),
     "iso_c": (lambda f, _: recipe(f, "iso_c", "weight: 0.7", "weight: 0.8"), "torch.linalg.svd"),
@@ -100,6 +91,13 @@ def calls(monkeypatch: pytest.MonkeyPatch, target: str) -> Mock:
     spy = Mock(wraps=resolve_name(target))
     monkeypatch.setattr(target, spy)
     return spy
+
+
+def identity_of(folder: StatisticsFolder, name: str, numbers: object = None) -> Identity:
+    """Return a statistic that is made of no file."""
+    identity = folder.identity(name, 1, lambda _: "nothing", numbers)
+    assert identity
+    return identity
 
 
 def break_file(file: Path, how: str) -> None:
@@ -134,7 +132,7 @@ def test_a_merge_is_the_same_with_what_was_found_and_with_what_was_computed(
 
 
 @pytest.mark.parametrize("how", ["a bit", "cut", "empty", "foreign"])
-@pytest.mark.parametrize("method", ["ties", "tsv_m"])
+@pytest.mark.parametrize("method", ["ties", "pcb"])
 def test_what_is_damaged_is_computed_again_and_said(
     family: Family, tmp_path: Path, caplog: pytest.LogCaptureFixture, method: str, how: str
 ) -> None:
@@ -152,6 +150,20 @@ def test_what_is_damaged_is_computed_again_and_said(
     caplog.set_level(logging.INFO)
     assert_equal(merged(chosen, folder), expected)
     assert caplog.messages[-1].endswith("found on disk, 0 computed")
+
+
+@pytest.mark.parametrize("numbers", [None, 0.5])
+def test_whichever_byte_is_damaged_nothing_else_is_read(tmp_path: Path, numbers: float | None) -> None:
+    folder = StatisticsFolder(tmp_path)
+    folder.writes = True
+    folder.write(identity_of(folder, "x", numbers), {"x": torch.arange(9.0), "y": torch.arange(3)})
+    folder.save()
+    (file,) = tmp_path.iterdir()
+    content = file.read_bytes()
+    for place in range(len(content)):
+        for broken in (content[:place], content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]):
+            file.write_bytes(broken)
+            assert StatisticsFolder(tmp_path).read(identity_of(folder, "x", numbers)) is None
 
 
 @pytest.mark.parametrize("keeps_times", [False, True])
@@ -180,6 +192,15 @@ def test_the_same_weights_elsewhere_have_the_same_statistics(
     moved = CASES["ties"][0](Family(family.base, str(tmp_path / "a"), family.b), tmp_path)
     merged(moved, tmp_path / "statistics")
     assert not spy.called
+
+
+def test_another_torch_has_statistics_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = StatisticsFolder(tmp_path)
+    folder.writes = True
+    folder.write(identity_of(folder, "svd"), {"x": torch.ones(5000)})
+    assert folder.read(identity_of(folder, "svd"))
+    monkeypatch.setattr("torch.__version__", "99.0")
+    assert not folder.read(identity_of(folder, "svd"))
 
 
 def test_an_adapter_with_another_scale_has_other_statistics(family: Family, tmp_path: Path) -> None:
@@ -253,11 +274,12 @@ def test_numbers_that_are_searched_leave_nothing_behind(family: Family, tmp_path
     assert all(not load_file(file) for file in large)
 
 
-def test_a_search_that_has_nothing_to_keep_hashes_nothing(
-    family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("method", ["task_arithmetic", "dare_ties", "nuslerp"])
+def test_a_search_whose_statistics_cost_less_than_to_hash_the_parents_hashes_nothing(
+    family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     spy = calls(monkeypatch, "merging.statistics.digests.file_digest")
-    merged(Recipe.average([family.a, family.b]), tmp_path / "statistics")
+    merged(recipe(family, method, "weight: 0.4", "weight: 0.6"), tmp_path / "statistics")
     assert not spy.called
     assert not (tmp_path / "statistics").exists()
 
@@ -307,6 +329,24 @@ def test_a_full_disk_costs_time_alone_and_is_said_once(
         assert_equal(merged(chosen, disk / "statistics"), merged(chosen, None))
 
 
+def test_a_disk_without_a_byte_left_is_said_once(
+    family: Family, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(digests, "_TICK_NS", 0)  # so that even the digests are to be written
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    time.sleep(0.02)
+    with small_disk(disk):
+        (disk / "statistics").mkdir()
+        with contextlib.suppress(OSError), (disk / "full").open("wb", buffering=0) as full:
+            while full.write(bytes(4096)):
+                pass
+        merged(CASES["tsv_m"][0](family, tmp_path), disk / "statistics")
+        (told,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+        assert "No space left on device" in told
+        assert not list((disk / "statistics").iterdir())
+
+
 def test_the_last_gigabyte_is_left_to_the_results(
     family: Family, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -326,15 +366,11 @@ def _write_for_ever(path: Path) -> None:
 
 
 def _put(folder: StatisticsFolder, number: int) -> None:
-    identity = folder.identity(f"large {number}", 1, lambda _: number)
-    few = folder.identity(f"few {number}", 1, lambda _: number)
-    assert identity
-    assert few
-    folder.write(identity, {"x": torch.full((50_000,), number, dtype=torch.int32)})
-    folder.write(few, {"x": torch.tensor([number])})
+    folder.write(identity_of(folder, f"large {number}"), {"x": torch.full((50_000,), number, dtype=torch.int32)})
+    folder.write(identity_of(folder, f"few {number}"), {"x": torch.tensor([number])})
 
 
-@contextmanager
+@contextlib.contextmanager
 def writer(path: Path) -> Iterator[multiprocessing.process.BaseProcess]:
     process = multiprocessing.get_context("fork").Process(target=_write_for_ever, args=(path,))
     with warnings.catch_warnings():
@@ -365,9 +401,7 @@ def _read_all(path: Path) -> int:
     folder = StatisticsFolder(path)
     for number in range(8):
         for name in (f"large {number}", f"few {number}"):
-            identity = folder.identity(name, 1, lambda _, number=number: number)  # type: ignore[misc]
-            assert identity
-            if tensors := folder.read(identity):
+            if tensors := folder.read(identity_of(folder, name)):
                 assert torch.equal(tensors["x"], torch.full_like(tensors["x"], number))
                 found += 1
     return found
@@ -487,8 +521,7 @@ def test_a_tensor_is_read_as_it_was_written(tmp_path: Path, value: Tensor | None
     form, folder = forms.optional_tensor(version=1), StatisticsFolder(tmp_path)
     folder.writes = True
     for numbers in (None, (0.5,)):  # the small ones in one file, and a file each
-        identity = folder.identity("x", 1, lambda _: "made of something", numbers)
-        assert identity
+        identity = identity_of(folder, "x", numbers)
         folder.write(identity, form.tensors(value))
         folder.save()
         found = StatisticsFolder(tmp_path).read(identity)

@@ -1,11 +1,11 @@
 """What it takes to start a search again, with the statistics of the parents that it left on disk and without.
 
-    python -m tests.benchmarks.statistics [--models models/smollm2] [--methods ties della tsv_m]
+    python -m tests.benchmarks.statistics_on_disk [--models models/smollm2] [--methods ties della tsv_m] [--runs 3]
 
-Three models of 135M parameters in bfloat16 on the CPU. Each line is a process of its own that opens the parents, reads
+Three models of 135M parameters in bfloat16 on the CPU. Each run is a process of its own that opens the parents, reads
 them and merges the first candidate: without a folder, with an empty one (where the parents are hashed, too, and what is
-computed is written), and with what that left. Seconds are those of the start (all of this) and of the candidate alone;
-CPU seconds are those of all threads. Memory is what is the process's own at the end and cannot be dropped, unlike the
+computed is written), and with what that left. Seconds are medians: of the start (all of this) and of the candidate. The
+CPU's are those of all threads. Memory is what is the process's own at the end and cannot be dropped, unlike the
 pages of mapped files.
 """
 
@@ -20,6 +20,7 @@ import sys
 import tempfile
 import warnings
 from pathlib import Path
+from statistics import median
 
 import torch
 
@@ -68,11 +69,23 @@ def start(text: str, folder: Path | None) -> dict[str, float]:
     }
 
 
+def run(method: str, state: str, models: Path, folder: Path) -> dict[str, float]:
+    """Return what `start` returns in a process of its own, with the folder in a state."""
+    if state == "empty":
+        shutil.rmtree(folder, ignore_errors=True)
+    command = [sys.executable, "-m", "tests.benchmarks.statistics_on_disk", "--models", str(models), "--alone"]
+    command += ["--methods", method, *([] if state == "none" else ["--folder", str(folder)])]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", type=Path, default=Path("models/smollm2"), help="holds base, text and numeric")
     parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
+    parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -87,11 +100,9 @@ def main() -> None:
     for method in options.methods:
         folder = Path(tempfile.mkdtemp()) / "statistics"
         for state in STATES:
-            command = [sys.executable, "-m", "tests.benchmarks.statistics", "--models", str(options.models), "--alone"]
-            command += ["--methods", method, *([] if state == "none" else ["--folder", str(folder)])]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
-            found = json.loads(done.stdout.splitlines()[-1])
-            files = [] if state == "none" else list(folder.iterdir())
+            runs = [run(method, state, options.models, folder) for _ in range(options.runs)]
+            found = {key: median(each[key] for each in runs) for key in runs[0]}
+            files = list(folder.iterdir()) if state != "none" else []
             print(
                 f"| {method} | {state} | {found['start']:.2f} | {found['start_cpu']:.2f} | {found['candidate']:.2f} "
                 f"| {found['candidate_cpu']:.2f} | {found['memory']:.0f} "
