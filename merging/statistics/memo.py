@@ -21,6 +21,9 @@ _LOG = logging.getLogger("merging.statistics")
 
 T = TypeVar("T")
 
+# What is worth to be read again once it is written, so that it is the file's memory that is held.
+_LARGE = 1 << 20
+
 
 @dataclass(frozen=True, slots=True)
 class Kept(Generic[T]):
@@ -121,10 +124,11 @@ class Statistics:
             return None if tensors is None else (kept.form.value(tensors, kept.device),)
 
     def _written(self, identity: Identity, kept: Kept[T], value: T) -> T:
-        """Write a value, and return it as it is found then: in the file's memory, which the system may take back."""
+        """Write a value, and return it; a large one as it is found then, in memory that the system may take back."""
         assert self._folder is not None
-        self._folder.write(identity, kept.form.tensors(value))
-        if kept.device.type != "cpu":
+        tensors = kept.form.tensors(value)
+        self._folder.write(identity, tensors)
+        if kept.device.type != "cpu" or sum(tensor.nbytes for tensor in tensors.values()) < _LARGE:
             return value
         again = self._read(identity, kept)
         return again[0] if again else value

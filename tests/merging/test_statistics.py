@@ -28,7 +28,7 @@ from merging.statistics import digests, forms
 from merging.statistics.digests import Changed, FileDigests
 from merging.statistics.folder import Identity, StatisticsFolder
 from merging.statistics.magnitude_table import TABLE, magnitude_table
-from tests.merging.conftest import Family
+from tests.merging.conftest import Family, make_family
 from tests.merging.disks import Limit, small_disk, small_files
 from tests.merging.peft_oracle import save_adapter
 from tests.tiny import TinyModel, TinyVocabulary, save_tiny_model
@@ -213,6 +213,22 @@ def test_an_adapter_with_another_scale_has_other_statistics(family: Family, tmp_
     assert_equal(merged(chosen, tmp_path / "statistics"), merged(chosen, None))
 
 
+def test_what_is_assembled_of_pieces_is_found_by_its_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    family = make_family(tmp_path / "models", architecture="mixtral")
+    chosen, folder = CASES["ties"][0](family, tmp_path), tmp_path / "statistics"
+    assert_equal(merged(chosen, folder), merged(chosen, None))
+    spy = calls(monkeypatch, CASES["ties"][1])
+    found = merged(chosen, folder)
+    assert not spy.called
+    weights = Path(family.a) / "model.safetensors"
+    pieces = load_file(weights)
+    last = max(name for name in pieces if "experts" in name)
+    save_file(pieces | {last: pieces[last] * 3}, weights, metadata={"format": "pt"})
+    expected = merged(chosen, None)
+    assert_equal(merged(chosen, folder), expected)
+    assert any(not torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+
 def test_a_vocabulary_that_is_filled_otherwise_has_other_statistics(tmp_path: Path) -> None:
     vocabularies = (TinyVocabulary(), TinyVocabulary(added=("<x>",)), TinyVocabulary(added=("<y>",)))
     folders = [
@@ -299,7 +315,8 @@ def test_an_export_reads_statistics_and_writes_none(
     assert weights[0] == weights[1]
 
 
-def test_what_is_large_is_mapped(family: Family, tmp_path: Path) -> None:
+def test_what_is_large_is_mapped(family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("merging.statistics.memo._LARGE", 0)
     chosen, folder = CASES["della"][0](family, tmp_path), tmp_path / "statistics"
     for _ in range(2):  # also what was only just computed
         with ParentSet.open(chosen, statistics=folder) as parents:
