@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from evaluation.errors import ConsentError, EvaluationError
-    from evaluation.evaluator import Evaluator, Outcome, Report
+    from evaluation.evaluator import Evaluator
     from evaluation.generation.book import DraftBook, DraftEntry
     from evaluation.generation.draws import Sampling
     from evaluation.generation.protocol import BACKENDS, BackendName, Generated, Generator, Request
     from evaluation.problems import Problem, ProblemSet, PromptFormat, load_problem_sets, load_problems
     from evaluation.prompts import PROMPT_FORMATS
+    from evaluation.report import Outcome, Report
     from evaluation.samples import ScoredSamples, score_samples
     from evaluation.sandbox.isolation import Isolation
     from evaluation.sandbox.pool import SandboxPool
@@ -38,12 +39,12 @@ _HOMES = {
     "Generated": "generation.protocol",
     "Generator": "generation.protocol",
     "Isolation": "sandbox.isolation",
-    "Outcome": "evaluator",
+    "Outcome": "report",
     "PairedTest": "scoring",
     "Problem": "problems",
     "ProblemSet": "problems",
     "PromptFormat": "problems",
-    "Report": "evaluator",
+    "Report": "report",
     "Request": "generation.protocol",
     "Sampling": "generation.draws",
     "SandboxPool": "sandbox.pool",

