@@ -52,6 +52,10 @@ class Row:
         """Whether the next pass reads the reference, which takes the place of a draft."""
         return bool(self.request.reference) and self.log_likelihood is None and not self.written
 
+    def given(self, tokens: int) -> None:
+        """Take note that the batch has the row's first tokens: another row's prompt is the same."""
+        self._cached = tokens
+
     def evicted(self) -> None:
         """Let the row begin anew in another batch; what was written stays."""
         self._cached = 0

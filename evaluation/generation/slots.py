@@ -1,7 +1,7 @@
 """The keys and values of the rows of a batch: each row has slots, and a token's slot is its position.
 
-Guarantees: nothing but `write` changes a slot, so what a rejected draft left in one stays until the token that is
-really there is written over it; a reader masks by position. Buffers are made once a batch, layer by layer, as the
+Guarantees: nothing but `write` and `copy` changes a slot, so what a rejected draft left in one stays until the token that
+is really there is written over it; a reader masks by position. Buffers are made once a batch, layer by layer, as the
 model first writes to them, and never grow.
 """
 
@@ -36,6 +36,12 @@ class Slots:
         """Return the keys and values (rows, kv heads, length, dim) of some rows, as views."""
         keys, values = (buffer[rows, :length].transpose(1, 2) for buffer in self._layers[layer])
         return keys, values
+
+    def copy(self, row: int, to: int, used: int) -> None:
+        """Give a row what the first ``used`` slots of another one hold."""
+        for buffers in self._layers.values():
+            for buffer in buffers:
+                buffer[to, :used] = buffer[row, :used]
 
     def keep(self, rows: Tensor, used: int) -> None:
         """Make these rows the first ones, in that order; only their first ``used`` slots go along."""

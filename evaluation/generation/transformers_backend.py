@@ -100,6 +100,7 @@ class TransformersGenerator:
         try:
             while waiting or batch.alive:
                 batch.admit(waiting)
+                batch.share()
                 for row in self._pass(batch):
                     yield row.index, self._generated(row)
         except RuntimeError as error:
@@ -209,6 +210,20 @@ class _Batch:
         while waiting and len(self.rows) < self.slots.rows:
             self.rows.append(waiting.popleft())
 
+    def share(self) -> None:
+        """Give rows the prompt that another row has read: samples of a problem begin alike."""
+        fresh = [place for place, row in enumerate(self.rows) if row.fresh]
+        if not fresh:
+            return
+        read = {tuple(row.request.prompt): place for place, row in enumerate(self.rows) if not row.fresh}
+        with torch.inference_mode():
+            for place in fresh:
+                prompt = tuple(self.rows[place].request.prompt)
+                if prompt in read:
+                    # All but the last token, after which the model's choice is asked for.
+                    self.slots.copy(read[prompt], place, len(prompt) - 1)
+                    self.rows[place].given(len(prompt) - 1)
+
     def pieces(self, most_tokens: int, worth: int) -> Sequence[Piece]:
         """Return the next pass: new rows first, as many as may be, and if all of these are in it, every other row.
 
@@ -221,7 +236,12 @@ class _Batch:
         certainty = len(alive) / (len(alive) + worth)
         chosen: list[Piece] = []
         tokens = 0
+        prompts: set[tuple[int, ...]] = set()
         for place in (place for place in alive if self.rows[place].fresh):
+            prompt = tuple(self.rows[place].request.prompt)
+            if prompt in prompts:  # it is read once, and then shared
+                continue
+            prompts.add(prompt)
             chosen.append(self.rows[place].piece(place, certainty))
             tokens += len(chosen[-1].tokens)
             if tokens >= most_tokens:

@@ -134,3 +134,19 @@ def test_neither_the_batch_nor_the_order_nor_drafts_change_a_sample(tiny_model: 
         )
     )
     assert [others[index].tokens for index in range(len(requests))] != tokens
+
+
+def test_a_prompt_is_read_once_for_all_its_samples(tiny_model: tuple[Any, Any]) -> None:
+    model, tokenizer = tiny_model
+    requests = requests_of(tokenizer, Sampling(samples=5, temperature=0.7))
+    read: list[int] = []
+    generator = TransformersGenerator(model, tokenizer, drafting=False)
+
+    def count(_model: Any, _args: Any, given: dict[str, Any]) -> None:
+        read.append(given["input_ids"].numel())
+
+    with model.register_forward_pre_hook(count, with_kwargs=True):
+        found = dict(generator.generate(requests))
+    prompts = {tuple(request.prompt) for request in requests}
+    # The last token of a prompt is read for each sample; the last one that a sample writes is not.
+    assert sum(read) <= sum(map(len, prompts)) + sum(len(each.tokens) for each in found.values())
