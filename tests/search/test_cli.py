@@ -71,6 +71,16 @@ def refused(result: Result, *words: str) -> None:
         assert word in result.stderr
 
 
+def average(family: Family, folder: Path) -> Path:
+    """Write a recipe of the mean of the two fine-tunes, and return its file."""
+    recipe = folder / "linear.yaml"
+    recipe.write_text(
+        f"merge_method: linear\nmodels: [{{model: {family.a}, parameters: {{weight: 1}}}}, "
+        f"{{model: {family.b}, parameters: {{weight: 1}}}}]\n"
+    )
+    return recipe
+
+
 def replaced(before: str, after: str) -> Callable[[Family], None]:
     def change(family: Family) -> None:
         file = family.folder / "search.yaml"
@@ -337,11 +347,7 @@ def test_a_model_that_lacks_a_tensor_is_not_scored_with_random_numbers(command: 
 
 
 def test_a_merge_is_evaluated_without_being_written(command: Command, family: Family, tmp_path: Path) -> None:
-    recipe = tmp_path / "linear.yaml"
-    recipe.write_text(
-        f"merge_method: linear\nmodels: [{{model: {family.a}, parameters: {{weight: 1}}}}, "
-        f"{{model: {family.b}, parameters: {{weight: 1}}}}]\n"
-    )
+    recipe = average(family, tmp_path)
     options = ["--problems", family.problems, "--max-new-tokens", "12", "--allow-code-execution", "--json"]
     live = json.loads(command("evaluate", recipe, *options).stdout)
     assert command("merge", recipe, tmp_path / "merged").exit_code == 0
@@ -354,11 +360,7 @@ def test_a_merge_is_evaluated_without_being_written(command: Command, family: Fa
 def test_a_pickle_is_merged_and_evaluated_behind_the_switch_that_mergekit_has(
     command: Command, family: Family, tmp_path: Path
 ) -> None:
-    recipe = tmp_path / "linear.yaml"
-    recipe.write_text(
-        f"merge_method: linear\nmodels: [{{model: {family.a}, parameters: {{weight: 1}}}}, "
-        f"{{model: {family.b}, parameters: {{weight: 1}}}}]\n"
-    )
+    recipe = average(family, tmp_path)
     assert command("merge", recipe, tmp_path / "expected").exit_code == 0
     torch.save(load_file(family.a / "model.safetensors"), family.a / "pytorch_model.bin")
     (family.a / "model.safetensors").unlink()
@@ -478,11 +480,7 @@ def test_several_sets_are_scored_together(command: Command, family: Family, tmp_
 def test_every_prompt_format_is_compared_under_every_parents_tokenizer(
     command: Command, family: Family, tmp_path: Path
 ) -> None:
-    recipe = tmp_path / "linear.yaml"
-    recipe.write_text(
-        f"merge_method: linear\nmodels: [{{model: {family.a}, parameters: {{weight: 1}}}}, "
-        f"{{model: {family.b}, parameters: {{weight: 1}}}}]\n"
-    )
+    recipe = average(family, tmp_path)
     file = Path(family.b) / "tokenizer_config.json"
     config = json.loads(file.read_text())
     template = "{% for message in messages %}<user>{{ message['content'] }}{% endfor %}<answer>"

@@ -1,0 +1,1 @@
+"""The commands, the options that they share, and what they print; heavy imports stay inside the commands."""

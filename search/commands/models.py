@@ -1,0 +1,280 @@
+"""The commands about one model or what it wrote, without a search: merge, evaluate, score, check."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from search.commands import options
+from search.commands.display import (
+    bar,
+    print_isolation,
+    print_report,
+    print_scored,
+    print_tried,
+    tell,
+    tell_isolation,
+    tell_of_mergekit,
+)
+from search.startup import quick_imports
+
+if TYPE_CHECKING:
+    from merging import Recipe
+
+
+@click.command()
+@click.argument("recipe", type=click.Path(path_type=Path))
+@click.argument("folder", type=click.Path(path_type=Path))
+@options.SHARD_SIZE
+@click.option("--dry-run", is_flag=True, help="Show what would be merged, tensor by tensor, and merge nothing.")
+@options.COMPATIBLE
+@options.LOW_MEMORY
+@options.LAZY_UNPICKLE
+@options.TOKENIZER
+@options.CARD
+@options.CRIMES
+@options.TRUST
+@options.COMPILE
+@options.SEED
+@options.DEVICE
+def merge(
+    recipe: Path,
+    folder: Path,
+    max_shard_size: str,
+    dry_run: bool,
+    mergekit_compatible: bool,
+    low_cpu_memory: bool,  # noqa: ARG001 - nothing is left for it to change
+    lazy_unpickle: bool,
+    copy_tokenizer: bool,
+    write_model_card: bool,
+    allow_crimes: bool,
+    trust_remote_code: bool,
+    compile: bool | None,
+    random_seed: int,
+    device: str,
+) -> None:
+    """Merge a mergekit recipe into a folder; no search.
+
+    \b
+    Example:
+      merge-search merge ties.yaml merged
+    """
+    from search.recipes import load_recipe
+
+    with quick_imports():
+        loaded = load_recipe(recipe)  # a mistake in it is told before torch is waited for
+    from search.devices import choose_device
+
+    device = choose_device(device)
+    if dry_run:
+        from merging import Merger, ParentSet
+
+        with ParentSet.open(
+            loaded,
+            device,
+            lazy_unpickle=lazy_unpickle,
+            trust_remote_code=trust_remote_code,
+            allow_crimes=allow_crimes,
+        ) as parents:
+            tell(*parents.notes)
+            click.echo(Merger(parents, random_seed).plan(loaded).describe())
+        return
+    from merging import export_model
+
+    with bar() as progress:
+        export_model(
+            loaded, folder, random_seed=random_seed, device=device, max_shard_size=max_shard_size,
+            mergekit_compatible=mergekit_compatible, lazy_unpickle=lazy_unpickle, copy_tokenizer=copy_tokenizer,
+            write_model_card=write_model_card, allow_crimes=allow_crimes, trust_remote_code=trust_remote_code,
+            compile=compile, progress=progress, note=tell,
+        )  # fmt: skip
+    click.echo(f"{folder}: {loaded.merge_method} of {len(loaded.parents())} models")
+    tell_of_mergekit(folder, loaded.merge_method, mergekit_compatible)
+
+
+@click.command()
+@click.argument("model")
+@options.PROBLEMS
+@click.option("--prompt", type=click.Choice(["completion", "chat"]), default="completion", show_default=True)
+@click.option(
+    "--prompt-formats",
+    type=click.Choice(["all"]),
+    help="Compare every prompt format under the tokenizer and chat template of each parent, instead of --prompt.",
+)
+@click.option("--samples", type=click.IntRange(min=1), default=1, show_default=True, help="Completions a problem.")
+@click.option(
+    "--temperature", type=float, default=0.0, show_default=True, help="Draw tokens; 0 takes the likeliest each time."
+)
+@click.option("--top-p", type=float, default=1.0, show_default=True, help="Draw of the likeliest that have this part.")
+@click.option("--max-new-tokens", type=click.IntRange(min=1), default=512, show_default=True)
+@click.option("--batch-size", type=click.IntRange(min=1), help="Prompts at once; found by itself if not given.")
+@options.BACKEND
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@options.LAZY_UNPICKLE
+@options.TRUST
+@options.SEED
+@options.DEVICE
+@options.DEVICE_MAP
+@options.CONSENT
+def evaluate(
+    model: str,
+    problems: tuple[str, ...],
+    prompt: str,
+    prompt_formats: str | None,
+    samples: int,
+    temperature: float,
+    top_p: float,
+    max_new_tokens: int,
+    batch_size: int | None,
+    backend: str,
+    as_json: bool,
+    lazy_unpickle: bool,
+    trust_remote_code: bool,
+    random_seed: int,
+    device: str,
+    device_map: Literal["auto"] | None,
+    allow_code_execution: bool,
+) -> None:
+    """Score a model (a folder or a hub id) or a recipe (a .yaml file) on a problem set.
+
+    \b
+    Example:
+      merge-search evaluate ./model --problems humaneval --allow-code-execution
+    """
+    from evaluation import ConsentError, EvaluationError, Sampling, load_problem_sets
+    from search.recipes import load_recipe
+
+    if not allow_code_execution:
+        raise ConsentError
+    try:
+        sampling = Sampling(samples, temperature, top_p, random_seed)
+    except ValueError as error:
+        raise EvaluationError(f"--{str(error).replace('top_p', 'top-p', 1)}") from None
+    if device_map and device != "auto":
+        raise click.UsageError("--device and --device-map say where to work; give one of the two")
+    chosen = load_problem_sets(problems)
+    reference = load_recipe(model) if model.endswith((".yaml", ".yml")) else model
+    with quick_imports():
+        from evaluation import Evaluator  # only now: it waits for torch
+    from search.devices import choose_device
+
+    settings: dict[str, Any] = {
+        "prompt": prompt,
+        "max_new_tokens": max_new_tokens,
+        "batch_size": batch_size,
+        "backend": backend,
+        "sampling": sampling,
+    }
+    with (
+        Evaluator(chosen, allow_code_execution=allow_code_execution, **settings) as evaluator,
+        bar() as progress,
+        _model(
+            reference, choose_device(device), device_map, random_seed, lazy_unpickle, trust_remote_code, progress
+        ) as loaded,
+    ):
+        tell_isolation(evaluator.sandbox.isolation)
+        if prompt_formats:
+            from search.prompt_formats import try_prompt_formats
+
+            tokenizers = _tokenizers(reference, loaded[1], trust_remote_code)
+            tried = try_prompt_formats(evaluator, loaded[0], tokenizers, progress)
+        else:
+            report = evaluator.evaluate(*loaded, progress=lambda done, total: progress("scoring", done, total))
+    if prompt_formats:
+        print_tried(tried, as_json)
+    else:
+        print_report(report, as_json)
+
+
+@click.command()
+@click.argument("samples", type=click.Path(path_type=Path))
+@options.PROBLEMS
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@options.CONSENT
+def score(samples: Path, problems: tuple[str, ...], as_json: bool, allow_code_execution: bool) -> None:
+    """Score completions that came from anywhere: lines of {"task_id": ..., "completion": ...}.
+
+    \b
+    Example:
+      merge-search score samples.jsonl --allow-code-execution
+    """
+    from evaluation import load_problem_sets, score_samples
+
+    with bar() as progress:
+        scored = score_samples(
+            samples,
+            load_problem_sets(problems),
+            allow_code_execution=allow_code_execution,
+            progress=lambda done, total: progress("scoring", done, total),
+        )
+    tell_isolation(scored.isolation)
+    print_scored(scored, as_json)
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def check(as_json: bool) -> None:
+    """Try to break out of the sandbox, and show its layers; exit code 2 if they are too few to score models.
+
+    \b
+    Example:
+      merge-search check --json
+    """
+    from evaluation.sandbox.errors import ConfinementError
+    from evaluation.sandbox.pool import SandboxPool
+
+    with SandboxPool(workers=1) as pool:
+        refusal = None
+        try:
+            isolation = pool.isolation
+        except ConfinementError as error:
+            isolation, refusal = error.isolation, error
+    print_isolation(isolation, as_json)
+    if refusal is not None:
+        raise refusal
+
+
+def _tokenizers(reference: str | Recipe, own: Any, trusted: bool) -> dict[str, Any]:
+    """Return the tokenizer of a model, or that of a merge and those of its parents, by whose they are."""
+    from merging import load_tokenizer
+
+    if isinstance(reference, str):
+        return {reference: own}
+    return {"the merge": own} | {parent: load_tokenizer(parent, trusted) for parent in reference.parents()}
+
+
+@contextlib.contextmanager
+def _model(
+    reference: str | Recipe,
+    device: str,
+    device_map: Literal["auto"] | None,
+    random_seed: int,
+    lazy_unpickle: bool,
+    trusted: bool,
+    progress: Callable[[str, int, int], None],
+) -> Iterator[tuple[Any, Any]]:
+    """Yield the live model and the tokenizer of a checkpoint or of a recipe."""
+    from merging import Merger, ParentSet, Recipe, load_model, load_tokenizer
+
+    if isinstance(reference, str) and device_map:
+        reference = Recipe.single(reference)  # what merges tensor by tensor also loads them onto their devices
+    if isinstance(reference, str):
+        plain = load_model(reference, device, lazy_unpickle=lazy_unpickle, trust_remote_code=trusted)
+        yield plain, load_tokenizer(reference, trusted)
+        return
+    with ParentSet.open(
+        reference,
+        device,
+        device_map=device_map,
+        memory_budget=0,
+        lazy_unpickle=lazy_unpickle,
+        trust_remote_code=trusted,
+    ) as parents:
+        tell(*parents.notes)
+        merger = Merger(parents, random_seed)
+        model = merger.apply(reference, lambda done, total: progress("merging", done, total))
+        yield model, merger.tokenizer(reference)

@@ -1,0 +1,160 @@
+"""The commands about a search and what it found: run, leaderboard, export, compare."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import click
+
+from search.commands import options
+from search.commands.display import bar, print_comparison, print_leaderboard, show_plan, tell_of_mergekit
+from search.startup import quick_imports
+
+
+def _seconds(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:  # noqa: ARG001
+    """Read a duration such as 8h or 1h30m as seconds."""
+    from search.config import parse_duration
+
+    try:
+        return None if value is None else parse_duration(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+@click.command()
+@click.argument("config", type=click.Path(path_type=Path))
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Results folder; by default results/ and the config's name."
+)
+@click.option("--trials", type=click.IntRange(min=1), help="Trials in all, instead of the config's number.")
+@click.option(
+    "--timeout",
+    callback=_seconds,
+    metavar="TIME",
+    help="Take no further trial after this time: 8h, 1h30m, 90m. Parents and the report split are scored all the same.",
+)
+@click.option("--seed", type=click.IntRange(min=0), help="Seed of the sampler and of the split.")
+@click.option("--fresh", is_flag=True, help="Begin anew; results that are there are moved aside.")
+@click.option("--dry-run", is_flag=True, help="Show the searched numbers and one plan, and run nothing.")
+@options.COMPILE
+@options.CONSENT
+def run(
+    config: Path,
+    out: Path | None,
+    trials: int | None,
+    timeout: float | None,
+    seed: int | None,
+    fresh: bool,
+    dry_run: bool,
+    compile: bool | None,
+    allow_code_execution: bool,
+) -> None:
+    """Run a search, or go on with it where it stopped.
+
+    \b
+    Example:
+      merge-search run configs/quickstart.yaml --trials 40 --out results/first
+    """
+    from search.progress import Terminal
+
+    with Terminal() as progress:
+        # PyTorch and transformers take seconds to import: a person sees why.
+        progress.begin("starting", 1)
+        from search.config import SearchConfig
+
+        loaded = SearchConfig.load(config)
+        if allow_code_execution:
+            loaded = loaded.with_consent()
+        if compile is not None:
+            loaded = loaded.with_compile(compile)
+        if dry_run:
+            show_plan(loaded)
+            return
+        with quick_imports():
+            from search.worker import default_folder, run_search
+
+        folder = out or default_folder(loaded)
+        found = run_search(loaded, folder, trials=trials, timeout=timeout, seed=seed, fresh=fresh, progress=progress)
+    print_leaderboard(found, 10)
+    if found.unfinished:
+        given = {"--out": out, "--trials": trials, "--seed": seed}
+        again = [str(word) for option, value in given.items() if value is not None for word in (option, value)]
+        switches = ["--allow-code-execution"] * allow_code_execution
+        switches += [] if compile is None else ["--compile" if compile else "--no-compile"]
+        click.echo(f"\n{found.unfinished} To go on:")
+        click.echo(f"  {shlex.join(['merge-search', 'run', str(config), *again, *switches])}")
+    if found.best is not None:
+        click.echo(f"\nNext, write the best merge as a model:\n  {_export_command(folder)}")
+
+
+@click.command()
+@click.argument("results", type=click.Path(path_type=Path))
+@click.option("--top", type=click.IntRange(min=0), help="Show this many trials; parents are always shown.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")
+def leaderboard(results: Path, top: int | None, as_json: bool, as_csv: bool) -> None:
+    """Show the trials and the parents of a search, best first; also while it runs.
+
+    \b
+    Example:
+      merge-search leaderboard results/quickstart --top 10
+    """
+    with quick_imports():
+        from search.leaderboard import Leaderboard
+    if as_json and as_csv:
+        raise click.UsageError("give --json or --csv, not both")
+    found = Leaderboard.open(results)
+    if as_json:
+        click.echo(found.to_json(top))
+    elif as_csv:
+        click.echo(found.to_csv(top), nl=False)
+    else:
+        print_leaderboard(found, top)
+
+
+@click.command()
+@click.argument("results", type=click.Path(path_type=Path))
+@click.option("--trial", type=click.IntRange(min=0), help="The trial's number; by default the best.")
+@click.option("--to", required=True, type=click.Path(path_type=Path), help="The folder to make.")
+@options.SHARD_SIZE
+@options.COMPATIBLE
+def export(results: Path, trial: int | None, to: Path, max_shard_size: str, mergekit_compatible: bool) -> None:
+    """Write the model of a trial, by default the best, as a folder that transformers loads.
+
+    \b
+    Example:
+      merge-search export results/quickstart --to merged
+    """
+    with quick_imports():
+        from search.export import export_trial
+    with bar() as progress:
+        row = export_trial(
+            results, to, trial=trial, max_shard_size=max_shard_size, mergekit_compatible=mergekit_compatible,
+            progress=progress,
+        )  # fmt: skip
+    click.echo(f"{to}: {row.name}, {row.search_score or 0:.1%} on the search split")
+    tell_of_mergekit(to, row.recipe["merge_method"], mergekit_compatible)
+
+
+@click.command()
+@click.argument("first")
+@click.argument("second")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def compare(first: str, second: str, as_json: bool) -> None:
+    """Compare two models problem by problem: reports (of evaluate --json), or trials of a search.
+
+    \b
+    Example:
+      merge-search compare results/quickstart:37 results/quickstart:0
+      merge-search compare merged.json parent.json
+    """
+    with quick_imports():
+        from search.compare import compare as compare_scored
+        from search.compare import load_scored
+    print_comparison(compare_scored(load_scored(first), load_scored(second)), as_json)
+
+
+def _export_command(folder: Path) -> str:
+    name = folder.resolve().name
+    return shlex.join(["merge-search", "export", str(folder), "--to", f"{name}-merged"])
