@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from typing import TypeVar
 
 import torch
@@ -27,8 +27,9 @@ from merging.methods.registry import Block, Finite, Scratch, Undefined
 from merging.native import FORMATS
 from merging.parents import ParentSet
 from merging.placement import by_device
-from merging.plan import Plan, Source, Step
+from merging.plan import Plan, Step
 from merging.statistics.forms import Form
+from merging.statistics.memo import Kept
 
 T = TypeVar("T")
 
@@ -98,7 +99,8 @@ class StepOperands:
 
     def once(self, name: str, inputs: Sequence[int], compute: Callable[[], T], kept: Form[T] | None = None) -> T:
         """Return a statistic of these inputs (and the base), computed at most once for a parent set."""
-        return self.parents.once(name, self._sources(inputs), compute, kept, self.dtype, self.device)
+        key, found = self._statistic(name, inputs, kept)
+        return self.parents.statistics.once(key, compute, found)
 
     def last(
         self,
@@ -109,10 +111,14 @@ class StepOperands:
         kept: Form[T] | None = None,
     ) -> T:
         """Return a statistic of these inputs (and the base) and some numbers; that of the last numbers is held."""
-        return self.parents.last(name, self._sources(inputs), numbers, compute, kept, self.dtype, self.device)
+        key, found = self._statistic(name, inputs, kept)
+        return self.parents.statistics.last(key, numbers, compute, found)
 
-    def _sources(self, inputs: Sequence[int]) -> tuple[Source | None, ...]:
-        return (self.step.base, *(self.step.inputs[index] for index in inputs))
+    def _statistic(self, name: str, inputs: Sequence[int], form: Form[T] | None) -> tuple[Hashable, Kept[T] | None]:
+        """Return what a statistic is known by in memory, and on disk if it has a form there."""
+        sources = (self.step.base, *(self.step.inputs[index] for index in inputs))
+        kept = Kept(name, form, partial(self.parents.made_of, sources, self.dtype), self.device) if form else None
+        return (name, self.dtype, self.device, sources), kept
 
     def random_key(self, index: int) -> tuple[int, int]:
         """Return two 32-bit keys for the random numbers of an input: of (seed, input, its tensor) and nothing else."""

@@ -130,7 +130,7 @@ class Merger:
             first, *others = (self.parents.tensor(source.parent, source.tensor) for source in sources)
             return all(other.dtype == first.dtype and torch.equal(other.to(first.device), first) for other in others)
 
-        return self.parents.once("all_equal", sources, equal)
+        return self.parents.statistics.once(("all_equal", sources), equal)
 
     def _live_model(self, recipe: Recipe, plan: Plan) -> PreTrainedModel:
         donor = self.parents.checkpoints[recipe.donor]

@@ -7,8 +7,7 @@ tensor that has room is read from disk once. Does not merge.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping
-from functools import partial
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TypeAlias, TypeVar
@@ -27,8 +26,7 @@ from merging.placement import DeviceMap, Placement
 from merging.recipes.recipe import Recipe
 from merging.residency.memory import Budget
 from merging.residency.residency import Residency
-from merging.statistics.forms import Form
-from merging.statistics.memo import Kept, Statistics
+from merging.statistics.memo import Statistics
 
 Progress = Callable[[str, int, int], None]
 T = TypeVar("T")
@@ -189,59 +187,14 @@ class ParentSet:
         """Return what a parent's tensor is made of."""
         return self._derived.get((parent, name)) or self.checkpoints[parent].tensors[self._stored_name(parent, name)]
 
-    def once(
-        self,
-        name: str,
-        sources: Sources,
-        compute: Callable[[], T],
-        kept: Form[T] | None = None,
-        dtype: torch.dtype | None = None,
-        device: torch.device | None = None,
-    ) -> T:
-        """Return a statistic of some tensors, computed at most once.
+    def made_of(self, sources: Sources, dtype: torch.dtype, digest: Digest) -> object:
+        """Return plain data that tells what a statistic of some tensors is made of.
 
         Args:
-            name: what it is called.
-            sources: the tensors that it is made of, each given as (parent, name); None for a base that there is not.
-            compute: makes it.
-            kept: its form on disk, if it costs more to compute than to hash its parents: it is found there by the next
-                process.
-            dtype: in which the tensors are taken, if that is not their own.
-            device: where it is wanted; by default where the parents are.
+            sources: the tensors, each given as (parent, name); None for a base that there is not.
+            dtype: in which they are taken.
+            digest: returns a file's digest.
         """
-        key = (name, dtype, device, sources)
-        return self.statistics.once(key, compute, self._kept(name, sources, kept, dtype, device))
-
-    def last(
-        self,
-        name: str,
-        sources: Sources,
-        numbers: Hashable,
-        compute: Callable[[], T],
-        kept: Form[T] | None = None,
-        dtype: torch.dtype | None = None,
-        device: torch.device | None = None,
-    ) -> T:
-        """Return a statistic that depends on numbers besides, computed when they are not those of the last call.
-
-        On disk it is found again as long as the numbers stay the same. The arguments are those of `once`.
-        """
-        key = (name, dtype, device, sources)
-        return self.statistics.last(key, numbers, compute, self._kept(name, sources, kept, dtype, device))
-
-    def _kept(
-        self,
-        name: str,
-        sources: Sources,
-        form: Form[T] | None,
-        dtype: torch.dtype | None,
-        device: torch.device | None,
-    ) -> Kept[T] | None:
-        if form is None:
-            return None
-        return Kept(name, form, partial(self._made_of, sources, dtype), device or self.device)
-
-    def _made_of(self, sources: Sources, dtype: torch.dtype | None, digest: Digest) -> object:
         return [str(dtype), [source and self.stored(*source).made_of(digest) for source in sources]]
 
     def layers(self, parent: str) -> int:
