@@ -114,9 +114,9 @@ class Evaluator:
             EvaluationError: a prompt cannot be made, the sandbox fails again and again, or a problem cannot be scored.
         """
         chosen = self.problems if problems is None else problems
-        asked = self._all_asked(chosen, tokenizer, prompt or self.prompt)
         started = time.perf_counter()
         written = [started]
+        asked = self._all_asked(chosen, tokenizer, prompt or self.prompt)
         found: dict[tuple[str, int], Outcome] = {}
         for sample, outcome in self._outcomes(model, tokenizer, asked, written, drafts or DraftBook(), parent, plain):
             found[outcome.task_id, sample] = outcome
