@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 # One thread a test process: pytest-xdist already uses every core.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -16,6 +19,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 from tests.tiny import TinyModel, save_tiny_model
 
 ModelMaker = Callable[..., str]
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -26,6 +30,17 @@ def make_model(tmp_path: Path) -> ModelMaker:
         return save_tiny_model(tmp_path / name, TinyModel(**options))  # type: ignore[arg-type]
 
     return make
+
+
+@pytest.fixture(scope="session")
+def smollm2_folder() -> Path:
+    """Return the folder of SmolLM2-135M-Instruct and two fine-tunes; made where it is missing, and kept."""
+    folder = ROOT / "models" / "smollm2"
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock"):  # it takes twenty minutes on two cores
+        script = [sys.executable, "-m", "tests.fixtures.smollm2", "--to", str(folder)]
+        subprocess.run(script, cwd=ROOT, check=True)
+    return folder
 
 
 @pytest.fixture(scope="session", autouse=True)

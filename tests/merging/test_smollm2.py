@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from filelock import FileLock
 from torch import Tensor
 
 from tests.merging.conftest import Family
@@ -18,18 +15,10 @@ from tests.merging.test_parity import check, check_every_element, merge
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[2]
-
 
 @pytest.fixture(scope="session")
-def smollm2() -> Family:
-    """The family; made where it is missing (twenty minutes on two cores) and kept."""
-    folder = ROOT / "models" / "smollm2"
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / ".lock"):
-        script = [sys.executable, "-m", "tests.fixtures.smollm2", "--to", str(folder)]
-        subprocess.run(script, cwd=ROOT, check=True)
-    return Family(*(str(folder / name) for name in ("base", "text", "numeric")))
+def smollm2(smollm2_folder: Path) -> Family:
+    return Family(*(str(smollm2_folder / name) for name in ("base", "text", "numeric")))
 
 
 @pytest.mark.parametrize("name", NAMES)
