@@ -12,7 +12,7 @@ from __future__ import annotations
 from array import array
 from collections import Counter
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import cycle, islice, pairwise
 from typing import Literal, TypeAlias
 
 _TYPE = "I"
@@ -116,9 +116,8 @@ class Drafts:
     def _found(self, most: int, certainty: float) -> tuple[Sequence[int], list[Source]]:
         for length in range(min(_LONGEST_MATCH, len(self._own) // _WIDTH), _SHORTEST_MATCH - 1, -1):
             wanted = self._own[-length * _WIDTH :]
-            for text in (*self._texts, self._own[:-_WIDTH]):
-                place = _last_place(text, wanted)
-                if place >= 0 and (tokens := _unpacked(text[place + len(wanted) :][: most * _WIDTH])):
+            for text in (*self._texts, self._own):
+                if tokens := _after(wanted, text, most, repeats=text is self._own):
                     return self._while_likely(tokens, length, certainty)
         return (), []
 
@@ -149,6 +148,21 @@ def _packed(tokens: Sequence[int]) -> bytes:
 
 def _unpacked(packed: bytes) -> Sequence[int]:
     return array(_TYPE, packed).tolist()
+
+
+def _after(wanted: bytes, text: bytes, most: int, repeats: bool) -> Sequence[int]:
+    """Return up to ``most`` tokens that follow the last place where these stand in a text.
+
+    Args:
+        wanted: tokens.
+        text: tokens.
+        most: how many to return.
+        repeats: whether the text ends with the tokens; they are looked for before that, and what follows goes on over
+            the text's end: a text that has begun to repeat itself is guessed to do so for ever.
+    """
+    place = _last_place(text[:-_WIDTH] if repeats else text, wanted)
+    following = _unpacked(text[place + len(wanted) :][: most * _WIDTH]) if place >= 0 else []
+    return list(islice(cycle(following), most)) if repeats else following
 
 
 def _last_place(text: bytes, wanted: bytes) -> int:

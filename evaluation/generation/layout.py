@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-# A row that has more tokens than this in a pass fills the attention's kernels alone.
-_SHORT = 24
+# Reading a slot from memory takes as long as so many queries of it.
+_ROW_QUERIES = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,20 +83,20 @@ class Layout:
     _masks: dict[tuple[int, int | None, torch.dtype], list[Tensor]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, pieces: Sequence[Piece], slots: int, rows_at_once: int, device: torch.device) -> Layout:
+    def of(cls, pieces: Sequence[Piece], slots: int, call_worth: int, device: torch.device) -> Layout:
         """Lay out pieces, which are in the order of their rows.
 
         Args:
             pieces: one a row.
             slots: of a row.
-            rows_at_once: the most rows of a group.
+            call_worth: how many slots that a query reads take as long as one more group.
             device: where the model's first layer is.
         """
         tokens = [token for piece in pieces for token in piece.tokens]
         positions = [position for piece in pieces for position in range(piece.position, piece.end)]
         places = [piece.row * slots + position for piece in pieces for position in range(piece.position, piece.end)]
         groups, first = [], 0
-        for members in _grouped(pieces, rows_at_once):
+        for members in _grouped(pieces, call_worth):
             groups.append(_group(members, first, device))
             first += sum(len(piece.tokens) for piece in members)
         packed = torch.tensor([tokens, positions, places], device=device)
@@ -110,16 +110,26 @@ class Layout:
         return self._masks[key]
 
 
-def _grouped(pieces: Sequence[Piece], rows_at_once: int) -> Iterator[list[Piece]]:
+def _grouped(pieces: Sequence[Piece], call_worth: int) -> Iterator[list[Piece]]:
+    """Yield neighbours whose attention costs less together, padded, than apart."""
     group: list[Piece] = []
+    width = length = 0
     for piece in pieces:
-        alone = len(piece.tokens) > _SHORT
-        if group and (alone or len(group[0].tokens) > _SHORT or piece.row - group[0].row >= rows_at_once):
-            yield group
-            group = []
+        wider, longer = max(width, len(piece.tokens)), max(length, piece.end)
+        if group:
+            apart = _cost(piece.row - group[0].row, width, length) + _cost(1, len(piece.tokens), piece.end) + call_worth
+            if _cost(piece.row - group[0].row + 1, wider, longer) > apart:
+                yield group
+                group, wider, longer = [], len(piece.tokens), piece.end
         group.append(piece)
+        width, length = wider, longer
     if group:
         yield group
+
+
+def _cost(rows: int, width: int, length: int) -> int:
+    """Return what the attention of a group costs, in slots that a query reads."""
+    return rows * length * (width + _ROW_QUERIES)
 
 
 def _group(pieces: Sequence[Piece], first: int, device: torch.device) -> Group:

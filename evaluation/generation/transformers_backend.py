@@ -40,7 +40,8 @@ _MOST_ROWS = 256
 _DEAD_PART = 1 / 4
 # Tokens of a pass: enough to fill the processor, few enough for its caches, or for the logits' memory.
 _PASS_TOKENS = {"cpu": 1024, "cuda": 8192}
-_ROWS_AT_ONCE = {"cpu": 16, "cuda": 64}
+# How many slots that a query reads take as long as one more call of the attention.
+_CALL_WORTH_SLOTS = {"cpu": 2000, "cuda": 100_000}
 # How many tokens more in a pass take as long as a pass of its own: a guess is worth its place if it is likely enough.
 _PASS_WORTH_TOKENS = {"cpu": 30, "cuda": 130}
 
@@ -136,7 +137,7 @@ class TransformersGenerator:
     def _forward(self, pieces: Sequence[Piece], counts: Sequence[int], slots: Slots) -> Tensor:
         """Return the logits (sum of counts, vocabulary) of the last positions of each piece."""
         device = self._model.device
-        layout = Layout.of(pieces, slots.length, _ROWS_AT_ONCE[self._kind], device)
+        layout = Layout.of(pieces, slots.length, _CALL_WORTH_SLOTS[self._kind], device)
         wanted: list[int] = []
         end = 0
         for piece, count in zip(pieces, counts, strict=True):

@@ -83,6 +83,17 @@ def test_a_text_that_repeats_itself_is_guessed_without_drafts() -> None:
     assert list(drafts.propose([3], 3, 0.0)) == [4, 1, 2]
 
 
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=6), st.integers(1, 60))
+def test_a_text_that_has_begun_to_repeat_itself_is_guessed_to_go_on(period: list[int], most: int) -> None:
+    drafts = Drafts([9], [], Trust())
+    # Twice the longest match, after which the guess is as long as may be.
+    written = period * 16
+    drafts.propose(written, most, 0.0)
+    drafts.learn(100)
+    endless = [period[index % len(period)] for index in range(most)]
+    assert list(drafts.propose(written, most, 0.0)) == endless
+
+
 def test_a_source_that_fails_is_trusted_less() -> None:
     trust = Trust()
     before = trust[3]

@@ -235,11 +235,9 @@ def test_attention_with_capped_scores_is_refused(make_model: ModelMaker) -> None
 
 
 @pytest.mark.slow
-def test_on_a_real_model_the_tokens_are_those_of_generate_with_and_without_drafts() -> None:
-    folder = Path(__file__).parents[2] / "models" / "smollm2" / "base"
-    if not folder.is_dir():
-        pytest.skip("made by tests/fixtures/smollm2.py")
-    model, tokenizer = load_model(str(folder)).float(), load_tokenizer(str(folder))
+def test_on_a_real_model_the_tokens_are_those_of_generate_with_and_without_drafts(smollm2_folder: Path) -> None:
+    folder = str(smollm2_folder / "base")
+    model, tokenizer = load_model(folder).float(), load_tokenizer(folder)
     texts = [problem.prompt.strip() for problem in load_problems("humaneval").problems[:160:20]]
     prompts = [tokenizer.encode(text) for text in texts]
     expected = [by_generate(model, ids, 48) for ids in prompts]
