@@ -1,8 +1,8 @@
 """Drafts: guesses of what a model will write next, from what similar models wrote after the same prompt.
 
 What was written so far and begins a known completion goes on as most of those do that agree (the majority path of a
-trie); else as after the last place where its end stands in a known completion, or in the row's own text (prompt
-lookup; SuffixDecoding, arXiv:2411.04975).
+trie); else as a text that counts goes on; else as after the last place where its end stands in the row's own text or
+in a known completion (prompt lookup; SuffixDecoding, arXiv:2411.04975).
 
 Guarantees: no more than guesses. A generator verifies them, so that a bad one costs time alone.
 """
@@ -11,23 +11,26 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Sequence
-from itertools import cycle, islice, pairwise
+from collections.abc import Mapping, Sequence
+from itertools import accumulate, cycle, islice, pairwise, takewhile
+from operator import mul
 from typing import Literal, TypeAlias
+
+from evaluation.generation.counting import NO_DIGITS, WINDOW, counted_on
 
 _TYPE = "I"
 _WIDTH = array(_TYPE).itemsize
 
-# Where a guess is from: completions that agree with everything written (all of several, one alone, most of them), or
-# the place after as many tokens as also stand elsewhere.
-Source: TypeAlias = Literal["all", "one", "most"] | int
-_LONGEST_MATCH, _SHORTEST_MATCH = 8, 2
+# Where a guess is from: completions that agree with everything written (all of several, one alone, most of them), the
+# step of a text that counts, or the place after as many tokens as also stand elsewhere.
+Source: TypeAlias = Literal["all", "one", "most", "counted"] | int
+_Path: TypeAlias = tuple[Sequence[int], Sequence[Source]]
+_LONGEST_MATCH, _SHORTEST_MATCH = 16, 2
 # The part of guesses that held in searches over SmolLM2-135M, and how many guesses that is worth as experience.
-_PRIOR: dict[Source, float] = {
-    "all": 0.98, "one": 0.97, "most": 0.7, 2: 0.45, 3: 0.55, 4: 0.65, 5: 0.7, 6: 0.75, 7: 0.8, 8: 0.85,
-}  # fmt: skip
+_PRIOR: dict[Source, float] = {"all": 0.98, "one": 0.97, "most": 0.7, "counted": 0.9}
+_PRIOR |= {length: 1 - 1.1 / length for length in range(_SHORTEST_MATCH, _LONGEST_MATCH + 1)}
 _PRIOR_GUESSES = 30
-# The most guesses after a match: twice what held last time, within these.
+# The most guesses where nothing agrees with everything written: twice what held last time, within these.
 _FEWEST, _FIRST, _MOST = 4, 16, 64
 
 
@@ -55,14 +58,22 @@ class Drafts:
         prompt: token ids.
         known: completions of it, likelier ones first.
         trust: how far a source is worth a guess; learns.
+        digits: of the tokenizer, see `digits_of`; without them a text that counts is not understood.
     """
 
-    def __init__(self, prompt: Sequence[int], known: Sequence[Sequence[int]], trust: Trust) -> None:
+    def __init__(
+        self,
+        prompt: Sequence[int],
+        known: Sequence[Sequence[int]],
+        trust: Trust,
+        digits: Mapping[int, str] = NO_DIGITS,
+    ) -> None:
         self._agreeing = [tuple(completion) for completion in known]
         self._written: tuple[int, ...] = ()
         self._texts = [_packed(completion) for completion in self._agreeing]
         self._own = _packed(prompt)
         self._trust = trust
+        self._digits = digits
         self._sources: Sequence[Source] = ()
         self._cap = _FIRST
 
@@ -78,13 +89,14 @@ class Drafts:
         if any(len(known) > len(written) for known in self._agreeing):
             path, self._sources = self._majority(most, certainty)
         else:
-            path, self._sources = self._found(min(most, self._cap), certainty)
+            most = min(most, self._cap)
+            path, self._sources = self._counted(most, certainty) or self._found(most, certainty) or ((), ())
         return path
 
     def learn(self, held: int) -> None:
         """Take note of how many of the last proposal's guesses held."""
         self._trust.learn(self._sources, held)
-        if self._sources and isinstance(self._sources[0], int):
+        if self._sources and (self._sources[0] == "counted" or isinstance(self._sources[0], int)):
             self._cap = min(_MOST, max(_FEWEST, 2 * held))
         self._sources = ()
 
@@ -95,7 +107,7 @@ class Drafts:
         self._own += _packed(new)
         self._agreeing = [known for known in self._agreeing if known[start : start + len(new)] == new]
 
-    def _majority(self, most: int, certainty: float) -> tuple[Sequence[int], list[Source]]:
+    def _majority(self, most: int, certainty: float) -> _Path:
         path: list[int] = []
         sources: list[Source] = []
         end, likely = len(self._written), 1.0
@@ -113,25 +125,26 @@ class Drafts:
             agreeing = [known for known in agreeing if known[end - 1] == token and len(known) > end]
         return path, sources
 
-    def _found(self, most: int, certainty: float) -> tuple[Sequence[int], list[Source]]:
+    def _counted(self, most: int, certainty: float) -> _Path | None:
+        tokens = counted_on(_unpacked(self._own[-WINDOW * _WIDTH :]), self._digits, most)
+        return self._while_likely(tokens, ["counted"] * len(tokens), certainty) if tokens else None
+
+    def _found(self, most: int, certainty: float) -> _Path | None:
+        shortest = self._own[-_SHORTEST_MATCH * _WIDTH :]
+        texts = [text for text in self._texts if shortest in text]
         for length in range(min(_LONGEST_MATCH, len(self._own) // _WIDTH), _SHORTEST_MATCH - 1, -1):
             wanted = self._own[-length * _WIDTH :]
-            for text in (*self._texts, self._own):
-                if tokens := _after(wanted, text, most, repeats=text is self._own):
-                    return self._while_likely(tokens, length, certainty)
-        return (), []
-
-    def _while_likely(self, tokens: Sequence[int], length: int, certainty: float) -> tuple[Sequence[int], list[Source]]:
-        sources: list[Source] = []
-        likely = 1.0
-        for index in range(len(tokens)):
             # A guess that holds makes the match longer by one.
-            source = min(length + index, _LONGEST_MATCH)
-            likely *= self._trust[source]
-            if likely < certainty:
-                break
-            sources.append(source)
-        return tokens[: len(sources)], sources
+            sources = [min(length + index, _LONGEST_MATCH) for index in range(most)]
+            for text in (self._own, *texts):
+                if tokens := _after(wanted, text, most, repeats=text is self._own):
+                    return self._while_likely(tokens, sources, certainty)
+        return None
+
+    def _while_likely(self, tokens: Sequence[int], sources: Sequence[Source], certainty: float) -> _Path:
+        likely = accumulate((self._trust[source] for source in sources[: len(tokens)]), mul)
+        count = sum(1 for _ in takewhile(lambda each: each >= certainty, likely))
+        return tokens[:count], sources[:count]
 
 
 def distinct(completions: Sequence[Sequence[int]], most: int) -> list[tuple[int, ...]]:

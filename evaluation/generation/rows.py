@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from evaluation.generation.drafts import Drafts, Trust
+from evaluation.generation.drafts import Drafts
 from evaluation.generation.layout import Piece
 from evaluation.generation.protocol import Request
 
@@ -20,7 +20,7 @@ class Row:
         index: the request's.
         request: what is wanted.
         is_end: whether these tokens end the text.
-        trust: what guesses have been worth; None: the row makes none.
+        drafts: what the row's guesses are from; None: it makes none.
 
     Attributes:
         written: the tokens so far.
@@ -30,7 +30,7 @@ class Row:
     """
 
     def __init__(
-        self, index: int, request: Request, is_end: Callable[[Request, Sequence[int]], bool], trust: Trust | None
+        self, index: int, request: Request, is_end: Callable[[Request, Sequence[int]], bool], drafts: Drafts | None
     ) -> None:
         self.index = index
         self.request = request
@@ -39,7 +39,7 @@ class Row:
         self.draft: Sequence[int] = ()
         self.log_likelihood: float | None = None
         self._is_end = is_end
-        self._drafts = Drafts(request.prompt, request.drafts, trust) if trust else None
+        self._drafts = drafts
         self._cached = 0
 
     @property

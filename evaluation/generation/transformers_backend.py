@@ -23,7 +23,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evaluation.generation.attention import UnsupportedAttentionError, attention_over_slots, running
-from evaluation.generation.drafts import Trust
+from evaluation.generation.counting import digits_of
+from evaluation.generation.drafts import Drafts, Trust
 from evaluation.generation.layout import Layout, Piece
 from evaluation.generation.memory import free_bytes, is_out_of_memory
 from evaluation.generation.protocol import Generated, Request
@@ -84,10 +85,11 @@ class TransformersGenerator:
 
     def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, Generated]]:
         """Yield (index of the request, what was written) as each is finished; see `Generator`."""
-        trust = Trust() if self._drafting else None
-        rows = [
-            Row(index, self._within_context(request), self._is_end, trust) for index, request in enumerate(requests)
-        ]
+        trust, digits = Trust(), digits_of(self._tokenizer)
+        rows = []
+        for index, request in enumerate(map(self._within_context, requests)):
+            drafts = Drafts(request.prompt, request.drafts, trust, digits) if self._drafting else None
+            rows.append(Row(index, request, self._is_end, drafts))
         # The longest first, so that every later one has room in the slots that an earlier one leaves.
         waiting = deque(sorted(rows, key=lambda row: (-len(row.request.prompt), row.index)))
         with threads_for(self._model), attention_over_slots(self._model):

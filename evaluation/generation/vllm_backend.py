@@ -26,6 +26,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from transformers.core_model_loading import revert_weight_conversion
 
 from evaluation.errors import EvaluationError
+from evaluation.generation.counting import digits_of
 from evaluation.generation.memory import free_bytes
 from evaluation.generation.protocol import Generated, Request
 from evaluation.generation.text import TAIL_TOKENS, decode, end_tokens, text_after
@@ -84,7 +85,7 @@ class VllmBackend:
         if self._engine is None or kind != self._kind or length > self._length:
             self.close()
             self._length = length
-            settings = self._settings(model, tensors, requests)
+            settings = self._settings(model, tokenizer, tensors, requests)
             self._engine = EngineProcess(settings, _config(model), tokenizer, tensors, model.device)
             self._kind = kind
         self._engine.load(tensors)
@@ -102,7 +103,13 @@ class VllmBackend:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _settings(self, model: PreTrainedModel, tensors: Mapping[str, Tensor], requests: Sequence[Request]) -> Settings:
+    def _settings(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        tensors: Mapping[str, Tensor],
+        requests: Sequence[Request],
+    ) -> Settings:
         on_cpu = model.device.type == "cpu"
         free = free_bytes(model.device)
         cache = memory_part = None
@@ -120,6 +127,7 @@ class VllmBackend:
             cache_bytes=cache,
             memory_part=memory_part,
             draft_tokens=self.draft_tokens,
+            digits=digits_of(tokenizer),
         )
 
     def _slots(self, requests: Sequence[Request]) -> int:

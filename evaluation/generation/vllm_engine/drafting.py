@@ -5,12 +5,13 @@ vLLM 0.32 makes the class that `speculative_config` names, and calls `propose` a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from evaluation.generation.counting import NO_DIGITS
 from evaluation.generation.drafts import Drafts, Trust
 from evaluation.generation.protocol import Request
 
@@ -31,17 +32,18 @@ class KnownCompletions:
         self._drafts: dict[str, Drafts] = {}
         self._left: dict[str, int] = {}
         self._batch: Any = None
+        self._digits = NO_DIGITS
 
     def load_model(self, *_: Any, **__: Any) -> None:
         """Load nothing: there is no model of guesses."""
 
-    def watch(self, batch: Any) -> None:
-        """Take the worker's batch, whose rows say which request they are."""
-        self._batch = batch
+    def begin(self, batch: Any, digits: Mapping[int, str]) -> None:
+        """Take the worker's batch, whose rows say which request they are, and the tokenizer's digits."""
+        self._batch, self._digits = batch, digits
 
     def know(self, identifier: str, request: Request) -> None:
         """Guess for a request from now on."""
-        self._drafts[identifier] = Drafts(request.prompt, request.drafts, self._trust)
+        self._drafts[identifier] = Drafts(request.prompt, request.drafts, self._trust, self._digits)
         self._left[identifier] = request.max_new_tokens
 
     def forget(self) -> None:

@@ -48,7 +48,7 @@ class Engine:
         if settings.draft_tokens:
             runner = self._engine.model_executor.driver_worker.worker.model_runner
             self._drafting = runner.drafter
-            self._drafting.watch(runner.input_batch)
+            self._drafting.begin(runner.input_batch, settings.digits)
 
     def load(self, shared: Sequence[SharedTensor]) -> None:
         """Replace all weights. Raises ValueError naming those that were not given."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -22,6 +22,7 @@ class Settings:
         cache_bytes: for keys and values on a CPU; None leaves it to vLLM.
         memory_part: of a GPU's memory, for weights, keys, values and activations; None on a CPU.
         draft_tokens: the most tokens that are guessed at once; 0 for plain decoding.
+        digits: of the tokenizer, see `digits_of`.
     """
 
     folder: str
@@ -31,6 +32,7 @@ class Settings:
     cache_bytes: int | None
     memory_part: float | None
     draft_tokens: int
+    digits: Mapping[int, str]
 
 
 @dataclass(frozen=True, slots=True)
