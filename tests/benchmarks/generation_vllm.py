@@ -1,15 +1,14 @@
 """How long vLLM takes to write all of HumanEval greedily: by itself, and with the drafts of a search.
 
-    OMP_NUM_THREADS=2 python tests/benchmarks/generation_vllm.py [--problems 164] [--history 6] [--repeats 1]
+    OMP_NUM_THREADS=2 python -m tests.benchmarks.generation_vllm [--trials 24] [--problems 164] [--repeats 1]
 
-In an environment with vLLM (.ci/install-vllm-cpu makes one for a CPU). The candidates are those of generation.py, and
-so is what was written before. Plain vLLM is `LLM.generate` as a person would call it, in a process of its own, on a
+In an environment with vLLM (.ci/install-vllm-cpu makes one for a CPU). The search is that of generation.py, and so are
+the candidate and its drafts. Plain vLLM is `LLM.generate` as a person would call it, in a process of its own, on a
 checkpoint of the candidate; ours takes the candidate's weights into a running engine, which is in its seconds.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
@@ -25,13 +24,9 @@ from typing import Any
 
 import torch
 
-from evaluation import DraftEntry, Generator, Request, load_problems
-from evaluation.generation.book import prompt_key
+from evaluation import Request
 from evaluation.generation.vllm_backend import VllmBackend
-from evaluation.prompts import render
-from merging import Merger, ParentSet, Recipe
-from search.worker import baselines
-from tests.benchmarks.generation import ROOT, Bench, agreement, candidates, load_config
+from tests.benchmarks.generation import Stage, agreement, arguments, set_up
 from tests.benchmarks.machine import describe_machine
 
 # In one process, which was the faster way here. Seconds are those of `generate` alone.
@@ -62,25 +57,16 @@ class Round:
     processor_seconds: float
 
 
-class VllmBench(Bench):
-    """The family, its problems and drafts, and an engine that they run on."""
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """A running engine, and what it costs."""
 
     backend: VllmBackend
-    engine: int | None = None
+    pid: int
 
-    def before(self, recipe: Recipe, parent: bool) -> None:
-        """Let a model of the history write, and keep that."""
-        model, tokenizer = self.merger.apply(recipe), self.merger.tokenizer(recipe)
-        requests = self.requests(tokenizer, drafts=True)
-        self.engine = self.backend.engine(model, tokenizer, requests).pid
-        took, written = self.round(self.backend.generator(model, tokenizer), requests)
-        for problem, tokens in zip(self.problems, written, strict=True):
-            text = render(problem, "completion", tokenizer)
-            self.book.add(DraftEntry(prompt_key(text, tokenizer.encode(text)), tuple(tokens), parent))
-        print(f"before: {sum(map(len, written))} tokens in {took.processor_seconds:.1f} processor seconds", flush=True)
-
-    def round(self, generator: Generator, requests: Sequence[Request]) -> tuple[Round, list[list[int]]]:
-        """Return how long a generator takes, and what it writes."""
+    def round(self, stage: Stage, requests: Sequence[Request], plain: bool) -> tuple[Round, list[list[int]]]:
+        """Return how long the stage's candidate takes, and what it writes."""
+        generator = self.backend.generator(stage.model, stage.tokenizer, plain)
         started, worked = time.perf_counter(), self.processor_seconds()
         found = dict(generator.generate(requests))
         took = Round(time.perf_counter() - started, self.processor_seconds() - worked)
@@ -88,27 +74,25 @@ class VllmBench(Bench):
 
     def processor_seconds(self) -> float:
         """Return the processor time of this process and the engine's so far."""
-        fields = Path(f"/proc/{self.engine}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+        fields = Path(f"/proc/{self.pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
         return time.process_time() + (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
-    def table(self, recipe: Recipe, repeats: int) -> None:
-        """Print the table of one candidate."""
-        model, tokenizer = self.merger.apply(recipe), self.merger.tokenizer(recipe)
-        known, unknown = (self.requests(tokenizer, drafts) for drafts in (True, False))
-        print(
-            "\n| | seconds | processor seconds | times faster | tokens | the same completions |"
-            "\n|---|---|---|---|---|---|"
-        )
-        theirs, right = by_vllm(model, tokenizer, unknown, repeats)
-        print_row("vllm", theirs, theirs, right, right)
-        for name, requests, plain in (
-            ("ours, no guesses", unknown, True),
-            ("ours, no drafts (guesses from the text itself)", unknown, False),
-            ("ours, drafts of the search", known, False),
-        ):
-            generator = self.backend.generator(model, tokenizer, plain)
-            made = [self.round(generator, requests) for _ in range(repeats)]
-            print_row(name, [took for took, _ in made], theirs, made[-1][1], right)
+
+def table(stage: Stage, engine: Engine, repeats: int) -> None:
+    """Print the table."""
+    known, unknown = (stage.requests(drafts) for drafts in (True, False))
+    print(
+        "\n| | seconds | processor seconds | times faster | tokens | the same completions |\n|---|---|---|---|---|---|"
+    )
+    theirs, right = by_vllm(stage.model, stage.tokenizer, unknown, repeats)
+    print_row("vllm", theirs, theirs, right, right)
+    for name, requests, plain in (
+        ("ours, no guesses", unknown, True),
+        ("ours, no drafts (guesses from the text itself)", unknown, False),
+        ("ours, drafts of the search", known, False),
+    ):
+        made = [engine.round(stage, requests, plain) for _ in range(repeats)]
+        print_row(name, [took for took, _ in made], theirs, made[-1][1], right)
 
 
 def by_vllm(
@@ -153,30 +137,13 @@ def print_row(
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", type=Path, default=ROOT / "models" / "smollm2")
-    parser.add_argument("--problems", type=int, default=164)
-    parser.add_argument("--max-new-tokens", type=int, default=512)
-    parser.add_argument("--history", type=int, default=6, help="candidates before the one that is measured")
-    parser.add_argument("--repeats", type=int, default=1)
-    args = parser.parse_args()
-    everything = load_problems("humaneval")
-    problems = everything.subset(everything.task_ids[:: max(1, len(everything) // args.problems)][: args.problems])
-    config = load_config(args.models.resolve())
-    known = baselines(config)
-    recipes = candidates(config, args.history + 1)
+    args = arguments(__doc__).parse_args()
     threads = torch.get_num_threads()
     print(f"{describe_machine()}, vllm-cpu {version('vllm-cpu')}")
-    print(f"{len(problems)} problems, {args.max_new_tokens} new tokens, {threads} threads\n", flush=True)
-    opened = [*config.space.corners(), *(baseline.recipe for baseline in known)]
-    with ParentSet.open(opened, torch.device("cpu")) as parents, VllmBackend() as backend:
-        parents.load()
-        bench = VllmBench(config, problems, args.max_new_tokens, Merger(parents))
-        bench.backend = backend
-        history = [*((baseline.recipe, True) for baseline in known), *((recipe, False) for recipe in recipes[:-1])]
-        for recipe, parent in history:
-            bench.before(recipe, parent)
-        bench.table(recipes[-1], args.repeats)
+    print(f"{args.problems} problems, {args.max_new_tokens} new tokens, {threads} threads\n", flush=True)
+    with set_up(args) as stage, VllmBackend() as backend:
+        engine = Engine(backend, backend.engine(stage.model, stage.tokenizer, stage.requests(drafts=False)).pid)
+        table(stage, engine, args.repeats)
 
 
 if __name__ == "__main__":
