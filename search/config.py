@@ -21,6 +21,7 @@ from search.errors import SearchError
 from search.space import SearchSpace
 
 Sampler: TypeAlias = Literal["tpe", "cmaes", "gp", "nsgaii", "qmc", "random"]
+Objectives: TypeAlias = Literal["weighted", "separate"]
 
 _YAML = YamlReader("config", SearchError)
 _DURATION = re.compile(r"(?:(?P<h>\d+(?:\.\d+)?)h)?(?:(?P<m>\d+(?:\.\d+)?)m)?(?:(?P<s>\d+(?:\.\d+)?)s?)?")
@@ -143,7 +144,14 @@ class SearchSection(_Section):
     timeout: Duration | None = None
     seed: int = Field(default=0, ge=0)
     finalists: int = Field(default=3, ge=1)
+    objectives: Objectives = "weighted"
     enqueue: tuple[str | dict[str, Any], ...] = ()
+
+    @model_validator(mode="after")
+    def _sampler_has_many_objectives(self) -> SearchSection:
+        if self.objectives == "separate" and self.sampler == "cmaes":
+            raise ValueError("objectives: separate: cmaes has a single objective; take another sampler, such as tpe")
+        return self
 
 
 class MergingSection(_Section):
@@ -177,6 +185,12 @@ class Sections(_Section):
     evaluation: EvaluationSection = EvaluationSection()
     search: SearchSection = SearchSection()
     merging: MergingSection = MergingSection()
+
+    @model_validator(mode="after")
+    def _objectives_are_several(self) -> Sections:
+        if self.search.objectives == "separate" and len(self.evaluation.problems) == 1:
+            raise ValueError("search.objectives: separate needs several sets in evaluation.problems")
+        return self
 
     @classmethod
     def load(cls, path: Path) -> Sections:
@@ -261,12 +275,17 @@ class SearchConfig:
                 )
 
     @property
+    def objectives(self) -> int:
+        """How many objectives the search has: one, or each problem set's score."""
+        return len(self.evaluation.problems) if self.search.objectives == "separate" else 1
+
+    @property
     def identity(self) -> dict[str, Any]:
         """What must stay the same for results to belong together, as plain data; how long to search may change."""
         return {
             "recipe": self.space.template,
             "evaluation": self.evaluation.model_dump(exclude={"allow_code_execution", "workers"}),
-            "search": self.search.model_dump(include={"sampler", "seed"}),
+            "search": self.search.model_dump(include={"sampler", "seed", "objectives"}),
             "merging": self.merging.model_dump(include={"random_seed"}),
         }
 

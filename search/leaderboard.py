@@ -34,6 +34,7 @@ from search.study import (
     SECONDS,
     Studies,
     quiet,
+    score,
     storage_errors,
 )
 
@@ -52,9 +53,10 @@ _STATES: Mapping[TrialState, State] = {
 _WIDE, _OTHER_COLUMNS = 120, 54
 _SET_WIDTH = 16
 _BEST_PARENT = " (best parent)"
+_ON_FRONT = " (Pareto)"
 _JSON_KEYS = (
     "kind", "name", "trial", "state", "search_score", "search_scores", "log_likelihood", "report_score",
-    "report_interval", "report_scores", "won", "lost", "p_value", "seconds", "recipe",
+    "report_interval", "report_scores", "won", "lost", "p_value", "seconds", "recipe", "on_front",
 )  # fmt: skip
 
 
@@ -79,6 +81,8 @@ class Row:
         seconds: of merging, writing and scoring.
         recipe: the merge.
         numbers: of these, what was searched, by key.
+        on_front: where each set's score is an objective of its own, whether no trial is better in one of them and as
+            good in the others (the Pareto front); None in a search with a single objective.
         same_as: the number of the trial of the same merge whose outcomes these are, or None.
         error: why it failed.
     """
@@ -100,6 +104,7 @@ class Row:
     seconds: float
     recipe: dict[str, Any]
     numbers: dict[str, Any]
+    on_front: bool | None
     same_as: int | None
     error: str | None
 
@@ -139,7 +144,8 @@ class Leaderboard:
         reports = studies.reports()
         numbered = [(studies.number(trial), trial) for trial in [*studies.baseline_trials(), *studies.trials()]]
         splits = studies.split("search"), studies.split("report")
-        entries = [_Entry(trial, number, reports.get(number), *splits) for number, trial in numbered]
+        front = studies.front()
+        entries = [_Entry(trial, number, reports.get(number), *splits, front) for number, trial in numbered]
         parents = [entry for entry in entries if entry.kind == "parent" and entry.score is not None]
         best_parent = max(parents, key=lambda entry: entry.score or 0.0, default=None)
         rows = sorted((entry.row(best_parent) for entry in entries), key=_rank)
@@ -178,11 +184,11 @@ class Leaderboard:
         columns = "kind name trial state search_score report_score report_low report_high won lost p_value seconds"
         sets = list(dict.fromkeys(name for row in rows for name in row.search_scores))
         of_sets = [f"{split} {name}" for name in sets for split in ("search", "report")]
-        writer.writerow([*columns.split(), "same_as", "error", *of_sets, *numbers])
+        writer.writerow([*columns.split(), "on_front", "same_as", "error", *of_sets, *numbers])
         for row in rows:
             low, high = row.report_interval or (None, None)
             cells = [row.kind, row.name, row.trial, row.state, row.search_score, row.report_score, low, high, row.won]
-            cells += [row.lost, row.p_value, round(row.seconds, 3), row.same_as, row.error]
+            cells += [row.lost, row.p_value, round(row.seconds, 3), row.on_front, row.same_as, row.error]
             cells += [scores.get(name) for name in sets for scores in (row.search_scores, row.report_scores)]
             writer.writerow([*cells, *(row.numbers.get(key) for key in numbers)])
         return out.getvalue()
@@ -222,7 +228,7 @@ class Leaderboard:
 
     def _called(self, row: Row, short: Mapping[str, str], width: int) -> str:
         """Return what a row is called; no name pushes the scores off the screen."""
-        mark = f" (= {row.same_as})" if row.same_as is not None else ""
+        mark = f" (= {row.same_as})" if row.same_as is not None else _ON_FRONT if row.on_front else ""
         if (row.kind, row.name) == ("parent", self.best_parent):
             mark = _BEST_PARENT
         return shorten(short.get(row.name, row.name), width - len(mark)) + mark
@@ -235,6 +241,7 @@ class _Entry:
     report: str | None
     on_search: Split
     on_report: Split
+    front: frozenset[int]
 
     @property
     def kind(self) -> Literal["parent", "baseline", "trial"]:
@@ -247,7 +254,7 @@ class _Entry:
 
     @property
     def score(self) -> float | None:
-        return self.trial.value if self.trial.state is TrialState.COMPLETE else None
+        return score(self.trial)
 
     def row(self, reference: _Entry | None) -> Row:
         """Return the row of this trial, compared with the best parent."""
@@ -272,6 +279,7 @@ class _Entry:
             seconds=float(attributes.get(SECONDS, {}).get("total", 0.0)),
             recipe=attributes.get(RECIPE, {}),
             numbers=dict(self.trial.params),
+            on_front=self.number in self.front if self.front and self.kind == "trial" else None,
             same_as=attributes.get(SAME_AS),
             error=attributes.get(ERROR),
         )

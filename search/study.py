@@ -37,8 +37,9 @@ if TYPE_CHECKING:  # a leaderboard is read without waiting for torch
 
 _BASELINES = "/baselines"
 # User attributes of a trial, by what they hold.
-WORKER, RECIPE, OUTCOMES, SECONDS, TOKENS, LIKELIHOOD, SAME_AS, ERROR, NAME, KIND, NUMBER = (
-    "worker", "recipe", "outcomes", "seconds", "tokens", "log likelihood", "same as", "error", "name", "kind", "number",
+WORKER, RECIPE, SCORE, OUTCOMES, SECONDS, TOKENS, LIKELIHOOD, SAME_AS, ERROR, NAME, KIND, NUMBER = (
+    "worker", "recipe", "score", "outcomes", "seconds", "tokens", "log likelihood", "same as", "error", "name", "kind",
+    "number",
 )  # fmt: skip
 # User attributes of the search's study.
 _FIRST, _REPORT, _RERUN, _SPLITS = "first number", "report/", "run again/", "splits"
@@ -90,9 +91,9 @@ class Studies:
             storage = _storage(folder)
             if folder.holds_scores() and folder.study not in optuna.get_all_study_names(storage):
                 raise SearchError(f"{folder.database}: holds no study {folder.study!r}; {RESTORE}")
-            search = _create(storage, folder.study)
+            search = _create(storage, folder.study, config.objectives)
             search.sampler = SeededSampler(config.search.sampler, config.search.seed, start)
-            first = _create(storage, folder.study + _BASELINES)
+            first = _create(storage, folder.study + _BASELINES, config.objectives)
             if _FIRST not in search.user_attrs:
                 for number, baseline in enumerate(baselines):
                     first.enqueue_trial({}, user_attrs=_attributes(number, baseline))
@@ -164,6 +165,12 @@ class Studies:
         latest = {trial.user_attrs[NUMBER]: trial for trial in self.baselines.get_trials(deepcopy=False)}
         return [trial for trial in latest.values() if trial.state.is_finished()]
 
+    def front(self) -> frozenset[int]:
+        """Return the Pareto front of a search with several objectives, by the number that people see; else nothing."""
+        if len(self.search.directions) == 1:
+            return frozenset()
+        return frozenset(self.number(trial) for trial in self.search.best_trials)
+
     def split(self, name: str) -> Split:
         """Return how outcomes on a split are to be read: ``search`` or ``report``."""
         known = self.search.user_attrs.get(_SPLITS, {}).get(name)
@@ -209,6 +216,13 @@ class Studies:
         # Taking a trial and signing it happen inside the lock that is held here: one without a worker has lost it.
         running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         return [trial for trial in running if not self.folder.is_at_work(trial.user_attrs.get(WORKER, "none"))]
+
+
+def score(trial: FrozenTrial) -> float | None:
+    """Return what a trial scores: its objective, or the mean of several by weight; None if it is not complete."""
+    if trial.state is not TrialState.COMPLETE:
+        return None
+    return float(trial.user_attrs[SCORE]) if len(trial.values) > 1 else trial.values[0]
 
 
 @contextlib.contextmanager
@@ -298,9 +312,9 @@ def _way_to_read(folder: ResultsFolder, reading: bool) -> str | None:
     return ("mode=ro" if log.exists() else "immutable=1") if reading else None
 
 
-def _create(storage: RDBStorage, name: str) -> Study:
+def _create(storage: RDBStorage, name: str, objectives: int) -> Study:
     return optuna.create_study(
-        storage=storage, study_name=name, direction="maximize", load_if_exists=True,
+        storage=storage, study_name=name, directions=["maximize"] * objectives, load_if_exists=True,
         sampler=optuna.samplers.RandomSampler(seed=0), pruner=optuna.pruners.NopPruner(),
     )  # fmt: skip
 

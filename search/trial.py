@@ -23,7 +23,7 @@ from search.drafts import SharedDrafts
 from search.outcomes import letters
 from search.progress import Progress
 from search.results import ResultsFolder
-from search.study import ERROR, KIND, LIKELIHOOD, OUTCOMES, RECIPE, SAME_AS, SECONDS, TOKENS
+from search.study import ERROR, KIND, LIKELIHOOD, OUTCOMES, RECIPE, SAME_AS, SCORE, SECONDS, TOKENS, score
 
 _LOG = logging.getLogger("search.trial")
 
@@ -120,7 +120,8 @@ def run_trial(study: Study, trial: Trial, number: int, recipe: Callable[[], Reci
     trial.set_user_attr(TOKENS, sum(outcome.completion_tokens for outcome in report.completions))
     if report.log_likelihood is not None and math.isfinite(report.log_likelihood):
         trial.set_user_attr(LIKELIHOOD, report.log_likelihood)
-    study.tell(trial, report.pass_at_1)
+    trial.set_user_attr(SCORE, report.pass_at_1)
+    study.tell(trial, [report.pass_at_1] if len(study.directions) == 1 else list(report.scores.values()))
     _LOG.info("trial %d: %.4f in %.1f s", number, report.pass_at_1, seconds["total"])
     return Result(report.pass_at_1, seconds["total"])
 
@@ -135,14 +136,14 @@ def repeat_trial(study: Study, trial: Trial, number: int, twin: FrozenTrial, fir
         twin: the trial that was scored.
         first: what people call that.
     """
-    for key in (RECIPE, OUTCOMES, TOKENS, LIKELIHOOD):
+    for key in (RECIPE, SCORE, OUTCOMES, TOKENS, LIKELIHOOD):
         if key in twin.user_attrs:
             trial.set_user_attr(key, twin.user_attrs[key])
     trial.set_user_attr(SAME_AS, first)
     trial.set_user_attr(SECONDS, {"total": 0.0})
-    study.tell(trial, twin.value)
+    study.tell(trial, twin.values)
     _LOG.info("trial %d: the same merge as trial %d, and so its outcomes", number, first)
-    return Result(twin.value, 0.0, f"the same merge as trial {first}")
+    return Result(score(twin), 0.0, f"the same merge as trial {first}")
 
 
 def describe(error: Exception) -> str:

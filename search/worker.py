@@ -31,7 +31,19 @@ from search.leaderboard import Leaderboard
 from search.outcomes import Split, letters
 from search.progress import Progress, Silent
 from search.results import STATISTICS, ResultsFolder
-from search.study import ERROR, KIND, LIKELIHOOD, NAME, OUTCOMES, RECIPE, Baseline, Studies, quiet, storage_errors
+from search.study import (
+    ERROR,
+    KIND,
+    LIKELIHOOD,
+    NAME,
+    OUTCOMES,
+    RECIPE,
+    Baseline,
+    Studies,
+    quiet,
+    score,
+    storage_errors,
+)
 from search.trial import Bench, Result, describe, repeat_trial, run_trial
 
 _LOG = logging.getLogger("search.worker")
@@ -104,9 +116,7 @@ class _Worker:
         config = self.config
         deadline = time.monotonic() + limit if limit is not None else None
         problems = config.evaluation.load_problems()
-        visible, report = problems.split(config.evaluation.report_fraction, config.search.seed)
-        if not len(visible):
-            raise SearchError(f"{config.source}: evaluation.report_fraction: leaves no problem to search on")
+        visible, report = self._split(problems)
         known = baselines(config)
         recipes = [*config.space.corners(), *(baseline.recipe for baseline in known)]
         device = choose_device(config.merging.device, f"{config.source}: merging.device")
@@ -156,6 +166,16 @@ class _Worker:
                         self._run_baselines(studies, bench, name, deadline, finish)
                     self._score_finalists(studies, bench, report)
                     return replace(Leaderboard.of(studies), unfinished=self._unfinished(studies, report))
+
+    def _split(self, problems: ProblemSet) -> tuple[ProblemSet, ProblemSet]:
+        """Return what the search may see, and the rest. Raises SearchError if it would see nothing of an objective."""
+        visible, report = problems.split(self.config.evaluation.report_fraction, self.config.search.seed)
+        unseen = [part.name for part in visible.parts if not part.task_ids] if self.config.objectives > 1 else []
+        if unseen or not len(visible):
+            of_set = f" of {unseen[0]}" if unseen else ""
+            reason = f"evaluation.report_fraction: leaves no problem{of_set} to search on"
+            raise SearchError(f"{self.config.source}: {reason}")
+        return visible, report
 
     def _merger(self, parents: ParentSet, baselines: int) -> Merger:
         settings = self.config.merging
@@ -293,7 +313,7 @@ class _Worker:
     def _unreported(self, studies: Studies) -> list[FrozenTrial]:
         """Return the baselines and finalists that have no score on the report split."""
         known = studies.reports()
-        best = finalists(studies.trials(), self.config.search.finalists)
+        best = finalists(studies, self.config.search.finalists)
         chosen = [trial for trial in studies.baseline_trials() if trial.state is TrialState.COMPLETE] + list(best)
         return [trial for trial in chosen if studies.number(trial) not in known]
 
@@ -319,10 +339,16 @@ class _Worker:
         self.progress.scored(scores.pass_at_1, seconds["total"], _standing(studies))
 
 
-def finalists(trials: Sequence[FrozenTrial], count: int) -> Sequence[FrozenTrial]:
-    """Return the best trials on the search split, best first; of equals the likelier, then the earlier one."""
+def finalists(studies: Studies, count: int) -> Sequence[FrozenTrial]:
+    """Return the best trials on the search split, those of the Pareto front first, if there is one; then the best ones.
+
+    Of equals the likelier comes first, then the earlier one.
+    """
+    front = studies.front()
+    ordered = sorted(_scored(studies.trials()), key=_merit, reverse=True)
+    ordered.sort(key=lambda trial: studies.number(trial) not in front)
     chosen: dict[str, FrozenTrial] = {}
-    for trial in sorted(_scored(trials), key=_merit, reverse=True):
+    for trial in ordered:
         if len(chosen) < count:
             chosen.setdefault(str(trial.user_attrs[RECIPE]), trial)
     return list(chosen.values())
@@ -333,7 +359,7 @@ def _scored(trials: Sequence[FrozenTrial]) -> Iterator[FrozenTrial]:
 
 
 def _merit(trial: FrozenTrial) -> tuple[float, float, int]:
-    return trial.value or 0.0, trial.user_attrs.get(LIKELIHOOD, -math.inf), -trial.number
+    return score(trial) or 0.0, trial.user_attrs.get(LIKELIHOOD, -math.inf), -trial.number
 
 
 def _name(studies: Studies, trial: FrozenTrial | Trial) -> str:
@@ -342,8 +368,10 @@ def _name(studies: Studies, trial: FrozenTrial | Trial) -> str:
 
 def _standing(studies: Studies) -> str:
     best = max(_scored(studies.trials()), key=_merit, default=None)
-    parents = [trial.value or 0.0 for trial in _scored(studies.baseline_trials()) if trial.user_attrs[KIND] == "parent"]
-    known = [f"best {best.value:.1%} (trial {studies.number(best)})"] if best else []
+    parents = [
+        score(trial) or 0.0 for trial in _scored(studies.baseline_trials()) if trial.user_attrs[KIND] == "parent"
+    ]
+    known = [f"best {score(best):.1%} (trial {studies.number(best)})"] if best else []
     return ", ".join([*known, f"best parent {max(parents):.1%}"] if parents else known)
 
 

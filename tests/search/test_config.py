@@ -229,6 +229,16 @@ def test_several_sets_have_weights_and_settings_of_their_own(family: Family) -> 
     assert [(each.asked, each.timeout_seconds) for each in problems][-2:] == [(None, 3.0), ("chat", 9.0)]
 
 
+def test_separate_objectives_need_several_sets_and_a_sampler_for_them(family: Family) -> None:
+    text = family.config(search=", objectives: separate")
+    with pytest.raises(SearchError, match=r"search\.objectives: separate needs several sets in evaluation\.problems"):
+        SearchConfig.parse(text, folder=family.folder)
+    several = text.replace("problems.jsonl", "[problems.jsonl, humaneval]", 1)
+    assert SearchConfig.parse(several, folder=family.folder).objectives == 2
+    with pytest.raises(SearchError, match=r"cmaes has a single objective; take another sampler"):
+        SearchConfig.parse(several.replace("separate", "separate, sampler: cmaes", 1), folder=family.folder)
+
+
 def test_a_set_that_is_nowhere_is_named(family: Family) -> None:
     text = family.config().replace("problems.jsonl", "[humaneval, nowhere.jsonl]", 1)
     config = SearchConfig.parse(text, source="mine.yaml", folder=family.folder)

@@ -137,7 +137,7 @@ def test_json_has_the_documented_keys(board: Leaderboard) -> None:
     for found in read["rows"]:
         assert found.keys() == {
             "kind", "name", "trial", "state", "search_score", "search_scores", "log_likelihood", "report_score",
-            "report_interval", "report_scores", "won", "lost", "p_value", "seconds", "recipe",
+            "report_interval", "report_scores", "won", "lost", "p_value", "seconds", "recipe", "on_front",
         }  # fmt: skip
     first = read["rows"][0]
     assert (first["kind"], first["trial"], first["seconds"]) == ("trial", 5, 1.5)

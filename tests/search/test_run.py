@@ -442,6 +442,33 @@ def test_the_default_folder_is_called_like_the_config(family: Family, monkeypatc
     assert Leaderboard.open("results/mine").study == "mine"
 
 
+@pytest.mark.parametrize("sampler", ["tpe", "gp", "nsgaii", "qmc"])
+def test_the_scores_of_several_sets_may_be_objectives_of_their_own(
+    family: Family, tmp_path: Path, sampler: str
+) -> None:
+    rows = family.problems.read_text().splitlines(keepends=True)
+    (family.folder / "other.jsonl").write_text("".join(rows[:6]))
+    text = family.config(search=f", sampler: {sampler}, objectives: separate")
+    text = text.replace("problems.jsonl", "[problems.jsonl, {source: other.jsonl, weight: 3}]", 1)
+    run_search(SearchConfig.parse(text, folder=family.folder), tmp_path / "run", trials=2)
+    board = run_search(SearchConfig.parse(text, folder=family.folder), tmp_path / "run", trials=4)  # it goes on
+    trials = [row for row in board.rows if row.kind == "trial"]
+    assert len(trials) == 4
+    values = [tuple(row.search_scores.values()) for row in trials]
+    for row, own in zip(trials, values, strict=True):
+        assert row.search_score == pytest.approx((own[0] + 3 * own[1]) / 4)
+        beaten = any(all(a >= b for a, b in zip(other, own, strict=True)) and other != own for other in values)
+        assert row.on_front is not beaten
+    assert {row.on_front for row in board.rows if row.kind != "trial"} == {None}
+    best = next(row for row in trials if row.trial == board.best)
+    assert best.on_front
+    assert best.report_score is not None
+    assert Leaderboard.open(tmp_path / "run").rows == board.rows
+    table = Console(width=160, record=True, file=io.StringIO())
+    table.print(board.table())
+    assert "(Pareto)" in table.export_text()
+
+
 def test_a_search_over_several_sets_and_samples_is_scored_by_their_weights(family: Family, tmp_path: Path) -> None:
     rows = family.problems.read_text().splitlines(keepends=True)
     (family.folder / "other.jsonl").write_text("".join(rows[:6]))
