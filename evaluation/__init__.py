@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from evaluation.errors import ConsentError, EvaluationError
+    from evaluation.errors import ConsentError, EvaluationError, ScreenedError
     from evaluation.evaluator import Evaluator
     from evaluation.generation.book import DraftBook, DraftEntry
     from evaluation.generation.draws import Sampling
@@ -49,6 +49,7 @@ _HOMES = {
     "Sampling": "generation.draws",
     "SandboxPool": "sandbox.pool",
     "ScoredSamples": "samples",
+    "ScreenedError": "errors",
     "Status": "sandbox.verdict",
     "Verdict": "sandbox.verdict",
     "load_problem_sets": "problems",
@@ -81,6 +82,7 @@ __all__ = [
     "Sampling",
     "SandboxPool",
     "ScoredSamples",
+    "ScreenedError",
     "Status",
     "Verdict",
     "load_problem_sets",

@@ -7,6 +7,19 @@ class EvaluationError(Exception):
     """A problem set, a prompt or an evaluation that cannot be done as asked."""
 
 
+class ScreenedError(Exception):
+    """A model that was not scored to the end: it gives the references too low a likelihood.
+
+    Args:
+        log_likelihood: what it gives them, in nats a token.
+        least: what was asked of it.
+    """
+
+    def __init__(self, log_likelihood: float, least: float) -> None:
+        super().__init__(f"what parents passed with has {log_likelihood:.2f} nats a token; {least:.2f} were wanted")
+        self.log_likelihood = log_likelihood
+
+
 class ConsentError(EvaluationError):
     """Model-written code would be executed, and nobody has agreed to that."""
 

@@ -14,7 +14,7 @@ from types import TracebackType
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from evaluation.errors import ConsentError
+from evaluation.errors import ConsentError, ScreenedError
 from evaluation.generation.book import DraftBook, DraftEntry, prompt_key
 from evaluation.generation.choice import make_backend
 from evaluation.generation.draws import Draw, Sampling
@@ -97,6 +97,7 @@ class Evaluator:
         drafts: DraftBook | None = None,
         parent: bool = False,
         plain: bool = False,
+        least_likelihood: float | None = None,
     ) -> Report:
         """Score a model.
 
@@ -109,8 +110,11 @@ class Evaluator:
             drafts: what similar models wrote, to go faster by; what this one writes is added.
             parent: whether the model's completions stay among the drafts, and may be references.
             plain: decode without any guess, at a fixed batch size, so that 16-bit models are compared like with like.
+            least_likelihood: of the references of the drafts, in nats a token, their mean; a model that gives them
+                less is not scored to the end.
 
         Raises:
+            ScreenedError: the model gives the references less than `least_likelihood`.
             EvaluationError: a prompt cannot be made, the sandbox fails again and again, or a problem cannot be scored.
         """
         chosen = self.problems if problems is None else problems
@@ -118,7 +122,9 @@ class Evaluator:
         written = [started]
         asked = self._all_asked(chosen, tokenizer, prompt or self.prompt)
         found: dict[tuple[str, int], Outcome] = {}
-        for sample, outcome in self._outcomes(model, tokenizer, asked, written, drafts or DraftBook(), parent, plain):
+        book = drafts or DraftBook()
+        outcomes = self._outcomes(model, tokenizer, asked, written, book, parent, plain, least_likelihood)
+        for sample, outcome in outcomes:
             found[outcome.task_id, sample] = outcome
             if progress:
                 progress(len(found), len(asked))
@@ -165,6 +171,7 @@ class Evaluator:
         drafts: DraftBook,
         parent: bool = False,
         plain: bool = False,
+        least_likelihood: float | None = None,
     ) -> Iterator[tuple[int, Outcome]]:
         """Yield (sample, outcome) as verdicts arrive."""
         requests = [
@@ -179,10 +186,11 @@ class Evaluator:
             for one in asked
         ]
         generator = self._backend.generator(model, tokenizer, plain)
+        screen = None if least_likelihood is None else _Screen(requests, least_likelihood)
         completed: list[tuple[_Asked, str, Generated]] = []
 
         def programs() -> Iterator[tuple[Problem, str]]:
-            for index, generated in generator.generate(requests):
+            for index, generated in generator.generate(requests, screen):
                 completion = extract(asked[index].problem, asked[index].prompt, generated.text)
                 completed.append((asked[index], completion, generated))
                 yield asked[index].problem, completion
@@ -228,6 +236,25 @@ class _Asked:
         # What the same sample of another model drew is the best guess: it was drawn with the same numbers.
         key = prompt_key(f"{text} {sample}" if sample else text, tokens)
         return cls(problem, problem.asked or default, tokens, key, sample, sampling.draw(problem.task_id, sample))
+
+
+class _Screen:
+    """Hears of the likelihoods of references, and raises ScreenedError when all are known and too low.
+
+    Args:
+        requests: some of which have a reference.
+        least: what their mean must be, in nats a token.
+    """
+
+    def __init__(self, requests: Sequence[Request], least: float) -> None:
+        self._waiting = sum(bool(request.reference) for request in requests)
+        self._least = least
+        self._known: list[float] = []
+
+    def __call__(self, _index: int, log_likelihood: float) -> None:
+        self._known.append(log_likelihood)
+        if len(self._known) == self._waiting and (mean := sum(self._known) / self._waiting) < self._least:
+            raise ScreenedError(mean, self._least)
 
 
 def _prompt(problem: Problem, default: PromptFormat, tokenizer: PreTrainedTokenizerBase) -> tuple[str, list[int]]:

@@ -145,6 +145,7 @@ class SearchSection(_Section):
     seed: int = Field(default=0, ge=0)
     finalists: int = Field(default=3, ge=1)
     objectives: Objectives = "weighted"
+    screen: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     enqueue: tuple[str | dict[str, Any], ...] = ()
 
     @model_validator(mode="after")

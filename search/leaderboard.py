@@ -68,7 +68,7 @@ class Row:
         kind: parent, baseline (the parents' average) or trial.
         name: the parent's reference, or ``trial N``.
         trial: its number; the parents and their average have the first ones.
-        state: how the trial ended.
+        state: how the trial ended; ``pruned`` if it was screened out.
         search_score: pass@1 on the search split, of several sets their mean by weight; None if it failed.
         search_scores, report_scores: of several sets, pass@1 of each on either split.
         log_likelihood: of what the parents passed problems of that split with, in nats a token, as far as known; of
@@ -303,7 +303,8 @@ def _rank(row: Row) -> tuple[bool, float, int, float, int]:
 
 def _cells(row: Row, sets: Sequence[str]) -> Sequence[str]:
     if row.search_score is None:
-        return ["failed", *("" for _ in sets), "", "", "", f"{row.seconds:.1f}"]
+        ended = "screened" if row.state == "pruned" else "failed"
+        return [ended, *("" for _ in sets), "", "", "", f"{row.seconds:.1f}"]
     report = ""
     if row.report_score is not None and row.report_interval is not None:
         low, high = row.report_interval

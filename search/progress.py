@@ -42,8 +42,10 @@ class Progress(Protocol):
     def step(self, done: int, total: int) -> None:
         """So much of the current phase is done."""
 
-    def scored(self, score: float | None, seconds: float, standing: str = "", note: str = "") -> None:
-        """The current trial is over: its score, or None if it failed, and how the search stands now."""
+    def scored(
+        self, score: float | None, seconds: float, standing: str = "", note: str = "", ended: str = "failed"
+    ) -> None:
+        """The current trial is over: its score, or None and how it ended instead; and how the search stands now."""
 
     def say(self, message: str) -> None:
         """Something happened that a person should know."""
@@ -67,7 +69,9 @@ class Silent:
     def step(self, done: int, total: int) -> None:
         """Do nothing."""
 
-    def scored(self, score: float | None, seconds: float, standing: str = "", note: str = "") -> None:
+    def scored(
+        self, score: float | None, seconds: float, standing: str = "", note: str = "", ended: str = "failed"
+    ) -> None:
         """Do nothing."""
 
     def say(self, message: str) -> None:
@@ -131,13 +135,15 @@ class Terminal:
         if not self._live and time.monotonic() - self._last_line > _QUIET_SECONDS:
             self.say(self._line())
 
-    def scored(self, score: float | None, seconds: float, standing: str = "", note: str = "") -> None:
+    def scored(
+        self, score: float | None, seconds: float, standing: str = "", note: str = "", ended: str = "failed"
+    ) -> None:
         """Print a line for a trial that is over."""
         self._done += 1
         self._standing = standing
         self._turn = time.monotonic()
         self._pace = (self._turn - self._began) / max(1, self._done - (self._first or 0))
-        shown = f"{score:.1%}" if score is not None else "failed"
+        shown = f"{score:.1%}" if score is not None else ended
         parts = [f"{self._what} {self._done}/{self._total}: {self._name}  {shown}  {seconds:.1f} s"]
         parts += [note] if note else []
         # On a terminal the live lines below say how the search stands.

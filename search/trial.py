@@ -17,7 +17,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 from transformers import PreTrainedTokenizerBase
 
-from evaluation import EvaluationError, Evaluator, ProblemSet, Report
+from evaluation import EvaluationError, Evaluator, ProblemSet, Report, ScreenedError
 from merging import Merger, MergingError, Recipe
 from search.drafts import SharedDrafts
 from search.outcomes import letters
@@ -51,7 +51,13 @@ class Bench:
     progress: Progress
 
     def score(
-        self, recipe: Recipe, problems: ProblemSet, *, parent: bool = False, final: bool = False
+        self,
+        recipe: Recipe,
+        problems: ProblemSet,
+        *,
+        parent: bool = False,
+        final: bool = False,
+        least_likelihood: float | None = None,
     ) -> tuple[Report, dict[str, float]]:
         """Merge a recipe and score it; return the report and the seconds of each phase.
 
@@ -60,6 +66,7 @@ class Bench:
             problems: the split to score it on.
             parent: whether it is a parent, or their average: what later candidates are compared with.
             final: score it on its own, without drafts and at a fixed batch size, as all on the report split are.
+            least_likelihood: below which it is screened out; see `Evaluator.evaluate`.
         """
         started = time.perf_counter()
         self.progress.phase("merging")
@@ -75,6 +82,7 @@ class Bench:
             drafts=None if final else self.drafts,
             parent=parent,
             plain=final,
+            least_likelihood=least_likelihood,
         )
         ended = time.perf_counter()
         seconds = {
@@ -88,14 +96,22 @@ class Bench:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """How a trial ended: its score, or None; and why it failed, or whose outcomes it has."""
+    """How a trial ended: its score, or None; and why it failed or was screened out, or whose outcomes it has."""
 
     score: float | None
     seconds: float
     note: str = ""
+    ended: str = "failed"  # where there is no score
 
 
-def run_trial(study: Study, trial: Trial, number: int, recipe: Callable[[], Recipe], bench: Bench) -> Result:
+def run_trial(
+    study: Study,
+    trial: Trial,
+    number: int,
+    recipe: Callable[[], Recipe],
+    bench: Bench,
+    least_likelihood: float | None = None,
+) -> Result:
     """Run one claimed trial to its end, whatever that is, and tell the study.
 
     Args:
@@ -104,13 +120,17 @@ def run_trial(study: Study, trial: Trial, number: int, recipe: Callable[[], Reci
         number: what people call it.
         recipe: gives the merge; may fail.
         bench: what to run it with.
+        least_likelihood: below which the candidate is screened out.
     """
     started = time.perf_counter()
     bench.drafts.sync()
     try:
         merge = recipe()
         trial.set_user_attr(RECIPE, merge.to_dict())
-        report, seconds = bench.score(merge, bench.problems, parent=KIND in trial.user_attrs)
+        parent = KIND in trial.user_attrs
+        report, seconds = bench.score(merge, bench.problems, parent=parent, least_likelihood=least_likelihood)
+    except ScreenedError as error:
+        return _screened(study, trial, number, error, time.perf_counter() - started)
     except Exception as error:  # whatever a candidate does wrong, the study goes on
         return _failed(study, trial, number, error, time.perf_counter() - started)
     bench.drafts.sync()
@@ -149,6 +169,14 @@ def repeat_trial(study: Study, trial: Trial, number: int, twin: FrozenTrial, fir
 def describe(error: Exception) -> str:
     """Return why a candidate failed, for people."""
     return str(error) if isinstance(error, MergingError | EvaluationError) else f"{type(error).__name__}: {error}"
+
+
+def _screened(study: Study, trial: Trial, number: int, error: ScreenedError, seconds: float) -> Result:
+    _LOG.info("trial %d: %s", number, error)
+    trial.set_user_attr(LIKELIHOOD, error.log_likelihood)
+    trial.set_user_attr(SECONDS, {"total": seconds})
+    study.tell(trial, state=TrialState.PRUNED)
+    return Result(None, seconds, str(error), "screened")
 
 
 def _failed(study: Study, trial: Trial, number: int, error: Exception, seconds: float) -> Result:

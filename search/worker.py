@@ -291,10 +291,18 @@ class _Worker:
             return repeat_trial(studies.search, trial, number, twin, studies.number(twin))
         # Numbers may make a recipe that is not valid: that is the trial's failure, and so made inside it.
         recipe = partial(self.config.space.recipe_at, trial.params)
-        return run_trial(studies.search, trial, number, recipe, bench)
+        return run_trial(studies.search, trial, number, recipe, bench, self._least_likelihood(studies))
+
+    def _least_likelihood(self, studies: Studies) -> float | None:
+        """Return the likelihood below which candidates are screened out, if any are."""
+        # Those of the parents are no measure: what is known of a reference grows while they are scored.
+        known = [trial.user_attrs[LIKELIHOOD] for trial in studies.trials() if LIKELIHOOD in trial.user_attrs]
+        margin = self.config.search.screen
+        return None if margin is None or not known else max(known) - margin
 
     def _tell(self, studies: Studies, result: Result) -> None:
-        self.progress.scored(result.score, result.seconds, _standing(studies), result.note.partition("\n")[0])
+        note = result.note.partition("\n")[0]
+        self.progress.scored(result.score, result.seconds, _standing(studies), note, result.ended)
 
     def _score_finalists(self, studies: Studies, bench: Bench, report: ProblemSet) -> None:
         if self.stopping or not len(report):

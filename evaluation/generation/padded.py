@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from evaluation.generation.cache import growing_cache, select_rows
 from evaluation.generation.draws import Draw
 from evaluation.generation.memory import is_out_of_memory
-from evaluation.generation.protocol import Generated, Request
+from evaluation.generation.protocol import Generated, OnLikelihood, Request
 from evaluation.generation.sampling import choose
 from evaluation.generation.text import end_tokens, is_written, text_after
 from evaluation.generation.threads import threads_for
@@ -58,7 +58,11 @@ class PaddedGenerator:
         self._cache_argument = "cache" if "cache" in forward else "past_key_values"
         self._context = int(getattr(model.config.get_text_config(), "max_position_embeddings", 0) or 2**31)
 
-    def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, Generated]]:
+    def generate(
+        self,
+        requests: Sequence[Request],
+        on_likelihood: OnLikelihood | None = None,  # noqa: ARG002 - never known here
+    ) -> Iterator[tuple[int, Generated]]:
         """Yield (index of the request, what was written) as each is finished; see `Generator`."""
         with threads_for(self._model):
             waiting = sorted(range(len(requests)), key=lambda index: (len(requests[index].prompt), index))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, get_args
 
@@ -12,6 +12,8 @@ if TYPE_CHECKING:  # names of backends are known without waiting for torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 BackendName: TypeAlias = Literal["transformers", "vllm"]
+# Told the index of a request and its reference's mean log-likelihood.
+OnLikelihood: TypeAlias = Callable[[int, float], None]
 BACKENDS: tuple[BackendName, ...] = get_args(BackendName)
 
 
@@ -55,10 +57,17 @@ class Generated:
 class Generator(Protocol):
     """Writes greedily after prompts."""
 
-    def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, Generated]]:
+    def generate(
+        self, requests: Sequence[Request], on_likelihood: OnLikelihood | None = None
+    ) -> Iterator[tuple[int, Generated]]:
         """Yield (index of the request, what was written) as each is finished, in any order.
 
         A caller may stop early.
+
+        Args:
+            requests: what is wanted.
+            on_likelihood: told the likelihood of each reference as soon as it is known, which is before most is
+                written; what it raises ends the generation.
         """
 
 

@@ -27,7 +27,7 @@ from evaluation.generation.counting import digits_of
 from evaluation.generation.drafts import Drafts, Trust
 from evaluation.generation.layout import Layout, Piece
 from evaluation.generation.memory import free_bytes, is_out_of_memory
-from evaluation.generation.protocol import Generated, Request
+from evaluation.generation.protocol import Generated, OnLikelihood, Request
 from evaluation.generation.rows import Row
 from evaluation.generation.sampling import choose
 from evaluation.generation.slots import Slots
@@ -83,7 +83,9 @@ class TransformersGenerator:
         self._kind = "cpu" if model.device.type == "cpu" else "cuda"
         self._bytes_per_slot = self._probe()
 
-    def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, Generated]]:
+    def generate(
+        self, requests: Sequence[Request], on_likelihood: OnLikelihood | None = None
+    ) -> Iterator[tuple[int, Generated]]:
         """Yield (index of the request, what was written) as each is finished; see `Generator`."""
         trust, digits = Trust(), digits_of(self._tokenizer)
         rows = []
@@ -94,9 +96,9 @@ class TransformersGenerator:
         waiting = deque(sorted(rows, key=lambda row: (-len(row.request.prompt), row.index)))
         with threads_for(self._model), attention_over_slots(self._model):
             while waiting:
-                yield from self._batch(waiting)
+                yield from self._batch(waiting, on_likelihood)
 
-    def _batch(self, waiting: deque[Row]) -> Iterator[tuple[int, Generated]]:
+    def _batch(self, waiting: deque[Row], on_likelihood: OnLikelihood | None) -> Iterator[tuple[int, Generated]]:
         """Take requests as long as there are any; where memory runs out, give back those that are not finished."""
         length = max(_room(row.request) for row in waiting)
         batch = _Batch(Slots(self._rows_that_fit(length, len(waiting)), length), self._model.device)
@@ -104,7 +106,7 @@ class TransformersGenerator:
             while waiting or batch.alive:
                 batch.admit(waiting)
                 batch.share()
-                for row in self._pass(batch):
+                for row in self._pass(batch, on_likelihood):
                     yield row.index, self._generated(row)
         except RuntimeError as error:
             if not is_out_of_memory(error) or batch.slots.rows == 1:
@@ -119,7 +121,7 @@ class TransformersGenerator:
         del batch
         torch.cuda.empty_cache()
 
-    def _pass(self, batch: _Batch) -> Sequence[Row]:
+    def _pass(self, batch: _Batch, on_likelihood: OnLikelihood | None) -> Sequence[Row]:
         """Run one pass and return the rows that it finished."""
         pieces = batch.pieces(_PASS_TOKENS[self._kind], _PASS_WORTH_TOKENS[self._kind])
         rows = [batch.rows[piece.row] for piece in pieces]
@@ -131,6 +133,8 @@ class TransformersGenerator:
         for row, count in zip(rows, counts, strict=True):
             if row.reads_reference:
                 row.log_likelihood = _mean_log_likelihood(logits[first : first + count - 1], row.draft)
+                if on_likelihood:
+                    on_likelihood(row.index, row.log_likelihood)
             row.accept(choices[first : first + count])
             first += count
         return [row for row in rows if row.finished]

@@ -11,6 +11,7 @@ Does not: run a model over several GPUs, or one whose code comes with the model.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
 import json
@@ -28,9 +29,9 @@ from transformers.core_model_loading import revert_weight_conversion
 from evaluation.errors import EvaluationError
 from evaluation.generation.counting import digits_of
 from evaluation.generation.memory import free_bytes
-from evaluation.generation.protocol import Generated, Request
+from evaluation.generation.protocol import Generated, OnLikelihood, Request
 from evaluation.generation.text import TAIL_TOKENS, decode, end_tokens, text_after
-from evaluation.generation.vllm_engine.messages import Settings, Written
+from evaluation.generation.vllm_engine.messages import Likelihood, Settings
 from evaluation.generation.vllm_engine.process import EngineProcess
 
 _LOG = logging.getLogger(__name__)
@@ -155,7 +156,9 @@ class VllmGenerator:
         self._tokenizer = tokenizer
         self._plain = plain
 
-    def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, Generated]]:
+    def generate(
+        self, requests: Sequence[Request], on_likelihood: OnLikelihood | None = None
+    ) -> Iterator[tuple[int, Generated]]:
         """Yield (index of the request, what was written) as each is finished; see `Generator`.
 
         Raises:
@@ -174,25 +177,33 @@ class VllmGenerator:
         try:
             engine = self._backend.engine(self._model, self._tokenizer, bounded)
             ends = sorted(end_tokens(self._model, self._tokenizer))
-            for written in engine.write(bounded, ends, guess=not self._plain):
-                yield indices[written.index], self._generated(bounded[written.index], written)
+            likelihoods: dict[int, float] = {}
+            # Closed at once, whatever ends this: the engine writes on until then.
+            with contextlib.closing(engine.write(bounded, ends, guess=not self._plain)) as answers:
+                for answer in answers:
+                    index = answer.index
+                    if isinstance(answer, Likelihood):
+                        likelihoods[index] = answer.log_likelihood
+                        if on_likelihood:
+                            on_likelihood(indices[index], answer.log_likelihood)
+                    else:
+                        text, tokens = self._up_to_stop(bounded[index], answer.tokens)
+                        yield indices[index], Generated(text, tokens, likelihoods.get(index))
         except EvaluationError:
             self._backend.close()  # the next candidate gets a new engine
             raise
 
-    def _generated(self, request: Request, written: Written) -> Generated:
-        tokens = self._up_to_stop(written.tokens, request.stops)
-        return Generated(text_after(request.prompt, tokens, self._tokenizer), tokens, written.log_likelihood)
-
-    def _up_to_stop(self, tokens: tuple[int, ...], stops: Sequence[str]) -> tuple[int, ...]:
-        """Leave out what guesses that held have written after a stop text, in the step that wrote it."""
+    def _up_to_stop(self, request: Request, tokens: tuple[int, ...]) -> tuple[str, tuple[int, ...]]:
+        """Return what was written, without what guesses that held wrote after a stop text in its step."""
         new = range(max(1, len(tokens) - self._backend.draft_tokens), len(tokens))
         first = max(0, new.start - TAIL_TOKENS)
 
         def is_complete(end: int) -> bool:
-            return any(stop in decode(tokens[first:end], self._tokenizer) for stop in stops)
+            return any(stop in decode(tokens[first:end], self._tokenizer) for stop in request.stops)
 
-        return tokens[: new.start + bisect_left(new, True, key=is_complete)] if stops else tokens
+        if request.stops:
+            tokens = tokens[: new.start + bisect_left(new, True, key=is_complete)]
+        return text_after(request.prompt, tokens, self._tokenizer), tokens
 
 
 @dataclass(frozen=True)

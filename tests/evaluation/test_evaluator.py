@@ -16,6 +16,7 @@ from evaluation import (
     Problem,
     ProblemSet,
     Sampling,
+    ScreenedError,
     Status,
     pass_at_k,
 )
@@ -87,6 +88,31 @@ def test_drafts_change_no_outcome_and_give_the_references_a_likelihood(
     assert again.outcomes["toy/solved"].passed
     assert again.log_likelihood is not None
     assert -6 < again.log_likelihood < 0  # a uniform guess among 262 tokens is worth -5.6
+
+
+def test_a_model_that_finds_the_references_unlikely_is_not_scored_to_the_end(
+    adder: Problem, tiny_model: tuple[Any, Any]
+) -> None:
+    model, tokenizer = tiny_model
+    solved = Problem("toy/solved", "def add(a, b):\n    return a + b #", "add", "", adder.test)
+    problems = ProblemSet("toy", (adder, solved))
+    book = DraftBook()
+    with Evaluator(problems, allow_code_execution=True, max_new_tokens=24, workers=1) as evaluator:
+        # Without a reference there is nothing to screen by.
+        first = evaluator.evaluate(model, tokenizer, drafts=book, parent=True, least_likelihood=0.0)
+        known = evaluator.evaluate(model, tokenizer, drafts=book).log_likelihood
+        assert known is not None
+        again = evaluator.evaluate(model, tokenizer, drafts=book, least_likelihood=known - 0.01)
+        calls: list[int] = []
+        with (
+            model.register_forward_pre_hook(lambda *_: calls.append(1)),
+            pytest.raises(ScreenedError, match=r"what parents passed with has -\d\.\d\d nats a token") as raised,
+        ):
+            evaluator.evaluate(model, tokenizer, drafts=book, least_likelihood=known + 0.01)
+        assert raised.value.log_likelihood == pytest.approx(known)
+        assert len(calls) <= 2  # the probe of the slots, and the prompts
+        after = evaluator.evaluate(model, tokenizer, drafts=book)
+    assert [report.pass_at_1 for report in (first, again, after)] == [0.5, 0.5, 0.5]
 
 
 def test_a_part_of_the_problems_can_be_scored(problems: ProblemSet, tiny_model: tuple[Any, Any]) -> None:

@@ -182,6 +182,25 @@ def test_the_likelihood_of_a_reference_is_that_of_transformers(backend: VllmBack
 
 
 @pytest.mark.vllm
+def test_likelihoods_are_told_before_much_is_written_and_may_end_it(backend: VllmBackend, family: Family) -> None:
+    family.become(1)
+    reference = (100, 5, 17)
+    requests = [Request(prompt, max_new_tokens=900, reference=reference) for prompt in family.prompts]
+    told: dict[int, float] = {}
+
+    def hear(index: int, log_likelihood: float) -> None:
+        told[index] = log_likelihood
+        if len(told) == len(requests):
+            raise ArithmeticError
+
+    with pytest.raises(ArithmeticError):
+        list(backend.generator(family.model, family.tokenizer).generate(requests, hear))
+    found = generated(backend, family, asked(family, reference=reference))
+    for index, one in enumerate(found):
+        assert told[index] == pytest.approx(one.log_likelihood, abs=1e-4)
+
+
+@pytest.mark.vllm
 def test_who_stops_early_can_ask_again(backend: VllmBackend, family: Family) -> None:
     family.become(0)
     long = [Request(prompt, max_new_tokens=900) for prompt in family.prompts]

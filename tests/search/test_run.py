@@ -59,8 +59,8 @@ class Phases(Silent):
         if not message.startswith("the sandbox works without bubblewrap"):  # not every machine has one
             self.said.append(message)
 
-    def scored(self, score: float | None, seconds: float, standing: str = "", note: str = "") -> None:  # noqa: ARG002
-        self.notes.append(note)
+    def scored(self, *told: Any) -> None:
+        self.notes += told[3:4] or [""]
 
 
 def test_a_run_leaves_a_folder_with_everything(finished: Path, shared_family: Family) -> None:
@@ -144,6 +144,24 @@ def test_trials_know_how_likely_they_find_what_the_parents_passed_with(finished:
         (-(row.search_score or 0), row.kind != "parent", -(row.log_likelihood or 0)) for row in rows if row.trial > 3
     ]
     assert keys == sorted(keys)
+
+
+def test_candidates_that_find_what_the_parents_passed_with_unlikely_are_screened_out(
+    family: Family, tmp_path: Path
+) -> None:
+    text = family.config(search=", screen: 0").replace("trials: 3", "trials: 5")
+    board = run_search(SearchConfig.parse(text, folder=family.folder), tmp_path / "run")
+    trials = sorted((row for row in board.rows if row.kind == "trial"), key=lambda row: row.trial)
+    best = None
+    for row in trials:
+        assert row.log_likelihood is not None
+        assert row.state == ("complete" if best is None or row.log_likelihood >= best else "pruned")
+        assert (row.search_score is None) == (row.state == "pruned")
+        best = row.log_likelihood if best is None else max(best, row.log_likelihood)
+    assert {row.state for row in trials} == {"complete", "pruned"}
+    assert all(row.report_score is None for row in trials if row.state == "pruned")
+    assert board.rows[-1].state == "pruned"
+    assert "screened" in shown(board)
 
 
 def test_a_search_goes_on_where_it_stopped(finished: Path, shared_family: Family, tmp_path: Path) -> None:
@@ -464,9 +482,7 @@ def test_the_scores_of_several_sets_may_be_objectives_of_their_own(
     assert best.on_front
     assert best.report_score is not None
     assert Leaderboard.open(tmp_path / "run").rows == board.rows
-    table = Console(width=160, record=True, file=io.StringIO())
-    table.print(board.table())
-    assert "(Pareto)" in table.export_text()
+    assert "(Pareto)" in shown(board)
 
 
 def test_a_search_over_several_sets_and_samples_is_scored_by_their_weights(family: Family, tmp_path: Path) -> None:
@@ -484,6 +500,10 @@ def test_a_search_over_several_sets_and_samples_is_scored_by_their_weights(famil
     assert Leaderboard.open(tmp_path / "run").rows == board.rows
     written = (tmp_path / "run" / "completions" / "trial-0.jsonl").read_text().splitlines()
     assert len(written) == 2 * len({json.loads(line)["task_id"] for line in written})
+    assert "other.jsonl" in shown(board)
+
+
+def shown(board: Leaderboard) -> str:
     table = Console(width=160, record=True, file=io.StringIO())
     table.print(board.table())
-    assert "other.jsonl" in table.export_text()
+    return table.export_text()

@@ -18,7 +18,7 @@ from vllm.sampling_params import RequestOutputKind
 
 from evaluation.generation.protocol import Request
 from evaluation.generation.vllm_engine.drafting import KnownCompletions
-from evaluation.generation.vllm_engine.messages import Settings, Write, Written
+from evaluation.generation.vllm_engine.messages import Likelihood, Settings, Write, Written
 from evaluation.generation.vllm_engine.weights import SeenWeights, SharedTensor
 
 
@@ -56,8 +56,8 @@ class Engine:
         self._llm.apply_model(load)
         self._llm.reset_prefix_cache()
 
-    def write(self, order: Write, is_cancelled: Callable[[], bool]) -> Iterator[Written]:
-        """Yield what is written after each prompt as it is finished; ask before each step whether to go on."""
+    def write(self, order: Write, is_cancelled: Callable[[], bool]) -> Iterator[Written | Likelihood]:
+        """Yield likelihoods, and what is written after each prompt as it is finished; ask before each step to go on."""
         work = _Work(order.requests)
         for index, request in enumerate(order.requests):
             added = self._add(str(index), request.prompt, _parameters(request, order.ends))
@@ -87,9 +87,8 @@ class _Work:
         names = (name for index, request in enumerate(requests) for name in _names(index, request))
         self.open = dict.fromkeys(names)
         self._tokens: dict[int, tuple[int, ...]] = {}
-        self._likelihoods: dict[int, float] = {}
 
-    def finish(self, output: Any) -> Iterator[Written]:
+    def finish(self, output: Any) -> Iterator[Written | Likelihood]:
         """Take what vLLM has finished; yield what is finished by that."""
         index = int(output.request_id.partition(" ")[0])
         request = self._requests[index]
@@ -97,9 +96,9 @@ class _Work:
         if output.request_id == str(index):
             self._tokens[index] = tuple(output.outputs[0].token_ids)
         else:
-            self._likelihoods[index] = _mean_log_likelihood(output.prompt_logprobs, request)
+            yield Likelihood(index, _mean_log_likelihood(output.prompt_logprobs, request))
         if not any(name in self.open for name in _names(index, request)):
-            yield Written(index, self._tokens.pop(index), self._likelihoods.pop(index, None))
+            yield Written(index, self._tokens.pop(index))
 
 
 _LIKELIHOOD = vllm.SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=0, ignore_eos=True, detokenize=False)

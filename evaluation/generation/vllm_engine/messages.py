@@ -62,7 +62,14 @@ class Written:
 
     index: int
     tokens: tuple[int, ...]
-    log_likelihood: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Likelihood:
+    """The mean log-likelihood of a request's reference; told before what was written after its prompt."""
+
+    index: int
+    log_likelihood: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,4 +85,4 @@ class Failed:
 
 
 Order: TypeAlias = Settings | Load | Write | Cancel
-Answer: TypeAlias = Written | Done | Failed
+Answer: TypeAlias = Written | Likelihood | Done | Failed

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 from multiprocessing import Pipe
 from pathlib import Path
@@ -27,6 +27,7 @@ from evaluation.generation.vllm_engine.messages import (
     Cancel,
     Done,
     Failed,
+    Likelihood,
     Load,
     Order,
     Settings,
@@ -96,15 +97,15 @@ class EngineProcess:
         self._order(Load(self._weights.put(tensors)))
         self._done()
 
-    def write(self, requests: Sequence[Request], ends: Sequence[int], guess: bool) -> Iterator[Written]:
-        """Yield what is written after each prompt, in any order; close the iterator to stop early.
+    def write(self, requests: Sequence[Request], ends: Sequence[int], guess: bool) -> Generator[Written | Likelihood]:
+        """Yield likelihoods and what is written after each prompt, in any order; close the iterator to stop early.
 
         Raises:
             EvaluationError: the engine failed.
         """
         self._order(Write(requests, ends, guess))
         try:
-            while isinstance(answer := self._answer(), Written):
+            while not isinstance(answer := self._answer(), Done):
                 yield answer
         except GeneratorExit:
             self._order(Cancel())
@@ -128,10 +129,10 @@ class EngineProcess:
             self._connection.send(order)
 
     def _done(self) -> None:
-        while isinstance(self._answer(), Written):
+        while not isinstance(self._answer(), Done):
             pass
 
-    def _answer(self) -> Written | Done:
+    def _answer(self) -> Written | Likelihood | Done:
         try:
             answer: Answer = self._connection.recv()
         except (EOFError, ConnectionError):
