@@ -283,10 +283,12 @@ class SearchConfig:
     @property
     def identity(self) -> dict[str, Any]:
         """What must stay the same for results to belong together, as plain data; how long to search may change."""
+        # What is as it always was is not named: results of before there was a choice stay usable.
+        objectives = {"objectives"} if self.objectives > 1 else set()
         return {
             "recipe": self.space.template,
             "evaluation": self.evaluation.model_dump(exclude={"allow_code_execution", "workers"}),
-            "search": self.search.model_dump(include={"sampler", "seed", "objectives"}),
+            "search": self.search.model_dump(include={"sampler", "seed"} | objectives),
             "merging": self.merging.model_dump(include={"random_seed"}),
         }
 
