@@ -3,8 +3,8 @@
 A weak model that has lost its way often counts: ``if n == 31: return 31``, and so on to the last token that it is
 allowed. No such text stands anywhere else, and each number would cost a pass.
 
-Guarantees: no more than guesses. Only for tokenizers that write each digit of a number as a token of its own, as those
-of most code models do.
+Guarantees: no more than guesses. Only for tokenizers that write each digit of a number as a token of its own, such as
+SmolLM2's.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ _WIDTH = array(_TYPE).itemsize
 Source: TypeAlias = Literal["all", "one", "most", "counted"] | int
 _Path: TypeAlias = tuple[Sequence[int], Sequence[Source]]
 _LONGEST_MATCH, _SHORTEST_MATCH = 16, 2
-# The part of guesses that held in searches over SmolLM2-135M, and how many guesses that is worth as experience.
+# The part of guesses that is expected to hold before any was seen, and how many guesses that is worth as experience.
 _PRIOR: dict[Source, float] = {"all": 0.98, "one": 0.97, "most": 0.7, "counted": 0.9}
 _PRIOR |= {length: 1 - 1.1 / length for length in range(_SHORTEST_MATCH, _LONGEST_MATCH + 1)}
 _PRIOR_GUESSES = 30
@@ -134,10 +134,10 @@ class Drafts:
         texts = [text for text in self._texts if shortest in text]
         for length in range(min(_LONGEST_MATCH, len(self._own) // _WIDTH), _SHORTEST_MATCH - 1, -1):
             wanted = self._own[-length * _WIDTH :]
-            # A guess that holds makes the match longer by one.
-            sources = [min(length + index, _LONGEST_MATCH) for index in range(most)]
             for text in (self._own, *texts):
                 if tokens := _after(wanted, text, most, repeats=text is self._own):
+                    # A guess that holds makes the match longer by one.
+                    sources = [min(length + index, _LONGEST_MATCH) for index in range(len(tokens))]
                     return self._while_likely(tokens, sources, certainty)
         return None
 

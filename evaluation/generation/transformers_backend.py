@@ -41,7 +41,7 @@ _MOST_ROWS = 256
 _DEAD_PART = 1 / 4
 # Tokens of a pass: enough to fill the processor, few enough for its caches, or for the logits' memory.
 _PASS_TOKENS = {"cpu": 1024, "cuda": 8192}
-# How many slots that a query reads take as long as one more call of the attention.
+# How many slots that a query reads take as long as one more call of the attention; on a GPU an estimate.
 _CALL_WORTH_SLOTS = {"cpu": 2000, "cuda": 100_000}
 # How many tokens more in a pass take as long as a pass of its own: a guess is worth its place if it is likely enough.
 _PASS_WORTH_TOKENS = {"cpu": 30, "cuda": 130}
