@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -29,7 +29,6 @@ from merging.residency.residency import Residency
 from merging.statistics.memo import Statistics
 
 Progress = Callable[[str, int, int], None]
-T = TypeVar("T")
 Sources: TypeAlias = tuple[tuple[str, str] | None, ...]
 
 
