@@ -138,10 +138,12 @@ def run_trial(
     trial.set_user_attr(OUTCOMES, letters(report, bench.problems, bench.evaluator.sampling.samples))
     trial.set_user_attr(SECONDS, seconds)
     trial.set_user_attr(TOKENS, sum(outcome.completion_tokens for outcome in report.completions))
-    if report.log_likelihood is not None and math.isfinite(report.log_likelihood):
-        trial.set_user_attr(LIKELIHOOD, report.log_likelihood)
-    trial.set_user_attr(SCORE, report.pass_at_1)
-    study.tell(trial, [report.pass_at_1] if len(study.directions) == 1 else list(report.scores.values()))
+    _keep_likelihood(trial, report.log_likelihood)
+    if len(study.directions) == 1:
+        study.tell(trial, report.pass_at_1)
+    else:
+        trial.set_user_attr(SCORE, report.pass_at_1)
+        study.tell(trial, list(report.scores.values()))
     _LOG.info("trial %d: %.4f in %.1f s", number, report.pass_at_1, seconds["total"])
     return Result(report.pass_at_1, seconds["total"])
 
@@ -171,9 +173,15 @@ def describe(error: Exception) -> str:
     return str(error) if isinstance(error, MergingError | EvaluationError) else f"{type(error).__name__}: {error}"
 
 
+def _keep_likelihood(trial: Trial, log_likelihood: float | None) -> None:
+    # What is infinite has no place in JSON.
+    if log_likelihood is not None and math.isfinite(log_likelihood):
+        trial.set_user_attr(LIKELIHOOD, log_likelihood)
+
+
 def _screened(study: Study, trial: Trial, number: int, error: ScreenedError, seconds: float) -> Result:
     _LOG.info("trial %d: %s", number, error)
-    trial.set_user_attr(LIKELIHOOD, error.log_likelihood)
+    _keep_likelihood(trial, error.log_likelihood)
     trial.set_user_attr(SECONDS, {"total": seconds})
     study.tell(trial, state=TrialState.PRUNED)
     return Result(None, seconds, str(error), "screened")
