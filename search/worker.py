@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -31,19 +30,8 @@ from search.leaderboard import Leaderboard
 from search.outcomes import Split, letters
 from search.progress import Progress, Silent
 from search.results import STATISTICS, ResultsFolder
-from search.study import (
-    ERROR,
-    KIND,
-    LIKELIHOOD,
-    NAME,
-    OUTCOMES,
-    RECIPE,
-    Baseline,
-    Studies,
-    quiet,
-    score,
-    storage_errors,
-)
+from search.standing import finalists, standing
+from search.study import ERROR, KIND, LIKELIHOOD, NAME, RECIPE, Baseline, Studies, quiet, storage_errors
 from search.trial import Bench, Result, describe, repeat_trial, run_trial
 
 _LOG = logging.getLogger("search.worker")
@@ -302,7 +290,7 @@ class _Worker:
 
     def _tell(self, studies: Studies, result: Result) -> None:
         note = result.note.partition("\n")[0]
-        self.progress.scored(result.score, result.seconds, _standing(studies), note, result.ended)
+        self.progress.scored(result.score, result.seconds, standing(studies), note, result.ended)
 
     def _score_finalists(self, studies: Studies, bench: Bench, report: ProblemSet) -> None:
         if self.stopping or not len(report):
@@ -344,43 +332,11 @@ class _Worker:
             return
         bench.folder.save_completions(f"report-{number}", scores.completions)
         studies.save_report(number, letters(scores, report, bench.evaluator.sampling.samples))
-        self.progress.scored(scores.pass_at_1, seconds["total"], _standing(studies))
-
-
-def finalists(studies: Studies, count: int) -> Sequence[FrozenTrial]:
-    """Return the best trials on the search split, those of the Pareto front first, if there is one; then the best ones.
-
-    Of equals the likelier comes first, then the earlier one.
-    """
-    front = studies.front()
-    ordered = sorted(_scored(studies.trials()), key=_merit, reverse=True)
-    ordered.sort(key=lambda trial: studies.number(trial) not in front)
-    chosen: dict[str, FrozenTrial] = {}
-    for trial in ordered:
-        if len(chosen) < count:
-            chosen.setdefault(str(trial.user_attrs[RECIPE]), trial)
-    return list(chosen.values())
-
-
-def _scored(trials: Sequence[FrozenTrial]) -> Iterator[FrozenTrial]:
-    return (trial for trial in trials if trial.state is TrialState.COMPLETE and OUTCOMES in trial.user_attrs)
-
-
-def _merit(trial: FrozenTrial) -> tuple[float, float, int]:
-    return score(trial) or 0.0, trial.user_attrs.get(LIKELIHOOD, -math.inf), -trial.number
+        self.progress.scored(scores.pass_at_1, seconds["total"], standing(studies))
 
 
 def _name(studies: Studies, trial: FrozenTrial | Trial) -> str:
     return Path(trial.user_attrs[NAME]).name if NAME in trial.user_attrs else f"trial {studies.number(trial)}"
-
-
-def _standing(studies: Studies) -> str:
-    best = max(_scored(studies.trials()), key=_merit, default=None)
-    parents = [
-        score(trial) or 0.0 for trial in _scored(studies.baseline_trials()) if trial.user_attrs[KIND] == "parent"
-    ]
-    known = [f"best {score(best):.1%} (trial {studies.number(best)})"] if best else []
-    return ", ".join([*known, f"best parent {max(parents):.1%}"] if parents else known)
 
 
 def _expired(deadline: float | None) -> bool:
