@@ -64,15 +64,19 @@ def _row(ids: list[int]) -> Any:
     return torch.tensor([ids])
 
 
+@pytest.fixture
+def half_solved(adder: Problem) -> ProblemSet:
+    """Two problems, one of which every model passes: what it writes behind the comment sign changes nothing."""
+    solved = Problem("toy/solved", "def add(a, b):\n    return a + b #", "add", "", adder.test)
+    return ProblemSet("toy", (adder, solved))
+
+
 def test_drafts_change_no_outcome_and_give_the_references_a_likelihood(
-    adder: Problem, tiny_model: tuple[Any, Any]
+    half_solved: ProblemSet, tiny_model: tuple[Any, Any]
 ) -> None:
     model, tokenizer = tiny_model
-    # What a model writes behind the comment sign changes nothing.
-    solved = Problem("toy/solved", "def add(a, b):\n    return a + b #", "add", "", adder.test)
-    problems = ProblemSet("toy", (adder, solved))
     book = DraftBook()
-    with Evaluator(problems, allow_code_execution=True, max_new_tokens=24, workers=1) as evaluator:
+    with Evaluator(half_solved, allow_code_execution=True, max_new_tokens=24, workers=1) as evaluator:
         first = evaluator.evaluate(model, tokenizer, drafts=book, parent=True)
         plain = evaluator.evaluate(model, tokenizer, plain=True)
         calls: list[int] = []
@@ -91,13 +95,11 @@ def test_drafts_change_no_outcome_and_give_the_references_a_likelihood(
 
 
 def test_a_model_that_finds_the_references_unlikely_is_not_scored_to_the_end(
-    adder: Problem, tiny_model: tuple[Any, Any]
+    half_solved: ProblemSet, tiny_model: tuple[Any, Any]
 ) -> None:
     model, tokenizer = tiny_model
-    solved = Problem("toy/solved", "def add(a, b):\n    return a + b #", "add", "", adder.test)
-    problems = ProblemSet("toy", (adder, solved))
     book = DraftBook()
-    with Evaluator(problems, allow_code_execution=True, max_new_tokens=24, workers=1) as evaluator:
+    with Evaluator(half_solved, allow_code_execution=True, max_new_tokens=24, workers=1) as evaluator:
         # Without a reference there is nothing to screen by.
         first = evaluator.evaluate(model, tokenizer, drafts=book, parent=True, least_likelihood=0.0)
         known = evaluator.evaluate(model, tokenizer, drafts=book).log_likelihood
