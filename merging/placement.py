@@ -1,7 +1,8 @@
 """Placement: on which device each module of the live model is, and with it the parents' tensors that it is made of.
 
 Guarantees: every tensor has one device, which is there; a map that leaves a module out, or moves weights about while
-the model computes, is refused before anything is read. Spreading a model needs accelerate, which is imported only here.
+the model computes, is refused before anything is read. accelerate is imported here alone, for a
+model that is spread.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ class Placement:
             dtype: what its weights will be held in.
 
         Raises:
-            MergingError: accelerate is missing, a device is not here, a module is unknown or has no device, or the
-                model would not be on devices of one kind at all times.
+            MergingError: a device is not here, a module is unknown or has no device, or the model would not be on
+                devices of one kind at all times.
         """
         given = _auto(model, dtype) if device_map == "auto" else device_map
         placement = cls({module: _device(module, device) for module, device in given.items()})
@@ -49,8 +50,6 @@ class Placement:
                 raise MergingError(f"device_map: the model has no module {module!r}{suggest(module, modules)}")
         for name in model.state_dict():
             placement.device_of(name)
-        if placement.is_spread:
-            _accelerate()
         kinds = {device.type for device in placement.devices}
         if len(kinds) > 1:
             raise MergingError(
@@ -89,20 +88,24 @@ class Placement:
         if not self.is_spread:
             model.to(self.devices[0])
             return
+        from accelerate import dispatch_model
+
         modules = dict(model.named_modules())
         explicit = {name: device for name, device in self.modules.items() if name and name in modules}
         for name in model.state_dict():
             if not any(name.startswith(f"{module}.") for module in explicit):
                 explicit[name.rpartition(".")[0]] = self.device_of(name)
-        _accelerate().dispatch_model(model, explicit)
+        dispatch_model(model, explicit)
 
 
 def _auto(model: Any, dtype: torch.dtype) -> Mapping[str, str | int]:
-    accelerate = _accelerate()
+    from accelerate import infer_auto_device_map
+    from accelerate.utils import get_balanced_memory
+
     whole = list(model._no_split_modules or ())
     # The parents are spread as the model is, so that what counts is how even it is.
-    room = accelerate.utils.get_balanced_memory(model, dtype=dtype, no_split_module_classes=whole)
-    found = accelerate.infer_auto_device_map(model, room, no_split_module_classes=whole, dtype=dtype)
+    room = get_balanced_memory(model, dtype=dtype, no_split_module_classes=whole)
+    found = infer_auto_device_map(model, room, no_split_module_classes=whole, dtype=dtype)
     devices = set(found.values())
     if "disk" in devices or ("cpu" in devices and len(devices) > 1):
         raise MergingError("device_map: auto: the model does not fit on the GPUs that are here; free some, or add some")
@@ -121,14 +124,6 @@ def _device(module: str, name: str | int) -> torch.device:
         count = torch.cuda.device_count()
         here = ", ".join(["cpu", *(f"cuda:{index}" for index in range(count))])
         raise MergingError(f"{where}: there is no device {name!r} ({first_line(error)}); here are: {here}") from None
-
-
-def _accelerate() -> Any:
-    try:
-        import accelerate
-    except ImportError:
-        raise MergingError("device_map needs accelerate; pip install 'merge-search[sharded]'") from None
-    return accelerate
 
 
 def by_device(names: Iterable[str], placement: Placement) -> dict[torch.device, list[int]]:

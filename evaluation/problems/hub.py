@@ -1,6 +1,6 @@
 """Problem sets from the Hugging Face hub, and what `datasets` has saved or can read from a folder or a Parquet file.
 
-The library is an extra, and imported when it is needed.
+`datasets` takes a second to import, so it is imported when a set is read.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from evaluation.problems.files import Row
 
 _SPLITS = ("test", "train")
 _SAVED = ("dataset_dict.json", "state.json")
-_FIX = "pip install 'merge-search[hub]', or give a file (.jsonl, .jsonl.gz, .json)"
 
 
 def read_hub(reference: str) -> Iterator[tuple[str, Row]]:
@@ -25,12 +24,10 @@ def read_hub(reference: str) -> Iterator[tuple[str, Row]]:
         reference: ``owner/name`` or ``owner/name:config`` of the hub, a folder, or a Parquet file.
 
     Raises:
-        EvaluationError: `datasets` is missing, or cannot load it.
+        EvaluationError: `datasets` cannot load it.
     """
-    try:
-        import datasets
-    except ImportError:
-        raise EvaluationError(f"problems {reference}: needs the package datasets; {_FIX}") from None
+    import datasets
+
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
     try:

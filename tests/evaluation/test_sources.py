@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -140,12 +139,6 @@ def test_a_data_set_that_was_saved_is_read(tmp_path: Path, sandbox: SandboxPool)
     datasets.DatasetDict({"prompt": rows}).save_to_disk(tmp_path / "other")
     with pytest.raises(EvaluationError, match="has no split test or train, but prompt"):
         load_problems(tmp_path / "other")
-
-
-def test_without_datasets_it_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(EvaluationError, match=r"needs the package datasets; pip install 'merge-search\[hub\]'"):
-        load_problems(tmp_path)
 
 
 @pytest.mark.parametrize("source", ["humanevalplus", "mbpp.jsonl", "a/b/c", ""])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -84,12 +83,6 @@ def test_a_budget_is_shared_by_what_the_devices_hold(family: Family) -> None:
 def test_a_map_that_cannot_be_is_refused(family: Family, device_map: Mapping[str, str | int], message: str) -> None:
     with pytest.raises(MergingError, match=message):
         opened(family, device_map)
-
-
-def test_without_accelerate_it_is_asked_for(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "accelerate", None)
-    with pytest.raises(MergingError, match=r"needs accelerate; pip install 'merge-search\[sharded\]'"):
-        opened(family, "auto")
 
 
 def test_tensors_that_a_merge_calls_otherwise_have_the_devices_of_the_live_ones(tmp_path: Path) -> None:
