@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from merging.checkpoints.references import missing_part
+    from merging.checkpoints.references import missing_part, parts_of, short_names, split_reference
     from merging.compiling import choose_kernels
     from merging.errors import MergingError, NonFiniteTensor, shown, suggest
     from merging.export import export_model, model_card
@@ -41,7 +41,10 @@ _HOMES = {
     "load_tokenizer": "merging.tokenization.tokenizers",
     "missing_part": "merging.checkpoints.references",
     "model_card": "merging.export",
+    "parts_of": "merging.checkpoints.references",
+    "short_names": "merging.checkpoints.references",
     "shown": "merging.errors",
+    "split_reference": "merging.checkpoints.references",
     "suggest": "merging.errors",
 }
 
@@ -60,7 +63,10 @@ __all__ = [
     "load_tokenizer",
     "missing_part",
     "model_card",
+    "parts_of",
+    "short_names",
     "shown",
+    "split_reference",
     "suggest",
 ]
 

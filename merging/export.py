@@ -8,10 +8,13 @@ tensors at a time.
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
+
+import yaml
 
 from merging import compatible
 from merging.calibration import calibrate
@@ -155,7 +158,7 @@ def model_card(recipe: Recipe, name: str, random_seed: int, evidence: str = "") 
     front = [
         "---",
         "base_model:",
-        *(f"- {model}" for model in recipe.parents()),
+        yaml.safe_dump(list(recipe.parents()), allow_unicode=True, width=math.inf).rstrip(),
         "library_name: transformers",
     ]
     in_mergekit = METHODS[recipe.merge_method].in_mergekit

@@ -16,7 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from evaluation import BackendName, ProblemSet, PromptFormat, Sampling, load_problems
 from evaluation.problems import SETS, is_there
-from merging import YamlReader, missing_part, shown
+from merging import YamlReader, missing_part, shown, split_reference
 from search.errors import SearchError
 from search.space import SearchSpace
 
@@ -335,9 +335,12 @@ def _kind_of(name: str, above: str) -> str:
 
 
 def _locate(reference: str, places: list[Path]) -> str:
-    for place in places:
-        path = (place / Path(reference).expanduser()).resolve()
-        if path.exists():
-            return str(path)
-    model, plus, adapter = reference.partition("+")
-    return f"{_locate(model, places)}+{_locate(adapter, places)}" if plus and model and adapter else reference
+    if path := _found(reference, places):
+        return path
+    model, adapter = split_reference(reference, lambda part: _found(part, places) is not None)
+    return f"{_locate(model, places)}+{_locate(adapter, places)}" if model and adapter else reference
+
+
+def _found(reference: str, places: list[Path]) -> str | None:
+    paths = ((place / Path(reference).expanduser()).resolve() for place in places if reference)
+    return next((str(path) for path in paths if path.exists()), None)

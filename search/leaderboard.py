@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from optuna.trial import FrozenTrial, TrialState
 
 from evaluation.scoring import interval, paired_test, weighted_mean
-from search.numbers import number_lines, short_names
+from search.numbers import LABEL_WIDTH, number_lines, parent_names
 from search.outcomes import Split
 from search.progress import shorten
 from search.results import ResultsFolder
@@ -195,6 +195,7 @@ class Leaderboard:
 
     def table(self, count: int | None = None, width: int = 160) -> Table:
         """Return the leaderboard as a table for a terminal of that width; a narrow one leaves out the numbers."""
+        from rich.cells import cell_len
         from rich.table import Table
         from rich.text import Text
 
@@ -208,11 +209,11 @@ class Leaderboard:
         for column in columns:
             is_text = column in ("", "numbers")
             table.add_column(column, justify="left" if is_text else "right", no_wrap=not is_text)
-        short = short_names([row.name for row in rows if row.kind == "parent"])
         limit = width // 4 if width >= _WIDE else max(width - others, 12)
-        names = [self._called(row, short, limit) for row in rows]
-        room = width - others - max(map(len, names), default=0)
-        for row, name in zip(rows, names, strict=True):
+        called = [self._called(row, limit) for row in rows]
+        short = self._parent_names(LABEL_WIDTH)
+        room = width - others - max(map(cell_len, called), default=0)
+        for row, name in zip(rows, called, strict=True):
             style = "bold green" if row.trial == self.best else "" if row.kind == "trial" else "cyan"
             cells = [name, *_cells(row, sets), "\n".join(number_lines(row.numbers, row.recipe, short, room))]
             table.add_row(*(Text(cell) for cell in cells[: len(columns)]), style=style)
@@ -223,15 +224,18 @@ class Leaderboard:
         best = next((row for row in self.rows if row.trial == self.best), None)
         if best is None or width >= _WIDE:
             return []
-        short = short_names([row.name for row in self.rows if row.kind == "parent"])
-        return [f"{best.name}:", *number_lines(best.numbers, best.recipe, short, width)]
+        return [f"{best.name}:", *number_lines(best.numbers, best.recipe, self._parent_names(LABEL_WIDTH), width)]
 
-    def _called(self, row: Row, short: Mapping[str, str], width: int) -> str:
+    def _parent_names(self, width: int) -> dict[str, str]:
+        return parent_names([row.recipe for row in self.rows if row.kind == "parent"], width)
+
+    def _called(self, row: Row, width: int) -> str:
         """Return what a row is called; no name pushes the scores off the screen."""
         mark = f" (= {row.same_as})" if row.same_as is not None else _ON_FRONT if row.on_front else ""
         if (row.kind, row.name) == ("parent", self.best_parent):
             mark = _BEST_PARENT
-        return shorten(short.get(row.name, row.name), width - len(mark)) + mark
+        names = self._parent_names(width - len(mark)) if row.kind == "parent" else {}
+        return (names.get(row.name) or shorten(row.name, width - len(mark))) + mark
 
 
 @dataclass(frozen=True, slots=True)

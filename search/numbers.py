@@ -5,16 +5,18 @@ models[0].parameters.weight[0], models[0].parameters.weight[1]  ->  strings: wei
 
 from __future__ import annotations
 
+import json
 import re
 import textwrap
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from search.progress import shorten
+from merging import parts_of, short_names
+from search.progress import shorten, shortened
 
-# The most that a model's name takes of a line.
-_LABEL_WIDTH = 24
+LABEL_WIDTH = 24
+"""The most that a model's name takes of a line of numbers."""
+
 # From here on the places after the point say nothing.
 _LARGE = 1000
 # Keys of a recipe that say nothing beside the others.
@@ -22,14 +24,16 @@ _NEEDLESS = ("models", "modules", "slices", "sources", "parameters", "value")
 _PART = re.compile(r"[^.\[\]]+")
 
 
-def short_names(references: Sequence[str]) -> dict[str, str]:
-    """Return the last parts of paths and hub ids, as many as tell them apart."""
-    parts = [Path(reference).parts for reference in references]
-    for count in range(1, max(map(len, parts), default=0) + 1):
-        short = ["/".join(part[-count:]) for part in parts]
-        if len(set(short)) == len(short):
-            return dict(zip(references, short, strict=True))
-    return {}
+def parent_names(recipes: Iterable[Mapping[str, Any]], width: int) -> dict[str, str]:
+    """Return what parents are called where there is room for so much, by their reference; no two alike.
+
+    Args:
+        recipes: those of the parents alone, as plain data.
+        width: the most that a name may take.
+    """
+    names = short_names(recipe["models"][0]["model"] for recipe in recipes)
+    short = shortened(names.values(), width)
+    return {reference: short[name] for reference, name in names.items()}
 
 
 def number_lines(
@@ -40,7 +44,7 @@ def number_lines(
     Args:
         numbers: by the path of their key.
         recipe: where they stand, as plain data; empty if they make none.
-        names: what models are called here.
+        names: what models are called here, by their reference.
         width: of a line.
     """
     entries: dict[tuple[str, str], list[str]] = {}
@@ -71,21 +75,28 @@ def _place(key: str, recipe: Mapping[str, Any], names: Mapping[str, str]) -> tup
         if not part.isdigit():
             node = node.get(part) if isinstance(node, dict) else None
             words += "" if part in _NEEDLESS else f".{part}" if words else part
-    return " ".join(labels), words
+    return " ".join(labels), words or key.rpartition(".")[2]
 
 
 def _label(node: object, index: int, names: Mapping[str, str]) -> list[str]:
     if isinstance(node, dict) and "sources" in node:
         return [f"slice {index}"]
-    if isinstance(node, dict) and isinstance(node.get("model"), str):
-        return [shorten(names.get(node["model"], node["model"]), _LABEL_WIDTH)]
+    if isinstance(node, dict) and "model" in node:
+        reference = "+".join(parts_of(node["model"]))
+        return [names.get(reference) or shorten(reference, LABEL_WIDTH)]
     return []
 
 
 def _shown(value: object, names: Mapping[str, str]) -> str:
     if isinstance(value, float):
         return f"{value:.2f}" if 0.01 <= abs(value) < _LARGE or not value else f"{value:.3g}"
-    return names.get(value, value) if isinstance(value, str) else str(value)
+    if not isinstance(value, str):
+        return str(value)
+    if value in names:
+        return names[value]
+    # A choice that is no word is JSON.
+    quoted = {json.dumps(reference, ensure_ascii=False): f'"{name}"' for reference, name in names.items()}
+    return re.sub("|".join(map(re.escape, quoted)) or "$^", lambda found: quoted[found[0]], value)
 
 
 def _wrapped(line: str, width: int) -> list[str]:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Protocol, Self, TextIO
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
 _STOPPING = "stopping when this trial is done; once more to stop at once"
 _JOINT = "  ·  "
-# What a name may take of a line.
-_NAME_WIDTH = 36
+NAME_WIDTH = 36
+"""What a name may take of a line."""
 # Where nothing is live, a phase that takes longer than this says how far it is.
 _QUIET_SECONDS = 30.0
 
@@ -123,7 +125,7 @@ class Terminal:
     def trial(self, name: str, done: int) -> None:
         """Show which trial runs."""
         self._first = done if self._first is None else self._first
-        self._name, self._done, self._phase, self._counts = shorten(name, _NAME_WIDTH), done, "", ""
+        self._name, self._done, self._phase, self._counts = shorten(name, NAME_WIDTH), done, "", ""
 
     def phase(self, name: str) -> None:
         """Show the phase."""
@@ -191,10 +193,41 @@ class Terminal:
 
 def shorten(name: str, width: int) -> str:
     """Return a name of at most that width: its begin and its end, which tell fine-tunes of one model apart."""
-    if len(name) <= width:
+    if cell_len(name) <= width:
         return name
     end = (width - 1) // 2
-    return f"{name[: width - 1 - end]}…{name[-end:]}"
+    return f"{_fitting(name, width - 1 - end)}…{_fitting(name[::-1], end)[::-1]}"
+
+
+def shortened(names: Iterable[str], width: int) -> dict[str, str]:
+    """Return each name at most that wide, and no two alike: where their ends do not tell, what differs is shown."""
+    every = dict.fromkeys(names)
+    short = {name: shorten(name, width) for name in every}
+    for alike in [[each for each in every if short[each] == found] for found in set(short.values())]:
+        if len(alike) > 1:
+            short |= {name: _difference(name, alike, width) for name in alike}
+    if len(set(short.values())) == len(short):
+        return short
+    return {name: f"{place}:{shorten(name, width - len(f'{place}:'))}" for place, name in enumerate(every, start=1)}
+
+
+def _difference(name: str, alike: Sequence[str], width: int) -> str:
+    """Return the part of a name in which it differs from those that are alike at both ends, and what is before it."""
+    begin = _common(alike)
+    end = len(name) - _common([each[begin:][::-1] for each in alike])
+    before = _fitting(name[:begin][::-1], max(width - 2 - cell_len(name[begin:end]), 0))[::-1]
+    return f"…{before}{_fitting(name[begin:end], width - 2)}…"
+
+
+def _common(texts: Sequence[str]) -> int:
+    """Return how many signs all the texts have in common at their begin."""
+    places = enumerate(zip(*texts, strict=False))
+    return next((place for place, signs in places if len(set(signs)) > 1), min(map(len, texts)))
+
+
+def _fitting(text: str, width: int) -> str:
+    """Return as much of a text as is at most that wide; a sign may be two columns wide, or none."""
+    return next(text[:length] for length in range(len(text), -1, -1) if cell_len(text[:length]) <= width)
 
 
 def _lines(parts: list[str], width: int) -> list[str]:
@@ -202,7 +235,7 @@ def _lines(parts: list[str], width: int) -> list[str]:
     lines = parts[:1]
     for part in parts[1:]:
         longer = _JOINT.join([lines[-1], part])
-        lines[-1:] = [longer] if len(longer) <= width else [lines[-1], part]
+        lines[-1:] = [longer] if cell_len(longer) <= width else [lines[-1], part]
     return lines
 
 

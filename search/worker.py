@@ -27,8 +27,9 @@ from search.devices import choose_device
 from search.drafts import SharedDrafts
 from search.errors import SearchError
 from search.leaderboard import Leaderboard
+from search.numbers import parent_names
 from search.outcomes import Split, letters
-from search.progress import Progress, Silent
+from search.progress import NAME_WIDTH, Progress, Silent
 from search.results import STATISTICS, ResultsFolder
 from search.standing import finalists, standing
 from search.study import ERROR, KIND, LIKELIHOOD, NAME, RECIPE, Baseline, Studies, quiet, storage_errors
@@ -254,7 +255,7 @@ class _Worker:
         waiting = max(0, self.total - len(studies.trials()))
         self.progress.begin("parents", studies.first_number, deadline, waiting + finish)
         while not self.stopping and (trial := studies.claim_baseline(worker)):
-            self.progress.trial(_name(studies, trial), len(studies.baseline_trials()))
+            self.progress.trial(self._name(studies, trial), len(studies.baseline_trials()))
             recipe = partial(Recipe.from_dict, trial.user_attrs[RECIPE], self.config.source)
             self._tell(studies, run_trial(studies.baselines, trial, studies.number(trial), recipe, bench))
         ended = studies.baseline_trials()
@@ -270,7 +271,7 @@ class _Worker:
         self.progress.begin("search", self.total, deadline, finish)
         space = self.config.space
         while not self.stopping and not _expired(deadline) and (trial := studies.claim(worker, self.total, space)):
-            self.progress.trial(_name(studies, trial), len(studies.trials()))
+            self.progress.trial(self._name(studies, trial), len(studies.trials()))
             self._tell(studies, self._run_trial(studies, trial, bench))
 
     def _run_trial(self, studies: Studies, trial: Trial, bench: Bench) -> Result:
@@ -288,6 +289,16 @@ class _Worker:
         margin = self.config.search.screen
         return None if margin is None or not known else max(known) - margin
 
+    def _name(self, studies: Studies, trial: FrozenTrial | Trial) -> str:
+        """Return what a trial is called while it runs."""
+        name: str = trial.user_attrs.get(NAME, f"trial {studies.number(trial)}")
+        return self._parent_names.get(name, name)
+
+    @cached_property
+    def _parent_names(self) -> dict[str, str]:
+        parents = [each.recipe.to_dict() for each in baselines(self.config) if each.kind == "parent"]
+        return parent_names(parents, NAME_WIDTH)
+
     def _tell(self, studies: Studies, result: Result) -> None:
         note = result.note.partition("\n")[0]
         self.progress.scored(result.score, result.seconds, standing(studies), note, result.ended)
@@ -303,7 +314,7 @@ class _Worker:
         for index, trial in enumerate(jobs):
             if self.stopping:
                 return
-            self.progress.trial(_name(studies, trial), index)
+            self.progress.trial(self._name(studies, trial), index)
             self._score_finalist(studies, trial, bench, report)
 
     def _unreported(self, studies: Studies) -> list[FrozenTrial]:
@@ -322,7 +333,7 @@ class _Worker:
         return f"The report split is not finished: {models} to be scored on it." if left else ""
 
     def _score_finalist(self, studies: Studies, trial: FrozenTrial, bench: Bench, report: ProblemSet) -> None:
-        number, name = studies.number(trial), _name(studies, trial)
+        number, name = studies.number(trial), self._name(studies, trial)
         try:
             recipe = Recipe.from_dict(trial.user_attrs[RECIPE], self.config.source)
             scores, seconds = bench.score(recipe, report, final=True)
@@ -333,10 +344,6 @@ class _Worker:
         bench.folder.save_completions(f"report-{number}", scores.completions)
         studies.save_report(number, letters(scores, report, bench.evaluator.sampling.samples))
         self.progress.scored(scores.pass_at_1, seconds["total"], standing(studies))
-
-
-def _name(studies: Studies, trial: FrozenTrial | Trial) -> str:
-    return Path(trial.user_attrs[NAME]).name if NAME in trial.user_attrs else f"trial {studies.number(trial)}"
 
 
 def _expired(deadline: float | None) -> bool:

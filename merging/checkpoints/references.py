@@ -1,16 +1,26 @@
-"""References: how a recipe names a parent. A folder or a hub id (with @revision), and after a "+" a LoRA adapter."""
+"""References: how a recipe names a parent. A folder or a hub id (with @revision), and after a "+" a LoRA adapter.
+
+Guarantees: a folder that is there by its literal name is that folder, whatever signs its name holds; what a parent is
+called for people is decided here alone, and from the recipe's plain data alone.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 
-def split_reference(reference: str) -> tuple[str, str | None]:
+def _exists(part: str) -> bool:
+    return bool(part) and Path(part).expanduser().exists()
+
+
+def split_reference(reference: str, exists: Callable[[str], bool] = _exists) -> tuple[str, str | None]:
     """Return the model and the adapter (or None) that a reference names; a "+" in a path that exists is part of it."""
-    if "+" not in reference or _exists(reference):
+    if "+" not in reference or exists(reference):
         return reference, None
     splits = [(reference[:at], reference[at + 1 :]) for at, sign in enumerate(reference) if sign == "+"]
-    return max(splits, key=lambda parts: sum(map(_exists, parts)))
+    return max(splits, key=lambda parts: sum(map(exists, parts)))
 
 
 def missing_part(reference: str) -> str | None:
@@ -24,5 +34,51 @@ def is_hub_id(part: str) -> bool:
     return not Path(part).is_absolute() and not part.startswith((".", "~")) and part.count("/") == 1
 
 
-def _exists(part: str) -> bool:
-    return bool(part) and Path(part).expanduser().exists()
+def parts_of(plain: object) -> tuple[str, ...]:
+    """Return the model and, if there is one, the adapter of a reference in plain data; it is "MODEL+ADAPTER".
+
+    There a path that holds a sign is spelled out ({path: a+b}), so that this needs no look at the disk.
+    """
+    if isinstance(plain, Mapping):
+        return tuple(_text(plain[key]) for key in ("model", "lora") if plain.get(key) is not None)
+    return tuple(part for part in str(plain).partition("+")[::2] if part)
+
+
+def _text(path: object) -> str:
+    if not isinstance(path, Mapping):
+        return str(path)
+    revision = path.get("revision")
+    return f"{path['path']}@{revision}" if revision else str(path["path"])
+
+
+def short_names(plain: Iterable[object]) -> dict[str, str]:
+    """Return what models are called: the last parts of paths and hub ids, as many as tell them apart.
+
+    Args:
+        plain: references in a recipe's plain data.
+
+    Returns:
+        The names by the reference. Of characters that would not print, or would turn a line around, there are escapes.
+    """
+    parts = {"+".join(found): found for found in map(parts_of, plain)}
+    depths = dict.fromkeys(parts, 1)
+    while True:
+        names = {reference: _last(parts[reference], depth) for reference, depth in depths.items()}
+        counts = Counter(names.values())
+        alike = {name for name in names if counts[names[name]] > 1 and names[name] != _printable(name)}
+        if not alike:
+            return names
+        depths = {reference: depth + (reference in alike) for reference, depth in depths.items()}
+
+
+def _last(parts: tuple[str, ...], depth: int) -> str:
+    return _printable("+".join(_end(Path(part), depth) or part for part in parts))
+
+
+def _end(path: Path, depth: int) -> str:
+    """Return the last `depth` parts of a path that has more, and whose last one names something; else nothing."""
+    return "/".join(path.parts[-depth:]) if len(path.parts) > depth and path.name != ".." else ""
+
+
+def _printable(name: str) -> str:
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in name)

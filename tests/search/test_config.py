@@ -68,6 +68,15 @@ def test_an_adapter_is_looked_for_beside_the_config_as_its_base_is(family: Famil
     assert parents[0] == f"someone/model+{family.folder / 'adapter'}"
 
 
+def test_signs_in_the_name_of_a_folder_are_no_adapter_nor_revision(family: Family) -> None:
+    for name in ("a+v2", "a+v2@3", "more+adapter"):
+        (family.folder / name).mkdir()
+    for written, found in (("a+v2", "a+v2"), ("a+v2@3", "a+v2@3"), ("a+v2+more+adapter", "a+v2+{}more+adapter")):
+        text = family.config().replace("model: a\n", f"model: {written}\n")
+        parents = SearchConfig.parse(text, folder=family.folder).space.example().parents()
+        assert parents[0] == f"{family.folder}/{found.format(f'{family.folder}/')}"
+
+
 def test_a_hub_id_stays_as_it_is(family: Family) -> None:
     text = family.config().replace("base_model: base", "base_model: someone/some-model@main")
     assert SearchConfig.parse(text, folder=family.folder).space.example().base_model == "someone/some-model@main"

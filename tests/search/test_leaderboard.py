@@ -216,7 +216,23 @@ def test_parents_of_one_name_are_told_apart(family: Family) -> None:
     for _ in range(3):
         recorder.baseline({0})
     names = [line.split()[0] for line in shown(recorder.read(), 80)[2:]]
-    assert names == ["family/a", "other/a", "family/base"]
+    assert names == ["family/a", "other/a", "base"]
+
+
+@pytest.mark.parametrize("names", [("a@v2", "b+v2"), ("模型 一", "b@1@2"), ("a+b", "a")])
+def test_numbers_are_named_by_the_parent_whatever_its_folder_is_called(family: Family, names: tuple[str, str]) -> None:
+    family.a.rename(family.folder / names[0])
+    family.b.rename(family.folder / names[1])
+    text = family.config().replace("- model: a", f"- model: {names[0]}").replace("- model: b", f"- model: {names[1]}")
+    recorder = Recorder(family.folder / "run", SearchConfig.parse(text, folder=family.folder))
+    for _ in range(4):
+        recorder.baseline({0})
+    recorder.trial({0, 1})
+    for name in names:  # scores are read where the parents are not
+        (family.folder / name).rename(family.folder / f"gone {name}")
+    table = "\n".join(shown(recorder.read(), 160))
+    assert f"{names[0]}: density" in table.replace("\N{NO-BREAK SPACE}", " ")
+    assert f"{names[1]}: weight" in table.replace("\N{NO-BREAK SPACE}", " ")
 
 
 @pytest.mark.parametrize("width", [80, 120, 160])

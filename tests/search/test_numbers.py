@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from rich.cells import cell_len
 
-from search.numbers import number_lines, short_names
+from search.numbers import number_lines, parent_names
 
 NAMES = {"/far/away/strings": "strings", "/far/away/numbers": "numbers"}
 MODELS: dict[str, Any] = {
@@ -94,6 +95,39 @@ def test_a_long_name_leaves_room_for_the_numbers() -> None:
     assert line == "OpenCodeInte…7B-and-more: weight\N{NO-BREAK SPACE}0.50"
 
 
-def test_short_names_tell_models_apart() -> None:
-    assert short_names(["x/a", "y/b"]) == {"x/a": "a", "y/b": "b"}
-    assert short_names(["x/a", "y/a"]) == {"x/a": "x/a", "y/a": "y/a"}
+def test_numbers_of_a_path_that_is_spelled_out_are_named_by_it() -> None:
+    references = ("/x/strings@v2", "/x/numbers+v2", "/x/plain+/y/lora")
+    plain = [{"model": {"path": references[0]}}, {"model": {"path": references[1]}}, references[2]]
+    recipe = {"models": [{"model": each, "parameters": {"weight": 0.5}} for each in plain]}
+    names = parent_names([{"models": [each]} for each in recipe["models"]], 24)
+    numbers = {f"models[{index}].parameters.weight": 0.5 for index in range(3)}
+    assert tuple(names) == references
+    assert [line.replace("\N{NO-BREAK SPACE}", " ") for line in number_lines(numbers, recipe, names, 30)] == [
+        "strings@v2: weight 0.50",
+        "numbers+v2: weight 0.50",
+        "plain+lora: weight 0.50",
+    ]
+
+
+def test_a_chosen_part_of_a_recipe_shows_the_models_names() -> None:
+    chosen = '[{"model": "/far/away/strings", "layer_range": [0, 2]}]'
+    assert shown({"slices[0].sources": chosen}, SLICES) == [
+        'slice 0: sources [{"model": "strings", "layer_range": [0, 2]}]'
+    ]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["deepseek-coder-instruct-sft-epoch1-lr1e-5-seed42", "deepseek-coder-instruct-sft-epoch2-lr1e-5-seed42"],
+        ["模型" * 20 + "一" + "模型" * 20, "模型" * 20 + "二" + "模型" * 20],
+        ["e\u0301" * 40 + "a" + "e\u0301" * 40, "e\u0301" * 40 + "b" + "e\u0301" * 40, "short"],
+        ["a" * 40 + "x" * 50 + "b" * 40, "a" * 40 + "x" * 25 + "y" + "x" * 24 + "b" * 40],
+        ["a" * 30, "a" * 31, "a" * 32],
+    ],
+)
+@pytest.mark.parametrize("width", [12, 24])
+def test_no_two_long_names_are_shortened_to_one(names: list[str], width: int) -> None:
+    found = parent_names([{"models": [{"model": f"/x/{name}"}]} for name in names], width)
+    assert len(set(found.values())) == len(names)
+    assert all(cell_len(name) <= width for name in found.values())
