@@ -7,7 +7,7 @@ is read is cast to the dtype of the merge first, and what is written to the outp
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -42,20 +42,21 @@ _WHOLE = 1 << 26
 _FUSED_BLOCK = 1 << 22
 # Tensors that a thread is given together: asking for one at a time costs more than it balances.
 _AT_A_TIME = 4
+_OWN_DTYPES: Mapping[str, torch.dtype] = {}
 
 
 @dataclass(frozen=True, slots=True)
 class StepOperands:
     """The sources of one step, flat, read in blocks in the dtype of the merge (a registry.Operands).
 
-    What is made of them is rounded to `out_dtype`.
+    What is made of them is rounded to each of `roundings`, in turn.
     """
 
     step: Step
     parents: ParentSet
     device: torch.device
     dtype: torch.dtype
-    out_dtype: torch.dtype
+    roundings: tuple[torch.dtype, ...]
     random_seed: int
     shape: torch.Size
     base: Tensor | None
@@ -167,6 +168,7 @@ def run_steps(
     random_seed: int,
     kernels: AnyKernels | None,
     done: Callable[[Step], None],
+    dtypes: Mapping[str, torch.dtype] = _OWN_DTYPES,
 ) -> None:
     """Merge many tensors into their outputs.
 
@@ -182,6 +184,7 @@ def run_steps(
         random_seed: the seed of methods that draw random numbers.
         kernels: the compiled kernels, if they shall be used.
         done: called with each step whose output is whole, in order, by the calling thread.
+        dtypes: what outputs are rounded to last, by name, where that is not their own dtype.
 
     Raises:
         NonFiniteTensor: of the first step whose result holds NaN or Inf.
@@ -196,7 +199,7 @@ def run_steps(
         with torch.inference_mode():  # which belongs to a thread, too
             for step, place in some:
                 with place as out:
-                    found.append(run_step(step, parents, out, random_seed, kernels, scratch))
+                    found.append(run_step(step, parents, out, random_seed, kernels, scratch, dtypes.get(step.name)))
         return found
 
     if parents.device.type != "cpu" or len(parents.placement.devices) > 1:
@@ -273,17 +276,19 @@ def run_step(
     random_seed: int,
     kernels: AnyKernels | None,
     scratch: Scratch,
+    last: torch.dtype | None = None,
 ) -> Finite:
     """Merge one tensor into `out`, in place; return whether the result is finite.
 
     Args:
         step: what to merge.
         parents: where the sources are read.
-        out: the output, contiguous, of the output's shape, on any device; what is written to it is rounded to the
-            output's dtype first, and then to its own.
+        out: the output, contiguous, of the output's shape, on any device; what is written to it is rounded to the dtype
+            that it has in files first.
         random_seed: the seed of methods that draw random numbers.
         kernels: the compiled kernels, if they shall be used.
         scratch: memory for what is in between.
+        last: what it is rounded to then, where that is not the dtype of `out`, which may be wider.
 
     Raises:
         MergingError: the method has no answer for these tensors.
@@ -296,9 +301,10 @@ def run_step(
     dtype = merge_dtype(step, parents)
     fitting = isinstance(kernels, TensorKernels) or parents.device.type == "cpu"
     usable = kernels if fitting and dtype in FORMATS else None
-    out_dtype = output_dtype(step, parents)
+    stored, last = output_dtype(step, parents), last or out.dtype
+    roundings = (stored,) if torch.promote_types(stored, last) == last else (stored, last)
     operands = StepOperands(
-        step, parents, device, dtype, out_dtype, random_seed, out.shape, base, tuple(inputs), scratch, usable
+        step, parents, device, dtype, roundings, random_seed, out.shape, base, tuple(inputs), scratch, usable
     )
     try:
         return _run_method(METHODS[step.method], operands, out.view(-1))
@@ -327,13 +333,19 @@ def _block_size(method: Method, operands: StepOperands) -> int:
 def _write(method: Method, operands: StepOperands, block: Block, prepared: object, target: Tensor) -> Finite:
     numbers = operands.step.numbers
     if method.fused and operands.kernels:
-        in_place = target.dtype == operands.dtype == operands.out_dtype and target.device == operands.device
+        # The passes in C write float32 as well, which holds whatever they round to.
+        fitting = {operands.dtype} | (set() if isinstance(operands.kernels, TensorKernels) else {torch.float32})
+        in_place = operands.roundings == (operands.dtype,) and target.dtype in fitting
+        in_place &= target.device == operands.device
         merged = target if in_place else torch.empty(len(block), dtype=operands.dtype, device=operands.device)
         finite = method.fused(operands.kernels, block, numbers, prepared, merged)
         if finite is not None:
-            if in_place:
-                return finite
-            target.copy_(merged.to(operands.out_dtype))
-            return all_finite(target)
-    target.copy_(method.combine(block, numbers, prepared).view(-1).to(operands.out_dtype))
-    return all_finite(target)
+            return finite if in_place else _round_into(target, merged, operands)
+    return _round_into(target, method.combine(block, numbers, prepared).view(-1), operands)
+
+
+def _round_into(target: Tensor, merged: Tensor, operands: StepOperands) -> Finite:
+    for dtype in operands.roundings:
+        merged = merged.to(dtype)
+    target.copy_(merged)
+    return all_finite(merged)

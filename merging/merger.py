@@ -1,14 +1,14 @@
 """The merger: writes one candidate after another into the same live model.
 
 Guarantees: no candidate touches the disk; recipes of one depth, dtype and config are written into the same model, which
-has the tensors that `export_model` would write for the same recipe and seed, bit for bit. After an error the model's
-tensors are undefined until the next successful `apply`.
+has the tensors that `export_model` would write for the same recipe and seed, bit for bit; one that computes in float32
+holds the same numbers. After an error the model's tensors are undefined until the next successful `apply`.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from itertools import chain
@@ -21,7 +21,7 @@ from merging.calibration import calibrate
 from merging.inductor import AnyKernels
 from merging.kernel import model_dtype, run_steps
 from merging.methods import METHODS
-from merging.models import build_model, generation_config, merged_config
+from merging.models import build_model, compute_in_float32, generation_config, merged_config
 from merging.parents import ParentSet
 from merging.plan import Plan, Source, Step, make_plan
 from merging.recipes.recipe import Recipe
@@ -40,14 +40,27 @@ class Merger:
         parents: the open parents of every recipe that will be applied.
         random_seed: the seed of the methods that draw random numbers (dare_*); the same seed gives the same model.
         kernels: the compiled kernels; without them the same bits come out, later.
+        compute_dtype: float32 to let a model of 16 bits compute in it; by default it computes in its own dtype.
+
+    Attributes:
+        compute_dtype: the same; what is set before an `apply` holds for its model.
+        dtypes: the dtype that transformers would load each tensor of the live model in, by the merge's names.
     """
 
-    def __init__(self, parents: ParentSet, random_seed: int = 0, kernels: AnyKernels | None = None) -> None:
+    def __init__(
+        self,
+        parents: ParentSet,
+        random_seed: int = 0,
+        kernels: AnyKernels | None = None,
+        compute_dtype: torch.dtype | None = None,
+    ) -> None:
         self.parents = parents
+        self.compute_dtype = compute_dtype
+        self.dtypes: Mapping[str, torch.dtype] = {}
         self._random_seed = random_seed
         self.kernels = kernels
         self._model: PreTrainedModel | None = None
-        self._config: dict[str, Any] = {}
+        self._config: tuple[dict[str, Any], torch.dtype | None] | None = None
         self._owners: dict[str, str] = {}
         self._written: dict[str, Step] = {}
         self._tensors: dict[str, Tensor] = {}
@@ -103,7 +116,7 @@ class Merger:
             if progress:
                 progress(len(self._written), len(steps))
 
-        run_steps(work, self.parents, self._random_seed, self.kernels, done)
+        run_steps(work, self.parents, self._random_seed, self.kernels, done, self.dtypes)
         self.parents.statistics.save()
         return model
 
@@ -142,13 +155,16 @@ class Merger:
         # The special tokens are kept by the same memo, so that their identity will do.
         key = (recipe.donor, plan.stack, plan.rows, dtype, id(special))
         config = once(("config", *key), lambda: merged_config(donor, plan, self.parents, dtype, special))
-        content = once(("config's content", *key), config.to_dict)
+        content = once(("config's content", *key), config.to_dict), self.compute_dtype
         if self._model is None or self._config != content:
             self._model = None  # its memory goes before the next model's comes
             self._owners, self._written, self._tensors = {}, {}, {}
             self._config = content
             self._model = build_model(copy.deepcopy(config), self.parents)
             self._tensors = self._by_name(self._model)
+            self.dtypes = {name: tensor.dtype for name, tensor in self._tensors.items()}
+            if self.compute_dtype == torch.float32:
+                compute_in_float32(self._model)
         self._model.generation_config = once(
             ("generation config", recipe.donor, id(special)), lambda: generation_config(donor, special)
         )

@@ -6,6 +6,7 @@ import copy
 import json
 import re
 import tempfile
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -112,6 +113,15 @@ def _widen(model: Any, dtype: torch.dtype) -> None:
     for name, tensor in model.state_dict(keep_vars=True).items():
         if any(pattern.search(name) for pattern in patterns):
             tensor.data = tensor.data.float()
+
+
+def compute_in_float32(model: PreTrainedModel) -> None:
+    """Let a model of 16 bits compute in float32, which holds each of its numbers: the weights stay what they are."""
+    for tensor in chain(model.parameters(), model.buffers()):
+        if tensor.is_floating_point() and tensor.dtype.itemsize == 2:
+            tensor.data = tensor.data.float()
+    for config in (model.config, model.config.get_text_config()):
+        config.dtype = torch.float32
 
 
 def generation_config(checkpoint: Checkpoint, special: SpecialTokens | None) -> GenerationConfig:

@@ -200,6 +200,7 @@ def _fused(
         len(mixture.parts),
         block.base.dtype,
         thinnings[0].kind if thinnings else native.Thinning.CUT,
+        wide=out.dtype != block.base.dtype,
         scaled=any(thinning.scale != 1.0 for thinning in thinnings),
         elect=elect,
         normalize=numbers.flag("normalize"),

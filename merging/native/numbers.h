@@ -1,5 +1,6 @@
 /* How numbers of the dtype of the merge are read, rounded and written: computed in float, rounded after every step as
- * torch rounds them. FORMAT is 16 for bfloat16, 5 for float16 (the bits of its exponent), 32 for float32. */
+ * torch rounds them. FORMAT is 16 for bfloat16, 5 for float16 (the bits of its exponent), 32 for float32. With WIDE,
+ * results are written as floats that hold the same numbers. */
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
@@ -13,9 +14,6 @@ static inline uint32_t nearest(float x) { uint32_t u = bits(x); return u + 0x7ff
 static inline float load(stored b) { return number((uint32_t)b << 16); }
 static inline float round_off(float x) { return number(nearest(x) & 0xffff0000u); }
 static inline stored store(float x) { return (stored)(nearest(x) >> 16); }
-typedef uint16_t width; /* of its bits */
-static inline width magnitude(stored b) { return b & 0x7fffu; }
-#define INFINITE 0x7f80u
 #elif FORMAT == 5 /* without the processor's own float16, which compilers do not use in loops */
 typedef uint16_t stored;
 static inline float load(stored b) {
@@ -31,15 +29,22 @@ static inline stored store(float x) {
     uint32_t u = bits(round_off(x)), finite = bits(fabsf(number(u)) * 0x1p-112f) >> 13;
     return (stored)((finite < 0x7c00u ? finite : 0x7c00u) | (u >> 31) << 15);
 }
-typedef uint16_t width;
-static inline width magnitude(stored b) { return b & 0x7fffu; }
-#define INFINITE 0x7c00u
 #else
 typedef float stored;
 static inline float load(stored b) { return b; }
 static inline float round_off(float x) { return x; }
-static inline stored store(float x) { return x; }
-typedef uint32_t width;
-static inline width magnitude(stored b) { return bits(b) & 0x7fffffffu; }
+#endif
+
+#if FORMAT == 32 || WIDE
+typedef float written;
+typedef uint32_t width; /* of its bits */
+static inline written rounded(float x) { return round_off(x); }
+static inline width magnitude(written x) { return bits(x) & 0x7fffffffu; }
 #define INFINITE 0x7f800000u
+#else
+typedef stored written;
+typedef uint16_t width;
+static inline written rounded(float x) { return store(x); }
+static inline width magnitude(written x) { return x & 0x7fffu; }
+#define INFINITE (FORMAT == 16 ? 0x7f80u : 0x7c00u)
 #endif

@@ -1,8 +1,8 @@
 /* One pass over a block of a task-vector merge: thin each delta, weigh it, elect a sign, sum, normalize, add the base.
  * The same steps, each rounded as merging/methods/task_vectors.py rounds it, so that both give the same bits.
  *
- * Compiled for PARENTS parents, a FORMAT (numbers.h) and a THINNING, and with SCALED, ELECT, NORMALIZE and LAMBDA each
- * 0 or 1. */
+ * Compiled for PARENTS parents, a FORMAT (numbers.h) and a THINNING, and with WIDE, SCALED, ELECT, NORMALIZE and LAMBDA
+ * each 0 or 1. */
 #include "numbers.h"
 
 #define CUT 0         /* keep magnitudes above a floor */
@@ -77,7 +77,7 @@ static inline float agreeing_weight(const int *agrees, const struct part *parts,
 
 /* Write the merge of `count` elements, the first of which has flat index `first` in its tensor. Return whether all of
  * it is finite. `divisor` is the sum of all weights, which normalizing divides by where no parent is outvoted. */
-int merge(const stored *restrict base, const struct part *given, stored *restrict out, int64_t first, int64_t count,
+int merge(const stored *restrict base, const struct part *given, written *restrict out, int64_t first, int64_t count,
           float divisor, float lambda) {
     struct part parts[PARENTS];
     float floors[PARENTS], ceilings[PARENTS];
@@ -114,7 +114,7 @@ int merge(const stored *restrict base, const struct part *given, stored *restric
             sum = NORMALIZE ? round_off(total / divisor) : total;
 #endif
             if (LAMBDA) sum = round_off(sum * lambda);
-            stored merged = store(sum + b);
+            written merged = rounded(sum + b);
             out[i] = merged;
             width size = magnitude(merged);
             largest = size > largest ? size : largest;

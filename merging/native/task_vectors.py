@@ -76,6 +76,7 @@ class Form:
     parents: int
     dtype: torch.dtype
     thinning: Thinning
+    wide: bool = False
     scaled: bool = False
     elect: bool = False
     normalize: bool = False
@@ -88,6 +89,7 @@ def _variant(form: Form) -> Variant:
         "PARENTS": form.parents,
         "FORMAT": FORMATS[form.dtype],
         "THINNING": int(form.thinning),
+        "WIDE": int(form.wide),
         "SCALED": int(form.scaled),
         "ELECT": int(form.elect),
         "NORMALIZE": int(form.normalize),
@@ -150,7 +152,7 @@ def merge(
         form: what the kernel is compiled for.
         base: the block of the base, (elements,).
         parts: how each parent is thinned out, the block of the parent, and its weight.
-        out: (elements,).
+        out: (elements,), of the form's dtype, or float32 if the form is wide.
         start: the flat index of the block's first element in its tensor.
         divisor: what the sum is divided by if normalizing: with an election, where both of two parents agree.
         scale: lambda.

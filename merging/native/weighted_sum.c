@@ -1,10 +1,10 @@
 /* One pass over a block of a weighted sum of parents, in float, rounded once: what linear and the spherical methods do.
- * Compiled for PARENTS parents, a FORMAT (numbers.h), and with DIVIDE and FMA (products are added unrounded, as torch's
- * addcmul adds them) 0 or 1. */
+ * Compiled for PARENTS parents, a FORMAT (numbers.h), and with WIDE, DIVIDE and FMA (products are added unrounded, as
+ * torch's addcmul adds them) 0 or 1. */
 #include "numbers.h"
 
 /* Write the sum of `count` elements. Return whether all of it is finite. */
-int merge(const stored *const *given, const float *given_weights, stored *restrict out, int64_t count, float divisor) {
+int merge(const stored *const *given, const float *given_weights, written *restrict out, int64_t count, float divisor) {
     const stored *parents[PARENTS];
     float weights[PARENTS];
     width largest = 0;
@@ -16,7 +16,7 @@ int merge(const stored *const *given, const float *given_weights, stored *restri
             float parent = load(parents[p][i]);
             sum = FMA ? fmaf(parent, weights[p], sum) : sum + parent * weights[p];
         }
-        stored merged = store(DIVIDE ? sum / divisor : sum);
+        written merged = rounded(DIVIDE ? sum / divisor : sum);
         out[i] = merged;
         width size = magnitude(merged);
         largest = size > largest ? size : largest;

@@ -22,13 +22,19 @@ def weighted_sum(
 
     Args:
         kernels: the compiled kernels.
-        parents: flat, contiguous tensors of one length and one dtype of `FORMATS`.
+        parents: flat, contiguous tensors of one length and one dtype of `FORMATS`, which the sum is rounded to.
         weights: a number a parent.
-        out: like one of the parents.
+        out: like one of the parents, or wider: float32.
         divisor: what the sum is divided by.
         fma: whether products are added unrounded.
     """
-    flags = {"PARENTS": len(parents), "FORMAT": FORMATS[out.dtype], "DIVIDE": int(divisor is not None), "FMA": int(fma)}
+    flags = {
+        "PARENTS": len(parents),
+        "FORMAT": FORMATS[parents[0].dtype],
+        "WIDE": int(out.dtype != parents[0].dtype),
+        "DIVIDE": int(divisor is not None),
+        "FMA": int(fma),
+    }
     library = kernels.load(Variant("weighted_sum", tuple(flags.items())))
     done: int = library.merge(
         (Pointer * len(parents))(*(parent.data_ptr() for parent in parents)),

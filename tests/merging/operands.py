@@ -85,10 +85,11 @@ def run(
     kernels: AnyKernels | None = None,
     block_size: int = 1 << 20,
     observations: Sequence[Tensor | None] = (),
+    wide: bool = False,
 ) -> Tensor:
     """Run a method on whole tensors, with its defaults where no number is given; compiled, where it can be.
 
-    TensorKernels take no blocks but whole tensors, so `block_size` must be theirs.
+    TensorKernels take no blocks but whole tensors, so `block_size` must be theirs. `wide` asks kernels for float32.
     """
     method = METHODS[name]
     numbers = Numbers(
@@ -109,9 +110,10 @@ def run(
     assert first is not None
 
     def merged(block: Block) -> Tensor:
-        out = torch.empty(len(block), dtype=operands.dtype, device=first.device)
+        dtype = torch.float32 if wide else operands.dtype
+        out = torch.empty(len(block), dtype=dtype, device=first.device)
         if method.fused and kernels and method.fused(kernels, block, numbers, prepared, out) is not None:
             return out
-        return method.combine(block, numbers, prepared).clone()
+        return method.combine(block, numbers, prepared).to(dtype, copy=True)
 
     return torch.cat([merged(block) for block in operands.blocks(block_size)]).view(operands.shape)

@@ -63,7 +63,9 @@ def test_a_compiled_merge_of_task_vectors_has_the_same_bits(data: st.DataObject)
     per_input = {"weight": weights, "density": densities, "epsilon": [0.05] * count, "gamma": [0.02, 0, 0.3][:count]}
     expected = run(method, base, inputs, shared, per_input)
     size = data.draw(st.sampled_from([ELEMENTS, 777]))
-    assert_same_bits(run(method, base, inputs, shared, per_input, KERNELS, size), expected)
+    wide = data.draw(st.booleans())
+    found = run(method, base, inputs, shared, per_input, KERNELS, size, wide=wide)
+    assert_same_bits(found, expected.float() if wide else expected)
 
 
 @pytest.mark.parametrize("dtype", FORMATS)
@@ -74,6 +76,7 @@ def test_a_compiled_average_has_the_same_bits(dtype: torch.dtype, normalize: boo
     numbers = ({"normalize": normalize}, {"weight": [0.3, 0.9, -0.2][:count]})
     expected = run("linear", None, inputs, *numbers)
     assert_same_bits(run("linear", None, inputs, *numbers, KERNELS), expected)
+    assert_same_bits(run("linear", None, inputs, *numbers, KERNELS, wide=True), expected.float())
 
 
 @pytest.mark.parametrize("dtype", FORMATS)
@@ -108,8 +111,9 @@ def test_ranks_of_a_long_row_need_more_than_16_bits() -> None:
 def test_an_overflow_is_noticed() -> None:
     base = torch.full((100,), 60000.0, dtype=torch.float16)
     inputs = [base / 2, base / 4]
-    merged = run("task_arithmetic", base, inputs, {}, {"weight": [-1.0, -1.0]}, KERNELS)
-    assert torch.isinf(merged).all()
+    for wide in (False, True):
+        merged = run("task_arithmetic", base, inputs, {}, {"weight": [-1.0, -1.0]}, KERNELS, wide=wide)
+        assert torch.isinf(merged).all()
 
 
 def test_a_kernel_is_compiled_once_by_threads_and_kept_for_the_next_process(
