@@ -1,10 +1,19 @@
-"""Caches: files that spare the next process what took long to make, and the folder for them in the user's home."""
+"""Caches: files that spare the next process what took long to make, and the folder for them in the user's home.
+
+Guarantees: a file or folder is there whole or not at all, whoever else makes it and whatever ends the process. What a
+killed process leaves unfinished is called ``.NAME.*.part``; `sweep` removes it, and nothing that a living one makes.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
+import sys
 import tempfile
-import threading
+import uuid
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 
@@ -15,20 +24,77 @@ def cache_folder(kind: str) -> Path | None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
+            _sweep_once(folder)
             return folder
     except OSError:
         return None
 
 
 def put(file: Path, *parts: bytes | memoryview) -> None:
-    """Write a file so that it is there whole or not at all, whoever else writes it and whatever ends the process.
-
-    What a killed process leaves beside it is called ``.NAME.*.part``. Raises OSError.
-    """
-    part = file.with_name(f".{file.name}.{os.getpid()}-{threading.get_ident()}.part")
+    """Write a file whole or not at all. Raises OSError."""
+    part = _part(file)
     try:
-        with part.open("wb") as out:
+        with _held(part, part.touch), part.open("wb") as out:
             out.writelines(parts)
-        part.replace(file)
+            out.flush()
+            part.replace(file)
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def part_folder(target: Path) -> Iterator[Path]:
+    """Yield a new folder beside `target` to make it in; what is not moved out of it is removed. Raises OSError."""
+    part = _part(target)
+    try:
+        with _held(part, lambda: part.mkdir(mode=0o700, exist_ok=True)):
+            yield part
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def sweep(folder: Path, pattern: str = ".*.part") -> None:
+    """Remove files and folders of that pattern whose makers are gone: nobody holds their locks."""
+    for path in folder.glob(pattern):
+        with contextlib.suppress(OSError):
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                if _lock(descriptor, wait=False):
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+            finally:
+                os.close(descriptor)
+
+
+_sweep_once = cache(sweep)
+
+
+def _part(target: Path) -> Path:
+    return target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
+
+
+@contextlib.contextmanager
+def _held(path: Path, make: Callable[[], None]) -> Iterator[None]:
+    """Make a file or folder and hold its lock, by which `sweep` knows that its maker lives."""
+    while True:  # it may be swept before it is held
+        make()
+        with contextlib.suppress(FileNotFoundError):
+            descriptor = os.open(path, os.O_RDONLY)
+            with contextlib.suppress(OSError):  # a file system without locks, where `sweep` gets none either
+                _lock(descriptor, wait=True)
+            if path.exists():
+                break
+            os.close(descriptor)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, wait: bool) -> bool:
+    """Return whether the lock is ours now. Raises OSError where there are no locks, or to wait is refused."""
+    if sys.platform == "win32":
+        return False
+    import fcntl
+
+    fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    return True

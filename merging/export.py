@@ -7,16 +7,18 @@ tensors at a time.
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import json
 import math
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import yaml
 
 from merging import compatible
+from merging.caches import part_folder, sweep
 from merging.calibration import calibrate
 from merging.checkpoints.checkpoint import CONFIG, GENERATION
 from merging.checkpoints.headers import Entry
@@ -91,15 +93,18 @@ def export_model(
     _check_free(to)
     to = to.resolve()  # a link to an empty folder is filled, and stays
     # Every tensor is merged once: to keep it would cost memory and save nothing.
-    with ParentSet.open(
-        recipe,
-        device,
-        memory_budget=0,
-        lazy_unpickle=lazy_unpickle,
-        trust_remote_code=trust_remote_code,
-        allow_crimes=allow_crimes,
-        statistics=statistics,
-    ) as parents:
+    with (
+        ParentSet.open(
+            recipe,
+            device,
+            memory_budget=0,
+            lazy_unpickle=lazy_unpickle,
+            trust_remote_code=trust_remote_code,
+            allow_crimes=allow_crimes,
+            statistics=statistics,
+        ) as parents,
+        contextlib.ExitStack() as parts,
+    ):
         choice = choose_kernels(parents.elements, parents.device, compile)
         for sentence in (*parents.notes, *filter(None, [choice.note])):
             if note:
@@ -109,8 +114,9 @@ def export_model(
         calibrate(plan.steps, parents, progress)
         try:
             to.parent.mkdir(parents=True, exist_ok=True)
+            sweep(to.parent, f".{glob.escape(to.name)}.*.part")
             _check_space(to, _total_bytes(plan, parents) + _size_of_the_rest(parents.checkpoints[recipe.donor].folder))
-            part = Path(tempfile.mkdtemp(prefix=f".{to.name}.", suffix=".part", dir=to.parent))
+            part = parts.enter_context(part_folder(to))
         except OSError as error:
             raise _unwritable(to, error) from None
         try:
@@ -126,12 +132,10 @@ def export_model(
             (folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
             if write_model_card:
                 (folder / "README.md").write_text(card or model_card(recipe, to.name, random_seed), encoding="utf-8")
-            part.chmod(0o755)  # mkdtemp makes it private
+            part.chmod(0o755)  # private while it is made
             part.rename(to)  # an empty folder of that name is replaced
         except OSError as error:
             raise _unwritable(to, error) from None
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
 
 
 def _tokenizer(recipe: Recipe, parents: ParentSet, copy_tokenizer: bool) -> MergedTokenizer | None:

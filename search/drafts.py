@@ -2,8 +2,8 @@
 
     drafts.jsonl           a line a completion that says something new: [prompt's key, token ids, parent?, passed?]
 
-Guarantees: a worker that is killed while it writes leaves a torn line at most, which readers pass over. The file is
-written anew, shorter, where it has grown; what is lost with it is time.
+Guarantees: a worker that is killed while it writes leaves a torn line at most. Readers pass over it and whatever
+else is no entry. The file is written anew, shorter, where it has grown; what is lost with it is time.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from search.locks import exclusive
 from search.results import MAKE_ROOM, write_atomically
 
 _MOST_BYTES = 64 * 2**20
+_MOST_TOKENS = 2**31  # in a vocabulary, far beyond any
 
 
 class SharedDrafts(DraftBook):
@@ -88,9 +89,12 @@ def _line(entry: DraftEntry) -> bytes:
 
 
 def _parsed(line: bytes) -> DraftEntry | None:
-    """Return the entry of a line; None for a line that is torn or blank."""
+    """Return the entry of a line; None for a line that is torn, blank or no entry."""
     try:
         prompt, tokens, parent, passed = json.loads(line)
-    except ValueError:
+        is_entry = isinstance(prompt, str) and isinstance(tokens, list) and {type(parent), type(passed)} == {bool}
+        if not is_entry or not all(type(token) is int and 0 <= token < _MOST_TOKENS for token in tokens):
+            return None
+    except (ValueError, TypeError, RecursionError):
         return None
     return DraftEntry(prompt, tuple(tokens), parent, passed)

@@ -32,6 +32,7 @@ from search.study import (
     RECIPE,
     SAME_AS,
     SECONDS,
+    NothingYet,
     Studies,
     quiet,
     score,
@@ -135,8 +136,11 @@ class Leaderboard:
     @classmethod
     def read(cls, folder: ResultsFolder) -> Leaderboard:
         """Read the leaderboard of a results folder."""
-        with quiet(), storage_errors(folder), closing(Studies.open(folder)) as studies:
-            return cls.of(studies)
+        try:
+            with quiet(), storage_errors(folder), closing(Studies.open(folder)) as studies:
+                return cls.of(studies)
+        except NothingYet:
+            return cls(folder.study, None, None, ())
 
     @classmethod
     def of(cls, studies: Studies) -> Leaderboard:

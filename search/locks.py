@@ -24,12 +24,15 @@ def exclusive(file: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def held(file: Path) -> Iterator[None]:
     """Hold a lock file of one's own for as long as this lasts, and remove it after."""
-    with file.open("ab") as opened:
-        fcntl.flock(opened, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            file.unlink(missing_ok=True)
+    try:
+        while True:  # who finds it before it is held takes it for one of a dead worker, and removes it
+            with file.open("ab") as opened:
+                fcntl.flock(opened, fcntl.LOCK_EX)
+                if file.exists():
+                    yield
+                    return
+    finally:
+        file.unlink(missing_ok=True)
 
 
 def is_held(file: Path) -> bool:

@@ -19,15 +19,15 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 import platform
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from merging.caches import put, sweep
 from search.errors import SearchError
 from search.locks import exclusive, held, is_held
 
@@ -79,16 +79,19 @@ class ResultsFolder:
                 raise SearchError(f"{path}: is not empty and holds no search; give another folder with --out")
             aside = _move_aside(path.absolute()) if fresh and (path / _SEARCH).exists() else None
             path.mkdir(parents=True, exist_ok=True)
-            if aside and (aside / STATISTICS).exists():
-                (aside / STATISTICS).rename(path / STATISTICS)
             with exclusive(path / _LOCK):
                 if not (path / _SEARCH).exists():
-                    write_atomically(path / _CONFIG, config.text)
                     described = {"study": path.resolve().name, "identity": identity}
                     write_atomically(path / _SEARCH, json.dumps(described, indent=2))
+                # Only now: who is killed before leaves a folder that the next one goes on with.
+                if aside and (aside / STATISTICS).exists():
+                    (aside / STATISTICS).rename(path / STATISTICS)
                 folder = cls.open(path)
                 folder._check(config, identity)
                 folder.require_database(missing=folder.holds_scores())
+                if not folder.config_file.exists():
+                    write_atomically(folder.config_file, config.text)
+                folder._sweep()
                 # Copies lack empty and hidden folders: git and zip leave them out.
                 (path / _COMPLETIONS).mkdir(exist_ok=True)
                 (path / _WORKERS).mkdir(exist_ok=True)
@@ -160,6 +163,12 @@ class ResultsFolder:
         """Whether the worker of that name still lives."""
         return is_held(self.path / _WORKERS / worker)
 
+    def _sweep(self) -> None:
+        """Remove what killed workers left half made, and their lock files."""
+        sweep(self.path / _WORKERS, "*")
+        for place in (self.path, self.path / _COMPLETIONS, self.statistics):
+            sweep(place)
+
     def save_completions(self, name: str, outcomes: Iterable[Outcome]) -> None:
         """Write what a model wrote, as a samples file that `merge-search score` reads. Raises SearchError."""
         lines = [
@@ -173,6 +182,13 @@ class ResultsFolder:
             write_atomically(file, "".join(line + "\n" for line in lines))
         except OSError as error:
             raise SearchError(f"{file}: cannot be written: {error.strerror}; {MAKE_ROOM}") from None
+
+    def keep_completions(self, numbers: Collection[int]) -> None:
+        """Remove the completions of trials that are none of these: they were lost with their workers."""
+        kept = {f"trial-{number}.jsonl" for number in numbers}
+        for file in (self.path / _COMPLETIONS).glob("trial-*.jsonl"):
+            if file.name not in kept:
+                file.unlink(missing_ok=True)
 
     @property
     def verdicts(self) -> Path:
@@ -192,8 +208,8 @@ class ResultsFolder:
 
     @contextlib.contextmanager
     def logging(self) -> Iterator[None]:
-        """Append what this package and merging log to the folder's log while this lasts."""
-        loggers = [logging.getLogger(name) for name in ("search", "merging")]
+        """Append what this package and the two below it log to the folder's log while this lasts."""
+        loggers = [logging.getLogger(name) for name in ("search", "merging", "evaluation")]
         handler = _LogFile(self.path / _LOG, encoding="utf-8")
         handler.setFormatter(logging.Formatter("%(asctime)s %(process)d %(levelname)s %(message)s"))
         before = [(logger.level, logger.propagate) for logger in loggers]
@@ -230,7 +246,8 @@ class _LogFile(logging.FileHandler):
 def _is_foreign(path: Path) -> bool:
     if not path.exists() or (path / _SEARCH).exists() or (path / _LOCK).exists():
         return False
-    return any(path.iterdir())
+    # Statistics alone are what `--fresh` once left when it was killed.
+    return any(entry.name != STATISTICS for entry in path.iterdir())
 
 
 def _move_aside(path: Path) -> Path:
@@ -257,9 +274,4 @@ def _differences(there: Any, here: Any, key: str) -> Iterator[str]:
 
 def write_atomically(file: Path, text: str) -> None:
     """Write a file so that it is there whole or not at all."""
-    part = file.with_name(f".{file.name}.{os.getpid()}.part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        part.replace(file)
-    finally:
-        part.unlink(missing_ok=True)
+    put(file, text.encode())

@@ -48,6 +48,10 @@ NO_SPLITS: Mapping[str, Split] = {}
 _BUSY_SECONDS = 60
 
 
+class NothingYet(SearchError):
+    """A search has only begun: nothing was scored, and its studies may still be made."""
+
+
 @dataclass(frozen=True, slots=True)
 class Baseline:
     """A model that candidates are compared with: a parent, or the parents' average."""
@@ -103,11 +107,17 @@ class Studies:
                 search.enqueue_trial(params, skip_if_exists=True)
             studies = cls(folder, storage, search, first, int(search.user_attrs[_FIRST]))
             studies._retry_baselines()
+            folder.keep_completions(studies._alive())
         return studies
 
     @classmethod
     def open(cls, folder: ResultsFolder) -> Studies:
-        """Open the studies of a folder to read them. Raises SearchError if there are none."""
+        """Open the studies of a folder to read them.
+
+        Raises SearchError if there are none; NothingYet if there are none yet.
+        """
+        if not folder.holds_scores() and not _are_made(folder):
+            raise NothingYet(f"{folder.path}: a search begins here; no trial is over yet")
         folder.require_database(missing=True)
         storage = _storage(folder, reading=True)
         names = (folder.study, folder.study + _BASELINES)
@@ -212,6 +222,16 @@ class Studies:
         if not baseline.state.is_finished():
             self.baselines.tell(baseline.number, state=TrialState.FAIL)
 
+    def _alive(self) -> set[int]:
+        """Return the numbers of the trials that are complete, or run by workers that live."""
+        alive = (TrialState.COMPLETE, TrialState.RUNNING)
+        return {
+            self.number(trial)
+            for study in (self.search, self.baselines)
+            for trial in study.get_trials(deepcopy=False, states=alive)
+            if trial.state is TrialState.COMPLETE or self.folder.is_at_work(trial.user_attrs.get(WORKER, "none"))
+        }
+
     def _orphans(self, study: Study) -> list[FrozenTrial]:
         # Taking a trial and signing it happen inside the lock that is held here: one without a worker has lost it.
         running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
@@ -255,8 +275,8 @@ def storage_errors(folder: ResultsFolder) -> Iterator[None]:
         if error.filename is None or not Path(error.filename).resolve().is_relative_to(folder.path.resolve()):
             raise
         raise SearchError(f"{error.filename}: {error.strerror}; {MAKE_ROOM}") from None
-    except (SQLAlchemyError, StorageInternalError) as error:
-        cause = error if isinstance(error, SQLAlchemyError) else error.__cause__ or error
+    except (sqlite3.Error, SQLAlchemyError, StorageInternalError) as error:
+        cause = error.__cause__ or error if isinstance(error, StorageInternalError) else error
         raise _unusable(folder, str(getattr(cause, "orig", None) or cause)) from error
 
 
@@ -268,37 +288,42 @@ def _unusable(folder: ResultsFolder, reason: str) -> SearchError:
 
 def _storage(folder: ResultsFolder, reading: bool = False) -> RDBStorage:
     """Open the database. To read it, it must hold the study: Optuna makes the tables that it does not find."""
-    way = _way_to_read(folder, reading)
-
-    # Connected to by path: SQLAlchemy would read a ? or a % in a URL. A worker waits for the others rather than fail.
-    def connect() -> sqlite3.Connection:
-        if way:
-            uri = f"{folder.database.as_uri()}?{way}"
-            return sqlite3.connect(uri, uri=True, timeout=_BUSY_SECONDS, check_same_thread=False)
-        connection = sqlite3.connect(folder.database, timeout=_BUSY_SECONDS, check_same_thread=False)
-        # Readers do not wait for a writer, and a trial's 25 commits take 0.1 s instead of 0.7 s. What is committed
-        # survives any end of a process; a power cut may cost the last trials, and no more.
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=NORMAL")
-        return connection
-
     if reading:
-        with contextlib.closing(connect()) as connection:
-            _require_study(connection, folder)
-    return RDBStorage("sqlite:///study.db", engine_kwargs={"creator": connect})
+        with contextlib.closing(_connect(folder, reading)) as connection:
+            if folder.study not in _names(connection):
+                raise SearchError(f"{folder.database}: holds no study {folder.study!r}; {RESTORE}")
+    return RDBStorage("sqlite:///study.db", engine_kwargs={"creator": lambda: _connect(folder, reading)})
 
 
-def _require_study(connection: sqlite3.Connection, folder: ResultsFolder) -> None:
+def _connect(folder: ResultsFolder, reading: bool) -> sqlite3.Connection:
+    """Connect by path: SQLAlchemy would read a ? or a % in a URL. A worker waits for the others rather than fail."""
+    if way := _way_to_read(folder, reading):
+        uri = f"{folder.database.as_uri()}?{way}"
+        return sqlite3.connect(uri, uri=True, timeout=_BUSY_SECONDS, check_same_thread=False)
+    connection = sqlite3.connect(folder.database, timeout=_BUSY_SECONDS, check_same_thread=False)
+    # Readers do not wait for a writer, and a trial's 25 commits take 0.1 s instead of 0.7 s. What is committed
+    # survives any end of a process; a power cut may cost the last trials, and no more.
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=NORMAL")
+    return connection
+
+
+def _are_made(folder: ResultsFolder) -> bool:
+    """Whether the database holds both studies."""
+    if not folder.database.exists():
+        return False
+    with contextlib.closing(_connect(folder, reading=True)) as connection:
+        return {folder.study, folder.study + _BASELINES} <= _names(connection)
+
+
+def _names(connection: sqlite3.Connection) -> set[str]:
+    """Return the names of the studies."""
     try:
-        found = connection.execute("SELECT 1 FROM studies WHERE study_name = ?", (folder.study,)).fetchone()
-    except sqlite3.Error as error:
+        return {name for (name,) in connection.execute("SELECT study_name FROM studies")}
+    except sqlite3.OperationalError as error:
         if "no such table" not in str(error):
-            raise _unusable(folder, str(error)) from error
-        found = None
-    if not found:
-        raise SearchError(
-            f"{folder.database}: holds no study {folder.study!r} yet; if no search begins there: {RESTORE}"
-        )
+            raise
+        return set()
 
 
 def _way_to_read(folder: ResultsFolder, reading: bool) -> str | None:

@@ -92,8 +92,10 @@ class SandboxPool:
             raise SandboxError(f"timeout_seconds: {timeout_seconds} is outside (0, 3600]")
         # Only now: they import what other systems do not have.
         from evaluation.sandbox.bubblewrap import find
+        from evaluation.sandbox.scratch import sweep
         from evaluation.sandbox.worker import Worker
 
+        sweep()
         gate, bubblewrap = Gate(), find()
         self._shared = _Shared(tuple(Worker(timeout_seconds, gate, bubblewrap) for _ in range(workers)))
         # Daemons: an interpreter that ends without close() must not wait for them; the zygotes end with it.

@@ -1,14 +1,17 @@
-"""The folder that a run may write, empty at its start."""
+"""The folder that a run may write, empty at its start; one whose owner was killed is removed by the next pool."""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
+import tempfile
 from pathlib import Path
 
 SCRATCH_BYTES = 64 << 20
 _FILES = 1000
+_PREFIX = "merge-search-scratch-"
 
 
 class Scratch:
@@ -35,3 +38,39 @@ class Scratch:
     def remove(self) -> None:
         """Remove the folder, if it is not a mount."""
         shutil.rmtree(self.path, ignore_errors=True)
+
+
+class OwnFolder:
+    """A new folder for a zygote's scratch. Its lock is held until it is closed, so that `sweep` leaves it alone."""
+
+    def __init__(self) -> None:
+        self._lock: int | None = None
+        while True:  # another process may sweep it before it is held
+            self.path = Path(tempfile.mkdtemp(prefix=_PREFIX))
+            with contextlib.suppress(FileNotFoundError):
+                lock = os.open(self.path, os.O_RDONLY)
+                with contextlib.suppress(OSError):  # no locks here; nobody sweeps here, then
+                    fcntl.flock(lock, fcntl.LOCK_EX)
+                if self.path.exists():
+                    self._lock = lock
+                    return
+                os.close(lock)
+
+    def close(self) -> None:
+        """Remove it; may be called again."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+
+def sweep() -> None:
+    """Remove the folders of processes that were killed."""
+    for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError):
+            lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(path)
+            finally:
+                os.close(lock)

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 import threading
 from dataclasses import asdict
 from pathlib import Path
@@ -27,6 +25,7 @@ from evaluation.sandbox.gate import Gate
 from evaluation.sandbox.interpreter import executable, numpy_folders
 from evaluation.sandbox.isolation import Isolation
 from evaluation.sandbox.limits import cpu_limit_seconds
+from evaluation.sandbox.scratch import OwnFolder
 from evaluation.sandbox.solution import SolutionJob
 from evaluation.sandbox.verdict import Status, Verdict
 from evaluation.sandbox.zygote import Role, Settings
@@ -169,9 +168,9 @@ class _Zygote:
 
     def __init__(self, role: Role, bubblewrap: Bubblewrap) -> None:
         self._role = role
-        self._scratch = "" if role == "checker" or bubblewrap.command else tempfile.mkdtemp(prefix="merge-search-")
+        self._scratch = None if role == "checker" or bubblewrap.command else OwnFolder()
         boxed = bool(bubblewrap.command)
-        scratch = str(SCRATCH) if boxed and role == "solution" else self._scratch
+        scratch = str(SCRATCH) if boxed and role == "solution" else str(self._scratch.path) if self._scratch else ""
         ours, theirs = socket.socketpair()
         processes = open_processes()
         self.control = Control(ours)
@@ -233,7 +232,7 @@ class _Zygote:
             self._process.kill()
             self._process.wait()
         if self._scratch:
-            shutil.rmtree(self._scratch, ignore_errors=True)
+            self._scratch.close()
 
 
 def _environment() -> dict[str, str]:

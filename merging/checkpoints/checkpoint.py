@@ -7,7 +7,10 @@ is read. Does not know what a layer is.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping
+import logging
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
@@ -31,9 +34,12 @@ from merging.memo import digest, remembered
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedConfig
 
+_LOG = logging.getLogger("merging.checkpoints")
+
 CONFIG, GENERATION = "config.json", "generation_config.json"
 """The files that say what a model is, and what it generates with."""
 
+_QUIET_SECONDS = 2.0
 _SAFETENSORS = "model.safetensors"
 _PICKLE = "pytorch_model.bin"
 _INDEX = ".index.json"
@@ -204,20 +210,48 @@ def locate(
     return _download(reference, lazy_unpickle, trust_remote_code, what)
 
 
+@cache
 def _download(reference: str, lazy_unpickle: bool, trust_remote_code: bool, what: str) -> Path:
     from huggingface_hub import snapshot_download
 
     name, _, revision = reference.partition("@")
     patterns = [*_PATTERNS, *(["*.py"] if trust_remote_code else [])]
     try:
-        folder = Path(snapshot_download(name, revision=revision or None, allow_patterns=patterns))
-        if lazy_unpickle and not list(folder.glob("*.safetensors")):
-            snapshot_download(name, revision=revision or None, allow_patterns=["*.bin"])
+        with _asking_the_hub(f"{what} {reference}"):
+            folder = Path(snapshot_download(name, revision=revision or None, allow_patterns=patterns))
+            if lazy_unpickle and not list(folder.glob("*.safetensors")):
+                snapshot_download(name, revision=revision or None, allow_patterns=["*.bin"])
         return folder
-    except (OSError, ValueError, RuntimeError) as error:  # what huggingface_hub and its HTTP client raise
+    except Exception as error:  # what huggingface_hub, its HTTP client and the proxies' raise has no common base
         raise MergingError(
-            f"{what} {reference}: no such folder here, and not to be had from the hub: {first_line(error)}"
+            f"{what} {reference}: no such folder here, and not to be had from the hub: {first_line(error)}; "
+            "give a folder, or try again"
         ) from None
+
+
+@contextmanager
+def _asking_the_hub(what: str) -> Iterator[None]:
+    """Say what takes long, and give up requests that get no answer: some of huggingface_hub 2.4's have no limit."""
+    from huggingface_hub import constants, get_session
+
+    seconds = constants.HF_HUB_ETAG_TIMEOUT
+
+    def limit(request: Any) -> None:
+        limits = request.extensions.get("timeout", {})
+        request.extensions["timeout"] = {kind: limits.get(kind) or seconds for kind in ("connect", "read", "write")}
+
+    message = "%s: fetching it from %s; a request without an answer is given up after %g s"
+    notice = threading.Timer(_QUIET_SECONDS, _LOG.warning, (message, what, constants.ENDPOINT, seconds))
+    notice.daemon = True
+    client = get_session()
+    hooks = client.event_hooks
+    client.event_hooks = {**hooks, "request": [*hooks["request"], limit]}
+    notice.start()
+    try:
+        yield
+    finally:
+        notice.cancel()
+        client.event_hooks = hooks
 
 
 def _open_weights(what: str, folder: Path, lazy_unpickle: bool, single: str = _SAFETENSORS) -> dict[str, StoredTensor]:

@@ -6,6 +6,8 @@ loaded; calls release Python's lock. Where there is no compiler there are no ker
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import ctypes
 import hashlib
 import os
@@ -18,7 +20,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from merging.caches import cache_folder
+from merging.caches import cache_folder, part_folder, sweep
 from merging.errors import MergingError
 
 _SOURCES = Path(__file__).parent
@@ -78,8 +80,8 @@ def _compiled(compiler: str, variant: Variant) -> Path:
 
 
 def _compile(command: list[str], library: Path) -> None:
-    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
-        part = Path(folder, library.name)
+    with part_folder(library) as folder:
+        part = folder / library.name
         done = subprocess.run([*command, "-o", str(part), "-lm"], capture_output=True, text=True, check=False)
         if done.returncode:
             lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
@@ -89,7 +91,16 @@ def _compile(command: list[str], library: Path) -> None:
 
 @cache
 def _folder() -> Path:
-    return cache_folder("kernels") or Path(tempfile.mkdtemp(prefix="merge-search-kernels-"))
+    return cache_folder("kernels") or _passing_folder()
+
+
+def _passing_folder() -> Path:
+    """Return a folder that goes with this process; one that was killed leaves its own to the next."""
+    target = Path(tempfile.gettempdir(), "merge-search-kernels")
+    sweep(target.parent, f".{target.name}.*.part")
+    until_exit = contextlib.ExitStack()
+    atexit.register(until_exit.close)
+    return until_exit.enter_context(part_folder(target))
 
 
 @cache

@@ -16,7 +16,6 @@ import json
 import logging
 import shutil
 import threading
-import time
 import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from merging.caches import put
+from merging.caches import put, sweep
 from merging.checkpoints.headers import DTYPES, Entry, header
 from merging.checkpoints.weights import read_header, read_metadata
 from merging.errors import MergingError
@@ -42,7 +41,6 @@ _SUFFIX = ".safetensors"
 _SMALL = 1 << 12
 # A disk is not filled up: the results need it.
 _LEFT_FREE = 1 << 30
-_STALE_SECONDS = 3600.0
 # Stands for the numbers of a statistic of which several were asked for.
 _VARYING = "varying"
 
@@ -136,12 +134,7 @@ class StatisticsFolder:
 
     def clean(self) -> None:
         """Remove what writers left that were killed at it."""
-        for part in self._path.glob(".*.part"):
-            try:
-                if part.stat().st_mtime < time.time() - _STALE_SECONDS:
-                    part.unlink()
-            except OSError:  # another one removes it, too
-                continue
+        sweep(self._path)
 
     @cached_property
     def _found(self) -> dict[str, dict[str, list[Any]]]:

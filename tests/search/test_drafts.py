@@ -50,6 +50,23 @@ def test_a_torn_line_costs_its_entry_alone(tmp_path: Path, cut: int) -> None:
     assert again.drafts("p")[-1] == (1, 2)
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "null", "7", '"text"', "{}", "[]", '["p", [1], true]', '["p", [1], true, false, 0]', '["p", null, true, true]',
+        '["p", ["1"], true, true]', '["p", [1.5], true, true]', '["p", [true], true, true]', '["p", [-1], true, true]',
+        '["p", [99999999999], true, true]', '[["p"], [1], true, true]', '[{}, [1], true, true]', '["p", [1], 1, 0]',
+        '{"prompt": 1, "tokens": [2], "parent": 3, "passed": 4}', "[" * 100_000,
+    ],
+)  # fmt: skip
+def test_a_line_that_is_no_entry_costs_nothing_else(tmp_path: Path, line: str) -> None:
+    (tmp_path / "drafts.jsonl").write_text(f'["p",[1,2],true,true]\n{line}\n["p",[3],false,false]\n')
+    drafts = SharedDrafts(tmp_path / "drafts.jsonl")
+    drafts.sync()
+    assert drafts.drafts("p") == [(3,), (1, 2)]
+    assert [entry.prompt for entry in drafts.entries()] == ["p", "p"]
+
+
 def test_a_file_that_has_grown_is_written_anew_and_read_by_all(tmp_path: Path) -> None:
     file = tmp_path / "drafts.jsonl"
     one, other = SharedDrafts(file, most_bytes=2_000), SharedDrafts(file, most_bytes=2_000)

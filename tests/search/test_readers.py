@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import sqlite3
@@ -123,6 +124,70 @@ def test_a_search_that_lost_its_database_is_not_begun_again_over_what_it_left(
     assert command("run", config, "--out", folder, "--fresh", "--trials", "1").exit_code == 0
 
 
+@pytest.mark.parametrize("state", ["no database", "an empty one", "one without tables", "one without its second study"])
+def test_a_search_that_begins_has_a_leaderboard_without_trials(
+    config: SearchConfig, tmp_path: Path, command: Runner, state: str
+) -> None:
+    folder = ResultsFolder.create(tmp_path / "begins", config, config.identity)
+    if state == "an empty one":
+        folder.database.touch()
+    elif state == "one without tables":
+        with closing(sqlite3.connect(folder.database)) as database:
+            database.execute("create table other (id int)")
+    elif state == "one without its second study":
+        with quiet(), closing(Studies.create(folder, config, [])):
+            pass
+        with closing(sqlite3.connect(folder.database)) as database, database:
+            database.execute("delete from studies where study_name like '%baselines'")
+    assert command("leaderboard", folder.path).output == "begins: no trial is over yet\n"
+    assert json.loads(command("leaderboard", folder.path, "--json").output)["rows"] == []
+    for words in (
+        ["export", folder.path, "--to", tmp_path / "out"],
+        ["compare", f"{folder.path}:0", f"{folder.path}:1"],
+    ):
+        refused = command(*words)
+        assert refused.exit_code == 2
+        assert re.fullmatch(r"merge-search: .*no trial (has been scored|is over) yet.*\n", refused.stderr)
+
+
+@pytest.mark.parametrize("harm", ["garbage", "a folder", "another program's", "forbidden", "its end is lost"])
+@pytest.mark.parametrize("verb", ["leaderboard", "export", "compare", "run"])
+def test_a_database_that_cannot_be_opened_is_one_line(
+    folder: Path, shared_family: Family, tmp_path: Path, command: Runner, harm: str, verb: str
+) -> None:
+    file = folder / "study.db"
+    whole = file.read_bytes()
+    if harm == "a folder":
+        file.unlink()
+        file.mkdir()
+    elif harm == "another program's":
+        file.unlink()
+        with closing(sqlite3.connect(file)) as database:
+            database.execute("create table studies (study_name text, version int)")
+            database.execute("insert into studies values ('finished', 3), ('finished/baselines', 3)")
+            database.commit()
+    elif harm == "forbidden":
+        file.chmod(0)
+    else:
+        file.write_bytes(b"garbage" * 999 if harm == "garbage" else whole[: len(whole) // 3])
+    words = {
+        "leaderboard": [folder],
+        "export": [folder, "--to", tmp_path / "out"],
+        "compare": [f"{folder}:0", f"{folder}:1"],
+        "run": [shared_family.write("finished.yaml"), "--out", folder],
+    }[verb]
+    if harm == "forbidden":
+        with running(tmp_path, verb, *words, heed_permissions=True) as process:
+            assert process.wait() == 2, process.errors
+            errors = process.errors
+    else:
+        found = command(verb, *words)
+        assert found.exit_code == 2, found.exception
+        errors = found.stderr
+    assert re.fullmatch(rf"merge-search: [^\n]*{re.escape(str(file))}: [^\n]*; [^\n]*", errors.splitlines()[-1])
+    assert "Traceback" not in errors
+
+
 def test_a_reader_makes_no_tables_where_a_search_is_about_to(folder: Path, command: Runner) -> None:
     # A worker whose database has no tables yet was told that they exist already, if a reader made them meanwhile.
     (folder / "study.db").unlink()
@@ -132,5 +197,5 @@ def test_a_reader_makes_no_tables_where_a_search_is_about_to(folder: Path, comma
         assert (folder / "study.db-wal").stat().st_size
         read = command("leaderboard", folder)
         assert read.exit_code == 2
-        assert "study.db: holds no study 'finished' yet; if no search begins there: restore it" in read.stderr
+        assert "study.db: holds no study 'finished'; restore it" in read.stderr
         assert worker.execute("select name from sqlite_master").fetchall() == [("other",)]

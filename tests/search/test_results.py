@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
+import os
 import resource
 import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 
 import pytest
 
 from evaluation import Outcome
+from merging.caches import part_folder
 from search import SearchConfig, SearchError
 from search.locks import exclusive, held, is_held
 from search.results import ResultsFolder, write_atomically
@@ -106,6 +114,52 @@ def test_fresh_does_not_move_a_search_that_runs(config: SearchConfig, tmp_path: 
         create(tmp_path / "run", config, fresh=True)
 
 
+@pytest.mark.parametrize("step", range(12))
+@pytest.mark.parametrize("again", [False, True])
+def test_a_fresh_start_that_is_killed_anywhere_is_begun_again(
+    config: SearchConfig, tmp_path: Path, step: int, again: bool
+) -> None:
+    folder = create(tmp_path / "run", config)
+    folder.statistics.mkdir()
+    (folder.statistics / "numbers.json").write_text("kept")
+    child = os.fork()
+    if child == 0:
+        sys.settrace(_Killer(step))
+        with contextlib.suppress(BaseException):
+            create(tmp_path / "run", config, fresh=True)
+        os._exit(0)
+    os.waitpid(child, 0)
+    found = create(tmp_path / "run", config, fresh=again)
+    assert ResultsFolder.open(tmp_path / "run") == found
+    assert found.config_file.read_text(encoding="utf-8") == config.text
+    kept = list(tmp_path.glob("run*/statistics/numbers.json"))
+    assert [file.read_text() for file in kept] == ["kept"]
+
+
+class _Killer:
+    """Kills its process at the nth line of `create` that is executed after the old folder is out of the way."""
+
+    def __init__(self, lines: int) -> None:
+        self._left = lines
+
+    def __call__(self, frame: FrameType, event: str, _: object) -> object:
+        if frame.f_code is not ResultsFolder.create.__func__.__code__:
+            return None
+        if event == "line" and frame.f_locals.get("aside"):
+            if not self._left:
+                os.kill(os.getpid(), signal.SIGKILL)
+            self._left -= 1
+        return self
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_statistics_that_a_killed_fresh_start_left_alone_are_no_obstacle(
+    config: SearchConfig, tmp_path: Path, fresh: bool
+) -> None:
+    (tmp_path / "run" / "statistics").mkdir(parents=True)
+    assert create(tmp_path / "run", config, fresh).study == "run"
+
+
 @pytest.mark.parametrize("fresh", [False, True])
 def test_what_is_not_ours_stays_as_it_is(config: SearchConfig, tmp_path: Path, fresh: bool) -> None:
     (tmp_path / "photos").mkdir()
@@ -144,6 +198,53 @@ def test_a_file_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
         write_atomically(tmp_path / "file", "new \ud800")
     assert fingerprint(tmp_path).keys() == {"file"}
     assert (tmp_path / "file").read_text() == "old"
+
+
+def test_the_next_start_removes_what_dead_workers_left_and_nothing_of_a_living_one(
+    config: SearchConfig, tmp_path: Path
+) -> None:
+    folder = create(tmp_path / "run", config)
+    folder.statistics.mkdir()
+    places = [folder.path, folder.path / "completions", folder.statistics]
+    left = [place / ".file.json.123.part" for place in places] + [folder.path / ".workers" / "dead"]
+    for file in left:
+        file.write_text("half")
+    with folder.sign_in() as worker, _making(places) as parts:
+        create(tmp_path / "run", config)
+        assert folder.is_at_work(worker)
+        assert len(parts) == 3
+        assert all(part.exists() for part in parts)
+    assert not any(file.exists() for file in left)
+    create(tmp_path / "run", config)
+    assert not any(part.exists() for part in parts)
+    assert not list((folder.path / ".workers").iterdir())
+
+
+@contextlib.contextmanager
+def _making(places: list[Path]) -> Iterator[list[Path]]:
+    """Yield what a living process makes at these places, and has not finished."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        with contextlib.ExitStack() as stack:
+            made = [str(stack.enter_context(part_folder(place / "made"))) for place in places]
+            os.write(writing, "\n".join(made).encode())
+            time.sleep(60)
+        os._exit(0)
+    try:
+        yield [Path(line) for line in os.read(reading, 4096).decode().splitlines()]
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.close(reading)
+        os.close(writing)
+
+
+def test_a_lost_config_is_written_again(config: SearchConfig, tmp_path: Path) -> None:
+    folder = create(tmp_path / "run", config)
+    folder.config_file.unlink()
+    create(tmp_path / "run", config)
+    assert folder.config_file.read_text(encoding="utf-8") == config.text
 
 
 def test_completions_that_fill_the_disk_are_one_message(config: SearchConfig, tmp_path: Path) -> None:
