@@ -53,4 +53,20 @@ def _load(datasets: Any, reference: str) -> Any:
     if path.is_file():
         return datasets.load_dataset("parquet", data_files=str(path))
     name, _, config = reference.partition(":")
+    _require_answer(name)
     return datasets.load_dataset(name, config or None)
+
+
+def _require_answer(name: str) -> None:
+    """Raise ConnectionError if the hub does not answer: `datasets` 5.2 asks it again and again, for many minutes."""
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    try:
+        HfApi().dataset_info(name, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+    except (HfHubHTTPError, OfflineModeIsEnabled):
+        return  # of an answer, or of what lies here, `datasets` makes what there is to make
+    except Exception as error:  # of the HTTP client or of a proxy
+        raise ConnectionError(
+            f"{constants.ENDPOINT} does not answer ({error}); with HF_HUB_OFFLINE=1 what lies in the cache is used"
+        ) from None

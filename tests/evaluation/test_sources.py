@@ -14,6 +14,7 @@ import pytest
 from evaluation import EvaluationError, Problem, ProblemSet, SandboxPool, load_problem_sets, load_problems
 from evaluation.problems.loading import SETS
 from tests.evaluation.evalplus_cases import JUDGED
+from tests.hubs import refusing_proxy, silent_hub
 
 Row = Mapping[str, Any]
 
@@ -173,3 +174,25 @@ def test_problems_may_be_left_out_and_asked_in_their_own_way(humaneval: ProblemS
     assert {(problem.asked, problem.timeout_seconds) for problem in found} == {("chat", 7.0)}
     with pytest.raises(EvaluationError, match="has no problem HumanEval/900"):
         load_problems("humaneval", without=["HumanEval/900"])
+
+
+@pytest.mark.parametrize("reference", ["no-such/problems", "no-such/problems:config", "mbpp"])
+def test_a_hub_that_never_answers_is_not_asked_again_and_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reference: str
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with (
+        silent_hub(tmp_path, monkeypatch) as address,
+        pytest.raises(EvaluationError, match=f"{address} does not answer .*; with HF_HUB_OFFLINE=1 .*; or give a file"),
+    ):
+        load_problems(reference)
+
+
+@pytest.mark.parametrize("answer", [b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n", b"nothing of HTTP\r\n\r\n"])
+def test_a_proxy_that_refuses_a_set_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: bytes) -> None:
+    with (
+        refusing_proxy(tmp_path, monkeypatch, answer),
+        pytest.raises(EvaluationError, match="does not answer") as caught,
+    ):
+        load_problems("no-such/problems")
+    assert "\n" not in str(caught.value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +13,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from merging import Merger, MergingError, ParentSet, Recipe, load_model
-from merging.checkpoints.checkpoint import Checkpoint
+from merging.checkpoints.checkpoint import Checkpoint, locate
 from tests.conftest import ModelMaker
+from tests.hubs import refusing_proxy, silent_hub
 from tests.merging.conftest import Family
 
 
@@ -48,6 +50,38 @@ def test_a_path_that_does_not_exist_is_named(family: Family, reference: str) -> 
 def test_a_hub_id_that_cannot_be_had_is_named(family: Family) -> None:
     message = refusal(family.a, "no-such/model")
     assert message.startswith("model no-such/model: no such folder here, and not to be had from the hub: ")
+
+
+@pytest.mark.parametrize("reference", ["no-such/silent", "no-such/silent@v1"])
+def test_a_hub_that_never_answers_is_given_up_and_said_to_be_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, reference: str
+) -> None:
+    monkeypatch.setattr("merging.checkpoints.checkpoint._QUIET_SECONDS", 0.1)
+    with silent_hub(tmp_path, monkeypatch) as address, pytest.raises(MergingError) as caught:
+        locate(reference)
+    assert re.fullmatch(
+        f"model {reference}: no such folder here, and not to be had from the hub: .*timed out.*; give a folder, or "
+        "try again",
+        str(caught.value),
+    )
+    assert f"model {reference}: fetching it from {address}; a request without an answer is given up" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n",
+        b"no HTTP at all\r\n\r\n",
+    ],
+)
+@pytest.mark.parametrize("what", ["model", "adapter"])
+def test_a_proxy_that_refuses_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: bytes, what: str
+) -> None:
+    with refusing_proxy(tmp_path, monkeypatch, answer), pytest.raises(MergingError) as caught:
+        locate("no-such/behind-a-proxy", what=what)
+    assert re.fullmatch(f"{what} no-such/behind-a-proxy: no such folder here, and not to be .*", str(caught.value))
 
 
 def test_a_file_is_no_model(family: Family) -> None:

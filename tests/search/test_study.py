@@ -199,6 +199,27 @@ def test_a_warm_start_that_is_added_later_is_run(config: SearchConfig, shared_fa
         assert later.space.recipe_at(trial.params) == start
 
 
+def test_completions_of_trials_that_were_lost_go_with_the_next_start(config: SearchConfig, tmp_path: Path) -> None:
+    studies, space = open_studies(tmp_path / "run", config), config.space
+    folder = studies.folder
+    with folder.sign_in() as living:
+        running = studies.claim(living, 9, space)
+        with folder.sign_in() as dying:
+            scored, failed, lost = (studies.claim(dying, 9, space) for _ in range(3))
+            parents = [studies.claim_baseline(dying) for _ in range(2)]
+        claimed = [trial for trial in (running, scored, failed, lost, *parents) if trial]
+        assert len(claimed) == 6
+        for trial in claimed:
+            folder.save_completions(f"trial-{studies.number(trial)}", [])
+        folder.save_completions("report-0", [])
+        studies.search.tell(claimed[1], 0.5)
+        studies.search.tell(claimed[2], state=TrialState.FAIL)
+        studies.baselines.tell(claimed[4], 0.5)
+        open_studies(tmp_path / "run", config)
+        kept = {f"trial-{studies.number(claimed[which])}.jsonl" for which in (0, 1, 4)} | {"report-0.jsonl"}
+        assert {file.name for file in (folder.path / "completions").iterdir()} == kept
+
+
 def test_a_database_that_is_none_is_named_with_the_remedy(config: SearchConfig, tmp_path: Path) -> None:
     folder = ResultsFolder.create(tmp_path / "run", config, config.identity)
     folder.database.write_bytes(b"nothing of the kind" * 1000)
