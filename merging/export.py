@@ -35,6 +35,7 @@ from merging.shards import Place, split, write_shard
 from merging.tokenization.merged_tokenizer import MergedTokenizer
 from merging.tokenization.special_tokens import SpecialTokens
 from merging.tokenization.tokenizers import has_tokenizer
+from merging.unread import unread, unread_notes
 
 _SIZES = (("GB", 10**9), ("MB", 10**6), ("KB", 10**3), ("bytes", 1))
 # Of the donor's files, those that may come with the weights.
@@ -106,8 +107,8 @@ def export_model(
         contextlib.ExitStack() as parts,
     ):
         choice = choose_kernels(parents.elements, parents.device, compile)
-        for sentence in (*parents.notes, *filter(None, [choice.note])):
-            if note:
+        if note:
+            for sentence in (*parents.notes, *unread_notes(unread(recipe, parents)), *filter(None, [choice.note])):
                 note(sentence)
         plan = make_plan(recipe, parents)
         tokenizer = _tokenizer(recipe, parents, copy_tokenizer)

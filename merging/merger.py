@@ -23,7 +23,7 @@ from merging.kernel import model_dtype, run_steps
 from merging.methods import METHODS
 from merging.models import build_model, compute_in_float32, generation_config, merged_config
 from merging.parents import ParentSet
-from merging.plan import Plan, Source, Step, make_plan
+from merging.plan import Plan, Step, make_plan
 from merging.recipes.recipe import Recipe
 from merging.sharing import owners, share
 from merging.tokenization.merged_tokenizer import MergedTokenizer
@@ -132,18 +132,11 @@ class Merger:
 
     def _simplified(self, step: Step) -> Step:
         """Return a step without numbers where they do not matter, so that it is written once for all candidates."""
-        if not (METHODS[step.method].keeps_base and step.base and self._all_equal(step.sources())):
+        if not (METHODS[step.method].keeps_base and step.base and self.parents.all_equal(step.sources())):
             return step
         return replace(
             step, method="passthrough", base=None, inputs=(step.base,), shared=(), per_input=(("scale", (None,)),)
         )
-
-    def _all_equal(self, sources: tuple[Source, ...]) -> bool:
-        def equal() -> bool:
-            first, *others = (self.parents.tensor(source.parent, source.tensor) for source in sources)
-            return all(other.dtype == first.dtype and torch.equal(other.to(first.device), first) for other in others)
-
-        return self.parents.statistics.once(("all_equal", sources), equal)
 
     def _live_model(self, recipe: Recipe, plan: Plan) -> PreTrainedModel:
         donor = self.parents.checkpoints[recipe.donor]

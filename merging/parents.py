@@ -186,6 +186,15 @@ class ParentSet:
         """Return what a parent's tensor is made of."""
         return self._derived.get((parent, name)) or self.checkpoints[parent].tensors[self._stored_name(parent, name)]
 
+    def all_equal(self, sources: tuple[tuple[str, str], ...]) -> bool:
+        """Whether some tensors, each given as (parent, name), have the same dtype and the same values."""
+
+        def equal() -> bool:
+            first, *others = (self.tensor(*source) for source in sources)
+            return all(other.dtype == first.dtype and torch.equal(other.to(first.device), first) for other in others)
+
+        return self.statistics.once(("all_equal", sources), equal)
+
     def made_of(self, sources: Sources, dtype: torch.dtype, digest: Digest) -> object:
         """Return plain data that tells what a statistic of some tensors is made of.
 

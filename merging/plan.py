@@ -95,19 +95,13 @@ def make_plan(recipe: Recipe, parents: ParentSet) -> Plan:
     """Resolve a recipe against its parents. Raises MergingError where they do not fit."""
     architecture = parents.architecture
     modules = modules_of(recipe, parents)
-    loose = modules[DEFAULT]
-    first, last = loose.slices[0], last_sources(loose.slices)
+    loose = modules[DEFAULT].slices
+    first, last = loose[0], last_sources(loose)
     _check_heads(recipe, parents, (*first.sources, *last.sources))
-    steps = [_step(recipe, first, loose, name, t=0.0) for name in architecture.before]
-    stack: tuple[Layer, ...] = ()
-    for each in architecture.stacks:
-        module = modules[name_of(architecture, each)]
-        steps += _layers(recipe, parents, module, each.head)
-        if each == architecture.main:
-            stack = tuple(_kind(recipe, part, offset) for part, offset in _offsets(module))
-    tied = parents.checkpoints[recipe.donor].config.tie_word_embeddings
-    after = (name for name in architecture.after if not (tied and name in architecture.stand_ins))
-    steps += [_step(recipe, last, loose, name, t=0.0) for name in after]
+    steps = list(steps_of(recipe, parents, modules))
+    main = architecture.main
+    stacked = _offsets(modules[name_of(architecture, main)]) if main else ()
+    stack = tuple(_kind(recipe, part, offset) for part, offset in stacked)
     _check_stack(recipe, parents, stack, steps)
     vocabulary = merged_vocabulary(recipe, parents)
     if vocabulary is None:
@@ -119,6 +113,21 @@ def make_plan(recipe: Recipe, parents: ParentSet) -> Plan:
         for step in steps
     ]
     return Plan(tuple(aligned), stack, vocabulary.rows)
+
+
+def steps_of(recipe: Recipe, parents: ParentSet, modules: Mapping[str, Module] | None = None) -> Iterator[Step]:
+    """Yield the steps of a plan, in order, as they are before a vocabulary rearranges what they read."""
+    architecture = parents.architecture
+    modules = modules or modules_of(recipe, parents)
+    loose = modules[DEFAULT]
+    for name in architecture.before:
+        yield _step(recipe, loose.slices[0], loose, name, t=0.0)
+    for each in architecture.stacks:
+        yield from _layers(recipe, parents, modules[name_of(architecture, each)], each.head)
+    tied = parents.checkpoints[recipe.donor].config.tie_word_embeddings
+    for name in architecture.after:
+        if not (tied and name in architecture.stand_ins):
+            yield _step(recipe, last_sources(loose.slices), loose, name, t=0.0)
 
 
 def _offsets(module: Module) -> Iterator[tuple[OutputSlice, int]]:

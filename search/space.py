@@ -90,6 +90,11 @@ class SearchSpace:
         recipes = tuple(search.corners())
         return Corners(recipes, search.warning())
 
+    def drawn(self, fits: Callable[[Recipe], object]) -> Iterator[Recipe]:
+        """Yield recipes of the space that are drawn at random and fit; see `fitting_corners`."""
+        search = _CornerSearch(self, fits)
+        return filter(None, map(search.attempt, search.drawn()))
+
     def distributions(self) -> dict[str, BaseDistribution]:
         """Return Optuna's distribution of each searched number."""
         return {name: found.distribution() for found in self.ranges for name in found.names}
@@ -135,17 +140,17 @@ class _CornerSearch:
         lowest, highest = ({k: v for found in self.space.ranges for k, v in found.ends()[i].items()} for i in (0, -1))
         known: list[dict[str, Any]] = []
         for corner in (lowest, highest):
-            if recipe := self._attempt(corner):
+            if recipe := self.attempt(corner):
                 known.append(corner)
                 yield recipe
         for end in (end for found in self.space.ranges for end in found.ends()):
             if not any(end.items() <= corner.items() for corner in known):
-                corner, recipe = self._with(end, chain((lowest, highest), self._drawn()))
+                corner, recipe = self._with(end, chain((lowest, highest), self.drawn()))
                 known.append(corner)
                 yield recipe
 
     def warning(self) -> str:
-        invalid = sum(self._attempt(params) is None for params in self._drawn())
+        invalid = sum(self.attempt(params) is None for params in self.drawn())
         if self.refused is None:
             return ""
         return (
@@ -156,17 +161,17 @@ class _CornerSearch:
     def _with(self, end: dict[str, Any], others: Iterator[dict[str, Any]]) -> tuple[dict[str, Any], Recipe]:
         before, self.refused = self.refused, None
         for other in others:
-            if recipe := self._attempt(other | end):
+            if recipe := self.attempt(other | end):
                 self.refused = before or self.refused
                 return other | end, recipe
         assert self.refused
         raise self.refused
 
-    def _drawn(self) -> Iterator[dict[str, Any]]:
+    def drawn(self) -> Iterator[dict[str, Any]]:
         for _ in range(_DRAWS):
             yield {name: value for found in self.space.ranges for name, value in found.draw(self.numbers).items()}
 
-    def _attempt(self, params: Mapping[str, Any]) -> Recipe | None:
+    def attempt(self, params: Mapping[str, Any]) -> Recipe | None:
         try:
             recipe = self.space.recipe_at(params)
             self.fits(recipe)

@@ -34,6 +34,7 @@ from search.results import STATISTICS, ResultsFolder
 from search.standing import finalists, standing
 from search.study import ERROR, KIND, LIKELIHOOD, NAME, RECIPE, Baseline, Studies, quiet, storage_errors
 from search.trial import Bench, Result, describe, repeat_trial, run_trial
+from search.unread import unread_lines
 
 _LOG = logging.getLogger("search.worker")
 
@@ -129,7 +130,8 @@ class _Worker:
                 self.progress.say(fitting.warning)
             known = [baseline for baseline in known if self._can_be_had(baseline, merger)]
             parents.load(self._reading)
-            for note in parents.notes:
+            unread = unread_lines(config.space, merger, fitting.recipes, self._comparing)
+            for note in (*parents.notes, *unread):
                 self.progress.say(note)
             for recipe in fitting.recipes:
                 merger.calibrate(recipe, self._calibrating)
@@ -238,6 +240,12 @@ class _Worker:
             self.progress.begin("reading the parents", 1)
             self.progress.phase("tensors")
         self.progress.step(read, tensors)
+
+    def _comparing(self, done: int, tensors: int) -> None:
+        if done == 1:
+            self.progress.begin("comparing the parents", 1)
+            self.progress.phase("tensors")
+        self.progress.step(done, tensors)
 
     def _calibrating(self, what: str, done: int, texts: int) -> None:
         if done == 1:

@@ -9,6 +9,7 @@ import contextlib
 import json
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -186,6 +187,7 @@ def print_scored(scored: ScoredSamples, as_json: bool) -> None:
 def show_plan(config: SearchConfig) -> None:
     """Print the searched numbers of a config and what one candidate would be merged of. Raises MergingError."""
     from merging import Merger, ParentSet
+    from search.unread import unread_lines
 
     config.require_files()
     for found in config.space.ranges:
@@ -194,10 +196,15 @@ def show_plan(config: SearchConfig) -> None:
         interval = f"one of {list(found.choices)}" if found.choices else f"{found.low:g} to {found.high:g}{whole}"
         click.echo(f"{found.path}: {interval}{knots}")
     example = config.space.recipe_at(config.warm_starts[0]) if config.warm_starts else config.space.example()
-    with ParentSet.open(config.space.corners(), "cpu", **config.merging.switches) as parents:
+    with ParentSet.open(config.space.corners(), "cpu", memory_budget=0, **config.merging.switches) as parents:
+        merger = Merger(parents)
+        fitting = config.space.fitting_corners(merger.plan)
         tell(*parents.notes)
-        if warning := config.space.fitting_corners(Merger(parents).plan).warning:
+        if warning := fitting.warning:
             click.echo(f"\n{warning}")
+        with bar() as progress:
+            unread = unread_lines(config.space, merger, fitting.recipes, partial(progress, "comparing the parents"))
+        tell(*unread)
         click.echo(f"\n{'The first warm start' if config.warm_starts else 'For example'}:\n")
         click.echo(Merger(parents).plan(example).describe())
 

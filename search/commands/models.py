@@ -72,15 +72,17 @@ def merge(
     device = choose_device(device)
     if dry_run:
         from merging import Merger, ParentSet
+        from merging.unread import unread, unread_notes
 
         with ParentSet.open(
             loaded,
             device,
+            memory_budget=0,
             lazy_unpickle=lazy_unpickle,
             trust_remote_code=trust_remote_code,
             allow_crimes=allow_crimes,
         ) as parents:
-            tell(*parents.notes)
+            tell(*parents.notes, *unread_notes(unread(loaded, parents), f"{recipe}: "))
             click.echo(Merger(parents, random_seed).plan(loaded).describe())
         return
     from merging import export_model
@@ -259,6 +261,7 @@ def _model(
 ) -> Iterator[tuple[Any, Any]]:
     """Yield the live model and the tokenizer of a checkpoint or of a recipe."""
     from merging import Merger, ParentSet, Recipe, load_model, load_tokenizer
+    from merging.unread import unread, unread_notes
 
     if isinstance(reference, str) and device_map:
         reference = Recipe.single(reference)  # what merges tensor by tensor also loads them onto their devices
@@ -274,7 +277,7 @@ def _model(
         lazy_unpickle=lazy_unpickle,
         trust_remote_code=trusted,
     ) as parents:
-        tell(*parents.notes)
+        tell(*parents.notes, *unread_notes(unread(reference, parents)))
         merger = Merger(parents, random_seed)
         model = merger.apply(reference, lambda done, total: progress("merging", done, total))
         yield model, merger.tokenizer(reference)

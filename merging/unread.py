@@ -1,0 +1,257 @@
+"""Numbers of a recipe that nothing reads: whatever they are, the merge is the same.
+
+A number is changed, and what the plan then says of each tensor is compared with what it said before; so nothing here
+need know what filters, knots, precedence and methods make of one. What a number does to a parent that equals the base
+is tried on a few tensors.
+
+Guarantees: a number that is named changes no tensor. Not every one that changes none is named: the effect of some is
+lost in rounding.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import torch
+
+from merging.checkpoints.references import parts_of
+from merging.errors import MergingError, suggest
+from merging.kernel import output_dtype, run_steps
+from merging.methods import METHODS, Method, Parameter, Scope
+from merging.methods.registry import Number
+from merging.parents import ParentSet
+from merging.plan import Step, steps_of
+from merging.recipes.recipe import Recipe
+from merging.recipes.settings import Conditional, parse_setting
+
+Keys: TypeAlias = tuple[str | int, ...]
+
+NO_PARAMETER = "has no parameter"
+"""What is said of a number that the method does not know."""
+
+_PARAMETERS, _RESIDUAL = "parameters", "residual_weight"
+# So many tensors, the smallest, are merged to see whether a number of what equals the base changes any.
+_TRIED = 4
+
+
+def unread(
+    recipe: Recipe,
+    parents: ParentSet,
+    known: Collection[Keys] = (),
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[Keys, str]:
+    """Return why nothing reads a number, or "" where something does, for each of a recipe by where it stands in it.
+
+    Weights are read only as far as tells a parent from the base.
+
+    Args:
+        recipe: the merge.
+        parents: its parents, open.
+        known: what is read for sure, and so is not looked at.
+        progress: called with (tensors, in all) while those of a parent that may equal the base are compared with it.
+
+    Raises:
+        MergingError: the recipe does not fit its parents, or a file cannot be read.
+    """
+    plain = recipe.to_dict()
+    look = _Look(METHODS[recipe.merge_method], plain, parents, tuple(steps_of(recipe, parents)), progress)
+    return {keys: "" if keys in known else look.reason(keys) for keys in _numbers(plain)}
+
+
+def unread_notes(reasons: Mapping[Keys, str], prefix: str = "") -> list[str]:
+    """Return a line for each number that nothing reads, or for those of one gradient; each begins with `prefix`."""
+    groups: dict[tuple[Keys, str], list[Keys]] = {}
+    for keys, reason in reasons.items():
+        if reason:
+            groups.setdefault((_setting(keys), reason), []).append(keys)
+    lines = []
+    for (setting, reason), numbers in groups.items():
+        whole = all(reasons[keys] for keys in reasons if _setting(keys) == setting)
+        knots = "" if whole else ", ".join(f"[{keys[-1]}]" for keys in numbers)
+        what = "them" if len(numbers) > 1 and not whole else "it"
+        lines.append(f"{prefix}{_path(setting)}{knots}: nothing reads {what}: {reason}")
+    return lines
+
+
+def _setting(keys: Keys) -> Keys:
+    """Return where a number stands, or the gradient that it is a knot of."""
+    return keys[:-1] if isinstance(keys[-1], int) else keys
+
+
+def _path(keys: Keys) -> str:
+    return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys).removeprefix(".")
+
+
+def _numbers(node: object, keys: Keys = ()) -> Iterator[Keys]:
+    """Yield where a recipe's plain data has a number for a method."""
+    if isinstance(node, dict):
+        for name, value in node.items():
+            if name != "filter":
+                yield from _numbers(value, (*keys, name))
+    elif isinstance(node, list):
+        for index, value in enumerate(node):
+            yield from _numbers(value, (*keys, index))
+    elif _PARAMETERS in keys or _RESIDUAL in keys:
+        yield keys
+
+
+@dataclass(frozen=True)
+class _Look:
+    """A recipe's plain data, its method, and what is done for each tensor."""
+
+    method: Method
+    plain: Mapping[str, Any]
+    parents: ParentSet
+    steps: Sequence[Step]
+    progress: Callable[[int, int], None] | None
+    known: dict[Keys, bool] = field(default_factory=dict)
+
+    def reason(self, keys: Keys) -> str:
+        """Return why nothing reads the number that stands there, or nothing where something does."""
+        if keys[-1] == _RESIDUAL:
+            return "it means nothing, as in mergekit 0.1.5"
+        place, rest = _split(keys)
+        parameter = self.method.parameter(str(place[-1]))
+        if parameter is None:
+            return f"{self.method.name} {NO_PARAMETER} {place[-1]!r}"
+        if not self._is_resolved(keys, parameter):
+            return self._cause(place, rest, parameter)
+        return self._of_equals(keys, parameter)
+
+    def _is_resolved(self, keys: Keys, parameter: Parameter) -> bool:
+        """Whether some tensor has the number."""
+        if keys not in self.known:
+            self.known[keys] = next(self._changed(keys, parameter), None) is not None
+        return self.known[keys]
+
+    def _changed(self, keys: Keys, parameter: Parameter) -> Iterator[tuple[Step, Step]]:
+        """Yield each step that has the number: as it is, and with another number there."""
+        other = copy.deepcopy(self.plain)
+        node = _at(other, keys[:-1])
+        node[keys[-1]] = _another(node[keys[-1]], parameter)
+        after = steps_of(Recipe.model_validate(other), self.parents)
+        yield from (pair for pair in zip(self.steps, after, strict=True) if _differ(*pair))
+
+    def _cause(self, place: Keys, rest: Keys, parameter: Parameter) -> str:
+        """Return why no tensor has a number: `rest` is where it stands in the setting that stands at `place`."""
+        key, method = parameter.key, self.method.name
+        owner = _at(self.plain, place[:-2])
+        setting = parse_setting(owner[_PARAMETERS][key])
+        own = "model" in owner
+        if own and parameter.scope is Scope.SHARED:
+            return f"{method} has one {key} for all models; write it under the recipe's own 'parameters'"
+        if own and parameter.scope is Scope.NON_BASE and not self._is_input(owner["model"]):
+            return f"it is the base model's, and {method} takes a {key} of the others alone"
+        if len(rest) > 1 and rest[1] == "value" and (cause := self._filtered(setting, int(rest[0]))):
+            return cause
+        if rest and isinstance(rest[-1], int):
+            knots = [(*place, *rest[:-1], index) for index in range(len(_at(owner[_PARAMETERS][key], rest[:-1])))]
+            if any(self._is_resolved(each, parameter) for each in knots):
+                return f"no tensor lies near such a knot; {len(knots)} knots are more than its layers need"
+        return f"what stands nearer to the tensors has a {key}, too, and comes first"
+
+    def _is_input(self, plain: object) -> bool:
+        model = "+".join(parts_of(plain))
+        return any(source.parent == model for step in self.steps for source in step.inputs)
+
+    def _filtered(self, setting: object, index: int) -> str:
+        """Return why a filter takes no tensor, or nothing where it does."""
+        items = [item for item in setting if isinstance(item, Conditional)] if isinstance(setting, tuple) else []
+        wanted = items[index].filter
+        names = {source.tensor for step in self.steps for source in step.sources()}
+        fitting = [name for name in names if items[index].fits(name)]
+        if not fitting:
+            words = {word for name in names for word in name.split(".")}
+            return f"its filter {wanted!r} matches no tensor of the merge{suggest(str(wanted), words)}"
+        if all(any(item.fits(name) for item in items[:index]) for name in fitting):
+            return "the filters before it take every tensor that it fits"
+        return ""
+
+    def _of_equals(self, keys: Keys, parameter: Parameter) -> str:
+        """Return why a number changes no tensor though some have it, because models are equal there; or nothing."""
+        changed: list[tuple[Step, Step]] = []
+        for pair in self._changed(keys, parameter):
+            if not self._are_equal(*pair):
+                return ""
+            changed.append(pair)
+            if self.progress:
+                self.progress(len(changed), len(self.steps))
+        telling = [pair for pair in changed if not self.parents.all_equal(pair[0].sources())] or changed
+        smallest = sorted(telling, key=lambda pair: self._shape(pair[0]).numel())[:_TRIED]
+        try:
+            if any(not torch.equal(self._merged(before), self._merged(after)) for before, after in smallest):
+                return ""
+        except MergingError:  # a number that cannot stand there: nothing is known
+            return ""
+        before, inputs = changed[0][0], _changed_inputs(*changed[0])
+        if before.base and inputs:
+            return f"{before.inputs[inputs[0]].parent} equals {before.base.parent} in every tensor that it is for"
+        return "the models are equal in every tensor that it is for"
+
+    def _are_equal(self, before: Step, after: Step) -> bool:
+        """Whether the inputs whose number changes, or else all, equal the base, or else one another."""
+        inputs = [before.inputs[place] for place in _changed_inputs(before, after)] if before.base else []
+        like = before.base or before.inputs[0]
+        others = [source for source in inputs or before.inputs if source != like]
+        return bool(others) and all(self.parents.all_equal((like, source)) for source in others)
+
+    def _shape(self, step: Step) -> torch.Size:
+        return self.parents.shape(*step.sources()[0])
+
+    def _merged(self, step: Step) -> torch.Tensor:
+        out = torch.empty(self._shape(step), dtype=output_dtype(step, self.parents), device=self.parents.device)
+        run_steps([(step, nullcontext(out))], self.parents, 0, None, lambda _: None)
+        return out
+
+
+def _split(keys: Keys) -> tuple[Keys, Keys]:
+    """Return where a setting stands, and where a number stands in it."""
+    end = keys.index(_PARAMETERS) + 2
+    return keys[:end], keys[end:]
+
+
+def _at(node: Any, keys: Keys) -> Any:
+    for key in keys:
+        node = node[key]
+    return node
+
+
+def _another(value: Number, parameter: Parameter) -> Number:
+    """Return another number that may stand in the place of one, far from it. Raises MergingError if there is none."""
+    number = parameter.read(value)
+    if isinstance(number, bool):
+        return not number
+    if isinstance(number, str):
+        return f"{number}?"
+    low, high = parameter.low, parameter.high
+    if isinstance(number, int):
+        return number + 1 if number < high else number - 1
+    if math.isinf(low) or math.isinf(high):
+        return number + 1.0
+    return low + (number - low) / 3 if 2 * number > low + high else high - (high - number) / 3
+
+
+def _differ(before: Step, after: Step) -> bool:
+    """Whether two steps have other numbers; a knot at which a tensor only nearly lies may move one by its last bit."""
+    return any(map(_is_other, _all_numbers(before), _all_numbers(after)))
+
+
+def _all_numbers(step: Step) -> list[Number | None]:
+    return [value for _, value in step.shared] + [value for _, values in step.per_input for value in values]
+
+
+def _is_other(one: Number | None, two: Number | None) -> bool:
+    if isinstance(one, float) and isinstance(two, float):
+        return not math.isclose(one, two, rel_tol=1e-9, abs_tol=1e-12)
+    return one != two
+
+
+def _changed_inputs(before: Step, after: Step) -> list[int]:
+    """Return the inputs of which a number changes."""
+    columns = (zip(*(values for _, values in step.per_input), strict=True) for step in (before, after))
+    return [place for place, (one, two) in enumerate(zip(*columns, strict=True)) if any(map(_is_other, one, two))]

@@ -1,0 +1,78 @@
+"""Numbers of a searched recipe that nothing reads, so that a search would vary them in vain.
+
+Guarantees: what is named changes no tensor of any candidate that was looked at: of the corners, and, where more than
+numbers is searched, of some that are drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+from merging import Merger, Recipe
+from merging.unread import NO_PARAMETER, Keys, unread, unread_notes
+from search.space import SearchSpace
+
+# How many recipes are drawn where a method, a model or a layer is searched, too: two choices may have to meet.
+_DRAWS = 20
+
+
+def unread_lines(
+    space: SearchSpace,
+    merger: Merger,
+    corners: Sequence[Recipe],
+    progress: Callable[[int, int], None] | None = None,
+) -> list[str]:
+    """Return a line for each number of a searched recipe, itself searched or not, that no candidate reads.
+
+    Args:
+        space: the search space.
+        merger: merges its recipes.
+        corners: recipes of the space that can be merged, in which every choice stands.
+        progress: called with (tensors, in all) while a parent is compared with the base.
+    """
+    reasons: dict[Keys, dict[str, None]] = {}
+    read: set[Keys] = set()
+    for recipe in _telling(space, merger, corners):
+        for keys, reason in unread(recipe, merger.parents, read, progress).items():
+            if not reason:
+                read.add(keys)
+            reasons.setdefault(keys, {})[reason] = None
+    found = {_in(space.template, keys): "" if keys in read else _told(each) for keys, each in reasons.items()}
+    return unread_notes(found, f"{space.source}: recipe.")
+
+
+def _told(reasons: Iterable[str]) -> str:
+    """Return the reasons in one; that some of the methods do not know a number is told if nothing else is."""
+    return "; ".join([each for each in reasons if NO_PARAMETER not in each] or reasons)
+
+
+def _telling(space: SearchSpace, merger: Merger, corners: Sequence[Recipe]) -> Iterator[Recipe]:
+    """Yield the recipes that tell most: both ends of all ranges, every choice, and some that are drawn."""
+    yield from corners[:2]
+    forms = {repr(_form(recipe.to_dict())): recipe for recipe in corners}
+    yield from (recipe for recipe in forms.values() if recipe not in corners[:2])
+    if len(forms) > 1:
+        yield from islice(space.drawn(merger.plan), _DRAWS)
+
+
+def _form(node: Any) -> Any:
+    """Return what a recipe's plain data is without its numbers."""
+    if isinstance(node, list):
+        return [_form(value) for value in node]
+    if not isinstance(node, dict):
+        return node
+    return {name: _form(value) for name, value in node.items() if name != "parameters"}
+
+
+def _in(template: Any, keys: Keys) -> Keys:
+    """Return where a number stands in the template, in which a single filter may have no list around it."""
+    found: list[str | int] = []
+    for key in keys:
+        if isinstance(template, dict) and isinstance(key, int) and "value" in template:
+            continue
+        found.append(key)
+        inside = (isinstance(template, dict) and key in template) or isinstance(template, list)
+        template = template[key] if inside else None
+    return tuple(found)

@@ -1,0 +1,128 @@
+"""Numbers that nothing reads are named, with the reason; and no other number is."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from merging import METHODS, ParentSet, Recipe
+from merging.methods import Scope
+from merging.unread import unread, unread_notes
+from tests.merging.conftest import Family
+
+
+def notes(recipe: dict[str, Any]) -> list[str]:
+    read = Recipe.from_dict({"dtype": "bfloat16", **recipe}, "test")
+    with ParentSet.open(read, memory_budget=0) as parents:
+        return unread_notes(unread(read, parents))
+
+
+def slerp(family: Family, t: object, **more: object) -> dict[str, Any]:
+    models = [{"model": family.a}, {"model": family.b}]
+    return {"merge_method": "slerp", "base_model": family.a, "models": models, "parameters": {"t": t, **more}}
+
+
+def ties(family: Family, second: str, a: dict[str, object], b: dict[str, object], **more: object) -> dict[str, Any]:
+    models = [{"model": family.a, "parameters": a}, {"model": second, "parameters": b}]
+    return {"merge_method": "ties", "base_model": family.base, "models": models, "parameters": more}
+
+
+def filters(*items: tuple[str | None, object]) -> list[dict[str, object]]:
+    return [{"filter": name, "value": value} if name else {"value": value} for name, value in items]
+
+
+@pytest.mark.parametrize(
+    ("t", "found"),
+    [
+        (0.5, []),
+        (filters(("mlp", 0.2), ("self_attn", 0.3), (None, 0.5)), []),
+        (filters(("mpl", 0.2), (None, 0.5)), ["t[0].value: nothing reads it: its filter 'mpl' matches no tensor of the "
+                                              "merge; did you mean 'mlp'?"]),
+        (filters(("mlp", 0.2), ("gate", 0.3), (None, 0.5)), ["t[1].value: nothing reads it: the filters before it take "
+                                                            "every tensor that it fits"]),
+        (filters((None, 0.5), ("lm_head", 0.2)), ["t[1].value: nothing reads it: the filters before it take every "
+                                                  "tensor that it fits"]),
+        ([0.1, 0.2, 0.3], []),
+        ([0.1, 0.2, 0.3, 0.4], []),  # of three layers the middle one lies between two knots
+        ([0.1, 0.2, 0.3, 0.4, 0.5], ["t[1], [3]: nothing reads them: no tensor lies near such a knot; 5 knots are more "
+                                     "than its layers need"]),
+        (filters(("lm_head", [0.1, 0.2]), (None, 0.5)), ["t[0].value[1]: nothing reads it: no tensor lies near such a "
+                                                         "knot; 2 knots are more than its layers need"]),
+        (filters(("rotary", [0.1, 0.2]), (None, 0.5)), ["t[0].value: nothing reads it: its filter 'rotary' matches no "
+                                                        "tensor of the merge"]),
+    ],
+)  # fmt: skip
+def test_filters_and_knots_that_no_tensor_has_are_named(family: Family, t: object, found: list[str]) -> None:
+    assert notes(slerp(family, t)) == [f"parameters.{line}" for line in found]
+
+
+def test_numbers_that_a_method_does_not_know_are_named(family: Family) -> None:
+    assert notes(slerp(family, 0.5, weight=0.3, density=[0.1, 0.2])) == [
+        "parameters.weight: nothing reads it: slerp has no parameter 'weight'",
+        "parameters.density: nothing reads it: slerp has no parameter 'density'",
+    ]
+
+
+def test_numbers_in_the_wrong_place_are_named(family: Family) -> None:
+    recipe = ties(family, family.b, {"weight": 1.0, "normalize": True}, {"weight": 0.5}, weight=0.2, density=0.5)
+    recipe["models"].append({"model": family.base, "parameters": {"density": 0.5}})
+    assert notes(recipe) == [
+        "models[0].parameters.normalize: nothing reads it: ties has one normalize for all models; write it under the "
+        "recipe's own 'parameters'",
+        "models[2].parameters.density: nothing reads it: it is the base model's, and ties takes a density of the "
+        "others alone",
+        "parameters.weight: nothing reads it: what stands nearer to the tensors has a weight, too, and comes first",
+    ]
+
+
+def test_numbers_of_a_slice_are_read_before_those_of_all(family: Family) -> None:
+    sources = [{"model": family.a, "layer_range": [0, 3]}, {"model": family.b, "layer_range": [0, 3]}]
+    part = {"sources": sources, "parameters": {"t": [0.1, 0.2]}, "residual_weight": 0.5}
+    recipe = {"merge_method": "slerp", "base_model": family.a, "slices": [part], "parameters": {"t": 0.5}}
+    assert notes(recipe) == [
+        "slices[0].residual_weight: nothing reads it: it means nothing, as in mergekit 0.1.5",
+        "parameters.t: nothing reads it: what stands nearer to the tensors has a t, too, and comes first",
+    ]
+
+
+@pytest.mark.parametrize("how", ["the same folder by a link", "a copy"])
+def test_numbers_of_a_parent_that_equals_the_base_are_named(family: Family, tmp_path: Path, how: str) -> None:
+    second = tmp_path / "copy"
+    if how == "a copy":
+        shutil.copytree(family.base, second)
+    else:
+        second.symlink_to(family.base)
+    numbers: dict[str, object] = {"weight": [0.5, 0.7], "density": 0.5}
+    equal = f"nothing reads it: {second} equals {family.base} in every tensor that it is for"
+    assert notes(ties(family, str(second), dict(numbers), dict(numbers))) == [
+        f"models[1].parameters.weight: {equal}",
+        f"models[1].parameters.density: {equal}",
+    ]
+
+
+def test_a_weight_that_normalizes_is_read_even_of_a_parent_that_equals_the_base(family: Family, tmp_path: Path) -> None:
+    second = shutil.copytree(family.base, tmp_path / "copy")
+    recipe = ties(family, str(second), {"weight": 0.5}, {"weight": 0.5, "density": 0.5}, normalize=True)
+    (line,) = notes(recipe | {"merge_method": "dare_linear"})
+    assert line.startswith("models[1].parameters.density: nothing reads it: ")
+
+
+def test_where_to_go_between_two_equal_models_changes_nothing(family: Family, tmp_path: Path) -> None:
+    copy = str(shutil.copytree(family.a, tmp_path / "copy"))
+    recipe = {**slerp(family, 0.5), "models": [{"model": family.a}, {"model": copy}]}
+    assert notes(recipe) == ["parameters.t: nothing reads it: the models are equal in every tensor that it is for"]
+
+
+@pytest.mark.parametrize("name", [name for name, each in METHODS.items() if not each.observes])
+def test_every_number_that_a_method_takes_is_read(family: Family, name: str) -> None:
+    method = METHODS[name]
+    values = {p.key: p.default if p.default is not None else 0.5 for p in method.parameters}
+    own = {p.key: values[p.key] for p in method.parameters if p.scope is not Scope.SHARED}
+    shared = {p.key: values[p.key] for p in method.parameters if p.scope is Scope.SHARED}
+    base = {"base_model": family.base} if method.base != "ignored" else {}
+    chosen = [family.a] if method.refuses_count(2 + len(base), bool(base)) else [family.a, family.b]
+    models = [{"model": each, "parameters": own} for each in chosen]
+    assert notes({"merge_method": name, **base, "models": models, "parameters": shared}) == []
