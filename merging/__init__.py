@@ -12,7 +12,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from merging.checkpoints.references import missing_part, parts_of, short_names, split_reference
+    from merging.checkpoints.contents import Contents, contents_of
+    from merging.checkpoints.references import (
+        missing_part,
+        parts_named,
+        parts_of,
+        renamed,
+        short_names,
+        split_reference,
+    )
     from merging.compiling import choose_kernels
     from merging.errors import MergingError, NonFiniteTensor, shown, suggest
     from merging.export import export_model, model_card
@@ -23,10 +31,14 @@ if TYPE_CHECKING:
     from merging.plan import Plan
     from merging.recipes.recipe import Recipe
     from merging.recipes.yaml_file import YamlReader
+    from merging.statistics.digests import FileChanged, FileDigests
     from merging.tokenization.tokenizers import load_tokenizer
 
 # Imported on first use, so that a command that needs no tensors does not wait for torch.
 _HOMES = {
+    "Contents": "merging.checkpoints.contents",
+    "FileChanged": "merging.statistics.digests",
+    "FileDigests": "merging.statistics.digests",
     "METHODS": "merging.methods",
     "Merger": "merging.merger",
     "MergingError": "merging.errors",
@@ -36,6 +48,7 @@ _HOMES = {
     "Recipe": "merging.recipes.recipe",
     "YamlReader": "merging.recipes.yaml_file",
     "choose_kernels": "merging.compiling",
+    "contents_of": "merging.checkpoints.contents",
     "export_model": "merging.export",
     "load_model": "merging.loading",
     "load_tokenizer": "merging.tokenization.tokenizers",
@@ -43,6 +56,8 @@ _HOMES = {
     "model_card": "merging.export",
     "parts_of": "merging.checkpoints.references",
     "short_names": "merging.checkpoints.references",
+    "parts_named": "merging.checkpoints.references",
+    "renamed": "merging.checkpoints.references",
     "shown": "merging.errors",
     "split_reference": "merging.checkpoints.references",
     "suggest": "merging.errors",
@@ -50,6 +65,9 @@ _HOMES = {
 
 __all__ = [
     "METHODS",
+    "Contents",
+    "FileChanged",
+    "FileDigests",
     "Merger",
     "MergingError",
     "NonFiniteTensor",
@@ -58,12 +76,15 @@ __all__ = [
     "Recipe",
     "YamlReader",
     "choose_kernels",
+    "contents_of",
     "export_model",
     "load_model",
     "load_tokenizer",
     "missing_part",
     "model_card",
+    "parts_named",
     "parts_of",
+    "renamed",
     "short_names",
     "shown",
     "split_reference",

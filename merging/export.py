@@ -32,6 +32,7 @@ from merging.parents import ParentSet
 from merging.plan import Plan, Step, make_plan
 from merging.recipes.recipe import Recipe
 from merging.shards import Place, split, write_shard
+from merging.statistics.digests import FileDigests
 from merging.tokenization.merged_tokenizer import MergedTokenizer
 from merging.tokenization.special_tokens import SpecialTokens
 from merging.tokenization.tokenizers import has_tokenizer
@@ -60,6 +61,7 @@ def export_model(
     compile: bool | None = None,
     mergekit_compatible: bool = False,
     statistics: Path | None = None,
+    digests: FileDigests | None = None,
     progress: Callable[[str, int, int], None] | None = None,
     note: Callable[[str], None] | None = None,
 ) -> None:
@@ -84,6 +86,7 @@ def export_model(
         compile: whether to merge with compiled kernels, on a CPU; by default where that saves time.
         mergekit_compatible: whether mergekit must be able to read what is exported.
         statistics: a folder in which a search keeps what it computed of the parents alone; it is read only.
+        digests: of the parents' files, where somebody else needs these, too.
         progress: called with (phase, done, in all).
         note: called with what is otherwise than a person would hope, in sentences.
 
@@ -103,6 +106,7 @@ def export_model(
             trust_remote_code=trust_remote_code,
             allow_crimes=allow_crimes,
             statistics=statistics,
+            digests=digests,
         ) as parents,
         contextlib.ExitStack() as parts,
     ):

@@ -26,6 +26,7 @@ from merging.placement import DeviceMap, Placement
 from merging.recipes.recipe import Recipe
 from merging.residency.memory import Budget
 from merging.residency.residency import Residency
+from merging.statistics.digests import FileDigests
 from merging.statistics.memo import Statistics
 
 Progress = Callable[[str, int, int], None]
@@ -72,6 +73,7 @@ class ParentSet:
         trust_remote_code: bool = False,
         allow_crimes: bool = False,
         statistics: Path | None = None,
+        digests: FileDigests | None = None,
     ) -> ParentSet:
         """Open every parent of the recipes; their weights are read by `load`, or else when they are first merged.
 
@@ -87,6 +89,7 @@ class ParentSet:
             allow_crimes: whether models of different architectures may be merged where their tensors fit.
             statistics: a folder in which what is computed of the parents alone is found again; it is written to once
                 `statistics.write` was called.
+            digests: of the parents' files, where somebody else needs these, too.
 
         Raises:
             MergingError: a parent is missing, broken, or does not fit the others.
@@ -95,7 +98,7 @@ class ParentSet:
         first = every[0].base_model
         names = dict.fromkeys([*([first] if first else []), *(name for recipe in every for name in recipe.parents())])
         where = torch.device("cpu" if device_map is not None else device)
-        memo = Statistics(statistics)  # first: what changes after this has no digest
+        memo = Statistics(statistics, digests)  # first: what changes after this has no digest
         checkpoints = {
             name: Checkpoint.open(name, lazy_unpickle=lazy_unpickle, trust_remote_code=trust_remote_code)
             for name in names

@@ -7,7 +7,7 @@ looked up beside the config first, then in the current folder; what is neither i
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
@@ -16,7 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from evaluation import BackendName, ProblemSet, PromptFormat, Sampling, load_problems
 from evaluation.problems import SETS, is_there
-from merging import YamlReader, missing_part, shown, split_reference
+from merging import YamlReader, missing_part, renamed, shown, split_reference
 from search.errors import SearchError
 from search.space import SearchSpace
 
@@ -37,6 +37,7 @@ _REFERENCES: Mapping[str, tuple[str, ...]] = {
     "source": ("base", "union"),
     "calibration": (),
 }
+_NO_NAMES: Mapping[str, str] = {}
 _FILES = {"calibration"}  # no models: who reads them says what is wrong with them
 
 
@@ -217,6 +218,7 @@ class SearchConfig:
         text: the file's text.
         space: the recipe with its ranges.
         warm_starts: values of the searched numbers that are tried first, from `search.enqueue`.
+        folder: where relative paths in it are looked up first.
     """
 
     source: str
@@ -226,6 +228,7 @@ class SearchConfig:
     search: SearchSection
     merging: MergingSection
     warm_starts: tuple[dict[str, Any], ...]
+    folder: Path = Path()
 
     @classmethod
     def load(cls, path: str | Path) -> SearchConfig:
@@ -233,21 +236,40 @@ class SearchConfig:
         return cls.parse(_YAML.text(path), source=str(path), folder=Path(path).parent)
 
     @classmethod
-    def parse(cls, text: str, source: str = "<config>", folder: Path | None = None) -> SearchConfig:
-        """Read a config from text; relative paths in it are looked up in `folder` first."""
+    def parse(
+        cls, text: str, source: str = "<config>", folder: Path = Path(), names: Mapping[str, str] = _NO_NAMES
+    ) -> SearchConfig:
+        """Read a config from text.
+
+        Args:
+            text: the config.
+            source: what errors call it.
+            folder: where relative paths in it are looked up first.
+            names: how recipes shall call models and files, by where these are found.
+        """
         sections = Sections.parse(text, source)
-        places = [folder or Path(), Path()]
-        space = SearchSpace.read(_located(sections.recipe, places), source)
+        places = [folder, Path()]
+        space = SearchSpace.read(renamed(_located(sections.recipe, places), names), source)
         located = sections.evaluation.located(places)
         starts = tuple(
-            space.parameters_of(_warm_start(entry, places, source, index), f"search.enqueue[{index}]")
+            space.parameters_of(renamed(_warm_start(entry, places, source, index), names), f"search.enqueue[{index}]")
             for index, entry in enumerate(sections.search.enqueue)
         )
-        return cls(source, text, space, located, sections.search, sections.merging, starts)
+        return cls(source, text, space, located, sections.search, sections.merging, starts, folder)
 
     def with_seed(self, seed: int) -> SearchConfig:
         """Return the same config with another seed."""
         return replace(self, search=self.search.model_copy(update={"seed": seed}))
+
+    def with_names(self, names: Mapping[str, str]) -> SearchConfig:
+        """Return the same config with recipes that call models and files otherwise, as `parse` takes it."""
+        again = SearchConfig.parse(self.text, self.source, self.folder, names)
+        return replace(self, space=again.space, warm_starts=again.warm_starts)
+
+    def named(self) -> Iterator[tuple[str, bool]]:
+        """Yield the models and files that the recipe names, each with whether it is a model."""
+        yield from ((reference, True) for _, reference in _references(self.space.template, _REFERENCES.keys() - _FILES))
+        yield from ((reference, False) for _, reference in _references(self.space.template, _FILES))
 
     def with_consent(self) -> SearchConfig:
         """Return the same config with the consent to execute code."""
@@ -259,7 +281,8 @@ class SearchConfig:
 
     def require_files(self) -> None:
         """Raise SearchError, with the key, where a model or problem file that is named is not here."""
-        wanted = [("recipe" + key, reference) for key, reference in _references(self.space.template)]
+        models = _references(self.space.template, _REFERENCES.keys() - _FILES)
+        wanted = [("recipe" + key, reference) for key, reference in models]
         if self.evaluation.prompt.tokenizer:
             wanted.append(("evaluation.prompt.tokenizer", self.evaluation.prompt.tokenizer))
         for key, reference in wanted:
@@ -315,15 +338,15 @@ def _located(node: Any, places: list[Path], key: str = "") -> Any:
     return _locate(node, places) if is_reference else node
 
 
-def _references(node: Any, key: str = "", kind: str = "") -> Iterator[tuple[str, str]]:
-    """Yield each reference to a model in plain data, with its key's path."""
+def _references(node: Any, kinds: Set[str], key: str = "", kind: str = "") -> Iterator[tuple[str, str]]:
+    """Yield each reference under keys of some kinds in plain data, with its key's path."""
     if isinstance(node, dict):
         for name, value in node.items():
-            yield from _references(value, f"{key}.{name}", _kind_of(str(name), kind))
+            yield from _references(value, kinds, f"{key}.{name}", _kind_of(str(name), kind))
     elif isinstance(node, list):
         for index, value in enumerate(node):
-            yield from _references(value, f"{key}[{index}]", kind)
-    elif isinstance(node, str) and kind in _REFERENCES.keys() - _FILES and node not in _REFERENCES[kind]:
+            yield from _references(value, kinds, f"{key}[{index}]", kind)
+    elif isinstance(node, str) and kind in kinds and node not in _REFERENCES[kind]:
         yield key, node
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from merging import Recipe
+from merging import Recipe, renamed
 from search.config import EvaluationSection, Sections
 from search.devices import choose_device
 from search.errors import SearchError
@@ -44,9 +44,12 @@ def export_trial(
     row = _choose(leaderboard, folder, trial)
     config = Sections.load(folder.config_file)
     with quick_imports():  # only now: what cannot be exported is told before torch is waited for
-        from merging import export_model, model_card
+        from merging import FileDigests, export_model, model_card
+        from search.contents import find
 
-    recipe = Recipe.from_dict(row.recipe, f"{folder.path}: {row.name}")
+    digests = FileDigests()
+    places = find(folder.identity, row.recipe, folder.path, digests, config.merging, progress)
+    recipe = Recipe.from_dict(renamed(row.recipe, places), f"{folder.path}: {row.name}")
     seed = config.merging.random_seed
     device = choose_device(config.merging.device, f"{folder.config_file}: merging.device")
     target = Path(to)
@@ -54,7 +57,7 @@ def export_trial(
     export_model(
         recipe, target, random_seed=seed, device=device, max_shard_size=max_shard_size, card=card,
         mergekit_compatible=mergekit_compatible, compile=config.merging.compile, progress=progress,
-        statistics=folder.statistics,
+        statistics=folder.statistics, digests=digests,
         **config.merging.switches,
     )  # fmt: skip
     return row

@@ -25,10 +25,11 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from merging.caches import put, sweep
 from search.errors import SearchError
+from search.identity import Identity, adopted, check
 from search.locks import exclusive, held, is_held
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class ResultsFolder:
     study: str
 
     @classmethod
-    def create(cls, path: Path, config: SearchConfig, identity: dict[str, Any], fresh: bool = False) -> ResultsFolder:
+    def create(cls, path: Path, config: SearchConfig, identity: Identity, fresh: bool = False) -> ResultsFolder:
         """Make the folder of a search, or open it to go on with the search that it holds.
 
         Args:
@@ -75,19 +76,19 @@ class ResultsFolder:
         try:
             if path.exists() and not path.is_dir():
                 raise SearchError(f"{path}: is a file; give a folder for the results with --out")
-            if _is_foreign(path):
+            if not _holds_trials(path) and _is_foreign(path):
                 raise SearchError(f"{path}: is not empty and holds no search; give another folder with --out")
-            aside = _move_aside(path.absolute()) if fresh and (path / _SEARCH).exists() else None
+            aside = _move_aside(path.absolute()) if fresh and _holds_search(path) else None
             path.mkdir(parents=True, exist_ok=True)
             with exclusive(path / _LOCK):
-                if not (path / _SEARCH).exists():
-                    described = {"study": path.resolve().name, "identity": identity}
-                    write_atomically(path / _SEARCH, json.dumps(described, indent=2))
+                known = cls.check(path, config, identity)
+                study = path.resolve().name if known is None else cls.open(path).study
+                if (whole := identity if known is None else adopted(known, identity)) != known:
+                    write_atomically(path / _SEARCH, json.dumps({"study": study, "identity": whole}, indent=2))
                 # Only now: who is killed before leaves a folder that the next one goes on with.
                 if aside and (aside / STATISTICS).exists():
                     (aside / STATISTICS).rename(path / STATISTICS)
-                folder = cls.open(path)
-                folder._check(config, identity)
+                folder = cls(path, study)
                 folder.require_database(missing=folder.holds_scores())
                 if not folder.config_file.exists():
                     write_atomically(folder.config_file, config.text)
@@ -100,11 +101,37 @@ class ResultsFolder:
             raise SearchError(f"{path}: cannot be written: {error.strerror}; give another folder with --out") from None
 
     @classmethod
+    def check(cls, path: Path, config: SearchConfig, identity: Identity) -> Identity | None:
+        """Return the identity of the search that a folder holds, or None if it holds none. Changes nothing.
+
+        Raises SearchError if that search is another one than the config's, or not to be told any more.
+        """
+        if not (path / _SEARCH).exists():
+            if _holds_trials(path):
+                raise _lost(path)
+            return None
+        known = cls.open(path).identity
+        # Through JSON once, so that tuples and lists are one.
+        check(path, known, json.loads(json.dumps(identity)), config.source)
+        return known
+
+    @property
+    def identity(self) -> Identity:
+        """What its search is of. Raises SearchError."""
+        try:
+            found = json.loads((self.path / _SEARCH).read_text(encoding="utf-8"))["identity"]
+            return dict(found)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise SearchError(f"{self.path / _SEARCH}: cannot be read ({error}); {RESTORE}") from None
+
+    @classmethod
     def open(cls, path: Path) -> ResultsFolder:
         """Open the folder of a search to read it. Raises SearchError if it holds none."""
         try:
             return cls(path, json.loads((path / _SEARCH).read_text(encoding="utf-8"))["study"])
         except (FileNotFoundError, NotADirectoryError):
+            if _holds_trials(path):
+                raise _lost(path) from None
             raise SearchError(f"{path}: holds no search; `merge-search run CONFIG --out {path}` makes one") from None
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise SearchError(f"{path / _SEARCH}: cannot be read ({error}); {RESTORE}") from None
@@ -128,9 +155,9 @@ class ResultsFolder:
     def splits(self) -> dict[str, list[str]]:
         """The task ids of the splits ``search`` and ``report``, in order. Raises SearchError."""
         try:
-            known = json.loads((self.path / _SEARCH).read_text(encoding="utf-8"))["identity"]["problems"]
+            known = self.identity["problems"]
             return {name: list(known[name]) for name in ("search", "report")}
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (KeyError, TypeError) as error:
             raise SearchError(f"{self.path / _SEARCH}: cannot be read ({error}); {RESTORE}") from None
 
     @property
@@ -226,21 +253,27 @@ class ResultsFolder:
                 logger.propagate = propagate
             handler.close()
 
-    def _check(self, config: SearchConfig, identity: dict[str, Any]) -> None:
-        known = json.loads((self.path / _SEARCH).read_text(encoding="utf-8")).get("identity")
-        # Through JSON once, so that tuples and lists are one.
-        differing = next(_differences(known, json.loads(json.dumps(identity)), ""), None)
-        if differing:
-            raise SearchError(
-                f"{self.path}: was made by another config than {config.source}: {differing}; "
-                "give another folder with --out, or --fresh to move this one aside and begin anew"
-            )
-
 
 class _LogFile(logging.FileHandler):
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
         # A full disk is told once, by who writes results, and not with a traceback for each line of the log.
         pass
+
+
+def _holds_search(path: Path) -> bool:
+    return (path / _SEARCH).exists() or _holds_trials(path)
+
+
+def _holds_trials(path: Path) -> bool:
+    """Whether there is a database, which is made after search.json."""
+    database = path / _STUDY
+    return database.is_file() and database.stat().st_size > 0
+
+
+def _lost(path: Path) -> SearchError:
+    return SearchError(
+        f"{path / _SEARCH}: is missing, and {_STUDY} holds trials of the search that it told of; {RESTORE}"
+    )
 
 
 def _is_foreign(path: Path) -> bool:
@@ -259,17 +292,6 @@ def _move_aside(path: Path) -> Path:
         number += 1
     path.rename(aside)
     return aside
-
-
-def _differences(there: Any, here: Any, key: str) -> Iterator[str]:
-    if isinstance(there, dict) and isinstance(here, dict):
-        for name in [*there, *(name for name in here if name not in there)]:
-            yield from _differences(there.get(name), here.get(name), f"{key}.{name}" if key else str(name))
-    elif isinstance(there, list) and isinstance(here, list) and len(there) == len(here):
-        for index, (one, other) in enumerate(zip(there, here, strict=True)):
-            yield from _differences(one, other, f"{key}[{index}]")
-    elif there != here:
-        yield f"{key} was {there!r} there and is {here!r} now"
 
 
 def write_atomically(file: Path, text: str) -> None:

@@ -9,16 +9,16 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import torch
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evaluation import EvaluationError, Evaluator, ProblemSet, Report, ScreenedError
-from merging import Merger, MergingError, Recipe
+from merging import Merger, MergingError, Recipe, renamed
 from search.drafts import SharedDrafts
 from search.outcomes import letters
 from search.progress import Progress
@@ -40,6 +40,7 @@ class Bench:
         folder: where completions are kept.
         drafts: what was written before, by whichever worker.
         progress: told what happens.
+        places: where the parents are, by what recipes call them, if that is not where they are.
     """
 
     merger: Merger
@@ -49,6 +50,13 @@ class Bench:
     folder: ResultsFolder
     drafts: SharedDrafts
     progress: Progress
+    places: Mapping[str, str] = field(default_factory=dict)
+
+    def merge(self, recipe: Recipe) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        """Return the live model of a recipe, and the tokenizer that it is asked with."""
+        here = Recipe.from_dict(renamed(recipe.to_dict(), self.places), "the recipe") if self.places else recipe
+        model = self.merger.apply(here, progress=self.progress.step)
+        return model, self.tokenizer or self.merger.tokenizer(here)
 
     def score(
         self,
@@ -70,8 +78,7 @@ class Bench:
         """
         started = time.perf_counter()
         self.progress.phase("merging")
-        model = self.merger.apply(recipe, progress=self.progress.step)
-        tokenizer = self.tokenizer or self.merger.tokenizer(recipe)
+        model, tokenizer = self.merge(recipe)
         merged = time.perf_counter()
         self.progress.phase("evaluating")
         report = self.evaluator.evaluate(

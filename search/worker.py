@@ -21,11 +21,13 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from transformers import PreTrainedTokenizerBase
 
 from evaluation import ConsentError, Evaluator, ProblemSet
-from merging import Merger, MergingError, ParentSet, Recipe, choose_kernels, load_tokenizer
+from merging import FileDigests, Merger, MergingError, ParentSet, Recipe, choose_kernels, load_tokenizer
 from search.config import SearchConfig
+from search.contents import ParentContents
 from search.devices import choose_device
 from search.drafts import SharedDrafts
 from search.errors import SearchError
+from search.identity import Identity, moved, says_contents
 from search.leaderboard import Leaderboard
 from search.numbers import parent_names
 from search.outcomes import Split, letters
@@ -109,6 +111,13 @@ class _Worker:
         visible, report = self._split(problems)
         known = baselines(config)
         recipes = [*config.space.corners(), *(baseline.recipe for baseline in known)]
+        asked = {"sha256": problems.digest, "search": visible.task_ids, "report": report.task_ids}
+        digests = FileDigests()  # before anything is opened: what changes after this has no digest
+        contents = ParentContents(config, digests)
+        if contents.known and not fresh:
+            ResultsFolder.check(path, config, contents.identity(path, asked))
+        else:
+            contents.begin()
         device = choose_device(config.merging.device, f"{config.source}: merging.device")
         budget = config.merging.memory_budget
         with (
@@ -118,6 +127,7 @@ class _Worker:
                 device_map=config.merging.device_map,
                 memory_budget=budget,
                 statistics=path / STATISTICS,
+                digests=digests,
                 **config.merging.switches,
             ) as parents,
             self._evaluator(problems) as scorer,
@@ -133,12 +143,16 @@ class _Worker:
             unread = unread_lines(config.space, merger, fitting.recipes, self._comparing)
             for note in (*parents.notes, *unread):
                 self.progress.say(note)
+            contents.wait(self.progress)
+            identity = contents.identity(path, asked)
+            self._check_folder(path, identity, fresh)
             for recipe in fitting.recipes:
                 merger.calibrate(recipe, self._calibrating)
             # Only now is anything written: whatever is wrong with the input has been found.
-            splits = {"search": visible.task_ids, "report": report.task_ids}
-            identity = config.identity | {"problems": {"sha256": problems.digest} | splits}
             folder = ResultsFolder.create(path, config, identity, fresh)
+            # Where the parents were moved since, the study calls them as it always did.
+            places = moved(folder.identity, identity)
+            self.config = config = config.with_names({here: there for there, here in places.items()})
             with storage_errors(folder), folder.logging(), folder.sign_in() as name:
                 parents.statistics.write()
                 self._tell_isolation(scorer, folder, name)
@@ -146,10 +160,10 @@ class _Worker:
                 drafts = SharedDrafts(folder.drafts)
                 samples = scorer.sampling.samples
                 kept = {"search": Split.of(visible, samples), "report": Split.of(report, samples)}
-                bench = Bench(merger, scorer, visible, self._prompt_tokenizer, folder, drafts, self.progress)
+                bench = Bench(merger, scorer, visible, self._prompt_tokenizer, folder, drafts, self.progress, places)
                 with contextlib.closing(Studies.create(folder, config, known, kept)) as studies:
                     self.started = True
-                    self._warm_up(merger)
+                    self._warm_up(bench)
                     finish = self._finish(studies, len(report) / len(visible))
                     self._run_baselines(studies, bench, name, deadline, finish)
                     self._run_trials(studies, bench, name, deadline, finish)
@@ -175,13 +189,18 @@ class _Worker:
             self.progress.say(choice.note)
         return Merger(parents, settings.random_seed, choice.kernels)
 
-    def _warm_up(self, merger: Merger) -> None:
+    def _check_folder(self, path: Path, identity: Identity, fresh: bool) -> None:
+        known = None if fresh else ResultsFolder.check(path, self.config, identity)
+        if known is not None and not says_contents(known):
+            self.progress.say(f"{path}: does not say what its parents held when it began; what they hold now is noted")
+
+    def _warm_up(self, bench: Bench) -> None:
         """Compile what the candidates need, and compute what depends on the parents alone, before the first trial."""
-        if merger.kernels is None or self.stopping:
+        if bench.merger.kernels is None or self.stopping:
             return
         self.progress.begin("compiling", 1)
         try:
-            merger.apply(self.config.space.example(), progress=self.progress.step)
+            bench.merge(self.config.space.example())
         except MergingError as error:  # one candidate that cannot be: the trials will tell
             _LOG.warning("warming up: %s", error)
 

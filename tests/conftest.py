@@ -45,8 +45,9 @@ def smollm2_folder() -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def memo_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Remember what transformers says for the session alone: whatever a home holds, tests begin with nothing."""
+    """Remember what transformers says, and digests, for the session alone: tests begin with nothing."""
     folder = tmp_path_factory.mktemp("memo")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("merging.memo.cache_folder", lambda _: folder)
+        patch.setattr("merging.statistics.digests.cache_folder", lambda _: folder)
         yield

@@ -40,7 +40,7 @@ CONFIG, GENERATION = "config.json", "generation_config.json"
 """The files that say what a model is, and what it generates with."""
 
 _QUIET_SECONDS = 2.0
-_SAFETENSORS = "model.safetensors"
+_SAFETENSORS, _ADAPTER = "model.safetensors", "adapter_model.safetensors"
 _PICKLE = "pytorch_model.bin"
 _INDEX = ".index.json"
 _PATTERNS = ("*.json", "*.safetensors", "*.jinja", "tokenizer.model", "*.txt")
@@ -185,7 +185,7 @@ class Checkpoint:
 
     def _adapted(self, model: str, reference: str, lazy_unpickle: bool) -> Checkpoint:
         folder = locate(reference, lazy_unpickle=lazy_unpickle, what="adapter")
-        weights = _open_weights(f"adapter {reference}", folder, lazy_unpickle, "adapter_model.safetensors")
+        weights = _open_weights(f"adapter {reference}", folder, lazy_unpickle, _ADAPTER)
         adapter = Adapter.open(reference, folder, weights)
         changed = adapter.onto(model, self.tensors, skeleton(self.transformers_config, model, self.trust_remote_code))
         return replace(self, tensors=self.tensors | changed)
@@ -267,6 +267,13 @@ def _open_weights(what: str, folder: Path, lazy_unpickle: bool, single: str = _S
     return tensors
 
 
+def stored_weights(folder: Path, adapter: bool = False) -> list[Path]:
+    """Return the files that hold a model's or an adapter's weights: its safetensors, or else its torch pickles."""
+    single = _ADAPTER if adapter else _SAFETENSORS
+    what = f"model {folder}"
+    return _weight_files(what, folder, single) or _pickles(what, folder, single)
+
+
 def _weight_files(what: str, folder: Path, single: str) -> list[Path]:
     if files := _indexed_files(what, folder, single):
         return files
@@ -275,8 +282,7 @@ def _weight_files(what: str, folder: Path, single: str) -> list[Path]:
 
 
 def _pickle_files(what: str, folder: Path, single: str, lazy_unpickle: bool) -> list[Path]:
-    name = _PICKLE if single == _SAFETENSORS else single.replace(".safetensors", ".bin")
-    files = _indexed_files(what, folder, name) or [file for file in [folder / name] if file.exists()]
+    files = _pickles(what, folder, single)
     if not files:
         raise MergingError(f"{what}: {folder} holds no *.safetensors files")
     if not lazy_unpickle:
@@ -285,6 +291,11 @@ def _pickle_files(what: str, folder: Path, single: str, lazy_unpickle: bool) -> 
             "(in a search's config, merging.lazy_unpickle: true) to read them, or save it as safetensors first"
         )
     return files
+
+
+def _pickles(what: str, folder: Path, single: str) -> list[Path]:
+    name = _PICKLE if single == _SAFETENSORS else single.replace(".safetensors", ".bin")
+    return _indexed_files(what, folder, name) or [file for file in [folder / name] if file.exists()]
 
 
 def _indexed_files(what: str, folder: Path, single: str) -> list[Path]:

@@ -7,8 +7,9 @@ called for people is decided here alone, and from the recipe's plain data alone.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 
 def _exists(part: str) -> bool:
@@ -27,6 +28,25 @@ def missing_part(reference: str) -> str | None:
     """Return what of a reference is neither a folder or file here nor may be a hub id, or None."""
     parts = [part for part in split_reference(reference) if part is not None]
     return next((part for part in parts if not _exists(part) and not is_hub_id(part)), None)
+
+
+def parts_named(reference: object, known: Container[str]) -> list[str]:
+    """Return the parts of a reference, a model and perhaps an adapter, if all of them are known by name; else none."""
+    if not isinstance(reference, str):
+        return []
+    if reference in known:
+        return [reference]
+    halves = [[reference[:at], reference[at + 1 :]] for at, sign in enumerate(reference) if sign == "+"]
+    return next((pair for pair in halves if all(half in known for half in pair)), [])
+
+
+def renamed(node: Any, names: Mapping[str, str]) -> Any:
+    """Return plain data, such as a recipe, with other names of the models and files that it names."""
+    if isinstance(node, dict):
+        return {key: renamed(value, names) for key, value in node.items()}
+    if isinstance(node, list):
+        return [renamed(item, names) for item in node]
+    return "+".join(names[part] for part in parts_named(node, names)) or node
 
 
 def is_hub_id(part: str) -> bool:

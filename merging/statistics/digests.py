@@ -1,23 +1,25 @@
-"""Digests of files: what a parent's weights are, wherever they lie and whatever they are called.
+"""Digests of files: what a file holds, wherever it lies and whatever it is called.
 
-Guarantees: a file of the hub's cache, which is named by its digest, is not read; another one is read once for as long
-as it stays as it is (path, size, times, inode). A file that changed after it was opened has no digest: what was
-computed of it may be of what it held before. Does not see that a file was changed and its change time set back.
+Guarantees: a file of the hub's cache, which is named by its digest, is not read; another one is read once on this
+machine for as long as it stays as it is (path, size, times, inode). A file that changed after it was opened has no
+digest: what was computed of it may be of what it held before. Does not see that a file was changed and its change time
+set back.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import re
 import threading
 import time
-from functools import cached_property
-from hashlib import file_digest
+from collections.abc import Iterable
+from concurrent.futures import Future
+from hashlib import file_digest, sha256
 from pathlib import Path
-from typing import Any
 
-from merging.caches import put
+from merging.caches import cache_folder, put
 
 _LOG = logging.getLogger("merging.statistics")
 
@@ -26,84 +28,99 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _TICK_NS = 2 * 10**9
 
 
-class Changed(Exception):
+class FileChanged(Exception):
     """A file is not what it was when it was opened, or is not there any more."""
 
 
 class FileDigests:
     """The digests of files that are opened after this is made. Safe to use from several threads.
 
-    Args:
-        memory: a file in which digests are remembered from one process to the next.
+    What was hashed is remembered for later processes in the user's cache, where that can be written.
     """
 
-    def __init__(self, memory: Path) -> None:
-        self._memory = memory
+    def __init__(self) -> None:
+        self._memory = cache_folder("digests")
         self._opened = time.time_ns()
         self._known: dict[Path, str | None] = {}
-        self._fresh: dict[str, list[Any]] = {}
         self._lock = threading.Lock()
 
     def of(self, file: Path) -> str:
-        """Return the SHA-256 of a file's content, in hex. Raises Changed."""
+        """Return the SHA-256 of a file's content, in hex. Raises FileChanged."""
         if file not in self._known:
             with self._lock:
                 if file not in self._known:
                     self._known[file] = self._found(file)
         digest = self._known[file]
         if digest is None:
-            raise Changed
+            raise FileChanged
         return digest
 
-    def save(self) -> None:
-        """Write what was hashed into the memory. Raises OSError."""
-        if self._fresh:
-            self._memory.parent.mkdir(exist_ok=True)
-            put(self._memory, json.dumps(self._remembered | self._fresh, indent=0).encode())
-            self._fresh = {}
+    def known(self, file: Path) -> bool:
+        """Whether `of` need not read the file."""
+        try:
+            return file in self._known or bool(_name_in_hub(file) or self._remembered(file.resolve(strict=True)))
+        except OSError:
+            return False
+
+    def begin(self, files: Iterable[Path]) -> list[Future[str]]:
+        """Hash files one after another, beside other work; return what `of` will return or raise, in their order."""
+        work = [(file, Future[str]()) for file in files]
+
+        def hash_all() -> None:
+            for file, future in work:
+                try:
+                    future.set_result(self.of(file))
+                except Exception as error:  # whoever asks for the result is told
+                    future.set_exception(error)
+
+        # A daemon, so that an interrupted process does not wait for gigabytes.
+        threading.Thread(target=hash_all, name="digests", daemon=True).start()
+        return [future for _, future in work]
 
     def _found(self, file: Path) -> str | None:
         try:
-            return self._name_in_hub(file) or self._read(file.resolve(strict=True))
+            return _name_in_hub(file) or self._read(file.resolve(strict=True))
         except OSError:
             _LOG.warning("%s: is not there any more; what is computed of it is not kept on disk", file)
-        except Changed:
+        except FileChanged:
             _LOG.warning("%s: has changed since it was opened; what is computed of it is not kept on disk", file)
         return None
-
-    def _name_in_hub(self, file: Path) -> str | None:
-        target = file.resolve(strict=True)
-        is_blob = file.is_symlink() and target.parent.name == "blobs" and _SHA256.fullmatch(target.name)
-        return target.name if is_blob else None
 
     def _read(self, file: Path) -> str:
         state = _state(file)
         if file.stat().st_ctime_ns > self._opened:
-            raise Changed
-        *remembered, digest = self._remembered.get(str(file), [None])
-        if remembered == state:
-            return str(digest)
+            raise FileChanged
+        if remembered := self._remembered(file):
+            return remembered
         now = time.time_ns()
         with file.open("rb") as opened:
             digest = file_digest(opened, "sha256").hexdigest()
         if _state(file) != state:
-            raise Changed
-        if file.stat().st_ctime_ns < now - _TICK_NS:
-            self._fresh[str(file)] = [*state, digest]
+            raise FileChanged
+        if self._memory and file.stat().st_ctime_ns < now - _TICK_NS:
+            with contextlib.suppress(OSError):  # a full disk: it is hashed again next time
+                put(self._note(self._memory, file), json.dumps([*state, digest]).encode())
         return digest
 
-    @cached_property
-    def _remembered(self) -> dict[str, list[Any]]:
+    def _remembered(self, file: Path) -> str | None:
+        """Return the digest of a file that is still as it was when it was hashed."""
+        if self._memory is None:
+            return None
         try:
-            content = json.loads(self._memory.read_bytes())
-        except FileNotFoundError:
-            return {}
-        except (OSError, ValueError):
-            content = None
-        if isinstance(content, dict) and all(isinstance(each, list) and each for each in content.values()):
-            return content
-        _LOG.warning("%s: is damaged; the parents are hashed again", self._memory)
-        return {}
+            *state, digest = json.loads(self._note(self._memory, file).read_bytes())
+        except (OSError, ValueError, TypeError):  # not hashed yet, or cut short by a machine that went down
+            return None
+        return digest if state == _state(file) and isinstance(digest, str) and _SHA256.fullmatch(digest) else None
+
+    @staticmethod
+    def _note(memory: Path, file: Path) -> Path:
+        return memory / f"{sha256(bytes(file)).hexdigest()[:32]}.json"
+
+
+def _name_in_hub(file: Path) -> str | None:
+    target = file.resolve(strict=True)
+    is_blob = file.is_symlink() and target.parent.name == "blobs" and _SHA256.fullmatch(target.name)
+    return target.name if is_blob else None
 
 
 def _state(file: Path) -> list[int]:

@@ -1,6 +1,5 @@
 """A folder of statistics: what was computed of the parents, by what it was made of, for the next process.
 
-    digests.json           the digests of the parents' files
     numbers.json           statistics that are a few numbers
     NAME-KEY.safetensors   each of the others
 
@@ -31,7 +30,7 @@ from merging.caches import put, sweep
 from merging.checkpoints.headers import DTYPES, Entry, header
 from merging.checkpoints.weights import read_header, read_metadata
 from merging.errors import MergingError
-from merging.statistics.digests import Changed, FileDigests
+from merging.statistics.digests import FileChanged, FileDigests
 from merging.statistics.forms import Named
 
 _LOG = logging.getLogger("merging.statistics")
@@ -68,14 +67,18 @@ class Identity:
 class StatisticsFolder:
     """Where statistics are found again. Safe to use from several threads and processes.
 
+    Args:
+        path: the folder.
+        digests: of the parents' files, made before these were opened.
+
     Attributes:
         writes: whether what is computed is written.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, digests: FileDigests | None = None) -> None:
         self.writes = False
         self._path = path
-        self._digests = FileDigests(path / "digests.json")
+        self._digests = digests or FileDigests()
         self._small: dict[str, dict[str, list[Any]]] = {}
         self._lock = threading.Lock()
         self._said: set[str] = set()
@@ -93,7 +96,7 @@ class StatisticsFolder:
         """
         try:
             content = [name, version, torch.__version__, made_of(self._digests.of)]
-        except Changed:
+        except FileChanged:
             return None
         key = sha256(json.dumps(content).encode()).hexdigest()
         return Identity(name, key, None if numbers is None else repr(numbers))
@@ -117,14 +120,12 @@ class StatisticsFolder:
         if identity.numbers is None and sum(tensor.nbytes for tensor in flat.values()) < _SMALL:
             self._small[identity.title] = {name: _hex(tensor) for name, tensor in flat.items()}
             return
-        self._try(self._digests.save)
         self._try(lambda: self._write_file(identity, flat))
 
     def save(self) -> None:
         """Write what was not yet worth a file."""
         if not self.writes:
             return
-        self._try(self._digests.save)
         with self._lock:
             if self._small:
                 content = {**self._read_numbers(), **self._small}

@@ -14,6 +14,7 @@ from typing import Generic, TypeVar
 
 import torch
 
+from merging.statistics.digests import FileDigests
 from merging.statistics.folder import Identity, StatisticsFolder
 from merging.statistics.forms import Form
 
@@ -47,11 +48,12 @@ class Statistics:
 
     Args:
         folder: where they are on disk, if they are.
+        digests: of the parents' files, made before these were opened.
     """
 
-    def __init__(self, folder: Path | None = None) -> None:
+    def __init__(self, folder: Path | None = None, digests: FileDigests | None = None) -> None:
         self._memo: dict[Hashable, object] = {}
-        self._folder = StatisticsFolder(folder) if folder else None
+        self._folder = StatisticsFolder(folder, digests) if folder else None
         self._unwritten: dict[Hashable, tuple[Identity, Kept[object]]] = {}
         self._found = self._computed = 0
 

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from evaluation import Evaluator, load_problems
 from merging import Merger, MergingError, ParentSet, Recipe, load_model, load_tokenizer
-from search import Leaderboard, SearchConfig, export_trial, run_search
+from search import Leaderboard, SearchConfig, SearchError, export_trial, run_search
 from tests.search.conftest import Command
 from tests.search.family import Family
 from tests.search.processes import running
@@ -161,7 +161,7 @@ def test_methods_that_need_a_calibration_file_are_searched_like_others(family: F
     assert row.recipe["parameters"]["calibration"] == str(family.problems)  # which lies beside the config
     assert Recipe.load(tmp_path / "out" / "recipe.yaml").merge_method == "task_arithmetic"
     family.problems.rename(tmp_path / "moved")
-    with pytest.raises(MergingError, match=r"calibration: .*problems\.jsonl: cannot be read"):
+    with pytest.raises(SearchError, match=r"file .*problems\.jsonl: is not there any more.*put it back"):
         export_trial(tmp_path / "run", tmp_path / "again")
 
 

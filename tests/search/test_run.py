@@ -302,7 +302,7 @@ def test_a_changed_problem_file_is_another_search(family: Family, tmp_path: Path
     run_search(config, tmp_path / "run", trials=1)
     family.problems.write_text(family.problems.read_text().replace("candidate(3)", "candidate(4)", 1))
     was = fingerprint(tmp_path / "run")
-    with pytest.raises(SearchError, match=r"made by another config .*problems\.sha256"):
+    with pytest.raises(SearchError, match=r"run: file .*problems\.jsonl: has changed since .*--fresh"):
         run_search(config, tmp_path / "run")
     assert fingerprint(tmp_path / "run") == was
 

@@ -1,0 +1,193 @@
+"""What the models and files hold that a search is of: told when it begins or goes on, and found again for an export."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+from merging import Contents, FileChanged, FileDigests, contents_of, parts_named
+from search.config import MergingSection, SearchConfig
+from search.errors import SearchError
+from search.identity import (
+    BESIDE,
+    COMMIT,
+    CONTENTS,
+    DIGESTS,
+    FILE,
+    PLACE,
+    PROBLEMS,
+    Identity,
+    Names,
+    changed,
+    differing,
+)
+from search.progress import Progress
+
+
+class ParentContents:
+    """What the models and files hold that a config names.
+
+    Args:
+        config: the search's.
+        digests: made before any of them is opened.
+
+    Raises:
+        MergingError: a model is not there.
+    """
+
+    def __init__(self, config: SearchConfig, digests: FileDigests) -> None:
+        self._config = config
+        self._digests = digests
+        self._parts = {part.place: part for part in _parts(config)}
+        self._hashed: list[Future[str]] = []
+
+    @property
+    def known(self) -> bool:
+        """Whether they can be told without reading the files."""
+        return all(map(self._digests.known, _files(self._parts.values())))
+
+    def begin(self) -> None:
+        """Hash the files beside other work."""
+        self._hashed = self._digests.begin(_files(self._parts.values()))
+
+    def wait(self, progress: Progress) -> None:
+        """Wait until all files are hashed."""
+        if all(future.done() for future in self._hashed):
+            return
+        progress.begin("hashing the parents", 1)
+        progress.phase("files")
+        for done, future in enumerate(self._hashed, start=1):
+            future.exception()
+            progress.step(done, len(self._hashed))
+
+    def identity(self, results: Path, problems: Mapping[str, Any]) -> Identity:
+        """Return the identity of the search.
+
+        Args:
+            results: the results folder.
+            problems: the digest and the splits of the problems.
+
+        Raises:
+            SearchError: a file has changed since its model was opened.
+        """
+        sources = [Path(entry.source) for entry in self._config.evaluation.problems]
+        digests = {str(source): {PROBLEMS: problems["sha256"]} for source in sources if source.is_absolute()}
+        digests |= {name: _digests_of(part, self._digests) for name, part in self._parts.items()}
+        bases = (results.resolve(), self._config.folder.resolve())
+        found = {name: _described(name, bases) | {DIGESTS: kinds} for name, kinds in digests.items()}
+        return self._config.identity | {"problems": dict(problems), CONTENTS: found}
+
+
+def find(
+    identity: Identity,
+    recipe: Mapping[str, Any],
+    results: Path,
+    digests: FileDigests,
+    settings: MergingSection,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Names:
+    """Return where the models and files are now that a recipe names, by their names there.
+
+    They are looked for where they were, then beside the results folder, then beside the current folder as they were
+    beside the config.
+
+    Args:
+        identity: of the search that the recipe is of.
+        recipe: as plain data.
+        results: the results folder.
+        digests: of their files.
+        settings: what may be read.
+        progress: called with (phase, files done, in all).
+
+    Raises:
+        SearchError: one is not there, or holds something else than when it was scored.
+    """
+    known = identity.get(CONTENTS, {})
+    names = dict.fromkeys(part for text in _texts(recipe) for part in parts_named(text, known))
+    found = {name: list(_candidates(name, known[name], results, _switches(settings))) for name in names}
+    hashed = [file for parts in found.values() for file in _files(parts[:1]) if not digests.known(file)]
+    for done, file in enumerate(hashed, start=1):
+        digests.begin([file])[0].exception()
+        if progress:
+            progress("hashing the parents", done, len(hashed))
+    return {name: _chosen(name, known[name], parts, results, digests) for name, parts in found.items()}
+
+
+def _candidates(name: str, held: Mapping[str, Any], results: Path, switches: Mapping[str, bool]) -> Iterator[Contents]:
+    """Yield what lies where a model or file was, or may have gone to."""
+    if commit := held[DIGESTS].get(COMMIT):
+        (here,) = contents_of(name, **switches)
+        yield here if here.commit == commit else next(contents_of(f"{name.partition('@')[0]}@{commit}", **switches))
+        return
+    bases = (results.resolve(), Path.cwd())
+    beside = [str((base / path).resolve()) for base, path in zip(bases, held[BESIDE], strict=True)]
+    for place in dict.fromkeys([name, held[PLACE], *beside]):
+        if FILE in held[DIGESTS] and Path(place).is_file():
+            yield _file(place)
+        elif FILE not in held[DIGESTS] and Path(place).is_dir():
+            yield from contents_of(place, weights="weights" in held[DIGESTS], **switches)
+
+
+def _chosen(
+    name: str, held: Mapping[str, Any], candidates: Sequence[Contents], results: Path, digests: FileDigests
+) -> str:
+    differences = {part.place: differing(held[DIGESTS], _digests_of(part, digests)) for part in candidates}
+    for place, kinds in differences.items():
+        if not kinds:
+            return place
+    for place, kinds in differences.items():
+        raise SearchError(f"{results}: {changed(place, kinds)} since it was scored; restore what it was")
+    kind = "file" if FILE in held[DIGESTS] else "model"
+    raise SearchError(
+        f"{results}: {kind} {name}: is not there any more, and lies neither beside the results nor beside the current "
+        "folder as it lay beside the config; put it back"
+    )
+
+
+def _digests_of(part: Contents, digests: FileDigests) -> dict[str, str]:
+    try:
+        return part.digests(digests.of)
+    except FileChanged:
+        raise SearchError(f"model {part.place}: has changed while it was read; run the same command again") from None
+
+
+def _texts(node: Any) -> Iterator[str]:
+    if isinstance(node, Mapping | list):
+        for item in node.values() if isinstance(node, Mapping) else node:
+            yield from _texts(item)
+    elif isinstance(node, str):
+        yield node
+
+
+def _files(parts: Iterable[Contents]) -> list[Path]:
+    return [file for part in parts if not part.commit for files in part.files.values() for file in files]
+
+
+def _switches(settings: MergingSection) -> dict[str, bool]:
+    return {"lazy_unpickle": settings.lazy_unpickle, "trust_remote_code": settings.trust_remote_code}
+
+
+def _parts(config: SearchConfig) -> Iterator[Contents]:
+    switches = _switches(config.merging)
+    for reference, is_model in config.named():
+        if is_model:
+            yield from contents_of(reference, **switches)
+        elif Path(reference).is_file():  # else who reads it says so
+            yield _file(reference)
+    tokenizer = config.evaluation.prompt.tokenizer
+    if tokenizer and tokenizer not in {reference for reference, _ in config.named()}:
+        yield from contents_of(tokenizer, weights=False, **switches)
+
+
+def _file(place: str) -> Contents:
+    return Contents(place, None, {FILE: (Path(place),)})
+
+
+def _described(name: str, bases: tuple[Path, ...]) -> dict[str, Any]:
+    place = Path(name).expanduser()
+    if not place.exists():  # of the hub
+        return {PLACE: name, BESIDE: []}
+    return {PLACE: str(place.resolve()), BESIDE: [os.path.relpath(place.resolve(), base) for base in bases]}

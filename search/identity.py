@@ -1,0 +1,122 @@
+"""The identity of a search: what must stay the same for its results to belong together.
+
+It is plain data: what the config says, the splits and, under ``contents``, what the models and files hold that the
+config names, by the names that they had when the search began:
+
+    {"place": where it is, "beside": [its paths from the results folder and from the config], "digests": {...}}
+
+Guarantees: two identities are of one search if they differ in nothing but where things lie. Where a search was made
+before contents were recorded, places are compared instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from merging import parts_named
+from search.errors import SearchError
+
+Identity: TypeAlias = dict[str, Any]
+Names: TypeAlias = Mapping[str, str]
+
+CONTENTS, PLACE, BESIDE, DIGESTS = "contents", "place", "beside", "digests"
+# Kinds of digests besides those of a model's files: of the hub's models, and of what is no model.
+COMMIT, FILE, PROBLEMS = "commit", "file", "problems"
+# It is looked at where it may be executed, which may change while a search goes on.
+_CODE = "code"
+
+
+def check(path: Path, there: Identity, here: Identity, source: str) -> None:
+    """Raise SearchError if two identities are not of one search; it says what differs.
+
+    Args:
+        path: the results folder.
+        there: what it holds.
+        here: what is to go on there.
+        source: the config's file.
+    """
+    for key, one, other in _leaves(_settings(there), _settings(here), ""):
+        pairs = _pairs(one, other, there, here)
+        for before, now in pairs:
+            kinds = differing(there[CONTENTS][before][DIGESTS], here[CONTENTS][now][DIGESTS])
+            place = here[CONTENTS][now][PLACE]
+            if kinds and place in (there[CONTENTS][before][PLACE], before):
+                remedy = "restore what it was"
+                if commit := there[CONTENTS][before][DIGESTS].get(COMMIT):
+                    remedy = f"name it as {place.partition('@')[0]}@{commit} in the config"
+                what = f"{changed(place, kinds)} since this search began"
+                raise SearchError(f"{path}: {what}; {remedy}, or begin anew with --fresh")
+            if kinds:
+                raise _of_another_config(path, source, key, one, f"{other!r} now, with other {' and '.join(kinds)}")
+        if not pairs and one != other:
+            raise _of_another_config(path, source, key, one, f"{other!r} now")
+
+
+def says_contents(identity: Identity) -> bool:
+    """Whether an identity says what the models hold."""
+    return CONTENTS in identity
+
+
+def moved(there: Identity, here: Identity) -> Names:
+    """Return what models and files are called in one of two identities of a search, by what they are in the other.
+
+    Empty where all have the same names in both.
+    """
+    leaves = _leaves(_settings(there), _settings(here), "")
+    pairs = [pair for _, one, other in leaves for pair in _pairs(one, other, there, here)]
+    return dict(reversed(pairs)) if any(one != other for one, other in pairs) else {}
+
+
+def adopted(there: Identity, here: Identity) -> Identity:
+    """Return an identity that says what the models hold, and where they lie now."""
+    if CONTENTS not in there or CONTENTS not in here:
+        return here | there
+    names = moved(there, here)
+    places = {name: here[CONTENTS].get(names.get(name, name), {}) for name in there[CONTENTS]}
+    return there | {CONTENTS: {name: held | places[name] for name, held in there[CONTENTS].items()}}
+
+
+def _settings(identity: Identity) -> Identity:
+    return {key: value for key, value in identity.items() if key != CONTENTS}
+
+
+def _leaves(there: Any, here: Any, key: str) -> Iterator[tuple[str, Any, Any]]:
+    """Yield the values of two trees of plain data, with their keys; of what one lacks None."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        for name in [*there, *(name for name in here if name not in there)]:
+            yield from _leaves(there.get(name), here.get(name), f"{key}.{name}" if key else str(name))
+    elif isinstance(there, list | tuple) and isinstance(here, list | tuple) and len(there) == len(here):
+        for index, (one, other) in enumerate(zip(there, here, strict=True)):
+            yield from _leaves(one, other, f"{key}[{index}]")
+    else:
+        yield key, there, here
+
+
+def _pairs(one: Any, other: Any, there: Identity, here: Identity) -> list[tuple[str, str]]:
+    """Return the models and files that two values name: a model, and perhaps an adapter."""
+    names = [parts_named(one, there.get(CONTENTS, {})), parts_named(other, here.get(CONTENTS, {}))]
+    return list(zip(*names, strict=True)) if len(names[0]) == len(names[1]) else []
+
+
+def _of_another_config(path: Path, source: str, key: str, there: Any, now: str) -> SearchError:
+    return SearchError(
+        f"{path}: was made by another config than {source}: {key} was {there!r} there and is {now}; "
+        "give another folder with --out, or --fresh to move this one aside and begin anew"
+    )
+
+
+def differing(there: Mapping[str, str], here: Mapping[str, str]) -> list[str]:
+    """Return the kinds of digests that differ."""
+    optional = {_CODE} - (there.keys() & here.keys())
+    kinds = (kind for kind in dict.fromkeys([*there, *here]) if kind not in optional)
+    return [kind for kind in kinds if there.get(kind) != here.get(kind)]
+
+
+def changed(place: str, kinds: list[str]) -> str:
+    """Return the beginning of a sentence: what of a model or file has changed."""
+    if kinds[0] in (FILE, PROBLEMS):
+        return f"file {place}: has changed"
+    verb = "has" if len(kinds) == 1 and kinds != ["weights"] else "have"
+    return f"model {place}: its {' and '.join(kinds)} {verb} changed"

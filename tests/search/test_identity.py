@@ -1,0 +1,298 @@
+"""A search knows what its parents are: what changed in place is refused by name, what was moved is found again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from merging import FileDigests, ParentSet
+from merging.checkpoints.checkpoint import _download
+from search import Leaderboard, SearchConfig, SearchError, export_trial, run_search
+from search.contents import ParentContents
+from search.identity import Identity, says_contents
+from search.progress import Silent
+from search.results import ResultsFolder
+from tests.search.conftest import Command
+from tests.search.family import Family, make_family
+from tests.search.test_run import Phases
+
+CHOICES = """
+  merge_method: ties
+  base_model: base
+  models:
+    - model: {choices: [a, b]}
+      parameters: {density: {low: 0.2, high: 1.0}, weight: 1.0}
+"""
+CALIBRATED = """
+  merge_method: regmean
+  models: [{model: a}, {model: b, parameters: {weight: {low: 0.1, high: 2.0}}}]
+  parameters: {calibration: texts.txt}
+"""
+ADAPTED = """
+  merge_method: linear
+  models: [{model: a+adapter, parameters: {weight: 1.0}}, {model: b, parameters: {weight: {low: 0.1, high: 2.0}}}]
+"""
+
+
+def identity(config: SearchConfig, out: Path) -> Identity:
+    """Return what a search is of that would begin now."""
+    contents = ParentContents(config, FileDigests())
+    contents.begin()
+    contents.wait(Silent())
+    return contents.identity(out, {"sha256": config.evaluation.load_problems().digest, "search": [], "report": []})
+
+
+def begin(config: SearchConfig, out: Path) -> ResultsFolder:
+    """Make a results folder as `run` does, or open it again."""
+    return ResultsFolder.create(out, config, identity(config, out))
+
+
+def retrain(model: Path) -> None:
+    """Change some weights of a model in place."""
+    (file,) = model.glob("*.safetensors")
+    tensors = load_file(file)
+    save_file({name: tensor * 0.5 for name, tensor in tensors.items()}, file, metadata={"format": "pt"})
+
+
+def edit(file: Path, **values: object) -> None:
+    content = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    file.write_text(json.dumps(content | values), encoding="utf-8")
+
+
+def make_adapter(family: Family) -> None:
+    (family.folder / "adapter").mkdir()
+    edit(family.folder / "adapter" / "adapter_config.json", r=2, lora_alpha=2, peft_type="LORA")
+    tensors = load_file(family.a / "model.safetensors")
+    save_file(tensors, family.folder / "adapter" / "adapter_model.safetensors")
+
+
+# By what is done: how, the recipe of the search, and how it is said.
+CHANGED: dict[str, tuple[Callable[[Family], object], str, str]] = {
+    "weights": (lambda f: retrain(f.a), "", "model {a}: its weights have changed since this search began"),
+    "weights of the base": (lambda f: retrain(f.base), "", "model {base}: its weights have"),
+    "weights of a choice": (lambda f: retrain(f.a), CHOICES, "model {a}: its weights have"),
+    "a config": (lambda f: edit(f.b / "config.json", rope_theta=5.0), "", "model {b}: its config has changed since"),
+    "end tokens": (lambda f: edit(f.b / "generation_config.json", eos_token_id=7), "", "model {b}: its config has"),
+    "a tokenizer": (lambda f: edit(f.a / "tokenizer_config.json", x=1), "", "model {a}: its tokenizer has changed"),
+    "a template": (lambda f: (f.a / "chat_template.jinja").write_text("x"), "", "model {a}: its tokenizer has"),
+    "weights and config": (
+        lambda f: (retrain(f.a), edit(f.a / "config.json", rope_theta=5.0)),
+        "",
+        "model {a}: its weights and config have changed",
+    ),
+    "an adapter": (lambda f: retrain(f.folder / "adapter"), ADAPTED, "model {folder}/adapter: its weights have"),
+    "an adapter's rank": (
+        lambda f: edit(f.folder / "adapter" / "adapter_config.json", lora_alpha=8),
+        ADAPTED,
+        "model {folder}/adapter: its config has",
+    ),
+    "a base with an adapter": (lambda f: retrain(f.a), ADAPTED, "model {a}: its weights have"),
+    "calibration texts": (
+        lambda f: (f.folder / "texts.txt").write_text("others"),
+        CALIBRATED,
+        "file {folder}/texts.txt: has changed",
+    ),
+    "problems": (
+        lambda f: f.problems.write_text(f.problems.read_text().replace("== 3", "== 4")),
+        "",
+        "file {problems}: has changed",
+    ),
+    "the prompts' tokenizer": (
+        lambda f: edit(f.folder / "asks" / "tokenizer_config.json", x=1),
+        "",
+        "model {folder}/asks: its tokenizer has",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", CHANGED)
+def test_what_changed_in_place_is_refused_by_name(family: Family, tmp_path: Path, what: str) -> None:
+    change, recipe, said = CHANGED[what]
+    make_adapter(family)
+    shutil.copytree(family.a, family.folder / "asks")
+    (family.folder / "texts.txt").write_text("some")
+    file = family.write(recipe=recipe, evaluation=", prompt: {tokenizer: asks}")
+    begin(SearchConfig.load(file), tmp_path / "run")
+    begin(SearchConfig.load(file), tmp_path / "run")
+    before = (tmp_path / "run" / "search.json").read_bytes()
+    change(family)
+    with pytest.raises(SearchError) as caught:
+        begin(SearchConfig.load(file), tmp_path / "run")
+    names = {"a": family.a, "b": family.b, "base": family.base, "folder": family.folder, "problems": family.problems}
+    assert str(caught.value).startswith(f"{tmp_path / 'run'}: {said.format(**names)}")
+    assert "--fresh" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert (tmp_path / "run" / "search.json").read_bytes() == before
+
+
+def test_weights_of_what_lends_its_tokenizer_alone_do_not_matter(family: Family, tmp_path: Path) -> None:
+    shutil.copytree(family.a, family.folder / "asks")
+    config = SearchConfig.load(family.write(evaluation=", prompt: {tokenizer: asks}"))
+    begin(config, tmp_path / "run")
+    retrain(family.folder / "asks")
+    begin(config, tmp_path / "run")
+
+
+def test_files_that_are_no_part_of_a_model_do_not_matter(family: Family, tmp_path: Path) -> None:
+    config = SearchConfig.load(family.write())
+    begin(config, tmp_path / "run")
+    (family.a / "README.md").write_text("trained again")
+    (family.a / "model.safetensors").rename(family.a / "other.safetensors")
+    begin(config, tmp_path / "run")
+
+
+def test_a_folder_of_before_goes_on_and_says_from_then_on_what_its_parents_are(family: Family, tmp_path: Path) -> None:
+    config = SearchConfig.load(family.write())
+    whole = identity(config, tmp_path / "run")
+    ResultsFolder.create(tmp_path / "run", config, {key: value for key, value in whole.items() if key != "contents"})
+    known = ResultsFolder.check(tmp_path / "run", config, whole)
+    assert known is not None
+    assert not says_contents(known)
+    assert says_contents(begin(config, tmp_path / "run").identity)
+    retrain(family.a)
+    with pytest.raises(SearchError, match="its weights have changed"):
+        begin(config, tmp_path / "run")
+
+
+def test_a_model_of_the_hub_is_known_by_its_commit(
+    family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = tmp_path / "hub" / "models--someone--coder"
+    for commit in ("c0ffee", "decade"):
+        shutil.copytree(family.a, hub / "snapshots" / commit)
+    (hub / "refs").mkdir()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+
+    def config(name: str = "someone/coder") -> SearchConfig:
+        return SearchConfig.parse(family.config().replace("model: a", f"model: {name}"), "s.yaml", family.folder)
+
+    (hub / "refs" / "main").write_text("c0ffee")
+    begin(config(), tmp_path / "run")
+    retrain(hub / "snapshots" / "c0ffee")  # is not read
+    begin(config(), tmp_path / "run")
+    (hub / "refs" / "main").write_text("decade")
+    _download.cache_clear()  # as another process would find it
+    with pytest.raises(SearchError, match=r"someone/coder: its commit has changed .* as someone/coder@c0ffee in the c"):
+        begin(config(), tmp_path / "run")
+    (hub / "refs" / "c0ffee").write_text("c0ffee")
+    begin(config("someone/coder@c0ffee"), tmp_path / "run")
+
+
+# --- a search whose database is left alone --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("other", ["the same config", "another seed", "another recipe"])
+def test_a_lost_search_json_lets_no_config_join_the_old_trials(family: Family, tmp_path: Path, other: str) -> None:
+    config = SearchConfig.load(family.write())
+    out = begin(config, tmp_path / "run").path
+    (out / "study.db").write_bytes(b"trials")
+    (out / "search.json").unlink()
+    if other == "another seed":
+        config = config.with_seed(7)
+    elif other == "another recipe":
+        config = SearchConfig.load(family.write(recipe=CHOICES))
+        (out / ".lock").unlink()  # as a copy lacks it
+    for use in (lambda: begin(config, out), lambda: ResultsFolder.open(out), lambda: Leaderboard.open(out)):
+        with pytest.raises(SearchError, match=r"run/search\.json: is missing, and study\.db holds trials .*--fresh"):
+            use()
+    assert not (out / "search.json").exists()
+    ResultsFolder.create(out, config, identity(config, out), fresh=True)
+    assert (tmp_path / "run.1" / "study.db").read_bytes() == b"trials"
+    assert not (out / "study.db").exists()
+
+
+# --- what runs ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def project_elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a project (models, config, problems, results of two trials) that was moved since; not to be changed."""
+    family = make_family(tmp_path_factory.mktemp("begun") / "project")
+    config = SearchConfig.load(family.write(recipe=CHOICES, search=", sampler: random"))
+    run_search(config, family.folder / "results" / "search", trials=2)
+    return family.folder.rename(family.folder.parent / "elsewhere")
+
+
+@pytest.fixture
+def project(project_elsewhere: Path, tmp_path: Path) -> Path:
+    """Return a copy of that project."""
+    return Path(shutil.copytree(project_elsewhere, tmp_path / "moved"))
+
+
+def test_a_moved_project_goes_on(project: Path, command: Command) -> None:
+    out = project / "results" / "search"
+    progress = Phases()
+    board = run_search(SearchConfig.load(project / "search.yaml"), out, trials=4, progress=progress)
+    rows = [row for row in board.rows if row.kind == "trial"]
+    assert [row.state for row in rows] == ["complete"] * 4, [row.error for row in rows]
+    assert len({json.dumps(row.recipe["base_model"]) for row in rows}) == 1  # called as when the search began
+    assert not any(progress.notes)
+    assert command("export", out, "--to", project / "merged").exit_code == 0
+    assert str(project) in (project / "merged" / "recipe.yaml").read_text()
+
+
+def test_a_moved_project_is_exported(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    export_trial(project / "results" / "search", tmp_path / "beside the results")
+    shutil.move(project / "results" / "search", tmp_path / "far away")
+    with pytest.raises(SearchError, match=r"model /.*/project/\w+: is not there any more.*put it back"):
+        export_trial(tmp_path / "far away", tmp_path / "nothing")
+    monkeypatch.chdir(project)
+    export_trial(tmp_path / "far away", tmp_path / "beside the config")
+    names = ("beside the results", "beside the config")
+    assert len({(tmp_path / name / "model.safetensors").read_bytes() for name in names}) == 1
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_neither_run_nor_export_take_other_weights_for_those_that_were_scored(
+    project: Path, tmp_path: Path, command: Command
+) -> None:
+    out = project / "results" / "search"
+    retrain(project / "base")
+    done = command("run", project / "search.yaml", "--out", out, "--trials", "3")
+    assert done.exit_code == 2
+    assert f"base_model was '{{}}' there and is '{project}/base' now, with other weights" in done.output.replace(
+        str(ResultsFolder.open(out).identity["recipe"]["base_model"]), "{}"
+    )
+    done = command("export", out, "--to", tmp_path / "merged")
+    assert done.exit_code == 2
+    assert f"model {project}/base: its weights have changed since it was scored" in done.output
+    assert not (tmp_path / "merged").exists()
+    for model in ("a", "b", "base"):
+        shutil.rmtree(project / model)
+    assert command("leaderboard", out).exit_code == 0
+    assert command("compare", f"{out}:0", f"{out}:1").exit_code == 0
+
+
+def test_where_all_files_are_known_nothing_is_loaded_to_refuse(
+    family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("merging.statistics.digests._TICK_NS", 0)
+    config = SearchConfig.load(family.write())
+    begin(config, tmp_path / "run")
+    retrain(family.a)
+    identity(config, tmp_path / "run")  # which hashes what it is now
+    monkeypatch.setattr(ParentSet, "open", _never)
+    with pytest.raises(SearchError, match=f"model {family.a}: its weights have changed since this search began"):
+        run_search(config, tmp_path / "run", trials=1)
+
+
+def _never(*_: Any, **__: Any) -> Any:
+    raise AssertionError
+
+
+def test_a_search_of_before_says_that_its_parents_are_noted_now(project: Path) -> None:
+    out = project / "results" / "search"
+    described = json.loads((out / "search.json").read_text())
+    del described["identity"]["contents"]
+    was = str(Path(described["identity"]["recipe"]["base_model"]).parent)
+    (out / "search.json").write_text(json.dumps(described).replace(was, str(project)))
+    progress = Phases()
+    run_search(SearchConfig.load(project / "search.yaml"), out, trials=2, progress=progress)
+    assert [said for said in progress.said if "does not say what its parents held" in said]
+    assert says_contents(ResultsFolder.open(out).identity)
