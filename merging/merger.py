@@ -146,7 +146,7 @@ class Merger:
         dtype = model_dtype(plan, self.parents)
         once = self.parents.statistics.once
         # The special tokens are kept by the same memo, so that their identity will do.
-        key = (recipe.donor, plan.stack, plan.rows, dtype, id(special))
+        key = (recipe.donor, plan.stack, plan.rows, plan.has_head, dtype, id(special))
         config = once(("config", *key), lambda: merged_config(donor, plan, self.parents, dtype, special))
         content = once(("config's content", *key), config.to_dict), self.compute_dtype
         if self._model is None or self._config != content:

@@ -15,7 +15,7 @@ import torch
 from merging.checkpoints.checkpoint import CONFIG, GENERATION, Checkpoint
 from merging.parents import ParentSet
 from merging.plan import Plan
-from merging.stacks import plain_stack, stacked_config
+from merging.stacks import plain_stack, stacked_config, untie
 from merging.tokenization.special_tokens import ROLES, SpecialTokens
 
 if TYPE_CHECKING:
@@ -25,13 +25,15 @@ if TYPE_CHECKING:
 def merged_config(
     donor: Checkpoint, plan: Plan, parents: ParentSet, dtype: torch.dtype, special: SpecialTokens | None
 ) -> PreTrainedConfig:
-    """Return the config of a merge: the donor's, with the merge's depth, rows of the embedding and dtype.
+    """Return the config of a merge: the donor's, with the merge's depth, rows of the embedding, head and dtype.
 
     What it says of single layers follows those that were stacked. The special tokens are the donor's where `special`
     is None.
     """
     config = stacked_config(donor, plan.stack, parents) if plan.stack else copy.deepcopy(donor.transformers_config)
     config.dtype = dtype
+    if plan.has_head:
+        untie(config)
     text = config.get_text_config()
     text.vocab_size = plan.rows or text.vocab_size
     for part in (config,) if text is config else (config, text):
@@ -50,7 +52,7 @@ def config_text(
 
     if special and special.moved is not None:  # thousands of ids: what rearranges rows needs transformers anyway
         return ask()
-    wanted = [plain_stack(plan.stack, parents), plan.rows, str(dtype), special and dict(special.ids)]
+    wanted = [plain_stack(plan.stack, parents), plan.rows, plan.has_head, str(dtype), special and dict(special.ids)]
     text: str = donor.remembered(["config of a merge", wanted], ask)
     return text
 

@@ -18,7 +18,7 @@ from merging.parents import ParentSet
 from merging.recipes.recipe import Recipe
 from merging.recipes.schema import InputSlice, OutputSlice, Parameters, last_sources
 from merging.recipes.settings import Setting, resolve
-from merging.stacks import Layer, check_stack, stacked_config
+from merging.stacks import Layer, check_stack, stacked_config, untie
 from merging.tokenization.embeddings import aligned_names
 from merging.tokenization.merged_tokenizer import merged_vocabulary
 from merging.tokenization.vocabulary import Vocabulary
@@ -75,11 +75,13 @@ class Plan:
         steps: one for each tensor, in order.
         stack: for each layer of the merge (of its main stack) the parent's layer whose kind it is of.
         rows: the rows of its embedding, or None for those of the parents.
+        has_head: whether its output head is a tensor of its own, and not the embedding.
     """
 
     steps: tuple[Step, ...]
     stack: tuple[Layer, ...]
     rows: int | None = None
+    has_head: bool = True
 
     @property
     def layers(self) -> int:
@@ -97,22 +99,22 @@ def make_plan(recipe: Recipe, parents: ParentSet) -> Plan:
     modules = modules_of(recipe, parents)
     loose = modules[DEFAULT].slices
     first, last = loose[0], last_sources(loose)
-    _check_heads(recipe, parents, (*first.sources, *last.sources))
     steps = list(steps_of(recipe, parents, modules))
     main = architecture.main
     stacked = _offsets(modules[name_of(architecture, main)]) if main else ()
     stack = tuple(_kind(recipe, part, offset) for part, offset in stacked)
-    _check_stack(recipe, parents, stack, steps)
+    has_head = _has_head(recipe, parents, last.sources)
+    _check_stack(recipe, parents, stack, steps, has_head)
     vocabulary = merged_vocabulary(recipe, parents)
     if vocabulary is None:
-        return Plan(tuple(steps), stack)
+        return Plan(tuple(steps), stack, has_head=has_head)
     bases = dict.fromkeys(architecture.before, first.base_model or recipe.base_model)
     bases |= dict.fromkeys(architecture.after, last.base_model or recipe.base_model)
     aligned = [
         _aligned(step, bases[step.name], vocabulary, parents) if step.name in architecture.by_token else step
         for step in steps
     ]
-    return Plan(tuple(aligned), stack, vocabulary.rows)
+    return Plan(tuple(aligned), stack, vocabulary.rows, has_head)
 
 
 def steps_of(recipe: Recipe, parents: ParentSet, modules: Mapping[str, Module] | None = None) -> Iterator[Step]:
@@ -124,10 +126,11 @@ def steps_of(recipe: Recipe, parents: ParentSet, modules: Mapping[str, Module] |
         yield _step(recipe, loose.slices[0], loose, name, t=0.0)
     for each in architecture.stacks:
         yield from _layers(recipe, parents, modules[name_of(architecture, each)], each.head)
-    tied = parents.checkpoints[recipe.donor].config.tie_word_embeddings
+    last = last_sources(loose.slices)
+    has_head = _has_head(recipe, parents, last.sources)
     for name in architecture.after:
-        if not (tied and name in architecture.stand_ins):
-            yield _step(recipe, last_sources(loose.slices), loose, name, t=0.0)
+        if has_head or name not in architecture.stand_ins:
+            yield _step(recipe, last, loose, name, t=0.0)
 
 
 def _offsets(module: Module) -> Iterator[tuple[OutputSlice, int]]:
@@ -168,7 +171,9 @@ def _check_kind(parents: ParentSet, head: str, layer: Layer, kind: Layer) -> Non
     raise MergingError(f"model {layer.parent}: {own}, but {kind.parent} {other}; only layers of one kind can be merged")
 
 
-def _check_stack(recipe: Recipe, parents: ParentSet, stack: tuple[Layer, ...], steps: Sequence[Step]) -> None:
+def _check_stack(
+    recipe: Recipe, parents: ParentSet, stack: tuple[Layer, ...], steps: Sequence[Step], has_head: bool
+) -> None:
     donor = parents.checkpoints[recipe.donor]
     if parents.architecture.main is None or stack == tuple(
         Layer(recipe.donor, index) for index in range(parents.layers(recipe.donor))
@@ -178,10 +183,13 @@ def _check_stack(recipe: Recipe, parents: ParentSet, stack: tuple[Layer, ...], s
     def check() -> bool:
         firsts = {step.name: step.sources()[0] for step in steps}
         shapes = {name: parents.shape(source.parent, source.tensor) for name, source in firsts.items()}
-        check_stack(stacked_config(donor, stack, parents), stack, shapes, parents)
+        config = stacked_config(donor, stack, parents)
+        if has_head:
+            untie(config)
+        check_stack(config, stack, shapes, parents)
         return True
 
-    parents.statistics.once(("stack fits", recipe.donor, stack), check)
+    parents.statistics.once(("stack fits", recipe.donor, stack, has_head), check)
 
 
 def _aligned(step: Step, base: str | None, vocabulary: Vocabulary, parents: ParentSet) -> Step:
@@ -202,15 +210,10 @@ def _kind(recipe: Recipe, part: OutputSlice, offset: int) -> Layer:
     return Layer(source.model, source.layer_range[0] + offset)
 
 
-def _check_heads(recipe: Recipe, parents: ParentSet, sources: Iterable[InputSlice]) -> None:
-    """Check that a merge whose head is its embedding is not made of a model that has both."""
-    tied = {name: parents.checkpoints[name].config.tie_word_embeddings for name in recipe.parents()}
-    untied = [source.model for source in sources if not tied[source.model]]
-    if tied[recipe.donor] and untied:
-        raise MergingError(
-            f"model {untied[0]}: has an output head of its own, but that of {recipe.donor} is tied to its embedding; "
-            f"make {untied[0]} the base_model, or merge models of one kind"
-        )
+def _has_head(recipe: Recipe, parents: ParentSet, sources: Iterable[InputSlice]) -> bool:
+    """Whether a merge has an output head apart from its embedding: if its donor has, or one of what the head is of."""
+    owners = [recipe.donor, *(source.model for source in sources)]
+    return not all(parents.checkpoints[name].config.tie_word_embeddings for name in owners)
 
 
 def _step(

@@ -72,6 +72,13 @@ def stacked_config(donor: Checkpoint, stack: Sequence[Layer], parents: ParentSet
     return config
 
 
+def untie(config: PreTrainedConfig) -> None:
+    """Let a config say that the output head is a tensor of its own, where it says that it is the embedding."""
+    if config.tie_word_embeddings:
+        for part in (config, config.get_text_config()):
+            part.tie_word_embeddings = False
+
+
 class _Source:
     """What the model that a layer comes from says of it."""
 

@@ -255,14 +255,6 @@ def test_layers_that_a_parent_does_not_have_are_refused(family: Family) -> None:
     assert str(caught.value) == f"model {family.a}: layer_range [1, 5] goes beyond its 3 layers"
 
 
-def test_a_head_of_its_own_does_not_fit_a_tied_one(make_model: ModelMaker) -> None:
-    tied, untied = make_model("tied", tied=True), make_model("untied", seed=1)
-    recipe = Recipe.average([tied, untied])
-    with ParentSet.open(recipe) as parents, pytest.raises(MergingError) as caught:
-        Merger(parents).plan(recipe)
-    assert str(caught.value).startswith(f"model {untied}: has an output head of its own, but that of {tied} is tied")
-
-
 def test_a_missing_tensor_is_named(family: Family, broken: Path) -> None:
     tensors = load_file(broken / "model.safetensors")
     del tensors["model.layers.1.mlp.up_proj.weight"]

@@ -1,4 +1,4 @@
-"""Output heads of their own and heads that are the embedding, in stacks of slices: whose head the merge has."""
+"""Output heads of their own and heads that are the embedding: whose head a merge has, whole or in stacks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from merging import Merger, MergingError, ParentSet, Recipe, export_model
+from merging import Merger, ParentSet, Recipe, export_model
 from tests.merging.oracle import mergekit_merge
 from tests.tiny import TinyModel, save_tiny_model
 
@@ -61,6 +61,9 @@ def exported(text: str, folder: Path) -> dict[str, Tensor]:
         (("tied", "untied too"), "untied", True),
         (("tied too", "tied too"), "tied", False),
         (("untied too", "tied"), "untied", True),
+        (("tied", "untied"), None, True),
+        (("untied", "tied too"), "tied", False),
+        (("tied too", "untied"), "tied", True),
     ],
 )
 def test_a_stack_has_the_head_that_mergekit_gives_it(
@@ -83,11 +86,53 @@ def test_the_head_after_a_tied_models_layers_is_its_embedding(models: dict[str, 
     assert torch.equal(ours[EMBEDDING], load_file(Path(models["untied"]) / "model.safetensors")[EMBEDDING])
 
 
+def whole(models: dict[str, str], method: str, names: tuple[str, ...], base: str | None) -> str:
+    """Return a recipe that merges whole models; slerp goes from its base, which is one of them."""
+    weights = (0.3, 0.5, 0.4)
+    listed = [
+        f"- {{model: {models[name]}, parameters: {{weight: {weight}, density: 0.7}}}}\n"
+        for name, weight in zip(names, weights, strict=False)
+    ]
+    header = f"merge_method: {method}\n" + (f"base_model: {models[base]}\n" if base else "")
+    shared = "parameters: {t: [{filter: lm_head, value: 0.8}, {value: 0.3}]}\n" if method == "slerp" else ""
+    return f"{header}models:\n{''.join(listed)}{shared}dtype: float32\n"
+
+
 @pytest.mark.parametrize(
-    ("names", "base"), [(("tied", "untied"), None), (("untied", "tied too"), "tied"), (("tied too", "untied"), "tied")]
+    ("method", "names", "base", "has_head"),
+    [
+        ("linear", ("tied", "untied"), None, True),
+        ("linear", ("untied", "tied"), None, True),
+        ("linear", ("tied", "tied too"), None, False),
+        ("ties", ("untied", "tied too"), "tied", True),
+        ("ties", ("tied too", "untied"), "tied", True),
+        ("task_arithmetic", ("untied too", "tied"), "untied", True),
+        ("task_arithmetic", ("tied", "tied too"), "untied", True),
+        ("model_stock", ("tied too", "untied"), "tied", True),
+        ("slerp", ("tied", "untied"), "tied", True),
+        ("slerp", ("tied", "untied"), "untied", True),
+        ("slerp", ("tied", "tied too"), "tied", False),
+        ("nuslerp", ("tied too", "untied"), "tied", True),
+    ],
 )
-def test_a_head_that_would_be_lost_is_refused(models: dict[str, str], names: tuple[str, ...], base: str | None) -> None:
-    recipe = Recipe.parse(stacked(models, *names, base=base))
-    message = f"model {models['untied']}: has an output head of its own, but that of {models['tied']} is tied"
-    with ParentSet.open(recipe) as parents, pytest.raises(MergingError, match=message):
-        Merger(parents).plan(recipe)
+def test_tied_and_untied_models_merge_as_in_mergekit(
+    models: dict[str, str], method: str, names: tuple[str, ...], base: str | None, has_head: bool, tmp_path: Path
+) -> None:
+    text = whole(models, method, names, base)
+    ours = exported(text, tmp_path / "merged")
+    assert (HEAD in ours) == has_head
+    theirs = mergekit_merge(text, stable_sort=True)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_search_goes_from_tied_candidates_to_untied_ones_and_back(models: dict[str, str]) -> None:
+    recipes = [Recipe.single(models["tied"]), Recipe.average([models["tied"], models["untied"]])]
+    with ParentSet.open(recipes) as parents:
+        merger = Merger(parents)
+        for recipe in (*recipes, recipes[0]):
+            live = merger.apply(recipe)
+            alone = Merger(parents).apply(recipe).state_dict()
+            assert all(torch.equal(tensor, alone[name]) for name, tensor in live.state_dict().items())
+            head, embedding = live.get_output_embeddings().weight, live.get_input_embeddings().weight
+            assert (head.data_ptr() == embedding.data_ptr()) == (recipe is recipes[0])
