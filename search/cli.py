@@ -11,19 +11,26 @@ import click
 
 from search.commands.models import check, evaluate, merge, score
 from search.commands.searches import compare, export, leaderboard, run
+from search.startup import secure_streams, speak_utf8, stopped_by_signals
+
+# What becomes of stdout; where a pipe's reader has gone, click ends quietly.
+_UNWRITTEN = (errno.ENOSPC, errno.EIO, errno.EBADF)
 
 
 class _Commands(click.Group):
     """Prints errors that a person can act on as a line, and leaves bugs their traceback."""
 
+    def main(self, *words: Any, **options: Any) -> Any:
+        speak_utf8()
+        secure_streams()
+        with stopped_by_signals():
+            return super().main(*words, **options)
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt:
-            click.echo("stopped", err=True)
-            ctx.exit(130)
         except Exception as error:
-            if isinstance(error, OSError) and error.errno == errno.ENOSPC and error.filename is None:
+            if isinstance(error, OSError) and error.errno in _UNWRITTEN and error.filename is None:
                 # Of stdout: what is written elsewhere names its file.
                 click.echo(f"merge-search: the output cannot be written: {error.strerror}", err=True)
                 # At its end Python would fail to write it once more.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -160,7 +161,8 @@ class Terminal:
         """Say that the search will stop: in the live line, or past all buffers."""
         self._notice = "stopping; once more: at once"
         if not self._live:
-            os.write(self._console.file.fileno(), f"{_STOPPING}\n".encode())
+            with contextlib.suppress(OSError):  # nobody is there to read it
+                os.write(self._console.file.fileno(), f"{_STOPPING}\n".encode())
 
     def _render(self) -> Text:
         return Text("\n".join(_lines(self._parts(), self._console.width)), overflow="ellipsis", no_wrap=True)

@@ -73,6 +73,8 @@ class ResultsFolder:
             SearchError: the folder belongs to another config, is none of ours, has lost its database, or cannot be
                 written.
         """
+        if str(path.absolute()).encode(errors="replace").decode() != str(path.absolute()):
+            raise SearchError(f"{path}: is no UTF-8, as names in a database must be; give another folder with --out")
         try:
             if path.exists() and not path.is_dir():
                 raise SearchError(f"{path}: is a file; give a folder for the results with --out")

@@ -381,8 +381,11 @@ def _expired(deadline: float | None) -> bool:
 def _interruptible(worker: _Worker) -> Iterator[None]:
     """Let the first SIGINT or SIGTERM stop the worker after its trial, and the second at once."""
 
-    def stop(_number: int, _frame: FrameType | None) -> None:
+    def stop(number: int, frame: FrameType | None) -> None:
         if worker.stopping or not worker.started:
+            handler = before[signal.Signals(number)]
+            if callable(handler):
+                handler(number, frame)
             raise KeyboardInterrupt
         worker.stopping = True
         worker.progress.stopping()
@@ -390,7 +393,9 @@ def _interruptible(worker: _Worker) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        signal.signal(number, stop)
     try:
         yield
     finally:

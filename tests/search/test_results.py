@@ -48,6 +48,12 @@ def test_a_folder_may_be_called_anything(config: SearchConfig, tmp_path: Path, n
     assert create(tmp_path / name, config) == create(tmp_path / name, config)
 
 
+def test_a_folder_whose_name_is_no_text_is_refused(config: SearchConfig, tmp_path: Path) -> None:
+    with pytest.raises(SearchError, match=r"is no UTF-8, .*; give another folder with --out"):
+        create(Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff")), config)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("before", "after", "key"),
     [

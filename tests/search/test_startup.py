@@ -1,0 +1,133 @@
+"""Start-up: Ctrl-C at any instant, streams that go away or were never there, and locales that know no UTF-8."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.search.family import Family
+from tests.search.processes import running
+
+ROOT = Path(__file__).parents[2]
+LEADERBOARD = [sys.executable, "-m", "search", "leaderboard"]
+
+
+def python(code: str, **options: object) -> subprocess.CompletedProcess[str]:
+    """Run a program that has the command line's signals and streams."""
+    before = "from search.startup import secure_streams, stopped_by_signals\nimport os, signal, sys\n"
+    return subprocess.run(
+        [sys.executable, "-c", before + code], cwd=ROOT, text=True, timeout=60, check=False, **options
+    )  # type: ignore[call-overload, no-any-return]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "module",
+    [
+        # What C code that starts up makes of an exception: another one, none, or an abort.
+        "try:\n    {kill}\n    time.sleep(5)\nexcept BaseException:\n    raise ImportError('cut short') from None\n",
+        "try:\n    {kill}\n    time.sleep(5)\nexcept BaseException:\n    pass\n",
+        "try:\n    {kill}\n    time.sleep(5)\nexcept BaseException:\n    os.abort()\n",
+        "class Caught:\n    def __del__(self):\n        {kill}\n        time.sleep(5)\nCaught()\n",
+    ],
+)
+def test_a_signal_in_the_middle_of_an_import_ends_the_process_at_once(
+    tmp_path: Path, number: signal.Signals, module: str
+) -> None:
+    kill = f"os.kill(os.getpid(), {number.value})"
+    (tmp_path / "slow_import.py").write_text("import os, time\n" + module.format(kill=kill))
+    done = python(
+        f"sys.path.insert(0, {str(tmp_path)!r})\nwith stopped_by_signals():\n    import slow_import\nprint('went on')",
+        capture_output=True,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "stopped\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_elsewhere_lets_what_was_begun_be_cleaned_up(number: signal.Signals) -> None:
+    code = f"""
+with stopped_by_signals():
+    try:
+        os.kill(os.getpid(), {number.value})
+        print("went on")
+    finally:
+        print("cleaned up")
+"""
+    done = python(code, capture_output=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "cleaned up\n", "stopped\n")
+
+
+def test_a_stderr_that_cannot_be_written_ends_nothing_and_is_logged_once(tmp_path: Path) -> None:
+    code = f"""
+import logging
+logging.basicConfig(filename={str(tmp_path / "log")!r})
+secure_streams()
+for number in range(1000):
+    print(number, file=sys.stderr)
+print("done")
+"""
+    with Path("/dev/full").open("w") as full:
+        assert python(code, stdout=subprocess.PIPE, stderr=full).stdout == "done\n"
+    log = (tmp_path / "log").read_text()
+    assert log.count("stderr cannot be written (No space left on device)") == len(log.splitlines()) == 1
+
+
+@pytest.mark.parametrize("wait", [True, False])
+def test_a_stderr_whose_reader_has_gone_or_reads_no_more_ends_nothing(wait: bool) -> None:
+    reading, writing = os.pipe()
+    os.set_blocking(writing, wait)
+    if wait:
+        os.close(reading)
+    code = "secure_streams()\nfor _ in range(2000):\n    print('x' * 100, file=sys.stderr)\nprint('done')"
+    assert python(code, stdout=subprocess.PIPE, stderr=writing).stdout == "done\n"
+    os.close(writing)
+
+
+@pytest.mark.parametrize("closed", ["0<&-", "1>&-", "2>&-", "0<&- 1>&-", "0<&- 1>&- 2>&-"])
+def test_a_file_that_is_opened_is_never_taken_for_a_stream_that_was_closed(tmp_path: Path, closed: str) -> None:
+    file = tmp_path / "database"
+    code = (
+        "from search.startup import secure_streams; import sys, os\n"
+        f"secure_streams(); file = open({str(file)!r}, 'w'); assert file.fileno() > 2\n"
+        "print('to stdout'); print('to stderr', file=sys.stderr); os.system('echo to both; echo to both >&2')\n"
+        "file.write('whole')\n"
+    )
+    command = [sys.executable, "-c", code]
+    subprocess.run(["sh", "-c", f'exec "$@" {closed}', "sh", *command], cwd=ROOT, capture_output=True, check=True)
+    assert file.read_text() == "whole"
+
+
+@pytest.mark.parametrize("stream", ["stderr", "stdout"])
+def test_a_search_goes_on_where_nothing_can_be_written_to_a_stream(
+    shared_family: Family, tmp_path: Path, stream: str
+) -> None:
+    (tmp_path / stream).symlink_to("/dev/full")
+    config = shared_family.write("streams.yaml")
+    with running(tmp_path, "run", config, "--out", tmp_path / "run", "--trials", "1") as process:
+        assert process.wait() == (0 if stream == "stderr" else 2)
+    assert len(list((tmp_path / "run" / "completions").glob("report-*"))) == 5
+    log = (tmp_path / "run" / "worker.log").read_text()
+    assert ("stderr cannot be written" in log) == (stream == "stderr")
+
+
+@pytest.mark.parametrize("locale", [{"LC_ALL": "C"}, {"LC_ALL": "C", "PYTHONUTF8": "0"}, {"LC_ALL": "POSIX"}])
+def test_paths_are_read_and_printed_in_any_locale(tmp_path: Path, locale: dict[str, str]) -> None:
+    folder = tmp_path / "größe €"
+    environment = {**os.environ, "PYTHONCOERCECLOCALE": "0", **locale}
+    done = subprocess.run([*LEADERBOARD, folder], cwd=ROOT, env=environment, capture_output=True, check=False)
+    assert done.returncode == 2
+    assert f"{folder}: holds no search" in done.stderr.decode()
+
+
+def test_a_path_that_is_no_text_is_printed_as_it_is() -> None:
+    code = "secure_streams()\nprint(os.fsdecode(b'a\\xff'))\nprint(os.fsdecode(b'a\\xff'), file=sys.stderr)"
+    before = "from search.startup import secure_streams\nimport os, sys\n"
+    environment = {**os.environ, "PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8:strict"}
+    command = [sys.executable, "-c", before + code]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=True)
+    assert (done.stdout, done.stderr) == (b"a\xff\n", b"a\\udcff\n")
