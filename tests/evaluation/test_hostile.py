@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
+from _pytest.mark import ParameterSet
 
 from tests.evaluation.hostile import CASES, HONEST, PROMPT
 from tests.evaluation.settings import Sandboxed, Setting, Unavailable, start
@@ -45,8 +46,17 @@ def test_a_setting_has_the_layers_that_it_is_named_for(
     assert [layer for layer in LAYERS[setting] if layer not in isolation] == []
 
 
-@pytest.mark.parametrize("setting", ["root", "nobody", "no bubblewrap"])
-@pytest.mark.parametrize("case", CASES)
+def in_every_setting() -> list[ParameterSet]:
+    """Return every case in every setting. One that takes all its time is for each setting in turn, else slow."""
+    found = []
+    for number, case in enumerate(CASES):
+        for index, setting in enumerate(("root", "nobody", "no bubblewrap")):
+            again = case.startswith(("hangs", "explodes")) and number % 3 != index
+            found.append(pytest.param(setting, case, id=f"{case}-{setting}", marks=[pytest.mark.slow] if again else []))
+    return found
+
+
+@pytest.mark.parametrize(("setting", "case"), in_every_setting())
 def test_a_hostile_completion_comes_to_nothing(
     settings: Callable[[Setting], Sandboxed], setting: Setting, case: str
 ) -> None:
