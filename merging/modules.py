@@ -42,13 +42,14 @@ def modules_of(recipe: Recipe, parents: ParentSet) -> Mapping[str, Module]:
     stacks: dict[str, Stack | None] = {DEFAULT: None}
     stacks |= {name_of(architecture, stack): stack for stack in architecture.stacks}
     if recipe.modules:
-        _check_names(recipe.modules, stacks)
+        _check_names(recipe, recipe.modules, stacks)
         given = {name: (each.slices, each.models, each.parameters) for name, each in recipe.modules.items()}
     else:
         given = dict.fromkeys(stacks, (recipe.slices, recipe.models, {}))
     if recipe.slices and len(stacks) > 1:
         raise MergingError(
-            f"slices: the model has several stacks of layers; give each its own under modules ({', '.join(stacks)})"
+            f"{recipe.at('slices')}: the model has several stacks of layers; give each its own under modules "
+            f"({', '.join(stacks)})"
         )
     found = {}
     for name, (slices, models, parameters) in given.items():
@@ -56,37 +57,43 @@ def modules_of(recipe: Recipe, parents: ParentSet) -> Mapping[str, Module]:
         if models:
             slices = (_whole_models(recipe, models, parents, stack),)
         elif stack:
-            _check_ranges(slices or (), parents, stack)
+            _check_ranges(
+                recipe, f"modules.{name}.slices" if recipe.modules else "slices", slices or (), parents, stack
+            )
         found[name] = Module(slices or (), parameters)
     return found
 
 
-def _check_names(given: Mapping[str, object], stacks: Mapping[str, Stack | None]) -> None:
+def _check_names(recipe: Recipe, given: Mapping[str, object], stacks: Mapping[str, Stack | None]) -> None:
     if given.keys() == stacks.keys():
         return
     listed = ", ".join(map(repr, given))
     if len(stacks) == 1:
         raise MergingError(
-            f"modules: a language model is the single module {DEFAULT!r}, but the recipe has {listed}; put what is "
-            "under it at the top of the recipe"
+            f"{recipe.at('modules')}: a language model is the single module {DEFAULT!r}, but the recipe has {listed}; "
+            "put what is under it at the top of the recipe"
         )
     raise MergingError(
-        f"modules: the model's are {', '.join(map(repr, stacks))}, but the recipe has {listed}; give each of them"
+        f"{recipe.at('modules')}: the model's are {', '.join(map(repr, stacks))}, but the recipe has {listed}; give each "
+        "of them"
     )
 
 
-def _check_ranges(slices: Sequence[OutputSlice], parents: ParentSet, stack: Stack) -> None:
-    for source in (source for part in slices for source in part.sources):
-        depth = len(parents.stack(source.model, stack.head).layers)
-        if source.layer_range[1] > depth:
-            raise MergingError(
-                f"model {source.model}: layer_range {list(source.layer_range)} goes beyond its {depth} layers"
-            )
+def _check_ranges(recipe: Recipe, key: str, slices: Sequence[OutputSlice], parents: ParentSet, stack: Stack) -> None:
+    for index, part in enumerate(slices):
+        for place, source in enumerate(part.sources):
+            depth = len(parents.stack(source.model, stack.head).layers)
+            if source.layer_range[1] > depth:
+                where = recipe.at(f"{key}[{index}].sources[{place}].layer_range")
+                raise MergingError(
+                    f"{where}: {list(source.layer_range)} goes beyond the {depth} layers of {source.model}; it is "
+                    f"[first, one past the last], and [0, {depth}] is all of them"
+                )
     made = [index for part in slices for index in range(*part.sources[0].layer_range)]
     if stack != parents.architecture.main and made != list(range(len(stack.layers))):
         raise MergingError(
-            f"modules.{stack.module}: is made of layers {made} of {len(stack.layers)}; only the layers that "
-            "num_hidden_layers counts can be stacked otherwise, so give it 'models'"
+            f"{recipe.at(f'modules.{stack.module}')}: is made of layers {made} of {len(stack.layers)}; only the layers "
+            "that num_hidden_layers counts can be stacked otherwise, so give it 'models'"
         )
 
 

@@ -25,6 +25,12 @@ if TYPE_CHECKING:
 Keys: TypeAlias = tuple[str | int, ...]
 
 _RANGE_KEYS = ("low", "high", "knots", "log", "step", "choices")
+# What other programs call the keys of a range.
+_ALIASES = {
+    **dict.fromkeys(("min", "minimum", "lower", "lo", "from", "start"), "low"),
+    **dict.fromkeys(("max", "maximum", "upper", "hi", "to", "end", "stop"), "high"),
+    **dict.fromkeys(("options", "values", "choice", "categories"), "choices"),
+}
 # Keys of a recipe under which there are only whole numbers. (Not read off the methods, which would bring torch.)
 WHOLE = ("layer_range", "pad_to_multiple_of", "token_id", "max_iter", "k", "iterations")
 
@@ -110,7 +116,7 @@ class Range:
 
 def find_ranges(node: Any, path: str, source: str, keys: Keys = ()) -> Iterator[Range]:
     """Yield the ranges of a recipe in its order; `path` is where it stands in `source`. Raises SearchError."""
-    if _is_range(node):
+    if _is_range(node, keys):
         yield _read_range(node, path, keys, source)
     elif isinstance(node, dict):
         for name, value in node.items():
@@ -120,8 +126,12 @@ def find_ranges(node: Any, path: str, source: str, keys: Keys = ()) -> Iterator[
             yield from find_ranges(value, f"{path}[{index}]", source, (*keys, index))
 
 
-def _is_range(node: Any) -> bool:
-    return isinstance(node, dict) and bool({"low", "high", "knots", "choices"} & node.keys())
+def _is_range(node: Any, keys: Keys = ()) -> bool:
+    """Whether something is a range, or, in the place of a number, was meant to be one."""
+    known = {"low", "high", "knots", "choices"}
+    # A token may be called anything, but stands in the place of no number.
+    known |= _ALIASES.keys() if "parameters" in keys or any(key in WHOLE for key in keys) else set()
+    return isinstance(node, dict) and bool(known & node.keys())
 
 
 def _holds_range(node: Any) -> bool:
@@ -138,7 +148,7 @@ def _read_range(node: dict[str, Any], path: str, keys: Keys, source: str) -> Ran
     name = path.removeprefix("recipe.")
     for key in node:
         if key not in _RANGE_KEYS:
-            hint = suggest(str(key), _RANGE_KEYS)
+            hint = f"; did you mean {_ALIASES[key]!r}?" if key in _ALIASES else suggest(str(key), _RANGE_KEYS)
             _refuse(source, f"{path}.{key}", f"unknown key of a range{hint} (known: {', '.join(_RANGE_KEYS)})")
     if "choices" in node:
         if len(node) > 1:

@@ -7,14 +7,21 @@ from torch import Tensor
 
 from merging.inductor import AnyKernels, TensorKernels
 from merging.methods.bits import all_finite
-from merging.methods.registry import Block, Finite, Numbers, Parameter, Scope, method
+from merging.methods.registry import Block, Finite, Numbers, Parameter, Scope, Undefined, method
 from merging.native.weighted_sum import weighted_sum
+
+
+def nonzero(total: Tensor, switch: str = "normalize") -> Tensor:
+    """Return the sum of the weights, shape (). Raises Undefined if it is zero, which nothing can be divided by."""
+    if not total:
+        raise Undefined(f"the weights sum to zero, and {switch} divides by their sum; change one, or turn {switch} off")
+    return total
 
 
 def fused(kernels: AnyKernels, block: Block, numbers: Numbers, _: None, out: Tensor) -> Finite:
     """Do what `linear` does in one pass."""
     weights = torch.tensor(numbers.each("weight"), dtype=torch.float32)
-    divisor = float(weights.sum()) if numbers.flag("normalize") else None
+    divisor = float(nonzero(weights.sum())) if numbers.flag("normalize") else None
     if isinstance(kernels, TensorKernels):
         kernels.weighted_sum(block.inputs, weights.tolist(), out, divisor, fma=True)
         return all_finite(out)
@@ -40,5 +47,5 @@ def linear(block: Block, numbers: Numbers, _: None) -> Tensor:
     for parent, weight in zip(block.inputs, weights, strict=True):
         total.addcmul_(widened.copy_(parent), weight)
     if numbers.flag("normalize"):
-        total.div_(weights.sum())
+        total.div_(nonzero(weights.sum()))
     return block.scratch.like(total, dtype).copy_(total)

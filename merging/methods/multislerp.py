@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from merging.methods.linear import nonzero
 from merging.methods.registry import Block, Numbers, Parameter, Scope, Undefined, method
 
 
@@ -40,7 +41,7 @@ def multislerp(block: Block, numbers: Numbers, _: None) -> Tensor:
     points = points.view(len(points), -1)
     weights = torch.tensor(numbers.each("weight"), dtype=points.dtype, device=points.device)
     if numbers.flag("normalize_weights"):
-        weights = weights / weights.sum()
+        weights = weights / nonzero(weights.sum(), "normalize_weights")
     merged = _barycentre(points, weights, numbers.number("eps")).view(block.inputs[0].shape)
     return merged if block.base is None else merged.add_(block.base)
 

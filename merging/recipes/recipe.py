@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import PrivateAttr
 
 from merging.errors import MergingError, shown
 from merging.recipes.schema import Dtype, InputModel, InputSlice, OutputSlice, RecipeFields
@@ -28,6 +29,10 @@ class Recipe(RecipeFields):
 
     Read one with `load`, `parse` or `from_dict`; all of them raise `MergingError` with the file and the key.
     """
+
+    # Where it was read: the file, and the key that it stands under there.
+    _source: str = PrivateAttr(default="")
+    _key: str = PrivateAttr(default="")
 
     @classmethod
     def load(cls, path: str | Path) -> Recipe:
@@ -53,6 +58,7 @@ class Recipe(RecipeFields):
 
         for path, reason in complaints(recipe):
             raise MergingError(f"{place(source, join(key, path))}: {reason}")
+        recipe._source, recipe._key = source, key
         return recipe
 
     @classmethod
@@ -65,6 +71,10 @@ class Recipe(RecipeFields):
         """The equal average of some models, as a recipe."""
         inputs = tuple(InputModel(model=model, parameters={"weight": 1.0}) for model in models)
         return cls(merge_method="linear", models=inputs, dtype=dtype, tokenizer_source=tokenizer_source)
+
+    def at(self, key: str) -> str:
+        """Return how an error about a key begins: with the file that the recipe was read from, if there is one."""
+        return place(self._source, join(self._key, key)) if self._source else key
 
     def parents(self) -> tuple[str, ...]:
         """Every model that the recipe reads, as written: inputs in order, base models after them."""
@@ -91,6 +101,9 @@ class Recipe(RecipeFields):
     def to_yaml(self) -> str:
         """The recipe as YAML that mergekit reads."""
         return yaml.dump(self.to_dict(), sort_keys=False, Dumper=_Dumper, allow_unicode=True)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Recipe) and self.__dict__ == other.__dict__
 
     def __hash__(self) -> int:
         return hash(self.model_dump_json())

@@ -252,7 +252,10 @@ def test_layers_that_a_parent_does_not_have_are_refused(family: Family) -> None:
     recipe = Recipe.parse(text)
     with ParentSet.open(recipe) as parents, pytest.raises(MergingError) as caught:
         Merger(parents).plan(recipe)
-    assert str(caught.value) == f"model {family.a}: layer_range [1, 5] goes beyond its 3 layers"
+    assert str(caught.value) == (
+        f"<recipe>: slices[0].sources[0].layer_range: [1, 5] goes beyond the 3 layers of {family.a}; it is [first, one "
+        "past the last], and [0, 3] is all of them"
+    )
 
 
 def test_a_missing_tensor_is_named(family: Family, broken: Path) -> None:

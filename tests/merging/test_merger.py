@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from merging import Merger, MergingError, NonFiniteTensor, ParentSet, Recipe, kernel, load_model
+from merging.native.compiler import Kernels
 from tests.conftest import ModelMaker
 from tests.merging.conftest import Family
 from tests.merging.recipes import recipes
@@ -282,3 +283,27 @@ def test_closed_parents_hold_nothing(family: Family) -> None:
         parents.statistics.once("x", computed)
     parents.statistics.once("x", computed)
     assert computed.call_count == 2
+
+
+@pytest.mark.parametrize(
+    ("method", "weights", "switch"),
+    [
+        ("linear", (1.0, -1.0), "normalize"),
+        ("linear", (0.0, 0.0), "normalize"),
+        ("linear", ([1.0, 0.5], [1.0, -0.5]), "normalize"),
+        ("multislerp", (0.5, -0.5), "normalize_weights"),
+    ],
+)
+@pytest.mark.parametrize("compiled", [False, True])
+def test_weights_that_sum_to_zero_are_named_as_the_cause(
+    family: Family, method: str, weights: tuple[object, object], switch: str, compiled: bool
+) -> None:
+    models = [
+        {"model": each, "parameters": {"weight": weight}}
+        for each, weight in zip((family.a, family.b), weights, strict=True)
+    ]
+    recipe = Recipe.from_dict({"merge_method": method, "models": models, "dtype": "bfloat16"}, "test")
+    with ParentSet.open(recipe) as parents, pytest.raises(MergingError) as caught:
+        Merger(parents, kernels=Kernels() if compiled else None).apply(recipe)
+    assert not isinstance(caught.value, NonFiniteTensor)
+    assert f"(method {method}): the weights sum to zero, and {switch} divides by their sum; change" in str(caught.value)

@@ -133,7 +133,7 @@ def test_parents_of_unequal_depth_are_stacked_without_an_average(family: Family)
     first = {row.trial: (row.kind, row.name) for row in board.rows if row.kind != "trial"}
     assert first == {0: ("parent", str(family.a)), 1: ("parent", deep)}
     assert any(message.startswith("equal average: left out: models of different depth") for message in phases.said)
-    assert any("layer_range [1, 4] goes beyond its 3 layers" in message for message in phases.said)
+    assert any("sources[0].layer_range: [1, 4] goes beyond the 3 layers of" in message for message in phases.said)
 
 
 def test_a_layer_that_no_model_has_is_refused_before_anything_is_written(family: Family) -> None:
@@ -143,6 +143,7 @@ def test_a_layer_that_no_model_has_is_refused_before_anything_is_written(family:
   - sources: [{model: {choices: [a, b]}, layer_range: [0, {low: 1, high: 4}]}]
 """
     config = SearchConfig.load(family.write(recipe=recipe))
-    with pytest.raises(MergingError, match=r"layer_range \[0, 4\] goes beyond its 3 layers"):
+    where = r": recipe\.slices\[\d\]\.sources\[\d\]\.layer_range: "
+    with pytest.raises(MergingError, match=rf"{where}\[0, 4\] goes beyond the 3 layers of"):
         run_search(config, family.folder / "run")
     assert not (family.folder / "run").exists()

@@ -159,6 +159,22 @@ BAD: dict[str, tuple[Callable[[Family], None], tuple[str, ...]]] = {
         replaced("knots: 2", "knots: 1"),
         ("search.yaml: recipe.models[0].parameters.density.knots: ", "got 1"),
     ),
+    "min and max": (
+        replaced("{low: 0.0, high: 1.0}", "{min: 0.0, max: 1.0}"),
+        ("search.yaml: recipe.models[1].parameters.weight.min: unknown key of a range; did you mean 'low'?",),
+    ),
+    "upper for high": (
+        replaced("{low: 0.0, high: 1.0}", "{low: 0.0, upper: 1.0}"),
+        ("search.yaml: recipe.models[1].parameters.weight.upper: unknown key of a range; did you mean 'high'?",),
+    ),
+    "options for choices in a filter": (
+        replaced("weight: {low: 0.0, high: 1.0}", "weight: {filter: mlp, value: {options: [0.1, 0.2]}}"),
+        ("search.yaml: recipe.models[1].parameters.weight.value.options: unknown key of a range", "'choices'"),
+    ),
+    "a layer range of from and to": (
+        method("  merge_method: passthrough\n  slices: [{sources: [{model: a, layer_range: {from: 0, to: 2}}]}]"),
+        ("search.yaml: recipe.slices[0].sources[0].layer_range.from: unknown key of a range", "'low'"),
+    ),
     "unknown method": (
         replaced("merge_method: ties", "merge_method: tie"),
         ("search.yaml: recipe.merge_method: unknown method 'tie'", "did you mean 'ties'"),
