@@ -74,8 +74,8 @@ def _check_names(recipe: Recipe, given: Mapping[str, object], stacks: Mapping[st
             "put what is under it at the top of the recipe"
         )
     raise MergingError(
-        f"{recipe.at('modules')}: the model's are {', '.join(map(repr, stacks))}, but the recipe has {listed}; give each "
-        "of them"
+        f"{recipe.at('modules')}: the model's are {', '.join(map(repr, stacks))}, but the recipe has {listed}; "
+        "give each of them"
     )
 
 
