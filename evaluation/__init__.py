@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from evaluation.errors import ConsentError, EvaluationError, ScreenedError
     from evaluation.evaluator import Evaluator
     from evaluation.generation.book import DraftBook, DraftEntry
+    from evaluation.generation.compute import Speeds, compute_speeds
     from evaluation.generation.draws import Sampling
-    from evaluation.generation.protocol import BACKENDS, BackendName, Generated, Generator, Request
+    from evaluation.generation.protocol import BACKENDS, BackendName, ComputeDtype, Generated, Generator, Request
     from evaluation.problems import Problem, ProblemSet, PromptFormat, load_problem_sets, load_problems
     from evaluation.prompts import PROMPT_FORMATS
     from evaluation.report import Outcome, Report
@@ -31,6 +32,7 @@ _HOMES = {
     "BACKENDS": "generation.protocol",
     "BackendName": "generation.protocol",
     "PROMPT_FORMATS": "prompts",
+    "ComputeDtype": "generation.protocol",
     "ConsentError": "errors",
     "EvaluationError": "errors",
     "DraftBook": "generation.book",
@@ -50,8 +52,10 @@ _HOMES = {
     "SandboxPool": "sandbox.pool",
     "ScoredSamples": "samples",
     "ScreenedError": "errors",
+    "Speeds": "generation.compute",
     "Status": "sandbox.verdict",
     "Verdict": "sandbox.verdict",
+    "compute_speeds": "generation.compute",
     "load_problem_sets": "problems",
     "load_problems": "problems",
     "paired_test": "scoring",
@@ -64,6 +68,7 @@ __all__ = [
     "BACKENDS",
     "PROMPT_FORMATS",
     "BackendName",
+    "ComputeDtype",
     "ConsentError",
     "DraftBook",
     "DraftEntry",
@@ -83,8 +88,10 @@ __all__ = [
     "SandboxPool",
     "ScoredSamples",
     "ScreenedError",
+    "Speeds",
     "Status",
     "Verdict",
+    "compute_speeds",
     "load_problem_sets",
     "load_problems",
     "paired_test",

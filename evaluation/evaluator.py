@@ -131,7 +131,10 @@ class Evaluator:
         samples = range(self.sampling.samples)
         ordered = {task: tuple(found[task, sample] for sample in samples) for task in chosen.task_ids}
         ended = time.perf_counter()
-        return Report(chosen.name, prompt or self.prompt, ordered, chosen.parts, ended - started, written[0] - started)
+        return Report(
+            chosen.name, prompt or self.prompt, ordered, chosen.parts, ended - started, written[0] - started,
+            str(model.dtype).removeprefix("torch."),
+        )  # fmt: skip
 
     def stream(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, problems: ProblemSet | None = None

@@ -34,6 +34,7 @@ class Report:
         parts: the sets that are scored together; none if it is one.
         seconds: from the first prompt to the last verdict.
         generation_seconds: of these, until the last completion was written.
+        compute_dtype: what the model computed in, as torch names it.
     """
 
     problems: str
@@ -42,6 +43,7 @@ class Report:
     parts: tuple[Part, ...]
     seconds: float
     generation_seconds: float
+    compute_dtype: str = ""
 
     @property
     def outcomes(self) -> Mapping[str, Outcome]:

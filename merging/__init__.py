@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from merging.loading import load_model
     from merging.merger import Merger
     from merging.methods import METHODS
+    from merging.models import compute_in_float32
     from merging.parents import ParentSet
     from merging.plan import Plan
     from merging.recipes.recipe import Recipe
@@ -48,6 +49,7 @@ _HOMES = {
     "Recipe": "merging.recipes.recipe",
     "YamlReader": "merging.recipes.yaml_file",
     "choose_kernels": "merging.compiling",
+    "compute_in_float32": "merging.models",
     "contents_of": "merging.checkpoints.contents",
     "export_model": "merging.export",
     "load_model": "merging.loading",
@@ -76,6 +78,7 @@ __all__ = [
     "Recipe",
     "YamlReader",
     "choose_kernels",
+    "compute_in_float32",
     "contents_of",
     "export_model",
     "load_model",

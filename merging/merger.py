@@ -8,7 +8,7 @@ holds the same numbers. After an error the model's tensors are undefined until t
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from itertools import chain
@@ -40,7 +40,7 @@ class Merger:
         parents: the open parents of every recipe that will be applied.
         random_seed: the seed of the methods that draw random numbers (dare_*); the same seed gives the same model.
         kernels: the compiled kernels; without them the same bits come out, later.
-        compute_dtype: float32 to let a model of 16 bits compute in it; by default it computes in its own dtype.
+        compute_dtype: float32 lets a model of 16 bits compute in that; by default each computes in its own dtype.
 
     Attributes:
         compute_dtype: the same; what is set before an `apply` holds for its model.
@@ -73,6 +73,14 @@ class Merger:
     def plan(self, recipe: Recipe) -> Plan:
         """Return what `apply` would do. Raises MergingError where the recipe does not fit the parents."""
         return make_plan(recipe, self.parents)
+
+    def dtype(self, recipe: Recipe) -> torch.dtype:
+        """Return the dtype of a merge as a model. Raises MergingError where the recipe does not fit the parents."""
+        return model_dtype(self.plan(recipe), self.parents)
+
+    def shapes(self, recipe: Recipe) -> Sequence[torch.Size]:
+        """Return the shapes of a merge's tensors. Raises MergingError where the recipe does not fit the parents."""
+        return [self.parents.shape(*step.sources()[0]) for step in self.plan(recipe).steps]
 
     def calibrate(self, recipe: Recipe, progress: Callable[[str, int, int], None] | None = None) -> None:
         """Do what `apply` would do first, once for all recipes: run the parents over their calibration texts, if any.

@@ -118,7 +118,9 @@ def _widen(model: Any, dtype: torch.dtype) -> None:
 
 
 def compute_in_float32(model: PreTrainedModel) -> None:
-    """Let a model of 16 bits compute in float32, which holds each of its numbers: the weights stay what they are."""
+    """Let a model of 16 bits compute in float32, which holds each of its numbers; a wider one is left as it is."""
+    if model.dtype.itemsize != 2:
+        return
     for tensor in chain(model.parameters(), model.buffers()):
         if tensor.is_floating_point() and tensor.dtype.itemsize == 2:
             tensor.data = tensor.data.float()

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from evaluation import BackendName, ProblemSet, PromptFormat, Sampling, load_problems
+from evaluation import BackendName, ComputeDtype, ProblemSet, PromptFormat, Sampling, load_problems
 from evaluation.problems import SETS, is_there
 from merging import YamlReader, missing_part, renamed, shown, split_reference
 from search.errors import SearchError
@@ -103,6 +103,7 @@ class EvaluationSection(_Section):
     )
     prompt: PromptSection = PromptSection()
     backend: BackendName = "transformers"
+    compute_dtype: ComputeDtype = "auto"
     max_new_tokens: int = Field(default=512, gt=0)
     batch_size: int | None = Field(default=None, gt=0)
     report_fraction: float = Field(default=0.5, ge=0, lt=1)
@@ -112,6 +113,12 @@ class EvaluationSection(_Section):
     top_p: float = Field(default=1.0, gt=0, le=1)
     workers: int | None = Field(default=None, gt=0)
     allow_code_execution: bool = False
+
+    @model_validator(mode="after")
+    def _backend_computes_so(self) -> EvaluationSection:
+        if self.backend == "vllm" and self.compute_dtype == "float32":
+            raise ValueError("compute_dtype: float32: vllm computes in the recipe's dtype; take auto or recipe")
+        return self
 
     @model_validator(mode="after")
     def _sampling_makes_sense(self) -> EvaluationSection:

@@ -53,7 +53,8 @@ def export_trial(
     seed = config.merging.random_seed
     device = choose_device(config.merging.device, f"{folder.config_file}: merging.device")
     target = Path(to)
-    card = model_card(recipe, target.resolve().name, seed, _evidence(row, leaderboard, config.evaluation))
+    computed = "the model's own dtype" if folder.compute_dtype == "recipe" else folder.compute_dtype
+    card = model_card(recipe, target.resolve().name, seed, _evidence(row, leaderboard, config.evaluation, computed))
     export_model(
         recipe, target, random_seed=seed, device=device, max_shard_size=max_shard_size, card=card,
         mergekit_compatible=mergekit_compatible, compile=config.merging.compile, progress=progress,
@@ -97,13 +98,13 @@ def _problems(settings: EvaluationSection) -> str:
     return ", ".join(f"`{name}`{weight}" for name, weight in named)
 
 
-def _evidence(row: Row, leaderboard: Leaderboard, settings: EvaluationSection) -> str:
+def _evidence(row: Row, leaderboard: Leaderboard, settings: EvaluationSection, computed: str) -> str:
     lines = [
         "",
         "## Scores",
         "",
         f"pass@1, {_decoding(settings)}, prompt format `{settings.prompt.format}`, problems {_problems(settings)}, up "
-        f"to {settings.max_new_tokens} new tokens.",
+        f"to {settings.max_new_tokens} new tokens, computed in {computed}.",
         "",
         "| split | score | 95% interval |",
         "|---|---|---|",

@@ -24,6 +24,8 @@ Names: TypeAlias = Mapping[str, str]
 CONTENTS, PLACE, BESIDE, DIGESTS = "contents", "place", "beside", "digests"
 # Kinds of digests besides those of a model's files: of the hub's models, and of what is no model.
 COMMIT, FILE, PROBLEMS = "commit", "file", "problems"
+COMPUTE_DTYPE = "compute_dtype"
+_EVALUATION = "evaluation"
 # It is looked at where it may be executed, which may change while a search goes on.
 _CODE = "code"
 
@@ -38,6 +40,8 @@ def check(path: Path, there: Identity, here: Identity, source: str) -> None:
         source: the config's file.
     """
     for key, one, other in _leaves(_settings(there), _settings(here), ""):
+        if other == "auto" and key == f"{_EVALUATION}.{COMPUTE_DTYPE}":
+            continue  # whatever is faster here: what was chosen where the search began holds
         pairs = _pairs(one, other, there, here)
         for before, now in pairs:
             kinds = differing(there[CONTENTS][before][DIGESTS], here[CONTENTS][now][DIGESTS])
@@ -78,8 +82,14 @@ def adopted(there: Identity, here: Identity) -> Identity:
     return there | {CONTENTS: {name: held | places[name] for name, held in there[CONTENTS].items()}}
 
 
+def computes_in(identity: Identity) -> str:
+    """Return what models are scored in: the recipe's dtype or float32, or ``auto`` before one is chosen."""
+    return str(_settings(identity)[_EVALUATION][COMPUTE_DTYPE])
+
+
 def _settings(identity: Identity) -> Identity:
-    return {key: value for key, value in identity.items() if key != CONTENTS}
+    evaluation = {COMPUTE_DTYPE: "recipe"} | identity.get(_EVALUATION, {})  # what it was before there was a choice
+    return {key: value for key, value in identity.items() if key != CONTENTS} | {_EVALUATION: evaluation}
 
 
 def _leaves(there: Any, here: Any, key: str) -> Iterator[tuple[str, Any, Any]]:

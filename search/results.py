@@ -25,11 +25,11 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from merging.caches import put, sweep
 from search.errors import SearchError
-from search.identity import Identity, adopted, check
+from search.identity import COMPUTE_DTYPE, Identity, adopted, check, computes_in
 from search.locks import exclusive, held, is_held
 
 if TYPE_CHECKING:
@@ -114,7 +114,9 @@ class ResultsFolder:
             return None
         known = cls.open(path).identity
         # Through JSON once, so that tuples and lists are one.
-        check(path, known, json.loads(json.dumps(identity)), config.source)
+        here = json.loads(json.dumps(identity))
+        here["evaluation"][COMPUTE_DTYPE] = config.evaluation.compute_dtype
+        check(path, known, here, config.source)
         return known
 
     @property
@@ -161,6 +163,11 @@ class ResultsFolder:
             return {name: list(known[name]) for name in ("search", "report")}
         except (KeyError, TypeError) as error:
             raise SearchError(f"{self.path / _SEARCH}: cannot be read ({error}); {RESTORE}") from None
+
+    @property
+    def compute_dtype(self) -> Literal["recipe", "float32"]:
+        """What every model of the search computes in: the recipe's dtype, or float32. Raises SearchError."""
+        return "float32" if computes_in(self.identity) == "float32" else "recipe"
 
     @property
     def drafts(self) -> Path:

@@ -11,17 +11,19 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from types import FrameType
 
+import torch
 from optuna.trial import FrozenTrial, Trial, TrialState
 from transformers import PreTrainedTokenizerBase
 
 from evaluation import ConsentError, Evaluator, ProblemSet
 from merging import FileDigests, Merger, MergingError, ParentSet, Recipe, choose_kernels, load_tokenizer
+from search.compute import Compute
 from search.config import SearchConfig
 from search.contents import ParentContents
 from search.devices import choose_device
@@ -149,11 +151,14 @@ class _Worker:
             for recipe in fitting.recipes:
                 merger.calibrate(recipe, self._calibrating)
             # Only now is anything written: whatever is wrong with the input has been found.
+            compute = self._compute(merger, fitting.recipes)
+            identity["evaluation"]["compute_dtype"] = compute.dtype
             folder = ResultsFolder.create(path, config, identity, fresh)
             # Where the parents were moved since, the study calls them as it always did.
             places = moved(folder.identity, identity)
             self.config = config = config.with_names({here: there for there, here in places.items()})
             with storage_errors(folder), folder.logging(), folder.sign_in() as name:
+                merger.compute_dtype = self._as_recorded(compute, folder)
                 parents.statistics.write()
                 self._tell_isolation(scorer, folder, name)
                 scorer.remember_in(folder.verdicts)
@@ -188,6 +193,23 @@ class _Worker:
         if choice.note:
             self.progress.say(choice.note)
         return Merger(parents, settings.random_seed, choice.kernels)
+
+    def _compute(self, merger: Merger, recipes: Sequence[Recipe]) -> Compute:
+        """Choose what scoring would compute in if the search began here."""
+        settings = self.config.evaluation
+        recipe = next((each for each in recipes if merger.dtype(each).itemsize == 2), recipes[0])
+        device = str(merger.parents.device)
+        shapes = merger.shapes(recipe)
+        return Compute.choose(settings.compute_dtype, merger.dtype(recipe), shapes, device, settings.backend)
+
+    def _as_recorded(self, here: Compute, folder: ResultsFolder) -> torch.dtype | None:
+        """Return what the search computes in, chosen by whoever began it, and say so if that is slow here."""
+        compute, cost = here.instead(folder.compute_dtype)
+        times = f"; here float32 is {here.speeds.speedup:.1f}x as fast as {here.own}" if here.speeds else ""
+        _LOG.info("scoring computes in %s%s", compute, times)
+        if cost:
+            self.progress.say(cost)
+        return compute.torch_dtype
 
     def _check_folder(self, path: Path, identity: Identity, fresh: bool) -> None:
         known = None if fresh else ResultsFolder.check(path, self.config, identity)

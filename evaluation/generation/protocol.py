@@ -12,6 +12,8 @@ if TYPE_CHECKING:  # names of backends are known without waiting for torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 BackendName: TypeAlias = Literal["transformers", "vllm"]
+# What models compute in: the recipe's dtype or float32, whichever is faster on the CPU at hand; or always one of them.
+ComputeDtype: TypeAlias = Literal["auto", "recipe", "float32"]
 # Told the index of a request and its reference's mean log-likelihood.
 OnLikelihood: TypeAlias = Callable[[int, float], None]
 BACKENDS: tuple[BackendName, ...] = get_args(BackendName)

@@ -12,12 +12,17 @@ from transformers import PreTrainedModel
 _PARAMETERS_WORTH_THREADS = 10_000_000
 
 
-@contextlib.contextmanager
-def threads_for(model: PreTrainedModel) -> Iterator[None]:
+def threads_for(model: PreTrainedModel) -> contextlib.AbstractContextManager[None]:
     """Use one thread for a tiny model on a CPU, and give the others back."""
+    is_tiny = model.device.type == "cpu" and model.num_parameters() < _PARAMETERS_WORTH_THREADS
+    return one_thread() if is_tiny else contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch use one thread, and give the others back."""
     before = torch.get_num_threads()
-    if model.device.type == "cpu" and model.num_parameters() < _PARAMETERS_WORTH_THREADS:
-        torch.set_num_threads(1)
+    torch.set_num_threads(1)
     try:
         yield
     finally:

@@ -99,7 +99,7 @@ def print_report(report: Report, as_json: bool) -> None:
     further = "".join(f", pass@{k} {report.pass_at(k):.1%}" for k in report.tries[1:])
     click.echo(
         f"pass@1 {report.pass_at_1:.1%} (95% interval {low:.1%} to {high:.1%}){further}, {passed} of {total}, "
-        f"{report.seconds:.1f} s"
+        f"{report.seconds:.1f} s, computed in {report.compute_dtype}"
     )
 
 
@@ -111,6 +111,7 @@ def described(report: Report) -> dict[str, Any]:
         "interval": [low, high],
         "scores": dict(report.scores),
         "prompt": report.prompt,
+        "compute_dtype": report.compute_dtype,
         "seconds": report.seconds,
         "problems": {task: _described(outcomes) for task, outcomes in report.samples.items()},
     }
@@ -137,6 +138,8 @@ def print_tried(rows: Sequence[Tried], as_json: bool) -> None:
 
     if not as_json:
         _print_table(table(rows))
+        for dtype in {row.report.compute_dtype for row in rows if row.report}:
+            click.echo(f"computed in {dtype}")
         return
     found = [
         {**(described(row.report) if row.report else {}), "prompt": row.prompt, "tokenizer": row.tokenizer}

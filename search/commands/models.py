@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,7 +24,11 @@ from search.commands.display import (
 from search.startup import quick_imports
 
 if TYPE_CHECKING:
+    import torch
+
+    from evaluation import BackendName, ComputeDtype
     from merging import Recipe
+    from search.compute import Compute
 
 
 @click.command()
@@ -115,6 +120,7 @@ def merge(
 @click.option("--max-new-tokens", type=click.IntRange(min=1), default=512, show_default=True)
 @click.option("--batch-size", type=click.IntRange(min=1), help="Prompts at once; found by itself if not given.")
 @options.BACKEND
+@options.COMPUTE_DTYPE
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @options.LAZY_UNPICKLE
 @options.TRUST
@@ -132,7 +138,8 @@ def evaluate(
     top_p: float,
     max_new_tokens: int,
     batch_size: int | None,
-    backend: str,
+    backend: BackendName,
+    compute_dtype: ComputeDtype,
     as_json: bool,
     lazy_unpickle: bool,
     trust_remote_code: bool,
@@ -158,12 +165,16 @@ def evaluate(
         raise EvaluationError(f"--{str(error).replace('top_p', 'top-p', 1)}") from None
     if device_map and device != "auto":
         raise click.UsageError("--device and --device-map say where to work; give one of the two")
+    if backend == "vllm" and compute_dtype == "float32":
+        raise click.UsageError("--compute-dtype float32: vllm computes in the weights' dtype; take auto or recipe")
     chosen = load_problem_sets(problems)
     reference = load_recipe(model) if model.endswith((".yaml", ".yml")) else model
     with quick_imports():
         from evaluation import Evaluator  # only now: it waits for torch
+    from search.compute import Compute
     from search.devices import choose_device
 
+    compute = partial(Compute.choose, compute_dtype, backend=backend)
     settings: dict[str, Any] = {
         "prompt": prompt,
         "max_new_tokens": max_new_tokens,
@@ -175,7 +186,14 @@ def evaluate(
         Evaluator(chosen, allow_code_execution=allow_code_execution, **settings) as evaluator,
         bar() as progress,
         _model(
-            reference, choose_device(device), device_map, random_seed, lazy_unpickle, trust_remote_code, progress
+            reference,
+            choose_device(device),
+            device_map,
+            random_seed,
+            lazy_unpickle,
+            trust_remote_code,
+            compute,
+            progress,
         ) as loaded,
     ):
         tell_isolation(evaluator.sandbox.isolation)
@@ -257,16 +275,19 @@ def _model(
     random_seed: int,
     lazy_unpickle: bool,
     trusted: bool,
+    compute: Callable[[torch.dtype, Iterable[Sequence[int]], str], Compute],
     progress: Callable[[str, int, int], None],
 ) -> Iterator[tuple[Any, Any]]:
     """Yield the live model and the tokenizer of a checkpoint or of a recipe."""
-    from merging import Merger, ParentSet, Recipe, load_model, load_tokenizer
+    from merging import Merger, ParentSet, Recipe, compute_in_float32, load_model, load_tokenizer
     from merging.unread import unread, unread_notes
 
     if isinstance(reference, str) and device_map:
         reference = Recipe.single(reference)  # what merges tensor by tensor also loads them onto their devices
     if isinstance(reference, str):
         plain = load_model(reference, device, lazy_unpickle=lazy_unpickle, trust_remote_code=trusted)
+        if compute(plain.dtype, [each.shape for each in plain.parameters()], device).torch_dtype:
+            compute_in_float32(plain)
         yield plain, load_tokenizer(reference, trusted)
         return
     with ParentSet.open(
@@ -279,5 +300,7 @@ def _model(
     ) as parents:
         tell(*parents.notes, *unread_notes(unread(reference, parents)))
         merger = Merger(parents, random_seed)
+        chosen = compute(merger.dtype(reference), merger.shapes(reference), str(parents.device))
+        merger.compute_dtype = chosen.torch_dtype
         model = merger.apply(reference, lambda done, total: progress("merging", done, total))
         yield model, merger.tokenizer(reference)

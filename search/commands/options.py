@@ -11,6 +11,13 @@ BACKEND = click.option(
     show_default=True,
     help="What runs the models; vllm comes with pip install 'merge-search[vllm]'.",
 )
+COMPUTE_DTYPE = click.option(
+    "--compute-dtype",
+    type=click.Choice(["auto", "recipe", "float32"]),
+    default="auto",
+    show_default=True,
+    help="What the model computes in: the dtype of its weights, or float32; auto: what is faster here, on a CPU.",
+)
 CONSENT = click.option(
     "--allow-code-execution", is_flag=True, help="Agree to execute the code that the models write, in a sandbox."
 )

@@ -9,9 +9,12 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from transformers import PreTrainedModel
 
+from merging import compute_in_float32, load_model
 from search import SearchConfig, run_search
 from search.cli import main
+from search.results import ResultsFolder
 from tests.search.family import Family, make_family
 
 Command = Callable[..., Result]
@@ -47,6 +50,14 @@ def command() -> Command:
         return CliRunner().invoke(main, [str(word) for word in words])
 
     return run
+
+
+def load_as_scored(model: str | Path, results: Path) -> PreTrainedModel:
+    """Return a model that computes in what the models of a search were scored in."""
+    loaded = load_model(str(model))
+    if ResultsFolder.open(results).compute_dtype == "float32":
+        compute_in_float32(loaded)
+    return loaded
 
 
 def fingerprint(folder: Path) -> dict[str, str]:

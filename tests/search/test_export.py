@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from evaluation import Evaluator, load_problems
-from merging import Merger, MergingError, ParentSet, Recipe, load_model, load_tokenizer
+from merging import Merger, MergingError, ParentSet, Recipe, load_tokenizer
 from search import Leaderboard, SearchConfig, SearchError, export_trial, run_search
-from tests.search.conftest import Command
+from tests.search.conftest import Command, load_as_scored
 from tests.search.family import Family
 from tests.search.processes import running
 
@@ -52,7 +52,7 @@ def _writes_what_was_scored(model: Path, results: Path, trial: int, family: Fami
     was = {line["task_id"]: line["completion"] for line in map(json.loads, lines)}
     problems = load_problems(family.problems).subset(was.keys())
     with Evaluator(problems, allow_code_execution=True, max_new_tokens=12) as evaluator:
-        report = evaluator.evaluate(load_model(str(model)), load_tokenizer(str(model)))
+        report = evaluator.evaluate(load_as_scored(model, results), load_tokenizer(str(model)))
     assert {task: outcome.completion for task, outcome in report.outcomes.items()} == was
 
 

@@ -1,0 +1,99 @@
+"""What a model of 16 bits computes in: its own dtype, or float32, which holds the same numbers.
+
+Most processors multiply matrices fast in float32 alone; one with AVX512-BF16 or AMX is faster in bfloat16, few are in
+float16. What is faster is measured, with matrix products of the model's shapes.
+
+Guarantees: a measurement takes well under a second of the processor's time, whatever the model's size. It is made with
+one thread and, on a CPU, by that thread's own clock, so that other work on the machine does not disturb it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from math import inf, prod
+from typing import Literal
+
+import torch
+
+from evaluation.generation.threads import one_thread
+
+# Where float32 is less than this much faster, a model computes as it will elsewhere.
+_WORTH_CHANGING = 1.3
+# Tokens of a pass that reads prompts (more take as long for each), and of one in which each of many rows writes.
+_TOKENS = (256, 80)
+# Of a large matrix a part is multiplied, which takes as long for each element.
+_MULTIPLICATIONS = 1 << 25
+_COLUMNS = 1024
+_SHAPES = 4
+_TRIES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Speeds:
+    """Seconds of the same matrix products in a model's own dtype, and in float32."""
+
+    own: float
+    float32: float
+
+    @property
+    def speedup(self) -> float:
+        """How many times as fast float32 is."""
+        return self.own / self.float32
+
+    @property
+    def choice(self) -> Literal["recipe", "float32"]:
+        """What to compute in."""
+        return "float32" if self.speedup >= _WORTH_CHANGING else "recipe"
+
+
+def compute_speeds(shapes: Iterable[Sequence[int]], dtype: torch.dtype, device: str = "cpu") -> Speeds | None:
+    """Measure the matrix products of a model in its own dtype and in float32; None where there is nothing to choose.
+
+    Args:
+        shapes: of the model's tensors.
+        dtype: the model's.
+        device: where it computes.
+    """
+    if not (dtype.is_floating_point and dtype.itemsize == 2):
+        return None
+    # The last two sizes are those of a linear map; a tensor of experts holds several.
+    elements: Counter[tuple[int, int]] = Counter()
+    for shape in shapes:
+        if len(shape) > 1:
+            elements[shape[-2], shape[-1]] += prod(shape)
+    dtypes = (dtype, torch.float32)
+    seconds = dict.fromkeys(dtypes, 0.0)
+    with one_thread(), torch.inference_mode():
+        for (rows, columns), weight in elements.most_common(_SHAPES):
+            for tokens in _TOKENS:
+                part = min(columns, _COLUMNS)
+                taken = _product(min(rows, _MULTIPLICATIONS // (tokens * part)), part, tokens, dtypes, device)
+                for each in dtypes:
+                    seconds[each] += weight * taken[each]
+    return Speeds(*seconds.values()) if elements else None
+
+
+def _product(
+    rows: int, columns: int, tokens: int, dtypes: Sequence[torch.dtype], device: str
+) -> dict[torch.dtype, float]:
+    """Return the seconds per multiplication in each dtype: the least of some tries, which take turns."""
+    least = dict.fromkeys(dtypes, inf)
+    operands = {
+        dtype: [torch.ones(size, columns, dtype=dtype, device=device) for size in (tokens, rows)] for dtype in dtypes
+    }
+    for _ in range(_TRIES):  # the first also decides how to compute
+        for dtype, (inputs, weights) in operands.items():
+            started = _now(device)
+            torch.nn.functional.linear(inputs, weights)
+            least[dtype] = min(least[dtype], _now(device) - started)
+    return {dtype: taken / (rows * columns * tokens) for dtype, taken in least.items()}
+
+
+def _now(device: str) -> float:
+    if torch.device(device).type == "cpu":
+        return time.thread_time()
+    torch.accelerator.synchronize(device)
+    return time.perf_counter()

@@ -1,0 +1,69 @@
+"""What models compute in while they are scored: chosen where a search begins, by a short measurement."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from evaluation import BackendName, ComputeDtype, Speeds, compute_speeds
+
+
+@dataclass(frozen=True, slots=True)
+class Compute:
+    """What models compute in.
+
+    Attributes:
+        dtype: the recipe's, or float32.
+        own: the recipe's, as torch names it.
+        speeds: what was measured here, if anything was.
+    """
+
+    dtype: Literal["recipe", "float32"]
+    own: torch.dtype
+    speeds: Speeds | None = None
+
+    @classmethod
+    def choose(
+        cls,
+        wanted: ComputeDtype,
+        own: torch.dtype,
+        shapes: Iterable[Sequence[int]],
+        device: str = "cpu",
+        backend: BackendName = "transformers",
+    ) -> Compute:
+        """Choose what models compute in: for ``auto`` what is faster on a CPU, and their own dtype anywhere else.
+
+        Args:
+            wanted: the setting.
+            own: the dtype of the models' weights.
+            shapes: the shapes of these.
+            device: where the models are.
+            backend: what runs them.
+        """
+        if wanted != "auto":
+            return cls(wanted, own)
+        speeds = compute_speeds(shapes, own, device) if backend == "transformers" else None
+        on_cpu = torch.device(device).type == "cpu"
+        return cls(speeds.choice if speeds and on_cpu else "recipe", own, speeds)
+
+    @property
+    def torch_dtype(self) -> torch.dtype | None:
+        """What a `Merger` takes for it."""
+        return torch.float32 if self.dtype == "float32" else None
+
+    def __str__(self) -> str:
+        # What has more bits than float32 is never narrowed.
+        computes_in = torch.float32 if self.dtype == "float32" and self.own.itemsize == 2 else self.own
+        return str(computes_in).removeprefix("torch.")
+
+    def instead(self, recorded: Literal["recipe", "float32"]) -> tuple[Compute, str]:
+        """Return what a search began with, and what that costs here, in a sentence, where this is faster."""
+        there = Compute(recorded, self.own)
+        if self.speeds is None or recorded == self.dtype:
+            return there, ""
+        times = self.speeds.speedup if recorded == "recipe" else 1 / self.speeds.speedup
+        cost = f"scoring computes in {there}, as where this search began; here {self} would be {times:.1f}x as fast"
+        return there, cost if times > 1 else ""

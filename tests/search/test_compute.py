@@ -1,0 +1,163 @@
+"""What models compute in is chosen where a search begins, recorded, and the same for every worker of it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from evaluation import Speeds
+from search import SearchConfig, SearchError, export_trial, run_search
+from search.compute import Compute
+from search.results import ResultsFolder
+from tests.search.conftest import Command
+from tests.search.family import Family
+from tests.search.test_run import Phases
+
+SLOW, FAST = Speeds(7.0, 1.0), Speeds(0.25, 1.0)  # processors without bfloat16, and with it
+Measure = Callable[[Speeds], None]
+
+
+@pytest.fixture
+def processor(monkeypatch: pytest.MonkeyPatch) -> Measure:
+    """Return a function that makes this a processor of other speeds."""
+
+    def become(speeds: Speeds) -> None:
+        monkeypatch.setattr("search.compute.compute_speeds", lambda *_: speeds)
+
+    return become
+
+
+def recorded(folder: Path) -> Any:
+    """Return what the folder's search.json says."""
+    return json.loads((folder / "search.json").read_text())["identity"]["evaluation"].get("compute_dtype")
+
+
+@pytest.mark.parametrize(("speeds", "chosen", "elsewhere"), [(SLOW, "float32", FAST), (FAST, "recipe", SLOW)])
+def test_a_worker_elsewhere_takes_what_the_search_began_with_and_says_what_that_costs(
+    speeds: Speeds, chosen: str, elsewhere: Speeds, family: Family, tmp_path: Path, processor: Measure
+) -> None:
+    processor(speeds)
+    config, phases = SearchConfig.load(family.write()), Phases()
+    run_search(config, tmp_path / "run", trials=1, progress=phases)
+    assert recorded(tmp_path / "run") == chosen
+    assert not phases.said
+    before = (tmp_path / "run" / "search.json").read_bytes()
+    processor(elsewhere)
+    run_search(config, tmp_path / "run", trials=2, progress=phases)
+    assert (tmp_path / "run" / "search.json").read_bytes() == before
+    there, here = ("float32", "bfloat16") if chosen == "float32" else ("bfloat16", "float32")
+    times = "4.0x" if chosen == "float32" else "7.0x"
+    assert phases.said == [
+        f"scoring computes in {there}, as where this search began; here {here} would be {times} as fast"
+    ]
+    log = (tmp_path / "run" / "worker.log").read_text()
+    assert log.count(f"scoring computes in {there}") == 2
+    export_trial(tmp_path / "run", tmp_path / "merged")
+    computed = "float32" if chosen == "float32" else "the model's own dtype"
+    assert f"computed in {computed}" in (tmp_path / "merged" / "README.md").read_text()
+
+
+def test_results_of_before_there_was_a_choice_go_on_in_the_recipes_dtype(
+    shared_family: Family, finished: Path, tmp_path: Path, processor: Measure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(shutil.copytree(finished, tmp_path / "run"))
+    known = json.loads((folder / "search.json").read_text())
+    del known["identity"]["evaluation"]["compute_dtype"]
+    (folder / "search.json").write_text(json.dumps(known))
+    processor(SLOW)
+    used: list[torch.dtype] = []
+    monkeypatch.setattr("search.trial.Merger.apply", _remembering(used))
+
+    def go_on(evaluation: str = "") -> None:
+        text = shared_family.config(evaluation=evaluation)
+        run_search(SearchConfig.parse(text, folder=shared_family.folder), folder, trials=4)
+
+    go_on()
+    assert set(used) == {torch.bfloat16}
+    go_on(", compute_dtype: recipe")
+    with pytest.raises(SearchError, match="compute_dtype was 'recipe' there and is 'float32' now"):
+        go_on(", compute_dtype: float32")
+
+
+def _remembering(used: list[torch.dtype]) -> Any:
+    from merging import Merger
+
+    apply = Merger.apply
+
+    def remembering(self: Merger, *given: Any, **named: Any) -> Any:
+        model = apply(self, *given, **named)
+        used.append(model.dtype)
+        return model
+
+    return remembering
+
+
+def test_parents_trials_and_finalists_are_scored_in_one_dtype_which_a_config_may_fix(
+    family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[torch.dtype] = []
+    monkeypatch.setattr("search.trial.Merger.apply", _remembering(used))
+    config = SearchConfig.load(family.write(evaluation=", compute_dtype: float32"))
+    run_search(config, tmp_path / "run", trials=1)
+    assert len(used) == 4 + 1 + 4 + 1
+    assert set(used) == {torch.float32}
+    assert recorded(tmp_path / "run") == "float32"
+
+
+def test_workers_that_begin_at_once_on_different_processors_agree(family: Family, tmp_path: Path) -> None:
+    # Each has measured before either has made the folder; the second finds what the first wrote.
+    config = SearchConfig.load(family.write())
+    identities = [config.identity for _ in range(2)]
+    for identity, chosen in zip(identities, ("float32", "recipe"), strict=True):
+        identity["evaluation"]["compute_dtype"] = chosen
+        folder = ResultsFolder.create(tmp_path / "run", config, identity)
+        assert folder.compute_dtype == "float32"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "backend", "device", "chosen"),
+    [
+        ("auto", "transformers", "cpu", "float32"),
+        ("auto", "vllm", "cpu", "recipe"),
+        ("auto", "transformers", "cuda", "recipe"),
+        ("recipe", "transformers", "cpu", "recipe"),
+        ("float32", "transformers", "cuda", "float32"),
+    ],
+)
+def test_the_choice_is_made_on_a_cpu_alone(
+    wanted: Any, backend: Any, device: str, chosen: str, processor: Measure
+) -> None:
+    processor(SLOW)
+    assert Compute.choose(wanted, torch.bfloat16, [(64, 32)], device, backend).dtype == chosen
+
+
+def test_vllm_in_float32_is_refused_by_its_key(family: Family, command: Command) -> None:
+    file = family.write(evaluation=", backend: vllm, compute_dtype: float32")
+    with pytest.raises(
+        SearchError, match=r"evaluation.*compute_dtype: float32: vllm computes in the recipe's dtype; take"
+    ):
+        SearchConfig.load(file)
+    words = ["evaluate", family.a, "--backend", "vllm", "--compute-dtype", "float32", "--allow-code-execution"]
+    assert "--compute-dtype float32: vllm computes in the weights' dtype" in command(*words).stderr
+
+
+def test_an_evaluation_says_what_it_computed_in(family: Family, command: Command, processor: Measure) -> None:
+    recipe = family.folder / "average.yaml"
+    recipe.write_text(
+        f"merge_method: linear\nmodels: [{{model: {family.a}, parameters: {{weight: 1}}}}]\ndtype: float16\n"
+    )
+    words = ["--problems", family.problems, "--max-new-tokens", "4", "--allow-code-execution"]
+    processor(SLOW)
+    for model, own in ((family.a, "bfloat16"), (recipe, "float16")):
+        for wanted, used in (("auto", "float32"), ("recipe", own)):
+            found = command("evaluate", model, *words, "--compute-dtype", wanted, "--json")
+            assert json.loads(found.stdout)["compute_dtype"] == used
+    assert "computed in float32" in command("evaluate", family.a, *words).stdout
+    formats = command("evaluate", recipe, *words, "--prompt-formats", "all").stdout
+    assert formats.splitlines()[-1] == "computed in float32"
