@@ -20,6 +20,7 @@ from merging.checkpoints.assembled import assemble
 from merging.checkpoints.checkpoint import Checkpoint
 from merging.checkpoints.config import Config
 from merging.checkpoints.differences import different_computations, different_heads, different_ids
+from merging.checkpoints.fit import check_fit
 from merging.checkpoints.weights import Digest, StoredTensor
 from merging.errors import MergingError
 from merging.placement import DeviceMap, Placement
@@ -55,6 +56,7 @@ class ParentSet:
         self.checkpoints = {name: assemble(checkpoint, reference) for name, checkpoint in checkpoints.items()}
         self.statistics = statistics
         self._derived: dict[tuple[str, str], StoredTensor] = {}
+        self._own = {name: self._own_architecture(checkpoint) for name, checkpoint in self.checkpoints.items()}
         self._stacks = {name: self._own_stacks(checkpoint) for name, checkpoint in self.checkpoints.items()}
         self._layer_shapes: dict[tuple[str, str, int], Mapping[str, torch.Size]] = {}
         self._differences: dict[str, None] = {}
@@ -108,7 +110,7 @@ class ParentSet:
             largest = max(checkpoint.nbytes for checkpoint in checkpoints.values())
             memory_budget = Budget.of(where, largest, memory_budget)
         parents = cls(checkpoints, where, memory_budget, memo)
-        parents._check(allow_crimes)
+        parents._check(checkpoints, allow_crimes)
         if device_map is not None:
             parents._spread(device_map, None if given is None else memory_budget)
         for recipe in every:
@@ -271,14 +273,20 @@ class ParentSet:
 
     def _own_stacks(self, checkpoint: Checkpoint) -> dict[str, Stack]:
         """Return a parent's layers; they may be of other kinds than the reference's, or more."""
-        reference = self.checkpoints[self._reference]
-        own = self.architecture.stacks
-        if checkpoint.config.model_type != reference.config.model_type:  # a crime, judged by the reference's tensors
+        architecture = self._own[checkpoint.reference]
+        own = (architecture or self.architecture).stacks
+        if architecture is None:  # a crime, judged by the reference's tensors
             depths = [self.architecture.count_layers(checkpoint.tensors, stack.head) for stack in own]
             own = tuple(stack.of_depth(depth) for stack, depth in zip(own, depths, strict=True))
-        elif _content(checkpoint.config) != _content(reference.config):
-            own = checkpoint.architecture_as(reference).stacks
         return {stack.head: stack for stack in own}
+
+    def _own_architecture(self, checkpoint: Checkpoint) -> Architecture | None:
+        """Return what a parent's own config makes of it, by a merge's names; None of a model of another type."""
+        reference = self.checkpoints[self._reference]
+        if checkpoint.config.model_type != reference.config.model_type:
+            return None
+        same = _content(checkpoint.config) == _content(reference.config)
+        return self.architecture if same else checkpoint.architecture_as(reference)
 
     def _stored_name(self, parent: str, name: str) -> str:
         tensors = self.checkpoints[parent].tensors
@@ -304,7 +312,7 @@ class ParentSet:
                     "has a tokenizer_source"
                 )
 
-    def _check(self, allow_crimes: bool) -> None:
+    def _check(self, files: Mapping[str, Checkpoint], allow_crimes: bool) -> None:
         reference = self.checkpoints[self._reference]
         for checkpoint in self.checkpoints.values():
             if checkpoint.config.model_type != reference.config.model_type and not allow_crimes:
@@ -314,6 +322,7 @@ class ParentSet:
                     "can be merged, unless --allow-crimes (allow_crimes=True) takes those whose tensors fit"
                 )
             self._check_depth(checkpoint)
+            self._check_fit(files[checkpoint.reference])
             for name in self.names(checkpoint.reference):
                 if not self.has(checkpoint.reference, name):
                     raise MergingError(
@@ -323,6 +332,13 @@ class ParentSet:
         for checkpoint in self.checkpoints.values():
             self._check_shapes(checkpoint, reference)
             self._compare(checkpoint, reference, allow_crimes)
+
+    def _check_fit(self, files: Checkpoint) -> None:
+        """Check a parent against its own config."""
+        if architecture := self._own[files.reference]:
+            check_fit(self.checkpoints[files.reference], architecture)
+        else:
+            check_fit(assemble(files, files), files.architecture)
 
     def _check_depth(self, checkpoint: Checkpoint) -> None:
         main = self.architecture.main
@@ -357,11 +373,6 @@ class ParentSet:
             of_reference.setdefault(pattern(name), []).append(self.shape(self._reference, name))
         for name in self.names(checkpoint.reference):
             found = self.shape(checkpoint.reference, name)
-            if checkpoint is reference and found != self.architecture.shapes.get(name, found):
-                raise MergingError(
-                    f"model {checkpoint.reference}: tensor {name} has shape {list(found)}, but its config makes it "
-                    f"{list(self.architecture.shapes[name])}; the files are not of one model"
-                )
             free = 1 if name in self.architecture.by_token else 0
             # Layers of other kinds may have a tensor of the same name in another shape.
             fitting = of_reference.get(pattern(name)) or [found]

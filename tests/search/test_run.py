@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from evaluation import ConsentError, Evaluator, load_problems
 from evaluation.judge import Judge
 from evaluation.sandbox.pool import Batch
-from merging import load_tokenizer
+from merging import MergingError, load_tokenizer
 from search import Leaderboard, SearchConfig, SearchError, export_trial, run_search
 from search.progress import Silent, Terminal
 from search.results import ResultsFolder
@@ -295,6 +295,17 @@ def test_parents_that_cannot_be_scored_end_the_search_with_the_reason(family: Fa
         run_search(config, tmp_path / "run", progress=progress)
     assert "parents 3/4: base  failed" in shown.getvalue()
     assert "best parent" not in shown.getvalue()
+
+
+@pytest.mark.parametrize("model", ["base", "b"])
+def test_a_parent_whose_config_contradicts_its_files_is_refused_before_anything_is_written(
+    family: Family, tmp_path: Path, model: str
+) -> None:
+    file = family.folder / model / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"hidden_size": 64}))
+    with pytest.raises(MergingError, match=rf"/{model}: tensor .* has .*32\], but its config makes it \[.*64\]"):
+        run_search(SearchConfig.load(family.write()), tmp_path / "run", trials=1)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_changed_problem_file_is_another_search(family: Family, tmp_path: Path) -> None:
