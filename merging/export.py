@@ -12,7 +12,7 @@ import glob
 import json
 import math
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 import yaml
@@ -62,12 +62,14 @@ def export_model(
     mergekit_compatible: bool = False,
     statistics: Path | None = None,
     digests: FileDigests | None = None,
+    end_tokens: Collection[int] = (),
     progress: Callable[[str, int, int], None] | None = None,
     note: Callable[[str], None] | None = None,
 ) -> None:
     """Merge a recipe into a folder: recipe.yaml, safetensors, configs, tokenizer and model card.
 
-    In config.json and generation_config.json the ids of special tokens are those of the tokenizer.
+    In config.json and generation_config.json the ids of special tokens are those of the tokenizer; the latter lists the
+    token with which its chat template closes an answer, too.
     With `mergekit_compatible`, and a method that mergekit does not have, all this goes into its folder ``delta``, and
     beside that a recipe.yaml that mergekit makes the same tensors of.
 
@@ -87,6 +89,7 @@ def export_model(
         mergekit_compatible: whether mergekit must be able to read what is exported.
         statistics: a folder in which a search keeps what it computed of the parents alone; it is read only.
         digests: of the parents' files, where somebody else needs these, too.
+        end_tokens: ids that end an answer besides the tokenizer's own, for generation_config.json.
         progress: called with (phase, done, in all).
         note: called with what is otherwise than a person would hope, in sentences.
 
@@ -131,7 +134,8 @@ def export_model(
                 folder.mkdir()
                 _write_equivalent(recipe, plan, parents, part, to, write_model_card)
             _write_weights(plan, parents, folder, limit, random_seed, choice.kernels, progress)
-            _write_configs(recipe, plan, parents, folder, tokenizer.special if tokenizer else None)
+            special = tokenizer.special.ending(end_tokens) if tokenizer else None
+            _write_configs(recipe, plan, parents, folder, special)
             if tokenizer:
                 tokenizer.save(folder)
             (folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")

@@ -63,7 +63,8 @@ def generation_config_text(donor: Checkpoint, special: SpecialTokens | None) -> 
     if file.exists():
         # Not through transformers, which refuses to save what many models have (a temperature without sampling).
         settings = json.loads(file.read_text(encoding="utf-8"))
-        values = special.values({role: settings[role] for role in ROLES if role in settings}) if special else {}
+        found = {role: settings[role] for role in ROLES if role in settings}
+        values = special.values(found, generates=True) if special else {}
         return json.dumps(settings | values, indent=2) + "\n"
 
     def ask() -> str:
@@ -71,7 +72,8 @@ def generation_config_text(donor: Checkpoint, special: SpecialTokens | None) -> 
 
     if special and special.moved is not None:
         return ask()
-    text: str = donor.remembered(["generation config of a merge", special and dict(special.ids)], ask)
+    wanted = special and [dict(special.ids), special.ends]
+    text: str = donor.remembered(["generation config of a merge", wanted], ask)
     return text
 
 
@@ -132,5 +134,5 @@ def generation_config(checkpoint: Checkpoint, special: SpecialTokens | None) -> 
     """Return a model's generation_config.json, or one made of its config, with these special tokens."""
     found = copy.deepcopy(checkpoint.generation_config)
     if special:
-        special.put(found)
+        special.put(found, generates=True)
     return found

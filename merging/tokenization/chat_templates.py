@@ -8,9 +8,13 @@ blocks), the format's own text is given instead.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from merging.errors import MergingError, shown, suggest
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 # Jinja as transformers renders it: the first newline after a block tag, and blanks before one, are not printed.
 
@@ -95,6 +99,9 @@ TEMPLATES = {
 # Shorter ones are none to mergekit.
 _LEAST_LENGTH = 20
 
+# A conversation whose parts are found again in what a template makes of it.
+_TURNS = ("question-7f3a", "answer-7f3a", "next-7f3a")
+
 
 def choose_template(wanted: str | None, parents: Iterable[str | None]) -> str | None:
     """Return the template that a recipe's `chat_template` means, or None for that of the tokenizer.
@@ -119,3 +126,28 @@ def choose_template(wanted: str | None, parents: Iterable[str | None]) -> str | 
             f"{suggest(wanted, TEMPLATES)}; give the template itself, 'auto', or one of {', '.join(TEMPLATES)}"
         )
     return wanted
+
+
+def turn_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """Return the id of the token with which a tokenizer's chat template closes an answer, or None.
+
+    Where nothing but the next turn follows an answer, that is the token with which it begins.
+    """
+    if not tokenizer.chat_template:
+        return None
+    after = _after_answer(tokenizer, _TURNS[:2]) or _after_answer(tokenizer, _TURNS)
+    first = next(iter(tokenizer.encode(after, add_special_tokens=False)), None)
+    known = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
+    if first is None or first not in known or not after.startswith(str(tokenizer.convert_ids_to_tokens(first))):
+        return None
+    return int(first)
+
+
+def _after_answer(tokenizer: PreTrainedTokenizerBase, turns: Sequence[str]) -> str:
+    """Return what a template writes between an answer and the next question, or the end; blank if it takes none."""
+    messages = [{"role": ("user", "assistant")[index % 2], "content": text} for index, text in enumerate(turns)]
+    try:
+        text = str(tokenizer.apply_chat_template(messages, tokenize=False))
+    except Exception:  # a template is a program of its author's, and may take no such conversation
+        return ""
+    return text.partition(_TURNS[1])[2].partition(_TURNS[2])[0].strip()

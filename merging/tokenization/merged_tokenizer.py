@@ -66,10 +66,7 @@ class MergedTokenizer:
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer, with its template and a token to pad with."""
-        loaded = self.load()
-        if self.template:
-            loaded.chat_template = self.template
-        return with_padding(loaded)
+        return with_padding(_with(self.template, self.load()))
 
     def save(self, folder: Path) -> None:
         """Put the tokenizer's files into a folder."""
@@ -112,7 +109,7 @@ def _make(recipe: Recipe, parents: ParentSet) -> MergedTokenizer:
     load = cache(lambda: _load(choice.model, choice.file, trusted))
     ids = choice.vocabulary.ids
     moved = {row: ids[token] for token, row in choice.vocabulary.parents[recipe.donor].items() if token in ids}
-    return MergedTokenizer(choice.model, choice.file, template, SpecialTokens.of(load(), moved), load)
+    return MergedTokenizer(choice.model, choice.file, template, SpecialTokens.of(_with(template, load()), moved), load)
 
 
 def _unchanged(donor: str, parents: ParentSet, template: str | None) -> MergedTokenizer:
@@ -120,12 +117,19 @@ def _unchanged(donor: str, parents: ParentSet, template: str | None) -> MergedTo
     checkpoint = parents.checkpoints[donor]
     load = cache(lambda: read_tokenizer(donor, parents.trust_remote_code))
 
-    def ask() -> tuple[dict[str, int | None], int]:
-        return dict(SpecialTokens.of(load(), None).ids), max(load().get_vocab().values())
+    def ask() -> tuple[dict[str, int | None], tuple[int, ...], int]:
+        special = SpecialTokens.of(_with(template, load()), None)
+        return dict(special.ids), special.ends, max(load().get_vocab().values())
 
-    special, highest = checkpoint.remembered(["tokenizer", _files(checkpoint.folder)], ask)
+    ids, ends, highest = checkpoint.remembered(["tokenizer", _files(checkpoint.folder), template], ask)
     _check_ids(donor, highest, parents.shape(donor, parents.architecture.embedding)[0])
-    return MergedTokenizer(donor, None, template, SpecialTokens(special, None), load)
+    return MergedTokenizer(donor, None, template, SpecialTokens(ids, None, tuple(ends)), load)
+
+
+def _with(template: str | None, tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    if template:
+        tokenizer.chat_template = template
+    return tokenizer
 
 
 def _files(folder: Path) -> dict[str, str | None]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
+
+from merging.tokenization.chat_templates import turn_end
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -19,27 +21,40 @@ class SpecialTokens:
     Attributes:
         ids: by role, the tokenizer's id, or None where it has no such token.
         moved: the new id of each of the donor's ids, or None where all have kept theirs.
+        ends: what else ends an answer: the token with which the chat template closes a turn.
     """
 
     ids: Mapping[str, int | None]
     moved: Mapping[int, int] | None
+    ends: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase, moved: Mapping[int, int] | None) -> SpecialTokens:
         """Read the ids off a tokenizer."""
-        return cls({role: getattr(tokenizer, role) for role in ROLES}, moved)
+        end = turn_end(tokenizer)
+        return cls({role: getattr(tokenizer, role) for role in ROLES}, moved, () if end is None else (end,))
 
-    def put(self, config: Any) -> None:
-        """Set the ids of a transformers config or generation config."""
-        for role, value in self.values({role: getattr(config, role, None) for role in ROLES}).items():
+    def ending(self, ends: Collection[int]) -> SpecialTokens:
+        """Return these, with more that ends an answer."""
+        return replace(self, ends=(*self.ends, *ends))
+
+    def put(self, config: Any, *, generates: bool = False) -> None:
+        """Set the ids of a transformers config, or of a generation config, which `generates`."""
+        found = {role: getattr(config, role, None) for role in ROLES}
+        for role, value in self.values(found, generates=generates).items():
             setattr(config, role, value)
 
-    def values(self, found: Mapping[str, Any]) -> dict[str, Any]:
+    def values(self, found: Mapping[str, Any], *, generates: bool = False) -> dict[str, Any]:
         """Return the ids that belong in a config, by role, where it has these.
 
-        A list of ids (several tokens end a text) is kept if the tokenizer's is among them.
+        A list of ids (several tokens end a text) is kept if the tokenizer's is among them. A generation config lists
+        every token that ends an answer.
         """
         values = {role: self._value(role, found.get(role)) for role in ROLES}
+        eos = values["eos_token_id"]
+        listed = eos if isinstance(eos, list) else [] if eos is None else [eos]
+        if generates and (more := [end for end in dict.fromkeys(self.ends) if end not in listed]):
+            values["eos_token_id"] = [*listed, *more]
         return {role: value for role, value in values.items() if value is not None or role in found}
 
     def _value(self, role: str, found: Any) -> Any:

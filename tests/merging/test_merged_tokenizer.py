@@ -274,3 +274,46 @@ def test_a_word_that_is_no_template_is_refused(own_family: Family, wanted: str) 
         f"chat_template: '{wanted}' is no Jinja template of at least 20 characters{hint}; give the template itself, "
         "'auto', or one of alpaca, chatml, exaone, llama3, mistral"
     )
+
+
+# --- what ends an answer --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("after", "listed", "expected"),
+    [
+        ("<|end|>\n", 259, [259, 264]),
+        ("<|end|>", [264, 259], [264, 259]),
+        ("</s>", 259, 259),
+        ("{{ eos_token }}", 259, 259),
+        ("", 259, 259),
+        ("<|unknown|>", 259, 259),
+    ],
+)
+def test_a_generation_config_lists_the_token_that_closes_a_turn(
+    make_model: ModelMaker, tmp_path: Path, after: str, listed: Any, expected: Any
+) -> None:
+    words = TinyVocabulary(words=("de", "def"), added=("<|end|>",))
+    family = Family(*(make_model(n, seed=i, layers=1, vocabulary=words) for i, n in enumerate(("base", "a", "b"))))
+    set_template(family.base, f"{{% for m in messages %}}{{{{ m.content }}}}{after}{{% endfor %}}")
+    edit(family.base, "generation_config.json", eos_token_id=listed)
+    recipe = ties(family)
+    export_model(recipe, tmp_path / "out")
+    with ParentSet.open(recipe) as parents:
+        model = Merger(parents).apply(recipe)
+    assert model.generation_config is not None
+    assert model.generation_config.eos_token_id == expected
+    assert GenerationConfig.from_pretrained(tmp_path / "out").eos_token_id == expected
+    assert AutoConfig.from_pretrained(tmp_path / "out").eos_token_id == 259
+
+
+def test_a_template_of_the_recipe_closes_turns_too(chat_family: Family, tmp_path: Path) -> None:
+    template = "{% for m in messages %}{{ m.content }}<|pad|>{% endfor %}"
+    for number, more in enumerate(("tokenizer_source: union", f"tokenizer_source: {chat_family.a}")):
+        recipe = ties(chat_family, f'{more}\nchat_template: "{template}"')
+        export_model(recipe, tmp_path / str(number))
+        tokenizer = load_tokenizer(str(tmp_path / str(number)))
+        assert GenerationConfig.from_pretrained(tmp_path / str(number)).eos_token_id == [
+            tokenizer.eos_token_id,
+            tokenizer.convert_tokens_to_ids("<|pad|>"),
+        ]
