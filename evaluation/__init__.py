@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from evaluation.generation.compute import Speeds, compute_speeds
     from evaluation.generation.draws import Sampling
     from evaluation.generation.protocol import BACKENDS, BackendName, ComputeDtype, Generated, Generator, Request
+    from evaluation.preflight import prompt_notes
     from evaluation.problems import Problem, ProblemSet, PromptFormat, load_problem_sets, load_problems
     from evaluation.prompts import PROMPT_FORMATS
     from evaluation.report import Outcome, Report
@@ -60,6 +61,7 @@ _HOMES = {
     "load_problems": "problems",
     "paired_test": "scoring",
     "pass_at_k": "scoring",
+    "prompt_notes": "preflight",
     "score_samples": "samples",
     "wilson_interval": "scoring",
 }
@@ -96,6 +98,7 @@ __all__ = [
     "load_problems",
     "paired_test",
     "pass_at_k",
+    "prompt_notes",
     "score_samples",
     "wilson_interval",
 ]

@@ -19,9 +19,10 @@ from evaluation.generation.book import DraftBook, DraftEntry, prompt_key
 from evaluation.generation.choice import make_backend
 from evaluation.generation.draws import Draw, Sampling
 from evaluation.generation.protocol import BackendName, Generated, Request
+from evaluation.generation.text import end_tokens
 from evaluation.judge import Judge
 from evaluation.problems import Problem, ProblemSet, PromptFormat
-from evaluation.prompts import extract, render, stops
+from evaluation.prompts import extract, prompt_tokens, stops, truncate
 from evaluation.report import Outcome, Report
 from evaluation.sandbox.verdict import Verdict
 
@@ -133,7 +134,7 @@ class Evaluator:
         ended = time.perf_counter()
         return Report(
             chosen.name, prompt or self.prompt, ordered, chosen.parts, ended - started, written[0] - started,
-            str(model.dtype).removeprefix("torch."),
+            str(model.dtype).removeprefix("torch."), tuple(sorted(end_tokens(model, tokenizer))),
         )  # fmt: skip
 
     def stream(
@@ -146,7 +147,7 @@ class Evaluator:
 
     def prompt_tokens(self, tokenizer: PreTrainedTokenizerBase, prompt: PromptFormat) -> tuple[tuple[int, ...], ...]:
         """Return the tokens that each problem begins with. Raises EvaluationError where a prompt cannot be made."""
-        return tuple(tuple(_prompt(problem, prompt, tokenizer)[1]) for problem in self.problems)
+        return tuple(tuple(prompt_tokens(problem, prompt, tokenizer)[1]) for problem in self.problems)
 
     def remember_in(self, file: Path) -> None:
         """Keep verdicts in a file from now on, and execute nothing whose verdict it holds; others may use it, too."""
@@ -180,7 +181,7 @@ class Evaluator:
         requests = [
             Request(
                 one.tokens,
-                stops(one.problem, one.prompt),
+                one.stops,
                 self.max_new_tokens,
                 drafts.drafts(one.key),
                 drafts.reference(one.key),
@@ -194,9 +195,10 @@ class Evaluator:
 
         def programs() -> Iterator[tuple[Problem, str]]:
             for index, generated in generator.generate(requests, screen):
-                completion = extract(asked[index].problem, asked[index].prompt, generated.text)
-                completed.append((asked[index], completion, generated))
-                yield asked[index].problem, completion
+                one = asked[index]
+                completion = extract(one.problem, one.prompt, truncate(generated.text, one.stops))
+                completed.append((one, completion, generated))
+                yield one.problem, completion
             written[0] = time.perf_counter()
 
         for index, verdict in self._judge.verdicts(programs()):
@@ -208,11 +210,7 @@ class Evaluator:
         self, problems: ProblemSet, tokenizer: PreTrainedTokenizerBase, default: PromptFormat
     ) -> Sequence[_Asked]:
         self._judge.admit(problems)
-        return [
-            _Asked.of(problem, sample, self.sampling, default, tokenizer)
-            for problem in problems
-            for sample in range(self.sampling.samples)
-        ]
+        return [one for problem in problems for one in _Asked.samples(problem, self.sampling, default, tokenizer)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,23 +220,22 @@ class _Asked:
     problem: Problem
     prompt: PromptFormat
     tokens: Sequence[int]
+    stops: Sequence[str]
     key: str
     sample: int
     draw: Draw | None
 
     @classmethod
-    def of(
-        cls,
-        problem: Problem,
-        sample: int,
-        sampling: Sampling,
-        default: PromptFormat,
-        tokenizer: PreTrainedTokenizerBase,
-    ) -> _Asked:
-        text, tokens = _prompt(problem, default, tokenizer)
-        # What the same sample of another model drew is the best guess: it was drawn with the same numbers.
-        key = prompt_key(f"{text} {sample}" if sample else text, tokens)
-        return cls(problem, problem.asked or default, tokens, key, sample, sampling.draw(problem.task_id, sample))
+    def samples(
+        cls, problem: Problem, sampling: Sampling, default: PromptFormat, tokenizer: PreTrainedTokenizerBase
+    ) -> Iterator[_Asked]:
+        prompt = problem.asked or default
+        text, tokens = prompt_tokens(problem, default, tokenizer)
+        ends = stops(problem, prompt, tokenizer)
+        for sample in range(sampling.samples):
+            # What the same sample of another model drew is the best guess: it was drawn with the same numbers.
+            key = prompt_key(f"{text} {sample}" if sample else text, tokens)
+            yield cls(problem, prompt, tokens, ends, key, sample, sampling.draw(problem.task_id, sample))
 
 
 class _Screen:
@@ -258,14 +255,6 @@ class _Screen:
         self._known.append(log_likelihood)
         if len(self._known) == self._waiting and (mean := sum(self._known) / self._waiting) < self._least:
             raise ScreenedError(mean, self._least)
-
-
-def _prompt(problem: Problem, default: PromptFormat, tokenizer: PreTrainedTokenizerBase) -> tuple[str, list[int]]:
-    """Return the text that a model is given, and its tokens."""
-    prompt = problem.asked or default
-    text = render(problem, prompt, tokenizer)
-    # A chat template writes the special tokens itself; a plain prompt gets those that the tokenizer adds.
-    return text, tokenizer.encode(text, add_special_tokens=prompt == "completion")
 
 
 def _outcome(problem: Problem, completion: str, generated: Generated, verdict: Verdict) -> Outcome:

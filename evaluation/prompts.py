@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, get_args
 
 from evaluation.answers import code_of
+from evaluation.chat import ask, is_special, turn_end
 from evaluation.errors import EvaluationError
 from evaluation.problems import Problem, PromptFormat, Style
 from evaluation.sandbox.closing import closing
@@ -29,16 +30,31 @@ _INSTRUCTIONS: Mapping[Style, str] = {
 }
 
 
-def stops(problem: Problem, prompt_format: PromptFormat) -> Sequence[str]:
-    """Return the texts at which generation may stop; a completion ends before the first of them."""
-    return _STOPS[problem.style] if prompt_format == "completion" else ()
+def stops(
+    problem: Problem, prompt_format: PromptFormat, tokenizer: PreTrainedTokenizerBase | None = None
+) -> Sequence[str]:
+    """Return the texts at which generation may stop; a completion ends before the first of them.
+
+    A chat answer has one where the tokenizer's template ends it with a mark that is no token.
+    """
+    if prompt_format == "completion":
+        return _STOPS[problem.style]
+    end = turn_end(tokenizer) if tokenizer else None
+    return (end.text,) if end and end.token is None else ()
+
+
+def prompt_tokens(problem: Problem, default: PromptFormat, tokenizer: PreTrainedTokenizerBase) -> tuple[str, list[int]]:
+    """Return the text that a model is given for a problem, and its tokens. Raises EvaluationError, as `render` does."""
+    prompt = problem.asked or default
+    text = render(problem, prompt, tokenizer)
+    return text, encode(text, prompt, tokenizer)
 
 
 def render(problem: Problem, prompt_format: PromptFormat, tokenizer: PreTrainedTokenizerBase) -> str:
     """Return the text that the model is given, special tokens included where the format has any.
 
-    Raises EvaluationError for the chat format if the tokenizer has no chat template, or the prompt ends within a
-    statement.
+    Raises EvaluationError for the chat format if the tokenizer has no chat template or one that cannot put the
+    question, or the prompt ends within a statement.
     """
     if prompt_format == "completion":
         # Trailing white space would end a function's beginning in the middle of a token.
@@ -53,12 +69,31 @@ def render(problem: Problem, prompt_format: PromptFormat, tokenizer: PreTrainedT
             f"{problem.task_id}: its prompt ends within a statement, after which no answer can stand that holds the "
             "whole function; use prompt format 'completion'"
         )
-    question = f"{_INSTRUCTIONS[problem.style]}\n\n```python\n{problem.prompt.strip()}\n```"
-    text = tokenizer.apply_chat_template(
-        [{"role": "user", "content": question}], tokenize=False, add_generation_prompt=True
-    )
-    assert isinstance(text, str)
-    return text
+    return ask(question(problem), tokenizer)
+
+
+def question(problem: Problem) -> str:
+    """Return what a chat model is asked."""
+    return f"{_INSTRUCTIONS[problem.style]}\n\n```python\n{problem.prompt.strip()}\n```"
+
+
+def encode(text: str, prompt_format: PromptFormat, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the tokens of a prompt: what the tokenizer makes of it, with one BOS at most and nothing that ends it."""
+    # A chat template writes the special tokens itself; a plain prompt gets those that the tokenizer adds.
+    tokens: list[int] = tokenizer.encode(text, add_special_tokens=prompt_format == "completion")
+    while len(tokens) > 1 and tokens[0] == tokens[1] == tokenizer.bos_token_id:
+        del tokens[0]
+    while len(tokens) > 1 and _is_appended(tokens[-1], text, tokenizer):
+        tokens.pop()
+    return tokens
+
+
+def _is_appended(token: int, text: str, tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a tokenizer put a special token after a text, as it is left from training or from a classifier."""
+    begins = token == tokenizer.bos_token_id != tokenizer.eos_token_id  # GLM's prompts end in what begins an answer
+    if begins or token == tokenizer.unk_token_id or not is_special(token, tokenizer):
+        return False
+    return not text.rstrip().endswith(str(tokenizer.convert_ids_to_tokens(token)).strip())
 
 
 def extract(problem: Problem, prompt_format: PromptFormat, answer: str) -> str:

@@ -35,6 +35,7 @@ class Report:
         seconds: from the first prompt to the last verdict.
         generation_seconds: of these, until the last completion was written.
         compute_dtype: what the model computed in, as torch names it.
+        end_tokens: the ids that ended a completion.
     """
 
     problems: str
@@ -44,6 +45,7 @@ class Report:
     seconds: float
     generation_seconds: float
     compute_dtype: str = ""
+    end_tokens: tuple[int, ...] = ()
 
     @property
     def outcomes(self) -> Mapping[str, Outcome]:

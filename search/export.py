@@ -58,7 +58,7 @@ def export_trial(
     export_model(
         recipe, target, random_seed=seed, device=device, max_shard_size=max_shard_size, card=card,
         mergekit_compatible=mergekit_compatible, compile=config.merging.compile, progress=progress,
-        statistics=folder.statistics, digests=digests,
+        statistics=folder.statistics, digests=digests, end_tokens=row.end_tokens,
         **config.merging.switches,
     )  # fmt: skip
     return row

@@ -24,6 +24,7 @@ from search.outcomes import Split
 from search.progress import shorten
 from search.results import ResultsFolder
 from search.study import (
+    ENDS,
     ERROR,
     KIND,
     LIKELIHOOD,
@@ -86,6 +87,7 @@ class Row:
             good in the others (the Pareto front); None in a search with a single objective.
         same_as: the number of the trial of the same merge whose outcomes these are, or None.
         error: why it failed.
+        end_tokens: the ids that ended what it wrote.
     """
 
     kind: Literal["parent", "baseline", "trial"]
@@ -108,6 +110,7 @@ class Row:
     on_front: bool | None
     same_as: int | None
     error: str | None
+    end_tokens: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,6 +293,7 @@ class _Entry:
             on_front=self.number in self.front if self.front and self.kind == "trial" else None,
             same_as=attributes.get(SAME_AS),
             error=attributes.get(ERROR),
+            end_tokens=tuple(attributes.get(ENDS, ())),
         )
 
     def _compare(self, reference: _Entry | None) -> tuple[int, int, float | None, Literal["search", "report"] | None]:

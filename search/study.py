@@ -37,9 +37,9 @@ if TYPE_CHECKING:  # a leaderboard is read without waiting for torch
 
 _BASELINES = "/baselines"
 # User attributes of a trial, by what they hold.
-WORKER, RECIPE, SCORE, OUTCOMES, SECONDS, TOKENS, LIKELIHOOD, SAME_AS, ERROR, NAME, KIND, NUMBER = (
-    "worker", "recipe", "score", "outcomes", "seconds", "tokens", "log likelihood", "same as", "error", "name", "kind",
-    "number",
+WORKER, RECIPE, SCORE, OUTCOMES, SECONDS, TOKENS, ENDS, LIKELIHOOD, SAME_AS, ERROR, NAME, KIND, NUMBER = (
+    "worker", "recipe", "score", "outcomes", "seconds", "tokens", "end tokens", "log likelihood", "same as", "error",
+    "name", "kind", "number",
 )  # fmt: skip
 # User attributes of the search's study.
 _FIRST, _REPORT, _RERUN, _SPLITS = "first number", "report/", "run again/", "splits"

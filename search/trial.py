@@ -23,7 +23,7 @@ from search.drafts import SharedDrafts
 from search.outcomes import letters
 from search.progress import Progress
 from search.results import ResultsFolder
-from search.study import ERROR, KIND, LIKELIHOOD, OUTCOMES, RECIPE, SAME_AS, SCORE, SECONDS, TOKENS, score
+from search.study import ENDS, ERROR, KIND, LIKELIHOOD, OUTCOMES, RECIPE, SAME_AS, SCORE, SECONDS, TOKENS, score
 
 _LOG = logging.getLogger("search.trial")
 
@@ -145,6 +145,7 @@ def run_trial(
     trial.set_user_attr(OUTCOMES, letters(report, bench.problems, bench.evaluator.sampling.samples))
     trial.set_user_attr(SECONDS, seconds)
     trial.set_user_attr(TOKENS, sum(outcome.completion_tokens for outcome in report.completions))
+    trial.set_user_attr(ENDS, report.end_tokens)
     _keep_likelihood(trial, report.log_likelihood)
     if len(study.directions) == 1:
         study.tell(trial, report.pass_at_1)
@@ -165,7 +166,7 @@ def repeat_trial(study: Study, trial: Trial, number: int, twin: FrozenTrial, fir
         twin: the trial that was scored.
         first: what people call that.
     """
-    for key in (RECIPE, SCORE, OUTCOMES, TOKENS, LIKELIHOOD):
+    for key in (RECIPE, SCORE, OUTCOMES, TOKENS, ENDS, LIKELIHOOD):
         if key in twin.user_attrs:
             trial.set_user_attr(key, twin.user_attrs[key])
     trial.set_user_attr(SAME_AS, first)

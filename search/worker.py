@@ -21,7 +21,7 @@ import torch
 from optuna.trial import FrozenTrial, Trial, TrialState
 from transformers import PreTrainedTokenizerBase
 
-from evaluation import ConsentError, Evaluator, ProblemSet
+from evaluation import ConsentError, EvaluationError, Evaluator, ProblemSet
 from merging import FileDigests, Merger, MergingError, ParentSet, Recipe, choose_kernels, load_tokenizer
 from search.compute import Compute
 from search.config import SearchConfig
@@ -34,6 +34,7 @@ from search.leaderboard import Leaderboard
 from search.numbers import parent_names
 from search.outcomes import Split, letters
 from search.progress import NAME_WIDTH, Progress, Silent
+from search.prompt_checks import asking_notes
 from search.results import STATISTICS, ResultsFolder
 from search.standing import finalists, standing
 from search.study import ERROR, KIND, LIKELIHOOD, NAME, RECIPE, Baseline, Studies, quiet, storage_errors
@@ -143,7 +144,8 @@ class _Worker:
             known = [baseline for baseline in known if self._can_be_had(baseline, merger)]
             parents.load(self._reading)
             unread = unread_lines(config.space, merger, fitting.recipes, self._comparing)
-            for note in (*parents.notes, *unread):
+            asking = self._asking_notes(merger, problems, fitting.recipes[0], known)
+            for note in (*parents.notes, *unread, *asking):
                 self.progress.say(note)
             contents.wait(self.progress)
             identity = contents.identity(path, asked)
@@ -266,6 +268,23 @@ class _Worker:
                 f"{self.config.source}: evaluation.prompt: the format is chat, but the merge's tokenizer has no chat "
                 "template; name a model that has one under evaluation.prompt.tokenizer"
             )
+
+    def _asking_notes(
+        self, merger: Merger, problems: ProblemSet, candidate: Recipe, known: list[Baseline]
+    ) -> Sequence[str]:
+        """Return what is unusual about how candidates and baselines are asked."""
+        recipes = {"the merges": candidate} | {baseline.name: baseline.recipe for baseline in known}
+        models = {
+            name: (
+                self._prompt_tokenizer or merger.tokenizer(recipe),
+                merger.parents.checkpoints[recipe.donor].generation_config,
+            )
+            for name, recipe in recipes.items()
+        }
+        try:
+            return asking_notes(problems, self.config.evaluation.prompt.format, models)
+        except EvaluationError as error:
+            raise SearchError(f"{self.config.source}: evaluation.prompt: {error}") from None
 
     @cached_property
     def _prompt_tokenizer(self) -> PreTrainedTokenizerBase | None:

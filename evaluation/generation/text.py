@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from evaluation.chat import turn_end
 
 # A stop text of n characters lies in the last n tokens at most; decoding some more costs nothing.
 TAIL_TOKENS = 16
@@ -12,8 +14,15 @@ _CONTEXT_TOKENS = 4
 
 
 def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """Return the tokens after which a model has nothing to say."""
-    configured = model.generation_config.eos_token_id if model.generation_config else None
+    """Return the tokens after which a model has nothing to say: as configured, and that which closes a chat's turn."""
+    end = turn_end(tokenizer)
+    closing = {end.token} if end and end.token is not None else set()
+    return configured_ends(model.generation_config, tokenizer) | closing
+
+
+def configured_ends(config: GenerationConfig | None, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Return the tokens that end a text by a generation config or the tokenizer."""
+    configured = config.eos_token_id if config else None
     listed = configured if isinstance(configured, list) else [configured]
     return frozenset(token for token in [*listed, tokenizer.eos_token_id] if isinstance(token, int))
 

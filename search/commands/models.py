@@ -170,7 +170,7 @@ def evaluate(
     chosen = load_problem_sets(problems)
     reference = load_recipe(model) if model.endswith((".yaml", ".yml")) else model
     with quick_imports():
-        from evaluation import Evaluator  # only now: it waits for torch
+        from evaluation import Evaluator, prompt_notes  # only now: it waits for torch
     from search.compute import Compute
     from search.devices import choose_device
 
@@ -203,7 +203,8 @@ def evaluate(
             tokenizers = _tokenizers(reference, loaded[1], trust_remote_code)
             tried = try_prompt_formats(evaluator, loaded[0], tokenizers, progress)
         else:
-            report = evaluator.evaluate(*loaded, progress=lambda done, total: progress("scoring", done, total))
+            tell(*prompt_notes(chosen, evaluator.prompt, *loaded[1:]))
+            report = evaluator.evaluate(*loaded[:2], progress=lambda done, total: progress("scoring", done, total))
     if prompt_formats:
         print_tried(tried, as_json)
     else:
@@ -277,8 +278,8 @@ def _model(
     trusted: bool,
     compute: Callable[[torch.dtype, Iterable[Sequence[int]], str], Compute],
     progress: Callable[[str, int, int], None],
-) -> Iterator[tuple[Any, Any]]:
-    """Yield the live model and the tokenizer of a checkpoint or of a recipe."""
+) -> Iterator[tuple[Any, Any, Any]]:
+    """Yield the live model of a checkpoint or of a recipe, its tokenizer, and the config that lists its ends."""
     from merging import Merger, ParentSet, Recipe, compute_in_float32, load_model, load_tokenizer
     from merging.unread import unread, unread_notes
 
@@ -288,7 +289,7 @@ def _model(
         plain = load_model(reference, device, lazy_unpickle=lazy_unpickle, trust_remote_code=trusted)
         if compute(plain.dtype, [each.shape for each in plain.parameters()], device).torch_dtype:
             compute_in_float32(plain)
-        yield plain, load_tokenizer(reference, trusted)
+        yield plain, load_tokenizer(reference, trusted), plain.generation_config
         return
     with ParentSet.open(
         reference,
@@ -303,4 +304,4 @@ def _model(
         chosen = compute(merger.dtype(reference), merger.shapes(reference), str(parents.device))
         merger.compute_dtype = chosen.torch_dtype
         model = merger.apply(reference, lambda done, total: progress("merging", done, total))
-        yield model, merger.tokenizer(reference)
+        yield model, merger.tokenizer(reference), parents.checkpoints[reference.donor].generation_config

@@ -255,3 +255,23 @@ def test_code_is_not_cleaned_up(make_model: ModelMaker) -> None:
     text = "x = ( y , z ) ; a .b\n    not n't ?"
     ids = tokenizer.encode(text)
     assert text_after([5, 6], ids, tokenizer) == text
+
+
+def test_a_chat_answer_ends_with_its_turn(make_model: ModelMaker) -> None:
+    folder = make_model("model", dtype="float32", hidden=64, layers=1)
+    model, tokenizer = load_model(folder), load_tokenizer(folder)
+    prompt = tokenizer.encode(PROMPTS[0])
+    written_alone = by_generate(model, prompt, 12)
+    # What the model writes in the fifth place becomes a token that ends turns, and nothing else.
+    end = tokenizer.convert_tokens_to_ids("<a>")
+    with torch.no_grad():
+        model.lm_head.weight[end] = 1.01 * model.lm_head.weight[written_alone[4]]
+    at = written_alone.index(written_alone[4])
+    assert written(model, tokenizer, [prompt], 1)[0].tokens[: at + 1] == (*written_alone[:at], end)
+    assert len(written(model, tokenizer, [prompt], 1)[0].tokens) > at + 1
+    tokenizer.add_special_tokens({"sep_token": "<a>"})
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}<a>{% endfor %}"
+    for generator in (TransformersGenerator(model, tokenizer), PaddedGenerator(model, tokenizer, 1)):
+        ((_, answer),) = generator.generate([Request(prompt, max_new_tokens=40)])
+        assert answer.tokens == (*written_alone[:at], end)
+        assert "<a>" not in answer.text

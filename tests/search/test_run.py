@@ -283,7 +283,7 @@ def test_chat_prompts_need_a_chat_template(family: Family, tmp_path: Path) -> No
 
 def test_parents_that_cannot_be_scored_end_the_search_with_the_reason(family: Family, tmp_path: Path) -> None:
     # The tokenizer of the merges is one thing, the parents' own another.
-    template = "{{ raise_exception('no such role') }}"
+    template = "{% for m in messages %}{{ m.content }}{% endfor %}"
     text = family.write(evaluation=", prompt: {format: chat}").read_text()
     text = text.replace("base_model: base", f'base_model: base\n  chat_template: "{template}"')
     config = SearchConfig.parse(text, source="mine.yaml", folder=family.folder)

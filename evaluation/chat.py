@@ -1,0 +1,124 @@
+"""Chat templates: how they put a question, and what they write around an answer.
+
+Guarantees: the question stands in a prompt as it was asked, and a prompt ends where an answer begins, as the template
+itself writes conversations; what a template gets wrong is put right only where that leaves no doubt.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from evaluation.errors import EvaluationError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# What stands for a question, an answer and another question, to find again what a template writes around them.
+_QUESTION, _ANSWER, _NEXT = "question-7f3a", "answer-7f3a", "next-7f3a"
+# A mark such as <|im_end|> or [|endofturn|]; anything else may stand in code.
+_MARK = re.compile(r"<[^<>\s]{2,}>|\[\|[^\[\]\s]+\|\]")
+
+
+@dataclass(frozen=True, slots=True)
+class TurnEnd:
+    """What ends an answer.
+
+    Attributes:
+        text: as the template writes it.
+        token: its id; None where the vocabulary has no such token, so that a model writes it as text.
+    """
+
+    text: str
+    token: int | None
+
+
+def ask(question: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return a question as the tokenizer's chat template puts it, up to where the answer begins.
+
+    Raises EvaluationError if the template fails, or leaves the question out.
+    """
+    text = _opened(question, tokenizer)
+    if question in text:
+        return text
+    around = _opened(_QUESTION, tokenizer)
+    if _QUESTION not in around:
+        raise EvaluationError(
+            "prompt format 'chat': the chat template leaves out what a user asks; use format 'completion', or name a "
+            "tokenizer with another template (evaluation.prompt.tokenizer)"
+        )
+    return around.replace(_QUESTION, question, 1)
+
+
+def as_rendered(question: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return what the template alone makes of a question. Raises EvaluationError if it fails."""
+    return _written(tokenizer, question, prompted=True)
+
+
+def turn_end(tokenizer: PreTrainedTokenizerBase) -> TurnEnd | None:
+    """Return what the tokenizer's chat template ends an answer with, or None if it has none or ends it with nothing."""
+    if not tokenizer.chat_template:
+        return None
+    after = _around_answer(_QUESTION, tokenizer)[1].strip()
+    if after:
+        return _special(after, tokenizer) or _mark(after)
+    # Some templates end an answer where the next turn begins, with the token of whose turn that is.
+    return _special(_around_answer(_QUESTION, tokenizer, _NEXT)[1].strip(), tokenizer)
+
+
+def is_special(token: int, tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a token means something other than its text."""
+    added = tokenizer.added_tokens_decoder.get(token)
+    return token in tokenizer.all_special_ids or (added is not None and added.special)
+
+
+def _opened(question: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return a question and the beginning of the assistant's turn, whether or not the template takes care of that."""
+    text = as_rendered(question, tokenizer)
+    before, after = _around_answer(question, tokenizer)
+    if before.rstrip() in ("", text.rstrip()):
+        return text
+    if text.startswith(before.rstrip()) and after.strip().endswith(text[len(before.rstrip()) :].strip()):
+        return before  # it ends even the turn that has only begun
+    bare = text.rstrip().removesuffix(after.strip()).rstrip()
+    if before.startswith(bare) and text == _written(tokenizer, question, prompted=False):
+        return before.rstrip(" ")  # a blank belongs to the answer's first token
+    return text
+
+
+def _around_answer(question: str, tokenizer: PreTrainedTokenizerBase, then: str = "") -> tuple[str, str]:
+    """Return what a template writes before an answer, and after it up to the next question; blank if it takes none."""
+    try:
+        text = _written(tokenizer, question, _ANSWER, *([then] if then else []))
+    except EvaluationError:
+        return "", ""
+    before, found, after = text.partition(_ANSWER)
+    return (before, after.partition(then)[0] if then else after) if found else ("", "")
+
+
+def _written(tokenizer: PreTrainedTokenizerBase, *turns: str, prompted: bool = False) -> str:
+    messages = [{"role": ("user", "assistant")[index % 2], "content": text} for index, text in enumerate(turns)]
+    try:
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompted)
+    except Exception as error:  # a template is a program of its author's
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise EvaluationError(
+            f"prompt format 'chat': the chat template fails: {reason}; use format 'completion', or name a tokenizer "
+            "with another template (evaluation.prompt.tokenizer)"
+        ) from None
+    assert isinstance(text, str)
+    return text
+
+
+def _special(text: str, tokenizer: PreTrainedTokenizerBase) -> TurnEnd | None:
+    tokens = tokenizer.encode(text, add_special_tokens=False)
+    if not tokens or not (is_special(tokens[0], tokenizer) or tokens[0] in tokenizer.added_tokens_decoder):
+        return None
+    written = str(tokenizer.convert_ids_to_tokens(tokens[0]))
+    return TurnEnd(written, tokens[0]) if text.startswith(written) else None
+
+
+def _mark(text: str) -> TurnEnd | None:
+    found = _MARK.match(text)
+    return TurnEnd(found[0], None) if found else None

@@ -1,0 +1,160 @@
+"""What a person should know of a tokenizer's prompts before a model is scored with them.
+
+Guarantees: says where prompts are otherwise than the tokenizer or its chat template alone would make them, and where
+what is right cannot be known from here; changes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from evaluation.chat import as_rendered, ask, is_special, turn_end
+from evaluation.problems import Problem, PromptFormat
+from evaluation.prompts import encode, question, render
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from tokenizers import Tokenizer
+    from transformers import GenerationConfig, PreTrainedTokenizerBase
+
+
+def prompt_notes(
+    problems: Iterable[Problem],
+    prompt: PromptFormat,
+    tokenizer: PreTrainedTokenizerBase,
+    config: GenerationConfig | None = None,
+) -> Sequence[str]:
+    """Return, in sentences, what is otherwise than a person would expect of the prompts of some problems.
+
+    Args:
+        problems: what will be asked.
+        prompt: the format, where a problem has none of its own.
+        tokenizer: the tokenizer, and its chat template.
+        config: the model's generation config, which lists the tokens that end a text besides the tokenizer's EOS.
+
+    Raises:
+        EvaluationError: a prompt cannot be made.
+    """
+    formats: dict[PromptFormat, list[Problem]] = {}
+    for problem in problems:
+        formats.setdefault(problem.asked or prompt, []).append(problem)
+    notes: list[str] = []
+    for asked, those in formats.items():
+        texts = {problem.task_id: render(problem, asked, tokenizer) for problem in those}
+        notes += _of_surroundings(next(iter(texts.values())), asked, tokenizer)
+        notes += _of_ids(texts, tokenizer)
+        if asked == "chat":
+            notes += _of_template(those, tokenizer)
+            notes += _of_turn_end(tokenizer, config)
+        else:
+            notes += _of_marks(texts, tokenizer)
+    return list(dict.fromkeys(notes))
+
+
+def _of_surroundings(text: str, prompt: PromptFormat, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
+    kept = encode(text, prompt, tokenizer)
+    given = tokenizer.encode(text, add_special_tokens=prompt == "completion")
+    bos, doubled = tokenizer.bos_token_id, 0
+    while given[doubled : doubled + 2] == [bos, bos]:
+        doubled += 1
+    if doubled:
+        yield f"{prompt} prompts begin with one {tokenizer.bos_token}, where the tokenizer would put {doubled + 1}"
+    if appended := given[doubled + len(kept) :]:
+        names = " ".join(map(str, tokenizer.convert_ids_to_tokens(appended)))
+        yield f"{prompt} prompts end without {names}, which the tokenizer puts after a text: nothing would follow it"
+    begins = bos is not None and kept[:1] == [bos]
+    if others := [who for who, puts in _who_puts_bos(prompt, tokenizer).items() if puts != begins]:
+        yield (
+            f"{prompt} prompts begin {'with' if begins else 'without'} {tokenizer.bos_token}; {' and '.join(others)} "
+            "would have it otherwise"
+        )
+
+
+def _who_puts_bos(prompt: PromptFormat, tokenizer: PreTrainedTokenizerBase) -> Mapping[str, bool]:
+    """Return all that says whether a text begins with BOS, and what it says."""
+    bos = tokenizer.bos_token_id
+    if bos is None:
+        return {}
+    if prompt == "chat":  # where the template has the word
+        return {"what the tokenizer makes of a plain text": True} if tokenizer.encode("x")[:1] == [bos] else {}
+    found = {}
+    if tokenizer.chat_template and as_rendered("x", tokenizer).startswith(str(tokenizer.bos_token)):
+        found["the chat template"] = True
+    if file := _file(tokenizer):
+        found["tokenizer.json"] = file.encode("x").ids[:1] == [bos]
+    settings = Path(tokenizer.name_or_path, "tokenizer_config.json")
+    said = json.loads(settings.read_text(encoding="utf-8")).get("add_bos_token") if settings.is_file() else None
+    if isinstance(said, bool):
+        found[f"tokenizer_config.json (add_bos_token: {str(said).lower()})"] = said
+    return found
+
+
+def _of_ids(texts: Mapping[str, str], tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
+    if (file := _file(tokenizer)) is None:
+        return
+    plain = {task: tokenizer.encode(text, add_special_tokens=False) for task, text in texts.items()}
+    differing = [task for task, text in texts.items() if file.encode(text, add_special_tokens=False).ids != plain[task]]
+    if differing:
+        yield (
+            f"tokenizer.json has other ids than {type(tokenizer).__name__} for {_counted(differing, texts)}; prompts "
+            "have those of the latter"
+        )
+
+
+def _file(tokenizer: PreTrainedTokenizerBase) -> Tokenizer | None:
+    """Return what tokenizer.json says, where the tokenizer was read from a folder that has one."""
+    file = Path(tokenizer.name_or_path, "tokenizer.json")
+    if not file.is_file():
+        return None
+    from tokenizers import Tokenizer
+
+    found = Tokenizer.from_file(str(file))
+    found.no_truncation()
+    found.no_padding()
+    return found
+
+
+def _of_template(problems: Sequence[Problem], tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
+    questions = {problem.task_id: question(problem) for problem in problems}
+    changed = [task for task, text in questions.items() if text not in as_rendered(text, tokenizer)]
+    if changed:
+        yield f"the chat template rewrites what a user asks, in {_counted(changed, questions)}; here it stands as asked"
+    asked = ask("x", tokenizer)
+    if asked != as_rendered("x", tokenizer):
+        yield (
+            "the chat template does not open the assistant's turn where that is to be written; prompts end with "
+            f"{asked.splitlines()[-1]!r}, as it begins an answer"
+        )
+
+
+def _of_turn_end(tokenizer: PreTrainedTokenizerBase, config: GenerationConfig | None) -> Iterator[str]:
+    from evaluation.generation.text import configured_ends
+
+    end = turn_end(tokenizer)
+    if end and end.token is None:
+        yield (
+            f"the chat template ends an answer with {end.text}, which is no token of the tokenizer; an answer ends "
+            "where that is written as text"
+        )
+    elif end and end.token not in configured_ends(config, tokenizer):
+        yield (
+            f"the chat template ends an answer with {end.text}, which generation_config.json does not list "
+            "(eos_token_id); an answer ends there all the same"
+        )
+
+
+def _of_marks(texts: Mapping[str, str], tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
+    added = tokenizer.added_tokens_decoder.items()
+    marks = {*tokenizer.all_special_tokens, *(token.content for index, token in added if is_special(index, tokenizer))}
+    found = {task: mark for task, text in texts.items() for mark in sorted(marks) if mark in text}
+    if found:
+        mark = next(iter(found.values()))
+        yield f"in {_counted(list(found), texts)}, the tokenizer reads {mark!r} as a special token, not as text"
+
+
+def _counted(some: Sequence[str], of: Mapping[str, str]) -> str:
+    return f"{len(some)} of {len(of)} prompts (first {some[0]})"

@@ -1,0 +1,114 @@
+"""How models are asked: what is unusual about it is said before anything is scored, and exports end where they did."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer, processors
+from transformers import GenerationConfig
+
+from evaluation.generation.text import end_tokens
+from merging import Merger, ParentSet, Recipe, load_model, load_tokenizer
+from search import SearchConfig, SearchError, export_trial, run_search
+from tests.search.conftest import Command
+from tests.search.family import Family
+from tests.search.test_run import Phases
+
+TEMPLATE = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}<a>{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+CHAT = ", prompt: {format: chat}"
+
+
+def edit(model: Path, **settings: object) -> None:
+    file = model / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | settings))
+
+
+def chatting(*models: Path, template: str = TEMPLATE) -> None:
+    for model in models:
+        edit(model, sep_token="<a>")
+        (model / "chat_template.jinja").write_text(template)
+
+
+def append_end(model: Path) -> None:
+    file = Tokenizer.from_file(str(model / "tokenizer.json"))
+    file.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 257)])
+    file.save(str(model / "tokenizer.json"))
+
+
+def said(config: Path, out: Path, trials: int = 0) -> list[str]:
+    progress = Phases()
+    run_search(SearchConfig.load(config), out, trials=trials, progress=progress)
+    return progress.said
+
+
+def test_what_tokenizers_append_changes_no_score(family: Family, finished: Path, tmp_path: Path) -> None:
+    for model in (family.base, family.a, family.b):
+        append_end(model)
+    notes = [note for note in said(family.write(), tmp_path / "run", trials=3) if "prompts" in note]
+    assert notes == [
+        "completion prompts end without </s>, which the tokenizer puts after a text: nothing would follow it"
+    ]
+    for file in sorted((finished / "completions").iterdir()):
+        assert (tmp_path / "run" / "completions" / file.name).read_text() == file.read_text()
+
+
+def test_a_parent_that_is_asked_otherwise_is_named(family: Family, tmp_path: Path) -> None:
+    file = Tokenizer.from_file(str(family.b / "tokenizer.json"))
+    file.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 256)])
+    file.save(str(family.b / "tokenizer.json"))
+    (note,) = [note for note in said(family.write(), tmp_path / "run") if "prompts" in note]
+    assert note == (
+        f"{family.b}: 16 of 16 prompts have other tokens than those of the merges; one tokenizer asks all if "
+        "evaluation.prompt.tokenizer names it"
+    )
+
+
+def test_ordinary_models_need_no_word(family: Family, tmp_path: Path) -> None:
+    assert not [note for note in said(family.write(), tmp_path / "run") if "prompt" in note]
+
+
+def test_a_chat_export_ends_where_its_answers_did(family: Family, tmp_path: Path) -> None:
+    chatting(family.base, family.a, family.b)
+    notes = said(family.write(evaluation=CHAT), tmp_path / "run", trials=1)
+    assert [note for note in notes if "<a>" in note] == [
+        "the chat template ends an answer with <a>, which generation_config.json does not list (eos_token_id); an "
+        "answer ends there all the same"
+    ]
+    export_trial(tmp_path / "run", tmp_path / "out")
+    merge = Recipe.load(tmp_path / "out" / "recipe.yaml")
+    with ParentSet.open(merge) as parents:
+        merger = Merger(parents)
+        scored = end_tokens(merger.apply(merge), merger.tokenizer(merge))
+    exported = GenerationConfig.from_pretrained(tmp_path / "out").eos_token_id
+    assert set(exported) == scored == {257, 258}
+    written = load_model(str(tmp_path / "out"))
+    assert end_tokens(written, load_tokenizer(str(tmp_path / "out"))) == scored
+
+
+def test_an_export_ends_as_the_tokenizer_ends_that_asked(family: Family, tmp_path: Path) -> None:
+    chatting(family.b)
+    said(family.write(evaluation=", prompt: {format: chat, tokenizer: b}"), tmp_path / "run", trials=1)
+    export_trial(tmp_path / "run", tmp_path / "out")
+    assert GenerationConfig.from_pretrained(tmp_path / "out").eos_token_id == [257, 258]
+
+
+def test_a_template_that_leaves_the_question_out_ends_a_search_before_it_begins(family: Family, tmp_path: Path) -> None:
+    chatting(family.base, family.a, family.b, template="Hello!")
+    with pytest.raises(SearchError, match="the chat template leaves out what a user asks"):
+        run_search(SearchConfig.load(family.write(evaluation=CHAT)), tmp_path / "run", trials=1)
+    assert not (tmp_path / "run").exists()
+
+
+def test_evaluate_says_how_a_model_is_asked(command: Command, family: Family) -> None:
+    append_end(family.a)
+    options = ["--problems", family.problems, "--max-new-tokens", "2", "--allow-code-execution"]
+    shown = command("evaluate", family.a, *options)
+    assert "completion prompts end without </s>" in shown.stderr
+    assert "completion prompts" not in shown.stdout
+    chatting(family.b)
+    assert "ends an answer with <a>" in command("evaluate", family.b, *options, "--prompt", "chat").stderr
