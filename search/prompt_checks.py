@@ -2,49 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TypeAlias
+from collections.abc import Mapping, Sequence
 
-from transformers import GenerationConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
-from evaluation import EvaluationError, Problem, PromptFormat, prompt_notes
+from evaluation import EvaluationError, ProblemSet, prompt_notes
 from evaluation.prompts import prompt_tokens
+from merging import Merger, Recipe
+from search.config import SearchConfig
+from search.errors import SearchError
 
-# The tokenizer that a model's prompts are made with, and the config that lists the tokens which end its texts.
-Asked: TypeAlias = tuple[PreTrainedTokenizerBase, GenerationConfig]
+
+def require_template(config: SearchConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise SearchError where the search asks in chats and a tokenizer has no chat template."""
+    if config.evaluation.prompt.format == "chat" and not tokenizer.chat_template:
+        raise SearchError(
+            f"{config.source}: evaluation.prompt: the format is chat, but the merge's tokenizer has no chat template; "
+            "name a model that has one under evaluation.prompt.tokenizer"
+        )
 
 
-def asking_notes(problems: Iterable[Problem], prompt: PromptFormat, models: Mapping[str, Asked]) -> Sequence[str]:
+def asking_notes(
+    config: SearchConfig,
+    problems: ProblemSet,
+    merger: Merger,
+    recipes: Mapping[str, Recipe],
+    tokenizer: PreTrainedTokenizerBase | None = None,
+) -> Sequence[str]:
     """Return, in sentences, what is unusual about the prompts of some models, and who is asked unlike the first.
 
     Args:
+        config: the search's.
         problems: what they are asked.
-        prompt: the format, where a problem has none of its own.
-        models: by their names; what holds for all of them is said once, without a name.
+        merger: gives their tokenizers.
+        recipes: the models, by what people call them; what holds for all of them is said once, without a name.
+        tokenizer: the one that all of them are asked with, if there is one.
 
     Raises:
-        EvaluationError: the first of them cannot be asked.
+        SearchError: the first of them cannot be asked.
     """
-    asked = list(problems)
+    prompt = config.evaluation.prompt.format
     found: dict[str, list[str]] = {}
-    tokens: dict[int, Sequence[Sequence[int]]] = {}
-    for name, (tokenizer, config) in models.items():
+    asked: dict[str, Sequence[Sequence[int]]] = {}
+    for name, recipe in recipes.items():
+        own = tokenizer or merger.tokenizer(recipe)
         try:
-            notes = prompt_notes(asked, prompt, tokenizer, config)
-            if id(tokenizer) not in tokens:
-                tokens[id(tokenizer)] = [prompt_tokens(problem, prompt, tokenizer)[1] for problem in asked]
+            notes = prompt_notes(problems, prompt, own, merger.parents.checkpoints[recipe.donor].generation_config)
+            asked[name] = [prompt_tokens(problem, prompt, own)[1] for problem in problems]
         except EvaluationError as error:
-            if not tokens:
-                raise
+            if not asked:
+                raise SearchError(f"{config.source}: evaluation.prompt: {error}") from None
             notes = [str(error)]
         for note in notes:
             found.setdefault(note, []).append(name)
-    said = [note if len(names) == len(models) else f"{', '.join(names)}: {note}" for note, names in found.items()]
-    first, *others = [(name, tokens.get(id(tokenizer), [])) for name, (tokenizer, _) in models.items()]
-    for name, theirs in others:
-        if unlike := sum(own != other for own, other in zip(first[1], theirs, strict=False)):
+    said = [note if len(names) == len(recipes) else f"{', '.join(names)}: {note}" for note, names in found.items()]
+    (first, expected), *others = asked.items()
+    for name, tokens in others:
+        if unlike := sum(mine != theirs for mine, theirs in zip(tokens, expected, strict=True)):
             said.append(
-                f"{name}: {unlike} of {len(theirs)} prompts have other tokens than those of {first[0]}; one tokenizer "
+                f"{name}: {unlike} of {len(tokens)} prompts have other tokens than those of {first}; one tokenizer "
                 "asks all if evaluation.prompt.tokenizer names it"
             )
     return said

@@ -11,7 +11,7 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -21,7 +21,7 @@ import torch
 from optuna.trial import FrozenTrial, Trial, TrialState
 from transformers import PreTrainedTokenizerBase
 
-from evaluation import ConsentError, EvaluationError, Evaluator, ProblemSet
+from evaluation import ConsentError, Evaluator, ProblemSet
 from merging import FileDigests, Merger, MergingError, ParentSet, Recipe, choose_kernels, load_tokenizer
 from search.compute import Compute
 from search.config import SearchConfig
@@ -34,7 +34,7 @@ from search.leaderboard import Leaderboard
 from search.numbers import parent_names
 from search.outcomes import Split, letters
 from search.progress import NAME_WIDTH, Progress, Silent
-from search.prompt_checks import asking_notes
+from search.prompt_checks import asking_notes, require_template
 from search.results import STATISTICS, ResultsFolder
 from search.standing import finalists, standing
 from search.study import ERROR, KIND, LIKELIHOOD, NAME, RECIPE, Baseline, Studies, quiet, storage_errors
@@ -138,13 +138,14 @@ class _Worker:
             merger = self._merger(parents, len(known))
             fitting = config.space.fitting_corners(merger.plan)
             for recipe in fitting.recipes:
-                self._check_prompt(merger, recipe)
+                require_template(config, self._prompt_tokenizer or merger.tokenizer(recipe))
             if fitting.warning:
                 self.progress.say(fitting.warning)
             known = [baseline for baseline in known if self._can_be_had(baseline, merger)]
             parents.load(self._reading)
             unread = unread_lines(config.space, merger, fitting.recipes, self._comparing)
-            asking = self._asking_notes(merger, problems, fitting.recipes[0], known)
+            models = {"the merges": fitting.recipes[0]} | {baseline.name: baseline.recipe for baseline in known}
+            asking = asking_notes(config, problems, merger, models, self._prompt_tokenizer)
             for note in (*parents.notes, *unread, *asking):
                 self.progress.say(note)
             contents.wait(self.progress)
@@ -259,32 +260,6 @@ class _Worker:
             self.progress.say(f"{baseline.name}: left out: {error}")
             return False
         return True
-
-    def _check_prompt(self, merger: Merger, recipe: Recipe) -> None:
-        prompt = self.config.evaluation.prompt
-        tokenizer = self._prompt_tokenizer or merger.tokenizer(recipe)
-        if prompt.format == "chat" and not tokenizer.chat_template:
-            raise SearchError(
-                f"{self.config.source}: evaluation.prompt: the format is chat, but the merge's tokenizer has no chat "
-                "template; name a model that has one under evaluation.prompt.tokenizer"
-            )
-
-    def _asking_notes(
-        self, merger: Merger, problems: ProblemSet, candidate: Recipe, known: list[Baseline]
-    ) -> Sequence[str]:
-        """Return what is unusual about how candidates and baselines are asked."""
-        recipes = {"the merges": candidate} | {baseline.name: baseline.recipe for baseline in known}
-        models = {
-            name: (
-                self._prompt_tokenizer or merger.tokenizer(recipe),
-                merger.parents.checkpoints[recipe.donor].generation_config,
-            )
-            for name, recipe in recipes.items()
-        }
-        try:
-            return asking_notes(problems, self.config.evaluation.prompt.format, models)
-        except EvaluationError as error:
-            raise SearchError(f"{self.config.source}: evaluation.prompt: {error}") from None
 
     @cached_property
     def _prompt_tokenizer(self) -> PreTrainedTokenizerBase | None:
