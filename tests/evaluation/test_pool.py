@@ -25,25 +25,31 @@ from tests.evaluation.hostile import CASES, PROMPT
 HONEST = "    return a + b\n"
 
 
-BUSY = "    total = sum(i * i for i in range(1_500_000))\n    return a + b\n"
+BUSY = "    total = sum(i * i for i in range(3_000_000))\n    return a + b\n"
 
 
 @contextlib.contextmanager
-def hogs(count: int) -> Iterator[None]:
-    """Keep all cores busy for others; each hog has a session, and so a fair share of them, of its own."""
+def crowded() -> Iterator[None]:
+    """Keep the pools of this process on one core with hogs, each of a session, and so of a share, of its own."""
+    core = {max(os.sched_getaffinity(0))}
     command = [sys.executable, "-c", "while True: pass"]
-    busy = [subprocess.Popen(command, start_new_session=True) for _ in range(count)]
+    hogs = [subprocess.Popen(command, start_new_session=True) for _ in range(8)]
     try:
+        for process in family_of(os.getpid()):
+            with contextlib.suppress(ProcessLookupError):
+                os.sched_setaffinity(process, core)
         yield
     finally:
-        for hog in busy:
+        for hog in hogs:
             hog.kill()
             hog.wait()
 
 
 def test_a_wall_clock_that_others_use_up_is_not_the_completions(adder: Problem) -> None:
-    with hogs(3 * (os.cpu_count() or 1)), SandboxPool(workers=1, timeout_seconds=1.5) as pool:
-        assert [pool.run(adder, BUSY) for _ in range(2)] == [Verdict("passed")] * 2
+    with SandboxPool(workers=1, timeout_seconds=0.3) as pool:
+        assert pool.run(adder, HONEST).passed
+        with crowded():
+            assert pool.run(adder, BUSY) == Verdict("passed")
 
 
 def test_a_run_that_the_machine_starves_is_repeated_alone(adder: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,16 +62,20 @@ def test_a_run_that_the_machine_starves_is_repeated_alone(adder: Problem, monkey
 
     monkeypatch.setattr(pool_module, "Gate", Counting)
     monkeypatch.setattr(worker_module, "_HARD_WALL_BUDGETS", 0.01)
-    with hogs(10 * (os.cpu_count() or 1)), SandboxPool(workers=2, timeout_seconds=1.0) as pool:
-        assert [verdict for _, verdict in pool.check([(adder, BUSY)] * 2)] == [Verdict("passed")] * 2
+    with SandboxPool(workers=2, timeout_seconds=0.3) as pool:
+        assert pool.run(adder, HONEST).passed
+        with crowded():
+            assert [verdict for _, verdict in pool.check([(adder, BUSY)] * 2)] == [Verdict("passed")] * 2
     assert len(alone) == 2
 
 
 def test_a_run_that_is_starved_alone_too_is_never_failed(adder: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker_module, "_HARD_WALL_BUDGETS", 0.01)
     monkeypatch.setattr(worker_module, "_HARD_WALL_BUDGETS_ALONE", 0.01)
-    with hogs(10 * (os.cpu_count() or 1)), SandboxPool(workers=1, timeout_seconds=1.0) as pool:
-        verdict = pool.run(adder, BUSY)
+    with SandboxPool(workers=1, timeout_seconds=0.3) as pool:
+        assert pool.run(adder, HONEST).passed
+        with crowded():
+            verdict = pool.run(adder, BUSY)
     assert verdict == Verdict("harness_error", "undecided after 3 attempts: the machine gave the run no time")
 
 
