@@ -14,7 +14,15 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from evaluation import BackendName, ComputeDtype, ProblemSet, PromptFormat, Sampling, load_problems
+from evaluation import (
+    BackendName,
+    ComputeDtype,
+    EvaluationError,
+    ProblemSet,
+    PromptFormat,
+    Sampling,
+    load_problems,
+)
 from evaluation.problems import SETS, is_there
 from merging import YamlReader, missing_part, renamed, shown, split_reference
 from search.errors import SearchError
@@ -84,9 +92,12 @@ class ProblemsEntry(_Section):
     timeout: Duration | None = None
     without: tuple[str, ...] = ()
 
-    def load(self) -> ProblemSet:
-        """Return its problems. Raises EvaluationError."""
-        return load_problems(self.source, without=self.without, asked=self.prompt, timeout_seconds=self.timeout)
+    def load(self, where: str) -> ProblemSet:
+        """Return its problems; `where` is what errors call it. Raises SearchError."""
+        try:
+            return load_problems(self.source, without=self.without, asked=self.prompt, timeout_seconds=self.timeout)
+        except EvaluationError as error:
+            raise SearchError(f"{where}: {error}") from None
 
 
 def _entries(value: object) -> object:
@@ -129,9 +140,17 @@ class EvaluationSection(_Section):
         """Return how problems are answered. Raises ValueError where that makes no sense."""
         return Sampling(self.samples, self.temperature, self.top_p, seed)
 
-    def load_problems(self) -> ProblemSet:
-        """Return all problems, those of several sets with their weights. Raises EvaluationError."""
-        return ProblemSet.joined([entry.load() for entry in self.problems], [entry.weight for entry in self.problems])
+    def load_problems(self, source: str = "<config>") -> ProblemSet:
+        """Return all problems, those of several sets with their weights.
+
+        Raises SearchError, with the key; `source` is what it calls the config.
+        """
+        key = f"{source}: evaluation.problems"
+        sets = [entry.load(f"{key}[{index}]") for index, entry in enumerate(self.problems)]
+        try:
+            return ProblemSet.joined(sets, [entry.weight for entry in self.problems])
+        except EvaluationError as error:
+            raise SearchError(f"{key}: {error}") from None
 
     def located(self, places: list[Path]) -> EvaluationSection:
         """Return the same with paths that work from anywhere."""

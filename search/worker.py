@@ -110,7 +110,7 @@ class _Worker:
     def run(self, path: Path, limit: float | None, fresh: bool) -> Leaderboard:
         config = self.config
         deadline = time.monotonic() + limit if limit is not None else None
-        problems = config.evaluation.load_problems()
+        problems = config.evaluation.load_problems(config.source)
         visible, report = self._split(problems)
         known = baselines(config)
         recipes = [*config.space.corners(), *(baseline.recipe for baseline in known)]

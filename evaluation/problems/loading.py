@@ -76,7 +76,10 @@ def load_problems(
         EvaluationError: it cannot be found or read, or a row is broken; names file, line and field.
     """
     found = _read(str(source), _find(source))
-    problems = found.without(without) if without else found
+    try:
+        problems = found.without(without) if without else found
+    except EvaluationError as error:
+        raise EvaluationError(f"without: {error}") from None
     if not problems.problems:
         raise EvaluationError(f"problems {source}: nothing is left of it")
     if asked is None and timeout_seconds is None:
@@ -143,13 +146,18 @@ def _read(name: str, found: str) -> ProblemSet:
     is_rows = path.is_file() and path.suffix != ".parquet"
     rows = read_rows(path) if is_rows else read_hub(found)
     problems: dict[str, Problem] = {}
+    places: dict[str, str] = {}
     for where, row in test_split(list(rows)):
         reader = next(reader for fields, reader in _FORMATS if fields <= row.keys())
         problem = reader(row, where)
         if mistake := problem.mistake():
             raise EvaluationError(f"{where}: {mistake}")
         if problem.task_id in problems:
-            raise EvaluationError(f"{where}: task_id {problem.task_id!r} was there before; ids must be unique")
+            before = places[problem.task_id]
+            raise EvaluationError(
+                f"{where}: task_id {problem.task_id!r} was there before ({before}); ids must be unique: rename one"
+            )
+        places[problem.task_id] = where
         problems[problem.task_id] = problem
     if not problems:
         raise EvaluationError(f"{found}: holds no problems")

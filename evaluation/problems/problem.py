@@ -44,6 +44,8 @@ class Problem:
             return f"entry_point {self.entry_point!r} is no name of a function"
         if error := syntax_error(self.test):
             return f"field 'test' is no Python: {error}"
+        if not _defines_check(self.test):
+            return "field 'test' defines no function check, which is given the solution"
         errors = [syntax_error(self.prompt + rest) for rest in (self.canonical_solution, "", "\n    pass\n")]
         if all(errors):
             return f"field 'prompt' does not begin a program, also with 'canonical_solution' after it: {errors[0]}"
@@ -55,6 +57,25 @@ def parse(program: str) -> ast.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # an unknown escape sequence is the author's affair
         return ast.parse(program)
+
+
+def _defines_check(test: str) -> bool:
+    """Whether a program may give the name ``check`` to something at its module's level."""
+    waiting: list[ast.AST] = [parse(test)]
+    while waiting:
+        node = waiting.pop()
+        match node:
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+                if name == "check":
+                    return True
+                continue  # what stands inside has names of its own
+            case ast.Name(id="check", ctx=ast.Store()) | ast.Name(id="exec" | "globals") | ast.alias(name="*"):
+                return True
+            case ast.alias(name=name, asname=renamed) if (renamed or name) == "check":
+                return True
+            case _:
+                waiting += ast.iter_child_nodes(node)
+    return False
 
 
 def syntax_error(program: str) -> str | None:

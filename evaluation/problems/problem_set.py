@@ -5,6 +5,7 @@ Guarantees: task ids are unique; a split is the same on every machine.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import itertools
 import json
@@ -59,10 +60,14 @@ class ProblemSet:
         parts: list[Part] = []
         for each, weight in zip(sets, weights, strict=True):
             if any(part.name == each.name for part in parts):
-                raise EvaluationError(f"problems: {each.name} is there twice; name each set once")
+                raise EvaluationError(
+                    f"two sets are called {each.name}; give each set once, each under a name of its own"
+                )
             own = each.problems
             if any(problem.task_id in found for problem in own):
                 own = tuple(replace(problem, task_id=f"{each.name}/{problem.task_id}") for problem in own)
+            if clash := next((problem.task_id for problem in own if problem.task_id in found), None):
+                raise EvaluationError(f"{each.name} and a set before it both have a problem {clash!r}; rename one")
             found |= {problem.task_id: problem for problem in own}
             parts.append(Part(each.name, weight, tuple(problem.task_id for problem in own)))
         return cls(" + ".join(part.name for part in parts), tuple(found.values()), tuple(parts))
@@ -88,7 +93,10 @@ class ProblemSet:
         """Return the problems of these ids, in this set's order. Raises EvaluationError for an id that it lacks."""
         wanted = set(task_ids)
         if unknown := wanted - set(self.task_ids):
-            raise EvaluationError(f"{self.name}: has no problem {sorted(unknown)[0]}")
+            first = min(unknown)
+            nearest = difflib.get_close_matches(first, self.task_ids, n=1)
+            suggestion = f"did you mean {nearest[0]!r}?" if nearest else f"its ids are like {self.task_ids[0]!r}"
+            raise EvaluationError(f"{self.name}: has no problem {first!r}; {suggestion}")
         parts = (replace(part, task_ids=tuple(task for task in part.task_ids if task in wanted)) for part in self.parts)
         return ProblemSet(self.name, tuple(it for it in self.problems if it.task_id in wanted), tuple(parts))
 

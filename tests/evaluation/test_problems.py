@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -42,11 +42,16 @@ def test_a_file_of_the_schema_is_a_problem_set(tmp_path: Path, adder: Problem, n
     [
         ({"test": None}, r":2: no text in field 'test'"),
         ({"entry_point": "not a name"}, r":2: entry_point 'not a name'"),
-        ({"task_id": "toy/add"}, r":2: task_id 'toy/add' was there before"),
+        ({"task_id": "toy/add"}, r":2: task_id 'toy/add' was there before \(.*problems\.jsonl:1\); ids must be unique"),
         ({"task_id": "\ud800"}, r":2: half of a surrogate pair in field 'task_id'"),
         ({"test": "def check(:\n"}, r":2: field 'test' is no Python: .* \(line 1\)"),
         ({"test": "\0"}, r":2: field 'test' is no Python"),
         ({"test": "(" * 10_000}, r":2: field 'test' is no Python"),
+        ({"test": ""}, r":2: field 'test' defines no function check"),
+        ({"test": "assert add(1, 2) == 3\n"}, r":2: field 'test' defines no function check"),
+        ({"test": "def chek(candidate):\n    assert candidate(1, 2) == 3\n"}, r":2: field 'test' defines no function"),
+        ({"test": "class Tests:\n    def check(self, f):\n        pass\n"}, r":2: field 'test' defines no function"),
+        ({"test": "def outer():\n    def check(f):\n        pass\n"}, r":2: field 'test' defines no function check"),
         ({"prompt": "def (x):\n"}, r":2: field 'prompt' does not begin a program"),
     ],
 )
@@ -57,6 +62,24 @@ def test_a_broken_problem_is_named_by_its_line(
     file.write_text(lines(asdict(adder), asdict(adder) | {"task_id": "toy/other"} | change))
     with pytest.raises(EvaluationError, match=f"problems.jsonl{message}"):
         load_problems(file)
+
+
+@pytest.mark.parametrize(
+    "test",
+    [
+        "check = lambda candidate: None",
+        "try:\n    import x\nexcept ImportError:\n    def check(candidate):\n        pass\n",
+        "for check in [print]: pass",
+        "from tests import check",
+        "from tests import run as check",
+        "from tests import *",
+        "exec('def check(candidate): pass')",
+        "async def check(candidate):\n    pass\n",
+        "if (check := print): pass",
+    ],
+)
+def test_a_test_may_define_check_in_any_way(adder: Problem, test: str) -> None:
+    assert replace(adder, test=test).mistake() is None
 
 
 @pytest.mark.parametrize("field", ["task_id", "prompt", "entry_point", "canonical_solution", "test"])

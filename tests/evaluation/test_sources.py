@@ -164,16 +164,24 @@ def test_sets_are_joined_and_an_id_that_two_have_is_told_apart(tmp_path: Path, a
     ]  # fmt: skip
     assert [len(part.task_ids) for part in joined.subset([adder.task_id]).parts] == [1, 0]
     assert load_problem_sets([one]) == load_problems(one)
-    with pytest.raises(EvaluationError, match=r"one\.jsonl is there twice"):
+    with pytest.raises(EvaluationError, match=r"two sets are called one\.jsonl; give each set once"):
         load_problem_sets([one, one])
+
+
+def test_an_id_that_clashes_with_one_that_was_made_is_no_silent_loss(tmp_path: Path, adder: Problem) -> None:
+    one = write(tmp_path / "one.jsonl", asdict(adder), asdict(adder) | {"task_id": f"two.jsonl/{adder.task_id}"})
+    two = write(tmp_path / "two.jsonl", asdict(adder))
+    with pytest.raises(EvaluationError, match=r"two\.jsonl and a set before it both have a problem 'two\.jsonl/"):
+        load_problem_sets([one, two])
 
 
 def test_problems_may_be_left_out_and_asked_in_their_own_way(humaneval: ProblemSet) -> None:
     found = load_problems("humaneval", without=["HumanEval/0"], asked="chat", timeout_seconds=7)
     assert set(humaneval.task_ids) - set(found.task_ids) == {"HumanEval/0"}
     assert {(problem.asked, problem.timeout_seconds) for problem in found} == {("chat", 7.0)}
-    with pytest.raises(EvaluationError, match="has no problem HumanEval/900"):
-        load_problems("humaneval", without=["HumanEval/900"])
+    for unknown, remedy in (("HumanEval/900", "did you mean 'HumanEval/"), ("900", "its ids are like 'HumanEval/0'")):
+        with pytest.raises(EvaluationError, match=f"without: humaneval: has no problem '{unknown}'; {remedy}"):
+            load_problems("humaneval", without=[unknown])
 
 
 @pytest.mark.parametrize("reference", ["no-such/problems", "no-such/problems:config", "mbpp"])

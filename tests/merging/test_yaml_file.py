@@ -8,10 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
 from merging import MergingError, YamlReader
+from merging.recipes.yaml_file import _LOADER
 
 READER = YamlReader("recipe", MergingError)
 
@@ -21,16 +24,21 @@ READER = YamlReader("recipe", MergingError)
     [
         ("a: 1\nb: 2\na: 3", "mine.yaml:3: is no valid YAML: the key 'a' is given twice"),
         ("a: {b: {c: 1, c: 1}}", "mine.yaml:1: is no valid YAML: the key 'c' is given twice"),
-        ("a: 1\n\tb: 2", "mine.yaml:2: is no valid YAML: found character '\\t' that cannot start any token"),
-        ("a: \x01", "mine.yaml: is no valid YAML: unacceptable character #x0001: special characters are not allowed"),
+        ("a: 1\n\tb: 2", "mine.yaml:2: is no valid YAML: found a tab character that violates indentation"),
+        ("a: \x01", "mine.yaml: is no valid YAML: unacceptable character #x0001: control characters are not allowed"),
         ("a: 2001-13-01", "mine.yaml: is no valid YAML: month must be in 1..12"),
-        ("[" * 1000, "mine.yaml: is no valid YAML: maximum recursion depth exceeded"),
+        ("[" * 1000, "mine.yaml:2: is no valid YAML: did not find expected node content"),
+        ("[" * 100_000, "mine.yaml:1: is no valid YAML: exceeded maximum nesting depth"),
+        ("[" * 900 + "]" * 900, "mine.yaml: is no valid YAML: maximum recursion depth exceeded"),
         ("? {a: 1}\n: 2", "mine.yaml:1: is no valid YAML: found unhashable key"),
         ("a: &a {b: *a}", "mine.yaml: is no valid YAML: an alias (*name) stands inside what it names"),
         ("a: &a [1, [*a]]", "mine.yaml: is no valid YAML: an alias (*name) stands inside what it names"),
         ("a: nul\0", "mine.yaml: is no valid YAML: unacceptable character #x0000"),
         ("? [1, 2]\n: 3", "mine.yaml:1: is no valid YAML: found unhashable key"),
-        ("a: 1\n---\nb: 2", "mine.yaml:2: is no valid YAML: but found another document"),
+        ("a: 1\n---\nb: 2", "mine.yaml:2: a second document begins here; a recipe is one"),
+        ("a: 1\n---\n", "mine.yaml:2: a second document begins here; a recipe is one"),
+        ("---\na: 1\n...\n---\nb: 2", "mine.yaml:4: a second document begins here; a recipe is one"),
+        ("a: &x {b: 1}\nc: [{<<: *x, d: 1, d: 2}]", "mine.yaml:2: is no valid YAML: the key 'd' is given twice"),
         ("a: !!python/name:os.system", "mine.yaml:1: is no valid YAML: could not determine a constructor for the tag"),
     ],
 )
@@ -39,6 +47,16 @@ def test_what_is_no_valid_yaml_is_one_message_with_the_line(text: str, message: 
         READER.parse(text, "mine.yaml")
     assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
+
+
+def test_long_lists_are_read_by_libyaml_and_refused_by_their_first_entry() -> None:
+    class Words(BaseModel):
+        words: tuple[str, ...]
+
+    assert issubclass(_LOADER, yaml.CSafeLoader)  # ten times as fast as PyYAML's own
+    data = READER.parse("words: [" + "1," * 10_000 + "]", "mine.yaml")
+    with pytest.raises(MergingError, match=r"mine\.yaml: words\[0\]: expected a word, got 1"):
+        READER.validate(Words, data, "mine.yaml")
 
 
 def test_a_merge_key_may_be_overridden() -> None:

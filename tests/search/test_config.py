@@ -253,3 +253,35 @@ def test_a_set_that_is_nowhere_is_named(family: Family) -> None:
     config = SearchConfig.parse(text, source="mine.yaml", folder=family.folder)
     with pytest.raises(SearchError, match=r"mine\.yaml: evaluation\.problems: nowhere\.jsonl: no such file"):
         config.require_files()
+
+
+@pytest.mark.parametrize(
+    ("problems", "message"),
+    [
+        (
+            "[{source: problems.jsonl, without: [one/alpa]}]",
+            r"evaluation\.problems\[0\]: without: problems\.jsonl: has no problem 'one/alpa'; did you mean 'one/al",
+        ),
+        (
+            "[humaneval, {source: problems.jsonl, without: ['7']}]",
+            r"evaluation\.problems\[1\]: without: problems\.jsonl: has no problem '7'; its ids are like 'one/alpha'",
+        ),
+        (
+            "[problems.jsonl, problems.jsonl]",
+            r"evaluation\.problems: two sets are called problems\.jsonl; give each set once, each",
+        ),
+        (
+            "twice.jsonl",
+            r"evaluation\.problems\[0\]: .*twice\.jsonl:2: task_id 'one/alpha' was there before \(.*:1\); ids",
+        ),
+        ("unchecked.jsonl", r"evaluation\.problems\[0\]: .*unchecked\.jsonl:1: field 'test' defines no function check"),
+    ],
+)
+def test_problems_that_cannot_be_used_are_named_by_file_and_key(family: Family, problems: str, message: str) -> None:
+    first = family.problems.read_text().splitlines()[0]
+    (family.folder / "twice.jsonl").write_text(f"{first}\n{first}\n")
+    (family.folder / "unchecked.jsonl").write_text(json.dumps(json.loads(first) | {"test": "assert True"}))
+    text = family.config().replace("problems: problems.jsonl", f"problems: {problems}", 1)
+    config = SearchConfig.parse(text, "mine.yaml", family.folder)
+    with pytest.raises(SearchError, match=f"^mine.yaml: {message}"):
+        config.evaluation.load_problems(config.source)
