@@ -88,10 +88,6 @@ class Plan:
         """The depth of the merge."""
         return len(self.stack)
 
-    def describe(self) -> str:
-        """Return the plan as text: a line a tensor, with its method, sources and numbers."""
-        return "\n".join(_describe(step) for step in self.steps)
-
 
 def make_plan(recipe: Recipe, parents: ParentSet) -> Plan:
     """Resolve a recipe against its parents. Raises MergingError where they do not fit."""
@@ -278,19 +274,3 @@ def _resolve(
             "add a value without a filter as the last one"
         )
     return parameter.default
-
-
-def _describe(step: Step) -> str:
-    numbers = [f"{key}={_short(value)}" for key, value in step.shared if value is not None]
-    for key, values in step.per_input:
-        if any(value is not None for value in values):
-            numbers.append(f"{key}=[{', '.join(map(_short, values))}]")
-    sources = ", ".join(f"{s.parent}" + (f":{s.tensor}" if s.tensor != step.name else "") for s in step.inputs)
-    onto = f" onto {step.base.parent}" if step.base else ""
-    return f"{step.name}: {step.method} of {sources}{onto}  {' '.join(numbers)}".rstrip()
-
-
-def _short(value: Number | None) -> str:
-    if isinstance(value, str):
-        return value
-    return f"{value:.4g}" if isinstance(value, float) else str(value).lower()

@@ -49,7 +49,7 @@ def number_lines(
     """
     entries: dict[tuple[str, str], list[str]] = {}
     for key, value in numbers.items():
-        entries.setdefault(_place(key, recipe, names), []).append(_shown(value, names))
+        entries.setdefault(place_of(key, recipe, names), []).append(shown_value(value, names))
     groups: dict[str, list[str]] = {}
     for (label, word), values in entries.items():
         # Unbreakable inside an entry, so that a line ends between two.
@@ -60,8 +60,14 @@ def number_lines(
     return [part for line in lines for part in _wrapped(line, width)]
 
 
-def _place(key: str, recipe: Mapping[str, Any], names: Mapping[str, str]) -> tuple[str, str]:
-    """Return whose number it is, and which: ("strings", "weight")."""
+def place_of(key: str, recipe: Mapping[str, Any], names: Mapping[str, str]) -> tuple[str, str]:
+    """Return whose number it is, and which: ("strings", "weight").
+
+    Args:
+        key: the path of its key.
+        recipe: where it stands, as plain data.
+        names: what models are called, by their reference.
+    """
     node: Any = recipe
     labels: list[str] = []
     words = ""
@@ -87,7 +93,8 @@ def _label(node: object, index: int, names: Mapping[str, str]) -> list[str]:
     return []
 
 
-def _shown(value: object, names: Mapping[str, str]) -> str:
+def shown_value(value: object, names: Mapping[str, str]) -> str:
+    """Return a number or a choice as people read it, with the names of models."""
     if isinstance(value, float):
         return f"{value:.2f}" if 0.01 <= abs(value) < _LARGE or not value else f"{value:.3g}"
     if not isinstance(value, str):

@@ -6,12 +6,13 @@ numbers is searched, of some that are drawn.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
 from merging import Merger, Recipe
 from merging.unread import NO_PARAMETER, Keys, unread, unread_notes
+from search.progress import Progress
 from search.space import SearchSpace
 
 # How many recipes are drawn where a method, a model or a layer is searched, too: two choices may have to meet.
@@ -22,7 +23,7 @@ def unread_lines(
     space: SearchSpace,
     merger: Merger,
     corners: Sequence[Recipe],
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress,
 ) -> list[str]:
     """Return a line for each number of a searched recipe, itself searched or not, that no candidate reads.
 
@@ -30,12 +31,19 @@ def unread_lines(
         space: the search space.
         merger: merges its recipes.
         corners: recipes of the space that can be merged, in which every choice stands.
-        progress: called with (tensors, in all) while a parent is compared with the base.
+        progress: told while a parent is compared with the base.
     """
+
+    def compared(done: int, tensors: int) -> None:
+        if done == 1:
+            progress.begin("comparing the parents", 1)
+            progress.phase("tensors")
+        progress.step(done, tensors)
+
     reasons: dict[Keys, dict[str, None]] = {}
     read: set[Keys] = set()
     for recipe in _telling(space, merger, corners):
-        for keys, reason in unread(recipe, merger.parents, read, progress).items():
+        for keys, reason in unread(recipe, merger.parents, read, compared).items():
             if not reason:
                 read.add(keys)
             reasons.setdefault(keys, {})[reason] = None

@@ -143,7 +143,7 @@ class _Worker:
                 self.progress.say(fitting.warning)
             known = [baseline for baseline in known if self._can_be_had(baseline, merger)]
             parents.load(self._reading)
-            unread = unread_lines(config.space, merger, fitting.recipes, self._comparing)
+            unread = unread_lines(config.space, merger, fitting.recipes, self.progress)
             models = {"the merges": fitting.recipes[0]} | {baseline.name: baseline.recipe for baseline in known}
             asking = asking_notes(config, problems, merger, models, self._prompt_tokenizer)
             for note in (*parents.notes, *unread, *asking):
@@ -275,12 +275,6 @@ class _Worker:
             self.progress.begin("reading the parents", 1)
             self.progress.phase("tensors")
         self.progress.step(read, tensors)
-
-    def _comparing(self, done: int, tensors: int) -> None:
-        if done == 1:
-            self.progress.begin("comparing the parents", 1)
-            self.progress.phase("tensors")
-        self.progress.step(done, tensors)
 
     def _calibrating(self, what: str, done: int, texts: int) -> None:
         if done == 1:

@@ -7,23 +7,26 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from rich.table import Table
 
     from evaluation import Isolation, Outcome, Report, ScoredSamples
+    from merging import Plan, Recipe
     from search.compare import Comparison
     from search.config import SearchConfig
     from search.leaderboard import Leaderboard
+    from search.progress import Progress
     from search.prompt_formats import Tried
 
 # Of a table that goes to no terminal.
@@ -71,6 +74,10 @@ def print_isolation(isolation: Isolation, as_json: bool) -> None:
         click.echo()
     if not isolation.shortfall:
         click.echo(f"Enough to score models; {len(isolation.refused)} attempts to break out were refused.")
+
+
+def _width() -> int:
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else _PIPED_WIDTH
 
 
 def _print_table(table: Table) -> None:
@@ -187,29 +194,44 @@ def print_scored(scored: ScoredSamples, as_json: bool) -> None:
     click.echo(f"{found} over {len(set(scored.task_ids))} problems")
 
 
-def show_plan(config: SearchConfig) -> None:
-    """Print the searched numbers of a config and what one candidate would be merged of. Raises MergingError."""
+def show_search(config: SearchConfig, progress: Progress) -> None:
+    """Print what a config searches, one plan, and what a person should know first. Raises MergingError."""
     from merging import Merger, ParentSet
+    from search.commands.outline import ranges_table
     from search.unread import unread_lines
 
     config.require_files()
-    for found in config.space.ranges:
-        knots = f", a gradient of {found.knots} knots" if found.knots else ""
-        whole = ", whole numbers" if found.whole else ""
-        interval = f"one of {list(found.choices)}" if found.choices else f"{found.low:g} to {found.high:g}{whole}"
-        click.echo(f"{found.path}: {interval}{knots}")
-    example = config.space.recipe_at(config.warm_starts[0]) if config.warm_starts else config.space.example()
-    with ParentSet.open(config.space.corners(), "cpu", memory_budget=0, **config.merging.switches) as parents:
+    space = config.space
+    example = space.recipe_at(config.warm_starts[0]) if config.warm_starts else space.example()
+    names = names_of(space.corners())
+    _print_table(ranges_table(space.ranges, example.to_dict(), names, _width()))
+    with ParentSet.open(space.corners(), "cpu", memory_budget=0, **config.merging.switches) as parents:
         merger = Merger(parents)
-        fitting = config.space.fitting_corners(merger.plan)
-        tell(*parents.notes)
-        if warning := fitting.warning:
-            click.echo(f"\n{warning}")
-        with bar() as progress:
-            unread = unread_lines(config.space, merger, fitting.recipes, partial(progress, "comparing the parents"))
-        tell(*unread)
-        click.echo(f"\n{'The first warm start' if config.warm_starts else 'For example'}:\n")
-        click.echo(Merger(parents).plan(example).describe())
+        fitting = space.fitting_corners(merger.plan)
+        plan = merger.plan(example)
+        click.echo(f"\n{'The first warm start' if config.warm_starts else 'The low end of every range'}:\n")
+        show_plan(plan, names)
+        if fitting.warning:
+            click.echo(f"\n{fitting.warning}")
+        tell(*parents.notes, *unread_lines(space, merger, fitting.recipes, progress))
+
+
+def show_plan(plan: Plan, names: Mapping[str, str]) -> None:
+    """Print a plan, tensors that are made alike in one line."""
+    from search.commands.outline import plan_table
+
+    line, table = plan_table(plan, names)
+    click.echo(textwrap.fill(line, _width(), subsequent_indent="  ", break_on_hyphens=False) + "\n")
+    _print_table(table)
+
+
+def names_of(recipes: Iterable[Recipe]) -> dict[str, str]:
+    """Return what the parents of some recipes are called, by their reference."""
+    from merging import Recipe
+    from search.numbers import LABEL_WIDTH, parent_names
+
+    parents = dict.fromkeys(name for recipe in recipes for name in recipe.parents())
+    return parent_names([Recipe.single(name).to_dict() for name in parents], LABEL_WIDTH)
 
 
 def tell_of_mergekit(folder: Path, merge_method: str, compatible: bool) -> None:

@@ -13,10 +13,12 @@ import click
 from search.commands import options
 from search.commands.display import (
     bar,
+    names_of,
     print_isolation,
     print_report,
     print_scored,
     print_tried,
+    show_plan,
     tell,
     tell_isolation,
     tell_of_mergekit,
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.argument("folder", type=click.Path(path_type=Path))
 @options.SHARD_SIZE
-@click.option("--dry-run", is_flag=True, help="Show what would be merged, tensor by tensor, and merge nothing.")
+@click.option("--dry-run", is_flag=True, help="Show what would be merged of what, layer by layer, and merge nothing.")
 @options.COMPATIBLE
 @options.LOW_MEMORY
 @options.LAZY_UNPICKLE
@@ -88,7 +90,7 @@ def merge(
             allow_crimes=allow_crimes,
         ) as parents:
             tell(*parents.notes, *unread_notes(unread(loaded, parents), f"{recipe}: "))
-            click.echo(Merger(parents, random_seed).plan(loaded).describe())
+            show_plan(Merger(parents, random_seed).plan(loaded), names_of([loaded]))
         return
     from merging import export_model
 

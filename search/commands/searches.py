@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from search.commands import options
-from search.commands.display import bar, print_comparison, print_leaderboard, show_plan, tell_of_mergekit
+from search.commands.display import bar, print_comparison, print_leaderboard, show_search, tell_of_mergekit
 from search.startup import quick_imports
 
 
@@ -36,7 +36,7 @@ def _seconds(ctx: click.Context, param: click.Parameter, value: str | None) -> f
 )
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of the sampler and of the split.")
 @click.option("--fresh", is_flag=True, help="Begin anew; results that are there are moved aside.")
-@click.option("--dry-run", is_flag=True, help="Show the searched numbers and one plan, and run nothing.")
+@click.option("--dry-run", is_flag=True, help="Show what is searched and one plan, and run nothing.")
 @options.COMPILE
 @options.CONSENT
 def run(
@@ -69,7 +69,7 @@ def run(
         if compile is not None:
             loaded = loaded.with_compile(compile)
         if dry_run:
-            show_plan(loaded)
+            show_search(loaded, progress)
             return
         with quick_imports():
             from search.worker import default_folder, run_search
