@@ -22,6 +22,14 @@ ModelMaker = Callable[..., str]
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what executes programs, and commands that do: their outcome may depend on the layers of the sandbox."""
+    for item in items:
+        if {"sandbox", "command"}.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker("sandbox")
+
+
 @pytest.fixture
 def make_model(tmp_path: Path) -> ModelMaker:
     """Return a function that saves a tiny random model and returns its folder."""

@@ -17,6 +17,8 @@ from evaluation.sandbox import seccomp, syscalls
 from evaluation.sandbox.isolation import Isolation, Layer
 from tests.evaluation.settings import on_kernel
 
+pytestmark = pytest.mark.sandbox
+
 ALLOW, KILL, EPERM, ENOSYS = 0x7FFF0000, 0x80000000, 0x50001, 0x50026
 TABLES = {**syscalls.ALLOWED, **syscalls.GUARDED, **syscalls.FORBIDDEN}
 needs_bubblewrap = pytest.mark.skipif(not shutil.which("bwrap"), reason="bubblewrap is not installed")

@@ -22,6 +22,8 @@ from evaluation.sandbox.errors import SandboxError
 from evaluation.sandbox.gate import Gate
 from tests.evaluation.hostile import CASES, PROMPT
 
+pytestmark = pytest.mark.sandbox
+
 HONEST = "    return a + b\n"
 
 

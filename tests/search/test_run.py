@@ -28,6 +28,8 @@ from search.trial import Bench
 from tests.search.conftest import Command, fingerprint, load_as_scored
 from tests.search.family import Family
 
+pytestmark = pytest.mark.sandbox
+
 
 def numbers(board: Leaderboard) -> dict[int, dict[str, float]]:
     return {row.trial: row.numbers for row in board.rows if row.kind == "trial"}

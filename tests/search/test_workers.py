@@ -7,9 +7,13 @@ import signal
 import time
 from pathlib import Path
 
+import pytest
+
 from search import Leaderboard, SearchConfig, SearchError, run_search
 from tests.search.family import Family
 from tests.search.processes import running
+
+pytestmark = pytest.mark.sandbox
 
 # Completions of this length take a tiny model several seconds: there is time to interrupt them.
 LONG = "max_new_tokens: 500"
