@@ -9,6 +9,8 @@ from typing import Literal
 import torch
 
 from evaluation import BackendName, ComputeDtype, Speeds, compute_speeds
+from merging import Merger, Recipe
+from search.config import EvaluationSection
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,13 @@ class Compute:
         speeds = compute_speeds(shapes, own, device) if backend == "transformers" else None
         on_cpu = torch.device(device).type == "cpu"
         return cls(speeds.choice if speeds and on_cpu else "recipe", own, speeds)
+
+    @classmethod
+    def of_merges(cls, merger: Merger, recipes: Sequence[Recipe], settings: EvaluationSection) -> Compute:
+        """Choose what the merges of a search compute in, by the first of 16 bits."""
+        recipe = next((each for each in recipes if merger.dtype(each).itemsize == 2), recipes[0])
+        device, shapes = str(merger.parents.device), merger.shapes(recipe)
+        return cls.choose(settings.compute_dtype, merger.dtype(recipe), shapes, device, settings.backend)
 
     @property
     def torch_dtype(self) -> torch.dtype | None:

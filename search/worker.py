@@ -11,7 +11,7 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -154,7 +154,7 @@ class _Worker:
             for recipe in fitting.recipes:
                 merger.calibrate(recipe, self._calibrating)
             # Only now is anything written: whatever is wrong with the input has been found.
-            compute = self._compute(merger, fitting.recipes)
+            compute = Compute.of_merges(merger, fitting.recipes, config.evaluation)
             identity["evaluation"]["compute_dtype"] = compute.dtype
             folder = ResultsFolder.create(path, config, identity, fresh)
             # Where the parents were moved since, the study calls them as it always did.
@@ -196,14 +196,6 @@ class _Worker:
         if choice.note:
             self.progress.say(choice.note)
         return Merger(parents, settings.random_seed, choice.kernels)
-
-    def _compute(self, merger: Merger, recipes: Sequence[Recipe]) -> Compute:
-        """Choose what scoring would compute in if the search began here."""
-        settings = self.config.evaluation
-        recipe = next((each for each in recipes if merger.dtype(each).itemsize == 2), recipes[0])
-        device = str(merger.parents.device)
-        shapes = merger.shapes(recipe)
-        return Compute.choose(settings.compute_dtype, merger.dtype(recipe), shapes, device, settings.backend)
 
     def _as_recorded(self, here: Compute, folder: ResultsFolder) -> torch.dtype | None:
         """Return what the search computes in, chosen by whoever began it, and say so if that is slow here."""
