@@ -2,7 +2,8 @@
 
     python tests/benchmarks/quickstart.py [--trials 40]
 
-Each run is the command that a person types, as a process of its own, from its start to the printed leaderboard.
+Each run is the command that a person types, as a process of its own, from its start to the printed leaderboard. It
+takes after this one: a lesser processor is emulated for both (see compute_dtype.py).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from search.results import ResultsFolder
 from tests.benchmarks.machine import describe_machine
 
 CONFIG = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
@@ -54,7 +56,9 @@ def main() -> None:
                 f"| {best['p_value']:.1g} |",
                 flush=True,
             )
-    print(f"\n{trials} trials each; median {median(taken):.1f} s from the command to the printed leaderboard")
+            computed = ResultsFolder.open(Path(folder) / str(seed)).compute_dtype
+    print(f"\n{trials} trials each, computed in {computed if computed == 'float32' else 'bfloat16'}; ", end="")
+    print(f"median {median(taken):.1f} s from the command to the printed leaderboard")
 
 
 if __name__ == "__main__":
