@@ -53,6 +53,7 @@ _STATES: Mapping[TrialState, State] = {
 
 # From this width on there is room for the numbers, beside what the other columns and the gaps take.
 _WIDE, _OTHER_COLUMNS = 120, 54
+_LEAST_NAME = 26
 _SET_WIDTH = 16
 _BEST_PARENT = " (best parent)"
 _ON_FRONT = " (Pareto)"
@@ -212,18 +213,21 @@ class Leaderboard:
         titles = [shorten(name, _SET_WIDTH) for name in sets]
         others = _OTHER_COLUMNS + sum(max(len(title), len("100.0%")) + 2 for title in titles)
         columns = ["", "search", *titles, "report [95%]", "won:lost", "p", "s", "numbers"]
-        columns = columns[: None if width >= _WIDE else -1]
-        for column in columns:
-            is_text = column in ("", "numbers")
-            table.add_column(column, justify="left" if is_text else "right", no_wrap=not is_text)
-        limit = width // 4 if width >= _WIDE else max(width - others, 12)
+        limit = width // 4 if width >= _WIDE else max(width - others, _LEAST_NAME)
         called = [self._called(row, limit) for row in rows]
         short = self._parent_names(LABEL_WIDTH)
         room = width - others - max(map(cell_len, called), default=0)
-        for row, name in zip(rows, called, strict=True):
+        lines = [
+            [name, *_cells(row, sets), "\n".join(number_lines(row.numbers, row.recipe, short, room))]
+            for row, name in zip(rows, called, strict=True)
+        ]
+        kept = range(len(columns)) if width >= _WIDE else _fitting([columns, *lines], width, len(titles))
+        for index in kept:
+            is_text = columns[index] in ("", "numbers")
+            table.add_column(columns[index], justify="left" if is_text else "right", no_wrap=not is_text)
+        for row, cells in zip(rows, lines, strict=True):
             style = "bold green" if row.trial == self.best else "" if row.kind == "trial" else "cyan"
-            cells = [name, *_cells(row, sets), "\n".join(number_lines(row.numbers, row.recipe, short, room))]
-            table.add_row(*(Text(cell) for cell in cells[: len(columns)]), style=style)
+            table.add_row(*(Text(cells[index]) for index in kept), style=style)
         return table
 
     def numbers_below(self, width: int) -> list[str]:
@@ -311,6 +315,20 @@ def _rank(row: Row) -> tuple[bool, float, int, float, int]:
     kind = ("parent", "baseline", "trial").index(row.kind)
     unlikely = math.inf if row.log_likelihood is None else -row.log_likelihood
     return row.search_score is None, -(row.search_score or 0.0), kind, unlikely, row.trial
+
+
+def _fitting(lines: Sequence[Sequence[str]], width: int, sets: int) -> Sequence[int]:
+    """Return the columns that a narrow terminal has room for: the names and their scores first, the numbers never."""
+    from rich.cells import cell_len
+
+    widths = [max(map(cell_len, column)) + 2 for column in zip(*lines, strict=True)]
+    report = 2 + sets
+    kept = list(range(report + 4))
+    for least in (report + 3, report + 2, report + 1, *range(report - 1, 1, -1), report):
+        if sum(widths[index] for index in kept) - 2 <= width:
+            break
+        kept.remove(least)
+    return kept
 
 
 def _cells(row: Row, sets: Sequence[str]) -> Sequence[str]:

@@ -195,6 +195,10 @@ class ResultsFolder:
         with held(self.path / _WORKERS / worker):
             yield worker
 
+    def others_at_work(self, worker: str) -> bool:
+        """Whether any other worker lives."""
+        return any(file.name != worker and is_held(file) for file in (self.path / _WORKERS).iterdir())
+
     def is_at_work(self, worker: str) -> bool:
         """Whether the worker of that name still lives."""
         return is_held(self.path / _WORKERS / worker)
@@ -231,14 +235,21 @@ class ResultsFolder:
         """Where the verdicts of programs are kept."""
         return (self.path / _VERDICTS).resolve()
 
-    def record_isolation(self, worker: str, isolation: Isolation) -> None:
-        """Add a worker's line to the file of the sandboxes. Raises SearchError."""
+    def record_isolation(self, worker: str, isolation: Isolation) -> bool:
+        """Add a worker's line to the file of the sandboxes; return whether layers are missing that none missed before.
+
+        Raises SearchError.
+        """
         started = datetime.now(UTC).isoformat(timespec="seconds")
         line = {"worker": worker, "host": platform.node(), "started": started, "active": isolation.active}
         file = self.path / _SANDBOX
+        missing = json.dumps(isolation.missing)
         try:
-            with file.open("a", encoding="utf-8") as lines:
+            with file.open("a+", encoding="utf-8", errors="replace") as lines:
+                lines.seek(0)
+                is_new = bool(isolation.missing) and not any(missing in known for known in lines)
                 lines.write(json.dumps(line | {"missing": isolation.missing}) + "\n")
+                return is_new
         except OSError as error:
             raise SearchError(f"{file}: cannot be written: {error.strerror}; {MAKE_ROOM}") from None
 

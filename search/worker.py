@@ -178,7 +178,7 @@ class _Worker:
                     if len(studies.baseline_trials()) < studies.first_number:  # a worker died at one meanwhile
                         self._run_baselines(studies, bench, name, deadline, finish)
                     self._score_finalists(studies, bench, report)
-                    return replace(Leaderboard.of(studies), unfinished=self._unfinished(studies, report))
+                    return replace(Leaderboard.of(studies), unfinished=self._unfinished(studies, report, name))
 
     def _split(self, problems: ProblemSet) -> tuple[ProblemSet, ProblemSet]:
         """Return what the search may see, and the rest. Raises SearchError if it would see nothing of an objective."""
@@ -238,8 +238,7 @@ class _Worker:
     def _tell_isolation(self, scorer: Evaluator, folder: ResultsFolder, worker: str) -> None:
         isolation = scorer.sandbox.isolation
         _LOG.info("sandbox: %s", isolation)
-        folder.record_isolation(worker, isolation)
-        if isolation.missing:
+        if folder.record_isolation(worker, isolation):
             self.progress.say(isolation.note)
 
     def _can_be_had(self, baseline: Baseline, merger: Merger) -> bool:
@@ -353,10 +352,13 @@ class _Worker:
         chosen = [trial for trial in studies.baseline_trials() if trial.state is TrialState.COMPLETE] + list(best)
         return [trial for trial in chosen if studies.number(trial) not in known]
 
-    def _unfinished(self, studies: Studies, report: ProblemSet) -> str:
-        ended, others = len(studies.trials()), studies.others_at_work()
-        if ended + others < self.total:
-            return f"{ended} of {self.total} trials are over."
+    def _unfinished(self, studies: Studies, report: ProblemSet, worker: str) -> str:
+        others = studies.others_at_work()  # first: what is over meanwhile is counted below
+        if (ended := len(studies.trials())) + others < self.total:
+            if not studies.folder.others_at_work(worker):
+                return f"{ended} of {self.total} trials are over."
+            # Between two trials the others run none.
+            return f"{ended} of {self.total} trials are over; others work on." if self.stopping else ""
         left = 0 if others or not len(report) else len(self._unreported(studies))
         models = "1 model waits" if left == 1 else f"{left} models wait"
         return f"The report split is not finished: {models} to be scored on it." if left else ""

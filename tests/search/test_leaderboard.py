@@ -175,6 +175,31 @@ def test_a_table_fits_its_terminal_a_line_a_row(board: Leaderboard, width: int) 
     assert ("density" in lines[2]) is (width == 160)
 
 
+@pytest.mark.parametrize("width", [30, 40, 47, 54, 66, 79])
+def test_names_and_scores_stay_where_a_narrow_terminal_has_room_for_little_else(board: Leaderboard, width: int) -> None:
+    title, header, *lines = shown(board, width)
+    assert header.split()[0] == "search"
+    assert ("report [95%]" in header) is (width > 45)
+    assert max(len(line.rstrip()) for line in (title, header, *lines)) <= width
+    for row, line in zip(board.rows, lines, strict=True):
+        name = "b (best parent)" if row.name == board.best_parent else Path(row.name).name
+        assert re.match(rf"{re.escape(name)} +({row.search_score or 0:.1%}|failed|screened)", line), line
+
+
+@pytest.mark.parametrize("width", [40, 60])
+def test_long_names_keep_both_ends_on_a_narrow_terminal(family: Family, width: int) -> None:
+    names = [f"a-long-name-{size}-of-a-model-that-was-tuned-v{size}" for size in ("1.5B", "3B")]
+    family.a.rename(family.folder / names[0])
+    family.b.rename(family.folder / names[1])
+    text = family.config().replace("- model: a", f"- model: {names[0]}").replace("- model: b", f"- model: {names[1]}")
+    recorder = Recorder(family.folder / "run", SearchConfig.parse(text, folder=family.folder))
+    for _ in range(3):
+        recorder.baseline(set(range(8)))
+    lines = shown(recorder.read(), width)[2:]
+    assert re.match(r"\S+…\S*B \(best parent\) +80.0%", lines[0])
+    assert re.match(r"a-lo\S+…\S*v3B +80.0%", lines[1])
+
+
 @pytest.mark.parametrize("width", [100, 160])
 def test_a_table_names_models_as_a_terminal_shows_it(board: Leaderboard, width: int) -> None:
     lines = shown(board, width)

@@ -13,11 +13,13 @@ from typing import Any
 
 import pytest
 import torch
+from optuna.trial import TrialState
 from rich.console import Console
 from safetensors.torch import load_file
 
 from evaluation import ConsentError, Evaluator, load_problems
 from evaluation.judge import Judge
+from evaluation.sandbox.isolation import Isolation, Layer
 from evaluation.sandbox.pool import Batch
 from merging import MergingError, load_tokenizer
 from search import Leaderboard, SearchConfig, SearchError, export_trial, run_search
@@ -25,6 +27,7 @@ from search.progress import Silent, Terminal
 from search.results import ResultsFolder
 from search.study import OUTCOMES, RECIPE, Studies, quiet
 from search.trial import Bench
+from search.worker import _Worker
 from tests.search.conftest import Command, fingerprint, load_as_scored
 from tests.search.family import Family
 
@@ -448,6 +451,49 @@ def test_the_layers_of_the_sandbox_are_recorded_and_one_that_it_lacks_is_told(
     assert said == [
         "the sandbox works without bubblewrap (there is no bwrap on the PATH); `merge-search check` tells more"
     ]
+    folder = ResultsFolder.open(tmp_path / "run")
+    for line in ("", "null\n", "{\n", "\xff"):  # whatever else is in the file
+        with folder.path.joinpath("sandbox.jsonl").open("a") as file:
+            file.write(line)
+        without = Isolation((Layer("bubblewrap", False, "there is no bwrap on the PATH"),))
+        assert not folder.record_isolation("another", without)
+    assert not folder.record_isolation("another", Isolation((Layer("landlock", True),)))
+    assert folder.record_isolation("another", Isolation((Layer("landlock", False, "the kernel has none"),)))
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+@pytest.mark.parametrize("at_a_trial", [False, True])
+def test_a_worker_that_ends_before_the_others_does_not_say_that_the_search_is_unfinished(
+    family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_a_trial: bool, stopped: bool
+) -> None:
+    config = SearchConfig.load(family.write())
+    run_search(config, tmp_path / "run", trials=1)
+    folder = ResultsFolder.open(tmp_path / "run")
+    others_at_work = Studies.others_at_work
+
+    def finishing(studies: Studies) -> int:  # its last trial is over after this worker has looked
+        others = others_at_work(studies)
+        for trial in studies.search.get_trials(states=(TrialState.RUNNING,)):
+            studies.search.tell(trial.number, 0.5)
+        return others
+
+    worker = _Worker(config, 2, Silent(), stopping=stopped)
+    with (
+        quiet(),
+        folder.sign_in() as other,
+        folder.sign_in() as own,
+        closing(Studies.create(folder, config, [])) as studies,
+    ):
+        problems = config.evaluation.load_problems()
+        if at_a_trial:
+            assert studies.claim(other, 2, config.space)
+            monkeypatch.setattr(Studies, "others_at_work", finishing)
+        told = worker._unfinished(studies, problems, own)
+        expected = "" if at_a_trial or not stopped else "1 of 2 trials are over; others work on."
+        assert told == expected
+        monkeypatch.undo()
+    with quiet(), folder.sign_in() as own, closing(Studies.create(folder, config, [])) as studies:
+        assert (worker._unfinished(studies, problems, own) == "1 of 2 trials are over.") is not at_a_trial
 
 
 def test_a_program_whose_verdict_is_in_the_folder_is_not_executed_again(
