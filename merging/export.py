@@ -1,8 +1,8 @@
 """Export: runs a plan shard by shard to disk, with all that `from_pretrained` needs.
 
-Guarantees: the tensors are bit-identical to those that `Merger.apply` makes of the same recipe and seed; the folder
-appears under its name only when it is whole; an existing folder is left as it was; what is written is in memory a few
-tensors at a time.
+Guarantees: the tensors are bit-identical to those that `Merger.apply` makes of the same recipe and seed; what was
+written was opened again, and would load as what was merged; the folder appears under its name only when it is whole; an
+existing folder is left as it was; what is written is in memory a few tensors at a time.
 """
 
 from __future__ import annotations
@@ -27,16 +27,18 @@ from merging.errors import MergingError
 from merging.inductor import AnyKernels
 from merging.kernel import model_dtype, output_dtype, run_steps
 from merging.methods import METHODS
-from merging.models import config_text, generation_config_text
+from merging.models import config_text, generation_config_text, loaded_end_tokens
 from merging.parents import ParentSet
 from merging.plan import Plan, Step, make_plan
 from merging.recipes.recipe import Recipe
-from merging.shards import Place, split, write_shard
+from merging.reopening import check_written
+from merging.shards import Place, pieces_of, split, write_shard
 from merging.statistics.digests import FileDigests
 from merging.tokenization.merged_tokenizer import MergedTokenizer
 from merging.tokenization.special_tokens import SpecialTokens
 from merging.tokenization.tokenizers import has_tokenizer
 from merging.unread import unread, unread_notes
+from merging.weights_digest import digest_of_files
 
 _SIZES = (("GB", 10**9), ("MB", 10**6), ("KB", 10**3), ("bytes", 1))
 # Of the donor's files, those that may come with the weights.
@@ -63,6 +65,7 @@ def export_model(
     statistics: Path | None = None,
     digests: FileDigests | None = None,
     end_tokens: Collection[int] = (),
+    weights_digest: str | None = None,
     progress: Callable[[str, int, int], None] | None = None,
     note: Callable[[str], None] | None = None,
 ) -> None:
@@ -90,11 +93,13 @@ def export_model(
         statistics: a folder in which a search keeps what it computed of the parents alone; it is read only.
         digests: of the parents' files, where somebody else needs these, too.
         end_tokens: ids that end an answer besides the tokenizer's own, for generation_config.json.
+        weights_digest: what `Merger.weights_digest` returned when the merge was scored, if it was.
         progress: called with (phase, done, in all).
         note: called with what is otherwise than a person would hope, in sentences.
 
     Raises:
-        MergingError: the recipe does not fit its parents, the folder is taken, or the disk is full.
+        MergingError: the recipe does not fit its parents, the folder is taken, the disk is full, or what was written
+            would not load as what was merged, or is not what was scored.
     """
     limit = _bytes(max_shard_size)
     _check_free(to)
@@ -139,6 +144,13 @@ def export_model(
             if tokenizer:
                 tokenizer.save(folder)
             (folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
+            if progress:
+                progress("opening what was written", 0, 1)
+            try:
+                _reopen(recipe, plan, parents, folder, special, weights_digest)
+            except MergingError as error:
+                reason = str(error).replace(str(folder), str(to))
+                raise MergingError(f"{to}: was not exported, and nothing was left there: {reason}") from None
             if write_model_card:
                 (folder / "README.md").write_text(card or model_card(recipe, to.name, random_seed), encoding="utf-8")
             part.chmod(0o755)  # private while it is made
@@ -246,6 +258,27 @@ def _write_configs(recipe: Recipe, plan: Plan, parents: ParentSet, folder: Path,
     if parents.trust_remote_code:
         for code in donor.folder.glob("*.py"):
             shutil.copyfile(code, folder / code.name)
+
+
+def _reopen(
+    recipe: Recipe,
+    plan: Plan,
+    parents: ParentSet,
+    folder: Path,
+    special: SpecialTokens | None,
+    weights_digest: str | None,
+) -> None:
+    """Read what was written as a stranger would. Raises MergingError if that is not what was merged, or scored."""
+    layout = parents.architecture.layout
+    entries = [piece for entry in _entries(plan, parents) for piece in pieces_of(entry, layout.disassemble)]
+    end_tokens = loaded_end_tokens(parents.checkpoints[recipe.donor], special)
+    dtype = model_dtype(plan, parents)
+    merge = check_written(folder, entries, dtype, end_tokens, parents.trust_remote_code)
+    if weights_digest and digest_of_files(merge.tensors, plan, parents) != weights_digest:
+        raise MergingError(
+            "its weights are not those that were scored, although the parents hold the same; export it where the "
+            "search ran, since another device, processor or version may round otherwise"
+        )
 
 
 def _entries(plan: Plan, parents: ParentSet) -> list[Entry]:

@@ -28,6 +28,7 @@ from merging.recipes.recipe import Recipe
 from merging.sharing import owners, share
 from merging.tokenization.merged_tokenizer import MergedTokenizer
 from merging.tokenization.tokenizers import holds_tokenizer
+from merging.weights_digest import digest_of_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -131,6 +132,10 @@ class Merger:
     def tokenizer(self, recipe: Recipe) -> PreTrainedTokenizerBase:
         """Return the tokenizer that the merge has. Raises MergingError if the recipe asks for one it cannot have."""
         return MergedTokenizer.of(recipe, self.parents).tokenizer
+
+    def weights_digest(self, recipe: Recipe) -> str:
+        """Return the digest of the live model's weights, which are those of this recipe, as `export_model` takes it."""
+        return digest_of_model(self._tensors, self.plan(recipe), self.parents)
 
     def _by_name(self, model: PreTrainedModel) -> dict[str, Tensor]:
         """Return the tensors of the live model, by the names that a merge has for them."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from merging.checkpoints.checkpoint import CONFIG, GENERATION, Checkpoint
+from merging.checkpoints.config import loading_keys
 from merging.parents import ParentSet
 from merging.plan import Plan
 from merging.stacks import plain_stack, stacked_config, untie
@@ -35,11 +36,25 @@ def merged_config(
     if plan.has_head:
         untie(config)
     text = config.get_text_config()
+    for part in (config, text):
+        _forget_how_to_load(part, parents.trust_remote_code)
     text.vocab_size = plan.rows or text.vocab_size
     for part in (config,) if text is config else (config, text):
         if special:
             special.put(part)
     return config
+
+
+def _forget_how_to_load(config: PreTrainedConfig, has_code: bool) -> None:
+    """Take out of a config what would make `from_pretrained` load plain tensors as something else."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    for key in loading_keys(vars(config), has_code):
+        delattr(config, key)
+    # What serves models chooses their class by this; a donor may name one that judges texts and writes none.
+    built = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    if config.architectures and not has_code and isinstance(built, type):
+        config.architectures = [built.__name__]
 
 
 def config_text(
@@ -75,6 +90,17 @@ def generation_config_text(donor: Checkpoint, special: SpecialTokens | None) -> 
     wanted = special and [dict(special.ids), special.ends]
     text: str = donor.remembered(["generation config of a merge", wanted], ask)
     return text
+
+
+def loaded_end_tokens(checkpoint: Checkpoint, special: SpecialTokens | None) -> object:
+    """Return the ids of the tokens that end what a model writes, with these special tokens if there are any."""
+
+    def ask() -> object:
+        return generation_config(checkpoint, special).eos_token_id
+
+    if special and special.moved is not None:
+        return ask()
+    return checkpoint.remembered(["end tokens", special and [dict(special.ids), special.ends]], ask)
 
 
 def _written(config: PreTrainedConfig | GenerationConfig, name: str) -> str:

@@ -115,7 +115,13 @@ class ParentSet:
             parents._spread(device_map, None if given is None else memory_budget)
         for recipe in every:
             parents._check_rows(recipe)
-            parents.checkpoints[recipe.donor].check_generation_config()  # which the merge will have
+            donor = parents.checkpoints[recipe.donor]
+            donor.check_generation_config()  # which the merge will have
+            if keys := donor.loading_keys:
+                parents._note(
+                    f"model {recipe.donor}: its config.json says how to load it ({', '.join(keys)}); a merge is plain "
+                    "tensors, and leaves that out"
+                )
         return parents
 
     @property

@@ -65,7 +65,7 @@ def write_shard(
     """
     # The widest first, so that each begins at a multiple of its elements' size.
     placed = sorted(entries, key=lambda entry: -entry.dtype.itemsize)
-    pieces = [piece for entry in placed for piece in _pieces(entry, disassemble)]
+    pieces = [piece for entry in placed for piece in pieces_of(entry, disassemble)]
     beginning = header(pieces, {"format": "pt"})
     own = threading.local()
     with file.open("wb", buffering=0) as out:
@@ -95,6 +95,7 @@ def _write_all(file: int, content: bytes | memoryview, start: int) -> int:
     return len(content)
 
 
-def _pieces(entry: Entry, disassemble: Callable[[str, Tensor], Mapping[str, Tensor]]) -> list[Entry]:
+def pieces_of(entry: Entry, disassemble: Callable[[str, Tensor], Mapping[str, Tensor]] = whole) -> list[Entry]:
+    """Return the tensors that a file holds a tensor in."""
     tensor = torch.empty(entry.shape, dtype=entry.dtype, device="meta")
     return [Entry(name, tuple(piece.shape), piece.dtype) for name, piece in disassemble(entry.name, tensor).items()]

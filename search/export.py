@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 from merging import Recipe, renamed
@@ -12,6 +13,7 @@ from search.errors import SearchError
 from search.leaderboard import Leaderboard, Row
 from search.results import ResultsFolder
 from search.startup import quick_imports
+from search.study import Studies, quiet, storage_errors
 
 
 def export_trial(
@@ -58,10 +60,18 @@ def export_trial(
     export_model(
         recipe, target, random_seed=seed, device=device, max_shard_size=max_shard_size, card=card,
         mergekit_compatible=mergekit_compatible, compile=config.merging.compile, progress=progress,
-        statistics=folder.statistics, digests=digests, end_tokens=row.end_tokens,
+        statistics=folder.statistics, digests=digests, weights_digest=_scored_weights(folder, row),
+        end_tokens=row.end_tokens,
         **config.merging.switches,
     )  # fmt: skip
     return row
+
+
+def _scored_weights(folder: ResultsFolder, row: Row) -> str | None:
+    """Return the digest of the weights that a row's score on the report split is of, if it has one."""
+    with quiet(), storage_errors(folder), closing(Studies.open(folder)) as studies:
+        of_same = None if row.same_as is None else studies.weights(row.same_as)
+        return studies.weights(row.trial) or of_same
 
 
 def _choose(leaderboard: Leaderboard, folder: ResultsFolder, trial: int | None) -> Row:

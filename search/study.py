@@ -42,7 +42,7 @@ WORKER, RECIPE, SCORE, OUTCOMES, SECONDS, TOKENS, ENDS, LIKELIHOOD, SAME_AS, ERR
     "name", "kind", "number",
 )  # fmt: skip
 # User attributes of the search's study.
-_FIRST, _REPORT, _RERUN, _SPLITS = "first number", "report/", "run again/", "splits"
+_FIRST, _REPORT, _RERUN, _SPLITS, _WEIGHTS = "first number", "report/", "run again/", "splits", "weights/"
 NO_SPLITS: Mapping[str, Split] = {}
 # How long a worker waits for another one's write.
 _BUSY_SECONDS = 60
@@ -185,6 +185,15 @@ class Studies:
         """Return how outcomes on a split are to be read: ``search`` or ``report``."""
         known = self.search.user_attrs.get(_SPLITS, {}).get(name)
         return Split.restored(known) if known else Split()
+
+    def save_weights(self, number: int, digest: str) -> None:
+        """Keep the digest of the weights that are scored on the report split."""
+        self.search.set_user_attr(f"{_WEIGHTS}{number}", digest)
+
+    def weights(self, number: int) -> str | None:
+        """Return the digest of the weights that were scored on the report split, by the number that people see."""
+        found: str | None = self.search.user_attrs.get(f"{_WEIGHTS}{number}")
+        return found
 
     def save_report(self, number: int, outcomes: str) -> None:
         """Keep outcomes on the report split; a finished trial takes no attributes itself."""

@@ -54,9 +54,16 @@ class Bench:
 
     def merge(self, recipe: Recipe) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         """Return the live model of a recipe, and the tokenizer that it is asked with."""
-        here = Recipe.from_dict(renamed(recipe.to_dict(), self.places), "the recipe") if self.places else recipe
+        here = self._here(recipe)
         model = self.merger.apply(here, progress=self.progress.step)
         return model, self.tokenizer or self.merger.tokenizer(here)
+
+    def weights_digest(self, recipe: Recipe) -> str:
+        """Return the digest of the live model's weights, which are those of this recipe."""
+        return self.merger.weights_digest(self._here(recipe))
+
+    def _here(self, recipe: Recipe) -> Recipe:
+        return Recipe.from_dict(renamed(recipe.to_dict(), self.places), "the recipe") if self.places else recipe
 
     def score(
         self,

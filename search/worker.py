@@ -368,11 +368,13 @@ class _Worker:
         try:
             recipe = Recipe.from_dict(trial.user_attrs[RECIPE], self.config.source)
             scores, seconds = bench.score(recipe, report, final=True)
+            weights = bench.weights_digest(recipe)
         except Exception as error:
             _LOG.exception("trial %d failed on the report split", number)
             self.progress.say(f"{name}: not scored on the report split: {describe(error)}")
             return
         bench.folder.save_completions(f"report-{number}", scores.completions)
+        studies.save_weights(number, weights)
         studies.save_report(number, letters(scores, report, bench.evaluator.sampling.samples))
         self.progress.scored(scores.pass_at_1, seconds["total"], standing(studies))
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from merging.checkpoints import adapters
 from merging.checkpoints.adapters import Adapter
 from merging.checkpoints.architecture import Architecture, skeleton
-from merging.checkpoints.config import Config, plain_config
+from merging.checkpoints.config import Config, loading_keys, plain_config
 from merging.checkpoints.layout import Conversion, Layout, Pieces
 from merging.checkpoints.lora import AdaptedTensor
 from merging.checkpoints.pickles import read_pickle
@@ -81,6 +81,13 @@ class Checkpoint:
         plain = self.remembered("config", lambda: plain_config(self.transformers_config))
         return Config.of(plain)
 
+    @property
+    def loading_keys(self) -> list[str]:
+        """The keys of its config.json that say how it is loaded, which a merge of it leaves out."""
+        content = json.loads((self.folder / CONFIG).read_text(encoding="utf-8"))
+        parts = [content, *(value for value in content.values() if isinstance(value, dict))]
+        return list(dict.fromkeys(key for part in parts for key in loading_keys(part, self.trust_remote_code)))
+
     @cached_property
     def transformers_config(self) -> PreTrainedConfig:
         """Its configuration, to build a model of. Raises MergingError if it has none that transformers can read."""
@@ -90,6 +97,9 @@ class Checkpoint:
             raise MergingError(f"model {self.reference}: {self.folder} holds no config.json; download the model again")
         try:
             config: PreTrainedConfig = AutoConfig.from_pretrained(self.folder, trust_remote_code=self.trust_remote_code)
+            # Which code computes is the choice of who loads a model; none of it is written with a merge.
+            for part in (config, config.get_text_config()):
+                part._attn_implementation = part._experts_implementation = None
             return config
         except Exception as error:  # whatever the model's own config class makes of what it does not expect
             raise code_refused(self.reference, error) or MergingError(

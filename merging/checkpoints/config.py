@@ -24,10 +24,28 @@ COMPUTED = (
 )  # fmt: skip
 """Keys that say what a layer computes with its tensors; a merge does as its donor does."""
 
+# Keys that say how one model's files are loaded: packed, from others, pruned; and with which code it is computed. Of
+# plain tensors they are not true.
+_LOADING = (
+    "quantization_config", "compression_config", "_pre_quantization_dtype", "transformers_weights", "gguf_file",
+    "fusion_config", "distributed_config", "tp_size", "torchscript", "pruned_heads", "attn_implementation",
+    "_attn_implementation", "experts_implementation", "_experts_implementation",
+)  # fmt: skip
+_CODE = "auto_map"
 # What a class may have as a property, or by another name than the file.
 _ASKED = (*HEADS, *COMPUTED, "model_type", "num_hidden_layers", "tie_word_embeddings")
 # The keys of which it has a value a layer, and refuses to give one for all.
 _PER_LAYER = "per_layer_attributes"
+
+
+def loading_keys(content: Mapping[str, Any], has_code: bool) -> list[str]:
+    """Return the keys of a config that a merge must not have, as far as they say something.
+
+    Args:
+        content: what a config says.
+        has_code: whether Python code of its own comes with the merge.
+    """
+    return [key for key in (*_LOADING, *([] if has_code else [_CODE])) if content.get(key)]
 
 
 @dataclass(frozen=True)

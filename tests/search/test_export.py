@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,26 @@ def test_a_disk_that_fills_up_leaves_nothing_behind(finished: Path, tmp_path: Pa
     assert f"merge-search: {tmp_path}/deep/out: cannot be written: " in command.errors
     assert "Traceback" not in command.errors
     assert not list((tmp_path / "deep").iterdir())
+
+
+def test_what_was_scored_on_the_report_split_is_compared_with_the_export(
+    command: Command, finished: Path, tmp_path: Path
+) -> None:
+    run = shutil.copytree(finished, tmp_path / "run")
+    board = Leaderboard.open(run)
+    with sqlite3.connect(run / "study.db") as database:
+        keys = [key for (key,) in database.execute("SELECT key FROM study_user_attributes WHERE key LIKE 'weights/%'")]
+        database.execute("UPDATE study_user_attributes SET value_json = '\"0123\"' WHERE key LIKE 'weights/%'")
+    assert {f"weights/{row.trial}" for row in board.rows if row.report_score is not None} == set(keys)
+    for row in board.rows:
+        to = tmp_path / "out" / str(row.trial)
+        done = command("export", run, "--to", to, "--trial", row.trial)
+        if row.report_score is None and row.same_as is None:
+            assert done.exit_code == 0, done.output  # there is nothing to compare with
+        else:
+            assert done.exit_code == 2
+            assert "its weights are not those that were scored" in done.output
+            assert not to.exists()
 
 
 def test_a_method_that_mergekit_does_not_have_is_named_and_exported_as_an_equal(

@@ -1,0 +1,48 @@
+"""Re-opening: what was exported, read again as a stranger would, before it is called done.
+
+Guarantees: the files hold the tensors that were merged, by name, shape and dtype; transformers makes a model of their
+config that asks for these tensors and no others; it ends at the tokens that what was scored ended at. Reads headers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+
+from merging.checkpoints.assembled import assemble
+from merging.checkpoints.checkpoint import Checkpoint
+from merging.checkpoints.fit import check_fit
+from merging.checkpoints.headers import Entry
+from merging.errors import MergingError
+from merging.models import loaded_end_tokens
+
+
+def check_written(
+    folder: Path, entries: Iterable[Entry], dtype: torch.dtype, end_tokens: object, trust_remote_code: bool
+) -> Checkpoint:
+    """Check a merge that was written, and return it.
+
+    Args:
+        folder: where it was written.
+        entries: the tensors that its files shall hold.
+        dtype: what it was scored in.
+        end_tokens: the ids that ended what it wrote then.
+        trust_remote_code: whether Python code that comes with it may be executed.
+
+    Raises:
+        MergingError: it would not load as what was merged.
+    """
+    merge = Checkpoint.open(str(folder), trust_remote_code=trust_remote_code)
+    wanted = {entry.name: (entry.shape, entry.dtype) for entry in entries}
+    found = {name: (each.shape, each.dtype) for name, each in merge.tensors.items()}
+    if different := [name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name)]:
+        raise MergingError(f"tensor {min(different)} is not in the files as it was merged")
+    check_fit(assemble(merge, merge), merge.architecture)
+    wanted_dtype = str(dtype).removeprefix("torch.")
+    if (loaded := merge.config.to_dict().get("dtype")) != wanted_dtype:
+        raise MergingError(f"it would be loaded in {loaded}, and was scored in {wanted_dtype}")
+    if (ids := loaded_end_tokens(merge, None)) != end_tokens:
+        raise MergingError(f"it would end at the tokens {ids}, and what was scored ended at {end_tokens}")
+    return merge
