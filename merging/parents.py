@@ -155,6 +155,11 @@ class ParentSet:
         for residency in self._residencies.values():
             residency.note_shortage({each for _, each in wanted if self._residency(each.name) is residency})
 
+    def leave_room(self, nbytes: int) -> None:
+        """Keep so much less where the live model is, which is wider than the parents."""
+        for residency in self._residencies.values():
+            residency.leave_room(nbytes // len(self._residencies))
+
     def tensor(self, parent: str, name: str, device: torch.device | None = None) -> Tensor:
         """Return a parent's tensor in the dtype it was saved in; a tied head is its embedding.
 

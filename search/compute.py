@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import prod
 from typing import Literal
 
 import torch
@@ -20,11 +21,13 @@ class Compute:
     Attributes:
         dtype: the recipe's, or float32.
         own: the recipe's, as torch names it.
+        elements: how many a model has.
         speeds: what was measured here, if anything was.
     """
 
     dtype: Literal["recipe", "float32"]
     own: torch.dtype
+    elements: int
     speeds: Speeds | None = None
 
     @classmethod
@@ -32,7 +35,7 @@ class Compute:
         cls,
         wanted: ComputeDtype,
         own: torch.dtype,
-        shapes: Iterable[Sequence[int]],
+        shapes: Sequence[Sequence[int]],
         device: str = "cpu",
         backend: BackendName = "transformers",
     ) -> Compute:
@@ -45,11 +48,12 @@ class Compute:
             device: where the models are.
             backend: what runs them.
         """
+        elements = sum(map(prod, shapes))
         if wanted != "auto":
-            return cls(wanted, own)
+            return cls(wanted, own, elements)
         speeds = compute_speeds(shapes, own, device) if backend == "transformers" else None
         on_cpu = torch.device(device).type == "cpu"
-        return cls(speeds.choice if speeds and on_cpu else "recipe", own, speeds)
+        return cls(speeds.choice if speeds and on_cpu else "recipe", own, elements, speeds)
 
     @classmethod
     def of_merges(cls, merger: Merger, recipes: Sequence[Recipe], settings: EvaluationSection) -> Compute:
@@ -63,6 +67,11 @@ class Compute:
         """What a `Merger` takes for it."""
         return torch.float32 if self.dtype == "float32" else None
 
+    @property
+    def more_bytes(self) -> int:
+        """The memory that a model takes beyond that of its own dtype."""
+        return self.elements * max(0, torch.float32.itemsize - self.own.itemsize) * (self.dtype == "float32")
+
     def __str__(self) -> str:
         # What has more bits than float32 is never narrowed.
         computes_in = torch.float32 if self.dtype == "float32" and self.own.itemsize == 2 else self.own
@@ -70,7 +79,7 @@ class Compute:
 
     def instead(self, recorded: Literal["recipe", "float32"]) -> tuple[Compute, str]:
         """Return what a search began with, and what that costs here, in a sentence, where this is faster."""
-        there = Compute(recorded, self.own)
+        there = replace(self, dtype=recorded)
         if self.speeds is None or recorded == self.dtype:
             return there, ""
         times = self.speeds.speedup if recorded == "recipe" else 1 / self.speeds.speedup

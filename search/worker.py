@@ -142,6 +142,9 @@ class _Worker:
             if fitting.warning:
                 self.progress.say(fitting.warning)
             known = [baseline for baseline in known if self._can_be_had(baseline, merger)]
+            compute = Compute.of_merges(merger, fitting.recipes, config.evaluation)
+            if budget is None:
+                parents.leave_room(_as_begun(compute, path, fresh).more_bytes)
             parents.load(self._reading)
             unread = unread_lines(config.space, merger, fitting.recipes, self.progress)
             models = {"the merges": fitting.recipes[0]} | {baseline.name: baseline.recipe for baseline in known}
@@ -154,7 +157,6 @@ class _Worker:
             for recipe in fitting.recipes:
                 merger.calibrate(recipe, self._calibrating)
             # Only now is anything written: whatever is wrong with the input has been found.
-            compute = Compute.of_merges(merger, fitting.recipes, config.evaluation)
             identity["evaluation"]["compute_dtype"] = compute.dtype
             folder = ResultsFolder.create(path, config, identity, fresh)
             # Where the parents were moved since, the study calls them as it always did.
@@ -377,6 +379,14 @@ class _Worker:
         studies.save_weights(number, weights)
         studies.save_report(number, letters(scores, report, bench.evaluator.sampling.samples))
         self.progress.scored(scores.pass_at_1, seconds["total"], standing(studies))
+
+
+def _as_begun(compute: Compute, path: Path, fresh: bool) -> Compute:
+    """Return what the search in a folder computes in, or what it will if none is there."""
+    if not fresh:
+        with contextlib.suppress(SearchError):
+            return compute.instead(ResultsFolder.open(path).compute_dtype)[0]
+    return compute
 
 
 def _expired(deadline: float | None) -> bool:

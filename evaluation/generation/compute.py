@@ -18,6 +18,7 @@ from typing import Literal
 
 import torch
 
+from evaluation.generation.memory import free_bytes
 from evaluation.generation.threads import one_thread
 
 # Where float32 is less than this much faster, a model computes as it will elsewhere.
@@ -33,10 +34,14 @@ _TRIES = 4
 
 @dataclass(frozen=True, slots=True)
 class Speeds:
-    """Seconds of the same matrix products in a model's own dtype, and in float32."""
+    """Seconds of the same matrix products in a model's own dtype, and in float32.
+
+    `fits` tells whether memory has room for the model in float32.
+    """
 
     own: float
     float32: float
+    fits: bool = True
 
     @property
     def speedup(self) -> float:
@@ -46,7 +51,7 @@ class Speeds:
     @property
     def choice(self) -> Literal["recipe", "float32"]:
         """What to compute in."""
-        return "float32" if self.speedup >= _WORTH_CHANGING else "recipe"
+        return "float32" if self.fits and self.speedup >= _WORTH_CHANGING else "recipe"
 
 
 def compute_speeds(shapes: Iterable[Sequence[int]], dtype: torch.dtype, device: str = "cpu") -> Speeds | None:
@@ -61,7 +66,7 @@ def compute_speeds(shapes: Iterable[Sequence[int]], dtype: torch.dtype, device: 
         return None
     # The last two sizes are those of a linear map; a tensor of experts holds several.
     elements: Counter[tuple[int, int]] = Counter()
-    for shape in shapes:
+    for shape in (known := list(shapes)):
         if len(shape) > 1:
             elements[shape[-2], shape[-1]] += prod(shape)
     dtypes = (dtype, torch.float32)
@@ -73,7 +78,8 @@ def compute_speeds(shapes: Iterable[Sequence[int]], dtype: torch.dtype, device: 
                 taken = _product(min(rows, _MULTIPLICATIONS // (tokens * part)), part, tokens, dtypes, device)
                 for each in dtypes:
                     seconds[each] += weight * taken[each]
-    return Speeds(*seconds.values()) if elements else None
+    fits = sum(map(prod, known)) * torch.float32.itemsize <= free_bytes(torch.device(device))
+    return Speeds(seconds[dtype], seconds[torch.float32], fits) if elements else None
 
 
 def _product(

@@ -42,6 +42,11 @@ class Residency:
         self._slab = torch.empty(0, dtype=torch.uint8)
         self._transfers = Transfers(self.device) if device.type == "cuda" else None
 
+    def leave_room(self, nbytes: int) -> None:
+        """Leave so much more of the device's memory to others than the budget does; what is kept already stays."""
+        place = "host" if self.device.type == "cpu" else "device"
+        self._left[place] = max(0, self._left[place] - nbytes)
+
     def get(self, stored: StoredTensor) -> Tensor:
         """Return a tensor on the device; one that is kept is not to be written to.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -278,7 +278,7 @@ def _model(
     random_seed: int,
     lazy_unpickle: bool,
     trusted: bool,
-    compute: Callable[[torch.dtype, Iterable[Sequence[int]], str], Compute],
+    compute: Callable[[torch.dtype, Sequence[Sequence[int]], str], Compute],
     progress: Callable[[str, int, int], None],
 ) -> Iterator[tuple[Any, Any, Any]]:
     """Yield the live model of a checkpoint or of a recipe, its tokenizer, and the config that lists its ends."""

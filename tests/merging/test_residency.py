@@ -202,6 +202,22 @@ def test_what_finds_no_room_is_told(family: Family) -> None:
             assert parents.notes == notes
 
 
+def test_parents_leave_room_for_a_live_model_that_is_wider(family: Family) -> None:
+    recipe = Recipe.average([family.base, family.a])
+    size = Checkpoint.open(family.base).nbytes
+    with ParentSet.open(recipe, memory_budget=2 * size) as parents:
+        parents.leave_room(size)
+        parents.load()
+        kept = [
+            name
+            for model in (family.base, family.a)
+            for name in parents.names(model)
+            if parents.kept(model, name) is not None
+        ]
+        assert sum(parents.shape(family.base, name).numel() * 2 for name in kept) <= size
+        assert parents.notes
+
+
 def test_the_progress_of_loading_counts_every_tensor(family: Family) -> None:
     recipe = Recipe.average([family.base, family.a])
     progress = Mock()

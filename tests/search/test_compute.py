@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from evaluation import Speeds
 from search import SearchConfig, SearchError, export_trial, run_search
@@ -40,10 +41,18 @@ def recorded(folder: Path) -> Any:
 
 @pytest.mark.parametrize(("speeds", "chosen", "elsewhere"), [(SLOW, "float32", FAST), (FAST, "recipe", SLOW)])
 def test_a_worker_elsewhere_takes_what_the_search_began_with_and_says_what_that_costs(
-    speeds: Speeds, chosen: str, elsewhere: Speeds, family: Family, tmp_path: Path, processor: Measure
+    speeds: Speeds,
+    chosen: str,
+    elsewhere: Speeds,
+    family: Family,
+    tmp_path: Path,
+    processor: Measure,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     processor(speeds)
     config, phases = SearchConfig.load(family.write()), Phases()
+    room: list[int] = []
+    monkeypatch.setattr("search.worker.ParentSet.leave_room", lambda _, nbytes: room.append(nbytes))
     run_search(config, tmp_path / "run", trials=1, progress=phases)
     assert recorded(tmp_path / "run") == chosen
     assert not phases.said
@@ -56,6 +65,9 @@ def test_a_worker_elsewhere_takes_what_the_search_began_with_and_says_what_that_
     assert phases.said == [
         f"scoring computes in {there}, as where this search began; here {here} would be {times} as fast"
     ]
+    # A live model in float32 takes twice the memory of one in bfloat16, which parents leave.
+    elements = sum(tensor.numel() for tensor in load_file(family.a / "model.safetensors").values())
+    assert room == [2 * elements * (chosen == "float32")] * 2
     log = (tmp_path / "run" / "worker.log").read_text()
     assert log.count(f"scoring computes in {there}") == 2
     export_trial(tmp_path / "run", tmp_path / "merged")
