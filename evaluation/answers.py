@@ -1,18 +1,21 @@
 """The code in what a chat model answers: parsed, as EvalPlus sanitizes (arXiv:2305.01210), and matched by no pattern.
 
-Guarantees: an answer of any text gives some code and raises nothing. Of several blocks the longest that defines the
-function is taken; of that, the function, what it reaches, and all imports.
+Guarantees: an answer of any text gives some code and raises nothing. Of several definitions of the function the last
+that returns something is taken, with the imports beside it and whatever makes what it uses, wherever that stands.
+Example calls, and what runs as a script, are left out.
 """
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Collection, Iterator, Sequence
+import textwrap
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
+from evaluation.answer_text import is_fence, readings, sections
+from evaluation.definitions import at_once, needed, rank
 from evaluation.problems.problem import parse
-
-_Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Assign | ast.AnnAssign
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,25 +26,41 @@ class Block:
         text: the lines.
         tree: what they parse to.
         size: how many of them are not blank.
+        is_cut_off: whether their fence was never closed, and what follows in it is no program.
     """
 
     text: str
     tree: ast.Module
     size: int
+    is_cut_off: bool
 
 
-def code_of(answer: str, entry_point: str) -> str:
+def code_of(answer: str, entry_point: str, indentation: str = "") -> str:
     """Return the definition of a function in an answer, after the imports and with what it reaches.
 
-    Where no part of the answer defines it, the longest part that is a program; where none is, the answer.
+    Where no part of the answer defines it, what a part holds of its body; where none does, the longest part that is a
+    program; where none is, the answer.
+
+    Args:
+        answer: what the model wrote.
+        entry_point: the function's name.
+        indentation: of the function's body, where others have begun it.
     """
-    found = list(blocks(answer))
-    defining = [block for block in found if entry_point in _by_name(block.tree.body)]
-    if not found:
-        return answer
-    if not defining:
-        return max(found, key=lambda block: block.size).text
-    return _needed(max(defining, key=lambda block: block.size), entry_point)
+    texts = list(readings(answer))
+    best: tuple[tuple[bool, ...], Sequence[Block], int] | None = None
+    for found in (list(blocks(text)) for text in texts):
+        for index, block in enumerate(found):
+            quality = _quality(block, entry_point)
+            if quality and (best is None or quality > best[0] or (quality == best[0] and found is best[1])):
+                best = quality, found, index
+        if best and all(best[0]):
+            break
+    if best:
+        return _needed(*best[1:], entry_point)
+    if indentation and (body := next(_bodies(texts, indentation), None)):
+        return body
+    longest = max(blocks(texts[0]), key=lambda block: block.size, default=None)
+    return longest.text if longest else answer
 
 
 def blocks(text: str) -> Iterator[Block]:
@@ -56,7 +75,8 @@ def blocks(text: str) -> Iterator[Block]:
             continue
         end, tree = _longest(lines, start)
         if tree is not None and tree.body:
-            yield Block("\n".join(lines[start:end]), tree, sum(bool(line.strip()) for line in lines[start:end]))
+            size = sum(bool(line.strip()) for line in lines[start:end])
+            yield Block("\n".join(lines[start:end]), tree, size, _is_cut_off(lines, start, end))
             within |= {start + number for number in _outer_lines(tree, end - start)}
 
 
@@ -93,52 +113,40 @@ def _outer_lines(tree: ast.Module, count: int) -> set[int]:
     return set(range(count)) - inner
 
 
-def _needed(block: Block, entry_point: str) -> str:
-    imports = [node for node in block.tree.body if _is_import(node)]
-    definitions = _by_name(block.tree.body)
-    reached = _reached(entry_point, definitions)
-    kept = [node for node in block.tree.body if any(definitions[name] is node for name in reached)]
+def _is_cut_off(lines: Sequence[str], start: int, end: int) -> bool:
+    is_inside = sum(map(is_fence, lines[:start])) % 2 == 1
+    return is_inside and any(line.strip() for line in lines[end:]) and not any(map(is_fence, lines[end:]))
+
+
+def _quality(block: Block, entry_point: str) -> tuple[bool, ...] | None:
+    """Return how good a definition of the function a block holds, or None if it holds none."""
+    if (found := rank(block.tree.body, entry_point)) is None:
+        return None
+    returns, does_something = found
+    return returns, not block.is_cut_off, does_something
+
+
+def _needed(found: Sequence[Block], chosen: int, entry_point: str) -> str:
+    own = found[chosen]
+    others = [node for block in found if block is not own for node in block.tree.body]
     try:
-        return "\n\n".join(ast.unparse(node) for node in [*imports, *kept])
-    except RecursionError:
-        return block.text
+        return "\n\n".join(ast.unparse(node) for node in needed(own.tree.body, others, entry_point))
+    except (RecursionError, ValueError):  # a backslash within an f-string, to Python 3.11
+        return own.text
 
 
-def _is_import(node: ast.stmt) -> bool:
-    # One from __future__ cannot stand after the prompt.
-    return isinstance(node, ast.Import) or (isinstance(node, ast.ImportFrom) and node.module != "__future__")
+def _bodies(texts: Sequence[str], indentation: str) -> Iterator[str]:
+    """Yield what parts of an answer hold of a function's body, those in its last fence first."""
+    for text in texts:
+        parts = sections(text)
+        outside = ["\n".join(takewhile(_is_inner, part.strip("\n").split("\n"))) for part in parts[::2]]
+        for part in (*reversed(parts[1::2]), *outside, *parts[::2]):
+            # What goes on where the prompt ended begins behind the indentation that the prompt has.
+            for written in (part, indentation + part.lstrip("\n")):
+                for block in blocks(textwrap.dedent(written)):
+                    if any(isinstance(it, ast.Return | ast.Yield) for node in block.tree.body for it in at_once(node)):
+                        yield textwrap.indent(ast.unparse(block.tree), indentation)
 
 
-def _by_name(body: Sequence[ast.stmt]) -> dict[str, _Definition]:
-    """Return what defines each name: the first that does, but a function that returns something before a mere stub."""
-    found: dict[str, _Definition] = {}
-    for node in body:
-        if isinstance(node, _Definition):
-            for name in _names(node):
-                if name not in found or (_is_stub(found[name]) and not _is_stub(node)):
-                    found[name] = node
-    return found
-
-
-def _names(node: _Definition) -> Collection[str]:
-    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-        return (node.name,)
-    targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-    return [part.id for target in targets for part in ast.walk(target) if isinstance(part, ast.Name)]
-
-
-def _is_stub(node: _Definition) -> bool:
-    if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-        return False
-    return not any(isinstance(part, ast.Return | ast.Yield | ast.YieldFrom) for part in ast.walk(node))
-
-
-def _reached(entry_point: str, definitions: dict[str, _Definition]) -> set[str]:
-    """Return the names of the entry point and of all definitions that it uses, or that these use."""
-    reached, waiting = {entry_point}, [entry_point]
-    while waiting:
-        used = {part.id for part in ast.walk(definitions[waiting.pop()]) if isinstance(part, ast.Name)}
-        new = (used & definitions.keys()) - reached
-        reached |= new
-        waiting += new
-    return reached
+def _is_inner(line: str) -> bool:
+    return not line.strip() or line[0] in " \t"

@@ -12,7 +12,7 @@ from evaluation.answers import code_of
 from evaluation.chat import ask, is_special, turn_end
 from evaluation.errors import EvaluationError
 from evaluation.problems import Problem, PromptFormat, Style
-from evaluation.sandbox.closing import closing
+from evaluation.sandbox.closing import body_indentation, closing
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -102,7 +102,9 @@ def extract(problem: Problem, prompt_format: PromptFormat, answer: str) -> str:
         cut = truncate(answer, stops(problem, prompt_format))
         return _rejoin(problem, cut) if problem.style == "function" else cut
     # The answer holds the whole function; the prompt's own is given a body, if it has none, and then replaced by it.
-    return f"{closing(problem.prompt) or ''}\n\n{code_of(answer, problem.entry_point)}\n"
+    begun = closing(problem.prompt) or ""
+    code = code_of(answer, problem.entry_point, body_indentation(problem.prompt + begun, problem.entry_point))
+    return f"{begun}\n\n{code}\n"
 
 
 def truncate(text: str, stop_texts: Sequence[str]) -> str:

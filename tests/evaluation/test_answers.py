@@ -10,10 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evaluation.answers import blocks, code_of
-from tests.evaluation.evalplus_cases import NOTHING, Answer, answers
+from tests.evaluation.evalplus_cases import NOTHING, REDEFINED, Answer, answers
 from tests.evaluation.evalplus_table import recorded
 
-CASES = list(zip(answers(), recorded()["sanitized"], strict=True))
+# evalplus 0.3.1 takes the first of two definitions, which Python forgets.
+LAST = {REDEFINED: "def f(x):\n    return 2"}
+CASES = [
+    (answer, LAST.get(answer.text, theirs)) for answer, theirs in zip(answers(), recorded()["sanitized"], strict=True)
+]
 
 
 def statements(program: str) -> Sequence[str]:
