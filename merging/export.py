@@ -104,6 +104,8 @@ def export_model(
     limit = _bytes(max_shard_size)
     _check_free(to)
     to = to.resolve()  # a link to an empty folder is filled, and stays
+    if progress:
+        progress("opening the parents; what transformers says of a model is asked once and kept", 0, 1)
     # Every tensor is merged once: to keep it would cost memory and save nothing.
     with (
         ParentSet.open(
@@ -231,6 +233,8 @@ def _write_weights(
         if progress:
             progress("merging", merged, len(plan.steps))
 
+    if progress:
+        progress("compiling, the first time for a dtype" if kernels else "merging", 0, len(plan.steps))
     for number, entries in enumerate(shards, start=1):
         file = "model.safetensors" if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         index |= dict.fromkeys(write_shard(folder / file, entries, fill, layout.disassemble), file)

@@ -10,6 +10,7 @@ import json
 import shutil
 import sys
 import textwrap
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 # Of a table that goes to no terminal.
 _PIPED_WIDTH = 160
+# After which a phase is named, where no bar shows it.
+_QUIET_SECONDS = 2.0
 
 
 def print_leaderboard(found: Leaderboard, top: int | None) -> None:
@@ -256,10 +259,37 @@ def tell(*notes: str) -> None:
 
 @contextlib.contextmanager
 def bar() -> Iterator[Callable[[str, int, int], None]]:
-    """Yield a function that shows (phase, done, in all) on stderr; nothing where that is no terminal."""
+    """Yield a function that shows (phase, done, in all) on stderr; where that is no terminal, long phases are named."""
     from rich.console import Console
     from rich.progress import Progress
 
-    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as shown:
-        task = shown.add_task("", total=None)
+    if not sys.stderr.isatty():
+        slow = _SlowPhases()
+        try:
+            slow.show("starting", 0, 1)
+            yield slow.show
+        finally:
+            slow.show("", 0, 0)
+        return
+    with Progress(console=Console(stderr=True), transient=True) as shown:
+        task = shown.add_task("starting", total=None)
         yield lambda phase, done, total: shown.update(task, description=phase, completed=done, total=total)
+
+
+class _SlowPhases:
+    """Says which phase runs, once it has run for a while."""
+
+    def __init__(self) -> None:
+        self._phase = ""
+        self._timer: threading.Timer | None = None
+
+    def show(self, phase: str, _done: int, _total: int) -> None:
+        if phase == self._phase:
+            return
+        self._phase = phase
+        if self._timer:
+            self._timer.cancel()
+        self._timer = threading.Timer(_QUIET_SECONDS, tell, (f"{phase} ...",)) if phase else None
+        if self._timer:
+            self._timer.daemon = True
+            self._timer.start()

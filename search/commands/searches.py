@@ -126,9 +126,9 @@ def export(results: Path, trial: int | None, to: Path, max_shard_size: str, merg
     Example:
       merge-search export results/quickstart --to merged
     """
-    with quick_imports():
-        from search.export import export_trial
     with bar() as progress:
+        with quick_imports():
+            from search.export import export_trial
         row = export_trial(
             results, to, trial=trial, max_shard_size=max_shard_size, mergekit_compatible=mergekit_compatible,
             progress=progress,

@@ -331,3 +331,15 @@ def test_a_disk_that_fills_up_leaves_nothing_half_written(
         assert str(caught.value).startswith(f"{disk}/merge: cannot be written: ")
         assert str(caught.value).endswith("; nothing was left there")
         assert not list(disk.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("compile", "phases"), [(True, ["opening", "compiling,", "merging"]), (False, ["opening", "merging"])]
+)
+def test_an_export_says_what_it_does_before_it_begins(
+    family: Family, tmp_path: Path, compile: bool, phases: list[str]
+) -> None:
+    told: list[str] = []
+    recipe = Recipe.average([family.a, family.b])
+    export_model(recipe, tmp_path / "out", compile=compile, progress=lambda phase, *_: told.append(phase.split()[0]))
+    assert list(dict.fromkeys(told)) == phases

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from search.commands.display import bar
 from search.progress import Terminal
 
 
@@ -122,3 +123,25 @@ def test_a_narrow_terminal_shows_all_of_it_on_more_lines(monkeypatch: pytest.Mon
     first, second = re.findall(r"parents 5/40: .*|evaluating 10/82.*left", shown)[-2:]
     assert first.strip() == "parents 5/40: a-model-whose-name…h-for-two-numeric"
     assert second == "evaluating 10/82  ·  2h00m left"
+
+
+def test_where_there_is_no_bar_a_phase_that_takes_long_is_named_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("search.commands.display._QUIET_SECONDS", 0.1)
+    with bar() as show:
+        time.sleep(0.3)
+        for done in range(100):
+            show("quick", done, 100)
+        for done in range(3):
+            show("compiling", done, 3)
+            time.sleep(0.15)
+        show("merging", 1, 3)
+    time.sleep(0.2)
+    assert capsys.readouterr().err == "starting ...\ncompiling ...\n"
+
+
+def test_what_is_quick_is_not_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with bar() as show:
+        show("merging", 1, 1)
+    assert capsys.readouterr().err == ""
