@@ -122,7 +122,8 @@ def export_model(
     ):
         choice = choose_kernels(parents.elements, parents.device, compile)
         if note:
-            for sentence in (*parents.notes, *unread_notes(unread(recipe, parents)), *filter(None, [choice.note])):
+            notes = (*parents.notes, *parents.generation_notes(recipe.donor), *unread_notes(unread(recipe, parents)))
+            for sentence in (*notes, *filter(None, [choice.note])):
                 note(sentence)
         plan = make_plan(recipe, parents)
         tokenizer = _tokenizer(recipe, parents, copy_tokenizer)

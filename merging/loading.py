@@ -6,7 +6,7 @@ not find, and leaves out layers that the config does not count.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from merging.checkpoints.architecture import layer_head
 from merging.checkpoints.checkpoint import Checkpoint
+from merging.checkpoints.differences import left_out
 from merging.errors import MergingError, code_refused, first_line
 
 
@@ -26,6 +27,7 @@ def load_model(
     *,
     lazy_unpickle: bool = False,
     trust_remote_code: bool = False,
+    note: Callable[[str], None] | None = None,
 ) -> PreTrainedModel:
     """Load one plain checkpoint, its adapter merged if it has one.
 
@@ -35,6 +37,7 @@ def load_model(
         dtype: a torch dtype's name; by default the one that it is saved in.
         lazy_unpickle: whether torch pickles may be read, where it has no safetensors.
         trust_remote_code: whether Python code that comes with it may be executed.
+        note: called with what of it is not used, in sentences.
 
     Raises:
         MergingError: it is missing or broken, or its files hold other tensors than its config asks for; names them.
@@ -44,6 +47,11 @@ def load_model(
     _ = checkpoint.generation_config  # which transformers leaves out where it is broken
     model, found = _load(checkpoint, getattr(torch, dtype) if dtype else checkpoint.dtype)
     _check(checkpoint, model, found)
+    if note:
+        if unused := left_out(found["unexpected_keys"]):
+            note(f"model {reference}: what its files hold besides is not used: {unused}")
+        if settings := checkpoint.generation_settings:
+            note(f"model {reference}: its generation_config.json asks for {settings}; scoring leaves it out")
     for name, tensor in checkpoint.adapted().items():
         model.get_parameter(name).data.copy_(tensor.read())
     return cast(PreTrainedModel, model.to(device).eval().requires_grad_(False))

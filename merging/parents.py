@@ -19,7 +19,7 @@ from merging.checkpoints.architecture import Architecture, Stack, pattern
 from merging.checkpoints.assembled import assemble
 from merging.checkpoints.checkpoint import Checkpoint
 from merging.checkpoints.config import Config
-from merging.checkpoints.differences import different_computations, different_heads, different_ids
+from merging.checkpoints.differences import different_computations, different_heads, different_ids, left_out
 from merging.checkpoints.fit import check_fit
 from merging.checkpoints.weights import Digest, StoredTensor
 from merging.errors import MergingError
@@ -128,6 +128,21 @@ class ParentSet:
     def notes(self) -> tuple[str, ...]:
         """What is otherwise than the person who chose the parents and the device would hope, in sentences."""
         return (*self._differences, *(note for each in self._residencies.values() for note in each.notes))
+
+    def generation_notes(self, donor: str | None = None) -> list[str]:
+        """Return what parents ask for when they generate, and who goes by it: scoring never does.
+
+        Args:
+            donor: whose generation_config.json is written with a merge; None where nothing is.
+        """
+        asked = {name: each.generation_settings for name, each in self.checkpoints.items()}
+        ending = "scoring leaves it out" if donor is None else "the merge's files leave it out"
+        return [
+            f"model {name}: its generation_config.json asks for {settings}; "
+            + ("so do the merge's files, though no score was made with it" if name == donor else ending)
+            for name, settings in asked.items()
+            if settings
+        ]
 
     @property
     def elements(self) -> int:
@@ -343,6 +358,7 @@ class ParentSet:
         for checkpoint in self.checkpoints.values():
             self._check_shapes(checkpoint, reference)
             self._compare(checkpoint, reference, allow_crimes)
+            self._note_left_out(checkpoint)
 
     def _check_fit(self, files: Checkpoint) -> None:
         """Check a parent against its own config."""
@@ -374,6 +390,11 @@ class ParentSet:
             self._note(
                 f"model {checkpoint.reference}: {found}, as in {reference.reference}; a merge computes as its base"
             )
+
+    def _note_left_out(self, checkpoint: Checkpoint) -> None:
+        taken = {*self.names(checkpoint.reference), *self.architecture.stand_ins}
+        if found := left_out(name for name in checkpoint.tensors if name not in taken):
+            self._note(f"model {checkpoint.reference}: a merge leaves out what its files hold besides: {found}")
 
     def _note(self, difference: str) -> None:
         self._differences[difference] = None

@@ -24,6 +24,7 @@ def export_trial(
     max_shard_size: str = "5GB",
     mergekit_compatible: bool = False,
     progress: Callable[[str, int, int], None] | None = None,
+    note: Callable[[str], None] | None = None,
 ) -> Row:
     """Write the model of a trial into a folder, by default that of the best one.
 
@@ -34,6 +35,7 @@ def export_trial(
         max_shard_size: the most that one file of weights may hold.
         mergekit_compatible: whether mergekit must be able to read what is exported.
         progress: called with (phase, done, in all).
+        note: called with what is otherwise than a person would hope, in sentences.
 
     Returns:
         The row of the leaderboard that was exported.
@@ -61,7 +63,7 @@ def export_trial(
         recipe, target, random_seed=seed, device=device, max_shard_size=max_shard_size, card=card,
         mergekit_compatible=mergekit_compatible, compile=config.merging.compile, progress=progress,
         statistics=folder.statistics, digests=digests, weights_digest=_scored_weights(folder, row),
-        end_tokens=row.end_tokens,
+        end_tokens=row.end_tokens, note=note,
         **config.merging.switches,
     )  # fmt: skip
     return row

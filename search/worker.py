@@ -149,7 +149,7 @@ class _Worker:
             unread = unread_lines(config.space, merger, fitting.recipes, self.progress)
             models = {"the merges": fitting.recipes[0]} | {baseline.name: baseline.recipe for baseline in known}
             asking = asking_notes(config, problems, merger, models, self._prompt_tokenizer)
-            for note in (*parents.notes, *unread, *asking):
+            for note in (*parents.notes, *parents.generation_notes(), *unread, *asking):
                 self.progress.say(note)
             contents.wait(self.progress)
             identity = contents.identity(path, asked)

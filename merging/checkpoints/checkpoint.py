@@ -23,6 +23,7 @@ from merging.checkpoints import adapters
 from merging.checkpoints.adapters import Adapter
 from merging.checkpoints.architecture import Architecture, skeleton
 from merging.checkpoints.config import Config, loading_keys, plain_config
+from merging.checkpoints.differences import generation_settings
 from merging.checkpoints.layout import Conversion, Layout, Pieces
 from merging.checkpoints.lora import AdaptedTensor
 from merging.checkpoints.pickles import read_pickle
@@ -118,6 +119,14 @@ class Checkpoint:
             return GenerationConfig.from_model_config(self.transformers_config)
         except (OSError, ValueError, TypeError) as error:
             raise MergingError(f"{file}: cannot be used: {first_line(error)}") from None
+
+    @property
+    def generation_settings(self) -> str:
+        """What its generation_config.json asks for besides the likeliest token, in words. Raises MergingError."""
+        words: str = self.remembered(
+            "generation settings", lambda: generation_settings(self.generation_config.to_diff_dict())
+        )
+        return words
 
     def check_generation_config(self) -> None:
         """Raise MergingError if its generation_config.json cannot be used."""

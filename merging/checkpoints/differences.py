@@ -1,4 +1,4 @@
-"""Differences of parents whose tensors have one shape, and yet do not mean the same.
+"""Differences of parents whose tensors have one shape, and yet do not mean the same; and what of them is left out.
 
 Guarantees: knows no model family; a key that a config does not have is not compared. Reads configs and tokenizers, no
 weights.
@@ -6,15 +6,32 @@ weights.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from merging.checkpoints.config import COMPUTED, HEADS, Config
-from merging.errors import first_line
+from merging.errors import first_line, shown
 
 # What transformers says of layers that differ within one model, by the layer's index.
 _PER_LAYER = "per_layer_config"
 _NAMED = 3
+# What checkpoints of old versions of transformers hold besides weights: it is computed.
+_COMPUTED_TENSORS = (".inv_freq", ".masked_bias", ".attn.bias", ".attention.bias", "position_ids")
+# What nearly all tensors are in, which names no module.
+_INSIDE = ("model", "transformer")
+# Settings of a generation config that change what a model writes, with the value that changes nothing.
+_ALWAYS: Mapping[str, object] = {
+    "repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "encoder_repetition_penalty": 1.0,
+    "encoder_no_repeat_ngram_size": 0, "min_length": 0, "min_new_tokens": 0, "num_beams": 1, "penalty_alpha": 0.0,
+    "guidance_scale": 1.0, "bad_words_ids": None, "suppress_tokens": None, "begin_suppress_tokens": None,
+    "forced_bos_token_id": None, "forced_eos_token_id": None, "sequence_bias": None, "dola_layers": None,
+    "exponential_decay_length_penalty": None,
+}  # fmt: skip
+_SAMPLED: Mapping[str, object] = {
+    "temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "typical_p": 1.0, "epsilon_cutoff": 0.0,
+    "eta_cutoff": 0.0,
+}  # fmt: skip
 
 
 def different_heads(config: Config, other: Config) -> str | None:
@@ -47,6 +64,28 @@ def different_ids(folder: Path, other: Path) -> str | None:
     shown = [f"{token!r} is {index} and not {others[token]}" for index, token in moved[:_NAMED]]
     shown += [f"and {len(moved) - _NAMED} more"] if len(moved) > _NAMED else []
     return f"its tokenizer has other ids: {', '.join(shown)}"
+
+
+def generation_settings(plain: Mapping[str, Any]) -> str:
+    """Return what a generation config asks for besides the likeliest token, in words; "" if nothing."""
+    found = [f"{key} {shown(plain[key])}" for key, same in _ALWAYS.items() if plain.get(key) not in (None, same)]
+    if plain.get("do_sample"):
+        numbers = [f"{key} {shown(plain[key])}" for key, same in _SAMPLED.items() if plain.get(key) not in (None, same)]
+        found.append("sampling" + (f" ({', '.join(numbers)})" if numbers else ""))
+    return ", ".join(found)
+
+
+def left_out(names: Iterable[str]) -> str:
+    """Return which tensors a merge has no place for, those of one module in one word; "" if they say nothing."""
+    modules: dict[str, list[str]] = {}
+    for name in names:
+        if not name.endswith(_COMPUTED_TENSORS):
+            parts = name.split(".")
+            # A layer of the model is a module of its own.
+            depth = 1 if parts[0] not in _INSIDE else 3 if "".join(parts[2:3]).isdigit() else 2
+            modules.setdefault(".".join(parts[:depth]), []).append(name)
+    words = [f"{module}.* ({len(found)})" if len(found) > 1 else found[0] for module, found in modules.items()]
+    return ", ".join([*words[:_NAMED], *([f"and {len(words) - _NAMED} more"] if len(words) > _NAMED else [])])
 
 
 def _differences(keys: tuple[str, ...], config: Config, other: Config) -> Iterator[str]:

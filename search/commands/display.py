@@ -216,7 +216,8 @@ def show_search(config: SearchConfig, progress: Progress) -> None:
         show_plan(plan, names)
         if fitting.warning:
             click.echo(f"\n{fitting.warning}")
-        tell(*parents.notes, *unread_lines(space, merger, fitting.recipes, progress))
+        unread = unread_lines(space, merger, fitting.recipes, progress)
+        tell(*parents.notes, *parents.generation_notes(), *unread)
 
 
 def show_plan(plan: Plan, names: Mapping[str, str]) -> None:

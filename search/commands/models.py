@@ -89,7 +89,8 @@ def merge(
             trust_remote_code=trust_remote_code,
             allow_crimes=allow_crimes,
         ) as parents:
-            tell(*parents.notes, *unread_notes(unread(loaded, parents), f"{recipe}: "))
+            notes = (*parents.notes, *parents.generation_notes(loaded.donor))
+            tell(*notes, *unread_notes(unread(loaded, parents), f"{recipe}: "))
             show_plan(Merger(parents, random_seed).plan(loaded), names_of([loaded]))
         return
     from merging import export_model
@@ -288,7 +289,7 @@ def _model(
     if isinstance(reference, str) and device_map:
         reference = Recipe.single(reference)  # what merges tensor by tensor also loads them onto their devices
     if isinstance(reference, str):
-        plain = load_model(reference, device, lazy_unpickle=lazy_unpickle, trust_remote_code=trusted)
+        plain = load_model(reference, device, lazy_unpickle=lazy_unpickle, trust_remote_code=trusted, note=tell)
         if compute(plain.dtype, [each.shape for each in plain.parameters()], device).torch_dtype:
             compute_in_float32(plain)
         yield plain, load_tokenizer(reference, trusted), plain.generation_config
@@ -301,7 +302,7 @@ def _model(
         lazy_unpickle=lazy_unpickle,
         trust_remote_code=trusted,
     ) as parents:
-        tell(*parents.notes, *unread_notes(unread(reference, parents)))
+        tell(*parents.notes, *parents.generation_notes(), *unread_notes(unread(reference, parents)))
         merger = Merger(parents, random_seed)
         chosen = compute(merger.dtype(reference), merger.shapes(reference), str(parents.device))
         merger.compute_dtype = chosen.torch_dtype

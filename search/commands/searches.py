@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from search.commands import options
-from search.commands.display import bar, print_comparison, print_leaderboard, show_search, tell_of_mergekit
+from search.commands.display import bar, print_comparison, print_leaderboard, show_search, tell, tell_of_mergekit
 from search.startup import quick_imports
 
 
@@ -131,7 +131,7 @@ def export(results: Path, trial: int | None, to: Path, max_shard_size: str, merg
             from search.export import export_trial
         row = export_trial(
             results, to, trial=trial, max_shard_size=max_shard_size, mergekit_compatible=mergekit_compatible,
-            progress=progress,
+            progress=progress, note=tell,
         )  # fmt: skip
     click.echo(f"{to}: {row.name}, {row.search_score or 0:.1%} on the search split")
     tell_of_mergekit(to, row.recipe["merge_method"], mergekit_compatible)

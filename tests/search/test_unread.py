@@ -101,13 +101,18 @@ def test_a_run_and_a_dry_run_say_so_first(command: Command, family: Family, tmp_
     wanted = (
         f"{config}: recipe.parameters.t[0].value: nothing reads it: its filter 'mpl' matches no tensor of the merge"
     )
+    settings = family.b / "generation_config.json"
+    settings.write_text(settings.read_text(encoding="utf-8").replace("{", '{"repetition_penalty": 1.3,', 1))
+    left_out = f"model {family.b}: its generation_config.json asks for repetition_penalty 1.3; scoring leaves it out"
     dry = command("run", config, "--dry-run")
     assert wanted in dry.stderr
+    assert left_out in dry.stderr
     assert wanted not in dry.stdout
     progress = Stops()
     with pytest.raises(KeyboardInterrupt):
         run_search(SearchConfig.load(config), tmp_path / "run", progress=progress)
     assert any(line.startswith(wanted) for line in progress.said)
+    assert left_out in progress.said
 
 
 def test_a_merge_says_so_too(command: Command, family: Family, tmp_path: Path) -> None:
