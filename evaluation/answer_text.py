@@ -8,14 +8,14 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Iterator, Sequence
+from itertools import chain
 
 _THOUGHT = "(?:think|thinking|thought|thoughts|reasoning|reflection|scratchpad|seed:think)"
-_BEGIN = rf"(?:<{_THOUGHT}>|\[THINK\]|◁think▷|<\|begin_of_thought\|>)"
-_END = rf"(?:</{_THOUGHT}>|\[/THINK\]|◁/think▷|<\|end_of_thought\|>)"
-_REASONING = re.compile(f"{_BEGIN}.*?{_END}", re.DOTALL | re.IGNORECASE)
-# A template may have begun the reasoning; an answer may have been cut off in it.
-_BEFORE_END = re.compile(f".*{_END}", re.DOTALL | re.IGNORECASE)
-_AFTER_BEGIN = re.compile(f"{_BEGIN}.*", re.DOTALL | re.IGNORECASE)
+_THINKING = re.compile(
+    rf"(?P<begin><{_THOUGHT}>|\[THINK\]|◁think▷|<\|begin_of_thought\|>)"
+    rf"|</{_THOUGHT}>|\[/THINK\]|◁/think▷|<\|end_of_thought\|>",
+    re.IGNORECASE,
+)
 
 _LONG_STRING = "|".join(rf"{quote}(?:\\.|[^\\])*?{quote}" for quote in ("'''", '"""'))
 _SHORT_STRING = r"""'(?:\\.|[^'\\\n])*'|"(?:\\.|[^"\\\n])*\""""
@@ -26,10 +26,8 @@ _LINE_END = "[\x85\u2028\u2029]"
 _ODD = re.compile(f"(?P<kept>{_KEPT})|(?P<blank>{_BLANK})|(?P<end>{_LINE_END})|{_NOTHING}", re.DOTALL)
 
 _FENCE = re.compile(r"[ \t]*(?:(?:[-*+>]|\d+[.)])[ \t]+)*(`{3,}|~{3,})")
-# A fence on a line with code: before it, or behind.
-_CODE = r"(?:def|import|from|class|async|return|@)\b"
-_BEFORE_CODE = re.compile(rf"^([ \t]*`{{3,}})(?:python3?|py)?[ \t]*(?={_CODE})", re.MULTILINE)
-_BEHIND_CODE = re.compile(r"^([^\n`]*[^\s`][^\n`]*?)(`{3,})[ \t]*$", re.MULTILINE)
+# A fence that begins on the line of the code that is in it.
+_BEFORE_CODE = re.compile(r"^([ \t]*`{3,})(?:python3?|py)?[ \t]*(?=(?:def|import|from|class|async|return|@)\b)", re.M)
 
 
 def readings(answer: str) -> Iterator[str]:
@@ -38,21 +36,23 @@ def readings(answer: str) -> Iterator[str]:
     Each is yielded as it stands, and with its fences on lines of their own and the code in them at the margin.
     """
     text = _with_plain_space(answer.replace("\r\n", "\n").replace("\r", "\n"))
-    for reading in dict.fromkeys([_without_reasoning(text), text]):
-        yield reading
-        yield "\n```\n".join(sections(reading))
+    found = ((reading, "\n```\n".join(sections(reading))) for reading in (_without_reasoning(text), text))
+    yield from dict.fromkeys(chain.from_iterable(found))
 
 
 def sections(text: str) -> Sequence[str]:
     """Return what stands outside and, at every second place, inside the fences of a text, the latter at the margin."""
-    lines = _BEHIND_CODE.sub(r"\1\n\2", _BEFORE_CODE.sub(r"\1\n", text)).split("\n")
     found: list[list[str]] = [[]]
     mark = ""
-    for line in lines:
+    for line in _BEFORE_CODE.sub(r"\1\n", text).split("\n"):
         fence = _FENCE.match(line)
         if fence and (not mark or fence[1].startswith(mark)):
             mark = "" if mark else fence[1][:3]
             found.append([])
+        elif mark and line.rstrip().endswith(mark):  # it ends on the line of the code
+            found[-1].append(line.rstrip().rstrip(mark))
+            found.append([])
+            mark = ""
         else:
             found[-1].append(line)
     return [textwrap.dedent("\n".join(part)) if index % 2 else "\n".join(part) for index, part in enumerate(found)]
@@ -64,7 +64,15 @@ def is_fence(line: str) -> bool:
 
 
 def _without_reasoning(text: str) -> str:
-    return _AFTER_BEGIN.sub("", _BEFORE_END.sub("", _REASONING.sub("", text)))
+    kept: list[str] = []
+    at, is_thinking = 0, False
+    for mark in _THINKING.finditer(text):
+        if mark["begin"]:
+            kept += [] if is_thinking else [text[at : mark.start()]]
+        elif not is_thinking:  # the template had begun it
+            kept.clear()
+        at, is_thinking = mark.end(), mark["begin"] is not None
+    return "".join(kept if is_thinking else [*kept, text[at:]])
 
 
 def _with_plain_space(text: str) -> str:

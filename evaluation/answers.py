@@ -17,6 +17,9 @@ from evaluation.answer_text import is_fence, readings, sections
 from evaluation.definitions import at_once, needed, rank
 from evaluation.problems.problem import parse
 
+# How often a text is parsed, as a whole or in part: one of 500 brackets that nothing closes would be 125,000 times.
+_MOST_TRIES = 2000
+
 
 @dataclass(frozen=True, slots=True)
 class Block:
@@ -69,21 +72,22 @@ def blocks(text: str) -> Iterator[Block]:
     Those that begin at a statement of one before are left out; they end where that does.
     """
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    tries = iter(range(_MOST_TRIES))
     within: set[int] = set()
     for start, line in enumerate(lines):
         if start in within or not line.strip() or line[0] in " \t":
             continue
-        end, tree = _longest(lines, start)
+        end, tree = _longest(lines, start, tries)
         if tree is not None and tree.body:
             size = sum(bool(line.strip()) for line in lines[start:end])
             yield Block("\n".join(lines[start:end]), tree, size, _is_cut_off(lines, start, end))
             within |= {start + number for number in _outer_lines(tree, end - start)}
 
 
-def _longest(lines: Sequence[str], start: int) -> tuple[int, ast.Module | None]:
+def _longest(lines: Sequence[str], start: int, tries: Iterator[int]) -> tuple[int, ast.Module | None]:
     """Return where the longest program that begins at a line ends, and its tree."""
     end = len(lines)
-    while end > start:
+    while end > start and next(tries, None) is not None:
         try:
             return end, parse("\n".join(lines[start:end]))
         except SyntaxError as error:
@@ -129,10 +133,14 @@ def _quality(block: Block, entry_point: str) -> tuple[bool, ...] | None:
 def _needed(found: Sequence[Block], chosen: int, entry_point: str) -> str:
     own = found[chosen]
     others = [node for block in found if block is not own for node in block.tree.body]
+    return _unparsed(needed(own.tree.body, others, entry_point)) or own.text
+
+
+def _unparsed(nodes: Sequence[ast.stmt]) -> str | None:
     try:
-        return "\n\n".join(ast.unparse(node) for node in needed(own.tree.body, others, entry_point))
+        return "\n\n".join(map(ast.unparse, nodes))
     except (RecursionError, ValueError):  # a backslash within an f-string, to Python 3.11
-        return own.text
+        return None
 
 
 def _bodies(texts: Sequence[str], indentation: str) -> Iterator[str]:
@@ -145,7 +153,7 @@ def _bodies(texts: Sequence[str], indentation: str) -> Iterator[str]:
             for written in (part, indentation + part.lstrip("\n")):
                 for block in blocks(textwrap.dedent(written)):
                     if any(isinstance(it, ast.Return | ast.Yield) for node in block.tree.body for it in at_once(node)):
-                        yield textwrap.indent(ast.unparse(block.tree), indentation)
+                        yield textwrap.indent(_unparsed(block.tree.body) or block.text, indentation)
 
 
 def _is_inner(line: str) -> bool:

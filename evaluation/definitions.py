@@ -52,10 +52,11 @@ def needed(own: Sequence[ast.stmt], others: Sequence[ast.stmt], name: str) -> Se
 
 def at_once(node: ast.AST) -> Iterator[ast.AST]:
     """Yield a statement and what is executed with it: not the bodies of functions and classes."""
-    yield node
-    if not isinstance(node, _Definition | ast.Lambda):
-        for child in ast.iter_child_nodes(node):
-            yield from at_once(child)
+    waiting = [node]
+    while waiting:
+        yield (part := waiting.pop())
+        if not isinstance(part, _Definition | ast.Lambda):
+            waiting += ast.iter_child_nodes(part)
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -49,6 +49,14 @@ def test_what_holds_no_code_is_given_back() -> None:
     assert code_of(NOTHING, "f") == NOTHING
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["(\n" * 200, "<think>\n" * 99, "'''\n" * 99, f"def f(x):\n    return {'+'.join('1' * 900)}", "```\n~~~\n" * 50],
+)
+def test_what_a_broken_model_repeats_raises_nothing(text: str) -> None:
+    assert "".join(text.split()).startswith("".join(code_of(text, "f").split()))
+
+
 @given(st.text())
 def test_any_text_gives_some_code_and_raises_nothing(text: str) -> None:
     code_of(text, "f")
