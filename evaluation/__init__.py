@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from evaluation.errors import ConsentError, EvaluationError, ScreenedError
+    from evaluation.errors import ConsentError, EvaluationError, ModelError, ScreenedError
     from evaluation.evaluator import Evaluator
     from evaluation.generation.book import DraftBook, DraftEntry
     from evaluation.generation.compute import Speeds, compute_speeds
@@ -42,6 +42,7 @@ _HOMES = {
     "Generated": "generation.protocol",
     "Generator": "generation.protocol",
     "Isolation": "sandbox.isolation",
+    "ModelError": "errors",
     "Outcome": "report",
     "PairedTest": "scoring",
     "Problem": "problems",
@@ -79,6 +80,7 @@ __all__ = [
     "Generated",
     "Generator",
     "Isolation",
+    "ModelError",
     "Outcome",
     "PairedTest",
     "Problem",

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from evaluation.errors import EvaluationError
+from evaluation.errors import ModelError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -37,14 +37,14 @@ class TurnEnd:
 def ask(question: str, tokenizer: PreTrainedTokenizerBase) -> str:
     """Return a question as the tokenizer's chat template puts it, up to where the answer begins.
 
-    Raises EvaluationError if the template fails, or leaves the question out.
+    Raises ModelError if the template fails, or leaves the question out.
     """
     text = _opened(question, tokenizer)
     if question in text:
         return text
     around = _opened(_QUESTION, tokenizer)
     if _QUESTION not in around:
-        raise EvaluationError(
+        raise ModelError(
             "prompt format 'chat': the chat template leaves out what a user asks; use format 'completion', or name a "
             "tokenizer with another template (evaluation.prompt.tokenizer)"
         )
@@ -52,7 +52,7 @@ def ask(question: str, tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def as_rendered(question: str, tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return what the template alone makes of a question. Raises EvaluationError if it fails."""
+    """Return what the template alone makes of a question. Raises ModelError if it fails."""
     return _written(tokenizer, question, prompted=True)
 
 
@@ -91,7 +91,7 @@ def _around_answer(question: str, tokenizer: PreTrainedTokenizerBase, then: str 
     """Return what a template writes before an answer, and after it up to the next question; blank if it takes none."""
     try:
         text = _written(tokenizer, question, _ANSWER, *([then] if then else []))
-    except EvaluationError:
+    except ModelError:
         return "", ""
     before, found, after = text.partition(_ANSWER)
     return (before, after.partition(then)[0] if then else after) if found else ("", "")
@@ -103,7 +103,7 @@ def _written(tokenizer: PreTrainedTokenizerBase, *turns: str, prompted: bool = F
         text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompted)
     except Exception as error:  # a template is a program of its author's
         reason = str(error).partition("\n")[0] or type(error).__name__
-        raise EvaluationError(
+        raise ModelError(
             f"prompt format 'chat': the chat template fails: {reason}; use format 'completion', or name a tokenizer "
             "with another template (evaluation.prompt.tokenizer)"
         ) from None

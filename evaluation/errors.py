@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+import math
+
 
 class EvaluationError(Exception):
     """A problem set, a prompt or an evaluation that cannot be done as asked."""
+
+
+class ModelError(EvaluationError):
+    """A model that cannot be asked, or cannot answer, on whatever machine."""
+
+
+class LogitsError(ModelError):
+    """A model none of whose completions could be written: its logits are NaN or infinite."""
+
+    def __init__(self) -> None:
+        super().__init__("its logits are not finite (NaN or Inf) on any problem; no token can be chosen by them")
 
 
 class ScreenedError(Exception):
@@ -16,7 +29,8 @@ class ScreenedError(Exception):
     """
 
     def __init__(self, log_likelihood: float, least: float) -> None:
-        super().__init__(f"what parents passed with has {log_likelihood:.2f} nats a token; {least:.2f} were wanted")
+        has = "no finite likelihood" if math.isnan(log_likelihood) else f"{log_likelihood:.2f} nats a token"
+        super().__init__(f"what parents passed with has {has}; {least:.2f} were wanted")
         self.log_likelihood = log_likelihood
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, get_args
 
 from evaluation.answers import code_of
 from evaluation.chat import ask, is_special, turn_end
-from evaluation.errors import EvaluationError
+from evaluation.errors import ModelError
 from evaluation.problems import Problem, PromptFormat, Style
 from evaluation.sandbox.closing import body_indentation, closing
 
@@ -44,7 +44,7 @@ def stops(
 
 
 def prompt_tokens(problem: Problem, default: PromptFormat, tokenizer: PreTrainedTokenizerBase) -> tuple[str, list[int]]:
-    """Return the text that a model is given for a problem, and its tokens. Raises EvaluationError, as `render` does."""
+    """Return the text that a model is given for a problem, and its tokens. Raises ModelError, as `render` does."""
     prompt = problem.asked or default
     text = render(problem, prompt, tokenizer)
     return text, encode(text, prompt, tokenizer)
@@ -53,19 +53,19 @@ def prompt_tokens(problem: Problem, default: PromptFormat, tokenizer: PreTrained
 def render(problem: Problem, prompt_format: PromptFormat, tokenizer: PreTrainedTokenizerBase) -> str:
     """Return the text that the model is given, special tokens included where the format has any.
 
-    Raises EvaluationError for the chat format if the tokenizer has no chat template or one that cannot put the
-    question, or the prompt ends within a statement.
+    Raises ModelError for the chat format if the tokenizer has no chat template or one that cannot put the question, or
+    the prompt ends within a statement.
     """
     if prompt_format == "completion":
         # Trailing white space would end a function's beginning in the middle of a token.
         return problem.prompt.strip() if problem.style == "function" else problem.prompt
     if not tokenizer.chat_template:
-        raise EvaluationError(
+        raise ModelError(
             "prompt format 'chat': the tokenizer has no chat template; use format 'completion', or name a tokenizer "
             "that has one (evaluation.prompt.tokenizer)"
         )
     if closing(problem.prompt) is None:
-        raise EvaluationError(
+        raise ModelError(
             f"{problem.task_id}: its prompt ends within a statement, after which no answer can stand that holds the "
             "whole function; use prompt format 'completion'"
         )

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         split_reference,
     )
     from merging.compiling import choose_kernels
-    from merging.errors import MergingError, NonFiniteTensor, shown, suggest
+    from merging.errors import MachineError, MergingError, NonFiniteTensor, shown, suggest
     from merging.export import export_model, model_card
     from merging.loading import load_model
     from merging.merger import Merger
@@ -42,6 +42,7 @@ _HOMES = {
     "FileDigests": "merging.statistics.digests",
     "METHODS": "merging.methods",
     "Merger": "merging.merger",
+    "MachineError": "merging.errors",
     "MergingError": "merging.errors",
     "NonFiniteTensor": "merging.errors",
     "ParentSet": "merging.parents",
@@ -70,6 +71,7 @@ __all__ = [
     "Contents",
     "FileChanged",
     "FileDigests",
+    "MachineError",
     "Merger",
     "MergingError",
     "NonFiniteTensor",

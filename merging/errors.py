@@ -14,6 +14,10 @@ class MergingError(Exception):
     """A recipe, a checkpoint or a merge that cannot be done as asked."""
 
 
+class MachineError(MergingError):
+    """What this machine cannot do now: read a file, compile, find room. It says nothing about the recipe."""
+
+
 class NonFiniteTensor(MergingError):
     """A merged tensor holds NaN or Inf.
 

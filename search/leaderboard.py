@@ -22,10 +22,10 @@ from evaluation.scoring import interval, paired_test, weighted_mean
 from search.numbers import LABEL_WIDTH, number_lines, parent_names
 from search.outcomes import Split
 from search.progress import shorten
+from search.reruns import ERROR
 from search.results import ResultsFolder
 from search.study import (
     ENDS,
-    ERROR,
     KIND,
     LIKELIHOOD,
     NAME,

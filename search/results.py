@@ -180,6 +180,11 @@ class ResultsFolder:
         return self.path / STATISTICS
 
     @property
+    def log(self) -> Path:
+        """Where what happened lies, with tracebacks."""
+        return self.path / _LOG
+
+    @property
     def config_file(self) -> Path:
         """Where the config lies, as it was given."""
         return self.path / _CONFIG

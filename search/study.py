@@ -4,8 +4,9 @@ There are two: NAME holds the trials of the search space, NAME/baselines the par
 points of the space. They are apart because a trial without parameters would empty Optuna's intersection search space
 and so blind CMA-ES, GP and multivariate TPE. People see one row of numbers: the baselines come first.
 
-Guarantees: a trial is claimed by one worker; a trial whose worker died is run again with its numbers, by whoever takes
-one next; the sampler is always the config's (Optuna's `load_study` alone would quietly fall back to TPE).
+Guarantees: a trial is claimed by one worker. One that its worker could not finish is run again with its numbers (see
+`Reruns`), by whoever has nothing else left to take: a trial that kills its workers does so last. The sampler is always
+the config's (Optuna's `load_study` alone would quietly fall back to TPE).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from search.errors import SearchError
 from search.outcomes import Split
+from search.reruns import DIED, TRIES, Reruns, never_finished
 from search.results import MAKE_ROOM, RESTORE, ResultsFolder
 from search.samplers import SeededSampler
 
@@ -37,12 +39,12 @@ if TYPE_CHECKING:  # a leaderboard is read without waiting for torch
 
 _BASELINES = "/baselines"
 # User attributes of a trial, by what they hold.
-WORKER, RECIPE, SCORE, OUTCOMES, SECONDS, TOKENS, ENDS, LIKELIHOOD, SAME_AS, ERROR, NAME, KIND, NUMBER = (
-    "worker", "recipe", "score", "outcomes", "seconds", "tokens", "end tokens", "log likelihood", "same as", "error",
-    "name", "kind", "number",
+WORKER, RECIPE, SCORE, OUTCOMES, SECONDS, TOKENS, ENDS, LIKELIHOOD, SAME_AS, NAME, KIND, NUMBER = (
+    "worker", "recipe", "score", "outcomes", "seconds", "tokens", "end tokens", "log likelihood", "same as", "name",
+    "kind", "number",
 )  # fmt: skip
 # User attributes of the search's study.
-_FIRST, _REPORT, _RERUN, _SPLITS, _WEIGHTS = "first number", "report/", "run again/", "splits", "weights/"
+_FIRST, _REPORT, _REPORT_TRIED, _SPLITS, _WEIGHTS = "first number", "report/", "report tried/", "splits", "weights/"
 NO_SPLITS: Mapping[str, Split] = {}
 # How long a worker waits for another one's write.
 _BUSY_SECONDS = 60
@@ -78,6 +80,7 @@ class Studies:
         config: SearchConfig,
         baselines: Sequence[Baseline],
         splits: Mapping[str, Split] = NO_SPLITS,
+        retry_failed: bool = False,
     ) -> Studies:
         """Make the studies, or open those that are there; what must run first is enqueued once.
 
@@ -87,6 +90,7 @@ class Studies:
             baselines: what is scored first.
             splits: how the outcomes on the splits ``search`` and ``report`` are to be read; by default as those of one
                 set, with one sample a problem.
+            retry_failed: let all that failed be run again.
 
         Raises SearchError if they were there once: else what was scored would be written over.
         """
@@ -99,14 +103,15 @@ class Studies:
             search.sampler = SeededSampler(config.search.sampler, config.search.seed, start)
             first = _create(storage, folder.study + _BASELINES, config.objectives)
             if _FIRST not in search.user_attrs:
-                for number, baseline in enumerate(baselines):
+                enqueued = len(first.get_trials(deepcopy=False))
+                for number, baseline in list(enumerate(baselines))[enqueued:]:
                     first.enqueue_trial({}, user_attrs=_attributes(number, baseline))
                 search.set_user_attr(_SPLITS, {name: split.plain() for name, split in splits.items()})
                 search.set_user_attr(_FIRST, len(baselines))
             for params in config.warm_starts:
                 search.enqueue_trial(params, skip_if_exists=True)
             studies = cls(folder, storage, search, first, int(search.user_attrs[_FIRST]))
-            studies._retry_baselines()
+            studies._retry(retry_failed)
             folder.keep_completions(studies._alive())
         return studies
 
@@ -132,21 +137,54 @@ class Studies:
         self.storage.remove_session()
         self.storage.engine.dispose()
 
-    def claim_baseline(self, worker: str) -> Trial | None:
-        """Take the next baseline that waits, if any does."""
+    def claim_baseline(self, worker: str, besides: Collection[int] = ()) -> Trial | None:
+        """Take the next baseline that waits, if any does; not one whose number is among `besides`."""
         with self.folder.lock():
-            for trial in self._orphans(self.baselines):
-                self._enqueue_again(trial)
-            return self._take(self.baselines, worker, {}) if _count(self.baselines, TrialState.WAITING) else None
+            self._revive(self.baselines)
+            if not _count(self.baselines, TrialState.WAITING) and not self._enqueue_again(self.baselines, besides):
+                return None
+            return self._take(self.baselines, worker, {})
 
-    def claim(self, worker: str, total: int, space: SearchSpace) -> Trial | None:
-        """Take the next trial, its numbers suggested, if there are not `total` of them yet, taken by whomever."""
+    def claim(self, worker: str, total: int, space: SearchSpace, besides: Collection[int] = ()) -> Trial | None:
+        """Take the next trial, its numbers suggested, if there are not `total` of them yet, taken by whomever.
+
+        Args:
+            worker: who takes it.
+            total: how many there shall be.
+            space: where new numbers are from.
+            besides: numbers of trials that this worker does not run again.
+        """
         with self.folder.lock():
-            self._revive()
+            self._revive(self.search)
             # Whatever runs now has a worker that lives.
-            if len(self.trials()) + _count(self.search, TrialState.RUNNING) >= total:
+            taken = len(self.trials()) + _count(self.search, TrialState.RUNNING)
+            if taken >= total:
+                return None
+            waiting = len(self._reruns(self.search).waiting())
+            if taken + waiting >= total and not self._enqueue_again(self.search, besides):
                 return None
             return self._take(self.search, worker, space.distributions())
+
+    def put_back(self, study: Study, trial: Trial, reason: str = "", ended: bool = False) -> None:
+        """Leave a claimed trial to be run again.
+
+        Args:
+            study: the trial's.
+            trial: what was claimed; if it is over, nothing is done.
+            reason: what the machine failed with; nothing where a person stopped the worker.
+            ended: whether that is the worker's end: at the second time, the trial fails.
+        """
+        with self.folder.lock():
+            self._reruns(study).put_back(study.get_trials(deepcopy=False)[trial.number], reason, ended)
+
+    def give_up(self, study: Study, trial: Trial, tries: int) -> None:
+        """Let a trial that was put back fail, if the machine has failed at it so many times."""
+        with self.folder.lock():
+            self._reruns(study).give_up(trial.number, tries)
+
+    def waiting_again(self) -> int:
+        """Return how many trials of the search are left to be run again."""
+        return len(self._reruns(self.search).waiting())
 
     def others_at_work(self) -> int:
         """Return how many trials of the search are run by workers that live."""
@@ -160,10 +198,8 @@ class Studies:
         return self.first_number + trial.number
 
     def trials(self) -> list[FrozenTrial]:
-        """Return the search's trials that are over, without those that were run again."""
-        again = {int(key.removeprefix(_RERUN)) for key in self.search.user_attrs if key.startswith(_RERUN)}
-        ended = self.search.get_trials(deepcopy=False)
-        return [trial for trial in ended if trial.state.is_finished() and trial.number not in again]
+        """Return the search's trials that are over, without those that are run again."""
+        return self._reruns(self.search).over(self.search.get_trials(deepcopy=False))
 
     def twin(self, trial: Trial) -> FrozenTrial | None:
         """Return the first trial that is complete and has the same numbers, if there is one."""
@@ -173,7 +209,7 @@ class Studies:
     def baseline_trials(self) -> list[FrozenTrial]:
         """Return the baselines that are over; one that is run again is not."""
         latest = {trial.user_attrs[NUMBER]: trial for trial in self.baselines.get_trials(deepcopy=False)}
-        return [trial for trial in latest.values() if trial.state.is_finished()]
+        return self._reruns(self.baselines).over(list(latest.values()))
 
     def front(self) -> frozenset[int]:
         """Return the Pareto front of a search with several objectives, by the number that people see; else nothing."""
@@ -204,32 +240,63 @@ class Studies:
         found = {key: value for key, value in self.search.user_attrs.items() if key.startswith(_REPORT)}
         return {int(key.removeprefix(_REPORT)): value for key, value in found.items()}
 
+    def report_tried(self, number: int) -> list[str]:
+        """Return why a model has no outcomes on the report split, run by run."""
+        tried = self._tried_reports().get(number, [])
+        return [tried] if isinstance(tried, str) else tried
+
+    def try_report(self, number: int, tried: Sequence[str] | str) -> None:
+        """Keep why a model has no outcomes on the report split: run by run; one text if that is how it stays."""
+        self.search.set_user_attr(f"{_REPORT_TRIED}{number}", tried)
+
+    def give_up_report(self, number: int, tries: int) -> None:
+        """Let a model have no outcomes on the report split, if it was run on it so many times."""
+        if len(tried := self.report_tried(number)) >= tries:
+            self.try_report(number, never_finished(tried))
+
+    def given_up(self) -> frozenset[int]:
+        """Return the models that have no outcomes on the report split, and will have none."""
+        tried = self._tried_reports().items()
+        return frozenset(n for n, why in tried if isinstance(why, str) or (len(why) >= TRIES and why[-1] == DIED))
+
+    def _tried_reports(self) -> dict[int, list[str] | str]:
+        found = {key: value for key, value in self.search.user_attrs.items() if key.startswith(_REPORT_TRIED)}
+        return {int(key.removeprefix(_REPORT_TRIED)): value for key, value in found.items()}
+
     def _take(self, study: Study, worker: str, distributions: dict[str, Any]) -> Trial:
         # The numbers are drawn inside the lock: a quasi-random sequence keeps its place in the study.
         trial = study.ask(distributions)
         trial.set_user_attr(WORKER, worker)
         return trial
 
-    def _revive(self) -> None:
-        """Enqueue again what died with its worker; the trial itself is marked as failed and no longer seen."""
-        for trial in self._orphans(self.search):
-            # First enqueued, then marked: whoever is killed in between runs a trial twice rather than lose it. A warm
-            # start whose worker died before its numbers were suggested has them only in what Optuna keeps of it.
-            self.search.enqueue_trial(trial.system_attrs.get("fixed_params", {}) | trial.params)
-            self.search.set_user_attr(f"{_RERUN}{trial.number}", True)
-            self.search.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+    def _revive(self, study: Study) -> None:
+        """Put back what died with its worker."""
+        for trial in self._orphans(study):
+            # One without a worker was taken, and never begun.
+            self._reruns(study).put_back(trial, DIED if WORKER in trial.user_attrs else "", ended=True)
 
-    def _retry_baselines(self) -> None:
-        """Enqueue again the baselines that failed: without them nothing can be compared."""
-        for trial in self.baseline_trials():
-            if trial.state is TrialState.FAIL:
-                self._enqueue_again(trial)
+    def _enqueue_again(self, study: Study, besides: Collection[int]) -> bool:
+        """Enqueue a trial that waits to be run again, if any does."""
+        reruns = self._reruns(study)
+        trial = next((trial for trial in reruns.waiting() if self.number(trial) not in besides), None)
+        if trial:
+            reruns.enqueue(trial, (KIND, NAME, NUMBER, RECIPE) if KIND in trial.user_attrs else ())
+        return trial is not None
 
-    def _enqueue_again(self, baseline: FrozenTrial) -> None:
-        kept = {key: baseline.user_attrs[key] for key in (KIND, NAME, NUMBER, RECIPE)}
-        self.baselines.enqueue_trial({}, user_attrs=kept)
-        if not baseline.state.is_finished():
-            self.baselines.tell(baseline.number, state=TrialState.FAIL)
+    def _retry(self, all_that_failed: bool) -> None:
+        """Put back the baselines that failed at their first run, as without them nothing can be compared; or all."""
+        of_search = self.trials() if all_that_failed else []
+        for study, trials in ((self.baselines, self.baseline_trials()), (self.search, of_search)):
+            for trial in trials:
+                reruns = self._reruns(study)
+                if trial.state is TrialState.FAIL and (all_that_failed or not reruns.was_retried(trial)):
+                    reruns.retry(trial)
+        if all_that_failed:
+            for number in self._tried_reports():
+                self.try_report(number, [])
+
+    def _reruns(self, study: Study) -> Reruns:
+        return Reruns(study, self.storage)
 
     def _alive(self) -> set[int]:
         """Return the numbers of the trials that are complete, or run by workers that live."""

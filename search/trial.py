@@ -1,7 +1,8 @@
 """One trial: a recipe is merged, scored and recorded.
 
 Guarantees: nothing that goes wrong with a candidate ends the study: it is recorded as failed, with its reason, and the
-traceback is in the log. What goes wrong with the results folder is raised.
+traceback is in the log. What goes wrong with the machine is no failure of the candidate's: the study is not told of it.
+What goes wrong with the results folder is raised.
 """
 
 from __future__ import annotations
@@ -11,21 +12,26 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Final, Literal
 
-import torch
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evaluation import EvaluationError, Evaluator, ProblemSet, Report, ScreenedError
+from evaluation.generation.memory import free_memory, is_device_lost, is_out_of_memory
 from merging import Merger, MergingError, Recipe, renamed
 from search.drafts import SharedDrafts
+from search.errors import is_of_the_candidate
 from search.outcomes import letters
 from search.progress import Progress
+from search.reruns import ERROR
 from search.results import ResultsFolder
-from search.study import ENDS, ERROR, KIND, LIKELIHOOD, OUTCOMES, RECIPE, SAME_AS, SCORE, SECONDS, TOKENS, score
+from search.study import ENDS, KIND, LIKELIHOOD, OUTCOMES, RECIPE, SAME_AS, SCORE, SECONDS, TOKENS, score
 
 _LOG = logging.getLogger("search.trial")
+
+AGAIN: Final = "to be run again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +82,8 @@ class Bench:
     ) -> tuple[Report, dict[str, float]]:
         """Merge a recipe and score it; return the report and the seconds of each phase.
 
+        Where memory runs out, what nobody uses is given back, and all of it is done once more.
+
         Args:
             recipe: the merge.
             problems: the split to score it on.
@@ -83,6 +91,18 @@ class Bench:
             final: score it on its own, without drafts and at a fixed batch size, as all on the report split are.
             least_likelihood: below which it is screened out; see `Evaluator.evaluate`.
         """
+        try:
+            return self._score(recipe, problems, parent, final, least_likelihood)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            _LOG.warning("out of memory; what nobody uses is given back, and it is tried once more", exc_info=error)
+        free_memory()  # only here: the error held what its frames held
+        return self._score(recipe, problems, parent, final, least_likelihood)
+
+    def _score(
+        self, recipe: Recipe, problems: ProblemSet, parent: bool, final: bool, least_likelihood: float | None
+    ) -> tuple[Report, dict[str, float]]:
         started = time.perf_counter()
         self.progress.phase("merging")
         model, tokenizer = self.merge(recipe)
@@ -110,12 +130,26 @@ class Bench:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """How a trial ended: its score, or None; and why it failed or was screened out, or whose outcomes it has."""
+    """How a trial ended.
+
+    Attributes:
+        score: of the candidate, or None.
+        seconds: what it took.
+        note: why there is no score, or whose outcomes it has.
+        ended: where there is no score; `AGAIN`: the machine has failed, and not the candidate, which is not over.
+        device_lost: whether this process can run no other either.
+    """
 
     score: float | None
     seconds: float
     note: str = ""
-    ended: str = "failed"  # where there is no score
+    ended: Literal["failed", "screened", "to be run again"] = "failed"
+    device_lost: bool = False
+
+    @property
+    def scored_here(self) -> bool:
+        """Whether this machine has scored or screened a model; a repeated trial takes no time."""
+        return self.seconds > 0 and (self.score is not None or self.ended == "screened")
 
 
 def run_trial(
@@ -126,7 +160,7 @@ def run_trial(
     bench: Bench,
     least_likelihood: float | None = None,
 ) -> Result:
-    """Run one claimed trial to its end, whatever that is, and tell the study.
+    """Run one claimed trial to its end and tell the study; not if the machine fails, after which it is not over.
 
     Args:
         study: the trial's.
@@ -140,13 +174,19 @@ def run_trial(
     bench.drafts.sync()
     try:
         merge = recipe()
-        trial.set_user_attr(RECIPE, merge.to_dict())
+    except (MergingError, ValueError) as error:
+        return _failed(study, trial, number, error, time.perf_counter() - started)
+    trial.set_user_attr(RECIPE, merge.to_dict())
+    try:
         parent = KIND in trial.user_attrs
         report, seconds = bench.score(merge, bench.problems, parent=parent, least_likelihood=least_likelihood)
     except ScreenedError as error:
         return _screened(study, trial, number, error, time.perf_counter() - started)
-    except Exception as error:  # whatever a candidate does wrong, the study goes on
-        return _failed(study, trial, number, error, time.perf_counter() - started)
+    except Exception as error:  # whatever it is, the study goes on
+        seconds_taken = time.perf_counter() - started
+        if not is_of_the_candidate(error):
+            return machine_failed(number, error, seconds_taken)
+        return _failed(study, trial, number, error, seconds_taken)
     bench.drafts.sync()
     bench.folder.save_completions(f"trial-{number}", report.completions)
     trial.set_user_attr(OUTCOMES, letters(report, bench.problems, bench.evaluator.sampling.samples))
@@ -183,9 +223,16 @@ def repeat_trial(study: Study, trial: Trial, number: int, twin: FrozenTrial, fir
     return Result(score(twin), 0.0, f"the same merge as trial {first}")
 
 
+def machine_failed(number: int, error: Exception, seconds: float) -> Result:
+    """Return the result of a trial, or of a model on the report split, that the machine kept from its end."""
+    _LOG.error("trial %d: the machine failed", number, exc_info=error)
+    return Result(None, seconds, describe(error), AGAIN, is_device_lost(error))
+
+
 def describe(error: Exception) -> str:
-    """Return why a candidate failed, for people."""
-    return str(error) if isinstance(error, MergingError | EvaluationError) else f"{type(error).__name__}: {error}"
+    """Return what an error says, for people."""
+    known = isinstance(error, MergingError | EvaluationError)
+    return (str(error) if known else f"{type(error).__name__}: {error}")[:2000]
 
 
 def _keep_likelihood(trial: Trial, log_likelihood: float | None) -> None:
@@ -204,9 +251,7 @@ def _screened(study: Study, trial: Trial, number: int, error: ScreenedError, sec
 
 def _failed(study: Study, trial: Trial, number: int, error: Exception, seconds: float) -> Result:
     _LOG.error("trial %d failed", number, exc_info=error)
-    if isinstance(error, torch.OutOfMemoryError) and torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    reason = describe(error)[:2000]
+    reason = describe(error)
     trial.set_user_attr(ERROR, reason)
     trial.set_user_attr(SECONDS, {"total": seconds})
     study.tell(trial, state=TrialState.FAIL)

@@ -1,7 +1,8 @@
 """The worker: takes trials of a study until there are enough, then scores the finalists on the report split.
 
 Guarantees: many workers may share one results folder; the first Ctrl-C (or SIGTERM) lets the running trial finish, the
-second stops at once, and what was stopped is run again on the next start; the search never sees the report split.
+second stops at once, and what was stopped is run again on the next start; the search never sees the report split. A
+machine that fails ends the worker, and not one trial after the other: three in a row are enough, or a GPU that is lost.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from types import FrameType
 
 import torch
+from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 from transformers import PreTrainedTokenizerBase
 
@@ -28,17 +30,19 @@ from search.config import SearchConfig
 from search.contents import ParentContents
 from search.devices import choose_device
 from search.drafts import SharedDrafts
-from search.errors import SearchError
+from search.errors import SearchError, is_of_the_candidate
 from search.identity import Identity, moved, says_contents
 from search.leaderboard import Leaderboard
+from search.machine import Machine
 from search.numbers import parent_names
 from search.outcomes import Split, letters
 from search.progress import NAME_WIDTH, Progress, Silent
 from search.prompt_checks import asking_notes, require_template
+from search.reruns import DIED, ERROR
 from search.results import STATISTICS, ResultsFolder
 from search.standing import finalists, standing
-from search.study import ERROR, KIND, LIKELIHOOD, NAME, RECIPE, Baseline, Studies, quiet, storage_errors
-from search.trial import Bench, Result, describe, repeat_trial, run_trial
+from search.study import KIND, LIKELIHOOD, NAME, RECIPE, Baseline, Studies, quiet, storage_errors
+from search.trial import AGAIN, Bench, Result, describe, machine_failed, repeat_trial, run_trial
 from search.unread import unread_lines
 
 _LOG = logging.getLogger("search.worker")
@@ -52,6 +56,7 @@ def run_search(
     timeout: float | None = None,
     seed: int | None = None,
     fresh: bool = False,
+    retry_failed: bool = False,
     progress: Progress | None = None,
 ) -> Leaderboard:
     """Run a search, or go on with one, and return its leaderboard.
@@ -63,11 +68,13 @@ def run_search(
         timeout: stop taking trials after this many seconds, instead of the config's.
         seed: the sampler's seed and that of the split, instead of the config's.
         fresh: begin anew; an existing folder is moved aside.
+        retry_failed: run again all that has failed so far.
         progress: told what happens; by default nobody is.
 
     Raises:
         SearchError, MergingError, EvaluationError: the config, the folder, the models or the problems cannot be used,
-            and no existing folder was changed; or the folder can no longer be written, or no parent can be scored.
+            and no existing folder was changed; or the folder can no longer be written, or no parent can be scored, or
+            the machine fails at one trial after the other; what was scored is kept.
     """
     if seed is not None:
         config = config.with_seed(seed)
@@ -78,7 +85,7 @@ def run_search(
     worker = _Worker(config, total, progress or Silent())
     path = Path(out) if out is not None else default_folder(config)
     with quiet(), _interruptible(worker):
-        return worker.run(path, config.search.timeout if timeout is None else timeout, fresh)
+        return worker.run(path, config.search.timeout if timeout is None else timeout, fresh, retry_failed)
 
 
 def default_folder(config: SearchConfig) -> Path:
@@ -106,8 +113,9 @@ class _Worker:
     progress: Progress
     started: bool = False
     stopping: bool = False
+    machine: Machine = field(init=False)
 
-    def run(self, path: Path, limit: float | None, fresh: bool) -> Leaderboard:
+    def run(self, path: Path, limit: float | None, fresh: bool, retry_failed: bool) -> Leaderboard:
         config = self.config
         deadline = time.monotonic() + limit if limit is not None else None
         problems = config.evaluation.load_problems(config.source)
@@ -170,8 +178,9 @@ class _Worker:
                 drafts = SharedDrafts(folder.drafts)
                 samples = scorer.sampling.samples
                 kept = {"search": Split.of(visible, samples), "report": Split.of(report, samples)}
+                self.machine = Machine(folder.log)
                 bench = Bench(merger, scorer, visible, self._prompt_tokenizer, folder, drafts, self.progress, places)
-                with contextlib.closing(Studies.create(folder, config, known, kept)) as studies:
+                with contextlib.closing(Studies.create(folder, config, known, kept, retry_failed)) as studies:
                     self.started = True
                     self._warm_up(bench)
                     finish = self._finish(studies, len(report) / len(visible))
@@ -180,6 +189,7 @@ class _Worker:
                     if len(studies.baseline_trials()) < studies.first_number:  # a worker died at one meanwhile
                         self._run_baselines(studies, bench, name, deadline, finish)
                     self._score_finalists(studies, bench, report)
+                    self.machine.rests()
                     return replace(Leaderboard.of(studies), unfinished=self._unfinished(studies, report, name))
 
     def _split(self, problems: ProblemSet) -> tuple[ProblemSet, ProblemSet]:
@@ -220,7 +230,7 @@ class _Worker:
         self.progress.begin("compiling", 1)
         try:
             bench.merge(self.config.space.example())
-        except MergingError as error:  # one candidate that cannot be: the trials will tell
+        except Exception as error:  # one candidate that cannot be, or the machine: the trials will tell
             _LOG.warning("warming up: %s", error)
 
     def _evaluator(self, problems: ProblemSet) -> Evaluator:
@@ -284,10 +294,11 @@ class _Worker:
     ) -> None:
         waiting = max(0, self.total - len(studies.trials()))
         self.progress.begin("parents", studies.first_number, deadline, waiting + finish)
-        while not self.stopping and (trial := studies.claim_baseline(worker)):
+        while not self.stopping and (trial := studies.claim_baseline(worker, self.machine.failed)):
             self.progress.trial(self._name(studies, trial), len(studies.baseline_trials()))
             recipe = partial(Recipe.from_dict, trial.user_attrs[RECIPE], self.config.source)
-            self._tell(studies, run_trial(studies.baselines, trial, studies.number(trial), recipe, bench))
+            run = partial(run_trial, studies.baselines, trial, studies.number(trial), recipe, bench)
+            self._end(studies, studies.baselines, trial, run)
         ended = studies.baseline_trials()
         parents = [trial for trial in ended if trial.user_attrs[KIND] == "parent"]
         if len(ended) == studies.first_number and all(trial.state is TrialState.FAIL for trial in parents):
@@ -300,9 +311,28 @@ class _Worker:
     def _run_trials(self, studies: Studies, bench: Bench, worker: str, deadline: float | None, finish: float) -> None:
         self.progress.begin("search", self.total, deadline, finish)
         space = self.config.space
-        while not self.stopping and not _expired(deadline) and (trial := studies.claim(worker, self.total, space)):
+        while not self.stopping and not _expired(deadline):
+            trial = studies.claim(worker, self.total, space, self.machine.failed)
+            if trial is None:
+                return
             self.progress.trial(self._name(studies, trial), len(studies.trials()))
-            self._tell(studies, self._run_trial(studies, trial, bench))
+            self._end(studies, studies.search, trial, partial(self._run_trial, studies, trial, bench))
+
+    def _end(self, studies: Studies, study: Study, trial: Trial, run: Callable[[], Result]) -> None:
+        """Run a claimed trial; where it cannot be finished, leave it to be run again."""
+        try:
+            result = run()
+        except (KeyboardInterrupt, SearchError):  # a person's doing, or the folder's
+            studies.put_back(study, trial)
+            raise
+        if result.ended == AGAIN:
+            studies.put_back(study, trial, result.note, result.device_lost)
+        self._tell(studies, result)
+        if result.ended == AGAIN:
+            give_up = partial(studies.give_up, study, trial)
+            self.machine.has_failed(studies.number(trial), self._name(studies, trial), result, give_up)
+        elif result.scored_here:
+            self.machine.has_scored()
 
     def _run_trial(self, studies: Studies, trial: Trial, bench: Bench) -> Result:
         number, twin = studies.number(trial), studies.twin(trial)
@@ -348,8 +378,8 @@ class _Worker:
             self._score_finalist(studies, trial, bench, report)
 
     def _unreported(self, studies: Studies) -> list[FrozenTrial]:
-        """Return the baselines and finalists that have no score on the report split."""
-        known = studies.reports()
+        """Return the baselines and finalists that have no score on the report split, and are not given up."""
+        known = studies.reports().keys() | studies.given_up()
         best = finalists(studies, self.config.search.finalists)
         chosen = [trial for trial in studies.baseline_trials() if trial.state is TrialState.COMPLETE] + list(best)
         return [trial for trial in chosen if studies.number(trial) not in known]
@@ -358,7 +388,9 @@ class _Worker:
         others = studies.others_at_work()  # first: what is over meanwhile is counted below
         if (ended := len(studies.trials())) + others < self.total:
             if not studies.folder.others_at_work(worker):
-                return f"{ended} of {self.total} trials are over."
+                again = studies.waiting_again()
+                waiting = f", and {again} could not be finished and will be run again" if again else ""
+                return f"{ended} of {self.total} trials are over{waiting}."
             # Between two trials the others run none.
             return f"{ended} of {self.total} trials are over; others work on." if self.stopping else ""
         left = 0 if others or not len(report) else len(self._unreported(studies))
@@ -366,15 +398,29 @@ class _Worker:
         return f"The report split is not finished: {models} to be scored on it." if left else ""
 
     def _score_finalist(self, studies: Studies, trial: FrozenTrial, bench: Bench, report: ProblemSet) -> None:
-        number, name = studies.number(trial), self._name(studies, trial)
+        number, name, started = studies.number(trial), self._name(studies, trial), time.perf_counter()
+        tried = studies.report_tried(number)
+        studies.try_report(number, [*tried, DIED])  # as long as nothing else is heard of it
         try:
             recipe = Recipe.from_dict(trial.user_attrs[RECIPE], self.config.source)
             scores, seconds = bench.score(recipe, report, final=True)
             weights = bench.weights_digest(recipe)
+        except KeyboardInterrupt:
+            studies.try_report(number, tried)
+            raise
         except Exception as error:
-            _LOG.exception("trial %d failed on the report split", number)
-            self.progress.say(f"{name}: not scored on the report split: {describe(error)}")
+            reason = describe(error)
+            if is_of_the_candidate(error):
+                _LOG.exception("trial %d failed on the report split", number)
+                studies.try_report(number, reason)
+                self.progress.say(f"{name}: not scored on the report split: {reason}")
+                return
+            result = machine_failed(number, error, time.perf_counter() - started)
+            studies.try_report(number, [*tried, reason])
+            self._tell(studies, result)
+            self.machine.has_failed(number, name, result, partial(studies.give_up_report, number))
             return
+        self.machine.has_scored()
         bench.folder.save_completions(f"report-{number}", scores.completions)
         studies.save_weights(number, weights)
         studies.save_report(number, letters(scores, report, bench.evaluator.sampling.samples))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import torch
 
 # What a pass needs beside the slots (logits, activations), and what others on the machine may take meanwhile.
 _LEFT_FREE = 0.4
+# Of the host, of a device, and of the libraries that compute on it.
+_NO_MEMORY = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
 
 
 def free_bytes(device: torch.device) -> int:
@@ -19,9 +22,25 @@ def free_bytes(device: torch.device) -> int:
     return int((1 - _LEFT_FREE) * _available())
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
     """Whether an error says that memory ran out: torch has no class of its own for that on a CPU."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _NO_MEMORY)
+
+
+def is_device_lost(error: Exception) -> bool:
+    """Whether a GPU has failed in a way after which this process cannot use it again."""
+    of_device = isinstance(error, torch.AcceleratorError) or (
+        isinstance(error, RuntimeError) and "CUDA error" in str(error)
+    )
+    return of_device and not is_out_of_memory(error)
+
+
+def free_memory() -> None:
+    """Give back what nobody uses."""
+    gc.collect()
+    torch.cuda.empty_cache()
 
 
 def _available() -> int:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from merging.checkpoints.weights import StoredTensor, lies_well
-from merging.errors import MergingError, first_line
+from merging.errors import MachineError, MergingError, first_line
 
 _CODE = re.compile(r"GLOBAL (\S+)")
 
@@ -34,7 +34,7 @@ class PickledTensor(StoredTensor):
         """Return its place in the map."""
         # To touch a map of what is no longer there would kill the process.
         if not self.file.exists() or self.file.stat().st_size < self.file_bytes:
-            raise MergingError(
+            raise MachineError(
                 f"{self.file}: tensor {self.name} cannot be read: the file has been cut short or removed"
             )
         whole = self.mapped.contiguous()

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from merging.checkpoints.headers import ALIGNMENT, DTYPES, Entry
-from merging.errors import MergingError, first_line
+from merging.errors import MachineError, MergingError, first_line
 
 Digest: TypeAlias = Callable[[Path], str]
 
@@ -32,7 +32,7 @@ class StoredTensor(Entry, ABC):
     file: Path
 
     def read(self) -> Tensor:
-        """Read it into memory of its own, on the CPU. Raises MergingError if its file cannot be read."""
+        """Read it into memory of its own, on the CPU. Raises MachineError if its file cannot be read."""
         memory = torch.empty(self.shape, dtype=self.dtype)
         self.read_into(memory)
         return memory
@@ -46,7 +46,7 @@ class StoredTensor(Entry, ABC):
 
     @abstractmethod
     def read_into(self, memory: Tensor) -> None:
-        """Read it into a contiguous CPU tensor of its shape and dtype. Raises MergingError as `read` does."""
+        """Read it into a contiguous CPU tensor of its shape and dtype. Raises MachineError as `read` does."""
 
     def made_of(self, digest: Digest) -> object:
         """Return plain data that is the same for tensors of the same bits, given what returns a file's digest."""
@@ -87,9 +87,9 @@ class SafeTensor(StoredTensor):
             raise self._unreadable(error) from None
         return torch.frombuffer(pages, dtype=self.dtype, offset=beyond).view(self.shape)
 
-    def _unreadable(self, error: Exception) -> MergingError:
+    def _unreadable(self, error: Exception) -> MachineError:
         reason = getattr(error, "strerror", None) or first_line(error)
-        return MergingError(f"{self.file}: tensor {self.name} cannot be read: {reason}")
+        return MachineError(f"{self.file}: tensor {self.name} cannot be read: {reason}")
 
 
 def lies_well(dtype: torch.dtype, address: int) -> bool:

@@ -21,7 +21,7 @@ from functools import cache
 from pathlib import Path
 
 from merging.caches import cache_folder, part_folder, sweep
-from merging.errors import MergingError
+from merging.errors import MachineError, MergingError
 
 _SOURCES = Path(__file__).parent
 # Without errno and traps a comparison may be made of whole vectors; contraction would skip a rounding.
@@ -53,7 +53,7 @@ class Kernels:
         self._lock = threading.Lock()
 
     def load(self, variant: Variant) -> ctypes.CDLL:
-        """Return a kernel's library, compiled if it is not yet. Raises MergingError if the compiler fails."""
+        """Return a kernel's library, compiled if it is not yet. Raises MachineError if the compiler fails."""
         library = self._loaded.get(variant)
         if library is None:
             with self._lock:
@@ -85,7 +85,7 @@ def _compile(command: list[str], library: Path) -> None:
         done = subprocess.run([*command, "-o", str(part), "-lm"], capture_output=True, text=True, check=False)
         if done.returncode:
             lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
-            raise MergingError(f"{command[0]} cannot compile {command[-1]}: {lines[0]}")
+            raise MachineError(f"{command[0]} cannot compile {command[-1]}: {lines[0]}")
         part.replace(library)  # at once: another process may look for it now
 
 

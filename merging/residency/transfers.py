@@ -6,6 +6,7 @@ its buffer is not written to before the work that was enqueued with it is done. 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from merging.checkpoints.weights import StoredTensor
-from merging.errors import MergingError
+from merging.errors import MachineError
 
 _ALIGNMENT = 512
 
@@ -40,7 +41,7 @@ class Transfers:
     def begin(self, group: Mapping[StoredTensor, Tensor | None]) -> None:
         """Begin to copy a group: from the pinned memory given with each tensor, or from its file.
 
-        The work with the group before the last must have been enqueued already. Raises MergingError if the device has
+        The work with the group before the last must have been enqueued already. Raises MachineError if the device has
         no room for the group.
         """
         buffer = self._buffers[0]
@@ -72,7 +73,8 @@ class Transfers:
 
     def close(self) -> None:
         """Give the buffers' memory back."""
-        torch.cuda.synchronize(self._device)
+        with contextlib.suppress(torch.AcceleratorError):  # a device that is lost has nothing to wait for
+            torch.cuda.synchronize(self._device)
         self._buffers = [self._buffer(), self._buffer()]
 
     def _buffer(self) -> _Buffer:
@@ -89,7 +91,7 @@ class Transfers:
                 buffer.ready.synchronize()  # nothing may be copied from what is let go of
                 buffer.staging = torch.empty(size, dtype=torch.uint8, pin_memory=True)
         except RuntimeError as error:
-            raise MergingError(
+            raise MachineError(
                 f"{self._device} has no room for the {size / 1e9:.2f} GB of one tensor of all parents "
                 f"({type(error).__name__}); choose another device (device: cpu) or fewer parents"
             ) from None

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from merging.checkpoints.checkpoint import locate
-from merging.errors import MergingError, code_refused, first_line
+from merging.errors import MachineError, MergingError, code_refused, first_line
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -75,7 +75,8 @@ def read_tokenizer(reference: str, trust_remote_code: bool = False) -> PreTraine
             _restore(tokenizer.backend_tokenizer, file)
         return tokenizer
     except Exception as error:  # the tokenizers library raises no narrower type
-        raise code_refused(reference, error) or MergingError(
+        kind = MachineError if isinstance(error, OSError | MemoryError) else MergingError
+        raise code_refused(reference, error) or kind(
             f"model {reference}: its tokenizer cannot be loaded: {first_line(error)}"
         ) from None
 

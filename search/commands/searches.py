@@ -36,6 +36,7 @@ def _seconds(ctx: click.Context, param: click.Parameter, value: str | None) -> f
 )
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of the sampler and of the split.")
 @click.option("--fresh", is_flag=True, help="Begin anew; results that are there are moved aside.")
+@click.option("--retry-failed", is_flag=True, help="Run again all that has failed so far.")
 @click.option("--dry-run", is_flag=True, help="Show what is searched and one plan, and run nothing.")
 @options.COMPILE
 @options.CONSENT
@@ -46,6 +47,7 @@ def run(
     timeout: float | None,
     seed: int | None,
     fresh: bool,
+    retry_failed: bool,
     dry_run: bool,
     compile: bool | None,
     allow_code_execution: bool,
@@ -75,7 +77,10 @@ def run(
             from search.worker import default_folder, run_search
 
         folder = out or default_folder(loaded)
-        found = run_search(loaded, folder, trials=trials, timeout=timeout, seed=seed, fresh=fresh, progress=progress)
+        found = run_search(
+            loaded, folder, trials=trials, timeout=timeout, seed=seed, fresh=fresh, retry_failed=retry_failed,
+            progress=progress,
+        )  # fmt: skip
     print_leaderboard(found, 10)
     if found.unfinished:
         given = {"--out": out, "--trials": trials, "--seed": seed}

@@ -65,7 +65,11 @@ class Command:
 
 @contextmanager
 def running(
-    folder: Path, *words: str | Path, file_limit: int | None = None, heed_permissions: bool = False
+    folder: Path,
+    *words: str | Path,
+    file_limit: int | None = None,
+    heed_permissions: bool = False,
+    killed_at: int | None = None,
 ) -> Iterator[Command]:
     """Start a command whose output goes into that folder.
 
@@ -74,12 +78,13 @@ def running(
         words: what to run.
         file_limit: the most bytes that a file may grow to.
         heed_permissions: be refused what a file's mode forbids, as root is not otherwise.
+        killed_at: the candidate, counted from 0, in whose merge the process is killed; parents are none.
     """
     stdout, stderr = folder / "stdout", folder / "stderr"
     stdout.touch()
     stderr.touch()
     process = _CONTEXT.Process(
-        target=_main, args=([str(word) for word in words], stdout, stderr, file_limit, heed_permissions)
+        target=_main, args=([str(word) for word in words], stdout, stderr, file_limit, heed_permissions, killed_at)
     )
     process.start()
     try:
@@ -89,17 +94,42 @@ def running(
         process.join()
 
 
-def _main(words: list[str], stdout: Path, stderr: Path, file_limit: int | None, heed_permissions: bool) -> None:
+def _main(
+    words: list[str],
+    stdout: Path,
+    stderr: Path,
+    file_limit: int | None,
+    heed_permissions: bool,
+    killed_at: int | None,
+) -> None:
     for number, file in ((1, stdout), (2, stderr)):
         os.dup2(os.open(file, os.O_WRONLY | os.O_APPEND), number)
     if file_limit is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
     if heed_permissions:
         _give_up_capabilities()
+    if killed_at is not None:
+        _kill_at(killed_at)
     sys.argv[1:] = words
     from search.cli import main
 
     main()
+
+
+def _kill_at(candidate: int) -> None:
+    from merging import Merger, Recipe
+
+    apply, begun = Merger.apply, 0
+
+    def deadly(merger: Merger, recipe: Recipe, progress: Callable[[int, int], None] | None = None) -> object:
+        nonlocal begun
+        if recipe.merge_method == "ties":
+            if begun == candidate:
+                os.kill(os.getpid(), signal.SIGKILL)
+            begun += 1
+        return apply(merger, recipe, progress)
+
+    Merger.apply = deadly  # type: ignore[method-assign,assignment]
 
 
 def _give_up_capabilities() -> None:

@@ -1,19 +1,24 @@
-"""Trials are claimed once, run again when their worker died, and numbered for good."""
+"""Trials are claimed once, run again when their worker could not finish them, and numbered for good."""
 
 from __future__ import annotations
 
 import json
+import shutil
 import sqlite3
+from collections import Counter
+from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pytest
+from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
 from merging import Recipe
 from search import SearchConfig, SearchError
 from search.results import ResultsFolder
-from search.study import KIND, NAME, WORKER, Baseline, Studies, quiet, storage_errors
+from search.study import KIND, NAME, NUMBER, WORKER, Baseline, Studies, quiet, storage_errors
 from search.worker import baselines
 from tests.search.family import Family
 
@@ -97,6 +102,154 @@ def test_a_trial_whose_worker_died_before_signing_it_is_run_again(config: Search
         again = studies.claim(worker, 1, config.space)
         assert again
         assert again.user_attrs[WORKER] == worker
+
+
+class Killed(BaseException):
+    """What no worker lives to see."""
+
+
+# What Optuna writes down, each in one transaction.
+WRITES = (
+    "_create_new_trial",
+    "set_trial_state_values",
+    "set_trial_user_attr",
+    "set_study_user_attr",
+    "set_trial_param",
+)
+
+
+def kill_at_write(monkeypatch: pytest.MonkeyPatch, last: int) -> None:
+    """Let a worker die before the write with this number, counted from 0."""
+    left = [last]
+
+    def deadly(write: Callable[..., object]) -> Callable[..., object]:
+        def wrapped(*arguments: object, **options: object) -> object:
+            left[0] -= 1
+            if left[0] < 0:
+                raise Killed
+            return write(*arguments, **options)
+
+        return wrapped
+
+    for name in WRITES:
+        monkeypatch.setattr(RDBStorage, name, deadly(getattr(RDBStorage, name)))
+
+
+def finish(studies: Studies, config: SearchConfig, total: int) -> None:
+    """Claim what there is and end it."""
+    with studies.folder.sign_in() as worker:
+        while trial := studies.claim_baseline(worker):
+            studies.baselines.tell(trial, 0.5)
+        while trial := studies.claim(worker, total, config.space):
+            studies.search.tell(trial, 0.5)
+
+
+def lose(studies: Studies, config: SearchConfig) -> dict[str, float]:
+    """Claim a parent and a trial with a worker that dies, and return the trial's numbers."""
+    with studies.folder.sign_in() as dead:
+        assert studies.claim_baseline(dead)
+        trial = studies.claim(dead, 9, config.space)
+    assert trial
+    return trial.params
+
+
+def begin_again(way: str, studies: Studies, config: SearchConfig, kill: Callable[[], None]) -> None:
+    """Let a trial and a parent end in some way without a score, and put them back after `kill`."""
+    with studies.folder.sign_in() as worker:
+        baseline, trial = studies.claim_baseline(worker), studies.claim(worker, 9, config.space)
+        assert baseline
+        assert trial
+        if way == "the machine failed":
+            kill()
+            studies.put_back(studies.search, trial, "a bus error")
+            studies.put_back(studies.baselines, baseline, "a bus error")
+            return
+        if way == "failures are retried":
+            studies.search.tell(trial, state=TrialState.FAIL)
+            studies.baselines.tell(baseline, state=TrialState.FAIL)
+    kill()
+    with quiet():
+        Studies.create(studies.folder, config, [], retry_failed=True).close()
+
+
+@pytest.mark.parametrize("way", ["a worker died", "the machine failed", "failures are retried"])
+def test_whoever_is_killed_while_trials_are_put_back_runs_none_of_them_twice(
+    way: str, config: SearchConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_studies(tmp_path / "new", config).close()
+    killed, last = True, 0
+    while killed:
+        shutil.copytree(tmp_path / "new", tmp_path / f"run-{last}")
+        studies = open_studies(tmp_path / f"run-{last}", config)
+        with monkeypatch.context() as deadly:
+            try:
+                begin_again(way, studies, config, partial(kill_at_write, deadly, last))
+                with studies.folder.sign_in() as worker:
+                    taken = studies.claim(worker, 1, config.space)
+                killed = False
+            except Killed:
+                last += 1
+        if not killed and taken:
+            studies.search.tell(taken, 0.5)
+        studies.close()
+        with quiet():
+            resumed = Studies.create(studies.folder, config, [], retry_failed=way == "failures are retried")
+        finish(resumed, config, 2)
+        complete = [trial for trial in resumed.search.trials if trial.state is TrialState.COMPLETE]
+        first = resumed.search.trials[0].params
+        assert [trial.params == first for trial in complete].count(True) == 1
+        assert len(complete) == len(resumed.trials()) == 2
+        scored = [trial for trial in resumed.baselines.trials if trial.state is TrialState.COMPLETE]
+        assert Counter(trial.user_attrs[NUMBER] for trial in scored) == dict.fromkeys(range(4), 1)
+        resumed.close()
+    assert last >= 4
+
+
+def test_whoever_is_killed_while_a_study_is_made_enqueues_no_parent_twice(
+    config: SearchConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for last in range(6):
+        with monkeypatch.context() as deadly:
+            kill_at_write(deadly, last)
+            with pytest.raises(Killed):
+                open_studies(tmp_path / f"run-{last}", config)
+        studies = open_studies(tmp_path / f"run-{last}", config)
+        assert [trial.user_attrs[NUMBER] for trial in studies.baselines.trials] == [0, 1, 2, 3]
+        studies.close()
+
+
+def test_a_trial_that_waits_to_be_run_again_waits_for_all_others(config: SearchConfig, tmp_path: Path) -> None:
+    studies = open_studies(tmp_path / "run", config)
+    lost = lose(studies, config)
+    with studies.folder.sign_in() as worker:
+        taken = [studies.claim(worker, 4, config.space) for _ in range(5)]
+    assert [trial.params == lost for trial in taken if trial] == [False, False, False, True]
+    assert taken[4] is None
+
+
+def test_a_trial_that_killed_two_workers_is_over(config: SearchConfig, tmp_path: Path) -> None:
+    studies = open_studies(tmp_path / "run", config)
+    for _ in range(2):
+        with studies.folder.sign_in() as dead:
+            assert studies.claim(dead, 1, config.space)
+    with studies.folder.sign_in() as worker:
+        assert studies.claim(worker, 1, config.space) is None
+    [failed] = studies.trials()
+    assert failed.state is TrialState.FAIL
+    assert failed.user_attrs["error"].startswith("was run 2 times and never finished (its worker died; its worker died")
+
+
+def test_what_folders_of_before_ran_again_is_not_run_once_more(config: SearchConfig, tmp_path: Path) -> None:
+    studies = open_studies(tmp_path / "run", config)
+    with studies.folder.sign_in() as worker:
+        lost = studies.claim(worker, 9, config.space)
+        assert lost
+        studies.search.enqueue_trial(lost.params)
+        studies.search.set_user_attr(f"run again/{lost.number}", True)
+        studies.search.tell(lost.number, state=TrialState.FAIL)
+        finish(studies, config, 1)
+    assert [trial.number for trial in studies.trials()] == [1]
+    assert len(studies.search.trials) == 2
 
 
 def test_a_parent_that_failed_or_died_is_tried_again_under_its_number(config: SearchConfig, tmp_path: Path) -> None:

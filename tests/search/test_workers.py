@@ -98,6 +98,33 @@ def test_two_workers_share_a_folder(family: Family, tmp_path: Path) -> None:
     assert len({str(row.recipe) for row in board.rows}) == len(board.rows)
 
 
+def test_the_trial_of_a_worker_that_was_killed_is_run_once_more_by_the_other(family: Family, tmp_path: Path) -> None:
+    config, out, total = family.write(evaluation=", report_fraction: 0"), tmp_path / "run", 5
+    words = ["run", str(config), "--out", str(out), "--trials", str(total)]
+    (tmp_path / "one").mkdir()
+    (tmp_path / "other").mkdir()
+    with running(tmp_path / "one", *words, killed_at=0) as one, running(tmp_path / "other", *words) as other:
+        assert one.wait() == -signal.SIGKILL
+        assert other.wait() == 0, other.errors
+    board = Leaderboard.open(out)
+    assert [row.state for row in board.rows] == ["complete"] * (4 + total)
+    assert len({str(row.recipe) for row in board.rows}) == len(board.rows)
+    assert max(row.trial for row in board.rows) == 4 + total  # one has a later number than it had at first
+
+
+def test_a_trial_that_kills_its_workers_fails_and_the_search_ends(family: Family, tmp_path: Path) -> None:
+    config, out = family.write(evaluation=", report_fraction: 0"), tmp_path / "run"
+    words = ["run", config, "--out", out, "--trials", "2"]
+    with running(tmp_path, *words, killed_at=0) as command:
+        assert command.wait() == -signal.SIGKILL
+    with running(tmp_path, *words, killed_at=1) as command:  # after the other one, which is scored
+        assert command.wait() == -signal.SIGKILL
+    board = run_search(SearchConfig.load(config), out, trials=2)
+    assert [row.state for row in board.rows if row.kind == "trial"] == ["complete", "failed"]
+    assert "run 2 times and never finished (its worker died; its worker died)" in (board.rows[-1].error or "")
+    assert board.unfinished == ""
+
+
 def test_a_full_disk_ends_the_search_with_what_to_do_and_keeps_what_was_scored(family: Family, tmp_path: Path) -> None:
     config, out = family.write(), tmp_path / "run"
     first = run_search(SearchConfig.load(config), out, trials=1)
