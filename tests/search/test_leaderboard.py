@@ -24,8 +24,9 @@ from scipy.stats import binomtest
 from sqlalchemy import event
 
 from search import Leaderboard, Row, SearchConfig
+from search.reruns import ERROR
 from search.results import ResultsFolder
-from search.study import ERROR, OUTCOMES, RECIPE, SECONDS, Studies, quiet
+from search.study import OUTCOMES, RECIPE, SECONDS, Studies, quiet
 from search.worker import baselines
 from tests.search.family import Family
 
