@@ -15,9 +15,10 @@ from typing import Any
 
 from evaluation.scoring import Group, Interval, PairedTest, Rate, interval, paired_test
 from search.errors import SearchError
+from search.numbers import LABEL_WIDTH, parent_names
 from search.outcomes import Split
 from search.results import ResultsFolder
-from search.study import OUTCOMES, Studies, quiet, storage_errors
+from search.study import KIND, NAME, OUTCOMES, RECIPE, Studies, quiet, storage_errors
 
 _WHAT = "give a report (of merge-search evaluate --json), or a trial as RESULTS:NUMBER"
 
@@ -108,7 +109,11 @@ def _trial(folder: ResultsFolder, number: int, reference: str) -> Scored:
         letters = {"search": trial.user_attrs[OUTCOMES], "report": studies.reports().get(number, "")}
         task_ids = folder.splits
         found = {name: _by_task(studies.split(name), each, task_ids[name]) for name, each in letters.items() if each}
-    return Scored(reference, found)
+        parents = [each.user_attrs[RECIPE] for each in studies.baseline_trials() if each.user_attrs[KIND] == "parent"]
+    if NAME not in trial.user_attrs:
+        return Scored(reference, found)
+    called = trial.user_attrs[NAME]
+    return Scored(f"{reference} ({parent_names(parents, LABEL_WIDTH).get(called, called)})", found)
 
 
 def _by_task(split: Split, letters: str, task_ids: list[str]) -> dict[str, Rate]:

@@ -534,6 +534,7 @@ def test_two_trials_or_reports_are_compared_problem_by_problem(
     shown = command("compare", *words).stdout
     assert f"won {other['won']}" in shown
     assert "exact McNemar test: p = " in shown
+    assert f"{finished}:{best_parent['trial']} ({Path(best_parent['name']).name})  pass@1" in shown
 
     options = ["--problems", family.problems, "--max-new-tokens", "12", "--allow-code-execution", "--json"]
     report = tmp_path / "a.json"
