@@ -139,3 +139,11 @@ def test_layers_that_a_stack_repeats_share_their_memory(family: Family, tmp_path
     check(live, tmp_path / "merged")
     first, third = (live.model.layers[index].mlp.up_proj.weight for index in (0, 2))
     assert first.data_ptr() == third.data_ptr()
+
+
+@pytest.mark.parametrize("architecture", ["gemma3n_text", "jamba", "llama4_text"])
+def test_models_that_scale_or_keep_states_compute_as_when_loaded(architecture: str, tmp_path: Path) -> None:
+    family = make_kind(tmp_path / "family", architecture, dtype="bfloat16")
+    recipe = Recipe.average([family.a, family.b], "bfloat16")
+    export_model(recipe, tmp_path / "merged")
+    check(in_float32(recipe), tmp_path / "merged")

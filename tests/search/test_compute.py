@@ -52,6 +52,8 @@ def test_a_worker_elsewhere_takes_what_the_search_began_with_and_says_what_that_
     processor(speeds)
     config, phases = SearchConfig.load(family.write()), Phases()
     room: list[int] = []
+    used: list[torch.dtype] = []
+    monkeypatch.setattr("search.trial.Merger.apply", _remembering(used))
     monkeypatch.setattr("search.worker.ParentSet.leave_room", lambda _, nbytes: room.append(nbytes))
     run_search(config, tmp_path / "run", trials=1, progress=phases)
     assert recorded(tmp_path / "run") == chosen
@@ -65,6 +67,8 @@ def test_a_worker_elsewhere_takes_what_the_search_began_with_and_says_what_that_
     assert phases.said == [
         f"scoring computes in {there}, as where this search began; here {here} would be {times} as fast"
     ]
+    # Parents, their average, trials and finalists.
+    assert set(used) == {getattr(torch, there)}
     # A live model in float32 takes twice the memory of one in bfloat16, which parents leave.
     elements = sum(tensor.numel() for tensor in load_file(family.a / "model.safetensors").values())
     assert room == [2 * elements * (chosen == "float32")] * 2
@@ -110,18 +114,6 @@ def _remembering(used: list[torch.dtype]) -> Any:
     return remembering
 
 
-def test_parents_trials_and_finalists_are_scored_in_one_dtype_which_a_config_may_fix(
-    family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    used: list[torch.dtype] = []
-    monkeypatch.setattr("search.trial.Merger.apply", _remembering(used))
-    config = SearchConfig.load(family.write(evaluation=", compute_dtype: float32"))
-    run_search(config, tmp_path / "run", trials=1)
-    assert len(used) == 4 + 1 + 4 + 1
-    assert set(used) == {torch.float32}
-    assert recorded(tmp_path / "run") == "float32"
-
-
 def test_workers_that_begin_at_once_on_different_processors_agree(family: Family, tmp_path: Path) -> None:
     # Each has measured before either has made the folder; the second finds what the first wrote.
     config = SearchConfig.load(family.write())
@@ -164,7 +156,9 @@ def test_an_evaluation_says_what_it_computed_in(family: Family, command: Command
     recipe.write_text(
         f"merge_method: linear\nmodels: [{{model: {family.a}, parameters: {{weight: 1}}}}]\ndtype: float16\n"
     )
-    words = ["--problems", family.problems, "--max-new-tokens", "4", "--allow-code-execution"]
+    problem = family.folder / "one.jsonl"
+    problem.write_text(family.problems.read_text().splitlines()[0])
+    words = ["--problems", problem, "--max-new-tokens", "2", "--allow-code-execution"]
     processor(SLOW)
     for model, own in ((family.a, "bfloat16"), (recipe, "float16")):
         for wanted, used in (("auto", "float32"), ("recipe", own)):
