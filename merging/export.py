@@ -12,7 +12,7 @@ import glob
 import json
 import math
 import shutil
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 import yaml
@@ -27,7 +27,7 @@ from merging.errors import MergingError
 from merging.inductor import AnyKernels
 from merging.kernel import model_dtype, output_dtype, run_steps
 from merging.methods import METHODS
-from merging.models import config_text, generation_config_text, loaded_end_tokens
+from merging.models import config_text, ends_besides, generation_config_text, loaded_end_tokens
 from merging.parents import ParentSet
 from merging.plan import Plan, Step, make_plan
 from merging.recipes.recipe import Recipe
@@ -144,8 +144,10 @@ def export_model(
             _write_weights(plan, parents, folder, limit, random_seed, choice.kernels, progress)
             special = tokenizer.special.ending(end_tokens) if tokenizer else None
             _write_configs(recipe, plan, parents, folder, special)
-            if tokenizer:
+            if tokenizer and special:
                 tokenizer.save(folder)
+                if note and (ends := ends_besides(parents.checkpoints[recipe.donor], special)):
+                    note(_of_ends(tokenizer, ends))
             (folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
             if progress:
                 progress("opening what was written", 0, 1)
@@ -263,6 +265,13 @@ def _write_configs(recipe: Recipe, plan: Plan, parents: ParentSet, folder: Path,
     if parents.trust_remote_code:
         for code in donor.folder.glob("*.py"):
             shutil.copyfile(code, folder / code.name)
+
+
+def _of_ends(tokenizer: MergedTokenizer, ends: Sequence[int]) -> str:
+    names = ", ".join(map(str, tokenizer.tokenizer.convert_ids_to_tokens(list(ends))))
+    return (
+        f"generation_config.json lists {names} as an end, too (eos_token_id): with it the chat template ends an answer"
+    )
 
 
 def _reopen(

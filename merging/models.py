@@ -6,6 +6,8 @@ import copy
 import json
 import re
 import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -101,6 +103,13 @@ def loaded_end_tokens(checkpoint: Checkpoint, special: SpecialTokens | None) -> 
     if special and special.moved is not None:
         return ask()
     return checkpoint.remembered(["end tokens", special and [dict(special.ids), special.ends]], ask)
+
+
+def ends_besides(checkpoint: Checkpoint, special: SpecialTokens) -> Sequence[int]:
+    """Return the ids that end an answer, and that neither the model's configs nor its tokenizer say to end a text."""
+    known = loaded_end_tokens(checkpoint, replace(special, ends=()))
+    listed = known if isinstance(known, list) else [known]
+    return [end for end in dict.fromkeys(special.ends) if end not in listed]
 
 
 def _written(config: PreTrainedConfig | GenerationConfig, name: str) -> str:

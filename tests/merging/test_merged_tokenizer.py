@@ -297,8 +297,10 @@ def test_a_generation_config_lists_the_token_that_closes_a_turn(
     family = Family(*(make_model(n, seed=i, layers=1, vocabulary=words) for i, n in enumerate(("base", "a", "b"))))
     set_template(family.base, f"{{% for m in messages %}}{{{{ m.content }}}}{after}{{% endfor %}}")
     edit(family.base, "generation_config.json", eos_token_id=listed)
-    recipe = ties(family)
-    export_model(recipe, tmp_path / "out")
+    recipe, notes = ties(family), list[str]()
+    export_model(recipe, tmp_path / "out", note=notes.append)
+    said = [note for note in notes if note.startswith("generation_config.json lists <|end|> as an end, too")]
+    assert len(said) == (expected != listed)
     with ParentSet.open(recipe) as parents:
         model = Merger(parents).apply(recipe)
     assert model.generation_config is not None
