@@ -19,7 +19,7 @@ EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 KINDS = {"tied": True, "untied": False, "tied too": True, "untied too": False}
 
 
-@pytest.fixture(scope="module", params=["qwen2", "llama"])
+@pytest.fixture(scope="module", params=["llama", pytest.param("qwen2", marks=pytest.mark.slow)])
 def models(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Models of one architecture, by whether their heads are tied."""
     folder = tmp_path_factory.mktemp(request.param)
