@@ -6,8 +6,8 @@ numbers is searched, of some that are drawn.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice, takewhile
 from typing import Any
 
 from merging import Merger, Recipe
@@ -42,7 +42,7 @@ def unread_lines(
 
     reasons: dict[Keys, dict[str, None]] = {}
     read: set[Keys] = set()
-    for recipe in _telling(space, merger, corners):
+    for recipe in _telling(space, merger, corners, lambda: bool(reasons.keys() - read)):
         for keys, reason in unread(recipe, merger.parents, read, compared).items():
             if not reason:
                 read.add(keys)
@@ -56,13 +56,15 @@ def _told(reasons: Iterable[str]) -> str:
     return "; ".join([each for each in reasons if NO_PARAMETER not in each] or reasons)
 
 
-def _telling(space: SearchSpace, merger: Merger, corners: Sequence[Recipe]) -> Iterator[Recipe]:
-    """Yield the recipes that tell most: both ends of all ranges, every choice, and some that are drawn."""
+def _telling(
+    space: SearchSpace, merger: Merger, corners: Sequence[Recipe], in_doubt: Callable[[], bool]
+) -> Iterator[Recipe]:
+    """Yield the recipes that tell most: both ends of all ranges, every choice, and, while in doubt, some drawn ones."""
     yield from corners[:2]
     forms = {repr(_form(recipe.to_dict())): recipe for recipe in corners}
     yield from (recipe for recipe in forms.values() if recipe not in corners[:2])
-    if len(forms) > 1:
-        yield from islice(space.drawn(merger.plan), _DRAWS)
+    if len(forms) > 1 and in_doubt():
+        yield from takewhile(lambda _: in_doubt(), islice(space.drawn(merger.plan), _DRAWS))
 
 
 def _form(node: Any) -> Any:
