@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 
-# Those that others import.
-NAMES = ["Merger", "ParentSet", "export_model", "load_model"]
+import pytest
+
+from tests.search.processes import in_a_child
 
 
-def test_each_name_can_be_the_first_that_is_imported() -> None:
-    # In fresh children of one process that has torch and transformers already, which take seconds.
-    code = f"""
-import os, sys
-import torch, transformers, huggingface_hub, safetensors, tokenizers, transformers.conversion_mapping
-failed = []
-for name in {NAMES!r}:
-    child = os.fork()
-    if not child:
-        try:
-            exec(f"from merging import {{name}}")
-        except BaseException as error:
-            print(name, error, flush=True)
-            os._exit(1)
-        os._exit(0)
-    failed += [name] * (os.waitpid(child, 0)[1] != 0)
-sys.exit(bool(failed))
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout
+@pytest.mark.parametrize("name", ["Merger", "ParentSet", "export_model", "load_model"])
+def test_each_name_can_be_the_first_that_is_imported(name: str) -> None:
+    assert in_a_child(import_first, name) == 0
+
+
+def import_first(name: str) -> None:
+    # The process has torch and transformers already, which take seconds.
+    for module in [module for module in sys.modules if module.partition(".")[0] in ("merging", "evaluation", "search")]:
+        del sys.modules[module]
+    exec(f"from merging import {name}")

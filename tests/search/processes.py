@@ -94,6 +94,15 @@ def running(
         process.join()
 
 
+def in_a_child(function: Callable[..., None], *arguments: object) -> int:
+    """Run a function in a process of its own and return the exit code."""
+    process = _CONTEXT.Process(target=function, args=arguments)
+    process.start()
+    process.join(PATIENCE_SECONDS)
+    assert process.exitcode is not None
+    return process.exitcode
+
+
 def _main(
     words: list[str],
     stdout: Path,

@@ -376,7 +376,7 @@ def test_a_lost_trial_is_explained_where_it_is_asked_for(family: Family, tmp_pat
         export_trial(tmp_path / "run", tmp_path / "out", trial=5)
 
 
-@pytest.mark.parametrize("scored", [0, 1, 3])
+@pytest.mark.parametrize("scored", [0, pytest.param(1, marks=pytest.mark.slow), 3])
 def test_parents_whose_worker_died_are_counted_once(
     family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scored: int
 ) -> None:
@@ -519,7 +519,9 @@ def test_the_default_folder_is_called_like_the_config(family: Family, monkeypatc
     assert Leaderboard.open("results/mine").study == "mine"
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "gp", "nsgaii", "qmc"])
+@pytest.mark.parametrize(
+    "sampler", ["tpe", "nsgaii", *(pytest.param(name, marks=pytest.mark.slow) for name in ("gp", "qmc"))]
+)
 def test_the_scores_of_several_sets_may_be_objectives_of_their_own(
     family: Family, tmp_path: Path, sampler: str
 ) -> None:

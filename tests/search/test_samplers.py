@@ -45,7 +45,7 @@ def test_every_sampler_of_the_config_is_registered() -> None:
 def test_a_search_that_was_stopped_goes_on_as_if_it_had_not_been(
     search: Search, sampler: Sampler, tmp_path: Path
 ) -> None:
-    trials = 9 if sampler == "gp" else 14
+    trials = {"tpe": 14, "cmaes": 14, "gp": 12}.get(sampler, 8)  # these three draw at random at first
     whole = search(tmp_path / "whole", sampler, trials, 0)
     search(tmp_path / "parts", sampler, trials // 2, 0)
     assert search(tmp_path / "parts", sampler, trials, 0) == whole
