@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Iterator, Sequence
-from itertools import chain
+from collections.abc import Sequence
 
 _THOUGHT = "(?:think|thinking|thought|thoughts|reasoning|reflection|scratchpad|seed:think)"
 _THINKING = re.compile(
@@ -24,20 +23,22 @@ _BLANK = "[\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]"
 _NOTHING = "[\u00ad\u200b-\u200f\u2060\ufeff]"
 _LINE_END = "[\x85\u2028\u2029]"
 _ODD = re.compile(f"(?P<kept>{_KEPT})|(?P<blank>{_BLANK})|(?P<end>{_LINE_END})|{_NOTHING}", re.DOTALL)
+# What ends or begins a turn, written as text, and tags: no code holds such outside of its strings.
+_MARK = re.compile(rf"(?P<kept>{_KEPT})|<\|\w+\|>|</\w+>|^<\w+>|<(?:start|end)_of_turn>", re.DOTALL | re.MULTILINE)
 
 _FENCE = re.compile(r"[ \t]*(?:(?:[-*+>]|\d+[.)])[ \t]+)*(`{3,}|~{3,})")
 # A fence that begins on the line of the code that is in it.
 _BEFORE_CODE = re.compile(r"^([ \t]*`{3,})(?:python3?|py)?[ \t]*(?=(?:def|import|from|class|async|return|@)\b)", re.M)
 
 
-def readings(answer: str) -> Iterator[str]:
-    """Yield what an answer may be read as, the likeliest first: without its reasoning, and with all that it holds.
+def readings(answer: str) -> Sequence[Sequence[str]]:
+    """Return what an answer may be read as, the likeliest first: without its reasoning, and with all that it holds.
 
-    Each is yielded as it stands, and with its fences on lines of their own and the code in them at the margin.
+    Each reading is given as it stands, and with its fences on lines of their own and the code in them at the margin.
     """
     text = _with_plain_space(answer.replace("\r\n", "\n").replace("\r", "\n"))
-    found = ((reading, "\n```\n".join(sections(reading))) for reading in (_without_reasoning(text), text))
-    yield from dict.fromkeys(chain.from_iterable(found))
+    found = dict.fromkeys(_without_marks(reading) for reading in (_without_reasoning(text), text))
+    return [list(dict.fromkeys((reading, "\n```\n".join(sections(reading))))) for reading in found]
 
 
 def sections(text: str) -> Sequence[str]:
@@ -73,6 +74,10 @@ def _without_reasoning(text: str) -> str:
             kept.clear()
         at, is_thinking = mark.end(), mark["begin"] is not None
     return "".join(kept if is_thinking else [*kept, text[at:]])
+
+
+def _without_marks(text: str) -> str:
+    return _MARK.sub(lambda found: found["kept"] or "\n", text)
 
 
 def _with_plain_space(text: str) -> str:

@@ -28,14 +28,19 @@ class Block:
     Attributes:
         text: the lines.
         tree: what they parse to.
-        size: how many of them are not blank.
+        place: which lines of the whole text they are, from 0.
         is_cut_off: whether their fence was never closed, and what follows in it is no program.
     """
 
     text: str
     tree: ast.Module
-    size: int
+    place: range
     is_cut_off: bool
+
+    @property
+    def size(self) -> int:
+        """How many of the lines are not blank."""
+        return sum(bool(line.strip()) for line in self.text.split("\n"))
 
 
 def code_of(answer: str, entry_point: str, indentation: str = "") -> str:
@@ -49,20 +54,11 @@ def code_of(answer: str, entry_point: str, indentation: str = "") -> str:
         entry_point: the function's name.
         indentation: of the function's body, where others have begun it.
     """
-    texts = list(readings(answer))
-    best: tuple[tuple[bool, ...], Sequence[Block], int] | None = None
-    for found in (list(blocks(text)) for text in texts):
-        for index, block in enumerate(found):
-            quality = _quality(block, entry_point)
-            if quality and (best is None or quality > best[0] or (quality == best[0] and found is best[1])):
-                best = quality, found, index
-        if best and all(best[0]):
-            break
-    if best:
-        return _needed(*best[1:], entry_point)
-    if indentation and (body := next(_bodies(texts, indentation), None)):
-        return body
-    longest = max(blocks(texts[0]), key=lambda block: block.size, default=None)
+    read = readings(answer)
+    for texts in read:
+        if code := _definition(texts, entry_point) or (indentation and next(_bodies(texts, indentation), "")):
+            return code
+    longest = max(blocks(read[0][0]), key=lambda block: block.size, default=None)
     return longest.text if longest else answer
 
 
@@ -79,8 +75,7 @@ def blocks(text: str) -> Iterator[Block]:
             continue
         end, tree = _longest(lines, start, tries)
         if tree is not None and tree.body:
-            size = sum(bool(line.strip()) for line in lines[start:end])
-            yield Block("\n".join(lines[start:end]), tree, size, _is_cut_off(lines, start, end))
+            yield Block("\n".join(lines[start:end]), tree, range(start, end), _is_cut_off(lines, start, end))
             within |= {start + number for number in _outer_lines(tree, end - start)}
 
 
@@ -111,15 +106,26 @@ def _outer_lines(tree: ast.Module, count: int) -> set[int]:
     """Return the lines, from 0, on which a statement of a program begins, or that belong to none."""
     inner: set[int] = set()
     for node in tree.body:
-        decorators = getattr(node, "decorator_list", [])
-        first = min([node.lineno, *(decorator.lineno for decorator in decorators)])
-        inner |= set(range(first, node.end_lineno or first))
+        inner |= set(range(node.lineno, node.end_lineno or node.lineno))
     return set(range(count)) - inner
 
 
 def _is_cut_off(lines: Sequence[str], start: int, end: int) -> bool:
     is_inside = sum(map(is_fence, lines[:start])) % 2 == 1
     return is_inside and any(line.strip() for line in lines[end:]) and not any(map(is_fence, lines[end:]))
+
+
+def _definition(texts: Sequence[str], entry_point: str) -> str | None:
+    """Return the best definition of the function in some texts, of equal ones the last of the first text."""
+    best: tuple[tuple[bool, ...], Sequence[Block], Block] | None = None
+    for found in (list(blocks(text)) for text in texts):
+        end = 0
+        for block in found:
+            quality = None if block.place.start < end else _quality(block, entry_point)
+            end = block.place.stop if quality else end  # what stands in its texts is no definition
+            if quality and (best is None or quality > best[0] or (quality == best[0] and found is best[1])):
+                best = quality, found, block
+    return _needed(*best[1:], entry_point) if best else None
 
 
 def _quality(block: Block, entry_point: str) -> tuple[bool, ...] | None:
@@ -130,9 +136,8 @@ def _quality(block: Block, entry_point: str) -> tuple[bool, ...] | None:
     return returns, not block.is_cut_off, does_something
 
 
-def _needed(found: Sequence[Block], chosen: int, entry_point: str) -> str:
-    own = found[chosen]
-    others = [node for block in found if block is not own for node in block.tree.body]
+def _needed(found: Sequence[Block], own: Block, entry_point: str) -> str:
+    others = [node for block in found if block.place.start not in own.place for node in block.tree.body]
     return _unparsed(needed(own.tree.body, others, entry_point)) or own.text
 
 
@@ -147,10 +152,10 @@ def _bodies(texts: Sequence[str], indentation: str) -> Iterator[str]:
     """Yield what parts of an answer hold of a function's body, those in its last fence first."""
     for text in texts:
         parts = sections(text)
-        outside = ["\n".join(takewhile(_is_inner, part.strip("\n").split("\n"))) for part in parts[::2]]
-        for part in (*reversed(parts[1::2]), *outside, *parts[::2]):
+        for part in (*reversed(parts[1::2]), *parts[::2]):
+            beginning = "\n".join(takewhile(_is_inner, part.strip("\n").split("\n")))
             # What goes on where the prompt ended begins behind the indentation that the prompt has.
-            for written in (part, indentation + part.lstrip("\n")):
+            for written in (beginning, part, indentation + part.lstrip("\n")):
                 for block in blocks(textwrap.dedent(written)):
                     if any(isinstance(it, ast.Return | ast.Yield) for node in block.tree.body for it in at_once(node)):
                         yield textwrap.indent(_unparsed(block.tree.body) or block.text, indentation)

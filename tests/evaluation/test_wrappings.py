@@ -70,6 +70,11 @@ ANSWERS = {
     "ideographic spaces": FENCED.replace("    ", "\u3000\u3000"),
     "zero-width characters": f"\ufeff{FENCED}".replace("def ", "\u200bdef ").replace("return", "return\u2060"),
     "line separators": f"```python\n{GOOD}\n```".replace("x):\n", "x):\u2028"),
+    # marks
+    "the end of a turn as text": f"{GOOD}<|im_end|>\n<|im_start|>user\nThanks!",
+    "the end of a text as text": f"{FENCED}</s>",
+    "tags": f"<answer>\n{FENCED}\n</answer>",
+    "tags beside the code": f"<answer>{GOOD}</answer>",
     # which definition
     "a draft first": fenced(WRONG, "", GOOD),
     "a draft in a fence of its own": f"First try:\n{fenced(WRONG)}\nThat is wrong. Rather:\n{FENCED}",
@@ -81,6 +86,12 @@ ANSWERS = {
     "an import of it": f"{FENCED}\nUse it:\n{fenced('from solution import f', 'print(f(2))')}",
     "another name": fenced("def triple(x):", "    return 3 * x", "", "f = triple"),
     "a function that is wrapped": fenced("from functools import lru_cache", GOOD, "f = lru_cache(None)(f)"),
+    "a decorated function": fenced(
+        "def thrice(g):", "    return lambda x: 3 * g(x)", "", "@thrice", "def f(x):", "    return x"
+    ),
+    "a function in its own text": fenced(
+        "def f(x):", '    """', "def f(x):", "    return 0", '    """', "    return 3 * x"
+    ),
     "an anonymous function": fenced("f = lambda x: 3 * x"),
     # what it needs
     "imports that are tried": fenced(
@@ -139,6 +150,7 @@ ANSWERS = {
     "a body without a fence": BODY,
     "a body without a fence, explained": f"{BODY}\n\nThis triples x.",
     "a body with imports": "```python\nimport operator\nreturn operator.mul(3, x)\n```",
+    "a body and examples": f"```python\n{BODY}\n\nprint(f(2))\n```",
     "a body in a list": f"1. Write\n{indented(f'```{chr(10)}{BODY}{chr(10)}```')}",
     "a body after reasoning": f"<think>def f(x): hm</think>\n```python\n{BODY}\n```",
 }  # fmt: skip
