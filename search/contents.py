@@ -43,6 +43,7 @@ class ParentContents:
         self._digests = digests
         self._parts = {part.place: part for part in _parts(config)}
         self._hashed: list[Future[str]] = []
+        self._states = {file: _state(file) for file in _files(self._parts.values())}
 
     @property
     def known(self) -> bool:
@@ -62,6 +63,15 @@ class ParentContents:
         for done, future in enumerate(self._hashed, start=1):
             future.exception()
             progress.step(done, len(self._hashed))
+
+    def require_unchanged(self) -> None:
+        """Raise SearchError if a file is not what it was when this was made; one that is gone has no other weights."""
+        for part in self._parts.values():
+            if any(_state(file) not in (self._states[file], None) for file in _files([part])):
+                raise SearchError(
+                    f"model {part.place}: has changed while the search runs, whose scores are of what it was; restore "
+                    "it and run the same command again, or begin anew with --fresh"
+                )
 
     def identity(self, results: Path, problems: Mapping[str, Any]) -> Identity:
         """Return the identity of the search.
@@ -164,6 +174,14 @@ def _texts(node: Any) -> Iterator[str]:
 
 def _files(parts: Iterable[Contents]) -> list[Path]:
     return [file for part in parts if not part.commit for files in part.files.values() for file in files]
+
+
+def _state(file: Path) -> tuple[int, int, int] | None:
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_size, found.st_mtime_ns, found.st_ino
 
 
 def _switches(settings: MergingSection) -> dict[str, bool]:

@@ -11,7 +11,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final, Literal
 
 from optuna.study import Study
@@ -21,6 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from evaluation import EvaluationError, Evaluator, ProblemSet, Report, ScreenedError
 from evaluation.generation.memory import free_memory, is_device_lost, is_out_of_memory
 from merging import Merger, MergingError, Recipe, renamed
+from search.contents import ParentContents
 from search.drafts import SharedDrafts
 from search.errors import is_of_the_candidate
 from search.outcomes import letters
@@ -46,6 +47,7 @@ class Bench:
         folder: where completions are kept.
         drafts: what was written before, by whichever worker.
         progress: told what happens.
+        parents: what the models hold.
         places: where the parents are, by what recipes call them, if that is not where they are.
     """
 
@@ -56,7 +58,8 @@ class Bench:
     folder: ResultsFolder
     drafts: SharedDrafts
     progress: Progress
-    places: Mapping[str, str] = field(default_factory=dict)
+    parents: ParentContents
+    places: Mapping[str, str]
 
     def merge(self, recipe: Recipe) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         """Return the live model of a recipe, and the tokenizer that it is asked with."""
@@ -187,6 +190,7 @@ def run_trial(
         if not is_of_the_candidate(error):
             return machine_failed(number, error, seconds_taken)
         return _failed(study, trial, number, error, seconds_taken)
+    bench.parents.require_unchanged()
     bench.drafts.sync()
     bench.folder.save_completions(f"trial-{number}", report.completions)
     trial.set_user_attr(OUTCOMES, letters(report, bench.problems, bench.evaluator.sampling.samples))

@@ -179,7 +179,9 @@ class _Worker:
                 samples = scorer.sampling.samples
                 kept = {"search": Split.of(visible, samples), "report": Split.of(report, samples)}
                 self.machine = Machine(folder.log)
-                bench = Bench(merger, scorer, visible, self._prompt_tokenizer, folder, drafts, self.progress, places)
+                bench = Bench(
+                    merger, scorer, visible, self._prompt_tokenizer, folder, drafts, self.progress, contents, places
+                )
                 with contextlib.closing(Studies.create(folder, config, known, kept, retry_failed)) as studies:
                     self.started = True
                     self._warm_up(bench)
@@ -405,7 +407,8 @@ class _Worker:
             recipe = Recipe.from_dict(trial.user_attrs[RECIPE], self.config.source)
             scores, seconds = bench.score(recipe, report, final=True)
             weights = bench.weights_digest(recipe)
-        except KeyboardInterrupt:
+            bench.parents.require_unchanged()
+        except (KeyboardInterrupt, SearchError):
             studies.try_report(number, tried)
             raise
         except Exception as error:

@@ -269,6 +269,23 @@ def test_neither_run_nor_export_take_other_weights_for_those_that_were_scored(
     assert command("compare", f"{out}:0", f"{out}:1").exit_code == 0
 
 
+@pytest.mark.parametrize("when", ["search", "report split"])
+def test_a_parent_that_changes_while_the_search_runs_ends_it(project: Path, when: str) -> None:
+    class Trainer(Silent):
+        def begin(self, what: str, *_: Any, **__: Any) -> None:
+            if what == when:
+                retrain(project / "a")
+
+    out = project / "results" / "search"
+    (out / "study.db").unlink()
+    shutil.rmtree(out / "completions")
+    with pytest.raises(SearchError, match=f"model {project}/a: has changed while the search runs, .*--fresh"):
+        run_search(SearchConfig.load(project / "search.yaml"), out, trials=1, progress=Trainer())
+    board = Leaderboard.open(out)
+    assert [row.state for row in board.rows if row.kind == "trial"] == ["complete"] * (when != "search")
+    assert not [row for row in board.rows if row.report_score is not None]
+
+
 def test_where_all_files_are_known_nothing_is_loaded_to_refuse(
     family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
