@@ -280,6 +280,10 @@ class ResultsFolder:
 
 
 class _LogFile(logging.FileHandler):
+    def close(self) -> None:
+        with contextlib.suppress(OSError):  # of a full disk, too
+            super().close()
+
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
         # A full disk is told once, by who writes results, and not with a traceback for each line of the log.
         pass
@@ -312,6 +316,7 @@ def _move_aside(path: Path) -> Path:
     workers = path / _WORKERS
     if workers.exists() and any(is_held(worker) for worker in workers.iterdir()):
         raise SearchError(f"{path}: a search is running there; stop it first, or give another folder with --out")
+    sweep(workers, "*")
     number = 1
     while (aside := path.with_name(f"{path.name}.{number}")).exists():
         number += 1

@@ -12,6 +12,7 @@ the config's (Optuna's `load_study` alone would quietly fall back to TPE).
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sqlite3
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -332,6 +333,8 @@ def quiet() -> Iterator[None]:
         optuna.logging.set_verbosity(before)
 
 
+# A file that is open names itself in no error.
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _REMEDIES = {
     "full": MAKE_ROOM,
     "readonly": MAKE_ROOM,
@@ -348,6 +351,8 @@ def storage_errors(folder: ResultsFolder) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.filename is None and error.errno in _NO_ROOM:
+            raise SearchError(f"{folder.path}: {error.strerror}; {MAKE_ROOM}") from None
         if error.filename is None or not Path(error.filename).resolve().is_relative_to(folder.path.resolve()):
             raise
         raise SearchError(f"{error.filename}: {error.strerror}; {MAKE_ROOM}") from None

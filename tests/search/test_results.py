@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import logging
 import os
 import resource
 import shutil
@@ -22,6 +23,7 @@ from merging.caches import part_folder
 from search import SearchConfig, SearchError
 from search.locks import exclusive, held, is_held
 from search.results import ResultsFolder, write_atomically
+from search.study import storage_errors
 from tests.search.conftest import fingerprint
 from tests.search.family import Family
 
@@ -266,6 +268,27 @@ def test_completions_that_fill_the_disk_are_one_message(config: SearchConfig, tm
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert not list((tmp_path / "run" / "completions").iterdir())
+
+
+def test_a_log_that_cannot_be_written_hides_no_other_error(config: SearchConfig, tmp_path: Path) -> None:
+    folder = create(tmp_path / "run", config)
+    (folder.path / "worker.log").symlink_to("/dev/full")
+
+    def fail() -> None:
+        with folder.logging():
+            logging.getLogger("search").info("what happened")
+            raise KeyError("another")
+
+    with pytest.raises(KeyError, match="another"):
+        fail()
+
+
+def test_a_file_that_cannot_grow_is_the_folders_error_whether_it_is_named_or_not(
+    config: SearchConfig, tmp_path: Path
+) -> None:
+    folder = create(tmp_path / "run", config)
+    with pytest.raises(SearchError, match=r"run: No space left on device; .*make room"), storage_errors(folder):
+        Path("/dev/full").write_text("text")
 
 
 def test_a_lock_is_held_while_its_holder_is_inside(tmp_path: Path) -> None:
