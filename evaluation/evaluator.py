@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import cast
 
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evaluation.errors import ConsentError, ScreenedError
@@ -178,13 +180,15 @@ class Evaluator:
         least_likelihood: float | None = None,
     ) -> Iterator[tuple[int, Outcome]]:
         """Yield (sample, outcome) as verdicts arrive."""
+        # What a model with added tokens wrote is beyond the embeddings of one without them.
+        vocabulary = cast(torch.nn.Embedding, model.get_input_embeddings()).weight.shape[0]
         requests = [
             Request(
                 one.tokens,
                 one.stops,
                 self.max_new_tokens,
-                drafts.drafts(one.key),
-                drafts.reference(one.key),
+                [draft for draft in drafts.drafts(one.key) if max(draft, default=0) < vocabulary],
+                reference if max(reference := drafts.reference(one.key), default=0) < vocabulary else (),
                 one.draw,
             )
             for one in asked

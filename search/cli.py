@@ -7,11 +7,13 @@ import os
 import sys
 from typing import Any
 
-import click
-
-from search.commands.models import check, evaluate, merge, score
-from search.commands.searches import compare, export, leaderboard, run
 from search.startup import secure_streams, speak_utf8, stopped_by_signals
+
+with stopped_by_signals():  # a Ctrl-C meanwhile has no traceback either
+    import click
+
+    from search.commands.models import check, evaluate, merge, score
+    from search.commands.searches import compare, export, leaderboard, run
 
 # What becomes of stdout; where a pipe's reader has gone, click ends quietly.
 _UNWRITTEN = (errno.ENOSPC, errno.EIO, errno.EBADF)

@@ -71,6 +71,28 @@ def half_solved(adder: Problem) -> ProblemSet:
     return ProblemSet("toy", (adder, solved))
 
 
+@pytest.mark.parametrize("beyond", [0, 1, 10**6])
+def test_a_draft_with_tokens_that_a_model_has_not_is_left_out(
+    problems: ProblemSet, tiny_model: tuple[Any, Any], beyond: int
+) -> None:
+    model, tokenizer = tiny_model
+    unknown = model.get_input_embeddings().weight.shape[0] + beyond
+
+    class Larger(DraftBook):
+        """What a fine-tune of the model with added tokens wrote."""
+
+        def drafts(self, prompt: str) -> list[tuple[int, ...]]:
+            return [(unknown,), *super().drafts(prompt), (5, unknown)]
+
+        def reference(self, prompt: str) -> tuple[int, ...]:
+            return (5, unknown) if beyond else super().reference(prompt)
+
+    with Evaluator(problems, allow_code_execution=True, max_new_tokens=8, workers=1) as evaluator:
+        plain = evaluator.evaluate(model, tokenizer)
+        found = evaluator.evaluate(model, tokenizer, drafts=Larger())
+    assert [it.completion for it in found.completions] == [it.completion for it in plain.completions]
+
+
 def test_drafts_change_no_outcome_and_give_the_references_a_likelihood(
     half_solved: ProblemSet, tiny_model: tuple[Any, Any]
 ) -> None:
