@@ -214,8 +214,8 @@ class _Worker:
     def _as_recorded(self, here: Compute, folder: ResultsFolder) -> torch.dtype | None:
         """Return what the search computes in, chosen by whoever began it, and say so if that is slow here."""
         compute, cost = here.instead(folder.compute_dtype)
-        times = f"; here float32 is {here.speeds.speedup:.1f}x as fast as {here.own}" if here.speeds else ""
-        _LOG.info("scoring computes in %s%s", compute, times)
+        speeds = here.speeds and f"float32 is {here.speeds.speedup:.1f}x as fast as {replace(here, dtype='recipe')}"
+        _LOG.info("scoring computes in %s; measured here: %s", compute, speeds or "nothing")
         if cost:
             self.progress.say(cost)
         return compute.torch_dtype

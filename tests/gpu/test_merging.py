@@ -64,14 +64,15 @@ def test_every_method_gives_what_it_gives_on_the_cpu(name: str, dtype: torch.dty
 @pytest.mark.parametrize("name", ["ties", "ties, not normalized, lambda, rescale", "linear", "out_dtype"])
 def test_a_live_model_has_the_bits_that_it_has_on_the_cpu(tmp_path: Path, compiled: TensorKernels, name: str) -> None:
     recipe = Recipe.parse(recipes(make_family(tmp_path), "bfloat16")[name])
-    found = []
-    for device, how in (("cpu", None), ("cuda", compiled), ("cuda", None)):
-        with ParentSet.open(recipe, device) as parents:
-            merged = Merger(parents, kernels=how).apply(recipe).state_dict()
-            found.append({key: tensor.cpu() for key, tensor in merged.items()})
-    for other in found[1:]:
-        for key, tensor in found[0].items():
-            assert_same_bits(other[key], tensor)
+    for computes_in in (None, torch.float32):
+        found = []
+        for device, how in (("cpu", None), ("cuda", compiled), ("cuda", None)):
+            with ParentSet.open(recipe, device) as parents:
+                merged = Merger(parents, kernels=how, compute_dtype=computes_in).apply(recipe).state_dict()
+                found.append({key: tensor.cpu() for key, tensor in merged.items()})
+        for other in found[1:]:
+            for key, tensor in found[0].items():
+                assert_same_bits(other[key], tensor)
 
 
 @pytest.mark.parametrize("density", [0.1, 0.5, 0.99])
