@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 # What stands for a question, an answer and another question, to find again what a template writes around them.
 _QUESTION, _ANSWER, _NEXT = "question-7f3a", "answer-7f3a", "next-7f3a"
+# Llama 3's templates write the day unless they are told one; a search may pass midnight. This is their own default.
+_DATE = "26 Jul 2024"
 # A mark such as <|im_end|> or [|endofturn|]; anything else may stand in code.
 _MARK = re.compile(r"<[^<>\s]{2,}>|\[\|[^\[\]\s]+\|\]")
 
@@ -100,7 +102,9 @@ def _around_answer(question: str, tokenizer: PreTrainedTokenizerBase, then: str 
 def _written(tokenizer: PreTrainedTokenizerBase, *turns: str, prompted: bool = False) -> str:
     messages = [{"role": ("user", "assistant")[index % 2], "content": text} for index, text in enumerate(turns)]
     try:
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompted)
+        text = tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=prompted, date_string=_DATE
+        )
     except Exception as error:  # a template is a program of its author's
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise ModelError(

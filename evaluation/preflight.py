@@ -123,6 +123,9 @@ def _of_template(problems: Sequence[Problem], tokenizer: PreTrainedTokenizerBase
     changed = [task for task, text in questions.items() if text not in as_rendered(text, tokenizer)]
     if changed:
         yield f"the chat template rewrites what a user asks, in {_counted(changed, questions)}; here it stands as asked"
+    template = str(tokenizer.chat_template)
+    if "strftime_now" in template and "date_string" not in template:
+        yield "the chat template writes the date: models that are scored on another day are asked otherwise"
     asked = ask("x", tokenizer)
     if asked != as_rendered("x", tokenizer):
         yield (

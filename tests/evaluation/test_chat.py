@@ -131,6 +131,16 @@ def test_a_template_that_fails_is_named(template: str, adder: Problem) -> None:
         render(adder, "chat", tokenizer_with(template))
 
 
+def test_a_prompt_is_the_same_on_every_day_or_that_is_told(adder: Problem) -> None:
+    says = "the chat template writes the date: models that are scored on another day are asked otherwise"
+    today = "{%- if not date_string is defined %}{%- set date_string = strftime_now('%d %b %Y') %}{%- endif %}"
+    tokenizer = tokenizer_with(today + "{{ date_string + '\n' + messages[0].content }}")
+    assert render(adder, "chat", tokenizer).startswith("26 Jul 2024\nComplete")
+    assert says not in prompt_notes([adder], "chat", tokenizer)
+    tokenizer = tokenizer_with("{{ strftime_now('%d %b %Y') + '\n' + messages[0].content }}")
+    assert says in prompt_notes([adder], "chat", tokenizer)
+
+
 def test_an_end_without_a_token_ends_an_answer_as_text(adder: Problem) -> None:
     tokenizer = tokenizer_with(TEMPLATES["chatml"], marks=())
     assert turn_end(tokenizer) == TurnEnd("<|im_end|>", None)
