@@ -78,10 +78,12 @@ class Compute:
         return str(computes_in).removeprefix("torch.")
 
     def instead(self, recorded: Literal["recipe", "float32"]) -> tuple[Compute, str]:
-        """Return what a search began with, and what that costs here, in a sentence, where this is faster."""
+        """Return what a search began with, and what that costs here, in a sentence, where this would be better."""
         there = replace(self, dtype=recorded)
         if self.speeds is None or recorded == self.dtype:
             return there, ""
         times = self.speeds.speedup if recorded == "recipe" else 1 / self.speeds.speedup
-        cost = f"scoring computes in {there}, as where this search began; here {self} would be {times:.1f}x as fast"
-        return there, cost if times > 1 else ""
+        cost = f"{self} would be {times:.1f}x as fast" if times > 1 else ""
+        if recorded == "float32" and not self.speeds.fits:
+            cost = f"memory has room for {self} alone"
+        return there, cost and f"scoring computes in {there}, as where this search began; here {cost}"

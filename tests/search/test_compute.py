@@ -125,6 +125,24 @@ def test_workers_that_begin_at_once_on_different_processors_agree(family: Family
 
 
 @pytest.mark.parametrize(
+    ("here", "recorded", "cost"),
+    [
+        (SLOW, "recipe", "here float32 would be 7.0x as fast"),
+        (FAST, "float32", "here bfloat16 would be 4.0x as fast"),
+        (Speeds(7.0, 1.0, fits=False), "float32", "here memory has room for bfloat16 alone"),
+        (Speeds(1.2, 1.0), "float32", ""),  # faster, if not by enough to begin with it
+        (SLOW, "float32", ""),
+        (FAST, "recipe", ""),
+    ],
+)
+def test_a_cost_is_told_where_there_is_one(here: Speeds, recorded: Any, cost: str, processor: Measure) -> None:
+    processor(here)
+    there, told = Compute.choose("auto", torch.bfloat16, [(64, 32)]).instead(recorded)
+    assert there.dtype == recorded
+    assert told.partition("; ")[2] == cost
+
+
+@pytest.mark.parametrize(
     ("wanted", "backend", "device", "chosen"),
     [
         ("auto", "transformers", "cpu", "float32"),
