@@ -368,6 +368,8 @@ def _references(node: Any, kinds: Set[str], key: str = "", kind: str = "") -> It
     """Yield each reference under keys of some kinds in plain data, with its key's path."""
     if isinstance(node, dict):
         for name, value in node.items():
+            revision = node.get("revision") if name == "path" else None
+            value = f"{value}@{revision}" if revision else value
             yield from _references(value, kinds, f"{key}.{name}", _kind_of(str(name), kind))
     elif isinstance(node, list):
         for index, value in enumerate(node):

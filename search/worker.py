@@ -169,7 +169,8 @@ class _Worker:
             folder = ResultsFolder.create(path, config, identity, fresh)
             # Where the parents were moved since, the study calls them as it always did.
             places = moved(folder.identity, identity)
-            self.config = config = config.with_names({here: there for there, here in places.items()})
+            if places:
+                self.config = config = config.with_names({here: there for there, here in places.items()})
             with storage_errors(folder), folder.logging(), folder.sign_in() as name:
                 merger.compute_dtype = self._as_recorded(compute, folder)
                 parents.statistics.write()

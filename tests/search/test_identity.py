@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -184,6 +185,13 @@ def test_a_model_of_the_hub_is_known_by_its_commit(
     begin(config("someone/coder@c0ffee"), tmp_path / "run")
 
 
+def test_a_revision_that_is_spelled_out_is_that_of_the_model(family: Family) -> None:
+    spelled = "{model: {path: someone/coder, revision: v2}, lora: someone/adapter}"
+    config = SearchConfig.parse(family.config().replace("model: a\n", f"model: {spelled}\n"), "s.yaml", family.folder)
+    named = [name for name, _ in config.named()]
+    assert named == [str(family.base), "someone/coder@v2", "someone/adapter", str(family.b)]
+
+
 # --- a search whose database is left alone --------------------------------------------------------------------------
 
 
@@ -222,7 +230,7 @@ def project_elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def project(project_elsewhere: Path, tmp_path: Path) -> Path:
     """Return a copy of that project."""
-    return Path(shutil.copytree(project_elsewhere, tmp_path / "moved"))
+    return Path(shutil.copytree(project_elsewhere, tmp_path / "moved+here@2"))
 
 
 def test_a_moved_project_goes_on(project: Path, command: Command) -> None:
@@ -279,7 +287,7 @@ def test_a_parent_that_changes_while_the_search_runs_ends_it(project: Path, when
     out = project / "results" / "search"
     (out / "study.db").unlink()
     shutil.rmtree(out / "completions")
-    with pytest.raises(SearchError, match=f"model {project}/a: has changed while the search runs, .*--fresh"):
+    with pytest.raises(SearchError, match=rf"model {re.escape(str(project))}/a: has changed while .*--fresh"):
         run_search(SearchConfig.load(project / "search.yaml"), out, trials=1, progress=Trainer())
     board = Leaderboard.open(out)
     assert [row.state for row in board.rows if row.kind == "trial"] == ["complete"] * (when != "search")
