@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,9 @@ from search.identity import (
     differing,
 )
 from search.progress import Progress
+
+# What takes less is not worth a line.
+_QUIET_SECONDS = 1.0
 
 
 class ParentContents:
@@ -56,7 +59,7 @@ class ParentContents:
 
     def wait(self, progress: Progress) -> None:
         """Wait until all files are hashed."""
-        if all(future.done() for future in self._hashed):
+        if not wait(self._hashed, _QUIET_SECONDS).not_done:
             return
         progress.begin("hashing the parents", 1)
         progress.phase("files")
@@ -144,12 +147,13 @@ def _candidates(name: str, held: Mapping[str, Any], results: Path, switches: Map
 def _chosen(
     name: str, held: Mapping[str, Any], candidates: Sequence[Contents], results: Path, digests: FileDigests
 ) -> str:
-    differences = {part.place: differing(held[DIGESTS], _digests_of(part, digests)) for part in candidates}
-    for place, kinds in differences.items():
-        if not kinds:
-            return place
-    for place, kinds in differences.items():
-        raise SearchError(f"{results}: {changed(place, kinds)} since it was scored; restore what it was")
+    refusal = ""
+    for part in candidates:
+        if not (kinds := differing(held[DIGESTS], _digests_of(part, digests))):
+            return part.place
+        refusal = refusal or changed(part.place, kinds)
+    if refusal:
+        raise SearchError(f"{results}: {refusal} since it was scored; restore what it was")
     kind = "file" if FILE in held[DIGESTS] else "model"
     raise SearchError(
         f"{results}: {kind} {name}: is not there any more, and lies neither beside the results nor beside the current "

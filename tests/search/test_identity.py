@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from merging import FileDigests, ParentSet
 from merging.checkpoints.checkpoint import _download
+from merging.statistics import digests
 from search import Leaderboard, SearchConfig, SearchError, export_trial, run_search
 from search.contents import ParentContents
 from search.identity import Identity, says_contents
@@ -190,6 +192,17 @@ def test_a_revision_that_is_spelled_out_is_that_of_the_model(family: Family) -> 
     config = SearchConfig.parse(family.config().replace("model: a\n", f"model: {spelled}\n"), "s.yaml", family.folder)
     named = [name for name, _ in config.named()]
     assert named == [str(family.base), "someone/coder@v2", "someone/adapter", str(family.b)]
+
+
+def test_hashing_that_takes_its_time_is_shown(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("search.contents._QUIET_SECONDS", 0)
+    hash_file = digests.file_digest
+    monkeypatch.setattr(digests, "file_digest", lambda *given: time.sleep(0.02) or hash_file(*given))
+    contents, progress = ParentContents(SearchConfig.load(family.write()), FileDigests()), Phases()
+    contents.begin()
+    contents.wait(progress)
+    assert progress.begun == ["hashing the parents 1"]
+    assert progress.phases == {"files"}
 
 
 # --- a search whose database is left alone --------------------------------------------------------------------------
