@@ -114,6 +114,7 @@ def run(
         out = torch.empty(len(block), dtype=dtype, device=first.device)
         if method.fused and kernels and method.fused(kernels, block, numbers, prepared, out) is not None:
             return out
-        return method.combine(block, numbers, prepared).to(dtype, copy=True)
+        merged = method.combine(block, numbers, prepared)
+        return merged.float() if wide else merged.clone()
 
     return torch.cat([merged(block) for block in operands.blocks(block_size)]).view(operands.shape)
