@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from evaluation import EvaluationError, ProblemSet, prompt_notes
 from evaluation.prompts import prompt_tokens
-from merging import Merger, Recipe
+from merging import Merger, Recipe, short_names
 from search.config import SearchConfig
 from search.errors import SearchError
 
@@ -42,6 +42,7 @@ def asking_notes(
         SearchError: the first of them cannot be asked.
     """
     prompt = config.evaluation.prompt.format
+    short = short_names(recipes)
     found: dict[str, list[str]] = {}
     asked: dict[str, Sequence[Sequence[int]]] = {}
     for name, recipe in recipes.items():
@@ -54,13 +55,12 @@ def asking_notes(
                 raise SearchError(f"{config.source}: evaluation.prompt: {error}") from None
             notes = [str(error)]
         for note in notes:
-            found.setdefault(note, []).append(name)
+            found.setdefault(note, []).append(short.get(name, name))
     said = [note if len(names) == len(recipes) else f"{', '.join(names)}: {note}" for note, names in found.items()]
     (first, expected), *others = asked.items()
-    for name, tokens in others:
-        if unlike := sum(mine != theirs for mine, theirs in zip(tokens, expected, strict=True)):
-            said.append(
-                f"{name}: {unlike} of {len(tokens)} prompts have other tokens than those of {first}; one tokenizer "
-                "asks all if evaluation.prompt.tokenizer names it"
-            )
+    if unlike := [short.get(name, name) for name, tokens in others if tokens != expected]:
+        said.append(
+            f"{', '.join(unlike)}: asked with other tokens than {first}; one tokenizer asks all if "
+            "evaluation.prompt.tokenizer names it"
+        )
     return said

@@ -102,6 +102,7 @@ def baselines(config: SearchConfig) -> list[Baseline]:
     merged = [name for name in parents if name not in {recipe.base_model for recipe in corners}]
     if len(merged) > 1:
         average = Recipe.average(merged, dtype, corners[0].vocabulary_source)
+        average = average.model_copy(update={"chat_template": corners[0].chat_template})
         found.append(Baseline("baseline", "equal average", average))
     return found
 
@@ -155,7 +156,7 @@ class _Worker:
                 parents.leave_room(_as_begun(compute, path, fresh).more_bytes)
             parents.load(self._reading)
             unread = unread_lines(config.space, merger, fitting.recipes, self.progress)
-            models = {"the merges": fitting.recipes[0]} | {baseline.name: baseline.recipe for baseline in known}
+            models = {"the merges": fitting.recipes[0]} | {each.name: each.recipe for each in known}
             asking = asking_notes(config, problems, merger, models, self._prompt_tokenizer)
             for note in (*parents.notes, *parents.generation_notes(), *unread, *asking):
                 self.progress.say(note)

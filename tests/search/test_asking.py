@@ -12,6 +12,7 @@ from transformers import GenerationConfig
 from evaluation.generation.text import end_tokens
 from merging import Merger, ParentSet, Recipe, load_model, load_tokenizer
 from search import SearchConfig, SearchError, export_trial, run_search
+from search.worker import baselines
 from tests.search.conftest import Command
 from tests.search.family import Family
 from tests.search.test_run import Phases
@@ -61,10 +62,9 @@ def test_a_parent_that_is_asked_otherwise_is_named(family: Family, tmp_path: Pat
     file = Tokenizer.from_file(str(family.b / "tokenizer.json"))
     file.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 256)])
     file.save(str(family.b / "tokenizer.json"))
-    (note,) = [note for note in said(family.write(), tmp_path / "run") if "prompts" in note]
+    (note,) = [note for note in said(family.write(), tmp_path / "run") if "tokens" in note]
     assert note == (
-        f"{family.b}: 16 of 16 prompts have other tokens than those of the merges; one tokenizer asks all if "
-        "evaluation.prompt.tokenizer names it"
+        "b: asked with other tokens than the merges; one tokenizer asks all if evaluation.prompt.tokenizer names it"
     )
 
 
@@ -112,3 +112,9 @@ def test_evaluate_says_how_a_model_is_asked(command: Command, family: Family) ->
     assert "completion prompts" not in shown.stdout
     chatting(family.b)
     assert "ends an answer with <a>" in command("evaluate", family.b, *options, "--prompt", "chat").stderr
+
+
+def test_the_average_of_the_parents_has_the_recipes_template(family: Family) -> None:
+    text = family.config().replace("base_model: base", "base_model: base\n  chat_template: chatml")
+    *_, average = baselines(SearchConfig.parse(text, folder=family.folder))
+    assert (average.name, average.recipe.chat_template) == ("equal average", "chatml")
