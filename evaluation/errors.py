@@ -17,7 +17,7 @@ class LogitsError(ModelError):
     """A model none of whose completions could be written: its logits are NaN or infinite."""
 
     def __init__(self) -> None:
-        super().__init__("its logits are not finite (NaN or Inf) on any problem; no token can be chosen by them")
+        super().__init__("the model's logits are not finite (NaN or Inf), whatever it is asked: it writes nothing")
 
 
 class ScreenedError(Exception):

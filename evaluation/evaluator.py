@@ -16,7 +16,7 @@ from typing import cast
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from evaluation.errors import ConsentError, ScreenedError
+from evaluation.errors import ConsentError, LogitsError, ScreenedError
 from evaluation.generation.book import DraftBook, DraftEntry, prompt_key
 from evaluation.generation.choice import make_backend
 from evaluation.generation.draws import Draw, Sampling
@@ -25,7 +25,7 @@ from evaluation.generation.text import end_tokens
 from evaluation.judge import Judge
 from evaluation.problems import Problem, ProblemSet, PromptFormat
 from evaluation.prompts import extract, prompt_tokens, stops, truncate
-from evaluation.report import Outcome, Report
+from evaluation.report import NOT_FINITE, Outcome, Report
 from evaluation.sandbox.verdict import Verdict
 
 Progress = Callable[[int, int], None]
@@ -118,6 +118,8 @@ class Evaluator:
 
         Raises:
             ScreenedError: the model gives the references less than `least_likelihood`.
+            LogitsError: the model's logits are not finite, whatever it is asked; where that is so of some problems,
+                they have failed.
             EvaluationError: a prompt cannot be made, the sandbox fails again and again, or a problem cannot be scored.
         """
         chosen = self.problems if problems is None else problems
@@ -197,10 +199,16 @@ class Evaluator:
         screen = None if least_likelihood is None else _Screen(requests, least_likelihood)
         completed: list[tuple[_Asked, str, Generated]] = []
 
+        overflowed: list[tuple[int, Outcome]] = []
+
         def programs() -> Iterator[tuple[Problem, str]]:
             for index, generated in generator.generate(requests, screen):
                 one = asked[index]
                 completion = extract(one.problem, one.prompt, truncate(generated.text, one.stops))
+                if not generated.finite:
+                    verdict = Verdict("failed", NOT_FINITE)
+                    overflowed.append((one.sample, _outcome(one.problem, completion, generated, verdict)))
+                    continue
                 completed.append((one, completion, generated))
                 yield one.problem, completion
             written[0] = time.perf_counter()
@@ -209,6 +217,9 @@ class Evaluator:
             one, completion, generated = completed[index]
             drafts.add(DraftEntry(one.key, generated.tokens, parent, verdict.passed))
             yield one.sample, _outcome(one.problem, completion, generated, verdict)
+        if overflowed and not completed:
+            raise LogitsError
+        yield from overflowed
 
     def _all_asked(
         self, problems: ProblemSet, tokenizer: PreTrainedTokenizerBase, default: PromptFormat
@@ -257,8 +268,10 @@ class _Screen:
 
     def __call__(self, _index: int, log_likelihood: float) -> None:
         self._known.append(log_likelihood)
-        if len(self._known) == self._waiting and (mean := sum(self._known) / self._waiting) < self._least:
-            raise ScreenedError(mean, self._least)
+        if len(self._known) == self._waiting:
+            mean = sum(self._known) / self._waiting
+            if not mean >= self._least:  # NaN is not
+                raise ScreenedError(mean, self._least)
 
 
 def _outcome(problem: Problem, completion: str, generated: Generated, verdict: Verdict) -> Outcome:

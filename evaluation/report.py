@@ -9,6 +9,9 @@ from evaluation.problems import Part, PromptFormat
 from evaluation.sandbox.verdict import Status
 from evaluation.scoring import Group, Interval, Rate, interval, pass_at_k, tries, weighted_mean
 
+NOT_FINITE = "the model's logits are not finite (NaN or Inf)"
+"""The detail of an outcome that has failed for that."""
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -56,6 +59,13 @@ class Report:
     def completions(self) -> Iterator[Outcome]:
         """All outcomes, problem by problem."""
         return (outcome for outcomes in self.samples.values() for outcome in outcomes)
+
+    @property
+    def note(self) -> str:
+        """What is wrong with the model beside its answers, in a sentence; mostly nothing."""
+        details = [outcome.detail for outcome in self.completions]
+        count = details.count(NOT_FINITE)
+        return f"its logits are not finite (NaN or Inf) on {count} of {len(details)} completions" if count else ""
 
     @property
     def rates(self) -> Mapping[str, Rate]:

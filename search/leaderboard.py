@@ -87,7 +87,7 @@ class Row:
         on_front: where each set's score is an objective of its own, whether no trial is better in one of them and as
             good in the others (the Pareto front); None in a search with a single objective.
         same_as: the number of the trial of the same merge whose outcomes these are, or None.
-        error: why it failed.
+        error: why it failed; or what is wrong with a model that has a score all the same.
         end_tokens: the ids that ended what it wrote.
     """
 

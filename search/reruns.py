@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 # How often a trial may fail to be finished.
 TRIES = 2
 DIED = "its worker died"
-# User attribute of a trial: why it failed.
+# User attribute of a trial: why it failed; or what is wrong with a model that has a score all the same.
 ERROR = "error"
 # And of one that runs again: Optuna's number of the one that was not finished, and why, run by run.
 _AGAIN_OF, _TRIED = "again of", "tried"

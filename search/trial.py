@@ -138,7 +138,7 @@ class Result:
     Attributes:
         score: of the candidate, or None.
         seconds: what it took.
-        note: why there is no score, or whose outcomes it has.
+        note: why there is no score; or whose outcomes it has, or what else is wrong with the model.
         ended: where there is no score; `AGAIN`: the machine has failed, and not the candidate, which is not over.
         device_lost: whether this process can run no other either.
     """
@@ -198,13 +198,16 @@ def run_trial(
     trial.set_user_attr(TOKENS, sum(outcome.completion_tokens for outcome in report.completions))
     trial.set_user_attr(ENDS, report.end_tokens)
     _keep_likelihood(trial, report.log_likelihood)
+    if report.note:
+        _LOG.warning("trial %d: %s", number, report.note)
+        trial.set_user_attr(ERROR, report.note)
     if len(study.directions) == 1:
         study.tell(trial, report.pass_at_1)
     else:
         trial.set_user_attr(SCORE, report.pass_at_1)
         study.tell(trial, list(report.scores.values()))
     _LOG.info("trial %d: %.4f in %.1f s", number, report.pass_at_1, seconds["total"])
-    return Result(report.pass_at_1, seconds["total"])
+    return Result(report.pass_at_1, seconds["total"], report.note)
 
 
 def repeat_trial(study: Study, trial: Trial, number: int, twin: FrozenTrial, first: int) -> Result:
@@ -217,7 +220,7 @@ def repeat_trial(study: Study, trial: Trial, number: int, twin: FrozenTrial, fir
         twin: the trial that was scored.
         first: what people call that.
     """
-    for key in (RECIPE, SCORE, OUTCOMES, TOKENS, ENDS, LIKELIHOOD):
+    for key in (RECIPE, SCORE, OUTCOMES, TOKENS, ENDS, LIKELIHOOD, ERROR):
         if key in twin.user_attrs:
             trial.set_user_attr(key, twin.user_attrs[key])
     trial.set_user_attr(SAME_AS, first)

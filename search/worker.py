@@ -429,7 +429,7 @@ class _Worker:
         bench.folder.save_completions(f"report-{number}", scores.completions)
         studies.save_weights(number, weights)
         studies.save_report(number, letters(scores, report, bench.evaluator.sampling.samples))
-        self.progress.scored(scores.pass_at_1, seconds["total"], standing(studies))
+        self.progress.scored(scores.pass_at_1, seconds["total"], standing(studies), scores.note)
 
 
 def _as_begun(compute: Compute, path: Path, fresh: bool) -> Compute:

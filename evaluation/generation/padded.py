@@ -19,7 +19,7 @@ from evaluation.generation.cache import growing_cache, select_rows
 from evaluation.generation.draws import Draw
 from evaluation.generation.memory import is_out_of_memory
 from evaluation.generation.protocol import Generated, OnLikelihood, Request
-from evaluation.generation.sampling import choose
+from evaluation.generation.sampling import NONE, choose
 from evaluation.generation.text import end_tokens, is_written, text_after
 from evaluation.generation.threads import threads_for
 
@@ -99,11 +99,12 @@ class PaddedGenerator:
                 **{self._cache_argument: cache},
             )
             tokens = choose(output.logits[:, -1], *rows.draws())[:, None]
-            rows.append(tokens)
-            for row in [row for row in rows.open() if self._is_finished(rows, row)]:
+            overflowed = rows.append(tokens)
+            tokens = tokens.clamp_min(0)  # any, where there is none: the row is finished
+            for row in [row for row in rows.open() if row in overflowed or self._is_finished(rows, row)]:
                 written = rows.written[row]
                 text = text_after(rows.request(row).prompt, written, self._tokenizer)
-                yield rows.index(row), Generated(text, tuple(written))
+                yield rows.index(row), Generated(text, tuple(written), finite=row not in overflowed)
                 rows.close(row)
             if not rows.count_open:
                 return
@@ -160,12 +161,14 @@ class _Rows:
         draws = [self._requests[index].draw for index in self._indices]
         return draws, [len(written) for written in self.written], [1] * len(draws)
 
-    def append(self, tokens: Tensor) -> None:
-        """Add a token (rows, 1) to every open row."""
-        for row, token in enumerate(tokens.squeeze(1).tolist()):
-            if self._open[row]:
-                self.written[row].append(token)
+    def append(self, tokens: Tensor) -> set[int]:
+        """Add a token (rows, 1) to every open row, and return the rows that have none: their logits are not finite."""
+        chosen = tokens.squeeze(1).tolist()
+        for row in self.open():
+            if chosen[row] != NONE:
+                self.written[row].append(chosen[row])
         self.mask = torch.cat([self.mask, self.mask.new_ones(len(self._open), 1)], dim=1)
+        return {row for row in self.open() if chosen[row] == NONE}
 
     def close(self, row: int) -> None:
         """Mark a row as finished."""

@@ -48,12 +48,15 @@ class Generated:
     Attributes:
         text: what it wrote, special tokens left out; it may go on past a stop text.
         tokens: the ids of that, the end of text included.
-        log_likelihood: of the request's reference: the mean over its tokens, in nats; None if none was asked for.
+        log_likelihood: of the request's reference: the mean over its tokens, in nats; None if none was asked for, NaN
+            where the logits are.
+        finite: whether there were logits to choose a token by to the end; where they are NaN or infinite, writing ends.
     """
 
     text: str
     tokens: tuple[int, ...]
     log_likelihood: float | None = None
+    finite: bool = True
 
 
 class Generator(Protocol):

@@ -25,6 +25,7 @@ class Row:
     Attributes:
         written: the tokens so far.
         finished: whether they are all.
+        finite: whether its logits are, as far as tokens were chosen by them.
         draft: the guesses that stand in the running pass.
         log_likelihood: of the request's reference, once it was read.
     """
@@ -36,6 +37,7 @@ class Row:
         self.request = request
         self.written: list[int] = []
         self.finished = False
+        self.finite = True
         self.draft: Sequence[int] = ()
         self.log_likelihood: float | None = None
         self._is_end = is_end
@@ -75,6 +77,16 @@ class Row:
             self.draft = self._drafts.propose(self.written, room, certainty)
         known = [*self.request.prompt, *self.written]
         return Piece(place, self._cached, [*known[self._cached :], *self.draft])
+
+    def overflowed(self) -> None:
+        """Take note that the pass's logits are not finite for this row, and that the batch has nothing of it any more.
+
+        Attention hides a guess from what stands before it by a weight of 0, and 0 times NaN is NaN: the guesses may
+        have done it, so the row goes on without any. Without guesses it is the text itself, which ends.
+        """
+        self.finished, self.finite = not self.draft, bool(self.draft)
+        self._drafts = None
+        self._cached = 0
 
     def accept(self, choices: Sequence[int]) -> None:
         """Take what the model chose after the newest token and after each of the draft."""

@@ -1,8 +1,8 @@
 """The keys and values of the rows of a batch: each row has slots, and a token's slot is its position.
 
-Guarantees: nothing but `write` and `copy` changes a slot, so what a rejected draft left in one stays until the token
-that is really there is written over it; a reader masks by position. Buffers are made once a batch, layer by layer, as
-the model first writes to them, and never grow.
+Guarantees: nothing but `write`, `copy` and `clear` changes a slot, so what a rejected draft left in one stays until the
+token that is really there is written over it; a reader masks by position. Buffers are made once a batch, layer by
+layer, as the model first writes to them, and never grow.
 """
 
 from __future__ import annotations
@@ -42,6 +42,12 @@ class Slots:
         for buffers in self._layers.values():
             for buffer in buffers:
                 buffer[to, :used] = buffer[row, :used]
+
+    def clear(self, row: int) -> None:
+        """Let a row hold zeros."""
+        for buffers in self._layers.values():
+            for buffer in buffers:
+                buffer[row].zero_()
 
     def keep(self, rows: Tensor, used: int) -> None:
         """Make these rows the first ones, in that order; only their first ``used`` slots go along."""

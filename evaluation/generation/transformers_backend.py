@@ -7,7 +7,7 @@ as well. Reading a prompt is the same pass with more tokens.
 Guarantees: in float32 the tokens are those of `model.generate(do_sample=False)` for each prompt alone, or those that
 its `Draw` draws, whatever the batch size and the drafts; a row that is finished costs no further steps, and its place
 is taken by a request that waits. In 16-bit dtypes no engine is batch-invariant: the same requests at the same batch
-size give the same tokens.
+size give the same tokens. A row whose logits are not finite ends, and no other row is any different for it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from evaluation.generation.layout import Layout, Piece
 from evaluation.generation.memory import free_bytes, is_out_of_memory
 from evaluation.generation.protocol import Generated, OnLikelihood, Request
 from evaluation.generation.rows import Row
-from evaluation.generation.sampling import choose
+from evaluation.generation.sampling import NONE, choose
 from evaluation.generation.slots import Slots
 from evaluation.generation.text import end_tokens, is_written, text_after
 from evaluation.generation.threads import threads_for
@@ -130,12 +130,17 @@ class TransformersGenerator:
         draws, starts = [row.request.draw for row in rows], [len(row.written) for row in rows]
         choices = choose(logits, draws, starts, counts).tolist()
         first = 0
-        for row, count in zip(rows, counts, strict=True):
+        for row, piece, count in zip(rows, pieces, counts, strict=True):
+            own = choices[first : first + count]
             if row.reads_reference:
                 row.log_likelihood = _mean_log_likelihood(logits[first : first + count - 1], row.draft)
                 if on_likelihood:
                     on_likelihood(row.index, row.log_likelihood)
-            row.accept(choices[first : first + count])
+            if NONE in own:
+                row.overflowed()
+                batch.clear(piece.row)
+            else:
+                row.accept(own)
             first += count
         return [row for row in rows if row.finished]
 
@@ -188,7 +193,7 @@ class TransformersGenerator:
 
     def _generated(self, row: Row) -> Generated:
         text = text_after(row.request.prompt, row.written, self._tokenizer)
-        return Generated(text, tuple(row.written), row.log_likelihood)
+        return Generated(text, tuple(row.written), row.log_likelihood, row.finite)
 
 
 class _Batch:
@@ -219,7 +224,7 @@ class _Batch:
 
     def share(self) -> None:
         """Give rows the prompt that another row has read: samples of a problem begin alike."""
-        fresh = [place for place, row in enumerate(self.rows) if row.fresh]
+        fresh = [place for place, row in enumerate(self.rows) if row.fresh and not row.finished]
         if not fresh:
             return
         read = {tuple(row.request.prompt): place for place, row in enumerate(self.rows) if not row.fresh}
@@ -230,6 +235,11 @@ class _Batch:
                     # All but the last token, after which the model's choice is asked for.
                     self.slots.copy(read[prompt], place, len(prompt) - 1)
                     self.rows[place].given(len(prompt) - 1)
+
+    def clear(self, place: int) -> None:
+        """Let a place hold nothing: NaN would reach whoever reads as far in the row, and who takes it over."""
+        with torch.inference_mode():
+            self.slots.clear(place)
 
     def pieces(self, most_tokens: int, worth: int) -> Sequence[Piece]:
         """Return the next pass: new rows first, as many as may be, and if all of these are in it, every other row.

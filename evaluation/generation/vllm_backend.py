@@ -6,7 +6,8 @@ decoding. In float32 the tokens are those of transformers' greedy decoding; in 1
 batch-invariant. Samples are drawn by vLLM, from the seed of each request's `Draw`: they are other ones than those of
 the transformers backend, and with drafts of the same distribution but not the same tokens as without.
 
-Does not: run a model over several GPUs, or one whose code comes with the model.
+Does not: notice logits that are not finite, but by the likelihood of a reference; run a model over several GPUs, or one
+whose code comes with the model.
 """
 
 from __future__ import annotations

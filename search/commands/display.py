@@ -59,6 +59,9 @@ def print_leaderboard(found: Leaderboard, top: int | None) -> None:
             style="dim",
             highlight=False,
         )
+    for row in found.top(top):
+        if row.state == "complete" and row.error:
+            console.print(f"{row.name}: {row.error}", style="red", markup=False)
     failed = [row for row in found.rows if row.state == "failed"]
     if failed:
         last = failed[-1]
@@ -104,6 +107,8 @@ def print_report(report: Report, as_json: bool) -> None:
         click.echo(f"{outcome.task_id:<24} {outcome.status:<8} {outcome.detail}".rstrip())
     for name, score in report.scores.items():
         click.echo(f"{name}: pass@1 {score:.1%}")
+    if report.note:
+        click.echo(f"the model is broken: {report.note}")
     low, high = report.interval
     passed, total = sum(outcome.passed for outcome in report.completions), len(list(report.completions))
     further = "".join(f", pass@{k} {report.pass_at(k):.1%}" for k in report.tries[1:])

@@ -15,7 +15,7 @@ import pytest
 import torch
 from optuna.trial import TrialState
 from rich.console import Console
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from evaluation import ConsentError, Evaluator, load_problems
 from evaluation.judge import Judge
@@ -239,6 +239,34 @@ def test_a_failing_candidate_is_recorded_with_its_reason_and_ends_nothing(
     assert "NonFiniteTensor: merged tensor model." in (tmp_path / "run" / "worker.log").read_text()
     assert not caplog.records
     assert not logging.getLogger("search").handlers
+
+
+def overflow(model: Path, scale: float) -> None:
+    """Let the logits of two tokens overflow where the last state is long along a direction, the more the larger."""
+    tensors = load_file(model / "model.safetensors")
+    head = tensors["lm_head.weight"]
+    direction = scale * torch.randn(head.shape[1], generator=torch.Generator().manual_seed(0))
+    head[200], head[201] = direction.to(head.dtype), -direction.to(head.dtype)
+    save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
+
+
+def test_logits_that_are_not_finite_fail_their_problems_and_the_leaderboard_says_so(
+    family: Family, command: Command, tmp_path: Path
+) -> None:
+    overflow(family.a, 2.7e37)
+    overflow(family.b, 6e37)
+    config = family.write(evaluation=", report_fraction: 0")
+    phases = Phases()
+    board = run_search(SearchConfig.load(config), tmp_path / "run", trials=0, progress=phases)
+    rows = {Path(row.name).name: row for row in board.rows}
+    assert re.fullmatch(r"its logits are not finite \(NaN or Inf\) on \d+ of 16 completions", rows["a"].error or "")
+    assert rows["a"].error in phases.notes
+    assert rows["a"].search_score is not None
+    assert (rows["b"].state, rows["b"].search_score) == ("failed", None)
+    assert "the model's logits are not finite (NaN or Inf), whatever it is asked" in (rows["b"].error or "")
+    assert (rows["base"].state, rows["base"].error) == ("complete", None)
+    shown = command("leaderboard", tmp_path / "run").output
+    assert f"a: {rows['a'].error}" in shown
 
 
 def test_where_every_trial_failed_the_export_says_why(family: Family, command: Command, tmp_path: Path) -> None:
