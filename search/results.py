@@ -100,7 +100,8 @@ class ResultsFolder:
                 (path / _WORKERS).mkdir(exist_ok=True)
                 return folder
         except OSError as error:
-            raise SearchError(f"{path}: cannot be written: {error.strerror}; give another folder with --out") from None
+            where = error.filename or path
+            raise SearchError(f"{where}: cannot be written: {error.strerror}; give another folder with --out") from None
 
     @classmethod
     def check(cls, path: Path, config: SearchConfig, identity: Identity) -> Identity | None:
@@ -126,19 +127,22 @@ class ResultsFolder:
             found = json.loads((self.path / _SEARCH).read_text(encoding="utf-8"))["identity"]
             return dict(found)
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise SearchError(f"{self.path / _SEARCH}: cannot be read ({error}); {RESTORE}") from None
+            raise _unreadable(self.path / _SEARCH, error) from None
 
     @classmethod
     def open(cls, path: Path) -> ResultsFolder:
         """Open the folder of a search to read it. Raises SearchError if it holds none."""
         try:
-            return cls(path, json.loads((path / _SEARCH).read_text(encoding="utf-8"))["study"])
+            study = json.loads((path / _SEARCH).read_text(encoding="utf-8"))["study"]
+            if isinstance(study, str):
+                return cls(path, study)
+            raise TypeError
         except (FileNotFoundError, NotADirectoryError):
             if _holds_trials(path):
                 raise _lost(path) from None
             raise SearchError(f"{path}: holds no search; `merge-search run CONFIG --out {path}` makes one") from None
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise SearchError(f"{path / _SEARCH}: cannot be read ({error}); {RESTORE}") from None
+            raise _unreadable(path / _SEARCH, error) from None
 
     @property
     def database(self) -> Path:
@@ -147,8 +151,9 @@ class ResultsFolder:
 
     def require_database(self, missing: bool) -> None:
         """Raise SearchError if there are no studies to be read, and they are `missing` indeed."""
-        if missing and not (self.database.exists() and self.database.stat().st_size):
-            what = "is empty" if self.database.exists() else "is missing"
+        file = self.database
+        if missing and not (file.is_file() and file.stat().st_size):
+            what = "is missing" if not file.exists() else "is empty" if file.is_file() else "is no file"
             raise SearchError(f"{self.database}: {what}; {RESTORE}")
 
     def holds_scores(self) -> bool:
@@ -162,7 +167,7 @@ class ResultsFolder:
             known = self.identity["problems"]
             return {name: list(known[name]) for name in ("search", "report")}
         except (KeyError, TypeError) as error:
-            raise SearchError(f"{self.path / _SEARCH}: cannot be read ({error}); {RESTORE}") from None
+            raise _unreadable(self.path / _SEARCH, error) from None
 
     @property
     def compute_dtype(self) -> Literal["recipe", "float32"]:
@@ -277,6 +282,11 @@ class ResultsFolder:
                 logger.setLevel(level)
                 logger.propagate = propagate
             handler.close()
+
+
+def _unreadable(file: Path, error: Exception) -> SearchError:
+    reason = error.strerror if isinstance(error, OSError) else "it does not describe a search"
+    return SearchError(f"{file}: cannot be read: {reason}; {RESTORE}")
 
 
 class _LogFile(logging.FileHandler):

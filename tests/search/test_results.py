@@ -196,7 +196,7 @@ def test_a_folder_without_a_search_is_none(tmp_path: Path) -> None:
 def test_a_broken_folder_is_named_with_the_remedy(config: SearchConfig, tmp_path: Path) -> None:
     create(tmp_path / "run", config)
     (tmp_path / "run" / "search.json").write_text("{")
-    with pytest.raises(SearchError, match=r"search\.json: cannot be read .*--fresh"):
+    with pytest.raises(SearchError, match=r"search\.json: cannot be read: .*--fresh"):
         ResultsFolder.open(tmp_path / "run")
 
 
@@ -268,6 +268,25 @@ def test_completions_that_fill_the_disk_are_one_message(config: SearchConfig, tm
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert not list((tmp_path / "run" / "completions").iterdir())
+
+
+@pytest.mark.parametrize("content", ["{", "null", "[]", "7", '{"study": 7}', "{}", "\x00"])
+def test_a_description_that_is_none_is_told_in_plain_words(config: SearchConfig, tmp_path: Path, content: str) -> None:
+    create(tmp_path / "run", config)
+    (tmp_path / "run" / "search.json").write_text(content)
+    told = r"search\.json: cannot be read: it does not describe a search; restore it .* --fresh"
+    for action in (ResultsFolder.open, lambda path: create(path, config)):
+        with pytest.raises(SearchError, match=told):
+            action(tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", ["completions", ".workers"])
+def test_what_stands_in_the_way_is_named(config: SearchConfig, tmp_path: Path, name: str) -> None:
+    folder = create(tmp_path / "run", config)
+    (folder.path / name).rmdir()
+    (folder.path / name).touch()
+    with pytest.raises(SearchError, match=rf"run/{name}: cannot be written: File exists"):
+        create(tmp_path / "run", config)
 
 
 def test_a_log_that_cannot_be_written_hides_no_other_error(config: SearchConfig, tmp_path: Path) -> None:
