@@ -78,7 +78,7 @@ class ResultsFolder:
         try:
             if path.exists() and not path.is_dir():
                 raise SearchError(f"{path}: is a file; give a folder for the results with --out")
-            if not _holds_trials(path) and _is_foreign(path):
+            if not _holds_search(path) and _is_foreign(path):
                 raise SearchError(f"{path}: is not empty and holds no search; give another folder with --out")
             aside = _move_aside(path.absolute()) if fresh and _holds_search(path) else None
             path.mkdir(parents=True, exist_ok=True)
@@ -300,7 +300,9 @@ class _LogFile(logging.FileHandler):
 
 
 def _holds_search(path: Path) -> bool:
-    return (path / _SEARCH).exists() or _holds_trials(path)
+    """Whether a folder is that of a search, which may have lost what tells of it."""
+    ours = any((path / name).exists() for name in (_CONFIG, _COMPLETIONS, _LOCK))
+    return (path / _SEARCH).exists() or (ours and _holds_trials(path))
 
 
 def _holds_trials(path: Path) -> bool:

@@ -17,7 +17,7 @@ from merging import FileDigests, ParentSet
 from merging.checkpoints.checkpoint import _download
 from merging.statistics import digests
 from search import Leaderboard, SearchConfig, SearchError, export_trial, run_search
-from search.contents import ParentContents
+from search.contents import ParentContents, find
 from search.identity import Identity, says_contents
 from search.progress import Silent
 from search.results import ResultsFolder
@@ -184,7 +184,9 @@ def test_a_model_of_the_hub_is_known_by_its_commit(
     with pytest.raises(SearchError, match=r"someone/coder: its commit has changed .* as someone/coder@c0ffee in the c"):
         begin(config(), tmp_path / "run")
     (hub / "refs" / "c0ffee").write_text("c0ffee")
-    begin(config("someone/coder@c0ffee"), tmp_path / "run")
+    folder = begin(config("someone/coder@c0ffee"), tmp_path / "run")
+    names = find(folder.identity, {"model": "someone/coder"}, folder.path, FileDigests(), config().merging)
+    assert names == {"someone/coder": "someone/coder@c0ffee"}  # an export is of what was scored
 
 
 def test_a_revision_that_is_spelled_out_is_that_of_the_model(family: Family) -> None:

@@ -172,12 +172,13 @@ def test_statistics_that_a_killed_fresh_start_left_alone_are_no_obstacle(
 def test_what_is_not_ours_stays_as_it_is(config: SearchConfig, tmp_path: Path, fresh: bool) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat").write_text("a cat")
+    (tmp_path / "photos" / "study.db").write_text("of somebody else")
     (tmp_path / "file").write_text("text")
     with pytest.raises(SearchError, match="photos: is not empty and holds no search"):
         create(tmp_path / "photos", config, fresh)
     with pytest.raises(SearchError, match="file: is a file"):
         create(tmp_path / "file", config, fresh)
-    assert fingerprint(tmp_path).keys() == {"photos/cat", "file"}
+    assert fingerprint(tmp_path).keys() == {"photos/cat", "photos/study.db", "file"}
 
 
 @pytest.mark.parametrize("path", ["/proc/results", "/dev/null/results"])
