@@ -88,7 +88,7 @@ class ResultsFolder:
                 if (whole := identity if known is None else adopted(known, identity)) != known:
                     write_atomically(path / _SEARCH, json.dumps({"study": study, "identity": whole}, indent=2))
                 # Only now: who is killed before leaves a folder that the next one goes on with.
-                if aside and (aside / STATISTICS).exists():
+                if aside and (aside / STATISTICS).exists() and not (path / STATISTICS).exists():
                     (aside / STATISTICS).rename(path / STATISTICS)
                 folder = cls(path, study)
                 folder.require_database(missing=folder.holds_scores())

@@ -17,6 +17,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_folder_stays_while_its_owner_lives_and_goes_when_it_was_killed(place: Path) -> None:
     reading, writing = os.pipe()
     child = os.fork()

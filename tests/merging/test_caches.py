@@ -73,6 +73,7 @@ def test_only_what_is_unfinished_is_swept(tmp_path: Path) -> None:
     assert not (tmp_path / ".folder.1.part").exists()
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_compiler_that_was_killed_leaves_nothing_for_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compiler, started = tmp_path / "cc", tmp_path / "started"
     compiler.write_text(f'#!/bin/sh\n[ "$1" = --version ] || {{ echo $$ > {started}; exec sleep 60; }}\n')
