@@ -44,7 +44,7 @@ def finished(shared_family: Family, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch) -> Command:
-    """Return a function that runs `merge-search` with some arguments, and names no phase that a busy machine draws out."""
+    """Return a function that runs `merge-search` with some arguments, and that names no slow phase."""
     monkeypatch.setattr("search.commands.display._QUIET_SECONDS", 600.0)
 
     def run(*words: str | Path) -> Result:
