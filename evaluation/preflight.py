@@ -43,10 +43,11 @@ def prompt_notes(
     for problem in problems:
         formats.setdefault(problem.asked or prompt, []).append(problem)
     notes: list[str] = []
+    file = _file(tokenizer)
     for asked, those in formats.items():
         texts = {problem.task_id: render(problem, asked, tokenizer) for problem in those}
-        notes += _of_surroundings(next(iter(texts.values())), asked, tokenizer)
-        notes += _of_ids(texts, tokenizer)
+        notes += _of_surroundings(next(iter(texts.values())), asked, tokenizer, file)
+        notes += _of_ids(texts, tokenizer, file) if file else ()
         if asked == "chat":
             notes += _of_template(those, tokenizer)
             notes += _of_turn_end(tokenizer, config)
@@ -55,7 +56,9 @@ def prompt_notes(
     return list(dict.fromkeys(notes))
 
 
-def _of_surroundings(text: str, prompt: PromptFormat, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
+def _of_surroundings(
+    text: str, prompt: PromptFormat, tokenizer: PreTrainedTokenizerBase, file: Tokenizer | None
+) -> Iterator[str]:
     kept = encode(text, prompt, tokenizer)
     given = tokenizer.encode(text, add_special_tokens=prompt == "completion")
     bos, doubled = tokenizer.bos_token_id, 0
@@ -67,14 +70,16 @@ def _of_surroundings(text: str, prompt: PromptFormat, tokenizer: PreTrainedToken
         names = " ".join(map(str, tokenizer.convert_ids_to_tokens(appended)))
         yield f"{prompt} prompts end without {names}, which the tokenizer puts after a text: nothing would follow it"
     begins = bos is not None and kept[:1] == [bos]
-    if others := [who for who, puts in _who_puts_bos(prompt, tokenizer).items() if puts != begins]:
+    if others := [who for who, puts in _who_puts_bos(prompt, tokenizer, file).items() if puts != begins]:
         yield (
             f"{prompt} prompts begin {'with' if begins else 'without'} {tokenizer.bos_token}; {' and '.join(others)} "
             "would have it otherwise"
         )
 
 
-def _who_puts_bos(prompt: PromptFormat, tokenizer: PreTrainedTokenizerBase) -> Mapping[str, bool]:
+def _who_puts_bos(
+    prompt: PromptFormat, tokenizer: PreTrainedTokenizerBase, file: Tokenizer | None
+) -> Mapping[str, bool]:
     """Return all that says whether a text begins with BOS, and what it says."""
     bos = tokenizer.bos_token_id
     if bos is None:
@@ -84,7 +89,7 @@ def _who_puts_bos(prompt: PromptFormat, tokenizer: PreTrainedTokenizerBase) -> M
     found = {}
     if tokenizer.chat_template and as_rendered("x", tokenizer).startswith(str(tokenizer.bos_token)):
         found["the chat template"] = True
-    if file := _file(tokenizer):
+    if file:
         found["tokenizer.json"] = file.encode("x").ids[:1] == [bos]
     settings = Path(tokenizer.name_or_path, "tokenizer_config.json")
     said = json.loads(settings.read_text(encoding="utf-8")).get("add_bos_token") if settings.is_file() else None
@@ -93,9 +98,7 @@ def _who_puts_bos(prompt: PromptFormat, tokenizer: PreTrainedTokenizerBase) -> M
     return found
 
 
-def _of_ids(texts: Mapping[str, str], tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
-    if (file := _file(tokenizer)) is None:
-        return
+def _of_ids(texts: Mapping[str, str], tokenizer: PreTrainedTokenizerBase, file: Tokenizer) -> Iterator[str]:
     plain = {task: tokenizer.encode(text, add_special_tokens=False) for task, text in texts.items()}
     differing = [task for task, text in texts.items() if file.encode(text, add_special_tokens=False).ids != plain[task]]
     if differing:
