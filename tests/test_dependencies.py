@@ -59,7 +59,7 @@ def tree(file: Path) -> ast.Module:
 
 def imports(file: Path) -> set[str]:
     """Return the distributions that a file imports from, however deep in it."""
-    ours = {*PACKAGES, "tests", *sys.stdlib_module_names}
+    ours = {*PACKAGES, "tests", "_typeshed", *sys.stdlib_module_names}  # the type checker has _typeshed
     return {normal(DISTRIBUTIONS.get(name, [name])[0]) for name in imported(ast.walk(tree(file))) if name not in ours}
 
 
