@@ -174,15 +174,15 @@ class _Look:
 
     def _of_equals(self, keys: Keys, parameter: Parameter) -> str:
         """Return why a number changes no tensor though some have it, because models are equal there; or nothing."""
-        changed: list[tuple[Step, Step]] = []
-        for pair in self._changed(keys, parameter):
+        # Small tensors first: they tell most models from the base, and large ones need not be read.
+        changed = sorted(self._changed(keys, parameter), key=lambda pair: self._shape(pair[0]).numel())
+        for done, pair in enumerate(changed, start=1):
             if not self._are_equal(*pair):
                 return ""
-            changed.append(pair)
             if self.progress:
-                self.progress(len(changed), len(self.steps))
+                self.progress(done, len(changed))
         telling = [pair for pair in changed if not self.parents.all_equal(pair[0].sources())] or changed
-        smallest = sorted(telling, key=lambda pair: self._shape(pair[0]).numel())[:_TRIED]
+        smallest = telling[:_TRIED]
         try:
             if any(not torch.equal(self._merged(before), self._merged(after)) for before, after in smallest):
                 return ""
