@@ -131,8 +131,8 @@ recipe:
     result = CliRunner().invoke(main, ["run", str(config), "--dry-run"])
     assert result.exit_code == 0, result.output
     assert "\nlayers 0-31\n" in result.output
-    # Whether models are equal is known where their smallest tensors differ; of equal ones all is read.
-    assert all(bytes_read_of(Path(model) / "model.safetensors") < 3e6 for model in hollow)
+    # Four small tensors tell the models apart; around each the system reads ahead, some megabytes.
+    assert all(bytes_read_of(Path(model) / "model.safetensors") < 1e8 for model in hollow)
 
 
 @pytest.mark.filterwarnings("ignore:The given buffer is not writable")
