@@ -30,7 +30,7 @@ from search.config import SearchConfig
 from search.contents import ParentContents
 from search.devices import choose_device
 from search.drafts import SharedDrafts
-from search.errors import SearchError, is_of_the_candidate
+from search.errors import STOPS, SearchError, is_of_the_candidate
 from search.identity import Identity, moved, says_contents
 from search.leaderboard import Leaderboard
 from search.machine import Machine
@@ -326,7 +326,7 @@ class _Worker:
         """Run a claimed trial; where it cannot be finished, leave it to be run again."""
         try:
             result = run()
-        except (KeyboardInterrupt, SearchError):  # a person's doing, or the folder's
+        except STOPS:
             studies.put_back(study, trial)
             raise
         if result.ended == AGAIN:
@@ -410,7 +410,7 @@ class _Worker:
             scores, seconds = bench.score(recipe, report, final=True)
             weights = bench.weights_digest(recipe)
             bench.parents.require_unchanged()
-        except (KeyboardInterrupt, SearchError):
+        except STOPS:
             studies.try_report(number, tried)
             raise
         except Exception as error:

@@ -301,15 +301,29 @@ def test_a_model_that_kills_its_workers_on_the_report_split_is_left_out(
     assert all(row.report_score is not None for row in retried.rows)
 
 
+@pytest.mark.parametrize("stop", [KeyboardInterrupt(), SystemExit(130)], ids=lambda stop: type(stop).__name__)
 def test_a_person_who_stops_a_worker_fails_no_trial(
-    begun: tuple[SearchConfig, Path], monkeypatch: pytest.MonkeyPatch
+    stop: BaseException, begun: tuple[SearchConfig, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, out = begun
     with monkeypatch.context() as stopped:
-        merges = break_merging(stopped, lambda *_: KeyboardInterrupt())
+        merges = break_merging(stopped, lambda *_: stop)
         for _ in range(3):
-            with pytest.raises(KeyboardInterrupt):
+            with pytest.raises(type(stop)):
                 run_search(config, out, trials=SCORED + 1)
     assert merges == merges[:1] * 3
     board = run_search(config, out, trials=SCORED + 1)
     assert (scored(board), failed(board)) == (SCORED + 1, [])
+
+
+def test_a_person_who_stops_a_worker_at_the_report_split_keeps_no_model_from_it(
+    family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = SearchConfig.load(family.write())
+    with monkeypatch.context() as stopped:
+        break_merging(stopped, lambda before, _: SystemExit(130) if before >= PARENTS else None)
+        for _ in range(2):
+            with pytest.raises(SystemExit):
+                run_search(config, tmp_path / "run", trials=0)
+    board = run_search(config, tmp_path / "run", trials=0)
+    assert all(row.report_score is not None for row in board.rows)

@@ -5,11 +5,16 @@ from __future__ import annotations
 import re
 import signal
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+from optuna.trial import TrialState
 
 from search import Leaderboard, SearchConfig, SearchError, run_search
+from search.reruns import ERROR
+from search.results import ResultsFolder
+from search.study import Studies
 from tests.search.family import Family
 from tests.search.processes import running
 
@@ -57,6 +62,9 @@ def test_the_second_signal_stops_at_once_and_the_trial_is_run_again(family: Fami
     assert "stopped" in command.errors
     assert "Traceback" not in command.errors + command.output
     assert not list((tmp_path / "run" / ".workers").iterdir())
+    with closing(Studies.open(ResultsFolder.open(tmp_path / "run"))) as studies:
+        [waiting] = studies.baselines.get_trials(states=[TrialState.FAIL])
+    assert ERROR not in waiting.user_attrs  # a worker that died would be counted against it
 
 
 def test_a_killed_worker_loses_no_scored_trial(family: Family, tmp_path: Path) -> None:
