@@ -73,7 +73,7 @@ class Reruns:
 
     def was_retried(self, trial: FrozenTrial) -> bool:
         """Whether this is not the trial's first run."""
-        return bool(trial.user_attrs.get(_TRIED))
+        return _AGAIN_OF in trial.user_attrs
 
     def enqueue(self, trial: FrozenTrial, kept: Collection[str]) -> None:
         """Enqueue a trial that waits, with its numbers and those of its attributes that are to be kept."""

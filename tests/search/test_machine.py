@@ -327,3 +327,20 @@ def test_a_person_who_stops_a_worker_at_the_report_split_keeps_no_model_from_it(
                 run_search(config, tmp_path / "run", trials=0)
     board = run_search(config, tmp_path / "run", trials=0)
     assert all(row.report_score is not None for row in board.rows)
+
+
+def test_a_parent_that_fails_is_run_once_more_at_the_next_start_and_not_at_every_one(
+    family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = SearchConfig.load(family.write(evaluation=", report_fraction: 0"))
+
+    def breaks(_: int, recipe: Recipe) -> BaseException | None:
+        return NonFiniteTensor("lm_head.weight", "linear") if recipe.parents() == (str(family.b),) else None
+
+    merges = break_merging(monkeypatch, breaks)
+    runs = []
+    for _ in range(4):
+        board = run_search(config, tmp_path / "run", trials=0)
+        runs.append(len(merges))
+        assert [row.name for row in board.rows if row.state == "failed"] == [str(family.b)]
+    assert runs == [PARENTS, PARENTS + 1, PARENTS + 1, PARENTS + 1]
