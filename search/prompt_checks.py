@@ -8,9 +8,10 @@ from transformers import PreTrainedTokenizerBase
 
 from evaluation import EvaluationError, ProblemSet, prompt_notes
 from evaluation.prompts import prompt_tokens
-from merging import Merger, Recipe, short_names
+from merging import Merger, Recipe
 from search.config import SearchConfig
 from search.errors import SearchError
+from search.numbers import LABEL_WIDTH, parent_names
 
 
 def require_template(config: SearchConfig, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -42,7 +43,8 @@ def asking_notes(
         SearchError: the first of them cannot be asked.
     """
     prompt = config.evaluation.prompt.format
-    short = short_names(recipes)
+    parents = dict.fromkeys(name for recipe in recipes.values() for name in recipe.parents())
+    short = parent_names([Recipe.single(name).to_dict() for name in parents], LABEL_WIDTH)
     found: dict[str, list[str]] = {}
     asked: dict[str, Sequence[Sequence[int]]] = {}
     for name, recipe in recipes.items():

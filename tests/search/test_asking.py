@@ -12,6 +12,7 @@ from transformers import GenerationConfig
 from evaluation.generation.text import end_tokens
 from merging import Merger, ParentSet, Recipe, load_model, load_tokenizer
 from search import SearchConfig, SearchError, export_trial, run_search
+from search.numbers import LABEL_WIDTH
 from search.worker import baselines
 from tests.search.conftest import Command
 from tests.search.family import Family
@@ -66,6 +67,19 @@ def test_a_parent_that_is_asked_otherwise_is_named(family: Family, tmp_path: Pat
     assert note == (
         "b: asked with other tokens than the merges; one tokenizer asks all if evaluation.prompt.tokenizer names it"
     )
+
+
+@pytest.mark.parametrize("folder", ["c+d/model", "c/a-name-that-is-longer-than-a-label-may-be"])
+def test_notes_call_a_parent_as_every_other_screen_does(family: Family, tmp_path: Path, folder: str) -> None:
+    append_end(family.b)
+    (family.folder / folder).parent.mkdir()
+    family.b.rename(family.folder / folder)
+    config = SearchConfig.parse(family.config().replace("model: b\n", f"model: {folder}\n"), folder=family.folder)
+    progress = Phases()
+    board = run_search(config, tmp_path / "run", trials=0, progress=progress)
+    called = board._parent_names(LABEL_WIDTH)[str(family.folder / folder)]
+    (note,) = [note for note in progress.said if "</s>" in note]
+    assert note.startswith(f"{called}: completion prompts end without </s>")
 
 
 def test_ordinary_models_need_no_word(family: Family, tmp_path: Path) -> None:
