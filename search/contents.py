@@ -132,8 +132,8 @@ def find(
 def _candidates(name: str, held: Mapping[str, Any], results: Path, switches: Mapping[str, bool]) -> Iterator[Contents]:
     """Yield what lies where a model or file was, or may have gone to."""
     if commit := held[DIGESTS].get(COMMIT):
-        (here,) = contents_of(name, **switches)
-        yield here if here.commit == commit else next(contents_of(f"{name.partition('@')[0]}@{commit}", **switches))
+        # Only what is asked for by its commit is not downloaded again where its branch has moved.
+        yield from contents_of(f"{name.partition('@')[0]}@{commit}", **switches)
         return
     bases = (results.resolve(), Path.cwd())
     beside = [str((base / path).resolve()) for base, path in zip(bases, held[BESIDE], strict=True)]

@@ -189,6 +189,23 @@ def test_a_model_of_the_hub_is_known_by_its_commit(
     assert names == {"someone/coder": "someone/coder@c0ffee"}  # an export is of what was scored
 
 
+def test_an_export_asks_the_hub_for_the_commit_that_was_scored_alone(
+    family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub, scored, newer = tmp_path / "hub" / "models--someone--other", "c0ffee" + "0" * 34, "decade" + "0" * 34
+    shutil.copytree(family.a, hub / "snapshots" / scored)
+    (hub / "refs").mkdir()
+    (hub / "refs" / "main").write_text(scored)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    text = family.config().replace("model: a", "model: someone/other")
+    config = SearchConfig.parse(text, "s.yaml", family.folder)
+    folder = begin(config, tmp_path / "run")
+    (hub / "refs" / "main").write_text(newer)  # which is not in the cache
+    _download.cache_clear()  # as another process would find it
+    names = find(folder.identity, {"model": "someone/other"}, folder.path, FileDigests(), config.merging)
+    assert names == {"someone/other": f"someone/other@{scored}"}
+
+
 def test_a_revision_that_is_spelled_out_is_that_of_the_model(family: Family) -> None:
     spelled = "{model: {path: someone/coder, revision: v2}, lora: someone/adapter}"
     config = SearchConfig.parse(family.config().replace("model: a\n", f"model: {spelled}\n"), "s.yaml", family.folder)
