@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from evaluation.errors import EvaluationError
 from evaluation.problems.files import Row
@@ -62,11 +62,13 @@ def _require_answer(name: str) -> None:
     from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
+    # The HTTP client's errors, whichever client this huggingface_hub has, and OSError.
+    unreachable = cast(tuple[type[Exception], ...], HfHubHTTPError.__bases__)
     try:
         HfApi().dataset_info(name, timeout=constants.HF_HUB_ETAG_TIMEOUT)
     except (HfHubHTTPError, OfflineModeIsEnabled):
         return  # of an answer, or of what lies here, `datasets` makes what there is to make
-    except Exception as error:  # of the HTTP client or of a proxy
+    except unreachable as error:
         raise ConnectionError(
             f"{constants.ENDPOINT} does not answer ({error}); with HF_HUB_OFFLINE=1 what lies in the cache is used"
         ) from None

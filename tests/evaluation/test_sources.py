@@ -196,6 +196,15 @@ def test_a_hub_that_never_answers_is_not_asked_again_and_again(
         load_problems(reference)
 
 
+@pytest.mark.parametrize("name", ["owner/-name", "owner/name--more"])
+def test_a_malformed_name_is_not_a_hub_that_does_not_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    with silent_hub(tmp_path, monkeypatch), pytest.raises(EvaluationError, match="cannot load it") as caught:
+        load_problems(name)
+    assert "does not answer" not in str(caught.value)
+
+
 @pytest.mark.parametrize("answer", [b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n", b"nothing of HTTP\r\n\r\n"])
 def test_a_proxy_that_refuses_a_set_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: bytes) -> None:
     with (
