@@ -50,6 +50,19 @@ def needed(own: Sequence[ast.stmt], others: Sequence[ast.stmt], name: str) -> Se
     return [*imports, *(each.node for each in module if each in kept and not isinstance(each.node, _Import))]
 
 
+def body_indentation(program: str, name: str) -> str:
+    """Return how far the body of the function that a program ends in is indented; nothing if it ends in none."""
+    try:
+        last = ast.parse(program).body[-1]
+    except (SyntaxError, ValueError, RecursionError, MemoryError, IndexError):
+        return ""
+    if not isinstance(last, ast.FunctionDef | ast.AsyncFunctionDef) or last.name != name:
+        return ""
+    first = last.body[0]
+    before = program.splitlines()[first.lineno - 1][: first.col_offset]
+    return "" if before.strip() else before
+
+
 def at_once(node: ast.AST) -> Iterator[ast.AST]:
     """Yield a statement and what is executed with it: not the bodies of functions and classes."""
     waiting = [node]

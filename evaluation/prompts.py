@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, get_args
 
 from evaluation.answers import code_of
 from evaluation.chat import ask, is_special, turn_end
+from evaluation.definitions import body_indentation
 from evaluation.errors import ModelError
 from evaluation.problems import Problem, PromptFormat, Style
-from evaluation.sandbox.closing import body_indentation, closing
+from evaluation.sandbox.closing import closing
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import warnings
 
 
@@ -15,19 +14,6 @@ def closing(prompt: str) -> str | None:
     indentation = last[: len(last) - len(last.lstrip())]
     bodies = ("", f"\n{indentation}pass\n", f"\n{indentation}    pass\n")
     return next((body for body in bodies if _compiles(prompt + body)), None)
-
-
-def body_indentation(program: str, name: str) -> str:
-    """Return how far the body of the function that a program ends in is indented; nothing if it ends in none."""
-    try:
-        last = ast.parse(program).body[-1]
-    except (SyntaxError, ValueError, RecursionError, MemoryError, IndexError):
-        return ""
-    if not isinstance(last, ast.FunctionDef | ast.AsyncFunctionDef) or last.name != name:
-        return ""
-    first = last.body[0]
-    before = program.splitlines()[first.lineno - 1][: first.col_offset]
-    return "" if before.strip() else before
 
 
 def _compiles(program: str) -> bool:
