@@ -21,13 +21,7 @@ def cache_folder(kind: str) -> Path | None:
     """Return the folder for things of a kind (``XDG_CACHE_HOME``, by default ~/.cache), or None if it is read-only."""
     base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     folder = base / "merge-search" / kind
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            _sweep_once(folder)
-            return folder
-    except OSError:
-        return None
+    return folder if _usable(folder) else None
 
 
 def put(file: Path, *parts: bytes | memoryview) -> None:
@@ -65,7 +59,16 @@ def sweep(folder: Path, pattern: str = ".*.part") -> None:
                 os.close(descriptor)
 
 
-_sweep_once = cache(sweep)
+@cache
+def _usable(folder: Path) -> bool:
+    """Whether a folder is there and can be written; what is unfinished in it is swept. Asked once a process."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            sweep(folder)
+            return True
+    except OSError:
+        return False
 
 
 def _part(target: Path) -> Path:

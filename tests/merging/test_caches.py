@@ -73,6 +73,18 @@ def test_only_what_is_unfinished_is_swept(tmp_path: Path) -> None:
     assert not (tmp_path / ".folder.1.part").exists()
 
 
+@pytest.mark.parametrize("home", ["new", "file"])
+def test_a_folder_is_tried_once_a_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: str) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / home))
+    found = cache_folder("kernels")
+    assert found == (None if home == "file" else tmp_path / home / "merge-search" / "kernels")
+    with monkeypatch.context() as patch:
+        patch.setattr("pathlib.Path.mkdir", lambda *_, **__: pytest.fail("is made again"))
+        patch.setattr("tempfile.TemporaryFile", lambda *_, **__: pytest.fail("is written to again"))
+        assert cache_folder("kernels") == found
+
+
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_compiler_that_was_killed_leaves_nothing_for_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compiler, started = tmp_path / "cc", tmp_path / "started"
