@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         split_reference,
     )
     from merging.compiling import choose_kernels
-    from merging.errors import MachineError, MergingError, NonFiniteTensor, shown, suggest
+    from merging.errors import MachineError, MergingError, NonFiniteTensor, OutOfMemory, shown, suggest
     from merging.export import export_model, model_card
     from merging.loading import load_model
     from merging.merger import Merger
@@ -43,6 +43,7 @@ _HOMES = {
     "METHODS": "merging.methods",
     "Merger": "merging.merger",
     "MachineError": "merging.errors",
+    "OutOfMemory": "merging.errors",
     "MergingError": "merging.errors",
     "NonFiniteTensor": "merging.errors",
     "ParentSet": "merging.parents",
@@ -75,6 +76,7 @@ __all__ = [
     "Merger",
     "MergingError",
     "NonFiniteTensor",
+    "OutOfMemory",
     "ParentSet",
     "Plan",
     "Recipe",

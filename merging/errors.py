@@ -18,6 +18,10 @@ class MachineError(MergingError):
     """What this machine cannot do now: read a file, compile, find room. It says nothing about the recipe."""
 
 
+class OutOfMemory(MachineError):
+    """Memory has run out. Who gives some back may try once more."""
+
+
 class NonFiniteTensor(MergingError):
     """A merged tensor holds NaN or Inf.
 

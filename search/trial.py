@@ -20,7 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evaluation import EvaluationError, Evaluator, ProblemSet, Report, ScreenedError
 from evaluation.generation.memory import free_memory, is_device_lost, is_out_of_memory
-from merging import Merger, MergingError, Recipe, renamed
+from merging import Merger, MergingError, OutOfMemory, Recipe, renamed
 from search.contents import ParentContents
 from search.drafts import SharedDrafts
 from search.errors import is_of_the_candidate
@@ -97,7 +97,7 @@ class Bench:
         try:
             return self._score(recipe, problems, parent, final, least_likelihood)
         except Exception as error:
-            if not is_out_of_memory(error):
+            if not (is_out_of_memory(error) or isinstance(error, OutOfMemory)):
                 raise
             _LOG.warning("out of memory; what nobody uses is given back, and it is tried once more", exc_info=error)
         free_memory()  # only here: the error held what its frames held

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import torch
 
+# Of the host, of a device, and of the libraries that compute on it.
+_NO_MEMORY = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
 _UNKNOWN = sys.maxsize
 # Of what is free: evaluation needs room of its own, and a machine that swaps is no faster than a file.
 _HOST_RESERVE = 0.1
@@ -76,3 +78,10 @@ def _left_in_groups() -> Iterator[int]:
             continue
         if most != "max":
             yield max(0, int(most) - used + int(stat.get(cached, 0)))
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory ran out: torch has no class of its own for that on a CPU."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _NO_MEMORY)

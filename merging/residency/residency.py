@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from merging.checkpoints.weights import StoredTensor
-from merging.residency.memory import Budget
+from merging.residency.memory import Budget, is_out_of_memory
 from merging.residency.transfers import Transfers
 
 _LOG = logging.getLogger("merging.residency")
@@ -105,8 +105,8 @@ class Residency:
                         kept = self._read_into(place, stored)
                     self._left[place] -= stored.nbytes
                     return kept
-                except RuntimeError as error:
-                    if not _is_out_of_memory(error):
+                except (RuntimeError, MemoryError) as error:
+                    if not is_out_of_memory(error):
                         raise
                     self._give_up(place)
         return None
@@ -140,8 +140,3 @@ def _plain_tensors() -> Iterator[None]:
     # Whoever asks first may be in inference mode; what outlives it must be of use outside, too.
     with torch.inference_mode(False), torch.no_grad():
         yield
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    text = str(error)
-    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in text or "t allocate memory" in text

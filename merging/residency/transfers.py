@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from merging.checkpoints.weights import StoredTensor
-from merging.errors import MachineError
+from merging.errors import OutOfMemory
+from merging.residency.memory import is_out_of_memory
 
 _ALIGNMENT = 512
 
@@ -41,7 +42,7 @@ class Transfers:
     def begin(self, group: Mapping[StoredTensor, Tensor | None]) -> None:
         """Begin to copy a group: from the pinned memory given with each tensor, or from its file.
 
-        The work with the group before the last must have been enqueued already. Raises MachineError if the device has
+        The work with the group before the last must have been enqueued already. Raises OutOfMemory if the device has
         no room for the group.
         """
         buffer = self._buffers[0]
@@ -91,7 +92,9 @@ class Transfers:
                 buffer.ready.synchronize()  # nothing may be copied from what is let go of
                 buffer.staging = torch.empty(size, dtype=torch.uint8, pin_memory=True)
         except RuntimeError as error:
-            raise MachineError(
+            if not is_out_of_memory(error):
+                raise
+            raise OutOfMemory(
                 f"{self._device} has no room for the {size / 1e9:.2f} GB of one tensor of all parents "
                 f"({type(error).__name__}); choose another device (device: cpu) or fewer parents"
             ) from None

@@ -14,10 +14,12 @@ from optuna.trial import TrialState
 
 from evaluation import EvaluationError, ModelError
 from evaluation.errors import LogitsError, ScreenedError
+from evaluation.generation.memory import is_out_of_memory
 from evaluation.sandbox.errors import SandboxError
 from evaluation.sandbox.verdict import Verdict
 from evaluation.sandbox.worker import Worker
-from merging import MachineError, Merger, MergingError, NonFiniteTensor, Recipe
+from merging import MachineError, Merger, MergingError, NonFiniteTensor, OutOfMemory, Recipe
+from merging.residency.memory import is_out_of_memory as merging_is_out_of_memory
 from search import Leaderboard, SearchConfig, SearchError, run_search
 from search.errors import is_of_the_candidate
 from search.progress import Silent
@@ -114,6 +116,22 @@ def test_an_error_is_the_candidates_or_the_machines(error: Exception, of_the_can
     assert is_of_the_candidate(error) is of_the_candidate
 
 
+@pytest.mark.parametrize(
+    ("error", "out_of_memory"),
+    [
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory"), True),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"), True),
+        (LOST, False),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), False),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)
+def test_merging_and_scoring_take_the_same_errors_for_want_of_memory(error: Exception, out_of_memory: bool) -> None:
+    assert [merging_is_out_of_memory(error), is_out_of_memory(error)] == [out_of_memory] * 2
+
+
 @pytest.mark.parametrize(("error", "merges"), [(LOST, 1), (IO, 3), (MemoryError(), 6)], ids=["lost", "I/O", "memory"])
 def test_a_machine_that_fails_ends_the_worker_and_no_trial(
     error: Exception, merges: int, begun: tuple[SearchConfig, Path], monkeypatch: pytest.MonkeyPatch
@@ -194,7 +212,12 @@ def test_parents_that_the_machine_fails_at_are_scored_when_it_works_again(
 
 @pytest.mark.parametrize(
     "error",
-    [MemoryError(), torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("[enforce fail] can't allocate memory")],
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("[enforce fail] can't allocate memory"),
+        OutOfMemory("cuda:0 has no room for the 0.52 GB of one tensor of all parents"),
+    ],
     ids=lambda error: type(error).__name__,
 )
 def test_where_memory_ran_out_once_it_is_tried_again_at_once(
