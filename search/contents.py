@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
@@ -67,8 +68,20 @@ class ParentContents:
             future.exception()
             progress.step(done, len(self._hashed))
 
-    def require_unchanged(self) -> None:
-        """Raise SearchError if a file is not what it was when this was made; one that is gone has no other weights."""
+    @contextlib.contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """Let a model be scored. Raise SearchError if a file is not what it was: then it tells nothing that it failed.
+
+        One that is gone has no other weights.
+        """
+        try:
+            yield
+        except Exception:
+            self._require_unchanged()
+            raise
+        self._require_unchanged()
+
+    def _require_unchanged(self) -> None:
         for part in self._parts.values():
             if any(_state(file) not in (self._states[file], None) for file in _files([part])):
                 raise SearchError(

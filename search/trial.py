@@ -23,7 +23,7 @@ from evaluation.generation.memory import free_memory, is_device_lost, is_out_of_
 from merging import Merger, MergingError, OutOfMemory, Recipe, renamed
 from search.contents import ParentContents
 from search.drafts import SharedDrafts
-from search.errors import is_of_the_candidate
+from search.errors import SearchError, is_of_the_candidate
 from search.outcomes import letters
 from search.progress import Progress
 from search.reruns import ERROR
@@ -182,7 +182,10 @@ def run_trial(
     trial.set_user_attr(RECIPE, merge.to_dict())
     try:
         parent = KIND in trial.user_attrs
-        report, seconds = bench.score(merge, bench.problems, parent=parent, least_likelihood=least_likelihood)
+        with bench.parents.unchanged():
+            report, seconds = bench.score(merge, bench.problems, parent=parent, least_likelihood=least_likelihood)
+    except SearchError:
+        raise
     except ScreenedError as error:
         return _screened(study, trial, number, error, time.perf_counter() - started)
     except Exception as error:  # whatever it is, the study goes on
@@ -190,7 +193,6 @@ def run_trial(
         if not is_of_the_candidate(error):
             return machine_failed(number, error, seconds_taken)
         return _failed(study, trial, number, error, seconds_taken)
-    bench.parents.require_unchanged()
     bench.drafts.sync()
     bench.folder.save_completions(f"trial-{number}", report.completions)
     trial.set_user_attr(OUTCOMES, letters(report, bench.problems, bench.evaluator.sampling.samples))

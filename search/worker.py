@@ -407,9 +407,9 @@ class _Worker:
         studies.try_report(number, [*tried, DIED])  # as long as nothing else is heard of it
         try:
             recipe = Recipe.from_dict(trial.user_attrs[RECIPE], self.config.source)
-            scores, seconds = bench.score(recipe, report, final=True)
-            weights = bench.weights_digest(recipe)
-            bench.parents.require_unchanged()
+            with bench.parents.unchanged():
+                scores, seconds = bench.score(recipe, report, final=True)
+                weights = bench.weights_digest(recipe)
         except STOPS:
             studies.try_report(number, tried)
             raise

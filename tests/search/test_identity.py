@@ -7,13 +7,14 @@ import re
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 from safetensors.torch import load_file, save_file
 
-from merging import FileDigests, ParentSet
+from merging import FileDigests, Merger, NonFiniteTensor, ParentSet, Recipe
 from merging.checkpoints.checkpoint import _download
 from merging.statistics import digests
 from search import Leaderboard, SearchConfig, SearchError, export_trial, run_search
@@ -21,6 +22,7 @@ from search.contents import ParentContents, find
 from search.identity import Identity, says_contents
 from search.progress import Silent
 from search.results import ResultsFolder
+from search.study import Studies
 from tests.search.conftest import Command
 from tests.search.family import Family, make_family
 from tests.search.test_run import Phases
@@ -324,6 +326,34 @@ def test_a_parent_that_changes_while_the_search_runs_ends_it(project: Path, when
     board = Leaderboard.open(out)
     assert [row.state for row in board.rows if row.kind == "trial"] == ["complete"] * (when != "search")
     assert not [row for row in board.rows if row.report_score is not None]
+
+
+@pytest.mark.parametrize("when", ["search", "report split"])
+def test_a_model_that_fails_as_a_parent_changed_is_no_failure(
+    project: Path, when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apply, begun = Merger.apply, False
+
+    class Trainer(Silent):
+        def begin(self, what: str, *_: Any, **__: Any) -> None:
+            nonlocal begun
+            begun = begun or what == when
+
+    def torn(merger: Merger, recipe: Recipe, progress: Any = None) -> Any:
+        if begun:
+            retrain(project / "a")
+            raise NonFiniteTensor("lm_head.weight", "ties")
+        return apply(merger, recipe, progress)
+
+    monkeypatch.setattr(Merger, "apply", torn)
+    out = project / "results" / "search"
+    (out / "study.db").unlink()
+    shutil.rmtree(out / "completions")
+    with pytest.raises(SearchError, match=rf"model {re.escape(str(project))}/a: has changed while .*--fresh"):
+        run_search(SearchConfig.load(project / "search.yaml"), out, trials=1, progress=Trainer())
+    with closing(Studies.open(ResultsFolder.open(out))) as studies:
+        assert not studies.given_up()
+    assert not [row.error for row in Leaderboard.open(out).rows if row.state == "failed"]
 
 
 def test_where_all_files_are_known_nothing_is_loaded_to_refuse(
