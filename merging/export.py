@@ -122,7 +122,11 @@ def export_model(
     ):
         choice = choose_kernels(parents.elements, parents.device, compile)
         if note:
-            notes = (*parents.notes, *parents.generation_notes(recipe.donor), *unread_notes(unread(recipe, parents)))
+            notes = (
+                *parents.notes,
+                *parents.generation_notes(recipe.donor),
+                *unread_notes(unread(recipe, parents), recipe.at),
+            )
             for sentence in (*notes, *filter(None, [choice.note])):
                 note(sentence)
         plan = make_plan(recipe, parents)

@@ -63,8 +63,13 @@ def unread(
     return {keys: "" if keys in known else look.reason(keys) for keys in _numbers(plain)}
 
 
-def unread_notes(reasons: Mapping[Keys, str], prefix: str = "") -> list[str]:
-    """Return a line for each number that nothing reads, or for those of one gradient; each begins with `prefix`."""
+def unread_notes(reasons: Mapping[Keys, str], at: Callable[[str], str]) -> list[str]:
+    """Return a line for each number that nothing reads, or for those of one gradient.
+
+    Args:
+        reasons: what `unread` returned.
+        at: returns how a line about a key begins, as `Recipe.at` does.
+    """
     groups: dict[tuple[Keys, str], list[Keys]] = {}
     for keys, reason in reasons.items():
         if reason:
@@ -74,7 +79,7 @@ def unread_notes(reasons: Mapping[Keys, str], prefix: str = "") -> list[str]:
         whole = all(reasons[keys] for keys in reasons if _setting(keys) == setting)
         knots = "" if whole else ", ".join(f"[{keys[-1]}]" for keys in numbers)
         what = "them" if len(numbers) > 1 and not whole else "it"
-        lines.append(f"{prefix}{_path(setting)}{knots}: nothing reads {what}: {reason}")
+        lines.append(f"{at(_path(setting) + knots)}: nothing reads {what}: {reason}")
     return lines
 
 

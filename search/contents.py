@@ -166,11 +166,13 @@ def _chosen(
             return part.place
         refusal = refusal or changed(part.place, kinds)
     if refusal:
-        raise SearchError(f"{results}: {refusal} since it was scored; restore what it was")
+        raise SearchError(
+            f"{results}: {refusal} since it was scored; restore what it was, or search again with `run --fresh`"
+        )
     kind = "file" if FILE in held[DIGESTS] else "model"
     raise SearchError(
-        f"{results}: {kind} {name}: is not there any more, and lies neither beside the results nor beside the current "
-        "folder as it lay beside the config; put it back"
+        f"{results}: {kind} {name}: is not there any more; put it back, or run the search once more with a config that "
+        "names its new place"
     )
 
 

@@ -21,7 +21,7 @@ import json
 import logging
 import platform
 import uuid
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -59,7 +59,14 @@ class ResultsFolder:
     study: str
 
     @classmethod
-    def create(cls, path: Path, config: SearchConfig, identity: Identity, fresh: bool = False) -> ResultsFolder:
+    def create(
+        cls,
+        path: Path,
+        config: SearchConfig,
+        identity: Identity,
+        fresh: bool = False,
+        note: Callable[[str], None] = lambda _: None,
+    ) -> ResultsFolder:
         """Make the folder of a search, or open it to go on with the search that it holds.
 
         Args:
@@ -68,6 +75,7 @@ class ResultsFolder:
             identity: plain data that must be equal for results to belong together.
             fresh: begin anew; what is there is moved aside, to NAME.1, NAME.2, ... (The statistics, which are of the
                 parents alone, and of any parents by their content, come back from there.)
+            note: told where it was moved.
 
         Raises:
             SearchError: the folder belongs to another config, is none of ours, has lost its database, or cannot be
@@ -81,6 +89,8 @@ class ResultsFolder:
             if not _holds_search(path) and _is_foreign(path):
                 raise SearchError(f"{path}: is not empty and holds no search; give another folder with --out")
             aside = _move_aside(path.absolute()) if fresh and _holds_search(path) else None
+            if aside:
+                note(f"{path}: what was there is now in {path.with_name(aside.name)}")
             path.mkdir(parents=True, exist_ok=True)
             with exclusive(path / _LOCK):
                 known = cls.check(path, config, identity)
@@ -140,6 +150,8 @@ class ResultsFolder:
         except (FileNotFoundError, NotADirectoryError):
             if _holds_trials(path):
                 raise _lost(path) from None
+            if path.is_file():
+                raise SearchError(f"{path}: is a file; give a results folder, such as results/{path.stem}") from None
             raise SearchError(f"{path}: holds no search; `merge-search run CONFIG --out {path}` makes one") from None
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise _unreadable(path / _SEARCH, error) from None

@@ -48,7 +48,7 @@ def unread_lines(
                 read.add(keys)
             reasons.setdefault(keys, {})[reason] = None
     found = {_in(space.template, keys): "" if keys in read else _told(each) for keys, each in reasons.items()}
-    return unread_notes(found, f"{space.source}: recipe.")
+    return unread_notes(found, lambda key: f"{space.source}: recipe.{key}")
 
 
 def _told(reasons: Iterable[str]) -> str:

@@ -167,7 +167,7 @@ class _Worker:
                 merger.calibrate(recipe, self._calibrating)
             # Only now is anything written: whatever is wrong with the input has been found.
             identity["evaluation"]["compute_dtype"] = compute.dtype
-            folder = ResultsFolder.create(path, config, identity, fresh)
+            folder = ResultsFolder.create(path, config, identity, fresh, self.progress.say)
             # Where the parents were moved since, the study calls them as it always did.
             places = moved(folder.identity, identity)
             if places:

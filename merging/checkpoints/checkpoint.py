@@ -231,7 +231,7 @@ def locate(
 
 @cache
 def _download(reference: str, lazy_unpickle: bool, trust_remote_code: bool, what: str) -> Path:
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import is_offline_mode, snapshot_download
 
     name, _, revision = reference.partition("@")
     patterns = [*_PATTERNS, *(["*.py"] if trust_remote_code else [])]
@@ -242,9 +242,10 @@ def _download(reference: str, lazy_unpickle: bool, trust_remote_code: bool, what
                 snapshot_download(name, revision=revision or None, allow_patterns=["*.bin"])
         return folder
     except Exception as error:  # what huggingface_hub, its HTTP client and the proxies' raise has no common base
+        reason = "it is not in the cache, and HF_HUB_OFFLINE is set" if is_offline_mode() else first_line(error)
         raise MergingError(
-            f"{what} {reference}: no such folder here, and not to be had from the hub: {first_line(error)}; "
-            "give a folder, or try again"
+            f"{what} {reference}: no such folder here, and not to be had from the hub: {reason.rstrip('.')}; give a "
+            f"folder{'' if is_offline_mode() else ', or try again'}"
         ) from None
 
 

@@ -6,10 +6,14 @@ called for people is decided here alone, and from the recipe's plain data alone.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+# An owner and a name, as the hub allows them, and perhaps a revision.
+_HUB_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*/[A-Za-z0-9_][A-Za-z0-9._-]*(@[^\s~^:?*\[\\]+)?")
 
 
 def _exists(part: str) -> bool:
@@ -51,7 +55,7 @@ def renamed(node: Any, names: Mapping[str, str]) -> Any:
 
 def is_hub_id(part: str) -> bool:
     """Whether the name of a model (or adapter) that is no folder here may be one on the hub."""
-    return not Path(part).is_absolute() and not part.startswith((".", "~")) and part.count("/") == 1
+    return _HUB_ID.fullmatch(part) is not None
 
 
 def parts_of(plain: object) -> tuple[str, ...]:

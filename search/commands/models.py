@@ -90,7 +90,7 @@ def merge(
             allow_crimes=allow_crimes,
         ) as parents:
             notes = (*parents.notes, *parents.generation_notes(loaded.donor))
-            tell(*notes, *unread_notes(unread(loaded, parents), f"{recipe}: "))
+            tell(*notes, *unread_notes(unread(loaded, parents), loaded.at))
             show_plan(Merger(parents, random_seed).plan(loaded), names_of([loaded]))
         return
     from merging import export_model
@@ -302,7 +302,7 @@ def _model(
         lazy_unpickle=lazy_unpickle,
         trust_remote_code=trusted,
     ) as parents:
-        tell(*parents.notes, *parents.generation_notes(), *unread_notes(unread(reference, parents)))
+        tell(*parents.notes, *parents.generation_notes(), *unread_notes(unread(reference, parents), reference.at))
         merger = Merger(parents, random_seed)
         chosen = compute(merger.dtype(reference), merger.shapes(reference), str(parents.device))
         merger.compute_dtype = chosen.torch_dtype

@@ -70,6 +70,8 @@ def run(
             loaded = loaded.with_consent()
         if compile is not None:
             loaded = loaded.with_compile(compile)
+        if fresh and retry_failed:
+            raise click.UsageError("--fresh begins anew, where nothing has failed yet; give it or --retry-failed")
         if dry_run:
             show_search(loaded, progress)
             return

@@ -17,7 +17,7 @@ from tests.merging.conftest import Family
 def notes(recipe: dict[str, Any]) -> list[str]:
     read = Recipe.from_dict({"dtype": "bfloat16", **recipe}, "test")
     with ParentSet.open(read, memory_budget=0) as parents:
-        return unread_notes(unread(read, parents))
+        return unread_notes(unread(read, parents), str)
 
 
 def slerp(family: Family, t: object, **more: object) -> dict[str, Any]:

@@ -265,6 +265,7 @@ def test_bad_input_is_named_and_leaves_the_results_as_they_were(
     [
         (["run", "nowhere.yaml"], "nowhere.yaml: cannot be read"),
         (["leaderboard", "nowhere"], "nowhere: holds no search"),
+        (["leaderboard", __file__], "test_cli.py: is a file; give a results folder, such as results/test_cli"),
         (["export", "nowhere", "--to", "out"], "nowhere: holds no search"),
         (["merge", "nowhere.yaml", "out"], "nowhere.yaml: cannot be read"),
         (["evaluate", "./nowhere", "--allow-code-execution"], "model ./nowhere: no such folder"),

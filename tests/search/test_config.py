@@ -82,6 +82,13 @@ def test_a_hub_id_stays_as_it_is(family: Family) -> None:
     assert SearchConfig.parse(text, folder=family.folder).space.example().base_model == "someone/some-model@main"
 
 
+@pytest.mark.parametrize("name", ["größe/model", "two words/model", "models/it's", "models/"])
+def test_what_cannot_be_a_hub_id_is_missed_by_its_key(family: Family, name: str) -> None:
+    text = family.config().replace("base_model: base", f"base_model: {name}")
+    with pytest.raises(SearchError, match=r"recipe\.base_model: model .*: no such folder, here or beside the config"):
+        SearchConfig.parse(text, folder=family.folder).require_files()
+
+
 @pytest.mark.parametrize("word", ["base", "union"])
 def test_a_folder_called_like_a_word_of_the_recipe_does_not_take_its_place(family: Family, word: str) -> None:
     (family.folder / word).mkdir(exist_ok=True)

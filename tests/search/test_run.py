@@ -197,7 +197,9 @@ def test_fewer_trials_than_there_are_runs_none(finished: Path, shared_family: Fa
 def test_fresh_begins_anew(family: Family, tmp_path: Path) -> None:
     config = SearchConfig.load(family.write())
     first = run_search(config, tmp_path / "run", trials=1)
-    second = run_search(config, tmp_path / "run", trials=1, fresh=True, seed=3)
+    phases = Phases()
+    second = run_search(config, tmp_path / "run", trials=1, fresh=True, seed=3, progress=phases)
+    assert f"{tmp_path}/run: what was there is now in {tmp_path}/run.1" in phases.said
     assert numbers(first) != numbers(second)
     assert Leaderboard.open(tmp_path / "run.1") == first
     # What is of the parents alone stays where it is of use.
