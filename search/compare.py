@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.scoring import Group, Interval, PairedTest, Rate, interval, paired_test
+from search.database import storage_errors
 from search.errors import SearchError
 from search.numbers import LABEL_WIDTH, parent_names
 from search.outcomes import Split
 from search.results import ResultsFolder
-from search.study import KIND, NAME, OUTCOMES, RECIPE, Studies, quiet, storage_errors
+from search.study import KIND, NAME, OUTCOMES, RECIPE, Studies, quiet
 
 _WHAT = "give a report (of merge-search evaluate --json), or a trial as RESULTS:NUMBER"
 

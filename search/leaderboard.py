@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from optuna.trial import FrozenTrial, TrialState
 
 from evaluation.scoring import interval, paired_test, weighted_mean
+from search.database import storage_errors
 from search.numbers import LABEL_WIDTH, number_lines, parent_names
 from search.outcomes import Split
 from search.progress import shorten
@@ -37,7 +38,6 @@ from search.study import (
     Studies,
     quiet,
     score,
-    storage_errors,
 )
 
 if TYPE_CHECKING:

@@ -84,6 +84,14 @@ class Silent:
         """Do nothing."""
 
 
+def count(progress: Progress, what: str, phase: str, done: int, total: int) -> None:
+    """Tell how far something is that is no trial; when the first of it is done, that it has begun."""
+    if done == 1:
+        progress.begin(what, 1)
+        progress.phase(phase)
+    progress.step(done, total)
+
+
 class Terminal:
     """What runs and how the search stands, live, where stderr is a terminal; where it is not, plain lines.
 

@@ -41,3 +41,10 @@ def standing(studies: Studies) -> str:
     ]
     known = [f"best {score(best):.1%} (trial {studies.number(best)})"] if best else []
     return ", ".join([*known, f"best parent {max(parents):.1%}"] if parents else known)
+
+
+def least_likelihood(studies: Studies, margin: float | None) -> float | None:
+    """Return the likelihood below which candidates are screened out, `margin` below the best, if any are."""
+    # Those of the parents are no measure: what is known of a reference grows while they are scored.
+    known = [trial.user_attrs[LIKELIHOOD] for trial in studies.trials() if LIKELIHOOD in trial.user_attrs]
+    return None if margin is None or not known else max(known) - margin

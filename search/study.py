@@ -12,25 +12,20 @@ the config's (Optuna's `load_study` alone would quietly fall back to TPE).
 from __future__ import annotations
 
 import contextlib
-import errno
-import os
-import sqlite3
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import optuna
-from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
-from sqlalchemy.exc import SQLAlchemyError
 
+from search.database import holds_studies, open_storage
 from search.errors import SearchError
 from search.outcomes import Split
 from search.reruns import DIED, TRIES, Reruns, never_finished
-from search.results import MAKE_ROOM, RESTORE, ResultsFolder
+from search.results import RESTORE, ResultsFolder
 from search.samplers import SeededSampler
 
 if TYPE_CHECKING:  # a leaderboard is read without waiting for torch
@@ -47,8 +42,6 @@ WORKER, RECIPE, SCORE, OUTCOMES, SECONDS, TOKENS, ENDS, LIKELIHOOD, SAME_AS, NAM
 # User attributes of the search's study.
 _FIRST, _REPORT, _REPORT_TRIED, _SPLITS, _WEIGHTS = "first number", "report/", "report tried/", "splits", "weights/"
 NO_SPLITS: Mapping[str, Split] = {}
-# How long a worker waits for another one's write.
-_BUSY_SECONDS = 60
 
 
 class NothingYet(SearchError):
@@ -97,7 +90,7 @@ class Studies:
         """
         start = config.warm_starts[0] if config.warm_starts else {}
         with folder.lock():
-            storage = _storage(folder)
+            storage = open_storage(folder)
             if folder.holds_scores() and folder.study not in optuna.get_all_study_names(storage):
                 raise SearchError(f"{folder.database}: holds no study {folder.study!r}; {RESTORE}")
             search = _create(storage, folder.study, config.objectives)
@@ -122,11 +115,11 @@ class Studies:
 
         Raises SearchError if there are none; NothingYet if there are none yet.
         """
-        if not folder.holds_scores() and not _are_made(folder):
+        names = (folder.study, folder.study + _BASELINES)
+        if not folder.holds_scores() and not holds_studies(folder, names):
             raise NothingYet(f"{folder.path}: a search begins here; no trial is over yet")
         folder.require_database(missing=True)
-        storage = _storage(folder, reading=True)
-        names = (folder.study, folder.study + _BASELINES)
+        storage = open_storage(folder, reading=True)
         try:
             search, first = (optuna.load_study(study_name=name, storage=storage) for name in names)
         except KeyError:
@@ -187,7 +180,7 @@ class Studies:
         """Return how many trials of the search are left to be run again."""
         return len(self._reruns(self.search).waiting())
 
-    def others_at_work(self) -> int:
+    def running_elsewhere(self) -> int:
         """Return how many trials of the search are run by workers that live."""
         with self.folder.lock():
             return _count(self.search, TrialState.RUNNING) - len(self._orphans(self.search))
@@ -331,91 +324,6 @@ def quiet() -> Iterator[None]:
         yield
     finally:
         optuna.logging.set_verbosity(before)
-
-
-# A file that is open names itself in no error.
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_REMEDIES = {
-    "full": MAKE_ROOM,
-    "readonly": MAKE_ROOM,
-    "disk I/O": MAKE_ROOM,
-    "locked": "another process holds it: run the same command again when that is over",
-    # What a search has not yet merged into the database can be read by who may write beside it.
-    "unable to open": "make the folder readable and writable for you, or copy it and use the copy",
-}
-
-
-@contextlib.contextmanager
-def storage_errors(folder: ResultsFolder) -> Iterator[None]:
-    """Say what is wrong with the results folder, where what happens inside shows that something is."""
-    try:
-        yield
-    except OSError as error:
-        if error.filename is None and error.errno in _NO_ROOM:
-            raise SearchError(f"{folder.path}: {error.strerror}; {MAKE_ROOM}") from None
-        if error.filename is None or not Path(error.filename).resolve().is_relative_to(folder.path.resolve()):
-            raise
-        raise SearchError(f"{error.filename}: {error.strerror}; {MAKE_ROOM}") from None
-    except (sqlite3.Error, SQLAlchemyError, StorageInternalError) as error:
-        cause = error.__cause__ or error if isinstance(error, StorageInternalError) else error
-        raise _unusable(folder, str(getattr(cause, "orig", None) or cause)) from error
-
-
-def _unusable(folder: ResultsFolder, reason: str) -> SearchError:
-    line = reason.partition("\n")[0]
-    remedy = next((remedy for sign, remedy in _REMEDIES.items() if sign in line), RESTORE)
-    return SearchError(f"{folder.database}: {line}; {remedy}")
-
-
-def _storage(folder: ResultsFolder, reading: bool = False) -> RDBStorage:
-    """Open the database. To read it, it must hold the study: Optuna makes the tables that it does not find."""
-    if reading:
-        with contextlib.closing(_connect(folder, reading)) as connection:
-            if folder.study not in _names(connection):
-                raise SearchError(f"{folder.database}: holds no study {folder.study!r}; {RESTORE}")
-    return RDBStorage("sqlite:///study.db", engine_kwargs={"creator": lambda: _connect(folder, reading)})
-
-
-def _connect(folder: ResultsFolder, reading: bool) -> sqlite3.Connection:
-    """Connect by path: SQLAlchemy would read a ? or a % in a URL. A worker waits for the others rather than fail."""
-    if way := _way_to_read(folder, reading):
-        uri = f"{folder.database.as_uri()}?{way}"
-        return sqlite3.connect(uri, uri=True, timeout=_BUSY_SECONDS, check_same_thread=False)
-    connection = sqlite3.connect(folder.database, timeout=_BUSY_SECONDS, check_same_thread=False)
-    # Readers do not wait for a writer, and a trial's 25 commits take 0.1 s instead of 0.7 s. What is committed
-    # survives any end of a process; a power cut may cost the last trials, and no more.
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA synchronous=NORMAL")
-    return connection
-
-
-def _are_made(folder: ResultsFolder) -> bool:
-    """Whether the database holds both studies."""
-    if not folder.database.exists():
-        return False
-    with contextlib.closing(_connect(folder, reading=True)) as connection:
-        return {folder.study, folder.study + _BASELINES} <= _names(connection)
-
-
-def _names(connection: sqlite3.Connection) -> set[str]:
-    """Return the names of the studies."""
-    try:
-        return {name for (name,) in connection.execute("SELECT study_name FROM studies")}
-    except sqlite3.OperationalError as error:
-        if "no such table" not in str(error):
-            raise
-        return set()
-
-
-def _way_to_read(folder: ResultsFolder, reading: bool) -> str | None:
-    """Return how SQLite opens the database so that nothing is written, or None where it may be."""
-    log = folder.database.with_name(f"{folder.database.name}-wal")
-    # What a search that runs, or was killed, has committed last is in its log, which immutable=1 would leave out; where
-    # there is no log SQLite wants to make one, unless immutable=1 tells it that it need not.
-    if not os.access(folder.path, os.W_OK):
-        return "mode=ro" if log.exists() and log.stat().st_size else "immutable=1"
-    # A reader that wrote could meet a worker that is about to make the tables, and would leave files of its own.
-    return ("mode=ro" if log.exists() else "immutable=1") if reading else None
 
 
 def _create(storage: RDBStorage, name: str, objectives: int) -> Study:

@@ -7,12 +7,13 @@ numbers is searched, of some that are drawn.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import islice, takewhile
 from typing import Any
 
 from merging import Merger, Recipe
 from merging.unread import NO_PARAMETER, Keys, unread, unread_notes
-from search.progress import Progress
+from search.progress import Progress, count
 from search.space import SearchSpace
 
 # How many recipes are drawn where a method, a model or a layer is searched, too: two choices may have to meet.
@@ -33,13 +34,7 @@ def unread_lines(
         corners: recipes of the space that can be merged, in which every choice stands.
         progress: told while a parent is compared with the base.
     """
-
-    def compared(done: int, tensors: int) -> None:
-        if done == 1:
-            progress.begin("comparing the parents", 1)
-            progress.phase("tensors")
-        progress.step(done, tensors)
-
+    compared = partial(count, progress, "comparing the parents", "tensors")
     reasons: dict[Keys, dict[str, None]] = {}
     read: set[Keys] = set()
     for recipe in _telling(space, merger, corners, lambda: bool(reasons.keys() - read)):

@@ -28,21 +28,23 @@ from merging import FileDigests, Merger, MergingError, ParentSet, Recipe, choose
 from search.compute import Compute
 from search.config import SearchConfig
 from search.contents import ParentContents
+from search.database import storage_errors
 from search.devices import choose_device
 from search.drafts import SharedDrafts
-from search.errors import STOPS, SearchError, is_of_the_candidate
+from search.errors import STOPS, SearchError
+from search.finals import Finals, unreported
 from search.identity import Identity, moved, says_contents
 from search.leaderboard import Leaderboard
 from search.machine import Machine
 from search.numbers import parent_names
-from search.outcomes import Split, letters
-from search.progress import NAME_WIDTH, Progress, Silent
+from search.outcomes import Split
+from search.progress import NAME_WIDTH, Progress, Silent, count
 from search.prompt_checks import asking_notes, require_template
-from search.reruns import DIED, ERROR
+from search.reruns import ERROR
 from search.results import STATISTICS, ResultsFolder
-from search.standing import finalists, standing
-from search.study import KIND, LIKELIHOOD, NAME, RECIPE, Baseline, Studies, quiet, storage_errors
-from search.trial import AGAIN, Bench, Result, describe, machine_failed, repeat_trial, run_trial
+from search.standing import least_likelihood, standing
+from search.study import KIND, NAME, RECIPE, Baseline, Studies, quiet
+from search.trial import AGAIN, Bench, Result, repeat_trial, run_trial
 from search.unread import unread_lines
 
 _LOG = logging.getLogger("search.worker")
@@ -154,7 +156,7 @@ class _Worker:
             compute = Compute.of_merges(merger, fitting.recipes, config.evaluation)
             if budget is None:
                 parents.leave_room(_as_begun(compute, path, fresh).more_bytes)
-            parents.load(self._reading)
+            parents.load(lambda _parent, *read: count(self.progress, "reading the parents", "tensors", *read))
             unread = unread_lines(config.space, merger, fitting.recipes, self.progress)
             models = {"the merges": fitting.recipes[0]} | {each.name: each.recipe for each in known}
             asking = asking_notes(config, problems, merger, models, self._prompt_tokenizer)
@@ -164,7 +166,7 @@ class _Worker:
             identity = contents.identity(path, asked)
             self._check_folder(path, identity, fresh)
             for recipe in fitting.recipes:
-                merger.calibrate(recipe, self._calibrating)
+                merger.calibrate(recipe, lambda what, *read: count(self.progress, what, "texts", *read))
             # Only now is anything written: whatever is wrong with the input has been found.
             identity["evaluation"]["compute_dtype"] = compute.dtype
             folder = ResultsFolder.create(path, config, identity, fresh, self.progress.say)
@@ -192,7 +194,8 @@ class _Worker:
                     self._run_trials(studies, bench, name, deadline, finish)
                     if len(studies.baseline_trials()) < studies.first_number:  # a worker died at one meanwhile
                         self._run_baselines(studies, bench, name, deadline, finish)
-                    self._score_finalists(studies, bench, report)
+                    finals = Finals(config, studies, bench, report, self.machine)
+                    finals.score(partial(self._name, studies), partial(self._tell, studies), lambda: self.stopping)
                     self.machine.rests()
                     return replace(Leaderboard.of(studies), unfinished=self._unfinished(studies, report, name))
 
@@ -277,18 +280,6 @@ class _Worker:
         except MergingError as error:
             raise SearchError(f"{self.config.source}: evaluation.prompt.tokenizer: {error}") from None
 
-    def _reading(self, _parent: str, read: int, tensors: int) -> None:
-        if read == 1:
-            self.progress.begin("reading the parents", 1)
-            self.progress.phase("tensors")
-        self.progress.step(read, tensors)
-
-    def _calibrating(self, what: str, done: int, texts: int) -> None:
-        if done == 1:
-            self.progress.begin(what, 1)
-            self.progress.phase("texts")
-        self.progress.step(done, texts)
-
     def _finish(self, studies: Studies, trials_each: float) -> float:
         """Return how many trials' time the report split will take, if one model takes that of `trials_each`."""
         return trials_each * (studies.first_number + min(self.config.search.finalists, self.total))
@@ -315,7 +306,7 @@ class _Worker:
     def _run_trials(self, studies: Studies, bench: Bench, worker: str, deadline: float | None, finish: float) -> None:
         self.progress.begin("search", self.total, deadline, finish)
         space = self.config.space
-        while not self.stopping and not _expired(deadline):
+        while not self.stopping and (deadline is None or time.monotonic() < deadline):
             trial = studies.claim(worker, self.total, space, self.machine.failed)
             if trial is None:
                 return
@@ -344,14 +335,8 @@ class _Worker:
             return repeat_trial(studies.search, trial, number, twin, studies.number(twin))
         # Numbers may make a recipe that is not valid: that is the trial's failure, and so made inside it.
         recipe = partial(self.config.space.recipe_at, trial.params)
-        return run_trial(studies.search, trial, number, recipe, bench, self._least_likelihood(studies))
-
-    def _least_likelihood(self, studies: Studies) -> float | None:
-        """Return the likelihood below which candidates are screened out, if any are."""
-        # Those of the parents are no measure: what is known of a reference grows while they are scored.
-        known = [trial.user_attrs[LIKELIHOOD] for trial in studies.trials() if LIKELIHOOD in trial.user_attrs]
-        margin = self.config.search.screen
-        return None if margin is None or not known else max(known) - margin
+        least = least_likelihood(studies, self.config.search.screen)
+        return run_trial(studies.search, trial, number, recipe, bench, least)
 
     def _name(self, studies: Studies, trial: FrozenTrial | Trial) -> str:
         """Return what a trial is called while it runs."""
@@ -367,29 +352,8 @@ class _Worker:
         note = result.note.partition("\n")[0]
         self.progress.scored(result.score, result.seconds, standing(studies), note, result.ended)
 
-    def _score_finalists(self, studies: Studies, bench: Bench, report: ProblemSet) -> None:
-        if self.stopping or not len(report):
-            return
-        if studies.others_at_work():
-            self.progress.say("another worker is still at its last trial; it will score the finalists")
-            return
-        jobs = self._unreported(studies)
-        self.progress.begin("report split", len(jobs))
-        for index, trial in enumerate(jobs):
-            if self.stopping:
-                return
-            self.progress.trial(self._name(studies, trial), index)
-            self._score_finalist(studies, trial, bench, report)
-
-    def _unreported(self, studies: Studies) -> list[FrozenTrial]:
-        """Return the baselines and finalists that have no score on the report split, and are not given up."""
-        known = studies.reports().keys() | studies.given_up()
-        best = finalists(studies, self.config.search.finalists)
-        chosen = [trial for trial in studies.baseline_trials() if trial.state is TrialState.COMPLETE] + list(best)
-        return [trial for trial in chosen if studies.number(trial) not in known]
-
     def _unfinished(self, studies: Studies, report: ProblemSet, worker: str) -> str:
-        others = studies.others_at_work()  # first: what is over meanwhile is counted below
+        others = studies.running_elsewhere()  # first: what is over meanwhile is counted below
         if (ended := len(studies.trials())) + others < self.total:
             if not studies.folder.others_at_work(worker):
                 again = studies.waiting_again()
@@ -397,39 +361,9 @@ class _Worker:
                 return f"{ended} of {self.total} trials are over{waiting}."
             # Between two trials the others run none.
             return f"{ended} of {self.total} trials are over; others work on." if self.stopping else ""
-        left = 0 if others or not len(report) else len(self._unreported(studies))
+        left = 0 if others or not len(report) else len(unreported(studies, self.config.search.finalists))
         models = "1 model waits" if left == 1 else f"{left} models wait"
         return f"The report split is not finished: {models} to be scored on it." if left else ""
-
-    def _score_finalist(self, studies: Studies, trial: FrozenTrial, bench: Bench, report: ProblemSet) -> None:
-        number, name, started = studies.number(trial), self._name(studies, trial), time.perf_counter()
-        tried = studies.report_tried(number)
-        studies.try_report(number, [*tried, DIED])  # as long as nothing else is heard of it
-        try:
-            recipe = Recipe.from_dict(trial.user_attrs[RECIPE], self.config.source)
-            with bench.parents.unchanged():
-                scores, seconds = bench.score(recipe, report, final=True)
-                weights = bench.weights_digest(recipe)
-        except STOPS:
-            studies.try_report(number, tried)
-            raise
-        except Exception as error:
-            reason = describe(error)
-            if is_of_the_candidate(error):
-                _LOG.exception("trial %d failed on the report split", number)
-                studies.try_report(number, reason)
-                self.progress.say(f"{name}: not scored on the report split: {reason}")
-                return
-            result = machine_failed(number, error, time.perf_counter() - started)
-            studies.try_report(number, [*tried, reason])
-            self._tell(studies, result)
-            self.machine.has_failed(number, name, result, partial(studies.give_up_report, number))
-            return
-        self.machine.has_scored()
-        bench.folder.save_completions(f"report-{number}", scores.completions)
-        studies.save_weights(number, weights)
-        studies.save_report(number, letters(scores, report, bench.evaluator.sampling.samples))
-        self.progress.scored(scores.pass_at_1, seconds["total"], standing(studies), scores.note)
 
 
 def _as_begun(compute: Compute, path: Path, fresh: bool) -> Compute:
@@ -438,10 +372,6 @@ def _as_begun(compute: Compute, path: Path, fresh: bool) -> Compute:
         with contextlib.suppress(SearchError):
             return compute.instead(ResultsFolder.open(path).compute_dtype)[0]
     return compute
-
-
-def _expired(deadline: float | None) -> bool:
-    return deadline is not None and time.monotonic() >= deadline
 
 
 @contextlib.contextmanager

@@ -21,9 +21,9 @@ import pytest
 from evaluation import Outcome
 from merging.caches import part_folder
 from search import SearchConfig, SearchError
+from search.database import storage_errors
 from search.locks import exclusive, held, is_held
 from search.results import ResultsFolder, write_atomically
-from search.study import storage_errors
 from tests.search.conftest import fingerprint
 from tests.search.family import Family
 

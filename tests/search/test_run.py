@@ -499,10 +499,10 @@ def test_a_worker_that_ends_before_the_others_does_not_say_that_the_search_is_un
     config = SearchConfig.load(family.write())
     run_search(config, tmp_path / "run", trials=1)
     folder = ResultsFolder.open(tmp_path / "run")
-    others_at_work = Studies.others_at_work
+    running_elsewhere = Studies.running_elsewhere
 
     def finishing(studies: Studies) -> int:  # its last trial is over after this worker has looked
-        others = others_at_work(studies)
+        others = running_elsewhere(studies)
         for trial in studies.search.get_trials(states=(TrialState.RUNNING,)):
             studies.search.tell(trial.number, 0.5)
         return others
@@ -517,7 +517,7 @@ def test_a_worker_that_ends_before_the_others_does_not_say_that_the_search_is_un
         problems = config.evaluation.load_problems()
         if at_a_trial:
             assert studies.claim(other, 2, config.space)
-            monkeypatch.setattr(Studies, "others_at_work", finishing)
+            monkeypatch.setattr(Studies, "running_elsewhere", finishing)
         told = worker._unfinished(studies, problems, own)
         expected = "" if at_a_trial or not stopped else "1 of 2 trials are over; others work on."
         assert told == expected

@@ -17,8 +17,9 @@ from optuna.trial import TrialState
 
 from merging import Recipe
 from search import SearchConfig, SearchError
+from search.database import storage_errors
 from search.results import ResultsFolder
-from search.study import KIND, NAME, NUMBER, WORKER, Baseline, Studies, quiet, storage_errors
+from search.study import KIND, NAME, NUMBER, WORKER, Baseline, Studies, quiet
 from search.worker import baselines
 from tests.search.family import Family
 
@@ -288,8 +289,8 @@ def test_a_worker_that_died_is_not_at_work(config: SearchConfig, tmp_path: Path)
     studies = open_studies(tmp_path / "run", config)
     with studies.folder.sign_in() as worker:
         assert studies.claim(worker, 1, config.space)
-        assert studies.others_at_work()
-    assert not studies.others_at_work()
+        assert studies.running_elsewhere()
+    assert not studies.running_elsewhere()
 
 
 def test_a_warm_start_whose_worker_died_before_its_numbers_were_suggested_is_not_lost(
@@ -387,7 +388,7 @@ def test_a_database_that_is_none_is_named_with_the_remedy(config: SearchConfig, 
 def test_a_database_that_another_process_holds_is_not_to_be_replaced(
     config: SearchConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("search.study._BUSY_SECONDS", 0.05)
+    monkeypatch.setattr("search.database._BUSY_SECONDS", 0.05)
     studies = open_studies(tmp_path / "run", config)
     with closing(sqlite3.connect(studies.folder.database, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
