@@ -69,10 +69,10 @@ def turn_end(tokenizer: PreTrainedTokenizerBase) -> TurnEnd | None:
     return _special(_around_answer(_QUESTION, tokenizer, _NEXT)[1].strip(), tokenizer)
 
 
-def is_special(token: int, tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether a token means something other than its text."""
-    added = tokenizer.added_tokens_decoder.get(token)
-    return token in tokenizer.all_special_ids or (added is not None and added.special)
+def special_tokens(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Return the tokens that mean something other than their text."""
+    added = tokenizer.added_tokens_decoder.items()
+    return frozenset(tokenizer.all_special_ids).union(index for index, token in added if token.special)
 
 
 def _opened(question: str, tokenizer: PreTrainedTokenizerBase) -> str:
@@ -117,7 +117,7 @@ def _written(tokenizer: PreTrainedTokenizerBase, *turns: str, prompted: bool = F
 
 def _special(text: str, tokenizer: PreTrainedTokenizerBase) -> TurnEnd | None:
     tokens = tokenizer.encode(text, add_special_tokens=False)
-    if not tokens or not (is_special(tokens[0], tokenizer) or tokens[0] in tokenizer.added_tokens_decoder):
+    if not tokens or tokens[0] not in {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}:
         return None
     written = str(tokenizer.convert_ids_to_tokens(tokens[0]))
     return TurnEnd(written, tokens[0]) if text.startswith(written) else None

@@ -16,6 +16,7 @@ from typing import cast
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from evaluation.chat import TurnEnd, turn_end
 from evaluation.errors import ConsentError, LogitsError, ScreenedError
 from evaluation.generation.book import DraftBook, DraftEntry, prompt_key
 from evaluation.generation.choice import make_backend
@@ -151,7 +152,7 @@ class Evaluator:
 
     def prompt_tokens(self, tokenizer: PreTrainedTokenizerBase, prompt: PromptFormat) -> tuple[tuple[int, ...], ...]:
         """Return the tokens that each problem begins with. Raises EvaluationError where a prompt cannot be made."""
-        return tuple(tuple(prompt_tokens(problem, prompt, tokenizer)[1]) for problem in self.problems)
+        return tuple(tuple(tokens) for _, tokens in prompt_tokens(self.problems, prompt, tokenizer))
 
     def remember_in(self, file: Path) -> None:
         """Keep verdicts in a file from now on, and execute nothing whose verdict it holds; others may use it, too."""
@@ -225,7 +226,12 @@ class Evaluator:
         self, problems: ProblemSet, tokenizer: PreTrainedTokenizerBase, default: PromptFormat
     ) -> Sequence[_Asked]:
         self._judge.admit(problems)
-        return [one for problem in problems for one in _Asked.samples(problem, self.sampling, default, tokenizer)]
+        end = turn_end(tokenizer)
+        return [
+            one
+            for problem, (text, tokens) in zip(problems, prompt_tokens(problems, default, tokenizer), strict=True)
+            for one in _Asked.samples(problem, self.sampling, problem.asked or default, text, tokens, end)
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,11 +248,15 @@ class _Asked:
 
     @classmethod
     def samples(
-        cls, problem: Problem, sampling: Sampling, default: PromptFormat, tokenizer: PreTrainedTokenizerBase
+        cls,
+        problem: Problem,
+        sampling: Sampling,
+        prompt: PromptFormat,
+        text: str,
+        tokens: Sequence[int],
+        end: TurnEnd | None,
     ) -> Iterator[_Asked]:
-        prompt = problem.asked or default
-        text, tokens = prompt_tokens(problem, default, tokenizer)
-        ends = stops(problem, prompt, tokenizer)
+        ends = stops(problem, prompt, end)
         for sample in range(sampling.samples):
             # What the same sample of another model drew is the best guess: it was drawn with the same numbers.
             key = prompt_key(f"{text} {sample}" if sample else text, tokens)

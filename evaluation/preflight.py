@@ -7,11 +7,11 @@ what is right cannot be known from here; changes nothing.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evaluation.chat import as_rendered, ask, is_special, turn_end
+from evaluation.chat import as_rendered, ask, special_tokens, turn_end
 from evaluation.problems import Problem, PromptFormat
 from evaluation.prompts import encode, question, render
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from tokenizers import Tokenizer
-    from transformers import GenerationConfig, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
 
 def prompt_notes(
     problems: Iterable[Problem],
     prompt: PromptFormat,
     tokenizer: PreTrainedTokenizerBase,
-    config: GenerationConfig | None = None,
+    ends: frozenset[int] | None = None,
 ) -> Sequence[str]:
     """Return, in sentences, what is otherwise than a person would expect of the prompts of some problems.
 
@@ -34,7 +34,7 @@ def prompt_notes(
         problems: what will be asked.
         prompt: the format, where a problem has none of its own.
         tokenizer: the tokenizer, and its chat template.
-        config: the model's generation config, which lists the tokens that end a text besides the tokenizer's EOS.
+        ends: the tokens that end a text by the model's generation config or the tokenizer; by default its EOS.
 
     Raises:
         EvaluationError: a prompt cannot be made.
@@ -50,7 +50,7 @@ def prompt_notes(
         notes += _of_ids(texts, tokenizer, file) if file else ()
         if asked == "chat":
             notes += _of_template(those, tokenizer)
-            notes += _of_turn_end(tokenizer, config)
+            notes += _of_turn_end(tokenizer, {tokenizer.eos_token_id} if ends is None else ends)
         else:
             notes += _of_marks(texts, tokenizer)
     return list(dict.fromkeys(notes))
@@ -59,7 +59,7 @@ def prompt_notes(
 def _of_surroundings(
     text: str, prompt: PromptFormat, tokenizer: PreTrainedTokenizerBase, file: Tokenizer | None
 ) -> Iterator[str]:
-    kept = encode(text, prompt, tokenizer)
+    kept = encode(text, prompt, tokenizer, special_tokens(tokenizer))
     given = tokenizer.encode(text, add_special_tokens=prompt == "completion")
     bos, doubled = tokenizer.bos_token_id, 0
     while given[doubled : doubled + 2] == [bos, bos]:
@@ -137,16 +137,14 @@ def _of_template(problems: Sequence[Problem], tokenizer: PreTrainedTokenizerBase
         )
 
 
-def _of_turn_end(tokenizer: PreTrainedTokenizerBase, config: GenerationConfig | None) -> Iterator[str]:
-    from evaluation.generation.text import configured_ends
-
+def _of_turn_end(tokenizer: PreTrainedTokenizerBase, ends: Collection[int | None]) -> Iterator[str]:
     end = turn_end(tokenizer)
     if end and end.token is None:
         yield (
             f"the chat template ends an answer with {end.text}, which is no token of the tokenizer; an answer ends "
             "where that is written as text"
         )
-    elif end and end.token not in configured_ends(config, tokenizer):
+    elif end and end.token not in ends:
         yield (
             f"the chat template ends an answer with {end.text}, which generation_config.json does not list "
             "(eos_token_id); an answer ends there all the same"
@@ -154,8 +152,7 @@ def _of_turn_end(tokenizer: PreTrainedTokenizerBase, config: GenerationConfig | 
 
 
 def _of_marks(texts: Mapping[str, str], tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
-    added = tokenizer.added_tokens_decoder.items()
-    marks = {*tokenizer.all_special_tokens, *(token.content for index, token in added if is_special(index, tokenizer))}
+    marks = {*tokenizer.all_special_tokens, *map(str, tokenizer.convert_ids_to_tokens(list(special_tokens(tokenizer))))}
     found = {task: mark for task, text in texts.items() for mark in sorted(marks) if mark in text}
     if found:
         mark = next(iter(found.values()))

@@ -5,11 +5,11 @@ Guarantees: for every format, ``problem.prompt + completion`` is the program tha
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, get_args
 
 from evaluation.answers import code_of
-from evaluation.chat import ask, is_special, turn_end
+from evaluation.chat import TurnEnd, ask, special_tokens
 from evaluation.definitions import body_indentation
 from evaluation.errors import ModelError
 from evaluation.problems import Problem, PromptFormat, Style
@@ -31,24 +31,25 @@ _INSTRUCTIONS: Mapping[Style, str] = {
 }
 
 
-def stops(
-    problem: Problem, prompt_format: PromptFormat, tokenizer: PreTrainedTokenizerBase | None = None
-) -> Sequence[str]:
+def stops(problem: Problem, prompt_format: PromptFormat, end: TurnEnd | None = None) -> Sequence[str]:
     """Return the texts at which generation may stop; a completion ends before the first of them.
 
     A chat answer has one where the tokenizer's template ends it with a mark that is no token.
     """
     if prompt_format == "completion":
         return _STOPS[problem.style]
-    end = turn_end(tokenizer) if tokenizer else None
     return (end.text,) if end and end.token is None else ()
 
 
-def prompt_tokens(problem: Problem, default: PromptFormat, tokenizer: PreTrainedTokenizerBase) -> tuple[str, list[int]]:
-    """Return the text that a model is given for a problem, and its tokens. Raises ModelError, as `render` does."""
-    prompt = problem.asked or default
-    text = render(problem, prompt, tokenizer)
-    return text, encode(text, prompt, tokenizer)
+def prompt_tokens(
+    problems: Iterable[Problem], default: PromptFormat, tokenizer: PreTrainedTokenizerBase
+) -> Iterator[tuple[str, list[int]]]:
+    """Yield the text that a model is given for each problem, and its tokens. Raises ModelError, as `render` does."""
+    special = special_tokens(tokenizer)
+    for problem in problems:
+        prompt = problem.asked or default
+        text = render(problem, prompt, tokenizer)
+        yield text, encode(text, prompt, tokenizer, special)
 
 
 def render(problem: Problem, prompt_format: PromptFormat, tokenizer: PreTrainedTokenizerBase) -> str:
@@ -78,21 +79,30 @@ def question(problem: Problem) -> str:
     return f"{_INSTRUCTIONS[problem.style]}\n\n```python\n{problem.prompt.strip()}\n```"
 
 
-def encode(text: str, prompt_format: PromptFormat, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Return the tokens of a prompt: what the tokenizer makes of it, with one BOS at most and nothing that ends it."""
+def encode(
+    text: str, prompt_format: PromptFormat, tokenizer: PreTrainedTokenizerBase, special: Container[int]
+) -> list[int]:
+    """Return the tokens of a prompt: what the tokenizer makes of it, with one BOS at most and nothing that ends it.
+
+    Args:
+        text: the prompt.
+        prompt_format: its format.
+        tokenizer: the tokenizer.
+        special: the tokens of it that mean something other than their text.
+    """
     # A chat template writes the special tokens itself; a plain prompt gets those that the tokenizer adds.
     tokens: list[int] = tokenizer.encode(text, add_special_tokens=prompt_format == "completion")
     while len(tokens) > 1 and tokens[0] == tokens[1] == tokenizer.bos_token_id:
         del tokens[0]
-    while len(tokens) > 1 and _is_appended(tokens[-1], text, tokenizer):
+    while len(tokens) > 1 and _is_appended(tokens[-1], text, tokenizer, special):
         tokens.pop()
     return tokens
 
 
-def _is_appended(token: int, text: str, tokenizer: PreTrainedTokenizerBase) -> bool:
+def _is_appended(token: int, text: str, tokenizer: PreTrainedTokenizerBase, special: Container[int]) -> bool:
     """Whether a tokenizer put a special token after a text, as it is left from training or from a classifier."""
     begins = token == tokenizer.bos_token_id != tokenizer.eos_token_id  # GLM's prompts end in what begins an answer
-    if begins or token == tokenizer.unk_token_id or not is_special(token, tokenizer):
+    if begins or token == tokenizer.unk_token_id or token not in special:
         return False
     return not text.rstrip().endswith(str(tokenizer.convert_ids_to_tokens(token)).strip())
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 
 from transformers import PreTrainedTokenizerBase
 
 from evaluation import EvaluationError, ProblemSet, prompt_notes
+from evaluation.generation.text import configured_ends
 from evaluation.prompts import prompt_tokens
 from merging import Merger, Recipe
 from search.config import SearchConfig
@@ -45,13 +47,22 @@ def asking_notes(
     prompt = config.evaluation.prompt.format
     parents = dict.fromkeys(name for recipe in recipes.values() for name in recipe.parents())
     short = parent_names([Recipe.single(name).to_dict() for name in parents], LABEL_WIDTH)
+
+    @cache
+    def tokens_with(own: PreTrainedTokenizerBase) -> Sequence[Sequence[int]]:
+        return [tokens for _, tokens in prompt_tokens(problems, prompt, own)]
+
+    @cache
+    def notes_of(own: PreTrainedTokenizerBase, ends: frozenset[int]) -> Sequence[str]:
+        return prompt_notes(problems, prompt, own, ends)
+
     found: dict[str, list[str]] = {}
     asked: dict[str, Sequence[Sequence[int]]] = {}
     for name, recipe in recipes.items():
         own = tokenizer or merger.tokenizer(recipe)
         try:
-            notes = prompt_notes(problems, prompt, own, merger.parents.checkpoints[recipe.donor].generation_config)
-            asked[name] = [prompt_tokens(problem, prompt, own)[1] for problem in problems]
+            notes = notes_of(own, configured_ends(merger.parents.checkpoints[recipe.donor].generation_config, own))
+            asked[name] = tokens_with(own)
         except EvaluationError as error:
             if not asked:
                 raise SearchError(f"{config.source}: evaluation.prompt: {error}") from None

@@ -174,6 +174,7 @@ def evaluate(
     reference = load_recipe(model) if model.endswith((".yaml", ".yml")) else model
     with quick_imports():
         from evaluation import Evaluator, prompt_notes  # only now: it waits for torch
+        from evaluation.generation.text import configured_ends
     from search.compute import Compute
     from search.devices import choose_device
 
@@ -206,8 +207,12 @@ def evaluate(
             tokenizers = _tokenizers(reference, loaded[1], trust_remote_code)
             tried = try_prompt_formats(evaluator, loaded[0], tokenizers, progress)
         else:
-            tell(*prompt_notes(chosen, evaluator.prompt, *loaded[1:]))
-            report = evaluator.evaluate(*loaded[:2], progress=lambda done, total: progress("scoring", done, total))
+            loaded_model, tokenizer, generation = loaded
+            ends = configured_ends(generation, tokenizer)
+            tell(*prompt_notes(chosen, evaluator.prompt, tokenizer, ends))
+            report = evaluator.evaluate(
+                loaded_model, tokenizer, progress=lambda done, total: progress("scoring", done, total)
+            )
     if prompt_formats:
         print_tried(tried, as_json)
     else:

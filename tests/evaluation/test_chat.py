@@ -102,7 +102,7 @@ def test_a_prompt_ends_where_the_template_begins_an_answer(name: str, adder: Pro
     tokenizer = tokenizer_with(template)
     text = render(adder, "chat", tokenizer)
     assert text.rpartition("```")[2] == end
-    assert prompt_tokens(adder, "chat", tokenizer)[1][-1] != tokenizer.eos_token_id
+    assert next(prompt_tokens([adder], "chat", tokenizer))[1][-1] != tokenizer.eos_token_id
     assert any("does not open the assistant's turn" in note for note in prompt_notes([adder], "chat", tokenizer))
 
 
@@ -144,8 +144,8 @@ def test_a_prompt_is_the_same_on_every_day_or_that_is_told(adder: Problem) -> No
 def test_an_end_without_a_token_ends_an_answer_as_text(adder: Problem) -> None:
     tokenizer = tokenizer_with(TEMPLATES["chatml"], marks=())
     assert turn_end(tokenizer) == TurnEnd("<|im_end|>", None)
-    assert stops(adder, "chat", tokenizer) == ("<|im_end|>",)
-    assert stops(adder, "chat", tokenizer_with(TEMPLATES["chatml"])) == ()
+    assert stops(adder, "chat", turn_end(tokenizer)) == ("<|im_end|>",)
+    assert stops(adder, "chat", turn_end(tokenizer_with(TEMPLATES["chatml"]))) == ()
     assert any("is no token of the tokenizer" in note for note in prompt_notes([adder], "chat", tokenizer))
 
 

@@ -51,7 +51,7 @@ def test_a_completion_prompt_ends_with_the_prompt(tmp_path: Path, adder: Problem
     template, settings = APPENDED[kind]
     tokenizer = saved(tmp_path, template, **settings)
     before = [BOS] if template.startswith(BOS) else []
-    assert prompt_tokens(adder, "completion", tokenizer)[1] == ids(tokenizer, *before, adder.prompt.strip())
+    assert next(prompt_tokens([adder], "completion", tokenizer))[1] == ids(tokenizer, *before, adder.prompt.strip())
     (note,) = prompt_notes([adder], "completion", tokenizer)
     assert note.startswith("completion prompts end without <") or note.startswith("completion prompts end without </s>")
 
@@ -59,15 +59,26 @@ def test_a_completion_prompt_ends_with_the_prompt(tmp_path: Path, adder: Problem
 def test_what_the_prompt_itself_ends_with_stays(tmp_path: Path) -> None:
     tokenizer = saved(tmp_path, "$A </s>")
     problem = Problem("t", f'def f():\n    return "{EOS}', "f", "", "def check(c): pass")
-    tokens = prompt_tokens(problem, "completion", tokenizer)[1]
+    tokens = next(prompt_tokens([problem], "completion", tokenizer))[1]
     assert tokens[-1] == tokenizer.eos_token_id
     assert any("reads '</s>' as a special token" in note for note in prompt_notes([problem], "completion", tokenizer))
+
+
+def test_a_tokenizer_is_asked_once_which_tokens_are_special(
+    tmp_path: Path, adder: Problem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer, asked = saved(tmp_path, "$A </s>"), []
+    kind = type(tokenizer)
+    known = kind.added_tokens_decoder.fget
+    monkeypatch.setattr(kind, "added_tokens_decoder", property(lambda own: asked.append(own) or known(own)))
+    assert len(list(prompt_tokens([adder] * 3, "completion", tokenizer))) == 3
+    assert len(asked) == 1
 
 
 @pytest.mark.parametrize("template", ["<s> <s> $A", "<s> <s> <s> $A"])
 def test_a_prompt_begins_with_one_bos(tmp_path: Path, adder: Problem, template: str) -> None:
     tokenizer = saved(tmp_path, template)
-    assert prompt_tokens(adder, "completion", tokenizer)[1] == ids(tokenizer, BOS, adder.prompt.strip())
+    assert next(prompt_tokens([adder], "completion", tokenizer))[1] == ids(tokenizer, BOS, adder.prompt.strip())
     assert any(note.startswith("completion prompts begin with one <s>") for note in notes(adder, tokenizer))
 
 
@@ -82,7 +93,7 @@ def notes(problem: Problem, tokenizer: Any, prompt: Any = "completion") -> Seque
 def test_a_chat_prompt_begins_with_one_bos(tmp_path: Path, adder: Problem, template: str) -> None:
     tokenizer = saved(tmp_path, "<s> $A")
     tokenizer.chat_template = template
-    tokens = prompt_tokens(adder, "chat", tokenizer)[1]
+    tokens = next(prompt_tokens([adder], "chat", tokenizer))[1]
     assert tokens.count(tokenizer.bos_token_id) == 1
     assert "chat prompts begin with one <s>, where the tokenizer would put 2" in notes(adder, tokenizer, "chat")
 
@@ -125,7 +136,7 @@ def test_truncation_and_padding_left_in_the_file_change_no_prompt(tmp_path: Path
         file.enable_padding(length=500)
 
     tokenizer = saved(tmp_path, edit=edit)
-    assert prompt_tokens(adder, "completion", tokenizer)[1] == ids(tokenizer, adder.prompt.strip())
+    assert next(prompt_tokens([adder], "completion", tokenizer))[1] == ids(tokenizer, adder.prompt.strip())
     assert notes(adder, tokenizer) == []
 
 

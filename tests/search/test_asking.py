@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tokenizers import Tokenizer, processors
 from transformers import GenerationConfig
 
+from evaluation import prompt_notes
 from evaluation.generation.text import end_tokens
 from merging import Merger, ParentSet, Recipe, load_model, load_tokenizer
-from search import SearchConfig, SearchError, export_trial, run_search
+from search import SearchConfig, SearchError, export_trial, prompt_checks, run_search
 from search.numbers import LABEL_WIDTH
 from search.worker import baselines
 from tests.search.conftest import Command
@@ -80,6 +83,24 @@ def test_notes_call_a_parent_as_every_other_screen_does(family: Family, tmp_path
     called = board._parent_names(LABEL_WIDTH)[str(family.folder / folder)]
     (note,) = [note for note in progress.said if "</s>" in note]
     assert note.startswith(f"{called}: completion prompts end without </s>")
+
+
+def test_the_tokenizer_that_asks_all_models_is_looked_at_once(
+    family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[object] = []
+
+    def look(*given: Any) -> Sequence[str]:
+        looked.append(given[2])
+        return prompt_notes(*given)
+
+    monkeypatch.setattr(prompt_checks, "prompt_notes", look)
+    append_end(family.b)
+    notes = said(family.write(evaluation=", prompt: {tokenizer: b}"), tmp_path / "run")
+    assert len(looked) == 1
+    assert (
+        "completion prompts end without </s>, which the tokenizer puts after a text: nothing would follow it" in notes
+    )
 
 
 def test_ordinary_models_need_no_word(family: Family, tmp_path: Path) -> None:
