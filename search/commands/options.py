@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import click
+
+from evaluation import BACKENDS, ComputeDtype
 
 BACKEND = click.option(
     "--backend",
-    type=click.Choice(["transformers", "vllm"]),
+    type=click.Choice(BACKENDS),
     default="transformers",
     show_default=True,
     help="What runs the models; vllm comes with pip install 'merge-search[vllm]'.",
 )
 COMPUTE_DTYPE = click.option(
     "--compute-dtype",
-    type=click.Choice(["auto", "recipe", "float32"]),
+    type=click.Choice(get_args(ComputeDtype)),
     default="auto",
     show_default=True,
     help="What the model computes in: the dtype of its weights, or float32; auto: what is faster here, on a CPU.",
