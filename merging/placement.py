@@ -1,8 +1,7 @@
 """Placement: on which device each module of the live model is, and with it the parents' tensors that it is made of.
 
 Guarantees: every tensor has one device, which is there; a map that leaves a module out, or moves weights about while
-the model computes, is refused before anything is read. accelerate is imported here alone, for a
-model that is spread.
+the model computes, is refused before anything is read. accelerate is imported here alone, for a model that is spread.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ CONTENTS, PLACE, BESIDE, DIGESTS = "contents", "place", "beside", "digests"
 COMMIT, FILE, PROBLEMS = "commit", "file", "problems"
 COMPUTE_DTYPE = "compute_dtype"
 _EVALUATION = "evaluation"
-# It is looked at where it may be executed, which may change while a search goes on.
+# Part of the contents only under trust_remote_code, which may be switched between runs.
 _CODE = "code"
 
 
