@@ -68,12 +68,21 @@ def _without_reasoning(text: str) -> str:
     kept: list[str] = []
     at, is_thinking = 0, False
     for mark in _THINKING.finditer(text):
+        if not is_thinking and not _is_at_an_edge(mark):  # code speaks of it
+            continue
         if mark["begin"]:
             kept += [] if is_thinking else [text[at : mark.start()]]
         elif not is_thinking:  # the template had begun it
             kept.clear()
         at, is_thinking = mark.end(), mark["begin"] is not None
     return "".join(kept if is_thinking else [*kept, text[at:]])
+
+
+def _is_at_an_edge(mark: re.Match[str]) -> bool:
+    """Whether a mark begins or ends its line."""
+    text, start, end = mark.string, mark.start(), mark.end()
+    line_start, line_end = text.rfind("\n", 0, start) + 1, text.find("\n", end)
+    return not text[line_start:start].strip() or not text[end : None if line_end < 0 else line_end].strip()
 
 
 def _without_marks(text: str) -> str:

@@ -20,7 +20,7 @@ from typing import Any, TypeAlias
 import torch
 
 from merging.checkpoints.references import parts_of
-from merging.errors import MergingError, suggest
+from merging.errors import MachineError, MergingError, suggest
 from merging.kernel import output_dtype, run_steps
 from merging.methods import METHODS, Method, Parameter, Scope
 from merging.methods.registry import Number
@@ -117,7 +117,15 @@ class _Look:
     known: dict[Keys, bool] = field(default_factory=dict)
 
     def reason(self, keys: Keys) -> str:
-        """Return why nothing reads the number that stands there, or nothing where something does."""
+        """Return why nothing reads the number that stands there, or nothing where something does, or may."""
+        try:
+            return self._reason(keys)
+        except MachineError:
+            raise
+        except (MergingError, ValueError):  # the method, or the recipe, allows no other number there
+            return ""
+
+    def _reason(self, keys: Keys) -> str:
         if keys[-1] == _RESIDUAL:
             return "it means nothing, as in mergekit 0.1.5"
         place, rest = _split(keys)
@@ -187,11 +195,7 @@ class _Look:
             if self.progress:
                 self.progress(done, len(changed))
         telling = [pair for pair in changed if not self.parents.all_equal(pair[0].sources())] or changed
-        smallest = telling[:_TRIED]
-        try:
-            if any(not torch.equal(self._merged(before), self._merged(after)) for before, after in smallest):
-                return ""
-        except MergingError:  # a number that cannot stand there: nothing is known
+        if any(not torch.equal(self._merged(before), self._merged(after)) for before, after in telling[:_TRIED]):
             return ""
         before, inputs = changed[0][0], _changed_inputs(*changed[0])
         if before.base and inputs:

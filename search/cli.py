@@ -26,18 +26,21 @@ class _Commands(click.Group):
         speak_utf8()
         secure_streams()
         with stopped_by_signals():
-            return super().main(*words, **options)
+            try:
+                return super().main(*words, **options)
+            except OSError as error:
+                if error.errno not in _UNWRITTEN or error.filename is not None:
+                    raise
+                # Of stdout: what is written elsewhere names its file.
+                click.echo(f"merge-search: the output cannot be written: {error.strerror}", err=True)
+                # At its end Python would fail to write it once more.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                sys.exit(2)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except Exception as error:
-            if isinstance(error, OSError) and error.errno in _UNWRITTEN and error.filename is None:
-                # Of stdout: what is written elsewhere names its file.
-                click.echo(f"merge-search: the output cannot be written: {error.strerror}", err=True)
-                # At its end Python would fail to write it once more.
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-                ctx.exit(2)
             if not _is_for_people(error):
                 raise
             click.echo(f"merge-search: {error}", err=True)

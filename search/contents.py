@@ -47,7 +47,6 @@ class ParentContents:
         self._digests = digests
         self._parts = {part.place: part for part in _parts(config)}
         self._hashed: list[Future[str]] = []
-        self._states = {file: _state(file) for file in _files(self._parts.values())}
 
     @property
     def known(self) -> bool:
@@ -83,7 +82,7 @@ class ParentContents:
 
     def _require_unchanged(self) -> None:
         for part in self._parts.values():
-            if any(_state(file) not in (self._states[file], None) for file in _files([part])):
+            if not all(map(self._digests.is_unchanged, _files([part]))):
                 raise SearchError(
                     f"model {part.place}: has changed while the search runs, whose scores are of what it was; restore "
                     "it and run the same command again, or begin anew with --fresh"
@@ -193,14 +192,6 @@ def _texts(node: Any) -> Iterator[str]:
 
 def _files(parts: Iterable[Contents]) -> list[Path]:
     return [file for part in parts if not part.commit for files in part.files.values() for file in files]
-
-
-def _state(file: Path) -> tuple[int, int, int] | None:
-    try:
-        found = file.stat()
-    except OSError:
-        return None
-    return found.st_size, found.st_mtime_ns, found.st_ino
 
 
 def _switches(settings: MergingSection) -> dict[str, bool]:

@@ -62,13 +62,13 @@ def _telling(
         yield from takewhile(lambda _: in_doubt(), islice(space.drawn(merger.plan), _DRAWS))
 
 
-def _form(node: Any) -> Any:
-    """Return what a recipe's plain data is without its numbers."""
+def _form(node: Any, of_method: bool = False) -> Any:
+    """Return what a recipe's plain data is without the numbers of its method; a choice of yes or no is none."""
     if isinstance(node, list):
-        return [_form(value) for value in node]
-    if not isinstance(node, dict):
-        return node
-    return {name: _form(value) for name, value in node.items() if name != "parameters"}
+        return [_form(value, of_method) for value in node]
+    if isinstance(node, dict):
+        return {name: _form(value, of_method or name == "parameters") for name, value in node.items()}
+    return None if of_method and type(node) in (int, float) else node
 
 
 def _in(template: Any, keys: Keys) -> Keys:

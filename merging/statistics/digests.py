@@ -42,6 +42,7 @@ class FileDigests:
         self._memory = cache_folder("digests")
         self._opened = time.time_ns()
         self._known: dict[Path, str | None] = {}
+        self._states: dict[Path, list[int]] = {}
         self._lock = threading.Lock()
 
     def of(self, file: Path) -> str:
@@ -51,9 +52,25 @@ class FileDigests:
                 if file not in self._known:
                     self._known[file] = self._found(file)
         digest = self._known[file]
-        if digest is None:
+        if digest is None or (file in self._states and _state_now(file) != self._states[file]):
             raise FileChanged
         return digest
+
+    def is_unchanged(self, file: Path) -> bool:
+        """Whether a file that was hashed still holds the same; one that is gone holds nothing else.
+
+        Where its times have changed, it is hashed again.
+        """
+        state = _state_now(file)
+        if state is None or file not in self._states or state == self._states[file]:
+            return True
+        try:
+            is_same = FileDigests().of(file) == self._known[file]
+        except FileChanged:
+            return False
+        if is_same:
+            self._states[file] = state
+        return is_same
 
     def known(self, file: Path) -> bool:
         """Whether `of` need not read the file."""
@@ -79,7 +96,10 @@ class FileDigests:
 
     def _found(self, file: Path) -> str | None:
         try:
-            return _name_in_hub(file) or self._read(file.resolve(strict=True))
+            if name := _name_in_hub(file):
+                return name
+            self._states[file] = _state(file)
+            return self._read(file.resolve(strict=True))
         except OSError:
             _LOG.warning("%s: is not there any more; what is computed of it is not kept on disk", file)
         except FileChanged:
@@ -121,6 +141,13 @@ def _name_in_hub(file: Path) -> str | None:
     target = file.resolve(strict=True)
     is_blob = file.is_symlink() and target.parent.name == "blobs" and _SHA256.fullmatch(target.name)
     return target.name if is_blob else None
+
+
+def _state_now(file: Path) -> list[int] | None:
+    try:
+        return _state(file)
+    except OSError:
+        return None
 
 
 def _state(file: Path) -> list[int]:

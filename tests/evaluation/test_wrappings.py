@@ -46,6 +46,10 @@ ANSWERS = {
     "reasoning that the template began": f"Maybe:\n{fenced(WRONG)}\nNo.\n</think>\n{FENCED}",
     "reasoning twice": f"<think>{WRONG}</think>\n{FENCED}\n<think>\n{WRONG}\n</think>",
     "reasoning without an end": f"{FENCED}\n<think>\nLet me check:\n{WRONG}\nand",
+    "an answer that speaks of reasoning": fenced(
+        "def f(x):", '    """Remove all before </think>, as in "</think>"."""', '    tag = "</think>"',
+        '    return 3 * x if tag != "<think>.*?</think>" else x',
+    ),
     "reasoning alone": f"<think>\nIt must be\n{FENCED}",
     "reasoning of other models": f"[THINK]{WRONG}[/THINK]\n{FENCED}",
     "a thought of other models": f"<|begin_of_thought|>\n{WRONG}\n<|end_of_thought|>\n{FENCED}",

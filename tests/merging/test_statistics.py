@@ -503,6 +503,27 @@ def test_what_changed_after_it_was_opened_has_no_digest(tmp_path: Path, caplog: 
     assert "is not there any more" in caplog.text
 
 
+def test_a_file_that_changed_after_it_was_hashed_is_noticed_whatever_its_times_say(tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(b"one")
+    found = FileDigests()
+    before = file.stat()
+    assert found.of(file) == sha256(b"one").hexdigest()
+    assert found.is_unchanged(file)
+    time.sleep(0.02)
+    os.utime(file)
+    assert found.is_unchanged(file)
+    assert found.of(file) == sha256(b"one").hexdigest()
+    time.sleep(0.02)
+    file.write_bytes(b"two")
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert not found.is_unchanged(file)
+    with pytest.raises(FileChanged):
+        found.of(file)
+    file.unlink()
+    assert found.is_unchanged(file)
+
+
 def test_a_parent_that_is_exchanged_while_it_is_merged_poisons_nothing(family: Family, tmp_path: Path) -> None:
     shutil.copytree(family.a, tmp_path / "a")
     chosen = CASES["ties"][0](Family(family.base, str(tmp_path / "a"), family.b), tmp_path)

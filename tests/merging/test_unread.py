@@ -126,3 +126,12 @@ def test_every_number_that_a_method_takes_is_read(family: Family, name: str) -> 
     chosen = [family.a] if method.refuses_count(2 + len(base), bool(base)) else [family.a, family.b]
     models = [{"model": each, "parameters": own} for each in chosen]
     assert notes({"merge_method": name, **base, "models": models, "parameters": shared}) == []
+
+
+@pytest.mark.parametrize("method", ["della", "della_linear"])
+@pytest.mark.parametrize(("density", "epsilon"), [(0.2, 0.1), (0.8, 0.1), (0.5, 0.2), (0.9, 0.05)])
+def test_numbers_that_only_some_others_go_with_are_read(
+    family: Family, method: str, density: float, epsilon: float
+) -> None:
+    numbers = {"density": density, "epsilon": epsilon, "weight": 0.5}
+    assert notes({**ties(family, family.b, numbers, numbers), "merge_method": method}) == []

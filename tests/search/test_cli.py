@@ -551,3 +551,12 @@ def test_what_cannot_be_compared_is_named(command: Command, finished: Path, tmp_
     refused(command("compare", tmp_path / "bad.json", f"{finished}:0"), "bad.json: holds no report")
     refused(command("compare", f"{finished}:99", f"{finished}:0"), ":99: that trial is not over")
     refused(command("compare", tmp_path / "empty.json", f"{finished}:0"), "have no problem in common")
+
+
+@pytest.mark.parametrize("words", [["--help"], ["run", "--help"], ["--version"]])
+def test_help_that_cannot_be_written_is_said_in_one_line(words: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "search", *words]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert "the output cannot be written: No space left on device" in done.stderr

@@ -123,3 +123,15 @@ def test_a_merge_says_so_too(command: Command, family: Family, tmp_path: Path) -
         done = command("merge", recipe, tmp_path / "merged", *options)
         assert "models[1].parameters.density: nothing reads it: linear has no parameter 'density'" in done.stderr
         assert "weight" not in done.stderr
+
+
+def test_a_number_that_is_read_where_another_choice_is_taken_is_read(family: Family) -> None:
+    shutil.rmtree(family.b)
+    shutil.copytree(family.base, family.b)
+    weighted = f"parameters: {{weight: {RANGE}}}"
+    recipe = f"""
+  merge_method: task_arithmetic
+  base_model: base
+  models: [{{model: a, {weighted}}}, {{model: b, {weighted}}}]
+  parameters: {{normalize: {{choices: [true, false]}}}}"""
+    assert lines(family, recipe) == []
