@@ -1,4 +1,4 @@
-"""What the README shows does what it says."""
+"""What the README and its pages show does what they say."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def test_the_python_example_runs(
@@ -32,7 +33,9 @@ def test_the_example_config_is_valid(tmp_path: Path) -> None:
     from search import SearchConfig
     from search.config import EvaluationSection
 
-    text, sets = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
+    (text,) = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
+    page = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    (sets,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
     recipe = yaml.safe_load(text)["recipe"]
     recipe["models"][0]["parameters"]["density"] = [1.0, 0.7, 0.1]
     recipe["models"][1]["parameters"]["weight"] = [0.0, 0.3, 0.7, 1.0]
@@ -46,13 +49,25 @@ def test_the_example_config_is_valid(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_every_file_that_is_linked_exists() -> None:
-    links = re.findall(r"\]\(([^)#]+)\)", README)
-    assert links
-    assert [link for link in links if not (ROOT / link).exists()] == []
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_file_and_heading_that_is_linked_exists(page: Path) -> None:
+    links = re.findall(r"\]\(([^)]+)\)", page.read_text(encoding="utf-8"))
+    assert [link for link in links if not _exists(page, link)] == []
 
 
-def test_the_readme_names_every_method() -> None:
+def _exists(page: Path, link: str) -> bool:
+    file, _, heading = link.partition("#")
+    target = page.parent / file if file else page
+    headings = re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), re.MULTILINE) if target.exists() else []
+    return target.exists() and (not heading or heading in [each.lower().replace(" ", "-") for each in headings])
+
+
+def test_the_readme_links_every_page() -> None:
+    assert [page.name for page in PAGES[1:] if page.name not in README] == []
+
+
+def test_the_documentation_names_every_method() -> None:
     from merging import METHODS
 
-    assert [name for name in METHODS if not re.search(rf"\b{name}\b", README)] == []
+    page = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
+    assert [name for name in METHODS if not re.search(rf"\b{name}\b", page)] == []
