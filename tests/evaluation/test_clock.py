@@ -43,24 +43,29 @@ def ran_seconds(process: int) -> float:
     return int(Path(f"/proc/{process}/schedstat").read_text().split()[0]) / 1e9
 
 
-SPIN = "while True: pass"
-SPIN_ON_A_THREAD = "import threading\ndef spin():\n while True: pass\nthreading.Thread(target=spin).start()"
-SLEEP = "import time\ntime.sleep(60)"
+# Each says when it is at it.
+SPIN = "print(flush=True)\nwhile True: pass"
+SPIN_ON_A_THREAD = """
+import threading
+def spin():
+    print(flush=True)
+    while True: pass
+threading.Thread(target=spin).start()
+"""
+SLEEP = "import signal\nprint(flush=True)\nsignal.pause()"
 
 
 @pytest.mark.parametrize(("program", "counts"), [(SPIN, False), (SPIN_ON_A_THREAD, False), (SLEEP, True)])
 def test_waiting_for_a_core_does_not_count_on_any_thread(program: str, counts: bool) -> None:
     # All on one core: each of the spinners has a third of it.
     core = {min(os.sched_getaffinity(0))}
-    ready = "print(flush=True)\n"
-    with subprocess.Popen([sys.executable, "-c", ready + program], stdout=subprocess.PIPE) as it:
-        hogs = [subprocess.Popen([sys.executable, "-c", SPIN]) for _ in range(2)]
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as it:
+        hogs = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2)]
         try:
             for process in (it, *hogs):
                 os.sched_setaffinity(process.pid, core)
             assert it.stdout is not None
             it.stdout.readline()
-            time.sleep(0.3)
             for thread in Path(f"/proc/{it.pid}/task").iterdir():
                 os.sched_setaffinity(int(thread.name), core)
             clock = Clock(PROCESSES, (it.pid,))
@@ -126,14 +131,13 @@ def test_a_run_that_uses_up_its_processor_time_has_timed_out() -> None:
 
 
 def test_who_is_alone_in_a_gate_is_alone() -> None:
-    gate, inside, most, alone_with = Gate(), [0], [0], []
+    gate, inside, alone_with = Gate(), [0], []
     lock = threading.Lock()
 
     def pass_through(alone: bool) -> None:
         with gate.alone() if alone else gate.together():
             with lock:
                 inside[0] += 1
-                most[0] = max(most[0], inside[0])
             time.sleep(0.01)
             if alone:
                 alone_with.append(inside[0])
@@ -146,4 +150,5 @@ def test_who_is_alone_in_a_gate_is_alone() -> None:
     for thread in threads:
         thread.join()
     assert alone_with == [1] * 4
-    assert most[0] > 1
+    with gate.together(), gate.together():
+        pass  # who is together waits for nobody

@@ -6,7 +6,9 @@ They are forked from a server that has imported everything, so that none of them
 from __future__ import annotations
 
 import ctypes
+import itertools
 import multiprocessing
+import operator
 import os
 import re
 import resource
@@ -31,6 +33,7 @@ class Command:
     process: ForkServerProcess
     stdout: Path
     stderr: Path
+    held: Path
 
     @property
     def output(self) -> str:
@@ -62,6 +65,14 @@ class Command:
         """Wait until stderr holds a line."""
         self.until(lambda: re.search(pattern, self.errors) is not None)
 
+    def until_held(self) -> None:
+        """Wait until the process stands where it is held."""
+        self.until(self.held.exists)
+
+    def release(self) -> None:
+        """Let a process that is held go on."""
+        self.held.unlink()
+
 
 @contextmanager
 def running(
@@ -69,7 +80,7 @@ def running(
     *words: str | Path,
     file_limit: int | None = None,
     heed_permissions: bool = False,
-    killed_at: int | None = None,
+    held_at: tuple[Callable[..., object], int] | None = None,
 ) -> Iterator[Command]:
     """Start a command whose output goes into that folder.
 
@@ -78,17 +89,18 @@ def running(
         words: what to run.
         file_limit: the most bytes that a file may grow to.
         heed_permissions: be refused what a file's mode forbids, as root is not otherwise.
-        killed_at: the candidate, counted from 0, in whose merge the process is killed; parents are none.
+        held_at: a method, and which of its calls, counted from 0, does nothing until the process is released.
     """
-    stdout, stderr = folder / "stdout", folder / "stderr"
+    stdout, stderr, held = folder / "stdout", folder / "stderr", folder / "held"
     stdout.touch()
     stderr.touch()
+    hold = (*held_at, held) if held_at else None
     process = _CONTEXT.Process(
-        target=_main, args=([str(word) for word in words], stdout, stderr, file_limit, heed_permissions, killed_at)
+        target=_main, args=([str(word) for word in words], stdout, stderr, file_limit, heed_permissions, hold)
     )
     process.start()
     try:
-        yield Command(process, stdout, stderr)
+        yield Command(process, stdout, stderr, held)
     finally:
         process.kill()
         process.join()
@@ -109,7 +121,7 @@ def _main(
     stderr: Path,
     file_limit: int | None,
     heed_permissions: bool,
-    killed_at: int | None,
+    hold: tuple[Callable[..., object], int, Path] | None,
 ) -> None:
     for number, file in ((1, stdout), (2, stderr)):
         os.dup2(os.open(file, os.O_WRONLY | os.O_APPEND), number)
@@ -117,28 +129,26 @@ def _main(
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
     if heed_permissions:
         _give_up_capabilities()
-    if killed_at is not None:
-        _kill_at(killed_at)
+    if hold is not None:
+        _hold(*hold)
     sys.argv[1:] = words
     from search.cli import main
 
     main()
 
 
-def _kill_at(candidate: int) -> None:
-    from merging import Merger, Recipe
+def _hold(method: Callable[..., object], call: int, held: Path) -> None:
+    *owner, name = method.__qualname__.split(".")
+    calls = itertools.count()
 
-    apply, begun = Merger.apply, 0
+    def holding(*arguments: object, **options: object) -> object:
+        if next(calls) == call:
+            held.touch()
+            while held.exists():
+                time.sleep(0.01)
+        return method(*arguments, **options)
 
-    def deadly(merger: Merger, recipe: Recipe, progress: Callable[[int, int], None] | None = None) -> object:
-        nonlocal begun
-        if recipe.merge_method == "ties":
-            if begun == candidate:
-                os.kill(os.getpid(), signal.SIGKILL)
-            begun += 1
-        return apply(merger, recipe, progress)
-
-    Merger.apply = deadly  # type: ignore[method-assign,assignment]
+    setattr(operator.attrgetter(".".join(owner))(sys.modules[method.__module__]), name, holding)
 
 
 def _give_up_capabilities() -> None:

@@ -7,6 +7,7 @@ import io
 import os
 import pty
 import re
+import threading
 import time
 from pathlib import Path
 
@@ -97,14 +98,14 @@ def test_on_a_terminal_there_is_one_live_line() -> None:
         progress.phase("evaluating")
         progress.step(10, 82)
         progress.stopping()
-        time.sleep(0.6)
+        shown = ""
+        while "stopping; once more: at once  ·  search 5/40: trial 9  ·  evaluating 10/82" not in shown:
+            shown += os.read(ours, 4096).decode()
         progress.scored(0.525, 1.25, "best 52.5%")
-    shown = ""
     with contextlib.suppress(OSError):  # how Linux says that the other end is closed
         while read := os.read(ours, 4096):
             shown += read.decode()
     os.close(ours)
-    assert "stopping; once more: at once  ·  search 5/40: trial 9  ·  evaluating 10/82" in shown
     assert "search 6/40: trial 9  52.5%  1.2 s" in shown
 
 
@@ -128,20 +129,24 @@ def test_a_narrow_terminal_shows_all_of_it_on_more_lines(monkeypatch: pytest.Mon
 def test_where_there_is_no_bar_a_phase_that_takes_long_is_named_once(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("search.commands.display._QUIET_SECONDS", 0.1)
+    monkeypatch.setattr("search.commands.display._QUIET_SECONDS", 0.01)
+    told = ""
     with bar() as show:
-        time.sleep(0.3)
-        for done in range(100):
-            show("quick", done, 100)
-        for done in range(3):
-            show("compiling", done, 3)
-            time.sleep(0.15)
+        for phase in ("starting", "compiling"):
+            for done in range(3):
+                show(phase, done, 3)
+            while f"{phase} ..." not in told:
+                told += capsys.readouterr().err
+        monkeypatch.setattr("search.commands.display._QUIET_SECONDS", 600.0)
         show("merging", 1, 3)
-    time.sleep(0.2)
-    assert capsys.readouterr().err == "starting ...\ncompiling ...\n"
+    assert told + capsys.readouterr().err == "starting ...\ncompiling ...\n"
 
 
-def test_what_is_quick_is_not_named(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_quick_is_not_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("search.commands.display._QUIET_SECONDS", 600.0)
     with bar() as show:
+        show("quick", 1, 1)
         show("merging", 1, 1)
+    waiting = [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)]
+    assert all(timer.finished.is_set() for timer in waiting)  # each was called off
     assert capsys.readouterr().err == ""

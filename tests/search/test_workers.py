@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import re
 import signal
-import time
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 from optuna.trial import TrialState
+from transformers import LlamaForCausalLM
 
+from merging import Merger
 from search import Leaderboard, SearchConfig, SearchError, run_search
 from search.reruns import ERROR
 from search.results import ResultsFolder
 from search.study import Studies
+from search.trial import Bench
 from tests.search.family import Family
 from tests.search.processes import running
 
 pytestmark = pytest.mark.sandbox
 
-# Completions of this length take a tiny model several seconds: there is time to interrupt them.
-LONG = "max_new_tokens: 500"
+# The models that a search of the family begins with.
+BASELINES = 4
 
 
 def scored(out: Path) -> dict[int, float | None]:
@@ -34,13 +37,15 @@ def scored(out: Path) -> dict[int, float | None]:
 
 def test_the_first_signal_lets_the_trial_finish(family: Family, tmp_path: Path) -> None:
     config = family.write()
-    with running(tmp_path, "run", config, "--out", tmp_path / "my run", "--trials", "1000") as command:
-        command.until_told("search 2/1000: trial 5 ")
+    words = ["run", config, "--out", tmp_path / "my run", "--trials", "1000"]
+    with running(tmp_path, *words, held_at=(Bench.score, BASELINES + 1)) as command:
+        command.until_held()
         command.send(signal.SIGINT)
+        command.until_told("stopping when this trial is done")
+        command.release()
         assert command.wait() == 0
-    assert "stopping when this trial is done" in command.errors
-    ended = len(scored(tmp_path / "my run")) - 4
-    assert 2 <= ended < 20
+    ended = len(scored(tmp_path / "my run")) - BASELINES
+    assert ended == 2
     again = f"merge-search run {config} --out '{tmp_path}/my run' --trials 1000"
     assert f"{ended} of 1000 trials are over. To go on:\n  {again}\n" in command.output
     assert f"merge-search export '{tmp_path}/my run' --to 'my run-merged'" in command.output
@@ -48,17 +53,16 @@ def test_the_first_signal_lets_the_trial_finish(family: Family, tmp_path: Path) 
     assert sorted(row.trial for row in resumed.rows) == list(range(ended + 5))
 
 
-def test_the_second_signal_stops_at_once_and_the_trial_is_run_again(family: Family, tmp_path: Path) -> None:
-    config = family.write()
-    config.write_text(config.read_text().replace("max_new_tokens: 12", LONG))
-    with running(tmp_path, "run", config, "--out", tmp_path / "run") as command:
-        command.until_told("parents 1/4: a ")
+@pytest.mark.parametrize("held_at", [(Merger.apply, 1), (LlamaForCausalLM.forward, 9)], ids=["merging", "generating"])
+def test_the_second_signal_stops_at_once_and_the_trial_is_run_again(
+    family: Family, tmp_path: Path, held_at: tuple[Callable[..., object], int]
+) -> None:
+    with running(tmp_path, "run", family.write(), "--out", tmp_path / "run", held_at=held_at) as command:
+        command.until_held()
         command.send(signal.SIGTERM)
         command.until_told("stopping when this trial is done; once more")
-        sent = time.monotonic()
         command.send(signal.SIGINT)
-        assert command.wait() == 130
-    assert time.monotonic() - sent < 5
+        assert command.wait() == 130  # of a trial that never ends
     assert "stopped" in command.errors
     assert "Traceback" not in command.errors + command.output
     assert not list((tmp_path / "run" / ".workers").iterdir())
@@ -87,8 +91,8 @@ def test_two_workers_share_a_folder(family: Family, tmp_path: Path) -> None:
     config, out = family.write(), tmp_path / "run"
 
     def at_work() -> set[str]:
-        lines = (out / "worker.log").read_text().splitlines() if (out / "worker.log").exists() else []
-        return {line.split()[2] for line in lines}
+        text = (out / "worker.log").read_text() if (out / "worker.log").exists() else ""
+        return set(re.findall(r"(\d+) INFO trial", text))
 
     words = ["run", str(config), "--out", str(out), "--trials", "1000"]
     (tmp_path / "one").mkdir()
@@ -111,9 +115,14 @@ def test_the_trial_of_a_worker_that_was_killed_is_run_once_more_by_the_other(fam
     words = ["run", str(config), "--out", str(out), "--trials", str(total)]
     (tmp_path / "one").mkdir()
     (tmp_path / "other").mkdir()
-    with running(tmp_path / "one", *words, killed_at=0) as one, running(tmp_path / "other", *words) as other:
-        assert one.wait() == -signal.SIGKILL
-        assert other.wait() == 0, other.errors
+    with running(tmp_path / "one", *words, held_at=(Bench.score, BASELINES)) as one:
+        one.until_held()
+        with running(tmp_path / "other", *words, held_at=(Bench.score, 1)) as other:
+            other.until_held()
+            one.send(signal.SIGKILL)
+            assert one.wait() == -signal.SIGKILL
+            other.release()
+            assert other.wait() == 0, other.errors
     board = Leaderboard.open(out)
     assert [row.state for row in board.rows] == ["complete"] * (4 + total)
     assert len({str(row.recipe) for row in board.rows}) == len(board.rows)
@@ -123,10 +132,12 @@ def test_the_trial_of_a_worker_that_was_killed_is_run_once_more_by_the_other(fam
 def test_a_trial_that_kills_its_workers_fails_and_the_search_ends(family: Family, tmp_path: Path) -> None:
     config, out = family.write(evaluation=", report_fraction: 0"), tmp_path / "run"
     words = ["run", config, "--out", out, "--trials", "2"]
-    with running(tmp_path, *words, killed_at=0) as command:
-        assert command.wait() == -signal.SIGKILL
-    with running(tmp_path, *words, killed_at=1) as command:  # after the other one, which is scored
-        assert command.wait() == -signal.SIGKILL
+    for call in (BASELINES, 1):  # the second time after the other one, which is scored
+        with running(tmp_path, *words, held_at=(Bench.score, call)) as command:
+            command.until_held()
+            command.send(signal.SIGKILL)
+            assert command.wait() == -signal.SIGKILL
+            command.release()
     board = run_search(SearchConfig.load(config), out, trials=2)
     assert [row.state for row in board.rows if row.kind == "trial"] == ["complete", "failed"]
     assert "run 2 times and never finished (its worker died; its worker died)" in (board.rows[-1].error or "")
@@ -163,15 +174,16 @@ def test_completions_that_cannot_be_written_end_the_search_with_what_to_do(famil
 
 def test_a_search_that_is_stopped_at_the_report_split_says_so_and_how_to_go_on(family: Family, tmp_path: Path) -> None:
     config, out = family.write(), tmp_path / "run"
-    with running(tmp_path, "run", config, "--out", out) as command:
-        command.until_told("report split 1/6")
+    with running(tmp_path, "run", config, "--out", out, held_at=(Bench.weights_digest, 1)) as command:
+        command.until_held()  # at the second model of the report split
         command.send(signal.SIGINT)
+        command.until_told("stopping when this trial is done")
+        command.release()
         assert command.wait() == 0
     left = sum(row.report_score is None for row in Leaderboard.open(out).top(2))
-    assert left
+    assert left == 4
     again = f"merge-search run {config} --out {out}"
-    models = "1 model waits" if left == 1 else f"{left} models wait"
-    expected = f"The report split is not finished: {models} to be scored on it. To go on:\n  {again}\n"
+    expected = f"The report split is not finished: {left} models wait to be scored on it. To go on:\n  {again}\n"
     assert expected in command.output
     ended = run_search(SearchConfig.load(config), out)
     assert ended.unfinished == ""
