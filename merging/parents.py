@@ -100,6 +100,8 @@ class ParentSet:
         first = every[0].base_model
         names = dict.fromkeys([*([first] if first else []), *(name for recipe in every for name in recipe.parents())])
         where = torch.device("cpu" if device_map is not None else device)
+        for recipe in every:
+            recipe.require(lazy_unpickle=lazy_unpickle, trust_remote_code=trust_remote_code)
         memo = Statistics(statistics, digests)  # first: what changes after this has no digest
         checkpoints = {
             name: Checkpoint.open(name, lazy_unpickle=lazy_unpickle, trust_remote_code=trust_remote_code)

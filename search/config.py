@@ -7,7 +7,7 @@ looked up beside the config first, then in the current folder; what is neither i
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
@@ -25,6 +25,7 @@ from evaluation import (
 )
 from evaluation.problems import SETS, is_there
 from merging import YamlReader, missing_part, renamed, shown, split_reference
+from merging.checkpoints.named import FILES, REFERENCES, kind_of, references_in, require_files, require_models
 from search.errors import SearchError
 from search.space import SearchSpace
 
@@ -35,18 +36,7 @@ _YAML = YamlReader("config", SearchError)
 _DURATION = re.compile(r"(?:(?P<h>\d+(?:\.\d+)?)h)?(?:(?P<m>\d+(?:\.\d+)?)m)?(?:(?P<s>\d+(?:\.\d+)?)s?)?")
 _SIZE = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>(?:[KMG]?B)?)", re.IGNORECASE)
 _UNITS: Mapping[str, int] = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
-# Keys of a recipe whose value names a model or a file, and the words that may stand there for something else.
-_REFERENCES: Mapping[str, tuple[str, ...]] = {
-    "model": (),
-    "path": (),
-    "lora": (),
-    "base_model": (),
-    "tokenizer_source": ("base", "union"),
-    "source": ("base", "union"),
-    "calibration": (),
-}
 _NO_NAMES: Mapping[str, str] = {}
-_FILES = {"calibration"}  # no models: who reads them says what is wrong with them
 
 
 def parse_duration(value: object) -> float:
@@ -294,8 +284,8 @@ class SearchConfig:
 
     def named(self) -> Iterator[tuple[str, bool]]:
         """Yield the models and files that the recipe names, each with whether it is a model."""
-        yield from ((reference, True) for _, reference in _references(self.space.template, _REFERENCES.keys() - _FILES))
-        yield from ((reference, False) for _, reference in _references(self.space.template, _FILES))
+        yield from ((reference, True) for _, reference in references_in(self.space.template))
+        yield from ((reference, False) for _, reference in references_in(self.space.template, FILES))
 
     def with_consent(self) -> SearchConfig:
         """Return the same config with the consent to execute code."""
@@ -306,9 +296,8 @@ class SearchConfig:
         return replace(self, merging=self.merging.model_copy(update={"compile": compile}))
 
     def require_files(self) -> None:
-        """Raise SearchError, with the key, where a model or problem file that is named is not here."""
-        models = _references(self.space.template, _REFERENCES.keys() - _FILES)
-        wanted = [("recipe" + key, reference) for key, reference in models]
+        """Raise SearchError, or MergingError, with the key, where a model or file that is named is not to be had."""
+        wanted = [(f"recipe.{key}", reference) for key, reference in references_in(self.space.template)]
         if self.evaluation.prompt.tokenizer:
             wanted.append(("evaluation.prompt.tokenizer", self.evaluation.prompt.tokenizer))
         for key, reference in wanted:
@@ -323,6 +312,10 @@ class SearchConfig:
                     f"{self.source}: evaluation.problems: {entry.source}: no such file, here or beside the config; "
                     f"give {', '.join(SETS)}, a file of problems (.jsonl, .jsonl.gz, .json, .parquet) or a hub id"
                 )
+        files = references_in(self.space.template, FILES)
+        require_files((f"{self.source}: recipe.{key}", file) for key, file in files)
+        readable = {"lazy_unpickle": self.merging.lazy_unpickle, "trust_remote_code": self.merging.trust_remote_code}
+        require_models([(f"{self.source}: {key}", reference) for key, reference in wanted], **readable)
 
     @property
     def objectives(self) -> int:
@@ -357,32 +350,11 @@ def _warm_start(entry: str | dict[str, Any], places: list[Path], source: str, in
 def _located(node: Any, places: list[Path], key: str = "") -> Any:
     """Return plain data in which references to models are paths that work from anywhere, where they are paths."""
     if isinstance(node, dict):
-        return {name: _located(value, places, _kind_of(str(name), key)) for name, value in node.items()}
+        return {name: _located(value, places, kind_of(str(name), key)) for name, value in node.items()}
     if isinstance(node, list):
         return [_located(item, places, key) for item in node]
-    is_reference = isinstance(node, str) and key in _REFERENCES and node not in _REFERENCES[key]
+    is_reference = isinstance(node, str) and key in REFERENCES and node not in REFERENCES[key]
     return _locate(node, places) if is_reference else node
-
-
-def _references(node: Any, kinds: Set[str], key: str = "", kind: str = "") -> Iterator[tuple[str, str]]:
-    """Yield each reference under keys of some kinds in plain data, with its key's path."""
-    if isinstance(node, dict):
-        for name, value in node.items():
-            revision = node.get("revision") if name == "path" else None
-            value = f"{value}@{revision}" if revision else value
-            yield from _references(value, kinds, f"{key}.{name}", _kind_of(str(name), kind))
-    elif isinstance(node, list):
-        for index, value in enumerate(node):
-            yield from _references(value, kinds, f"{key}[{index}]", kind)
-    elif isinstance(node, str) and kind in kinds and node not in _REFERENCES[kind]:
-        yield key, node
-
-
-def _kind_of(name: str, above: str) -> str:
-    """Return the key that says what a value is: choices are of their own key's, and a token's source is a model."""
-    if name == "choices":
-        return above
-    return "model" if name == "source" and above != "tokenizer" else name
 
 
 def _locate(reference: str, places: list[Path]) -> str:

@@ -244,8 +244,8 @@ def _download(reference: str, lazy_unpickle: bool, trust_remote_code: bool, what
     except Exception as error:  # what huggingface_hub, its HTTP client and the proxies' raise has no common base
         reason = "it is not in the cache, and HF_HUB_OFFLINE is set" if is_offline_mode() else first_line(error)
         raise MergingError(
-            f"{what} {reference}: no such folder here, and not to be had from the hub: {reason.rstrip('.')}; give a "
-            f"folder{'' if is_offline_mode() else ', or try again'}"
+            f"{what} {reference}: no such folder here, and not to be had from the hub: {reason.rstrip('.')}; if it "
+            f"is a path, nothing is there: give a folder{'' if is_offline_mode() else ', or try again'}"
         ) from None
 
 

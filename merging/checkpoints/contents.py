@@ -67,7 +67,8 @@ def contents_of(
     """
     model, adapter = split_reference(reference)
     for part in filter(None, (model, adapter)):
-        folder = locate(part, lazy_unpickle=lazy_unpickle, trust_remote_code=trust_remote_code)
+        what = "adapter" if part == adapter else "model"
+        folder = locate(part, lazy_unpickle=lazy_unpickle, trust_remote_code=trust_remote_code, what=what)
         kinds = dict(_KINDS) | ({"code": _CODE} if trust_remote_code else {})
         files = {kind: _files(folder, patterns) for kind, patterns in kinds.items()}
         if weights:

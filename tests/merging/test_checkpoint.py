@@ -60,8 +60,8 @@ def test_a_hub_that_never_answers_is_given_up_and_said_to_be_waited_for(
     with silent_hub(tmp_path, monkeypatch) as address, pytest.raises(MergingError) as caught:
         locate(reference)
     assert re.fullmatch(
-        f"model {reference}: no such folder here, and not to be had from the hub: .*timed out.*; give a folder, or "
-        "try again",
+        f"model {reference}: no such folder here, and not to be had from the hub: .*timed out.*; if it is a "
+        "path, nothing is there: give a folder, or try again",
         str(caught.value),
     )
     assert f"model {reference}: fetching it from {address}; a request without an answer is given up" in caplog.text

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
+from merging import MergingError
 from search import SearchConfig, SearchError
 from search.config import parse_duration, parse_size
 from tests.search.family import Family
@@ -87,6 +89,38 @@ def test_what_cannot_be_a_hub_id_is_missed_by_its_key(family: Family, name: str)
     text = family.config().replace("base_model: base", f"base_model: {name}")
     with pytest.raises(SearchError, match=r"recipe\.base_model: model .*: no such folder, here or beside the config"):
         SearchConfig.parse(text, folder=family.folder).require_files()
+
+
+@pytest.mark.parametrize(
+    ("key", "before", "after"),
+    [
+        ("recipe.models[0].model", "model: a\n", "model: models/missing\n"),
+        ("recipe.models[0].model", "model: a\n", "model: a+models/missing\n"),
+        ("recipe.models[0].model.lora", "model: a\n", "model: {model: a, lora: models/missing}\n"),
+        ("recipe.base_model", "base_model: base", "base_model: models/missing"),
+        ("recipe.tokenizer_source", "  models:\n", "  tokenizer_source: models/missing\n  models:\n"),
+        ("recipe.tokenizer.source", "  models:\n", "  tokenizer: {source: models/missing}\n  models:\n"),
+        ("evaluation.prompt.tokenizer", "workers: 1", "workers: 1, prompt: {tokenizer: models/missing}"),
+        ("recipe.models[0].parameters.calibration", "weight: 1.0}", "weight: 1.0, calibration: models/missing}"),
+    ],
+)
+def test_a_path_that_looks_like_a_hub_id_is_missed_by_its_key(
+    family: Family, key: str, before: str, after: str
+) -> None:
+    config = family.config()
+    if "calibration" in after:
+        config = config.replace("base_model: base", "parameters: {calibration: problems.jsonl}")
+        config = (
+            config.replace("ties", "fisher")
+            .replace("density: {low: 0.2, high: 1.0, knots: 2}, ", "")
+            .replace("density: 0.5, ", "")
+        )
+    text = config.replace(before, after)
+    assert text != config
+    with pytest.raises((SearchError, MergingError)) as caught:
+        SearchConfig.parse(text, "search.yaml", family.folder).require_files()
+    assert str(caught.value).startswith(f"search.yaml: {key}: ")
+    assert re.search(r"models/missing: no such f.*; .*give a ", str(caught.value))
 
 
 @pytest.mark.parametrize("word", ["base", "union"])

@@ -192,6 +192,6 @@ def test_a_calibration_file_that_is_missing_is_told_before_anything_is_written(f
   models: [{model: a}, {model: b, parameters: {weight: {low: 0.1, high: 2.0}}}]
   parameters: {calibration: nothing.jsonl}
 """
-    with pytest.raises(MergingError, match=r"calibration: nothing\.jsonl: cannot be read"):
+    with pytest.raises(MergingError, match=r"calibration: nothing\.jsonl: no such file; give a small "):
         run_search(SearchConfig.load(family.write(recipe=recipe)), tmp_path / "run", trials=1)
     assert not (tmp_path / "run").exists()

@@ -1,0 +1,77 @@
+"""The models and files that a recipe names, by the keys that name them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from pathlib import Path
+from typing import Any
+
+from merging.checkpoints.references import missing_part, split_reference
+from merging.errors import MergingError
+
+# Keys of a recipe whose value names a model or a file, and the words that may stand there for something else.
+REFERENCES: Mapping[str, tuple[str, ...]] = {
+    "model": (),
+    "path": (),
+    "lora": (),
+    "base_model": (),
+    "tokenizer_source": ("base", "union"),
+    "source": ("base", "union"),
+    "calibration": (),
+}
+FILES: Set[str] = {"calibration"}
+MODELS: Set[str] = REFERENCES.keys() - FILES
+
+
+def references_in(node: Any, kinds: Set[str] = MODELS, key: str = "", kind: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the path of each key in a recipe's plain data that names something of some kinds, and what it names."""
+    if isinstance(node, dict):
+        for name, value in node.items():
+            revision = node.get("revision") if name == "path" else None
+            value = f"{value}@{revision}" if revision else value
+            path = f"{key}.{name}" if key else str(name)
+            yield from references_in(value, kinds, path, kind_of(str(name), kind))
+    elif isinstance(node, list):
+        for index, value in enumerate(node):
+            yield from references_in(value, kinds, f"{key}[{index}]", kind)
+    elif isinstance(node, str) and kind in kinds and node not in REFERENCES[kind]:
+        yield key, node
+
+
+def kind_of(name: str, above: str) -> str:
+    """Return the key that says what a value is: choices are of their own key's, and a token's source is a model."""
+    if name == "choices":
+        return above
+    return "model" if name == "source" and above != "tokenizer" else name
+
+
+def require_files(named: Iterable[tuple[str, str]]) -> None:
+    """Raise MergingError where a file is not here, given how an error about each begins, and its path."""
+    for where, file in named:
+        if not Path(file).expanduser().is_file():
+            raise MergingError(f"{where}: {file}: no such file; give a small .jsonl or text file")
+
+
+def require_models(
+    named: Sequence[tuple[str, str]], *, lazy_unpickle: bool = False, trust_remote_code: bool = False
+) -> None:
+    """Look for models, and download those of the hub.
+
+    Args:
+        named: how an error about each begins, and its reference.
+        lazy_unpickle: whether torch pickles may be read, where a model has no safetensors.
+        trust_remote_code: whether Python code that comes with a model may be executed.
+
+    Raises:
+        MergingError: one is neither here nor to be had; nothing is downloaded before all others are found.
+    """
+    from merging.checkpoints.checkpoint import locate
+
+    for where, reference in sorted(named, key=lambda each: missing_part(each[1]) is None):
+        model, adapter = split_reference(reference)
+        try:
+            locate(model, lazy_unpickle=lazy_unpickle, trust_remote_code=trust_remote_code)
+            if adapter:
+                locate(adapter, lazy_unpickle=lazy_unpickle, what="adapter")
+        except MergingError as error:
+            raise type(error)(f"{where}: {error}") from None
