@@ -12,12 +12,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from evaluation.errors import ConsentError, EvaluationError, ModelError, ScreenedError
+    from evaluation.errors import ConsentError, EvaluationError, LogitsError, ModelError
     from evaluation.evaluator import Evaluator
-    from evaluation.generation.book import DraftBook, DraftEntry
-    from evaluation.generation.compute import Speeds, compute_speeds
-    from evaluation.generation.draws import Sampling
-    from evaluation.generation.protocol import BACKENDS, BackendName, ComputeDtype, Generated, Generator, Request
+    from evaluation.generation.backends import BACKENDS, BackendName
+    from evaluation.generation.compute_dtype import Speeds, compute_speeds
+    from evaluation.generation.drafting.draft_store import Draft, DraftStore
+    from evaluation.generation.protocol import ComputeDtype, Generated, Generator, Request
+    from evaluation.generation.sampling import Sampling
+    from evaluation.observer import Observer, OutcomeCounter
     from evaluation.preflight import prompt_notes
     from evaluation.problems import Problem, ProblemSet, PromptFormat, load_problem_sets, load_problems
     from evaluation.prompts import PROMPT_FORMATS
@@ -28,82 +30,27 @@ if TYPE_CHECKING:
     from evaluation.sandbox.verdict import Status, Verdict
     from evaluation.scoring import PairedTest, paired_test, pass_at_k, wilson_interval
 
-# Imported on first use, so that a command that scores nothing does not wait for torch.
-_HOMES = {
-    "BACKENDS": "generation.protocol",
-    "BackendName": "generation.protocol",
-    "PROMPT_FORMATS": "prompts",
-    "ComputeDtype": "generation.protocol",
-    "ConsentError": "errors",
-    "EvaluationError": "errors",
-    "DraftBook": "generation.book",
-    "DraftEntry": "generation.book",
-    "Evaluator": "evaluator",
-    "Generated": "generation.protocol",
-    "Generator": "generation.protocol",
-    "Isolation": "sandbox.isolation",
-    "ModelError": "errors",
-    "Outcome": "report",
-    "PairedTest": "scoring",
-    "Problem": "problems",
-    "ProblemSet": "problems",
-    "PromptFormat": "problems",
-    "Report": "report",
-    "Request": "generation.protocol",
-    "Sampling": "generation.draws",
-    "SandboxPool": "sandbox.pool",
-    "ScoredSamples": "samples",
-    "ScreenedError": "errors",
-    "Speeds": "generation.compute",
-    "Status": "sandbox.verdict",
-    "Verdict": "sandbox.verdict",
-    "compute_speeds": "generation.compute",
-    "load_problem_sets": "problems",
-    "load_problems": "problems",
-    "paired_test": "scoring",
-    "pass_at_k": "scoring",
-    "prompt_notes": "preflight",
-    "score_samples": "samples",
-    "wilson_interval": "scoring",
+# What each module gives, imported on first use (PEP 562): a command that scores nothing does not wait for torch.
+_NAMES = {
+    "errors": "ConsentError EvaluationError LogitsError ModelError",
+    "evaluator": "Evaluator",
+    "generation.backends": "BACKENDS BackendName",
+    "generation.compute_dtype": "Speeds compute_speeds",
+    "generation.drafting.draft_store": "Draft DraftStore",
+    "generation.protocol": "ComputeDtype Generated Generator Request",
+    "generation.sampling": "Sampling",
+    "observer": "Observer OutcomeCounter",
+    "preflight": "prompt_notes",
+    "problems": "Problem ProblemSet PromptFormat load_problem_sets load_problems",
+    "prompts": "PROMPT_FORMATS",
+    "report": "Outcome Report",
+    "samples": "ScoredSamples score_samples",
+    "sandbox.isolation": "Isolation",
+    "sandbox.pool": "SandboxPool",
+    "sandbox.verdict": "Status Verdict",
+    "scoring": "PairedTest paired_test pass_at_k wilson_interval",
 }
-
-__all__ = [
-    "BACKENDS",
-    "PROMPT_FORMATS",
-    "BackendName",
-    "ComputeDtype",
-    "ConsentError",
-    "DraftBook",
-    "DraftEntry",
-    "EvaluationError",
-    "Evaluator",
-    "Generated",
-    "Generator",
-    "Isolation",
-    "ModelError",
-    "Outcome",
-    "PairedTest",
-    "Problem",
-    "ProblemSet",
-    "PromptFormat",
-    "Report",
-    "Request",
-    "Sampling",
-    "SandboxPool",
-    "ScoredSamples",
-    "ScreenedError",
-    "Speeds",
-    "Status",
-    "Verdict",
-    "compute_speeds",
-    "load_problem_sets",
-    "load_problems",
-    "paired_test",
-    "pass_at_k",
-    "prompt_notes",
-    "score_samples",
-    "wilson_interval",
-]
+_HOMES = {name: module for module, names in _NAMES.items() for name in names.split()}
 
 
 def __getattr__(name: str) -> object:

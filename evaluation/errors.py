@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 
 class EvaluationError(Exception):
     """A problem set, a prompt or an evaluation that cannot be done as asked."""
@@ -18,20 +16,6 @@ class LogitsError(ModelError):
 
     def __init__(self) -> None:
         super().__init__("the model's logits are not finite (NaN or Inf), whatever it is asked: it writes nothing")
-
-
-class ScreenedError(Exception):
-    """A model that was not scored to the end: it gives the references too low a likelihood.
-
-    Args:
-        log_likelihood: what it gives them, in nats a token.
-        least: what was asked of it.
-    """
-
-    def __init__(self, log_likelihood: float, least: float) -> None:
-        has = "no finite likelihood" if math.isnan(log_likelihood) else f"{log_likelihood:.2f} nats a token"
-        super().__init__(f"what parents passed with has {has}; {least:.2f} were wanted")
-        self.log_likelihood = log_likelihood
 
 
 class ConsentError(EvaluationError):

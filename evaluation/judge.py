@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -80,7 +80,7 @@ class Judge:
             named = _listed(failed)
             _LOG.warning("%d of %d problems are not passed by their own solutions: %s", len(failed), len(new), named)
 
-    def verdicts(self, programs: Iterable[tuple[Problem, str]]) -> Iterator[tuple[int, Verdict]]:
+    def verdicts(self, programs: Iterable[tuple[Problem, str]]) -> Generator[tuple[int, Verdict]]:
         """Check completions of admitted problems, taking them from ``programs`` as fast as it gives them.
 
         Yields:

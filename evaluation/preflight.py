@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 def prompt_notes(
     problems: Iterable[Problem],
-    prompt: PromptFormat,
+    prompt_format: PromptFormat,
     tokenizer: PreTrainedTokenizerBase,
     ends: frozenset[int] | None = None,
 ) -> Sequence[str]:
@@ -32,7 +32,7 @@ def prompt_notes(
 
     Args:
         problems: what will be asked.
-        prompt: the format, where a problem has none of its own.
+        prompt_format: of the problems that have none of their own.
         tokenizer: the tokenizer, and its chat template.
         ends: the tokens that end a text by the model's generation config or the tokenizer; by default its EOS.
 
@@ -41,14 +41,14 @@ def prompt_notes(
     """
     formats: dict[PromptFormat, list[Problem]] = {}
     for problem in problems:
-        formats.setdefault(problem.asked or prompt, []).append(problem)
+        formats.setdefault(problem.prompt_format or prompt_format, []).append(problem)
     notes: list[str] = []
     file = _file(tokenizer)
-    for asked, those in formats.items():
-        texts = {problem.task_id: render(problem, asked, tokenizer) for problem in those}
-        notes += _of_surroundings(next(iter(texts.values())), asked, tokenizer, file)
+    for own_format, those in formats.items():
+        texts = {problem.task_id: render(problem, own_format, tokenizer) for problem in those}
+        notes += _of_surroundings(next(iter(texts.values())), own_format, tokenizer, file)
         notes += _of_ids(texts, tokenizer, file) if file else ()
-        if asked == "chat":
+        if own_format == "chat":
             notes += _of_template(those, tokenizer)
             notes += _of_turn_end(tokenizer, {tokenizer.eos_token_id} if ends is None else ends)
         else:

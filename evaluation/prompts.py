@@ -47,7 +47,7 @@ def prompt_tokens(
     """Yield the text that a model is given for each problem, and its tokens. Raises ModelError, as `render` does."""
     special = special_tokens(tokenizer)
     for problem in problems:
-        prompt = problem.asked or default
+        prompt = problem.prompt_format or default
         text = render(problem, prompt, tokenizer)
         yield text, encode(text, prompt, tokenizer, special)
 

@@ -23,7 +23,7 @@ class Outcome:
     detail: str
     completion: str
     completion_tokens: int
-    log_likelihood: float | None = None  # of the problem's reference, a token; see DraftBook
+    log_likelihood: float | None = None  # of the problem's reference, a token; see DraftStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Report:
 
     Attributes:
         problems: the name of the problem set.
-        prompt: the prompt format.
+        prompt_format: that of the problems without one of their own.
         samples: the outcomes of each problem's samples, by task id.
         parts: the sets that are scored together; none if it is one.
         seconds: from the first prompt to the last verdict.
@@ -42,7 +42,7 @@ class Report:
     """
 
     problems: str
-    prompt: PromptFormat
+    prompt_format: PromptFormat
     samples: Mapping[str, tuple[Outcome, ...]] = field(repr=False)
     parts: tuple[Part, ...]
     seconds: float

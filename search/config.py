@@ -85,7 +85,9 @@ class ProblemsEntry(_Section):
     def load(self, where: str) -> ProblemSet:
         """Return its problems; `where` is what errors call it. Raises SearchError."""
         try:
-            return load_problems(self.source, without=self.without, asked=self.prompt, timeout_seconds=self.timeout)
+            return load_problems(
+                self.source, without=self.without, prompt_format=self.prompt, timeout_seconds=self.timeout
+            )
         except EvaluationError as error:
             raise SearchError(f"{where}: {error}") from None
 

@@ -12,7 +12,7 @@ import json
 import os
 from pathlib import Path
 
-from evaluation import DraftBook, DraftEntry
+from evaluation import Draft, DraftStore
 from search.errors import SearchError
 from search.locks import exclusive
 from search.results import MAKE_ROOM, write_atomically
@@ -21,7 +21,7 @@ _MOST_BYTES = 64 * 2**20
 _MOST_TOKENS = 2**31  # in a vocabulary, far beyond any
 
 
-class SharedDrafts(DraftBook):
+class SharedDrafts(DraftStore):
     """A book of drafts that other workers read from and write to.
 
     Args:
@@ -34,11 +34,11 @@ class SharedDrafts(DraftBook):
         self._file = file
         self._lock = file.with_name(f".{file.name}.lock")
         self._most_bytes = most_bytes
-        self._unsaved: list[DraftEntry] = []
+        self._unsaved: list[Draft] = []
         self._read_to = 0
         self._inode = 0
 
-    def add(self, entry: DraftEntry) -> bool:
+    def add(self, entry: Draft) -> bool:
         """Put a completion first, to be saved if it says something new."""
         new = super().add(entry)
         if new:
@@ -83,12 +83,12 @@ class SharedDrafts(DraftBook):
         self._inode, self._read_to = self._file.stat().st_ino, len(text)
 
 
-def _line(entry: DraftEntry) -> bytes:
+def _line(entry: Draft) -> bytes:
     flat = [entry.prompt, list(entry.tokens), entry.parent, entry.passed]
     return json.dumps(flat, separators=(",", ":")).encode("ascii") + b"\n"
 
 
-def _parsed(line: bytes) -> DraftEntry | None:
+def _parsed(line: bytes) -> Draft | None:
     """Return the entry of a line; None for a line that is torn, blank or no entry."""
     try:
         prompt, tokens, parent, passed = json.loads(line)
@@ -97,4 +97,4 @@ def _parsed(line: bytes) -> DraftEntry | None:
             return None
     except (ValueError, TypeError, RecursionError):
         return None
-    return DraftEntry(prompt, tuple(tokens), parent, passed)
+    return Draft(prompt, tuple(tokens), parent, passed)

@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
-from evaluation.errors import ModelError, ScreenedError
+import math
+
+from evaluation.errors import ModelError
 from merging.errors import MachineError, MergingError
 
 
 class SearchError(Exception):
     """A config, a results folder or a search that cannot be done as asked."""
+
+
+class PrunedError(Exception):
+    """A candidate whose scoring was ended early: it finds the reference completions too unlikely.
+
+    Args:
+        log_likelihood: the mean log-likelihood of the references, in nats per token.
+        least: the minimum.
+    """
+
+    def __init__(self, log_likelihood: float, least: float) -> None:
+        has = "not finite" if math.isnan(log_likelihood) else f"{log_likelihood:.2f} nats/token"
+        super().__init__(f"mean log-likelihood of the reference completions is {has} (minimum {least:.2f})")
+        self.log_likelihood = log_likelihood
 
 
 # What ends a worker and says nothing of its trial: a person's doing (a second signal ends the command line by
@@ -19,4 +35,4 @@ def is_of_the_candidate(error: Exception) -> bool:
     """Whether an error speaks of the candidate, which would meet it on any machine; every other is the machine's."""
     if isinstance(error, MergingError):
         return not isinstance(error, MachineError)
-    return isinstance(error, ModelError | ScreenedError)
+    return isinstance(error, ModelError | PrunedError)

@@ -71,7 +71,7 @@ class Row:
         kind: parent, baseline (the parents' average) or trial.
         name: the parent's reference, or ``trial N``.
         trial: its number; the parents and their average have the first ones.
-        state: how the trial ended; ``pruned`` if it was screened out.
+        state: how the trial ended; ``pruned`` if its references were too unlikely.
         search_score: pass@1 on the search split, of several sets their mean by weight; None if it failed.
         search_scores, report_scores: of several sets, pass@1 of each on either split.
         log_likelihood: of what the parents passed problems of that split with, in nats a token, as far as known; of
@@ -333,7 +333,7 @@ def _fitting(lines: Sequence[Sequence[str]], width: int, sets: int) -> Sequence[
 
 def _cells(row: Row, sets: Sequence[str]) -> Sequence[str]:
     if row.search_score is None:
-        ended = "screened" if row.state == "pruned" else "failed"
+        ended = "pruned" if row.state == "pruned" else "failed"
         return [ended, *("" for _ in sets), "", "", "", f"{row.seconds:.1f}"]
     report = ""
     if row.report_score is not None and row.report_interval is not None:

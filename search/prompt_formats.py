@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from evaluation import PROMPT_FORMATS, EvaluationError, Evaluator, PromptFormat, Report
+from evaluation import PROMPT_FORMATS, EvaluationError, Evaluator, OutcomeCounter, PromptFormat, Report
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -57,7 +57,8 @@ def try_prompt_formats(
                     rows.append(Tried(prompt, name, None, f"the same prompts as {before}"))
                     continue
                 _check_ids(tokens, model)
-                report = evaluator.evaluate(model, tokenizer, prompt=prompt, progress=partial(progress, here))
+                counter = OutcomeCounter(partial(progress, here))
+                report = evaluator.evaluate(model, tokenizer, prompt_format=prompt, observers=[counter])
             except EvaluationError as error:
                 rows.append(Tried(prompt, name, None, str(error).partition(";")[0]))
                 continue

@@ -44,7 +44,7 @@ def standing(studies: Studies) -> str:
 
 
 def least_likelihood(studies: Studies, margin: float | None) -> float | None:
-    """Return the likelihood below which candidates are screened out, `margin` below the best, if any are."""
+    """Return the likelihood below which candidates are pruned, `margin` below the best, if any are."""
     # Those of the parents are no measure: what is known of a reference grows while they are scored.
     known = [trial.user_attrs[LIKELIHOOD] for trial in studies.trials() if LIKELIHOOD in trial.user_attrs]
     return None if margin is None or not known else max(known) - margin

@@ -18,14 +18,15 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from evaluation import EvaluationError, Evaluator, ProblemSet, Report, ScreenedError
-from evaluation.generation.memory import free_memory, is_device_lost, is_out_of_memory
+from evaluation import EvaluationError, Evaluator, Observer, OutcomeCounter, ProblemSet, Report
+from evaluation.generation.free_memory import free_memory, is_device_lost, is_out_of_memory
 from merging import Merger, MergingError, OutOfMemory, Recipe, renamed
 from search.contents import ParentContents
 from search.drafts import SharedDrafts
-from search.errors import SearchError, is_of_the_candidate
+from search.errors import PrunedError, SearchError, is_of_the_candidate
 from search.outcomes import letters
 from search.progress import Progress
+from search.pruning import LikelihoodPruner
 from search.reruns import ERROR
 from search.results import ResultsFolder
 from search.study import ENDS, KIND, LIKELIHOOD, OUTCOMES, RECIPE, SAME_AS, SCORE, SECONDS, TOKENS, score
@@ -92,7 +93,7 @@ class Bench:
             problems: the split to score it on.
             parent: whether it is a parent, or their average: what later candidates are compared with.
             final: score it on its own, without drafts and at a fixed batch size, as all on the report split are.
-            least_likelihood: below which it is screened out; see `Evaluator.evaluate`.
+            least_likelihood: below which it is pruned; see `LikelihoodPruner`.
         """
         try:
             return self._score(recipe, problems, parent, final, least_likelihood)
@@ -111,15 +112,17 @@ class Bench:
         model, tokenizer = self.merge(recipe)
         merged = time.perf_counter()
         self.progress.phase("evaluating")
+        observers: list[Observer] = [OutcomeCounter(self.progress.step)]
+        if least_likelihood is not None:
+            observers.append(LikelihoodPruner(least_likelihood))
         report = self.evaluator.evaluate(
             model,
             tokenizer,
             problems=problems,
-            progress=self.progress.step,
+            observers=observers,
             drafts=None if final else self.drafts,
             parent=parent,
             plain=final,
-            least_likelihood=least_likelihood,
         )
         ended = time.perf_counter()
         seconds = {
@@ -146,13 +149,13 @@ class Result:
     score: float | None
     seconds: float
     note: str = ""
-    ended: Literal["failed", "screened", "to be run again"] = "failed"
+    ended: Literal["failed", "pruned", "to be run again"] = "failed"
     device_lost: bool = False
 
     @property
     def scored_here(self) -> bool:
-        """Whether this machine has scored or screened a model; a repeated trial takes no time."""
-        return self.seconds > 0 and (self.score is not None or self.ended == "screened")
+        """Whether this machine has scored or pruned a model; a repeated trial takes no time."""
+        return self.seconds > 0 and (self.score is not None or self.ended == "pruned")
 
 
 def run_trial(
@@ -171,7 +174,7 @@ def run_trial(
         number: what people call it.
         recipe: gives the merge; may fail.
         bench: what to run it with.
-        least_likelihood: below which the candidate is screened out.
+        least_likelihood: below which the candidate is pruned.
     """
     started = time.perf_counter()
     bench.drafts.sync()
@@ -186,8 +189,8 @@ def run_trial(
             report, seconds = bench.score(merge, bench.problems, parent=parent, least_likelihood=least_likelihood)
     except SearchError:
         raise
-    except ScreenedError as error:
-        return _screened(study, trial, number, error, time.perf_counter() - started)
+    except PrunedError as error:
+        return _pruned(study, trial, number, error, time.perf_counter() - started)
     except Exception as error:  # whatever it is, the study goes on
         seconds_taken = time.perf_counter() - started
         if not is_of_the_candidate(error):
@@ -250,12 +253,12 @@ def _keep_likelihood(trial: Trial, log_likelihood: float | None) -> None:
         trial.set_user_attr(LIKELIHOOD, log_likelihood)
 
 
-def _screened(study: Study, trial: Trial, number: int, error: ScreenedError, seconds: float) -> Result:
+def _pruned(study: Study, trial: Trial, number: int, error: PrunedError, seconds: float) -> Result:
     _LOG.info("trial %d: %s", number, error)
     _keep_likelihood(trial, error.log_likelihood)
     trial.set_user_attr(SECONDS, {"total": seconds})
     study.tell(trial, state=TrialState.PRUNED)
-    return Result(None, seconds, str(error), "screened")
+    return Result(None, seconds, str(error), "pruned")
 
 
 def _failed(study: Study, trial: Trial, number: int, error: Exception, seconds: float) -> Result:

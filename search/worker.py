@@ -245,7 +245,7 @@ class _Worker:
         return Evaluator(
             problems,
             allow_code_execution=settings.allow_code_execution,
-            prompt=settings.prompt.format,
+            prompt_format=settings.prompt.format,
             max_new_tokens=settings.max_new_tokens,
             batch_size=settings.batch_size,
             timeout_seconds=settings.timeout,

@@ -1,36 +1,35 @@
-"""What a generator is: the one interface between an evaluator and whatever runs the model. Data in, data out."""
+"""What a generator is: the one interface between the evaluator and whatever runs a model."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import collections.abc
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, get_args
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
-from evaluation.generation.draws import Draw
+from evaluation.generation.sampling import Draw
 
-if TYPE_CHECKING:  # names of backends are known without waiting for torch
+if TYPE_CHECKING:  # a command that scores nothing does not wait for torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-BackendName: TypeAlias = Literal["transformers", "vllm"]
-# What models compute in: the recipe's dtype or float32, whichever is faster on the CPU at hand; or always one of them.
+# What models compute in: always the recipe's dtype, always float32, or whichever of them is faster on this CPU.
 ComputeDtype: TypeAlias = Literal["auto", "recipe", "float32"]
-# Told the index of a request and its reference's mean log-likelihood.
+# Called with the index of a request and the mean log-likelihood of its reference.
 OnLikelihood: TypeAlias = Callable[[int, float], None]
-BACKENDS: tuple[BackendName, ...] = get_args(BackendName)
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One completion that is wanted.
+    """A request for one completion.
 
     Attributes:
         prompt: token ids, at least one.
-        stops: writing may end as soon as one of these texts has been written.
-        max_new_tokens: the most tokens that are written.
-        drafts: what similar models wrote after the same prompt, as token ids, likelier ones first. They save time
-            where the model agrees, and change nothing else.
+        stops: generation may end as soon as one of these texts is there.
+        max_new_tokens: the most tokens of the completion.
+        drafts: completions of the same prompt by similar models, as token ids, likelier ones first. They save time
+            where the model agrees with them, and change nothing else.
         reference: a completion whose likelihood under the model is wanted; empty for none.
-        draw: how the tokens are drawn; None: each is the likeliest.
+        draw: how tokens are drawn; None takes the likeliest.
     """
 
     prompt: Sequence[int]
@@ -43,14 +42,14 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """What a model wrote after one prompt.
+    """A completion.
 
     Attributes:
-        text: what it wrote, special tokens left out; it may go on past a stop text.
-        tokens: the ids of that, the end of text included.
-        log_likelihood: of the request's reference: the mean over its tokens, in nats; None if none was asked for, NaN
+        text: without special tokens; it may go on past a stop text.
+        tokens: its ids, the end of text included.
+        log_likelihood: the mean over the tokens of the request's reference, in nats; None without a reference, NaN
             where the logits are.
-        finite: whether there were logits to choose a token by to the end; where they are NaN or infinite, writing ends.
+        finite: whether all tokens had finite logits to be chosen by; generation ends at NaN or infinity.
     """
 
     text: str
@@ -59,20 +58,19 @@ class Generated:
     finite: bool = True
 
 
+Completions: TypeAlias = collections.abc.Generator[tuple[int, Generated], None, None]
+
+
 class Generator(Protocol):
-    """Writes greedily after prompts."""
+    """Completes prompts."""
 
-    def generate(
-        self, requests: Sequence[Request], on_likelihood: OnLikelihood | None = None
-    ) -> Iterator[tuple[int, Generated]]:
-        """Yield (index of the request, what was written) as each is finished, in any order.
-
-        A caller may stop early.
+    def generate(self, requests: Sequence[Request], on_likelihood: OnLikelihood | None = None) -> Completions:
+        """Yield (index of the request, its completion) as completions end; a caller may close the iterator early.
 
         Args:
-            requests: what is wanted.
-            on_likelihood: told the likelihood of each reference as soon as it is known, which is before most is
-                written; what it raises ends the generation.
+            requests: they are started in this order.
+            on_likelihood: called with the likelihood of each reference as soon as it is known, which is before most
+                tokens are generated; what it raises ends generation.
         """
 
 
@@ -80,13 +78,13 @@ class Backend(Protocol):
     """Makes generators, and keeps what outlives a model."""
 
     def generator(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, plain: bool = False) -> Generator:
-        """Return a generator for a live model, as it is when `generate` is called.
+        """Return a generator for a live model; it uses the weights at the time of `generate`.
 
         Args:
             model: a causal language model in eval mode.
             tokenizer: its tokenizer.
-            plain: no guesses, and a batch size that does not depend on what memory is free, as far as there is any.
+            plain: make no guesses, and use a batch size that depends on free memory only where there is too little.
         """
 
     def close(self) -> None:
-        """Let go of everything."""
+        """Release everything."""

@@ -1,130 +1,77 @@
-"""Sampling: which token is drawn, as a function of the logits and of where the token will stand.
+"""Draws: the random numbers of completions that are sampled.
 
-Guarantees: a draw depends on its key and the token's position, and on nothing of the batch, the order or the drafts, so
-that drafts are verified as in greedy decoding. Where logits are not finite no token is chosen, and that is told without
-a further wait for the device.
+Guarantees: the numbers of a completion depend on the seed, the problem and the sample alone. Two models draw with the
+same ones (common random numbers), and where their probabilities are nearly the same mostly the same tokens: what an
+earlier candidate drew is a good guess for the next one, and their scores differ by their weights more than by luck.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import torch
-from torch import Tensor
-
-from evaluation.generation.draws import Draw
-
-# A vocabulary is added up, and sorted, by blocks of this many tokens: to sort all of it takes longer than a pass.
-_BLOCK = 64
-NONE = -1
-"""In place of a token, where the logits have NaN or +Inf, or nothing above -Inf."""
-# Most nuclei are this small.
-_FEW = 64
+from dataclasses import dataclass
+from hashlib import blake2b
 
 
-def choose(logits: Tensor, draws: Sequence[Draw | None], starts: Sequence[int], counts: Sequence[int]) -> Tensor:
-    """Choose a token at each position: the likeliest, or one that is drawn.
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How a problem is answered.
 
-    Args:
-        logits: (positions, vocabulary), completion after completion.
-        draws: of each completion; None: the likeliest.
-        starts: the place in each completion of the first token that is chosen.
-        counts: how many positions it has.
-
-    Returns:
-        The tokens, (positions,), int64; `NONE` where the logits are not finite.
+    Attributes:
+        samples: completions of each problem.
+        temperature: 0 takes the likeliest token each time, of which more than one sample would be the same.
+        top_p: see `Draw`.
+        seed: of the random numbers.
     """
-    places: list[int] = []
-    numbers: list[tuple[float, float, float]] = []
-    first = 0
-    for draw, start, count in zip(draws, starts, counts, strict=True):
-        if draw is not None:
-            places += range(first, first + count)
-            numbers += [(draw.temperature, draw.top_p, uniform) for uniform in draw.uniforms(start, count)]
-        first += count
-    if not places:
-        return _likeliest(logits)
-    # In float64 a random number near 1 stays below it.
-    temperature, top_p, uniform = torch.tensor(numbers, dtype=torch.float64, device=logits.device).unbind(dim=1)
-    if len(places) == len(logits):
-        return drawn(logits, temperature.float(), top_p.float(), uniform)
-    chosen, where = _likeliest(logits), torch.tensor(places, device=logits.device)
-    chosen[where] = drawn(logits[where], temperature.float(), top_p.float(), uniform)
-    return chosen
+
+    samples: int = 1
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for settings that make no sense, naming the one."""
+        if self.samples < 1:
+            raise ValueError(f"samples {self.samples}: needs to be at least 1")
+        if not 0 <= self.temperature < float("inf"):
+            raise ValueError(f"temperature {self.temperature}: needs to be 0 or more")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p {self.top_p}: needs to be above 0, and 1 at most")
+        if self.temperature == 0 and self.samples > 1:
+            raise ValueError(f"samples {self.samples}: are all the same at temperature 0; give a temperature, as 0.2")
+        if self.temperature == 0 and self.top_p < 1:
+            raise ValueError(f"top_p {self.top_p}: changes nothing at temperature 0; give a temperature, as 0.2")
+
+    def draw(self, problem: str, sample: int) -> Draw | None:
+        """Return how a sample of a problem is drawn; None: its tokens are the likeliest."""
+        if self.temperature == 0:
+            return None
+        return Draw(f"{self.seed} {sample} {problem}", self.temperature, self.top_p)
 
 
-def drawn(logits: Tensor, temperature: Tensor, top_p: Tensor, uniform: Tensor) -> Tensor:
-    """Return the token (n,) at which the probability of those before it, and its own, exceeds a random number.
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """How the tokens of one completion are drawn.
 
-    `NONE` where the logits are not finite.
-
-    Args:
-        logits: (n, vocabulary).
-        temperature: (n,), above 0.
-        top_p: (n,), within (0, 1].
-        uniform: (n,), float64 in [0, 1).
+    Attributes:
+        key: what tells this completion from others.
+        temperature: that the logits are divided by, above 0.
+        top_p: tokens are drawn of the fewest, likeliest first, that together have this probability (the nucleus,
+            arXiv:1904.09751); within (0, 1].
     """
-    weights, finite = _weights(logits, temperature)
-    if bool((top_p < 1).any()):
-        least = torch.where(top_p < 1, least_in_nucleus(weights, top_p), 0)
-        weights = weights.masked_fill_(weights < least[:, None], 0)
-    blocks = weights.view(len(weights), -1, _BLOCK)
-    sums = blocks.sum(dim=-1)
-    block, rest = _reached(sums, uniform * sums.sum(dim=-1, dtype=torch.float64))
-    own = blocks.gather(1, block[:, None, None].expand(-1, 1, _BLOCK)).squeeze(1)
-    return torch.where(finite, block * _BLOCK + _reached(own, rest)[0], NONE)
+
+    key: str
+    temperature: float
+    top_p: float = 1.0
+
+    @property
+    def seed(self) -> int:
+        """A number of 63 bits for generators of others."""
+        return int.from_bytes(_digest(self.key), "little") >> 1
+
+    def uniforms(self, start: int, count: int) -> list[float]:
+        """Return the random numbers, in [0, 1), of the completion's tokens from `start` on."""
+        digests = (_digest(f"{self.key} {position}") for position in range(start, start + count))
+        return [(int.from_bytes(digest, "little") >> 11) / 2**53 for digest in digests]
 
 
-def least_in_nucleus(weights: Tensor, top_p: Tensor) -> Tensor:
-    """Return the least weight (n,) of those, largest first, that together reach the part top_p (n,) of all.
-
-    Tokens that weigh as much as the last one in the nucleus are in it, too.
-    """
-    wanted = top_p * weights.sum(dim=-1)
-    blocks = weights.view(len(weights), -1, _BLOCK)
-    # The largest weights lie in the blocks whose own largest are largest: most of the vocabulary need not be sorted.
-    largest = blocks.amax(dim=-1).topk(min(_FEW, blocks.shape[1]), dim=-1).indices
-    some = blocks.gather(1, largest[..., None].expand(-1, -1, _BLOCK)).flatten(1)
-    least, reached = _least(some.topk(min(_FEW, some.shape[-1]), dim=-1).values, wanted)
-    if not bool(reached.all()):
-        rest = ~reached
-        least[rest] = _least(weights[rest].sort(dim=-1, descending=True).values, wanted[rest])[0]
-    return least
-
-
-def _likeliest(logits: Tensor) -> Tensor:
-    # NaN is above all else for argmax, so that what it finds tells of the whole row.
-    chosen = logits.argmax(dim=-1, keepdim=True)
-    return torch.where(logits.gather(-1, chosen).isfinite(), chosen, NONE).squeeze(-1)
-
-
-def _weights(logits: Tensor, temperature: Tensor) -> tuple[Tensor, Tensor]:
-    """Return what is in proportion to the probabilities, and whether it is: (n,), false where logits are not finite.
-
-    The largest is 1; filled up with 0 to whole blocks.
-    """
-    count, vocabulary = logits.shape
-    weights = torch.zeros(count, -(-vocabulary // _BLOCK) * _BLOCK, device=logits.device)
-    own = weights[:, :vocabulary]
-    largest = logits.amax(dim=-1, keepdim=True).float()
-    # Subtracted first: a small temperature makes no logit infinite but those that are never drawn.
-    torch.sub(logits, largest, out=own).div_(temperature[:, None].clamp_min(torch.finfo(torch.float32).tiny)).exp_()
-    return weights, largest.squeeze(-1).isfinite()
-
-
-def _least(descending: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the last of the first numbers that together reach what is wanted, and whether they do."""
-    reached = descending.cumsum(dim=-1)
-    within = (reached - descending < wanted[:, None]).sum(dim=-1)
-    # Of numbers that are NaN none is reached.
-    return descending.gather(-1, (within[:, None] - 1).clamp_min(0)).squeeze(-1), reached[:, -1] >= wanted
-
-
-def _reached(weights: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the index at which weights that are added up exceed what is wanted, and how much was left before it."""
-    sums = weights.cumsum(dim=-1, dtype=torch.float64)
-    wanted = torch.minimum(wanted, torch.nextafter(sums[:, -1], torch.zeros_like(wanted)))
-    # Among numbers that are NaN the place may be past the last.
-    index = torch.searchsorted(sums, wanted[:, None], right=True).clamp_max(weights.shape[-1] - 1)
-    before = torch.where(index > 0, sums.gather(-1, (index - 1).clamp_min(0)), 0)
-    return index.squeeze(1), wanted - before.squeeze(1)
+def _digest(text: str) -> bytes:
+    return blake2b(text.encode(), digest_size=8).digest()

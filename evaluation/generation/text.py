@@ -27,7 +27,7 @@ def configured_ends(config: GenerationConfig | None, tokenizer: PreTrainedTokeni
     return frozenset(token for token in [*listed, tokenizer.eos_token_id] if isinstance(token, int))
 
 
-def is_written(stops: Sequence[str], tokens: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> bool:
+def ends_in_stop(stops: Sequence[str], tokens: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> bool:
     """Whether the newest of these tokens completed one of the stop texts."""
     tail = decode(tokens[-TAIL_TOKENS:], tokenizer) if stops else ""
     return any(stop in tail for stop in stops)

@@ -18,7 +18,7 @@ import hashlib
 import json
 import logging
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 
@@ -28,11 +28,11 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from transformers.core_model_loading import revert_weight_conversion
 
 from evaluation.errors import EvaluationError
-from evaluation.generation.counting import digits_of
-from evaluation.generation.memory import free_bytes
-from evaluation.generation.protocol import Generated, OnLikelihood, Request
+from evaluation.generation.drafting.numbered_text import digits_of
+from evaluation.generation.free_memory import free_bytes
+from evaluation.generation.protocol import Completions, Generated, OnLikelihood, Request
 from evaluation.generation.text import TAIL_TOKENS, decode, end_tokens, text_after
-from evaluation.generation.vllm_engine.messages import Likelihood, Settings
+from evaluation.generation.vllm_engine.messages import EngineSettings, Likelihood
 from evaluation.generation.vllm_engine.process import EngineProcess
 
 _LOG = logging.getLogger(__name__)
@@ -111,7 +111,7 @@ class VllmBackend:
         tokenizer: PreTrainedTokenizerBase,
         tensors: Mapping[str, Tensor],
         requests: Sequence[Request],
-    ) -> Settings:
+    ) -> EngineSettings:
         on_cpu = model.device.type == "cpu"
         free = free_bytes(model.device)
         cache = memory_part = None
@@ -121,7 +121,7 @@ class VllmBackend:
             cache = max(min(wanted, free - 2 * weights), self._length * _bytes_per_slot(model))
         else:
             memory_part = free / torch.cuda.mem_get_info(model.device)[1]
-        return Settings(
+        return EngineSettings(
             folder="",
             dtype=str(model.dtype).removeprefix("torch."),
             rows=self._batch_size,
@@ -157,9 +157,7 @@ class VllmGenerator:
         self._tokenizer = tokenizer
         self._plain = plain
 
-    def generate(
-        self, requests: Sequence[Request], on_likelihood: OnLikelihood | None = None
-    ) -> Iterator[tuple[int, Generated]]:
+    def generate(self, requests: Sequence[Request], on_likelihood: OnLikelihood | None = None) -> Completions:
         """Yield (index of the request, what was written) as each is finished; see `Generator`.
 
         Raises:
@@ -180,7 +178,7 @@ class VllmGenerator:
             ends = sorted(end_tokens(self._model, self._tokenizer))
             likelihoods: dict[int, float] = {}
             # Closed at once, whatever ends this: the engine writes on until then.
-            with contextlib.closing(engine.write(bounded, ends, guess=not self._plain)) as answers:
+            with contextlib.closing(engine.generate(bounded, ends, guess=not self._plain)) as answers:
                 for answer in answers:
                     index = answer.index
                     if isinstance(answer, Likelihood):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from evaluation.problems import differential
 from evaluation.problems.fields import Fields
-from evaluation.problems.files import Row
+from evaluation.problems.files import JsonObject
 from evaluation.problems.mbpp import module_test
 from evaluation.problems.mbpp_inputs import restore
 from evaluation.problems.problem import PLUS_SECONDS, Problem
@@ -20,7 +20,7 @@ _SCHEMA = ("task_id", "prompt", "entry_point", "canonical_solution", "base_input
 _SOURCE = Path(differential.__file__).read_text(encoding="utf-8")
 
 
-def read_evalplus(row: Row, where: str) -> Problem:
+def read_evalplus(row: JsonObject, where: str) -> Problem:
     """Read a row of HumanEvalPlus.jsonl or MbppPlus.jsonl. Raises EvaluationError."""
     fields = Fields(row, where, _SCHEMA)
     task_id, prompt, entry_point, solution = (fields.text(name) for name in _SCHEMA[:4])

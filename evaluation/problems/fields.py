@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from evaluation.errors import EvaluationError
-from evaluation.problems.files import Row
+from evaluation.problems.files import JsonObject
 
 
 class Fields:
@@ -17,7 +17,7 @@ class Fields:
         schema: what rows of its format have, for errors.
     """
 
-    def __init__(self, row: Row, where: str, schema: Sequence[str]) -> None:
+    def __init__(self, row: JsonObject, where: str, schema: Sequence[str]) -> None:
         self._row = row
         self.where = where
         self._schema = ", ".join(schema)

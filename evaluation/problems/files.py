@@ -13,10 +13,10 @@ from pathlib import Path
 
 from evaluation.errors import EvaluationError
 
-Row = Mapping[str, object]
+JsonObject = Mapping[str, object]
 
 
-def read_rows(path: Path) -> Iterator[tuple[str, Row]]:
+def read_rows(path: Path) -> Iterator[tuple[str, JsonObject]]:
     """Yield ("FILE:LINE", object) of JSON lines, ("FILE[INDEX]", object) of a JSON array, by the file's name.
 
     Raises EvaluationError where a line or an item is no JSON object, or the file cannot be read.
@@ -27,7 +27,7 @@ def read_rows(path: Path) -> Iterator[tuple[str, Row]]:
         yield from read_lines(path)
 
 
-def read_lines(path: Path) -> Iterator[tuple[str, Row]]:
+def read_lines(path: Path) -> Iterator[tuple[str, JsonObject]]:
     """Yield ("FILE:LINE", object) for each line of a .jsonl or .jsonl.gz file that is not blank.
 
     Raises EvaluationError where a line is no JSON object or the file cannot be read.
@@ -38,7 +38,7 @@ def read_lines(path: Path) -> Iterator[tuple[str, Row]]:
             yield where, _object(_loads(line, where), where)
 
 
-def _read_array(path: Path) -> Iterator[tuple[str, Row]]:
+def _read_array(path: Path) -> Iterator[tuple[str, JsonObject]]:
     items = _loads("".join(_text_lines(path)), str(path))
     if not isinstance(items, list):
         raise EvaluationError(f"{path}: expected an array of problems, got {type(items).__name__}; lines are .jsonl")
@@ -67,7 +67,7 @@ def _loads(text: str, where: str) -> object:
     return value
 
 
-def _object(value: object, where: str) -> Row:
+def _object(value: object, where: str) -> JsonObject:
     if not isinstance(value, dict):
         raise EvaluationError(f"{where}: expected an object with task_id, prompt, ..., got {type(value).__name__}")
     return value

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any, cast
 
 from evaluation.errors import EvaluationError
-from evaluation.problems.files import Row
+from evaluation.problems.files import JsonObject
 
 _SPLITS = ("test", "train")
 _SAVED = ("dataset_dict.json", "state.json")
 
 
-def read_hub(reference: str) -> Iterator[tuple[str, Row]]:
+def read_hub(reference: str) -> Iterator[tuple[str, JsonObject]]:
     """Yield ("NAME[INDEX]", row) of a data set's test split, or of the only one that it has.
 
     Args:

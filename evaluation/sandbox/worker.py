@@ -28,7 +28,7 @@ from evaluation.sandbox.limits import cpu_limit_seconds
 from evaluation.sandbox.scratch import OwnFolder
 from evaluation.sandbox.solution import SolutionJob
 from evaluation.sandbox.verdict import Status, Verdict
-from evaluation.sandbox.zygote import Role, Settings
+from evaluation.sandbox.zygote import Role, ZygoteSettings
 
 if TYPE_CHECKING:
     from evaluation.problems import Problem
@@ -43,9 +43,9 @@ _GRACE_SECONDS = 20.0
 _BOOT = """
 import json, sys
 sys.path.append(sys.argv[1])
-from evaluation.sandbox.zygote import Settings, main
+from evaluation.sandbox.zygote import ZygoteSettings, main
 sys.path.pop()
-main(Settings(**json.loads(sys.argv[2])))
+main(ZygoteSettings(**json.loads(sys.argv[2])))
 """
 
 
@@ -174,7 +174,7 @@ class _Zygote:
         ours, theirs = socket.socketpair()
         processes = open_processes()
         self.control = Control(ours)
-        settings = Settings(
+        settings = ZygoteSettings(
             role=role,
             control=theirs.fileno(),
             processes=processes,

@@ -26,13 +26,13 @@ from pathlib import Path
 from typing import Literal, NoReturn, TypeAlias, cast
 
 from evaluation.sandbox import limits
-from evaluation.sandbox.budget import Budget
 from evaluation.sandbox.checker import Checker, CheckerJob
 from evaluation.sandbox.clock import Clock, measures_delay, number_in
 from evaluation.sandbox.confinement import Confinement
 from evaluation.sandbox.control import Control, ControlClosed
 from evaluation.sandbox.scratch import Scratch
 from evaluation.sandbox.solution import SolutionJob, serve
+from evaluation.sandbox.time_budget import TimeBudget
 
 Role: TypeAlias = Literal["solution", "checker"]
 
@@ -51,7 +51,7 @@ _WARM = (
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class ZygoteSettings:
     """What a zygote is started with.
 
     Attributes:
@@ -89,7 +89,7 @@ class _Run:
 class Zygote:
     """The loop of one side of a pair."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: ZygoteSettings) -> None:
         self._settings = settings
         self._control = Control(socket.socket(fileno=settings.control))
         self._parent = os.getppid()
@@ -184,7 +184,7 @@ class Zygote:
         """
         deadline = time.monotonic() + hard_wall_seconds + _GRACE_SECONDS
         watched = [run.report] if self._settings.role == "checker" else []
-        budget: Budget | None = None
+        budget: TimeBudget | None = None
         pause, said = _BUSY_SECONDS, b""
         while time.monotonic() < deadline and not (self._scratch and self._scratch.is_full()):
             ready = self._wait(pause, watched)
@@ -194,7 +194,7 @@ class Zygote:
                 if isinstance(first, str):
                     return _in_time((first, second), budget)
                 clock = Clock(self._settings.processes, (first, second))
-                budget = Budget(clock, budget_seconds, hard_wall_seconds)
+                budget = TimeBudget(clock, budget_seconds, hard_wall_seconds)
             if self._wakeup in ready and os.waitid(os.P_PID, run.process, os.WEXITED | os.WNOHANG | os.WNOWAIT):
                 return None
             if self._control.fileno() in ready:
@@ -243,13 +243,13 @@ class Zygote:
         return True
 
 
-def _in_time(verdict: tuple[str, str], budget: Budget | None) -> tuple[str, str]:
+def _in_time(verdict: tuple[str, str], budget: TimeBudget | None) -> tuple[str, str]:
     """Return a verdict, or another if it came too late: the zygote may have waited for a core itself."""
     judged = budget.judge() if budget and verdict[0] == "passed" else 0.0
     return judged if isinstance(judged, tuple) else verdict
 
 
-def main(settings: Settings) -> None:
+def main(settings: ZygoteSettings) -> None:
     """Be a zygote until the parent is gone."""
     for descriptor in (settings.control, settings.processes):
         with contextlib.suppress(OSError):  # there may be no /proc

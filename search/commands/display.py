@@ -125,7 +125,7 @@ def described(report: Report) -> dict[str, Any]:
         **{f"pass@{k}": report.pass_at(k) for k in report.tries},
         "interval": [low, high],
         "scores": dict(report.scores),
-        "prompt": report.prompt,
+        "prompt": report.prompt_format,
         "compute_dtype": report.compute_dtype,
         "seconds": report.seconds,
         "problems": {task: _described(outcomes) for task, outcomes in report.samples.items()},

@@ -173,7 +173,7 @@ def evaluate(
     chosen = load_problem_sets(problems)
     reference = load_recipe(model) if model.endswith((".yaml", ".yml")) else model
     with quick_imports():
-        from evaluation import Evaluator, prompt_notes  # only now: it waits for torch
+        from evaluation import Evaluator, OutcomeCounter, prompt_notes  # only now: it waits for torch
         from evaluation.generation.text import configured_ends
     from search.compute import Compute
     from search.devices import choose_device
@@ -209,10 +209,9 @@ def evaluate(
         else:
             loaded_model, tokenizer, generation = loaded
             ends = configured_ends(generation, tokenizer)
-            tell(*prompt_notes(chosen, evaluator.prompt, tokenizer, ends))
-            report = evaluator.evaluate(
-                loaded_model, tokenizer, progress=lambda done, total: progress("scoring", done, total)
-            )
+            tell(*prompt_notes(chosen, evaluator.prompt_format, tokenizer, ends))
+            counter = OutcomeCounter(lambda done, total: progress("scoring", done, total))
+            report = evaluator.evaluate(loaded_model, tokenizer, observers=[counter])
     if prompt_formats:
         print_tried(tried, as_json)
     else:

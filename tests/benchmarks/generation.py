@@ -25,9 +25,9 @@ import optuna
 import torch
 import yaml
 
-from evaluation import DraftBook, Evaluator, ProblemSet, Request, load_problems
-from evaluation.generation.book import prompt_key
-from evaluation.generation.transformers_backend import TransformersGenerator
+from evaluation import DraftStore, Evaluator, ProblemSet, Request, load_problems
+from evaluation.generation.drafting.draft_store import prompt_key
+from evaluation.generation.engine.generator import TransformersGenerator
 from evaluation.prompts import render, stops
 from merging import Merger, ParentSet, Recipe
 from search import SearchConfig, run_search
@@ -51,7 +51,7 @@ def load_config(models: Path, most: int) -> SearchConfig:
     return SearchConfig.parse(yaml.safe_dump(raw), "configs/smollm2.yaml").with_consent()
 
 
-def searched(config: SearchConfig, folder: Path, trials: int) -> tuple[DraftBook, Recipe]:
+def searched(config: SearchConfig, folder: Path, trials: int) -> tuple[DraftStore, Recipe]:
     """Run a search, or take one that ran; return its drafts and the candidate that it would try next."""
     with Terminal() as progress:
         run_search(config, folder, trials=trials, progress=progress)
@@ -134,7 +134,7 @@ class Stage:
 
     problems: ProblemSet
     most: int
-    book: DraftBook
+    store: DraftStore
     model: Any
     tokenizer: Any
 
@@ -144,7 +144,7 @@ class Stage:
         for problem in self.problems:
             text = render(problem, "completion", self.tokenizer)
             tokens = self.tokenizer.encode(text)
-            known = self.book.drafts(prompt_key(text, tokens)) if drafts else ()
+            known = self.store.drafts(prompt_key(text, tokens)) if drafts else ()
             found.append(Request(tokens, stops(problem, "completion"), self.most, known))
         return found
 
@@ -167,11 +167,11 @@ def set_up(args: argparse.Namespace) -> Iterator[Stage]:
     everything = load_problems("humaneval")
     problems = everything.subset(everything.task_ids[:: max(1, len(everything) // args.problems)][: args.problems])
     config = load_config(args.models.resolve(), args.max_new_tokens)
-    book, candidate = searched(config, args.search, args.trials)
+    store, candidate = searched(config, args.search, args.trials)
     with ParentSet.open([candidate], torch.device("cpu")) as parents:
         parents.load()
         merger = Merger(parents)
-        yield Stage(problems, args.max_new_tokens, book, merger.apply(candidate), merger.tokenizer(candidate))
+        yield Stage(problems, args.max_new_tokens, store, merger.apply(candidate), merger.tokenizer(candidate))
 
 
 def compare(stage: Stage, batches: Sequence[int], repeats: int) -> None:
@@ -206,7 +206,7 @@ def overhead(stage: Stage) -> None:
         Evaluator(stage.problems, allow_code_execution=True, max_new_tokens=stage.most) as evaluator,
         forward_seconds(stage.model) as spent,
     ):
-        report = evaluator.evaluate(stage.model, stage.tokenizer, drafts=stage.book)
+        report = evaluator.evaluate(stage.model, stage.tokenizer, drafts=stage.store)
     besides = report.seconds - spent[0]
     print(
         f"\na trial with drafts: {report.seconds:.1f} s, {spent[0]:.1f} s of them in forward passes, "

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from evaluation.sandbox.budget import Budget
 from evaluation.sandbox.clock import NOWHERE, Clock, measures_delay, number_in, open_processes
 from evaluation.sandbox.gate import Gate
 from evaluation.sandbox.limits import cpu_limit_seconds
+from evaluation.sandbox.time_budget import TimeBudget
 from evaluation.sandbox.worker import _judge_lost
 
 PROCESSES = open_processes()
@@ -115,7 +115,7 @@ class _Given(Clock):
 def test_a_check_is_over_by_its_own_time_and_starved_by_the_walls(
     wall: float, effective: float, judged: object
 ) -> None:
-    assert Budget(_Given(wall, effective), 3.0, 30.0).judge() == judged
+    assert TimeBudget(_Given(wall, effective), 3.0, 30.0).judge() == judged
 
 
 def test_a_run_that_uses_up_its_processor_time_has_timed_out() -> None:

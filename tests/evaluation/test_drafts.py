@@ -1,4 +1,4 @@
-"""Drafts are guesses that go on from what was written; the book of them is bounded and survives in a file."""
+"""Drafts give guesses that continue a completion; the store of them is bounded and can be rebuilt from a file."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evaluation import DraftBook, DraftEntry
-from evaluation.generation.book import prompt_key
-from evaluation.generation.drafts import Drafts, Trust, distinct
+from evaluation import Draft, DraftStore
+from evaluation.generation.drafting.draft_store import prompt_key
+from evaluation.generation.drafting.drafter import Drafter, Trust, distinct
 
 TOKENS = st.lists(st.integers(0, 5), max_size=30)
 COMPLETIONS = st.lists(TOKENS, max_size=6)
 
 
-def greedy(truth: Sequence[int], drafts: Drafts, certainty: float) -> tuple[list[int], int]:
+def greedy(truth: Sequence[int], drafts: Drafter, certainty: float) -> tuple[list[int], int]:
     """Write a text as a generator does that verifies guesses; return it and the number of passes."""
     written: list[int] = []
     passes = 0
@@ -34,7 +34,7 @@ def greedy(truth: Sequence[int], drafts: Drafts, certainty: float) -> tuple[list
 def test_any_text_is_reached_whatever_the_drafts(
     prompt: list[int], known: list[list[int]], truth: list[int], certainty: float
 ) -> None:
-    written, passes = greedy(truth, Drafts(prompt, known, Trust()), certainty)
+    written, passes = greedy(truth, Drafter(prompt, known, Trust()), certainty)
     assert written == truth
     assert passes <= len(truth)
 
@@ -42,7 +42,7 @@ def test_any_text_is_reached_whatever_the_drafts(
 @given(TOKENS, COMPLETIONS, st.lists(st.integers(0, 5), min_size=1, max_size=30))
 def test_a_known_completion_takes_one_pass(prompt: list[int], known: list[list[int]], truth: list[int]) -> None:
     agreeing = [completion for completion in known if completion[: len(truth)] == truth[: len(completion)]]
-    _, passes = greedy(truth, Drafts(prompt, [truth, *agreeing], Trust()), certainty=0.0)
+    _, passes = greedy(truth, Drafter(prompt, [truth, *agreeing], Trust()), certainty=0.0)
     assert passes == 1
 
 
@@ -50,7 +50,7 @@ def test_a_known_completion_takes_one_pass(prompt: list[int], known: list[list[i
 def test_guesses_are_no_more_than_asked_for_and_what_stands_somewhere(
     prompt: list[int], known: list[list[int]], written: list[int], most: int, certainty: float
 ) -> None:
-    guesses = Drafts(prompt, known, Trust()).propose(written, most, certainty)
+    guesses = Drafter(prompt, known, Trust()).propose(written, most, certainty)
     assert len(guesses) <= most
     assert set(guesses) <= set(prompt) | set(written) | {token for completion in known for token in completion}
     if certainty == 1:
@@ -62,7 +62,7 @@ def test_a_path_follows_the_completions_that_agree(
     shared: list[int], one: list[int], other: list[int], most: int
 ) -> None:
     known = [[*shared, *one], [*shared, *other], [*shared, *other]]
-    guesses = list(Drafts([], known, Trust()).propose(shared, most, 0.0))
+    guesses = list(Drafter([], known, Trust()).propose(shared, most, 0.0))
     if one or other:
         assert guesses == ((other or one)[:most] if one[:1] != other[:1] or one == other else guesses)
         assert guesses in ([*one][: len(guesses)], [*other][: len(guesses)])
@@ -70,7 +70,7 @@ def test_a_path_follows_the_completions_that_agree(
 
 def test_after_a_difference_the_text_goes_on_where_it_stands_elsewhere() -> None:
     known = [[1, 2, 3, 50, 51, 52, 53, 54, 55]]
-    drafts = Drafts([9], known, Trust())
+    drafts = Drafter([9], known, Trust())
     assert list(drafts.propose([], 9, 0.0)) == known[0]
     drafts.learn(1)
     # 7 instead of 2: nothing known goes on from here, until two tokens do.
@@ -79,13 +79,13 @@ def test_after_a_difference_the_text_goes_on_where_it_stands_elsewhere() -> None
 
 
 def test_a_text_that_repeats_itself_is_guessed_without_drafts() -> None:
-    drafts = Drafts([1, 2, 3, 4, 1, 2], [], Trust())
+    drafts = Drafter([1, 2, 3, 4, 1, 2], [], Trust())
     assert list(drafts.propose([3], 3, 0.0)) == [4, 1, 2]
 
 
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=6), st.integers(1, 60))
 def test_a_text_that_has_begun_to_repeat_itself_is_guessed_to_go_on(period: list[int], most: int) -> None:
-    drafts = Drafts([9], [], Trust())
+    drafts = Drafter([9], [], Trust())
     # Twice the longest match, after which the guess is as long as may be.
     written = period * 16
     drafts.propose(written, most, 0.0)
@@ -106,7 +106,7 @@ def test_a_source_that_fails_is_trusted_less() -> None:
 
 def test_unlikely_guesses_are_not_made() -> None:
     known = [[1, 2, 3, 4, 5, 6, 7, 8]]
-    lengths = [len(Drafts([], known, Trust()).propose([], 8, certainty)) for certainty in (0.0, 0.9, 0.95, 0.999)]
+    lengths = [len(Drafter([], known, Trust()).propose([], 8, certainty)) for certainty in (0.0, 0.9, 0.95, 0.999)]
     assert lengths == [8, 3, 1, 0]
 
 
@@ -119,38 +119,38 @@ def test_what_another_completion_begins_with_is_left_out(completions: list[list[
         assert all(any(k[: len(c)] == tuple(c) for k in kept) for c in completions if c)
 
 
-def test_the_book_keeps_the_parents_and_the_most_recent() -> None:
-    book = DraftBook()
-    assert all(book.add(DraftEntry("p", (parent, 0), parent=True)) for parent in range(3))
-    assert all(book.add(DraftEntry("p", (trial, 1))) for trial in range(100))
-    known = book.drafts("p")
+def test_the_store_keeps_the_parents_and_the_most_recent() -> None:
+    store = DraftStore()
+    assert all(store.add(Draft("p", (parent, 0), parent=True)) for parent in range(3))
+    assert all(store.add(Draft("p", (trial, 1))) for trial in range(100))
+    known = store.drafts("p")
     assert known[0] == (99, 1)
     assert known[-3:] == [(0, 0), (1, 0), (2, 0)]
     assert len(known) < 20
-    assert book.drafts("another") == []
+    assert store.drafts("another") == []
 
 
-def test_what_is_written_again_is_the_most_recent_and_nothing_new() -> None:
-    book = DraftBook()
+def test_what_is_generated_again_is_the_most_recent_and_nothing_new() -> None:
+    store = DraftStore()
     for tokens in ((1,), (2,), (3,)):
-        assert book.add(DraftEntry("p", tokens))
-    assert not book.add(DraftEntry("p", (1,)))
-    assert book.drafts("p") == [(1,), (3,), (2,)]
+        assert store.add(Draft("p", tokens))
+    assert not store.add(Draft("p", (1,)))
+    assert store.drafts("p") == [(1,), (3,), (2,)]
 
 
 def test_the_reference_is_the_first_that_a_parent_passed_with() -> None:
-    book = DraftBook()
-    book.add(DraftEntry("p", (1,), parent=True, passed=False))
-    book.add(DraftEntry("p", (2,), parent=False, passed=True))
-    assert book.reference("p") == ()
-    assert book.add(DraftEntry("p", (1,), parent=True, passed=True))
-    book.add(DraftEntry("p", (3,), parent=True, passed=True))
-    assert book.reference("p") == (1,)
+    store = DraftStore()
+    store.add(Draft("p", (1,), parent=True, passed=False))
+    store.add(Draft("p", (2,), parent=False, passed=True))
+    assert store.reference("p") == ()
+    assert store.add(Draft("p", (1,), parent=True, passed=True))
+    store.add(Draft("p", (3,), parent=True, passed=True))
+    assert store.reference("p") == (1,)
 
 
 ENTRIES = st.lists(
     st.builds(
-        DraftEntry,
+        Draft,
         st.sampled_from("ab"),
         st.lists(st.integers(0, 3), min_size=1, max_size=2).map(tuple),
         st.booleans(),
@@ -161,15 +161,15 @@ ENTRIES = st.lists(
 
 
 @given(ENTRIES)
-def test_a_book_is_made_again_from_its_entries(entries: list[DraftEntry]) -> None:
-    book, again = DraftBook(), DraftBook()
+def test_a_store_is_made_again_from_its_entries(entries: list[Draft]) -> None:
+    store, again = DraftStore(), DraftStore()
     for entry in entries:
-        book.add(entry)
-    for entry in book.entries():
+        store.add(entry)
+    for entry in store.entries():
         again.add(entry)
     for prompt in "ab":
-        assert sorted(again.drafts(prompt)) == sorted(book.drafts(prompt))
-        assert again.reference(prompt) == book.reference(prompt)
+        assert sorted(again.drafts(prompt)) == sorted(store.drafts(prompt))
+        assert again.reference(prompt) == store.reference(prompt)
 
 
 def test_the_key_of_a_prompt_tells_tokenizers_apart() -> None:

@@ -10,14 +10,15 @@ import pytest
 
 from evaluation import (
     ConsentError,
-    DraftBook,
+    DraftStore,
     EvaluationError,
     Evaluator,
+    Observer,
+    Outcome,
+    OutcomeCounter,
     Problem,
     ProblemSet,
     Sampling,
-    ScreenedError,
-    Status,
     pass_at_k,
 )
 from evaluation.prompts import extract, render
@@ -40,7 +41,7 @@ def test_a_report_has_an_outcome_for_every_problem(problems: ProblemSet, tiny_mo
     model, tokenizer = tiny_model
     seen: list[tuple[int, int]] = []
     with Evaluator(problems, allow_code_execution=True, max_new_tokens=8, workers=1) as evaluator:
-        report = evaluator.evaluate(model, tokenizer, progress=lambda done, total: seen.append((done, total)))
+        report = evaluator.evaluate(model, tokenizer, observers=[OutcomeCounter(lambda *counts: seen.append(counts))])
     assert tuple(report.outcomes) == problems.task_ids
     assert seen == [(1, 2), (2, 2)]
     assert report.problems == "toy"
@@ -78,7 +79,7 @@ def test_a_draft_with_tokens_that_a_model_has_not_is_left_out(
     model, tokenizer = tiny_model
     unknown = model.get_input_embeddings().weight.shape[0] + beyond
 
-    class Larger(DraftBook):
+    class Larger(DraftStore):
         """What a fine-tune of the model with added tokens wrote."""
 
         def drafts(self, prompt: str) -> list[tuple[int, ...]]:
@@ -97,13 +98,13 @@ def test_drafts_change_no_outcome_and_give_the_references_a_likelihood(
     half_solved: ProblemSet, tiny_model: tuple[Any, Any]
 ) -> None:
     model, tokenizer = tiny_model
-    book = DraftBook()
+    store = DraftStore()
     with Evaluator(half_solved, allow_code_execution=True, max_new_tokens=24, workers=1) as evaluator:
-        first = evaluator.evaluate(model, tokenizer, drafts=book, parent=True)
+        first = evaluator.evaluate(model, tokenizer, drafts=store, parent=True)
         plain = evaluator.evaluate(model, tokenizer, plain=True)
         calls: list[int] = []
         with model.register_forward_pre_hook(lambda *_: calls.append(1)):
-            again = evaluator.evaluate(model, tokenizer, drafts=book)
+            again = evaluator.evaluate(model, tokenizer, drafts=store)
     assert first.outcomes == plain.outcomes
     assert first.log_likelihood is None
     assert len(calls) <= 3
@@ -116,27 +117,80 @@ def test_drafts_change_no_outcome_and_give_the_references_a_likelihood(
     assert -6 < again.log_likelihood < 0  # a uniform guess among 262 tokens is worth -5.6
 
 
-def test_a_model_that_finds_the_references_unlikely_is_not_scored_to_the_end(
+class Recorder(Observer):
+    """Notes what it hears, and raises after so many events of a kind."""
+
+    def __init__(self, likelihoods: int = 0, outcomes: int = 0) -> None:
+        self.likelihoods: list[tuple[str, float, int, int]] = []
+        self.outcomes: list[tuple[Outcome, int, int]] = []
+        self._most = likelihoods, outcomes
+
+    def on_likelihood(self, task_id: str, log_likelihood: float, done: int, total: int) -> None:
+        self.likelihoods.append((task_id, log_likelihood, done, total))
+        if done == self._most[0]:
+            raise Enough
+
+    def on_outcome(self, outcome: Outcome, done: int, total: int) -> None:
+        self.outcomes.append((outcome, done, total))
+        if done == self._most[1]:
+            raise Enough
+
+
+class Enough(Exception):
+    """Ends an evaluation."""
+
+
+def test_observers_hear_of_every_likelihood_and_every_outcome(
     half_solved: ProblemSet, tiny_model: tuple[Any, Any]
 ) -> None:
-    model, tokenizer = tiny_model
-    book = DraftBook()
+    store, first, second = DraftStore(), Recorder(), Recorder()
     with Evaluator(half_solved, allow_code_execution=True, max_new_tokens=24, workers=1) as evaluator:
-        # Without a reference there is nothing to screen by.
-        first = evaluator.evaluate(model, tokenizer, drafts=book, parent=True, least_likelihood=0.0)
-        known = evaluator.evaluate(model, tokenizer, drafts=book).log_likelihood
-        assert known is not None
-        again = evaluator.evaluate(model, tokenizer, drafts=book, least_likelihood=known - 0.01)
-        calls: list[int] = []
-        with (
-            model.register_forward_pre_hook(lambda *_: calls.append(1)),
-            pytest.raises(ScreenedError, match=r"what parents passed with has -\d\.\d\d nats a token") as raised,
-        ):
-            evaluator.evaluate(model, tokenizer, drafts=book, least_likelihood=known + 0.01)
-        assert raised.value.log_likelihood == pytest.approx(known)
-        assert len(calls) <= 2  # the probe of the slots, and the prompts
-        after = evaluator.evaluate(model, tokenizer, drafts=book)
-    assert [report.pass_at_1 for report in (first, again, after)] == [0.5, 0.5, 0.5]
+        without = evaluator.evaluate(*tiny_model, drafts=store, parent=True, observers=[first])
+        report = evaluator.evaluate(*tiny_model, drafts=store, observers=[first, second])
+    assert without.log_likelihood is None
+    assert second.likelihoods == first.likelihoods == [("toy/solved", report.log_likelihood, 1, 1)]
+    for recorder, own in ((first, first.outcomes[:2]), (second, second.outcomes)):
+        assert [counts for _, *counts in own] == [[1, 2], [2, 2]], recorder
+    assert {it.task_id: it for it, *_ in second.outcomes} == report.outcomes
+
+
+@pytest.mark.parametrize("event", ["likelihoods", "outcomes"])
+def test_an_observer_may_end_the_evaluation(half_solved: ProblemSet, tiny_model: tuple[Any, Any], event: str) -> None:
+    model, tokenizer = tiny_model
+    attention = model.config._attn_implementation
+    store = DraftStore()
+    with Evaluator(half_solved, allow_code_execution=True, max_new_tokens=24, workers=1) as evaluator:
+        first = evaluator.evaluate(model, tokenizer, drafts=store, parent=True)
+        passes: list[int] = []
+        with model.register_forward_pre_hook(lambda *_: passes.append(1)), pytest.raises(Enough) as raised:
+            evaluator.evaluate(model, tokenizer, drafts=store, observers=[Recorder(**{event: 1})])
+        assert len(passes) <= (2 if event == "likelihoods" else 24)  # the probe of the slots, and the prompts
+        assert model.config._attn_implementation == attention, raised  # which still holds the traceback
+        after = evaluator.evaluate(model, tokenizer, drafts=store)
+    assert after.pass_at_1 == first.pass_at_1 == 0.5
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_problems_are_generated_in_the_order_that_the_caller_chooses(
+    adder: Problem, tiny_model: tuple[Any, Any], batch_size: int
+) -> None:
+    lengths = {"toy/b": 2, "toy/a": 30, "toy/d": 5, "toy/c": 12}
+    solved = [replace(adder, task_id=task, prompt="#" * size + "\n") for task, size in lengths.items()]
+    problems = ProblemSet("toy", tuple(solved))
+    mine = ["toy/c", "toy/b", "toy/d", "toy/a"]
+    found, heard = [], []
+    options: dict[str, Any] = {"allow_code_execution": True, "max_new_tokens": 6, "workers": 1}
+    with Evaluator(problems, batch_size=batch_size, **options) as evaluator:
+        for order in (None, mine):
+            recorder = Recorder()
+            found.append(evaluator.evaluate(*tiny_model, order=order, observers=[recorder]))
+            heard.append([outcome.task_id for outcome, *_ in recorder.outcomes])
+        with pytest.raises(EvaluationError, match="the order must name each of the 4 problems once"):
+            evaluator.evaluate(*tiny_model, order=["toy/a", "toy/a", "toy/b", "toy/c"])
+    assert found[0].outcomes == found[1].outcomes
+    assert [tuple(report.outcomes) for report in found] == [problems.task_ids] * 2
+    if batch_size == 1:
+        assert heard == [["toy/a", "toy/c", "toy/d", "toy/b"], mine]
 
 
 def test_a_part_of_the_problems_can_be_scored(problems: ProblemSet, tiny_model: tuple[Any, Any]) -> None:
@@ -145,7 +199,6 @@ def test_a_part_of_the_problems_can_be_scored(problems: ProblemSet, tiny_model: 
         assert tuple(evaluator.evaluate(*tiny_model, problems=part).outcomes) == ("toy/any",)
         nothing = ProblemSet("toy", ())
         assert evaluator.evaluate(*tiny_model, problems=nothing).outcomes == {}
-        assert list(evaluator.stream(*tiny_model, problems=nothing)) == []
 
 
 def test_a_problem_that_cannot_be_scored_is_named_before_a_model_is_asked(problems: ProblemSet, adder: Problem) -> None:
@@ -175,26 +228,17 @@ def test_the_same_completion_is_executed_once(
     assert first.outcomes == second.outcomes
 
 
-def test_outcomes_can_be_taken_one_by_one(problems: ProblemSet, tiny_model: tuple[Any, Any]) -> None:
-    statuses: set[Status] = {"passed", "failed"}
-    with Evaluator(problems, allow_code_execution=True, max_new_tokens=4, workers=1) as evaluator:
-        stream = evaluator.stream(*tiny_model)
-        first = next(iter(stream))
-        assert first.status in statuses
-        report = evaluator.evaluate(*tiny_model)
-    assert report.outcomes[first.task_id] == first
-
-
 def test_several_samples_are_drawn_of_each_problem_whichever_part_is_scored(
     problems: ProblemSet, tiny_model: tuple[Any, Any]
 ) -> None:
     sampling = Sampling(samples=10, temperature=1.0, seed=3)
     seen: list[tuple[int, int]] = []
-    book = DraftBook()
+    store = DraftStore()
     options: dict[str, Any] = {"allow_code_execution": True, "max_new_tokens": 12, "workers": 1}
     with Evaluator(problems, sampling=sampling, **options) as evaluator:
-        found = evaluator.evaluate(*tiny_model, progress=lambda done, of: seen.append((done, of)), drafts=book)
-        again = evaluator.evaluate(*tiny_model, problems=problems.subset(["toy/any"]), drafts=book)
+        counter = OutcomeCounter(lambda *counts: seen.append(counts))
+        found = evaluator.evaluate(*tiny_model, observers=[counter], drafts=store)
+        again = evaluator.evaluate(*tiny_model, problems=problems.subset(["toy/any"]), drafts=store)
         plain = evaluator.evaluate(*tiny_model, plain=True)
     assert seen[-1] == (20, 20)
     assert {task: len(own) for task, own in found.samples.items()} == dict.fromkeys(problems.task_ids, 10)
@@ -209,13 +253,13 @@ def test_several_samples_are_drawn_of_each_problem_whichever_part_is_scored(
     assert low <= found.pass_at_1 <= high
 
 
-def test_a_problem_may_be_asked_in_another_format_than_the_others(
+def test_a_problem_may_have_a_prompt_format_of_its_own(
     problems: ProblemSet, adder: Problem, tiny_model: tuple[Any, Any]
 ) -> None:
     model, tokenizer = tiny_model
     tokenizer = copy.deepcopy(tokenizer)
     tokenizer.chat_template = "{{ messages[0]['content'] }}<answer>"
-    both = ProblemSet("toy", (*problems, replace(adder, task_id="toy/asked", asked="chat")))
+    both = ProblemSet("toy", (*problems, replace(adder, task_id="toy/chat", prompt_format="chat")))
     with Evaluator(both, allow_code_execution=True, max_new_tokens=4, workers=1) as evaluator:
         tokens = evaluator.prompt_tokens(tokenizer, "completion")
         assert tokens[0] == tuple(tokenizer.encode(render(adder, "completion", tokenizer)))

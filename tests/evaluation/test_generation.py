@@ -13,12 +13,12 @@ import torch
 from transformers import AutoModelForCausalLM, Gemma2Config
 
 from evaluation import load_problems
-from evaluation.generation.attention import UnsupportedAttentionError
-from evaluation.generation.choice import make_generator
-from evaluation.generation.padded import PaddedGenerator
+from evaluation.generation.engine.attention import UnsupportedAttentionError
+from evaluation.generation.engine.generator import TransformersGenerator
 from evaluation.generation.protocol import Request
+from evaluation.generation.stock_generator import StockGenerator
 from evaluation.generation.text import text_after
-from evaluation.generation.transformers_backend import TransformersGenerator
+from evaluation.generation.transformers_backend import TransformersBackend
 from merging import load_model, load_tokenizer
 from tests.conftest import ModelMaker
 
@@ -181,7 +181,7 @@ def test_half_the_rows_are_tried_where_all_have_no_room(
 
     monkeypatch.setattr(TransformersGenerator, "_forward", limited)
     assert written(model, tokenizer, prompts, 5) == expected
-    assert caplog.messages == ["out of memory: going on with 2 prompts at a time"]
+    assert caplog.messages == ["out of memory: continuing with 2 prompts at a time"]
 
 
 def test_no_room_for_a_single_prompt_is_an_error(tiny_model: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,15 +207,15 @@ def test_a_model_has_its_own_attention_back(tiny_model: tuple[Any, Any]) -> None
 
 
 @pytest.mark.parametrize("batch_size", [1, 5])
-def test_a_model_with_layers_of_another_kind_decodes_in_padded_batches(
+def test_a_model_with_layers_of_another_kind_is_run_by_generate(
     make_model: ModelMaker, batch_size: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = make_model("model", dtype="float32", hidden=64)
     model, tokenizer = load_model(folder), load_tokenizer(folder)
     model.config.layer_types = ["full_attention", "full_attention", "linear_attention"]
-    generator = make_generator(model, tokenizer, batch_size)
-    assert isinstance(generator, PaddedGenerator)
-    assert "LlamaForCausalLM: decoding without drafts" in caplog.text
+    generator = TransformersBackend(batch_size).generator(model, tokenizer)
+    assert isinstance(generator, StockGenerator)
+    assert "LlamaForCausalLM: generating with transformers' own attention" in caplog.text
     model.config.layer_types = None
     prompts = [tokenizer.encode(prompt) for prompt in PROMPTS]
     found = dict(generator.generate([Request(prompt, max_new_tokens=20) for prompt in prompts]))
@@ -231,7 +231,7 @@ def test_attention_with_capped_scores_is_refused(make_model: ModelMaker) -> None
     tokenizer = load_tokenizer(make_model("model"))
     with pytest.raises(UnsupportedAttentionError, match="softcap"):
         TransformersGenerator(model.eval(), tokenizer)
-    assert isinstance(make_generator(model, tokenizer), PaddedGenerator)
+    assert isinstance(TransformersBackend().generator(model, tokenizer), StockGenerator)
 
 
 @pytest.mark.slow
@@ -271,7 +271,7 @@ def test_a_chat_answer_ends_with_its_turn(make_model: ModelMaker) -> None:
     assert len(written(model, tokenizer, [prompt], 1)[0].tokens) > at + 1
     tokenizer.add_special_tokens({"sep_token": "<a>"})
     tokenizer.chat_template = "{% for m in messages %}{{ m.content }}<a>{% endfor %}"
-    for generator in (TransformersGenerator(model, tokenizer), PaddedGenerator(model, tokenizer, 1)):
+    for generator in (TransformersGenerator(model, tokenizer), StockGenerator(model, tokenizer, 1)):
         ((_, answer),) = generator.generate([Request(prompt, max_new_tokens=40)])
         assert answer.tokens == (*written_alone[:at], end)
         assert "<a>" not in answer.text

@@ -15,13 +15,12 @@ import torch
 from torch import Tensor
 
 from evaluation import Evaluator, load_problems
-from evaluation.errors import LogitsError, ScreenedError
-from evaluation.evaluator import _Screen
-from evaluation.generation.draws import Draw
-from evaluation.generation.padded import PaddedGenerator
+from evaluation.errors import LogitsError
+from evaluation.generation.engine.generator import TransformersGenerator
 from evaluation.generation.protocol import Generator, Request
-from evaluation.generation.sampling import NONE, choose, drawn
-from evaluation.generation.transformers_backend import TransformersGenerator
+from evaluation.generation.sampling import Draw
+from evaluation.generation.stock_generator import StockGenerator
+from evaluation.generation.token_choice import NONE, choose, drawn
 from evaluation.report import NOT_FINITE
 
 PROMPTS = ["def f(x):", "a", "import os\n", "b", "x = [1, 2", "# long"]
@@ -58,7 +57,7 @@ def generators(model: Any, tokenizer: Any) -> Iterator[Generator]:
     for rows in (1, 2, 6):
         yield TransformersGenerator(model, tokenizer, rows)
         yield TransformersGenerator(model, tokenizer, rows, drafting=False)
-        yield PaddedGenerator(model, tokenizer, rows)
+        yield StockGenerator(model, tokenizer, rows)
 
 
 def bad(kind: str, vocabulary: int) -> Tensor:
@@ -146,7 +145,7 @@ def test_a_row_ends_where_its_own_text_is_not_finite(tiny_model: tuple[Any, Any]
             assert (found.tokens, found.finite) == (whole[:end], end == len(whole))
 
 
-def test_a_reference_that_is_not_finite_has_no_likelihood_and_passes_no_screen(tiny_model: tuple[Any, Any]) -> None:
+def test_a_reference_that_is_not_finite_has_no_likelihood(tiny_model: tuple[Any, Any]) -> None:
     model, tokenizer = tiny_model
     requests = requests_of(tokenizer)
     expected = plainly(model, tokenizer, requests)
@@ -156,8 +155,6 @@ def test_a_reference_that_is_not_finite_has_no_likelihood_and_passes_no_screen(t
     found = dict(TransformersGenerator(changed, tokenizer, 3).generate(asked))
     assert [found[row].tokens for row in range(len(requests))] == expected
     assert all(math.isnan(each.log_likelihood or 0) and each.finite for each in found.values())
-    with pytest.raises(ScreenedError, match="has no finite likelihood"):
-        list(TransformersGenerator(changed, tokenizer).generate(asked, _Screen(asked, -math.inf)))
 
 
 def problems_with(prompts: list[str], folder: Path) -> Any:

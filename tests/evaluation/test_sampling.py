@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare, kstest
 from transformers import TemperatureLogitsWarper, TopPLogitsWarper
 
-from evaluation.generation.draws import Draw, Sampling
-from evaluation.generation.padded import PaddedGenerator
+from evaluation.generation.engine.generator import TransformersGenerator
 from evaluation.generation.protocol import Request
-from evaluation.generation.sampling import choose, drawn, least_in_nucleus
-from evaluation.generation.transformers_backend import TransformersGenerator
+from evaluation.generation.sampling import Draw, Sampling
+from evaluation.generation.stock_generator import StockGenerator
+from evaluation.generation.token_choice import choose, drawn, least_in_nucleus
 
 VOCABULARY = 700
 
@@ -123,7 +123,7 @@ def test_neither_the_batch_nor_the_order_nor_drafts_change_a_sample(tiny_model: 
     tokens = [expected[index].tokens for index in range(len(requests))]
     assert len(set(tokens)) == len(tokens)
     shuffled = random.Random(0).sample(range(len(requests)), len(requests))
-    for generator in (TransformersGenerator(model, tokenizer, 5), PaddedGenerator(model, tokenizer, 4)):
+    for generator in (TransformersGenerator(model, tokenizer, 5), StockGenerator(model, tokenizer, 4)):
         found = dict(generator.generate([requests[index] for index in shuffled]))
         assert [found[place].tokens for place in range(len(shuffled))] == [tokens[index] for index in shuffled]
     drafted = dict(TransformersGenerator(model, tokenizer).generate(requests_of(tokenizer, sampling, expected)))

@@ -176,9 +176,9 @@ def test_an_id_that_clashes_with_one_that_was_made_is_no_silent_loss(tmp_path: P
 
 
 def test_problems_may_be_left_out_and_asked_in_their_own_way(humaneval: ProblemSet) -> None:
-    found = load_problems("humaneval", without=["HumanEval/0"], asked="chat", timeout_seconds=7)
+    found = load_problems("humaneval", without=["HumanEval/0"], prompt_format="chat", timeout_seconds=7)
     assert set(humaneval.task_ids) - set(found.task_ids) == {"HumanEval/0"}
-    assert {(problem.asked, problem.timeout_seconds) for problem in found} == {("chat", 7.0)}
+    assert {(problem.prompt_format, problem.timeout_seconds) for problem in found} == {("chat", 7.0)}
     for unknown, remedy in (("HumanEval/900", "did you mean 'HumanEval/"), ("900", "its ids are like 'HumanEval/0'")):
         with pytest.raises(EvaluationError, match=f"without: humaneval: has no problem '{unknown}'; {remedy}"):
             load_problems("humaneval", without=[unknown])

@@ -143,6 +143,6 @@ def test_truncation_and_padding_left_in_the_file_change_no_prompt(tmp_path: Path
 def test_a_model_writes_the_same_whatever_is_appended(tmp_path: Path, tiny_model: Any, adder: Problem) -> None:
     model, plain = tiny_model
     with Evaluator(ProblemSet("toy", (adder,)), allow_code_execution=True, max_new_tokens=8, workers=1) as evaluator:
-        (expected,) = evaluator.stream(model, plain)
-        (found,) = evaluator.stream(model, saved(tmp_path, "$A </s>"))
-    assert found.completion == expected.completion
+        expected = evaluator.evaluate(model, plain)
+        found = evaluator.evaluate(model, saved(tmp_path, "$A </s>"))
+    assert found.outcomes == expected.outcomes

@@ -11,7 +11,7 @@ from accelerate import dispatch_model
 from safetensors.torch import load_file, save_file
 
 from evaluation import Request
-from evaluation.generation.transformers_backend import TransformersGenerator
+from evaluation.generation.engine.generator import TransformersGenerator
 from merging import Merger, MergingError, NonFiniteTensor, ParentSet, Recipe, load_model, load_tokenizer
 from merging.placement import Placement, by_device
 from tests.merging.conftest import Family, make_family

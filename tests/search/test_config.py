@@ -276,7 +276,7 @@ def test_several_sets_have_weights_and_settings_of_their_own(family: Family) -> 
     assert [(part.name, part.weight, len(part.task_ids)) for part in problems.parts] == [
         ("problems.jsonl", 1.0, len(rows)), ("other.jsonl", 3.0, 1),
     ]  # fmt: skip
-    assert [(each.asked, each.timeout_seconds) for each in problems][-2:] == [(None, 3.0), ("chat", 9.0)]
+    assert [(each.prompt_format, each.timeout_seconds) for each in problems][-2:] == [(None, 3.0), ("chat", 9.0)]
 
 
 def test_separate_objectives_need_several_sets_and_a_sampler_for_them(family: Family) -> None:

@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from evaluation import DraftEntry
+from evaluation import Draft
 from search.drafts import SharedDrafts
 from search.errors import SearchError
 
 
 def test_workers_read_what_the_others_saved(tmp_path: Path) -> None:
     one, other = SharedDrafts(tmp_path / "drafts.jsonl"), SharedDrafts(tmp_path / "drafts.jsonl")
-    one.add(DraftEntry("p", (1, 2), parent=True, passed=True))
+    one.add(Draft("p", (1, 2), parent=True, passed=True))
     one.sync()
-    other.add(DraftEntry("p", (3,)))
+    other.add(Draft("p", (3,)))
     other.sync()
     one.sync()
     assert one.drafts("p") == other.drafts("p") == [(3,), (1, 2)]
@@ -24,10 +24,10 @@ def test_workers_read_what_the_others_saved(tmp_path: Path) -> None:
 
 def test_what_says_nothing_new_is_not_saved(tmp_path: Path) -> None:
     drafts = SharedDrafts(tmp_path / "drafts.jsonl")
-    drafts.add(DraftEntry("p", (1, 2)))
+    drafts.add(Draft("p", (1, 2)))
     drafts.sync()
     size = (tmp_path / "drafts.jsonl").stat().st_size
-    drafts.add(DraftEntry("p", (1, 2)))
+    drafts.add(Draft("p", (1, 2)))
     drafts.sync()
     assert (tmp_path / "drafts.jsonl").stat().st_size == size
 
@@ -36,13 +36,13 @@ def test_what_says_nothing_new_is_not_saved(tmp_path: Path) -> None:
 def test_a_torn_line_costs_its_entry_alone(tmp_path: Path, cut: int) -> None:
     file = tmp_path / "drafts.jsonl"
     killed = SharedDrafts(file)
-    killed.add(DraftEntry("p", (1, 2)))
+    killed.add(Draft("p", (1, 2)))
     killed.sync()
-    killed.add(DraftEntry("p", (3, 4)))
+    killed.add(Draft("p", (3, 4)))
     killed.sync()
     file.write_bytes(file.read_bytes()[:-cut])
     after = SharedDrafts(file)
-    after.add(DraftEntry("p", (5, 6)))
+    after.add(Draft("p", (5, 6)))
     after.sync()
     again = SharedDrafts(file)
     again.sync()
@@ -71,7 +71,7 @@ def test_a_file_that_has_grown_is_written_anew_and_read_by_all(tmp_path: Path) -
     file = tmp_path / "drafts.jsonl"
     one, other = SharedDrafts(file, most_bytes=2_000), SharedDrafts(file, most_bytes=2_000)
     for number in range(300):
-        one.add(DraftEntry("p", (number,)))
+        one.add(Draft("p", (number,)))
         one.sync()
         assert file.stat().st_size < 2_100
         if number % 50 == 0:

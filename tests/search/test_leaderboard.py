@@ -184,7 +184,7 @@ def test_names_and_scores_stay_where_a_narrow_terminal_has_room_for_little_else(
     assert max(len(line.rstrip()) for line in (title, header, *lines)) <= width
     for row, line in zip(board.rows, lines, strict=True):
         name = "b (best parent)" if row.name == board.best_parent else Path(row.name).name
-        assert re.match(rf"{re.escape(name)} +({row.search_score or 0:.1%}|failed|screened)", line), line
+        assert re.match(rf"{re.escape(name)} +({row.search_score or 0:.1%}|failed|pruned)", line), line
 
 
 @pytest.mark.parametrize("width", [40, 60])

@@ -13,15 +13,15 @@ import torch
 from optuna.trial import TrialState
 
 from evaluation import EvaluationError, ModelError
-from evaluation.errors import LogitsError, ScreenedError
-from evaluation.generation.memory import is_out_of_memory
+from evaluation.errors import LogitsError
+from evaluation.generation.free_memory import is_out_of_memory
 from evaluation.sandbox.errors import SandboxError
 from evaluation.sandbox.verdict import Verdict
 from evaluation.sandbox.worker import Worker
 from merging import MachineError, Merger, MergingError, NonFiniteTensor, OutOfMemory, Recipe
 from merging.residency.memory import is_out_of_memory as merging_is_out_of_memory
 from search import Leaderboard, SearchConfig, SearchError, run_search
-from search.errors import is_of_the_candidate
+from search.errors import PrunedError, is_of_the_candidate
 from search.progress import Silent
 from search.results import ResultsFolder
 from search.study import Studies, quiet
@@ -97,7 +97,7 @@ def failed(board: Leaderboard) -> list[str]:
     [
         (NonFiniteTensor("lm_head.weight", "ties"), True),
         (MergingError("layer_range [2, 2] holds no layers"), True),
-        (ScreenedError(-3.0, -2.0), True),
+        (PrunedError(-3.0, -2.0), True),
         (ModelError("the tokenizer has no chat template"), True),
         (LogitsError(), True),
         (MachineError("model.safetensors: tensor x cannot be read"), False),

@@ -9,7 +9,16 @@ import sys
 import traceback
 from multiprocessing.connection import Connection
 
-from evaluation.generation.vllm_engine.messages import Answer, Cancel, Done, Failed, Load, Order, Settings, Write
+from evaluation.generation.vllm_engine.messages import (
+    Answer,
+    Cancel,
+    Done,
+    EngineSettings,
+    Failed,
+    Generate,
+    Load,
+    Order,
+)
 
 
 def main() -> None:
@@ -26,7 +35,7 @@ def main() -> None:
 
 def _serve(connection: Connection[Answer, Order], file: int) -> None:
     settings = connection.recv()
-    assert isinstance(settings, Settings)
+    assert isinstance(settings, EngineSettings)
     # Only now, so that a vLLM that cannot be imported is a failure like others.
     from evaluation.generation.vllm_engine.engine import Engine
     from evaluation.generation.vllm_engine.weights import SeenWeights
@@ -37,9 +46,9 @@ def _serve(connection: Connection[Answer, Order], file: int) -> None:
         order = connection.recv()
         if isinstance(order, Load):
             engine.load(order.weights)
-        elif isinstance(order, Write):
-            for written in engine.write(order, lambda: _is_cancelled(connection)):
-                connection.send(written)
+        elif isinstance(order, Generate):
+            for completed in engine.generate(order, lambda: _is_cancelled(connection)):
+                connection.send(completed)
         elif isinstance(order, Cancel):
             continue  # came after the last completion had been sent: that was answered
         connection.send(Done())

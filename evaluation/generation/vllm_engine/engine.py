@@ -17,8 +17,8 @@ from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, i
 from vllm.sampling_params import RequestOutputKind
 
 from evaluation.generation.protocol import Request
-from evaluation.generation.vllm_engine.drafting import KnownCompletions
-from evaluation.generation.vllm_engine.messages import Likelihood, Settings, Write, Written
+from evaluation.generation.vllm_engine.messages import Completed, EngineSettings, Generate, Likelihood
+from evaluation.generation.vllm_engine.proposer import DraftProposer
 from evaluation.generation.vllm_engine.weights import SeenWeights, SharedTensor
 
 
@@ -30,7 +30,7 @@ class Engine:
         weights: where those of the candidates are put.
     """
 
-    def __init__(self, settings: Settings, weights: SeenWeights) -> None:
+    def __init__(self, settings: EngineSettings, weights: SeenWeights) -> None:
         self._weights = weights
         self._llm = vllm.LLM(
             settings.folder,
@@ -44,7 +44,7 @@ class Engine:
             **_speculation(settings),
         )
         self._engine = self._llm.llm_engine
-        self._drafting: KnownCompletions | None = None
+        self._drafting: DraftProposer | None = None
         if settings.draft_tokens:
             runner = self._engine.model_executor.driver_worker.worker.model_runner
             self._drafting = runner.drafter
@@ -56,7 +56,7 @@ class Engine:
         self._llm.apply_model(load)
         self._llm.reset_prefix_cache()
 
-    def write(self, order: Write, is_cancelled: Callable[[], bool]) -> Iterator[Written | Likelihood]:
+    def generate(self, order: Generate, is_cancelled: Callable[[], bool]) -> Iterator[Completed | Likelihood]:
         """Yield likelihoods, and what is written after each prompt as it is finished; ask before each step to go on."""
         work = _Work(order.requests)
         for index, request in enumerate(order.requests):
@@ -88,7 +88,7 @@ class _Work:
         self.open = dict.fromkeys(names)
         self._tokens: dict[int, tuple[int, ...]] = {}
 
-    def finish(self, output: Any) -> Iterator[Written | Likelihood]:
+    def finish(self, output: Any) -> Iterator[Completed | Likelihood]:
         """Take what vLLM has finished; yield what is finished by that."""
         index = int(output.request_id.partition(" ")[0])
         request = self._requests[index]
@@ -98,7 +98,7 @@ class _Work:
         else:
             yield Likelihood(index, _mean_log_likelihood(output.prompt_logprobs, request))
         if not any(name in self.open for name in _names(index, request)):
-            yield Written(index, self._tokens.pop(index))
+            yield Completed(index, self._tokens.pop(index))
 
 
 _LIKELIHOOD = vllm.SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=0, ignore_eos=True, detokenize=False)
@@ -143,17 +143,17 @@ def _load(model: Any, weights: Iterator[tuple[str, Any]], config: Any) -> None:
         raise ValueError(f"{type(model).__name__} of vLLM was not given {', '.join(missing[:5])}")
 
 
-def _on_device(settings: Settings) -> dict[str, Any]:
+def _on_device(settings: EngineSettings) -> dict[str, Any]:
     if settings.memory_part is None:
         # On a CPU what torch compiles holds the weights that it was compiled with.
         return {"enforce_eager": True, "kv_cache_memory_bytes": settings.cache_bytes}
     return {"gpu_memory_utilization": settings.memory_part}
 
 
-def _speculation(settings: Settings) -> dict[str, Any]:
+def _speculation(settings: EngineSettings) -> dict[str, Any]:
     if not settings.draft_tokens:
         return {}
-    path = f"{KnownCompletions.__module__}.{KnownCompletions.__name__}"
+    path = f"{DraftProposer.__module__}.{DraftProposer.__name__}"
     return {
         "speculative_config": {
             "method": "custom_class",

@@ -11,7 +11,7 @@ from evaluation.generation.vllm_engine.weights import SharedTensor
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class EngineSettings:
     """What an engine is made of; the first message.
 
     Attributes:
@@ -43,8 +43,8 @@ class Load:
 
 
 @dataclass(frozen=True, slots=True)
-class Write:
-    """Write after prompts, until one of `ends`; guess what comes, or do not."""
+class Generate:
+    """Generate after prompts, until one of `ends`; guess what comes, or do not."""
 
     requests: Sequence[Request]
     ends: Sequence[int]
@@ -53,11 +53,11 @@ class Write:
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    """Write no more; answered by Done, like what it ends."""
+    """Generate no more; answered by Done, like what it ends."""
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class Completed:
     """What was written after a prompt; it may go on past a stop text by some tokens."""
 
     index: int
@@ -84,5 +84,5 @@ class Failed:
     reason: str
 
 
-Order: TypeAlias = Settings | Load | Write | Cancel
-Answer: TypeAlias = Written | Likelihood | Done | Failed
+Order: TypeAlias = EngineSettings | Load | Generate | Cancel
+Answer: TypeAlias = Completed | Likelihood | Done | Failed

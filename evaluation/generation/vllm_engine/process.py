@@ -25,14 +25,14 @@ from evaluation.generation.protocol import Request
 from evaluation.generation.vllm_engine.messages import (
     Answer,
     Cancel,
+    Completed,
     Done,
+    EngineSettings,
     Failed,
+    Generate,
     Likelihood,
     Load,
     Order,
-    Settings,
-    Write,
-    Written,
 )
 from evaluation.generation.vllm_engine.weights import SharedWeights
 
@@ -57,7 +57,7 @@ class EngineProcess:
 
     def __init__(
         self,
-        settings: Settings,
+        settings: EngineSettings,
         config: PreTrainedConfig,
         tokenizer: PreTrainedTokenizerBase,
         tensors: Mapping[str, Tensor],
@@ -97,13 +97,15 @@ class EngineProcess:
         self._order(Load(self._weights.put(tensors)))
         self._done()
 
-    def write(self, requests: Sequence[Request], ends: Sequence[int], guess: bool) -> Generator[Written | Likelihood]:
+    def generate(
+        self, requests: Sequence[Request], ends: Sequence[int], guess: bool
+    ) -> Generator[Completed | Likelihood]:
         """Yield likelihoods and what is written after each prompt, in any order; close the iterator to stop early.
 
         Raises:
             EvaluationError: the engine failed.
         """
-        self._order(Write(requests, ends, guess))
+        self._order(Generate(requests, ends, guess))
         try:
             while not isinstance(answer := self._answer(), Done):
                 yield answer
@@ -132,7 +134,7 @@ class EngineProcess:
         while not isinstance(self._answer(), Done):
             pass
 
-    def _answer(self) -> Written | Likelihood | Done:
+    def _answer(self) -> Completed | Likelihood | Done:
         try:
             answer: Answer = self._connection.recv()
         except (EOFError, ConnectionError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from evaluation.sandbox.clock import Clock
 
 
-class Budget:
+class TimeBudget:
     """The budget of one check, from its start on.
 
     Args:

@@ -33,7 +33,7 @@ def test_float32_is_chosen_where_it_is_a_third_faster(own: float, float32: float
 def test_a_model_that_has_no_room_in_float32_keeps_its_dtype(
     free: int, choice: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("evaluation.generation.compute.free_bytes", lambda _: free)
+    monkeypatch.setattr("evaluation.generation.compute_dtype.free_bytes", lambda _: free)
     speeds = compute_speeds([(64, 32)], torch.bfloat16)
     assert speeds is not None
     assert replace(speeds, own=2 * speeds.float32).choice == choice

@@ -12,14 +12,14 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from evaluation.generation.drafts import distinct
+from evaluation.generation.drafting.drafter import distinct
 
 # Distinct completions kept of a prompt: more make no better guesses, and every pass looks at all.
 _PARENTS, _RECENT = 6, 10
 
 
 @dataclass(frozen=True, slots=True)
-class DraftEntry:
+class Draft:
     """One completion.
 
     Attributes:
@@ -42,7 +42,7 @@ class _Page:
     reference: tuple[int, ...] = ()
 
 
-class DraftBook:
+class DraftStore:
     """Completions by prompt, as entries are added one by one."""
 
     def __init__(self) -> None:
@@ -57,7 +57,7 @@ class DraftBook:
         """Return the completion of a prompt whose likelihood models are compared by; empty if there is none."""
         return self._pages.get(prompt, _Page()).reference
 
-    def add(self, entry: DraftEntry) -> bool:
+    def add(self, entry: Draft) -> bool:
         """Put a completion first; return whether that says anything that the book did not hold."""
         page = self._pages.setdefault(entry.prompt, _Page())
         new = entry.parent and entry.passed and not page.reference
@@ -72,14 +72,14 @@ class DraftBook:
         page.recent = [entry.tokens, *(tokens for tokens in page.recent if tokens != entry.tokens)][:_RECENT]
         return new
 
-    def entries(self) -> Sequence[DraftEntry]:
+    def entries(self) -> Sequence[Draft]:
         """Return what, added to an empty book in this order, makes this one."""
         found = []
         for prompt, page in self._pages.items():
             if page.reference:
-                found.append(DraftEntry(prompt, page.reference, parent=True, passed=True))
-            found += [DraftEntry(prompt, tokens, parent=True) for tokens in page.parents if tokens != page.reference]
-            found += [DraftEntry(prompt, tokens) for tokens in reversed(page.recent)]
+                found.append(Draft(prompt, page.reference, parent=True, passed=True))
+            found += [Draft(prompt, tokens, parent=True) for tokens in page.parents if tokens != page.reference]
+            found += [Draft(prompt, tokens) for tokens in reversed(page.recent)]
         return found
 
 

@@ -31,7 +31,7 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class AttentionGroup:
     """Rows whose attention is computed at once, padded to one width.
 
     Attributes:
@@ -66,7 +66,7 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class PassLayout:
     """A pass.
 
     Attributes:
@@ -79,11 +79,11 @@ class Layout:
     tokens: Tensor
     positions: Tensor
     places: Tensor
-    groups: tuple[Group, ...]
+    groups: tuple[AttentionGroup, ...]
     _masks: dict[tuple[int, int | None, torch.dtype], list[Tensor]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, pieces: Sequence[Piece], slots: int, call_worth: int, device: torch.device) -> Layout:
+    def of(cls, pieces: Sequence[Piece], slots: int, call_worth: int, device: torch.device) -> PassLayout:
         """Lay out pieces, which are in the order of their rows.
 
         Args:
@@ -132,7 +132,7 @@ def _cost(rows: int, width: int, length: int) -> int:
     return rows * length * (width + _ROW_QUERIES)
 
 
-def _group(pieces: Sequence[Piece], first: int, device: torch.device) -> Group:
+def _group(pieces: Sequence[Piece], first: int, device: torch.device) -> AttentionGroup:
     start, stop = pieces[0].row, pieces[-1].row + 1
     width = max(len(piece.tokens) for piece in pieces)
     # Rows between these that have no token in the pass ask what the first one asks, and nobody reads their answer.
@@ -148,4 +148,4 @@ def _group(pieces: Sequence[Piece], first: int, device: torch.device) -> Group:
     numbers = torch.tensor([queries, positions], device=device)
     length = max(piece.end for piece in pieces)
     where = torch.tensor(answers, device=device)
-    return Group(slice(start, stop), length, numbers[0], where, numbers[1].view(stop - start, width))
+    return AttentionGroup(slice(start, stop), length, numbers[0], where, numbers[1].view(stop - start, width))

@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.generation.counting import NO_DIGITS
-from evaluation.generation.drafts import Drafts, Trust
+from evaluation.generation.drafting.drafter import Drafter, Trust
+from evaluation.generation.drafting.numbered_text import NO_DIGITS
 from evaluation.generation.protocol import Request
 
 # A guess costs a position of a step, and a step costs as much as this many positions, beside those of its rows.
 _STEP_POSITIONS = 20
 
 
-class KnownCompletions:
+class DraftProposer:
     """Guesses for the requests that are running.
 
     Args:
@@ -29,7 +29,7 @@ class KnownCompletions:
     def __init__(self, config: Any) -> None:
         self._most: int = config.speculative_config.num_speculative_tokens
         self._trust = Trust()
-        self._drafts: dict[str, Drafts] = {}
+        self._drafts: dict[str, Drafter] = {}
         self._left: dict[str, int] = {}
         self._batch: Any = None
         self._digits = NO_DIGITS
@@ -43,7 +43,7 @@ class KnownCompletions:
 
     def know(self, identifier: str, request: Request) -> None:
         """Guess for a request from now on."""
-        self._drafts[identifier] = Drafts(request.prompt, request.drafts, self._trust, self._digits)
+        self._drafts[identifier] = Drafter(request.prompt, request.drafts, self._trust, self._digits)
         self._left[identifier] = request.max_new_tokens
 
     def forget(self) -> None:
@@ -57,7 +57,7 @@ class KnownCompletions:
         """Return the guesses for each row of the batch.
 
         Args:
-            sampled: what each row has just written; nothing while its prompt is being read.
+            sampled: what each row has just generated; nothing while its prompt is being read.
             lengths: (rows,) of prompt and completion together.
             tokens: (rows, length) of prompt and completion.
         """
@@ -74,7 +74,7 @@ class KnownCompletions:
         if drafts is None:
             return []
         drafts.learn(len(new) - 1)
-        written = tokens[self._batch.num_prompt_tokens[row] :].tolist()
+        generated = tokens[self._batch.num_prompt_tokens[row] :].tolist()
         # The token after the guesses is chosen in the same step.
-        most = min(self._most, self._left[identifier] - len(written) - 1)
-        return list(drafts.propose(written, max(most, 0), certainty))
+        most = min(self._most, self._left[identifier] - len(generated) - 1)
+        return list(drafts.propose(generated, max(most, 0), certainty))

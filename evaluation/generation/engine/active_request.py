@@ -1,6 +1,6 @@
 """A row: one request on its way, in plain Python.
 
-Guarantees: what a row has written is what the model chose after it, token by token; a row can be taken out of a batch
+Guarantees: what a row has generated is what the model chose after it, token by token; a row can be taken out of a batch
 and put into another one, and goes on where it was.
 """
 
@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from evaluation.generation.drafts import Drafts
-from evaluation.generation.layout import Piece
+from evaluation.generation.drafting.drafter import Drafter
+from evaluation.generation.engine.pass_layout import Piece
 from evaluation.generation.protocol import Request
 
 
-class Row:
+class ActiveRequest:
     """One request on its way.
 
     Args:
@@ -23,7 +23,7 @@ class Row:
         drafts: what the row's guesses are from; None: it makes none.
 
     Attributes:
-        written: the tokens so far.
+        generated: the tokens so far.
         finished: whether they are all.
         finite: whether its logits are, as far as tokens were chosen by them.
         draft: the guesses that stand in the running pass.
@@ -31,11 +31,11 @@ class Row:
     """
 
     def __init__(
-        self, index: int, request: Request, is_end: Callable[[Request, Sequence[int]], bool], drafts: Drafts | None
+        self, index: int, request: Request, is_end: Callable[[Request, Sequence[int]], bool], drafts: Drafter | None
     ) -> None:
         self.index = index
         self.request = request
-        self.written: list[int] = []
+        self.generated: list[int] = []
         self.finished = False
         self.finite = True
         self.draft: Sequence[int] = ()
@@ -52,14 +52,14 @@ class Row:
     @property
     def reads_reference(self) -> bool:
         """Whether the next pass reads the reference, which takes the place of a draft."""
-        return bool(self.request.reference) and self.log_likelihood is None and not self.written
+        return bool(self.request.reference) and self.log_likelihood is None and not self.generated
 
     def given(self, tokens: int) -> None:
         """Take note that the batch has the row's first tokens: another row's prompt is the same."""
         self._cached = tokens
 
     def evicted(self) -> None:
-        """Let the row begin anew in another batch; what was written stays."""
+        """Let the row begin anew in another batch; what was generated stays."""
         self._cached = 0
 
     def piece(self, place: int, certainty: float) -> Piece:
@@ -73,9 +73,9 @@ class Row:
         if self.reads_reference:
             self.draft = self.request.reference
         elif self._drafts:
-            room = self.request.max_new_tokens - len(self.written) - 1
-            self.draft = self._drafts.propose(self.written, room, certainty)
-        known = [*self.request.prompt, *self.written]
+            room = self.request.max_new_tokens - len(self.generated) - 1
+            self.draft = self._drafts.propose(self.generated, room, certainty)
+        known = [*self.request.prompt, *self.generated]
         return Piece(place, self._cached, [*known[self._cached :], *self.draft])
 
     def overflowed(self) -> None:
@@ -90,14 +90,14 @@ class Row:
 
     def accept(self, choices: Sequence[int]) -> None:
         """Take what the model chose after the newest token and after each of the draft."""
-        before = len(self.written)
+        before = len(self.generated)
         for token, guess in zip(choices, [*self.draft, None], strict=True):
-            self.written.append(token)
-            self.finished = self._is_end(self.request, self.written)
+            self.generated.append(token)
+            self.finished = self._is_end(self.request, self.generated)
             if self.finished or token != guess:
                 break
         # The newest token was never read, and what is in the slots beyond it is of guesses that failed.
-        self._cached = len(self.request.prompt) + len(self.written) - 1
+        self._cached = len(self.request.prompt) + len(self.generated) - 1
         if self._drafts and self.draft:
-            agreed = sum(1 for token, guess in zip(self.written[before:], self.draft, strict=False) if token == guess)
+            agreed = sum(1 for token, guess in zip(self.generated[before:], self.draft, strict=False) if token == guess)
             self._drafts.learn(agreed)

@@ -27,7 +27,7 @@ def digits_of(tokenizer: PreTrainedTokenizerBase) -> Mapping[int, str]:
     return dict(zip(tokens, texts, strict=True)) if texts == list("0123456789") else NO_DIGITS
 
 
-def counted_on(text: Sequence[int], digits: Mapping[int, str], most: int) -> Sequence[int]:
+def continued(text: Sequence[int], digits: Mapping[int, str], most: int) -> Sequence[int]:
     """Return up to ``most`` tokens by which a text goes on if it counts; none if it does not.
 
     Args:

@@ -18,7 +18,7 @@ from typing import Literal
 
 import torch
 
-from evaluation.generation.memory import free_bytes
+from evaluation.generation.free_memory import free_bytes
 from evaluation.generation.threads import one_thread
 
 # Where float32 is less than this much faster, a model computes as it will elsewhere.

@@ -11,15 +11,15 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from evaluation.generation.counting import counted_on, digits_of
-from evaluation.generation.drafts import Drafts, Trust
+from evaluation.generation.drafting.drafter import Drafter, Trust
+from evaluation.generation.drafting.numbered_text import continued, digits_of
 
 # Each character is a token.
 DIGITS = {ord(digit): digit for digit in "0123456789"}
 
 
 def goes_on(text: str, most: int = 40) -> str:
-    return "".join(map(chr, counted_on([ord(character) for character in text], DIGITS, most)))
+    return "".join(map(chr, continued([ord(character) for character in text], DIGITS, most)))
 
 
 WORDS = st.sampled_from(["if n == ", ":\n        return ", ", ", "x", "\n", "    # step "])
@@ -65,7 +65,7 @@ def test_what_does_not_count_has_no_next(text: str) -> None:
 
 @given(st.lists(st.integers(0, 12), max_size=60), st.integers(0, 30))
 def test_any_text_has_as_many_guesses_as_asked_for_or_none(text: list[int], most: int) -> None:
-    assert len(counted_on(text, {token: str(token) for token in range(10)}, most)) in (0, most)
+    assert len(continued(text, {token: str(token) for token in range(10)}, most)) in (0, most)
 
 
 def test_a_tokenizer_with_a_token_a_digit_is_known(tiny_model: tuple[PreTrainedModel, PreTrainedTokenizerBase]) -> None:
@@ -74,7 +74,7 @@ def test_a_tokenizer_with_a_token_a_digit_is_known(tiny_model: tuple[PreTrainedM
     tokens = tiny_model[1].encode(
         "".join(f"    if n == {number}:\n        return {number}\n" for number in range(8, 60))
     )
-    drafts = Drafts(tokens[:100], [], Trust(), digits)
+    drafts = Drafter(tokens[:100], [], Trust(), digits)
     guesses = drafts.propose(tokens[100:150], 64, 0.0)
     assert guesses
     assert list(guesses) == tokens[150 : 150 + len(guesses)]

@@ -16,8 +16,8 @@ import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
-from evaluation.generation.layout import Group, Layout
-from evaluation.generation.slots import Slots
+from evaluation.generation.engine.pass_layout import AttentionGroup, PassLayout
+from evaluation.generation.engine.slots import Slots
 
 _NAME = "merge_search_slots"
 # Arguments of attention functions in transformers 5.24 that change what is computed, and that this one lacks.
@@ -30,7 +30,7 @@ class UnsupportedAttentionError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Pass:
-    layout: Layout
+    layout: PassLayout
     slots: Slots
 
 
@@ -49,7 +49,7 @@ def attention_over_slots(model: PreTrainedModel) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def running(layout: Layout, slots: Slots) -> Iterator[None]:
+def running(layout: PassLayout, slots: Slots) -> Iterator[None]:
     """Let the model's next forward be a pass of this layout over these slots."""
     token = _RUNNING.set(_Pass(layout, slots))
     try:
@@ -87,7 +87,7 @@ def _attend(
 
 
 def _attend_group(
-    queries: Tensor, keys: Tensor, values: Tensor, group: Group, mask: Tensor, scaling: float | None
+    queries: Tensor, keys: Tensor, values: Tensor, group: AttentionGroup, mask: Tensor, scaling: float | None
 ) -> Tensor:
     """Return the answers (tokens, heads, dim) of a group's tokens among the queries (all tokens, heads, dim)."""
     rows, kv_heads = keys.shape[:2]

@@ -1,6 +1,6 @@
 """Drafts: guesses of what a model will write next, from what similar models wrote after the same prompt.
 
-What was written so far and begins a known completion goes on as most of those do that agree (the majority path of a
+What was generated so far and begins a known completion goes on as most of those do that agree (the majority path of a
 trie); else as a text that counts goes on; else as after the last place where its end stands in the row's own text or
 in a known completion (prompt lookup; SuffixDecoding, arXiv:2411.04975).
 
@@ -16,12 +16,12 @@ from itertools import accumulate, cycle, islice, pairwise, takewhile
 from operator import mul
 from typing import Literal, TypeAlias
 
-from evaluation.generation.counting import NO_DIGITS, WINDOW, counted_on
+from evaluation.generation.drafting.numbered_text import NO_DIGITS, WINDOW, continued
 
 _TYPE = "I"
 _WIDTH = array(_TYPE).itemsize
 
-# Where a guess is from: completions that agree with everything written (all of several, one alone, most of them), the
+# Where a guess is from: completions that agree with everything generated (all of several, one alone, most of them), the
 # step of a text that counts, or the place after as many tokens as also stand elsewhere.
 Source: TypeAlias = Literal["all", "one", "most", "counted"] | int
 _Path: TypeAlias = tuple[Sequence[int], Sequence[Source]]
@@ -30,7 +30,7 @@ _LONGEST_MATCH, _SHORTEST_MATCH = 16, 2
 _PRIOR: dict[Source, float] = {"all": 0.98, "one": 0.97, "most": 0.7, "counted": 0.9}
 _PRIOR |= {length: 1 - 1.1 / length for length in range(_SHORTEST_MATCH, _LONGEST_MATCH + 1)}
 _PRIOR_GUESSES = 30
-# The most guesses where nothing agrees with everything written: twice what held last time, within these.
+# The most guesses where nothing agrees with everything generated: twice what held last time, within these.
 _FEWEST, _FIRST, _MOST = 4, 16, 64
 
 
@@ -51,7 +51,7 @@ class Trust:
             self._seen[source][1] += 1
 
 
-class Drafts:
+class Drafter:
     """The guesses for one prompt.
 
     Args:
@@ -69,7 +69,7 @@ class Drafts:
         digits: Mapping[int, str] = NO_DIGITS,
     ) -> None:
         self._agreeing = [tuple(completion) for completion in known]
-        self._written: tuple[int, ...] = ()
+        self._generated_tokens: tuple[int, ...] = ()
         self._texts = [_packed(completion) for completion in self._agreeing]
         self._own = _packed(prompt)
         self._trust = trust
@@ -77,16 +77,16 @@ class Drafts:
         self._sources: Sequence[Source] = ()
         self._cap = _FIRST
 
-    def propose(self, written: Sequence[int], most: int, certainty: float) -> Sequence[int]:
-        """Return tokens that may follow what was written so far.
+    def propose(self, generated: Sequence[int], most: int, certainty: float) -> Sequence[int]:
+        """Return tokens that may follow what was generated so far.
 
         Args:
-            written: tokens; calls go on from one another, never back.
+            generated: tokens; calls go on from one another, never back.
             most: how many guesses there may be.
             certainty: the least probability that a guess, with all before it, holds.
         """
-        self._advance(written)
-        if any(len(known) > len(written) for known in self._agreeing):
+        self._advance(generated)
+        if any(len(known) > len(generated) for known in self._agreeing):
             path, self._sources = self._majority(most, certainty)
         else:
             most = min(most, self._cap)
@@ -100,17 +100,17 @@ class Drafts:
             self._cap = min(_MOST, max(_FEWEST, 2 * held))
         self._sources = ()
 
-    def _advance(self, written: Sequence[int]) -> None:
-        start = len(self._written)
-        new = tuple(written[start:])
-        self._written += new
+    def _advance(self, generated: Sequence[int]) -> None:
+        start = len(self._generated_tokens)
+        new = tuple(generated[start:])
+        self._generated_tokens += new
         self._own += _packed(new)
         self._agreeing = [known for known in self._agreeing if known[start : start + len(new)] == new]
 
     def _majority(self, most: int, certainty: float) -> _Path:
         path: list[int] = []
         sources: list[Source] = []
-        end, likely = len(self._written), 1.0
+        end, likely = len(self._generated_tokens), 1.0
         agreeing = [known for known in self._agreeing if len(known) > end]
         while agreeing and len(path) < most:
             # Of tokens that equally many wrote, the one that came first.
@@ -126,7 +126,7 @@ class Drafts:
         return path, sources
 
     def _counted(self, most: int, certainty: float) -> _Path | None:
-        tokens = counted_on(_unpacked(self._own[-WINDOW * _WIDTH :]), self._digits, most)
+        tokens = continued(_unpacked(self._own[-WINDOW * _WIDTH :]), self._digits, most)
         return self._while_likely(tokens, ["counted"] * len(tokens), certainty) if tokens else None
 
     def _found(self, most: int, certainty: float) -> _Path | None:

@@ -1,0 +1,22 @@
+"""The backends by name: the one list of what can run models."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias, get_args
+
+from evaluation.generation.protocol import Backend
+
+BackendName: TypeAlias = Literal["transformers", "vllm"]
+BACKENDS: tuple[BackendName, ...] = get_args(BackendName)
+
+
+def make_backend(name: BackendName, batch_size: int | None = None) -> Backend:
+    """Return a backend. Raises EvaluationError if it is not installed."""
+    # Imported on demand: the names are known without waiting for torch.
+    if name == "vllm":
+        from evaluation.generation.vllm_backend import VllmBackend
+
+        return VllmBackend(batch_size)
+    from evaluation.generation.transformers_backend import TransformersBackend
+
+    return TransformersBackend(batch_size)

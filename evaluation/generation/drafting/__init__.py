@@ -1,0 +1,1 @@
+"""Drafts: completions of earlier models, kept by prompt, and guesses made from them."""

@@ -1,0 +1,1 @@
+"""Speculative generation on a live transformers model: many requests per forward pass."""

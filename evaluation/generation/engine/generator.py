@@ -1,0 +1,203 @@
+"""Speculative generation for many prompts on a live transformers model.
+
+A pass is one forward over the newest tokens of all requests, followed by guesses of what comes next (see `Drafter`).
+The model's own choice at every position verifies the guesses: those before the first difference are kept, and so is the
+choice that differs. Reading a prompt is the same pass with more tokens.
+
+Guarantees: in float32 the tokens are those of `model.generate(do_sample=False)` for each prompt alone, or those that
+its `Draw` draws, whatever the order, the batch size and the drafts. In 16-bit dtypes no engine is batch-invariant: only
+the same requests at the same batch size give the same tokens. A request whose logits are not finite ends, and changes
+no other.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from evaluation.generation.drafting.drafter import Drafter, Trust
+from evaluation.generation.drafting.numbered_text import digits_of
+from evaluation.generation.engine.active_request import ActiveRequest
+from evaluation.generation.engine.attention import UnsupportedAttentionError, attention_over_slots, running
+from evaluation.generation.engine.batch import Batch
+from evaluation.generation.engine.pass_layout import PassLayout, Piece
+from evaluation.generation.engine.slots import Slots
+from evaluation.generation.free_memory import free_bytes, is_out_of_memory
+from evaluation.generation.protocol import Completions, Generated, OnLikelihood, Request
+from evaluation.generation.text import end_tokens, ends_in_stop, text_after
+from evaluation.generation.threads import threads_for
+from evaluation.generation.token_choice import NONE, choose
+
+_LOG = logging.getLogger(__name__)
+
+_MOST_ROWS = 256
+# Tokens of a pass: enough to fill the processor, few enough for its caches, or for the logits' memory.
+_PASS_TOKENS = {"cpu": 1024, "cuda": 8192}
+# How many slots that a query reads take as long as one more call of the attention; on a GPU an estimate.
+_CALL_WORTH_SLOTS = {"cpu": 2000, "cuda": 100_000}
+# How many tokens more in a pass take as long as a pass of its own: a guess is worth its place if it is likely enough.
+_PASS_WORTH_TOKENS = {"cpu": 30, "cuda": 130}
+
+
+class _Logits(Protocol):
+    logits: Tensor
+
+
+class TransformersGenerator:
+    """Generates with `model.forward` and slots of our own.
+
+    Args:
+        model: a causal language model in eval mode.
+        tokenizer: its tokenizer.
+        batch_size: requests decoded at once; by default as many as memory has room for, up to 256. Halved, and said so
+            in the log, when memory runs out all the same.
+        drafting: whether guesses are made at all; without them, a pass has the same shape for every model.
+
+    Raises:
+        UnsupportedAttentionError: the model's layers are not attention that can be lent another one's.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        batch_size: int | None = None,
+        *,
+        drafting: bool = True,
+    ) -> None:
+        self._model = model
+        self._tokenizer = tokenizer
+        self._most_rows = batch_size or _MOST_ROWS
+        self._drafting = drafting
+        self._ends = end_tokens(model, tokenizer)
+        self._context = int(getattr(model.config.get_text_config(), "max_position_embeddings", 0) or 2**31)
+        self._is_spread = len(set(getattr(model, "hf_device_map", {}).values())) > 1
+        self._kind = "cpu" if model.device.type == "cpu" else "cuda"
+        self._bytes_per_slot = self._probe()
+
+    def generate(self, requests: Sequence[Request], on_likelihood: OnLikelihood | None = None) -> Completions:
+        """Yield (index of the request, what was generated) as each is finished; see `Generator`."""
+        trust, digits = Trust(), digits_of(self._tokenizer)
+        rows = []
+        for index, request in enumerate(map(self._within_context, requests)):
+            drafts = Drafter(request.prompt, request.drafts, trust, digits) if self._drafting else None
+            rows.append(ActiveRequest(index, request, self._is_end, drafts))
+        waiting = deque(rows)
+        with threads_for(self._model), attention_over_slots(self._model):
+            while waiting:
+                yield from self._batch(waiting, on_likelihood)
+
+    def _batch(self, waiting: deque[ActiveRequest], on_likelihood: OnLikelihood | None) -> Completions:
+        """Take requests as long as there are any; where memory runs out, give back those that are not finished."""
+        length = max(_room(row.request) for row in waiting)
+        batch = Batch(Slots(self._rows_that_fit(length, len(waiting)), length), self._model.device)
+        try:
+            while waiting or batch.alive:
+                batch.admit(waiting)
+                batch.share()
+                for row in self._pass(batch, on_likelihood):
+                    yield row.index, self._generated(row)
+        except RuntimeError as error:
+            if not is_out_of_memory(error) or batch.slots.rows == 1:
+                raise
+            self._most_rows = batch.slots.rows // 2
+        else:
+            return
+        _LOG.warning("out of memory: continuing with %d prompts at a time", self._most_rows)
+        for row in batch.rows:
+            row.evicted()
+        waiting.extendleft(reversed([row for row in batch.rows if not row.finished]))
+        del batch
+        torch.cuda.empty_cache()
+
+    def _pass(self, batch: Batch, on_likelihood: OnLikelihood | None) -> Sequence[ActiveRequest]:
+        """Run one pass and return the rows that it finished."""
+        pieces = batch.pieces(_PASS_TOKENS[self._kind], _PASS_WORTH_TOKENS[self._kind])
+        rows = [batch.rows[piece.row] for piece in pieces]
+        counts = [len(row.draft) + 1 for row in rows]
+        logits = self._forward(pieces, counts, batch.slots)
+        draws, starts = [row.request.draw for row in rows], [len(row.generated) for row in rows]
+        choices = choose(logits, draws, starts, counts).tolist()
+        first = 0
+        for row, piece, count in zip(rows, pieces, counts, strict=True):
+            own = choices[first : first + count]
+            if row.reads_reference:
+                row.log_likelihood = _mean_log_likelihood(logits[first : first + count - 1], row.draft)
+                if on_likelihood:
+                    on_likelihood(row.index, row.log_likelihood)
+            if NONE in own:
+                row.overflowed()
+                batch.clear(piece.row)
+            else:
+                row.accept(own)
+            first += count
+        return [row for row in rows if row.finished]
+
+    @torch.inference_mode()
+    def _forward(self, pieces: Sequence[Piece], counts: Sequence[int], slots: Slots) -> Tensor:
+        """Return the logits (sum of counts, vocabulary) of the last positions of each piece."""
+        device = self._model.device
+        layout = PassLayout.of(pieces, slots.length, _CALL_WORTH_SLOTS[self._kind], device)
+        wanted: list[int] = []
+        end = 0
+        for piece, count in zip(pieces, counts, strict=True):
+            end += len(piece.tokens)
+            wanted += range(end - count, end)
+        with running(layout, slots):
+            output: _Logits = self._model(
+                input_ids=layout.tokens,
+                position_ids=layout.positions,
+                use_cache=False,
+                # A model that accelerate has spread has its last states on another device than its inputs and outputs.
+                logits_to_keep=0 if self._is_spread else torch.tensor(wanted, device=device),
+            )
+        return output.logits[0][wanted] if self._is_spread else output.logits[0]
+
+    def _probe(self) -> int:
+        """Return what a slot of a row takes. Raises UnsupportedAttentionError."""
+        config = self._model.config.get_text_config()
+        others = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
+        if others or not self._model._can_set_attn_implementation():
+            raise UnsupportedAttentionError(f"layers of another kind: {', '.join(sorted(others))}")
+        slots = Slots(1, 1)
+        with attention_over_slots(self._model):
+            self._forward([Piece(0, 0, [0])], [1], slots)
+        if slots.layers != frozenset(range(config.num_hidden_layers)):
+            raise UnsupportedAttentionError(f"{len(slots.layers)} of {config.num_hidden_layers} layers attend")
+        return slots.bytes_per_slot
+
+    def _rows_that_fit(self, length: int, wanted: int) -> int:
+        fitting = free_bytes(self._model.device) // (self._bytes_per_slot * length)
+        return max(1, min(self._most_rows, wanted, fitting))
+
+    def _within_context(self, request: Request) -> Request:
+        room = max(1, self._context - len(request.prompt))
+        reference = request.reference if len(request.reference) < room else ()
+        return replace(request, max_new_tokens=min(request.max_new_tokens, room), reference=reference)
+
+    def _is_end(self, request: Request, generated: Sequence[int]) -> bool:
+        if generated[-1] in self._ends or len(generated) >= request.max_new_tokens:
+            return True
+        return ends_in_stop(request.stops, generated, self._tokenizer)
+
+    def _generated(self, row: ActiveRequest) -> Generated:
+        text = text_after(row.request.prompt, row.generated, self._tokenizer)
+        return Generated(text, tuple(row.generated), row.log_likelihood, row.finite)
+
+
+def _room(request: Request) -> int:
+    """Return the slots that a request may fill."""
+    return len(request.prompt) + max(request.max_new_tokens, len(request.reference) + 1)
+
+
+def _mean_log_likelihood(logits: Tensor, tokens: Sequence[int]) -> float:
+    """Return the mean over tokens (n,) of their log-likelihood under logits (n, vocabulary), in nats."""
+    chosen = logits.float().log_softmax(dim=-1)[range(len(tokens)), list(tokens)]
+    return float(chosen.mean())
