@@ -4,8 +4,8 @@ A number is changed, and what the plan then says of each tensor is compared with
 need know what filters, knots, precedence and methods make of one. What a number does to a parent that equals the base
 is tried on a few tensors.
 
-Guarantees: a number that is named changes no tensor. Not every one that changes none is named: the effect of some is
-lost in rounding.
+Guarantees: a number that is named changes no tensor, or, if so said, only where it is 0. Not every one that changes
+none is named: the effect of some is lost in rounding.
 """
 
 from __future__ import annotations
@@ -142,11 +142,11 @@ class _Look:
             self.known[keys] = next(self._changed(keys, parameter), None) is not None
         return self.known[keys]
 
-    def _changed(self, keys: Keys, parameter: Parameter) -> Iterator[tuple[Step, Step]]:
-        """Yield each step that has the number: as it is, and with another number there."""
+    def _changed(self, keys: Keys, parameter: Parameter, to: Number | None = None) -> Iterator[tuple[Step, Step]]:
+        """Yield each step that has the number: as it is, and with another one there, far from it if none is given."""
         other = copy.deepcopy(self.plain)
         node = _at(other, keys[:-1])
-        node[keys[-1]] = _another(node[keys[-1]], parameter)
+        node[keys[-1]] = _another(node[keys[-1]], parameter) if to is None else to
         after = steps_of(Recipe.model_validate(other), self.parents)
         yield from (pair for pair in zip(self.steps, after, strict=True) if _differ(*pair))
 
@@ -195,12 +195,33 @@ class _Look:
             if self.progress:
                 self.progress(done, len(changed))
         telling = [pair for pair in changed if not self.parents.all_equal(pair[0].sources())] or changed
-        if any(not torch.equal(self._merged(before), self._merged(after)) for before, after in telling[:_TRIED]):
+        # Methods may do with matrices what they do not with vectors, which are the smallest.
+        kinds = {len(self._shape(pair[0])): pair for pair in reversed(telling)}
+        tried = [*telling[:_TRIED], *(pair for pair in kinds.values() if pair not in telling[:_TRIED])]
+        if not self._are_merged_alike(tried):
             return ""
         before, inputs = changed[0][0], _changed_inputs(*changed[0])
+        zero = (
+            "; only whether it is 0 counts" if self._zero_counts(keys, parameter, [pair[0] for pair in tried]) else ""
+        )
         if before.base and inputs:
-            return f"{before.inputs[inputs[0]].parent} equals {before.base.parent} in every tensor that it is for"
-        return "the models are equal in every tensor that it is for"
+            return f"{before.inputs[inputs[0]].parent} equals {before.base.parent} in every tensor that it is for{zero}"
+        return f"the models are equal in every tensor that it is for{zero}"
+
+    def _zero_counts(self, keys: Keys, parameter: Parameter, tried: Sequence[Step]) -> bool:
+        """Whether some of these steps merges otherwise with 0 there: then a parent may take no part at all."""
+        value = parameter.read(_at(self.plain, keys))
+        if not isinstance(value, float) or not parameter.low <= 0 <= parameter.high:
+            return False
+        try:
+            return not self._are_merged_alike(
+                [pair for pair in self._changed(keys, parameter, 0.0) if pair[0] in tried]
+            )
+        except (MergingError, ValueError):  # no 0 may stand there
+            return False
+
+    def _are_merged_alike(self, pairs: Sequence[tuple[Step, Step]]) -> bool:
+        return all(torch.equal(self._merged(before), self._merged(after)) for before, after in pairs)
 
     def _are_equal(self, before: Step, after: Step) -> bool:
         """Whether the inputs whose number changes, or else all, equal the base, or else one another."""

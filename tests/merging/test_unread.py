@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from merging import METHODS, ParentSet, Recipe
+from merging import METHODS, Merger, ParentSet, Recipe
 from merging.methods import Scope
 from merging.unread import unread, unread_notes
 from tests.merging.conftest import Family
@@ -108,6 +109,31 @@ def test_a_weight_that_normalizes_is_read_even_of_a_parent_that_equals_the_base(
     recipe = ties(family, str(second), {"weight": 0.5}, {"weight": 0.5, "density": 0.5}, normalize=True)
     (line,) = notes(recipe | {"merge_method": "dare_linear"})
     assert line.startswith("models[1].parameters.density: nothing reads it: ")
+
+
+@pytest.mark.parametrize("name", ["tsv_m", "iso_c", "iso_cts", "consensus_ta"])
+def test_where_a_parent_that_equals_the_base_takes_part_alone_counts_it_is_said(
+    family: Family, tmp_path: Path, name: str
+) -> None:
+    copy = str(shutil.copytree(family.base, tmp_path / "copy"))
+
+    def recipe(weight: float) -> dict[str, Any]:
+        models = [{"model": family.a, "parameters": {"weight": 0.6}}, {"model": copy, "parameters": {"weight": weight}}]
+        return {"dtype": "bfloat16", "merge_method": name, "base_model": family.base, "models": models}
+
+    merges = [merged(recipe(weight)) for weight in (0.0, 0.3, 1.0)]
+    assert all(torch.equal(merges[1][key], merges[2][key]) for key in merges[1])
+    zero_counts = any(not torch.equal(merges[0][key], merges[1][key]) for key in merges[0])
+    assert zero_counts == (name != "consensus_ta")
+    said = f"models[1].parameters.weight: nothing reads it: {copy} equals {family.base} in every tensor that it is for"
+    assert notes(recipe(0.3)) == [said + "; only whether it is 0 counts" * zero_counts]
+    assert notes(recipe(0.0)) == ([] if zero_counts else [said])
+
+
+def merged(recipe: dict[str, Any]) -> dict[str, torch.Tensor]:
+    read = Recipe.from_dict(recipe, "test")
+    with ParentSet.open(read) as parents:
+        return {name: tensor.clone() for name, tensor in Merger(parents).apply(read).state_dict().items()}
 
 
 def test_where_to_go_between_two_equal_models_changes_nothing(family: Family, tmp_path: Path) -> None:
