@@ -111,13 +111,14 @@ def zoo(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 
 def every_method() -> list[ParameterSet]:
-    """Return every architecture, method and dtype; those beyond every pair of them are slow."""
+    """Return every architecture, method and dtype; by default a method has two or three architectures, two dtypes."""
     dtypes = ("float32", "bfloat16", "float16")
     methods = [name for name, method in METHODS.items() if method.in_mergekit]
     found = []
     for (row, architecture), (column, method) in product(enumerate(STYLES), enumerate(methods)):
         for place, dtype in enumerate(dtypes):
-            marks = [] if (row + column) % len(dtypes) == place else [pytest.mark.slow]
+            is_one_of_few = (row + column) % 2 == 0 and (row + column) % len(dtypes) == place
+            marks = [] if is_one_of_few else [pytest.mark.slow]
             found.append(pytest.param(architecture, method, dtype, marks=marks))
     return found
 
@@ -158,7 +159,7 @@ def test_a_random_merge_has_mergekits_density_mean_and_norm(float32_family: Fami
         assert float(deltas[0].mean()) == pytest.approx(float(deltas[1].mean()), abs=5 * 2**0.5 * spread)
 
 
-@pytest.mark.parametrize("zoo", ["mixtral"], indirect=True)
+@pytest.mark.parametrize("zoo", ["llama"], indirect=True)
 @pytest.mark.parametrize("method", [name for name, method in METHODS.items() if not method.observes])
 def test_a_merge_has_the_same_bits_in_other_blocks_by_more_threads_and_again(
     zoo: Zoo, method: str, monkeypatch: pytest.MonkeyPatch
@@ -166,12 +167,12 @@ def test_a_merge_has_the_same_bits_in_other_blocks_by_more_threads_and_again(
     recipe = Recipe.parse(zoo.recipe(method, "bfloat16", random_masks=True))
     first = {name: tensor.clone() for name, tensor in Merger(zoo.parents).apply(recipe).state_dict().items()}
     threads = torch.get_num_threads()
-    for block, thread_count in ((1000, 1), (1 << 19, 3), (77, 2)):
+    for block, thread_count in ((1000, 1), (1 << 19, 3), (777, 2)):
         monkeypatch.setitem(kernel._BLOCK, "cpu", block)
         torch.set_num_threads(thread_count)
         try:
             # The second time without what was remembered of the parents.
-            with ParentSet.open(recipe) if block == 77 else nullcontext(zoo.parents) as parents:
+            with ParentSet.open(recipe) if block == 777 else nullcontext(zoo.parents) as parents:
                 again = Merger(parents).apply(recipe).state_dict()
         finally:
             torch.set_num_threads(threads)
