@@ -15,7 +15,6 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("merging", "evaluation", "search")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 ENGINE = ROOT / "evaluation" / "generation" / "vllm_engine"
-DISTRIBUTIONS = packages_distributions()
 
 
 def test_every_package_that_is_imported_is_declared() -> None:
@@ -52,6 +51,9 @@ def sources(*folders: str) -> list[Path]:
     return [file for folder in folders for file in (ROOT / folder).rglob("*.py")]
 
 
+distributions = cache(packages_distributions)  # it reads the files of all packages
+
+
 @cache
 def tree(file: Path) -> ast.Module:
     return ast.parse(file.read_text(encoding="utf-8"))
@@ -60,7 +62,7 @@ def tree(file: Path) -> ast.Module:
 def imports(file: Path) -> set[str]:
     """Return the distributions that a file imports from, however deep in it."""
     ours = {*PACKAGES, "tests", "_typeshed", *sys.stdlib_module_names}  # the type checker has _typeshed
-    return {normal(DISTRIBUTIONS.get(name, [name])[0]) for name in imported(ast.walk(tree(file))) if name not in ours}
+    return {normal(distributions().get(name, [name])[0]) for name in imported(ast.walk(tree(file))) if name not in ours}
 
 
 def imported(nodes: Iterable[ast.AST]) -> set[str]:

@@ -11,7 +11,7 @@ from fractions import Fraction
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from evaluation.sandbox.codec import MAX_DEPTH, MAX_ITEMS, CodecError, decode, dumps, encode
@@ -47,7 +47,6 @@ def types(value: Any) -> Any:
     return type(value)
 
 
-@settings(deadline=None, max_examples=60)
 @given(values)
 def test_plain_values_arrive_as_they_were(value: object) -> None:
     assert there(value) == value
@@ -124,7 +123,6 @@ def test_what_has_no_plain_form_is_for_its_side_to_decide(value: object) -> None
         decode(["h", 1])
 
 
-@settings(deadline=None, max_examples=60)
 @given(st.lists(st.integers(-(2**60), 2**60) | st.floats() | st.booleans(), min_size=16, max_size=40))
 def test_long_lists_arrive_as_they_were(numbers: list[object]) -> None:
     for part in (numbers, [n for n in numbers if type(n) is int], [n for n in numbers if type(n) is float]):
@@ -157,7 +155,6 @@ json_values = st.recursive(
 )
 
 
-@settings(deadline=None, max_examples=300)
 @given(json_values)
 def test_any_message_is_a_plain_value_or_refused(message: object) -> None:
     try:

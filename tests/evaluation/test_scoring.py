@@ -6,11 +6,9 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
-from statsmodels.stats.contingency_tables import mcnemar
-from statsmodels.stats.proportion import proportion_confint
 
 from evaluation import paired_test, pass_at_k, wilson_interval
 from evaluation.scoring import Group, interval, weighted_mean
@@ -18,9 +16,10 @@ from evaluation.scoring import Group, interval, weighted_mean
 outcomes = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=0, max_size=200)
 
 
-@settings(deadline=None)
 @given(outcomes)
 def test_the_paired_test_is_exact_mcnemar(pairs: list[tuple[bool, bool]]) -> None:
+    from statsmodels.stats.contingency_tables import mcnemar  # half a second, for one test
+
     test = paired_test(
         {str(index): mine for index, (mine, _) in enumerate(pairs)},
         {str(index): theirs for index, (_, theirs) in enumerate(pairs)},
@@ -38,10 +37,11 @@ def test_only_common_problems_are_compared() -> None:
     assert (test.won, test.lost) == (("b",), ())
 
 
-@settings(deadline=None)
 @given(st.integers(1, 500).flatmap(lambda total: st.tuples(st.integers(0, total), st.just(total))))
 def test_the_interval_is_wilsons(counts: tuple[int, int]) -> None:
     passed, total = counts
+    from statsmodels.stats.proportion import proportion_confint
+
     assert wilson_interval(passed, total) == pytest.approx(proportion_confint(passed, total, method="wilson"))
 
 
@@ -49,7 +49,6 @@ def test_of_no_problems_everything_is_possible() -> None:
     assert wilson_interval(0, 0) == (0.0, 1.0)
 
 
-@settings(deadline=None)
 @given(st.lists(st.lists(st.booleans(), min_size=3, max_size=8), min_size=1, max_size=5), st.integers(1, 3))
 def test_pass_at_k_is_the_chance_that_one_of_k_samples_passes(samples: list[list[bool]], k: int) -> None:
     chances = [1 - math.comb(len(s) - sum(s), k) / math.comb(len(s), k) for s in samples]
@@ -57,7 +56,6 @@ def test_pass_at_k_is_the_chance_that_one_of_k_samples_passes(samples: list[list
     assert found == pytest.approx(sum(chances) / len(chances))
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 5), st.lists(st.booleans(), min_size=1, max_size=60)), min_size=1, max_size=3))
 def test_the_interval_of_weighted_sets_holds_their_mean_and_is_wilsons_of_one(
     sets: list[tuple[int, list[bool]]],

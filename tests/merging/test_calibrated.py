@@ -11,7 +11,7 @@ from unittest.mock import Mock
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
@@ -58,7 +58,6 @@ dtypes = st.sampled_from([torch.float32, torch.bfloat16, torch.float64])
 # --- the equations --------------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=30)
 @given(seed=st.integers(0, 99), weights=weights, dtype=dtypes)
 def test_fisher_is_the_papers(seed: int, weights: list[float], dtype: torch.dtype) -> None:
     parents = [parent.to(dtype) for parent in matrices(len(weights), seed)]
@@ -73,7 +72,6 @@ def test_fisher_is_the_papers(seed: int, weights: list[float], dtype: torch.dtyp
         check(merged, above / below, dtype)
 
 
-@settings(deadline=None, max_examples=30)
 @given(seed=st.integers(0, 99), weights=weights, dtype=dtypes, alpha=st.sampled_from([0.0, 0.1, 0.9, 1.0]))
 def test_regmean_is_the_papers(seed: int, weights: list[float], dtype: torch.dtype, alpha: float) -> None:
     parents = [parent.to(dtype) for parent in matrices(len(weights), seed)]

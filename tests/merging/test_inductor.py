@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
@@ -29,7 +29,6 @@ UNCOMPILED = TensorKernels(lambda function, form: partial(function, form))
 TAKEN = ("ties", "ties, not normalized, lambda, rescale", "ties, cancelling weights", "out_dtype", "slerp", "linear")
 
 
-@settings(deadline=None, max_examples=60)
 @given(data=st.data())
 def test_a_merge_of_task_vectors_has_the_same_bits(data: st.DataObject) -> None:
     method = data.draw(st.sampled_from(TASK_VECTORS))

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from merging.kernel import run_step
@@ -25,7 +25,6 @@ from tests.merging.oracle import mergekit_method
 DTYPES = [torch.bfloat16, torch.float16, torch.float32, torch.float64]
 
 
-@settings(deadline=None, max_examples=60)
 @given(
     values=st.lists(st.floats(-8, 8, width=16), min_size=1, max_size=200),
     density=st.floats(0.001, 0.999),
@@ -49,7 +48,6 @@ def test_trimming_keeps_exactly_the_largest_and_of_equals_the_first(
     assert torch.equal(torch.cat([cut.apply(delta[:half], 0), cut.apply(delta[half:], half)]), expected)
 
 
-@settings(deadline=None)
 @given(number=st.floats(-60000, 60000, allow_nan=False), dtype=st.sampled_from(DTYPES))
 def test_the_bits_of_a_number_are_torchs(number: float, dtype: torch.dtype) -> None:
     bits = bits_of(number, dtype)
@@ -57,7 +55,6 @@ def test_the_bits_of_a_number_are_torchs(number: float, dtype: torch.dtype) -> N
     assert number_of(bits, dtype) == float(torch.tensor(number, dtype=dtype))
 
 
-@settings(deadline=None, max_examples=40)
 @given(values=st.lists(st.floats(-100, 100, width=16), min_size=1, max_size=300), data=st.data())
 def test_the_magnitude_table_knows_every_kth_largest(values: list[float], data: st.DataObject) -> None:
     tensor = torch.tensor(values, dtype=torch.bfloat16)
@@ -95,7 +92,6 @@ def test_a_random_mask_can_be_made_in_pieces() -> None:
     assert torch.equal(whole, torch.cat(pieces))
 
 
-@settings(deadline=None, max_examples=60)
 @given(
     values=st.lists(st.floats(-8, 8, width=16), min_size=1, max_size=200),
     density=st.floats(0.0, 0.999),
@@ -186,7 +182,6 @@ def vectors(count: int, seed: int, dtype: torch.dtype = torch.float32) -> list[t
 weights = st.lists(st.floats(0.05, 2), min_size=3, max_size=3)
 
 
-@settings(deadline=None, max_examples=30)
 @given(weights=weights, seed=st.integers(0, 99), method=st.sampled_from(["ties", "task_arithmetic", "linear"]))
 def test_the_order_of_the_parents_does_not_matter(weights: list[float], seed: int, method: str) -> None:
     base, *parents = vectors(4, seed)
@@ -196,7 +191,6 @@ def test_the_order_of_the_parents_does_not_matter(weights: list[float], seed: in
     torch.testing.assert_close(one, other)
 
 
-@settings(deadline=None, max_examples=30)
 @given(weight=st.floats(-2, 2), seed=st.integers(0, 99), method=st.sampled_from(["ties", "dare_ties", "dare_linear"]))
 def test_density_1_is_no_thinning(weight: float, seed: int, method: str) -> None:
     base, *parents = vectors(3, seed)
@@ -205,7 +199,6 @@ def test_density_1_is_no_thinning(weight: float, seed: int, method: str) -> None
     assert torch.equal(plain, dense)
 
 
-@settings(deadline=None, max_examples=30)
 @given(seed=st.integers(0, 99), method=st.sampled_from(["ties", "task_arithmetic", "dare_ties", "dare_linear"]))
 def test_weight_0_is_absence(seed: int, method: str) -> None:
     base, *parents = vectors(3, seed)
@@ -214,7 +207,6 @@ def test_weight_0_is_absence(seed: int, method: str) -> None:
     torch.testing.assert_close(with_zero, without, rtol=0, atol=0)
 
 
-@settings(deadline=None, max_examples=30)
 @given(seed=st.integers(0, 99))
 def test_slerp_ends_at_its_parents(seed: int) -> None:
     base, other = vectors(2, seed)
@@ -222,21 +214,18 @@ def test_slerp_ends_at_its_parents(seed: int) -> None:
     torch.testing.assert_close(run("slerp", base, [other], shared={"t": 1.0}), other)
 
 
-@settings(deadline=None, max_examples=30)
 @given(seed=st.integers(0, 99), t=st.floats(0, 1))
 def test_slerp_keeps_the_norm_of_parents_of_one_norm(seed: int, t: float) -> None:
     base, other = (tensor / tensor.norm() for tensor in vectors(2, seed))
     assert float(run("slerp", base, [other], shared={"t": t}).norm()) == pytest.approx(1.0, abs=1e-5)
 
 
-@settings(deadline=None, max_examples=30)
 @given(seed=st.integers(0, 99), count=st.integers(1, 4))
 def test_the_linear_merge_of_equals_is_the_same(seed: int, count: int) -> None:
     (tensor,) = vectors(1, seed)
     torch.testing.assert_close(run("linear", None, [tensor] * count, per_input={"weight": [0.3] * count}), tensor)
 
 
-@settings(deadline=None, max_examples=30)
 @given(seed=st.integers(0, 99), weights=weights)
 def test_ties_agrees_with_the_paper_written_out(seed: int, weights: list[float]) -> None:
     base, *parents = vectors(4, seed, torch.float64)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor
@@ -44,7 +44,6 @@ def assert_same_bits(one: Tensor, other: Tensor) -> None:
     assert torch.equal(as_bits(one), as_bits(other))
 
 
-@settings(deadline=None, max_examples=60)
 @given(data=st.data())
 def test_a_compiled_merge_of_task_vectors_has_the_same_bits(data: st.DataObject) -> None:
     method = data.draw(st.sampled_from(TASK_VECTORS))

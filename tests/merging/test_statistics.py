@@ -18,7 +18,7 @@ from unittest.mock import Mock
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -553,7 +553,6 @@ def test_numbers_are_read_as_they_were_written(value: object) -> None:
     assert repr(again) == repr(value)
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(width=16, allow_nan=False, allow_infinity=False), min_size=1, max_size=60), st.integers(1, 9))
 def test_a_table_is_read_as_it_was_written(values: list[float], run: int) -> None:
     table = magnitude_table(torch.tensor(values, dtype=torch.float16).split(run))
