@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from _pytest.mark import ParameterSet
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, GptOssConfig
@@ -39,10 +41,13 @@ def in_float32(recipe: Recipe, kernels: Any = None) -> Any:
         return Merger(parents, kernels=kernels, compute_dtype=torch.float32).apply(recipe)
 
 
-def check(live: Any, folder: Path) -> None:
-    """Check that a live model is what transformers loads of a folder, in float32."""
-    loaded: Any = AutoModelForCausalLM.from_pretrained(folder)
-    loaded.float()
+def load(folder: Path) -> Any:
+    """Return what transformers loads of a folder, in float32."""
+    return AutoModelForCausalLM.from_pretrained(folder).float()
+
+
+def check(live: Any, loaded: Any) -> None:
+    """Check that a live model is another one in float32."""
     assert live.dtype == live.config.dtype == live.config.get_text_config().dtype == torch.float32
     ours = live.state_dict()
     for name, tensor in loaded.state_dict().items():
@@ -58,16 +63,23 @@ def half(tmp_path_factory: pytest.TempPathFactory) -> Family:
     return make_family(tmp_path_factory.mktemp("half"), dtype="float16", tied=True)
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("kind", ["family", "half"])
+def by_kind() -> list[ParameterSet]:
+    """Return every kind of models and method; of float16 by default two methods."""
+    seldom = {("half", method) for method in METHODS if method not in ("ties", "slices")}
+    pairs = product(("family", "half"), METHODS)
+    return [pytest.param(*pair, marks=[pytest.mark.slow] if pair in seldom else []) for pair in pairs]
+
+
+@pytest.mark.parametrize(("kind", "method"), by_kind())
 def test_it_is_the_exported_model_widened(
     method: str, kind: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     family: Family = request.getfixturevalue(kind)
     recipe = Recipe.parse(recipes(family, "bfloat16" if kind == "family" else "float16")[method])
     export_model(recipe, tmp_path / "merged", compile=False)
+    loaded = load(tmp_path / "merged")
     for kernels in KERNELS.values():
-        check(in_float32(recipe, kernels()), tmp_path / "merged")
+        check(in_float32(recipe, kernels()), loaded)
 
 
 @pytest.mark.parametrize("stored", ["norm", "mlp"])
@@ -87,7 +99,7 @@ def test_what_files_hold_in_more_bits_than_the_model_is_rounded_as_loading_round
     # As scored in the recipe's dtype, and as transformers loads it.
     assert all(torch.equal(widened[name], tensor.float()) for name, tensor in own.state_dict().items())
     if own.dtype == torch.bfloat16:
-        check(in_float32(recipe), tmp_path / "merged")
+        check(in_float32(recipe), load(tmp_path / "merged"))
 
 
 @pytest.mark.parametrize("settings", ["", "dtype: float32\nout_dtype: float16\n", "dtype: float16\n"])
@@ -99,8 +111,9 @@ def test_what_transformers_keeps_in_float32_is_rounded_as_the_file(
     models = "".join(f"- {{model: {model}, parameters: {{weight: 0.3}}}}\n" for model in (family.a, family.b))
     recipe = Recipe.parse(f"merge_method: linear\nmodels:\n{models}{settings}")
     export_model(recipe, tmp_path / "merged")
+    loaded = load(tmp_path / "merged")
     for kernels in KERNELS.values():
-        check(in_float32(recipe, kernels()), tmp_path / "merged")
+        check(in_float32(recipe, kernels()), loaded)
 
 
 def test_the_next_candidate_is_written_into_the_same_tensors_and_an_overflow_is_noticed(half: Family) -> None:
@@ -136,7 +149,7 @@ def test_layers_that_a_stack_repeats_share_their_memory(family: Family, tmp_path
     recipe = Recipe.parse(f"merge_method: passthrough\nslices:\n{source}{source}dtype: bfloat16\n")
     export_model(recipe, tmp_path / "merged")
     live = in_float32(recipe)
-    check(live, tmp_path / "merged")
+    check(live, load(tmp_path / "merged"))
     first, third = (live.model.layers[index].mlp.up_proj.weight for index in (0, 2))
     assert first.data_ptr() == third.data_ptr()
 
@@ -146,4 +159,4 @@ def test_models_that_scale_or_keep_states_compute_as_when_loaded(architecture: s
     family = make_kind(tmp_path / "family", architecture, dtype="bfloat16")
     recipe = Recipe.average([family.a, family.b], "bfloat16")
     export_model(recipe, tmp_path / "merged")
-    check(in_float32(recipe), tmp_path / "merged")
+    check(in_float32(recipe), load(tmp_path / "merged"))
