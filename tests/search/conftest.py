@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,12 +12,28 @@ from click.testing import CliRunner, Result
 from transformers import PreTrainedModel
 
 from merging import compute_in_float32, load_model
-from search import SearchConfig, run_search
+from search import SearchConfig, run_search, space
 from search.cli import main
 from search.results import ResultsFolder
 from tests.search.family import Family, make_family
 
 Command = Callable[..., Result]
+DRAWS = space._DRAWS
+
+
+@pytest.fixture(scope="session", autouse=True)
+def few_draws() -> Iterator[None]:
+    """Let a search look at few points of its space where it begins; `every_draw` lets it look at all."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("search.space._DRAWS", 5)
+        yield
+
+
+@pytest.fixture(scope="module")
+def every_draw() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("search.space._DRAWS", DRAWS)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -40,6 +56,21 @@ def finished(shared_family: Family, tmp_path_factory: pytest.TempPathFactory) ->
     config = shared_family.write("finished.yaml")
     run_search(SearchConfig.load(config), out)
     return out
+
+
+@pytest.fixture(scope="session")
+def stopped_folder(shared_family: Family, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the results folder of the same search after its first trial; not to be changed."""
+    out = tmp_path_factory.mktemp("results") / "stopped"
+    run_search(SearchConfig.load(shared_family.write("finished.yaml")), out, trials=1)
+    return out
+
+
+@pytest.fixture
+def one_trial(stopped_folder: Path, shared_family: Family, tmp_path: Path) -> tuple[SearchConfig, Path]:
+    """Return the config of a search, and a results folder of the test's own in which it has had one trial."""
+    out = Path(shutil.copytree(stopped_folder, tmp_path / "run"))
+    return SearchConfig.load(shared_family.write("finished.yaml")), out
 
 
 @pytest.fixture

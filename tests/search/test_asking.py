@@ -26,6 +26,7 @@ TEMPLATE = (
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
 CHAT = ", prompt: {format: chat}"
+PARENTS_ALONE = ", report_fraction: 0"  # where what is said before anything is scored is all that matters
 
 
 def edit(model: Path, **settings: object) -> None:
@@ -51,14 +52,14 @@ def said(config: Path, out: Path, trials: int = 0) -> list[str]:
     return progress.said
 
 
-def test_what_tokenizers_append_changes_no_score(family: Family, finished: Path, tmp_path: Path) -> None:
+def test_what_tokenizers_append_changes_no_score(family: Family, stopped_folder: Path, tmp_path: Path) -> None:
     for model in (family.base, family.a, family.b):
         append_end(model)
-    notes = [note for note in said(family.write(), tmp_path / "run", trials=3) if "prompts" in note]
+    notes = [note for note in said(family.write(), tmp_path / "run", trials=1) if "prompts" in note]
     assert notes == [
         "completion prompts end without </s>, which the tokenizer puts after a text: nothing would follow it"
     ]
-    for file in sorted((finished / "completions").iterdir()):
+    for file in sorted((stopped_folder / "completions").iterdir()):
         assert (tmp_path / "run" / "completions" / file.name).read_text() == file.read_text()
 
 
@@ -66,7 +67,7 @@ def test_a_parent_that_is_asked_otherwise_is_named(family: Family, tmp_path: Pat
     file = Tokenizer.from_file(str(family.b / "tokenizer.json"))
     file.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 256)])
     file.save(str(family.b / "tokenizer.json"))
-    (note,) = [note for note in said(family.write(), tmp_path / "run") if "tokens" in note]
+    (note,) = [note for note in said(family.write(evaluation=PARENTS_ALONE), tmp_path / "run") if "tokens" in note]
     assert note == (
         "b: asked with other tokens than the merges; one tokenizer asks all if evaluation.prompt.tokenizer names it"
     )
@@ -77,7 +78,8 @@ def test_notes_call_a_parent_as_every_other_screen_does(family: Family, tmp_path
     append_end(family.b)
     (family.folder / folder).parent.mkdir()
     family.b.rename(family.folder / folder)
-    config = SearchConfig.parse(family.config().replace("model: b\n", f"model: {folder}\n"), folder=family.folder)
+    text = family.config(evaluation=PARENTS_ALONE).replace("model: b\n", f"model: {folder}\n")
+    config = SearchConfig.parse(text, folder=family.folder)
     progress = Phases()
     board = run_search(config, tmp_path / "run", trials=0, progress=progress)
     called = board._parent_names(LABEL_WIDTH)[str(family.folder / folder)]
@@ -96,7 +98,7 @@ def test_the_tokenizer_that_asks_all_models_is_looked_at_once(
 
     monkeypatch.setattr(prompt_checks, "prompt_notes", look)
     append_end(family.b)
-    notes = said(family.write(evaluation=", prompt: {tokenizer: b}"), tmp_path / "run")
+    notes = said(family.write(evaluation=f"{PARENTS_ALONE}, prompt: {{tokenizer: b}}"), tmp_path / "run")
     assert len(looked) == 1
     assert (
         "completion prompts end without </s>, which the tokenizer puts after a text: nothing would follow it" in notes
@@ -104,7 +106,7 @@ def test_the_tokenizer_that_asks_all_models_is_looked_at_once(
 
 
 def test_ordinary_models_need_no_word(family: Family, tmp_path: Path) -> None:
-    assert not [note for note in said(family.write(), tmp_path / "run") if "prompt" in note]
+    assert not [note for note in said(family.write(evaluation=PARENTS_ALONE), tmp_path / "run") if "prompt" in note]
 
 
 def test_a_chat_export_ends_where_its_answers_did(family: Family, tmp_path: Path) -> None:

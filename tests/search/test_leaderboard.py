@@ -81,8 +81,10 @@ def recorder(shared_family: Family, tmp_path: Path) -> Recorder:
     return Recorder(tmp_path / "run", SearchConfig.parse(shared_family.config(), folder=shared_family.folder))
 
 
-@pytest.fixture
-def board(recorder: Recorder) -> Leaderboard:
+@pytest.fixture(scope="session")
+def board(shared_family: Family, tmp_path_factory: pytest.TempPathFactory) -> Leaderboard:
+    config = SearchConfig.parse(shared_family.config(), folder=shared_family.folder)
+    recorder = Recorder(tmp_path_factory.mktemp("board") / "run", config)
     recorder.baseline({0, 1, 2}, set(range(5)))  # a
     recorder.baseline({0, 1, 2, 3, 4}, set(range(8)))  # b, the best parent
     recorder.baseline({0}, {0})  # base

@@ -141,11 +141,11 @@ def test_a_machine_that_fails_ends_the_worker_and_no_trial(
     with monkeypatch.context() as broken:
         tried = break_merging(broken, lambda *_: error)
         with pytest.raises(SearchError, match=r"^the machine fails at .*trial \d+: .*worker\.log tells more.*same c"):
-            run_search(config, out, trials=7)
+            run_search(config, out, trials=SCORED + 3)
     assert len(tried) == merges
     assert Leaderboard.open(out) == was
-    resumed = run_search(config, out, trials=7)
-    assert (scored(resumed), failed(resumed), resumed.unfinished) == (7, [], "")
+    resumed = run_search(config, out, trials=SCORED + 3)
+    assert (scored(resumed), failed(resumed), resumed.unfinished) == (SCORED + 3, [], "")
     assert {row.trial for row in was.rows} <= {row.trial for row in resumed.rows}
 
 
@@ -213,9 +213,7 @@ def test_parents_that_the_machine_fails_at_are_scored_when_it_works_again(
 @pytest.mark.parametrize(
     "error",
     [
-        MemoryError(),
-        torch.OutOfMemoryError("CUDA out of memory"),
-        RuntimeError("[enforce fail] can't allocate memory"),
+        MemoryError(),  # all that are taken as such are known by another test
         OutOfMemory("cuda:0 has no room for the 0.52 GB of one tensor of all parents"),
     ],
     ids=lambda error: type(error).__name__,

@@ -80,25 +80,31 @@ def test_a_run_leaves_a_folder_with_everything(finished: Path, shared_family: Fa
 
 
 def test_a_search_whose_parents_have_no_room_and_are_pickles_finds_the_same(
-    family: Family, finished: Path, tmp_path: Path
+    family: Family, stopped_folder: Path, tmp_path: Path
 ) -> None:
     for model in (family.a, family.b):
         torch.save(load_file(model / "model.safetensors"), model / "pytorch_model.bin")
         (model / "model.safetensors").unlink()
     config = SearchConfig.load(family.write(more="merging: {memory_budget: 0, lazy_unpickle: true}"))
     phases = Phases()
-    found = run_search(config, tmp_path / "run", progress=phases)
-    assert [row.search_score for row in found.rows] == [row.search_score for row in Leaderboard.open(finished).rows]
+    found = run_search(config, tmp_path / "run", trials=1, progress=phases)
+    assert [row.search_score for row in found.rows] == [
+        row.search_score for row in Leaderboard.open(stopped_folder).rows
+    ]
     assert any("are read from their files for every candidate" in note for note in phases.said)
     export_trial(tmp_path / "run", tmp_path / "merged", trial=found.best)
 
 
-def test_a_search_that_compiles_says_so_and_finds_the_same(family: Family, finished: Path, tmp_path: Path) -> None:
+def test_a_search_that_compiles_says_so_and_finds_the_same(
+    family: Family, stopped_folder: Path, tmp_path: Path
+) -> None:
     phases = Phases()
     config = SearchConfig.load(family.write()).with_compile(True)
-    found = run_search(config, tmp_path / "run", progress=phases)
+    found = run_search(config, tmp_path / "run", trials=1, progress=phases)
     assert phases.begun[:3] == ["reading the parents 1", "compiling 1", "parents 4"]
-    assert [row.search_score for row in found.rows] == [row.search_score for row in Leaderboard.open(finished).rows]
+    assert [row.search_score for row in found.rows] == [
+        row.search_score for row in Leaderboard.open(stopped_folder).rows
+    ]
 
 
 def test_the_parents_and_their_equal_average_are_the_first_trials(finished: Path, shared_family: Family) -> None:
@@ -167,13 +173,13 @@ def test_candidates_that_find_what_the_parents_passed_with_unlikely_are_pruned(f
     assert "pruned" in shown(board)
 
 
-def test_a_search_goes_on_where_it_stopped(finished: Path, shared_family: Family, tmp_path: Path) -> None:
-    config = SearchConfig.load(shared_family.write("finished.yaml"))
-    begun = run_search(config, tmp_path / "run", trials=1)
-    told = (tmp_path / "run/worker.log").read_text()
+def test_a_search_goes_on_where_it_stopped(finished: Path, one_trial: tuple[SearchConfig, Path]) -> None:
+    config, out = one_trial
+    begun = Leaderboard.open(out)
+    told = (out / "worker.log").read_text()
     assert computed(told) > 0
-    ended = run_search(config, tmp_path / "run")
-    assert computed((tmp_path / "run/worker.log").read_text().removeprefix(told)) == 0
+    ended = run_search(config, out)
+    assert computed((out / "worker.log").read_text().removeprefix(told)) == 0
     kept = {row.trial: row.seconds for row in begun.rows}
     assert {row.trial: row.seconds for row in ended.rows if row.trial in kept} == kept
     whole = Leaderboard.open(finished)
@@ -192,11 +198,11 @@ def test_fewer_trials_than_there_are_runs_none(finished: Path, shared_family: Fa
     assert phases.begun == ["reading the parents 1", "parents 4", "search 1", "report split 0"]
 
 
-def test_fresh_begins_anew(family: Family, tmp_path: Path) -> None:
-    config = SearchConfig.load(family.write())
-    first = run_search(config, tmp_path / "run", trials=1)
+def test_fresh_begins_anew(one_trial: tuple[SearchConfig, Path], tmp_path: Path) -> None:
+    config, out = one_trial
+    first = Leaderboard.open(out)
     phases = Phases()
-    second = run_search(config, tmp_path / "run", trials=1, fresh=True, seed=3, progress=phases)
+    second = run_search(config, out, trials=1, fresh=True, seed=3, progress=phases)
     assert f"{tmp_path}/run: what was there is now in {tmp_path}/run.1" in phases.said
     assert numbers(first) != numbers(second)
     assert Leaderboard.open(tmp_path / "run.1") == first
@@ -341,6 +347,7 @@ def test_a_parent_whose_config_contradicts_its_files_is_refused_before_anything_
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow  # test_identity.py has the same of a folder that was only begun
 def test_a_changed_problem_file_is_another_search(family: Family, tmp_path: Path) -> None:
     config = SearchConfig.load(family.write())
     run_search(config, tmp_path / "run", trials=1)
@@ -362,23 +369,23 @@ def test_without_a_report_split_there_is_no_report(family: Family, tmp_path: Pat
     assert {row.report_score for row in board.rows} == {None}
 
 
-def test_while_another_worker_is_at_its_last_trial_the_finalists_are_left_to_it(family: Family, tmp_path: Path) -> None:
-    config = SearchConfig.load(family.write())
-    run_search(config, tmp_path / "run", trials=1)
-    folder = ResultsFolder.open(tmp_path / "run")
+def test_while_another_worker_is_at_its_last_trial_the_finalists_are_left_to_it(
+    one_trial: tuple[SearchConfig, Path],
+) -> None:
+    config, out = one_trial
+    folder = ResultsFolder.open(out)
     phases = Phases()
     with quiet(), folder.sign_in() as other:
         assert Studies.create(folder, config, []).claim(other, 2, config.space)
-        board = run_search(config, tmp_path / "run", trials=2, progress=phases)
+        board = run_search(config, out, trials=2, progress=phases)
     assert board.unfinished == ""  # nothing is left that nobody is at
     assert phases.said == ["another worker is still at its last trial; it will score the finalists"]
-    assert numbers(run_search(config, tmp_path / "run", trials=2)).keys() == {4, 6}  # 5 was lost, and run again as 6
+    assert numbers(run_search(config, out, trials=2)).keys() == {4, 6}  # 5 was lost, and run again as 6
 
 
-def test_a_worker_that_died_is_not_waited_for(family: Family, tmp_path: Path) -> None:
-    config = SearchConfig.load(family.write())
-    run_search(config, tmp_path / "run", trials=1)
-    folder = ResultsFolder.open(tmp_path / "run")
+def test_a_worker_that_died_is_not_waited_for(one_trial: tuple[SearchConfig, Path]) -> None:
+    config, out = one_trial
+    folder = ResultsFolder.open(out)
     with quiet(), closing(Studies.create(folder, config, [])) as studies, folder.sign_in() as dead:
         for _ in range(2):
             trial = studies.claim(dead, 3, config.space)
@@ -387,21 +394,20 @@ def test_a_worker_that_died_is_not_waited_for(family: Family, tmp_path: Path) ->
         trial.set_user_attr(OUTCOMES, "p" * 8)
         studies.search.tell(trial, 1.0)  # the other trial is never heard of again
     phases = Phases()
-    board = run_search(config, tmp_path / "run", timeout=0, progress=phases)
+    board = run_search(config, out, timeout=0, progress=phases)
     assert phases.said == []
     assert (board.best, board.rows[0].search_score) == (6, 1.0)
     assert board.rows[0].report_score is not None
 
 
-def test_a_lost_trial_is_explained_where_it_is_asked_for(family: Family, tmp_path: Path) -> None:
-    config = SearchConfig.load(family.write())
-    run_search(config, tmp_path / "run", trials=1)
-    folder = ResultsFolder.open(tmp_path / "run")
+def test_a_lost_trial_is_explained_where_it_is_asked_for(one_trial: tuple[SearchConfig, Path], tmp_path: Path) -> None:
+    config, out = one_trial
+    folder = ResultsFolder.open(out)
     with quiet(), closing(Studies.create(folder, config, [])) as studies, folder.sign_in() as dead:
         assert studies.claim(dead, 2, config.space)
-    run_search(config, tmp_path / "run", trials=2)
+    run_search(config, out, trials=2)
     with pytest.raises(SearchError, match=r"no trial 5 .* the last is 6; 5 .* was lost with its worker and run again"):
-        export_trial(tmp_path / "run", tmp_path / "out", trial=5)
+        export_trial(out, tmp_path / "out", trial=5)
 
 
 @pytest.mark.parametrize("scored", [0, pytest.param(1, marks=pytest.mark.slow), 3])
@@ -492,11 +498,10 @@ def test_the_layers_of_the_sandbox_are_recorded_and_one_that_it_lacks_is_told(
 @pytest.mark.parametrize("stopped", [False, True])
 @pytest.mark.parametrize("at_a_trial", [False, True])
 def test_a_worker_that_ends_before_the_others_does_not_say_that_the_search_is_unfinished(
-    family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_a_trial: bool, stopped: bool
+    one_trial: tuple[SearchConfig, Path], monkeypatch: pytest.MonkeyPatch, at_a_trial: bool, stopped: bool
 ) -> None:
-    config = SearchConfig.load(family.write())
-    run_search(config, tmp_path / "run", trials=1)
-    folder = ResultsFolder.open(tmp_path / "run")
+    config, out = one_trial
+    folder = ResultsFolder.open(out)
     running_elsewhere = Studies.running_elsewhere
 
     def finishing(studies: Studies) -> int:  # its last trial is over after this worker has looked
@@ -525,25 +530,23 @@ def test_a_worker_that_ends_before_the_others_does_not_say_that_the_search_is_un
 
 
 def test_a_program_whose_verdict_is_in_the_folder_is_not_executed_again(
-    family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stopped_folder: Path, shared_family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run_search(SearchConfig.load(family.write()), tmp_path / "run", trials=1)
-    scores = [row.search_score for row in Leaderboard.open(tmp_path / "run").rows]
     # All of it once more, with what became of the programs as all that is kept.
-    shutil.copy(tmp_path / "run" / "verdicts.db", tmp_path / "verdicts.db")
+    shutil.copy(stopped_folder / "verdicts.db", tmp_path / "verdicts.db")
     executed = []
     monkeypatch.setattr(Judge, "admit", lambda *_: None)
     monkeypatch.setattr(Batch, "submit", lambda *program: executed.append(program))
-    shutil.rmtree(tmp_path / "run")
     monkeypatch.setattr(ResultsFolder, "verdicts", property(lambda _: tmp_path / "verdicts.db"))
-    run_search(SearchConfig.load(family.write()), tmp_path / "run", trials=1)
+    board = run_search(SearchConfig.load(shared_family.write("finished.yaml")), tmp_path / "run", trials=1)
     assert executed == []
-    assert [row.search_score for row in Leaderboard.open(tmp_path / "run").rows] == scores
+    known = Leaderboard.open(stopped_folder)
+    assert [row.search_score for row in board.rows] == [row.search_score for row in known.rows]
 
 
 def test_the_default_folder_is_called_like_the_config(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(family.folder)
-    run_search(SearchConfig.load(family.write("mine.yaml")), trials=1)
+    run_search(SearchConfig.load(family.write("mine.yaml", evaluation=", report_fraction: 0")), trials=0)
     assert Leaderboard.open("results/mine").study == "mine"
 
 

@@ -16,6 +16,8 @@ from search import SearchError
 from search.ranges import WHOLE
 from search.space import SearchSpace
 
+pytestmark = pytest.mark.usefixtures("every_draw")
+
 
 def recipe(**parameters: Any) -> dict[str, Any]:
     """Return a ties recipe of three models, with these parameters for the first."""

@@ -14,6 +14,8 @@ from search.unread import unread_lines
 from tests.search.conftest import Command
 from tests.search.family import Family
 
+pytestmark = pytest.mark.usefixtures("every_draw")
+
 RANGE = "{low: 0.0, high: 1.0}"
 UNREAD = "nothing reads it: "
 FAR = "nothing reads them: no tensor lies near such a knot; {} knots are more than its layers need"

@@ -144,32 +144,36 @@ def test_a_trial_that_kills_its_workers_fails_and_the_search_ends(family: Family
     assert board.unfinished == ""
 
 
-def test_a_full_disk_ends_the_search_with_what_to_do_and_keeps_what_was_scored(family: Family, tmp_path: Path) -> None:
-    config, out = family.write(), tmp_path / "run"
-    first = run_search(SearchConfig.load(config), out, trials=1)
+def test_a_full_disk_ends_the_search_with_what_to_do_and_keeps_what_was_scored(
+    one_trial: tuple[SearchConfig, Path], tmp_path: Path
+) -> None:
+    config, out = one_trial
+    first = Leaderboard.open(out)
     # No file may grow beyond the size that the database has.
     limit = (out / "study.db").stat().st_size
-    with running(tmp_path, "run", config, "--out", out, "--trials", "200", file_limit=limit) as command:
+    with running(tmp_path, "run", config.source, "--out", out, "--trials", "200", file_limit=limit) as command:
         assert command.wait() == 2, command.errors
     assert "Traceback" not in command.errors
     assert re.search(r"merge-search: .*study\.db: .*make room .* run the same command again", command.errors)
     kept = scored(out)
     assert {row.trial: row.search_score for row in first.rows}.items() <= kept.items()
-    resumed = run_search(SearchConfig.load(config), out, trials=len(kept) - 4 + 1)
+    resumed = run_search(config, out, trials=len(kept) - 4 + 1)
     assert kept.items() <= {row.trial: row.search_score for row in resumed.rows}.items()
 
 
-def test_completions_that_cannot_be_written_end_the_search_with_what_to_do(family: Family, tmp_path: Path) -> None:
-    config, out = family.write(), tmp_path / "run"
-    first = run_search(SearchConfig.load(config), out, trials=1)
+def test_completions_that_cannot_be_written_end_the_search_with_what_to_do(
+    one_trial: tuple[SearchConfig, Path], tmp_path: Path
+) -> None:
+    config, out = one_trial
+    first = Leaderboard.open(out)
     (out / "completions").chmod(0o555)
-    with running(tmp_path, "run", config, "--out", out, heed_permissions=True) as command:
+    with running(tmp_path, "run", config.source, "--out", out, heed_permissions=True) as command:
         assert command.wait() == 2, command.errors
     (out / "completions").chmod(0o755)
     assert "Traceback" not in command.errors
     assert re.search(r"merge-search: .*completions/trial-5\.jsonl: cannot be written: .*make room", command.errors)
     assert scored(out).keys() == {row.trial for row in first.rows}
-    assert run_search(SearchConfig.load(config), out).best is not None
+    assert run_search(config, out).best is not None
 
 
 def test_a_search_that_is_stopped_at_the_report_split_says_so_and_how_to_go_on(family: Family, tmp_path: Path) -> None:
