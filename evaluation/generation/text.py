@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -29,8 +30,21 @@ def configured_ends(config: GenerationConfig | None, tokenizer: PreTrainedTokeni
 
 def ends_in_stop(stops: Sequence[str], tokens: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> bool:
     """Whether the newest of these tokens completed one of the stop texts."""
-    tail = decode(tokens[-TAIL_TOKENS:], tokenizer) if stops else ""
+    if not _may_complete(tuple(stops), tokens[-1], tokenizer):
+        return False
+    tail = decode(tokens[-TAIL_TOKENS:], tokenizer)
     return any(stop in tail for stop in stops)
+
+
+@lru_cache(maxsize=1 << 16)
+def _may_complete(stops: tuple[str, ...], token: int, tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether one of the stop texts may end in this token: most tokens end none, and need not be decoded again."""
+    if not all(map(str.isascii, stops)):  # half a character says nothing by itself
+        return True
+    text = decode([token], tokenizer)
+    # Some tokenizers take a leading space off.
+    ends = (stop[at:].lstrip() for stop in stops for at in range(len(stop)))
+    return any(map(text.lstrip().startswith, ends)) or any(stop in text for stop in stops)
 
 
 def text_after(prompt: Sequence[int], written: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> str:

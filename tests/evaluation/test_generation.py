@@ -10,18 +10,21 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, Gemma2Config
+from tokenizers import Tokenizer, decoders, models
+from transformers import AutoModelForCausalLM, Gemma2Config, PreTrainedTokenizerFast
 
 from evaluation import load_problems
 from evaluation.generation.engine.attention import UnsupportedAttentionError
 from evaluation.generation.engine.generator import TransformersGenerator
 from evaluation.generation.protocol import Request
 from evaluation.generation.stock_generator import StockGenerator
-from evaluation.generation.text import text_after
+from evaluation.generation.text import TAIL_TOKENS, ends_in_stop, text_after
 from evaluation.generation.transformers_backend import TransformersBackend
 from merging import load_model, load_tokenizer
 from tests.conftest import ModelMaker
+from tests.tiny import byte_tokenizer
 
+QUICKSTART = Path(__file__).parents[2] / "configs" / "quickstart" / "base"
 PROMPTS = ["def f(x):", "a", "import os\nimport sys\n\n\ndef main() -> None:\n    ", "x = [1, 2", "# " + "long " * 20]
 
 
@@ -63,6 +66,39 @@ def test_in_float32_the_tokens_are_those_of_generate(
     for index, tokens in enumerate(expected):
         assert list(found[index].tokens) == tokens
         assert found[index].text == tokenizer.decode(tokens, skip_special_tokens=True)
+
+
+def blank_tokenizer() -> Any:
+    """Return a tokenizer that writes a blank as a mark and what it has no token for as bytes, as Llama's does."""
+    words = ["▁", "▁#", "#", "def", "▁def", "d", "ef", "class", "▁x", "x", "```", "`", "``"]
+    vocabulary = {
+        word: index for index, word in enumerate(["<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), *words])
+    }
+    made = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>", byte_fallback=True))
+    steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    made.decoder = decoders.Sequence(steps)
+    return PreTrainedTokenizerFast(tokenizer_object=made, unk_token="<unk>")  # type: ignore[no-untyped-call]
+
+
+@pytest.mark.parametrize("stops", [("\ndef", "\n#", "\n```", "x class"), ("#",), ("é#", "\ndef"), ()])
+@pytest.mark.parametrize("kind", ["bytes", "pieces", "blanks"])
+def test_a_stop_text_is_noticed_at_the_token_that_completes_it(kind: str, stops: tuple[str, ...]) -> None:
+    tokenizer: Any
+    if kind == "blanks":
+        tokenizer = blank_tokenizer()
+    else:
+        tokenizer = byte_tokenizer() if kind == "bytes" else load_tokenizer(str(QUICKSTART))
+    chance = random.Random(0)
+    parts = ["\n", "def", "d", "ef", " ", "#", "x", " class", "class", "`", "``", "é", "ß"]
+    for _ in range(200):
+        texts = ["".join(chance.choices(parts, k=3)) for _ in range(8)]
+        tokens = [token for text in texts for token in tokenizer.encode(text, add_special_tokens=False)]
+        if kind != "blanks":  # which reads a line's end as no character, next to half of one
+            tokens.insert(chance.randrange(len(tokens)), chance.randrange(len(tokenizer)))
+        tails = [tokenizer.decode(tokens[max(0, end - TAIL_TOKENS) : end]) for end in range(1, len(tokens) + 1)]
+        whole = [any(stop in tail for stop in stops) for tail in tails]
+        found = [ends_in_stop(stops, tokens[:end], tokenizer) for end in range(1, len(tokens) + 1)]
+        assert [*found, True].index(True) == [*whole, True].index(True)
 
 
 def test_writing_ends_at_a_stop_text(tiny_model: tuple[Any, Any]) -> None:

@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -44,6 +45,8 @@ _PASS_TOKENS = {"cpu": 1024, "cuda": 8192}
 _CALL_WORTH_SLOTS = {"cpu": 2000, "cuda": 100_000}
 # How many tokens more in a pass take as long as a pass of its own: a guess is worth its place if it is likely enough.
 _PASS_WORTH_TOKENS = {"cpu": 30, "cuda": 130}
+# What a slot takes in models that were seen: each holds one candidate after another.
+_PROBED: WeakKeyDictionary[PreTrainedModel, int] = WeakKeyDictionary()
 
 
 class _Logits(Protocol):
@@ -80,7 +83,8 @@ class TransformersGenerator:
         self._context = int(getattr(model.config.get_text_config(), "max_position_embeddings", 0) or 2**31)
         self._is_spread = len(set(getattr(model, "hf_device_map", {}).values())) > 1
         self._kind = "cpu" if model.device.type == "cpu" else "cuda"
-        self._bytes_per_slot = self._probe()
+        if model not in _PROBED:
+            _PROBED[model] = self._probe()
 
     def generate(self, requests: Sequence[Request], on_likelihood: OnLikelihood | None = None) -> Completions:
         """Yield (index of the request, what was generated) as each is finished; see `Generator`."""
@@ -167,14 +171,14 @@ class TransformersGenerator:
         if others or not self._model._can_set_attn_implementation():
             raise UnsupportedAttentionError(f"layers of another kind: {', '.join(sorted(others))}")
         slots = Slots(1, 1)
-        with attention_over_slots(self._model):
+        with threads_for(self._model), attention_over_slots(self._model):
             self._forward([Piece(0, 0, [0])], [1], slots)
         if slots.layers != frozenset(range(config.num_hidden_layers)):
             raise UnsupportedAttentionError(f"{len(slots.layers)} of {config.num_hidden_layers} layers attend")
         return slots.bytes_per_slot
 
     def _rows_that_fit(self, length: int, wanted: int) -> int:
-        fitting = free_bytes(self._model.device) // (self._bytes_per_slot * length)
+        fitting = free_bytes(self._model.device) // (_PROBED[self._model] * length)
         return max(1, min(self._most_rows, wanted, fitting))
 
     def _within_context(self, request: Request) -> Request:
