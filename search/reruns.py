@@ -35,14 +35,13 @@ class Reruns:
 
     def over(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
         """Return those of the study's trials that are over and not run again."""
-        marks = self._marks()
+        marks = self._marks_of(trials)
         return [trial for trial in trials if trial.state.is_finished() and marks.get(trial.number, False) is False]
 
-    def waiting(self) -> list[FrozenTrial]:
-        """Return the trials that are to be run again and not enqueued yet."""
-        trials = self.study.get_trials(deepcopy=False)
+    def waiting(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+        """Return those of all the study's trials that are to be run again and not enqueued yet."""
         enqueued = {trial.user_attrs.get(_AGAIN_OF) for trial in trials}
-        marked = [number for number, tried in self._marks().items() if isinstance(tried, list)]
+        marked = [number for number, tried in self._marks_of(trials).items() if isinstance(tried, list)]
         return [trials[number] for number in marked if trials[number].state.is_finished() and number not in enqueued]
 
     def put_back(self, trial: FrozenTrial, reason: str, ended: bool) -> None:
@@ -81,6 +80,10 @@ class Reruns:
         attributes |= {_AGAIN_OF: trial.number, _TRIED: self._marks()[trial.number]}
         # A warm start whose worker died before its numbers were suggested has them only in what Optuna keeps of it.
         self.study.enqueue_trial(trial.system_attrs.get("fixed_params", {}) | trial.params, user_attrs=attributes)
+
+    def _marks_of(self, trials: Sequence[FrozenTrial]) -> dict[int, Any]:
+        # What is marked has failed: most searches need not ask the database.
+        return self._marks() if any(trial.state is TrialState.FAIL for trial in trials) else {}
 
     def _marks(self) -> dict[int, Any]:
         found = {key: value for key, value in self.study.user_attrs.items() if key.startswith(_MARK)}

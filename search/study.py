@@ -134,8 +134,9 @@ class Studies:
     def claim_baseline(self, worker: str, besides: Collection[int] = ()) -> Trial | None:
         """Take the next baseline that waits, if any does; not one whose number is among `besides`."""
         with self.folder.lock():
-            self._revive(self.baselines)
-            if not _count(self.baselines, TrialState.WAITING) and not self._enqueue_again(self.baselines, besides):
+            trials = self._revived(self.baselines)
+            waits = any(trial.state is TrialState.WAITING for trial in trials)
+            if not waits and not self._enqueue_again(self.baselines, trials, besides):
                 return None
             return self._take(self.baselines, worker, {})
 
@@ -149,13 +150,13 @@ class Studies:
             besides: numbers of trials that this worker does not run again.
         """
         with self.folder.lock():
-            self._revive(self.search)
+            trials, reruns = self._revived(self.search), self._reruns(self.search)
             # Whatever runs now has a worker that lives.
-            taken = len(self.trials()) + _count(self.search, TrialState.RUNNING)
+            taken = len(reruns.over(trials)) + sum(trial.state is TrialState.RUNNING for trial in trials)
             if taken >= total:
                 return None
-            waiting = len(self._reruns(self.search).waiting())
-            if taken + waiting >= total and not self._enqueue_again(self.search, besides):
+            again = taken + len(reruns.waiting(trials)) >= total
+            if again and not self._enqueue_again(self.search, trials, besides):
                 return None
             return self._take(self.search, worker, space.distributions())
 
@@ -178,12 +179,13 @@ class Studies:
 
     def waiting_again(self) -> int:
         """Return how many trials of the search are left to be run again."""
-        return len(self._reruns(self.search).waiting())
+        return len(self._reruns(self.search).waiting(self.search.get_trials(deepcopy=False)))
 
     def running_elsewhere(self) -> int:
         """Return how many trials of the search are run by workers that live."""
         with self.folder.lock():
-            return _count(self.search, TrialState.RUNNING) - len(self._orphans(self.search))
+            trials = self.search.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+            return len(trials) - len(self._orphans(trials))
 
     def number(self, trial: FrozenTrial | Trial) -> int:
         """Return the number that people see."""
@@ -263,16 +265,18 @@ class Studies:
         trial.set_user_attr(WORKER, worker)
         return trial
 
-    def _revive(self, study: Study) -> None:
-        """Put back what died with its worker."""
-        for trial in self._orphans(study):
+    def _revived(self, study: Study) -> Sequence[FrozenTrial]:
+        """Return all trials of a study, after what died with its worker was put back."""
+        trials = study.get_trials(deepcopy=False)
+        for trial in (orphans := self._orphans(trials)):
             # One without a worker was taken, and never begun.
             self._reruns(study).put_back(trial, DIED if WORKER in trial.user_attrs else "", ended=True)
+        return study.get_trials(deepcopy=False) if orphans else trials
 
-    def _enqueue_again(self, study: Study, besides: Collection[int]) -> bool:
-        """Enqueue a trial that waits to be run again, if any does."""
+    def _enqueue_again(self, study: Study, trials: Sequence[FrozenTrial], besides: Collection[int]) -> bool:
+        """Enqueue the first of a study's trials that waits to be run again, if any does."""
         reruns = self._reruns(study)
-        trial = next((trial for trial in reruns.waiting() if self.number(trial) not in besides), None)
+        trial = next((trial for trial in reruns.waiting(trials) if self.number(trial) not in besides), None)
         if trial:
             reruns.enqueue(trial, (KIND, NAME, NUMBER, RECIPE) if KIND in trial.user_attrs else ())
         return trial is not None
@@ -302,9 +306,9 @@ class Studies:
             if trial.state is TrialState.COMPLETE or self.folder.is_at_work(trial.user_attrs.get(WORKER, "none"))
         }
 
-    def _orphans(self, study: Study) -> list[FrozenTrial]:
+    def _orphans(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
         # Taking a trial and signing it happen inside the lock that is held here: one without a worker has lost it.
-        running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        running = [trial for trial in trials if trial.state is TrialState.RUNNING]
         return [trial for trial in running if not self.folder.is_at_work(trial.user_attrs.get(WORKER, "none"))]
 
 
@@ -331,10 +335,6 @@ def _create(storage: RDBStorage, name: str, objectives: int) -> Study:
         storage=storage, study_name=name, directions=["maximize"] * objectives, load_if_exists=True,
         sampler=optuna.samplers.RandomSampler(seed=0), pruner=optuna.pruners.NopPruner(),
     )  # fmt: skip
-
-
-def _count(study: Study, state: TrialState) -> int:
-    return len(study.get_trials(deepcopy=False, states=(state,)))
 
 
 def _attributes(number: int, baseline: Baseline) -> dict[str, Any]:
