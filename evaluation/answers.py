@@ -1,14 +1,18 @@
 """The code in what a chat model answers: parsed, as EvalPlus sanitizes (arXiv:2305.01210), and matched by no pattern.
 
-Guarantees: an answer of any text gives some code and raises nothing. Of several definitions of the function the last
-that returns something is taken, with the imports beside it and whatever makes what it uses, wherever that stands.
+Guarantees: an answer of any text gives some code and raises nothing, and is parsed a bounded number of times. Of
+several definitions of the function the last that returns something is taken, with the imports beside it and whatever
+makes what it uses, wherever that stands.
 Example calls, and what runs as a script, are left out.
 """
 
 from __future__ import annotations
 
 import ast
+import codeop
 import textwrap
+import warnings
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
@@ -17,8 +21,22 @@ from evaluation.answer_text import is_fence, readings, sections
 from evaluation.definitions import at_once, needed, rank
 from evaluation.problems.problem import parse
 
-# How often a text is parsed, as a whole or in part: one of 500 brackets that nothing closes would be 125,000 times.
-_MOST_TRIES = 2000
+# So often, and in no less than so many characters, an answer is parsed; 500 brackets that nothing closes would be
+# parsed 125,000 times.
+_MOST_TIMES, _LEAST_CHARACTERS = 200, 1_000_000
+_ONE_LINE = ast.PyCF_ONLY_AST | codeop.Compile().flags  # which take what is not complete for that
+
+
+class Effort:
+    """How much more of an answer is parsed."""
+
+    def __init__(self, answer: str) -> None:
+        self._left = max(_LEAST_CHARACTERS, _MOST_TIMES * len(answer))
+
+    def allows(self, program: str) -> bool:
+        """Whether a program may be parsed, which then counts."""
+        self._left -= len(program)
+        return self._left >= 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,37 +72,57 @@ def code_of(answer: str, entry_point: str, indentation: str = "") -> str:
         entry_point: the function's name.
         indentation: of the function's body, where others have begun it.
     """
-    read = readings(answer)
+    read, effort = readings(answer), Effort(answer)
     for texts in read:
-        if code := _definition(texts, entry_point) or (indentation and next(_bodies(texts, indentation), "")):
+        if code := _definition(texts, entry_point, effort) or (
+            indentation and next(_bodies(texts, indentation, effort), "")
+        ):
             return code
-    longest = max(blocks(read[0][0]), key=lambda block: block.size, default=None)
+    longest = max(blocks(read[0][0], effort), key=lambda block: block.size, default=None)
     return longest.text if longest else answer
 
 
-def blocks(text: str) -> Iterator[Block]:
+def blocks(text: str, effort: Effort | None = None) -> Iterator[Block]:
     """Yield the parts of a text that are programs: from each line on which one can begin, as far as it goes.
 
-    Those that begin at a statement of one before are left out; they end where that does.
+    Those that begin at a statement of one before are left out; they end where that does. Where the effort is spent,
+    there are no more.
     """
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-    tries = iter(range(_MOST_TRIES))
+    effort = effort or Effort(text)
+    fences = [number for number, line in enumerate(lines) if is_fence(line)]
+    last = max((number for number, line in enumerate(lines) if line.strip()), default=0)
     within: set[int] = set()
     for start, line in enumerate(lines):
-        if start in within or not line.strip() or line[0] in " \t":
+        if start in within or not line.strip() or line[0] in " \t" or not _may_begin(line):
             continue
-        end, tree = _longest(lines, start, tries)
+        end, tree = _longest(lines, start, effort)
         if tree is not None and tree.body:
-            yield Block("\n".join(lines[start:end]), tree, range(start, end), _is_cut_off(lines, start, end))
+            # In a fence that nothing closes, and before the end of the text.
+            is_cut_off = bisect_left(fences, start) % 2 == 1 and bisect_left(fences, end) == len(fences) and end <= last
+            yield Block("\n".join(lines[start:end]), tree, range(start, end), is_cut_off)
             within |= {start + number for number in _outer_lines(tree, end - start)}
 
 
-def _longest(lines: Sequence[str], start: int, tries: Iterator[int]) -> tuple[int, ast.Module | None]:
+def _may_begin(line: str) -> bool:
+    """Whether a program may begin with a line: most of what is no code shows that without a look at what follows."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            compile(f"{line}\n", "<answer>", "exec", _ONE_LINE)
+    except SyntaxError as error:
+        return "incomplete input" in error.msg
+    except (ValueError, RecursionError, MemoryError):
+        return True
+    return True
+
+
+def _longest(lines: Sequence[str], start: int, effort: Effort) -> tuple[int, ast.Module | None]:
     """Return where the longest program that begins at a line ends, and its tree."""
     end = len(lines)
-    while end > start and next(tries, None) is not None:
+    while end > start and effort.allows(program := "\n".join(lines[start:end])):
         try:
-            return end, parse("\n".join(lines[start:end]))
+            return end, parse(program)
         except SyntaxError as error:
             # What is wrong with a line stays so whatever follows, so the program ends before it.
             end = min(end - 1, start + max(0, (error.lineno or 1) - 1))
@@ -110,15 +148,10 @@ def _outer_lines(tree: ast.Module, count: int) -> set[int]:
     return set(range(count)) - inner
 
 
-def _is_cut_off(lines: Sequence[str], start: int, end: int) -> bool:
-    is_inside = sum(map(is_fence, lines[:start])) % 2 == 1
-    return is_inside and any(line.strip() for line in lines[end:]) and not any(map(is_fence, lines[end:]))
-
-
-def _definition(texts: Sequence[str], entry_point: str) -> str | None:
+def _definition(texts: Sequence[str], entry_point: str, effort: Effort) -> str | None:
     """Return the best definition of the function in some texts, of equal ones the last of the first text."""
     best: tuple[tuple[bool, ...], Sequence[Block], Block] | None = None
-    for found in (list(blocks(text)) for text in texts):
+    for found in (list(blocks(text, effort)) for text in texts):
         end = 0
         for block in found:
             quality = None if block.place.start < end else _quality(block, entry_point)
@@ -148,7 +181,7 @@ def _unparsed(nodes: Sequence[ast.stmt]) -> str | None:
         return None
 
 
-def _bodies(texts: Sequence[str], indentation: str) -> Iterator[str]:
+def _bodies(texts: Sequence[str], indentation: str, effort: Effort) -> Iterator[str]:
     """Yield what parts of an answer hold of a function's body, those in its last fence first."""
     for text in texts:
         parts = sections(text)
@@ -156,7 +189,7 @@ def _bodies(texts: Sequence[str], indentation: str) -> Iterator[str]:
             beginning = "\n".join(takewhile(_is_inner, part.strip("\n").split("\n")))
             # What goes on where the prompt ended begins behind the indentation that the prompt has.
             for written in (beginning, part, indentation + part.lstrip("\n")):
-                for block in blocks(textwrap.dedent(written)):
+                for block in blocks(textwrap.dedent(written), effort):
                     if any(isinstance(it, ast.Return | ast.Yield) for node in block.tree.body for it in at_once(node)):
                         yield textwrap.indent(_unparsed(block.tree.body) or block.text, indentation)
 

@@ -6,10 +6,12 @@ import ast
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from evaluation import answers as answers_module
 from evaluation.answers import blocks, code_of
+from evaluation.problems.problem import parse
 from tests.evaluation.evalplus_cases import NOTHING, REDEFINED, Answer, answers
 from tests.evaluation.evalplus_table import recorded
 
@@ -55,6 +57,46 @@ def test_what_holds_no_code_is_given_back() -> None:
 )
 def test_what_a_broken_model_repeats_raises_nothing(text: str) -> None:
     assert "".join(text.split()).startswith("".join(code_of(text, "f").split()))
+
+
+_REPEATED = [
+    "```",
+    "```python\nx",
+    "(",
+    "@a",
+    "x = [",
+    "if x:",
+    "def f(x):",
+    "'''",
+    "x",
+    "Here it is:",
+    "try:\n    x",
+    ")",
+    "    y",
+]
+
+
+@given(st.lists(st.tuples(st.sampled_from(_REPEATED), st.integers(1, 150)), min_size=1, max_size=3))
+@settings(max_examples=10)
+def test_whatever_is_repeated_is_parsed_a_bounded_number_of_times(parts: list[tuple[str, int]]) -> None:
+    text = "".join(f"{line}\n" * count for line, count in parts)
+    with pytest.MonkeyPatch.context() as patch:
+        parsed: list[int] = []
+        patch.setattr(answers_module, "_LEAST_CHARACTERS", 0)
+        patch.setattr(answers_module, "_MOST_TIMES", 20)
+        patch.setattr(answers_module, "parse", lambda program: parsed.append(len(program)) or parse(program))
+        code_of(text, "f", "    ")
+    assert sum(parsed) <= 20 * len(text)
+
+
+@pytest.mark.parametrize("line", ["```", "~~~", "Here it is:", "1. So", "else:", "don't"])
+def test_lines_that_begin_no_program_are_parsed_with_nothing_that_follows(
+    line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed: list[str] = []
+    monkeypatch.setattr(answers_module, "parse", lambda program: parsed.append(program) or parse(program))
+    assert not list(blocks(f"{line}\n" * 300))
+    assert parsed == []
 
 
 @given(st.text())
