@@ -7,6 +7,7 @@ completion of a problem is executed once, as long as it is remembered: in a file
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections import OrderedDict
 from collections.abc import Generator, Iterable, Iterator
@@ -18,6 +19,7 @@ from typing import Self
 
 from evaluation.errors import EvaluationError
 from evaluation.problems import Problem
+from evaluation.sandbox.errors import SandboxError
 from evaluation.sandbox.pool import SandboxPool
 from evaluation.sandbox.verdict import Verdict
 from evaluation.verdicts import Keys, VerdictFile
@@ -39,11 +41,12 @@ class Judge:
         sandbox: the sandbox, whose isolation may be asked for.
 
     Raises:
-        SandboxError: the sandbox cannot be started here, or an argument is out of range.
+        EvaluationError: the sandbox cannot start here, or an argument is out of range.
     """
 
     def __init__(self, *, workers: int | None = None, timeout_seconds: float | None = None) -> None:
-        self.sandbox = SandboxPool(workers=workers, timeout_seconds=timeout_seconds)
+        with _reported():
+            self.sandbox = SandboxPool(workers=workers, timeout_seconds=timeout_seconds)
         self._timeout_seconds = timeout_seconds
         self._own: dict[Problem, Verdict] = {}
         self._known: OrderedDict[bytes, Verdict] = OrderedDict()
@@ -62,8 +65,9 @@ class Judge:
             EvaluationError: names every problem that cannot be scored, whatever is written for it.
         """
         new = [problem for problem in problems if problem not in self._own]
-        checked = self.sandbox.check((problem, problem.canonical_solution) for problem in new)
-        found = {new[index]: verdict for index, verdict in checked}
+        with _reported():
+            checked = self.sandbox.check((problem, problem.canonical_solution) for problem in new)
+            found = {new[index]: verdict for index, verdict in checked}
         for problem, verdict in found.items():
             if verdict.status == "harness_error":
                 raise _sandbox_failed(problem, verdict)
@@ -93,7 +97,7 @@ class Judge:
         waiting: dict[bytes, _Submitted] = {}
         found: dict[bytes, Verdict] = {}
         try:
-            with self.sandbox.batch() as batch:
+            with _reported(), self.sandbox.batch() as batch:
                 for index, (problem, completion) in enumerate(programs):
                     key = self._keys.key(problem, completion)
                     if (known := self._recall(key)) is not None:
@@ -175,6 +179,15 @@ class _Submitted:
     problem: Problem
     key: bytes
     indices: list[int]
+
+
+@contextlib.contextmanager
+def _reported() -> Iterator[None]:
+    """Raise the sandbox's errors as EvaluationError."""
+    try:
+        yield
+    except SandboxError as error:
+        raise EvaluationError(str(error)) from error
 
 
 def _sandbox_failed(problem: Problem, verdict: Verdict) -> EvaluationError:

@@ -13,7 +13,7 @@ from evaluation.chat import TurnEnd, ask, special_tokens
 from evaluation.definitions import body_indentation
 from evaluation.errors import ModelError
 from evaluation.problems import Problem, PromptFormat, Style
-from evaluation.sandbox.closing import closing
+from evaluation.sandbox.prompt_ending import prompt_ending
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -66,7 +66,7 @@ def render(problem: Problem, prompt_format: PromptFormat, tokenizer: PreTrainedT
             "prompt format 'chat': the tokenizer has no chat template; use format 'completion', or name a tokenizer "
             "that has one (evaluation.prompt.tokenizer)"
         )
-    if closing(problem.prompt) is None:
+    if prompt_ending(problem.prompt) is None:
         raise ModelError(
             f"{problem.task_id}: its prompt ends within a statement, after which no answer can stand that holds the "
             "whole function; use prompt format 'completion'"
@@ -113,7 +113,7 @@ def extract(problem: Problem, prompt_format: PromptFormat, answer: str) -> str:
         cut = truncate(answer, stops(problem, prompt_format))
         return _rejoin(problem, cut) if problem.style == "function" else cut
     # The answer holds the whole function; the prompt's own is given a body, if it has none, and then replaced by it.
-    begun = closing(problem.prompt) or ""
+    begun = prompt_ending(problem.prompt) or ""
     code = code_of(answer, problem.entry_point, body_indentation(problem.prompt + begun, problem.entry_point))
     return f"{begun}\n\n{code}\n"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from evaluation.sandbox.isolation import Isolation, Layer, remedy
+from evaluation.sandbox.isolation import Isolation, SandboxLayer, remedy
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -33,7 +33,7 @@ def described(isolation: Isolation) -> Mapping[str, Any]:
     }
 
 
-def _about(layer: Layer) -> str:
+def _about(layer: SandboxLayer) -> str:
     if layer.active:
         return layer.detail
     return "; ".join(filter(None, [layer.detail, remedy(layer.name)]))

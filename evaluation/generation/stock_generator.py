@@ -1,7 +1,7 @@
 """Generation by transformers' own `generate`, for models whose attention cannot be replaced (capped scores, Mamba).
 
-Guarantees: the tokens of `TransformersGenerator`, at less speed: prompts are padded to one width, a batch runs until
-its last row ends, drafts are not used, and no likelihood of a reference is computed.
+Guarantees: the tokens of `TransformersGenerator`, at less speed: prompts are padded to one width, drafts are not used,
+and no likelihood of a reference is computed.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ from evaluation.generation.token_choice import NONE, choose
 _LOG = logging.getLogger(__name__)
 
 _DEFAULT_BATCH = 96
+# `generate` runs until the last row ends. It is called for this many tokens first, then for twice as many with the rows
+# that are left: they read their tokens again, which costs less than steps of rows that have ended.
+_FIRST_TOKENS = 64
 
 
 class StockGenerator:
@@ -41,6 +44,7 @@ class StockGenerator:
         self._model = model
         self._tokenizer = tokenizer
         self._batch_size = batch_size or _DEFAULT_BATCH
+        self._ends = end_tokens(model, tokenizer)
         self._context = int(getattr(model.config.get_text_config(), "max_position_embeddings", 0) or 2**31)
 
     def generate(
@@ -49,38 +53,90 @@ class StockGenerator:
         on_likelihood: OnLikelihood | None = None,  # noqa: ARG002 - never known here
     ) -> Completions:
         """Yield (index of the request, its completion), batch by batch; see `Generator`."""
-        start = 0
-        while start < len(requests):
-            rows = requests[start : start + self._batch_size]
-            try:
-                generated = self._batch(rows)
-            except RuntimeError as error:
-                if not is_out_of_memory(error) or len(rows) == 1:
-                    raise
-                self._batch_size = len(rows) // 2
-                _LOG.warning("out of memory: continuing with %d prompts at a time", self._batch_size)
-                torch.cuda.empty_cache()
-                continue
-            yield from enumerate(generated, start)
-            start += len(rows)
+        waiting = [_Row(index, request) for index, request in enumerate(requests)]
+        tokens = _FIRST_TOKENS
+        while waiting:
+            start = 0
+            while start < len(waiting):
+                rows = waiting[start : start + self._batch_size]
+                if self._fits(rows, tokens):
+                    start += len(rows)
+                    yield from ((row.index, row.completion(self._tokenizer)) for row in rows if row.finished)
+            waiting = [row for row in waiting if not row.finished]
+            tokens *= 2
 
-    def _batch(self, requests: Sequence[Request]) -> Sequence[Generated]:
-        width = max(len(request.prompt) for request in requests)
-        pad = self._tokenizer.pad_token_id or 0
+    def _fits(self, rows: Sequence[_Row], most: int) -> bool:
+        """Generate up to so many tokens of each row; return False, with a smaller batch size, if memory runs out."""
+        try:
+            self._extend(rows, most)
+        except RuntimeError as error:
+            if not is_out_of_memory(error) or len(rows) == 1:
+                raise
+            self._batch_size = len(rows) // 2
+            _LOG.warning("out of memory: continuing with %d prompts at a time", self._batch_size)
+        else:
+            return True
+        torch.cuda.empty_cache()
+        return False
+
+    def _extend(self, rows: Sequence[_Row], most: int) -> None:
+        texts = [[*row.request.prompt, *row.generated] for row in rows]
+        width, pad = max(map(len, texts)), self._tokenizer.pad_token_id or 0
         # Left padding, so that the newest token of every row is in the last column.
-        padded = [[pad] * (width - len(request.prompt)) + list(request.prompt) for request in requests]
-        prompts = torch.tensor(padded, device=self._model.device)
-        lengths = torch.tensor([len(request.prompt) for request in requests], device=self._model.device)
-        mask = (torch.arange(width, device=self._model.device) >= width - lengths[:, None]).long()
-        rows = _Rows(requests, width, self._context, end_tokens(self._model, self._tokenizer), self._tokenizer)
-        most = max(rows.limits)
+        prompts = [[pad] * (width - len(text)) + text for text in texts]
+        mask = [[0] * (width - len(text)) + [1] * len(text) for text in texts]
+
+        def choose_tokens(_: Tensor, scores: Tensor) -> Tensor:
+            """Return scores (rows, vocabulary) that leave one token for each row."""
+            draws, starts = [row.request.draw for row in rows], [len(row.generated) for row in rows]
+            tokens = choose(scores, draws, starts, [1] * len(rows))
+            for row, token in zip(rows, tokens.tolist(), strict=True):
+                self._take(row, token)
+            chosen = tokens.clamp_min(0)[:, None]  # any token where there is none: the row has ended
+            return torch.full_like(scores, float("-inf")).scatter_(1, chosen, 0.0)
+
+        def have_ended(input_ids: Tensor, _: Tensor) -> Tensor:
+            return torch.tensor([row.finished for row in rows], device=input_ids.device)
+
+        config: Any = GenerationConfig(max_new_tokens=most, do_sample=False, pad_token_id=pad)  # type: ignore[no-untyped-call]
         generate: Any = self._model.generate
-        config = GenerationConfig(max_new_tokens=most, do_sample=False, pad_token_id=pad)  # type: ignore[no-untyped-call]
         with threads_for(self._model), _generation_config(self._model, config):
-            found = generate(
-                prompts, attention_mask=mask, logits_processor=[rows.choose], stopping_criteria=[rows.have_ended]
+            generate(
+                torch.tensor(prompts, device=self._model.device),
+                attention_mask=torch.tensor(mask, device=self._model.device),
+                logits_processor=[choose_tokens],
+                stopping_criteria=[have_ended],
             )
-        return [rows.generated(row, tokens) for row, tokens in enumerate(found[:, width:].tolist())]
+
+    def _take(self, row: _Row, token: int) -> None:
+        if row.finished:
+            return
+        if token == NONE:
+            row.finished, row.finite = True, False
+            return
+        row.generated.append(token)
+        length = len(row.generated)
+        row.finished = (
+            token in self._ends
+            or length >= row.request.max_new_tokens
+            or length + len(row.request.prompt) >= self._context
+            or ends_in_stop(row.request.stops, row.generated, self._tokenizer)
+        )
+
+
+class _Row:
+    """A request under way."""
+
+    def __init__(self, index: int, request: Request) -> None:
+        self.index = index
+        self.request = request
+        self.generated: list[int] = []
+        self.finished = False
+        self.finite = True
+
+    def completion(self, tokenizer: PreTrainedTokenizerBase) -> Generated:
+        text = text_after(self.request.prompt, self.generated, tokenizer)
+        return Generated(text, tuple(self.generated), finite=self.finite)
 
 
 @contextlib.contextmanager
@@ -91,57 +147,3 @@ def _generation_config(model: PreTrainedModel, config: GenerationConfig) -> Iter
         yield
     finally:
         model.generation_config = before
-
-
-class _Rows:
-    """What the rows of a batch have generated, as `generate` asks for it.
-
-    Attributes:
-        limits: the most tokens of each row.
-    """
-
-    def __init__(
-        self,
-        requests: Sequence[Request],
-        width: int,
-        context: int,
-        ends: frozenset[int],
-        tokenizer: PreTrainedTokenizerBase,
-    ) -> None:
-        self.limits = [max(1, min(one.max_new_tokens, context - len(one.prompt))) for one in requests]
-        self._requests = requests
-        self._width = width
-        self._ends = ends
-        self._tokenizer = tokenizer
-        self._lengths: dict[int, int] = {}
-        self._not_finite: set[int] = set()
-
-    def choose(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Return scores (rows, vocabulary) that leave one token for each row: be a logits processor."""
-        count, generated = len(self._requests), input_ids.shape[1] - self._width
-        tokens = choose(scores, [one.draw for one in self._requests], [generated] * count, [1] * count)
-        for row in (tokens == NONE).nonzero().flatten().tolist():
-            if row not in self._lengths:
-                self._not_finite.add(row)
-                self._lengths[row] = generated
-        chosen = tokens.clamp_min(0)[:, None]  # any token where there is none: the row has ended
-        return torch.full_like(scores, float("-inf")).scatter_(1, chosen, 0.0)
-
-    def have_ended(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # noqa: ARG002 - the signature of a criterion
-        """Return which rows (rows,) have ended: be a stopping criterion."""
-        for row, tokens in enumerate(input_ids[:, self._width :].tolist()):
-            if row not in self._lengths and self._is_end(row, tokens):
-                self._lengths[row] = len(tokens)
-        ended = [row in self._lengths for row in range(len(self._requests))]
-        return torch.tensor(ended, device=input_ids.device)
-
-    def generated(self, row: int, tokens: Sequence[int]) -> Generated:
-        """Return a row's completion."""
-        own = tokens[: self._lengths[row]]
-        text = text_after(self._requests[row].prompt, own, self._tokenizer)
-        return Generated(text, tuple(own), finite=row not in self._not_finite)
-
-    def _is_end(self, row: int, tokens: Sequence[int]) -> bool:
-        if tokens[-1] in self._ends or len(tokens) >= self.limits[row]:
-            return True
-        return ends_in_stop(self._requests[row].stops, tokens, self._tokenizer)

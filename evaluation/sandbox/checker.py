@@ -11,23 +11,14 @@ import os
 import random
 import signal
 from collections.abc import Callable
-from dataclasses import dataclass
 from types import CodeType
 from typing import NoReturn
 
 from evaluation.sandbox.channel import Channel, ChannelClosed
-from evaluation.sandbox.closing import closing
+from evaluation.sandbox.control_messages import CheckerJob, CheckStatus
+from evaluation.sandbox.prompt_ending import prompt_ending
 from evaluation.sandbox.remote import Solution
 from evaluation.sandbox.verdict import one_line
-
-
-@dataclass(frozen=True, slots=True)
-class CheckerJob:
-    """What a checker's process is told: everything of the problem but its answer."""
-
-    prompt: str
-    test: str
-    entry_point: str
 
 
 class Checker:
@@ -78,7 +69,7 @@ class Checker:
             self._finish("unscorable", "the problem's own test: it defines no function check")
         exec(f"check({self._job.entry_point})", namespace)
 
-    def _finish(self, status: str, detail: str) -> NoReturn:
+    def _finish(self, status: CheckStatus, detail: str) -> NoReturn:
         """Write the last line, and wait for the end, whatever the tests' code would catch."""
         self._write([status, one_line(detail)])
         while True:
@@ -99,6 +90,6 @@ def _compile_prompt(prompt: str) -> CodeType:
     lines = prompt.splitlines(keepends=True)
     for end in range(len(lines), 0, -1):
         head = "".join(lines[:end])
-        if (ending := closing(head)) is not None:
+        if (ending := prompt_ending(head)) is not None:
             return compile(head + ending, "<prompt>", "exec")
     return compile("", "<prompt>", "exec")

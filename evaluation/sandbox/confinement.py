@@ -13,7 +13,7 @@ from pathlib import Path
 
 from evaluation.sandbox import landlock, limits, seccomp
 from evaluation.sandbox.attacks import BY_LAYER, Attack, got_through
-from evaluation.sandbox.isolation import Isolation, Layer, LayerName
+from evaluation.sandbox.isolation import Isolation, LayerName, SandboxLayer
 
 _PROBE_SECONDS = 3.0  # processor time of an attempt to break out; none needs it
 _EVERYTHING = {name: attack for attacks in BY_LAYER.values() for name, attack in attacks.items()}
@@ -42,13 +42,13 @@ class Confinement:
         self._scratch = scratch
         self._ruleset: int | None = None
         self._filter: bytes | None = None
-        layers = [Layer("two processes", True), self._bounds(), self._no_new_privileges(), self._calls()]
+        layers = [SandboxLayer("two processes", True), self._bounds(), self._no_new_privileges(), self._calls()]
         layers.append(self._files(numpy))
         boxed = bool(bubblewrap) and _stops("bubblewrap", lambda: None)
         why_not = without_bubblewrap or "it does not stop what it should"
-        layers.append(Layer("bubblewrap", boxed, bubblewrap if boxed else why_not))
+        layers.append(SandboxLayer("bubblewrap", boxed, bubblewrap if boxed else why_not))
         no_delay = "" if delay_is_measured else "the kernel keeps no schedstat; time on the wall is counted"
-        layers.append(Layer("clock less run delay", delay_is_measured, no_delay))
+        layers.append(SandboxLayer("clock less run delay", delay_is_measured, no_delay))
         self._layers = tuple(layers)
 
     @property
@@ -77,34 +77,34 @@ class Confinement:
         refused = tuple(name for name in attacks if name not in breaches)
         return Isolation(self._layers, refused, tuple(breaches))
 
-    def _bounds(self) -> Layer:
+    def _bounds(self) -> SandboxLayer:
         active = _stops("rlimits", partial(limits.restrict, _PROBE_SECONDS))
-        return Layer("rlimits", active, "" if active else "the kernel does not keep them")
+        return SandboxLayer("rlimits", active, "" if active else "the kernel does not keep them")
 
-    def _no_new_privileges(self) -> Layer:
+    def _no_new_privileges(self) -> SandboxLayer:
         active = _stops("no-new-privs", limits.forbid_new_privileges)
-        return Layer("no-new-privs", active, "" if active else "the kernel has none")
+        return SandboxLayer("no-new-privs", active, "" if active else "the kernel has none")
 
-    def _calls(self) -> Layer:
+    def _calls(self) -> SandboxLayer:
         machine = os.uname().machine
         if machine not in seccomp.MACHINES:
-            return Layer("seccomp", False, f"the calls of {machine} are not known")
+            return SandboxLayer("seccomp", False, f"the calls of {machine} are not known")
         program = seccomp.build(machine)
         if not _stops("seccomp", partial(_without_privileges, partial(seccomp.install, program))):
-            return Layer("seccomp", False, "the kernel takes no filter")
+            return SandboxLayer("seccomp", False, "the kernel takes no filter")
         self._filter = program
-        return Layer("seccomp", True, machine)
+        return SandboxLayer("seccomp", True, machine)
 
-    def _files(self, numpy: Sequence[Path]) -> Layer:
+    def _files(self, numpy: Sequence[Path]) -> SandboxLayer:
         abi = landlock.abi()
         if not abi:
-            return Layer("landlock", False, "the kernel has none")
+            return SandboxLayer("landlock", False, "the kernel has none")
         ruleset = landlock.build(self._scratch, numpy)
         if not _stops("landlock", partial(_without_privileges, partial(landlock.enforce, ruleset))):
             os.close(ruleset)
-            return Layer("landlock", False, "it does not stop what it should")
+            return SandboxLayer("landlock", False, "it does not stop what it should")
         self._ruleset = ruleset
-        return Layer("landlock", True, f"abi {abi}")
+        return SandboxLayer("landlock", True, f"abi {abi}")
 
 
 _OF_LANDLOCK_ALONE = BY_LAYER["landlock"].keys() - BY_LAYER["bubblewrap"].keys()

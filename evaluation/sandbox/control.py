@@ -1,4 +1,4 @@
-"""The connection between the pool and a zygote: JSON messages, some with a descriptor.
+"""The connection between a pool and a zygote: messages (see `control_messages`), some with a descriptor.
 
 Guarantees: both ends are our own code; the processes that run foreign code do not hold it.
 """
@@ -6,11 +6,9 @@ Guarantees: both ends are our own code; the processes that run foreign code do n
 from __future__ import annotations
 
 import contextlib
-import json
 import socket
-from typing import cast
 
-from evaluation.sandbox.codec import decode, encode
+from evaluation.sandbox.control_messages import Message, dumped, loaded
 
 
 class ControlClosed(Exception):
@@ -27,9 +25,9 @@ class Control:
         """Return the descriptor, for select."""
         return self._connection.fileno()
 
-    def send(self, message: dict[str, object], descriptor: int | None = None) -> None:
+    def send(self, message: Message, descriptor: int | None = None) -> None:
         """Send a message, and with it a descriptor. Raises ControlClosed."""
-        body = json.dumps(encode(message)).encode()
+        body = dumped(message)
         size = len(body).to_bytes(4, "big")
         try:
             if descriptor is None:
@@ -41,7 +39,7 @@ class Control:
         except OSError:
             raise ControlClosed from None
 
-    def receive(self) -> tuple[dict[str, object], int | None]:
+    def receive(self) -> tuple[Message, int | None]:
         """Wait for a message, and return it with the descriptor that came along. Raises ControlClosed."""
         try:
             head, descriptors, _, _ = socket.recv_fds(self._connection, 4, 1)
@@ -51,8 +49,7 @@ class Control:
             body = self._exactly(int.from_bytes(head, "big"))
         except OSError:
             raise ControlClosed from None
-        message = cast("dict[str, object]", decode(json.loads(body)))
-        return message, descriptors[0] if descriptors else None
+        return loaded(body), descriptors[0] if descriptors else None
 
     def wait_at_most(self, seconds: float) -> None:
         """Make a receive that lasts longer raise ControlClosed."""

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from evaluation.errors import EvaluationError
 from evaluation.sandbox.isolation import Isolation
 
 
-class SandboxError(EvaluationError):
+class SandboxError(Exception):
     """The sandbox cannot be started on this system."""
 
 

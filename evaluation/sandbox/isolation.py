@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 LayerName: TypeAlias = Literal[
     "two processes", "rlimits", "no-new-privs", "seccomp", "landlock", "bubblewrap", "clock less run delay"
@@ -27,7 +26,7 @@ _REMEDIES: dict[LayerName, str] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Layer:
+class SandboxLayer:
     """One layer.
 
     Attributes:
@@ -54,15 +53,9 @@ class Isolation:
         breaches: those that got through.
     """
 
-    layers: tuple[Layer, ...] = ()
+    layers: tuple[SandboxLayer, ...] = ()
     refused: tuple[str, ...] = ()
     breaches: tuple[str, ...] = ()
-
-    @classmethod
-    def of(cls, described: Mapping[str, Any]) -> Isolation:
-        """Return what ``dataclasses.asdict`` describes."""
-        layers = tuple(Layer(**layer) for layer in described["layers"])
-        return cls(layers, described["refused"], described["breaches"])
 
     @property
     def active(self) -> tuple[str, ...]:

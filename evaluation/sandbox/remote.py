@@ -17,8 +17,9 @@ from typing import NoReturn, Self, cast
 
 from evaluation.sandbox.channel import MAX_MESSAGE_BYTES, Channel, ChannelClosed
 from evaluation.sandbox.codec import HELD, ITERATOR, MAX_ITEMS, CodecError, decode, encode, refuse
+from evaluation.sandbox.control_messages import CheckStatus
 
-Finish = Callable[[str, str], NoReturn]  # ends the check with a status and a detail
+Finish = Callable[[CheckStatus, str], NoReturn]  # ends the check with a status and a detail
 
 _MOST_ITEMS = 1024  # of an iterator, asked for at once
 

@@ -11,24 +11,16 @@ import json
 import os
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import NoReturn, cast
 
 from evaluation.sandbox.channel import MAX_MESSAGE_BYTES, Channel, ChannelClosed
 from evaluation.sandbox.codec import HELD, decode, dumps, encode
+from evaluation.sandbox.control_messages import SolutionJob
 
 _BUILTIN_ERRORS = frozenset(
     value for value in vars(builtins).values() if isinstance(value, type) and issubclass(value, BaseException)
 )
 _TOO_LARGE = f'[false, ["t", "MemoryError", ["t", "the result is larger than {MAX_MESSAGE_BYTES >> 20} MiB"]], null]'
-
-
-@dataclass(frozen=True, slots=True)
-class SolutionJob:
-    """What a solution's process is told: the program, and the name of the function that will be called."""
-
-    program: str
-    entry_point: str
 
 
 def serve(job: SolutionJob, connection: int, number: int, confine: Callable[[], None]) -> NoReturn:

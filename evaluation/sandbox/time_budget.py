@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from evaluation.sandbox.clock import Clock
+from evaluation.sandbox.control_messages import Judged
 
 
 class TimeBudget:
     """The budget of one check, from its start on.
 
     Args:
-        clock: what its processes have had.
-        seconds: what they may have.
-        hard_wall_seconds: of time on the wall; a check that had this and not its budget tells of the machine.
+        clock: the time that its processes have had.
+        seconds: the time that they may have.
+        hard_wall_seconds: wall time; a check that had this, but not its budget, says something about the machine.
     """
 
     def __init__(self, clock: Clock, seconds: float, hard_wall_seconds: float) -> None:
@@ -19,13 +20,13 @@ class TimeBudget:
         self._seconds = seconds
         self._hard_wall_seconds = hard_wall_seconds
 
-    def judge(self) -> tuple[str, str] | float:
-        """Return the status and the detail of a check whose time is over, else after how many seconds to ask again."""
-        if self._clock.wall_seconds < self._seconds:  # without a look at the processes: most end soon
+    def judge(self) -> Judged | float:
+        """Return the verdict on a check whose time is over, or else in how many seconds to ask again."""
+        if self._clock.wall_seconds < self._seconds:  # most checks end this soon: do not look at the processes
             return self._seconds - self._clock.wall_seconds
         effective = self._clock.effective_seconds
         if effective >= self._seconds:
-            return "timeout", "timed out"
+            return Judged("timeout", "timed out")
         if self._clock.wall_seconds >= self._hard_wall_seconds:
-            return "starved", "the machine gave the run no time"
+            return Judged("starved", "the machine gave the run no time")
         return self._seconds - effective

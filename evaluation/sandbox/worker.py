@@ -1,7 +1,7 @@
 """One worker of the pool: a pair of zygotes, and what their two reports of a run mean together.
 
-Guarantees: a pass comes from the checker alone; what the solution's process is reported to have done only explains a
-check that lost it. A broken pair is replaced and the program run again, so that no fault of ours becomes its score.
+Guarantees: only the checker can report a pass; the report on the solution's process only explains a check that lost it.
+A broken pair is replaced and the program run again, so that a fault of ours never becomes its score.
 """
 
 from __future__ import annotations
@@ -12,29 +12,32 @@ import signal
 import socket
 import subprocess
 import threading
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
 
 from evaluation.sandbox.bubblewrap import SCRATCH, Bubblewrap
-from evaluation.sandbox.checker import CheckerJob
 from evaluation.sandbox.clock import NOWHERE, open_processes
 from evaluation.sandbox.control import Control, ControlClosed
+from evaluation.sandbox.control_messages import (
+    CheckerJob,
+    Ended,
+    Judged,
+    Run,
+    SolutionJob,
+    Started,
+    Stop,
+)
 from evaluation.sandbox.errors import ConfinementError, SandboxError
 from evaluation.sandbox.gate import Gate
 from evaluation.sandbox.interpreter import executable, numpy_folders
 from evaluation.sandbox.isolation import Isolation
 from evaluation.sandbox.limits import cpu_limit_seconds
 from evaluation.sandbox.scratch import OwnFolder
-from evaluation.sandbox.solution import SolutionJob
-from evaluation.sandbox.verdict import Status, Verdict
+from evaluation.sandbox.task import Task
+from evaluation.sandbox.verdict import Verdict
 from evaluation.sandbox.zygote import Role, ZygoteSettings
 
-if TYPE_CHECKING:
-    from evaluation.problems import Problem
-
-# A run that had so many budgets of time on the wall, and still not one of its own, tells of the machine and not of the
-# program; it is repeated alone, and then may take the longer.
+# Budgets of wall time after which a run that has not had its own budget says something about the machine, not about the
+# program. It is repeated alone in the pool, and may then take longer.
 _HARD_WALL_BUDGETS, _HARD_WALL_BUDGETS_ALONE = 10, 100
 _ATTEMPTS = 3
 _START_SECONDS = 60.0
@@ -50,20 +53,20 @@ main(ZygoteSettings(**json.loads(sys.argv[2])))
 
 
 class _Undecided(Exception):
-    """A run that says nothing of its program."""
+    """A run that says nothing about its program."""
 
 
 class _Starved(_Undecided):
-    """One that the machine gave no time."""
+    """A run that the machine gave no time."""
 
 
 class Worker:
-    """A pair of zygotes, started when first needed. Belongs to one thread; `stop` alone may be called from others.
+    """A pair of zygotes, started when first needed. It belongs to one thread; others may only call `stop`.
 
     Args:
-        budget_seconds: the time of a check; None for what its problem gives.
-        gate: of the pool.
-        bubblewrap: what the zygotes are put in, if it works here.
+        budget_seconds: the time per check; None for the task's own.
+        gate: the pool's.
+        bubblewrap: what the zygotes run in, if it works here.
     """
 
     def __init__(self, budget_seconds: float | None, gate: Gate, bubblewrap: Bubblewrap) -> None:
@@ -72,11 +75,11 @@ class Worker:
         self._bubblewrap = bubblewrap
         self._pair: tuple[_Zygote, _Zygote] | None = None
         self._owes_report = False  # the solution's zygote, of the last run
-        self._lock = threading.Lock()  # of the pair's coming and going, against `stop`
+        self._lock = threading.Lock()  # guards the pair against a `stop` while it starts or ends
         self._stopped = False
 
     def start(self) -> Isolation:
-        """Start the pair if there is none, and return the layers that runs are under. Raises SandboxError."""
+        """Start the pair if there is none, and return the layers that confine runs. Raises SandboxError."""
         if self._pair is None:
             with self._lock:
                 if self._stopped:
@@ -96,15 +99,15 @@ class Worker:
                 raise
         return self._pair[0].isolation
 
-    def check(self, problem: Problem, completion: str) -> Verdict:
-        """Run one program against its tests; alone in the pool, if the machine had no time for it among others."""
+    def check(self, task: Task, completion: str) -> Verdict:
+        """Run one program against its tests; if the machine gave it no time among others, again and alone."""
         reason = ""
         starved = False
         for _ in range(_ATTEMPTS):
             try:
                 with self._gate.alone() if starved else self._gate.together():
                     self.start()
-                    return self._attempt(problem, completion, alone=starved)
+                    return self._attempt(task, completion, alone=starved)
             except _Starved as error:
                 reason, starved = str(error), True
             except (_Undecided, SandboxError, OSError) as error:
@@ -113,7 +116,7 @@ class Worker:
         return Verdict("harness_error", f"undecided after {_ATTEMPTS} attempts: {reason}")
 
     def stop(self) -> None:
-        """Make a check under way, and every later one, end at once with a harness error; `close` must follow."""
+        """End the check under way, and every later one, with a harness error; `close` must follow."""
         with self._lock:
             self._stopped = True
             for zygote in self._pair or ():
@@ -126,45 +129,45 @@ class Worker:
         for zygote in pair or ():
             zygote.close()
 
-    def _attempt(self, problem: Problem, completion: str, alone: bool) -> Verdict:
+    def _attempt(self, task: Task, completion: str, alone: bool) -> Verdict:
         """Run one program once. Raises _Undecided."""
         assert self._pair is not None
         solution, checker = self._pair
-        budget_seconds = self._budget_seconds or problem.timeout_seconds
+        budget_seconds = self._budget_seconds or task.timeout_seconds
         hard_wall_seconds = budget_seconds * (_HARD_WALL_BUDGETS_ALONE if alone else _HARD_WALL_BUDGETS)
         try:
-            if self._owes_report:  # of the run before: it has ended while the caller had its verdict
+            if self._owes_report:  # the run before ended after the caller had its verdict
                 solution.end_of_run(hard_wall_seconds)
             self._owes_report = True
-            self._submit(problem, completion, budget_seconds, hard_wall_seconds)
+            self._submit(task, completion, budget_seconds, hard_wall_seconds)
             checked = checker.end_of_run(hard_wall_seconds)
-            solution.control.send({})
-            if checked["verdict"] and cast("tuple[str, str]", checked["verdict"])[0] != "lost":
-                return _judge(checked)
+            solution.control.send(Stop())
+            if isinstance(checked, Judged) and checked.status != "lost":
+                return _verdict(checked)
             solved = solution.end_of_run(hard_wall_seconds)
             self._owes_report = False
         except ControlClosed:
             raise _Undecided("a sandbox process has died") from None
-        return _judge_lost(checked, solved, cpu_limit_seconds(budget_seconds))
+        return _verdict_on_end(checked, solved, cpu_limit_seconds(budget_seconds))
 
-    def _submit(self, problem: Problem, completion: str, budget_seconds: float, hard_wall_seconds: float) -> None:
-        """Give each side its part, and one end each of a fresh connection. Raises ControlClosed."""
+    def _submit(self, task: Task, completion: str, budget_seconds: float, hard_wall_seconds: float) -> None:
+        """Give each side its job, and one end of a new connection. Raises ControlClosed."""
         assert self._pair is not None
-        program = f"{problem.prompt}{completion}\n"
-        solving = SolutionJob(program, problem.entry_point)
-        checking = CheckerJob(problem.prompt, problem.test, problem.entry_point)
-        limits = {"budget_seconds": budget_seconds, "hard_wall_seconds": hard_wall_seconds}
+        jobs: tuple[SolutionJob | CheckerJob, ...] = (
+            SolutionJob(f"{task.prompt}{completion}\n", task.entry_point),
+            CheckerJob(task.prompt, task.test, task.entry_point),
+        )
         ends = socket.socketpair()
         try:
-            for zygote, job, end in zip(self._pair, (asdict(solving), asdict(checking)), ends, strict=True):
-                zygote.control.send({"job": job, **limits}, end.fileno())
+            for zygote, job, end in zip(self._pair, jobs, ends, strict=True):
+                zygote.control.send(Run(job, budget_seconds, hard_wall_seconds), end.fileno())
         finally:
             for end in ends:
                 end.close()
 
 
 class _Zygote:
-    """The pool's handle on one zygote."""
+    """One zygote, as its worker sees it."""
 
     def __init__(self, role: Role, bubblewrap: Bubblewrap) -> None:
         self._role = role
@@ -183,7 +186,7 @@ class _Zygote:
             bubblewrap=bubblewrap.detail if boxed else "",
             without_bubblewrap="" if boxed else bubblewrap.detail,
         )
-        # Not -I, which ignores PYTHONHASHSEED: the environment is ours whole, and -P and -s are the rest of -I.
+        # Not -I, which ignores PYTHONHASHSEED; -P and -s are the rest of -I, and the whole environment is ours.
         command = [executable(), "-P", "-s", "-S", "-B", "-X", "utf8", "-c", _BOOT]
         try:
             self._process = subprocess.Popen(
@@ -194,7 +197,7 @@ class _Zygote:
                 pass_fds=[descriptor for descriptor in (theirs.fileno(), processes) if descriptor != NOWHERE],
                 env=_environment(),
                 cwd="/",
-                start_new_session=True,  # a Ctrl-C is for the pool, which then ends it
+                start_new_session=True,  # Ctrl-C reaches the pool, which then ends this process
             )
         finally:
             theirs.close()
@@ -206,22 +209,25 @@ class _Zygote:
         """Wait until it can be used. Raises SandboxError."""
         try:
             self.control.wait_at_most(_START_SECONDS)
-            hello, _ = self.control.receive()
+            started, _ = self.control.receive()
         except ControlClosed:
             self.close()
             root = Path(__file__).parents[2]
             raise SandboxError(
                 f"the sandbox's {self._role} process did not start (exit status {self._process.returncode}); "
-                f"see what it says: PYTHONPATH={root} {executable()} -S -c 'import evaluation.sandbox.zygote'"
+                f"to see why, run PYTHONPATH={root} {executable()} -S -c 'import evaluation.sandbox.zygote'"
             ) from None
-        self.isolation = Isolation.of(cast("dict[str, Any]", hello["isolation"]))
+        assert isinstance(started, Started)
+        self.isolation = started.isolation
         if self.isolation.shortfall:
             raise ConfinementError(self.isolation)
 
-    def end_of_run(self, hard_wall_seconds: float) -> dict[str, object]:
+    def end_of_run(self, hard_wall_seconds: float) -> Judged | Ended:
         """Wait for the report of the run under way. Raises ControlClosed."""
         self.control.wait_at_most(hard_wall_seconds + _GRACE_SECONDS)
-        return self.control.receive()[0]
+        report, _ = self.control.receive()
+        assert isinstance(report, Judged | Ended)
+        return report
 
     def close(self) -> None:
         """End the process, and its run with it."""
@@ -243,31 +249,31 @@ def _environment() -> dict[str, str]:
     return environment
 
 
-def _judge(checked: dict[str, object]) -> Verdict:
-    """Return what the checker's verdict comes to. Raises _Undecided."""
-    status, detail = cast("tuple[str, str]", checked["verdict"])
-    if status == "starved":
-        raise _Starved(detail)
-    if status == "undecided":
-        raise _Undecided(detail)
-    return Verdict(cast("Status", status), detail)
+def _verdict(judged: Judged) -> Verdict:
+    """Return the checker's verdict. Raises _Undecided."""
+    if judged.status == "starved":
+        raise _Starved(judged.detail)
+    if judged.status == "undecided" or judged.status == "lost":
+        raise _Undecided(judged.detail)
+    return Verdict(judged.status, judged.detail)
 
 
-def _judge_lost(checked: dict[str, object], solved: dict[str, object], cpu_limit: int) -> Verdict:
-    """Return what the two sides' reports come to when the checker ended without a word, or has lost the solution."""
-    if checked["verdict"] is None:
-        return _judge_end(checked, "the tests' process", cpu_limit)
-    if solved["exit"] == 0:
-        return Verdict("failed", cast("tuple[str, str]", checked["verdict"])[1])
-    return _judge_end(solved, "the solution's process", cpu_limit)
+def _verdict_on_end(checked: Judged | Ended, solved: Judged | Ended, cpu_limit: int) -> Verdict:
+    """Return the verdict on a check whose checker ended without one, or has lost the solution's process."""
+    if isinstance(checked, Ended):
+        return _verdict_on_process(checked, "the tests' process", cpu_limit)
+    assert isinstance(solved, Ended)
+    if solved.exit_code == 0:
+        return Verdict("failed", checked.detail)
+    return _verdict_on_process(solved, "the solution's process", cpu_limit)
 
 
-def _judge_end(report: dict[str, object], which: str, cpu_limit: int) -> Verdict:
-    """Return what a process's own end says, where it left no verdict."""
-    code = cast("int", report["exit"])
+def _verdict_on_process(ended: Ended, which: str, cpu_limit: int) -> Verdict:
+    """Return what the end of a process says, where it left no verdict."""
+    code = ended.exit_code
     if code >= 0:
         return Verdict("failed", f"{which} ended by itself (exit status {code})")
-    ignored_the_limit = code == -signal.SIGKILL and cast("float", report["cpu_seconds"]) >= cpu_limit
+    ignored_the_limit = code == -signal.SIGKILL and ended.cpu_seconds >= cpu_limit
     if code == -signal.SIGXCPU or ignored_the_limit:
         return Verdict("timeout", "timed out")
     name = str(-code)

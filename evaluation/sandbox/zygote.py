@@ -1,8 +1,8 @@
-"""A warm, single-threaded process that forks the runs: of the solution's side, or of the checker's, one at a time.
+"""A warm, single-threaded process that forks the runs of one side of a check, one at a time.
 
-Guarantees: a run's process is dead and reaped, and its files are gone, before the next is told its job; that one has
-been forked meanwhile, so as not to be waited for. The zygote ends, and its runs with it, when the process that started
-it is gone. It imports the standard library, and numpy when a program names it.
+Guarantees: a run's process is dead and reaped, and its files are gone, before the next run gets its job; that run was
+forked in the meantime, so that nobody waits for it. The zygote and its runs end when the process that started it is
+gone. It imports the standard library, and numpy when a program names it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from importlib.machinery import PathFinder
 from importlib.util import module_from_spec
@@ -26,23 +26,24 @@ from pathlib import Path
 from typing import Literal, NoReturn, TypeAlias, cast
 
 from evaluation.sandbox import limits
-from evaluation.sandbox.checker import Checker, CheckerJob
+from evaluation.sandbox.checker import Checker
 from evaluation.sandbox.clock import Clock, measures_delay, number_in
 from evaluation.sandbox.confinement import Confinement
 from evaluation.sandbox.control import Control, ControlClosed
+from evaluation.sandbox.control_messages import CheckStatus, Ended, Judged, Run, SolutionJob, Started
 from evaluation.sandbox.scratch import Scratch
-from evaluation.sandbox.solution import SolutionJob, serve
+from evaluation.sandbox.solution import serve
 from evaluation.sandbox.time_budget import TimeBudget
 
 Role: TypeAlias = Literal["solution", "checker"]
 
 _TICK_SECONDS = 0.1  # between looks at the scratch folder
-_BUSY_SECONDS = 0.001  # in which a run needs the cores, before the next is forked
+_BUSY_SECONDS = 0.001  # a run needs the cores so long before the next is forked
 _LEAST_SECONDS = 0.005  # between looks at the clock
-_ORPHAN_SECONDS = 1.0  # between looks at the parent, whose end of the socket a fork of it may hold open
+_ORPHAN_SECONDS = 1.0  # between looks at the parent: a fork of it may hold its end of the socket open
 _GRACE_SECONDS = 5.0
 
-# What programs import most: loaded once here, so that no run pays for it.
+# What programs import most, loaded once so that no run pays for it.
 _WARM = (
     "ast bisect cmath collections copy dataclasses datetime decimal enum fractions functools hashlib heapq "
     "itertools math numbers operator queue random re statistics string struct textwrap threading time typing "
@@ -52,16 +53,16 @@ _WARM = (
 
 @dataclass(frozen=True, slots=True)
 class ZygoteSettings:
-    """What a zygote is started with.
+    """The arguments of a zygote.
 
     Attributes:
         role: the side of the pair.
         control: the descriptor of the control connection.
         processes: the descriptor of the system's /proc, or -1.
-        scratch: the folder that a run may write; empty for the checker, whose runs may write none.
+        scratch: the folder that a run may write to; empty for the checker, whose runs may write to none.
         numpy: the folders of numpy.
-        bubblewrap: the version of the bubblewrap that the zygote is in; empty if it is in none.
-        without_bubblewrap: why that is.
+        bubblewrap: the version of the bubblewrap around the zygote; empty if there is none.
+        without_bubblewrap: why there is none.
     """
 
     role: Role
@@ -79,7 +80,7 @@ class ZygoteSettings:
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """A fork: its process, the connection on which it waits for its job, and the descriptor of its report."""
+    """A fork: its process, the connection that brings its job, and the descriptor of its report."""
 
     process: int
     control: Control
@@ -111,12 +112,12 @@ class Zygote:
     def loop(self) -> None:
         """Serve runs until the parent is gone."""
         try:
-            self._control.send({"isolation": asdict(self._confinement.examine())})
+            self._control.send(Started(self._confinement.examine()))
             while True:
                 self._next = self._next or self._fork()
                 self._wait(None)
                 message, connection = self._control.receive()
-                if connection is not None:
+                if isinstance(message, Run) and connection is not None:
                     self._run(message, connection)
         except ControlClosed:
             pass
@@ -124,29 +125,27 @@ class Zygote:
             if self._scratch is not None:
                 self._scratch.remove()
 
-    def _run(self, message: dict[str, object], connection: int) -> None:
-        """Give the fork that waits its job, see it to its end, and tell what is to be told of it."""
-        job = cast("dict[str, object]", message["job"])
+    def _run(self, order: Run, connection: int) -> None:
+        """Give the waiting fork its job, see the run to its end, and report that."""
         run, self._next = self._next or self._fork(), None
-        if any("numpy" in str(text) for text in job.values()) and self._load_numpy():
-            self._end(run)  # it was forked too early
+        texts = (getattr(order.job, field.name) for field in fields(order.job))
+        if any("numpy" in text for text in texts) and self._load_numpy():
+            self._end(run)  # it was forked before numpy was loaded
             run = self._fork()
-        budget_seconds = cast("float", message["budget_seconds"])
-        run.control.send({"job": job, "budget_seconds": budget_seconds}, connection)
+        run.control.send(order, connection)
         os.close(connection)
-        verdict = None
+        judged = None
         try:
-            verdict = self._watch(run, budget_seconds, cast("float", message["hard_wall_seconds"]))
-            if verdict is not None:  # nothing of the run's end can change it
-                self._control.send({"verdict": verdict})
+            judged = self._watch(run, order.budget_seconds, order.hard_wall_seconds)
+            if judged is not None:  # the run's end cannot change it
+                self._control.send(judged)
         finally:
             status, usage = self._end(run)
-        if verdict is None:
-            cpu_seconds = usage.ru_utime + usage.ru_stime
-            self._control.send({"verdict": None, "exit": os.waitstatus_to_exitcode(status), "cpu_seconds": cpu_seconds})
+        if judged is None:
+            self._control.send(Ended(os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime))
 
     def _fork(self) -> _Run:
-        """Return a new fork, which waits for a job."""
+        """Return a new fork that waits for a job."""
         report, report_end = os.pipe()
         ours, theirs = socket.socketpair()
         zygote = os.getpid()
@@ -166,19 +165,19 @@ class Zygote:
             number = number_in(self._settings.processes)
             kept = [jobs.fileno(), *self._confinement.descriptors]
             limits.detach(zygote, kept if self._settings.role == "solution" else [report, *kept])
-            told, connection = Control(jobs).receive()
+            order, connection = Control(jobs).receive()
             jobs.close()
-            job = cast("dict[str, str]", told["job"])
-            confine = partial(self._confinement.apply, cast("float", told["budget_seconds"]))
+            assert isinstance(order, Run)
             assert connection is not None
-            if self._settings.role == "solution":
-                serve(SolutionJob(**job), connection, number, confine)
-            Checker(CheckerJob(**job), connection, report).run(number, confine)
+            confine = partial(self._confinement.apply, order.budget_seconds)
+            if isinstance(order.job, SolutionJob):
+                serve(order.job, connection, number, confine)
+            Checker(order.job, connection, report).run(number, confine)
         finally:
             os._exit(1)
 
-    def _watch(self, run: _Run, budget_seconds: float, hard_wall_seconds: float) -> tuple[str, str] | None:
-        """Return when the run has ended, must end, or is to be stopped, with its verdict if there is one.
+    def _watch(self, run: _Run, budget_seconds: float, hard_wall_seconds: float) -> Judged | None:
+        """Return when the run has ended, must end, or is stopped, with its verdict if there is one.
 
         Raises ControlClosed.
         """
@@ -192,22 +191,22 @@ class Zygote:
             *lines, said = (said + (os.read(run.report, 1 << 16) if run.report in ready else b"")).split(b"\n")
             for first, second in map(json.loads, lines):
                 if isinstance(first, str):
-                    return _in_time((first, second), budget)
+                    return _in_time(Judged(cast("CheckStatus", first), second), budget)
                 clock = Clock(self._settings.processes, (first, second))
                 budget = TimeBudget(clock, budget_seconds, hard_wall_seconds)
             if self._wakeup in ready and os.waitid(os.P_PID, run.process, os.WEXITED | os.WNOHANG | os.WNOWAIT):
                 return None
             if self._control.fileno() in ready:
-                self._control.receive()  # the one thing said during a run: stop
+                self._control.receive()  # the only message during a run is Stop
                 return None
             judged = budget.judge() if budget else _TICK_SECONDS
-            if isinstance(judged, tuple):
+            if isinstance(judged, Judged):
                 return judged
             pause = min(_TICK_SECONDS, max(_LEAST_SECONDS, judged))
         return None
 
     def _wait(self, seconds: float | None, watched: Sequence[int] = ()) -> list[int]:
-        """Wait for the parent, a child or a descriptor, and return which of them is ready."""
+        """Wait for the parent, a child or a descriptor, and return those that are ready."""
         while True:
             pause = _ORPHAN_SECONDS if seconds is None else seconds
             ready, _, _ = select.select([self._control.fileno(), self._wakeup, *watched], [], [], pause)
@@ -229,28 +228,28 @@ class Zygote:
         return status, usage
 
     def _load_numpy(self) -> bool:
-        """Import numpy, of all packages that one alone, for every later fork; return False if that has been done."""
+        """Import numpy, and no other package, for every later fork; return False if that has been done."""
         if "numpy" in sys.modules or not self._settings.numpy:
             return False
         spec = PathFinder.find_spec("numpy", [str(Path(self._settings.numpy[0]).parent)])
         assert spec is not None
         assert spec.loader is not None
         module = sys.modules["numpy"] = module_from_spec(spec)
-        os.environ["OPENBLAS_NUM_THREADS"] = "1"  # it reads this when it is loaded; no fork survives its threads
+        os.environ["OPENBLAS_NUM_THREADS"] = "1"  # read when numpy is loaded: its threads would not survive a fork
         spec.loader.exec_module(module)
         os.environ.clear()
         gc.freeze()
         return True
 
 
-def _in_time(verdict: tuple[str, str], budget: TimeBudget | None) -> tuple[str, str]:
-    """Return a verdict, or another if it came too late: the zygote may have waited for a core itself."""
-    judged = budget.judge() if budget and verdict[0] == "passed" else 0.0
-    return judged if isinstance(judged, tuple) else verdict
+def _in_time(verdict: Judged, budget: TimeBudget | None) -> Judged:
+    """Return the verdict, or a timeout if a pass came too late: the zygote itself may have waited for a core."""
+    judged = budget.judge() if budget and verdict.status == "passed" else 0.0
+    return judged if isinstance(judged, Judged) else verdict
 
 
 def main(settings: ZygoteSettings) -> None:
-    """Be a zygote until the parent is gone."""
+    """Run a zygote until the parent is gone."""
     for descriptor in (settings.control, settings.processes):
         with contextlib.suppress(OSError):  # there may be no /proc
             os.set_inheritable(descriptor, False)
@@ -261,7 +260,7 @@ def main(settings: ZygoteSettings) -> None:
     sys.argv = [""]
     zygote = Zygote(settings)
     gc.collect()
-    gc.freeze()  # a fork's collector then leaves our pages shared
+    gc.freeze()  # so that a fork's collector leaves our pages shared
     zygote.loop()
 
 

@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 
 from evaluation.sandbox.clock import NOWHERE, Clock, measures_delay, number_in, open_processes
+from evaluation.sandbox.control_messages import Ended, Judged
 from evaluation.sandbox.gate import Gate
 from evaluation.sandbox.limits import cpu_limit_seconds
 from evaluation.sandbox.time_budget import TimeBudget
-from evaluation.sandbox.worker import _judge_lost
+from evaluation.sandbox.worker import _verdict_on_end
 
 PROCESSES = open_processes()
 
@@ -107,9 +108,9 @@ class _Given(Clock):
     [
         (1.0, 0.5, 2.0),  # no more than so many seconds can be over in that time
         (5.0, 2.5, 0.5),
-        (5.0, 3.0, ("timeout", "timed out")),
-        (40.0, 3.1, ("timeout", "timed out")),
-        (40.0, 2.9, ("starved", "the machine gave the run no time")),
+        (5.0, 3.0, Judged("timeout", "timed out")),
+        (40.0, 3.1, Judged("timeout", "timed out")),
+        (40.0, 2.9, Judged("starved", "the machine gave the run no time")),
     ],
 )
 def test_a_check_is_over_by_its_own_time_and_starved_by_the_walls(
@@ -122,12 +123,12 @@ def test_a_run_that_uses_up_its_processor_time_has_timed_out() -> None:
     spin = "from evaluation.sandbox.limits import restrict\nrestrict(0.5)\nwhile True: pass\n"
     ended = subprocess.run([sys.executable, "-c", spin], check=False).returncode
     assert ended == -signal.SIGXCPU
-    lost = {"verdict": ("lost", "it has gone")}
+    lost, limit = Judged("lost", "it has gone"), cpu_limit_seconds(0.5)
     for how, status in ((ended, "timeout"), (-signal.SIGKILL, "killed"), (3, "failed"), (0, "failed")):
-        assert _judge_lost(lost, {"exit": how, "cpu_seconds": 1.0}, cpu_limit_seconds(0.5)).status == status
-    killed = {"exit": -signal.SIGKILL, "cpu_seconds": 2.5}
-    assert _judge_lost(lost, killed, cpu_limit_seconds(0.5)).status == "timeout"
-    assert _judge_lost({"verdict": None} | killed, {}, cpu_limit_seconds(0.5)).status == "timeout"
+        assert _verdict_on_end(lost, Ended(how, 1.0), limit).status == status
+    killed = Ended(-signal.SIGKILL, 2.5)
+    assert _verdict_on_end(lost, killed, limit).status == "timeout"
+    assert _verdict_on_end(killed, Ended(0, 0.0), limit).status == "timeout"
 
 
 def test_who_is_alone_in_a_gate_is_alone() -> None:

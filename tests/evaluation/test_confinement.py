@@ -14,7 +14,7 @@ from functools import cache
 import pytest
 
 from evaluation.sandbox import seccomp, syscalls
-from evaluation.sandbox.isolation import Isolation, Layer
+from evaluation.sandbox.isolation import Isolation, SandboxLayer
 from tests.evaluation.settings import on_kernel
 
 pytestmark = pytest.mark.sandbox
@@ -166,7 +166,7 @@ def test_below_the_minimum_nothing_is_executed_and_what_to_do_is_said(
 
 
 def test_an_attack_that_gets_through_all_layers_is_a_refusal() -> None:
-    layers = tuple(Layer(name, True) for name in ("rlimits", "no-new-privs", "seccomp", "landlock"))
+    layers = tuple(SandboxLayer(name, True) for name in ("rlimits", "no-new-privs", "seccomp", "landlock"))
     assert Isolation(layers).shortfall == ""
     broken = Isolation(layers, breaches=("opens a socket",))
     assert broken.shortfall == "under all its layers a program still opens a socket; please report this system"
@@ -177,9 +177,9 @@ import sys
 sys.platform = {platform!r}
 for module in ("resource", "fcntl"): sys.modules[module] = None  # Windows has none of them
 from evaluation import SandboxPool
-from evaluation.errors import EvaluationError
+from evaluation.sandbox.errors import SandboxError
 try: SandboxPool(workers=1)
-except EvaluationError as error: print(error)
+except SandboxError as error: print(error)
 """
 
 
@@ -187,5 +187,6 @@ except EvaluationError as error: print(error)
 def test_on_another_system_the_container_is_named(platform: str) -> None:
     said = run(ELSEWHERE.replace("{platform!r}", repr(platform)))
     assert (
-        f"needs Linux, and this is {platform}; run it in a Linux container, for which the README has a recipe" in said
+        f"needs Linux, and this is {platform}; run it in a Linux container, for which docs/safety.md has a recipe"
+        in said
     )

@@ -131,7 +131,7 @@ def test_an_error_in_the_sandboxs_own_code_is_a_verdict_and_no_hang(
     with SandboxPool(workers=1) as pool:
         assert pool.run(adder, Unprintable()) == Verdict("harness_error", "RuntimeError: no")
         assert pool.run(adder, HONEST).passed
-    assert "toy/add: the sandbox's own code failed" in caplog.text
+    assert "toy/add: the sandbox itself failed" in caplog.text
 
 
 def test_a_pool_outlives_the_thread_that_made_it(adder: Problem) -> None:

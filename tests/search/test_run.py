@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from evaluation import ConsentError, Evaluator, load_problems
 from evaluation.judge import Judge
-from evaluation.sandbox.isolation import Isolation, Layer
+from evaluation.sandbox.isolation import Isolation, SandboxLayer
 from evaluation.sandbox.pool import Batch
 from merging import MergingError, load_tokenizer
 from search import Leaderboard, SearchConfig, SearchError, export_trial, run_search
@@ -489,10 +489,10 @@ def test_the_layers_of_the_sandbox_are_recorded_and_one_that_it_lacks_is_told(
     for line in ("", "null\n", "{\n", "\xff"):  # whatever else is in the file
         with folder.path.joinpath("sandbox.jsonl").open("a") as file:
             file.write(line)
-        without = Isolation((Layer("bubblewrap", False, "there is no bwrap on the PATH"),))
+        without = Isolation((SandboxLayer("bubblewrap", False, "there is no bwrap on the PATH"),))
         assert not folder.record_isolation("another", without)
-    assert not folder.record_isolation("another", Isolation((Layer("landlock", True),)))
-    assert folder.record_isolation("another", Isolation((Layer("landlock", False, "the kernel has none"),)))
+    assert not folder.record_isolation("another", Isolation((SandboxLayer("landlock", True),)))
+    assert folder.record_isolation("another", Isolation((SandboxLayer("landlock", False, "the kernel has none"),)))
 
 
 @pytest.mark.parametrize("stopped", [False, True])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 
 
-def closing(prompt: str) -> str | None:
+def prompt_ending(prompt: str) -> str | None:
     """Return what makes a prompt compile when it follows it: nothing, or a body for the function that it ends in.
 
     None if it ends within a statement.
