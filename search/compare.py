@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from optuna.trial import TrialState
+
 from evaluation.scoring import Group, Interval, PairedTest, Rate, interval, paired_test
 from search.database import storage_errors
 from search.errors import SearchError
@@ -105,8 +107,15 @@ def _trial(folder: ResultsFolder, number: int, reference: str) -> Scored:
     with quiet(), storage_errors(folder), closing(Studies.open(folder)) as studies:
         ended = [*studies.baseline_trials(), *studies.trials()]
         trial = next((each for each in ended if studies.number(each) == number), None)
-        if trial is None or OUTCOMES not in trial.user_attrs:
-            raise SearchError(f"{reference}: that trial is not over, failed, or is not there; see the leaderboard")
+        if trial is None:
+            begun = [*studies.baselines.get_trials(deepcopy=False), *studies.search.get_trials(deepcopy=False)]
+            is_there = any(studies.number(each) == number for each in begun)
+            last = max(map(studies.number, ended), default=0)
+            reason = "is not over yet" if is_there else f"there is no such trial; the last that is over is {last}"
+            raise SearchError(f"{reference}: {reason}; see the leaderboard")
+        if OUTCOMES not in trial.user_attrs:
+            how = "was screened out" if trial.state is TrialState.PRUNED else "failed"
+            raise SearchError(f"{reference}: {how}, so it has no outcomes to compare; see the leaderboard")
         letters = {"search": trial.user_attrs[OUTCOMES], "report": studies.reports().get(number, "")}
         task_ids = folder.splits
         found = {name: _by_task(studies.split(name), each, task_ids[name]) for name, each in letters.items() if each}

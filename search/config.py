@@ -72,6 +72,11 @@ class PromptSection(_Section):
     format: PromptFormat = "completion"
     tokenizer: str | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _format_alone(cls, data: Any) -> Any:
+        return {"format": data} if isinstance(data, str) else data
+
 
 class ProblemsEntry(_Section):
     """One of the problem sets that candidates are scored on."""

@@ -233,13 +233,19 @@ def score(samples: Path, problems: tuple[str, ...], as_json: bool, allow_code_ex
     from evaluation import load_problem_sets, score_samples
 
     with bar() as progress:
+        wanted = load_problem_sets(problems)
         scored = score_samples(
             samples,
-            load_problem_sets(problems),
+            wanted,
             allow_code_execution=allow_code_execution,
             progress=lambda done, total: progress("scoring", done, total),
         )
     tell_isolation(scored.isolation)
+    given = set(scored.task_ids)
+    if missing := [problem.task_id for problem in wanted if problem.task_id not in given]:
+        tell(
+            f"{samples}: {len(missing)} of {len(wanted)} problems have no completion and do not count: {missing[0]} ..."
+        )
     print_scored(scored, as_json)
 
 

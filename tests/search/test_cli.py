@@ -423,8 +423,14 @@ def test_completions_from_anywhere_are_scored_in_the_order_of_the_lines(
     assert command(*words).stdout.endswith("pass@1 83.3% over 3 problems\n")
 
 
-def test_completions_of_a_trial_can_be_scored_again(command: Command, family: Family, finished: Path) -> None:
+def test_completions_of_a_trial_can_be_scored_again(
+    command: Command, family: Family, finished: Path, tmp_path: Path
+) -> None:
     file = finished / "completions" / "trial-4.jsonl"
+    few = tmp_path / "few.jsonl"
+    few.write_text(file.read_text().splitlines(keepends=True)[0])
+    told = command("score", few, "--problems", family.problems, "--allow-code-execution").stderr
+    assert f"{few}: 15 of 16 problems have no completion and do not count: " in told
     again = json.loads(command("score", file, "--problems", family.problems, "--allow-code-execution", "--json").stdout)
     assert [verdict["status"] for verdict in again["verdicts"]] == [
         json.loads(line)["status"] for line in file.read_text().splitlines()
@@ -549,7 +555,7 @@ def test_what_cannot_be_compared_is_named(command: Command, finished: Path, tmp_
     (tmp_path / "empty.json").write_text('{"problems": {}}')
     refused(command("compare", "nowhere", "nowhere"), "nowhere: no such file; give a report")
     refused(command("compare", tmp_path / "bad.json", f"{finished}:0"), "bad.json: holds no report")
-    refused(command("compare", f"{finished}:99", f"{finished}:0"), ":99: that trial is not over")
+    refused(command("compare", f"{finished}:99", f"{finished}:0"), ":99: there is no such trial; the last that is over")
     refused(command("compare", tmp_path / "empty.json", f"{finished}:0"), "have no problem in common")
 
 

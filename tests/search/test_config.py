@@ -123,6 +123,16 @@ def test_a_path_that_looks_like_a_hub_id_is_missed_by_its_key(
     assert re.search(r"models/missing: no such f.*; .*give a ", str(caught.value))
 
 
+def test_a_format_alone_is_short_for_a_prompt(family: Family) -> None:
+    short, long = (
+        SearchConfig.parse(family.config(evaluation=f", prompt: {prompt}"), folder=family.folder)
+        for prompt in ("chat", "{format: chat}")
+    )
+    assert short.evaluation == long.evaluation
+    with pytest.raises(SearchError, match=r"evaluation\.prompt.*'chatt'"):
+        SearchConfig.parse(family.config(evaluation=", prompt: chatt"), folder=family.folder)
+
+
 @pytest.mark.parametrize("word", ["base", "union"])
 def test_a_folder_called_like_a_word_of_the_recipe_does_not_take_its_place(family: Family, word: str) -> None:
     (family.folder / word).mkdir(exist_ok=True)
