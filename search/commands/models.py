@@ -180,7 +180,7 @@ def evaluate(
 
     compute = partial(Compute.choose, compute_dtype, backend=backend)
     settings: dict[str, Any] = {
-        "prompt": prompt,
+        "prompt_format": prompt,
         "max_new_tokens": max_new_tokens,
         "batch_size": batch_size,
         "backend": backend,
