@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from merging.methods import METHODS
     from merging.models import compute_in_float32
     from merging.parents import ParentSet
-    from merging.plan import Plan
+    from merging.planning.plan import Plan
     from merging.recipes.recipe import Recipe
     from merging.recipes.yaml_file import YamlReader
     from merging.statistics.digests import FileChanged, FileDigests
@@ -47,7 +47,7 @@ _HOMES = {
     "MergingError": "merging.errors",
     "NonFiniteTensor": "merging.errors",
     "ParentSet": "merging.parents",
-    "Plan": "merging.plan",
+    "Plan": "merging.planning.plan",
     "Recipe": "merging.recipes.recipe",
     "YamlReader": "merging.recipes.yaml_file",
     "choose_kernels": "merging.compiling",

@@ -25,7 +25,7 @@ from merging.methods import METHODS
 from merging.methods.registry import Observed
 from merging.models import build_model
 from merging.parents import ParentSet
-from merging.plan import Source, Step
+from merging.planning.plan import Source, Step
 from merging.statistics import forms
 from merging.statistics.memo import Kept
 from merging.tokenization.embeddings import RearrangedTensor

@@ -21,15 +21,14 @@ from merging import compatible
 from merging.caches import part_folder, sweep
 from merging.calibration import calibrate
 from merging.checkpoints.checkpoint import CONFIG, GENERATION
-from merging.checkpoints.headers import Entry
 from merging.compiling import choose_kernels
 from merging.errors import MergingError
+from merging.execution import run_steps
 from merging.inductor import AnyKernels
-from merging.kernel import model_dtype, output_dtype, run_steps
 from merging.methods import METHODS
 from merging.models import config_text, ends_besides, generation_config_text, loaded_end_tokens
 from merging.parents import ParentSet
-from merging.plan import Plan, Step, make_plan
+from merging.planning.plan import Plan, Step
 from merging.recipes.recipe import Recipe
 from merging.reopening import check_written
 from merging.shards import Place, pieces_of, split, write_shard
@@ -121,21 +120,22 @@ def export_model(
         contextlib.ExitStack() as parts,
     ):
         choice = choose_kernels(parents.elements, parents.device, compile)
+        plan = Plan.of(recipe, parents)
+        steps = plan.at(recipe)
         if note:
             notes = (
                 *parents.notes,
                 *parents.generation_notes(recipe.donor),
-                *unread_notes(unread(recipe, parents), recipe.at),
+                *unread_notes(unread(recipe, plan, parents), recipe.at),
             )
             for sentence in (*notes, *filter(None, [choice.note])):
                 note(sentence)
-        plan = make_plan(recipe, parents)
         tokenizer = _tokenizer(recipe, parents, copy_tokenizer)
-        calibrate(plan.steps, parents, progress)
+        calibrate(steps, parents, progress)
         try:
             to.parent.mkdir(parents=True, exist_ok=True)
             sweep(to.parent, f".{glob.escape(to.name)}.*.part")
-            _check_space(to, _total_bytes(plan, parents) + _size_of_the_rest(parents.checkpoints[recipe.donor].folder))
+            _check_space(to, _total_bytes(plan) + _size_of_the_rest(parents.checkpoints[recipe.donor].folder))
             part = parts.enter_context(part_folder(to))
         except OSError as error:
             raise _unwritable(to, error) from None
@@ -145,7 +145,7 @@ def export_model(
                 folder = part / compatible.DELTA
                 folder.mkdir()
                 _write_equivalent(recipe, plan, parents, part, to, write_model_card)
-            _write_weights(plan, parents, folder, limit, random_seed, choice.kernels, progress)
+            _write_weights(plan, steps, parents, folder, limit, random_seed, choice.kernels, progress)
             special = tokenizer.special.ending(end_tokens) if tokenizer else None
             _write_configs(recipe, plan, parents, folder, special)
             if tokenizer and special:
@@ -218,6 +218,7 @@ and config are those of `{recipe.donor}`.
 
 def _write_weights(
     plan: Plan,
+    steps: Sequence[Step],
     parents: ParentSet,
     folder: Path,
     limit: int,
@@ -225,35 +226,35 @@ def _write_weights(
     kernels: AnyKernels | None,
     progress: Callable[[str, int, int], None] | None,
 ) -> None:
-    steps = {step.name: step for step in plan.steps}
-    shards = list(split(_entries(plan, parents), limit))
+    by_name = {step.name: step for step in steps}
+    shards = list(split(plan.entries, limit))
     layout = parents.architecture.layout
     index: dict[str, str] = {}
     merged = 0
 
     def fill(places: Mapping[str, Place]) -> None:
-        run_steps([(steps[name], place) for name, place in places.items()], parents, random_seed, kernels, done)
+        run_steps([(by_name[name], place) for name, place in places.items()], parents, random_seed, kernels, done)
 
     def done(_: Step) -> None:
         nonlocal merged
         merged += 1
         if progress:
-            progress("merging", merged, len(plan.steps))
+            progress("merging", merged, len(steps))
 
     if progress:
-        progress("compiling, the first time for a dtype" if kernels else "merging", 0, len(plan.steps))
+        progress("compiling, the first time for a dtype" if kernels else "merging", 0, len(steps))
     for number, entries in enumerate(shards, start=1):
         file = "model.safetensors" if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         index |= dict.fromkeys(write_shard(folder / file, entries, fill, layout.disassemble), file)
     if len(shards) > 1:
-        content = {"metadata": {"total_size": _total_bytes(plan, parents)}, "weight_map": index}
+        content = {"metadata": {"total_size": _total_bytes(plan)}, "weight_map": index}
         (folder / "model.safetensors.index.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
 
 
 def _write_equivalent(
     recipe: Recipe, plan: Plan, parents: ParentSet, folder: Path, to: Path, write_model_card: bool
 ) -> None:
-    dtypes = {output_dtype(step, parents) for step in plan.steps}
+    dtypes = {entry.dtype for entry in plan.entries}
     same_shapes = plan.layers == parents.layers(recipe.donor) and plan.rows is None
     written = compatible.equivalent(recipe, to.resolve() / compatible.DELTA, dtypes, same_shapes)
     (folder / "recipe.yaml").write_text(written.to_yaml(), encoding="utf-8")
@@ -263,7 +264,7 @@ def _write_equivalent(
 
 def _write_configs(recipe: Recipe, plan: Plan, parents: ParentSet, folder: Path, special: SpecialTokens | None) -> None:
     donor = parents.checkpoints[recipe.donor]
-    config = config_text(donor, plan, parents, model_dtype(plan, parents), special)
+    config = config_text(donor, plan, parents, special)
     (folder / CONFIG).write_text(config, encoding="utf-8")
     (folder / GENERATION).write_text(generation_config_text(donor, special), encoding="utf-8")
     if parents.trust_remote_code:
@@ -288,10 +289,9 @@ def _reopen(
 ) -> None:
     """Read what was written as a stranger would. Raises MergingError if that is not what was merged, or scored."""
     layout = parents.architecture.layout
-    entries = [piece for entry in _entries(plan, parents) for piece in pieces_of(entry, layout.disassemble)]
+    entries = [piece for entry in plan.entries for piece in pieces_of(entry, layout.disassemble)]
     end_tokens = loaded_end_tokens(parents.checkpoints[recipe.donor], special)
-    dtype = model_dtype(plan, parents)
-    merge = check_written(folder, entries, dtype, end_tokens, parents.trust_remote_code)
+    merge = check_written(folder, entries, plan.model_dtype, end_tokens, parents.trust_remote_code)
     if weights_digest and digest_of_files(merge.tensors, plan, parents) != weights_digest:
         raise MergingError(
             "its weights are not those that were scored, although the parents hold the same; export it where the "
@@ -299,16 +299,8 @@ def _reopen(
         )
 
 
-def _entries(plan: Plan, parents: ParentSet) -> list[Entry]:
-    firsts = [step.sources()[0] for step in plan.steps]
-    shapes = [parents.shape(source.parent, source.tensor) for source in firsts]
-    return [
-        Entry(step.name, shape, output_dtype(step, parents)) for step, shape in zip(plan.steps, shapes, strict=True)
-    ]
-
-
-def _total_bytes(plan: Plan, parents: ParentSet) -> int:
-    return sum(entry.nbytes for entry in _entries(plan, parents))
+def _total_bytes(plan: Plan) -> int:
+    return sum(entry.nbytes for entry in plan.entries)
 
 
 def _check_free(to: Path) -> None:

@@ -8,9 +8,10 @@ holds the same numbers. After an error the model's tensors are undefined until t
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass
+from functools import lru_cache, partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -18,12 +19,13 @@ import torch
 from torch import Tensor
 
 from merging.calibration import calibrate
+from merging.execution import run_steps
 from merging.inductor import AnyKernels
-from merging.kernel import model_dtype, run_steps
 from merging.methods import METHODS
 from merging.models import build_model, compute_in_float32, generation_config, merged_config
 from merging.parents import ParentSet
-from merging.plan import Plan, Step, make_plan
+from merging.planning.parameters import structure_of
+from merging.planning.plan import Plan, Step
 from merging.recipes.recipe import Recipe
 from merging.sharing import owners, share
 from merging.tokenization.merged_tokenizer import MergedTokenizer
@@ -31,7 +33,25 @@ from merging.tokenization.tokenizers import holds_tokenizer
 from merging.weights_digest import digest_of_model
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+# A space with layer ranges has more structures than are worth the memory of their plans, 1 MB for 1,000 tensors.
+_STRUCTURES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """The live model that a structure is merged into.
+
+    Attributes:
+        config: what it is built of.
+        content: the same as plain data: structures with equal ones share the live model.
+        generation_config: what it generates with.
+    """
+
+    config: PreTrainedConfig
+    content: Mapping[str, Any]
+    generation_config: GenerationConfig
 
 
 class Merger:
@@ -45,7 +65,6 @@ class Merger:
 
     Attributes:
         compute_dtype: the same; what is set before an `apply` holds for its model.
-        dtypes: the dtype that transformers would load each tensor of the live model in, by the merge's names.
     """
 
     def __init__(
@@ -57,14 +76,17 @@ class Merger:
     ) -> None:
         self.parents = parents
         self.compute_dtype = compute_dtype
-        self.dtypes: Mapping[str, torch.dtype] = {}
         self._random_seed = random_seed
         self.kernels = kernels
         self._model: PreTrainedModel | None = None
-        self._config: tuple[dict[str, Any], torch.dtype | None] | None = None
+        self._config: tuple[Mapping[str, Any], torch.dtype | None] | None = None
+        self._plan_of = lru_cache(_STRUCTURES)(lambda structure: Plan.of(structure, parents))
+        self._target_of = lru_cache(_STRUCTURES)(partial(_target, parents, self._plan_of))
         self._owners: dict[str, str] = {}
         self._written: dict[str, Step] = {}
         self._tensors: dict[str, Tensor] = {}
+        # In which dtype transformers would load each of them.
+        self._dtypes: dict[str, torch.dtype] = {}
 
     @property
     def random_seed(self) -> int:
@@ -72,16 +94,13 @@ class Merger:
         return self._random_seed
 
     def plan(self, recipe: Recipe) -> Plan:
+        """Return the plan of a recipe's structure. Raises MergingError where the recipe does not fit the parents."""
+        structure, _ = structure_of(recipe)
+        return self._plan_of(structure)
+
+    def steps(self, recipe: Recipe) -> tuple[Step, ...]:
         """Return what `apply` would do. Raises MergingError where the recipe does not fit the parents."""
-        return make_plan(recipe, self.parents)
-
-    def dtype(self, recipe: Recipe) -> torch.dtype:
-        """Return the dtype of a merge as a model. Raises MergingError where the recipe does not fit the parents."""
-        return model_dtype(self.plan(recipe), self.parents)
-
-    def shapes(self, recipe: Recipe) -> Sequence[torch.Size]:
-        """Return the shapes of a merge's tensors. Raises MergingError where the recipe does not fit the parents."""
-        return [self.parents.shape(*step.sources()[0]) for step in self.plan(recipe).steps]
+        return self.plan(recipe).at(recipe)
 
     def calibrate(self, recipe: Recipe, progress: Callable[[str, int, int], None] | None = None) -> None:
         """Do what `apply` would do first, once for all recipes: run the parents over their calibration texts, if any.
@@ -93,7 +112,7 @@ class Merger:
         Raises:
             MergingError: the recipe does not fit the parents, or a calibration file cannot be used.
         """
-        calibrate(self.plan(recipe).steps, self.parents, progress)
+        calibrate(self.steps(recipe), self.parents, progress)
 
     @torch.inference_mode()
     def apply(self, recipe: Recipe, progress: Callable[[int, int], None] | None = None) -> PreTrainedModel:
@@ -110,10 +129,10 @@ class Merger:
             MergingError: the recipe does not fit the parents.
             NonFiniteTensor: a merged tensor holds NaN or Inf.
         """
-        plan = self.plan(recipe)
-        model = self._live_model(recipe, plan)
+        planned = self.steps(recipe)
+        model = self._live_model(recipe)
         tensors = self._tensors
-        simplified = [self._simplified(step) for step in plan.steps]
+        simplified = [self._simplified(step) for step in planned]
         wanted = owners(simplified, self.parents.placement)
         steps = [step for step in simplified if wanted[step.name] == step.name]
         self._written = {step.name: step for step in steps if self._written.get(step.name) == step}
@@ -125,7 +144,7 @@ class Merger:
             if progress:
                 progress(len(self._written), len(steps))
 
-        run_steps(work, self.parents, self._random_seed, self.kernels, done, self.dtypes)
+        run_steps(work, self.parents, self._random_seed, self.kernels, done, self._dtypes)
         self.parents.statistics.save()
         return model
 
@@ -144,34 +163,34 @@ class Merger:
         return {layout.name_of(name): tensor for name, tensor in found}
 
     def _simplified(self, step: Step) -> Step:
-        """Return a step without numbers where they do not matter, so that it is written once for all candidates."""
-        if not (METHODS[step.method].keeps_base and step.base and self.parents.all_equal(step.sources())):
-            return step
-        return replace(
-            step, method="passthrough", base=None, inputs=(step.base,), shared=(), per_input=(("scale", (None,)),)
-        )
+        """Return a step without parameters where they do not matter, so that it is written once for all candidates."""
+        if METHODS[step.method].keeps_base and step.base and self.parents.all_equal(step.sources()):
+            return step.passed_through(step.base)
+        return step
 
-    def _live_model(self, recipe: Recipe, plan: Plan) -> PreTrainedModel:
-        donor = self.parents.checkpoints[recipe.donor]
-        special = None
-        if recipe.vocabulary_source or holds_tokenizer(donor.folder):
-            special = MergedTokenizer.of(recipe, self.parents).special
-        dtype = model_dtype(plan, self.parents)
-        once = self.parents.statistics.once
-        # The special tokens are kept by the same memo, so that their identity will do.
-        key = (recipe.donor, plan.stack, plan.rows, plan.has_head, dtype, id(special))
-        config = once(("config", *key), lambda: merged_config(donor, plan, self.parents, dtype, special))
-        content = once(("config's content", *key), config.to_dict), self.compute_dtype
+    def _live_model(self, recipe: Recipe) -> PreTrainedModel:
+        """Return the live model that a recipe is merged into; another one only where its config is another."""
+        structure, _ = structure_of(recipe)
+        target = self._target_of(structure)
+        content = target.content, self.compute_dtype
         if self._model is None or self._config != content:
             self._model = None  # its memory goes before the next model's comes
             self._owners, self._written, self._tensors = {}, {}, {}
             self._config = content
-            self._model = build_model(copy.deepcopy(config), self.parents)
+            self._model = build_model(copy.deepcopy(target.config), self.parents)
             self._tensors = self._by_name(self._model)
-            self.dtypes = {name: tensor.dtype for name, tensor in self._tensors.items()}
+            self._dtypes = {name: tensor.dtype for name, tensor in self._tensors.items()}
             if self.compute_dtype == torch.float32:
                 compute_in_float32(self._model)
-        self._model.generation_config = once(
-            ("generation config", recipe.donor, id(special)), lambda: generation_config(donor, special)
-        )
+        self._model.generation_config = target.generation_config
         return self._model
+
+
+def _target(parents: ParentSet, plan_of: Callable[[Recipe], Plan], structure: Recipe) -> _Target:
+    """Return what a structure is merged into."""
+    donor = parents.checkpoints[structure.donor]
+    special = None
+    if structure.vocabulary_source or holds_tokenizer(donor.folder):
+        special = MergedTokenizer.of(structure, parents).special
+    config = merged_config(donor, plan_of(structure), parents, special)
+    return _Target(config, config.to_dict(), generation_config(donor, special))

@@ -17,24 +17,22 @@ import torch
 from merging.checkpoints.checkpoint import CONFIG, GENERATION, Checkpoint
 from merging.checkpoints.config import loading_keys
 from merging.parents import ParentSet
-from merging.plan import Plan
-from merging.stacks import plain_stack, stacked_config, untie
+from merging.planning.plan import Plan
+from merging.planning.stacks import plain_stack, stacked_config, untie
 from merging.tokenization.special_tokens import ROLES, SpecialTokens
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 
 
-def merged_config(
-    donor: Checkpoint, plan: Plan, parents: ParentSet, dtype: torch.dtype, special: SpecialTokens | None
-) -> PreTrainedConfig:
+def merged_config(donor: Checkpoint, plan: Plan, parents: ParentSet, special: SpecialTokens | None) -> PreTrainedConfig:
     """Return the config of a merge: the donor's, with the merge's depth, rows of the embedding, head and dtype.
 
     What it says of single layers follows those that were stacked. The special tokens are the donor's where `special`
     is None.
     """
     config = stacked_config(donor, plan.stack, parents) if plan.stack else copy.deepcopy(donor.transformers_config)
-    config.dtype = dtype
+    config.dtype = plan.model_dtype
     if plan.has_head:
         untie(config)
     text = config.get_text_config()
@@ -59,17 +57,21 @@ def _forget_how_to_load(config: PreTrainedConfig, has_code: bool) -> None:
         config.architectures = [built.__name__]
 
 
-def config_text(
-    donor: Checkpoint, plan: Plan, parents: ParentSet, dtype: torch.dtype, special: SpecialTokens | None
-) -> str:
+def config_text(donor: Checkpoint, plan: Plan, parents: ParentSet, special: SpecialTokens | None) -> str:
     """Return the config.json of a merge, as transformers writes the config that `merged_config` makes."""
 
     def ask() -> str:
-        return _written(merged_config(donor, plan, parents, dtype, special), CONFIG)
+        return _written(merged_config(donor, plan, parents, special), CONFIG)
 
     if special and special.moved is not None:  # thousands of ids: what rearranges rows needs transformers anyway
         return ask()
-    wanted = [plain_stack(plan.stack, parents), plan.rows, plan.has_head, str(dtype), special and dict(special.ids)]
+    wanted = [
+        plain_stack(plan.stack, parents),
+        plan.rows,
+        plan.has_head,
+        str(plan.model_dtype),
+        special and dict(special.ids),
+    ]
     text: str = donor.remembered(["config of a merge", wanted], ask)
     return text
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from merging.placement import Placement
-from merging.plan import Step
+from merging.planning.plan import Step
 
 
 def owners(steps: Sequence[Step], placement: Placement) -> dict[str, str]:

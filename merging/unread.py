@@ -21,11 +21,11 @@ import torch
 
 from merging.checkpoints.references import parts_of
 from merging.errors import MachineError, MergingError, suggest
-from merging.kernel import output_dtype, run_steps
+from merging.execution import run_steps
 from merging.methods import METHODS, Method, Parameter, Scope
 from merging.methods.registry import Number
 from merging.parents import ParentSet
-from merging.plan import Step, steps_of
+from merging.planning.plan import Plan, Step
 from merging.recipes.recipe import Recipe
 from merging.recipes.settings import Conditional, parse_setting
 
@@ -41,6 +41,7 @@ _TRIED = 4
 
 def unread(
     recipe: Recipe,
+    plan: Plan,
     parents: ParentSet,
     known: Collection[Keys] = (),
     progress: Callable[[int, int], None] | None = None,
@@ -51,6 +52,7 @@ def unread(
 
     Args:
         recipe: the merge.
+        plan: the plan of its structure.
         parents: its parents, open.
         known: what is read for sure, and so is not looked at.
         progress: called with (tensors, in all) while those of a parent that may equal the base are compared with it.
@@ -59,7 +61,7 @@ def unread(
         MergingError: the recipe does not fit its parents, or a file cannot be read.
     """
     plain = recipe.to_dict()
-    look = _Look(METHODS[recipe.merge_method], plain, parents, tuple(steps_of(recipe, parents)), progress)
+    look = _Look(METHODS[recipe.merge_method], plain, plan, parents, plan.at(recipe), progress)
     return {keys: "" if keys in known else look.reason(keys) for keys in _numbers(plain)}
 
 
@@ -111,6 +113,7 @@ class _Look:
 
     method: Method
     plain: Mapping[str, Any]
+    plan: Plan
     parents: ParentSet
     steps: Sequence[Step]
     progress: Callable[[int, int], None] | None
@@ -147,7 +150,7 @@ class _Look:
         other = copy.deepcopy(self.plain)
         node = _at(other, keys[:-1])
         node[keys[-1]] = _another(node[keys[-1]], parameter) if to is None else to
-        after = steps_of(Recipe.model_validate(other), self.parents)
+        after = self.plan.at(Recipe.model_validate(other))
         yield from (pair for pair in zip(self.steps, after, strict=True) if _differ(*pair))
 
     def _cause(self, place: Keys, rest: Keys, parameter: Parameter) -> str:
@@ -176,7 +179,8 @@ class _Look:
         """Return why a filter takes no tensor, or nothing where it does."""
         items = [item for item in setting if isinstance(item, Conditional)] if isinstance(setting, tuple) else []
         wanted = items[index].filter
-        names = {source.tensor for step in self.steps for source in step.sources()}
+        # What follows an @ says which vocabulary's rows the tensor has.
+        names = {source.tensor.partition("@")[0] for step in self.steps for source in step.sources()}
         fitting = [name for name in names if items[index].fits(name)]
         if not fitting:
             words = {word for name in names for word in name.split(".")}
@@ -188,7 +192,7 @@ class _Look:
     def _of_equals(self, keys: Keys, parameter: Parameter) -> str:
         """Return why a number changes no tensor though some have it, because models are equal there; or nothing."""
         # Small tensors first: they tell most models from the base, and large ones need not be read.
-        changed = sorted(self._changed(keys, parameter), key=lambda pair: self._shape(pair[0]).numel())
+        changed = sorted(self._changed(keys, parameter), key=lambda pair: pair[0].shape.numel())
         for done, pair in enumerate(changed, start=1):
             if not self._are_equal(*pair):
                 return ""
@@ -196,7 +200,7 @@ class _Look:
                 self.progress(done, len(changed))
         telling = [pair for pair in changed if not self.parents.all_equal(pair[0].sources())] or changed
         # Methods may do with matrices what they do not with vectors, which are the smallest.
-        kinds = {len(self._shape(pair[0])): pair for pair in reversed(telling)}
+        kinds = {len(pair[0].shape): pair for pair in reversed(telling)}
         tried = [*telling[:_TRIED], *(pair for pair in kinds.values() if pair not in telling[:_TRIED])]
         if not self._are_merged_alike(tried):
             return ""
@@ -230,11 +234,8 @@ class _Look:
         others = [source for source in inputs or before.inputs if source != like]
         return bool(others) and all(self.parents.all_equal((like, source)) for source in others)
 
-    def _shape(self, step: Step) -> torch.Size:
-        return self.parents.shape(*step.sources()[0])
-
     def _merged(self, step: Step) -> torch.Tensor:
-        out = torch.empty(self._shape(step), dtype=output_dtype(step, self.parents), device=self.parents.device)
+        out = torch.empty(step.shape, dtype=step.out_dtype, device=self.parents.device)
         run_steps([(step, nullcontext(out))], self.parents, 0, None, lambda _: None)
         return out
 

@@ -17,9 +17,8 @@ import torch
 from torch import Tensor
 
 from merging.checkpoints.weights import StoredTensor
-from merging.kernel import model_dtype, output_dtype
 from merging.parents import ParentSet
-from merging.plan import Plan
+from merging.planning.plan import Plan
 
 
 def digest_of_model(tensors: Mapping[str, Tensor], plan: Plan, parents: ParentSet) -> str:
@@ -35,13 +34,13 @@ def digest_of_model(tensors: Mapping[str, Tensor], plan: Plan, parents: ParentSe
         layout = parents.architecture.layout
         return lambda: layout.disassemble(name, tensors[name].detach().to("cpu", dtype).contiguous())
 
-    return _digest(pieces(name, dtype) for name, dtype in _dtypes(plan, parents).items())
+    return _digest(pieces(name, dtype) for name, dtype in _dtypes(plan).items())
 
 
 def digest_of_files(stored: Mapping[str, StoredTensor], plan: Plan, parents: ParentSet) -> str:
     """Return the digest of a merge that was exported, of its files' tensors. Raises MergingError if one is broken."""
     layout = parents.architecture.layout
-    dtypes = _dtypes(plan, parents)
+    dtypes = _dtypes(plan)
     whole = {piece: name for name, pieces in layout.pieces(stored).items() for piece in pieces}
 
     def piece(tensor: StoredTensor) -> Callable[[], Mapping[str, Tensor]]:
@@ -51,10 +50,10 @@ def digest_of_files(stored: Mapping[str, StoredTensor], plan: Plan, parents: Par
     return _digest(map(piece, stored.values()))
 
 
-def _dtypes(plan: Plan, parents: ParentSet) -> dict[str, torch.dtype]:
+def _dtypes(plan: Plan) -> dict[str, torch.dtype]:
     """Return the dtype in which both the files and the model can hold each tensor."""
-    model = model_dtype(plan, parents)
-    files = {step.name: output_dtype(step, parents) for step in plan.steps}
+    model = plan.model_dtype
+    files = {entry.name: entry.dtype for entry in plan.entries}
     return {name: dtype if torch.promote_types(dtype, model) == model else model for name, dtype in files.items()}
 
 

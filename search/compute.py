@@ -58,9 +58,10 @@ class Compute:
     @classmethod
     def of_merges(cls, merger: Merger, recipes: Sequence[Recipe], settings: EvaluationSection) -> Compute:
         """Choose what the merges of a search compute in, by the first of 16 bits."""
-        recipe = next((each for each in recipes if merger.dtype(each).itemsize == 2), recipes[0])
-        device, shapes = str(merger.parents.device), merger.shapes(recipe)
-        return cls.choose(settings.compute_dtype, merger.dtype(recipe), shapes, device, settings.backend)
+        recipe = next((each for each in recipes if merger.plan(each).model_dtype.itemsize == 2), recipes[0])
+        device, plan = str(merger.parents.device), merger.plan(recipe)
+        shapes = [entry.shape for entry in plan.entries]
+        return cls.choose(settings.compute_dtype, plan.model_dtype, shapes, device, settings.backend)
 
     @property
     def torch_dtype(self) -> torch.dtype | None:

@@ -38,7 +38,7 @@ def unread_lines(
     reasons: dict[Keys, dict[str, None]] = {}
     read: set[Keys] = set()
     for recipe in _telling(space, merger, corners, lambda: bool(reasons.keys() - read)):
-        for keys, reason in unread(recipe, merger.parents, read, compared).items():
+        for keys, reason in unread(recipe, merger.plan(recipe), merger.parents, read, compared).items():
             if not reason:
                 read.add(keys)
             reasons.setdefault(keys, {})[reason] = None
@@ -59,7 +59,7 @@ def _telling(
     forms = {repr(_form(recipe.to_dict())): recipe for recipe in corners}
     yield from (recipe for recipe in forms.values() if recipe not in corners[:2])
     if len(forms) > 1 and in_doubt():
-        yield from takewhile(lambda _: in_doubt(), islice(space.drawn(merger.plan), _DRAWS))
+        yield from takewhile(lambda _: in_doubt(), islice(space.drawn(merger.steps), _DRAWS))
 
 
 def _form(node: Any, of_method: bool = False) -> Any:

@@ -147,7 +147,7 @@ class _Worker:
             self._evaluator(problems) as scorer,
         ):
             merger = self._merger(parents, len(known))
-            fitting = config.space.fitting_corners(merger.plan)
+            fitting = config.space.fitting_corners(merger.steps)
             for recipe in fitting.recipes:
                 require_template(config, self._prompt_tokenizer or merger.tokenizer(recipe))
             if fitting.warning:
@@ -263,7 +263,7 @@ class _Worker:
     def _can_be_had(self, baseline: Baseline, merger: Merger) -> bool:
         """Whether a baseline is a model at all: parents that are stacked need not have an average."""
         try:
-            merger.plan(baseline.recipe)
+            merger.steps(baseline.recipe)
         except MergingError as error:
             if baseline.kind == "parent":
                 raise

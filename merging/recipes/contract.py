@@ -10,7 +10,7 @@ from merging.errors import suggest
 from merging.methods import METHODS, Method, Parameter, Scope
 from merging.methods.registry import Number
 from merging.recipes.schema import InputModel, OutputSlice, RecipeFields, last_sources
-from merging.recipes.settings import Conditional, Setting, leaves, resolve
+from merging.recipes.settings import Conditional, Setting, knots_at, leaves
 
 Complaint: TypeAlias = tuple[str, str]  # (path of a key, what is wrong with it)
 Block: TypeAlias = Mapping[str, Setting]
@@ -143,7 +143,8 @@ def _number_at(parameter: Parameter, each: _Input, outer: tuple[Block, ...], t: 
     setting = next((block[parameter.key] for block in (each.own, *outer) if parameter.key in block), parameter.default)
     if setting is None or (isinstance(setting, tuple) and any(isinstance(item, Conditional) for item in setting)):
         return None
-    return resolve(setting, "", t, parameter.read)
+    knots = knots_at(setting, "", t)
+    return knots.value(parameter.read) if knots else None
 
 
 def _check_given(method: Method, parameter: Parameter, group: _Group) -> Iterator[Complaint]:

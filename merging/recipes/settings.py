@@ -6,7 +6,8 @@ a setting says how its values are read.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import TypeAlias
 
 from pydantic import BaseModel, ConfigDict
@@ -34,37 +35,55 @@ class Conditional(BaseModel):
 Setting: TypeAlias = Scalar | Gradient | tuple[Conditional, ...]
 
 
-def resolve(setting: Setting, tensor_name: str, t: float, read: Callable[[Scalar], Scalar]) -> Scalar | None:
-    """Return the one value that a setting has for a tensor, or None where no filter fits.
+@dataclass(frozen=True, slots=True)
+class Knots:
+    """What a setting has for one tensor: a value, or the two knots of a gradient that the tensor lies between.
 
-    The first fitting filter wins. A gradient is interpolated linearly at `t` in [0, 1]; of booleans and words the last
-    one at or before `t` is picked.
+    Attributes:
+        left: the value, or the knot at or before the tensor.
+        right: the next knot; None for a plain value.
+        fraction: the way from the left knot to the right one, in [0, 1).
+    """
+
+    left: Scalar
+    right: Scalar | None = None
+    fraction: float = 0.0
+
+    def value(self, read: Callable[[Scalar], Scalar]) -> Scalar:
+        """Interpolate linearly between the knots; of booleans and words, take the left one.
+
+        Args:
+            read: converts a value as written to the parameter's type.
+        """
+        left = read(self.left)
+        if self.right is None or isinstance(left, bool | str):
+            return left
+        right = read(self.right)
+        assert not isinstance(right, str)
+        return (1 - self.fraction) * left + self.fraction * right
+
+
+def knots_at(setting: Setting, tensor_name: str, t: float) -> Knots | None:
+    """Return what a setting has for a tensor, or None where no filter fits. The first fitting filter wins.
 
     Args:
         setting: the setting.
         tensor_name: the full name of the tensor.
-        t: the position of the tensor's layer in its slice.
-        read: converts a value as written to the parameter's type.
+        t: the position of the tensor's layer in its slice, in [0, 1].
     """
     if not isinstance(setting, tuple):
-        return read(setting)
-    knots = []
+        return Knots(setting)
+    gradient = []
     for item in setting:
         if not isinstance(item, Conditional):
-            knots.append(read(item))
+            gradient.append(item)
         elif item.fits(tensor_name):
-            return resolve(item.value, tensor_name, t, read)
-    return _interpolate(knots, t) if knots else None
-
-
-def _interpolate(knots: Sequence[Scalar], t: float) -> Scalar:
-    position = t * (len(knots) - 1)
+            return knots_at(item.value, tensor_name, t)
+    if not gradient:
+        return None
+    position = t * (len(gradient) - 1)
     left = int(position)
-    numbers = [knot for knot in knots if isinstance(knot, int | float) and not isinstance(knot, bool)]
-    if len(numbers) != len(knots):
-        return knots[left]
-    fraction = position - left
-    return (1 - fraction) * numbers[left] + fraction * numbers[min(left + 1, len(knots) - 1)]
+    return Knots(gradient[left], gradient[min(left + 1, len(gradient) - 1)], position - left)
 
 
 def leaves(setting: Setting) -> Iterator[tuple[str, Scalar]]:

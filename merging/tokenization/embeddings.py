@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cache, reduce
+from functools import cache
 from hashlib import sha256
 
 import torch
@@ -60,7 +60,7 @@ def aligned_names(
     tensor: str,
     models: Sequence[str],
     base: str | None,
-    dtype: str | None,
+    dtype: torch.dtype,
 ) -> dict[str, str]:
     """Return, by model, the name under which a parent set has a model's tensor with the rows of a vocabulary.
 
@@ -70,7 +70,7 @@ def aligned_names(
         tensor: a tensor that has a row a token.
         models: those that are merged with one another.
         base: the base model, if there is one.
-        dtype: the dtype of the merge, or None for the widest of the models'.
+        dtype: the dtype of the merge.
 
     Raises:
         MergingError: the recipe wants a token from a model that does not have it.
@@ -78,8 +78,7 @@ def aligned_names(
     alignment = parents.statistics.once(
         ("alignment", vocabulary.name, tuple(models), base), lambda: align(vocabulary, models, base)
     )
-    wide = getattr(torch, dtype) if dtype else reduce(torch.promote_types, (parents.dtype(m, tensor) for m in models))
-    particular = sha256(repr((vocabulary.name, tuple(models), base, wide)).encode()).hexdigest()[:8]
+    particular = sha256(repr((vocabulary.name, tuple(models), base, dtype)).encode()).hexdigest()[:8]
     tables = {model: parents.stored(model, tensor) for model in models}
     names = dict.fromkeys(models, tensor)
     for model, table in tables.items():
@@ -88,7 +87,7 @@ def aligned_names(
             names[model] = f"{tensor}@{vocabulary.name}-{particular}"
             shape = (alignment.rows, *rest)
             made_of = tuple(tables.items())
-            parents.derive(model, RearrangedTensor(names[model], shape, wide, table.file, model, made_of, alignment))
+            parents.derive(model, RearrangedTensor(names[model], shape, dtype, table.file, model, made_of, alignment))
     return names
 
 

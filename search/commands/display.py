@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from evaluation import Isolation, Outcome, Report, ScoredSamples
-    from merging import Plan, Recipe
+    from merging import Recipe
+    from merging.planning.plan import Step
     from search.compare import Comparison
     from search.config import SearchConfig
     from search.leaderboard import Leaderboard
@@ -215,21 +216,21 @@ def show_search(config: SearchConfig, progress: Progress) -> None:
     _print_table(ranges_table(space.ranges, example.to_dict(), names, _width()))
     with ParentSet.open(space.corners(), "cpu", memory_budget=0, **config.merging.switches) as parents:
         merger = Merger(parents)
-        fitting = space.fitting_corners(merger.plan)
-        plan = merger.plan(example)
+        fitting = space.fitting_corners(merger.steps)
+        steps = merger.steps(example)
         click.echo(f"\n{'The first warm start' if config.warm_starts else 'The low end of every range'}:\n")
-        show_plan(plan, names)
+        show_plan(steps, names, example.dtype)
         if fitting.warning:
             click.echo(f"\n{fitting.warning}")
         unread = unread_lines(space, merger, fitting.recipes, progress)
         tell(*parents.notes, *parents.generation_notes(), *unread)
 
 
-def show_plan(plan: Plan, names: Mapping[str, str]) -> None:
-    """Print a plan, tensors that are made alike in one line."""
+def show_plan(steps: Sequence[Step], names: Mapping[str, str], dtype: str | None) -> None:
+    """Print the steps of a merge, tensors that are made alike in one line."""
     from search.commands.outline import plan_table
 
-    line, table = plan_table(plan, names)
+    line, table = plan_table(steps, names, dtype)
     click.echo(textwrap.fill(line, _width(), subsequent_indent="  ", break_on_hyphens=False) + "\n")
     _print_table(table)
 

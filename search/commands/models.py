@@ -89,9 +89,10 @@ def merge(
             trust_remote_code=trust_remote_code,
             allow_crimes=allow_crimes,
         ) as parents:
+            plan = Merger(parents, random_seed).plan(loaded)
             notes = (*parents.notes, *parents.generation_notes(loaded.donor))
-            tell(*notes, *unread_notes(unread(loaded, parents), loaded.at))
-            show_plan(Merger(parents, random_seed).plan(loaded), names_of([loaded]))
+            tell(*notes, *unread_notes(unread(loaded, plan, parents), loaded.at))
+            show_plan(plan.at(loaded), names_of([loaded]), loaded.dtype)
         return
     from merging import export_model
 
@@ -312,9 +313,10 @@ def _model(
         lazy_unpickle=lazy_unpickle,
         trust_remote_code=trusted,
     ) as parents:
-        tell(*parents.notes, *parents.generation_notes(), *unread_notes(unread(reference, parents), reference.at))
         merger = Merger(parents, random_seed)
-        chosen = compute(merger.dtype(reference), merger.shapes(reference), str(parents.device))
+        plan = merger.plan(reference)
+        tell(*parents.notes, *parents.generation_notes(), *unread_notes(unread(reference, plan, parents), reference.at))
+        chosen = compute(plan.model_dtype, [entry.shape for entry in plan.entries], str(parents.device))
         merger.compute_dtype = chosen.torch_dtype
         model = merger.apply(reference, lambda done, total: progress("merging", done, total))
         yield model, merger.tokenizer(reference), parents.checkpoints[reference.donor].generation_config

@@ -14,9 +14,8 @@ from search.numbers import place_of, shown_value
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from merging import Plan
     from merging.methods.registry import Number
-    from merging.plan import Step
+    from merging.planning.plan import Step
     from search.ranges import Range
 
 _LAYER = re.compile(r"^(?P<head>(?:[^.]*[^.\d][^.]*\.)+)(?P<index>\d+)\.(?P<tail>.*)$")
@@ -73,22 +72,23 @@ class _Group:
     last: Step
 
 
-def plan_table(plan: Plan, names: Mapping[str, str]) -> tuple[str, Table]:
-    """Return what all of a plan has in common as a line, and a table of the rest, a line for each group of tensors.
+def plan_table(steps: Sequence[Step], names: Mapping[str, str], dtype: str | None) -> tuple[str, Table]:
+    """Return what all steps of a merge have in common as a line, and a table of the rest, a line per group of tensors.
 
     Args:
-        plan: the plan.
+        steps: the steps.
         names: what models are called, by their reference.
+        dtype: the recipe's.
     """
-    groups = list(_merged(_groups(plan.steps)))
+    groups = list(_merged(_groups(steps)))
     rows = [(_name(group), _sources(group, names), _numbers(group, names)) for group in groups]
     keys = list(dict.fromkeys(key for _, _, numbers in rows for key in numbers))
     varied = [key for key in keys if len({numbers.get(key) for _, _, numbers in rows}) > 1]
     sources = list(dict.fromkeys(source for _, source, _ in rows))
-    step = plan.steps[0]
+    step = steps[0]
     common = [f"{key} {rows[0][2][key]}" for key in keys if key not in varied]
     line = f"{step.method} of {sources[0]}" if len(sources) == 1 else step.method
-    line = f"{line}, in {step.dtype}" if step.dtype else line
+    line = f"{line}, in {dtype}" if dtype else line
     table = _table("tensors", *(["of"] if len(sources) > 1 else []), *varied)
     for name, source, numbers in rows:
         cells = [name, *([source] if len(sources) > 1 else []), *(numbers.get(key, "") for key in varied)]

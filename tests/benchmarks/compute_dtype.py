@@ -57,7 +57,7 @@ def choices(merger: Merger, recipe: Recipe) -> None:
     """Print what is chosen for a model, and how long that takes."""
     for dtype in DTYPES[:2]:
         started = time.perf_counter()
-        speeds = compute_speeds(merger.shapes(recipe), dtype)
+        speeds = compute_speeds([entry.shape for entry in merger.plan(recipe).entries], dtype)
         assert speeds is not None
         print(
             f"{_name(dtype)}: float32 is {speeds.speedup:.2f}x as fast, so auto computes in "

@@ -187,7 +187,7 @@ def measure(recipes: dict[str, Recipe], device: torch.device, place: str, runs: 
             first = timed(device, lambda recipe=recipe: merger.apply(recipe))
             candidates = [candidate(recipe, number + 1) for number in range(runs)]
             ours = median(timed(device, lambda each=each: merger.apply(each)) for each in candidates)
-            sources = len(merger.plan(recipe).steps[0].sources())
+            sources = len(merger.steps(recipe)[0].sources())
             if place == "pinned":
                 copy = copy_from_host(parents, sources, runs)
             else:

@@ -202,7 +202,7 @@ def test_models_of_one_architecture_whose_layers_are_of_other_kinds_are_stacked(
             MergingError, match=r"model .*/other/a: has no model\.layers\.0\.conv\.conv\.weight, but .*/one/a"
         ),
     ):
-        Merger(parents).plan(Recipe.average([one.a, other.a]))
+        Merger(parents).steps(Recipe.average([one.a, other.a]))
 
 
 KINDS_LFM2 = KINDS["lfm2"]
@@ -222,7 +222,7 @@ def test_a_stack_that_no_config_can_describe_is_refused_by_the_key_that_decides(
     indices, message = REFUSED[architecture]
     recipe = alternating(families[architecture], *indices)
     with ParentSet.open(recipe) as parents, pytest.raises(MergingError, match=f"slices: {message}"):
-        Merger(parents).plan(recipe)
+        Merger(parents).steps(recipe)
 
 
 def test_a_table_with_a_part_for_each_layer_is_merged_whole_or_not(tmp_path: Path) -> None:
@@ -234,7 +234,7 @@ def test_a_table_with_a_part_for_each_layer_is_merged_whole_or_not(tmp_path: Pat
     recipe = alternating(family, 0, 1, 2)
     message = r"a tensor of shape \[263, 32\] model\.embed_tokens_per_layer\.weight, .* 3 layers has .* \[263, 24\]"
     with ParentSet.open(recipe) as parents, pytest.raises(MergingError, match=f"{message}; .*merge such models whole"):
-        Merger(parents).plan(recipe)
+        Merger(parents).steps(recipe)
 
 
 @pytest.mark.parametrize(("first", "second", "tensor"), [("lfm2", 1, "conv"), ("gemma4_text", 1, "q_proj")])
@@ -247,7 +247,7 @@ def test_layers_of_two_kinds_are_not_merged_with_one_another(
         f"  - {{model: {family.b}, layer_range: [{second}, {second + 1}]}}\nparameters: {{weight: 0.5}}\n"
     )
     with ParentSet.open(recipe) as parents, pytest.raises(MergingError, match=f"{tensor}.*only layers of one kind"):
-        Merger(parents).plan(recipe)
+        Merger(parents).steps(recipe)
 
 
 # --- several stacks --------------------------------------------------------------------------------------------------
@@ -336,4 +336,4 @@ def test_a_model_of_several_stacks_says_what_its_modules_are(seeing: Family) -> 
     with ParentSet.open(Recipe.single(seeing.a)) as parents:
         for text, message in wrong.items():
             with pytest.raises(MergingError, match=message):
-                Merger(parents).plan(Recipe.parse(f"merge_method: passthrough\n{text}\n"))
+                Merger(parents).steps(Recipe.parse(f"merge_method: passthrough\n{text}\n"))

@@ -363,8 +363,7 @@ def test_the_quickstart_family_merges_into_a_finite_model(name: str) -> None:
         model = Merger(parents).apply(wanted)
         logits = model(torch.arange(10)[None]).logits
         base = {
-            step.name: parents.tensor(str(QUICKSTART / "base"), step.name)
-            for step in Merger(parents).plan(wanted).steps
+            step.name: parents.tensor(str(QUICKSTART / "base"), step.name) for step in Merger(parents).steps(wanted)
         }
         merged = model.state_dict()
         assert torch.isfinite(logits).all()

@@ -241,7 +241,7 @@ def test_parents_of_different_depth_are_refused_unless_sliced(family: Family, ma
     deeper = make_model("deeper", layers=4)
     recipe = Recipe.average([family.base, deeper])
     with ParentSet.open(recipe) as parents, pytest.raises(MergingError) as caught:
-        Merger(parents).plan(recipe)
+        Merger(parents).steps(recipe)
     assert str(caught.value) == (
         f"models of different depth cannot be merged whole ({family.base} has 3, {deeper} has 4 layers); use slices"
     )
@@ -251,7 +251,7 @@ def test_layers_that_a_parent_does_not_have_are_refused(family: Family) -> None:
     text = f"merge_method: passthrough\nslices: [{{sources: [{{model: {family.a}, layer_range: [1, 5]}}]}}]"
     recipe = Recipe.parse(text)
     with ParentSet.open(recipe) as parents, pytest.raises(MergingError) as caught:
-        Merger(parents).plan(recipe)
+        Merger(parents).steps(recipe)
     assert str(caught.value) == (
         f"<recipe>: slices[0].sources[0].layer_range: [1, 5] goes beyond the 3 layers of {family.a}; it is [first, one "
         "past the last], and [0, 3] is all of them"

@@ -138,7 +138,7 @@ def test_the_compute_dtype_may_change_between_two_candidates_and_leaves_wider_mo
         assert merger.apply(recipe).dtype == torch.bfloat16
         merger.compute_dtype = torch.float32
         assert merger.apply(recipe).dtype == torch.float32
-        assert merger.dtypes["lm_head.weight"] == torch.bfloat16
+        assert merger._dtypes["lm_head.weight"] == torch.bfloat16
     assert torch.equal(
         in_float32(wide).lm_head.weight, load_file(Path(float32_family.a) / "model.safetensors")["lm_head.weight"]
     )

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from merging import Merger, MergingError, NonFiniteTensor, ParentSet, Recipe, kernel, load_model
+from merging import Merger, MergingError, NonFiniteTensor, ParentSet, Recipe, execution, load_model
 from merging.native.compiler import Kernels
 from tests.conftest import ModelMaker
 from tests.merging.conftest import Family
@@ -114,7 +114,7 @@ def test_a_merge_does_not_depend_on_block_size_or_threads(
     threads = torch.get_num_threads()
     with ParentSet.open(recipe) as parents:
         for block, count in ((1 << 17, 1), (640, 1), (1 << 12, 2)):
-            monkeypatch.setitem(kernel._BLOCK, "cpu", block)
+            monkeypatch.setitem(execution._BLOCK, "cpu", block)
             torch.set_num_threads(count)
             merged.append(tensors(Merger(parents, random_seed=7).apply(recipe)))
     torch.set_num_threads(threads)
@@ -222,7 +222,7 @@ def test_progress_counts_every_tensor_and_ends_whole(family: Family) -> None:
         for recipe in (first, second):
             progress = Mock()
             merger.apply(recipe, progress)
-            steps = len(merger.plan(recipe).steps)
+            steps = len(merger.steps(recipe))
             assert progress.call_args_list == [call(done, steps) for done in range(1, steps + 1)]
 
 

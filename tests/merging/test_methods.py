@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from merging.kernel import run_step
+from merging.execution import run_step
 from merging.methods import METHODS, Scope
 from merging.methods.arcee_fusion import quartiles
 from merging.methods.bits import as_bits, bits_of, number_of
@@ -17,7 +17,7 @@ from merging.methods.breadcrumbs import find_band
 from merging.methods.random_bits import keep_mask, keys
 from merging.methods.registry import Scratch
 from merging.methods.sparsify import NOTHING, find_cut
-from merging.plan import Source, Step
+from merging.planning.plan import Source, Step
 from merging.statistics.magnitude_table import magnitude_table
 from tests.merging.operands import PlainOperands, run
 from tests.merging.oracle import mergekit_method
@@ -299,5 +299,6 @@ def test_a_tensor_without_elements_is_merged_by_every_method(name: str) -> None:
     shared = tuple((p.key, p.default) for p in method.parameters if p.scope is Scope.SHARED)
     each = tuple((p.key, (0.5,) * len(inputs)) for p in method.parameters if p.scope is not Scope.SHARED)
     out = torch.empty(0, 4)
-    run_step(Step("w", name, base, inputs, shared, each, None, None), Empty(), out, 0, None, Scratch())  # type: ignore[arg-type]
+    step = Step("w", name, base, inputs, out.shape, torch.float32, torch.float32, shared, each)
+    run_step(step, Empty(), out, 0, None, Scratch())  # type: ignore[arg-type]
     assert out.shape == (0, 4)

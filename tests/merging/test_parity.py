@@ -11,8 +11,8 @@ import torch
 from _pytest.mark import ParameterSet
 from torch import Tensor
 
-from merging import METHODS, Merger, ParentSet, Recipe, kernel
-from merging.plan import Step
+from merging import METHODS, Merger, ParentSet, Recipe, execution
+from merging.planning.plan import Step
 from tests.merging.conftest import Family, make_family
 from tests.merging.oracle import mergekit_merge
 from tests.merging.recipes import NAMES, recipes
@@ -25,7 +25,7 @@ def merge(text: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     with ParentSet.open(recipe) as parents:
         merger = Merger(parents)
         tensors = {name: tensor.clone() for name, tensor in merger.apply(recipe).state_dict().items()}
-        undecided = {step.name: magnitude_ties(step, parents) for step in merger.plan(recipe).steps}
+        undecided = {step.name: magnitude_ties(step, parents) for step in merger.steps(recipe)}
     return tensors, undecided
 
 
@@ -39,7 +39,7 @@ def magnitude_ties(step: Step, parents: ParentSet) -> Tensor:
     ties = torch.zeros(first.shape, dtype=torch.bool)
     if step.method != "ties" or step.base is None:
         return ties
-    dtype = getattr(torch, step.dtype or "bfloat16")
+    dtype = step.dtype
     base = parents.tensor(step.base.parent, step.base.tensor).to(dtype)
     for source, density in zip(step.inputs, step.numbers.each("density"), strict=True):
         magnitude = (parents.tensor(source.parent, source.tensor).to(dtype) - base).abs()
@@ -132,7 +132,7 @@ def test_every_method_merges_every_architecture_as_mergekit_does(zoo: Zoo, metho
     layout = zoo.parents.architecture.layout
     ours = {layout.name_of(name): tensor for name, tensor in ours.items()}
     theirs = mergekit_merge(text, stable_sort=True)
-    assert set(theirs) == {step.name for step in merger.plan(recipe).steps}
+    assert set(theirs) == {step.name for step in merger.steps(recipe)}
     for name, expected in theirs.items():
         expected = expected.to(getattr(torch, dtype))  # arcee_fusion and ramplus_tl leave it in float32
         difference = (ours[name].double() - expected.double()).abs().max()
@@ -168,7 +168,7 @@ def test_a_merge_has_the_same_bits_in_other_blocks_by_more_threads_and_again(
     first = {name: tensor.clone() for name, tensor in Merger(zoo.parents).apply(recipe).state_dict().items()}
     threads = torch.get_num_threads()
     for block, thread_count in ((1000, 1), (1 << 19, 3), (777, 2)):
-        monkeypatch.setitem(kernel._BLOCK, "cpu", block)
+        monkeypatch.setitem(execution._BLOCK, "cpu", block)
         torch.set_num_threads(thread_count)
         try:
             # The second time without what was remembered of the parents.

@@ -89,7 +89,7 @@ def test_tensors_that_a_merge_calls_otherwise_have_the_devices_of_the_live_ones(
     family = make_family(tmp_path, architecture="gpt_neox")
     recipe = Recipe.parse(recipes(family, "bfloat16")["ties"])
     with ParentSet.open(recipe, device_map={"gpt_neox": "cpu", "lm_head": "cpu"}) as parents:
-        for step in Merger(parents).plan(recipe).steps:
+        for step in Merger(parents).steps(recipe):
             assert parents.placement.device_of(step.name) == torch.device("cpu")
         Merger(parents).apply(recipe)
 

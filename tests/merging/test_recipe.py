@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from mergekit.config import MergeConfiguration, evaluate_setting  # type: ignore[import-untyped]
 
 from merging import MergingError, ParentSet, Recipe
-from merging.methods import METHODS
-from merging.plan import make_plan
-from merging.recipes.settings import parse_setting, resolve
+from merging.methods import METHODS, Parameter
+from merging.planning.plan import Plan
+from merging.recipes.settings import Setting, knots_at, parse_setting
 from tests.merging.conftest import Family
 from tests.merging.oracle import mergekit_tasks
 
@@ -201,6 +201,11 @@ filters = st.fixed_dictionaries(
 settings = numbers | gradients | filters | st.lists(filters, min_size=1, max_size=4)
 
 
+def resolved(setting: Setting, tensor: str, t: float, parameter: Parameter) -> object:
+    knots = knots_at(setting, tensor, t)
+    return knots and knots.value(parameter.read)
+
+
 @given(setting=settings, name=st.sampled_from(NAMES), t=st.floats(0, 1))
 def test_a_setting_has_the_value_that_mergekit_gives_it(setting: object, name: str, t: float) -> None:
     text = yaml.safe_dump({"merge_method": "linear", "models": [{"model": "org/a"}], "parameters": {"weight": setting}})
@@ -210,7 +215,7 @@ def test_a_setting_has_the_value_that_mergekit_gives_it(setting: object, name: s
     theirs = as_mergekit_reads(recipe.to_yaml()).parameters
     assert theirs is not None
     expected = evaluate_setting(name, theirs["weight"], t, validate=float)
-    assert resolve(recipe.parameters["weight"], name, t, weight.read) == expected
+    assert resolved(recipe.parameters["weight"], name, t, weight) == expected
 
 
 @pytest.mark.parametrize("setting", [[True, False], [False, True, False], True, [{"filter": "mlp", "value": [True]}]])
@@ -222,7 +227,7 @@ def test_a_gradient_of_booleans_is_picked_from_as_in_mergekit(setting: Any, t: f
     theirs = MergeConfiguration.model_validate(config).parameters
     assert theirs is not None
     expected = evaluate_setting(NAMES[1], theirs["normalize"], t, validate=bool)
-    assert resolve(parse_setting(setting), NAMES[1], t, normalize.read) == expected
+    assert resolved(parse_setting(setting), NAMES[1], t, normalize) == expected
 
 
 LEVELS = {
@@ -267,7 +272,7 @@ def test_every_tensor_has_the_numbers_that_mergekit_plans(family: Family, level:
     recipe = parse(text)
     tasks = mergekit_tasks(recipe.to_yaml())
     with ParentSet.open(recipe) as parents:
-        steps = make_plan(recipe, parents).steps
+        steps = Plan.of(recipe, parents).at(recipe)
     assert {step.name for step in steps} == tasks.keys()
     for step in steps:
         theirs = tasks[step.name]
@@ -485,7 +490,7 @@ def test_what_filters_make_of_density_and_epsilon_is_refused_by_the_plan(family:
         text = text.replace(f"org/{name}", folder)
     recipe = parse(text)
     with ParentSet.open(recipe) as parents, pytest.raises(MergingError) as caught:
-        make_plan(recipe, parents)
+        Plan.of(recipe, parents).at(recipe)
     assert str(caught.value).startswith(
         f"model {family.a}: tensor model.layers.0.mlp.up_proj.weight: density 0.95 and epsilon 0.1 give probabilities"
     )

@@ -189,8 +189,8 @@ def test_weights_that_are_not_as_they_were_merged_are_not_exported(
 
     write = export._write_weights
 
-    def write_and_spoil(plan: Any, parents: Any, folder: Path, *given: Any) -> None:
-        write(plan, parents, folder, *given)
+    def write_and_spoil(plan: Any, steps: Any, parents: Any, folder: Path, *given: Any) -> None:
+        write(plan, steps, parents, folder, *given)
         file = folder / "model.safetensors"
         tensors = load_file(file)
         if spoil == "cut short":

@@ -137,7 +137,7 @@ def test_a_module_that_a_language_model_has_not_is_refused(family: Family, modul
     each = "".join(f"  {name}: {{models: [{{model: {family.a}}}]}}\n" for name in modules.split(", "))
     recipe = Recipe.parse(f"merge_method: passthrough\nmodules:\n{each}")
     with ParentSet.open(recipe) as parents, pytest.raises(MergingError, match=r"modules: .* single module 'default'"):
-        Merger(parents).plan(recipe)
+        Merger(parents).steps(recipe)
 
 
 # --- kinds of layers -------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import torch
 
 from merging import METHODS, Merger, ParentSet, Recipe
 from merging.methods import Scope
+from merging.planning.plan import Plan
 from merging.unread import unread, unread_notes
 from tests.merging.conftest import Family
 
@@ -18,7 +19,7 @@ from tests.merging.conftest import Family
 def notes(recipe: dict[str, Any]) -> list[str]:
     read = Recipe.from_dict({"dtype": "bfloat16", **recipe}, "test")
     with ParentSet.open(read, memory_budget=0) as parents:
-        return unread_notes(unread(read, parents), str)
+        return unread_notes(unread(read, Plan.of(read, parents), parents), str)
 
 
 def slerp(family: Family, t: object, **more: object) -> dict[str, Any]:

@@ -226,7 +226,7 @@ def refusal(text: str) -> str:
     """Return the message with which a recipe is refused."""
     recipe = Recipe.parse(text)
     with pytest.raises(MergingError) as caught, ParentSet.open(recipe) as parents:
-        Merger(parents).plan(recipe)
+        Merger(parents).steps(recipe)
     return str(caught.value)
 
 
@@ -300,10 +300,10 @@ def test_the_live_model_is_the_exported_one_and_rows_are_brought_together_once(u
     with ParentSet.open(first) as parents:
         merger = Merger(parents)
         merger.apply(first)
-        source = merger.plan(first).steps[0].inputs[0]
+        source = merger.steps(first)[0].inputs[0]
         aligned = parents.tensor(source.parent, source.tensor)
         model = merger.apply(second)
-        source = merger.plan(second).steps[0].inputs[0]
+        source = merger.steps(second)[0].inputs[0]
         assert parents.tensor(source.parent, source.tensor) is aligned
         exported = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto").state_dict()
         live = model.state_dict()
@@ -323,14 +323,14 @@ def test_rows_are_the_same_wherever_parents_are_kept(unequal: Family, budget: in
 def test_what_is_brought_together_counts_against_the_budget(unequal: Family) -> None:
     recipe = Recipe.parse(linear(unequal, "tokenizer_source: union"))
     with ParentSet.open(recipe, memory_budget=0) as parents:
-        used = {source for step in Merger(parents).plan(recipe).steps for source in step.sources()}
+        used = {source for step in Merger(parents).steps(recipe) for source in step.sources()}
         derived = {source for source in used if "@" in source.tensor}
         assert derived
         size = sum(parents.stored(source.parent, source.tensor).nbytes for source in derived)
         size += sum(checkpoint.nbytes for checkpoint in parents.checkpoints.values())
     for budget in (size, size - 1):
         with ParentSet.open(recipe, memory_budget=budget) as parents:
-            Merger(parents).plan(recipe)
+            Merger(parents).steps(recipe)
             parents.load()
             assert bool(parents.notes) == (budget < size)
 
@@ -390,15 +390,13 @@ def test_what_a_random_method_drops_does_not_depend_on_where_the_parents_lie(une
 def test_an_embedding_that_fits_already_is_not_copied(family: Family) -> None:
     recipe = Recipe.parse(task_arithmetic(family, "tokenizer_source: union"))
     with ParentSet.open(recipe) as parents:
-        assert {source.tensor for source in Merger(parents).plan(recipe).steps[0].sources()} == {
-            "model.embed_tokens.weight"
-        }
+        assert {source.tensor for source in Merger(parents).steps(recipe)[0].sources()} == {"model.embed_tokens.weight"}
 
 
 def test_the_plan_names_the_vocabulary(unequal: Family) -> None:
     recipe = Recipe.parse(task_arithmetic(unequal, "tokenizer_source: union"))
     with ParentSet.open(recipe) as parents:
-        embedding, *_ = Merger(parents).plan(recipe).steps
+        embedding, *_ = Merger(parents).steps(recipe)
     assert all(source.tensor.startswith("model.embed_tokens.weight@union-") for source in embedding.sources())
 
 

@@ -25,7 +25,7 @@ def rendered(table: Any, width: int) -> list[str]:
 def outline(plain: dict[str, Any]) -> list[str]:
     recipe = Recipe.from_dict(plain, "test")
     with ParentSet.open(recipe, memory_budget=0) as parents:
-        line, table = plan_table(Merger(parents).plan(recipe), names_of([recipe]))
+        line, table = plan_table(Merger(parents).steps(recipe), names_of([recipe]), recipe.dtype)
     return [line, *rendered(table, 160)]
 
 

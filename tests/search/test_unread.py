@@ -25,7 +25,7 @@ def lines(family: Family, recipe: str) -> list[str]:
     config = SearchConfig.parse(family.config(recipe), "c.yaml", family.folder)
     with ParentSet.open(config.space.corners(), memory_budget=0) as parents:
         merger = Merger(parents)
-        found = unread_lines(config.space, merger, config.space.fitting_corners(merger.plan).recipes, Silent())
+        found = unread_lines(config.space, merger, config.space.fitting_corners(merger.steps).recipes, Silent())
     assert all(line.startswith("c.yaml: recipe.") for line in found)
     return [line.removeprefix("c.yaml: recipe.") for line in found]
 

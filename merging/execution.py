@@ -1,4 +1,4 @@
-"""Running one step of a plan: read the sources in blocks, combine, write.
+"""Execution: for each step of a merge, read the sources in blocks, combine them, write the result.
 
 Guarantees: the result does not depend on the block size; a NaN or an Inf in it is an error that names the tensor; what
 is read is cast to the dtype of the merge first, and what is written to the output's dtype last.
@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from functools import partial, reduce
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -27,7 +27,7 @@ from merging.methods.registry import Block, Finite, Scratch, Undefined
 from merging.native import FORMATS
 from merging.parents import ParentSet
 from merging.placement import by_device
-from merging.plan import Plan, Step
+from merging.planning.plan import Step
 from merging.statistics.forms import Form
 from merging.statistics.memo import Kept
 
@@ -130,36 +130,6 @@ class StepOperands:
     def observed(self, index: int) -> Tensor | None:
         """Return what the method observes of an input's tensor, in float32; None of one that it cannot observe."""
         return observed(self.step, index, self.parents)
-
-
-def output_dtype(step: Step, parents: ParentSet) -> torch.dtype:
-    """Return the dtype that a step's output has in files."""
-    return torch_dtype(step.out_dtype) if step.out_dtype else merge_dtype(step, parents)
-
-
-def model_dtype(plan: Plan, parents: ParentSet) -> torch.dtype:
-    """Return the dtype of a merge as a model: the one that most of its elements are stored in.
-
-    Files keep each tensor in its own, as mergekit's do, but transformers loads a model in one dtype.
-    """
-    sizes: dict[torch.dtype, int] = {}
-    for step in plan.steps if plan.steps[0].dtype is plan.steps[0].out_dtype is None else plan.steps[:1]:
-        dtype, source = output_dtype(step, parents), step.sources()[0]
-        sizes[dtype] = sizes.get(dtype, 0) + parents.shape(source.parent, source.tensor).numel()
-    return max(sizes, key=lambda dtype: sizes[dtype])
-
-
-def merge_dtype(step: Step, parents: ParentSet) -> torch.dtype:
-    """Return the dtype that a step computes in: the recipe's, else the widest of its sources."""
-    if step.dtype:
-        return torch_dtype(step.dtype)
-    return reduce(torch.promote_types, (parents.dtype(s.parent, s.tensor) for s in step.sources()))
-
-
-def torch_dtype(name: str) -> torch.dtype:
-    """Return the dtype that a recipe calls by this name."""
-    dtype: torch.dtype = getattr(torch, name)
-    return dtype
 
 
 def run_steps(
@@ -298,13 +268,12 @@ def run_step(
     device = parents.placement.device_of(step.name)
     flat = [parents.tensor(source.parent, source.tensor, device).reshape(-1) for source in step.sources()]
     base, inputs = (flat[0], flat[1:]) if step.base else (None, flat)
-    dtype = merge_dtype(step, parents)
     fitting = isinstance(kernels, TensorKernels) or parents.device.type == "cpu"
-    usable = kernels if fitting and dtype in FORMATS else None
-    stored, last = output_dtype(step, parents), last or out.dtype
+    usable = kernels if fitting and step.dtype in FORMATS else None
+    stored, last = step.out_dtype, last or out.dtype
     roundings = (stored,) if torch.promote_types(stored, last) == last else (stored, last)
     operands = StepOperands(
-        step, parents, device, dtype, roundings, random_seed, out.shape, base, tuple(inputs), scratch, usable
+        step, parents, device, step.dtype, roundings, random_seed, out.shape, base, tuple(inputs), scratch, usable
     )
     try:
         return _run_method(METHODS[step.method], operands, out.view(-1))
