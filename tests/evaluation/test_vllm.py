@@ -228,7 +228,7 @@ def test_a_search_runs_on_it(tmp_path: Path) -> None:
     assert None not in scores.values()
     assert len(scores) == 6  # three parents, their average, two trials
     # Bits of 16 may fall another way in another engine, but a parent remains what it is.
-    assert scores["strings"] == pytest.approx(0.487, abs=0.03)
+    assert scores["text"] == pytest.approx(0.487, abs=0.03)
 
 
 @pytest.mark.vllm

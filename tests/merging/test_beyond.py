@@ -358,7 +358,7 @@ def recipe(name: str, base: str, parents: Sequence[str], dtype: str = "bfloat16"
 
 @pytest.mark.parametrize("name", METHODS_OF_TASK_VECTORS)
 def test_the_quickstart_family_merges_into_a_finite_model(name: str) -> None:
-    wanted = recipe(name, str(QUICKSTART / "base"), [str(QUICKSTART / "strings"), str(QUICKSTART / "numbers")])
+    wanted = recipe(name, str(QUICKSTART / "base"), [str(QUICKSTART / "text"), str(QUICKSTART / "maths")])
     with ParentSet.open(wanted) as parents:
         model = Merger(parents).apply(wanted)
         logits = model(torch.arange(10)[None]).logits

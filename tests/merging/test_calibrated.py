@@ -268,7 +268,7 @@ def texts(tmp_path: Path) -> str:
 def test_the_quickstart_family_merges_into_a_finite_model(method: str, tmp_path: Path) -> None:
     problems = (QUICKSTART / "problems.jsonl").read_text(encoding="utf-8").splitlines()
     (tmp_path / "few.jsonl").write_text("\n".join(problems[::20]), encoding="utf-8")
-    parents_of_it = [str(QUICKSTART / "strings"), str(QUICKSTART / "numbers")]
+    parents_of_it = [str(QUICKSTART / "text"), str(QUICKSTART / "maths")]
     wanted = recipe(method, parents_of_it, str(tmp_path / "few.jsonl"))
     average = Recipe.average(parents_of_it, "bfloat16")
     with ParentSet.open([wanted, average]) as parents:

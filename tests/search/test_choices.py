@@ -25,7 +25,7 @@ RECIPE = """
   base_model: base
   slices:
   - sources:
-    - {model: {choices: [strings, numbers]}, layer_range: [0, 3], parameters: {weight: {low: 0.3, high: 1.0}}}
+    - {model: {choices: [text, maths]}, layer_range: [0, 3], parameters: {weight: {low: 0.3, high: 1.0}}}
     - {model: base, layer_range: [0, 3]}
   - sources:
     - {model: numbers, layer_range: [{low: 1, high: 3}, 4]}
@@ -90,7 +90,7 @@ def test_methods_models_and_layers_are_searched_and_the_export_is_what_was_score
 
     assert any("points of the space cannot be merged" in message for message in phases.said)
     first = {row.trial: Path(row.name).name for row in board.rows if row.kind != "trial"}
-    assert first == {0: "strings", 1: "base", 2: "numbers", 3: "equal average"}
+    assert first == {0: "text", 1: "base", 2: "maths", 3: "equal average"}
     trials = [row for row in board.rows if row.kind == "trial"]
     assert {row.trial for row in trials} == set(range(4, 14))
     done = [row for row in trials if row.state == "complete"]
@@ -98,7 +98,7 @@ def test_methods_models_and_layers_are_searched_and_the_export_is_what_was_score
     assert failed
     assert all("the sources of a slice must have the same number of layers" in str(row.error) for row in failed)
     assert {row.recipe["merge_method"] for row in done} == {"linear", "ties"}
-    assert {Path(row.recipe["slices"][0]["sources"][0]["model"]).name for row in done} == {"strings", "numbers"}
+    assert {Path(row.recipe["slices"][0]["sources"][0]["model"]).name for row in done} == {"text", "maths"}
     depths = {3 + end - start for row in done for start, end in [row.recipe["slices"][1]["sources"][0]["layer_range"]]}
     assert len(depths) > 1
     assert depths | {4} == {depth for depth, _ in scored}
@@ -115,7 +115,7 @@ def test_a_recipe_of_chosen_method_model_and_layers_is_tried_first(tmp_path: Pat
     assert first.state == "complete"
     assert first.numbers == {
         "merge_method": "ties",
-        "slices[0].sources[0].model": str(FAMILY / "numbers"),
+        "slices[0].sources[0].model": str(FAMILY / "maths"),
         "slices[0].sources[0].parameters.weight": 0.9,
         "slices[1].sources[0].layer_range[0]": 3,
         "slices[1].sources[1].layer_range[0]": 3,
