@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from evaluation.generation.protocol import ComputeDtype, Generated, Generator, Request
     from evaluation.generation.sampling import Sampling
     from evaluation.observer import Observer, OutcomeCounter
-    from evaluation.preflight import prompt_notes
     from evaluation.problems import Problem, ProblemSet, PromptFormat, load_problem_sets, load_problems
+    from evaluation.prompt_notes import prompt_notes
     from evaluation.prompts import PROMPT_FORMATS
     from evaluation.report import Outcome, Report
     from evaluation.samples import ScoredSamples, score_samples
@@ -40,7 +40,7 @@ _NAMES = {
     "generation.protocol": "ComputeDtype Generated Generator Request",
     "generation.sampling": "Sampling",
     "observer": "Observer OutcomeCounter",
-    "preflight": "prompt_notes",
+    "prompt_notes": "prompt_notes",
     "problems": "Problem ProblemSet PromptFormat load_problem_sets load_problems",
     "prompts": "PROMPT_FORMATS",
     "report": "Outcome Report",

@@ -17,7 +17,7 @@ from typing import cast
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from evaluation.chat import TurnEnd, turn_end
+from evaluation.chat_template import TurnEnd, turn_end
 from evaluation.errors import ConsentError, EvaluationError, LogitsError
 from evaluation.generation.backends import BackendName, make_backend
 from evaluation.generation.drafting.draft_store import Draft, DraftStore, prompt_key

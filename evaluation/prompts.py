@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, get_args
 
-from evaluation.answers import code_of
-from evaluation.chat import TurnEnd, ask, special_tokens
-from evaluation.definitions import body_indentation
+from evaluation.answers.code import code_of
+from evaluation.answers.definitions import body_indentation
+from evaluation.chat_template import TurnEnd, ask, special_tokens
 from evaluation.errors import ModelError
 from evaluation.problems import Problem, PromptFormat, Style
 from evaluation.sandbox.prompt_ending import prompt_ending

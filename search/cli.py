@@ -49,10 +49,11 @@ class _Commands(click.Group):
 
 def _is_for_people(error: Exception) -> bool:
     from evaluation.errors import EvaluationError
+    from evaluation.sandbox.errors import SandboxError
     from merging.errors import MergingError
     from search.errors import SearchError
 
-    return isinstance(error, SearchError | MergingError | EvaluationError)
+    return isinstance(error, SearchError | MergingError | EvaluationError | SandboxError)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

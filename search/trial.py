@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evaluation import EvaluationError, Evaluator, Observer, OutcomeCounter, ProblemSet, Report
-from evaluation.generation.free_memory import free_memory, is_device_lost, is_out_of_memory
+from evaluation.generation.free_memory import is_device_lost, is_out_of_memory, release_unused
 from merging import Merger, MergingError, OutOfMemory, Recipe, renamed
 from search.contents import ParentContents
 from search.drafts import SharedDrafts
@@ -101,7 +101,7 @@ class Bench:
             if not (is_out_of_memory(error) or isinstance(error, OutOfMemory)):
                 raise
             _LOG.warning("out of memory; what nobody uses is given back, and it is tried once more", exc_info=error)
-        free_memory()  # only here: the error held what its frames held
+        release_unused()  # only here: the error held what its frames held
         return self._score(recipe, problems, parent, final, least_likelihood)
 
     def _score(

@@ -7,7 +7,7 @@ from functools import lru_cache
 
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from evaluation.chat import turn_end
+from evaluation.chat_template import turn_end
 
 # A stop text of n characters lies in the last n tokens at most; decoding some more costs nothing.
 TAIL_TOKENS = 16

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evaluation import answers as answers_module
-from evaluation.answers import blocks, code_of
+from evaluation.answers.code import blocks, code_of
 from evaluation.problems.problem import parse
 from tests.evaluation.evalplus_cases import NOTHING, REDEFINED, Answer, answers
 from tests.evaluation.evalplus_table import recorded

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evaluation import Problem, SandboxPool
-from evaluation.answers import code_of
+from evaluation.answers.code import code_of
 from evaluation.prompts import extract
 
 PROMPT = 'import math\n\n\ndef f(x):\n    """Return three times x."""\n'

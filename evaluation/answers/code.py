@@ -17,8 +17,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
-from evaluation.answer_text import is_fence, readings, sections
-from evaluation.definitions import at_once, needed, rank
+from evaluation.answers.definitions import at_once, needed, rank
+from evaluation.answers.wrapping import is_fence, readings, sections
 from evaluation.problems.problem import parse
 
 # So often, and in no less than so many characters, an answer is parsed; 500 brackets that nothing closes would be
@@ -40,7 +40,7 @@ class Effort:
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
+class CodeBlock:
     """Lines that are a program.
 
     Attributes:
@@ -82,7 +82,7 @@ def code_of(answer: str, entry_point: str, indentation: str = "") -> str:
     return longest.text if longest else answer
 
 
-def blocks(text: str, effort: Effort | None = None) -> Iterator[Block]:
+def blocks(text: str, effort: Effort | None = None) -> Iterator[CodeBlock]:
     """Yield the parts of a text that are programs: from each line on which one can begin, as far as it goes.
 
     Those that begin at a statement of one before are left out; they end where that does. Where the effort is spent,
@@ -100,7 +100,7 @@ def blocks(text: str, effort: Effort | None = None) -> Iterator[Block]:
         if tree is not None and tree.body:
             # In a fence that nothing closes, and before the end of the text.
             is_cut_off = bisect_left(fences, start) % 2 == 1 and bisect_left(fences, end) == len(fences) and end <= last
-            yield Block("\n".join(lines[start:end]), tree, range(start, end), is_cut_off)
+            yield CodeBlock("\n".join(lines[start:end]), tree, range(start, end), is_cut_off)
             within |= {start + number for number in _outer_lines(tree, end - start)}
 
 
@@ -150,7 +150,7 @@ def _outer_lines(tree: ast.Module, count: int) -> set[int]:
 
 def _definition(texts: Sequence[str], entry_point: str, effort: Effort) -> str | None:
     """Return the best definition of the function in some texts, of equal ones the last of the first text."""
-    best: tuple[tuple[bool, ...], Sequence[Block], Block] | None = None
+    best: tuple[tuple[bool, ...], Sequence[CodeBlock], CodeBlock] | None = None
     for found in (list(blocks(text, effort)) for text in texts):
         end = 0
         for block in found:
@@ -161,7 +161,7 @@ def _definition(texts: Sequence[str], entry_point: str, effort: Effort) -> str |
     return _needed(*best[1:], entry_point) if best else None
 
 
-def _quality(block: Block, entry_point: str) -> tuple[bool, ...] | None:
+def _quality(block: CodeBlock, entry_point: str) -> tuple[bool, ...] | None:
     """Return how good a definition of the function a block holds, or None if it holds none."""
     if (found := rank(block.tree.body, entry_point)) is None:
         return None
@@ -169,7 +169,7 @@ def _quality(block: Block, entry_point: str) -> tuple[bool, ...] | None:
     return returns, not block.is_cut_off, does_something
 
 
-def _needed(found: Sequence[Block], own: Block, entry_point: str) -> str:
+def _needed(found: Sequence[CodeBlock], own: CodeBlock, entry_point: str) -> str:
     others = [node for block in found if block.place.start not in own.place for node in block.tree.body]
     return _unparsed(needed(own.tree.body, others, entry_point)) or own.text
 

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evaluation.chat import as_rendered, ask, special_tokens, turn_end
+from evaluation.chat_template import as_rendered, ask, special_tokens, turn_end
 from evaluation.problems import Problem, PromptFormat
 from evaluation.prompts import encode, question, render
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evaluation import EvaluationError, Problem, prompt_notes
-from evaluation.chat import TurnEnd, ask, turn_end
+from evaluation.chat_template import TurnEnd, ask, turn_end
 from evaluation.prompts import prompt_tokens, question, render, stops
 from merging.tokenization import chat_templates
 from merging.tokenization.chat_templates import TEMPLATES
