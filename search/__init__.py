@@ -11,17 +11,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from search.config import SearchConfig
     from search.errors import SearchError
     from search.export import export_trial
     from search.leaderboard import Leaderboard, Row
+    from search.space.config import SearchConfig
     from search.worker import run_search
 
 # Imported on first use: `merge-search --help` waits for none of torch, transformers and optuna.
 _HOMES = {
     "Leaderboard": "search.leaderboard",
     "Row": "search.leaderboard",
-    "SearchConfig": "search.config",
+    "SearchConfig": "search.space.config",
     "SearchError": "search.errors",
     "export_trial": "search.export",
     "run_search": "search.worker",

@@ -11,7 +11,7 @@ import torch
 
 from evaluation import BackendName, ComputeDtype, Speeds, compute_speeds
 from merging import Merger, Recipe
-from search.config import EvaluationSection
+from search.space.config import EvaluationSection
 
 
 @dataclass(frozen=True, slots=True)

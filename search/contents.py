@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from merging import Contents, FileChanged, FileDigests, contents_of, parts_named
-from search.config import MergingSection, SearchConfig
 from search.errors import SearchError
 from search.identity import (
     BESIDE,
@@ -26,6 +25,7 @@ from search.identity import (
     differing,
 )
 from search.progress import Progress
+from search.space.config import MergingSection, SearchConfig
 
 # What takes less is not worth a line.
 _QUIET_SECONDS = 1.0

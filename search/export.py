@@ -7,12 +7,12 @@ from contextlib import closing
 from pathlib import Path
 
 from merging import Recipe, renamed
-from search.config import EvaluationSection, Sections
 from search.database import storage_errors
 from search.devices import choose_device
 from search.errors import SearchError
 from search.leaderboard import Leaderboard, Row
 from search.results import ResultsFolder
+from search.space.config import EvaluationSection, Sections
 from search.startup import quick_imports
 from search.study import Studies, quiet
 

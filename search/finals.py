@@ -16,11 +16,11 @@ from optuna.trial import FrozenTrial, TrialState
 
 from evaluation import ProblemSet
 from merging import Recipe
-from search.config import SearchConfig
 from search.errors import STOPS, is_of_the_candidate
 from search.machine import Machine
 from search.outcomes import letters
 from search.reruns import DIED
+from search.space.config import SearchConfig
 from search.standing import finalists, standing
 from search.study import RECIPE, Studies
 from search.trial import Bench, Result, describe, machine_failed

@@ -11,9 +11,9 @@ from evaluation import EvaluationError, ProblemSet, prompt_notes
 from evaluation.generation.text import configured_ends
 from evaluation.prompts import prompt_tokens
 from merging import Merger, Recipe
-from search.config import SearchConfig
 from search.errors import SearchError
 from search.numbers import LABEL_WIDTH, parent_names
+from search.space.config import SearchConfig
 
 
 def require_template(config: SearchConfig, tokenizer: PreTrainedTokenizerBase) -> None:

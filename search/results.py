@@ -34,7 +34,7 @@ from search.locks import exclusive, held, is_held
 
 if TYPE_CHECKING:
     from evaluation import Isolation, Outcome
-    from search.config import SearchConfig
+    from search.space.config import SearchConfig
 
 _CONFIG, _SEARCH, _STUDY, _COMPLETIONS, _LOG = "config.yaml", "search.json", "study.db", "completions", "worker.log"
 _DRAFTS, _VERDICTS, _SANDBOX = "drafts.jsonl", "verdicts.db", "sandbox.jsonl"

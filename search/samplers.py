@@ -19,7 +19,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 if TYPE_CHECKING:
-    from search.config import Sampler
+    from search.space.config import Sampler
 
 Maker = Callable[[int, Mapping[str, Any]], BaseSampler]
 

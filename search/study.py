@@ -30,8 +30,8 @@ from search.samplers import SeededSampler
 
 if TYPE_CHECKING:  # a leaderboard is read without waiting for torch
     from merging import Recipe
-    from search.config import SearchConfig
-    from search.space import SearchSpace
+    from search.space.config import SearchConfig
+    from search.space.space import SearchSpace
 
 _BASELINES = "/baselines"
 # User attributes of a trial, by what they hold.

@@ -14,7 +14,7 @@ from typing import Any
 from merging import Merger, Recipe
 from merging.unread import NO_PARAMETER, Keys, unread, unread_notes
 from search.progress import Progress, count
-from search.space import SearchSpace
+from search.space.space import SearchSpace
 
 # How many recipes are drawn where a method, a model or a layer is searched, too: two choices may have to meet.
 _DRAWS = 20

@@ -26,7 +26,6 @@ from transformers import PreTrainedTokenizerBase
 from evaluation import ConsentError, Evaluator, ProblemSet
 from merging import FileDigests, Merger, MergingError, ParentSet, Recipe, choose_kernels, load_tokenizer
 from search.compute import Compute
-from search.config import SearchConfig
 from search.contents import ParentContents
 from search.database import storage_errors
 from search.devices import choose_device
@@ -42,6 +41,7 @@ from search.progress import NAME_WIDTH, Progress, Silent, count
 from search.prompt_checks import asking_notes, require_template
 from search.reruns import ERROR
 from search.results import STATISTICS, ResultsFolder
+from search.space.config import SearchConfig
 from search.standing import least_likelihood, standing
 from search.study import KIND, NAME, RECIPE, Baseline, Studies, quiet
 from search.trial import AGAIN, Bench, Result, repeat_trial, run_trial

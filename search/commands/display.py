@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from merging import Recipe
     from merging.planning.plan import Step
     from search.compare import Comparison
-    from search.config import SearchConfig
     from search.leaderboard import Leaderboard
     from search.progress import Progress
     from search.prompt_formats import Tried
+    from search.space.config import SearchConfig
 
 # Of a table that goes to no terminal.
 _PIPED_WIDTH = 160

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from merging.methods.registry import Number
     from merging.planning.plan import Step
-    from search.ranges import Range
+    from search.space.ranges import Range
 
 _LAYER = re.compile(r"^(?P<head>(?:[^.]*[^.\d][^.]*\.)+)(?P<index>\d+)\.(?P<tail>.*)$")
 # From this width on there is room for the keys as the config has them.

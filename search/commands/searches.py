@@ -14,7 +14,7 @@ from search.startup import quick_imports
 
 def _seconds(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:  # noqa: ARG001
     """Read a duration such as 8h or 1h30m as seconds."""
-    from search.config import parse_duration
+    from search.space.config import parse_duration
 
     try:
         return None if value is None else parse_duration(value)
@@ -63,7 +63,7 @@ def run(
     with Terminal() as progress:
         # PyTorch and transformers take seconds to import: a person sees why.
         progress.begin("starting", 1)
-        from search.config import SearchConfig
+        from search.space.config import SearchConfig
 
         loaded = SearchConfig.load(config)
         if allow_code_execution:

@@ -12,9 +12,10 @@ from click.testing import CliRunner, Result
 from transformers import PreTrainedModel
 
 from merging import compute_in_float32, load_model
-from search import SearchConfig, run_search, space
+from search import SearchConfig, run_search
 from search.cli import main
 from search.results import ResultsFolder
+from search.space import space
 from tests.search.family import Family, make_family
 
 Command = Callable[..., Result]
@@ -25,14 +26,14 @@ DRAWS = space._DRAWS
 def few_draws() -> Iterator[None]:
     """Let a search look at few points of its space where it begins; `every_draw` lets it look at all."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("search.space._DRAWS", 5)
+        patch.setattr("search.space.space._DRAWS", 5)
         yield
 
 
 @pytest.fixture(scope="module")
 def every_draw() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("search.space._DRAWS", DRAWS)
+        patch.setattr("search.space.space._DRAWS", DRAWS)
         yield
 
 

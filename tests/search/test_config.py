@@ -10,7 +10,7 @@ import pytest
 
 from merging import MergingError
 from search import SearchConfig, SearchError
-from search.config import parse_duration, parse_size
+from search.space.config import parse_duration, parse_size
 from tests.search.family import Family
 
 

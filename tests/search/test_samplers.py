@@ -9,9 +9,9 @@ from typing import get_args
 import pytest
 
 from search import SearchConfig
-from search.config import Sampler
 from search.results import ResultsFolder
 from search.samplers import SAMPLERS
+from search.space.config import Sampler
 from search.study import Studies, quiet
 from tests.search.family import Family
 

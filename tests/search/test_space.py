@@ -13,8 +13,8 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 from merging import METHODS, MergingError, Recipe
 from search import SearchError
-from search.ranges import WHOLE
-from search.space import SearchSpace
+from search.space.ranges import WHOLE
+from search.space.space import SearchSpace
 
 pytestmark = pytest.mark.usefixtures("every_draw")
 

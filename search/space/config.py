@@ -27,7 +27,7 @@ from evaluation.problems import SETS, is_there
 from merging import YamlReader, missing_part, renamed, shown, split_reference
 from merging.checkpoints.named import FILES, REFERENCES, kind_of, references_in, require_files, require_models
 from search.errors import SearchError
-from search.space import SearchSpace
+from search.space.space import SearchSpace
 
 Sampler: TypeAlias = Literal["tpe", "cmaes", "gp", "nsgaii", "qmc", "random"]
 Objectives: TypeAlias = Literal["weighted", "separate"]

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from merging import MergingError, Recipe
 from search.errors import SearchError
-from search.ranges import Keys, Range, find_ranges
+from search.space.ranges import Keys, Range, find_ranges
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
