@@ -28,7 +28,7 @@ RECIPE = """
     - {model: {choices: [text, maths]}, layer_range: [0, 3], parameters: {weight: {low: 0.3, high: 1.0}}}
     - {model: base, layer_range: [0, 3]}
   - sources:
-    - {model: numbers, layer_range: [{low: 1, high: 3}, 4]}
+    - {model: maths, layer_range: [{low: 1, high: 3}, 4]}
     - {model: base, layer_range: [{low: 1, high: 3}, 4]}
   parameters: {weight: 0.8, density: {low: 0.5, high: 1.0}}
   dtype: bfloat16
@@ -38,9 +38,9 @@ START = """
       base_model: base
       slices:
       - sources:
-        - {model: numbers, layer_range: [0, 3], parameters: {weight: 0.9}}
+        - {model: maths, layer_range: [0, 3], parameters: {weight: 0.9}}
         - {model: base, layer_range: [0, 3]}
-      - sources: [{model: numbers, layer_range: [3, 4]}, {model: base, layer_range: [3, 4]}]
+      - sources: [{model: maths, layer_range: [3, 4]}, {model: base, layer_range: [3, 4]}]
       parameters: {weight: 0.8, density: 0.75}
       dtype: bfloat16
 """
