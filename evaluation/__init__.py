@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from evaluation.generation.sampling import Sampling
     from evaluation.observer import Observer, OutcomeCounter
     from evaluation.problems import Problem, ProblemSet, PromptFormat, load_problem_sets, load_problems
-    from evaluation.prompt_notes import prompt_notes
     from evaluation.prompts import PROMPT_FORMATS
     from evaluation.report import Outcome, Report
     from evaluation.samples import ScoredSamples, score_samples
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from evaluation.sandbox.pool import SandboxPool
     from evaluation.sandbox.verdict import Status, Verdict
     from evaluation.scoring import PairedTest, paired_test, pass_at_k, wilson_interval
+    from evaluation.tokenizer_notes import prompt_notes
 
 # What each module gives, imported on first use (PEP 562): a command that scores nothing does not wait for torch.
 _NAMES = {
@@ -40,7 +40,7 @@ _NAMES = {
     "generation.protocol": "ComputeDtype Generated Generator Request",
     "generation.sampling": "Sampling",
     "observer": "Observer OutcomeCounter",
-    "prompt_notes": "prompt_notes",
+    "tokenizer_notes": "prompt_notes",
     "problems": "Problem ProblemSet PromptFormat load_problem_sets load_problems",
     "prompts": "PROMPT_FORMATS",
     "report": "Outcome Report",

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evaluation import answers as answers_module
+from evaluation.answers import code
 from evaluation.answers.code import blocks, code_of
 from evaluation.problems.problem import parse
 from tests.evaluation.evalplus_cases import NOTHING, REDEFINED, Answer, answers
@@ -82,9 +82,9 @@ def test_whatever_is_repeated_is_parsed_a_bounded_number_of_times(parts: list[tu
     text = "".join(f"{line}\n" * count for line, count in parts)
     with pytest.MonkeyPatch.context() as patch:
         parsed: list[int] = []
-        patch.setattr(answers_module, "_LEAST_CHARACTERS", 0)
-        patch.setattr(answers_module, "_MOST_TIMES", 20)
-        patch.setattr(answers_module, "parse", lambda program: parsed.append(len(program)) or parse(program))
+        patch.setattr(code, "_LEAST_CHARACTERS", 0)
+        patch.setattr(code, "_MOST_TIMES", 20)
+        patch.setattr(code, "parse", lambda program: parsed.append(len(program)) or parse(program))
         code_of(text, "f", "    ")
     assert sum(parsed) <= 20 * len(text)
 
@@ -94,7 +94,7 @@ def test_lines_that_begin_no_program_are_parsed_with_nothing_that_follows(
     line: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parsed: list[str] = []
-    monkeypatch.setattr(answers_module, "parse", lambda program: parsed.append(program) or parse(program))
+    monkeypatch.setattr(code, "parse", lambda program: parsed.append(program) or parse(program))
     assert not list(blocks(f"{line}\n" * 300))
     assert parsed == []
 

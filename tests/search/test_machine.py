@@ -146,7 +146,7 @@ def test_merging_and_scoring_see_the_same_free_memory(
         "memory.current": str(used),
         "memory.stat": f"inactive_file {cached}",
     }.items():
-        (tmp_path / name).write_text(text + "\n")
+        (tmp_path / name).write_text(f"{text}\n")
     modules = [inspect.getmodule(function) for function in (merging_free_host_bytes, free_host_bytes)]
     for module in modules:
         monkeypatch.setattr(module, "_GROUPS", [(tmp_path, "memory.max", "memory.current", "inactive_file")])
