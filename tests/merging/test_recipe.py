@@ -14,6 +14,7 @@ from mergekit.config import MergeConfiguration, evaluate_setting  # type: ignore
 from merging import MergingError, ParentSet, Recipe
 from merging.methods import METHODS, Parameter
 from merging.planning.plan import Plan
+from merging.recipes.parameter_types import parameter_types
 from merging.recipes.settings import Setting, knots_at, parse_setting
 from tests.merging.conftest import Family
 from tests.merging.oracle import mergekit_tasks
@@ -533,3 +534,8 @@ def test_the_key_of_an_enclosing_file_stands_before_the_recipes_own() -> None:
     data = yaml.safe_load(TIES.replace("density: 0.5", "density: 2"))
     with pytest.raises(MergingError, match=r"^search\.yaml: recipe\.models\[0\]\.parameters\.density: 2 is outside"):
         Recipe.from_dict(data, source="search.yaml", key="recipe")
+
+
+def test_the_types_of_parameters_are_known_without_the_methods() -> None:
+    declared = {p.key: p.kind.__name__ for method in METHODS.values() for p in method.parameters}
+    assert parameter_types() == declared
