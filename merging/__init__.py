@@ -23,11 +23,12 @@ if TYPE_CHECKING:
     )
     from merging.compiling import choose_kernels
     from merging.errors import MachineError, MergingError, NonFiniteTensor, OutOfMemory, shown, suggest
-    from merging.export import export_model, model_card
+    from merging.export import ExportOptions, Scored, export_model, model_card
     from merging.loading import load_model
     from merging.merger import Merger
     from merging.methods import METHODS
     from merging.models import compute_in_float32
+    from merging.options import LoadOptions, MergeOptions
     from merging.parents import ParentSet
     from merging.planning.plan import Plan
     from merging.recipes.recipe import Recipe
@@ -53,6 +54,10 @@ _HOMES = {
     "choose_kernels": "merging.compiling",
     "compute_in_float32": "merging.models",
     "contents_of": "merging.checkpoints.contents",
+    "ExportOptions": "merging.export",
+    "LoadOptions": "merging.options",
+    "MergeOptions": "merging.options",
+    "Scored": "merging.export",
     "export_model": "merging.export",
     "load_model": "merging.loading",
     "load_tokenizer": "merging.tokenization.tokenizers",
@@ -70,9 +75,12 @@ _HOMES = {
 __all__ = [
     "METHODS",
     "Contents",
+    "ExportOptions",
     "FileChanged",
     "FileDigests",
+    "LoadOptions",
     "MachineError",
+    "MergeOptions",
     "Merger",
     "MergingError",
     "NonFiniteTensor",
@@ -80,6 +88,7 @@ __all__ = [
     "ParentSet",
     "Plan",
     "Recipe",
+    "Scored",
     "YamlReader",
     "choose_kernels",
     "compute_in_float32",

@@ -96,7 +96,7 @@ def _made_of(parent: str, sequences: Sequence[Tensor], parents: ParentSet, diges
     """Return what tells observations apart: what the tokenizer made of the texts, the weights, and what runs them."""
     checkpoint = parents.checkpoints[parent]
     weights = [parents.stored(parent, name).made_of(digest) for name in _names(parent, parents)]
-    own_code = checkpoint.folder.glob("*.py") if checkpoint.trust_remote_code else ()
+    own_code = checkpoint.folder.glob("*.py") if checkpoint.options.trust_remote_code else ()
     code = [version("transformers"), *(digest(file) for file in sorted(own_code))]
     return [[ids.tolist() for ids in sequences], weights, checkpoint.config.to_dict(), code]
 
@@ -195,7 +195,7 @@ def _float32_model(parent: str, parents: ParentSet) -> nn.Module:
 # Tensors made under inference_mode can have no gradients; merging is done under it.
 @torch.inference_mode(False)
 def _tokenize(texts: Sequence[str], parent: str, file: str, parents: ParentSet) -> list[Tensor]:
-    tokenizer = load_tokenizer(parent, parents.trust_remote_code)
+    tokenizer = load_tokenizer(parent, parents.options)
     text_config = parents.checkpoints[parent].config.get_text_config()
     length = min(_TOKENS, getattr(text_config, "max_position_embeddings", _TOKENS))
     encoded = [torch.tensor(tokenizer(text).input_ids[:length]) for text in texts]

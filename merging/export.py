@@ -12,7 +12,8 @@ import glob
 import json
 import math
 import shutil
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
@@ -27,6 +28,7 @@ from merging.execution import run_steps
 from merging.inductor import AnyKernels
 from merging.methods import METHODS
 from merging.models import config_text, ends_besides, generation_config_text, loaded_end_tokens
+from merging.options import MERGE, MergeOptions
 from merging.parents import ParentSet
 from merging.planning.plan import Plan, Step
 from merging.recipes.recipe import Recipe
@@ -46,25 +48,46 @@ _COPIED = (".json", ".jinja", ".model", ".txt", ".py")
 _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "K": 10**3, "M": 10**6, "B": 10**9}
 
 
+@dataclass(frozen=True, slots=True)
+class ExportOptions:
+    """What is written.
+
+    Attributes:
+        max_shard_size: the most that one file of weights may hold, such as ``5GB`` (or ``5B``, as in mergekit).
+        write_model_card: whether there is a model card.
+        card: its text; by default it shows the recipe.
+        copy_tokenizer: whether a merge whose recipe names no tokenizer gets that of its base.
+        mergekit_compatible: whether mergekit must be able to read what is exported.
+    """
+
+    max_shard_size: str = "5GB"
+    write_model_card: bool = True
+    card: str | None = None
+    copy_tokenizer: bool = True
+    mergekit_compatible: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """What was scored, where the merge was.
+
+    Attributes:
+        end_tokens: ids that ended an answer besides the tokenizer's own, for generation_config.json.
+        weights_digest: what `Merger.weights_digest` returned.
+    """
+
+    end_tokens: tuple[int, ...] = ()
+    weights_digest: str | None = None
+
+
 def export_model(
     recipe: Recipe,
     to: Path,
+    options: MergeOptions = MERGE,
+    files: ExportOptions = ExportOptions(),
     *,
-    random_seed: int = 0,
-    device: str = "cpu",
-    max_shard_size: str = "5GB",
-    lazy_unpickle: bool = False,
-    card: str | None = None,
-    write_model_card: bool = True,
-    copy_tokenizer: bool = True,
-    trust_remote_code: bool = False,
-    allow_crimes: bool = False,
-    compile: bool | None = None,
-    mergekit_compatible: bool = False,
-    statistics: Path | None = None,
+    scored: Scored = Scored(),
     digests: FileDigests | None = None,
-    end_tokens: Collection[int] = (),
-    weights_digest: str | None = None,
     progress: Callable[[str, int, int], None] | None = None,
     note: Callable[[str], None] | None = None,
 ) -> None:
@@ -78,48 +101,28 @@ def export_model(
     Args:
         recipe: the merge.
         to: the folder to make; it must not exist, or be empty.
-        random_seed: the seed of methods that draw random numbers.
-        device: where to merge.
-        max_shard_size: the most that one file of weights may hold, such as ``5GB`` (or ``5B``, as in mergekit).
-        lazy_unpickle: whether torch pickles may be read, where a parent has no safetensors.
-        card: the text of the model card; by default one that shows the recipe.
-        write_model_card: whether there is one.
-        copy_tokenizer: whether a merge whose recipe names no tokenizer gets that of its base.
-        trust_remote_code: whether Python code that comes with a model may be executed; it is then copied, too.
-        allow_crimes: whether models of different architectures may be merged where their tensors fit.
-        compile: whether to merge with compiled kernels, on a CPU; by default where that saves time.
-        mergekit_compatible: whether mergekit must be able to read what is exported.
-        statistics: a folder in which a search keeps what it computed of the parents alone; it is read only.
+        options: how and where to merge; statistics are read only, and no parent is kept in memory.
+        files: what is written.
+        scored: what was scored.
         digests: of the parents' files, where somebody else needs these, too.
-        end_tokens: ids that end an answer besides the tokenizer's own, for generation_config.json.
-        weights_digest: what `Merger.weights_digest` returned when the merge was scored, if it was.
         progress: called with (phase, done, in all).
-        note: called with what is otherwise than a person would hope, in sentences.
+        note: called with what a user should know, in sentences.
 
     Raises:
         MergingError: the recipe does not fit its parents, the folder is taken, the disk is full, or what was written
             would not load as what was merged, or is not what was scored.
     """
-    limit = _bytes(max_shard_size)
+    limit = _bytes(files.max_shard_size)
     _check_free(to)
     to = to.resolve()  # a link to an empty folder is filled, and stays
     if progress:
         progress("opening the parents; what transformers says of a model is asked once and kept", 0, 1)
     # Every tensor is merged once: to keep it would cost memory and save nothing.
     with (
-        ParentSet.open(
-            recipe,
-            device,
-            memory_budget=0,
-            lazy_unpickle=lazy_unpickle,
-            trust_remote_code=trust_remote_code,
-            allow_crimes=allow_crimes,
-            statistics=statistics,
-            digests=digests,
-        ) as parents,
+        ParentSet.open(recipe, replace(options, memory_budget=0), digests=digests) as parents,
         contextlib.ExitStack() as parts,
     ):
-        choice = choose_kernels(parents.elements, parents.device, compile)
+        choice = choose_kernels(parents.elements, parents.device, options.compile)
         plan = Plan.of(recipe, parents)
         steps = plan.at(recipe)
         if note:
@@ -130,7 +133,7 @@ def export_model(
             )
             for sentence in (*notes, *filter(None, [choice.note])):
                 note(sentence)
-        tokenizer = _tokenizer(recipe, parents, copy_tokenizer)
+        tokenizer = _tokenizer(recipe, parents, files.copy_tokenizer)
         calibrate(steps, parents, progress)
         try:
             to.parent.mkdir(parents=True, exist_ok=True)
@@ -141,12 +144,12 @@ def export_model(
             raise _unwritable(to, error) from None
         try:
             folder = part
-            if mergekit_compatible and not METHODS[recipe.merge_method].in_mergekit:
+            if files.mergekit_compatible and not METHODS[recipe.merge_method].in_mergekit:
                 folder = part / compatible.DELTA
                 folder.mkdir()
-                _write_equivalent(recipe, plan, parents, part, to, write_model_card)
-            _write_weights(plan, steps, parents, folder, limit, random_seed, choice.kernels, progress)
-            special = tokenizer.special.ending(end_tokens) if tokenizer else None
+                _write_equivalent(recipe, plan, parents, part, to, files.write_model_card)
+            _write_weights(plan, steps, parents, folder, limit, options.random_seed, choice.kernels, progress)
+            special = tokenizer.special.ending(scored.end_tokens) if tokenizer else None
             _write_configs(recipe, plan, parents, folder, special)
             if tokenizer and special:
                 tokenizer.save(folder)
@@ -156,12 +159,13 @@ def export_model(
             if progress:
                 progress("opening what was written", 0, 1)
             try:
-                _reopen(recipe, plan, parents, folder, special, weights_digest)
+                _reopen(recipe, plan, parents, folder, special, scored.weights_digest)
             except MergingError as error:
                 reason = str(error).replace(str(folder), str(to))
                 raise MergingError(f"{to}: was not exported, and nothing was left there: {reason}") from None
-            if write_model_card:
-                (folder / "README.md").write_text(card or model_card(recipe, to.name, random_seed), encoding="utf-8")
+            if files.write_model_card:
+                card = files.card or model_card(recipe, to.name, options.random_seed)
+                (folder / "README.md").write_text(card, encoding="utf-8")
             part.chmod(0o755)  # private while it is made
             part.rename(to)  # an empty folder of that name is replaced
         except OSError as error:
@@ -267,7 +271,7 @@ def _write_configs(recipe: Recipe, plan: Plan, parents: ParentSet, folder: Path,
     config = config_text(donor, plan, parents, special)
     (folder / CONFIG).write_text(config, encoding="utf-8")
     (folder / GENERATION).write_text(generation_config_text(donor, special), encoding="utf-8")
-    if parents.trust_remote_code:
+    if parents.options.trust_remote_code:
         for code in donor.folder.glob("*.py"):
             shutil.copyfile(code, folder / code.name)
 
@@ -291,7 +295,7 @@ def _reopen(
     layout = parents.architecture.layout
     entries = [piece for entry in plan.entries for piece in pieces_of(entry, layout.disassemble)]
     end_tokens = loaded_end_tokens(parents.checkpoints[recipe.donor], special)
-    merge = check_written(folder, entries, plan.model_dtype, end_tokens, parents.trust_remote_code)
+    merge = check_written(folder, entries, plan.model_dtype, end_tokens, parents.options)
     if weights_digest and digest_of_files(merge.tensors, plan, parents) != weights_digest:
         raise MergingError(
             "its weights are not those that were scored, although the parents hold the same; export it where the "

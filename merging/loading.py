@@ -18,15 +18,15 @@ from merging.checkpoints.architecture import layer_head
 from merging.checkpoints.checkpoint import Checkpoint
 from merging.checkpoints.differences import left_out
 from merging.errors import MergingError, code_refused, first_line
+from merging.options import LOAD, LoadOptions
 
 
 def load_model(
     reference: str,
     device: str = "cpu",
     dtype: str | None = None,
+    options: LoadOptions = LOAD,
     *,
-    lazy_unpickle: bool = False,
-    trust_remote_code: bool = False,
     note: Callable[[str], None] | None = None,
 ) -> PreTrainedModel:
     """Load one plain checkpoint, its adapter merged if it has one.
@@ -35,14 +35,13 @@ def load_model(
         reference: a folder or a hub id, or one and an adapter (``base+adapter``).
         device: where to put it, as torch names devices.
         dtype: a torch dtype's name; by default the one that it is saved in.
-        lazy_unpickle: whether torch pickles may be read, where it has no safetensors.
-        trust_remote_code: whether Python code that comes with it may be executed.
+        options: what opening it may do.
         note: called with what of it is not used, in sentences.
 
     Raises:
         MergingError: it is missing or broken, or its files hold other tensors than its config asks for; names them.
     """
-    checkpoint = Checkpoint.open(reference, lazy_unpickle=lazy_unpickle, trust_remote_code=trust_remote_code)
+    checkpoint = Checkpoint.open(reference, options)
     _ = checkpoint.config  # refused before transformers explains at length
     _ = checkpoint.generation_config  # which transformers leaves out where it is broken
     model, found = _load(checkpoint, getattr(torch, dtype) if dtype else checkpoint.dtype)
@@ -63,7 +62,7 @@ def _load(checkpoint: Checkpoint, dtype: torch.dtype) -> tuple[Any, Mapping[str,
     try:
         with _quiet():
             loaded = AutoModelForCausalLM.from_pretrained(
-                checkpoint.folder, dtype=dtype, trust_remote_code=checkpoint.trust_remote_code,
+                checkpoint.folder, dtype=dtype, trust_remote_code=checkpoint.options.trust_remote_code,
                 ignore_mismatched_sizes=True, output_loading_info=True,
             )  # fmt: skip
         return cast(tuple[Any, Mapping[str, Any]], loaded)

@@ -37,7 +37,7 @@ def merged_config(donor: Checkpoint, plan: Plan, parents: ParentSet, special: Sp
         untie(config)
     text = config.get_text_config()
     for part in (config, text):
-        _forget_how_to_load(part, parents.trust_remote_code)
+        _forget_how_to_load(part, parents.options.trust_remote_code)
     text.vocab_size = plan.rows or text.vocab_size
     for part in (config,) if text is config else (config, text):
         if special:
@@ -139,7 +139,7 @@ def _build(config: PreTrainedConfig, parents: ParentSet, device: torch.device) -
 
     with no_init_weights(), device:
         model: Any = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
-            config, dtype=config.dtype, trust_remote_code=parents.trust_remote_code
+            config, dtype=config.dtype, trust_remote_code=parents.options.trust_remote_code
         )
     model.tie_weights()  # which init_weights would have done
     _widen(model, model.dtype)

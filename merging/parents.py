@@ -8,7 +8,6 @@ tensor that has room is read from disk once. Does not merge.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from types import TracebackType
 from typing import TypeAlias
 
@@ -23,6 +22,7 @@ from merging.checkpoints.differences import different_computations, different_he
 from merging.checkpoints.fit import check_fit
 from merging.checkpoints.weights import Digest, StoredTensor
 from merging.errors import MergingError
+from merging.options import MERGE, LoadOptions, MergeOptions
 from merging.placement import DeviceMap, Placement
 from merging.recipes.recipe import Recipe
 from merging.residency.memory import Budget
@@ -42,12 +42,21 @@ class ParentSet:
     """The parents of one recipe, or of all the recipes of a search, for merging on a device.
 
     Use as a context manager; on leaving, their memory is given back.
+
+    Attributes:
+        options: what opening them may do.
     """
 
     def __init__(
-        self, checkpoints: dict[str, Checkpoint], device: torch.device, budget: Budget, statistics: Statistics
+        self,
+        checkpoints: dict[str, Checkpoint],
+        device: torch.device,
+        budget: Budget,
+        statistics: Statistics,
+        options: LoadOptions,
     ) -> None:
         self.device = device
+        self.options = options
         # One with an output head of its own, if there is one: a tied model has all that the others have but that.
         untied = (name for name, each in checkpoints.items() if not each.config.tie_word_embeddings)
         self._reference = next(untied, next(iter(checkpoints)))
@@ -67,30 +76,15 @@ class ParentSet:
     def open(
         cls,
         recipes: Recipe | Iterable[Recipe],
-        device: str = "cpu",
+        options: MergeOptions = MERGE,
         *,
-        device_map: DeviceMap | None = None,
-        memory_budget: int | Budget | None = None,
-        lazy_unpickle: bool = False,
-        trust_remote_code: bool = False,
-        allow_crimes: bool = False,
-        statistics: Path | None = None,
         digests: FileDigests | None = None,
     ) -> ParentSet:
         """Open every parent of the recipes; their weights are read by `load`, or else when they are first merged.
 
         Args:
             recipes: one recipe or several.
-            device: where the merging is done, as torch names devices.
-            device_map: spreads the live model over several devices, instead: ``auto``, or a device for each module by
-                name, as accelerate takes it. Each tensor is merged on its device, and parents are kept there.
-            memory_budget: bytes that may be used to keep the parents, in the device's memory first and then in the
-                host's; what has no room is read again for every candidate. By default what is free.
-            lazy_unpickle: whether torch pickles may be read, where a parent has no safetensors.
-            trust_remote_code: whether Python code that comes with a model may be executed.
-            allow_crimes: whether models of different architectures may be merged where their tensors fit.
-            statistics: a folder in which what is computed of the parents alone is found again; it is written to once
-                `statistics.write` was called.
+            options: where they are merged, and what opening them may do.
             digests: of the parents' files, where somebody else needs these, too.
 
         Raises:
@@ -99,22 +93,20 @@ class ParentSet:
         every = [recipes] if isinstance(recipes, Recipe) else list(recipes)
         first = every[0].base_model
         names = dict.fromkeys([*([first] if first else []), *(name for recipe in every for name in recipe.parents())])
-        where = torch.device("cpu" if device_map is not None else device)
+        device_map, load = options.device_map, options.load
+        where = torch.device("cpu" if device_map is not None else options.device)
         for recipe in every:
-            recipe.require(lazy_unpickle=lazy_unpickle, trust_remote_code=trust_remote_code)
-        memo = Statistics(statistics, digests)  # first: what changes after this has no digest
-        checkpoints = {
-            name: Checkpoint.open(name, lazy_unpickle=lazy_unpickle, trust_remote_code=trust_remote_code)
-            for name in names
-        }
-        given = memory_budget
-        if not isinstance(memory_budget, Budget):
+            recipe.require(load)
+        memo = Statistics(options.statistics, digests)  # first: what changes after this has no digest
+        checkpoints = {name: Checkpoint.open(name, load) for name in names}
+        budget = options.memory_budget
+        if not isinstance(budget, Budget):
             largest = max(checkpoint.nbytes for checkpoint in checkpoints.values())
-            memory_budget = Budget.of(where, largest, memory_budget)
-        parents = cls(checkpoints, where, memory_budget, memo)
-        parents._check(checkpoints, allow_crimes)
+            budget = Budget.of(where, largest, budget)
+        parents = cls(checkpoints, where, budget, memo, load)
+        parents._check(checkpoints, load.allow_crimes)
         if device_map is not None:
-            parents._spread(device_map, None if given is None else memory_budget)
+            parents._spread(device_map, None if options.memory_budget is None else budget)
         for recipe in every:
             parents._check_rows(recipe)
             donor = parents.checkpoints[recipe.donor]
@@ -197,11 +189,6 @@ class ParentSet:
     def derive(self, parent: str, derived: StoredTensor) -> None:
         """Give a parent one more tensor, which is made of the parents' and kept like theirs."""
         self._derived.setdefault((parent, derived.name), derived)
-
-    @property
-    def trust_remote_code(self) -> bool:
-        """Whether Python code that comes with the parents may be executed."""
-        return any(checkpoint.trust_remote_code for checkpoint in self.checkpoints.values())
 
     def has(self, parent: str, name: str) -> bool:
         """Whether a parent has a tensor of that name, or one that it is tied to."""

@@ -17,10 +17,11 @@ from merging.checkpoints.fit import check_fit
 from merging.checkpoints.headers import Entry
 from merging.errors import MergingError
 from merging.models import loaded_end_tokens
+from merging.options import LoadOptions
 
 
 def check_written(
-    folder: Path, entries: Iterable[Entry], dtype: torch.dtype, end_tokens: object, trust_remote_code: bool
+    folder: Path, entries: Iterable[Entry], dtype: torch.dtype, end_tokens: object, options: LoadOptions
 ) -> Checkpoint:
     """Check a merge that was written, and return it.
 
@@ -29,12 +30,12 @@ def check_written(
         entries: the tensors that its files shall hold.
         dtype: what it was scored in.
         end_tokens: the ids that ended what it wrote then.
-        trust_remote_code: whether Python code that comes with it may be executed.
+        options: what opening it may do.
 
     Raises:
         MergingError: it would not load as what was merged.
     """
-    merge = Checkpoint.open(str(folder), trust_remote_code=trust_remote_code)
+    merge = Checkpoint.open(str(folder), options)
     wanted = {entry.name: (entry.shape, entry.dtype) for entry in entries}
     found = {name: (each.shape, each.dtype) for name, each in merge.tensors.items()}
     if different := [name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name)]:

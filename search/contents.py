@@ -9,7 +9,7 @@ from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Any
 
-from merging import Contents, FileChanged, FileDigests, contents_of, parts_named
+from merging import Contents, FileChanged, FileDigests, LoadOptions, contents_of, parts_named
 from search.errors import SearchError
 from search.identity import (
     BESIDE,
@@ -132,7 +132,7 @@ def find(
     """
     known = identity.get(CONTENTS, {})
     names = dict.fromkeys(part for text in _texts(recipe) for part in parts_named(text, known))
-    found = {name: list(_candidates(name, known[name], results, _switches(settings))) for name in names}
+    found = {name: list(_candidates(name, known[name], results, settings.load_options)) for name in names}
     hashed = [file for parts in found.values() for file in _files(parts[:1]) if not digests.known(file)]
     for done, file in enumerate(hashed, start=1):
         digests.begin([file])[0].exception()
@@ -141,11 +141,11 @@ def find(
     return {name: _chosen(name, known[name], parts, results, digests) for name, parts in found.items()}
 
 
-def _candidates(name: str, held: Mapping[str, Any], results: Path, switches: Mapping[str, bool]) -> Iterator[Contents]:
+def _candidates(name: str, held: Mapping[str, Any], results: Path, options: LoadOptions) -> Iterator[Contents]:
     """Yield what lies where a model or file was, or may have gone to."""
     if commit := held[DIGESTS].get(COMMIT):
         # Only what is asked for by its commit is not downloaded again where its branch has moved.
-        yield from contents_of(f"{name.partition('@')[0]}@{commit}", **switches)
+        yield from contents_of(f"{name.partition('@')[0]}@{commit}", options)
         return
     bases = (results.resolve(), Path.cwd())
     beside = [str((base / path).resolve()) for base, path in zip(bases, held[BESIDE], strict=True)]
@@ -153,7 +153,7 @@ def _candidates(name: str, held: Mapping[str, Any], results: Path, switches: Map
         if FILE in held[DIGESTS] and Path(place).is_file():
             yield _file(place)
         elif FILE not in held[DIGESTS] and Path(place).is_dir():
-            yield from contents_of(place, weights="weights" in held[DIGESTS], **switches)
+            yield from contents_of(place, options, weights="weights" in held[DIGESTS])
 
 
 def _chosen(
@@ -194,20 +194,16 @@ def _files(parts: Iterable[Contents]) -> list[Path]:
     return [file for part in parts if not part.commit for files in part.files.values() for file in files]
 
 
-def _switches(settings: MergingSection) -> dict[str, bool]:
-    return {"lazy_unpickle": settings.lazy_unpickle, "trust_remote_code": settings.trust_remote_code}
-
-
 def _parts(config: SearchConfig) -> Iterator[Contents]:
-    switches = _switches(config.merging)
+    options = config.merging.load_options
     for reference, is_model in config.named():
         if is_model:
-            yield from contents_of(reference, **switches)
+            yield from contents_of(reference, options)
         elif Path(reference).is_file():  # else who reads it says so
             yield _file(reference)
     tokenizer = config.evaluation.prompt.tokenizer
     if tokenizer and tokenizer not in {reference for reference, _ in config.named()}:
-        yield from contents_of(tokenizer, weights=False, **switches)
+        yield from contents_of(tokenizer, options, weights=False)
 
 
 def _file(place: str) -> Contents:

@@ -49,7 +49,7 @@ def export_trial(
     row = _choose(leaderboard, folder, trial)
     config = Sections.load(folder.config_file)
     with quick_imports():  # only now: what cannot be exported is told before torch is waited for
-        from merging import FileDigests, export_model, model_card
+        from merging import ExportOptions, FileDigests, MergeOptions, Scored, export_model, model_card
         from search.contents import find
 
     digests = FileDigests()
@@ -61,12 +61,21 @@ def export_trial(
     computed = "the model's own dtype" if folder.compute_dtype == "recipe" else folder.compute_dtype
     card = model_card(recipe, target.resolve().name, seed, _evidence(row, leaderboard, config.evaluation, computed))
     export_model(
-        recipe, target, random_seed=seed, device=device, max_shard_size=max_shard_size, card=card,
-        mergekit_compatible=mergekit_compatible, compile=config.merging.compile, progress=progress,
-        statistics=folder.statistics, digests=digests, weights_digest=_scored_weights(folder, row),
-        end_tokens=row.end_tokens, note=note,
-        **config.merging.switches,
-    )  # fmt: skip
+        recipe,
+        target,
+        MergeOptions(
+            device,
+            random_seed=seed,
+            compile=config.merging.compile,
+            statistics=folder.statistics,
+            load=config.merging.load_options,
+        ),
+        ExportOptions(max_shard_size, card=card, mergekit_compatible=mergekit_compatible),
+        scored=Scored(tuple(row.end_tokens), _scored_weights(folder, row)),
+        digests=digests,
+        progress=progress,
+        note=note,
+    )
     return row
 
 

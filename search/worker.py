@@ -24,7 +24,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from transformers import PreTrainedTokenizerBase
 
 from evaluation import ConsentError, Evaluator, ProblemSet
-from merging import FileDigests, Merger, MergingError, ParentSet, Recipe, choose_kernels, load_tokenizer
+from merging import FileDigests, MergeOptions, Merger, MergingError, ParentSet, Recipe, choose_kernels, load_tokenizer
 from search.compute import Compute
 from search.contents import ParentContents
 from search.database import storage_errors
@@ -133,17 +133,15 @@ class _Worker:
         else:
             contents.begin()
         device = choose_device(config.merging.device, f"{config.source}: merging.device")
-        budget = config.merging.memory_budget
+        options = MergeOptions(
+            device,
+            config.merging.device_map,
+            config.merging.memory_budget,
+            statistics=path / STATISTICS,
+            load=config.merging.load_options,
+        )
         with (
-            ParentSet.open(
-                recipes,
-                device,
-                device_map=config.merging.device_map,
-                memory_budget=budget,
-                statistics=path / STATISTICS,
-                digests=digests,
-                **config.merging.switches,
-            ) as parents,
+            ParentSet.open(recipes, options, digests=digests) as parents,
             self._evaluator(problems) as scorer,
         ):
             merger = self._merger(parents, len(known))
@@ -154,7 +152,7 @@ class _Worker:
                 self.progress.say(fitting.warning)
             known = [baseline for baseline in known if self._can_be_had(baseline, merger)]
             compute = Compute.of_merges(merger, fitting.recipes, config.evaluation)
-            if budget is None:
+            if options.memory_budget is None:
                 parents.leave_room(_as_begun(compute, path, fresh).more_bytes)
             parents.load(lambda _parent, *read: count(self.progress, "reading the parents", "tensors", *read))
             unread = unread_lines(config.space, merger, fitting.recipes, self.progress)
@@ -276,7 +274,7 @@ class _Worker:
         """The tokenizer that all models are asked with, if the config names one; loaded once."""
         name = self.config.evaluation.prompt.tokenizer
         try:
-            return load_tokenizer(name, self.config.merging.trust_remote_code) if name else None
+            return load_tokenizer(name, self.config.merging.load_options) if name else None
         except MergingError as error:
             raise SearchError(f"{self.config.source}: evaluation.prompt.tokenizer: {error}") from None
 

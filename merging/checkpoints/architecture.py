@@ -19,6 +19,7 @@ from torch import nn
 
 from merging.checkpoints.layout import Layout
 from merging.errors import MergingError, code_refused, first_line
+from merging.options import LOAD, LoadOptions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -198,7 +199,7 @@ def _by_token(model: Any) -> list[str]:
     ]
 
 
-def skeleton(config: PreTrainedConfig, reference: str, trust_remote_code: bool = False) -> Any:
+def skeleton(config: PreTrainedConfig, reference: str, options: LoadOptions = LOAD) -> Any:
     """Return the model of a config on the meta device: names and shapes, no weights.
 
     Raises MergingError that names `reference` if transformers can build no such model.
@@ -208,7 +209,7 @@ def skeleton(config: PreTrainedConfig, reference: str, trust_remote_code: bool =
     try:
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
-                copy.deepcopy(config), trust_remote_code=trust_remote_code
+                copy.deepcopy(config), trust_remote_code=options.trust_remote_code
             )
     except Exception as error:  # whatever the model's own code makes of a config that does not fit it
         raise code_refused(reference, error) or MergingError(

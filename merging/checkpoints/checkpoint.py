@@ -31,6 +31,7 @@ from merging.checkpoints.references import is_hub_id, split_reference
 from merging.checkpoints.weights import StoredTensor, read_header
 from merging.errors import MergingError, code_refused, first_line
 from merging.memo import digest, remembered
+from merging.options import LOAD, LoadOptions
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedConfig
@@ -54,27 +55,26 @@ class Checkpoint:
     reference: str
     folder: Path
     tensors: dict[str, StoredTensor] = field(repr=False)
-    trust_remote_code: bool = False
+    options: LoadOptions = LOAD
 
     @classmethod
-    def open(cls, reference: str, *, lazy_unpickle: bool = False, trust_remote_code: bool = False) -> Checkpoint:
+    def open(cls, reference: str, options: LoadOptions = LOAD) -> Checkpoint:
         """Find a model and read its files' headers.
 
         Args:
             reference: a folder or a hub id (with @revision); after a "+", a LoRA adapter that is put on it.
-            lazy_unpickle: whether torch pickles may be read, where a model has no safetensors.
-            trust_remote_code: whether Python code that comes with the model may be executed.
+            options: what opening it may do.
 
         Raises:
             MergingError: the model or the adapter is missing or broken, or they do not fit; it is named.
         """
         model, adapter = split_reference(reference)
-        folder = locate(model, lazy_unpickle=lazy_unpickle, trust_remote_code=trust_remote_code)
+        folder = locate(model, options)
         if not (folder / "config.json").exists() and (folder / adapters.CONFIG).exists():
             raise MergingError(f"model {model}: is a LoRA adapter; write it after its base model, as BASE+{model}")
-        weights = _open_weights(f"model {model}", folder, lazy_unpickle)
-        checkpoint = cls(reference, folder, weights, trust_remote_code)
-        return checkpoint if adapter is None else checkpoint._adapted(model, adapter, lazy_unpickle)
+        weights = _open_weights(f"model {model}", folder, options)
+        checkpoint = cls(reference, folder, weights, options)
+        return checkpoint if adapter is None else checkpoint._adapted(model, adapter)
 
     @cached_property
     def config(self) -> Config:
@@ -87,7 +87,7 @@ class Checkpoint:
         """The keys of its config.json that say how it is loaded, which a merge of it leaves out."""
         content = json.loads((self.folder / CONFIG).read_text(encoding="utf-8"))
         parts = [content, *(value for value in content.values() if isinstance(value, dict))]
-        return list(dict.fromkeys(key for part in parts for key in loading_keys(part, self.trust_remote_code)))
+        return list(dict.fromkeys(key for part in parts for key in loading_keys(part, self.options.trust_remote_code)))
 
     @cached_property
     def transformers_config(self) -> PreTrainedConfig:
@@ -97,7 +97,9 @@ class Checkpoint:
         if not (self.folder / CONFIG).exists():
             raise MergingError(f"model {self.reference}: {self.folder} holds no config.json; download the model again")
         try:
-            config: PreTrainedConfig = AutoConfig.from_pretrained(self.folder, trust_remote_code=self.trust_remote_code)
+            config: PreTrainedConfig = AutoConfig.from_pretrained(
+                self.folder, trust_remote_code=self.options.trust_remote_code
+            )
             # Which code computes is the choice of who loads a model; none of it is written with a merge.
             for part in (config, config.get_text_config()):
                 part._attn_implementation = part._experts_implementation = None
@@ -138,7 +140,7 @@ class Checkpoint:
 
         @cache
         def convert() -> Conversion:
-            return Conversion.of(skeleton(self.transformers_config, self.reference, self.trust_remote_code))
+            return Conversion.of(skeleton(self.transformers_config, self.reference, self.options))
 
         def ask() -> tuple[dict[str, Any], bool]:
             layout = Layout(convert().takes_apart, convert)
@@ -152,7 +154,7 @@ class Checkpoint:
         layout = reference.architecture.layout
 
         def ask() -> dict[str, Any]:
-            model = skeleton(self.transformers_config, self.reference, self.trust_remote_code)
+            model = skeleton(self.transformers_config, self.reference, self.options)
             return Architecture.of(model, layout).plain()
 
         plain = self.remembered(["architecture", reference.config.to_dict()], ask)
@@ -173,7 +175,7 @@ class Checkpoint:
             question: what is asked, as plain data; the bytes of its config files are part of it.
             ask: gives the answer, as plain data.
         """
-        if self.trust_remote_code:
+        if self.options.trust_remote_code:
             return ask()
         names = sorted({file.name for file in self.folder.glob("config*.json")} | {GENERATION})
         # Of a config without its type transformers guesses it from the folder's name.
@@ -202,17 +204,15 @@ class Checkpoint:
         """Read one tensor into memory of its own, on the CPU. Raises MergingError if its file cannot be read."""
         return self.tensors[name].read()
 
-    def _adapted(self, model: str, reference: str, lazy_unpickle: bool) -> Checkpoint:
-        folder = locate(reference, lazy_unpickle=lazy_unpickle, what="adapter")
-        weights = _open_weights(f"adapter {reference}", folder, lazy_unpickle, _ADAPTER)
+    def _adapted(self, model: str, reference: str) -> Checkpoint:
+        folder = locate(reference, replace(self.options, trust_remote_code=False), what="adapter")
+        weights = _open_weights(f"adapter {reference}", folder, self.options, _ADAPTER)
         adapter = Adapter.open(reference, folder, weights)
-        changed = adapter.onto(model, self.tensors, skeleton(self.transformers_config, model, self.trust_remote_code))
+        changed = adapter.onto(model, self.tensors, skeleton(self.transformers_config, model, self.options))
         return replace(self, tensors=self.tensors | changed)
 
 
-def locate(
-    reference: str, *, lazy_unpickle: bool = False, trust_remote_code: bool = False, what: str = "model"
-) -> Path:
+def locate(reference: str, options: LoadOptions = LOAD, *, what: str = "model") -> Path:
     """Return the folder of a model given as a folder or a hub id (with @revision); hub ids are downloaded once.
 
     Of a model with an adapter it is the model's. Pickles and Python files of a hub id are downloaded only where they
@@ -226,19 +226,19 @@ def locate(
         raise MergingError(f"{what} {reference}: is a file; give the folder that holds config.json and the safetensors")
     if not is_hub_id(reference):
         raise MergingError(f"{what} {reference}: no such folder")
-    return _download(reference, lazy_unpickle, trust_remote_code, what)
+    return _download(reference, options, what)
 
 
 @cache
-def _download(reference: str, lazy_unpickle: bool, trust_remote_code: bool, what: str) -> Path:
+def _download(reference: str, options: LoadOptions, what: str) -> Path:
     from huggingface_hub import is_offline_mode, snapshot_download
 
     name, _, revision = reference.partition("@")
-    patterns = [*_PATTERNS, *(["*.py"] if trust_remote_code else [])]
+    patterns = [*_PATTERNS, *(["*.py"] if options.trust_remote_code else [])]
     try:
         with _asking_the_hub(f"{what} {reference}"):
             folder = Path(snapshot_download(name, revision=revision or None, allow_patterns=patterns))
-            if lazy_unpickle and not list(folder.glob("*.safetensors")):
+            if options.lazy_unpickle and not list(folder.glob("*.safetensors")):
                 snapshot_download(name, revision=revision or None, allow_patterns=["*.bin"])
         return folder
     except Exception as error:  # what huggingface_hub, its HTTP client and the proxies' raise has no common base
@@ -274,13 +274,13 @@ def _asking_the_hub(what: str) -> Iterator[None]:
         client.event_hooks = hooks
 
 
-def _open_weights(what: str, folder: Path, lazy_unpickle: bool, single: str = _SAFETENSORS) -> dict[str, StoredTensor]:
+def _open_weights(what: str, folder: Path, options: LoadOptions, single: str = _SAFETENSORS) -> dict[str, StoredTensor]:
     """Return the tensors of a model's or an adapter's folder; `what` is how errors call it."""
     tensors: dict[str, StoredTensor] = {}
     for file in _weight_files(what, folder, single):
         tensors.update(read_header(file))
     if not tensors:
-        for file in _pickle_files(what, folder, single, lazy_unpickle):
+        for file in _pickle_files(what, folder, single, options):
             tensors.update(read_pickle(file))
     if not tensors:
         raise MergingError(f"{what}: {folder} holds no tensors; download it again")
@@ -301,11 +301,11 @@ def _weight_files(what: str, folder: Path, single: str) -> list[Path]:
     return [folder / single] if folder / single in files else files
 
 
-def _pickle_files(what: str, folder: Path, single: str, lazy_unpickle: bool) -> list[Path]:
+def _pickle_files(what: str, folder: Path, single: str, options: LoadOptions) -> list[Path]:
     files = _pickles(what, folder, single)
     if not files:
         raise MergingError(f"{what}: {folder} holds no *.safetensors files")
-    if not lazy_unpickle:
+    if not options.lazy_unpickle:
         raise MergingError(
             f"{what}: {folder} holds torch pickles ({files[0].name}) and no safetensors; pass --lazy-unpickle "
             "(in a search's config, merging.lazy_unpickle: true) to read them, or save it as safetensors first"

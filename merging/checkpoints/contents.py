@@ -16,6 +16,7 @@ from merging.checkpoints import adapters
 from merging.checkpoints.checkpoint import CONFIG, locate, stored_weights
 from merging.checkpoints.references import split_reference
 from merging.checkpoints.weights import Digest
+from merging.options import LOAD, LoadOptions
 from merging.tokenization.tokenizers import FILES as TOKENIZER
 
 _KINDS: Mapping[str, tuple[str, ...]] = {
@@ -51,16 +52,13 @@ class Contents:
         return found
 
 
-def contents_of(
-    reference: str, *, weights: bool = True, lazy_unpickle: bool = False, trust_remote_code: bool = False
-) -> Iterator[Contents]:
+def contents_of(reference: str, options: LoadOptions = LOAD, *, weights: bool = True) -> Iterator[Contents]:
     """Yield what a reference names: a model, and an adapter if it has one.
 
     Args:
         reference: a folder or a hub id (with @revision); after a "+", a LoRA adapter.
+        options: what opening it may do; code that may be executed is part of it.
         weights: whether they matter; not for what lends its tokenizer alone.
-        lazy_unpickle: whether torch pickles may be read, where a model has no safetensors.
-        trust_remote_code: whether Python code that comes with the model may be executed; it is part of it then.
 
     Raises:
         MergingError: it is neither a folder nor to be had from the hub.
@@ -68,8 +66,8 @@ def contents_of(
     model, adapter = split_reference(reference)
     for part in filter(None, (model, adapter)):
         what = "adapter" if part == adapter else "model"
-        folder = locate(part, lazy_unpickle=lazy_unpickle, trust_remote_code=trust_remote_code, what=what)
-        kinds = dict(_KINDS) | ({"code": _CODE} if trust_remote_code else {})
+        folder = locate(part, options, what=what)
+        kinds = dict(_KINDS) | ({"code": _CODE} if options.trust_remote_code else {})
         files = {kind: _files(folder, patterns) for kind, patterns in kinds.items()}
         if weights:
             files = {"weights": tuple(stored_weights(folder, _is_adapter(folder, part == adapter)))} | files

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from merging.checkpoints.references import missing_part, split_reference
 from merging.errors import MergingError
+from merging.options import LOAD, LoadOptions
 
 # Keys of a recipe whose value names a model or a file, and the words that may stand there for something else.
 REFERENCES: Mapping[str, tuple[str, ...]] = {
@@ -52,15 +54,12 @@ def require_files(named: Iterable[tuple[str, str]]) -> None:
             raise MergingError(f"{where}: {file}: no such file; give a small .jsonl or text file")
 
 
-def require_models(
-    named: Sequence[tuple[str, str]], *, lazy_unpickle: bool = False, trust_remote_code: bool = False
-) -> None:
+def require_models(named: Sequence[tuple[str, str]], options: LoadOptions = LOAD) -> None:
     """Look for models, and download those of the hub.
 
     Args:
         named: how an error about each begins, and its reference.
-        lazy_unpickle: whether torch pickles may be read, where a model has no safetensors.
-        trust_remote_code: whether Python code that comes with a model may be executed.
+        options: what opening them may do.
 
     Raises:
         MergingError: one is neither here nor to be had; nothing is downloaded before all others are found.
@@ -70,8 +69,8 @@ def require_models(
     for where, reference in sorted(named, key=lambda each: missing_part(each[1]) is None):
         model, adapter = split_reference(reference)
         try:
-            locate(model, lazy_unpickle=lazy_unpickle, trust_remote_code=trust_remote_code)
+            locate(model, options)
             if adapter:
-                locate(adapter, lazy_unpickle=lazy_unpickle, what="adapter")
+                locate(adapter, replace(options, trust_remote_code=False), what="adapter")
         except MergingError as error:
             raise type(error)(f"{where}: {error}") from None

@@ -140,7 +140,7 @@ def check_stack(
         MergingError: it would not; names the layer and the keys of the config that decide.
     """
     layout = parents.architecture.layout
-    built = Architecture.of(skeleton(config, "of these slices", parents.trust_remote_code), layout)
+    built = Architecture.of(skeleton(config, "of these slices", parents.options), layout)
     for name in _differing(built, shapes, parents.architecture.by_token):
         had, has = (_as_found(name, each) for each in (shapes, built.shapes))
         main = parents.architecture.main

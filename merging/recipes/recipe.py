@@ -19,6 +19,7 @@ from pydantic import PrivateAttr
 
 from merging.checkpoints.named import FILES, references_in, require_files, require_models
 from merging.errors import MergingError, shown
+from merging.options import LoadOptions
 from merging.recipes.schema import Dtype, InputModel, InputSlice, OutputSlice, RecipeFields
 from merging.recipes.yaml_file import YamlReader, join, place
 
@@ -77,7 +78,7 @@ class Recipe(RecipeFields):
         """Return how an error about a key begins: with the file that the recipe was read from, if there is one."""
         return place(self._source, join(self._key, key)) if self._source else key
 
-    def require(self, *, lazy_unpickle: bool = False, trust_remote_code: bool = False) -> None:
+    def require(self, options: LoadOptions) -> None:
         """Raise MergingError, with the file and the key, where a model or file that it names is not to be had."""
         if self._source:
             plain = self.to_dict()
@@ -85,7 +86,7 @@ class Recipe(RecipeFields):
             # Of a token's source it is told which parents there are.
             named = [(key, name) for key, name in references_in(plain) if not key.startswith("tokenizer.tokens.")]
             models = [(self.at(key), name) for key, name in named]
-            require_models(models, lazy_unpickle=lazy_unpickle, trust_remote_code=trust_remote_code)
+            require_models(models, options)
 
     def parents(self) -> tuple[str, ...]:
         """Every model that the recipe reads, as written: inputs in order, base models after them."""

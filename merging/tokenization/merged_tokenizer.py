@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from merging.checkpoints.checkpoint import Checkpoint, locate
 from merging.errors import MergingError
 from merging.memo import digest
+from merging.options import LoadOptions
 from merging.parents import ParentSet
 from merging.recipes.recipe import Recipe
 from merging.tokenization.added_tokens import changed, missing_tokens
@@ -100,13 +101,13 @@ def _choice(recipe: Recipe, parents: ParentSet) -> _Choice:
 
 
 def _make(recipe: Recipe, parents: ParentSet) -> MergedTokenizer:
-    trusted = parents.trust_remote_code
-    own = (_own_template(parents.checkpoints[name], trusted) for name in recipe.parents())
+    options = parents.options
+    own = (_own_template(parents.checkpoints[name]) for name in recipe.parents())
     template = choose_template(recipe.chat_template, own)
     choice = _choice(recipe, parents) if recipe.vocabulary_source else None
     if choice is None:
         return _unchanged(recipe.donor, parents, template)
-    load = cache(lambda: _load(choice.model, choice.file, trusted))
+    load = cache(lambda: _load(choice.model, choice.file, options))
     ids = choice.vocabulary.ids
     moved = {row: ids[token] for token, row in choice.vocabulary.parents[recipe.donor].items() if token in ids}
     return MergedTokenizer(choice.model, choice.file, template, SpecialTokens.of(_with(template, load()), moved), load)
@@ -115,7 +116,7 @@ def _make(recipe: Recipe, parents: ParentSet) -> MergedTokenizer:
 def _unchanged(donor: str, parents: ParentSet, template: str | None) -> MergedTokenizer:
     """Return the donor's own tokenizer, which is not loaded where it is remembered what a merge must know of it."""
     checkpoint = parents.checkpoints[donor]
-    load = cache(lambda: read_tokenizer(donor, parents.trust_remote_code))
+    load = cache(lambda: read_tokenizer(donor, parents.options))
 
     def ask() -> tuple[dict[str, int | None], tuple[int, ...], int]:
         special = SpecialTokens.of(_with(template, load()), None)
@@ -144,7 +145,7 @@ def _choose(recipe: Recipe, parents: ParentSet) -> _Choice:
     model = recipe.donor if source == "union" else source
     sizes = {name: parents.shape(name, parents.architecture.embedding)[0] for name in recipe.parents()}
     order = dict.fromkeys((recipe.donor, *sizes))
-    loaded = _tokenizers(recipe.donor, [*order, model], sizes, parents.trust_remote_code)
+    loaded = _tokenizers(recipe.donor, [*order, model], sizes, parents.options)
     if model != recipe.donor and model in sizes:
         _check_ids(model, max(loaded[model].get_vocab().values()), sizes[model])
     more: list[str | AddedToken] = []
@@ -165,7 +166,7 @@ def _choose(recipe: Recipe, parents: ParentSet) -> _Choice:
 
 
 def _tokenizers(
-    donor: str, models: Iterable[str], sizes: Mapping[str, int], trusted: bool
+    donor: str, models: Iterable[str], sizes: Mapping[str, int], options: LoadOptions
 ) -> dict[str, PreTrainedTokenizerBase]:
     """Return the tokenizer of each model; a parent without one, with as many rows as the donor, has the donor's."""
     loaded: dict[str, PreTrainedTokenizerBase] = {}
@@ -178,7 +179,7 @@ def _tokenizers(
                 )
             loaded[name] = loaded[donor]
         else:
-            loaded[name] = read_tokenizer(name, trusted)
+            loaded[name] = read_tokenizer(name, options)
     return loaded
 
 
@@ -190,16 +191,19 @@ def _check_ids(model: str, highest: int, rows: int) -> None:
         )
 
 
-def _load(model: str, file: Tokenizer | None, trusted: bool) -> PreTrainedTokenizerBase:
+def _load(model: str, file: Tokenizer | None, options: LoadOptions) -> PreTrainedTokenizerBase:
     if file is None:
-        return read_tokenizer(model, trusted)
+        return read_tokenizer(model, options)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         _write(model, file, None, folder)
-        for extra in (locate(model) / "config.json", *(locate(model).glob("*.py") if trusted else ())):
+        for extra in (
+            locate(model) / "config.json",
+            *(locate(model).glob("*.py") if options.trust_remote_code else ()),
+        ):
             if extra.exists():  # transformers may look there for the tokenizer's class
                 shutil.copyfile(extra, folder / extra.name)
-        return read_tokenizer(name, trusted)
+        return read_tokenizer(name, options)
 
 
 def _write(model: str, file: Tokenizer | None, template: str | None, folder: Path) -> None:
@@ -231,11 +235,12 @@ def _settings(settings: dict[str, Any], file: Tokenizer) -> dict[str, Any]:
     return kept
 
 
-def _own_template(checkpoint: Checkpoint, trusted: bool) -> str | None:
+def _own_template(checkpoint: Checkpoint) -> str | None:
     reference = checkpoint.reference
     if not has_tokenizer(reference):
         return None
     template: Any = checkpoint.remembered(
-        ["chat template", _files(checkpoint.folder)], lambda: load_tokenizer(reference, trusted).chat_template
+        ["chat template", _files(checkpoint.folder)],
+        lambda: load_tokenizer(reference, checkpoint.options).chat_template,
     )
     return template.get("default") if isinstance(template, Mapping) else template

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from merging.checkpoints.checkpoint import locate
 from merging.errors import MachineError, MergingError, code_refused, first_line
+from merging.options import LOAD, LoadOptions
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -25,19 +26,19 @@ FILES = (
 )
 
 
-def load_tokenizer(reference: str, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+def load_tokenizer(reference: str, options: LoadOptions = LOAD) -> PreTrainedTokenizerBase:
     """Load a model's tokenizer; its ids equal those of `tokenizers.Tokenizer.from_file(tokenizer.json)`.
 
     Which special tokens are put around a text is the business of tokenizer_config.json, as everywhere in transformers.
 
     Args:
         reference: a folder or a hub id.
-        trust_remote_code: whether code that comes with the tokenizer may be executed.
+        options: what opening it may do.
 
     Raises:
         MergingError: there is no tokenizer, or it cannot be loaded.
     """
-    return with_padding(read_tokenizer(reference, trust_remote_code))
+    return with_padding(read_tokenizer(reference, options))
 
 
 def with_padding(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
@@ -57,21 +58,21 @@ def holds_tokenizer(folder: Path) -> bool:
     return any((folder / name).exists() for name in FILES)
 
 
-def read_tokenizer(reference: str, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+def read_tokenizer(reference: str, options: LoadOptions = LOAD) -> PreTrainedTokenizerBase:
     """Load a tokenizer as `load_tokenizer` does, with no token for padding but its own."""
-    folder = locate(reference, trust_remote_code=trust_remote_code)
+    folder = locate(reference, options)
     if not has_tokenizer(reference):
         raise MergingError(f"model {reference}: has no tokenizer ({folder} holds no tokenizer.json)")
     from tokenizers import Tokenizer
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-    options = {"trust_remote_code": trust_remote_code}
+    trusted = {"trust_remote_code": options.trust_remote_code}
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, **options)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, **trusted)
         if isinstance(tokenizer, PreTrainedTokenizerFast) and (folder / "tokenizer.json").exists():
             file = Tokenizer.from_file(str(folder / "tokenizer.json"))
             if invented := _invented_tokens(tokenizer, file, folder):
-                tokenizer = AutoTokenizer.from_pretrained(folder, **options, **dict.fromkeys(invented))
+                tokenizer = AutoTokenizer.from_pretrained(folder, **trusted, **dict.fromkeys(invented))
             _restore(tokenizer.backend_tokenizer, file)
         return tokenizer
     except Exception as error:  # the tokenizers library raises no narrower type

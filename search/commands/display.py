@@ -205,7 +205,7 @@ def print_scored(scored: ScoredSamples, as_json: bool) -> None:
 
 def show_search(config: SearchConfig, progress: Progress) -> None:
     """Print what a config searches, one plan, and what a person should know first. Raises MergingError."""
-    from merging import Merger, ParentSet
+    from merging import MergeOptions, Merger, ParentSet
     from search.commands.outline import ranges_table
     from search.unread import unread_lines
 
@@ -214,7 +214,8 @@ def show_search(config: SearchConfig, progress: Progress) -> None:
     example = space.recipe_at(config.warm_starts[0]) if config.warm_starts else space.example()
     names = names_of(space.corners())
     _print_table(ranges_table(space.ranges, example.to_dict(), names, _width()))
-    with ParentSet.open(space.corners(), "cpu", memory_budget=0, **config.merging.switches) as parents:
+    options = MergeOptions(memory_budget=0, load=config.merging.load_options)
+    with ParentSet.open(space.corners(), options) as parents:
         merger = Merger(parents)
         fitting = space.fitting_corners(merger.steps)
         steps = merger.steps(example)

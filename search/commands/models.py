@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from merging import LoadOptions, MergeOptions
 from search.commands import options
 from search.commands.display import (
     bar,
@@ -77,32 +79,34 @@ def merge(
     from search.devices import choose_device
 
     device = choose_device(device)
+    load = LoadOptions(lazy_unpickle, trust_remote_code, allow_crimes)
+    merging = MergeOptions(device, random_seed=random_seed, compile=compile, load=load)
     if dry_run:
         from merging import Merger, ParentSet
         from merging.unread import unread, unread_notes
 
-        with ParentSet.open(
-            loaded,
-            device,
-            memory_budget=0,
-            lazy_unpickle=lazy_unpickle,
-            trust_remote_code=trust_remote_code,
-            allow_crimes=allow_crimes,
-        ) as parents:
+        with ParentSet.open(loaded, replace(merging, memory_budget=0)) as parents:
             plan = Merger(parents, random_seed).plan(loaded)
             notes = (*parents.notes, *parents.generation_notes(loaded.donor))
             tell(*notes, *unread_notes(unread(loaded, plan, parents), loaded.at))
             show_plan(plan.at(loaded), names_of([loaded]), loaded.dtype)
         return
-    from merging import export_model
+    from merging import ExportOptions, export_model
 
     with bar() as progress:
         export_model(
-            loaded, folder, random_seed=random_seed, device=device, max_shard_size=max_shard_size,
-            mergekit_compatible=mergekit_compatible, lazy_unpickle=lazy_unpickle, copy_tokenizer=copy_tokenizer,
-            write_model_card=write_model_card, allow_crimes=allow_crimes, trust_remote_code=trust_remote_code,
-            compile=compile, progress=progress, note=tell,
-        )  # fmt: skip
+            loaded,
+            folder,
+            merging,
+            ExportOptions(
+                max_shard_size,
+                write_model_card,
+                copy_tokenizer=copy_tokenizer,
+                mergekit_compatible=mergekit_compatible,
+            ),
+            progress=progress,
+            note=tell,
+        )
     click.echo(f"{folder}: {loaded.merge_method} of {len(loaded.parents())} models")
     tell_of_mergekit(folder, loaded.merge_method, mergekit_compatible)
 
@@ -195,8 +199,7 @@ def evaluate(
             choose_device(device),
             device_map,
             random_seed,
-            lazy_unpickle,
-            trust_remote_code,
+            LoadOptions(lazy_unpickle, trust_remote_code),
             compute,
             progress,
         ) as loaded,
@@ -205,7 +208,7 @@ def evaluate(
         if prompt_formats:
             from search.prompt_formats import try_prompt_formats
 
-            tokenizers = _tokenizers(reference, loaded[1], trust_remote_code)
+            tokenizers = _tokenizers(reference, loaded[1], LoadOptions(trust_remote_code=trust_remote_code))
             tried = try_prompt_formats(evaluator, loaded[0], tokenizers, progress)
         else:
             loaded_model, tokenizer, generation = loaded
@@ -273,13 +276,13 @@ def check(as_json: bool) -> None:
         raise refusal
 
 
-def _tokenizers(reference: str | Recipe, own: Any, trusted: bool) -> dict[str, Any]:
+def _tokenizers(reference: str | Recipe, own: Any, options: LoadOptions) -> dict[str, Any]:
     """Return the tokenizer of a model, or that of a merge and those of its parents, by whose they are."""
     from merging import load_tokenizer
 
     if isinstance(reference, str):
         return {reference: own}
-    return {"the merge": own} | {parent: load_tokenizer(parent, trusted) for parent in reference.parents()}
+    return {"the merge": own} | {parent: load_tokenizer(parent, options) for parent in reference.parents()}
 
 
 @contextlib.contextmanager
@@ -288,8 +291,7 @@ def _model(
     device: str,
     device_map: Literal["auto"] | None,
     random_seed: int,
-    lazy_unpickle: bool,
-    trusted: bool,
+    load: LoadOptions,
     compute: Callable[[torch.dtype, Sequence[Sequence[int]], str], Compute],
     progress: Callable[[str, int, int], None],
 ) -> Iterator[tuple[Any, Any, Any]]:
@@ -300,19 +302,12 @@ def _model(
     if isinstance(reference, str) and device_map:
         reference = Recipe.single(reference)  # what merges tensor by tensor also loads them onto their devices
     if isinstance(reference, str):
-        plain = load_model(reference, device, lazy_unpickle=lazy_unpickle, trust_remote_code=trusted, note=tell)
+        plain = load_model(reference, device, options=load, note=tell)
         if compute(plain.dtype, [each.shape for each in plain.parameters()], device).torch_dtype:
             compute_in_float32(plain)
-        yield plain, load_tokenizer(reference, trusted), plain.generation_config
+        yield plain, load_tokenizer(reference, load), plain.generation_config
         return
-    with ParentSet.open(
-        reference,
-        device,
-        device_map=device_map,
-        memory_budget=0,
-        lazy_unpickle=lazy_unpickle,
-        trust_remote_code=trusted,
-    ) as parents:
+    with ParentSet.open(reference, MergeOptions(device, device_map, memory_budget=0, load=load)) as parents:
         merger = Merger(parents, random_seed)
         plan = merger.plan(reference)
         tell(*parents.notes, *parents.generation_notes(), *unread_notes(unread(reference, plan, parents), reference.at))

@@ -24,7 +24,7 @@ from evaluation import (
     load_problems,
 )
 from evaluation.problems import SETS, is_there
-from merging import YamlReader, missing_part, renamed, shown, split_reference
+from merging import LoadOptions, YamlReader, missing_part, renamed, shown, split_reference
 from merging.checkpoints.named import FILES, REFERENCES, kind_of, references_in, require_files, require_models
 from search.errors import SearchError
 from search.space.space import SearchSpace
@@ -198,9 +198,9 @@ class MergingSection(_Section):
         return self
 
     @property
-    def switches(self) -> dict[str, Any]:
-        """What may be read and merged, as `ParentSet.open` and `export_model` take it."""
-        return self.model_dump(include={"lazy_unpickle", "trust_remote_code", "allow_crimes"})
+    def load_options(self) -> LoadOptions:
+        """What opening a model may do."""
+        return LoadOptions(self.lazy_unpickle, self.trust_remote_code, self.allow_crimes)
 
 
 class Sections(_Section):
@@ -321,8 +321,8 @@ class SearchConfig:
                 )
         files = references_in(self.space.template, FILES)
         require_files((f"{self.source}: recipe.{key}", file) for key, file in files)
-        readable = {"lazy_unpickle": self.merging.lazy_unpickle, "trust_remote_code": self.merging.trust_remote_code}
-        require_models([(f"{self.source}: {key}", reference) for key, reference in wanted], **readable)
+        named = [(f"{self.source}: {key}", reference) for key, reference in wanted]
+        require_models(named, self.merging.load_options)
 
     @property
     def objectives(self) -> int:

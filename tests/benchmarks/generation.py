@@ -29,7 +29,7 @@ from evaluation import DraftStore, Evaluator, ProblemSet, Request, load_problems
 from evaluation.generation.drafting.draft_store import prompt_key
 from evaluation.generation.engine.generator import TransformersGenerator
 from evaluation.prompts import render, stops
-from merging import Merger, ParentSet, Recipe
+from merging import MergeOptions, Merger, ParentSet, Recipe
 from search import SearchConfig, run_search
 from search.drafts import SharedDrafts
 from search.progress import Terminal
@@ -168,7 +168,7 @@ def set_up(args: argparse.Namespace) -> Iterator[Stage]:
     problems = everything.subset(everything.task_ids[:: max(1, len(everything) // args.problems)][: args.problems])
     config = load_config(args.models.resolve(), args.max_new_tokens)
     store, candidate = searched(config, args.search, args.trials)
-    with ParentSet.open([candidate], torch.device("cpu")) as parents:
+    with ParentSet.open([candidate], MergeOptions(torch.device("cpu"))) as parents:
         parents.load()
         merger = Merger(parents)
         yield Stage(problems, args.max_new_tokens, store, merger.apply(candidate), merger.tokenizer(candidate))

@@ -24,7 +24,7 @@ from statistics import median
 
 import torch
 
-from merging import Merger, ParentSet, Recipe
+from merging import MergeOptions, Merger, ParentSet, Recipe
 from merging.native import Kernels
 from tests.benchmarks.machine import describe_machine
 from tests.benchmarks.merge_speed import Seconds, benchmark_recipes, timed
@@ -49,7 +49,7 @@ def start(text: str, folder: Path | None) -> dict[str, float]:
 
     def work() -> None:
         nonlocal candidate
-        with ParentSet.open(recipe, statistics=folder) as parents:
+        with ParentSet.open(recipe, MergeOptions(statistics=folder)) as parents:
             parents.statistics.write()
             parents.load()
             merger = Merger(parents, kernels=Kernels())

@@ -34,7 +34,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
-from merging import Merger, ParentSet, Recipe, choose_kernels
+from merging import MergeOptions, Merger, ParentSet, Recipe, choose_kernels
 from merging.residency.memory import Budget
 from tests.benchmarks.candidates import METHODS, benchmark_recipes, candidate
 from tests.benchmarks.machine import describe_machine
@@ -180,7 +180,9 @@ def _kept(parents: ParentSet, sources: int) -> Iterator[Tensor]:
 def measure(recipes: dict[str, Recipe], device: torch.device, place: str, runs: int) -> Iterator[Row]:
     """Yield a line for each recipe, by its method, the parents being in one place."""
     host = device.type == "cpu" or place == "pinned"
-    with ParentSet.open(recipes.values(), str(device), memory_budget=Budget(0 if host else PLENTY, PLENTY)) as parents:
+    with ParentSet.open(
+        recipes.values(), MergeOptions(str(device), memory_budget=Budget(0 if host else PLENTY, PLENTY))
+    ) as parents:
         parents.load()
         merger = Merger(parents, kernels=choose_kernels(parents.elements, device, wanted=True).kernels)
         for method, recipe in recipes.items():

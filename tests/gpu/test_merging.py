@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from merging import Merger, MergingError, NonFiniteTensor, ParentSet, Recipe, choose_kernels
+from merging import MergeOptions, Merger, MergingError, NonFiniteTensor, ParentSet, Recipe, choose_kernels
 from merging.checkpoints.checkpoint import Checkpoint
 from merging.inductor import TensorKernels
 from merging.methods import METHODS
@@ -67,7 +67,7 @@ def test_a_live_model_has_the_bits_that_it_has_on_the_cpu(tmp_path: Path, compil
     for computes_in in (None, torch.float32):
         found = []
         for device, how in (("cpu", None), ("cuda", compiled), ("cuda", None)):
-            with ParentSet.open(recipe, device) as parents:
+            with ParentSet.open(recipe, MergeOptions(device)) as parents:
                 merged = Merger(parents, kernels=how, compute_dtype=computes_in).apply(recipe).state_dict()
                 found.append({key: tensor.cpu() for key, tensor in merged.items()})
         for other in found[1:]:
@@ -88,7 +88,10 @@ def test_a_tensor_that_is_not_finite_is_named(tmp_path: Path, compiled: TensorKe
     plain = text(family, "task_arithmetic", weight=too_large).replace("bfloat16", "float16")
     recipe = Recipe.parse(plain + "parameters: {lambda: 3000}")
     for how in (compiled, None):
-        with ParentSet.open(recipe, "cuda") as parents, pytest.raises(NonFiniteTensor, match=r"layers\.0\..*o_proj"):
+        with (
+            ParentSet.open(recipe, MergeOptions("cuda")) as parents,
+            pytest.raises(NonFiniteTensor, match=r"layers\.0\..*o_proj"),
+        ):
             Merger(parents, kernels=how).apply(recipe)
 
 
@@ -100,7 +103,7 @@ def test_parents_that_do_not_fit_are_kept_in_host_memory_and_that_is_said(tmp_pa
     total = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + room) / total)
     try:
-        with ParentSet.open(recipe, "cuda", memory_budget=Budget(PLENTY, PLENTY)) as parents:
+        with ParentSet.open(recipe, MergeOptions("cuda", memory_budget=Budget(PLENTY, PLENTY))) as parents:
             parents.load()
             assert any("cuda:0 ran out of memory" in note for note in parents.notes)
             assert any("are kept in host memory" in note for note in parents.notes)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from merging import Merger, ParentSet, Recipe
+from merging import MergeOptions, Merger, ParentSet, Recipe
 from merging.checkpoints.checkpoint import Checkpoint
 from merging.residency.memory import Budget
 from merging.residency.residency import Residency
@@ -28,7 +28,7 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Family:
 
 def merged(recipe: Recipe, device: str, budget: Budget | None) -> dict[str, torch.Tensor]:
     """Return the tensors of a merge that is made twice in a row, on the CPU."""
-    with ParentSet.open(recipe, device, memory_budget=budget) as parents:
+    with ParentSet.open(recipe, MergeOptions(device, memory_budget=budget)) as parents:
         parents.load()
         Merger(parents, random_seed=5).apply(recipe)
         again = Merger(parents, random_seed=5).apply(recipe).state_dict()

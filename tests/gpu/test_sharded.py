@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from merging import Merger, MergingError, ParentSet, Recipe
+from merging import MergeOptions, Merger, MergingError, ParentSet, Recipe
 from merging.residency.memory import Budget
 from tests.merging.conftest import make_family
 from tests.merging.recipes import recipes
@@ -25,7 +25,7 @@ def test_a_spread_model_has_the_bits_of_one_on_the_cpu(
     tmp_path: Path, device_map: Mapping[str, int] | str, method: str
 ) -> None:
     recipe = Recipe.parse(recipes(make_family(tmp_path), "bfloat16")[method])
-    with ParentSet.open(recipe) as plain, ParentSet.open(recipe, device_map=device_map) as spread:  # type: ignore[arg-type]
+    with ParentSet.open(recipe) as plain, ParentSet.open(recipe, MergeOptions(device_map=device_map)) as spread:  # type: ignore[arg-type]
         spread.load()
         expected, found = Merger(plain).apply(recipe), Merger(spread).apply(recipe)
         assert {tensor.device for tensor in found.state_dict().values()} == set(spread.placement.devices)
@@ -38,7 +38,7 @@ def test_a_spread_model_has_the_bits_of_one_on_the_cpu(
 
 def test_parents_are_kept_on_the_device_of_the_tensor_that_they_serve(tmp_path: Path) -> None:
     recipe = Recipe.parse(recipes(make_family(tmp_path), "bfloat16")["ties"])
-    with ParentSet.open(recipe, device_map=HALVES, memory_budget=Budget(1 << 40, 1 << 40)) as parents:
+    with ParentSet.open(recipe, MergeOptions(device_map=HALVES, memory_budget=Budget(1 << 40, 1 << 40))) as parents:
         parents.load()
         for name in recipe.parents():
             assert parents.tensor(name, "model.layers.2.mlp.up_proj.weight").device == torch.device("cuda", 1)
@@ -48,4 +48,4 @@ def test_parents_are_kept_on_the_device_of_the_tensor_that_they_serve(tmp_path: 
 def test_a_model_half_on_the_cpu_is_refused(tmp_path: Path) -> None:
     recipe = Recipe.parse(recipes(make_family(tmp_path), "bfloat16")["ties"])
     with pytest.raises(MergingError, match="several kinds"):
-        ParentSet.open(recipe, device_map={"": 0, "lm_head": "cpu"})
+        ParentSet.open(recipe, MergeOptions(device_map={"": 0, "lm_head": "cpu"}))

@@ -14,7 +14,7 @@ from mergekit.config import MergeConfiguration  # type: ignore[import-untyped]
 from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from merging import Merger, MergingError, ParentSet, Recipe, export_model, load_model
+from merging import LoadOptions, Merger, MergingError, ParentSet, Recipe, export_model, load_model
 from merging.checkpoints.checkpoint import Checkpoint
 from tests.conftest import ModelMaker
 from tests.merging.conftest import Family
@@ -123,7 +123,7 @@ def test_an_adapter_may_be_a_pickle(family: Family, tmp_path: Path) -> None:
     (adapter / "adapter_model.safetensors").unlink()
     with pytest.raises(MergingError, match="--lazy-unpickle"):
         Checkpoint.open(f"{family.base}+{adapter}")
-    found = Checkpoint.open(f"{family.base}+{adapter}", lazy_unpickle=True)
+    found = Checkpoint.open(f"{family.base}+{adapter}", options=LoadOptions(lazy_unpickle=True))
     assert all(torch.equal(found.read(name), expected[name]) for name in expected)
 
 

@@ -13,7 +13,7 @@ from mergekit.config import MergeConfiguration  # type: ignore[import-untyped]
 from mergekit.merge_methods import registered_methods  # type: ignore[import-untyped]
 from safetensors.torch import load_file, save_file
 
-from merging import Merger, MergingError, ParentSet, Recipe, export_model, load_tokenizer
+from merging import ExportOptions, Merger, MergingError, ParentSet, Recipe, export_model, load_tokenizer
 from merging.compatible import notice
 from merging.methods import METHODS
 from tests.merging.conftest import Family
@@ -40,7 +40,7 @@ def test_mergekit_makes_the_same_tensors_of_the_equal(
     method: str, dtype: str, kind: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     wanted = Recipe.parse(text(request.getfixturevalue(kind), method, dtype))
-    export_model(wanted, tmp_path / "merge", mergekit_compatible=True, max_shard_size="60KB")
+    export_model(wanted, tmp_path / "merge", files=ExportOptions(max_shard_size="60KB", mergekit_compatible=True))
     with ParentSet.open(wanted) as parents:
         ours = Merger(parents).apply(wanted).state_dict()
     theirs = mergekit_merge((tmp_path / "merge/recipe.yaml").read_text(encoding="utf-8"))
@@ -53,7 +53,7 @@ def test_mergekit_makes_the_same_tensors_of_the_equal(
 
 def test_the_equal_is_task_arithmetic_of_the_base_and_the_merge(family: Family, tmp_path: Path) -> None:
     wanted = Recipe.parse(text(family, "pcb", "bfloat16", 'chat_template: "{{ messages[0].content }}"'))
-    export_model(wanted, tmp_path / "merge", mergekit_compatible=True)
+    export_model(wanted, tmp_path / "merge", files=ExportOptions(mergekit_compatible=True))
     assert sorted(path.name for path in (tmp_path / "merge").iterdir()) == ["README.md", "delta", "recipe.yaml"]
     assert yaml.safe_load((tmp_path / "merge/recipe.yaml").read_text(encoding="utf-8")) == {
         "merge_method": "task_arithmetic",
@@ -77,7 +77,7 @@ def test_a_merge_of_another_depth_is_passed_through(family: Family, tmp_path: Pa
     wanted = Recipe.parse(
         f"merge_method: iso_c\nbase_model: {family.base}\nslices: [{{sources: [{sources}]}}]\ndtype: bfloat16\n"
     )
-    export_model(wanted, tmp_path / "merge", mergekit_compatible=True)
+    export_model(wanted, tmp_path / "merge", files=ExportOptions(mergekit_compatible=True))
     theirs = mergekit_merge((tmp_path / "merge/recipe.yaml").read_text(encoding="utf-8"))
     ours = load_file(tmp_path / "merge/delta/model.safetensors")
     assert theirs.keys() == ours.keys()
@@ -90,7 +90,7 @@ def test_a_merge_of_several_dtypes_is_passed_through_in_them(family: Family, tmp
     stored["model.norm.weight"] = stored["model.norm.weight"].float()
     save_file(stored, base / "model.safetensors", metadata={"format": "pt"})
     wanted = Recipe.parse(text(replace(family, base=str(base)), "consensus_ta", "bfloat16").replace("dtype:", "#"))
-    export_model(wanted, tmp_path / "merge", mergekit_compatible=True)
+    export_model(wanted, tmp_path / "merge", files=ExportOptions(mergekit_compatible=True))
     delta = load_file(tmp_path / "merge/delta/model.safetensors")
     assert [name for name, tensor in delta.items() if tensor.dtype == torch.float32] == ["model.norm.weight"]
     theirs = mergekit_merge((tmp_path / "merge/recipe.yaml").read_text(encoding="utf-8"))
@@ -100,14 +100,18 @@ def test_a_merge_of_several_dtypes_is_passed_through_in_them(family: Family, tmp
 
 def test_what_mergekit_can_read_is_exported_as_always(family: Family, tmp_path: Path) -> None:
     wanted = Recipe.parse(recipes(family, "bfloat16")["ties"])
-    export_model(wanted, tmp_path / "merge", mergekit_compatible=True)
+    export_model(wanted, tmp_path / "merge", files=ExportOptions(mergekit_compatible=True))
     assert Recipe.load(tmp_path / "merge/recipe.yaml") == wanted
     assert not (tmp_path / "merge/delta").exists()
 
 
 def test_a_path_that_mergekit_would_read_as_an_adapter_is_refused(family: Family, tmp_path: Path) -> None:
     with pytest.raises(MergingError, match=r"a\+b: mergekit takes \+ and @ in a path"):
-        export_model(Recipe.parse(text(family, "pcb", "bfloat16")), tmp_path / "a+b", mergekit_compatible=True)
+        export_model(
+            Recipe.parse(text(family, "pcb", "bfloat16")),
+            tmp_path / "a+b",
+            files=ExportOptions(mergekit_compatible=True),
+        )
     assert not list(tmp_path.iterdir())
 
 
@@ -118,7 +122,7 @@ def test_the_card_says_what_mergekit_cannot_read(family: Family, tmp_path: Path)
     assert "mergekit has no such method" in card
     assert "mergekit-yaml" not in card
     assert yaml.safe_load(card.split("---\n")[1])["tags"] == ["merge", "merge-search"]
-    export_model(wanted, tmp_path / "merge", mergekit_compatible=True)
+    export_model(wanted, tmp_path / "merge", files=ExportOptions(mergekit_compatible=True))
     card = (tmp_path / "merge/README.md").read_text(encoding="utf-8")
     assert "`mergekit-yaml recipe.yaml DIR` makes the same tensors" in card
 
@@ -134,7 +138,9 @@ def test_a_merge_of_another_vocabulary_is_passed_through_with_its_tokenizer(fami
     unequal = Family(family.base, family.a, added)
     more = "chat_template: chatml\ntokenizer: {source: union, pad_to_multiple_of: 8}"
     export_model(
-        Recipe.parse(text(unequal, "consensus_ta", "float16", more)), tmp_path / "merge", mergekit_compatible=True
+        Recipe.parse(text(unequal, "consensus_ta", "float16", more)),
+        tmp_path / "merge",
+        files=ExportOptions(mergekit_compatible=True),
     )
     theirs = mergekit_folder((tmp_path / "merge/recipe.yaml").read_text(encoding="utf-8"), tmp_path / "theirs")
     ours = load_file(tmp_path / "merge/delta/model.safetensors")
@@ -151,7 +157,7 @@ def test_the_equal_of_a_merge_onto_an_adapted_base_is_onto_the_plain_one(family:
     adapter = save_adapter(family.base, tmp_path / "adapter", target_modules=["q_proj"])
     adapted = Family(f"{family.base}+{adapter}", family.a, family.b)
     wanted = Recipe.parse(text(adapted, "iso_c", "bfloat16"))
-    export_model(wanted, tmp_path / "merge", mergekit_compatible=True)
+    export_model(wanted, tmp_path / "merge", files=ExportOptions(mergekit_compatible=True))
     assert Recipe.load(tmp_path / "merge/recipe.yaml").base_model == family.base
     theirs = mergekit_merge((tmp_path / "merge/recipe.yaml").read_text(encoding="utf-8"))
     ours = load_file(tmp_path / "merge/delta/model.safetensors")
@@ -160,7 +166,11 @@ def test_the_equal_of_a_merge_onto_an_adapted_base_is_onto_the_plain_one(family:
 
 def test_without_card_and_tokenizer_there_are_none(family: Family, tmp_path: Path) -> None:
     wanted = Recipe.parse(text(family, "pcb", "bfloat16"))
-    export_model(wanted, tmp_path / "merge", mergekit_compatible=True, write_model_card=False, copy_tokenizer=False)
+    export_model(
+        wanted,
+        tmp_path / "merge",
+        files=ExportOptions(write_model_card=False, copy_tokenizer=False, mergekit_compatible=True),
+    )
     found = {str(path.relative_to(tmp_path / "merge")) for path in (tmp_path / "merge").rglob("*") if path.is_file()}
     assert {"recipe.yaml", "delta/recipe.yaml", "delta/model.safetensors"} <= found
     assert not [name for name in found if "README" in name or "tokenizer" in name]
@@ -168,7 +178,7 @@ def test_without_card_and_tokenizer_there_are_none(family: Family, tmp_path: Pat
 
 def test_the_equal_is_a_recipe_that_mergekit_validates(family: Family, tmp_path: Path) -> None:
     wanted = Recipe.parse(text(family, "wudi", "float16"))
-    export_model(wanted, tmp_path / "merge", mergekit_compatible=True)
+    export_model(wanted, tmp_path / "merge", files=ExportOptions(mergekit_compatible=True))
     written = (tmp_path / "merge/recipe.yaml").read_text(encoding="utf-8")
     config = MergeConfiguration.model_validate(yaml.safe_load(written))
     assert str(config.base_model) == family.base

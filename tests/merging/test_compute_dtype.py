@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, GptOssConfig
 
-from merging import Merger, ParentSet, Recipe, export_model
+from merging import MergeOptions, Merger, ParentSet, Recipe, export_model
 from merging.inductor import TensorKernels
 from merging.native import Kernels
 from tests.merging.conftest import Family, make_family
@@ -76,7 +76,7 @@ def test_it_is_the_exported_model_widened(
 ) -> None:
     family: Family = request.getfixturevalue(kind)
     recipe = Recipe.parse(recipes(family, "bfloat16" if kind == "family" else "float16")[method])
-    export_model(recipe, tmp_path / "merged", compile=False)
+    export_model(recipe, tmp_path / "merged", MergeOptions(compile=False))
     loaded = load(tmp_path / "merged")
     for kernels in KERNELS.values():
         check(in_float32(recipe, kernels()), loaded)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from merging import MergingError, ParentSet, Recipe
+from merging import LoadOptions, MergeOptions, MergingError, ParentSet, Recipe
 from tests.conftest import ModelMaker
 
 
@@ -32,8 +32,11 @@ def average(parents: tuple[Path, Path], tokenizer_source: str | None = None) -> 
     return Recipe.average([str(parent) for parent in parents], tokenizer_source=tokenizer_source)
 
 
-def notes(parents: tuple[Path, Path], tokenizer_source: str | None = None, **options: bool) -> tuple[str, ...]:
-    with ParentSet.open(average(parents, tokenizer_source), **options) as opened:  # type: ignore[arg-type]
+def notes(
+    parents: tuple[Path, Path], tokenizer_source: str | None = None, allow_crimes: bool = False
+) -> tuple[str, ...]:
+    options = MergeOptions(load=LoadOptions(allow_crimes=allow_crimes))
+    with ParentSet.open(average(parents, tokenizer_source), options) as opened:
         return opened.notes
 
 

@@ -18,7 +18,17 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
-from merging import Merger, MergingError, NonFiniteTensor, ParentSet, Recipe, export_model, load_tokenizer
+from merging import (
+    ExportOptions,
+    MergeOptions,
+    Merger,
+    MergingError,
+    NonFiniteTensor,
+    ParentSet,
+    Recipe,
+    export_model,
+    load_tokenizer,
+)
 from tests.conftest import ModelMaker
 from tests.merging.conftest import Family
 from tests.merging.disks import Limit, small_disk, small_files
@@ -65,7 +75,9 @@ def assert_same_bits(folder: Path, expected: dict[str, Tensor]) -> None:
 @pytest.mark.parametrize("max_shard_size", ["5GB", "30KB"])
 def test_the_scored_model_is_the_exported_model(family: Family, tmp_path: Path, name: str, max_shard_size: str) -> None:
     wanted = recipe(family, name)
-    export_model(wanted, tmp_path / "merge", random_seed=7, max_shard_size=max_shard_size)
+    export_model(
+        wanted, tmp_path / "merge", MergeOptions(random_seed=7), files=ExportOptions(max_shard_size=max_shard_size)
+    )
     assert_same_bits(tmp_path / "merge", scored(wanted, random_seed=7))
 
 
@@ -73,7 +85,7 @@ def test_the_scored_model_is_the_exported_model(family: Family, tmp_path: Path, 
 @pytest.mark.parametrize("max_shard_size", ["5GB", "30KB"])
 def test_a_tied_head_is_exported_once(qwen_family: Family, tmp_path: Path, name: str, max_shard_size: str) -> None:
     wanted = recipe(qwen_family, name)
-    export_model(wanted, tmp_path / "merge", max_shard_size=max_shard_size)
+    export_model(wanted, tmp_path / "merge", files=ExportOptions(max_shard_size=max_shard_size))
     assert_same_bits(tmp_path / "merge", scored(wanted))
     saved = {name for file in (tmp_path / "merge").glob("*.safetensors") for name in load_file(file)}
     assert "lm_head.weight" not in saved
@@ -83,7 +95,7 @@ def test_a_tied_head_is_exported_once(qwen_family: Family, tmp_path: Path, name:
 
 def test_the_random_seed_decides_what_an_export_drops(family: Family, tmp_path: Path) -> None:
     wanted = recipe(family, "dare_ties")
-    export_model(wanted, tmp_path / "merge", random_seed=1)
+    export_model(wanted, tmp_path / "merge", MergeOptions(random_seed=1))
     first, second = scored(wanted, random_seed=0), scored(wanted, random_seed=1)
     assert any(not torch.equal(first[name], second[name]) for name in first)
     assert_same_bits(tmp_path / "merge", second)
@@ -95,7 +107,7 @@ def test_slices_of_another_depth_are_exported_with_a_config_of_that_depth(
 ) -> None:
     slices = [f"{{sources: [{{model: {qwen_family.a}, layer_range: {each}}}]}}" for each in layers.split("|")]
     wanted = Recipe.parse(f"merge_method: passthrough\nslices: [{', '.join(slices)}]")
-    export_model(wanted, tmp_path / "merge", max_shard_size="30KB")
+    export_model(wanted, tmp_path / "merge", files=ExportOptions(max_shard_size="30KB"))
     assert_same_bits(tmp_path / "merge", scored(wanted))
     depth = sum(high - low for low, high in (yaml.safe_load(each) for each in layers.split("|")))
     assert AutoConfig.from_pretrained(tmp_path / "merge").num_hidden_layers == depth
@@ -104,7 +116,7 @@ def test_slices_of_another_depth_are_exported_with_a_config_of_that_depth(
 
 
 def test_shards_keep_to_their_size_and_their_index_names_every_tensor(family: Family, tmp_path: Path) -> None:
-    export_model(recipe(family), tmp_path / "merge", max_shard_size="30KB")
+    export_model(recipe(family), tmp_path / "merge", files=ExportOptions(max_shard_size="30KB"))
     shards = sorted(path.name for path in (tmp_path / "merge").glob("*.safetensors"))
     assert len(shards) > 2
     assert shards == [f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)]
@@ -122,7 +134,7 @@ def test_shards_keep_to_their_size_and_their_index_names_every_tensor(family: Fa
 @pytest.mark.parametrize("size", ["", "5", "GB", "-1GB", "0MB", "many MB", "1.2.3GB"])
 def test_a_shard_size_that_is_none_is_refused(family: Family, tmp_path: Path, size: str) -> None:
     with pytest.raises(MergingError, match=f"^max_shard_size: {size!r} is no size; write it like 5GB or 500MB"):
-        export_model(recipe(family), tmp_path / "merge", max_shard_size=size)
+        export_model(recipe(family), tmp_path / "merge", files=ExportOptions(max_shard_size=size))
     assert not list(tmp_path.iterdir())
 
 
@@ -199,7 +211,7 @@ def test_the_exported_tokenizer_is_the_merges(family: Family, tmp_path: Path) ->
 
 def test_the_model_card_names_the_parents_and_how_to_make_it_again(family: Family, tmp_path: Path) -> None:
     wanted = recipe(family, "dare_ties")
-    export_model(wanted, tmp_path / "my-merge", random_seed=3)
+    export_model(wanted, tmp_path / "my-merge", MergeOptions(random_seed=3))
     card = (tmp_path / "my-merge/README.md").read_text(encoding="utf-8")
     front = yaml.safe_load(card.split("---\n")[1])
     assert front["base_model"] == list(wanted.parents())
@@ -210,12 +222,12 @@ def test_the_model_card_names_the_parents_and_how_to_make_it_again(family: Famil
 
 
 def test_a_card_that_is_given_is_the_one(family: Family, tmp_path: Path) -> None:
-    export_model(recipe(family), tmp_path / "merge", card="# mine\n")
+    export_model(recipe(family), tmp_path / "merge", files=ExportOptions(card="# mine\n"))
     assert (tmp_path / "merge/README.md").read_text(encoding="utf-8") == "# mine\n"
 
 
 def test_an_export_is_a_parent_like_any_other(family: Family, tmp_path: Path) -> None:
-    export_model(recipe(family), tmp_path / "first", max_shard_size="30KB")
+    export_model(recipe(family), tmp_path / "first", files=ExportOptions(max_shard_size="30KB"))
     again = Recipe.single(str(tmp_path / "first"))
     export_model(again, tmp_path / "second")
     assert_same_bits(tmp_path / "second", scored(recipe(family)))
@@ -263,7 +275,7 @@ def test_a_merge_that_fails_leaves_nothing_behind(make_model: ModelMaker, tmp_pa
         model.parameters["weight"] = 1e9
     huge.parameters["normalize"] = False
     with pytest.raises(NonFiniteTensor):
-        export_model(huge, tmp_path / "out/merge", max_shard_size="30KB")
+        export_model(huge, tmp_path / "out/merge", files=ExportOptions(max_shard_size="30KB"))
     assert not list((tmp_path / "out").iterdir())
 
 
@@ -327,7 +339,7 @@ def test_a_disk_that_fills_up_leaves_nothing_half_written(
     disk.mkdir()
     with limit(disk):
         with pytest.raises(MergingError) as caught:
-            export_model(recipe(family), disk / "merge", max_shard_size=max_shard_size)
+            export_model(recipe(family), disk / "merge", files=ExportOptions(max_shard_size=max_shard_size))
         assert str(caught.value).startswith(f"{disk}/merge: cannot be written: ")
         assert str(caught.value).endswith("; nothing was left there")
         assert not list(disk.iterdir())
@@ -341,5 +353,10 @@ def test_an_export_says_what_it_does_before_it_begins(
 ) -> None:
     told: list[str] = []
     recipe = Recipe.average([family.a, family.b])
-    export_model(recipe, tmp_path / "out", compile=compile, progress=lambda phase, *_: told.append(phase.split()[0]))
+    export_model(
+        recipe,
+        tmp_path / "out",
+        MergeOptions(compile=compile),
+        progress=lambda phase, *_: told.append(phase.split()[0]),
+    )
     assert list(dict.fromkeys(told)) == phases

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from merging import MergingError, ParentSet, Recipe
+from merging import LoadOptions, MergeOptions, MergingError, ParentSet, Recipe
 from tests.conftest import ModelMaker
 from tests.merging.conftest import Family
 
@@ -120,7 +120,7 @@ def test_a_model_of_another_architecture_is_checked_against_its_own_config(
 ) -> None:
     other = make_model("mistral", architecture="mistral")
     recipe = Recipe.average([family.a, other])
-    ParentSet.open(recipe, allow_crimes=True).close()
+    ParentSet.open(recipe, MergeOptions(load=LoadOptions(allow_crimes=True))).close()
     configured(hidden_size=64)(Path(other))
     with pytest.raises(MergingError, match=f"model {other}: tensor .* but its config makes it"):
-        ParentSet.open(recipe, allow_crimes=True)
+        ParentSet.open(recipe, MergeOptions(load=LoadOptions(allow_crimes=True)))

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from merging import Merger, MergingError, ParentSet, Recipe, export_model
+from merging import ExportOptions, Merger, MergingError, ParentSet, Recipe, export_model
 from tests.merging.conftest import Family, make_family
 from tests.merging.oracle import mergekit_merge
 
@@ -34,7 +34,7 @@ def test_the_reopened_export_computes_what_the_live_model_does(tmp_path: Path, a
     tokens = torch.randint(0, 255, (2, 9))
     with ParentSet.open(recipe) as parents:
         live = Merger(parents).apply(recipe)
-    export_model(recipe, tmp_path / "merged", max_shard_size="40KB")
+    export_model(recipe, tmp_path / "merged", files=ExportOptions(max_shard_size="40KB"))
     model, report = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", output_loading_info=True)
     assert not any(report.values())
     with torch.inference_mode():

@@ -15,7 +15,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
-from merging import MergingError, Recipe, export_model, memo
+from merging import LoadOptions, MergeOptions, MergingError, Recipe, export_model, memo
 from merging.checkpoints.checkpoint import Checkpoint
 from merging.memo import remembered
 from tests.merging.conftest import Family, make_family
@@ -257,7 +257,7 @@ CONFIGS = ("config.json", "generation_config.json")
 def test_of_a_model_whose_code_is_trusted_nothing_is_remembered(
     family: Family, empty_memo: Path, tmp_path: Path
 ) -> None:
-    export_model(Recipe.single(family.base), tmp_path / "merge", trust_remote_code=True)
+    export_model(Recipe.single(family.base), tmp_path / "merge", MergeOptions(load=LoadOptions(trust_remote_code=True)))
     assert not list(empty_memo.glob("*"))
     export_model(Recipe.single(family.base), tmp_path / "again")
     assert list(empty_memo.glob("*"))

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor
 
-from merging import MergingError, Recipe, choose_kernels, export_model
+from merging import MergeOptions, MergingError, Recipe, choose_kernels, export_model
 from merging.methods import METHODS
 from merging.methods.bits import as_bits
 from merging.native import FORMATS, Kernels
@@ -168,7 +168,7 @@ def test_kernels_are_chosen_where_they_pay_or_are_wanted(monkeypatch: pytest.Mon
 def test_a_compiled_export_has_the_bits_of_an_uncompiled_one(family: Family, tmp_path: Path) -> None:
     recipe = Recipe.parse(recipes(family, "bfloat16")["ties"])
     for compile in (True, False):
-        export_model(recipe, tmp_path / str(compile), compile=compile)
+        export_model(recipe, tmp_path / str(compile), MergeOptions(compile=compile))
     one, other = (load_file(tmp_path / str(compile) / "model.safetensors") for compile in (True, False))
     assert one.keys() == other.keys()
     for name, tensor in one.items():

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from merging import Merger, MergingError, ParentSet, Recipe, load_model
+from merging import LoadOptions, MergeOptions, Merger, MergingError, ParentSet, Recipe, load_model
 from merging.checkpoints.checkpoint import Checkpoint
 from tests.merging.conftest import Family
 
@@ -45,7 +45,7 @@ def broken(family: Family, tmp_path: Path) -> Path:
 def refusal(folder: Path) -> str:
     """Return the one line with which a folder is refused in spite of the switch."""
     with pytest.raises(MergingError) as caught:
-        Checkpoint.open(str(folder), lazy_unpickle=True)
+        Checkpoint.open(str(folder), options=LoadOptions(lazy_unpickle=True))
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -56,7 +56,7 @@ def test_a_pickled_model_is_the_model_that_was_pickled(
 ) -> None:
     model: str = request.getfixturevalue(kind).a
     expected = Checkpoint.open(model)
-    found = Checkpoint.open(str(pickled(model, tmp_path / "pickled")), lazy_unpickle=True)
+    found = Checkpoint.open(str(pickled(model, tmp_path / "pickled")), options=LoadOptions(lazy_unpickle=True))
     assert found.tensors.keys() == expected.tensors.keys()
     for name in expected.tensors:
         assert torch.equal(found.read(name), expected.read(name))
@@ -67,24 +67,30 @@ def test_a_pickle_is_merged_and_loaded_like_safetensors(family: Family, tmp_path
     merged = []
     for model in (family.a, pickle):
         recipe = Recipe.average([family.base, model])
-        with ParentSet.open(recipe, lazy_unpickle=True) as parents:
+        with ParentSet.open(recipe, MergeOptions(load=LoadOptions(lazy_unpickle=True))) as parents:
             merged.append({name: t.clone() for name, t in Merger(parents).apply(recipe).state_dict().items()})
     assert all(torch.equal(merged[0][name], merged[1][name]) for name in merged[0])
-    loaded, expected = load_model(pickle, lazy_unpickle=True).state_dict(), load_model(family.a).state_dict()
+    loaded, expected = (
+        load_model(pickle, options=LoadOptions(lazy_unpickle=True)).state_dict(),
+        load_model(family.a).state_dict(),
+    )
     assert all(torch.equal(loaded[name], expected[name]) for name in expected)
 
 
 def test_safetensors_come_before_pickles(family: Family, tmp_path: Path) -> None:
     both = Path(shutil.copytree(family.a, tmp_path / "both"))
     (both / "pytorch_model.bin").write_bytes(b"not looked at")
-    assert Checkpoint.open(str(both), lazy_unpickle=True).tensors == Checkpoint.open(str(both)).tensors
+    assert (
+        Checkpoint.open(str(both), options=LoadOptions(lazy_unpickle=True)).tensors
+        == Checkpoint.open(str(both)).tensors
+    )
 
 
 def test_views_parameters_and_shared_storage_are_read_as_tensors_of_their_own(broken: Path) -> None:
     square = torch.arange(12.0).reshape(3, 4)
     content = {"turned": square.T, "part": square[1:], "same": square, "kept": torch.nn.Parameter(square.clone())}
     torch.save({"state_dict": content, "epoch": 3}, broken / "pytorch_model.bin")
-    found = Checkpoint.open(str(broken), lazy_unpickle=True)
+    found = Checkpoint.open(str(broken), options=LoadOptions(lazy_unpickle=True))
     assert set(found.tensors) == set(content)
     for name, tensor in content.items():
         read = found.read(name)
@@ -138,7 +144,7 @@ def test_a_pickle_of_something_else_is_named(broken: Path, content: object) -> N
 
 
 def test_a_pickle_that_is_cut_short_after_it_was_opened_is_an_error_and_no_crash(broken: Path) -> None:
-    found = Checkpoint.open(str(broken), lazy_unpickle=True)
+    found = Checkpoint.open(str(broken), options=LoadOptions(lazy_unpickle=True))
     os.truncate(broken / "pytorch_model.bin", 1000)
     with pytest.raises(MergingError, match="the file has been cut short or removed"):
         found.read("model.norm.weight")

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from evaluation import Request
 from evaluation.generation.engine.generator import TransformersGenerator
-from merging import Merger, MergingError, NonFiniteTensor, ParentSet, Recipe, load_model, load_tokenizer
+from merging import MergeOptions, Merger, MergingError, NonFiniteTensor, ParentSet, Recipe, load_model, load_tokenizer
 from merging.placement import Placement, by_device
 from tests.merging.conftest import Family, make_family
 from tests.merging.recipes import recipes
@@ -30,7 +30,7 @@ ALL = {
 
 def opened(family: Family, device_map: Mapping[str, str | int] | str) -> ParentSet:
     """Open the parents of a ties merge with a device map."""
-    return ParentSet.open(Recipe.parse(recipes(family, "bfloat16")["ties"]), device_map=device_map)  # type: ignore[arg-type]
+    return ParentSet.open(Recipe.parse(recipes(family, "bfloat16")["ties"]), MergeOptions(device_map=device_map))  # type: ignore[arg-type]
 
 
 def test_the_longest_name_that_fits_decides() -> None:
@@ -63,7 +63,7 @@ def test_a_merge_by_a_device_map_has_the_bits_of_one_without(
 
 def test_a_budget_is_shared_by_what_the_devices_hold(family: Family) -> None:
     recipe = Recipe.parse(recipes(family, "bfloat16")["ties"])
-    with ParentSet.open(recipe, device_map=ALL, memory_budget=1000) as parents:
+    with ParentSet.open(recipe, MergeOptions(device_map=ALL, memory_budget=1000)) as parents:
         parents.load()
         assert any("are read from their files for every candidate" in note for note in parents.notes)
 
@@ -88,7 +88,7 @@ def test_a_map_that_cannot_be_is_refused(family: Family, device_map: Mapping[str
 def test_tensors_that_a_merge_calls_otherwise_have_the_devices_of_the_live_ones(tmp_path: Path) -> None:
     family = make_family(tmp_path, architecture="gpt_neox")
     recipe = Recipe.parse(recipes(family, "bfloat16")["ties"])
-    with ParentSet.open(recipe, device_map={"gpt_neox": "cpu", "lm_head": "cpu"}) as parents:
+    with ParentSet.open(recipe, MergeOptions(device_map={"gpt_neox": "cpu", "lm_head": "cpu"})) as parents:
         for step in Merger(parents).steps(recipe):
             assert parents.placement.device_of(step.name) == torch.device("cpu")
         Merger(parents).apply(recipe)

@@ -20,7 +20,7 @@ from click.testing import CliRunner
 from safetensors.torch import save_file
 from transformers import LlamaConfig
 
-from merging import Merger, MergingError, ParentSet, Recipe, export_model
+from merging import ExportOptions, MergeOptions, Merger, MergingError, ParentSet, Recipe, export_model
 from merging.checkpoints.architecture import skeleton
 from merging.checkpoints.checkpoint import Checkpoint
 from merging.checkpoints.weights import read_header
@@ -37,7 +37,7 @@ _M_MMAP_THRESHOLD = -3
 
 def merged(recipe: Recipe, budget: int | None) -> dict[str, torch.Tensor]:
     """Return the tensors of a merge, made twice in a row under a budget."""
-    with ParentSet.open(recipe, memory_budget=budget) as parents:
+    with ParentSet.open(recipe, MergeOptions(memory_budget=budget)) as parents:
         parents.load()
         merger = Merger(parents, random_seed=3)
         merger.apply(recipe)
@@ -203,7 +203,7 @@ def test_what_finds_no_room_is_told(family: Family) -> None:
         (None, ()),
         (0, (f"of {size} of parents {size} are read from their files for every candidate",)),
     ):
-        with ParentSet.open(recipe, memory_budget=budget) as parents:
+        with ParentSet.open(recipe, MergeOptions(memory_budget=budget)) as parents:
             parents.load()
             assert parents.notes == notes
 
@@ -211,7 +211,7 @@ def test_what_finds_no_room_is_told(family: Family) -> None:
 def test_parents_leave_room_for_a_live_model_that_is_wider(family: Family) -> None:
     recipe = Recipe.average([family.base, family.a])
     size = Checkpoint.open(family.base).nbytes
-    with ParentSet.open(recipe, memory_budget=2 * size) as parents:
+    with ParentSet.open(recipe, MergeOptions(memory_budget=2 * size)) as parents:
         parents.leave_room(size)
         parents.load()
         kept = [
@@ -237,7 +237,7 @@ def test_the_progress_of_loading_counts_every_tensor(family: Family) -> None:
 
 def test_parents_read_in_inference_mode_are_of_use_outside(family: Family) -> None:
     for budget in (None, 0):
-        with ParentSet.open(Recipe.single(family.a), memory_budget=budget) as parents:
+        with ParentSet.open(Recipe.single(family.a), MergeOptions(memory_budget=budget)) as parents:
             with torch.inference_mode():
                 tensor = parents.tensor(family.a, "model.norm.weight")
             weight = torch.ones_like(tensor, requires_grad=True)
@@ -251,7 +251,7 @@ def test_a_file_that_is_cut_short_while_parents_are_streamed_is_an_error_and_no_
 ) -> None:
     model = Path(save_tiny_model(tmp_path / "model", TinyModel(seed=1)))
     recipe = Recipe.average([family.base, str(model)])
-    with ParentSet.open(recipe, memory_budget=0) as parents:
+    with ParentSet.open(recipe, MergeOptions(memory_budget=0)) as parents:
         Merger(parents).apply(recipe)
         os.truncate(model / "model.safetensors", 5000)
         with pytest.raises(MergingError, match=rf"^{model}/model.safetensors: tensor .* cannot be read: mmap "):
@@ -295,9 +295,11 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
 def test_an_export_takes_the_memory_of_a_shard_and_not_of_its_parents(large: Recipe, tmp_path: Path) -> None:
     size = Checkpoint.open(large.donor).nbytes
     assert size > 70e6
-    export_model(large, tmp_path / "first", max_shard_size="1MB")  # what Python and torch need once is not measured
+    export_model(
+        large, tmp_path / "first", files=ExportOptions(max_shard_size="1MB")
+    )  # what Python and torch need once is not measured
     with peak() as grown:
-        export_model(large, tmp_path / "merged", max_shard_size="10MB")
+        export_model(large, tmp_path / "merged", files=ExportOptions(max_shard_size="10MB"))
     # A shard of 10 MB, and for each thread four tensors of 2 MB and blocks in between: 22 MB with one thread.
     assert grown[0] < size, f"grew by {grown[0] / 1e6:.0f} MB"
     with ParentSet.open(large) as parents, peak() as grown:
@@ -307,7 +309,7 @@ def test_an_export_takes_the_memory_of_a_shard_and_not_of_its_parents(large: Rec
 
 def test_out_of_memory_falls_back_to_the_files_and_says_so(large: Recipe, caplog: pytest.LogCaptureFixture) -> None:
     limits = resource.getrlimit(resource.RLIMIT_AS)
-    with ParentSet.open(large, memory_budget=10**9) as parents, caplog.at_level(logging.WARNING):
+    with ParentSet.open(large, MergeOptions(memory_budget=10**9)) as parents, caplog.at_level(logging.WARNING):
         resource.setrlimit(resource.RLIMIT_AS, (status("VmSize") + 60 * 10**6, limits[1]))
         try:
             parents.load()

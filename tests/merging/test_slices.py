@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import Gemma3TextConfig, MistralConfig, PreTrainedModel, SmolLM3Config
 
-from merging import Merger, MergingError, ParentSet, Recipe, export_model, load_model
+from merging import LoadOptions, MergeOptions, Merger, MergingError, ParentSet, Recipe, export_model, load_model
 from tests.conftest import ModelMaker
 from tests.merging.conftest import Family, make_family
 from tests.merging.oracle import mergekit_layers, mergekit_merge
@@ -201,7 +201,7 @@ def test_a_layer_whose_model_names_no_kinds_is_of_the_kind_that_the_donor_has_th
         f"merge_method: passthrough\nslices:\n- sources: [{{model: {donor}, layer_range: [0, 1]}}]\n"
         f"- sources: [{{model: {other}, layer_range: [2, 4]}}]\n"
     )
-    with ParentSet.open(recipe, allow_crimes=True) as parents:
+    with ParentSet.open(recipe, MergeOptions(load=LoadOptions(allow_crimes=True))) as parents:
         assert Merger(parents).apply(recipe).config.layer_types == [FULL, SLIDING, FULL]
 
 
@@ -254,7 +254,7 @@ def thrice(family: Family, method: str = "ties", last: float = 0.5) -> Recipe:
 
 def unshared(recipe: Recipe, folder: Path) -> dict[str, Tensor]:
     """Return the tensors of a merge that shares nothing: of the one on disk."""
-    export_model(recipe, folder, random_seed=7)
+    export_model(recipe, folder, MergeOptions(random_seed=7))
     return load_model(str(folder)).state_dict()
 
 

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from merging import Merger, ParentSet, Recipe, export_model
+from merging import MergeOptions, Merger, ParentSet, Recipe, export_model
 from merging.statistics import digests, forms
 from merging.statistics.digests import FileChanged, FileDigests
 from merging.statistics.folder import Identity, StatisticsFolder
@@ -74,7 +74,7 @@ CASES: dict[str, tuple[Callable[[Family, Path], Recipe], str]] = {
 
 def merged(recipe: Recipe, folder: Path | None) -> dict[str, Tensor]:
     """Return the tensors that a merger makes, with statistics of a folder or none."""
-    with ParentSet.open(recipe, statistics=folder) as parents:
+    with ParentSet.open(recipe, MergeOptions(statistics=folder)) as parents:
         parents.statistics.write()
         model = Merger(parents).apply(recipe)
         return {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -277,7 +277,7 @@ def test_what_was_computed_before_there_was_a_folder_is_written_to_it(
     family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chosen, folder = of_text(family, "fisher", tmp_path), tmp_path / "statistics"
-    with ParentSet.open(chosen, statistics=folder) as parents:
+    with ParentSet.open(chosen, MergeOptions(statistics=folder)) as parents:
         Merger(parents).calibrate(chosen)
         assert not folder.exists()
         parents.statistics.write()
@@ -312,11 +312,11 @@ def test_an_export_reads_statistics_and_writes_none(
 ) -> None:
     make, computes = CASES["tsv_m"]
     chosen, folder = make(family, tmp_path), tmp_path / "statistics"
-    export_model(chosen, tmp_path / "plain", statistics=folder)
+    export_model(chosen, tmp_path / "plain", MergeOptions(statistics=folder))
     assert not folder.exists()
     merged(chosen, folder)
     spy = calls(monkeypatch, computes)
-    export_model(chosen, tmp_path / "again", statistics=folder)
+    export_model(chosen, tmp_path / "again", MergeOptions(statistics=folder))
     assert not spy.called
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("plain", "again")]
     assert weights[0] == weights[1]
@@ -326,7 +326,7 @@ def test_what_is_large_is_mapped(family: Family, tmp_path: Path, monkeypatch: py
     monkeypatch.setattr("merging.statistics.memo._LARGE", 0)
     chosen, folder = CASES["della"][0](family, tmp_path), tmp_path / "statistics"
     for _ in range(2):  # also what was only just computed
-        with ParentSet.open(chosen, statistics=folder) as parents:
+        with ParentSet.open(chosen, MergeOptions(statistics=folder)) as parents:
             parents.statistics.write()
             Merger(parents).apply(chosen)
             maps = Path("/proc/self/maps").read_text()
@@ -528,7 +528,7 @@ def test_a_file_that_changed_after_it_was_hashed_is_noticed_whatever_its_times_s
 def test_a_parent_that_is_exchanged_while_it_is_merged_poisons_nothing(family: Family, tmp_path: Path) -> None:
     shutil.copytree(family.a, tmp_path / "a")
     chosen = CASES["ties"][0](Family(family.base, str(tmp_path / "a"), family.b), tmp_path)
-    with ParentSet.open(chosen, statistics=tmp_path / "statistics") as parents:
+    with ParentSet.open(chosen, MergeOptions(statistics=tmp_path / "statistics")) as parents:
         parents.statistics.write()
         parents.load()
         time.sleep(0.02)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from merging import METHODS, Merger, ParentSet, Recipe
+from merging import METHODS, MergeOptions, Merger, ParentSet, Recipe
 from merging.methods import Scope
 from merging.planning.plan import Plan
 from merging.unread import unread, unread_notes
@@ -18,7 +18,7 @@ from tests.merging.conftest import Family
 
 def notes(recipe: dict[str, Any]) -> list[str]:
     read = Recipe.from_dict({"dtype": "bfloat16", **recipe}, "test")
-    with ParentSet.open(read, memory_budget=0) as parents:
+    with ParentSet.open(read, MergeOptions(memory_budget=0)) as parents:
         return unread_notes(unread(read, Plan.of(read, parents), parents), str)
 
 

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from merging import Merger, MergingError, ParentSet, Recipe, export_model
+from merging import ExportOptions, MergeOptions, Merger, MergingError, ParentSet, Recipe, export_model
 from merging.recipes.schema import ModelToken, TokenEmbedding, ZeroEmbedding
 from merging.tokenization.embeddings import rearranged
 from merging.tokenization.vocabulary import Vocabulary, align
@@ -315,21 +315,21 @@ def test_the_live_model_is_the_exported_one_and_rows_are_brought_together_once(u
 @pytest.mark.parametrize("budget", [0, 60_000])
 def test_rows_are_the_same_wherever_parents_are_kept(unequal: Family, budget: int) -> None:
     recipe = Recipe.parse(linear(unequal, "tokenizer_source: union"))
-    with ParentSet.open(recipe) as roomy, ParentSet.open(recipe, memory_budget=budget) as tight:
+    with ParentSet.open(recipe) as roomy, ParentSet.open(recipe, MergeOptions(memory_budget=budget)) as tight:
         expected, found = (Merger(parents).apply(recipe).state_dict() for parents in (roomy, tight))
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
 def test_what_is_brought_together_counts_against_the_budget(unequal: Family) -> None:
     recipe = Recipe.parse(linear(unequal, "tokenizer_source: union"))
-    with ParentSet.open(recipe, memory_budget=0) as parents:
+    with ParentSet.open(recipe, MergeOptions(memory_budget=0)) as parents:
         used = {source for step in Merger(parents).steps(recipe) for source in step.sources()}
         derived = {source for source in used if "@" in source.tensor}
         assert derived
         size = sum(parents.stored(source.parent, source.tensor).nbytes for source in derived)
         size += sum(checkpoint.nbytes for checkpoint in parents.checkpoints.values())
     for budget in (size, size - 1):
-        with ParentSet.open(recipe, memory_budget=budget) as parents:
+        with ParentSet.open(recipe, MergeOptions(memory_budget=budget)) as parents:
             Merger(parents).steps(recipe)
             parents.load()
             assert bool(parents.notes) == (budget < size)
@@ -363,7 +363,7 @@ def test_rows_come_together_where_files_are_laid_out_otherwise(
         *(make_model(name, vocabulary=each, seed=i, **options) for i, (name, each) in enumerate(vocabularies))
     )
     recipe = Recipe.parse(linear(family, "tokenizer_source: union"))
-    export_model(recipe, tmp_path / "out", max_shard_size="40KB")
+    export_model(recipe, tmp_path / "out", files=ExportOptions(max_shard_size="40KB"))
     with ParentSet.open(recipe) as parents:
         live = Merger(parents).apply(recipe).state_dict()
         assert len(parents.architecture.by_token) == 2

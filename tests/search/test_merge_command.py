@@ -13,7 +13,7 @@ from mergekit.options import MergeOptions  # type: ignore[import-untyped]
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
-from merging import load_model
+from merging import LoadOptions, load_model
 from search.cli import main
 from tests.search.conftest import Command
 from tests.search.family import Family
@@ -218,7 +218,7 @@ def test_code_of_a_model_is_executed_only_where_it_is_trusted(
     succeeded(command("merge", recipe, tmp_path / "out", "--trust-remote-code", "--dry-run"))
     succeeded(command("merge", recipe, tmp_path / "out", "--trust-remote-code"))
     assert {"configuration_own.py", "modeling_own.py"} <= {file.name for file in (tmp_path / "out").iterdir()}
-    model = load_model(str(tmp_path / "out"), trust_remote_code=True)
+    model = load_model(str(tmp_path / "out"), options=LoadOptions(trust_remote_code=True))
     assert type(model).__name__ == "OwnForCausalLM"
     assert torch.isfinite(model(torch.arange(8).view(1, 8)).logits).all()
 
@@ -239,7 +239,10 @@ def test_a_search_trusts_code_where_its_config_says_so(command: Command, own_cod
     succeeded(command("run", config, "--out", tmp_path / "run", "--dry-run"))
     succeeded(command("run", config, "--out", tmp_path / "run", "--trials", "1"))
     succeeded(command("export", tmp_path / "run", "--to", tmp_path / "out"))
-    assert type(load_model(str(tmp_path / "out"), trust_remote_code=True)).__name__ == "OwnForCausalLM"
+    assert (
+        type(load_model(str(tmp_path / "out"), options=LoadOptions(trust_remote_code=True))).__name__
+        == "OwnForCausalLM"
+    )
 
 
 # --- a search over different vocabularies ---------------------------------------------------------------------------

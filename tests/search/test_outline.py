@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from merging import Merger, ParentSet, Recipe
+from merging import MergeOptions, Merger, ParentSet, Recipe
 from search import SearchConfig
 from search.commands.display import names_of
 from search.commands.outline import plan_table, ranges_table
@@ -24,7 +24,7 @@ def rendered(table: Any, width: int) -> list[str]:
 
 def outline(plain: dict[str, Any]) -> list[str]:
     recipe = Recipe.from_dict(plain, "test")
-    with ParentSet.open(recipe, memory_budget=0) as parents:
+    with ParentSet.open(recipe, MergeOptions(memory_budget=0)) as parents:
         line, table = plan_table(Merger(parents).steps(recipe), names_of([recipe]), recipe.dtype)
     return [line, *rendered(table, 160)]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from merging import Merger, ParentSet
+from merging import MergeOptions, Merger, ParentSet
 from search import SearchConfig, run_search
 from search.progress import Silent
 from search.unread import unread_lines
@@ -23,7 +23,7 @@ FAR = "nothing reads them: no tensor lies near such a knot; {} knots are more th
 
 def lines(family: Family, recipe: str) -> list[str]:
     config = SearchConfig.parse(family.config(recipe), "c.yaml", family.folder)
-    with ParentSet.open(config.space.corners(), memory_budget=0) as parents:
+    with ParentSet.open(config.space.corners(), MergeOptions(memory_budget=0)) as parents:
         merger = Merger(parents)
         found = unread_lines(config.space, merger, config.space.fitting_corners(merger.steps).recipes, Silent())
     assert all(line.startswith("c.yaml: recipe.") for line in found)

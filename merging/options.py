@@ -1,0 +1,57 @@
+"""Options: how models are opened, and how and where they are merged."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from merging.placement import DeviceMap
+    from merging.residency.memory import Budget
+
+
+@dataclass(frozen=True, slots=True)
+class LoadOptions:
+    """What opening a model may do.
+
+    Attributes:
+        lazy_unpickle: whether torch pickles may be read, where a model has no safetensors.
+        trust_remote_code: whether Python code that comes with a model may be executed.
+        allow_crimes: whether models of different architectures may be merged where their tensors fit.
+    """
+
+    lazy_unpickle: bool = False
+    trust_remote_code: bool = False
+    allow_crimes: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class MergeOptions:
+    """How and where models are merged.
+
+    Attributes:
+        device: where, as torch names devices.
+        device_map: spreads the live model over several devices instead: ``auto``, or a device for each module by name,
+            as accelerate takes it. Each tensor is merged on its device, and parents are kept there.
+        memory_budget: bytes for keeping the parents, in the device's memory first and then in the host's; what has no
+            room is read again for every candidate. By default what is free.
+        random_seed: the seed of methods that draw random numbers.
+        compile: whether to merge with compiled kernels; None where that saves time.
+        statistics: a folder in which what is computed of the parents alone is found again; it is written to once
+            `ParentSet.statistics.write` was called.
+        load: what opening the parents may do.
+    """
+
+    device: str = "cpu"
+    device_map: DeviceMap | None = None
+    memory_budget: int | Budget | None = None
+    random_seed: int = 0
+    compile: bool | None = None
+    statistics: Path | None = None
+    load: LoadOptions = field(default_factory=LoadOptions)
+
+
+LOAD = LoadOptions()
+MERGE = MergeOptions()
