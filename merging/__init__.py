@@ -23,11 +23,12 @@ if TYPE_CHECKING:
     )
     from merging.compiling import choose_kernels
     from merging.errors import MachineError, MergingError, NonFiniteTensor, OutOfMemory, shown, suggest
-    from merging.export import ExportOptions, Scored, export_model, model_card
+    from merging.export.export import ExportOptions, Scored, export_model
+    from merging.export.model_card import model_card
+    from merging.live_model import compute_in_float32
     from merging.loading import load_model
     from merging.merger import Merger
     from merging.methods import METHODS
-    from merging.models import compute_in_float32
     from merging.options import LoadOptions, MergeOptions
     from merging.parents import ParentSet
     from merging.planning.plan import Plan
@@ -52,17 +53,17 @@ _HOMES = {
     "Recipe": "merging.recipes.recipe",
     "YamlReader": "merging.recipes.yaml_file",
     "choose_kernels": "merging.compiling",
-    "compute_in_float32": "merging.models",
+    "compute_in_float32": "merging.live_model",
     "contents_of": "merging.checkpoints.contents",
-    "ExportOptions": "merging.export",
+    "ExportOptions": "merging.export.export",
     "LoadOptions": "merging.options",
     "MergeOptions": "merging.options",
-    "Scored": "merging.export",
-    "export_model": "merging.export",
+    "Scored": "merging.export.export",
+    "export_model": "merging.export.export",
     "load_model": "merging.loading",
     "load_tokenizer": "merging.tokenization.tokenizers",
     "missing_part": "merging.checkpoints.references",
-    "model_card": "merging.export",
+    "model_card": "merging.export.model_card",
     "parts_of": "merging.checkpoints.references",
     "short_names": "merging.checkpoints.references",
     "parts_named": "merging.checkpoints.references",

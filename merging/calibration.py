@@ -21,13 +21,13 @@ from torch import Tensor, nn
 
 from merging.checkpoints.weights import Digest
 from merging.errors import MergingError, first_line, shown
+from merging.live_model import build_model
 from merging.methods import METHODS
 from merging.methods.registry import Observed
-from merging.models import build_model
 from merging.parents import ParentSet
 from merging.planning.plan import Source, Step
 from merging.statistics import forms
-from merging.statistics.memo import Kept
+from merging.statistics.statistics import Kept
 from merging.tokenization.embeddings import RearrangedTensor
 from merging.tokenization.tokenizers import load_tokenizer
 
@@ -61,7 +61,7 @@ def observed(step: Step, index: int, parents: ParentSet) -> Tensor | None:
     stored = parents.stored(source.parent, source.tensor)
     tensor = step.name if isinstance(stored, RearrangedTensor) else source.tensor
     # Of a tied head there is no tensor but the embedding.
-    own = found.get(tensor, found.get(parents.architecture.stand_ins.get(tensor, tensor)))
+    own = found.get(tensor, found.get(parents.architecture.tied_weights.get(tensor, tensor)))
     if kind == "fisher" and isinstance(stored, RearrangedTensor):
         return _rearranged(own, stored.alignment.own[source.parent])
     return own  # the rows of a linear layer, whichever they are, have the same inputs
@@ -102,7 +102,7 @@ def _made_of(parent: str, sequences: Sequence[Tensor], parents: ParentSet, diges
 
 
 def _names(parent: str, parents: ParentSet) -> list[str]:
-    tied = parents.architecture.stand_ins if parents.checkpoints[parent].config.tie_word_embeddings else ()
+    tied = parents.architecture.tied_weights if parents.checkpoints[parent].config.tie_word_embeddings else ()
     return [name for name in parents.names(parent) if name not in tied]
 
 

@@ -26,10 +26,10 @@ from merging.methods.random_bits import keys
 from merging.methods.registry import Block, Finite, Scratch, Undefined
 from merging.native import FORMATS
 from merging.parents import ParentSet
-from merging.placement import by_device
 from merging.planning.plan import Step
+from merging.residency.placement import by_device
 from merging.statistics.forms import Form
-from merging.statistics.memo import Kept
+from merging.statistics.statistics import Kept
 
 T = TypeVar("T")
 

@@ -21,8 +21,9 @@ from torch import Tensor
 from merging.calibration import calibrate
 from merging.execution import run_steps
 from merging.inductor import AnyKernels
+from merging.live_model import build_model, compute_in_float32
+from merging.merged_config import generation_config, merged_config
 from merging.methods import METHODS
-from merging.models import build_model, compute_in_float32, generation_config, merged_config
 from merging.parents import ParentSet
 from merging.planning.parameters import structure_of
 from merging.planning.plan import Plan, Step
@@ -188,9 +189,9 @@ class Merger:
 
 def _target(parents: ParentSet, plan_of: Callable[[Recipe], Plan], structure: Recipe) -> _Target:
     """Return what a structure is merged into."""
-    donor = parents.checkpoints[structure.donor]
+    config_source = parents.checkpoints[structure.config_source]
     special = None
-    if structure.vocabulary_source or holds_tokenizer(donor.folder):
+    if structure.vocabulary_source or holds_tokenizer(config_source.folder):
         special = MergedTokenizer.of(structure, parents).special
-    config = merged_config(donor, plan_of(structure), parents, special)
-    return _Target(config, config.to_dict(), generation_config(donor, special))
+    config = merged_config(config_source, plan_of(structure), parents, special)
+    return _Target(config, config.to_dict(), generation_config(config_source, special))

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from merging.placement import DeviceMap
     from merging.residency.memory import Budget
+    from merging.residency.placement import DeviceMap
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,21 +14,19 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from merging.checkpoints.architecture import Architecture, Stack, pattern
+from merging.checkpoints.architecture import Architecture, Stack
 from merging.checkpoints.assembled import assemble
 from merging.checkpoints.checkpoint import Checkpoint
 from merging.checkpoints.config import Config
-from merging.checkpoints.differences import different_computations, different_heads, different_ids, left_out
-from merging.checkpoints.fit import check_fit
 from merging.checkpoints.weights import Digest, StoredTensor
-from merging.errors import MergingError
 from merging.options import MERGE, LoadOptions, MergeOptions
-from merging.placement import DeviceMap, Placement
+from merging.parent_checks import check_parents
 from merging.recipes.recipe import Recipe
 from merging.residency.memory import Budget
+from merging.residency.placement import DeviceMap, Placement
 from merging.residency.residency import Residency
 from merging.statistics.digests import FileDigests
-from merging.statistics.memo import Statistics
+from merging.statistics.statistics import Statistics
 
 Progress = Callable[[str, int, int], None]
 Sources: TypeAlias = tuple[tuple[str, str] | None, ...]
@@ -68,7 +66,7 @@ class ParentSet:
         self._own = {name: self._own_architecture(checkpoint) for name, checkpoint in self.checkpoints.items()}
         self._stacks = {name: self._own_stacks(checkpoint) for name, checkpoint in self.checkpoints.items()}
         self._layer_shapes: dict[tuple[str, str, int], Mapping[str, torch.Size]] = {}
-        self._differences: dict[str, None] = {}
+        self._notes: tuple[str, ...] = ()
         self.placement = Placement.on(torch.empty(0, device=device).device)
         self._residencies = {self.placement.devices[0]: Residency(device, budget)}
 
@@ -104,39 +102,24 @@ class ParentSet:
             largest = max(checkpoint.nbytes for checkpoint in checkpoints.values())
             budget = Budget.of(where, largest, budget)
         parents = cls(checkpoints, where, budget, memo, load)
-        parents._check(checkpoints, load.allow_crimes)
+        parents._notes = tuple(dict.fromkeys(check_parents(parents, checkpoints, every)))
         if device_map is not None:
             parents._spread(device_map, None if options.memory_budget is None else budget)
-        for recipe in every:
-            parents._check_rows(recipe)
-            donor = parents.checkpoints[recipe.donor]
-            donor.check_generation_config()  # which the merge will have
-            if keys := donor.loading_keys:
-                parents._note(
-                    f"model {recipe.donor}: its config.json says how to load it ({', '.join(keys)}); a merge is plain "
-                    "tensors, and leaves that out"
-                )
         return parents
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What is otherwise than the person who chose the parents and the device would hope, in sentences."""
-        return (*self._differences, *(note for each in self._residencies.values() for note in each.notes))
+        """What a user should know about the parents and the device, in sentences."""
+        return (*self._notes, *(note for each in self._residencies.values() for note in each.notes))
 
-    def generation_notes(self, donor: str | None = None) -> list[str]:
-        """Return what parents ask for when they generate, and who goes by it: scoring never does.
+    @property
+    def reference(self) -> Checkpoint:
+        """The parent whose tensors the others are compared with."""
+        return self.checkpoints[self._reference]
 
-        Args:
-            donor: whose generation_config.json is written with a merge; None where nothing is.
-        """
-        asked = {name: each.generation_settings for name, each in self.checkpoints.items()}
-        ending = "scoring leaves it out" if donor is None else "the merge's files leave it out"
-        return [
-            f"model {name}: its generation_config.json asks for {settings}; "
-            + ("so do the merge's files, though no score was made with it" if name == donor else ending)
-            for name, settings in asked.items()
-            if settings
-        ]
+    def own_architecture(self, parent: str) -> Architecture | None:
+        """Return what a parent's own config makes of it, by a merge's names; None of a model of another type."""
+        return self._own[parent]
 
     @property
     def elements(self) -> int:
@@ -269,11 +252,10 @@ class ParentSet:
 
     def _spread(self, device_map: DeviceMap, budget: Budget | None) -> None:
         """Keep each parent's tensors where the device map puts the live model's; shares of the budget by their size."""
-        reference = self.checkpoints[self._reference]
         layout = self.architecture.layout
         model = layout.convert().model
         names = {live: layout.name_of(live) for live in model.state_dict()}
-        placement = Placement.of(device_map, model, reference.dtype)
+        placement = Placement.of(device_map, model, self.reference.dtype)
         self.placement = placement.named({live: name for live, name in names.items() if name != live})
         self.device = self.placement.devices[0]
         largest = max(self.checkpoints.values(), key=lambda each: each.nbytes)
@@ -305,103 +287,7 @@ class ParentSet:
 
     def _stored_name(self, parent: str, name: str) -> str:
         tensors = self.checkpoints[parent].tensors
-        return name if name in tensors else self.architecture.stand_ins.get(name, name)
-
-    def _check_rows(self, recipe: Recipe) -> None:
-        if recipe.vocabulary_source:
-            return
-        for tensor in (name for name in self.architecture.loose if name in self.architecture.by_token):
-            rows = {name: self.shape(name, tensor)[0] for name in recipe.parents()}
-            for name, found in rows.items():
-                if found != rows[recipe.donor]:
-                    raise MergingError(
-                        f"model {name}: tensor {tensor} has {found} rows, but in {recipe.donor} it has "
-                        f"{rows[recipe.donor]}; set tokenizer_source in the recipe (union keeps the tokens of all "
-                        "models, base those of the base), which brings the rows of each token together"
-                    )
-        donor = self.checkpoints[recipe.donor]
-        for name in recipe.parents():
-            if moved := different_ids(self.checkpoints[name].folder, donor.folder):
-                self._note(
-                    f"model {name}: {moved}, as in {recipe.donor}; rows are merged by their ids, unless the recipe "
-                    "has a tokenizer_source"
-                )
-
-    def _check(self, files: Mapping[str, Checkpoint], allow_crimes: bool) -> None:
-        reference = self.checkpoints[self._reference]
-        for checkpoint in self.checkpoints.values():
-            if checkpoint.config.model_type != reference.config.model_type and not allow_crimes:
-                raise MergingError(
-                    f"model {checkpoint.reference}: is a {checkpoint.config.model_type} model, but "
-                    f"{reference.reference} is a {reference.config.model_type} model; only models of one architecture "
-                    "can be merged, unless --allow-crimes (allow_crimes=True) takes those whose tensors fit"
-                )
-            self._check_depth(checkpoint)
-            self._check_fit(files[checkpoint.reference])
-            for name in self.names(checkpoint.reference):
-                if not self.has(checkpoint.reference, name):
-                    raise MergingError(
-                        f"model {checkpoint.reference}: has no tensor {name}, which the architecture of "
-                        f"{reference.reference} needs"
-                    )
-        for checkpoint in self.checkpoints.values():
-            self._check_shapes(checkpoint, reference)
-            self._compare(checkpoint, reference, allow_crimes)
-            self._note_left_out(checkpoint)
-
-    def _check_fit(self, files: Checkpoint) -> None:
-        """Check a parent against its own config."""
-        if architecture := self._own[files.reference]:
-            check_fit(self.checkpoints[files.reference], architecture)
-        else:
-            check_fit(assemble(files, files), files.architecture)
-
-    def _check_depth(self, checkpoint: Checkpoint) -> None:
-        main = self.architecture.main
-        if main is None:
-            return
-        depth = checkpoint.config.get_text_config().num_hidden_layers
-        if (found := self.architecture.count_layers(checkpoint.tensors, main.head)) != depth:
-            raise MergingError(
-                f"model {checkpoint.reference}: its files hold {found} layers, but its config makes it {depth}; "
-                "the files are not of one model, or some are missing"
-            )
-
-    def _compare(self, checkpoint: Checkpoint, reference: Checkpoint, allow_crimes: bool) -> None:
-        """Refuse heads that are cut otherwise, and note what is computed otherwise."""
-        heads = different_heads(checkpoint.config, reference.config)
-        if heads and not allow_crimes:
-            raise MergingError(
-                f"model {checkpoint.reference}: {heads}, as it is in {reference.reference}; tensors whose heads are "
-                "cut otherwise do not mean the same, though they fit; --allow-crimes (allow_crimes=True) merges them"
-            )
-        for found in [*([heads] if heads else []), *different_computations(checkpoint.config, reference.config)]:
-            self._note(
-                f"model {checkpoint.reference}: {found}, as in {reference.reference}; a merge computes as its base"
-            )
-
-    def _note_left_out(self, checkpoint: Checkpoint) -> None:
-        taken = {*self.names(checkpoint.reference), *self.architecture.stand_ins}
-        if found := left_out(name for name in checkpoint.tensors if name not in taken):
-            self._note(f"model {checkpoint.reference}: a merge leaves out what its files hold besides: {found}")
-
-    def _note(self, difference: str) -> None:
-        self._differences[difference] = None
-
-    def _check_shapes(self, checkpoint: Checkpoint, reference: Checkpoint) -> None:
-        of_reference: dict[str, list[torch.Size]] = {}
-        for name in self.names(self._reference):
-            of_reference.setdefault(pattern(name), []).append(self.shape(self._reference, name))
-        for name in self.names(checkpoint.reference):
-            found = self.shape(checkpoint.reference, name)
-            free = 1 if name in self.architecture.by_token else 0
-            # Layers of other kinds may have a tensor of the same name in another shape.
-            fitting = of_reference.get(pattern(name)) or [found]
-            if found[free:] not in [shape[free:] for shape in fitting]:
-                raise MergingError(
-                    f"model {checkpoint.reference}: tensor {name} has shape {list(found)}, but in "
-                    f"{reference.reference} it has {list(fitting[0])}; only models of one shape can be merged"
-                )
+        return name if name in tensors else self.architecture.tied_weights.get(name, name)
 
 
 def _content(config: Config) -> str:

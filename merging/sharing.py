@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from merging.placement import Placement
 from merging.planning.plan import Step
+from merging.residency.placement import Placement
 
 
 def owners(steps: Sequence[Step], placement: Placement) -> dict[str, str]:

@@ -61,7 +61,9 @@ def asking_notes(
     for name, recipe in recipes.items():
         own = tokenizer or merger.tokenizer(recipe)
         try:
-            notes = notes_of(own, configured_ends(merger.parents.checkpoints[recipe.donor].generation_config, own))
+            notes = notes_of(
+                own, configured_ends(merger.parents.checkpoints[recipe.config_source].generation_config, own)
+            )
             asked[name] = tokens_with(own)
         except EvaluationError as error:
             if not asked:

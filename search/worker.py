@@ -25,6 +25,7 @@ from transformers import PreTrainedTokenizerBase
 
 from evaluation import ConsentError, Evaluator, ProblemSet
 from merging import FileDigests, MergeOptions, Merger, MergingError, ParentSet, Recipe, choose_kernels, load_tokenizer
+from merging.notes import parent_notes
 from search.compute import Compute
 from search.contents import ParentContents
 from search.database import storage_errors
@@ -158,7 +159,7 @@ class _Worker:
             unread = unread_lines(config.space, merger, fitting.recipes, self.progress)
             models = {"the merges": fitting.recipes[0]} | {each.name: each.recipe for each in known}
             asking = asking_notes(config, problems, merger, models, self._prompt_tokenizer)
-            for note in (*parents.notes, *parents.generation_notes(), *unread, *asking):
+            for note in (*parent_notes(parents), *unread, *asking):
                 self.progress.say(note)
             contents.wait(self.progress)
             identity = contents.identity(path, asked)

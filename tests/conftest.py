@@ -63,6 +63,6 @@ def memo_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
     """Remember what transformers says, and digests, for the session alone: tests begin with nothing."""
     folder = tmp_path_factory.mktemp("memo")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("merging.memo.cache_folder", lambda _: folder)
+        patch.setattr("merging.checkpoints.remembered_answers.cache_folder", lambda _: folder)
         patch.setattr("merging.statistics.digests.cache_folder", lambda _: folder)
         yield

@@ -40,7 +40,7 @@ def test_every_dependency_is_imported() -> None:
 
 
 def test_accelerate_and_datasets_are_imported_by_the_functions_that_use_them() -> None:
-    used = {"accelerate": {"merging/placement.py"}, "datasets": {"evaluation/problems/hub.py"}}
+    used = {"accelerate": {"merging/residency/placement.py"}, "datasets": {"evaluation/problems/hub.py"}}
     trees = {str(file.relative_to(ROOT)): tree(file) for file in sources(*PACKAGES)}
     for name, where in used.items():
         assert {file for file, found in trees.items() if name in imported(ast.walk(found))} == where

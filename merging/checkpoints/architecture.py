@@ -69,7 +69,7 @@ class Architecture:
         stacks: the layers; a language model has one stack, one that sees has another beside it.
         main: the stack whose depth is the config's num_hidden_layers, if there is one.
         after: the other tensors (final norm, head), without those that share another's storage.
-        stand_ins: a tensor that a model with tied weights does not save, and the one that it equals there.
+        tied_weights: a tensor that a model with tied weights does not save, and the one that it equals there.
         shapes: the shape of each tensor, as the config makes it.
         layout: how these tensors lie in files and in the live model.
         embedding: the input embedding.
@@ -83,7 +83,7 @@ class Architecture:
     stacks: tuple[Stack, ...]
     main: Stack | None
     after: tuple[str, ...]
-    stand_ins: Mapping[str, str]
+    tied_weights: Mapping[str, str]
     shapes: Mapping[str, tuple[int, ...]]
     layout: Layout
     embedding: str
@@ -114,8 +114,8 @@ class Architecture:
             Stack(head, tuple(tuple(tails.get(index, ())) for index in range(max(tails) + 1)))
             for head, tails in layers.items()
         )
-        stand_ins = model._tied_weights_keys if isinstance(model._tied_weights_keys, dict) else {}
-        stand_ins = {layout.name_of(name): layout.name_of(other) for name, other in stand_ins.items()}
+        tied_weights = model._tied_weights_keys if isinstance(model._tied_weights_keys, dict) else {}
+        tied_weights = {layout.name_of(name): layout.name_of(other) for name, other in tied_weights.items()}
         modules = (name for name, module in model.named_modules() if isinstance(module, _TABLES))
         tables = frozenset(pattern(layout.name_of(f"{name}.weight")) for name in modules)
         return cls(
@@ -123,7 +123,7 @@ class Architecture:
             stacks,
             _main(model, stacks, layout),
             tuple(after),
-            stand_ins,
+            tied_weights,
             shapes,
             layout,
             by_token[0],

@@ -28,9 +28,9 @@ from merging.checkpoints.layout import Conversion, Layout, Pieces
 from merging.checkpoints.lora import AdaptedTensor
 from merging.checkpoints.pickles import read_pickle
 from merging.checkpoints.references import is_hub_id, split_reference
+from merging.checkpoints.remembered_answers import digest, remembered
 from merging.checkpoints.weights import StoredTensor, read_header
 from merging.errors import MergingError, code_refused, first_line
-from merging.memo import digest, remembered
 from merging.options import LOAD, LoadOptions
 
 if TYPE_CHECKING:

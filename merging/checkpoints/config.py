@@ -22,7 +22,7 @@ COMPUTED = (
     "attn_logit_softcapping", "final_logit_softcapping", "attention_multiplier", "embedding_multiplier",
     "residual_multiplier", "logits_scaling", "num_experts_per_tok", "norm_topk_prob",
 )  # fmt: skip
-"""Keys that say what a layer computes with its tensors; a merge does as its donor does."""
+"""Keys that say what a layer computes with its tensors; a merge does as its config source does."""
 
 # Keys that say how one model's files are loaded: packed, from others, pruned; and with which code it is computed. Of
 # plain tensors they are not true.

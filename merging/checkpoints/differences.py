@@ -7,6 +7,7 @@ weights.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +35,26 @@ _SAMPLED: Mapping[str, object] = {
 }  # fmt: skip
 
 
-def different_heads(config: Config, other: Config) -> str | None:
-    """Return in what the attention heads of two models differ, or None."""
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A key of which two configs have different values."""
+
+    key: str
+    value: object
+    other: object
+
+    def told(self, model: str, other: str) -> str:
+        """Return the difference in words, given what the models are called."""
+        return f"model {model}: has {self.key} {self.value}, {other} has {self.other}"
+
+
+def different_heads(config: Config, other: Config) -> Difference | None:
+    """Return how the attention heads of two models differ, or None."""
     return next(_differences((*HEADS, _PER_LAYER), config, other), None)
 
 
-def different_computations(config: Config, other: Config) -> list[str]:
-    """Return in what two models compute otherwise with tensors that are cut alike."""
+def different_computations(config: Config, other: Config) -> list[Difference]:
+    """Return how two models compute differently with tensors that are cut alike."""
     return list(_differences(COMPUTED, config, other))
 
 
@@ -88,12 +102,12 @@ def left_out(names: Iterable[str]) -> str:
     return ", ".join([*words[:_NAMED], *([f"and {len(words) - _NAMED} more"] if len(words) > _NAMED else [])])
 
 
-def _differences(keys: tuple[str, ...], config: Config, other: Config) -> Iterator[str]:
+def _differences(keys: tuple[str, ...], config: Config, other: Config) -> Iterator[Difference]:
     one, two = config.get_text_config(), other.get_text_config()
     for key in keys:
         here, there = _value(one, key), _value(two, key)
         if here is not None and there is not None and here != there:
-            yield f"{key} is {here} and not {there}"
+            yield Difference(key, here, there)
 
 
 def _value(config: Config, key: str) -> object:

@@ -80,7 +80,7 @@ def _quantized(where: str, config: Config, name: str, tensors: Mapping[str, Stor
 
 
 def _check_ties(where: str, tensors: Mapping[str, StoredTensor], architecture: Architecture, config: Config) -> None:
-    for name, other in architecture.stand_ins.items() if config.tie_word_embeddings else ():
+    for name, other in architecture.tied_weights.items() if config.tie_word_embeddings else ():
         if name in tensors and other in tensors and not _equal(tensors[name], tensors[other]):
             raise MergingError(
                 f"{where}: its config ties {name} to {other} (tie_word_embeddings), but its files hold another one; "

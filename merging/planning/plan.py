@@ -160,7 +160,7 @@ def _make_plan(recipe: Recipe, parents: ParentSet) -> Plan:
     found = [_planned(recipe, parents, first, loose, name) for name in architecture.before]
     for each in architecture.stacks:
         found += _layers(recipe, parents, modules[name_of(architecture, each)], each.head)
-    after = (name for name in architecture.after if has_head or name not in architecture.stand_ins)
+    after = (name for name in architecture.after if has_head or name not in architecture.tied_weights)
     found += [_planned(recipe, parents, last, loose, name) for name in after]
     tensors = [tensor for tensor, _ in found]
     main = architecture.main
@@ -219,21 +219,21 @@ def _check_kind(parents: ParentSet, head: str, layer: Layer, kind: Layer) -> Non
 def _check_stack(
     recipe: Recipe, parents: ParentSet, stack: tuple[Layer, ...], tensors: Sequence[PlannedTensor], has_head: bool
 ) -> None:
-    donor = parents.checkpoints[recipe.donor]
+    config_source = parents.checkpoints[recipe.config_source]
     if parents.architecture.main is None or stack == tuple(
-        Layer(recipe.donor, index) for index in range(parents.layers(recipe.donor))
+        Layer(recipe.config_source, index) for index in range(parents.layers(recipe.config_source))
     ):
         return
 
     def check() -> bool:
         shapes = {tensor.name: tensor.shape for tensor in tensors}
-        config = stacked_config(donor, stack, parents)
+        config = stacked_config(config_source, stack, parents)
         if has_head:
             untie(config)
         check_stack(config, stack, shapes, parents)
         return True
 
-    parents.statistics.once(("stack fits", recipe.donor, stack, has_head), check)
+    parents.statistics.once(("stack fits", recipe.config_source, stack, has_head), check)
 
 
 def _aligned(tensor: PlannedTensor, base: str | None, vocabulary: Vocabulary, parents: ParentSet) -> PlannedTensor:
@@ -256,8 +256,8 @@ def _kind(recipe: Recipe, part: OutputSlice, offset: int) -> Layer:
 
 
 def _has_head(recipe: Recipe, parents: ParentSet, sources: Iterable[InputSlice]) -> bool:
-    """Whether a merge has an output head apart from its embedding: if its donor has, or one of what the head is of."""
-    owners = [recipe.donor, *(source.model for source in sources)]
+    """Whether a merge has an output head of its own: its config source has one, or a source of the head."""
+    owners = [recipe.config_source, *(source.model for source in sources)]
     return not all(parents.checkpoints[name].config.tie_word_embeddings for name in owners)
 
 

@@ -55,9 +55,9 @@ def plain_stack(stack: Sequence[Layer], parents: ParentSet) -> list[object]:
     return [configs, [(models.index(layer.parent), layer.index) for layer in stack]]
 
 
-def stacked_config(donor: Checkpoint, stack: Sequence[Layer], parents: ParentSet) -> PreTrainedConfig:
-    """Return the config of a stack of layers: the donor's, in which what is said of each layer is its own model's."""
-    config = copy.deepcopy(donor.transformers_config)
+def stacked_config(config_source: Checkpoint, stack: Sequence[Layer], parents: ParentSet) -> PreTrainedConfig:
+    """Return the config source's config, in which what is said about each layer comes from the layer's own model."""
+    config = copy.deepcopy(config_source.transformers_config)
     text = config.get_text_config()
     configs = {name: checkpoint.transformers_config for name, checkpoint in parents.checkpoints.items()}
     sources = [_Source(configs[layer.parent].get_text_config(), layer.index) for layer in stack]
@@ -105,12 +105,12 @@ class _Source:
         return of_layers and key not in _INDICES and not (key.startswith("mtp_") or key.endswith(_NOT_OF_LAYERS))
 
 
-def _follow(key: str, donor: _Source, sources: Sequence[_Source]) -> Any:
+def _follow(key: str, config_source: _Source, sources: Sequence[_Source]) -> Any:
     """Return what a key of the config says of the stack, or None if it says nothing of layers or cannot follow them."""
-    own = donor.values[key]
+    own = config_source.values[key]
     if key in _INDICES and isinstance(own, list):
         return [index for index, each in enumerate(sources) if each.index in (each.values.get(key) or ())]
-    if donor.lists_layers(key):
+    if config_source.lists_layers(key):
         return [each.of_layer(key, own[each.index % len(own)]) for each in sources]
     if not isinstance(own, int) or any(not isinstance(each.values.get(key), int) for each in sources):
         return None

@@ -1,9 +1,9 @@
 """A recipe: mergekit's YAML, read strictly.
 
-Guarantees: what is read here means what mergekit 0.1.5 makes of it, and can be written as YAML that mergekit reads
-(unless it uses a method that mergekit does not have: compatible.py); an unknown key, a wrong type or a number outside
-its legal range is an error that names the file and the key. Does not open checkpoints: whether a recipe fits its
-parents is the plan's business.
+Guarantees: what is read here means what it means to mergekit 0.1.5, and can be written as YAML that mergekit reads
+(unless it uses a method that mergekit lacks: export/mergekit_equivalent.py). An unknown key, a wrong type or a number
+outside its legal range is an error that names the file and the key. Does not open checkpoints: the plan checks
+whether a recipe fits its parents.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class Recipe(RecipeFields):
         return tuple(dict.fromkeys(found))
 
     @property
-    def donor(self) -> str:
+    def config_source(self) -> str:
         """The model whose config, generation config and (unless the recipe says otherwise) tokenizer the merge has."""
         return self.base_model or self.parents()[0]
 
@@ -103,7 +103,7 @@ class Recipe(RecipeFields):
     def vocabulary_source(self) -> str | None:
         """Which vocabulary the merge has: ``union`` or that of a model; None where all embeddings stay as they are."""
         source = self.tokenizer.source if self.tokenizer else self.tokenizer_source
-        return self.donor if source == "base" else source
+        return self.config_source if source == "base" else source
 
     def to_dict(self) -> dict[str, Any]:
         """The recipe as plain data, as mergekit reads it."""

@@ -109,9 +109,9 @@ def rearranged(alignment: Alignment, parent: str, table: Callable[[str], Tensor]
 
     own = alignment.own[parent]
     out = torch.zeros((alignment.rows, *table(parent).shape[1:]), dtype=dtype)
-    for donor, row in alignment.copied.items():
+    for origin, row in alignment.copied.items():
         (filled,) = (own.lt(0) & row.ge(0)).nonzero(as_tuple=True)
-        out[filled] = rows(donor, row[filled])
+        out[filled] = rows(origin, row[filled])
     averaged = alignment.averaged[own[alignment.averaged] < 0]
     if len(averaged):
         out[averaged] = _means(alignment, averaged, out[averaged], rows)

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from merging.checkpoints.checkpoint import Checkpoint, locate
+from merging.checkpoints.remembered_answers import digest
 from merging.errors import MergingError
-from merging.memo import digest
 from merging.options import LoadOptions
 from merging.parents import ParentSet
 from merging.recipes.recipe import Recipe
@@ -93,7 +93,7 @@ class _Choice:
 
 def _key(recipe: Recipe) -> tuple[object, ...]:
     section = recipe.tokenizer.model_dump_json() if recipe.tokenizer else None
-    return (recipe.parents(), recipe.donor, recipe.tokenizer_source, section)
+    return (recipe.parents(), recipe.config_source, recipe.tokenizer_source, section)
 
 
 def _choice(recipe: Recipe, parents: ParentSet) -> _Choice:
@@ -106,25 +106,25 @@ def _make(recipe: Recipe, parents: ParentSet) -> MergedTokenizer:
     template = choose_template(recipe.chat_template, own)
     choice = _choice(recipe, parents) if recipe.vocabulary_source else None
     if choice is None:
-        return _unchanged(recipe.donor, parents, template)
+        return _unchanged(recipe.config_source, parents, template)
     load = cache(lambda: _load(choice.model, choice.file, options))
     ids = choice.vocabulary.ids
-    moved = {row: ids[token] for token, row in choice.vocabulary.parents[recipe.donor].items() if token in ids}
+    moved = {row: ids[token] for token, row in choice.vocabulary.parents[recipe.config_source].items() if token in ids}
     return MergedTokenizer(choice.model, choice.file, template, SpecialTokens.of(_with(template, load()), moved), load)
 
 
-def _unchanged(donor: str, parents: ParentSet, template: str | None) -> MergedTokenizer:
-    """Return the donor's own tokenizer, which is not loaded where it is remembered what a merge must know of it."""
-    checkpoint = parents.checkpoints[donor]
-    load = cache(lambda: read_tokenizer(donor, parents.options))
+def _unchanged(config_source: str, parents: ParentSet, template: str | None) -> MergedTokenizer:
+    """Return the config source's own tokenizer; it is loaded only if what a merge must know of it is not remembered."""
+    checkpoint = parents.checkpoints[config_source]
+    load = cache(lambda: read_tokenizer(config_source, parents.options))
 
     def ask() -> tuple[dict[str, int | None], tuple[int, ...], int]:
         special = SpecialTokens.of(_with(template, load()), None)
         return dict(special.ids), special.ends, max(load().get_vocab().values())
 
     ids, ends, highest = checkpoint.remembered(["tokenizer", _files(checkpoint.folder), template], ask)
-    _check_ids(donor, highest, parents.shape(donor, parents.architecture.embedding)[0])
-    return MergedTokenizer(donor, None, template, SpecialTokens(ids, None, tuple(ends)), load)
+    _check_ids(config_source, highest, parents.shape(config_source, parents.architecture.embedding)[0])
+    return MergedTokenizer(config_source, None, template, SpecialTokens(ids, None, tuple(ends)), load)
 
 
 def _with(template: str | None, tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
@@ -141,12 +141,12 @@ def _files(folder: Path) -> dict[str, str | None]:
 
 
 def _choose(recipe: Recipe, parents: ParentSet) -> _Choice:
-    source = recipe.vocabulary_source or recipe.donor
-    model = recipe.donor if source == "union" else source
+    source = recipe.vocabulary_source or recipe.config_source
+    model = recipe.config_source if source == "union" else source
     sizes = {name: parents.shape(name, parents.architecture.embedding)[0] for name in recipe.parents()}
-    order = dict.fromkeys((recipe.donor, *sizes))
-    loaded = _tokenizers(recipe.donor, [*order, model], sizes, parents.options)
-    if model != recipe.donor and model in sizes:
+    order = dict.fromkeys((recipe.config_source, *sizes))
+    loaded = _tokenizers(recipe.config_source, [*order, model], sizes, parents.options)
+    if model != recipe.config_source and model in sizes:
         _check_ids(model, max(loaded[model].get_vocab().values()), sizes[model])
     more: list[str | AddedToken] = []
     if source == "union":
@@ -166,18 +166,19 @@ def _choose(recipe: Recipe, parents: ParentSet) -> _Choice:
 
 
 def _tokenizers(
-    donor: str, models: Iterable[str], sizes: Mapping[str, int], options: LoadOptions
+    config_source: str, models: Iterable[str], sizes: Mapping[str, int], options: LoadOptions
 ) -> dict[str, PreTrainedTokenizerBase]:
-    """Return the tokenizer of each model; a parent without one, with as many rows as the donor, has the donor's."""
+    """Return all tokenizers; a parent without one, with as many rows as the config source, gets that one's."""
     loaded: dict[str, PreTrainedTokenizerBase] = {}
     for name in dict.fromkeys(models):
-        if name != donor and name in sizes and not has_tokenizer(name):
-            if sizes[name] != sizes[donor]:
+        if name != config_source and name in sizes and not has_tokenizer(name):
+            if sizes[name] != sizes[config_source]:
                 raise MergingError(
-                    f"model {name}: has no tokenizer, and its embedding has {sizes[name]} rows where that of {donor} "
-                    f"has {sizes[donor]}; put its tokenizer.json and tokenizer_config.json beside it"
+                    f"model {name}: has no tokenizer, and its embedding has {sizes[name]} rows where that of "
+                    f"{config_source} has {sizes[config_source]}; put its tokenizer.json and "
+                    "tokenizer_config.json beside it"
                 )
-            loaded[name] = loaded[donor]
+            loaded[name] = loaded[config_source]
         else:
             loaded[name] = read_tokenizer(name, options)
     return loaded

@@ -16,11 +16,11 @@ ROLES = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 @dataclass(frozen=True, slots=True)
 class SpecialTokens:
-    """The ids that a merge's tokenizer has for each role, and where the ids of the donor's configs have gone.
+    """The ids that a merge's tokenizer has for each role, and where the ids of the config source's configs have gone.
 
     Attributes:
         ids: by role, the tokenizer's id, or None where it has no such token.
-        moved: the new id of each of the donor's ids, or None where all have kept theirs.
+        moved: the new id of each of the config source's ids, or None where all have kept theirs.
         ends: what else ends an answer: the token with which the chat template closes a turn.
     """
 

@@ -99,7 +99,7 @@ def align(vocabulary: Vocabulary, parents: Sequence[str], base: str | None) -> A
         if everywhere[index] and not forced:
             continue
         if wanted is not None:
-            donor = _wanted(vocabulary, parents, token, wanted)
+            origin = _wanted(vocabulary, parents, token, wanted)
             for table in own.values() if forced else ():
                 table[index] = -1
         else:
@@ -107,9 +107,9 @@ def align(vocabulary: Vocabulary, parents: Sequence[str], base: str | None) -> A
             if len(having) > 1 and base not in having:
                 averaged.append(index)
                 continue
-            donor = _row(vocabulary, having[0] if len(having) == 1 else base, token) if having else None
-        if donor:
-            copied[donor[0]][index] = donor[1]
+            origin = _row(vocabulary, having[0] if len(having) == 1 else base, token) if having else None
+        if origin:
+            copied[origin[0]][index] = origin[1]
     ids = torch.tensor(sorted(vocabulary.ids.values()), dtype=torch.int64)
     used = {parent: rows for parent, rows in copied.items() if bool(rows.ge(0).any())}
     return Alignment(vocabulary.rows, ids, own, used, torch.tensor(averaged, dtype=torch.int64))

@@ -206,6 +206,7 @@ def print_scored(scored: ScoredSamples, as_json: bool) -> None:
 def show_search(config: SearchConfig, progress: Progress) -> None:
     """Print what a config searches, one plan, and what a person should know first. Raises MergingError."""
     from merging import MergeOptions, Merger, ParentSet
+    from merging.notes import parent_notes
     from search.commands.outline import ranges_table
     from search.unread import unread_lines
 
@@ -224,7 +225,7 @@ def show_search(config: SearchConfig, progress: Progress) -> None:
         if fitting.warning:
             click.echo(f"\n{fitting.warning}")
         unread = unread_lines(space, merger, fitting.recipes, progress)
-        tell(*parents.notes, *parents.generation_notes(), *unread)
+        tell(*parent_notes(parents), *unread)
 
 
 def show_plan(steps: Sequence[Step], names: Mapping[str, str], dtype: str | None) -> None:
@@ -247,7 +248,7 @@ def names_of(recipes: Iterable[Recipe]) -> dict[str, str]:
 
 def tell_of_mergekit(folder: Path, merge_method: str, compatible: bool) -> None:
     """Say whether mergekit can read the recipe of an export, where it cannot be taken for granted."""
-    from merging.compatible import DELTA, notice
+    from merging.export.mergekit_equivalent import DELTA, notice
 
     if line := notice(merge_method):
         click.echo(f"mergekit reads {folder / 'recipe.yaml'}; the model is {folder / DELTA}" if compatible else line)

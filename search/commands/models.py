@@ -83,12 +83,11 @@ def merge(
     merging = MergeOptions(device, random_seed=random_seed, compile=compile, load=load)
     if dry_run:
         from merging import Merger, ParentSet
-        from merging.unread import unread, unread_notes
+        from merging.notes import notes_of
 
         with ParentSet.open(loaded, replace(merging, memory_budget=0)) as parents:
             plan = Merger(parents, random_seed).plan(loaded)
-            notes = (*parents.notes, *parents.generation_notes(loaded.donor))
-            tell(*notes, *unread_notes(unread(loaded, plan, parents), loaded.at))
+            tell(*notes_of(loaded, plan, parents, written=True))
             show_plan(plan.at(loaded), names_of([loaded]), loaded.dtype)
         return
     from merging import ExportOptions, export_model
@@ -297,7 +296,7 @@ def _model(
 ) -> Iterator[tuple[Any, Any, Any]]:
     """Yield the live model of a checkpoint or of a recipe, its tokenizer, and the config that lists its ends."""
     from merging import Merger, ParentSet, Recipe, compute_in_float32, load_model, load_tokenizer
-    from merging.unread import unread, unread_notes
+    from merging.notes import notes_of
 
     if isinstance(reference, str) and device_map:
         reference = Recipe.single(reference)  # what merges tensor by tensor also loads them onto their devices
@@ -310,8 +309,8 @@ def _model(
     with ParentSet.open(reference, MergeOptions(device, device_map, memory_budget=0, load=load)) as parents:
         merger = Merger(parents, random_seed)
         plan = merger.plan(reference)
-        tell(*parents.notes, *parents.generation_notes(), *unread_notes(unread(reference, plan, parents), reference.at))
+        tell(*notes_of(reference, plan, parents))
         chosen = compute(plan.model_dtype, [entry.shape for entry in plan.entries], str(parents.device))
         merger.compute_dtype = chosen.torch_dtype
         model = merger.apply(reference, lambda done, total: progress("merging", done, total))
-        yield model, merger.tokenizer(reference), parents.checkpoints[reference.donor].generation_config
+        yield model, merger.tokenizer(reference), parents.checkpoints[reference.config_source].generation_config

@@ -13,7 +13,7 @@ from merging.methods import METHODS, Scope
 from merging.methods.random_bits import keys
 from merging.methods.registry import Block, Number, Numbers
 from merging.statistics.forms import Form
-from merging.statistics.memo import Statistics
+from merging.statistics.statistics import Statistics
 
 T = TypeVar("T")
 

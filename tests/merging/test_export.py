@@ -320,7 +320,7 @@ def test_a_folder_that_cannot_be_replaced_is_refused_before_anything_is_merged(
     family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, what: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("merging.export.run_steps", Mock(side_effect=AssertionError))
+    monkeypatch.setattr("merging.export.export.run_steps", Mock(side_effect=AssertionError))
     with pytest.raises(
         MergingError, match=f"is {what}, which cannot be replaced by a whole model; give a folder in it"
     ):

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from merging import ParentSet, Recipe, export_model, load_model
 from merging.checkpoints.differences import left_out
+from merging.notes import parent_notes
 from tests.merging.conftest import Family
 
 
@@ -71,18 +72,18 @@ def test_settings_that_scoring_leaves_out_are_named(
     wanted = [f"model {model}: its generation_config.json asks for {words}; scoring leaves it out"] if words else []
     assert said == wanted
     with ParentSet.open(Recipe.average([family.b, model])) as parents:
-        assert parents.generation_notes() == wanted
+        assert parent_notes(parents) == wanted
 
 
 def test_a_merge_says_whose_settings_its_files_have(family: Family, tmp_path: Path) -> None:
-    donor, other = (
+    config_source, other = (
         changed(family, tmp_path / name, repetition_penalty=number) for name, number in (("one", 1.1), ("two", 1.2))
     )
     said: list[str] = []
-    export_model(Recipe.average([donor, other]), tmp_path / "merged", note=said.append)
+    export_model(Recipe.average([config_source, other]), tmp_path / "merged", note=said.append)
     assert said[:2] == [
-        f"model {donor}: its generation_config.json asks for repetition_penalty 1.1; so do the merge's files, though "
-        "no score was made with it",
+        f"model {config_source}: its generation_config.json asks for repetition_penalty 1.1; so do the merge's files, "
+        "though no score was made with it",
         f"model {other}: its generation_config.json asks for repetition_penalty 1.2; the merge's files leave it out",
     ]
     written = json.loads((tmp_path / "merged" / "generation_config.json").read_text(encoding="utf-8"))

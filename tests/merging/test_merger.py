@@ -86,7 +86,7 @@ def test_candidates_with_a_head_and_without_one_of_their_own_have_one_parent_set
     with ParentSet.open(recipes) as parents:
         merger = Merger(parents)
         for recipe in recipes:
-            merged, own = merger.apply(recipe).state_dict(), load_file(Path(recipe.donor) / "model.safetensors")
+            merged, own = merger.apply(recipe).state_dict(), load_file(Path(recipe.config_source) / "model.safetensors")
             assert all(
                 torch.equal(merged[name], tensor * (0.5 if "embed" in name else 2.0)) for name, tensor in own.items()
             )

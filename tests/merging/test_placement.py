@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from evaluation import Request
 from evaluation.generation.engine.generator import TransformersGenerator
 from merging import MergeOptions, Merger, MergingError, NonFiniteTensor, ParentSet, Recipe, load_model, load_tokenizer
-from merging.placement import Placement, by_device
+from merging.residency.placement import Placement, by_device
 from tests.merging.conftest import Family, make_family
 from tests.merging.recipes import recipes
 from tests.merging.test_native import assert_same_bits

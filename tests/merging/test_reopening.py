@@ -98,7 +98,7 @@ def test_one_bit_is_another_digest(family: Family, tmp_path: Path) -> None:
     assert digest(recipe) != before
 
 
-# --- keys of the donor's config -------------------------------------------------------------------------------------
+# --- keys of the config source's config ---------------------------------------------------------------------------
 
 FOURBIT = {"quant_method": "bitsandbytes", "load_in_4bit": True}
 KEYS: dict[str, object] = {
@@ -174,7 +174,7 @@ def changed_text(**values: object) -> Callable[..., str]:
 def test_what_would_load_as_something_else_is_not_exported(
     family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str, values: dict[str, object], reason: str
 ) -> None:
-    from merging import export
+    from merging.export import export
 
     make, change = getattr(export, target), changed_text(**values)
     monkeypatch.setattr(export, target, lambda *given: change(make(*given)))
@@ -187,7 +187,7 @@ def test_what_would_load_as_something_else_is_not_exported(
 def test_weights_that_are_not_as_they_were_merged_are_not_exported(
     family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoil: str
 ) -> None:
-    from merging import export
+    from merging.export import export
 
     write = export._write_weights
 

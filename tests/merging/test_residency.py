@@ -293,7 +293,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
 
 
 def test_an_export_takes_the_memory_of_a_shard_and_not_of_its_parents(large: Recipe, tmp_path: Path) -> None:
-    size = Checkpoint.open(large.donor).nbytes
+    size = Checkpoint.open(large.config_source).nbytes
     assert size > 70e6
     export_model(
         large, tmp_path / "first", files=ExportOptions(max_shard_size="1MB")

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from merging.checkpoints.headers import Entry
-from merging.shards import Place, split, write_shard
+from merging.export.shards import Place, split, write_shard
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.int8, torch.bool]
 ENTRIES = st.lists(

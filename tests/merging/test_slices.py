@@ -195,10 +195,10 @@ def test_a_layer_whose_model_names_no_kinds_is_of_the_kind_that_the_donor_has_th
     make_model: ModelMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(CONFIGS, "mistral", MistralConfig)
-    donor, other = make_model("mistral", architecture="mistral"), make_model("llama", layers=4)
-    write_config(donor, layer_types=[FULL, SLIDING, SLIDING], sliding_window=4)
+    config_source, other = make_model("mistral", architecture="mistral"), make_model("llama", layers=4)
+    write_config(config_source, layer_types=[FULL, SLIDING, SLIDING], sliding_window=4)
     recipe = Recipe.parse(
-        f"merge_method: passthrough\nslices:\n- sources: [{{model: {donor}, layer_range: [0, 1]}}]\n"
+        f"merge_method: passthrough\nslices:\n- sources: [{{model: {config_source}, layer_range: [0, 1]}}]\n"
         f"- sources: [{{model: {other}, layer_range: [2, 4]}}]\n"
     )
     with ParentSet.open(recipe, MergeOptions(load=LoadOptions(allow_crimes=True))) as parents:

@@ -323,7 +323,7 @@ def test_an_export_reads_statistics_and_writes_none(
 
 
 def test_what_is_large_is_mapped(family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("merging.statistics.memo._LARGE", 0)
+    monkeypatch.setattr("merging.statistics.statistics._LARGE", 0)
     chosen, folder = CASES["della"][0](family, tmp_path), tmp_path / "statistics"
     for _ in range(2):  # also what was only just computed
         with ParentSet.open(chosen, MergeOptions(statistics=folder)) as parents:

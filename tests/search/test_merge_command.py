@@ -153,7 +153,7 @@ def test_parents_that_do_not_mean_the_same_are_told_or_refused(
     file = family.b / "config.json"
     config = json.loads(file.read_text())
     file.write_text(json.dumps(config | {"rms_norm_eps": 0.5}))
-    told = f"model {family.b}: rms_norm_eps is 0.5 and not 1e-06, as in {family.a}"
+    told = f"model {family.b}: has rms_norm_eps 0.5, "
     search = family.write()
     for words in (
         ["merge", recipe, tmp_path / "out"],
@@ -163,10 +163,11 @@ def test_parents_that_do_not_mean_the_same_are_told_or_refused(
     ):
         done = command(*words)
         assert done.exit_code == 0
-        assert told.partition(", as in")[0] in done.stderr
+        assert told in done.stderr
+        assert " has 1e-06; a merge" in done.stderr
     file.write_text(json.dumps(config | {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 4}))
     for words in (["merge", recipe, tmp_path / "other"], ["run", search, "--out", tmp_path / "other"]):
-        refused(command(*words), f"model {family.b}: num_attention_heads is 8 and not 4", "--allow-crimes")
+        refused(command(*words), f"model {family.b}: has num_attention_heads 8", "--allow-crimes")
     assert not (tmp_path / "other").exists()
 
 

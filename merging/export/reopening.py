@@ -16,7 +16,7 @@ from merging.checkpoints.checkpoint import Checkpoint
 from merging.checkpoints.fit import check_fit
 from merging.checkpoints.headers import Entry
 from merging.errors import MergingError
-from merging.models import loaded_end_tokens
+from merging.merged_config import loaded_end_tokens
 from merging.options import LoadOptions
 
 

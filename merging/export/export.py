@@ -10,42 +10,35 @@ from __future__ import annotations
 import contextlib
 import glob
 import json
-import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import yaml
-
-from merging import compatible
 from merging.caches import part_folder, sweep
 from merging.calibration import calibrate
 from merging.checkpoints.checkpoint import CONFIG, GENERATION
 from merging.compiling import choose_kernels
 from merging.errors import MergingError
 from merging.execution import run_steps
+from merging.export.disk_space import check_free, check_space, parse_size, size_of_the_rest
+from merging.export.mergekit_equivalent import DELTA, equivalent, mergekit_card
+from merging.export.model_card import model_card
+from merging.export.reopening import check_written
+from merging.export.shards import Place, pieces_of, split, write_shard
 from merging.inductor import AnyKernels
+from merging.merged_config import config_text, ends_besides, generation_config_text, loaded_end_tokens
 from merging.methods import METHODS
-from merging.models import config_text, ends_besides, generation_config_text, loaded_end_tokens
+from merging.notes import notes_of
 from merging.options import MERGE, MergeOptions
 from merging.parents import ParentSet
 from merging.planning.plan import Plan, Step
 from merging.recipes.recipe import Recipe
-from merging.reopening import check_written
-from merging.shards import Place, pieces_of, split, write_shard
 from merging.statistics.digests import FileDigests
 from merging.tokenization.merged_tokenizer import MergedTokenizer
 from merging.tokenization.special_tokens import SpecialTokens
 from merging.tokenization.tokenizers import has_tokenizer
-from merging.unread import unread, unread_notes
 from merging.weights_digest import digest_of_files
-
-_SIZES = (("GB", 10**9), ("MB", 10**6), ("KB", 10**3), ("bytes", 1))
-# Of the donor's files, those that may come with the weights.
-_COPIED = (".json", ".jinja", ".model", ".txt", ".py")
-# mergekit-yaml's K, M and B (billion) are bytes, too.
-_UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "K": 10**3, "M": 10**6, "B": 10**9}
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +105,8 @@ def export_model(
         MergingError: the recipe does not fit its parents, the folder is taken, the disk is full, or what was written
             would not load as what was merged, or is not what was scored.
     """
-    limit = _bytes(files.max_shard_size)
-    _check_free(to)
+    limit = parse_size(files.max_shard_size)
+    check_free(to)
     to = to.resolve()  # a link to an empty folder is filled, and stays
     if progress:
         progress("opening the parents; what transformers says of a model is asked once and kept", 0, 1)
@@ -126,26 +119,21 @@ def export_model(
         plan = Plan.of(recipe, parents)
         steps = plan.at(recipe)
         if note:
-            notes = (
-                *parents.notes,
-                *parents.generation_notes(recipe.donor),
-                *unread_notes(unread(recipe, plan, parents), recipe.at),
-            )
-            for sentence in (*notes, *filter(None, [choice.note])):
+            for sentence in (*notes_of(recipe, plan, parents, written=True), *filter(None, [choice.note])):
                 note(sentence)
         tokenizer = _tokenizer(recipe, parents, files.copy_tokenizer)
         calibrate(steps, parents, progress)
         try:
             to.parent.mkdir(parents=True, exist_ok=True)
             sweep(to.parent, f".{glob.escape(to.name)}.*.part")
-            _check_space(to, _total_bytes(plan) + _size_of_the_rest(parents.checkpoints[recipe.donor].folder))
+            check_space(to, _total_bytes(plan) + size_of_the_rest(parents.checkpoints[recipe.config_source].folder))
             part = parts.enter_context(part_folder(to))
         except OSError as error:
             raise _unwritable(to, error) from None
         try:
             folder = part
             if files.mergekit_compatible and not METHODS[recipe.merge_method].in_mergekit:
-                folder = part / compatible.DELTA
+                folder = part / DELTA
                 folder.mkdir()
                 _write_equivalent(recipe, plan, parents, part, to, files.write_model_card)
             _write_weights(plan, steps, parents, folder, limit, options.random_seed, choice.kernels, progress)
@@ -153,7 +141,7 @@ def export_model(
             _write_configs(recipe, plan, parents, folder, special)
             if tokenizer and special:
                 tokenizer.save(folder)
-                if note and (ends := ends_besides(parents.checkpoints[recipe.donor], special)):
+                if note and (ends := ends_besides(parents.checkpoints[recipe.config_source], special)):
                     note(_of_ends(tokenizer, ends))
             (folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
             if progress:
@@ -173,12 +161,12 @@ def export_model(
 
 
 def _tokenizer(recipe: Recipe, parents: ParentSet, copy_tokenizer: bool) -> MergedTokenizer | None:
-    if recipe.vocabulary_source or (copy_tokenizer and has_tokenizer(recipe.donor)):
+    if recipe.vocabulary_source or (copy_tokenizer and has_tokenizer(recipe.config_source)):
         return MergedTokenizer.of(recipe, parents)
     if copy_tokenizer:
         raise MergingError(
-            f"model {recipe.donor}: has no tokenizer for the merge; name a model that has one as tokenizer_source, or "
-            "leave it out with --no-copy-tokenizer"
+            f"model {recipe.config_source}: has no tokenizer for the merge; name a model that has one as "
+            "tokenizer_source, or leave it out with --no-copy-tokenizer"
         )
     if recipe.chat_template:
         raise MergingError(
@@ -189,35 +177,6 @@ def _tokenizer(recipe: Recipe, parents: ParentSet, copy_tokenizer: bool) -> Merg
 
 def _unwritable(to: Path, error: OSError) -> MergingError:
     return MergingError(f"{to}: cannot be written: {error.strerror or error}; nothing was left there")
-
-
-def model_card(recipe: Recipe, name: str, random_seed: int, evidence: str = "") -> str:
-    """Return a model card: metadata as the hub reads it, the recipe, and what is known about its scores."""
-    front = [
-        "---",
-        "base_model:",
-        yaml.safe_dump(list(recipe.parents()), allow_unicode=True, width=math.inf).rstrip(),
-        "library_name: transformers",
-    ]
-    in_mergekit = METHODS[recipe.merge_method].in_mergekit
-    front += ["tags:", "- merge", *(["- mergekit"] if in_mergekit else []), "- merge-search", "---"]
-    again = f"`merge-search merge recipe.yaml DIR --random-seed {random_seed}` makes it again"
-    again = f"`mergekit-yaml recipe.yaml DIR` or {again}." if in_mergekit else f"{again}; mergekit has no such method."
-    body = f"""
-# {name}
-
-A merge of {len(recipe.parents())} models by the method `{recipe.merge_method}`, made with merge-search. Architecture
-and config are those of `{recipe.donor}`.
-{evidence}
-## Recipe
-
-{again}
-
-```yaml
-{recipe.to_yaml().rstrip()}
-```
-"""
-    return "\n".join(front) + "\n" + body
 
 
 def _write_weights(
@@ -259,20 +218,20 @@ def _write_equivalent(
     recipe: Recipe, plan: Plan, parents: ParentSet, folder: Path, to: Path, write_model_card: bool
 ) -> None:
     dtypes = {entry.dtype for entry in plan.entries}
-    same_shapes = plan.layers == parents.layers(recipe.donor) and plan.rows is None
-    written = compatible.equivalent(recipe, to.resolve() / compatible.DELTA, dtypes, same_shapes)
+    same_shapes = plan.layers == parents.layers(recipe.config_source) and plan.rows is None
+    written = equivalent(recipe, to.resolve() / DELTA, dtypes, same_shapes)
     (folder / "recipe.yaml").write_text(written.to_yaml(), encoding="utf-8")
     if write_model_card:
-        (folder / "README.md").write_text(compatible.card(recipe, written, to.resolve().name), encoding="utf-8")
+        (folder / "README.md").write_text(mergekit_card(recipe, written, to.resolve().name), encoding="utf-8")
 
 
 def _write_configs(recipe: Recipe, plan: Plan, parents: ParentSet, folder: Path, special: SpecialTokens | None) -> None:
-    donor = parents.checkpoints[recipe.donor]
-    config = config_text(donor, plan, parents, special)
+    config_source = parents.checkpoints[recipe.config_source]
+    config = config_text(config_source, plan, parents, special)
     (folder / CONFIG).write_text(config, encoding="utf-8")
-    (folder / GENERATION).write_text(generation_config_text(donor, special), encoding="utf-8")
+    (folder / GENERATION).write_text(generation_config_text(config_source, special), encoding="utf-8")
     if parents.options.trust_remote_code:
-        for code in donor.folder.glob("*.py"):
+        for code in config_source.folder.glob("*.py"):
             shutil.copyfile(code, folder / code.name)
 
 
@@ -294,7 +253,7 @@ def _reopen(
     """Read what was written as a stranger would. Raises MergingError if that is not what was merged, or scored."""
     layout = parents.architecture.layout
     entries = [piece for entry in plan.entries for piece in pieces_of(entry, layout.disassemble)]
-    end_tokens = loaded_end_tokens(parents.checkpoints[recipe.donor], special)
+    end_tokens = loaded_end_tokens(parents.checkpoints[recipe.config_source], special)
     merge = check_written(folder, entries, plan.model_dtype, end_tokens, parents.options)
     if weights_digest and digest_of_files(merge.tensors, plan, parents) != weights_digest:
         raise MergingError(
@@ -305,42 +264,3 @@ def _reopen(
 
 def _total_bytes(plan: Plan) -> int:
     return sum(entry.nbytes for entry in plan.entries)
-
-
-def _check_free(to: Path) -> None:
-    place = to.resolve()
-    if place == Path.cwd() or place.is_mount():
-        what = "a mount point" if place.is_mount() else "the current folder"
-        raise MergingError(f"{to}: is {what}, which cannot be replaced by a whole model; give a folder in it")
-    if to.is_file() or (to.is_dir() and any(to.iterdir())):
-        raise MergingError(f"{to}: exists already and is not empty; choose another folder, or remove it first")
-
-
-def _check_space(to: Path, needed: int) -> None:
-    free = shutil.disk_usage(to.parent).free
-    if free < needed:
-        raise MergingError(
-            f"{to}: the export needs {_size(needed)} and the disk has {_size(free)} free; "
-            "make room or choose another folder"
-        )
-
-
-def _size(count: int) -> str:
-    """Return a number of bytes in the largest unit of which it has one."""
-    unit, factor = next(((unit, factor) for unit, factor in _SIZES if count >= factor), _SIZES[-1])
-    return f"{count / factor:.{2 if factor > 1 else 0}f} {unit}"
-
-
-def _size_of_the_rest(donor: Path) -> int:
-    """Return what the configs and the tokenizer take."""
-    files = [file for file in donor.iterdir() if file.is_file() and file.suffix in _COPIED]
-    return sum(file.stat().st_size for file in files)
-
-
-def _bytes(text: str) -> int:
-    for unit, factor in _UNITS.items():
-        if text.upper().endswith(unit) and text[: -len(unit)].strip().replace(".", "", 1).isdigit():
-            size = int(float(text[: -len(unit)]) * factor)
-            if size > 0:
-                return size
-    raise MergingError(f"max_shard_size: {text!r} is no size; write it like 5GB or 500MB (or 5B, 500M)")

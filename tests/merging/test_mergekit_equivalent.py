@@ -14,7 +14,7 @@ from mergekit.merge_methods import registered_methods  # type: ignore[import-unt
 from safetensors.torch import load_file, save_file
 
 from merging import ExportOptions, Merger, MergingError, ParentSet, Recipe, export_model, load_tokenizer
-from merging.compatible import notice
+from merging.export.mergekit_equivalent import notice
 from merging.methods import METHODS
 from tests.merging.conftest import Family
 from tests.merging.oracle import mergekit_folder, mergekit_merge

@@ -15,9 +15,10 @@ import pytest
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
-from merging import LoadOptions, MergeOptions, MergingError, Recipe, export_model, memo
+from merging import LoadOptions, MergeOptions, MergingError, Recipe, export_model
+from merging.checkpoints import remembered_answers
 from merging.checkpoints.checkpoint import Checkpoint
-from merging.memo import remembered
+from merging.checkpoints.remembered_answers import remembered
 from tests.merging.conftest import Family, make_family
 from tests.merging.recipes import recipes
 
@@ -26,7 +27,7 @@ from tests.merging.recipes import recipes
 def empty_memo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Begin without anything remembered, and return where it will be."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr("merging.memo.cache_folder", memo_folder)
+    monkeypatch.setattr("merging.checkpoints.remembered_answers.cache_folder", memo_folder)
     return tmp_path / "cache" / "merge-search" / "memo"
 
 
@@ -75,27 +76,27 @@ def test_a_damaged_answer_is_asked_for_again(empty_memo: Path, left: bytes) -> N
 @pytest.mark.usefixtures("empty_memo")
 def test_another_version_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     assert remembered("q", answers(1)) == 1
-    edition = memo._edition()
+    edition = remembered_answers._edition()
     assert edition is not None
-    monkeypatch.setattr(memo, "_edition", lambda: [*edition[:-1], "other code"])
+    monkeypatch.setattr(remembered_answers, "_edition", lambda: [*edition[:-1], "other code"])
     assert remembered("q", answers(2)) == 2
 
 
 def test_what_changes_without_a_version_is_asked_each_time(empty_memo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memo, "version", lambda name: "5.25.0.dev0" if name == "transformers" else "1.0")
-    memo._edition.cache_clear()
+    monkeypatch.setattr(remembered_answers, "version", lambda name: "5.25.0.dev0" if name == "transformers" else "1.0")
+    remembered_answers._edition.cache_clear()
     try:
         ask = answers(1, 2)
         assert [remembered("q", ask), remembered("q", ask)] == [1, 2]
         assert not list(empty_memo.iterdir())
     finally:
-        memo._edition.cache_clear()
+        remembered_answers._edition.cache_clear()
 
 
 def test_a_home_that_cannot_be_written_is_no_hindrance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    monkeypatch.setattr("merging.memo.cache_folder", memo_folder)
+    monkeypatch.setattr("merging.checkpoints.remembered_answers.cache_folder", memo_folder)
     ask = answers(1, 2)
     assert [remembered("q", ask), remembered("q", ask)] == [1, 2]
 

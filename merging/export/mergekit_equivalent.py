@@ -61,12 +61,12 @@ def equivalent(recipe: Recipe, delta: Path, dtypes: Set[torch.dtype], same_shape
     if not (same_shapes and name):
         # mergekit takes the tokenizer from there, too, with its chat template.
         return Recipe.single(str(delta), None).model_copy(update={"out_dtype": name})
-    donor, _ = split_reference(recipe.donor)
-    base = Path(donor)
+    config_source, _ = split_reference(recipe.config_source)
+    base = Path(config_source)
     return Recipe.model_validate(
         {
             "merge_method": "task_arithmetic",
-            "base_model": str(base.resolve()) if base.exists() else donor,
+            "base_model": str(base.resolve()) if base.exists() else config_source,
             "models": (InputModel(model=str(delta), parameters={"weight": 1.0}),),
             "dtype": _WIDER[widest],
             "out_dtype": name,
@@ -75,7 +75,7 @@ def equivalent(recipe: Recipe, delta: Path, dtypes: Set[torch.dtype], same_shape
     )
 
 
-def card(recipe: Recipe, written: Recipe, name: str) -> str:
+def mergekit_card(recipe: Recipe, written: Recipe, name: str) -> str:
     """Return the model card of an export that mergekit can read."""
     return f"""---
 library_name: transformers

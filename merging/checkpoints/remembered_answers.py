@@ -25,7 +25,7 @@ from typing import Any
 from merging.caches import cache_folder, put
 
 _ASKED = ("transformers", "tokenizers", "torch")
-_OWN = Path(__file__).parent
+_OWN = Path(__file__).parents[1]
 
 
 def remembered(question: object, ask: Callable[[], Any]) -> Any:

@@ -1,0 +1,1 @@
+"""Export: a merge as a folder that `from_pretrained` reads."""

@@ -1,0 +1,158 @@
+"""Checks of parents against each other, their own configs and the recipes that they are opened for.
+
+Guarantees: all parents have the same tensors, shapes and architecture, or the error names what differs. (Only the rows
+of an embedding may differ, where every recipe says what becomes of them.) Reads headers, configs and tokenizers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from merging.checkpoints.architecture import pattern
+from merging.checkpoints.assembled import assemble
+from merging.checkpoints.checkpoint import Checkpoint
+from merging.checkpoints.differences import different_computations, different_heads, different_ids, left_out
+from merging.checkpoints.fit import check_fit
+from merging.errors import MergingError
+
+if TYPE_CHECKING:
+    import torch
+
+    from merging.parents import ParentSet
+    from merging.recipes.recipe import Recipe
+
+
+def check_parents(parents: ParentSet, files: Mapping[str, Checkpoint], recipes: Sequence[Recipe]) -> Iterator[str]:
+    """Yield what a user should know about the parents, in sentences.
+
+    Args:
+        parents: the parents.
+        files: the same as their files hold them.
+        recipes: what they are opened for.
+
+    Raises:
+        MergingError: they cannot be merged.
+    """
+    for checkpoint in parents.checkpoints.values():
+        _check_type(parents, checkpoint)
+        _check_depth(parents, checkpoint)
+        _check_fit(parents, files[checkpoint.reference])
+        _check_names(parents, checkpoint)
+    for checkpoint in parents.checkpoints.values():
+        _check_shapes(parents, checkpoint)
+        yield from _differences(parents, checkpoint)
+        yield from _left_out(parents, checkpoint)
+    for recipe in recipes:
+        _check_rows(parents, recipe)
+        yield from _other_ids(parents, recipe)
+        config_source = parents.checkpoints[recipe.config_source]
+        config_source.check_generation_config()  # which the merge will have
+        if keys := config_source.loading_keys:
+            yield (
+                f"model {recipe.config_source}: its config.json says how to load it ({', '.join(keys)}); a merge is "
+                "plain tensors, and leaves that out"
+            )
+
+
+def _check_type(parents: ParentSet, checkpoint: Checkpoint) -> None:
+    own, wanted = checkpoint.config.model_type, parents.reference.config.model_type
+    if own != wanted and not parents.options.allow_crimes:
+        raise MergingError(
+            f"model {checkpoint.reference}: is a {own} model, but {parents.reference.reference} is a {wanted} model; "
+            "only models of one architecture can be merged, unless --allow-crimes (allow_crimes=True) takes those "
+            "whose tensors fit"
+        )
+
+
+def _check_depth(parents: ParentSet, checkpoint: Checkpoint) -> None:
+    main = parents.architecture.main
+    if main is None:
+        return
+    depth = checkpoint.config.get_text_config().num_hidden_layers
+    if (found := parents.architecture.count_layers(checkpoint.tensors, main.head)) != depth:
+        raise MergingError(
+            f"model {checkpoint.reference}: its files hold {found} layers, but its config makes it {depth}; "
+            "the files are not of one model, or some are missing"
+        )
+
+
+def _check_fit(parents: ParentSet, files: Checkpoint) -> None:
+    """Check a parent against its own config."""
+    if architecture := parents.own_architecture(files.reference):
+        check_fit(parents.checkpoints[files.reference], architecture)
+    else:
+        check_fit(assemble(files, files), files.architecture)
+
+
+def _check_names(parents: ParentSet, checkpoint: Checkpoint) -> None:
+    for name in parents.names(checkpoint.reference):
+        if not parents.has(checkpoint.reference, name):
+            raise MergingError(
+                f"model {checkpoint.reference}: has no tensor {name}, which the architecture of "
+                f"{parents.reference.reference} needs"
+            )
+
+
+def _check_shapes(parents: ParentSet, checkpoint: Checkpoint) -> None:
+    reference = parents.reference.reference
+    of_reference: dict[str, list[torch.Size]] = {}
+    for name in parents.names(reference):
+        of_reference.setdefault(pattern(name), []).append(parents.shape(reference, name))
+    for name in parents.names(checkpoint.reference):
+        found = parents.shape(checkpoint.reference, name)
+        free = 1 if name in parents.architecture.by_token else 0
+        # Layers of other kinds may have a tensor of the same name in another shape.
+        fitting = of_reference.get(pattern(name)) or [found]
+        if found[free:] not in [shape[free:] for shape in fitting]:
+            raise MergingError(
+                f"model {checkpoint.reference}: tensor {name} has shape {list(found)}, but in "
+                f"{reference} it has {list(fitting[0])}; only models of one shape can be merged"
+            )
+
+
+def _differences(parents: ParentSet, checkpoint: Checkpoint) -> Iterator[str]:
+    """Refuse heads that are cut otherwise, and yield what is computed otherwise."""
+    reference = parents.reference
+    computed = different_computations(checkpoint.config, reference.config)
+    if heads := different_heads(checkpoint.config, reference.config):
+        told = heads.told(checkpoint.reference, reference.reference)
+        if not parents.options.allow_crimes:
+            raise MergingError(
+                f"{told}; tensors whose heads are cut differently do not mean the same, though their shapes fit; "
+                "--allow-crimes (allow_crimes=True) merges them"
+            )
+        computed = [heads, *computed]
+    for each in computed:
+        yield f"{each.told(checkpoint.reference, reference.reference)}; a merge computes as its base"
+
+
+def _left_out(parents: ParentSet, checkpoint: Checkpoint) -> Iterator[str]:
+    taken = {*parents.names(checkpoint.reference), *parents.architecture.tied_weights}
+    if found := left_out(name for name in checkpoint.tensors if name not in taken):
+        yield f"model {checkpoint.reference}: a merge leaves out what its files hold besides: {found}"
+
+
+def _check_rows(parents: ParentSet, recipe: Recipe) -> None:
+    if recipe.vocabulary_source:
+        return
+    source = recipe.config_source
+    for tensor in (name for name in parents.architecture.loose if name in parents.architecture.by_token):
+        rows = {name: parents.shape(name, tensor)[0] for name in recipe.parents()}
+        for name, found in rows.items():
+            if found != rows[source]:
+                raise MergingError(
+                    f"model {name}: tensor {tensor} has {found} rows, but in {source} it has {rows[source]}; set "
+                    "tokenizer_source in the recipe (union keeps the tokens of all models, base those of the base), "
+                    "which brings the rows of each token together"
+                )
+
+
+def _other_ids(parents: ParentSet, recipe: Recipe) -> Iterator[str]:
+    source = parents.checkpoints[recipe.config_source]
+    for name in recipe.parents() if not recipe.vocabulary_source else ():
+        if moved := different_ids(parents.checkpoints[name].folder, source.folder):
+            yield (
+                f"model {name}: {moved}, as in {source.reference}; rows are merged by their ids, unless the recipe "
+                "has a tokenizer_source"
+            )
