@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     )
     from merging.compiling import choose_kernels
     from merging.errors import MachineError, MergingError, NonFiniteTensor, OutOfMemory, shown, suggest
-    from merging.export.export import ExportOptions, Scored, export_model
+    from merging.export.export import ExportOptions, ScoredMerge, export_model
     from merging.export.model_card import model_card
     from merging.live_model import compute_in_float32
     from merging.loading import load_model
@@ -58,7 +58,7 @@ _HOMES = {
     "ExportOptions": "merging.export.export",
     "LoadOptions": "merging.options",
     "MergeOptions": "merging.options",
-    "Scored": "merging.export.export",
+    "ScoredMerge": "merging.export.export",
     "export_model": "merging.export.export",
     "load_model": "merging.loading",
     "load_tokenizer": "merging.tokenization.tokenizers",
@@ -89,7 +89,7 @@ __all__ = [
     "ParentSet",
     "Plan",
     "Recipe",
-    "Scored",
+    "ScoredMerge",
     "YamlReader",
     "choose_kernels",
     "compute_in_float32",

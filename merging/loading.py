@@ -1,12 +1,12 @@
 """Loading: a plain checkpoint as a live model, to evaluate it.
 
-Guarantees: every parameter has the numbers that the files hold. transformers itself fills with random ones what it does
-not find, and leaves out layers that the config does not count.
+Guarantees: every parameter has the values that the files hold. transformers alone would fill missing ones with random
+numbers and leave out layers that the config does not count.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -14,9 +14,10 @@ import torch
 import transformers.utils
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from merging.checkpoints.architecture import layer_head
+from merging.checkpoints.assembled import assemble
 from merging.checkpoints.checkpoint import Checkpoint
 from merging.checkpoints.differences import left_out
+from merging.checkpoints.fit import check_fit
 from merging.errors import MergingError, code_refused, first_line
 from merging.options import LOAD, LoadOptions
 
@@ -44,10 +45,12 @@ def load_model(
     checkpoint = Checkpoint.open(reference, options)
     _ = checkpoint.config  # refused before transformers explains at length
     _ = checkpoint.generation_config  # which transformers leaves out where it is broken
-    model, found = _load(checkpoint, getattr(torch, dtype) if dtype else checkpoint.dtype)
-    _check(checkpoint, model, found)
+    architecture = checkpoint.architecture
+    whole = assemble(checkpoint, checkpoint)
+    check_fit(whole, architecture)  # before weights are read: transformers would fill gaps with random numbers
+    model = _load(checkpoint, getattr(torch, dtype) if dtype else checkpoint.dtype)
     if note:
-        if unused := left_out(found["unexpected_keys"]):
+        if unused := left_out(name for name in whole.tensors if name not in architecture.shapes):
             note(f"model {reference}: what its files hold besides is not used: {unused}")
         if settings := checkpoint.generation_settings:
             note(f"model {reference}: its generation_config.json asks for {settings}; scoring leaves it out")
@@ -56,38 +59,16 @@ def load_model(
     return cast(PreTrainedModel, model.to(device).eval().requires_grad_(False))
 
 
-def _load(checkpoint: Checkpoint, dtype: torch.dtype) -> tuple[Any, Mapping[str, Any]]:
-    """Return the model, and which tensors transformers did not find, had no use for, or found in another shape."""
-    loaded: Any
+def _load(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
     try:
         with _quiet():
-            loaded = AutoModelForCausalLM.from_pretrained(
-                checkpoint.folder, dtype=dtype, trust_remote_code=checkpoint.options.trust_remote_code,
-                ignore_mismatched_sizes=True, output_loading_info=True,
-            )  # fmt: skip
-        return cast(tuple[Any, Mapping[str, Any]], loaded)
+            return AutoModelForCausalLM.from_pretrained(
+                checkpoint.folder, dtype=dtype, trust_remote_code=checkpoint.options.trust_remote_code
+            )
     except Exception as error:  # whatever the model's own code makes of a config that does not fit it
         raise code_refused(checkpoint.reference, error) or MergingError(
             f"model {checkpoint.reference}: cannot be loaded: {first_line(error)}"
         ) from None
-
-
-def _check(checkpoint: Checkpoint, model: Any, found: Mapping[str, Any]) -> None:
-    where = f"model {checkpoint.reference}"
-    for name in sorted(found["missing_keys"]):
-        raise MergingError(f"{where}: has no tensor {name}, which its config asks for; download or save it again")
-    for name, stored, wanted in sorted(found["mismatched_keys"]):
-        raise MergingError(
-            f"{where}: tensor {name} has shape {list(stored)}, but its config makes it {list(wanted)}; the files are "
-            "not of one model"
-        )
-    # Of what is beside the language model (a vision tower) nothing is used, as in a merge.
-    heads = {layer_head(name) for name in model.state_dict()} - {None}
-    for name in sorted(name for name in found["unexpected_keys"] if layer_head(name) in heads):
-        raise MergingError(
-            f"{where}: its files hold the tensor {name}, for which its config leaves no place (it counts "
-            f"{model.config.get_text_config().num_hidden_layers} layers); the files are not of one model"
-        )
 
 
 @contextmanager

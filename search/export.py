@@ -49,7 +49,7 @@ def export_trial(
     row = _choose(leaderboard, folder, trial)
     config = Sections.load(folder.config_file)
     with quick_imports():  # only now: what cannot be exported is told before torch is waited for
-        from merging import ExportOptions, FileDigests, MergeOptions, Scored, export_model, model_card
+        from merging import ExportOptions, FileDigests, MergeOptions, ScoredMerge, export_model, model_card
         from search.contents import find
 
     digests = FileDigests()
@@ -71,7 +71,7 @@ def export_trial(
             load=config.merging.load_options,
         ),
         ExportOptions(max_shard_size, card=card, mergekit_compatible=mergekit_compatible),
-        scored=Scored(tuple(row.end_tokens), _scored_weights(folder, row)),
+        scored=ScoredMerge(tuple(row.end_tokens), _scored_weights(folder, row)),
         digests=digests,
         progress=progress,
         note=note,

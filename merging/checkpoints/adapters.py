@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from merging.checkpoints.lora import AdaptedTensor, LowRank, Shift
+from merging.checkpoints.lora import AdaptedTensor, BiasChange, LowRank
 from merging.checkpoints.weights import StoredTensor
 from merging.errors import MergingError
 
@@ -114,7 +114,7 @@ class _Binding:
     def adapted(self) -> dict[str, StoredTensor]:
         for key, tensor in self.adapter.tensors.items():
             self._sort_in(key, tensor)
-        changes: dict[str, list[LowRank | Shift]] = {}
+        changes: dict[str, list[LowRank | BiasChange]] = {}
         # In the order of the modules: where a head is tied to the embedding, both may change the same tensor.
         for module in sorted(self.parts, key=list(self.modules).index):
             for name, change in self._changes(module, self.parts[module]):
@@ -152,7 +152,7 @@ class _Binding:
         self._check_shape(owner, tensor.shape)
         self.saved[owner] = tensor
 
-    def _changes(self, module: str, parts: Mapping[str, StoredTensor]) -> list[tuple[str, LowRank | Shift]]:
+    def _changes(self, module: str, parts: Mapping[str, StoredTensor]) -> list[tuple[str, LowRank | BiasChange]]:
         embedding = "lora_embedding_A" in parts or "lora_embedding_B" in parts
         a, b = (parts.get(f"lora_embedding_{x}" if embedding else f"lora_{x}.weight") for x in "AB")
         if a is None or b is None:
@@ -172,11 +172,13 @@ class _Binding:
         magnitude = parts.get("lora_magnitude_vector")
         if (magnitude is None) == bool(self.adapter.config.get("use_dora")):
             raise MergingError(f"adapter {self.adapter.reference}: use_dora and the file disagree about {module}")
-        found: list[tuple[str, LowRank | Shift]] = [(name, LowRank(a, b, scaling, transposed, embedding, magnitude))]
+        found: list[tuple[str, LowRank | BiasChange]] = [
+            (name, LowRank(a, b, scaling, transposed, embedding, magnitude))
+        ]
         if bias := parts.get("lora_B.bias"):
             owner = self._owner(f"{module}.bias")
             self._check_shape(owner, bias.shape)
-            found.append((owner, Shift(bias, scaling)))
+            found.append((owner, BiasChange(bias, scaling)))
         return found
 
     def _module(self, name: str) -> None:

@@ -39,8 +39,8 @@ def check_fit(checkpoint: Checkpoint, architecture: Architecture) -> None:
             raise _quantized(where, checkpoint.config, name, tensors) or MergingError(f"{where}: {problem}")
     for name in _left_over(tensors, architecture):
         raise _quantized(where, checkpoint.config, name, tensors) or MergingError(
-            f"{where}: its files hold the tensor {name}, for which its config leaves no place; the files are not of "
-            "one model"
+            f"{where}: its files hold the tensor {name}, for which its config leaves no place (it counts "
+            f"{checkpoint.config.get_text_config().num_hidden_layers} layers); the files are not of one model"
         )
     _check_ties(where, tensors, architecture, checkpoint.config)
 

@@ -30,7 +30,7 @@ _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 @dataclass(frozen=True)
-class Entry:
+class TensorEntry:
     """A tensor that a file holds, or will hold."""
 
     name: str
@@ -43,7 +43,7 @@ class Entry:
         return torch.Size(self.shape).numel() * self.dtype.itemsize
 
 
-def header(entries: Sequence[Entry], metadata: Mapping[str, str]) -> bytes:
+def header(entries: Sequence[TensorEntry], metadata: Mapping[str, str]) -> bytes:
     """Return the beginning of a file that holds these tensors, one after another."""
     content: dict[str, object] = {"__metadata__": dict(metadata)}
     start = 0

@@ -62,7 +62,7 @@ def _with_magnitude(weight: Tensor, change: Tensor, magnitude: Tensor, transpose
 
 
 @dataclass(frozen=True)
-class Shift:
+class BiasChange:
     """The change of a bias: scaling · B's own bias."""
 
     bias: StoredTensor
@@ -82,7 +82,7 @@ class AdaptedTensor(StoredTensor):
     """A tensor of a base model, as an adapter makes it: put in its place, then changed."""
 
     source: StoredTensor
-    changes: tuple[LowRank | Shift, ...]
+    changes: tuple[LowRank | BiasChange, ...]
 
     def read_into(self, memory: Tensor) -> None:
         """Merge it."""

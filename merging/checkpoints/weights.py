@@ -19,14 +19,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from merging.checkpoints.headers import ALIGNMENT, DTYPES, Entry
+from merging.checkpoints.headers import ALIGNMENT, DTYPES, TensorEntry
 from merging.errors import MachineError, MergingError, first_line
 
 Digest: TypeAlias = Callable[[Path], str]
 
 
 @dataclass(frozen=True)
-class StoredTensor(Entry, ABC):
+class StoredTensor(TensorEntry, ABC):
     """A tensor that lies on disk. Two of them are equal if they are the same tensor of the same file."""
 
     file: Path

@@ -25,7 +25,7 @@ from merging.export.disk_space import check_free, check_space, parse_size, size_
 from merging.export.mergekit_equivalent import DELTA, equivalent, mergekit_card
 from merging.export.model_card import model_card
 from merging.export.reopening import check_written
-from merging.export.shards import Place, pieces_of, split, write_shard
+from merging.export.shards import Destination, pieces_of, split, write_shard
 from merging.inductor import AnyKernels
 from merging.merged_config import config_text, ends_besides, generation_config_text, loaded_end_tokens
 from merging.methods import METHODS
@@ -61,7 +61,7 @@ class ExportOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class Scored:
+class ScoredMerge:
     """What was scored, where the merge was.
 
     Attributes:
@@ -79,7 +79,7 @@ def export_model(
     options: MergeOptions = MERGE,
     files: ExportOptions = ExportOptions(),
     *,
-    scored: Scored = Scored(),
+    scored: ScoredMerge = ScoredMerge(),
     digests: FileDigests | None = None,
     progress: Callable[[str, int, int], None] | None = None,
     note: Callable[[str], None] | None = None,
@@ -195,7 +195,7 @@ def _write_weights(
     index: dict[str, str] = {}
     merged = 0
 
-    def fill(places: Mapping[str, Place]) -> None:
+    def fill(places: Mapping[str, Destination]) -> None:
         run_steps([(by_name[name], place) for name, place in places.items()], parents, random_seed, kernels, done)
 
     def done(_: Step) -> None:

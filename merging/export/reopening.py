@@ -14,14 +14,14 @@ import torch
 from merging.checkpoints.assembled import assemble
 from merging.checkpoints.checkpoint import Checkpoint
 from merging.checkpoints.fit import check_fit
-from merging.checkpoints.headers import Entry
+from merging.checkpoints.headers import TensorEntry
 from merging.errors import MergingError
 from merging.merged_config import loaded_end_tokens
 from merging.options import LoadOptions
 
 
 def check_written(
-    folder: Path, entries: Iterable[Entry], dtype: torch.dtype, end_tokens: object, options: LoadOptions
+    folder: Path, entries: Iterable[TensorEntry], dtype: torch.dtype, end_tokens: object, options: LoadOptions
 ) -> Checkpoint:
     """Check a merge that was written, and return it.
 

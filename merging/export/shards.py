@@ -17,15 +17,15 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from merging.checkpoints.headers import Entry, header
+from merging.checkpoints.headers import TensorEntry, header
 
-Place: TypeAlias = AbstractContextManager[Tensor]
+Destination: TypeAlias = AbstractContextManager[Tensor]
 """Where a tensor goes: entered it gives memory for the elements, which are in the file when it is left."""
 
 
-def split(entries: Sequence[Entry], limit: int) -> Iterator[list[Entry]]:
+def split(entries: Sequence[TensorEntry], limit: int) -> Iterator[list[TensorEntry]]:
     """Yield runs of tensors of at most `limit` bytes together, or of one tensor that is larger."""
-    run: list[Entry] = []
+    run: list[TensorEntry] = []
     size = 0
     for entry in entries:
         if run and size + entry.nbytes > limit:
@@ -44,8 +44,8 @@ def whole(name: str, tensor: Tensor) -> dict[str, Tensor]:
 
 def write_shard(
     file: Path,
-    entries: Sequence[Entry],
-    fill: Callable[[Mapping[str, Place]], None],
+    entries: Sequence[TensorEntry],
+    fill: Callable[[Mapping[str, Destination]], None],
     disassemble: Callable[[str, Tensor], Mapping[str, Tensor]] = whole,
 ) -> list[str]:
     """Write a safetensors file.
@@ -72,7 +72,7 @@ def write_shard(
         _write_all(out.fileno(), beginning, 0)
 
         @contextmanager
-        def place(entry: Entry, start: int) -> Iterator[Tensor]:
+        def place(entry: TensorEntry, start: int) -> Iterator[Tensor]:
             if own.__dict__.setdefault("memory", torch.empty(0, dtype=torch.uint8)).numel() < entry.nbytes:
                 own.memory = torch.empty(0, dtype=torch.uint8)  # goes before the larger one comes
                 own.memory = torch.empty(entry.nbytes, dtype=torch.uint8)
@@ -95,7 +95,11 @@ def _write_all(file: int, content: bytes | memoryview, start: int) -> int:
     return len(content)
 
 
-def pieces_of(entry: Entry, disassemble: Callable[[str, Tensor], Mapping[str, Tensor]] = whole) -> list[Entry]:
+def pieces_of(
+    entry: TensorEntry, disassemble: Callable[[str, Tensor], Mapping[str, Tensor]] = whole
+) -> list[TensorEntry]:
     """Return the tensors that a file holds a tensor in."""
     tensor = torch.empty(entry.shape, dtype=entry.dtype, device="meta")
-    return [Entry(name, tuple(piece.shape), piece.dtype) for name, piece in disassemble(entry.name, tensor).items()]
+    return [
+        TensorEntry(name, tuple(piece.shape), piece.dtype) for name, piece in disassemble(entry.name, tensor).items()
+    ]

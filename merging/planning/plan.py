@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import torch
 
-from merging.checkpoints.headers import Entry
+from merging.checkpoints.headers import TensorEntry
 from merging.errors import MergingError
 from merging.methods import METHODS, Method, Scope
 from merging.methods.registry import Number, Numbers
@@ -135,9 +135,9 @@ class Plan:
         return len(self.stack)
 
     @property
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[TensorEntry]:
         """The tensors of the merge, whole, as files describe them."""
-        return [Entry(tensor.name, tensor.shape, tensor.out_dtype) for tensor in self.tensors]
+        return [TensorEntry(tensor.name, tensor.shape, tensor.out_dtype) for tensor in self.tensors]
 
     @property
     def model_dtype(self) -> torch.dtype:

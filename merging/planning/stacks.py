@@ -60,8 +60,8 @@ def stacked_config(config_source: Checkpoint, stack: Sequence[Layer], parents: P
     config = copy.deepcopy(config_source.transformers_config)
     text = config.get_text_config()
     configs = {name: checkpoint.transformers_config for name, checkpoint in parents.checkpoints.items()}
-    sources = [_Source(configs[layer.parent].get_text_config(), layer.index) for layer in stack]
-    own = _Source(text, 0)
+    sources = [_LayerConfig(configs[layer.parent].get_text_config(), layer.index) for layer in stack]
+    own = _LayerConfig(text, 0)
     for key in own.values:
         value = _follow(key, own, sources)
         if value is not None:
@@ -79,7 +79,7 @@ def untie(config: PreTrainedConfig) -> None:
             part.tie_word_embeddings = False
 
 
-class _Source:
+class _LayerConfig:
     """What the model that a layer comes from says of it."""
 
     def __init__(self, config: PreTrainedConfig, index: int) -> None:
@@ -105,7 +105,7 @@ class _Source:
         return of_layers and key not in _INDICES and not (key.startswith("mtp_") or key.endswith(_NOT_OF_LAYERS))
 
 
-def _follow(key: str, config_source: _Source, sources: Sequence[_Source]) -> Any:
+def _follow(key: str, config_source: _LayerConfig, sources: Sequence[_LayerConfig]) -> Any:
     """Return what a key of the config says of the stack, or None if it says nothing of layers or cannot follow them."""
     own = config_source.values[key]
     if key in _INDICES and isinstance(own, list):

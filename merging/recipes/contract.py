@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from merging.errors import suggest
 from merging.methods import METHODS, Method, Parameter, Scope
 from merging.methods.registry import Number
-from merging.recipes.schema import InputModel, OutputSlice, RecipeFields, last_sources
+from merging.recipes.schema import InputModel, OutputSlice, Parameters, RecipeFields, last_sources
 from merging.recipes.settings import Conditional, Setting, knots_at, leaves
 
 Complaint: TypeAlias = tuple[str, str]  # (path of a key, what is wrong with it)
-Block: TypeAlias = Mapping[str, Setting]
 
 
 def complaints(recipe: RecipeFields) -> Iterator[Complaint]:
@@ -35,21 +34,21 @@ def complaints(recipe: RecipeFields) -> Iterator[Complaint]:
 class _Input:
     path: str
     model: str
-    own: Block
+    own: Parameters
 
 
 @dataclass(frozen=True, slots=True)
-class _Group:
+class _InputGroup:
     """What is merged with one another: `models`, or the sources of one slice."""
 
     path: str
     inputs: tuple[_Input, ...]
-    outer: tuple[Block, ...]  # parameter blocks by precedence, after the inputs' own
+    outer: tuple[Parameters, ...]  # parameter blocks by precedence, after the inputs' own
     base: str | None
     note: str = ""  # said with whatever is wrong with it
 
 
-def _groups(recipe: RecipeFields) -> Iterator[_Group]:
+def _groups(recipe: RecipeFields) -> Iterator[_InputGroup]:
     yield from _groups_of("", recipe.models, recipe.slices, (recipe.parameters,), recipe.base_model)
     for name, module in (recipe.modules or {}).items():
         outer = (module.parameters, recipe.parameters)
@@ -60,28 +59,28 @@ def _groups_of(
     prefix: str,
     models: Sequence[InputModel] | None,
     slices: Sequence[OutputSlice] | None,
-    outer: tuple[Block, ...],
+    outer: tuple[Parameters, ...],
     base: str | None,
-) -> Iterator[_Group]:
+) -> Iterator[_InputGroup]:
     if models:
         path = f"{prefix}models"
         inputs = [_Input(f"{path}[{i}]", each.model, each.parameters) for i, each in enumerate(models)]
         if base is not None and base not in [each.model for each in models]:
             inputs.append(_Input("base_model", base, {}))  # whole models are merged with their base
-        yield _Group(path, tuple(inputs), outer, base)
+        yield _InputGroup(path, tuple(inputs), outer, base)
     for index, part in enumerate(slices or ()):
         path = f"{prefix}slices[{index}].sources"
         sources = tuple(_Input(f"{path}[{i}]", each.model, each.parameters) for i, each in enumerate(part.sources))
-        yield _Group(path, sources, (part.parameters, *outer), part.base_model or base)
+        yield _InputGroup(path, sources, (part.parameters, *outer), part.base_model or base)
     if slices and len(last := last_sources(slices).sources) < len(sources):
         note = (
             f" (the tensors after the layers are made of the first {len(last)} sources here, as many as the first "
             "slice has)"
         )
-        yield _Group(path, sources[: len(last)], (part.parameters, *outer), part.base_model or base, note)
+        yield _InputGroup(path, sources[: len(last)], (part.parameters, *outer), part.base_model or base, note)
 
 
-def _blocks(recipe: RecipeFields) -> Iterator[tuple[str, Block]]:
+def _blocks(recipe: RecipeFields) -> Iterator[tuple[str, Parameters]]:
     yield "parameters", recipe.parameters
     for name, module in (recipe.modules or {}).items():
         yield f"modules.{name}.parameters", module.parameters
@@ -107,7 +106,7 @@ def _check_setting(method: Method, path: str, name: str, setting: Setting) -> It
             yield path + suffix, str(reasons[0])
 
 
-def _check_group(method: Method, group: _Group) -> Iterator[Complaint]:
+def _check_group(method: Method, group: _InputGroup) -> Iterator[Complaint]:
     models = [each.model for each in group.inputs]
     for index, each in enumerate(group.inputs):
         if each.model in models[:index]:
@@ -129,7 +128,7 @@ def _check_group(method: Method, group: _Group) -> Iterator[Complaint]:
                 yield from _check_together(method, each, group.outer)
 
 
-def _check_together(method: Method, each: _Input, outer: tuple[Block, ...]) -> Iterator[Complaint]:
+def _check_together(method: Method, each: _Input, outer: tuple[Parameters, ...]) -> Iterator[Complaint]:
     assert method.refuses_together
     for t in (0.0, 1.0):  # both ends of a gradient are numbers of some tensor, whatever the models are
         numbers = {parameter.key: _number_at(parameter, each, outer, t) for parameter in method.parameters}
@@ -138,7 +137,7 @@ def _check_together(method: Method, each: _Input, outer: tuple[Block, ...]) -> I
             return
 
 
-def _number_at(parameter: Parameter, each: _Input, outer: tuple[Block, ...], t: float) -> Number | None:
+def _number_at(parameter: Parameter, each: _Input, outer: tuple[Parameters, ...], t: float) -> Number | None:
     """Return the number that an input has at `t`, or None where filters make that a matter of the tensor."""
     setting = next((block[parameter.key] for block in (each.own, *outer) if parameter.key in block), parameter.default)
     if setting is None or (isinstance(setting, tuple) and any(isinstance(item, Conditional) for item in setting)):
@@ -147,7 +146,7 @@ def _number_at(parameter: Parameter, each: _Input, outer: tuple[Block, ...], t: 
     return knots.value(parameter.read) if knots else None
 
 
-def _check_given(method: Method, parameter: Parameter, group: _Group) -> Iterator[Complaint]:
+def _check_given(method: Method, parameter: Parameter, group: _InputGroup) -> Iterator[Complaint]:
     if any(parameter.key in block for block in group.outer):
         return
     what = f"{method.name} needs the parameter {parameter.key!r}"

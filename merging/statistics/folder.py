@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from merging.caches import put, sweep
-from merging.checkpoints.headers import DTYPES, Entry, header
+from merging.checkpoints.headers import DTYPES, TensorEntry, header
 from merging.checkpoints.weights import read_header, read_metadata
 from merging.errors import MergingError
 from merging.statistics.digests import FileChanged, FileDigests
@@ -45,7 +45,7 @@ _VARYING = "varying"
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
+class StatisticKey:
     """Which statistic it is.
 
     Attributes:
@@ -85,7 +85,7 @@ class StatisticsFolder:
 
     def identity(
         self, name: str, version: int, made_of: Callable[[Callable[[Path], str]], object], numbers: object = None
-    ) -> Identity | None:
+    ) -> StatisticKey | None:
         """Return which statistic it is, or None where that cannot be known any more.
 
         Args:
@@ -99,9 +99,9 @@ class StatisticsFolder:
         except FileChanged:
             return None
         key = sha256(json.dumps(content).encode()).hexdigest()
-        return Identity(name, key, None if numbers is None else repr(numbers))
+        return StatisticKey(name, key, None if numbers is None else repr(numbers))
 
-    def read(self, identity: Identity) -> Named | None:
+    def read(self, identity: StatisticKey) -> Named | None:
         """Return a statistic's tensors, on the CPU, or None if they are not there."""
         if (few := self._found.get(identity.title)) is not None:
             return {name: _number(*each) for name, each in few.items()}
@@ -112,7 +112,7 @@ class StatisticsFolder:
             self._say(f"{file}: is damaged, or none of ours; it is computed again")
             return None
 
-    def write(self, identity: Identity, tensors: Named) -> None:
+    def write(self, identity: StatisticKey, tensors: Named) -> None:
         """Keep a statistic's tensors; of those that depend on numbers only while these stay the same."""
         if not self.writes:
             return
@@ -141,15 +141,15 @@ class StatisticsFolder:
     def _found(self) -> dict[str, dict[str, list[Any]]]:
         return self._read_numbers()
 
-    def _file(self, identity: Identity) -> Path:
+    def _file(self, identity: StatisticKey) -> Path:
         return self._path / (identity.title + _SUFFIX)
 
-    def _write_file(self, identity: Identity, tensors: Named) -> None:
+    def _write_file(self, identity: StatisticKey, tensors: Named) -> None:
         file = self._file(identity)
         if identity.numbers is not None and (there := _numbers_in(file)) is not None and there != identity.numbers:
             # They are searched: of as many as there are candidates none is worth its place.
             if there != _VARYING:
-                self._put(file, _content(Identity(identity.name, identity.key, _VARYING), {}))
+                self._put(file, _content(StatisticKey(identity.name, identity.key, _VARYING), {}))
             return
         self._put(file, _content(identity, tensors))
 
@@ -193,16 +193,16 @@ class StatisticsFolder:
             _LOG.warning(message)
 
 
-def _content(identity: Identity, tensors: Named) -> list[bytes | memoryview]:
+def _content(identity: StatisticKey, tensors: Named) -> list[bytes | memoryview]:
     # The largest first, which then lies well enough to be mapped.
     items = sorted(tensors.items(), key=lambda item: -item[1].nbytes)
-    entries = [Entry(name, tuple(tensor.shape), tensor.dtype) for name, tensor in items]
+    entries = [TensorEntry(name, tuple(tensor.shape), tensor.dtype) for name, tensor in items]
     parts = [_memory(tensor) for _, tensor in items]
     metadata = {"key": identity.key, "numbers": identity.numbers or "", "checksum": str(_checksum(entries, parts))}
     return [header(entries, metadata), *parts]
 
 
-def _read(file: Path, identity: Identity) -> Named | None:
+def _read(file: Path, identity: StatisticKey) -> Named | None:
     metadata = read_metadata(file)
     if metadata["key"] != identity.key:
         raise ValueError
@@ -222,7 +222,7 @@ def _numbers_in(file: Path) -> str | None:
         return None
 
 
-def _checksum(entries: Iterable[Entry], parts: Iterable[memoryview]) -> int:
+def _checksum(entries: Iterable[TensorEntry], parts: Iterable[memoryview]) -> int:
     described = [(entry.name, list(entry.shape), str(entry.dtype)) for entry in entries]
     checksum = zlib.crc32(repr(described).encode())
     for part in parts:

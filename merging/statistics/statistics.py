@@ -15,7 +15,7 @@ from typing import Generic, TypeVar
 import torch
 
 from merging.statistics.digests import FileDigests
-from merging.statistics.folder import Identity, StatisticsFolder
+from merging.statistics.folder import StatisticKey, StatisticsFolder
 from merging.statistics.forms import Form
 
 _LOG = logging.getLogger("merging.statistics")
@@ -54,7 +54,7 @@ class Statistics:
     def __init__(self, folder: Path | None = None, digests: FileDigests | None = None) -> None:
         self._memo: dict[Hashable, object] = {}
         self._folder = StatisticsFolder(folder, digests) if folder else None
-        self._unwritten: dict[Hashable, tuple[Identity, Kept[object]]] = {}
+        self._unwritten: dict[Hashable, tuple[StatisticKey, Kept[object]]] = {}
         self._found = self._computed = 0
 
     def once(self, key: Hashable, compute: Callable[[], T], kept: Kept[T] | None = None) -> T:
@@ -120,14 +120,14 @@ class Statistics:
             self._unwritten[key] = identity, kept  # type: ignore[assignment]
         return made
 
-    def _read(self, identity: Identity, kept: Kept[T]) -> tuple[T] | None:
+    def _read(self, identity: StatisticKey, kept: Kept[T]) -> tuple[T] | None:
         assert self._folder is not None
         # Whoever asks first may be in inference mode; what outlives it must be of use outside, too.
         with torch.inference_mode(False), torch.no_grad():
             tensors = self._folder.read(identity)
             return None if tensors is None else (kept.form.value(tensors, kept.device),)
 
-    def _written(self, identity: Identity, kept: Kept[T], value: T) -> T:
+    def _written(self, identity: StatisticKey, kept: Kept[T], value: T) -> T:
         """Write a value, and return it; a large one as it is found then, in memory that the system may take back."""
         assert self._folder is not None
         tensors = kept.form.tensors(value)

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from merging import ExportOptions, Merger, MergingError, ParentSet, Recipe, Scored, export_model
+from merging import ExportOptions, Merger, MergingError, ParentSet, Recipe, ScoredMerge, export_model
 from tests.merging.conftest import Family
 from tests.merging.test_export import assert_same_bits, scored
 from tests.merging.zoo import STYLES
@@ -65,10 +65,13 @@ def test_the_export_has_the_digest_of_what_was_scored(
     found = digest(recipe)
     assert digest(recipe, compute_dtype=torch.float32) == found
     export_model(
-        recipe, tmp_path / "merged", files=ExportOptions(max_shard_size="20KB"), scored=Scored(weights_digest=found)
+        recipe,
+        tmp_path / "merged",
+        files=ExportOptions(max_shard_size="20KB"),
+        scored=ScoredMerge(weights_digest=found),
     )
     with pytest.raises(MergingError, match=r"other: was not exported, .*its weights are not those that were scored"):
-        export_model(recipe, tmp_path / "other", scored=Scored(weights_digest=found[::-1]))
+        export_model(recipe, tmp_path / "other", scored=ScoredMerge(weights_digest=found[::-1]))
     assert not list(tmp_path.glob("*other*"))
     assert not list(tmp_path.glob(".*"))
 
@@ -85,7 +88,7 @@ def test_a_digest_holds_for_any_mix_of_dtypes(family: Family, tmp_path: Path, dt
     recipe = ties(Family(*map(str, copies.values())), dtypes)
     found = {digest(recipe), digest(recipe, compute_dtype=torch.float32)}
     assert len(found) == 1
-    export_model(recipe, tmp_path / "merged", scored=Scored(weights_digest=found.pop()))
+    export_model(recipe, tmp_path / "merged", scored=ScoredMerge(weights_digest=found.pop()))
 
 
 def test_one_bit_is_another_digest(family: Family, tmp_path: Path) -> None:

@@ -15,13 +15,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from merging.checkpoints.headers import Entry
-from merging.export.shards import Place, split, write_shard
+from merging.checkpoints.headers import TensorEntry
+from merging.export.shards import Destination, split, write_shard
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.int8, torch.bool]
 ENTRIES = st.lists(
     st.builds(
-        Entry,
+        TensorEntry,
         name=st.text(min_size=1, max_size=8).filter(lambda name: name != "__metadata__"),
         shape=st.lists(st.integers(0, 5), max_size=3).map(tuple),
         dtype=st.sampled_from(DTYPES),
@@ -32,7 +32,7 @@ ENTRIES = st.lists(
 )
 
 
-def content(entry: Entry, seed: int) -> Tensor:
+def content(entry: TensorEntry, seed: int) -> Tensor:
     """Return what a tensor holds in these tests."""
     count = torch.Size(entry.shape).numel()
     return (torch.arange(count) * 7 + seed).remainder(100).to(entry.dtype).view(entry.shape)
@@ -41,15 +41,15 @@ def content(entry: Entry, seed: int) -> Tensor:
 @given(entries=ENTRIES, threads=st.integers(1, 4), order=st.randoms(use_true_random=False))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_what_is_written_is_what_safetensors_reads(
-    tmp_path: Path, entries: list[Entry], threads: int, order: Random
+    tmp_path: Path, entries: list[TensorEntry], threads: int, order: Random
 ) -> None:
     expected = {entry.name: content(entry, seed) for seed, entry in enumerate(entries)}
 
-    def put(name: str, place: Place) -> None:
+    def put(name: str, place: Destination) -> None:
         with place as tensor:
             tensor.copy_(expected[name])
 
-    def fill(places: Mapping[str, Place]) -> None:
+    def fill(places: Mapping[str, Destination]) -> None:
         work = list(places.items())
         order.shuffle(work)
         with ThreadPoolExecutor(threads) as pool:
@@ -66,9 +66,9 @@ def test_what_is_written_is_what_safetensors_reads(
 
 
 def test_a_shard_takes_the_memory_of_its_largest_tensor(tmp_path: Path) -> None:
-    entries = [Entry(str(index), (1 + index % 5, 1000), torch.float32) for index in range(20)]
+    entries = [TensorEntry(str(index), (1 + index % 5, 1000), torch.float32) for index in range(20)]
 
-    def fill(places: Mapping[str, Place]) -> None:
+    def fill(places: Mapping[str, Destination]) -> None:
         addresses = set()
         for place in places.values():
             with place as tensor:
@@ -82,22 +82,22 @@ def test_a_shard_takes_the_memory_of_its_largest_tensor(tmp_path: Path) -> None:
 
 
 def test_a_tensor_that_could_not_be_made_is_not_written(tmp_path: Path) -> None:
-    def fill(places: Mapping[str, Place]) -> None:
+    def fill(places: Mapping[str, Destination]) -> None:
         with places["a"] as tensor:
             tensor.zero_()
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        write_shard(tmp_path / "model.safetensors", [Entry("a", (1000,), torch.float32)], fill)
+        write_shard(tmp_path / "model.safetensors", [TensorEntry("a", (1000,), torch.float32)], fill)
     assert (tmp_path / "model.safetensors").stat().st_size < 1000
 
 
 def test_a_tensor_that_files_hold_in_pieces_is_filled_whole(tmp_path: Path) -> None:
-    entries = [Entry("bias", (3,), torch.int8), Entry("experts", (4, 3, 2), torch.float32)]
+    entries = [TensorEntry("bias", (3,), torch.int8), TensorEntry("experts", (4, 3, 2), torch.float32)]
     expected = {entry.name: content(entry, 1) for entry in entries}
     filled: list[str] = []
 
-    def fill(places: Mapping[str, Place]) -> None:
+    def fill(places: Mapping[str, Destination]) -> None:
         for name, place in places.items():
             filled.append(name)
             with place as tensor:
@@ -123,7 +123,7 @@ def test_a_tensor_that_files_hold_in_pieces_is_filled_whole(tmp_path: Path) -> N
 
 @given(sizes=st.lists(st.integers(1, 9), max_size=12), limit=st.integers(1, 20))
 def test_runs_keep_to_the_limit_and_leave_nothing_out(sizes: list[int], limit: int) -> None:
-    entries = [Entry(str(index), (size,), torch.int8) for index, size in enumerate(sizes)]
+    entries = [TensorEntry(str(index), (size,), torch.int8) for index, size in enumerate(sizes)]
     runs = list(split(entries, limit))
     assert [entry for run in runs for entry in run] == entries
     assert all(len(run) == 1 or sum(entry.nbytes for entry in run) <= limit for run in runs)
