@@ -1,8 +1,8 @@
-"""The judge: programs in, verdicts out, under one rule for what says nothing of a program.
+"""The judge: programs in, verdicts out, and one rule for verdicts that say nothing about a program.
 
-Guarantees: every verdict that it gives is about the completion. Problems that the sandbox cannot score are refused by
-name before a model's code is executed, as far as their own solutions tell; what shows later is raised by name. The same
-completion of a problem is executed once, as long as it is remembered: in a file, without end.
+Guarantees: every verdict says something about the completion. An error names the problems that the sandbox cannot
+score: before generated code is executed if their own solutions show it, and otherwise when it shows. The same
+completion of a problem is executed once as long as its verdict is remembered; in a file that is forever.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ class Judge:
     """Checks completions in a sandbox of its own. Use as a context manager, or call `close`.
 
     Args:
-        workers: sandbox processes; by default one a core.
-        timeout_seconds: the time that one completion has for all its tests; by default what its problem gives.
+        workers: sandbox processes; by default one per core.
+        timeout_seconds: the time that one completion has for all its tests; by default its problem's own.
 
     Attributes:
-        sandbox: the sandbox, whose isolation may be asked for.
+        sandbox: where programs are executed.
 
     Raises:
         EvaluationError: the sandbox cannot start here, or an argument is out of range.
@@ -53,16 +53,16 @@ class Judge:
         self._file: VerdictFile | None = None
 
     def remember_in(self, file: Path) -> None:
-        """Keep verdicts in a file from now on, and know those that it holds; other judges may use it, too."""
+        """Keep verdicts in a file from now on, and use those that it holds; judges may share it."""
         self._file = VerdictFile(file)
 
     def admit(self, problems: Iterable[Problem]) -> None:
-        """Check the problems' own solutions, each once in the judge's life.
+        """Check the problems' own solutions, each once per judge.
 
-        One that fails is logged; it is the file's affair, and a problem without one may be scored.
+        One that fails is only logged: that is up to the problem set, and a problem may come without a solution.
 
         Raises:
-            EvaluationError: names every problem that cannot be scored, whatever is written for it.
+            EvaluationError: some problems cannot be scored, whatever the completion; names them.
         """
         new = [problem for problem in problems if problem not in self._own]
         with _reported():
@@ -74,7 +74,7 @@ class Judge:
         unscorable = {problem: verdict for problem, verdict in found.items() if verdict.status == "unscorable"}
         if unscorable:
             raise EvaluationError(
-                f"{len(unscorable)} of {len(new)} problems cannot be scored in the sandbox; take them out of the set: "
+                f"{len(unscorable)} of {len(new)} problems cannot be scored in the sandbox; remove them from the set: "
                 f"{_listed(unscorable)}"
             )
         self._own |= found
@@ -82,16 +82,16 @@ class Judge:
         failed = {problem: verdict for problem, verdict in failed.items() if problem.canonical_solution.strip()}
         if failed:
             named = _listed(failed)
-            _LOG.warning("%d of %d problems are not passed by their own solutions: %s", len(failed), len(new), named)
+            _LOG.warning("%d of %d problems fail with their own solutions: %s", len(failed), len(new), named)
 
     def verdicts(self, programs: Iterable[tuple[Problem, str]]) -> Generator[tuple[int, Verdict]]:
-        """Check completions of admitted problems, taking them from ``programs`` as fast as it gives them.
+        """Check completions of admitted problems, taking them from ``programs`` as fast as it yields them.
 
         Yields:
-            The index of a completion in ``programs`` and its verdict, as verdicts come in. A caller may stop early.
+            The index of a completion in ``programs`` and its verdict, in order of arrival. A caller may stop early.
 
         Raises:
-            EvaluationError: the sandbox has failed, or cannot score a problem; names it.
+            EvaluationError: the sandbox failed, or cannot score a problem; names it.
         """
         submitted: list[_Submitted] = []
         waiting: dict[bytes, _Submitted] = {}
@@ -151,7 +151,7 @@ class Judge:
     def _take(
         self, it: _Submitted, verdict: Verdict, waiting: dict[bytes, _Submitted], found: dict[bytes, Verdict]
     ) -> Iterator[tuple[int, Verdict]]:
-        """Take in the verdict of a program, for all who wait for it."""
+        """Record the verdict on a program, and yield it for every index that waits for it."""
         found[it.key] = verdict = self._decided(it.problem, verdict)
         self._remember(it.key, verdict)
         del waiting[it.key]
@@ -159,13 +159,13 @@ class Judge:
             yield index, verdict
 
     def _decided(self, problem: Problem, verdict: Verdict) -> Verdict:
-        """Return a verdict that is about the completion. Raises EvaluationError for one that is not."""
+        """Return a verdict that says something about the completion. Raises EvaluationError if it does not."""
         if verdict.status == "unscorable" and problem in self._own and self._own[problem].passed:
-            # The tests can be executed, so what they could not hand over they had from this completion.
+            # The tests work with another solution, so what they could not pass on came from this completion.
             verdict = Verdict("failed", verdict.detail)
         if verdict.status == "unscorable":
             raise EvaluationError(
-                f"{problem.task_id}: cannot be scored in the sandbox; take it out of the set: {verdict.detail}"
+                f"{problem.task_id}: cannot be scored in the sandbox; remove it from the set: {verdict.detail}"
             )
         if verdict.status == "harness_error":
             raise _sandbox_failed(problem, verdict)
@@ -174,7 +174,7 @@ class Judge:
 
 @dataclass(frozen=True, slots=True)
 class _Submitted:
-    """A program in the sandbox, and where it stands among the programs that were given."""
+    """A program in the sandbox, and its indices among the programs."""
 
     problem: Problem
     key: bytes
@@ -191,7 +191,7 @@ def _reported() -> Iterator[None]:
 
 
 def _sandbox_failed(problem: Problem, verdict: Verdict) -> EvaluationError:
-    return EvaluationError(f"{problem.task_id}: the sandbox failed, which tells nothing of programs: {verdict.detail}")
+    return EvaluationError(f"{problem.task_id}: the sandbox failed, not the program: {verdict.detail}")
 
 
 def _listed(found: dict[Problem, Verdict]) -> str:

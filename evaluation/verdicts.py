@@ -1,8 +1,8 @@
-"""Verdicts that outlive a process: a file of them, by the content of what was checked.
+"""Verdicts in a file, keyed by the content that was checked.
 
-Guarantees: several processes may share a file; what one of them kept another finds. A verdict is found only for the
-same program, tests, time limit, interpreter and layers of the sandbox, so that the file can be kept, copied or deleted
-at any time. A file that cannot be used is told once and does without.
+Guarantees: several processes may share a file, and find one another's verdicts. A verdict is found only for the same
+program, tests, time limit, interpreter and sandbox layers, so the file can be kept, copied or deleted at any time. If a
+file cannot be used, one warning says so, and nothing is kept.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from evaluation.sandbox.verdict import Status, Verdict
 
 _LOG = logging.getLogger(__name__)
 
-_RULES = 1  # how verdicts are made; another number for every change that may make another verdict of a program
+_RULES = 1  # the version of our rules: increase it with every change that may change a verdict
 _WAIT_SECONDS = 30.0
 _CREATE = "CREATE TABLE IF NOT EXISTS verdicts (key BLOB PRIMARY KEY, status TEXT, detail TEXT) WITHOUT ROWID"
 
 
 class Keys:
-    """Names what was checked, and how.
+    """Makes the keys: what was checked, and how.
 
     Args:
-        timeout_seconds: of a check; None for what its problem gives.
-        isolation: what it runs under.
+        timeout_seconds: per check; None for the problem's own.
+        isolation: the layers that programs run under.
     """
 
     def __init__(self, timeout_seconds: float | None, isolation: Isolation) -> None:
@@ -44,7 +44,7 @@ class Keys:
 
     def key(self, problem: Problem, completion: str) -> bytes:
         """Return 32 bytes."""
-        # Its own solution decides whether tests that could not be carried out are the completion's fault.
+        # The problem's own solution decides whether tests that could not be executed are the completion's fault.
         what = [problem.prompt, completion, problem.test, problem.entry_point, problem.canonical_solution]
         return hashlib.sha256(
             json.dumps([self._how, self._timeout_seconds or problem.timeout_seconds, what]).encode()
@@ -52,18 +52,18 @@ class Keys:
 
 
 class VerdictFile:
-    """A file of verdicts, made when it is not there."""
+    """A file of verdicts; created if it does not exist."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._database: sqlite3.Connection | None = None
         with self._telling():
-            # Whoever uses a judge from several threads does so one after another.
+            # A judge is used by one thread at a time.
             self._database = sqlite3.connect(path, timeout=_WAIT_SECONDS, check_same_thread=False)
             self._database.execute(_CREATE)
 
     def get(self, key: bytes) -> Verdict | None:
-        """Return the verdict of a key, if there is one."""
+        """Return the verdict of a key, or None."""
         found: tuple[Status, str] | None = None
         if self._database is not None:
             with self._telling():
@@ -72,7 +72,7 @@ class VerdictFile:
         return Verdict(*found) if found else None
 
     def add(self, verdicts: Mapping[bytes, Verdict]) -> None:
-        """Keep verdicts."""
+        """Add verdicts."""
         rows = [(key, verdict.status, verdict.detail) for key, verdict in verdicts.items()]
         if rows and self._database is not None:
             with self._telling(), self._database:
@@ -86,9 +86,9 @@ class VerdictFile:
 
     @contextlib.contextmanager
     def _telling(self) -> Iterator[None]:
-        """Do without the file from the first error on: it only saves time."""
+        """Stop using the file at the first error: it only saves time."""
         try:
             yield
         except sqlite3.Error as error:
-            _LOG.warning("%s: cannot be used (%s), so verdicts are not kept; it may be deleted", self._path, error)
+            _LOG.warning("%s: cannot be used (%s), so verdicts are not kept; you may delete it", self._path, error)
             self.close()

@@ -1,10 +1,10 @@
-"""What a model of 16 bits computes in: its own dtype, or float32, which holds the same numbers.
+"""What a 16-bit model computes in: its own dtype or float32, which holds the same values.
 
-Most processors multiply matrices fast in float32 alone; one with AVX512-BF16 or AMX is faster in bfloat16, few are in
-float16. What is faster is measured, with matrix products of the model's shapes.
+Most processors multiply matrices fast only in float32; those with AVX512-BF16 or AMX are faster in bfloat16, and few in
+float16. Matrix products of the model's shapes are timed to find out.
 
-Guarantees: a measurement takes well under a second of the processor's time, whatever the model's size. It is made with
-one thread and, on a CPU, by that thread's own clock, so that other work on the machine does not disturb it.
+Guarantees: a measurement takes well under a second of processor time, whatever the size of the model. It uses one
+thread and, on a CPU, that thread's own clock, so that other work on the machine does not disturb it.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ import torch
 from evaluation.generation.free_memory import free_bytes
 from evaluation.generation.threads import one_thread
 
-# Where float32 is less than this much faster, a model computes as it will elsewhere.
+# If float32 is less than this many times as fast, a model computes in its own dtype, as it does elsewhere.
 _WORTH_CHANGING = 1.3
-# Tokens of a pass that reads prompts (more take as long for each), and of one in which each of many rows writes.
+# Tokens in a pass that reads prompts (more take as long per token), and in one that extends many completions.
 _TOKENS = (256, 80)
-# Of a large matrix a part is multiplied, which takes as long for each element.
+# Only part of a large matrix is multiplied, which takes as long per element.
 _MULTIPLICATIONS = 1 << 25
 _COLUMNS = 1024
 _SHAPES = 4
@@ -34,9 +34,9 @@ _TRIES = 4
 
 @dataclass(frozen=True, slots=True)
 class Speeds:
-    """Seconds of the same matrix products in a model's own dtype, and in float32.
+    """Seconds of the same matrix products in a model's own dtype and in float32.
 
-    `fits` tells whether memory has room for the model in float32.
+    `fits` says whether memory has room for the model in float32.
     """
 
     own: float
@@ -50,12 +50,12 @@ class Speeds:
 
     @property
     def choice(self) -> Literal["recipe", "float32"]:
-        """What to compute in."""
+        """The dtype to compute in."""
         return "float32" if self.fits and self.speedup >= _WORTH_CHANGING else "recipe"
 
 
 def compute_speeds(shapes: Iterable[Sequence[int]], dtype: torch.dtype, device: str = "cpu") -> Speeds | None:
-    """Measure the matrix products of a model in its own dtype and in float32; None where there is nothing to choose.
+    """Time the matrix products of a model in its own dtype and in float32; None if there is nothing to choose.
 
     Args:
         shapes: of the model's tensors.
@@ -64,7 +64,7 @@ def compute_speeds(shapes: Iterable[Sequence[int]], dtype: torch.dtype, device: 
     """
     if not (dtype.is_floating_point and dtype.itemsize == 2):
         return None
-    # The last two sizes are those of a linear map; a tensor of experts holds several.
+    # The last two sizes are those of a linear map; a tensor of experts holds several maps.
     elements: Counter[tuple[int, int]] = Counter()
     for shape in (known := list(shapes)):
         if len(shape) > 1:
@@ -85,12 +85,12 @@ def compute_speeds(shapes: Iterable[Sequence[int]], dtype: torch.dtype, device: 
 def _product(
     rows: int, columns: int, tokens: int, dtypes: Sequence[torch.dtype], device: str
 ) -> dict[torch.dtype, float]:
-    """Return the seconds per multiplication in each dtype: the least of some tries, which take turns."""
+    """Return the seconds per multiplication in each dtype: the least of several tries, in turns."""
     least = dict.fromkeys(dtypes, inf)
     operands = {
         dtype: [torch.ones(size, columns, dtype=dtype, device=device) for size in (tokens, rows)] for dtype in dtypes
     }
-    for _ in range(_TRIES):  # the first also decides how to compute
+    for _ in range(_TRIES):  # the first try also chooses an algorithm
         for dtype, (inputs, weights) in operands.items():
             started = _now(device)
             torch.nn.functional.linear(inputs, weights)

@@ -1,8 +1,8 @@
-"""Draws: the random numbers of completions that are sampled.
+"""Sampling: how many completions per problem, and the random numbers that draw them.
 
-Guarantees: the numbers of a completion depend on the seed, the problem and the sample alone. Two models draw with the
-same ones (common random numbers), and where their probabilities are nearly the same mostly the same tokens: what an
-earlier candidate drew is a good guess for the next one, and their scores differ by their weights more than by luck.
+Guarantees: the numbers of a completion depend only on the seed, the problem and the sample. All models draw with the
+same ones (common random numbers), so that models with nearly the same probabilities draw mostly the same tokens: a
+completion of an earlier candidate is a good draft, and scores differ by the weights more than by luck.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from hashlib import blake2b
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How a problem is answered.
+    """How completions are chosen.
 
     Attributes:
-        samples: completions of each problem.
-        temperature: 0 takes the likeliest token each time, of which more than one sample would be the same.
+        samples: completions per problem.
+        temperature: 0 takes the likeliest token each time, so that all samples would be the same.
         top_p: see `Draw`.
         seed: of the random numbers.
     """
@@ -28,7 +28,7 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Raise ValueError for settings that make no sense, naming the one."""
+        """Raise ValueError for a setting that makes no sense; names it."""
         if self.samples < 1:
             raise ValueError(f"samples {self.samples}: needs to be at least 1")
         if not 0 <= self.temperature < float("inf"):
@@ -41,7 +41,7 @@ class Sampling:
             raise ValueError(f"top_p {self.top_p}: changes nothing at temperature 0; give a temperature, as 0.2")
 
     def draw(self, problem: str, sample: int) -> Draw | None:
-        """Return how a sample of a problem is drawn; None: its tokens are the likeliest."""
+        """Return how a sample of a problem is drawn; None takes the likeliest tokens."""
         if self.temperature == 0:
             return None
         return Draw(f"{self.seed} {sample} {problem}", self.temperature, self.top_p)
@@ -52,10 +52,10 @@ class Draw:
     """How the tokens of one completion are drawn.
 
     Attributes:
-        key: what tells this completion from others.
-        temperature: that the logits are divided by, above 0.
-        top_p: tokens are drawn of the fewest, likeliest first, that together have this probability (the nucleus,
-            arXiv:1904.09751); within (0, 1].
+        key: identifies the completion.
+        temperature: divides the logits, above 0.
+        top_p: tokens are drawn from the nucleus: the fewest tokens, likeliest first, that together have this
+            probability (arXiv:1904.09751); within (0, 1].
     """
 
     key: str
@@ -64,11 +64,11 @@ class Draw:
 
     @property
     def seed(self) -> int:
-        """A number of 63 bits for generators of others."""
+        """A 63-bit seed for other random generators."""
         return int.from_bytes(_digest(self.key), "little") >> 1
 
     def uniforms(self, start: int, count: int) -> list[float]:
-        """Return the random numbers, in [0, 1), of the completion's tokens from `start` on."""
+        """Return the random numbers, in [0, 1), of the `count` tokens from `start` on."""
         digests = (_digest(f"{self.key} {position}") for position in range(start, start + count))
         return [(int.from_bytes(digest, "little") >> 11) / 2**53 for digest in digests]
 

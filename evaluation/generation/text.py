@@ -1,4 +1,4 @@
-"""Between tokens and text: what was written after a prompt, and whether that is enough."""
+"""Between tokens and text: where a completion ends, and its text."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _CONTEXT_TOKENS = 4
 
 
 def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """Return the tokens after which a model has nothing to say: as configured, and that which closes a chat's turn."""
+    """Return the tokens that end a completion: the configured ones, and the one that ends a chat turn."""
     end = turn_end(tokenizer)
     closing = {end.token} if end and end.token is not None else set()
     return configured_ends(model.generation_config, tokenizer) | closing
 
 
 def configured_ends(config: GenerationConfig | None, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """Return the tokens that end a text by a generation config or the tokenizer."""
+    """Return the end tokens of a generation config and of the tokenizer."""
     configured = config.eos_token_id if config else None
     listed = configured if isinstance(configured, list) else [configured]
     return frozenset(token for token in [*listed, tokenizer.eos_token_id] if isinstance(token, int))
@@ -48,15 +48,15 @@ def _may_complete(stops: tuple[str, ...], token: int, tokenizer: PreTrainedToken
 
 
 def text_after(prompt: Sequence[int], written: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return the text of what was written after a prompt, special tokens left out."""
-    # Some tokenizers take a leading space off what they decode, so the end of the prompt is decoded along.
+    """Return the text of the tokens after a prompt, without special tokens."""
+    # Some tokenizers strip a leading space, so the end of the prompt is decoded as well.
     context = list(prompt[-_CONTEXT_TOKENS:])
     return decode([*context, *written], tokenizer)[len(decode(context, tokenizer)) :]
 
 
 def decode(tokens: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return the text of tokens as it was encoded."""
-    # "Cleaning up" would take the spaces out of code such as `x = not y .z`.
+    """Return the text that was encoded as these tokens."""
+    # "Cleaning up" would remove spaces from code such as `x = not y .z`.
     text = tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    assert isinstance(text, str)  # of one sequence; of several it would be a list
+    assert isinstance(text, str)  # it would be a list for several sequences
     return text

@@ -1,4 +1,4 @@
-"""How many threads a model is worth."""
+"""How many threads of torch a model uses."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from collections.abc import Iterator
 import torch
 from transformers import PreTrainedModel
 
-# On a CPU, the operations of a smaller model are shorter than its threads' waiting for one another.
+# On a CPU, operations of a smaller model take less time than its threads would wait for one another.
 _PARAMETERS_WORTH_THREADS = 10_000_000
 
 
 def threads_for(model: PreTrainedModel) -> contextlib.AbstractContextManager[None]:
-    """Use one thread for a tiny model on a CPU, and give the others back."""
+    """Use one thread for a tiny model on a CPU, and all of them afterwards."""
     is_tiny = model.device.type == "cpu" and model.num_parameters() < _PARAMETERS_WORTH_THREADS
     return one_thread() if is_tiny else contextlib.nullcontext()
 
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """Let torch use one thread, and give the others back."""
+    """Let torch use one thread, and as many as before afterwards."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -1,8 +1,8 @@
-"""Sampling: which token is drawn, as a function of the logits and of where the token will stand.
+"""Which token is chosen: the likeliest or a drawn one, as a function of the logits and the token's position.
 
-Guarantees: a draw depends on its key and the token's position, and on nothing of the batch, the order or the drafts, so
-that drafts are verified as in greedy decoding. Where logits are not finite no token is chosen, and that is told without
-a further wait for the device.
+Guarantees: a draw depends on its key and the position, and not on the batch, the order or the drafts, so that guesses
+are verified as in greedy decoding. If logits are not finite no token is chosen, and telling so costs no further wait
+for the device.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ from torch import Tensor
 
 from evaluation.generation.sampling import Draw
 
-# A vocabulary is added up, and sorted, by blocks of this many tokens: to sort all of it takes longer than a pass.
+# A vocabulary is summed and sorted in blocks of this many tokens: sorting all of it takes longer than a pass.
 _BLOCK = 64
 NONE = -1
-"""In place of a token, where the logits have NaN or +Inf, or nothing above -Inf."""
+"""Stands for no token: the logits have NaN or +Inf, or nothing above -Inf."""
 # Most nuclei are this small.
 _FEW = 64
 
 
 def choose(logits: Tensor, draws: Sequence[Draw | None], starts: Sequence[int], counts: Sequence[int]) -> Tensor:
-    """Choose a token at each position: the likeliest, or one that is drawn.
+    """Choose a token at each position: the likeliest or a drawn one.
 
     Args:
         logits: (positions, vocabulary), completion after completion.
-        draws: of each completion; None: the likeliest.
-        starts: the place in each completion of the first token that is chosen.
-        counts: how many positions it has.
+        draws: per completion; None takes the likeliest.
+        starts: per completion, the place of its first chosen token.
+        counts: per completion, how many positions it has.
 
     Returns:
-        The tokens, (positions,), int64; `NONE` where the logits are not finite.
+        The tokens, (positions,), int64; `NONE` where logits are not finite.
     """
     places: list[int] = []
     numbers: list[tuple[float, float, float]] = []
@@ -54,9 +54,9 @@ def choose(logits: Tensor, draws: Sequence[Draw | None], starts: Sequence[int], 
 
 
 def drawn(logits: Tensor, temperature: Tensor, top_p: Tensor, uniform: Tensor) -> Tensor:
-    """Return the token (n,) at which the probability of those before it, and its own, exceeds a random number.
+    """Return the token (n,) at which the cumulative probability exceeds a random number.
 
-    `NONE` where the logits are not finite.
+    `NONE` where logits are not finite.
 
     Args:
         logits: (n, vocabulary).
@@ -76,13 +76,13 @@ def drawn(logits: Tensor, temperature: Tensor, top_p: Tensor, uniform: Tensor) -
 
 
 def least_in_nucleus(weights: Tensor, top_p: Tensor) -> Tensor:
-    """Return the least weight (n,) of those, largest first, that together reach the part top_p (n,) of all.
+    """Return the least weight (n,) in the nucleus: the largest weights that together reach the part top_p (n,) of all.
 
-    Tokens that weigh as much as the last one in the nucleus are in it, too.
+    Tokens with the same weight as the last one in the nucleus belong to it, too.
     """
     wanted = top_p * weights.sum(dim=-1)
     blocks = weights.view(len(weights), -1, _BLOCK)
-    # The largest weights lie in the blocks whose own largest are largest: most of the vocabulary need not be sorted.
+    # The largest weights lie in the blocks with the largest maxima: most of the vocabulary need not be sorted.
     largest = blocks.amax(dim=-1).topk(min(_FEW, blocks.shape[1]), dim=-1).indices
     some = blocks.gather(1, largest[..., None].expand(-1, -1, _BLOCK)).flatten(1)
     least, reached = _least(some.topk(min(_FEW, some.shape[-1]), dim=-1).values, wanted)
@@ -93,38 +93,38 @@ def least_in_nucleus(weights: Tensor, top_p: Tensor) -> Tensor:
 
 
 def _likeliest(logits: Tensor) -> Tensor:
-    # NaN is above all else for argmax, so that what it finds tells of the whole row.
+    # argmax puts NaN above everything, so its result tells about the whole row.
     chosen = logits.argmax(dim=-1, keepdim=True)
     return torch.where(logits.gather(-1, chosen).isfinite(), chosen, NONE).squeeze(-1)
 
 
 def _weights(logits: Tensor, temperature: Tensor) -> tuple[Tensor, Tensor]:
-    """Return what is in proportion to the probabilities, and whether it is: (n,), false where logits are not finite.
+    """Return weights in proportion to the probabilities, and whether (n,) the logits are finite.
 
-    The largest is 1; filled up with 0 to whole blocks.
+    The largest weight is 1; zeros fill the last block.
     """
     count, vocabulary = logits.shape
     weights = torch.zeros(count, -(-vocabulary // _BLOCK) * _BLOCK, device=logits.device)
     own = weights[:, :vocabulary]
     largest = logits.amax(dim=-1, keepdim=True).float()
-    # Subtracted first: a small temperature makes no logit infinite but those that are never drawn.
+    # Subtracted first: then a small temperature makes only those logits infinite that are never drawn.
     torch.sub(logits, largest, out=own).div_(temperature[:, None].clamp_min(torch.finfo(torch.float32).tiny)).exp_()
     return weights, largest.squeeze(-1).isfinite()
 
 
 def _least(descending: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the last of the first numbers that together reach what is wanted, and whether they do."""
+    """Return the last of the first numbers whose sum reaches the wanted one, and whether any do."""
     reached = descending.cumsum(dim=-1)
     within = (reached - descending < wanted[:, None]).sum(dim=-1)
-    # Of numbers that are NaN none is reached.
+    # NaN reaches nothing.
     return descending.gather(-1, (within[:, None] - 1).clamp_min(0)).squeeze(-1), reached[:, -1] >= wanted
 
 
 def _reached(weights: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the index at which weights that are added up exceed what is wanted, and how much was left before it."""
+    """Return the index at which the cumulative weight exceeds the wanted one, and what was left before it."""
     sums = weights.cumsum(dim=-1, dtype=torch.float64)
     wanted = torch.minimum(wanted, torch.nextafter(sums[:, -1], torch.zeros_like(wanted)))
-    # Among numbers that are NaN the place may be past the last.
+    # With NaN, the place may be past the last one.
     index = torch.searchsorted(sums, wanted[:, None], right=True).clamp_max(weights.shape[-1] - 1)
     before = torch.where(index > 0, sums.gather(-1, (index - 1).clamp_min(0)), 0)
     return index.squeeze(1), wanted - before.squeeze(1)

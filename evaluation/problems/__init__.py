@@ -1,4 +1,4 @@
-"""Problem sets: what they are, and how each of the formats that they come in is read."""
+"""Problem sets, and the formats that they are read from."""
 
 from evaluation.problems.files import read_lines
 from evaluation.problems.loading import SETS, is_there, load_problem_sets, load_problems

@@ -1,13 +1,13 @@
-"""EvalPlus' tests (arXiv:2305.01210): a solution's results against those of the reference, input by input.
+"""EvalPlus' tests (arXiv:2305.01210): compare a solution's results with the reference's, input by input.
 
-This file is executed in the process of the tests, as a part of every problem's test; it needs the standard library, and
-numpy where results are close but not equal. What counts as equal is what evalplus 0.3.1 counts, with one difference:
-the reference, the solution and the special rules each get the arguments as they were, whatever the others did to them.
+This file is executed in the tests' process, as part of every problem's test. It needs the standard library, and numpy
+if results are close but not equal. Results are equal where evalplus 0.3.1 says so, with one difference: the reference,
+the solution and the special rules each get the original arguments, whatever the others did to theirs.
 """
 
 from __future__ import annotations
 
-import json  # noqa: F401 - what is executed after this reads the inputs with it, and may name these two numbers
+import json  # noqa: F401 - code executed after this reads the inputs with it, and may use inf and nan
 import math
 from collections.abc import Callable, Sequence
 from copy import deepcopy
@@ -23,15 +23,15 @@ _RELATIVE_TOLERANCE = 1e-7
 def compare(
     solution: Callable[..., Any], program: str, entry_point: str, is_mbpp: bool, base: Any, plus: Any, atol: float
 ) -> None:
-    """Raise what shows that a solution's results are not the reference's; AssertionError if they are others.
+    """Raise AssertionError if a solution's results are not the reference's, or whatever the solution raises.
 
     Args:
         solution: the function under test.
         program: the reference, which defines the function of that name.
         entry_point: the function's name.
         is_mbpp: whether the special rules of MBPP+ hold, or those of HumanEval+.
-        base: the original inputs, a sequence of arguments each.
-        plus: EvalPlus' further inputs.
+        base: the original inputs; each is a sequence of arguments.
+        plus: EvalPlus' additional inputs.
         atol: absolute tolerance of results.
     """
     namespace: dict[str, Any] = {}
@@ -45,7 +45,7 @@ def compare(
             found = solution(*deepcopy(arguments))
             accepted = rule(found, expected, arguments, tolerance)
             if rule is not _is_root:
-                # In evalplus the tolerance for floats stays for the inputs that follow.
+                # As in evalplus, the tolerance for floats stays for later inputs.
                 tolerance = _FLOAT_TOLERANCE if tolerance == 0 and _is_floats(expected) else tolerance
                 accepted = accepted or (tolerance != 0 and _is_close(found, expected, tolerance))
             if not accepted:
@@ -68,7 +68,7 @@ def _is_floats(value: Any) -> bool:
     return isinstance(value, float)
 
 
-# A rule says whether a result is right: of the result, the expected one, the arguments and the tolerance.
+# A rule takes the result, the expected one, the arguments and the tolerance, and says whether the result is right.
 
 
 def _is_equal(found: Any, expected: Any, _: Any, __: float) -> bool:
@@ -99,7 +99,7 @@ def _is_surface(found: Any, expected: Any, arguments: Sequence[Any], tolerance: 
 
 
 def _is_digit_distance(found: Any, expected: Any, arguments: Sequence[Any], _: float) -> bool:
-    """Mbpp/558: the shorter number may be filled up with zeros, which the reference does not do."""
+    """Mbpp/558: the shorter number may be padded with zeros, which the reference does not do."""
     first, second = map(str, arguments)
     width = max(len(first), len(second))
     pairs = zip(first.zfill(width), second.zfill(width), strict=True)

@@ -1,7 +1,7 @@
-"""EvalPlus' own files of HumanEval+ and MBPP+: inputs without results, which a reference gives (arXiv:2305.01210).
+"""EvalPlus' own files of HumanEval+ and MBPP+: inputs, and a reference that computes the results (arXiv:2305.01210).
 
-A problem passes when it does so on the original inputs and on EvalPlus' further ones. All inputs together have one time
-limit, where evalplus gives each its own.
+A completion passes if it is right on the original inputs and on EvalPlus' additional ones. One time limit covers all
+inputs; evalplus gives each input its own.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def _test(fields: Fields, task_id: str, program: str, entry_point: str, is_mbpp:
         except (ValueError, TypeError, LookupError, AttributeError) as error:
             raise fields.error(f"the inputs are not those of {task_id} in MBPP+: {error}") from None
     literals = (f"{name} = {_literal(calls)}" for name, calls in inputs.items())
-    # In a namespace of its own: none of its names must be taken for the solution's.
+    # In a namespace of its own, so that none of its names is taken for the solution.
     module = "\n".join([_SOURCE, *literals])
     call = f"{entry_point}, {program!r}, {entry_point!r}, {is_mbpp}"
     rest = f"_tests['base'], _tests['plus'], {fields.number('atol')!r}"
@@ -53,9 +53,9 @@ def _test(fields: Fields, task_id: str, program: str, entry_point: str, is_mbpp:
 
 
 def _literal(calls: list[list[object]]) -> str:
-    """Return inputs as an expression: JSON, which is read ten times faster, where that can say them."""
+    """Return inputs as an expression: as JSON, which is read ten times faster, if it can express them."""
     try:
         text = json.dumps(calls)
     except TypeError:  # a set, a complex number
         return repr(calls)
-    return f"json.loads({text!r})" if json.loads(text) == calls else repr(calls)  # no tuple is equal to a list
+    return f"json.loads({text!r})" if json.loads(text) == calls else repr(calls)  # unequal for tuples

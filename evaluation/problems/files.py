@@ -1,6 +1,6 @@
-"""Files of rows: JSON lines, gzipped or not, and JSON arrays.
+"""Files of JSON objects: JSON lines and JSON arrays, gzipped or not.
 
-Guarantees: what is wrong in a file is an error that names the line, or the item.
+Guarantees: an error names the line or the item that is wrong.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ JsonObject = Mapping[str, object]
 
 
 def read_rows(path: Path) -> Iterator[tuple[str, JsonObject]]:
-    """Yield ("FILE:LINE", object) of JSON lines, ("FILE[INDEX]", object) of a JSON array, by the file's name.
+    """Yield ("FILE:LINE", object) from JSON lines, or ("FILE[INDEX]", object) from a JSON array, by the file's name.
 
-    Raises EvaluationError where a line or an item is no JSON object, or the file cannot be read.
+    Raises EvaluationError if the file cannot be read, or a line or an item is not a JSON object.
     """
     if path.name.removesuffix(".gz").endswith(".json"):
         yield from _read_array(path)
@@ -30,7 +30,7 @@ def read_rows(path: Path) -> Iterator[tuple[str, JsonObject]]:
 def read_lines(path: Path) -> Iterator[tuple[str, JsonObject]]:
     """Yield ("FILE:LINE", object) for each line of a .jsonl or .jsonl.gz file that is not blank.
 
-    Raises EvaluationError where a line is no JSON object or the file cannot be read.
+    Raises EvaluationError if the file cannot be read, or a line is not a JSON object.
     """
     for number, line in enumerate(_text_lines(path), start=1):
         if line.strip():
@@ -49,7 +49,7 @@ def _read_array(path: Path) -> Iterator[tuple[str, JsonObject]]:
 def _text_lines(path: Path) -> Iterator[str]:
     try:
         opener = gzip.open if path.suffix == ".gz" else open
-        # Editors on Windows begin a file with a byte order mark.
+        # Editors on Windows put a byte order mark first.
         with opener(path, "rt", encoding="utf-8-sig") as file:
             yield from file
     except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
@@ -61,9 +61,9 @@ def _loads(text: str, where: str) -> object:
         value: object = json.loads(text)
     except json.JSONDecodeError as error:
         line = f"line {error.lineno}, " if error.lineno > 1 else ""
-        raise EvaluationError(f"{where}: is no valid JSON: {error.msg} at {line}column {error.colno}") from None
+        raise EvaluationError(f"{where}: not valid JSON: {error.msg} at {line}column {error.colno}") from None
     except (ValueError, RecursionError) as error:  # a number of 5,000 digits, 1,000 brackets
-        raise EvaluationError(f"{where}: is no JSON that can be read: {error}") from None
+        raise EvaluationError(f"{where}: JSON that cannot be read: {error}") from None
     return value
 
 

@@ -1,4 +1,4 @@
-"""Problem sets from the Hugging Face hub, and what `datasets` has saved or can read from a folder or a Parquet file.
+"""Problem sets from the Hugging Face hub, and others that `datasets` reads: saved folders and Parquet files.
 
 `datasets` takes a second to import, so it is imported when a set is read.
 """
@@ -18,10 +18,10 @@ _SAVED = ("dataset_dict.json", "state.json")
 
 
 def read_hub(reference: str) -> Iterator[tuple[str, JsonObject]]:
-    """Yield ("NAME[INDEX]", row) of a data set's test split, or of the only one that it has.
+    """Yield ("NAME[INDEX]", row) of a data set's test split, or else of its train split.
 
     Args:
-        reference: ``owner/name`` or ``owner/name:config`` of the hub, a folder, or a Parquet file.
+        reference: ``owner/name`` or ``owner/name:config`` on the hub, a folder, or a Parquet file.
 
     Raises:
         EvaluationError: `datasets` cannot load it.
@@ -32,13 +32,15 @@ def read_hub(reference: str) -> Iterator[tuple[str, JsonObject]]:
         datasets.disable_progress_bars()
     try:
         found = _load(datasets, reference)
-    except Exception as error:  # its errors, those of its builders, of the network and of pyarrow have no common base
+    except Exception as error:  # errors of datasets, its builders, the network and pyarrow have no common base
         reason = str(error).strip().partition("\n")[0]
         raise EvaluationError(f"problems {reference}: datasets cannot load it: {reason}; or give a file") from error
     if isinstance(found, datasets.DatasetDict):
         split = next((name for name in _SPLITS if name in found), None)
         if split is None:
-            raise EvaluationError(f"problems {reference}: has no split {' or '.join(_SPLITS)}, but {', '.join(found)}")
+            raise EvaluationError(
+                f"problems {reference}: has no split {' or '.join(_SPLITS)}; its splits are {', '.join(found)}"
+            )
         found = found[split]
     for index, row in enumerate(found):
         yield f"{reference}[{index}]", row
@@ -58,17 +60,17 @@ def _load(datasets: Any, reference: str) -> Any:
 
 
 def _require_answer(name: str) -> None:
-    """Raise ConnectionError if the hub does not answer: `datasets` 5.2 asks it again and again, for many minutes."""
+    """Raise ConnectionError if the hub does not answer: `datasets` 5.2 retries for many minutes."""
     from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
-    # The HTTP client's errors, whichever client this huggingface_hub has, and OSError.
+    # The errors of the HTTP client that this huggingface_hub uses, and OSError.
     unreachable = cast(tuple[type[Exception], ...], HfHubHTTPError.__bases__)
     try:
         HfApi().dataset_info(name, timeout=constants.HF_HUB_ETAG_TIMEOUT)
     except (HfHubHTTPError, OfflineModeIsEnabled):
-        return  # of an answer, or of what lies here, `datasets` makes what there is to make
+        return  # `datasets` handles an answer, or uses its cache
     except unreachable as error:
         raise ConnectionError(
-            f"{constants.ENDPOINT} does not answer ({error}); with HF_HUB_OFFLINE=1 what lies in the cache is used"
+            f"{constants.ENDPOINT} does not answer ({error}); with HF_HUB_OFFLINE=1 the cache is used"
         ) from None

@@ -1,4 +1,4 @@
-"""HumanEval's schema: HumanEval itself, HumanEval+ as the hub has it, and files of one's own."""
+"""HumanEval's schema: HumanEval itself, HumanEval+ as the hub has it, and your own files."""
 
 from __future__ import annotations
 
@@ -13,6 +13,6 @@ def read_humaneval(row: JsonObject, where: str) -> Problem:
     """Read a row of HumanEval's schema (arXiv:2107.03374); further fields are ignored. Raises EvaluationError."""
     fields = Fields(row, where, SCHEMA)
     task_id, prompt, entry_point, solution, test = (fields.text(name) for name in SCHEMA)
-    # The hub's evalplus/humanevalplus has the same fields; its tests, and none of HumanEval's, begin so.
+    # The hub's evalplus/humanevalplus has the same fields, but only its tests begin like this.
     seconds = PLUS_SECONDS if test.lstrip().startswith("import numpy") else SECONDS
     return Problem(task_id, prompt, entry_point, solution, test, timeout_seconds=seconds)

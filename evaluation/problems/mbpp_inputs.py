@@ -1,6 +1,6 @@
-"""What the inputs of MBPP+ are, where JSON cannot say it: tuples, sets, complex numbers. They are evalplus 0.3.1's.
+"""The inputs of MBPP+ that JSON cannot express (tuples, sets, complex numbers), as in evalplus 0.3.1.
 
-Each problem has a shape: what becomes of its arguments. A problem without one has them as they are.
+A problem may have a shape, which converts its arguments; without one they stay as they are.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def _second_tuple(arguments: Arguments) -> Arguments:
 
 
 def _list_of_sets(arguments: Arguments) -> Arguments:
-    # An empty one is a dictionary in evalplus, too.
+    # evalplus also makes an empty one a dictionary.
     return [[set(item) if isinstance(item, list) and item else {} for item in arguments[0]]]
 
 

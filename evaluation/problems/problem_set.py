@@ -1,4 +1,4 @@
-"""A problem set: problems in a fixed order, perhaps of several sets whose scores are weighed.
+"""A problem set: problems in a fixed order, perhaps from several sets whose scores are weighted.
 
 Guarantees: task ids are unique; a split is the same on every machine.
 """
@@ -19,11 +19,11 @@ from evaluation.problems.problem import Problem
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """The problems of one of the sets that are scored together.
+    """One of several sets that are scored together.
 
     Attributes:
         name: the set's.
-        weight: of its score in the mean of all.
+        weight: of its score in the mean.
         task_ids: its problems.
     """
 
@@ -38,8 +38,8 @@ class ProblemSet:
 
     Attributes:
         name: the set's, or those of its parts.
-        problems: all of them; those of a part stand together.
-        parts: the sets that it was joined from; none if it is one set.
+        problems: all problems, part by part.
+        parts: the sets that were joined; empty for a single set.
     """
 
     name: str
@@ -48,9 +48,9 @@ class ProblemSet:
 
     @classmethod
     def joined(cls, sets: Sequence[ProblemSet], weights: Sequence[float]) -> ProblemSet:
-        """Return several sets as one, in which the score of each is weighed.
+        """Join several sets, with a weight for the score of each.
 
-        Where an id was there before, in another set, the set's name is put in front of all of its ids.
+        If one of a set's ids is in an earlier set, all its ids get the set's name as a prefix.
 
         Raises EvaluationError if two sets have the same name.
         """
@@ -60,9 +60,7 @@ class ProblemSet:
         parts: list[Part] = []
         for each, weight in zip(sets, weights, strict=True):
             if any(part.name == each.name for part in parts):
-                raise EvaluationError(
-                    f"two sets are called {each.name}; give each set once, each under a name of its own"
-                )
+                raise EvaluationError(f"two sets are called {each.name}; give each set once, under a name of its own")
             own = each.problems
             if any(problem.task_id in found for problem in own):
                 own = tuple(replace(problem, task_id=f"{each.name}/{problem.task_id}") for problem in own)
@@ -90,29 +88,29 @@ class ProblemSet:
         return hashlib.sha256(content.encode()).hexdigest()
 
     def subset(self, task_ids: Collection[str]) -> ProblemSet:
-        """Return the problems of these ids, in this set's order. Raises EvaluationError for an id that it lacks."""
+        """Return the problems with these ids, in this set's order. Raises EvaluationError for an unknown id."""
         wanted = set(task_ids)
         if unknown := wanted - set(self.task_ids):
             first = min(unknown)
             nearest = difflib.get_close_matches(first, self.task_ids, n=1)
-            suggestion = f"did you mean {nearest[0]!r}?" if nearest else f"its ids are like {self.task_ids[0]!r}"
+            suggestion = f"did you mean {nearest[0]!r}?" if nearest else f"its ids look like {self.task_ids[0]!r}"
             raise EvaluationError(f"{self.name}: has no problem {first!r}; {suggestion}")
         parts = (replace(part, task_ids=tuple(task for task in part.task_ids if task in wanted)) for part in self.parts)
         return ProblemSet(self.name, tuple(it for it in self.problems if it.task_id in wanted), tuple(parts))
 
     def without(self, task_ids: Collection[str]) -> ProblemSet:
-        """Return the problems of all other ids. Raises EvaluationError for an id that it lacks."""
+        """Return the problems with all other ids. Raises EvaluationError for an unknown id."""
         self.subset(task_ids)
         return self.subset([task for task in self.task_ids if task not in set(task_ids)])
 
     def split(self, report_fraction: float, seed: int) -> tuple[ProblemSet, ProblemSet]:
-        """Divide the set into one that a search may see and one for the report alone.
+        """Split the set into a part that a search may see and a part for the report only.
 
         The draw is stratified: each group of ids with the same prefix (up to the last ``/``) is cut into thirds by
-        the length of the prompt, and each third is divided in the same proportion.
+        the length of the prompt, and each third is split in the same proportion.
 
         Args:
-            report_fraction: the part of the problems for the report, within [0, 1).
+            report_fraction: the fraction of the problems for the report, within [0, 1).
             seed: of the draw.
 
         Returns:

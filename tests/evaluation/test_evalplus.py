@@ -58,8 +58,8 @@ def test_the_reference_passes_its_own_tests(tmp_path: Path, sandbox: SandboxPool
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"atol": "0"}, "no number in field 'atol'"),
-        ({"base_input": 3}, "no list of lists of arguments in field 'base_input'"),
+        ({"atol": "0"}, "field 'atol' is not a number"),
+        ({"base_input": 3}, "field 'base_input' is not a list of lists of arguments"),
         ({"task_id": "Mbpp/2", "plus_input": [[1, 2]]}, "the inputs are not those of Mbpp/2"),
     ],
 )

@@ -32,7 +32,7 @@ def test_a_problem_that_its_own_solution_fails_is_named_and_scored(
     wrong = replace(adder, task_id="toy/wrong", canonical_solution="    return a - b\n")
     unknown = replace(adder, task_id="toy/unknown", canonical_solution="")
     judge.admit([adder, wrong, unknown])
-    assert "1 of 3 problems are not passed by their own solutions: toy/wrong (AssertionError)" in caplog.text
+    assert "1 of 3 problems fail with their own solutions: toy/wrong (AssertionError)" in caplog.text
     assert list(judge.verdicts([(wrong, adder.canonical_solution)])) == [(0, Verdict("passed"))]
 
 
@@ -116,7 +116,7 @@ def test_a_file_of_verdicts_that_cannot_be_used_is_told_once(
         judge.remember_in(file)
         assert executed(judge, [(adder, "    return a + b\n")], monkeypatch) == 1
     assert [record.message for record in caplog.records] == [
-        f"{file}: cannot be used (file is not a database), so verdicts are not kept; it may be deleted"
+        f"{file}: cannot be used (file is not a database), so verdicts are not kept; you may delete it"
     ]
 
 

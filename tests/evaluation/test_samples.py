@@ -43,8 +43,8 @@ def test_nothing_is_executed_without_consent(tmp_path: Path, humaneval: ProblemS
 @pytest.mark.parametrize(
     ("sample", "message"),
     [
-        ({"task_id": "HumanEval/0"}, r":1: no text in field 'completion'"),
-        ({"completion": "x"}, r":1: no text in field 'task_id'"),
+        ({"task_id": "HumanEval/0"}, r":1: field 'completion' is not text"),
+        ({"completion": "x"}, r":1: field 'task_id' is not text"),
         ({"task_id": "HumanEval/999", "completion": "x"}, r":1: humaneval has no problem 'HumanEval/999'"),
     ],
 )

@@ -90,11 +90,11 @@ def test_a_test_may_be_set_up_and_may_import(tmp_path: Path, sandbox: SandboxPoo
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"task_id": "11"}, "no number in field 'task_id'"),
-        ({"test_list": []}, "no test in field 'test_list'"),
-        ({"test_list": "assert"}, "no list of texts in field 'test_list'"),
-        ({"code": "def ("}, "field 'code' or 'test_list' is no Python"),
-        ({"code": "x = 1"}, "call nothing that field 'code' defines"),
+        ({"task_id": "11"}, "field 'task_id' is not a number"),
+        ({"test_list": []}, "field 'test_list' is empty"),
+        ({"test_list": "assert"}, "field 'test_list' is not a list of texts"),
+        ({"code": "def ("}, "field 'code' or 'test_list' is not Python"),
+        ({"code": "x = 1"}, "do not call a function that field 'code' defines"),
     ],
 )
 def test_a_broken_row_of_mbpp_is_named(tmp_path: Path, change: Row, message: str) -> None:
@@ -138,7 +138,7 @@ def test_a_data_set_that_was_saved_is_read(tmp_path: Path, sandbox: SandboxPool)
         (problem,) = load_problems(tmp_path / place).problems
         assert sandbox.run(problem, problem.canonical_solution).passed
     datasets.DatasetDict({"prompt": rows}).save_to_disk(tmp_path / "other")
-    with pytest.raises(EvaluationError, match="has no split test or train, but prompt"):
+    with pytest.raises(EvaluationError, match="has no split test or train; its splits are prompt"):
         load_problems(tmp_path / "other")
 
 
@@ -179,7 +179,7 @@ def test_problems_may_be_left_out_and_asked_in_their_own_way(humaneval: ProblemS
     found = load_problems("humaneval", without=["HumanEval/0"], prompt_format="chat", timeout_seconds=7)
     assert set(humaneval.task_ids) - set(found.task_ids) == {"HumanEval/0"}
     assert {(problem.prompt_format, problem.timeout_seconds) for problem in found} == {("chat", 7.0)}
-    for unknown, remedy in (("HumanEval/900", "did you mean 'HumanEval/"), ("900", "its ids are like 'HumanEval/0'")):
+    for unknown, remedy in (("HumanEval/900", "did you mean 'HumanEval/"), ("900", "its ids look like 'HumanEval/0'")):
         with pytest.raises(EvaluationError, match=f"without: humaneval: has no problem '{unknown}'; {remedy}"):
             load_problems("humaneval", without=[unknown])
 

@@ -220,14 +220,14 @@ BAD: dict[str, tuple[Callable[[Family], None], tuple[str, ...]]] = {
     ),
     "problem without a field": (
         problems(lambda line: line.replace('"entry_point"', '"entrypoint"')),
-        ("problems.jsonl:7: missing field 'entry_point'",),
+        ("problems.jsonl:7: field 'entry_point' is missing",),
     ),
-    "broken line of a problem file": (problems(lambda line: line[:-1]), ("problems.jsonl:7: is no valid JSON",)),
-    "test of a problem that is no Python": (
+    "broken line of a problem file": (problems(lambda line: line[:-1]), ("problems.jsonl:7: not valid JSON",)),
+    "test of a problem that is not Python": (
         problems(lambda line: line.replace("def check(candidate)", "def check(")),
-        ("problems.jsonl:7: field 'test' is no Python",),
+        ("problems.jsonl:7: field 'test' is not Python",),
     ),
-    "prompt of a problem that is no Python": (
+    "prompt of a problem that is not Python": (
         problems(lambda line: line.replace('"prompt": "def ', '"prompt": "def (')),
         ("problems.jsonl:7: field 'prompt' does not begin a program",),
     ),

@@ -315,17 +315,20 @@ def test_a_set_that_is_nowhere_is_named(family: Family) -> None:
         ),
         (
             "[humaneval, {source: problems.jsonl, without: ['7']}]",
-            r"evaluation\.problems\[1\]: without: problems\.jsonl: has no problem '7'; its ids are like 'one/alpha'",
+            r"evaluation\.problems\[1\]: without: problems\.jsonl: has no problem '7'; its ids look like 'one/alpha'",
         ),
         (
             "[problems.jsonl, problems.jsonl]",
-            r"evaluation\.problems: two sets are called problems\.jsonl; give each set once, each",
+            r"evaluation\.problems: two sets are called problems\.jsonl; give each set once, under",
         ),
         (
             "twice.jsonl",
-            r"evaluation\.problems\[0\]: .*twice\.jsonl:2: task_id 'one/alpha' was there before \(.*:1\); ids",
+            r"evaluation\.problems\[0\]: .*twice\.jsonl:2: task_id 'one/alpha' is already in .*:1; ids",
         ),
-        ("unchecked.jsonl", r"evaluation\.problems\[0\]: .*unchecked\.jsonl:1: field 'test' defines no function check"),
+        (
+            "unchecked.jsonl",
+            r"evaluation\.problems\[0\]: .*unchecked\.jsonl:1: field 'test' does not define",
+        ),
     ],
 )
 def test_problems_that_cannot_be_used_are_named_by_file_and_key(family: Family, problems: str, message: str) -> None:

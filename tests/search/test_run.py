@@ -269,7 +269,7 @@ def test_logits_that_are_not_finite_fail_their_problems_and_the_leaderboard_says
     assert rows["a"].error in phases.notes
     assert rows["a"].search_score is not None
     assert (rows["b"].state, rows["b"].search_score) == ("failed", None)
-    assert "the model's logits are not finite (NaN or Inf), whatever it is asked" in (rows["b"].error or "")
+    assert "the model's logits are not finite (NaN or Inf) for any prompt" in (rows["b"].error or "")
     assert (rows["base"].state, rows["base"].error) == ("complete", None)
     shown = command("leaderboard", tmp_path / "run").output
     assert f"a: {rows['a'].error}" in shown

@@ -1,8 +1,8 @@
-"""The book of drafts: what models wrote before, by prompt, and which of it is the reference of a prompt.
+"""The draft store: completions of earlier models by prompt, and the reference of each prompt.
 
-Guarantees: bounded: of a prompt it holds the completions of the parents that came first, and the most recent others,
-each once. A prompt that another tokenizer or format made is another prompt. The reference of a prompt is the first
-completion by a parent that passed, and never changes, so that likelihoods of it can be compared.
+Guarantees: it is bounded: per prompt it keeps the first completions of parents and the most recent others, each once.
+The same text in another tokenizer or prompt format is another prompt. The reference of a prompt is the first passing
+completion of a parent and never changes, so that likelihoods of it can be compared.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from dataclasses import dataclass, field
 
 from evaluation.generation.drafting.drafter import distinct
 
-# Distinct completions kept of a prompt: more make no better guesses, and every pass looks at all.
+# Distinct completions kept per prompt: more make no better guesses, and every pass looks at all of them.
 _PARENTS, _RECENT = 6, 10
 
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """One completion.
+    """A completion that may help to generate others.
 
     Attributes:
         prompt: the key of its prompt; see `prompt_key`.
-        tokens: what was written, as ids.
-        parent: whether a parent wrote it, or a baseline of the same standing.
+        tokens: its ids.
+        parent: whether it is a parent's, or the average's.
         passed: whether it passed its problem's tests.
     """
 
@@ -36,54 +36,54 @@ class Draft:
 
 
 @dataclass(slots=True)
-class _Page:
+class _OfPrompt:
     parents: list[tuple[int, ...]] = field(default_factory=list)
     recent: list[tuple[int, ...]] = field(default_factory=list)
     reference: tuple[int, ...] = ()
 
 
 class DraftStore:
-    """Completions by prompt, as entries are added one by one."""
+    """Completions by prompt, added one by one."""
 
     def __init__(self) -> None:
-        self._pages: dict[str, _Page] = {}
+        self._prompts: dict[str, _OfPrompt] = {}
 
     def drafts(self, prompt: str) -> Sequence[tuple[int, ...]]:
-        """Return the distinct completions of a prompt, the most recent first, then the parents'."""
-        page = self._pages.get(prompt, _Page())
-        return distinct([*page.recent, *page.parents], _RECENT + _PARENTS)
+        """Return the distinct completions of a prompt: the most recent ones first, then those of parents."""
+        kept = self._prompts.get(prompt, _OfPrompt())
+        return distinct([*kept.recent, *kept.parents], _RECENT + _PARENTS)
 
     def reference(self, prompt: str) -> tuple[int, ...]:
-        """Return the completion of a prompt whose likelihood models are compared by; empty if there is none."""
-        return self._pages.get(prompt, _Page()).reference
+        """Return the completion whose likelihood models are compared by; empty if there is none."""
+        return self._prompts.get(prompt, _OfPrompt()).reference
 
     def add(self, entry: Draft) -> bool:
-        """Put a completion first; return whether that says anything that the book did not hold."""
-        page = self._pages.setdefault(entry.prompt, _Page())
-        new = entry.parent and entry.passed and not page.reference
+        """Add a completion as the most recent one; return whether it is anything new."""
+        kept = self._prompts.setdefault(entry.prompt, _OfPrompt())
+        new = entry.parent and entry.passed and not kept.reference
         if new:
-            page.reference = entry.tokens
-        if entry.tokens in page.parents:
+            kept.reference = entry.tokens
+        if entry.tokens in kept.parents:
             return new
-        if entry.parent and (new or len(page.parents) < _PARENTS):
-            page.parents.append(entry.tokens)
+        if entry.parent and (new or len(kept.parents) < _PARENTS):
+            kept.parents.append(entry.tokens)
             return True
-        new |= entry.tokens not in page.recent
-        page.recent = [entry.tokens, *(tokens for tokens in page.recent if tokens != entry.tokens)][:_RECENT]
+        new |= entry.tokens not in kept.recent
+        kept.recent = [entry.tokens, *(tokens for tokens in kept.recent if tokens != entry.tokens)][:_RECENT]
         return new
 
     def entries(self) -> Sequence[Draft]:
-        """Return what, added to an empty book in this order, makes this one."""
+        """Return drafts that rebuild this store when they are added to an empty one in this order."""
         found = []
-        for prompt, page in self._pages.items():
-            if page.reference:
-                found.append(Draft(prompt, page.reference, parent=True, passed=True))
-            found += [Draft(prompt, tokens, parent=True) for tokens in page.parents if tokens != page.reference]
-            found += [Draft(prompt, tokens) for tokens in reversed(page.recent)]
+        for prompt, kept in self._prompts.items():
+            if kept.reference:
+                found.append(Draft(prompt, kept.reference, parent=True, passed=True))
+            found += [Draft(prompt, tokens, parent=True) for tokens in kept.parents if tokens != kept.reference]
+            found += [Draft(prompt, tokens) for tokens in reversed(kept.recent)]
         return found
 
 
 def prompt_key(text: str, tokens: Sequence[int]) -> str:
-    """Return the key of a prompt: of its text and of the ids that a tokenizer made of it."""
-    # A tokenizer that cuts this text alike and another one otherwise makes worse drafts, never other completions.
+    """Return the key of a prompt, made of its text and its token ids."""
+    # Tokenizers may agree on this text and differ on others: that makes drafts worse, but changes no completion.
     return hashlib.sha256(text.encode() + b"\0" + array("Q", tokens).tobytes()).hexdigest()[:24]

@@ -1,10 +1,10 @@
-"""Drafts: guesses of what a model will write next, from what similar models wrote after the same prompt.
+"""The drafter: guesses the next tokens of a completion, mostly from completions of similar models.
 
-What was generated so far and begins a known completion goes on as most of those do that agree (the majority path of a
-trie); else as a text that counts goes on; else as after the last place where its end stands in the row's own text or
-in a known completion (prompt lookup; SuffixDecoding, arXiv:2411.04975).
+If known completions begin with all tokens so far, the guess is what most of them continue with (the majority path of a
+trie). Otherwise it continues a numbered text, or copies what follows the last place where the newest tokens stand in
+the text itself or in a known completion (prompt lookup; SuffixDecoding, arXiv:2411.04975).
 
-Guarantees: no more than guesses. A generator verifies them, so that a bad one costs time alone.
+Guarantees: guesses only. The generator verifies them, so a bad one costs time and nothing else.
 """
 
 from __future__ import annotations
@@ -21,44 +21,44 @@ from evaluation.generation.drafting.numbered_text import NO_DIGITS, WINDOW, cont
 _TYPE = "I"
 _WIDTH = array(_TYPE).itemsize
 
-# Where a guess is from: completions that agree with everything generated (all of several, one alone, most of them), the
-# step of a text that counts, or the place after as many tokens as also stand elsewhere.
-Source: TypeAlias = Literal["all", "one", "most", "counted"] | int
-_Path: TypeAlias = tuple[Sequence[int], Sequence[Source]]
+# Where a guess comes from: known completions that agree with all tokens so far (all of several, a single one, most),
+# a numbered text, or a place where this many of the newest tokens also stand.
+GuessSource: TypeAlias = Literal["all", "one", "most", "numbered"] | int
+_Path: TypeAlias = tuple[Sequence[int], Sequence[GuessSource]]
 _LONGEST_MATCH, _SHORTEST_MATCH = 16, 2
-# The part of guesses that is expected to hold before any was seen, and how many guesses that is worth as experience.
-_PRIOR: dict[Source, float] = {"all": 0.98, "one": 0.97, "most": 0.7, "counted": 0.9}
+# The share of guesses expected to hold before any was made, and how many guesses this expectation weighs.
+_PRIOR: dict[GuessSource, float] = {"all": 0.98, "one": 0.97, "most": 0.7, "numbered": 0.9}
 _PRIOR |= {length: 1 - 1.1 / length for length in range(_SHORTEST_MATCH, _LONGEST_MATCH + 1)}
 _PRIOR_GUESSES = 30
-# The most guesses where nothing agrees with everything generated: twice what held last time, within these.
+# The most guesses where no completion agrees with all tokens so far: twice what held last time, within these bounds.
 _FEWEST, _FIRST, _MOST = 4, 16, 64
 
 
 class Trust:
-    """How often guesses of each source hold, as seen so far."""
+    """How often the guesses of each source have held so far."""
 
     def __init__(self) -> None:
         self._seen = {source: [_PRIOR_GUESSES * part, float(_PRIOR_GUESSES)] for source, part in _PRIOR.items()}
 
-    def __getitem__(self, source: Source) -> float:
+    def __getitem__(self, source: GuessSource) -> float:
         held, tried = self._seen[source]
         return held / tried
 
-    def learn(self, sources: Sequence[Source], held: int) -> None:
-        """Take note that the first ``held`` guesses of these sources held, and the next one, if any, did not."""
+    def learn(self, sources: Sequence[GuessSource], held: int) -> None:
+        """Learn that the first ``held`` guesses of these sources held, and that the next one, if any, did not."""
         for index, source in enumerate(sources[: held + 1]):
             self._seen[source][0] += index < held
             self._seen[source][1] += 1
 
 
 class Drafter:
-    """The guesses for one prompt.
+    """Makes the guesses for one prompt.
 
     Args:
         prompt: token ids.
         known: completions of it, likelier ones first.
-        trust: how far a source is worth a guess; learns.
-        digits: of the tokenizer, see `digits_of`; without them a text that counts is not understood.
+        trust: in each source; shared by all prompts, and learns.
+        digits: of the tokenizer, see `digits_of`; without them numbered text is not recognized.
     """
 
     def __init__(
@@ -74,29 +74,29 @@ class Drafter:
         self._own = _packed(prompt)
         self._trust = trust
         self._digits = digits
-        self._sources: Sequence[Source] = ()
+        self._sources: Sequence[GuessSource] = ()
         self._cap = _FIRST
 
     def propose(self, generated: Sequence[int], most: int, certainty: float) -> Sequence[int]:
-        """Return tokens that may follow what was generated so far.
+        """Return guesses of the next tokens.
 
         Args:
-            generated: tokens; calls go on from one another, never back.
-            most: how many guesses there may be.
-            certainty: the least probability that a guess, with all before it, holds.
+            generated: all tokens so far; each call continues the one before.
+            most: the most guesses.
+            certainty: the least probability that a guess and all before it hold.
         """
         self._advance(generated)
         if any(len(known) > len(generated) for known in self._agreeing):
             path, self._sources = self._majority(most, certainty)
         else:
             most = min(most, self._cap)
-            path, self._sources = self._counted(most, certainty) or self._found(most, certainty) or ((), ())
+            path, self._sources = self._numbered(most, certainty) or self._found(most, certainty) or ((), ())
         return path
 
     def learn(self, held: int) -> None:
-        """Take note of how many of the last proposal's guesses held."""
+        """Learn how many guesses of the last proposal held."""
         self._trust.learn(self._sources, held)
-        if self._sources and (self._sources[0] == "counted" or isinstance(self._sources[0], int)):
+        if self._sources and (self._sources[0] == "numbered" or isinstance(self._sources[0], int)):
             self._cap = min(_MOST, max(_FEWEST, 2 * held))
         self._sources = ()
 
@@ -109,13 +109,13 @@ class Drafter:
 
     def _majority(self, most: int, certainty: float) -> _Path:
         path: list[int] = []
-        sources: list[Source] = []
+        sources: list[GuessSource] = []
         end, likely = len(self._generated_tokens), 1.0
         agreeing = [known for known in self._agreeing if len(known) > end]
         while agreeing and len(path) < most:
-            # Of tokens that equally many wrote, the one that came first.
+            # If several tokens are equally common, the first.
             token, count = Counter(known[end] for known in agreeing).most_common(1)[0]
-            source: Source = "one" if len(agreeing) == 1 else "all" if count == len(agreeing) else "most"
+            source: GuessSource = "one" if len(agreeing) == 1 else "all" if count == len(agreeing) else "most"
             likely *= self._trust[source]
             if likely < certainty:
                 break
@@ -125,9 +125,9 @@ class Drafter:
             agreeing = [known for known in agreeing if known[end - 1] == token and len(known) > end]
         return path, sources
 
-    def _counted(self, most: int, certainty: float) -> _Path | None:
+    def _numbered(self, most: int, certainty: float) -> _Path | None:
         tokens = continued(_unpacked(self._own[-WINDOW * _WIDTH :]), self._digits, most)
-        return self._while_likely(tokens, ["counted"] * len(tokens), certainty) if tokens else None
+        return self._while_likely(tokens, ["numbered"] * len(tokens), certainty) if tokens else None
 
     def _found(self, most: int, certainty: float) -> _Path | None:
         shortest = self._own[-_SHORTEST_MATCH * _WIDTH :]
@@ -136,19 +136,19 @@ class Drafter:
             wanted = self._own[-length * _WIDTH :]
             for text in (self._own, *texts):
                 if tokens := _after(wanted, text, most, repeats=text is self._own):
-                    # A guess that holds makes the match longer by one.
+                    # Each guess that holds makes the match one token longer.
                     sources = [min(length + index, _LONGEST_MATCH) for index in range(len(tokens))]
                     return self._while_likely(tokens, sources, certainty)
         return None
 
-    def _while_likely(self, tokens: Sequence[int], sources: Sequence[Source], certainty: float) -> _Path:
+    def _while_likely(self, tokens: Sequence[int], sources: Sequence[GuessSource], certainty: float) -> _Path:
         likely = accumulate((self._trust[source] for source in sources[: len(tokens)]), mul)
         count = sum(1 for _ in takewhile(lambda each: each >= certainty, likely))
         return tokens[:count], sources[:count]
 
 
 def distinct(completions: Sequence[Sequence[int]], most: int) -> list[tuple[int, ...]]:
-    """Return the first ``most`` completions that differ; one that another begins with says nothing more and is left."""
+    """Return the first ``most`` distinct completions, leaving out those that another one begins with."""
     ordered = sorted({tuple(completion) for completion in completions if completion})
     prefixes = {one for one, other in pairwise(ordered) if other[: len(one)] == one}
     kept = dict.fromkeys(tuple(completion) for completion in completions if completion)
@@ -164,14 +164,14 @@ def _unpacked(packed: bytes) -> Sequence[int]:
 
 
 def _after(wanted: bytes, text: bytes, most: int, repeats: bool) -> Sequence[int]:
-    """Return up to ``most`` tokens that follow the last place where these stand in a text.
+    """Return up to ``most`` tokens that follow the last place where the wanted ones stand in a text.
 
     Args:
         wanted: tokens.
         text: tokens.
         most: how many to return.
-        repeats: whether the text ends with the tokens; they are looked for before that, and what follows goes on over
-            the text's end: a text that has begun to repeat itself is guessed to do so for ever.
+        repeats: whether the text ends with the wanted tokens. Then an earlier place counts, and what follows is
+            repeated beyond the text's end: a text that has begun to repeat itself is expected to continue so.
     """
     place = _last_place(text[:-_WIDTH] if repeats else text, wanted)
     following = _unpacked(text[place + len(wanted) :][: most * _WIDTH]) if place >= 0 else []
@@ -179,7 +179,7 @@ def _after(wanted: bytes, text: bytes, most: int, repeats: bool) -> Sequence[int
 
 
 def _last_place(text: bytes, wanted: bytes) -> int:
-    """Return the last byte at which some whole tokens stand in a text, or -1."""
+    """Return the last byte at which whole tokens stand in a text, or -1."""
     place = text.rfind(wanted)
     while place >= 0 and place % _WIDTH:
         place = text.rfind(wanted, 0, place + len(wanted) - 1)

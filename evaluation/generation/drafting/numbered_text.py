@@ -1,10 +1,10 @@
-"""Counting: how a text goes on that repeats itself but for numbers, which grow by steps.
+"""Guesses for numbered text: text that repeats itself except for numbers, which grow in steps.
 
-A weak model that has lost its way often counts: ``if n == 31: return 31``, and so on to the last token that it is
-allowed. No such text stands anywhere else, and each number would cost a pass.
+A weak model that is lost often counts on to its last token: ``if n == 31: return 31``. Such text stands nowhere else,
+so other guesses fail, and a whole batch waits for that request while each number costs a pass: without these guesses
+SmolLM2 may need twice as many passes for HumanEval (tests/benchmarks/generation.py counts them).
 
-Guarantees: no more than guesses. Only for tokenizers that write each digit of a number as a token of its own, such as
-SmolLM2's.
+Guarantees: guesses only. They need a tokenizer with one token per digit, such as SmolLM2's.
 """
 
 from __future__ import annotations
@@ -15,28 +15,28 @@ from transformers import PreTrainedTokenizerBase
 
 from evaluation.generation.text import decode
 
-# How much of a text's end is looked at: two rounds of what repeats stand in it.
+# How many tokens at the end of a text are searched for two rounds of what repeats.
 WINDOW = 192
 NO_DIGITS: Mapping[int, str] = {}
 
 
 def digits_of(tokenizer: PreTrainedTokenizerBase) -> Mapping[int, str]:
-    """Return the digit that each token of one stands for; nothing if the tokenizer writes several digits as one."""
+    """Return the digit of each digit token; nothing if the tokenizer joins digits."""
     tokens = tokenizer.encode("0123456789", add_special_tokens=False)[-10:]
     texts = [decode([token], tokenizer) for token in tokens]
     return dict(zip(tokens, texts, strict=True)) if texts == list("0123456789") else NO_DIGITS
 
 
 def continued(text: Sequence[int], digits: Mapping[int, str], most: int) -> Sequence[int]:
-    """Return up to ``most`` tokens by which a text goes on if it counts; none if it does not.
+    """Return ``most`` tokens that continue a numbered text; none for any other text.
 
     Args:
         text: its tokens, or the last of them.
-        digits: the digit that each token of one stands for.
-        most: how many to return.
+        digits: the digit of each digit token.
+        most: how many tokens to return.
     """
     end = len(text)
-    while end and text[end - 1] in digits:  # a number that may not be whole
+    while end and text[end - 1] in digits:  # a number that may be incomplete
         end -= 1
     begun = text[end:]
     items = _items(text[:end], digits)
@@ -53,7 +53,7 @@ def continued(text: Sequence[int], digits: Mapping[int, str], most: int) -> Sequ
 
 
 def _items(text: Sequence[int], digits: Mapping[int, str]) -> list[int | str]:
-    """Return the tokens of a text, each number as its digits."""
+    """Return the tokens of a text, with each number as a string of digits."""
     items: list[int | str] = []
     inside = False
     for token in text:
@@ -68,7 +68,7 @@ def _items(text: Sequence[int], digits: Mapping[int, str]) -> list[int | str]:
 
 
 def _period(items: Sequence[int | str]) -> int:
-    """Return after how many items a text repeats itself but for its numbers; 0 if these stay the same."""
+    """Return after how many items a text repeats itself except for its numbers; 0 if they stay the same, too."""
     shape = [0 if isinstance(item, str) else item + 1 for item in items]
     for period in range(1, len(shape) // 2 + 1):
         last, before = slice(-period, None), slice(-2 * period, -period)
@@ -78,6 +78,6 @@ def _period(items: Sequence[int | str]) -> int:
 
 
 def _next(before: str, last: str) -> str:
-    """Return the number that follows two, as its digits; as wide, if they are padded with zeros."""
+    """Return the digits of the number that follows two others, padded with zeros if they are."""
     width = len(last) if last.startswith("0") else 0
     return str(max(0, 2 * int(last) - int(before))).zfill(width)

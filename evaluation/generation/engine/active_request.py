@@ -1,7 +1,7 @@
-"""A row: one request on its way, in plain Python.
+"""A request under way: a row of a batch, in plain Python.
 
-Guarantees: what a row has generated is what the model chose after it, token by token; a row can be taken out of a batch
-and put into another one, and goes on where it was.
+Guarantees: its tokens are those that the model chose, one after the other. It can leave a batch and continue in another
+one where it was.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ from evaluation.generation.protocol import Request
 
 
 class ActiveRequest:
-    """One request on its way.
+    """A request under way.
 
     Args:
         index: the request's.
-        request: what is wanted.
-        is_end: whether these tokens end the text.
-        drafts: what the row's guesses are from; None: it makes none.
+        request: the request.
+        is_end: tells whether the tokens so far end the completion.
+        drafter: makes the guesses; None makes none.
 
     Attributes:
         generated: the tokens so far.
-        finished: whether they are all.
-        finite: whether its logits are, as far as tokens were chosen by them.
-        draft: the guesses that stand in the running pass.
-        log_likelihood: of the request's reference, once it was read.
+        finished: whether they are complete.
+        finite: whether all logits that tokens were chosen by are finite.
+        draft: the guesses in the running pass.
+        log_likelihood: of the request's reference, once the model has read it.
     """
 
     def __init__(
-        self, index: int, request: Request, is_end: Callable[[Request, Sequence[int]], bool], drafts: Drafter | None
+        self, index: int, request: Request, is_end: Callable[[Request, Sequence[int]], bool], drafter: Drafter | None
     ) -> None:
         self.index = index
         self.request = request
@@ -41,63 +41,63 @@ class ActiveRequest:
         self.draft: Sequence[int] = ()
         self.log_likelihood: float | None = None
         self._is_end = is_end
-        self._drafts = drafts
+        self._drafter = drafter
         self._cached = 0
 
     @property
     def fresh(self) -> bool:
-        """Whether the batch has nothing of this row yet."""
+        """Whether the slots hold nothing of this request yet."""
         return self._cached == 0
 
     @property
     def reads_reference(self) -> bool:
-        """Whether the next pass reads the reference, which takes the place of a draft."""
+        """Whether the next pass reads the reference in place of guesses."""
         return bool(self.request.reference) and self.log_likelihood is None and not self.generated
 
     def given(self, tokens: int) -> None:
-        """Take note that the batch has the row's first tokens: another row's prompt is the same."""
+        """Note that the slots hold the first tokens, copied from another row with the same prompt."""
         self._cached = tokens
 
     def evicted(self) -> None:
-        """Let the row begin anew in another batch; what was generated stays."""
+        """Note that the slots are gone; the tokens stay."""
         self._cached = 0
 
     def piece(self, place: int, certainty: float) -> Piece:
-        """Return the row's tokens for the next pass: those that the batch lacks, and a draft.
+        """Return the tokens for the next pass: those that the slots lack, and guesses.
 
         Args:
-            place: of the row in the batch.
-            certainty: the least probability of a guess that is worth its place in the pass.
+            place: the row in the batch.
+            certainty: the least probability at which a guess is worth its place in the pass.
         """
         self.draft = ()
         if self.reads_reference:
             self.draft = self.request.reference
-        elif self._drafts:
+        elif self._drafter:
             room = self.request.max_new_tokens - len(self.generated) - 1
-            self.draft = self._drafts.propose(self.generated, room, certainty)
+            self.draft = self._drafter.propose(self.generated, room, certainty)
         known = [*self.request.prompt, *self.generated]
         return Piece(place, self._cached, [*known[self._cached :], *self.draft])
 
     def overflowed(self) -> None:
-        """Take note that the pass's logits are not finite for this row, and that the batch has nothing of it any more.
+        """Note that the logits of a pass are not finite, and that the slots hold nothing any more.
 
-        Attention hides a guess from what stands before it by a weight of 0, and 0 times NaN is NaN: the guesses may
-        have done it, so the row goes on without any. Without guesses it is the text itself, which ends.
+        Attention hides a guess from earlier tokens by a weight of 0, and 0 times NaN is NaN. So the guesses may be the
+        cause, and the request continues without any. If there were none the text is the cause, and it ends.
         """
         self.finished, self.finite = not self.draft, bool(self.draft)
-        self._drafts = None
+        self._drafter = None
         self._cached = 0
 
     def accept(self, choices: Sequence[int]) -> None:
-        """Take what the model chose after the newest token and after each of the draft."""
+        """Accept the model's choices after the newest token and after each guess."""
         before = len(self.generated)
         for token, guess in zip(choices, [*self.draft, None], strict=True):
             self.generated.append(token)
             self.finished = self._is_end(self.request, self.generated)
             if self.finished or token != guess:
                 break
-        # The newest token was never read, and what is in the slots beyond it is of guesses that failed.
+        # The model has not read the newest token yet; slots beyond it hold guesses that failed.
         self._cached = len(self.request.prompt) + len(self.generated) - 1
-        if self._drafts and self.draft:
+        if self._drafter and self.draft:
             agreed = sum(1 for token, guess in zip(self.generated[before:], self.draft, strict=False) if token == guess)
-            self._drafts.learn(agreed)
+            self._drafter.learn(agreed)

@@ -1,7 +1,7 @@
-"""Attention over slots, in place of a transformers model's own, while a pass runs.
+"""Attention over slots, which replaces a transformers model's own while a pass runs.
 
-Guarantees: a model that is lent this attention has its own back afterwards, whatever happens. A model that asks for
-attention of another kind (capped scores, sinks) is refused, not approximated.
+Guarantees: afterwards the model has its own attention back, whatever happens. A model that needs attention of another
+kind (capped scores, sinks) is refused, not approximated.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from evaluation.generation.engine.pass_layout import AttentionGroup, PassLayout
 from evaluation.generation.engine.slots import Slots
 
 _NAME = "merge_search_slots"
-# Arguments of attention functions in transformers 5.24 that change what is computed, and that this one lacks.
+# Arguments of attention functions in transformers 5.24 that change the result, and that this function lacks.
 _UNKNOWN = ("softcap", "s_aux", "position_bias", "chunk_size", "indices")
 
 
 class UnsupportedAttentionError(Exception):
-    """A model attends in a way that this attention does not know."""
+    """The attention of a model cannot be replaced by this one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ _RUNNING: ContextVar[_Pass] = ContextVar("running")
 
 @contextlib.contextmanager
 def attention_over_slots(model: PreTrainedModel) -> Iterator[None]:
-    """Give a model this attention while this lasts."""
+    """Give a model this attention for a while."""
     before = model.config._attn_implementation
     model.set_attn_implementation(_NAME)
     try:
@@ -50,7 +50,7 @@ def attention_over_slots(model: PreTrainedModel) -> Iterator[None]:
 
 @contextlib.contextmanager
 def running(layout: PassLayout, slots: Slots) -> Iterator[None]:
-    """Let the model's next forward be a pass of this layout over these slots."""
+    """Make the model's next forward a pass of this layout over these slots."""
     token = _RUNNING.set(_Pass(layout, slots))
     try:
         yield
@@ -63,7 +63,7 @@ def _attend(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor | None,  # noqa: ARG001 - the layout knows
+    attention_mask: Tensor | None,  # noqa: ARG001 - the layout has its own
     *,
     scaling: float | None = None,
     sliding_window: int | None = None,
@@ -89,13 +89,13 @@ def _attend(
 def _attend_group(
     queries: Tensor, keys: Tensor, values: Tensor, group: AttentionGroup, mask: Tensor, scaling: float | None
 ) -> Tensor:
-    """Return the answers (tokens, heads, dim) of a group's tokens among the queries (all tokens, heads, dim)."""
+    """Return the attention (tokens, heads, dim) of a group's tokens, among the queries (all tokens, heads, dim)."""
     rows, kv_heads = keys.shape[:2]
     width, heads, device = group.positions.shape[1], queries.shape[1], queries.device
-    # The query heads of one key head stand after one another as its queries: no key is copied, and torch 2.13 computes
-    # that five times faster on a CPU than a query a head with enable_gqa.
-    asked = queries[group.queries.to(device)].view(rows, width, kv_heads, heads // kv_heads, -1)
-    folded = asked.permute(0, 2, 3, 1, 4).reshape(rows, kv_heads, heads // kv_heads * width, -1)
+    # All query heads of a key head become queries of that one head: no key is copied, and on a CPU torch 2.13 computes
+    # this five times faster than enable_gqa does.
+    chosen = queries[group.queries.to(device)].view(rows, width, kv_heads, heads // kv_heads, -1)
+    folded = chosen.permute(0, 2, 3, 1, 4).reshape(rows, kv_heads, heads // kv_heads * width, -1)
     found = F.scaled_dot_product_attention(folded, keys, values, attn_mask=mask.to(device), scale=scaling)
     unfolded = found.view(rows, kv_heads, heads // kv_heads, width, -1).permute(0, 3, 1, 2, 4)
     return unfolded.reshape(rows * width, heads, -1)[group.answers.to(device)]

@@ -19,11 +19,11 @@ _DEAD_PART = 1 / 4
 
 
 class Batch:
-    """The rows that have slots, in the order of these.
+    """The requests that have slots, in the order of their rows.
 
     Attributes:
-        slots: theirs.
-        rows: the one in each place; finished ones stay until the others are moved together.
+        slots: their slots.
+        rows: the request in each row; finished ones stay until the others are moved together.
     """
 
     def __init__(self, slots: Slots, device: torch.device) -> None:
@@ -33,11 +33,11 @@ class Batch:
 
     @property
     def alive(self) -> bool:
-        """Whether any row is not finished."""
+        """Whether any request is not finished."""
         return any(not row.finished for row in self.rows)
 
     def admit(self, waiting: deque[ActiveRequest]) -> None:
-        """Move rows together if many are finished, and give the places that are free to those that wait."""
+        """Move rows together if many are finished, and give free rows to waiting requests."""
         kept = [place for place, row in enumerate(self.rows) if not row.finished]
         if len(kept) <= (1 - _DEAD_PART) * len(self.rows):
             self._keep(kept)
@@ -45,7 +45,7 @@ class Batch:
             self.rows.append(waiting.popleft())
 
     def share(self) -> None:
-        """Give rows the prompt that another row has read: samples of a problem begin alike."""
+        """Copy prompts that another row has read: all samples of a problem have the same prompt."""
         fresh = [place for place, row in enumerate(self.rows) if row.fresh and not row.finished]
         if not fresh:
             return
@@ -54,31 +54,31 @@ class Batch:
             for place in fresh:
                 prompt = tuple(self.rows[place].request.prompt)
                 if prompt in read:
-                    # All but the last token, after which the model's choice is asked for.
+                    # All except the last token: the model has to choose what follows it.
                     self.slots.copy(read[prompt], place, len(prompt) - 1)
                     self.rows[place].given(len(prompt) - 1)
 
     def clear(self, place: int) -> None:
-        """Let a place hold nothing: NaN would reach whoever reads as far in the row, and who takes it over."""
+        """Empty a row: NaN would reach whoever reads that far in it, and the next request that gets it."""
         with torch.inference_mode():
             self.slots.clear(place)
 
     def pieces(self, most_tokens: int, worth: int) -> Sequence[Piece]:
-        """Return the next pass: new rows first, as many as may be, and if all of these are in it, every other row.
+        """Return the next pass: new rows first, up to a limit, and every other row if all new ones fit.
 
         Args:
-            most_tokens: of a pass, as far as new rows make it.
-            worth: how many tokens more take as long as another pass.
+            most_tokens: the limit on tokens of new rows.
+            worth: how many more tokens in a pass take as long as a pass of their own.
         """
         alive = [place for place, row in enumerate(self.rows) if not row.finished]
-        # A guess that fails takes a token's time; one that holds takes a pass's off one row of those that share it.
+        # A guess that fails costs the time of a token; one that holds saves one row its share of a pass.
         certainty = len(alive) / (len(alive) + worth)
         chosen: list[Piece] = []
         tokens = 0
         prompts: set[tuple[int, ...]] = set()
         for place in (place for place in alive if self.rows[place].fresh):
             prompt = tuple(self.rows[place].request.prompt)
-            if prompt in prompts:  # it is read once, and then shared
+            if prompt in prompts:  # read once, then shared
                 continue
             prompts.add(prompt)
             chosen.append(self.rows[place].piece(place, certainty))

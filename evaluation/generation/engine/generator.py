@@ -39,13 +39,13 @@ from evaluation.generation.token_choice import NONE, choose
 _LOG = logging.getLogger(__name__)
 
 _MOST_ROWS = 256
-# Tokens of a pass: enough to fill the processor, few enough for its caches, or for the logits' memory.
+# Tokens per pass: enough to keep the processor busy, few enough for its caches and for the memory of the logits.
 _PASS_TOKENS = {"cpu": 1024, "cuda": 8192}
-# How many slots that a query reads take as long as one more call of the attention; on a GPU an estimate.
+# How many slots read by a query take as long as one more call of the attention; an estimate on a GPU.
 _CALL_WORTH_SLOTS = {"cpu": 2000, "cuda": 100_000}
-# How many tokens more in a pass take as long as a pass of its own: a guess is worth its place if it is likely enough.
+# How many more tokens in a pass take as long as a pass of their own: this decides which guesses are worth their place.
 _PASS_WORTH_TOKENS = {"cpu": 30, "cuda": 130}
-# What a slot takes in models that were seen: each holds one candidate after another.
+# The bytes per slot of live models: each holds one candidate after another.
 _PROBED: WeakKeyDictionary[PreTrainedModel, int] = WeakKeyDictionary()
 
 
@@ -59,12 +59,12 @@ class TransformersGenerator:
     Args:
         model: a causal language model in eval mode.
         tokenizer: its tokenizer.
-        batch_size: requests decoded at once; by default as many as memory has room for, up to 256. Halved, and said so
-            in the log, when memory runs out all the same.
-        drafting: whether guesses are made at all; without them, a pass has the same shape for every model.
+        batch_size: requests decoded at once; by default as many as memory has room for, up to 256. Halved, with a line
+            in the log, if memory runs out all the same.
+        drafting: whether to make guesses; without them, a pass has the same shape for every model.
 
     Raises:
-        UnsupportedAttentionError: the model's layers are not attention that can be lent another one's.
+        UnsupportedAttentionError: the attention of the model's layers cannot be replaced.
     """
 
     def __init__(
@@ -87,19 +87,19 @@ class TransformersGenerator:
             _PROBED[model] = self._probe()
 
     def generate(self, requests: Sequence[Request], on_likelihood: OnLikelihood | None = None) -> Completions:
-        """Yield (index of the request, what was generated) as each is finished; see `Generator`."""
+        """Yield (index of the request, its completion) as completions end; see `Generator`."""
         trust, digits = Trust(), digits_of(self._tokenizer)
         rows = []
         for index, request in enumerate(map(self._within_context, requests)):
-            drafts = Drafter(request.prompt, request.drafts, trust, digits) if self._drafting else None
-            rows.append(ActiveRequest(index, request, self._is_end, drafts))
+            drafter = Drafter(request.prompt, request.drafts, trust, digits) if self._drafting else None
+            rows.append(ActiveRequest(index, request, self._is_end, drafter))
         waiting = deque(rows)
         with threads_for(self._model), attention_over_slots(self._model):
             while waiting:
                 yield from self._batch(waiting, on_likelihood)
 
     def _batch(self, waiting: deque[ActiveRequest], on_likelihood: OnLikelihood | None) -> Completions:
-        """Take requests as long as there are any; where memory runs out, give back those that are not finished."""
+        """Serve waiting requests until there are none; if memory runs out, put back those that are not finished."""
         length = max(_room(row.request) for row in waiting)
         batch = Batch(Slots(self._rows_that_fit(length, len(waiting)), length), self._model.device)
         try:
@@ -122,7 +122,7 @@ class TransformersGenerator:
         torch.cuda.empty_cache()
 
     def _pass(self, batch: Batch, on_likelihood: OnLikelihood | None) -> Sequence[ActiveRequest]:
-        """Run one pass and return the rows that it finished."""
+        """Run one pass and return the requests that it finished."""
         pieces = batch.pieces(_PASS_TOKENS[self._kind], _PASS_WORTH_TOKENS[self._kind])
         rows = [batch.rows[piece.row] for piece in pieces]
         counts = [len(row.draft) + 1 for row in rows]
@@ -159,17 +159,17 @@ class TransformersGenerator:
                 input_ids=layout.tokens,
                 position_ids=layout.positions,
                 use_cache=False,
-                # A model that accelerate has spread has its last states on another device than its inputs and outputs.
+                # If accelerate spread the model, its last states are on another device than its inputs and outputs.
                 logits_to_keep=0 if self._is_spread else torch.tensor(wanted, device=device),
             )
         return output.logits[0][wanted] if self._is_spread else output.logits[0]
 
     def _probe(self) -> int:
-        """Return what a slot of a row takes. Raises UnsupportedAttentionError."""
+        """Return the bytes of one slot. Raises UnsupportedAttentionError."""
         config = self._model.config.get_text_config()
         others = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
         if others or not self._model._can_set_attn_implementation():
-            raise UnsupportedAttentionError(f"layers of another kind: {', '.join(sorted(others))}")
+            raise UnsupportedAttentionError(f"layer types {', '.join(sorted(others))}")
         slots = Slots(1, 1)
         with threads_for(self._model), attention_over_slots(self._model):
             self._forward([Piece(0, 0, [0])], [1], slots)
@@ -197,7 +197,7 @@ class TransformersGenerator:
 
 
 def _room(request: Request) -> int:
-    """Return the slots that a request may fill."""
+    """Return how many slots a request may fill."""
     return len(request.prompt) + max(request.max_new_tokens, len(request.reference) + 1)
 
 

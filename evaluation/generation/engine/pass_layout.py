@@ -1,7 +1,7 @@
-"""How the tokens of several rows lie in one forward pass: end to end, without padding, each row as many as it has.
+"""How the tokens of several rows share one forward pass: end to end, without padding, as many as each row has.
 
-Guarantees: what a row's tokens see is what lies in that row's slots up to their own positions. Only the attention of
-short rows is padded, in groups of neighbours.
+Guarantees: a token sees the slots of its own row up to its own position. Only attention is padded, within groups of
+neighbouring rows.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-# Reading a slot from memory takes as long as so many queries of it.
+# Reading a slot from memory takes as long as this many queries of it.
 _ROW_QUERIES = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """The tokens of one row in a pass, the first of them at a position."""
+    """The tokens of one row in a pass, and the position of the first."""
 
     row: int
     position: int
@@ -26,7 +26,7 @@ class Piece:
 
     @property
     def end(self) -> int:
-        """The slots of the row that are filled after the pass."""
+        """How many slots of the row are filled after the pass."""
         return self.position + len(self.tokens)
 
 
@@ -35,9 +35,9 @@ class AttentionGroup:
     """Rows whose attention is computed at once, padded to one width.
 
     Attributes:
-        rows: the rows, of the slots.
-        length: how many slots of each are read.
-        queries: (rows * width,) which token of the pass stands in each place; any, where it is padding.
+        rows: the rows of the slots.
+        length: how many slots per row are read.
+        queries: (rows * width,) the token of the pass in each place; any token where there is padding.
         answers: (tokens,) the place of each of the group's tokens.
         positions: (rows, width) of the queries.
     """
@@ -49,11 +49,11 @@ class AttentionGroup:
     positions: Tensor
 
     def mask(self, repeats: int, window: int | None, dtype: torch.dtype) -> Tensor:
-        """Return what each query may see, (rows, 1, repeats * width, length), 0 or -inf.
+        """Return which slots each query sees, (rows, 1, repeats * width, length), 0 or -inf.
 
         Args:
-            repeats: query heads a key head, which stand after one another as queries.
-            window: how far back a query sees; None: to the beginning.
+            repeats: query heads per key head, one after the other as queries.
+            window: how far back a query sees; None for the whole text.
             dtype: the mask's.
         """
         rows, width = self.positions.shape
@@ -67,12 +67,12 @@ class AttentionGroup:
 
 @dataclass(frozen=True, slots=True)
 class PassLayout:
-    """A pass.
+    """The layout of a pass.
 
     Attributes:
         tokens: (1, tokens), of all rows.
         positions: (1, tokens).
-        places: (tokens,) where their keys and values go in the slots.
+        places: (tokens,) the slots for their keys and values.
         groups: in the order of the tokens.
     """
 
@@ -84,13 +84,13 @@ class PassLayout:
 
     @classmethod
     def of(cls, pieces: Sequence[Piece], slots: int, call_worth: int, device: torch.device) -> PassLayout:
-        """Lay out pieces, which are in the order of their rows.
+        """Lay out pieces that are in the order of their rows.
 
         Args:
-            pieces: one a row.
-            slots: of a row.
-            call_worth: how many slots that a query reads take as long as one more group.
-            device: where the model's first layer is.
+            pieces: one per row.
+            slots: per row.
+            call_worth: how many slots read by a query take as long as one more group.
+            device: of the model's first layer.
         """
         tokens = [token for piece in pieces for token in piece.tokens]
         positions = [position for piece in pieces for position in range(piece.position, piece.end)]
@@ -103,7 +103,7 @@ class PassLayout:
         return cls(packed[:1], packed[1:2], packed[2], tuple(groups))
 
     def masks(self, repeats: int, window: int | None, dtype: torch.dtype) -> Sequence[Tensor]:
-        """Return the mask of each group; made once for all layers that ask for the same."""
+        """Return the mask of each group; layers that need the same masks share them."""
         key = (repeats, window, dtype)
         if key not in self._masks:
             self._masks[key] = [group.mask(*key) for group in self.groups]
@@ -111,7 +111,7 @@ class PassLayout:
 
 
 def _grouped(pieces: Sequence[Piece], call_worth: int) -> Iterator[list[Piece]]:
-    """Yield neighbours whose attention costs less together, padded, than apart."""
+    """Yield groups of neighbours whose attention costs less together and padded than apart."""
     group: list[Piece] = []
     width = length = 0
     for piece in pieces:
@@ -128,14 +128,14 @@ def _grouped(pieces: Sequence[Piece], call_worth: int) -> Iterator[list[Piece]]:
 
 
 def _cost(rows: int, width: int, length: int) -> int:
-    """Return what the attention of a group costs, in slots that a query reads."""
+    """Return the cost of a group's attention, in slots read by a query."""
     return rows * length * (width + _ROW_QUERIES)
 
 
 def _group(pieces: Sequence[Piece], first: int, device: torch.device) -> AttentionGroup:
     start, stop = pieces[0].row, pieces[-1].row + 1
     width = max(len(piece.tokens) for piece in pieces)
-    # Rows between these that have no token in the pass ask what the first one asks, and nobody reads their answer.
+    # Rows in between that have no token in the pass repeat the first query, and nobody reads their answer.
     queries = [first] * ((stop - start) * width)
     positions = [0] * len(queries)
     answers: list[int] = []

@@ -1,8 +1,8 @@
-"""The keys and values of the rows of a batch: each row has slots, and a token's slot is its position.
+"""Keys and values of a batch: each row has slots, and a token's slot is its position.
 
-Guarantees: nothing but `write`, `copy` and `clear` changes a slot, so what a rejected draft left in one stays until the
-token that is really there is written over it; a reader masks by position. Buffers are made once a batch, layer by
-layer, as the model first writes to them, and never grow.
+Guarantees: only `write`, `copy` and `clear` change a slot. What a rejected guess left there stays until the real token
+overwrites it, so readers mask by position. Buffers are allocated once per batch, layer by layer, when the model first
+writes to them, and never grow.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class Slots:
 
     Attributes:
         rows: how many rows there are.
-        length: the slots of a row.
+        length: slots per row.
     """
 
     def __init__(self, rows: int, length: int) -> None:
@@ -26,7 +26,7 @@ class Slots:
         self._layers: dict[int, tuple[Tensor, Tensor]] = {}
 
     def write(self, layer: int, places: Tensor, keys: Tensor, values: Tensor) -> None:
-        """Write keys and values (tokens, kv heads, dim) to places (tokens,), each row * length + position."""
+        """Write keys and values (tokens, kv heads, dim) to places (tokens,); a place is row * length + position."""
         if layer not in self._layers:
             self._layers[layer] = self._zeros(keys), self._zeros(values)
         for buffer, states in zip(self._layers[layer], (keys, values), strict=True):
@@ -38,38 +38,38 @@ class Slots:
         return keys, values
 
     def copy(self, row: int, to: int, used: int) -> None:
-        """Give a row what the first ``used`` slots of another one hold."""
+        """Copy the first ``used`` slots of a row to another row."""
         for buffers in self._layers.values():
             for buffer in buffers:
                 buffer[to, :used] = buffer[row, :used]
 
     def clear(self, row: int) -> None:
-        """Let a row hold zeros."""
+        """Fill a row with zeros."""
         for buffers in self._layers.values():
             for buffer in buffers:
                 buffer[row].zero_()
 
     def keep(self, rows: Tensor, used: int) -> None:
-        """Make these rows the first ones, in that order; only their first ``used`` slots go along."""
+        """Move these rows to the front, in this order, with their first ``used`` slots."""
         for buffers in self._layers.values():
             for buffer in buffers:
                 buffer[: len(rows), :used] = buffer[rows, :used]
 
     @property
     def layers(self) -> frozenset[int]:
-        """The layers that have written."""
+        """The layers that have written so far."""
         return frozenset(self._layers)
 
     @property
     def bytes_per_slot(self) -> int:
-        """What one slot of one row takes in all layers that have written."""
+        """The bytes of one slot of one row, over all layers that have written."""
         return sum(buffer[0, 0].nbytes for buffers in self._layers.values() for buffer in buffers)
 
     def _zeros(self, states: Tensor) -> Tensor:
-        # Not empty: what a mask hides is multiplied by 0 all the same, and 0 times NaN is NaN.
+        # Zeros, not empty: masked values are still multiplied by 0, and 0 times NaN is NaN.
         shape = (self.rows, self.length, *states.shape[1:])
         if states.device.type != "cpu":
             return states.new_zeros(shape)
-        # The system's own zeros: pages that no token reaches are never touched, and take neither time nor memory.
+        # The system's own zero pages: those that no token reaches cost neither time nor memory.
         raw = np.zeros(self.rows * self.length * states[0].nbytes, dtype=np.uint8)
         return torch.from_numpy(raw).view(states.dtype).view(shape)

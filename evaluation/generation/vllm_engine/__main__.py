@@ -1,6 +1,6 @@
 """The engine's process: `python -m evaluation.generation.vllm_engine CONNECTION WEIGHTS`, two inherited descriptors.
 
-Guarantees: it ends when the other side of the connection does, also in the middle of a completion.
+Guarantees: it ends when the other side of the connection does, even in the middle of a completion.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def main() -> None:
         _serve(connection, int(sys.argv[2]))
     except (EOFError, ConnectionError):
         return
-    except Exception as error:  # whatever it is, the other side should know
+    except Exception as error:  # whatever it is, the other side must know
         traceback.print_exc()
         connection.send(Failed(f"{type(error).__name__}: {error}"))
 
@@ -36,7 +36,7 @@ def main() -> None:
 def _serve(connection: Connection[Answer, Order], file: int) -> None:
     settings = connection.recv()
     assert isinstance(settings, EngineSettings)
-    # Only now, so that a vLLM that cannot be imported is a failure like others.
+    # Imported here, so that a vLLM that cannot be imported is reported like other failures.
     from evaluation.generation.vllm_engine.engine import Engine
     from evaluation.generation.vllm_engine.weights import SeenWeights
 
@@ -50,7 +50,7 @@ def _serve(connection: Connection[Answer, Order], file: int) -> None:
             for completed in engine.generate(order, lambda: _is_cancelled(connection)):
                 connection.send(completed)
         elif isinstance(order, Cancel):
-            continue  # came after the last completion had been sent: that was answered
+            continue  # it came after the last completion, whose end was answered
         connection.send(Done())
 
 

@@ -1,7 +1,6 @@
-"""vLLM itself: one engine whose weights are replaced in place, and which is stepped by hand.
+"""vLLM itself: one engine, whose weights are replaced in place and whose steps are taken by hand.
 
-Guarantees: after `load` all weights are those that were given, or it raises; what was computed from others (cached
-prefixes) is gone.
+Guarantees: `load` replaces all weights or raises, and drops what was computed from earlier ones (cached prefixes).
 """
 
 from __future__ import annotations
@@ -26,8 +25,8 @@ class Engine:
     """A running vLLM.
 
     Args:
-        settings: what to make it of.
-        weights: where those of the candidates are put.
+        settings: of the engine.
+        weights: those of the candidates, in shared memory.
     """
 
     def __init__(self, settings: EngineSettings, weights: SeenWeights) -> None:
@@ -51,7 +50,7 @@ class Engine:
             self._drafting.begin(runner.input_batch, settings.digits)
 
     def load(self, shared: Sequence[SharedTensor]) -> None:
-        """Replace all weights. Raises ValueError naming those that were not given."""
+        """Replace all weights. Raises ValueError if some are missing; names them."""
         load = partial(_load, weights=self._weights.tensors(shared), config=self._engine.model_config)
         self._llm.apply_model(load)
         self._llm.reset_prefix_cache()
@@ -80,7 +79,7 @@ class Engine:
 
 
 class _Work:
-    """Which requests are not finished, and what is known of those that are finished in part."""
+    """The requests under way, and the results of those that are partly finished."""
 
     def __init__(self, requests: Sequence[Request]) -> None:
         self._requests = requests
@@ -89,7 +88,7 @@ class _Work:
         self._tokens: dict[int, tuple[int, ...]] = {}
 
     def finish(self, output: Any) -> Iterator[Completed | Likelihood]:
-        """Take what vLLM has finished; yield what is finished by that."""
+        """Accept an output of vLLM; yield what is complete with it."""
         index = int(output.request_id.partition(" ")[0])
         request = self._requests[index]
         del self.open[output.request_id]
@@ -135,17 +134,17 @@ def _load(model: Any, weights: Iterator[tuple[str, Any]], config: Any) -> None:
     initialize_layerwise_reload(model)
     loaded = model.load_weights(weights)
     finalize_layerwise_reload(model, config)
-    # vLLM 0.32 packs weights for a CPU; a head that is tied to the embedding keeps what it packed of the last model's.
+    # vLLM 0.32 packs weights for a CPU; a head tied to the embedding would keep the packed weights of the model before.
     for layer in model.modules():
         if isinstance(layer, ParallelLMHead):
             layer.quant_method.process_weights_after_loading(layer)
     if missing := sorted(wanted - loaded):
-        raise ValueError(f"{type(model).__name__} of vLLM was not given {', '.join(missing[:5])}")
+        raise ValueError(f"{type(model).__name__} of vLLM lacks {', '.join(missing[:5])}")
 
 
 def _on_device(settings: EngineSettings) -> dict[str, Any]:
     if settings.memory_part is None:
-        # On a CPU what torch compiles holds the weights that it was compiled with.
+        # On a CPU, code that torch compiles keeps the weights that it was compiled with.
         return {"enforce_eager": True, "kv_cache_memory_bytes": settings.cache_bytes}
     return {"gpu_memory_utilization": settings.memory_part}
 

@@ -1,4 +1,4 @@
-"""What the engine's process is told, and what it answers: plain data, over one connection."""
+"""Orders to the engine's process, and its answers: plain data over one connection."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from evaluation.generation.vllm_engine.weights import SharedTensor
 
 @dataclass(frozen=True, slots=True)
 class EngineSettings:
-    """What an engine is made of; the first message.
+    """The settings of an engine; the first message.
 
     Attributes:
         folder: of the model's config and tokenizer; weights are not read from it.
         dtype: of weights, keys and values, as torch names it.
         rows: requests decoded at once.
-        length: the most tokens of a prompt and its completion together.
+        length: the most tokens of a prompt plus its completion.
         cache_bytes: for keys and values on a CPU; None leaves it to vLLM.
         memory_part: of a GPU's memory, for weights, keys, values and activations; None on a CPU.
-        draft_tokens: the most tokens that are guessed at once; 0 for plain decoding.
+        draft_tokens: the most tokens guessed at once; 0 makes no guesses.
         digits: of the tokenizer, see `digits_of`.
     """
 
@@ -37,14 +37,14 @@ class EngineSettings:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Take these weights, by the names that a checkpoint has for them."""
+    """Load these weights, named as in a checkpoint."""
 
     weights: Sequence[SharedTensor]
 
 
 @dataclass(frozen=True, slots=True)
 class Generate:
-    """Generate after prompts, until one of `ends`; guess what comes, or do not."""
+    """Complete prompts, up to one of `ends`, with or without guesses."""
 
     requests: Sequence[Request]
     ends: Sequence[int]
@@ -53,12 +53,12 @@ class Generate:
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    """Generate no more; answered by Done, like what it ends."""
+    """Stop generating; answered by one Done, together with the order that it ends."""
 
 
 @dataclass(frozen=True, slots=True)
 class Completed:
-    """What was written after a prompt; it may go on past a stop text by some tokens."""
+    """A completion; it may go on past a stop text by some tokens."""
 
     index: int
     tokens: tuple[int, ...]
@@ -66,7 +66,7 @@ class Completed:
 
 @dataclass(frozen=True, slots=True)
 class Likelihood:
-    """The mean log-likelihood of a request's reference; told before what was written after its prompt."""
+    """The mean log-likelihood of a request's reference; sent before its completion."""
 
     index: int
     log_likelihood: float
@@ -74,12 +74,12 @@ class Likelihood:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What was asked for is done."""
+    """The order is carried out."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """It cannot be done; the engine ends."""
+    """The order cannot be carried out; the engine ends."""
 
     reason: str
 

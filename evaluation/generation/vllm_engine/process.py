@@ -1,6 +1,6 @@
-"""The engine's process, seen from the one that started it.
+"""The engine's process, as seen by the process that started it.
 
-Guarantees: it ends with `close`, and with this process in any case; an interrupt from the keyboard does not reach it.
+Guarantees: it ends with `close`, and with this process in any case; Ctrl-C does not reach it.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ class EngineProcess:
     """A running engine, ready for weights.
 
     Args:
-        settings: what to make it of; its folder is filled in here.
+        settings: of the engine; the folder is filled in here.
         config: of the models that it will run.
-        tokenizer: theirs.
+        tokenizer: their tokenizer.
         tensors: the names, shapes and dtypes of their weights.
         device: where they are.
 
@@ -115,7 +115,7 @@ class EngineProcess:
             raise
 
     def close(self) -> None:
-        """End the process and let go of what it used."""
+        """End the process and release its resources."""
         self._connection.close()
         self._process.terminate()
         try:
@@ -127,7 +127,7 @@ class EngineProcess:
         self._folder.cleanup()
 
     def _order(self, order: Order) -> None:
-        with contextlib.suppress(BrokenPipeError):  # the answer tells why
+        with contextlib.suppress(BrokenPipeError):  # the answer says why
             self._connection.send(order)
 
     def _done(self) -> None:
@@ -149,10 +149,10 @@ class EngineProcess:
 
 
 def _environment(device: torch.device) -> dict[str, str]:
-    """Return the environment variables with which vLLM does what is asked here, and nothing else."""
+    """Return the environment variables that vLLM needs here."""
     found = {
         "PYTHONPATH": os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")])),
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # its process is ours
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # it runs in our process
         "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "WARNING"),
         "VLLM_NO_USAGE_STATS": "1",
         "OMP_NUM_THREADS": str(torch.get_num_threads()),

@@ -1,6 +1,6 @@
-"""What vLLM is told to guess: the drafts of each request, as vLLM's own speculative decoding verifies them.
+"""Proposes guesses from drafts to vLLM, whose speculative decoding verifies them.
 
-vLLM 0.32 makes the class that `speculative_config` names, and calls `propose` after each step.
+vLLM 0.32 makes an instance of the class that `speculative_config` names, and calls `propose` after each step.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from evaluation.generation.drafting.drafter import Drafter, Trust
 from evaluation.generation.drafting.numbered_text import NO_DIGITS
 from evaluation.generation.protocol import Request
 
-# A guess costs a position of a step, and a step costs as much as this many positions, beside those of its rows.
+# A guess costs one position of a step; a step costs as much as this many positions, besides those of its rows.
 _STEP_POSITIONS = 20
 
 
 class DraftProposer:
-    """Guesses for the requests that are running.
+    """Makes guesses for the running requests.
 
     Args:
         config: vLLM's.
@@ -35,19 +35,19 @@ class DraftProposer:
         self._digits = NO_DIGITS
 
     def load_model(self, *_: Any, **__: Any) -> None:
-        """Load nothing: there is no model of guesses."""
+        """Do nothing: no model makes these guesses."""
 
     def begin(self, batch: Any, digits: Mapping[int, str]) -> None:
-        """Take the worker's batch, whose rows say which request they are, and the tokenizer's digits."""
+        """Accept the worker's batch, which knows the request of each row, and the tokenizer's digits."""
         self._batch, self._digits = batch, digits
 
     def know(self, identifier: str, request: Request) -> None:
-        """Guess for a request from now on."""
+        """Make guesses for a request from now on."""
         self._drafts[identifier] = Drafter(request.prompt, request.drafts, self._trust, self._digits)
         self._left[identifier] = request.max_new_tokens
 
     def forget(self) -> None:
-        """Guess for no request any more."""
+        """Make no more guesses for any request."""
         self._drafts.clear()
         self._left.clear()
 
@@ -57,9 +57,9 @@ class DraftProposer:
         """Return the guesses for each row of the batch.
 
         Args:
-            sampled: what each row has just generated; nothing while its prompt is being read.
-            lengths: (rows,) of prompt and completion together.
-            tokens: (rows, length) of prompt and completion.
+            sampled: the tokens that each row has just got; none while its prompt is read.
+            lengths: (rows,) of prompt plus completion.
+            tokens: (rows, length) of prompt plus completion.
         """
         writing = sum(map(bool, sampled))
         certainty = writing / (writing + _STEP_POSITIONS)

@@ -1,8 +1,8 @@
 """Weights in memory that two processes share.
 
-On a CPU they are copied into an anonymous file, which both map: it needs no /dev/shm (64 MB in a container by default)
-and is gone with the processes. On a GPU nothing is copied: the other process maps the live model's own memory (CUDA
-IPC).
+On a CPU they are copied into an anonymous file that both processes map: it needs no /dev/shm (64 MB in a container by
+default) and disappears with the processes. On a GPU nothing is copied: the other process maps the live model's own
+memory (CUDA IPC).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.multiprocessing.reductions import rebuild_cuda_tensor, reduce_tensor
 
 _ALIGNMENT = 64
-# Where `reduce_tensor` (torch 2.13) puts the index of the device: the other process sees that device alone.
+# Where `reduce_tensor` (torch 2.13) puts the device's index: the other process sees only that device.
 _DEVICE_INDEX = 6
 
 
@@ -30,8 +30,8 @@ class SharedTensor:
         name: of the tensor.
         dtype: as torch names it.
         shape: of the tensor.
-        offset: of its first byte in the shared file; of no meaning on a GPU.
-        handle: what opens a GPU's memory; None on a CPU.
+        offset: of its first byte in the shared file; unused on a GPU.
+        handle: opens a GPU's memory; None on a CPU.
     """
 
     name: str
@@ -45,7 +45,7 @@ class SharedWeights:
     """The side that writes.
 
     Args:
-        tensors: of the live model, by name; others of the same names, shapes and dtypes can be put in their place.
+        tensors: of the live model, by name; `put` accepts others of the same names, shapes and dtypes.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
@@ -60,11 +60,11 @@ class SharedWeights:
         self._memory = _mapped(self.file) if on_cpu and end else torch.empty(0, dtype=torch.uint8)
 
     def put(self, tensors: Mapping[str, Tensor]) -> Sequence[SharedTensor]:
-        """Put tensors where the other process sees them, and return where that is."""
+        """Put tensors where the other process sees them, and return the places."""
         return [self._put(name, tensor.detach()) for name, tensor in tensors.items()]
 
     def close(self) -> None:
-        """Let go of the memory."""
+        """Release the memory."""
         os.close(self.file)
         self._memory = torch.empty(0, dtype=torch.uint8)
 
@@ -89,7 +89,7 @@ class SeenWeights:
         self._memory = _mapped(file) if os.fstat(file).st_size else torch.empty(0, dtype=torch.uint8)
 
     def tensors(self, shared: Sequence[SharedTensor]) -> Iterator[tuple[str, Tensor]]:
-        """Yield each tensor with its name, as it is at this moment."""
+        """Yield each tensor's name and its current values."""
         for tensor in shared:
             yield tensor.name, self._tensor(tensor)
 
@@ -105,5 +105,5 @@ class SeenWeights:
 
 
 def _mapped(file: int) -> Tensor:
-    """Return the bytes of a file, as a tensor that holds the mapping."""
+    """Return the bytes of a file as a tensor that keeps the mapping open."""
     return torch.frombuffer(mmap.mmap(file, 0), dtype=torch.uint8)
