@@ -1,16 +1,15 @@
-"""A recipe that is merged as it stands, without a search.
+"""Recipe files for the commands that merge without a search.
 
-Guarantees: what belongs to a search (its config, or a range in a recipe) is told to be that.
+Guarantees: the config of a search, or a recipe with a range in it, is refused with the command that takes it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from merging import MergingError, Recipe, YamlReader
 from search.errors import SearchError
+from search.space.ranges import path_of, range_places
 
 _YAML = YamlReader("recipe", SearchError)
 
@@ -23,20 +22,10 @@ def load_recipe(path: str | Path) -> Recipe:
         data = _YAML.parse(_YAML.text(path), str(path))
         if isinstance(data, dict) and isinstance(data.get("recipe"), dict):
             raise SearchError(f"{path}: is the config of a search; `merge-search run {path}` runs it") from None
-        if key := next(_ranges(data, ""), None):
+        found = (keys for keys, node in range_places(data) if {"low", "high"} <= node.keys() or "choices" in node)
+        if keys := next(found, None):
             raise SearchError(
-                f"{path}: {key}: is a range, and only a search tries its values; write one value, or put the recipe "
-                "into a config, under the key recipe, for `merge-search run`"
+                f"{path}: {path_of(keys)}: is a range, and only a search tries its values; write one value, or put "
+                "the recipe into a config, under the key recipe, for `merge-search run`"
             ) from None
         raise
-
-
-def _ranges(node: Any, key: str) -> Iterator[str]:
-    if isinstance(node, dict) and ({"low", "high"} <= node.keys() or "choices" in node):
-        yield key
-    elif isinstance(node, dict):
-        for name, value in node.items():
-            yield from _ranges(value, f"{key}.{name}" if key else str(name))
-    elif isinstance(node, list):
-        for index, value in enumerate(node):
-            yield from _ranges(value, f"{key}[{index}]")

@@ -1,6 +1,6 @@
 """Numbers of a searched recipe that nothing reads, so that a search would vary them in vain.
 
-Guarantees: what is named changes no tensor of any candidate that was looked at: of the corners, and, where more than
+Guarantees: what is named changes no tensor of any candidate that was looked at: of the extremes, and, where more than
 numbers is searched, of some that are drawn.
 """
 
@@ -23,7 +23,7 @@ _DRAWS = 20
 def unread_lines(
     space: SearchSpace,
     merger: Merger,
-    corners: Sequence[Recipe],
+    extremes: Sequence[Recipe],
     progress: Progress,
 ) -> list[str]:
     """Return a line for each number of a searched recipe, itself searched or not, that no candidate reads.
@@ -31,13 +31,13 @@ def unread_lines(
     Args:
         space: the search space.
         merger: merges its recipes.
-        corners: recipes of the space that can be merged, in which every choice stands.
+        extremes: recipes of the space that can be merged, in which every choice stands.
         progress: told while a parent is compared with the base.
     """
     compared = partial(count, progress, "comparing the parents", "tensors")
     reasons: dict[Keys, dict[str, None]] = {}
     read: set[Keys] = set()
-    for recipe in _telling(space, merger, corners, lambda: bool(reasons.keys() - read)):
+    for recipe in _telling(space, merger, extremes, lambda: bool(reasons.keys() - read)):
         for keys, reason in unread(recipe, merger.plan(recipe), merger.parents, read, compared).items():
             if not reason:
                 read.add(keys)
@@ -52,12 +52,12 @@ def _told(reasons: Iterable[str]) -> str:
 
 
 def _telling(
-    space: SearchSpace, merger: Merger, corners: Sequence[Recipe], in_doubt: Callable[[], bool]
+    space: SearchSpace, merger: Merger, extremes: Sequence[Recipe], in_doubt: Callable[[], bool]
 ) -> Iterator[Recipe]:
     """Yield the recipes that tell most: both ends of all ranges, every choice, and, while in doubt, some drawn ones."""
-    yield from corners[:2]
-    forms = {repr(_form(recipe.to_dict())): recipe for recipe in corners}
-    yield from (recipe for recipe in forms.values() if recipe not in corners[:2])
+    yield from extremes[:2]
+    forms = {repr(_form(recipe.to_dict())): recipe for recipe in extremes}
+    yield from (recipe for recipe in forms.values() if recipe not in extremes[:2])
     if len(forms) > 1 and in_doubt():
         yield from takewhile(lambda _: in_doubt(), islice(space.drawn(merger.steps), _DRAWS))
 

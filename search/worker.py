@@ -98,14 +98,14 @@ def default_folder(config: SearchConfig) -> Path:
 
 def baselines(config: SearchConfig) -> list[Baseline]:
     """Return what candidates are compared with: each parent alone, and the average of those that are merged."""
-    corners = config.space.corners()
-    dtype = corners[0].out_dtype or corners[0].dtype
-    parents = list(dict.fromkeys(name for recipe in corners for name in recipe.parents()))
+    extremes = config.space.extreme_recipes
+    dtype = extremes[0].out_dtype or extremes[0].dtype
+    parents = list(dict.fromkeys(name for recipe in extremes for name in recipe.parents()))
     found = [Baseline("parent", name, Recipe.single(name, dtype)) for name in parents]
-    merged = [name for name in parents if name not in {recipe.base_model for recipe in corners}]
+    merged = [name for name in parents if name not in {recipe.base_model for recipe in extremes}]
     if len(merged) > 1:
-        average = Recipe.average(merged, dtype, corners[0].vocabulary_source)
-        average = average.model_copy(update={"chat_template": corners[0].chat_template})
+        average = Recipe.average(merged, dtype, extremes[0].vocabulary_source)
+        average = average.model_copy(update={"chat_template": extremes[0].chat_template})
         found.append(Baseline("baseline", "equal average", average))
     return found
 
@@ -125,7 +125,7 @@ class _Worker:
         problems = config.evaluation.load_problems(config.source)
         visible, report = self._split(problems)
         known = baselines(config)
-        recipes = [*config.space.corners(), *(baseline.recipe for baseline in known)]
+        recipes = [*config.space.extreme_recipes, *(baseline.recipe for baseline in known)]
         asked = {"sha256": problems.digest, "search": visible.task_ids, "report": report.task_ids}
         digests = FileDigests()  # before anything is opened: what changes after this has no digest
         contents = ParentContents(config, digests)
@@ -146,7 +146,7 @@ class _Worker:
             self._evaluator(problems) as scorer,
         ):
             merger = self._merger(parents, len(known))
-            fitting = config.space.fitting_corners(merger.steps)
+            fitting = config.space.fitting_extremes(merger.steps)
             for recipe in fitting.recipes:
                 require_template(config, self._prompt_tokenizer or merger.tokenizer(recipe))
             if fitting.warning:
@@ -334,7 +334,7 @@ class _Worker:
             return repeat_trial(studies.search, trial, number, twin, studies.number(twin))
         # Numbers may make a recipe that is not valid: that is the trial's failure, and so made inside it.
         recipe = partial(self.config.space.recipe_at, trial.params)
-        least = least_likelihood(studies, self.config.search.screen)
+        least = least_likelihood(studies, self.config.search.prune_margin)
         return run_trial(studies.search, trial, number, recipe, bench, least)
 
     def _name(self, studies: Studies, trial: FrozenTrial | Trial) -> str:

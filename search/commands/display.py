@@ -213,12 +213,12 @@ def show_search(config: SearchConfig, progress: Progress) -> None:
     config.require_files()
     space = config.space
     example = space.recipe_at(config.warm_starts[0]) if config.warm_starts else space.example()
-    names = names_of(space.corners())
+    names = names_of(space.extreme_recipes)
     _print_table(ranges_table(space.ranges, example.to_dict(), names, _width()))
     options = MergeOptions(memory_budget=0, load=config.merging.load_options)
-    with ParentSet.open(space.corners(), options) as parents:
+    with ParentSet.open(space.extreme_recipes, options) as parents:
         merger = Merger(parents)
-        fitting = space.fitting_corners(merger.steps)
+        fitting = space.fitting_extremes(merger.steps)
         steps = merger.steps(example)
         click.echo(f"\n{'The first warm start' if config.warm_starts else 'The low end of every range'}:\n")
         show_plan(steps, names, example.dtype)

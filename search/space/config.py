@@ -169,8 +169,15 @@ class SearchSection(_Section):
     seed: int = Field(default=0, ge=0)
     finalists: int = Field(default=3, ge=1)
     objectives: Objectives = "weighted"
-    screen: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    prune_margin: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     enqueue: tuple[str | dict[str, Any], ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keys_are_current(cls, data: Any) -> Any:
+        if isinstance(data, dict) and "screen" in data:
+            raise ValueError("screen is now called prune_margin")
+        return data
 
     @model_validator(mode="after")
     def _sampler_has_many_objectives(self) -> SearchSection:

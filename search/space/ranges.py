@@ -1,10 +1,11 @@
 """Ranges: what may stand in a recipe in place of a value that is searched.
 
 ``{low, high}`` is a number, and a whole one where the recipe takes no other (a layer's index) or with ``step: 1``;
-``{low, high, knots: n}`` is a gradient of n numbers; ``{choices: [...]}`` is one of some values, whatever they are: a
+``{low, high, knots: n}`` is a gradient of n numbers; ``{choices: [...]}`` is one of several values of any kind: a
 method, a model, a layer range, a list of slices.
 
-Guarantees: what is read as a range is one, or the error names the key; `value` and `parameters_of` are inverse.
+Guarantees: what is meant to be a range but is not valid is an error that names the key; `value` and `parameters_of` are
+inverse.
 """
 
 from __future__ import annotations
@@ -13,10 +14,22 @@ import json
 import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
-from merging.errors import shown, suggest
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    PrivateAttr,
+    field_validator,
+    model_validator,
+)
+
+from merging import YamlReader
+from merging.errors import shown
+from merging.recipes.parameter_types import parameter_types
 from search.errors import SearchError
 
 if TYPE_CHECKING:
@@ -24,42 +37,112 @@ if TYPE_CHECKING:
 
 Keys: TypeAlias = tuple[str | int, ...]
 
-_RANGE_KEYS = ("low", "high", "knots", "log", "step", "choices")
+_YAML = YamlReader("config", SearchError)
 # What other programs call the keys of a range.
 _ALIASES = {
     **dict.fromkeys(("min", "minimum", "lower", "lo", "from", "start"), "low"),
     **dict.fromkeys(("max", "maximum", "upper", "hi", "to", "end", "stop"), "high"),
     **dict.fromkeys(("options", "values", "choice", "categories"), "choices"),
 }
-# Keys of a recipe under which there are only whole numbers. (Not read off the methods, which would bring torch.)
-WHOLE = ("layer_range", "pad_to_multiple_of", "token_id", "max_iter", "k", "iterations")
+# Keys outside of parameters that take whole numbers.
+_WHOLE = ("layer_range", "pad_to_multiple_of", "token_id")
 
 
-@dataclass(frozen=True, slots=True)
-class Range:
-    """A place of the recipe that is searched: where it is, and what it may be."""
+def path_of(keys: Keys) -> str:
+    """Return the path of a key as errors and parameters have it: ``models[0].parameters.weight``."""
+    return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys).removeprefix(".")
 
-    path: str
-    keys: Keys = field(repr=False)
-    low: float = 0.0
-    high: float = 0.0
-    knots: int = 0  # 0 is a single number
-    log: bool = False
-    step: float | None = None
-    choices: tuple[Any, ...] = ()
-    whole: bool = False
+
+def _number(value: object) -> float:
+    """Read a finite number. Raises ValueError. (YAML 1.1 takes 1e-3 for text.)"""
+    try:
+        number = float(value) if isinstance(value, str) else value
+    except ValueError:
+        number = None
+    if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
+        raise ValueError(f"expected a number, got {value!r}")
+    return number
+
+
+Number: TypeAlias = Annotated[float, PlainValidator(_number)]
+
+
+def _choice(value: object) -> object:
+    if not isinstance(value, bool | int | float | str | list | dict):
+        raise ValueError(f"expected a number, a word, a list or a mapping, got {value!r}")
+    if any(range_places(value)):
+        raise ValueError("a choice cannot hold a range; list its values as choices")
+    return value
+
+
+def _distinct(choices: tuple[Any, ...]) -> tuple[Any, ...]:
+    if twice := [choice for index, choice in enumerate(choices) if choice in choices[:index]]:
+        raise ValueError(f"{shown(twice[0])} is given twice")
+    return choices
+
+
+class Range(BaseModel):
+    """A place of the recipe that is searched, and what may stand there."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    low: Number = 0.0
+    high: Number = 0.0
+    knots: int = Field(default=0, ge=2, strict=True)  # 0 is a single number
+    log: bool = Field(default=False, strict=True)
+    step: Number | None = None
+    choices: Annotated[tuple[Annotated[Any, AfterValidator(_choice)], ...], AfterValidator(_distinct)] = Field(
+        default=(), min_length=2
+    )
+    _keys: Keys = PrivateAttr(default=())
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> Range:
+        low, high, step = self.low, self.high, self.step
+        if self.choices and len(self.model_fields_set) > 1:
+            raise ValueError("a range has either 'choices' or 'low' and 'high'")
+        if self.choices:
+            return self
+        if missing := [key for key in ("low", "high") if key not in self.model_fields_set]:
+            raise ValueError(f"{missing[0]} is missing; a range has 'low' and 'high'")
+        if low > high:
+            raise ValueError(f"low ({low:g}) is above high ({high:g}); exchange them")
+        if low == high:
+            raise ValueError(f"low and high are both {low:g}; write the number itself")
+        if self.log and (low <= 0 or step != (1 if self.whole else None)):
+            raise ValueError("a logarithmic range needs a low above 0, and no step")
+        if step is not None and not 0 < step <= high - low:
+            raise ValueError(f"expected a step between 0 and {high - low:g}, got {step:g}")
+        if step and not _is_whole((high - low) / step):
+            last = low + step * int((high - low) / step)
+            raise ValueError(f"no number of steps of {step:g} leads from {low:g} to {high:g}; set high to {last:g}")
+        return self
+
+    @property
+    def keys(self) -> Keys:
+        """The keys that lead to it in the recipe."""
+        return self._keys
+
+    @property
+    def path(self) -> str:
+        """The path of its key."""
+        return path_of(self._keys)
 
     @property
     def names(self) -> tuple[str, ...]:
         """The names of its Optuna parameters."""
-        return tuple(f"{self.path}[{knot}]" for knot in range(self.knots)) if self.knots else (self.path,)
+        return tuple(f"{self.path}[{knot}]" for knot in range(self.knots)) or (self.path,)
+
+    @property
+    def whole(self) -> bool:
+        """Whether it holds whole numbers only."""
+        return not self.choices and all(isinstance(number, int) for number in (self.low, self.high, self.step))
 
     def distribution(self) -> BaseDistribution:
         """Return the distribution of each of its parameters."""
         from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
         if self.choices:
-            return CategoricalDistribution([_label(choice) for choice in self.choices])
+            return CategoricalDistribution(self._ends())
         if self.whole:
             return IntDistribution(int(self.low), int(self.high), log=self.log, step=int(self.step or 1))
         return FloatDistribution(self.low, self.high, log=self.log, step=self.step)
@@ -68,13 +151,12 @@ class Range:
         """Return what stands in the recipe for these parameters."""
         values = [params[name] for name in self.names]
         if self.choices:
-            return next(choice for choice in self.choices if _label(choice) == values[0])
+            return self.choices[self._ends().index(values[0])]
         return values if self.knots else values[0]
 
     def ends(self) -> list[dict[str, Any]]:
         """Return the parameters at both of its ends, or at each choice."""
-        values = [_label(choice) for choice in self.choices] or [self.low, self.high]
-        return [dict.fromkeys(self.names, value) for value in values]
+        return [dict.fromkeys(self.names, value) for value in self._ends()]
 
     def draw(self, numbers: random.Random) -> dict[str, Any]:
         """Return parameters somewhere in it."""
@@ -82,162 +164,96 @@ class Range:
 
     def parameters_of(self, concrete: Any, where: str) -> dict[str, Any]:
         """Return the parameters that give what stands in a recipe. Raises SearchError if it is outside the range."""
-        if self.choices:
-            if concrete not in self.choices:
-                raise SearchError(f"{where}: {shown(concrete)} is none of the choices {list(self.choices)!r}")
-            return {self.path: _label(self.choices[self.choices.index(concrete)])}
-        return dict(zip(self.names, self._numbers_of(concrete, where), strict=True))
+        try:
+            values = self._chosen(concrete) if self.choices else self._numbers_of(concrete)
+        except ValueError as error:
+            raise SearchError(f"{where}: {error}") from None
+        return dict(zip(self.names, values, strict=True))
+
+    def _ends(self) -> Sequence[Any]:
+        return [_label(choice) for choice in self.choices] or [self.low, self.high]
 
     def _draw(self, numbers: random.Random) -> Any:
         if self.choices:
-            return _label(numbers.choice(self.choices))
-        if self.whole or self.step:
-            step = self.step or 1
-            return self.low + step * numbers.randint(0, int((self.high - self.low) / step + 1e-9))
+            return numbers.choice(self._ends())
+        if self.step:
+            return self.low + self.step * numbers.randint(0, round((self.high - self.low) / self.step))
         return numbers.uniform(self.low, self.high)
 
-    def _numbers_of(self, concrete: Any, where: str) -> list[float]:
+    def _chosen(self, concrete: Any) -> Sequence[Any]:
+        if concrete not in self.choices:
+            raise ValueError(f"{shown(concrete)} is not one of the choices {list(self.choices)!r}")
+        return [self._ends()[self.choices.index(concrete)]]
+
+    def _numbers_of(self, concrete: Any) -> Sequence[float]:
         line = [_number(value) for value in (concrete if isinstance(concrete, list) and self.knots else [concrete])]
-        if not line or None in line:
-            what = "a number or a list of numbers" if self.knots else "a number"
-            raise SearchError(f"{where}: expected {what}, got {concrete!r}")
-        numbers = [number for number in line if number is not None]
-        for number in numbers:
-            if not self.low <= number <= self.high:
-                raise SearchError(f"{where}: {number:g} is outside the range [{self.low:g}, {self.high:g}]")
-        values = _resampled(numbers, self.knots, where) if self.knots else numbers
-        step = self.step or (1 if self.whole else None)
+        values = _resampled(line, self.knots) if self.knots else line
         for value in values:
-            steps = (value - self.low) / step if step else 0.0
-            if not math.isclose(steps, round(steps), abs_tol=1e-8):
-                raise SearchError(f"{where}: {value:g} is not one of {self.low:g}, {self.low + (step or 0):g}, ...")
+            if not self.low <= value <= self.high:
+                raise ValueError(f"{value:g} is outside the range [{self.low:g}, {self.high:g}]")
+            if self.step and not _is_whole((value - self.low) / self.step):
+                raise ValueError(f"{value:g} is not one of {self.low:g}, {self.low + self.step:g}, ...")
         return [int(value) if self.whole else float(value) for value in values]
 
 
-def find_ranges(node: Any, path: str, source: str, keys: Keys = ()) -> Iterator[Range]:
-    """Yield the ranges of a recipe in its order; `path` is where it stands in `source`. Raises SearchError."""
-    if _is_range(node, keys):
-        yield _read_range(node, path, keys, source)
-    elif isinstance(node, dict):
-        for name, value in node.items():
-            yield from find_ranges(value, f"{path}.{name}", source, (*keys, name))
-    elif isinstance(node, list):
-        for index, value in enumerate(node):
-            yield from find_ranges(value, f"{path}[{index}]", source, (*keys, index))
+class WholeRange(Range):
+    """A range where the recipe takes whole numbers only."""
+
+    low: int = Field(default=0, strict=True)
+    high: int = Field(default=0, strict=True)
+    step: int = Field(default=1, strict=True)
+
+    @field_validator("knots")
+    @classmethod
+    def _is_no_gradient(cls, knots: int) -> int:
+        raise ValueError(f"there is no gradient of whole numbers, got {knots} knots")
 
 
-def _is_range(node: Any, keys: Keys = ()) -> bool:
-    """Whether something is a range, or, in the place of a number, was meant to be one."""
+def find_ranges(recipe: Mapping[str, Any], source: str) -> Iterator[Range]:
+    """Yield the ranges of a recipe in its order; `source` is the file that has it under ``recipe``.
+
+    Raises SearchError.
+    """
+    for keys, node in range_places(recipe):
+        is_whole = any(key in _WHOLE or parameter_types().get(str(key)) == "int" for key in keys)
+        where = ("recipe", *keys)
+        if alias := next((key for key in node if key in _ALIASES), None):
+            reason = f"unknown key of a range; did you mean {_ALIASES[alias]!r}?"
+            raise SearchError(f"{source}: {path_of((*where, alias))}: {reason}")
+        found = _YAML.validate(WholeRange if is_whole else Range, node, source, path_of(where))
+        found._keys = keys
+        yield found
+
+
+def range_places(node: Any, keys: Keys = ()) -> Iterator[tuple[Keys, dict[str, Any]]]:
+    """Yield what stands in plain data as a range, or, in the place of a number, was meant to be one."""
     known = {"low", "high", "knots", "choices"}
-    # A token may be called anything, but stands in the place of no number.
-    known |= _ALIASES.keys() if "parameters" in keys or any(key in WHOLE for key in keys) else set()
-    return isinstance(node, dict) and bool(known & node.keys())
+    # A token may be called anything, but never stands in the place of a number.
+    known |= _ALIASES.keys() if {"parameters", *_WHOLE} & set(keys) else set()
+    if isinstance(node, dict) and known & node.keys():
+        yield keys, node
+        return
+    for key, value in node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ():
+        yield from range_places(value, (*keys, key))
 
 
-def _holds_range(node: Any) -> bool:
-    inner = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
-    return _is_range(node) or any(map(_holds_range, inner))
-
-
-def _label(choice: Any) -> Any:
-    """Return what Optuna stores of a choice: words and numbers as they are, and everything else as JSON."""
+def _label(choice: object) -> object:
+    """Return what Optuna stores of a choice: words and numbers as they are, everything else as JSON."""
     return choice if isinstance(choice, bool | int | float | str) else json.dumps(choice, ensure_ascii=False)
 
 
-def _read_range(node: dict[str, Any], path: str, keys: Keys, source: str) -> Range:
-    name = path.removeprefix("recipe.")
-    for key in node:
-        if key not in _RANGE_KEYS:
-            hint = f"; did you mean {_ALIASES[key]!r}?" if key in _ALIASES else suggest(str(key), _RANGE_KEYS)
-            _refuse(source, f"{path}.{key}", f"unknown key of a range{hint} (known: {', '.join(_RANGE_KEYS)})")
-    if "choices" in node:
-        if len(node) > 1:
-            _refuse(source, path, "a range has either 'choices' or 'low' and 'high'")
-        return Range(name, keys, choices=_read_choices(node["choices"], f"{path}.choices", source))
-    low, high, step = _read_numbers(node, path, source)
-    knots, log = node.get("knots", 0), node.get("log", False)
-    if low > high:
-        _refuse(source, path, f"low ({low:g}) is above high ({high:g}); exchange them")
-    if low == high:
-        _refuse(source, path, f"low and high are both {low:g}; write the number itself")
-    if "knots" in node and (isinstance(knots, bool) or not isinstance(knots, int) or knots < 2):
-        _refuse(
-            source,
-            f"{path}.knots",
-            f"a gradient has 2 knots or more, got {knots!r}; leave 'knots' out for one number",
-        )
-    if not isinstance(log, bool):
-        _refuse(source, f"{path}.log", f"expected true or false, got {log!r}")
-    if log and (low <= 0 or step is not None):
-        _refuse(source, path, "a logarithmic range needs a low above 0, and no step")
-    if step is not None and not 0 < step <= high - low:
-        _refuse(source, f"{path}.step", f"expected a step between 0 and {high - low:g}, got {step!r}")
-    if step is not None and not math.isclose((high - low) / step, round((high - low) / step), abs_tol=1e-8):
-        last = low + step * int((high - low) / step)
-        _refuse(source, f"{path}.high", f"no number of steps of {step:g} leads from {low:g} to {high:g}; say {last:g}")
-    whole = any(key in WHOLE for key in keys)
-    if whole:
-        _check_whole(node, path, source)
-    return Range(name, keys, low, high, knots, log, step, (), whole or _are_whole(low, high, step))
+def _is_whole(steps: float) -> bool:
+    return math.isclose(steps, round(steps), abs_tol=1e-8)
 
 
-def _read_choices(choices: object, path: str, source: str) -> tuple[Any, ...]:
-    if not isinstance(choices, list) or len(choices) < 2:
-        _refuse(source, path, f"expected a list of two values or more, got {shown(choices)}")
-    for index, choice in enumerate(choices):
-        if not isinstance(choice, bool | int | float | str | list | dict):
-            _refuse(source, f"{path}[{index}]", f"expected a number, a word, a list or a mapping, got {choice!r}")
-        if choice in choices[:index]:
-            _refuse(source, f"{path}[{index}]", f"{shown(choice)} is given twice")
-        if _holds_range(choice):
-            _refuse(source, f"{path}[{index}]", "a choice cannot hold a range; write its values out as choices")
-    return tuple(choices)
-
-
-def _read_numbers(node: dict[str, Any], path: str, source: str) -> tuple[float, float, float | None]:
-    for key in ("low", "high"):
-        if key not in node:
-            _refuse(source, f"{path}.{key}", "is missing; a range has 'low' and 'high'")
-    numbers = {key: _number(node[key]) for key in ("low", "high", "step") if key in node}
-    for key, number in numbers.items():
-        if number is None:
-            _refuse(source, f"{path}.{key}", f"expected a number, got {node[key]!r}")
-    return numbers["low"] or 0, numbers["high"] or 0, numbers.get("step")
-
-
-def _check_whole(node: dict[str, Any], path: str, source: str) -> None:
-    for key in ("low", "high", "step"):
-        if key in node and not isinstance(node[key], int):
-            _refuse(source, f"{path}.{key}", f"expected a whole number, got {node[key]!r}")
-    if "knots" in node:
-        _refuse(source, f"{path}.knots", "there is no gradient of whole numbers")
-
-
-def _are_whole(*numbers: object) -> bool:
-    return all(isinstance(number, int) for number in numbers)
-
-
-def _refuse(source: str, where: str, reason: str) -> NoReturn:
-    raise SearchError(f"{source}: {where}: {reason}")
-
-
-def _number(value: object) -> int | float | None:
-    """Return a finite number, or None. YAML 1.1 reads 1e-3 as text."""
-    if isinstance(value, str):
-        try:
-            value = float(value)
-        except ValueError:
-            return None
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return value if math.isfinite(value) else None
-
-
-def _resampled(line: Sequence[float], knots: int, where: str) -> list[float]:
+def _resampled(line: Sequence[float], knots: int) -> list[float]:
+    """Return the values at the knots that draw the same line. Raises ValueError if none do."""
+    if not line:
+        raise ValueError("expected a number or a list of numbers, got []")
     wanted = [_at(line, knot / (knots - 1)) for knot in range(knots)]
     drawn = [_at(wanted, knot / max(len(line) - 1, 1)) for knot in range(len(line))]
     if any(not math.isclose(one, other, abs_tol=1e-9) for one, other in zip(drawn, line, strict=True)):
-        raise SearchError(f"{where}: a gradient of {knots} knots cannot draw {line!r}; give the range as many knots")
+        raise ValueError(f"a gradient of {knots} knots cannot draw {line!r}; give the range as many knots")
     return wanted
 
 

@@ -1,19 +1,20 @@
 """The search space: a recipe in which some values are ranges (ranges.py).
 
-Each searched value is an Optuna parameter, named by its key's path; a gradient is one a knot.
+Each searched value is an Optuna parameter, named by the path of its key; a gradient is one parameter per knot.
 
-Guarantees: `recipe_at` and `parameters_of` are inverse; every end of every range, and every choice, stands in some
-valid recipe, or reading the space fails. Not every combination need be valid: what is not fails as a trial.
+Guarantees: `recipe_at` and `parameters_of` are inverse. Reading the space fails if some end of a range, or some choice,
+is in no valid recipe. Not every combination needs to be valid: a trial whose recipe is not valid fails.
 """
 
 from __future__ import annotations
 
 import copy
 import random
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import chain
+from itertools import chain, takewhile
 from typing import TYPE_CHECKING, Any
 
 from merging import MergingError, Recipe
@@ -25,17 +26,19 @@ if TYPE_CHECKING:
 
     from merging.methods import Method
 
-# How many recipes are drawn to find a valid one with a certain value in it, or to tell how many are valid.
+# How many recipes are drawn to find a valid one with a certain value in it, or to estimate how many are valid.
 _DRAWS = 100
+# After which that estimate has to do. (Where layers are searched, almost every draw needs a plan of its own.)
+_ESTIMATE_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Corners:
-    """Recipes in which every end of every range and every choice stand; so they name every parent.
+class ExtremeRecipes:
+    """Recipes that hold every end of every range and every choice between them, and so name every parent.
 
     Attributes:
-        recipes: the recipes, that of the low ends and first choices first if it is valid.
-        warning: how much of the space is no valid recipe, and why; empty where all that was tried is valid.
+        recipes: the recipes; the one of the low ends and first choices comes first if it is valid.
+        warning: how much of the space cannot be merged, and why; empty if all that was tried can be.
     """
 
     recipes: tuple[Recipe, ...]
@@ -59,59 +62,59 @@ class SearchSpace:
     @classmethod
     def read(cls, template: dict[str, Any], source: str) -> SearchSpace:
         """Find and check the ranges of a recipe. Raises SearchError or MergingError naming the key."""
-        space = cls(template, tuple(find_ranges(template, "recipe", source)), source)
+        space = cls(template, tuple(find_ranges(template, source)), source)
         if not space.ranges:
             space.recipe_at({})  # so that a broken recipe is named as such first
             raise SearchError(
                 f"{source}: recipe: holds no range, so there is nothing to search; write {{low: 0.0, high: 1.0}} "
                 "in place of a number, or merge it with `merge-search merge`"
             )
-        space.corners()
+        _ = space.extreme_recipes  # raises if there are none
         return space
 
     def example(self) -> Recipe:
-        """Return the recipe at the low end of every range, or another of the corners where that is not valid."""
-        return self.corners()[0]
+        """Return the recipe at the low end of every range, or another extreme recipe if that one is not valid."""
+        return self.extreme_recipes[0]
 
-    def corners(self) -> tuple[Recipe, ...]:
-        """Return valid recipes in which every end of every range and every choice stand; they name every parent."""
-        return self._corners.recipes
+    @cached_property
+    def extreme_recipes(self) -> tuple[Recipe, ...]:
+        """Valid recipes that hold every end of every range and every choice between them; they name every parent."""
+        return tuple(_Attempts(self, lambda _: None).extremes())
 
-    def fitting_corners(self, fits: Callable[[Recipe], object]) -> Corners:
-        """Return corners that all fit.
+    def fitting_extremes(self, fits: Callable[[Recipe], object]) -> ExtremeRecipes:
+        """Return extreme recipes that all fit.
 
         Args:
-            fits: raises MergingError for a recipe that does not fit its parents, say.
+            fits: raises MergingError for a recipe that does not fit, to its parents for example.
 
         Raises:
-            MergingError: there is a value with which none was found that does; it says why.
+            MergingError: no recipe with some end or choice was found to fit; says why.
         """
-        search = _CornerSearch(self, fits)
-        recipes = tuple(search.corners())
-        return Corners(recipes, search.warning())
+        attempts = _Attempts(self, fits)
+        recipes = tuple(attempts.extremes())
+        return ExtremeRecipes(recipes, attempts.warning())
 
     def drawn(self, fits: Callable[[Recipe], object]) -> Iterator[Recipe]:
-        """Yield recipes of the space that are drawn at random and fit; see `fitting_corners`."""
-        search = _CornerSearch(self, fits)
-        return filter(None, map(search.attempt, search.drawn()))
+        """Yield recipes of the space that are drawn at random and fit; see `fitting_extremes`."""
+        attempts = _Attempts(self, fits)
+        return filter(None, map(attempts.attempt, attempts.drawn()))
 
     def distributions(self) -> dict[str, BaseDistribution]:
-        """Return Optuna's distribution of each searched number."""
+        """Return Optuna's distribution of each searched parameter."""
         return {name: found.distribution() for found in self.ranges for name in found.names}
 
     def recipe_at(self, params: Mapping[str, Any]) -> Recipe:
-        """Return the recipe with these numbers in the places of the ranges. Raises MergingError if it is invalid."""
+        """Return the recipe with these parameters in place of the ranges. Raises MergingError if it is invalid."""
         data = copy.deepcopy(self.template)
         for found in self.ranges:
             _put(data, found.keys, copy.deepcopy(found.value(params)))
         return Recipe.from_dict(data, self.source, "recipe")
 
     def parameters_of(self, recipe: Mapping[str, Any], key: str = "recipe") -> dict[str, Any]:
-        """Return the numbers that a concrete recipe has in the places of the ranges.
+        """Return the parameters that a concrete recipe has in place of the ranges.
 
-        A single number where the space has a gradient is that number at every knot; a gradient with other knots is
-        taken over if the space's knots can draw the same line. Parameters that its method does not have need not be
-        in it.
+        A single number in place of a gradient is the value of every knot; a gradient with other knots is accepted if
+        the space's knots can draw the same line. The recipe may leave out what its method does not take.
 
         Raises:
             SearchError: the recipe differs from the template elsewhere, or lies outside a range; names the key.
@@ -122,40 +125,45 @@ class SearchSpace:
         match.visit(self.template, recipe, (), f"{self.source}: {key}")
         return match.params
 
-    @cached_property
-    def _corners(self) -> Corners:
-        return self.fitting_corners(lambda _: None)
-
 
 @dataclass
-class _CornerSearch:
-    """Looks for valid recipes that have every end and every choice in them, and counts what is not valid."""
+class _Attempts:
+    """Tries points of a space, and remembers why the first one that is not valid is not.
+
+    Attributes:
+        space: the space.
+        fits: see `SearchSpace.fitting_extremes`.
+        numbers: what points are drawn with.
+        refused: why a point is not valid.
+    """
 
     space: SearchSpace
     fits: Callable[[Recipe], object]
     numbers: random.Random = field(default_factory=lambda: random.Random(0))
     refused: MergingError | None = None
 
-    def corners(self) -> Iterator[Recipe]:
+    def extremes(self) -> Iterator[Recipe]:
         lowest, highest = ({k: v for found in self.space.ranges for k, v in found.ends()[i].items()} for i in (0, -1))
         known: list[dict[str, Any]] = []
-        for corner in (lowest, highest):
-            if recipe := self.attempt(corner):
-                known.append(corner)
+        for point in (lowest, highest):
+            if recipe := self.attempt(point):
+                known.append(point)
                 yield recipe
         for end in (end for found in self.space.ranges for end in found.ends()):
-            if not any(end.items() <= corner.items() for corner in known):
-                corner, recipe = self._with(end, chain((lowest, highest), self.drawn()))
-                known.append(corner)
+            if not any(end.items() <= point.items() for point in known):
+                point, recipe = self._with(end, chain((lowest, highest), self.drawn()))
+                known.append(point)
                 yield recipe
 
     def warning(self) -> str:
-        invalid = sum(self.attempt(params) is None for params in self.drawn())
+        began = time.monotonic()
+        enough = takewhile(lambda _: time.monotonic() < began + _ESTIMATE_SECONDS, self.drawn())
+        valid = [self.attempt(params) is not None for params in enough]
         if self.refused is None:
             return ""
         return (
-            f"{self.space.source}: about {max(invalid, 1)} in {_DRAWS} points of the space cannot be merged; trials "
-            f"there fail, and the search goes on: {self.refused}"
+            f"{self.space.source}: about {max(valid.count(False), 1)} in {len(valid)} points of the space cannot be "
+            f"merged; trials there fail, and the search goes on: {self.refused}"
         )
 
     def _with(self, end: dict[str, Any], others: Iterator[dict[str, Any]]) -> tuple[dict[str, Any], Recipe]:
@@ -200,8 +208,8 @@ class _Match:
                 self.visit(one, other, (*keys, index), f"{where}[{index}]")
         elif template != concrete:
             raise SearchError(
-                f"{where}: is {concrete!r}, but in the searched recipe {template!r}; a warm start differs from it "
-                "in the ranges alone"
+                f"{where}: is {concrete!r}, but in the searched recipe {template!r}; a warm start may differ "
+                "from it in the ranges only"
             )
 
     def _visit_key(
@@ -214,10 +222,10 @@ class _Match:
         elif name in template and keys[-1:] == ("parameters",) and self.method and not self.method.parameter(name):
             for found in self.ranges.values():
                 if found.keys[: len(keys) + 1] == (*keys, name):
-                    self.params.update(found.ends()[0])  # whatever it is, it does not matter to this method
+                    self.params.update(found.ends()[0])  # any value will do: this method does not read it
         else:
             wanted = f"expected {template[name]!r}" if name in template else "the searched recipe has no such key"
-            raise SearchError(f"{where}.{name}: {wanted}; a warm start differs from it in the ranges alone")
+            raise SearchError(f"{where}.{name}: {wanted}; a warm start may differ from it in the ranges only")
 
 
 def _put(data: Any, keys: Keys, value: Any) -> None:

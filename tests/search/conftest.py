@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,26 +15,9 @@ from merging import compute_in_float32, load_model
 from search import SearchConfig, run_search
 from search.cli import main
 from search.results import ResultsFolder
-from search.space import space
 from tests.search.family import Family, make_family
 
 Command = Callable[..., Result]
-DRAWS = space._DRAWS
-
-
-@pytest.fixture(scope="session", autouse=True)
-def few_draws() -> Iterator[None]:
-    """Let a search look at few points of its space where it begins; `every_draw` lets it look at all."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("search.space.space._DRAWS", 5)
-        yield
-
-
-@pytest.fixture(scope="module")
-def every_draw() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("search.space.space._DRAWS", DRAWS)
-        yield
 
 
 @pytest.fixture(scope="session")

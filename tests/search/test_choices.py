@@ -17,8 +17,6 @@ from tests.search.family import Family
 from tests.search.test_run import Phases
 from tests.tiny import TinyModel, save_tiny_model
 
-pytestmark = pytest.mark.usefixtures("every_draw")
-
 FAMILY = Path(__file__).parents[2] / "configs" / "quickstart"
 RECIPE = """
   merge_method: {choices: [linear, ties]}

@@ -188,6 +188,7 @@ def test_an_anchor_used_twice_is_two_ranges(family: Family) -> None:
         ("problems.jsonl", "problems.jsonl, temperature: 1, top_p: 1.5", "evaluation.top_p: expected .* 1"),
         ("recipe:", "recipe: [1]\nignored:", "ignored: unknown key"),
         ("recipe:", "recipes:", "recipes: unknown key|recipe: is missing"),
+        ("trials: 3", "trials: 3, screen: 0.5", "search: screen is now called prune_margin"),
         ("search: {", "search: {{", r":\d+: is no valid YAML"),
     ],
 )

@@ -86,7 +86,7 @@ def test_every_range_is_a_line_with_whose_it_is(shared_family: Family) -> None:
   parameters: {normalize: {choices: [true, false]}}
 """
     space = SearchConfig.parse(shared_family.config(recipe), folder=shared_family.folder).space
-    names = names_of(space.corners())
+    names = names_of(space.extreme_recipes)
     wide, narrow = (
         rendered(ranges_table(space.ranges, space.example().to_dict(), names, width), width) for width in (160, 80)
     )

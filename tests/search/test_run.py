@@ -158,7 +158,7 @@ def test_trials_know_how_likely_they_find_what_the_parents_passed_with(finished:
 
 
 def test_candidates_that_find_what_the_parents_passed_with_unlikely_are_pruned(family: Family, tmp_path: Path) -> None:
-    text = family.config(search=", screen: 0").replace("trials: 3", "trials: 5")
+    text = family.config(search=", prune_margin: 0").replace("trials: 3", "trials: 5")
     board = run_search(SearchConfig.parse(text, folder=family.folder), tmp_path / "run")
     trials = sorted((row for row in board.rows if row.kind == "trial"), key=lambda row: row.trial)
     best = None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,12 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from merging import METHODS, MergingError, Recipe
+from merging import MergingError, Recipe
+from merging.recipes.schema import RecipeFields
 from search import SearchError
-from search.space.ranges import WHOLE
 from search.space.space import SearchSpace
-
-pytestmark = pytest.mark.usefixtures("every_draw")
 
 
 def recipe(**parameters: Any) -> dict[str, Any]:
@@ -79,11 +79,11 @@ def test_ranges_stand_wherever_a_number_does() -> None:
     ]
 
 
-def test_corners_name_every_model_and_method_that_may_come() -> None:
+def test_extreme_recipes_name_every_model_and_method_that_may_come() -> None:
     template = recipe(density={"low": 0.1, "high": 1.0})
     template["models"][1]["model"] = {"choices": ["b", "c"]}
-    corners = SearchSpace.read(template, "mine.yaml").corners()
-    assert {name for corner in corners for name in corner.parents()} == {"base", "a", "b", "c"}
+    extremes = SearchSpace.read(template, "mine.yaml").extreme_recipes
+    assert {name for extreme in extremes for name in extreme.parents()} == {"base", "a", "b", "c"}
 
 
 numbers = st.floats(0.0, 1.0)
@@ -119,9 +119,9 @@ def test_a_warm_start_with_other_knots_is_taken_over_if_it_draws_the_same_line(l
         ({"low": 0.2, "high": 0.4}, 0.5, r"density: 0.5 is outside the range \[0.2, 0.4\]"),
         ({"low": 0.2, "high": 0.4}, [0.2, 0.4], "density: expected a number, got"),
         ({"low": 0.2, "high": 0.4}, "much", "density: expected a number, got 'much'"),
-        ({"low": 0.2, "high": 0.4, "knots": 2}, [], "density: expected a number or a list of numbers"),
+        ({"low": 0.2, "high": 0.4, "knots": 2}, [], "density: expected a number or a list of numbers, got "),
         ({"low": 0.0, "high": 1.0, "step": 0.5}, 0.3, "density: 0.3 is not one of 0, 0.5, ..."),
-        ({"choices": [0.1, 0.2]}, 0.3, "density: 0.3 is none of the choices"),
+        ({"choices": [0.1, 0.2]}, 0.3, "density: 0.3 is not one of the choices"),
     ],
 )
 def test_a_warm_start_outside_the_space_is_refused(found: Any, start: Any, message: str) -> None:
@@ -142,20 +142,20 @@ def test_a_warm_start_differs_from_the_searched_recipe_in_the_ranges_alone() -> 
     [
         ({"low": 1.0, "high": 0.5}, r"recipe.models\[0\].parameters.density: low \(1\) is above high \(0.5\)"),
         ({"low": 0.5, "high": 0.5}, "density: low and high are both 0.5; write the number itself"),
-        ({"low": 0.5}, "density.high: is missing"),
-        ({"high": 0.5}, "density.low: is missing"),
+        ({"low": 0.5}, "density: high is missing"),
+        ({"high": 0.5}, "density: low is missing"),
         ({"low": "a", "high": 1}, "density.low: expected a number, got 'a'"),
         ({"low": True, "high": 1}, "density.low: expected a number, got True"),
         ({"low": 0, "high": float("inf")}, "density.high: expected a number, got inf"),
-        ({"low": 0, "high": 1, "knots": 1}, "density.knots: a gradient has 2 knots or more, got 1"),
-        ({"low": 0, "high": 1, "knots": "3"}, "density.knots: .*got '3'"),
-        ({"low": 0, "high": 1, "knot": 3}, "density.knot: unknown key of a range; did you mean 'knots'"),
+        ({"low": 0, "high": 1, "knots": 1}, "density.knots: expected a number of 2 or more, got 1"),
+        ({"low": 0, "high": 1, "knots": "3"}, "density.knots: expected a whole number, got '3'"),
+        ({"low": 0, "high": 1, "knot": 3}, "density.knot: unknown key; did you mean 'knots'"),
         ({"low": 0, "high": 1, "log": True}, "density: a logarithmic range needs a low above 0"),
-        ({"low": 0, "high": 1, "step": 2}, "density.step: expected a step between 0 and 1"),
-        ({"choices": [0.1]}, "density.choices: expected a list of two values or more"),
-        ({"low": 0, "high": 1, "step": 0.3}, "density.high: no number of steps of 0.3 leads from 0 to 1; say 0.9"),
+        ({"low": 0, "high": 1, "step": 2}, "density: expected a step between 0 and 1, got 2"),
+        ({"choices": [0.1]}, r"density.choices: expected 2 or more entries, got \[0.1\]"),
+        ({"low": 0, "high": 1, "step": 0.3}, "density: no number of steps of 0.3 leads from 0 to 1; set high to 0.9"),
         ({"choices": [0.1, None]}, r"density.choices\[1\]: expected a number, a word, a list or a mapping, got None"),
-        ({"choices": [0.1, 0.2, 0.1]}, r"density.choices\[2\]: 0.1 is given twice"),
+        ({"choices": [0.1, 0.2, 0.1]}, "density.choices: 0.1 is given twice"),
         ({"choices": [0.1, [0.2, {"low": 0}]]}, r"density.choices\[1\]: a choice cannot hold a range"),
         ({"choices": [0.1, 0.2], "low": 0}, "density: a range has either 'choices' or 'low' and 'high'"),
     ],
@@ -236,12 +236,22 @@ def test_a_parameter_that_takes_whole_numbers_is_searched_over_them() -> None:
     found = space_of(template).distributions()
     assert found["parameters.max_iter"] == IntDistribution(1, 100, log=True)
     assert found["parameters.tol"] == FloatDistribution(0, 1)
+    weights = read(weight={"low": 1, "high": 8, "step": 1, "log": True}).distributions()
+    assert list(weights.values()) == [IntDistribution(1, 8, log=True)]
 
 
-def test_every_parameter_of_a_method_that_takes_whole_numbers_is_known_to_be_one() -> None:
-    taking = {p.key for method in METHODS.values() for p in method.parameters if p.kind is int}
-    assert taking
-    assert taking <= set(WHOLE)
+def test_layers_and_token_ids_are_searched_over_whole_numbers() -> None:
+    """What the recipe's schema reads as integers: the parameters of methods aside, of which these are asked."""
+    whole = {
+        name
+        for section in RecipeFields.model_json_schema()["$defs"].values()
+        for name, field in section["properties"].items()
+        if '"integer"' in json.dumps(field)
+    }
+    assert whole == {"layer_range", "token_id", "pad_to_multiple_of"}
+    tokens = {"source": "union", "pad_to_multiple_of": {"low": 8, "high": 64}}
+    template = recipe(density={"low": 0.1, "high": 1.0}) | {"tokenizer": tokens}
+    assert space_of(template).distributions()["tokenizer.pad_to_multiple_of"] == IntDistribution(8, 64)
 
 
 @pytest.mark.parametrize(
@@ -282,7 +292,7 @@ def among_methods() -> dict[str, Any]:
 
 def test_a_parameter_is_legal_if_one_of_the_methods_has_it() -> None:
     space = space_of(among_methods())
-    assert {corner.merge_method for corner in space.corners()} == {"ties", "della", "task_arithmetic"}
+    assert {extreme.merge_method for extreme in space.extreme_recipes} == {"ties", "della", "task_arithmetic"}
     template = among_methods()
     template["models"][0]["parameters"]["epsilonn"] = 0.1
     with pytest.raises(MergingError, match=r"epsilonn: unknown parameter; ties has .*did you mean 'epsilon'"):
@@ -304,20 +314,23 @@ def test_a_warm_start_need_not_have_what_its_method_does_not_know() -> None:
         space.parameters_of(plain | {"merge_method": "della"})
 
 
-def test_corners_avoid_what_cannot_be_and_say_that_it_is_there() -> None:
+def test_extreme_recipes_avoid_what_cannot_be_and_say_that_it_is_there() -> None:
     template = recipe(density={"low": 0.1, "high": 0.8})
     for index in (0, 1):
         template["models"][index]["model"] = {"choices": ["a", "b"]}
     space = space_of(template)
-    assert {(c.models[0].model, c.models[1].model) for c in space.corners() if c.models} == {("a", "b"), ("b", "a")}
-    warning = space.fitting_corners(lambda _: None).warning
+    assert {(c.models[0].model, c.models[1].model) for c in space.extreme_recipes if c.models} == {
+        ("a", "b"),
+        ("b", "a"),
+    }
+    warning = space.fitting_extremes(lambda _: None).warning
     assert re.fullmatch(
         r"mine.yaml: about (\d+) in 100 points of the space cannot be merged; trials there fail, and the search goes "
         r"on: mine.yaml: recipe.models\[1\].model: a is given twice",
         warning,
     )
     assert 35 < int(warning.split()[2]) < 65
-    assert not space_of(stack([0, {"low": 4, "high": 8}])).fitting_corners(lambda _: None).warning
+    assert not space_of(stack([0, {"low": 4, "high": 8}])).fitting_extremes(lambda _: None).warning
 
 
 def test_layer_ranges_that_seldom_fit_each_other_are_found_nevertheless() -> None:
@@ -325,8 +338,8 @@ def test_layer_ranges_that_seldom_fit_each_other_are_found_nevertheless() -> Non
     template["merge_method"] = "linear"
     template["parameters"] = {"weight": 1.0}
     template["slices"][0]["sources"].append({"model": "b", "layer_range": [0, {"low": 6, "high": 10}]})
-    corners = space_of(template).corners()
-    ends = [tuple(source.layer_range for source in c.slices[0].sources) for c in corners if c.slices]
+    extremes = space_of(template).extreme_recipes
+    ends = [tuple(source.layer_range for source in c.slices[0].sources) for c in extremes if c.slices]
     assert {0, 4} <= {one[0] for one, _ in ends}
     assert {8, 12} <= {one[1] for one, _ in ends}
     assert {6, 10} <= {other[1] for _, other in ends}
@@ -355,9 +368,26 @@ def test_what_does_not_fit_its_parents_is_found_by_whoever_has_them() -> None:
 
         return fits
 
-    assert re.search(r"about \d in 100 .* 16 layers are too many", space.fitting_corners(no_deeper_than(15)).warning)
+    assert re.search(r"about \d in 100 .* 16 layers are too many", space.fitting_extremes(no_deeper_than(15)).warning)
     with pytest.raises(MergingError, match="16 layers are too many"):
-        space.fitting_corners(no_deeper_than(11))
+        space.fitting_extremes(no_deeper_than(11))
+
+
+def test_where_plans_take_long_a_part_of_the_points_tells_how_many_cannot_be_merged() -> None:
+    def refuses_c(candidate: Recipe) -> None:
+        time.sleep(0.03)
+        if str(candidate.merge_method) == "ties" and candidate.models and candidate.models[0].model == "c":
+            raise MergingError("c does not fit")
+
+    template = recipe(density={"low": 0.1, "high": 0.8})
+    template["merge_method"] = {"choices": ["ties", "dare_ties"]}
+    template["models"][0]["model"] = {"choices": ["a", "c"]}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("search.space.space._ESTIMATE_SECONDS", 0.3)
+        warning = space_of(template).fitting_extremes(refuses_c).warning
+    found = re.search(r"about (\d+) in (\d+) points of the space cannot be merged; .*: c does not fit$", warning)
+    assert found
+    assert 1 <= int(found[1]) <= int(found[2]) <= 11
 
 
 def test_a_recipe_without_a_range_is_nothing_to_search() -> None:

@@ -14,8 +14,6 @@ from search.unread import unread_lines
 from tests.search.conftest import Command
 from tests.search.family import Family
 
-pytestmark = pytest.mark.usefixtures("every_draw")
-
 RANGE = "{low: 0.0, high: 1.0}"
 UNREAD = "nothing reads it: "
 FAR = "nothing reads them: no tensor lies near such a knot; {} knots are more than its layers need"
@@ -23,9 +21,9 @@ FAR = "nothing reads them: no tensor lies near such a knot; {} knots are more th
 
 def lines(family: Family, recipe: str) -> list[str]:
     config = SearchConfig.parse(family.config(recipe), "c.yaml", family.folder)
-    with ParentSet.open(config.space.corners(), MergeOptions(memory_budget=0)) as parents:
+    with ParentSet.open(config.space.extreme_recipes, MergeOptions(memory_budget=0)) as parents:
         merger = Merger(parents)
-        found = unread_lines(config.space, merger, config.space.fitting_corners(merger.steps).recipes, Silent())
+        found = unread_lines(config.space, merger, config.space.fitting_extremes(merger.steps).recipes, Silent())
     assert all(line.startswith("c.yaml: recipe.") for line in found)
     return [line.removeprefix("c.yaml: recipe.") for line in found]
 
