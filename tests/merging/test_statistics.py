@@ -26,7 +26,7 @@ from torch import Tensor
 from merging import MergeOptions, Merger, ParentSet, Recipe, export_model
 from merging.statistics import digests, forms
 from merging.statistics.digests import FileChanged, FileDigests
-from merging.statistics.folder import Identity, StatisticsFolder
+from merging.statistics.folder import StatisticKey, StatisticsFolder
 from merging.statistics.magnitude_table import TABLE, magnitude_table
 from tests.merging.conftest import Family, make_family
 from tests.merging.disks import Limit, small_disk, small_files
@@ -93,7 +93,7 @@ def calls(monkeypatch: pytest.MonkeyPatch, target: str) -> Mock:
     return spy
 
 
-def identity_of(folder: StatisticsFolder, name: str, numbers: object = None) -> Identity:
+def identity_of(folder: StatisticsFolder, name: str, numbers: object = None) -> StatisticKey:
     """Return a statistic that is made of no file."""
     identity = folder.identity(name, 1, lambda _: "nothing", numbers)
     assert identity
