@@ -6,12 +6,10 @@ import shutil
 from pathlib import Path
 
 from merging.errors import MergingError
+from merging.sizes import parse_size, shown_size
 
-_SIZES = (("GB", 10**9), ("MB", 10**6), ("KB", 10**3), ("bytes", 1))
 # Of the config source's files, those that may come with the weights.
 _COPIED = (".json", ".jinja", ".model", ".txt", ".py")
-# mergekit-yaml's K, M and B (billion) are bytes, too.
-_UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "K": 10**3, "M": 10**6, "B": 10**9}
 
 
 def check_free(to: Path) -> None:
@@ -29,15 +27,9 @@ def check_space(to: Path, needed: int) -> None:
     free = shutil.disk_usage(to.parent).free
     if free < needed:
         raise MergingError(
-            f"{to}: the export needs {_size(needed)} and the disk has {_size(free)} free; "
+            f"{to}: the export needs {shown_size(needed)} and the disk has {shown_size(free)} free; "
             "make room or choose another folder"
         )
-
-
-def _size(count: int) -> str:
-    """Return a number of bytes in the largest unit of which it has one."""
-    unit, factor = next(((unit, factor) for unit, factor in _SIZES if count >= factor), _SIZES[-1])
-    return f"{count / factor:.{2 if factor > 1 else 0}f} {unit}"
 
 
 def size_of_the_rest(config_source: Path) -> int:
@@ -46,11 +38,12 @@ def size_of_the_rest(config_source: Path) -> int:
     return sum(file.stat().st_size for file in files)
 
 
-def parse_size(text: str) -> int:
-    """Return the bytes that a size such as ``5GB`` or ``500M`` names. Raises MergingError if it is none."""
-    for unit, factor in _UNITS.items():
-        if text.upper().endswith(unit) and text[: -len(unit)].strip().replace(".", "", 1).isdigit():
-            size = int(float(text[: -len(unit)]) * factor)
-            if size > 0:
-                return size
-    raise MergingError(f"max_shard_size: {text!r} is no size; write it like 5GB or 500MB (or 5B, 500M)")
+def shard_limit(text: str) -> int:
+    """Return the bytes that one file of weights may hold, given as ``5GB`` or ``500M``. Raises MergingError."""
+    try:
+        limit = parse_size(text) if text[-1:].isalpha() else 0
+    except ValueError:
+        limit = 0
+    if not limit:
+        raise MergingError(f"max_shard_size: {text!r} is not a size; write it like 5GB or 500MB (or 5B, 500M)")
+    return limit

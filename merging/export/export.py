@@ -21,7 +21,7 @@ from merging.checkpoints.checkpoint import CONFIG, GENERATION
 from merging.compiling import choose_kernels
 from merging.errors import MergingError
 from merging.execution import run_steps
-from merging.export.disk_space import check_free, check_space, parse_size, size_of_the_rest
+from merging.export.disk_space import check_free, check_space, shard_limit, size_of_the_rest
 from merging.export.mergekit_equivalent import DELTA, equivalent, mergekit_card
 from merging.export.model_card import model_card
 from merging.export.reopening import check_written
@@ -105,7 +105,7 @@ def export_model(
         MergingError: the recipe does not fit its parents, the folder is taken, the disk is full, or what was written
             would not load as what was merged, or is not what was scored.
     """
-    limit = parse_size(files.max_shard_size)
+    limit = shard_limit(files.max_shard_size)
     check_free(to)
     to = to.resolve()  # a link to an empty folder is filled, and stays
     if progress:

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from pathlib import Path
 
 import yaml
 
+from merging.checkpoints.named import REFERENCES, references_in
+from merging.checkpoints.references import parts_of, renamed, short_names
 from merging.methods import METHODS
 from merging.recipes.recipe import Recipe
 
 
 def model_card(recipe: Recipe, name: str, random_seed: int, evidence: str = "") -> str:
-    """Return a model card: metadata as the hub reads it, the recipe, and what is known about its scores."""
+    """Return a model card: metadata as the hub reads it, the recipe, and what is known about its scores.
+
+    It calls models in folders by short names; their paths on this machine mean nothing to others.
+    """
+    names = _names(recipe)
+    parents = [renamed(parent, names) for parent in recipe.parents()]
     front = [
         "---",
         "base_model:",
-        yaml.safe_dump(list(recipe.parents()), allow_unicode=True, width=math.inf).rstrip(),
+        yaml.safe_dump(parents, allow_unicode=True, width=math.inf).rstrip(),
         "library_name: transformers",
     ]
     in_mergekit = METHODS[recipe.merge_method].in_mergekit
@@ -26,14 +35,21 @@ def model_card(recipe: Recipe, name: str, random_seed: int, evidence: str = "") 
 # {name}
 
 A merge of {len(recipe.parents())} models by the method `{recipe.merge_method}`, made with merge-search. Architecture
-and config are those of `{recipe.config_source}`.
+and config are those of `{renamed(recipe.config_source, names)}`.
 {evidence}
 ## Recipe
 
 {again}
 
 ```yaml
-{recipe.to_yaml().rstrip()}
+{recipe.to_yaml(names).rstrip()}
 ```
 """
     return "\n".join(front) + "\n" + body
+
+
+def _names(recipe: Recipe) -> Mapping[str, str]:
+    """Return what the card calls models and files, by their references: hub ids stay."""
+    references = [reference for _, reference in references_in(recipe.to_dict(), REFERENCES.keys())]
+    parts = [part for each in references for part in ([each] if Path(each).exists() else parts_of(each))]
+    return {part: part for part in parts} | short_names(part for part in parts if Path(part).exists())

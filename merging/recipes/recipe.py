@@ -12,12 +12,14 @@ import copy
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
 from pydantic import PrivateAttr
 
 from merging.checkpoints.named import FILES, references_in, require_files, require_models
+from merging.checkpoints.references import renamed
 from merging.errors import MergingError, shown
 from merging.options import LoadOptions
 from merging.recipes.schema import Dtype, InputModel, InputSlice, OutputSlice, RecipeFields
@@ -110,9 +112,10 @@ class Recipe(RecipeFields):
         plain: dict[str, Any] = json.loads(self.model_dump_json(exclude_defaults=True))
         return plain
 
-    def to_yaml(self) -> str:
-        """The recipe as YAML that mergekit reads."""
-        return yaml.dump(self.to_dict(), sort_keys=False, Dumper=_Dumper, allow_unicode=True)
+    def to_yaml(self, names: Mapping[str, str] = MappingProxyType({})) -> str:
+        """The recipe as YAML that mergekit reads; `names` are other names of models and files, by their references."""
+        plain = renamed(self.to_dict(), names)
+        return yaml.dump(plain, sort_keys=False, Dumper=_Dumper, allow_unicode=True)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Recipe) and self.__dict__ == other.__dict__

@@ -26,6 +26,7 @@ from evaluation import (
 from evaluation.problems import SETS, is_there
 from merging import LoadOptions, YamlReader, missing_part, renamed, shown, split_reference
 from merging.checkpoints.named import FILES, REFERENCES, kind_of, references_in, require_files, require_models
+from merging.sizes import parse_size
 from search.errors import SearchError
 from search.space.space import SearchSpace
 
@@ -34,8 +35,6 @@ Objectives: TypeAlias = Literal["weighted", "separate"]
 
 _YAML = YamlReader("config", SearchError)
 _DURATION = re.compile(r"(?:(?P<h>\d+(?:\.\d+)?)h)?(?:(?P<m>\d+(?:\.\d+)?)m)?(?:(?P<s>\d+(?:\.\d+)?)s?)?")
-_SIZE = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>(?:[KMG]?B)?)", re.IGNORECASE)
-_UNITS: Mapping[str, int] = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 _NO_NAMES: Mapping[str, str] = {}
 
 
@@ -49,14 +48,6 @@ def parse_duration(value: object) -> float:
 
 
 Duration: TypeAlias = Annotated[float, BeforeValidator(parse_duration)]
-
-
-def parse_size(value: object) -> int:
-    """Return the bytes of ``24GB``, ``500MB`` or a plain number of bytes. Raises ValueError."""
-    match = _SIZE.fullmatch(str(value).strip())
-    if not match:
-        raise ValueError(f"{value!r} is no size; write it like 24GB or 500MB")
-    return int(float(match["number"]) * _UNITS[match["unit"].upper()])
 
 
 Size: TypeAlias = Annotated[int, BeforeValidator(parse_size)]

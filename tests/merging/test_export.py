@@ -28,6 +28,7 @@ from merging import (
     Recipe,
     export_model,
     load_tokenizer,
+    model_card,
 )
 from tests.conftest import ModelMaker
 from tests.merging.conftest import Family
@@ -133,7 +134,7 @@ def test_shards_keep_to_their_size_and_their_index_names_every_tensor(family: Fa
 
 @pytest.mark.parametrize("size", ["", "5", "GB", "-1GB", "0MB", "many MB", "1.2.3GB"])
 def test_a_shard_size_that_is_none_is_refused(family: Family, tmp_path: Path, size: str) -> None:
-    with pytest.raises(MergingError, match=f"^max_shard_size: {size!r} is no size; write it like 5GB or 500MB"):
+    with pytest.raises(MergingError, match=f"^max_shard_size: {size!r} is not a size; write it like 5GB or 500MB"):
         export_model(recipe(family), tmp_path / "merge", files=ExportOptions(max_shard_size=size))
     assert not list(tmp_path.iterdir())
 
@@ -214,11 +215,31 @@ def test_the_model_card_names_the_parents_and_how_to_make_it_again(family: Famil
     export_model(wanted, tmp_path / "my-merge", MergeOptions(random_seed=3))
     card = (tmp_path / "my-merge/README.md").read_text(encoding="utf-8")
     front = yaml.safe_load(card.split("---\n")[1])
-    assert front["base_model"] == list(wanted.parents())
+    assert front["base_model"] == [Path(parent).name for parent in wanted.parents()]
     assert front["library_name"] == "transformers"
     assert card.split("---\n")[2].strip().startswith("# my-merge\n")
-    assert wanted.to_yaml().strip() in card
+    assert str(tmp_path.parent) not in card
+    assert wanted.to_yaml({parent: Path(parent).name for parent in wanted.parents()}).strip() in card
     assert "--random-seed 3" in card
+
+
+def test_a_model_card_calls_folders_by_short_names_and_the_models_of_the_hub_by_their_ids(tmp_path: Path) -> None:
+    for name in ("here/model", "a+b", "adapter"):
+        (tmp_path / name).mkdir(parents=True)
+    wanted = Recipe.parse(f"""
+merge_method: linear
+base_model: {{model: {{path: {tmp_path}/a+b}}, lora: {{path: {tmp_path}/adapter}}}}
+models:
+- model: {tmp_path}/here/model
+- model: owner/model@main
+- model: owner/model+{tmp_path}/adapter
+parameters: {{weight: 1.0}}
+""")
+    card = model_card(wanted, "merge", 0)
+    front = yaml.safe_load(card.split("---\n")[1])
+    assert front["base_model"] == ["model", "owner/model@main", "owner/model+adapter", "a+b+adapter"]
+    assert str(tmp_path) not in card
+    assert "- model: owner/model@main" in card
 
 
 def test_a_card_that_is_given_is_the_one(family: Family, tmp_path: Path) -> None:

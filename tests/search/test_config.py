@@ -10,7 +10,7 @@ import pytest
 
 from merging import MergingError
 from search import SearchConfig, SearchError
-from search.space.config import parse_duration, parse_size
+from search.space.config import parse_duration
 from tests.search.family import Family
 
 
@@ -26,19 +26,6 @@ def test_durations(text: object, seconds: float) -> None:
 def test_what_is_no_duration_is_refused_with_examples(text: object) -> None:
     with pytest.raises(ValueError, match="8h, 1h30m"):
         parse_duration(text)
-
-
-@pytest.mark.parametrize(
-    ("text", "size"), [("24GB", 24 * 10**9), ("1.5 gb", 1_500_000_000), ("500MB", 500_000_000), (7, 7), ("0", 0)]
-)
-def test_sizes(text: object, size: int) -> None:
-    assert parse_size(text) == size
-
-
-@pytest.mark.parametrize("text", ["", "GB", "-1GB", "24 gigabytes", "1e9", True])
-def test_what_is_no_size_is_refused_with_examples(text: object) -> None:
-    with pytest.raises(ValueError, match="24GB or 500MB"):
-        parse_size(text)
 
 
 def test_a_config_has_defaults_for_everything_but_the_recipe(family: Family) -> None:

@@ -60,7 +60,7 @@ def test_shards_keep_to_their_size(command: Command, family: Family, tmp_path: P
 
 def test_a_size_without_a_unit_is_refused(command: Command, family: Family, tmp_path: Path) -> None:
     result = command("merge", linear(tmp_path, [family.a]), tmp_path / "out", "--out-shard-size", "5")
-    refused(result, "'5' is no size; write it like 5GB or 500MB (or 5B, 500M)")
+    refused(result, "'5' is not a size; write it like 5GB or 500MB (or 5B, 500M)")
 
 
 def test_the_tokenizer_is_copied_unless_it_is_left_out(command: Command, family: Family, tmp_path: Path) -> None:

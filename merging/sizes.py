@@ -1,0 +1,24 @@
+"""Sizes in bytes, as people write and read them."""
+
+from __future__ import annotations
+
+import re
+
+_SIZE = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>[KMG]B?|B|)", re.IGNORECASE)
+# B alone is mergekit-yaml's billion.
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "B": 10**9}
+_SHOWN = (("GB", 10**9), ("MB", 10**6), ("KB", 10**3), ("bytes", 1))
+
+
+def parse_size(value: object) -> int:
+    """Return the bytes of ``24GB``, ``500M``, ``5B`` (5GB, as in mergekit) or a plain number. Raises ValueError."""
+    match = _SIZE.fullmatch(str(value).strip())
+    if not match:
+        raise ValueError(f"{value!r} is not a size; write it like 24GB or 500MB")
+    return int(float(match["number"]) * _UNITS[match["unit"][:1].upper()])
+
+
+def shown_size(count: int) -> str:
+    """Return a number of bytes in the largest unit of which it has one."""
+    unit, factor = next(((unit, factor) for unit, factor in _SHOWN if count >= factor), _SHOWN[-1])
+    return f"{count / factor:.{2 if factor > 1 else 0}f} {unit}"
