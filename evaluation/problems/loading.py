@@ -48,6 +48,9 @@ SETS: Mapping[str, SetSource | None] = {
     "mbpp+": SetSource("evalplus/mbppplus", "MBPP_OVERRIDE_PATH", "MbppPlus-v*.jsonl"),
 }
 
+SOURCES = f"{', '.join(SETS)}, a file ({', '.join(_SUFFIXES)}) or a hub id (owner/name)"
+"""What problems can be loaded from, in words: for errors and for help."""
+
 # A row has the first of these formats whose fields it has; the last one is HumanEval's.
 _FORMATS: Sequence[tuple[frozenset[str], Callable[[JsonObject, str], Problem]]] = (
     (frozenset(("base_input", "plus_input")), read_evalplus),
@@ -112,10 +115,7 @@ def _find(source: str | Path) -> str:
     if known := SETS.get(name):
         return _override(known) or _cached(known) or known.hub
     if not is_there(name):
-        raise EvaluationError(
-            f"problems {source}: no such file; give {', '.join(SETS)}, a file ({', '.join(_SUFFIXES)}), or a hub id "
-            "(owner/name)"
-        )
+        raise EvaluationError(f"problems {source}: no such file; give {SOURCES}")
     return name
 
 

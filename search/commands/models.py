@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from evaluation import PROMPT_FORMATS
 from merging import LoadOptions, MergeOptions
 from search.commands import options
 from search.commands.display import (
@@ -113,7 +114,7 @@ def merge(
 @click.command()
 @click.argument("model")
 @options.PROBLEMS
-@click.option("--prompt", type=click.Choice(["completion", "chat"]), default="completion", show_default=True)
+@click.option("--prompt", type=click.Choice(PROMPT_FORMATS), default="completion", show_default=True)
 @click.option(
     "--prompt-formats",
     type=click.Choice(["all"]),

@@ -7,6 +7,7 @@ from typing import get_args
 import click
 
 from evaluation import BACKENDS, ComputeDtype
+from evaluation.problems import SOURCES
 
 BACKEND = click.option(
     "--backend",
@@ -80,8 +81,7 @@ PROBLEMS = click.option(
     multiple=True,
     default=["humaneval"],
     show_default=True,
-    help="humaneval, humaneval+, mbpp, mbpp-sanitized, mbpp+, a file (.jsonl, .jsonl.gz, .json, .parquet) or a hub id; "
-    "several sets, each given so, are scored together.",
+    help=f"{SOURCES}; several sets, each with an option of its own, are scored together.",
 )
 SEED = click.option(
     "--random-seed", default=0, show_default=True, help="Seed of methods and of samples that draw random numbers."

@@ -23,7 +23,7 @@ from evaluation import (
     Sampling,
     load_problems,
 )
-from evaluation.problems import SETS, is_there
+from evaluation.problems import SETS, SOURCES, is_there
 from merging import LoadOptions, YamlReader, missing_part, renamed, shown, split_reference
 from merging.checkpoints.named import FILES, REFERENCES, kind_of, references_in, require_files, require_models
 from merging.sizes import parse_size
@@ -315,7 +315,7 @@ class SearchConfig:
             if not is_there(entry.source):
                 raise SearchError(
                     f"{self.source}: evaluation.problems: {entry.source}: no such file, here or beside the config; "
-                    f"give {', '.join(SETS)}, a file of problems (.jsonl, .jsonl.gz, .json, .parquet) or a hub id"
+                    f"give {SOURCES}"
                 )
         files = references_in(self.space.template, FILES)
         require_files((f"{self.source}: recipe.{key}", file) for key, file in files)
