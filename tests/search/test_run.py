@@ -483,7 +483,7 @@ def test_the_layers_of_the_sandbox_are_recorded_and_one_that_it_lacks_is_told(
     assert {"rlimits", "no-new-privs", "seccomp (x86_64)"} <= set(record["active"])
     assert record["missing"] == ["bubblewrap (there is no bwrap on the PATH)"]
     assert said == [
-        "the sandbox works without bubblewrap (there is no bwrap on the PATH); `merge-search check` tells more"
+        "the sandbox works without bubblewrap (there is no bwrap on the PATH); `merge-search check` shows more"
     ]
     folder = ResultsFolder.open(tmp_path / "run")
     for line in ("", "null\n", "{\n", "\xff"):  # whatever else is in the file
