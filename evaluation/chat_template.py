@@ -1,7 +1,7 @@
-"""Chat templates: the prompt that they make of a question, and what they write around an answer.
+"""Chat templates: how they put a question, and what they write around an answer.
 
-Guarantees: a prompt contains the question unchanged, and ends where an answer begins, as in conversations that the
-template itself writes. Mistakes of a template are corrected only if the correction is beyond doubt.
+Guarantees: the question stands in a prompt as it was asked, and a prompt ends where an answer begins, as the template
+itself writes conversations; what a template gets wrong is put right only where that leaves no doubt.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from evaluation.errors import ModelError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# Placeholders for a question, an answer and the next question, to find what a template writes around them.
+# What stands for a question, an answer and another question, to find again what a template writes around them.
 _QUESTION, _ANSWER, _NEXT = "question-7f3a", "answer-7f3a", "next-7f3a"
-# Llama 3's templates write today's date unless they get one, and a search may run past midnight. This is their default.
+# Llama 3's templates write the day unless they are told one; a search may pass midnight. This is their own default.
 _DATE = "26 Jul 2024"
-# A mark such as <|im_end|> or [|endofturn|]; other texts could be code.
+# A mark such as <|im_end|> or [|endofturn|]; anything else may stand in code.
 _MARK = re.compile(r"<[^<>\s]{2,}>|\[\|[^\[\]\s]+\|\]")
 
 
@@ -29,7 +29,7 @@ class TurnEnd:
 
     Attributes:
         text: as the template writes it.
-        token: its id; None if it is not a token, so that a model generates it as text.
+        token: its id; None where the vocabulary has no such token, so that a model writes it as text.
     """
 
     text: str
@@ -37,9 +37,9 @@ class TurnEnd:
 
 
 def ask(question: str, tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return the prompt that the tokenizer's chat template makes of a question, up to where the answer begins.
+    """Return a question as the tokenizer's chat template puts it, up to where the answer begins.
 
-    Raises ModelError if the template fails or drops the question.
+    Raises ModelError if the template fails, or leaves the question out.
     """
     text = _opened(question, tokenizer)
     if question in text:
@@ -47,7 +47,7 @@ def ask(question: str, tokenizer: PreTrainedTokenizerBase) -> str:
     around = _opened(_QUESTION, tokenizer)
     if _QUESTION not in around:
         raise ModelError(
-            "prompt format 'chat': the chat template drops the user's message; use format 'completion', or name a "
+            "prompt format 'chat': the chat template leaves out what a user asks; use format 'completion', or name a "
             "tokenizer with another template (evaluation.prompt.tokenizer)"
         )
     return around.replace(_QUESTION, question, 1)
@@ -59,38 +59,38 @@ def as_rendered(question: str, tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def turn_end(tokenizer: PreTrainedTokenizerBase) -> TurnEnd | None:
-    """Return what the chat template ends an answer with; None without a template, or if it writes nothing there."""
+    """Return what the tokenizer's chat template ends an answer with, or None if it has none or ends it with nothing."""
     if not tokenizer.chat_template:
         return None
     after = _around_answer(_QUESTION, tokenizer)[1].strip()
     if after:
         return _special(after, tokenizer) or _mark(after)
-    # Some templates end an answer only with the next turn, whose role token then ends it.
+    # Some templates end an answer where the next turn begins, with the token of whose turn that is.
     return _special(_around_answer(_QUESTION, tokenizer, _NEXT)[1].strip(), tokenizer)
 
 
 def special_tokens(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """Return the ids of special tokens."""
+    """Return the tokens that mean something other than their text."""
     added = tokenizer.added_tokens_decoder.items()
     return frozenset(tokenizer.all_special_ids).union(index for index, token in added if token.special)
 
 
 def _opened(question: str, tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return a question and the beginning of the assistant's turn, even if the template does not write that."""
+    """Return a question and the beginning of the assistant's turn, whether or not the template takes care of that."""
     text = as_rendered(question, tokenizer)
     before, after = _around_answer(question, tokenizer)
     if before.rstrip() in ("", text.rstrip()):
         return text
     if text.startswith(before.rstrip()) and after.strip().endswith(text[len(before.rstrip()) :].strip()):
-        return before  # the template also ends the turn that has only begun
+        return before  # it ends even the turn that has only begun
     bare = text.rstrip().removesuffix(after.strip()).rstrip()
     if before.startswith(bare) and text == _written(tokenizer, question, prompted=False):
-        return before.rstrip(" ")  # a space belongs to the answer's first token
+        return before.rstrip(" ")  # a blank belongs to the answer's first token
     return text
 
 
 def _around_answer(question: str, tokenizer: PreTrainedTokenizerBase, then: str = "") -> tuple[str, str]:
-    """Return what a template writes before an answer, and after it up to the next question; empty if it fails."""
+    """Return what a template writes before an answer, and after it up to the next question; blank if it takes none."""
     try:
         text = _written(tokenizer, question, _ANSWER, *([then] if then else []))
     except ModelError:
@@ -105,7 +105,7 @@ def _written(tokenizer: PreTrainedTokenizerBase, *turns: str, prompted: bool = F
         text = tokenizer.apply_chat_template(
             messages, tokenize=False, add_generation_prompt=prompted, date_string=_DATE
         )
-    except Exception as error:  # a template is a program and may raise anything
+    except Exception as error:  # a template is a program of its author's
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise ModelError(
             f"prompt format 'chat': the chat template fails: {reason}; use format 'completion', or name a tokenizer "

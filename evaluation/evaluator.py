@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import cast
 
@@ -30,6 +29,7 @@ from evaluation.problems import Problem, ProblemSet, PromptFormat
 from evaluation.prompts import extract, prompt_tokens, stops, truncate
 from evaluation.report import NOT_FINITE, Outcome, Report
 from evaluation.sandbox.verdict import Verdict
+from evaluation.verdicts import VerdictStore
 
 GREEDY = Sampling()
 """One completion per problem, each token the likeliest."""
@@ -153,9 +153,9 @@ class Evaluator:
         """Return the token ids of each problem's prompt. Raises EvaluationError where a prompt cannot be made."""
         return tuple(tuple(tokens) for _, tokens in prompt_tokens(self.problems, prompt_format, tokenizer))
 
-    def remember_in(self, file: Path) -> None:
-        """Keep verdicts in a file from now on, and execute nothing whose verdict it holds. Evaluators may share it."""
-        self._judge.remember_in(file)
+    def remember_in(self, store: VerdictStore) -> None:
+        """Keep verdicts in a store from now on, and execute nothing whose verdict it holds. Evaluators may share it."""
+        self._judge.remember_in(store)
 
     def close(self) -> None:
         """End the processes of the sandbox and of the backend at once."""

@@ -2,7 +2,7 @@
 
 Guarantees: every verdict says something about the completion. An error names the problems that the sandbox cannot
 score: before generated code is executed if their own solutions show it, and otherwise when it shows. The same
-completion of a problem is executed once as long as its verdict is remembered; in a file that is forever.
+completion of a problem is executed once as long as its verdict is remembered; in a store that is forever.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from collections import OrderedDict
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -22,7 +21,7 @@ from evaluation.problems import Problem
 from evaluation.sandbox.errors import SandboxError
 from evaluation.sandbox.pool import SandboxPool
 from evaluation.sandbox.verdict import Verdict
-from evaluation.verdicts import Keys, VerdictFile
+from evaluation.verdicts import Keys, VerdictStore
 
 _LOG = logging.getLogger(__name__)
 
@@ -50,11 +49,11 @@ class Judge:
         self._timeout_seconds = timeout_seconds
         self._own: dict[Problem, Verdict] = {}
         self._known: OrderedDict[bytes, Verdict] = OrderedDict()
-        self._file: VerdictFile | None = None
+        self._store: VerdictStore | None = None
 
-    def remember_in(self, file: Path) -> None:
-        """Keep verdicts in a file from now on, and use those that it holds; judges may share it."""
-        self._file = VerdictFile(file)
+    def remember_in(self, store: VerdictStore) -> None:
+        """Keep verdicts in a store from now on, and use those that it holds; judges may share it."""
+        self._store = store
 
     def admit(self, problems: Iterable[Problem]) -> None:
         """Check the problems' own solutions, each once per judge.
@@ -113,14 +112,12 @@ class Judge:
                 for place, verdict in batch.rest():
                     yield from self._take(submitted[place], verdict, waiting, found)
         finally:
-            if self._file:
-                self._file.add(found)
+            if self._store is not None and found:
+                self._store.add_verdicts(found)
 
     def close(self) -> None:
         """End the sandbox's processes at once."""
         self.sandbox.close()
-        if self._file:
-            self._file.close()
 
     def __enter__(self) -> Self:
         return self
@@ -138,7 +135,7 @@ class Judge:
         if key in self._known:
             self._known.move_to_end(key)
             return self._known[key]
-        verdict = self._file.get(key) if self._file else None
+        verdict = None if self._store is None else self._store.verdict(key)
         if verdict:
             self._remember(key, verdict)
         return verdict

@@ -1,7 +1,7 @@
-"""What a person should know about a tokenizer's prompts before a model is scored with them.
+"""What a person should know of a tokenizer's prompts before a model is scored with them.
 
-Guarantees: the notes say where prompts differ from what the tokenizer or its chat template alone would make, and where
-nobody can know from here what is right. They change nothing.
+Guarantees: says where prompts are otherwise than the tokenizer or its chat template alone would make them, and where
+what is right cannot be known from here; changes nothing.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ def prompt_notes(
     tokenizer: PreTrainedTokenizerBase,
     ends: frozenset[int] | None = None,
 ) -> Sequence[str]:
-    """Return, in sentences, what is unexpected about the prompts of some problems.
+    """Return, in sentences, what is otherwise than a person would expect of the prompts of some problems.
 
     Args:
-        problems: the problems.
+        problems: what will be asked.
         prompt_format: of the problems that have none of their own.
         tokenizer: the tokenizer, and its chat template.
-        ends: the end tokens of the model's generation config and of the tokenizer; by default the tokenizer's EOS.
+        ends: the tokens that end a text by the model's generation config or the tokenizer; by default its EOS.
 
     Raises:
         EvaluationError: a prompt cannot be made.
@@ -65,25 +65,27 @@ def _of_surroundings(
     while given[doubled : doubled + 2] == [bos, bos]:
         doubled += 1
     if doubled:
-        yield f"{prompt} prompts begin with one {tokenizer.bos_token}; the tokenizer alone would put {doubled + 1}"
+        yield f"{prompt} prompts begin with one {tokenizer.bos_token}, where the tokenizer would put {doubled + 1}"
     if appended := given[doubled + len(kept) :]:
         names = " ".join(map(str, tokenizer.convert_ids_to_tokens(appended)))
-        yield f"{prompt} prompts end without {names}, which the tokenizer appends and nothing would follow"
+        yield f"{prompt} prompts end without {names}, which the tokenizer puts after a text: nothing would follow it"
     begins = bos is not None and kept[:1] == [bos]
     if others := [who for who, puts in _who_puts_bos(prompt, tokenizer, file).items() if puts != begins]:
-        has = "with" if begins else "without"
-        yield f"{prompt} prompts begin {has} {tokenizer.bos_token}, contrary to {' and '.join(others)}"
+        yield (
+            f"{prompt} prompts begin {'with' if begins else 'without'} {tokenizer.bos_token}; {' and '.join(others)} "
+            "would have it otherwise"
+        )
 
 
 def _who_puts_bos(
     prompt: PromptFormat, tokenizer: PreTrainedTokenizerBase, file: Tokenizer | None
 ) -> Mapping[str, bool]:
-    """Return all that says whether a text begins with BOS, each with what it says."""
+    """Return all that says whether a text begins with BOS, and what it says."""
     bos = tokenizer.bos_token_id
     if bos is None:
         return {}
-    if prompt == "chat":  # the template decides
-        return {"plain text in this tokenizer": True} if tokenizer.encode("x")[:1] == [bos] else {}
+    if prompt == "chat":  # where the template has the word
+        return {"what the tokenizer makes of a plain text": True} if tokenizer.encode("x")[:1] == [bos] else {}
     found = {}
     if tokenizer.chat_template and as_rendered("x", tokenizer).startswith(str(tokenizer.bos_token)):
         found["the chat template"] = True
@@ -102,12 +104,12 @@ def _of_ids(texts: Mapping[str, str], tokenizer: PreTrainedTokenizerBase, file: 
     if differing:
         yield (
             f"tokenizer.json has other ids than {type(tokenizer).__name__} for {_counted(differing, texts)}; prompts "
-            "use the latter's"
+            "have those of the latter"
         )
 
 
 def _file(tokenizer: PreTrainedTokenizerBase) -> Tokenizer | None:
-    """Return the tokenizer.json of the folder that the tokenizer was read from, if there is one."""
+    """Return what tokenizer.json says, where the tokenizer was read from a folder that has one."""
     file = Path(tokenizer.name_or_path, "tokenizer.json")
     if not file.is_file():
         return None
@@ -123,15 +125,15 @@ def _of_template(problems: Sequence[Problem], tokenizer: PreTrainedTokenizerBase
     questions = {problem.task_id: question(problem) for problem in problems}
     changed = [task for task, text in questions.items() if text not in as_rendered(text, tokenizer)]
     if changed:
-        yield f"the chat template rewrites the question in {_counted(changed, questions)}; prompts contain it unchanged"
+        yield f"the chat template rewrites what a user asks, in {_counted(changed, questions)}; here it stands as asked"
     template = str(tokenizer.chat_template)
     if "strftime_now" in template and "date_string" not in template:
-        yield "the chat template writes the date, so models that are scored on another day get other prompts"
-    prompt = ask("x", tokenizer)
-    if prompt != as_rendered("x", tokenizer):
+        yield "the chat template writes the date: models that are scored on another day are asked otherwise"
+    asked = ask("x", tokenizer)
+    if asked != as_rendered("x", tokenizer):
         yield (
-            "the chat template does not open the assistant's turn; prompts end with "
-            f"{prompt.splitlines()[-1]!r}, as before an answer"
+            "the chat template does not open the assistant's turn where that is to be written; prompts end with "
+            f"{asked.splitlines()[-1]!r}, as it begins an answer"
         )
 
 
@@ -139,13 +141,13 @@ def _of_turn_end(tokenizer: PreTrainedTokenizerBase, ends: Collection[int | None
     end = turn_end(tokenizer)
     if end and end.token is None:
         yield (
-            f"the chat template ends an answer with {end.text}, which is not a token of the tokenizer; an answer ends "
-            "where the model generates it as text"
+            f"the chat template ends an answer with {end.text}, which is no token of the tokenizer; an answer ends "
+            "where that is written as text"
         )
     elif end and end.token not in ends:
         yield (
             f"the chat template ends an answer with {end.text}, which generation_config.json does not list "
-            "(eos_token_id); an answer ends there nevertheless"
+            "(eos_token_id); an answer ends there all the same"
         )
 
 

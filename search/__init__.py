@@ -11,20 +11,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from search.board.leaderboard import Leaderboard, Row
     from search.errors import SearchError
     from search.export import export_trial
-    from search.leaderboard import Leaderboard, Row
+    from search.run.worker import run_search
     from search.space.config import SearchConfig
-    from search.worker import run_search
 
 # Imported on first use: `merge-search --help` waits for none of torch, transformers and optuna.
 _HOMES = {
-    "Leaderboard": "search.leaderboard",
-    "Row": "search.leaderboard",
+    "Leaderboard": "search.board.leaderboard",
+    "Row": "search.board.leaderboard",
     "SearchConfig": "search.space.config",
     "SearchError": "search.errors",
     "export_trial": "search.export",
-    "run_search": "search.worker",
+    "run_search": "search.run.worker",
 }
 
 __all__ = ["Leaderboard", "Row", "SearchConfig", "SearchError", "export_trial", "run_search"]

@@ -24,8 +24,8 @@ from search.identity import (
     changed,
     differing,
 )
-from search.progress import Progress
 from search.space.config import MergingSection, SearchConfig
+from search.views.progress import Progress
 
 # What takes less is not worth a line.
 _QUIET_SECONDS = 1.0

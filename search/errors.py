@@ -7,6 +7,10 @@ import math
 from evaluation.errors import ModelError
 from merging.errors import MachineError, MergingError
 
+# Remedies of what may become of a results folder.
+RESTORE = "restore it from a copy, or begin anew with --fresh"
+MAKE_ROOM = "what was scored is kept: make room (or the folder writable) and run the same command again"
+
 
 class SearchError(Exception):
     """A config, a results folder or a search that cannot be done as asked."""

@@ -1,52 +1,55 @@
-"""Export of a trial: the merge that was scored, as a model folder, with its evidence in the model card."""
+"""Export: a merge that was scored, as a model folder, with its evidence in the model card."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from merging import Recipe, renamed
-from search.database import storage_errors
+from search.board.leaderboard import Leaderboard, Row
+from search.board.names import find_record, record_name
+from search.board.ranking import best
 from search.devices import choose_device
 from search.errors import SearchError
-from search.leaderboard import Leaderboard, Row
 from search.results import ResultsFolder
 from search.space.config import EvaluationSection, Sections
 from search.startup import quick_imports
-from search.study import Studies, quiet
+from search.study.record import TrialRecord
 
 
 def export_trial(
     path: str | Path,
     to: str | Path,
     *,
-    trial: int | None = None,
+    trial: int | str | None = None,
     max_shard_size: str = "5GB",
     mergekit_compatible: bool = False,
     progress: Callable[[str, int, int], None] | None = None,
     note: Callable[[str], None] | None = None,
 ) -> Row:
-    """Write the model of a trial into a folder, by default that of the best one.
+    """Write the model of a trial into a folder, by default that of the best trial.
 
     Args:
         path: the results folder.
         to: the folder to make.
-        trial: the trial's number.
+        trial: the trial's number; or the name of a parent, or ``average``.
         max_shard_size: the most that one file of weights may hold.
         mergekit_compatible: whether mergekit must be able to read what is exported.
         progress: called with (phase, done, in all).
-        note: called with what is otherwise than a person would hope, in sentences.
+        note: called with what a person should know of the export, in sentences.
 
     Returns:
         The row of the leaderboard that was exported.
 
     Raises:
-        SearchError: there is no such trial. MergingError: the merge cannot be made or written.
+        SearchError: there is no such model. MergingError: the merge cannot be made or written.
     """
     folder = ResultsFolder.open(Path(path))
-    leaderboard = Leaderboard.read(folder)
-    row = _choose(leaderboard, folder, trial)
+    study, records, splits = folder.read()
+    record = _choose(records, folder.path, trial)
+    leaderboard = Leaderboard.of(study, records, splits)
+    row = next(row for row in leaderboard.rows if row.name == record_name(record))
+    first = record if record.same_as is None else find_record(records, str(record.same_as), folder.path)
     config = Sections.load(folder.config_file)
     with quick_imports():  # only now: what cannot be exported is told before torch is waited for
         from merging import ExportOptions, FileDigests, MergeOptions, ScoredMerge, export_model, model_card
@@ -71,7 +74,7 @@ def export_trial(
             load=config.merging.load_options,
         ),
         ExportOptions(max_shard_size, card=card, mergekit_compatible=mergekit_compatible),
-        scored=ScoredMerge(tuple(row.end_tokens), _scored_weights(folder, row)),
+        scored=ScoredMerge(record.end_tokens, record.weights_digest or first.weights_digest),
         digests=digests,
         progress=progress,
         note=note,
@@ -79,33 +82,21 @@ def export_trial(
     return row
 
 
-def _scored_weights(folder: ResultsFolder, row: Row) -> str | None:
-    """Return the digest of the weights that a row's score on the report split is of, if it has one."""
-    with quiet(), storage_errors(folder), closing(Studies.open(folder)) as studies:
-        of_same = None if row.same_as is None else studies.weights(row.same_as)
-        return studies.weights(row.trial) or of_same
-
-
-def _choose(leaderboard: Leaderboard, folder: ResultsFolder, trial: int | None) -> Row:
-    number = leaderboard.best if trial is None else trial
-    if number is None:
-        failed = [row for row in leaderboard.rows if row.kind == "trial" and row.state == "failed"]
-        if failed:
-            raise SearchError(
-                f"{folder.path}: there is nothing to export: {len(failed)} trials are over, and all have failed; the "
-                f"last, {failed[-1].name}: {failed[-1].error}"
-            )
-        raise SearchError(f"{folder.path}: no trial has been scored yet; run the search first")
-    for row in leaderboard.rows:
-        if row.trial == number:
-            if row.state == "failed":
-                raise SearchError(f"{folder.path}: trial {number} failed: {row.error}; choose another with --trial")
-            return row
-    highest = max((row.trial for row in leaderboard.rows), default=None)
-    known = "none is over yet" if highest is None else f"the last is {highest}"
-    if highest is not None and number < highest:
-        known += f"; {number} still runs, or was lost with its worker and run again under a later number"
-    raise SearchError(f"{folder.path}: has no trial {number} that is over; {known}")
+def _choose(records: Sequence[TrialRecord], path: Path, called: int | str | None) -> TrialRecord:
+    """Return the record that is to be exported. Raises SearchError if it has no merge to export."""
+    record = best(records) if called is None else find_record(records, str(called), path)
+    if record and record.search.state == "failed":
+        reason = f"{record_name(record)} failed: {record.search.error}"
+        raise SearchError(f"{path}: {reason}; choose another with --trial")
+    if record:
+        return record
+    failed = [each for each in records if each.kind == "trial" and each.search.state == "failed"]
+    if failed:
+        raise SearchError(
+            f"{path}: there is nothing to export: {len(failed)} trials are over, and all have failed; the last, "
+            f"{record_name(failed[-1])}: {failed[-1].search.error}"
+        )
+    raise SearchError(f"{path}: no trial has been scored yet; run the search first")
 
 
 def _decoding(settings: EvaluationSection) -> str:

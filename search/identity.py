@@ -5,8 +5,7 @@ config names, by the names that they had when the search began:
 
     {"place": where it is, "beside": [its paths from the results folder and from the config], "digests": {...}}
 
-Guarantees: two identities are of one search if they differ in nothing but where things lie. Where a search was made
-before contents were recorded, places are compared instead.
+Guarantees: two identities are of one search if they differ in nothing but where things lie.
 """
 
 from __future__ import annotations
@@ -58,11 +57,6 @@ def check(path: Path, there: Identity, here: Identity, source: str) -> None:
             raise _of_another_config(path, source, key, one, f"{other!r} now")
 
 
-def says_contents(identity: Identity) -> bool:
-    """Whether an identity says what the models hold."""
-    return CONTENTS in identity
-
-
 def moved(there: Identity, here: Identity) -> Names:
     """Return what models and files are called in one of two identities of a search, by what they are in the other.
 
@@ -84,12 +78,11 @@ def adopted(there: Identity, here: Identity) -> Identity:
 
 def computes_in(identity: Identity) -> str:
     """Return what models are scored in: the recipe's dtype or float32, or ``auto`` before one is chosen."""
-    return str(_settings(identity)[_EVALUATION][COMPUTE_DTYPE])
+    return str(identity[_EVALUATION][COMPUTE_DTYPE])
 
 
 def _settings(identity: Identity) -> Identity:
-    evaluation = {COMPUTE_DTYPE: "recipe"} | identity.get(_EVALUATION, {})  # what it was before there was a choice
-    return {key: value for key, value in identity.items() if key != CONTENTS} | {_EVALUATION: evaluation}
+    return {key: value for key, value in identity.items() if key != CONTENTS}
 
 
 def _leaves(there: Any, here: Any, key: str) -> Iterator[tuple[str, Any, Any]]:

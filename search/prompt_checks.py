@@ -11,8 +11,8 @@ from evaluation import EvaluationError, ProblemSet, prompt_notes
 from evaluation.generation.text import configured_ends
 from evaluation.prompts import prompt_tokens
 from merging import Merger, Recipe
+from search.board.names import LABEL_WIDTH, parent_names
 from search.errors import SearchError
-from search.numbers import LABEL_WIDTH, parent_names
 from search.space.config import SearchConfig
 
 

@@ -1,29 +1,26 @@
-"""Each prompt format under each tokenizer, as a person would try them by hand before a search chooses one."""
+"""Each prompt format under each tokenizer, to choose one before a search."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evaluation import PROMPT_FORMATS, EvaluationError, Evaluator, OutcomeCounter, PromptFormat, Report
 
-if TYPE_CHECKING:
-    from rich.table import Table
-
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """What came of a prompt format under a tokenizer.
+    """The result of a prompt format under a tokenizer.
 
     Attributes:
         prompt: the format.
-        tokenizer: whose tokenizer and chat template it was.
-        report: what the model did, if it was asked.
-        note: why it was not.
+        tokenizer: the owner of the tokenizer and its chat template.
+        report: of the model, if it was scored.
+        note: why it was not scored.
     """
 
     prompt: PromptFormat
@@ -38,12 +35,12 @@ def try_prompt_formats(
     tokenizers: Mapping[str, PreTrainedTokenizerBase],
     progress: Callable[[str, int, int], None],
 ) -> Sequence[Tried]:
-    """Score a model in each prompt format under each tokenizer; what would be asked word for word again is not.
+    """Score a model in each prompt format under each tokenizer; the same prompts are not scored again.
 
     Args:
         evaluator: scores it.
         model: the model.
-        tokenizers: by whose they are.
+        tokenizers: by their owners.
         progress: called with (what is scored, problems scored, problems in all).
     """
     rows: list[Tried] = []
@@ -65,23 +62,6 @@ def try_prompt_formats(
             asked[tokens] = here
             rows.append(Tried(prompt, name, report))
     return rows
-
-
-def table(rows: Sequence[Tried]) -> Table:
-    """Return what was tried as a table, the best first."""
-    from rich.table import Table
-    from rich.text import Text
-
-    shown = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("prompt", "tokenizer", "pass@1 [95%]", "s", ""):
-        shown.add_column(column, justify="right" if column in ("pass@1 [95%]", "s") else "left")
-    for row in sorted(rows, key=lambda row: -1.0 if row.report is None else row.report.pass_at_1, reverse=True):
-        cells = [row.prompt, row.tokenizer, "", "", row.note]
-        if row.report is not None:
-            low, high = row.report.interval
-            cells[2:4] = [f"{row.report.pass_at_1:.1%} [{low:.0%}, {high:.0%}]", f"{row.report.seconds:.1f}"]
-        shown.add_row(*(Text(cell) for cell in cells))
-    return shown
 
 
 def _check_ids(tokens: Sequence[Sequence[int]], model: PreTrainedModel) -> None:

@@ -1,17 +1,14 @@
 """A results folder: ``results/NAME/``, everything that a search leaves behind.
 
     config.yaml            the config as it was given
-    search.json            the study's name, and what must stay the same when the search goes on, the splits included
-    study.db               the two Optuna studies: NAME, and NAME/baselines (SQLite)
-    drafts.jsonl           what each model wrote, as token ids, for the next ones to go faster by; may be deleted
-    completions/*.jsonl    what each model wrote, a line a problem; a merge that was scored before has none again
-    verdicts.db            what became of each program that was executed, so that it is executed once (SQLite)
-    statistics/            what was computed of the parents alone; may be removed, and is then computed again
-    sandbox.jsonl          the layers of the sandbox that each worker had, a line a worker
+    search.db              everything else that the search knows; see `LocalStore` (SQLite)
+    completions/KEY.jsonl  what a model wrote on the search split, one line per completion, and report-KEY.jsonl on the
+                           report split; a merge that was scored before has none again
+    statistics/            what was computed from the parents alone; may be removed, and is then computed again
     worker.log             what happened, with tracebacks
 
 Guarantees: a folder belongs to one config; opening it with another is refused and changes nothing. It may be moved
-and renamed.
+and renamed. A folder of version 0.1 (search.json, study.db) is refused by that name.
 """
 
 from __future__ import annotations
@@ -19,31 +16,36 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import platform
-import uuid
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from merging.caches import put, sweep
-from search.errors import SearchError
+from search.errors import MAKE_ROOM, RESTORE, SearchError
 from search.identity import COMPUTE_DTYPE, Identity, adopted, check, computes_in
-from search.locks import exclusive, held, is_held
+from search.locks import exclusive, is_held
+from search.study.database import folder_errors
+from search.study.local_store import DATABASE, WORKERS, LocalStore
+from search.study.outcomes import Split
+from search.study.record import SplitName, TrialRecord
+from search.study.store import Store
 
 if TYPE_CHECKING:
-    from evaluation import Isolation, Outcome
+    from evaluation import Outcome
     from search.space.config import SearchConfig
 
-_CONFIG, _SEARCH, _STUDY, _COMPLETIONS, _LOG = "config.yaml", "search.json", "study.db", "completions", "worker.log"
-_DRAFTS, _VERDICTS, _SANDBOX = "drafts.jsonl", "verdicts.db", "sandbox.jsonl"
-_LOCK, _WORKERS = ".lock", ".workers"
+_CONFIG, _COMPLETIONS, _LOG, _LOCK = "config.yaml", "completions", "worker.log", ".lock"
+# What a search of version 0.1 consists of.
+_OLD = ("search.json", "study.db")
+_REPORT = "report-"
+_UNKNOWN: dict[SplitName, Split] = {"search": Split(), "report": Split()}
 STATISTICS = "statistics"
 """What the folder of the statistics is called; it is read before the results folder is there to be opened."""
-# Remedies of what may become of a folder.
-RESTORE = "restore it from a copy, or begin anew with --fresh"
-MAKE_ROOM = "what was scored is kept: make room (or the folder writable) and run the same command again"
+
+
+class NothingYet(SearchError):
+    """A search has only begun: no record is kept yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +54,11 @@ class ResultsFolder:
 
     Attributes:
         path: the folder.
-        study: the study's name: what the folder was called when it was made.
+        name: the search's: what the folder was called when it was made.
     """
 
     path: Path
-    study: str
+    name: str
 
     @classmethod
     def create(
@@ -94,20 +96,19 @@ class ResultsFolder:
             path.mkdir(parents=True, exist_ok=True)
             with exclusive(path / _LOCK):
                 known = cls.check(path, config, identity)
-                study = path.resolve().name if known is None else cls.open(path).study
-                if (whole := identity if known is None else adopted(known, identity)) != known:
-                    write_atomically(path / _SEARCH, json.dumps({"study": study, "identity": whole}, indent=2))
+                with contextlib.closing(LocalStore.create(path, path.resolve().name, identity)) as store:
+                    if known is not None and (whole := adopted(known, identity)) != known:
+                        store.keep_identity(whole)
+                    folder = cls(path, store.name)
                 # Only now: who is killed before leaves a folder that the next one goes on with.
                 if aside and (aside / STATISTICS).exists() and not (path / STATISTICS).exists():
                     (aside / STATISTICS).rename(path / STATISTICS)
-                folder = cls(path, study)
-                folder.require_database(missing=folder.holds_scores())
                 if not folder.config_file.exists():
                     write_atomically(folder.config_file, config.text)
                 folder._sweep()
                 # Copies lack empty and hidden folders: git and zip leave them out.
                 (path / _COMPLETIONS).mkdir(exist_ok=True)
-                (path / _WORKERS).mkdir(exist_ok=True)
+                (path / WORKERS).mkdir(exist_ok=True)
                 return folder
         except OSError as error:
             where = error.filename or path
@@ -117,11 +118,9 @@ class ResultsFolder:
     def check(cls, path: Path, config: SearchConfig, identity: Identity) -> Identity | None:
         """Return the identity of the search that a folder holds, or None if it holds none. Changes nothing.
 
-        Raises SearchError if that search is another one than the config's, or not to be told any more.
+        Raises SearchError if that search is another one than the config's, or has lost its database.
         """
-        if not (path / _SEARCH).exists():
-            if _holds_trials(path):
-                raise _lost(path)
+        if not _is_begun(path):
             return None
         known = cls.open(path).identity
         # Through JSON once, so that tuples and lists are one.
@@ -130,66 +129,56 @@ class ResultsFolder:
         check(path, known, here, config.source)
         return known
 
-    @property
-    def identity(self) -> Identity:
-        """What its search is of. Raises SearchError."""
-        try:
-            found = json.loads((self.path / _SEARCH).read_text(encoding="utf-8"))["identity"]
-            return dict(found)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise _unreadable(self.path / _SEARCH, error) from None
-
     @classmethod
     def open(cls, path: Path) -> ResultsFolder:
         """Open the folder of a search to read it. Raises SearchError if it holds none."""
+        if path.is_file():
+            raise SearchError(f"{path}: is a file; give a results folder, such as results/{path.stem}")
+        if _is_begun(path):
+            with contextlib.closing(LocalStore(path, reading=True)) as store:
+                return cls(path, store.name)
+        if (path / _LOCK).exists():
+            return cls(path, path.resolve().name)
+        raise SearchError(f"{path}: holds no search; `merge-search run CONFIG --out {path}` makes one")
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[LocalStore]:
+        """Open the store without writing anything. Raises SearchError; NothingYet if the search only begins."""
+        if not _is_begun(self.path):
+            raise NothingYet(f"{self.path}: a search begins here; no trial is over yet")
+        with contextlib.closing(LocalStore(self.path, reading=True)) as store:
+            yield store
+
+    @contextlib.contextmanager
+    def working(self) -> Iterator[LocalStore]:
+        """Open the store to work on the search, and log what happens. Raises SearchError."""
+        with folder_errors(self.path), self.logging(), contextlib.closing(LocalStore(self.path)) as store:
+            yield store
+
+    def read(self) -> tuple[str, Sequence[TrialRecord], Mapping[SplitName, Split]]:
+        """Return the search's name, its records, and how their outcomes are read. Raises SearchError."""
         try:
-            study = json.loads((path / _SEARCH).read_text(encoding="utf-8"))["study"]
-            if isinstance(study, str):
-                return cls(path, study)
-            raise TypeError
-        except (FileNotFoundError, NotADirectoryError):
-            if _holds_trials(path):
-                raise _lost(path) from None
-            if path.is_file():
-                raise SearchError(f"{path}: is a file; give a results folder, such as results/{path.stem}") from None
-            raise SearchError(f"{path}: holds no search; `merge-search run CONFIG --out {path}` makes one") from None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise _unreadable(path / _SEARCH, error) from None
+            with self.reading() as store:
+                return self.name, store.changed()[0], {**_UNKNOWN, **store.splits}
+        except NothingYet:
+            return self.name, (), _UNKNOWN
 
     @property
-    def database(self) -> Path:
-        """Where Optuna keeps the studies."""
-        return (self.path / _STUDY).resolve()
-
-    def require_database(self, missing: bool) -> None:
-        """Raise SearchError if there are no studies to be read, and they are `missing` indeed."""
-        file = self.database
-        if missing and not (file.is_file() and file.stat().st_size):
-            what = "is missing" if not file.exists() else "is empty" if file.is_file() else "is no file"
-            raise SearchError(f"{self.database}: {what}; {RESTORE}")
-
-    def holds_scores(self) -> bool:
-        """Whether a model was scored here: then there is a database, or there was."""
-        return any((self.path / _COMPLETIONS).glob("*.jsonl"))
+    def identity(self) -> Identity:
+        """What its search is of. Raises SearchError."""
+        with self.reading() as store:
+            return store.identity
 
     @property
-    def splits(self) -> dict[str, list[str]]:
-        """The task ids of the splits ``search`` and ``report``, in order. Raises SearchError."""
-        try:
-            known = self.identity["problems"]
-            return {name: list(known[name]) for name in ("search", "report")}
-        except (KeyError, TypeError) as error:
-            raise _unreadable(self.path / _SEARCH, error) from None
+    def splits(self) -> dict[SplitName, list[str]]:
+        """The task ids of the splits, in order. Raises SearchError."""
+        known = self.identity["problems"]
+        return {"search": list(known["search"]), "report": list(known["report"])}
 
     @property
     def compute_dtype(self) -> Literal["recipe", "float32"]:
         """What every model of the search computes in: the recipe's dtype, or float32. Raises SearchError."""
         return "float32" if computes_in(self.identity) == "float32" else "recipe"
-
-    @property
-    def drafts(self) -> Path:
-        """Where what the models wrote lies as token ids."""
-        return self.path / _DRAFTS
 
     @property
     def statistics(self) -> Path:
@@ -206,32 +195,17 @@ class ResultsFolder:
         """Where the config lies, as it was given."""
         return self.path / _CONFIG
 
-    def lock(self) -> contextlib.AbstractContextManager[None]:
-        """Return a context in which no other worker changes what there is to do."""
-        return exclusive(self.path / _LOCK)
-
-    @contextlib.contextmanager
-    def sign_in(self) -> Iterator[str]:
-        """Be a worker on this folder: yield a name under which `is_at_work` finds it until it ends, or dies."""
-        worker = uuid.uuid4().hex
-        with held(self.path / _WORKERS / worker):
-            yield worker
-
-    def others_at_work(self, worker: str) -> bool:
-        """Whether any other worker lives."""
-        return any(file.name != worker and is_held(file) for file in (self.path / _WORKERS).iterdir())
-
-    def is_at_work(self, worker: str) -> bool:
-        """Whether the worker of that name still lives."""
-        return is_held(self.path / _WORKERS / worker)
-
     def _sweep(self) -> None:
         """Remove what killed workers left half made, and their lock files."""
-        sweep(self.path / _WORKERS, "*")
-        for place in (self.path, self.path / _COMPLETIONS, self.statistics):
+        sweep(self.path / WORKERS, "*")
+        for place in (self.path, self._completions, self.statistics):
             sweep(place)
 
-    def save_completions(self, name: str, outcomes: Iterable[Outcome]) -> None:
+    @property
+    def _completions(self) -> Path:
+        return self.path / _COMPLETIONS
+
+    def save_completions(self, record: TrialRecord, split: SplitName, outcomes: Iterable[Outcome]) -> None:
         """Write what a model wrote, as a samples file that `merge-search score` reads. Raises SearchError."""
         lines = [
             json.dumps(
@@ -239,41 +213,21 @@ class ResultsFolder:
             )
             for o in outcomes
         ]
-        file = self.path / _COMPLETIONS / f"{name}.jsonl"
+        file = self._completions / f"{_REPORT if split == 'report' else ''}{record.key}.jsonl"
         try:
             write_atomically(file, "".join(line + "\n" for line in lines))
         except OSError as error:
             raise SearchError(f"{file}: cannot be written: {error.strerror}; {MAKE_ROOM}") from None
 
-    def keep_completions(self, numbers: Collection[int]) -> None:
-        """Remove the completions of trials that are none of these: they were lost with their workers."""
-        kept = {f"trial-{number}.jsonl" for number in numbers}
-        for file in (self.path / _COMPLETIONS).glob("trial-*.jsonl"):
-            if file.name not in kept:
+    def remove_lost_completions(self, store: Store) -> None:
+        """Remove what models wrote on the search split whose scores were lost with their workers."""
+        found = [file for file in self._completions.glob("*.jsonl") if not file.name.startswith(_REPORT)]
+        # Only now: who writes a file meanwhile is at work.
+        records, alive = store.changed()[0], store.at_work()
+        kept = {each.key for each in records if each.search.state == "complete" or each.search.worker in alive}
+        for file in found:
+            if file.stem not in kept:
                 file.unlink(missing_ok=True)
-
-    @property
-    def verdicts(self) -> Path:
-        """Where the verdicts of programs are kept."""
-        return (self.path / _VERDICTS).resolve()
-
-    def record_isolation(self, worker: str, isolation: Isolation) -> bool:
-        """Add a worker's line to the file of the sandboxes; return whether layers are missing that none missed before.
-
-        Raises SearchError.
-        """
-        started = datetime.now(UTC).isoformat(timespec="seconds")
-        line = {"worker": worker, "host": platform.node(), "started": started, "active": isolation.active}
-        file = self.path / _SANDBOX
-        missing = json.dumps(isolation.missing)
-        try:
-            with file.open("a+", encoding="utf-8", errors="replace") as lines:
-                lines.seek(0)
-                is_new = bool(isolation.missing) and not any(missing in known for known in lines)
-                lines.write(json.dumps(line | {"missing": isolation.missing}) + "\n")
-                return is_new
-        except OSError as error:
-            raise SearchError(f"{file}: cannot be written: {error.strerror}; {MAKE_ROOM}") from None
 
     @contextlib.contextmanager
     def logging(self) -> Iterator[None]:
@@ -296,48 +250,58 @@ class ResultsFolder:
             handler.close()
 
 
-def _unreadable(file: Path, error: Exception) -> SearchError:
-    reason = error.strerror if isinstance(error, OSError) else "it does not describe a search"
-    return SearchError(f"{file}: cannot be read: {reason}; {RESTORE}")
-
-
 class _LogFile(logging.FileHandler):
     def close(self) -> None:
         with contextlib.suppress(OSError):  # of a full disk, too
             super().close()
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
-        # A full disk is told once, by who writes results, and not with a traceback for each line of the log.
+        # A full disk is reported once, by whoever writes results, and not with a traceback per line of the log.
         pass
 
 
 def _holds_search(path: Path) -> bool:
-    """Whether a folder is that of a search, which may have lost what tells of it."""
+    """Whether a folder is that of a search, which may be of version 0.1, or have lost its database."""
     ours = any((path / name).exists() for name in (_CONFIG, _COMPLETIONS, _LOCK))
-    return (path / _SEARCH).exists() or (ours and _holds_trials(path))
+    return _is_old(path) or (ours and ((path / DATABASE).exists() or _holds_scores(path)))
 
 
-def _holds_trials(path: Path) -> bool:
-    """Whether there is a database, which is made after search.json."""
-    database = path / _STUDY
-    return database.is_file() and database.stat().st_size > 0
+def _is_begun(path: Path) -> bool:
+    """Whether a folder holds the database of a search. Raises SearchError if it did once, or is of version 0.1."""
+    file = (path / DATABASE).resolve()
+    state = "is missing" if not file.exists() else "is empty" if file.is_file() else "is no file"
+    if state == "is empty" and file.stat().st_size:
+        if LocalStore.holds_search(path):
+            return True
+        state = "holds no search"
+    if state == "is missing" and _is_old(path):
+        raise SearchError(
+            f"{path}: holds a search of merge-search 0.1 ({_OLD[0]}, {_OLD[1]}); finish it with that version, or begin "
+            "anew with --fresh, which moves it aside"
+        )
+    if state == "is no file" or _holds_scores(path):
+        raise SearchError(f"{file}: {state}; {RESTORE}")
+    return False
 
 
-def _lost(path: Path) -> SearchError:
-    return SearchError(
-        f"{path / _SEARCH}: is missing, and {_STUDY} holds trials of the search that it told of; {RESTORE}"
-    )
+def _is_old(path: Path) -> bool:
+    return (path / _OLD[0]).is_file() or ((path / _CONFIG).exists() and (path / _OLD[1]).is_file())
+
+
+def _holds_scores(path: Path) -> bool:
+    """Whether a model was scored here: then there is a database, or there was."""
+    return any((path / _COMPLETIONS).glob("*.jsonl"))
 
 
 def _is_foreign(path: Path) -> bool:
-    if not path.exists() or (path / _SEARCH).exists() or (path / _LOCK).exists():
+    if not path.exists() or (path / _LOCK).exists():
         return False
     # Statistics alone are what `--fresh` once left when it was killed.
     return any(entry.name != STATISTICS for entry in path.iterdir())
 
 
 def _move_aside(path: Path) -> Path:
-    workers = path / _WORKERS
+    workers = path / WORKERS
     if workers.exists() and any(is_held(worker) for worker in workers.iterdir()):
         raise SearchError(f"{path}: a search is running there; stop it first, or give another folder with --out")
     sweep(workers, "*")

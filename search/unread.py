@@ -13,8 +13,8 @@ from typing import Any
 
 from merging import Merger, Recipe
 from merging.unread import NO_PARAMETER, Keys, unread, unread_notes
-from search.progress import Progress, count
 from search.space.space import SearchSpace
+from search.views.progress import Progress
 
 # How many recipes are drawn where a method, a model or a layer is searched, too: two choices may have to meet.
 _DRAWS = 20
@@ -34,7 +34,7 @@ def unread_lines(
         extremes: recipes of the space that can be merged, in which every choice stands.
         progress: told while a parent is compared with the base.
     """
-    compared = partial(count, progress, "comparing the parents", "tensors")
+    compared = partial(progress.count, "comparing the parents", "tensors")
     reasons: dict[Keys, dict[str, None]] = {}
     read: set[Keys] = set()
     for recipe in _telling(space, merger, extremes, lambda: bool(reasons.keys() - read)):

@@ -26,7 +26,7 @@ def test_the_python_example_runs(
     exec(example, {"__name__": "__main__"})
     assert len(capsys.readouterr().out.splitlines()) >= 6  # three parents, their average, three trials or fewer
     assert (tmp_path / "merged" / "recipe.yaml").is_file()
-    assert (tmp_path / "results" / "from-python" / "study.db").is_file()
+    assert (tmp_path / "results" / "from-python" / "search.db").is_file()
 
 
 def test_the_example_config_is_valid(tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
-"""The code in a chat answer: found by parsing, as in EvalPlus (arXiv:2305.01210), not by patterns.
+"""The code in what a chat model answers: parsed, as EvalPlus sanitizes (arXiv:2305.01210), and matched by no pattern.
 
-Guarantees: any text gives some code, raises nothing, and is parsed a bounded number of times. Of several definitions of
-the function, the last one that returns something is taken, with the imports beside it and everything that defines what
-it uses, wherever that stands. Example calls and code that runs as a script are left out.
+Guarantees: an answer of any text gives some code and raises nothing, and is parsed a bounded number of times. Of
+several definitions of the function the last that returns something is taken, with the imports beside it and whatever
+makes what it uses, wherever that stands.
+Example calls, and what runs as a script, are left out.
 """
 
 from __future__ import annotations
@@ -20,20 +21,20 @@ from evaluation.answers.definitions import at_once, needed, rank
 from evaluation.answers.wrapping import is_fence, readings, sections
 from evaluation.problems.problem import parse
 
-# The limit on parsing, in characters: so many times the answer's length, and at least so many. Without it, 500 brackets
-# that nothing closes would be parsed 125,000 times.
+# So often, and in no less than so many characters, an answer is parsed; 500 brackets that nothing closes would be
+# parsed 125,000 times.
 _MOST_TIMES, _LEAST_CHARACTERS = 200, 1_000_000
-_ONE_LINE = ast.PyCF_ONLY_AST | codeop.Compile().flags  # these accept incomplete input as such
+_ONE_LINE = ast.PyCF_ONLY_AST | codeop.Compile().flags  # which take what is not complete for that
 
 
 class Effort:
-    """How much more parsing an answer is worth."""
+    """How much more of an answer is parsed."""
 
     def __init__(self, answer: str) -> None:
         self._left = max(_LEAST_CHARACTERS, _MOST_TIMES * len(answer))
 
     def allows(self, program: str) -> bool:
-        """Whether a program may be parsed; counts it."""
+        """Whether a program may be parsed, which then counts."""
         self._left -= len(program)
         return self._left >= 0
 
@@ -44,9 +45,9 @@ class CodeBlock:
 
     Attributes:
         text: the lines.
-        tree: their syntax tree.
-        place: their numbers in the whole text, from 0.
-        is_cut_off: whether their fence was never closed, and more text follows in it.
+        tree: what they parse to.
+        place: which lines of the whole text they are, from 0.
+        is_cut_off: whether their fence was never closed, and what follows in it is no program.
     """
 
     text: str
@@ -56,20 +57,20 @@ class CodeBlock:
 
     @property
     def size(self) -> int:
-        """How many lines are not blank."""
+        """How many of the lines are not blank."""
         return sum(bool(line.strip()) for line in self.text.split("\n"))
 
 
 def code_of(answer: str, entry_point: str, indentation: str = "") -> str:
-    """Return the definition of a function in an answer, with the imports and everything else that it needs.
+    """Return the definition of a function in an answer, after the imports and with what it reaches.
 
-    If the answer does not define the function, return a part that looks like its body; otherwise the longest part that
-    is a program; otherwise the whole answer.
+    Where no part of the answer defines it, what a part holds of its body; where none does, the longest part that is a
+    program; where none is, the answer.
 
     Args:
-        answer: what the model generated.
+        answer: what the model wrote.
         entry_point: the function's name.
-        indentation: of the function's body, if the prompt has begun it.
+        indentation: of the function's body, where others have begun it.
     """
     read, effort = readings(answer), Effort(answer)
     for texts in read:
@@ -82,10 +83,10 @@ def code_of(answer: str, entry_point: str, indentation: str = "") -> str:
 
 
 def blocks(text: str, effort: Effort | None = None) -> Iterator[CodeBlock]:
-    """Yield the parts of a text that are programs: from each line on which one can begin, as long as possible.
+    """Yield the parts of a text that are programs: from each line on which one can begin, as far as it goes.
 
-    Parts that begin at a statement of an earlier one are left out, since they end with it. There are no more once the
-    effort is spent.
+    Those that begin at a statement of one before are left out; they end where that does. Where the effort is spent,
+    there are no more.
     """
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     effort = effort or Effort(text)
@@ -97,14 +98,14 @@ def blocks(text: str, effort: Effort | None = None) -> Iterator[CodeBlock]:
             continue
         end, tree = _longest(lines, start, effort)
         if tree is not None and tree.body:
-            # It is in a fence that nothing closes, and ends before the text does.
+            # In a fence that nothing closes, and before the end of the text.
             is_cut_off = bisect_left(fences, start) % 2 == 1 and bisect_left(fences, end) == len(fences) and end <= last
             yield CodeBlock("\n".join(lines[start:end]), tree, range(start, end), is_cut_off)
             within |= {start + number for number in _outer_lines(tree, end - start)}
 
 
 def _may_begin(line: str) -> bool:
-    """Whether a program may begin with a line: most prose is ruled out without parsing what follows."""
+    """Whether a program may begin with a line: most of what is no code shows that without a look at what follows."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -123,7 +124,7 @@ def _longest(lines: Sequence[str], start: int, effort: Effort) -> tuple[int, ast
         try:
             return end, parse(program)
         except SyntaxError as error:
-            # A wrong line stays wrong whatever follows, so the program ends before it.
+            # What is wrong with a line stays so whatever follows, so the program ends before it.
             end = min(end - 1, start + max(0, (error.lineno or 1) - 1))
         except ValueError:  # a NUL byte, half of a surrogate pair
             end = min(end - 1, next(number for number in range(start, end) if not _is_source(lines[number])))
@@ -140,7 +141,7 @@ def _is_source(line: str) -> bool:
 
 
 def _outer_lines(tree: ast.Module, count: int) -> set[int]:
-    """Return the lines, from 0, on which a top-level statement begins or that belong to none."""
+    """Return the lines, from 0, on which a statement of a program begins, or that belong to none."""
     inner: set[int] = set()
     for node in tree.body:
         inner |= set(range(node.lineno, node.end_lineno or node.lineno))
@@ -148,20 +149,20 @@ def _outer_lines(tree: ast.Module, count: int) -> set[int]:
 
 
 def _definition(texts: Sequence[str], entry_point: str, effort: Effort) -> str | None:
-    """Return the best definition of the function in some texts; of equally good ones, the last in the first text."""
+    """Return the best definition of the function in some texts, of equal ones the last of the first text."""
     best: tuple[tuple[bool, ...], Sequence[CodeBlock], CodeBlock] | None = None
     for found in (list(blocks(text, effort)) for text in texts):
         end = 0
         for block in found:
             quality = None if block.place.start < end else _quality(block, entry_point)
-            end = block.place.stop if quality else end  # a definition within another's strings does not count
+            end = block.place.stop if quality else end  # what stands in its texts is no definition
             if quality and (best is None or quality > best[0] or (quality == best[0] and found is best[1])):
                 best = quality, found, block
     return _needed(*best[1:], entry_point) if best else None
 
 
 def _quality(block: CodeBlock, entry_point: str) -> tuple[bool, ...] | None:
-    """Return how good a block's definition of the function is, or None if it has none."""
+    """Return how good a definition of the function a block holds, or None if it holds none."""
     if (found := rank(block.tree.body, entry_point)) is None:
         return None
     returns, does_something = found
@@ -176,19 +177,19 @@ def _needed(found: Sequence[CodeBlock], own: CodeBlock, entry_point: str) -> str
 def _unparsed(nodes: Sequence[ast.stmt]) -> str | None:
     try:
         return "\n\n".join(map(ast.unparse, nodes))
-    except (RecursionError, ValueError):  # a backslash within an f-string, before Python 3.12
+    except (RecursionError, ValueError):  # a backslash within an f-string, to Python 3.11
         return None
 
 
 def _bodies(texts: Sequence[str], indentation: str, effort: Effort) -> Iterator[str]:
-    """Yield parts of an answer that may be the function's body, those in the last fence first."""
+    """Yield what parts of an answer hold of a function's body, those in its last fence first."""
     for text in texts:
         parts = sections(text)
         for part in (*reversed(parts[1::2]), *parts[::2]):
             beginning = "\n".join(takewhile(_is_inner, part.strip("\n").split("\n")))
-            # A continuation of the prompt lacks the indentation that the prompt already has.
-            for candidate in (beginning, part, indentation + part.lstrip("\n")):
-                for block in blocks(textwrap.dedent(candidate), effort):
+            # What goes on where the prompt ended begins behind the indentation that the prompt has.
+            for written in (beginning, part, indentation + part.lstrip("\n")):
+                for block in blocks(textwrap.dedent(written), effort):
                     if any(isinstance(it, ast.Return | ast.Yield) for node in block.tree.body for it in at_once(node)):
                         yield textwrap.indent(_unparsed(block.tree.body) or block.text, indentation)
 

@@ -1,7 +1,7 @@
-"""The statements of a program that a function needs: its definition, and the definitions of everything it uses.
+"""The statements of a program that a function needs: its definition, and all that makes what it uses.
 
-Names are resolved as in Python, so a function's local names are not the module's. Statements that call the function are
-examples, and nothing needs them.
+Names are resolved as Python resolves them, so that what a function calls its own is none of the module's. Statements
+that call the function are examples, and needed by nothing.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ from typing import TypeAlias
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
 _Definition = _Function | ast.ClassDef
 _Import = ast.Import | ast.ImportFrom
-# Statements that may define a function; a loop over functions does not.
+# What may define a function; a loop's variable does not.
 _Binding = _Definition | ast.Assign | ast.AnnAssign | ast.If | ast.Try
 
-# How good a definition is: whether it returns something, and whether it does anything at all.
+# Of a definition: whether it returns something, and whether it does anything at all.
 Rank: TypeAlias = tuple[bool, bool]
 
 
 def rank(body: Iterable[ast.stmt], name: str) -> Rank | None:
-    """Return the rank of a program's best definition of a name, or None if it has none."""
+    """Return the rank of the best definition of a name in a program, or None if nothing defines it."""
     found = (_Statement.of(node) for node in body if isinstance(node, _Binding))
     return max((each.rank for each in found if each.defines(name)), default=None)
 
 
 def needed(own: Sequence[ast.stmt], others: Sequence[ast.stmt], name: str) -> Sequence[ast.stmt]:
-    """Return the statements that a function needs: first the imports, then the rest in order.
+    """Return the statements that a function needs: all imports of its program first, then the rest in order.
 
     Args:
         own: the program that defines the function.
-        others: other programs that may define what this one lacks.
+        others: other programs, which define what this one lacks.
         name: the function's.
     """
     mine = [each for each in map(_Statement.of, own) if not each.is_example(name)]
@@ -51,7 +51,7 @@ def needed(own: Sequence[ast.stmt], others: Sequence[ast.stmt], name: str) -> Se
 
 
 def body_indentation(program: str, name: str) -> str:
-    """Return the indentation of the function's body if a program ends with that function, and otherwise nothing."""
+    """Return how far the body of the function that a program ends in is indented; nothing if it ends in none."""
     try:
         last = ast.parse(program).body[-1]
     except (SyntaxError, ValueError, RecursionError, MemoryError, IndexError):
@@ -64,7 +64,7 @@ def body_indentation(program: str, name: str) -> str:
 
 
 def at_once(node: ast.AST) -> Iterator[ast.AST]:
-    """Yield a statement and its parts that are executed with it, so not the bodies of functions and classes."""
+    """Yield a statement and what is executed with it: not the bodies of functions and classes."""
     waiting = [node]
     while waiting:
         yield (part := waiting.pop())
@@ -77,11 +77,11 @@ class _Statement:
     """A statement of a module.
 
     Attributes:
-        node: its syntax tree.
+        node: what it is.
         binds: the names that it defines, assigns or imports.
-        uses: the module's names that it reads, at once or when what it defines is called.
-        changes: names whose items or attributes it sets.
-        calls: names that it calls, or calls a method of, only for the side effect.
+        uses: those of the module that it reads, at once or when what it defines is called.
+        changes: those whose items or attributes it sets.
+        calls: those that it calls, or calls a method of, for nothing but what that does.
     """
 
     node: ast.stmt
@@ -95,14 +95,14 @@ class _Statement:
         try:
             table = symtable.symtable(ast.unparse(node), "<answer>", "exec")
             binds, uses = frozenset(_bound(table)), frozenset(_used(table))
-        except (SyntaxError, ValueError, RecursionError, MemoryError):  # a return outside a function
+        except (SyntaxError, ValueError, RecursionError, MemoryError):  # a return outside of a function
             binds = uses = frozenset(_names(node))
         parts = list(at_once(node))
         return cls(node, binds, uses, frozenset(_changed(parts)), frozenset(_called(parts)))
 
     @property
     def rank(self) -> Rank:
-        """How good a definition it is; anything but a function counts as one that returns something."""
+        """How much of a definition it is; what is no function is as good as one that returns something."""
         if not isinstance(self.node, _Function):
             return True, True
         returns = any(isinstance(part, ast.Return | ast.Yield | ast.YieldFrom) for part in ast.walk(self.node))
@@ -110,16 +110,16 @@ class _Statement:
 
     @property
     def imports(self) -> bool:
-        """Whether it is an import, tries one, or has a conditional one."""
+        """Whether it is an import, or tries one, or makes one depend on something."""
         parts = at_once(self.node) if isinstance(self.node, _Import | ast.If | ast.Try) else ()
         return any(isinstance(part, _Import) for part in parts)
 
     def defines(self, name: str) -> bool:
-        """Whether it may define a name."""
+        """Whether it may be what a name means."""
         return name in self.binds and not self.is_example(name)
 
     def is_example(self, name: str) -> bool:
-        """Whether it only shows what a function does, runs as a script, or must not follow other statements."""
+        """Whether it only shows what a function does, or is run as a script, or cannot stand after other statements."""
         node = self.node
         if isinstance(node, _Import):
             return name in self.binds or (isinstance(node, ast.ImportFrom) and node.module == "__future__")
@@ -131,19 +131,19 @@ class _Statement:
         return any(isinstance(called, ast.Name) and called.id == name for called in calls)
 
     def sets(self, imported: set[str]) -> bool:
-        """Whether it configures a module: a recursion limit, a seed, a precision."""
+        """Whether it sets something up in a module: a recursion limit, a seed, a precision."""
         setters = (base for base, method in self.calls if method.startswith(("set", "seed")))
         return not imported.isdisjoint({*setters, *self.changes})
 
 
 def _makes(each: _Statement, module: Sequence[_Statement], imported: set[str], name: str) -> frozenset[str]:
-    """Return the names whose values depend on a statement."""
+    """Return the names that would be something else without a statement."""
     found = each.binds | each.changes
     for called, method in each.calls:
         if method:
             found |= {called} - imported
         else:
-            # A function called for its side effect may change the variables that it uses.
+            # A function that is called for what it does changes the variables that it uses, if any.
             inside = _reached({called}, module)
             found |= (inside | each.uses) & _variables(module) if name not in inside else frozenset()
     return found
@@ -162,7 +162,7 @@ def _variables(module: Sequence[_Statement]) -> frozenset[str]:
 
 
 def _without_drafts(module: Sequence[_Statement]) -> Sequence[_Statement]:
-    """Return the statements without definitions that a later or better one replaces."""
+    """Return the statements without the definitions that a later one, or a better one, replaces."""
     best: dict[str, tuple[Rank, int]] = {}
     for index, each in enumerate(module):
         if isinstance(each.node, _Definition):
@@ -197,7 +197,7 @@ def _changed(parts: Iterable[ast.AST]) -> Iterator[str]:
 
 
 def _called(parts: Iterable[ast.AST]) -> Iterator[tuple[str, str]]:
-    """Yield the names that are called, each with the method's name if a method is called."""
+    """Yield the name and, where it is a method that is called, the method's."""
     for part in parts:
         if isinstance(part, ast.Expr) and isinstance(part.value, ast.Call):
             function = part.value.func
@@ -215,7 +215,7 @@ def _base(node: ast.expr) -> Iterator[str]:
 
 
 def _is_idle(node: ast.stmt) -> bool:
-    """Whether a statement is a docstring or an ellipsis, or raises NotImplementedError."""
+    """Whether a statement is a docstring, an ellipsis, or says that something is still to be written."""
     if isinstance(node, ast.Raise):
         return node.exc is not None and "NotImplementedError" in ast.dump(node.exc)
     return isinstance(node, ast.Pass) or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))

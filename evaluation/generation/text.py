@@ -47,11 +47,11 @@ def _may_complete(stops: tuple[str, ...], token: int, tokenizer: PreTrainedToken
     return any(map(text.lstrip().startswith, ends)) or any(stop in text for stop in stops)
 
 
-def text_after(prompt: Sequence[int], generated: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> str:
+def text_after(prompt: Sequence[int], written: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> str:
     """Return the text of the tokens after a prompt, without special tokens."""
     # Some tokenizers strip a leading space, so the end of the prompt is decoded as well.
     context = list(prompt[-_CONTEXT_TOKENS:])
-    return decode([*context, *generated], tokenizer)[len(decode(context, tokenizer)) :]
+    return decode([*context, *written], tokenizer)[len(decode(context, tokenizer)) :]
 
 
 def decode(tokens: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> str:

@@ -1,4 +1,4 @@
-"""Executes generated code: in separate processes, under limits, judged from outside. It stands on its own.
+"""Execution of what models write: in processes of its own, under limits, judged from outside.
 
-See ``pool`` and ``confinement`` for guarantees and limits.
+Guarantees and limits are those of ``pool`` and ``confinement``.
 """

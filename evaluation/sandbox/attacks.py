@@ -1,7 +1,7 @@
-"""Attacks: what a program must not be able to do. Each is tried at the start, under the layers that must stop it.
+"""What a program must not be able to do, as it would do it: each is tried at the start, under the layers that stop it.
 
-Guarantees: an attack that succeeds does no harm: it changes nothing, or removes what it made. ``confinement`` tries
-each in a process of its own, which then ends.
+Guarantees: an attack that gets through does no harm: it changes nothing, or removes what it made. Each is tried in a
+process of its own, which then ends, by ``confinement``.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ def write_much() -> None:
 
 
 def gain_privileges() -> None:
-    """Have the right to become another user by executing a setuid program."""
-    if _LIBC.prctl(_PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) != 0:  # -1: seccomp refuses even the question
+    """Be able to become another user by executing a program that is another's."""
+    if _LIBC.prctl(_PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) != 0:  # -1: seccomp does not let one ask
         raise PermissionError
 
 
@@ -66,7 +66,7 @@ def make_process() -> None:
 
 
 def execute_program() -> None:
-    """Execute something that is not a program: the error shows whether the call got through."""
+    """Execute a file that is none: what the kernel says of it tells whether it was asked."""
     try:
         os.execve("/", ["/"], {})
     except OSError as error:
@@ -86,18 +86,18 @@ def trace_others() -> None:
 
 
 def change_mode() -> None:
-    """Set a file's mode to what it already is."""
+    """Set a file's mode, to what it is."""
     file = Path(os.__file__)
     file.chmod(stat.S_IMODE(file.stat().st_mode))
 
 
 def set_limits() -> None:
-    """Set a limit to what it already is; as root, a process that may do this may raise it."""
+    """Set a limit, to what it is; as root, who may do that may raise it."""
     resource.setrlimit(resource.RLIMIT_CORE, resource.getrlimit(resource.RLIMIT_CORE))
 
 
 def call_kernel() -> None:
-    """Make system calls that no program needs, with arguments that have no effect."""
+    """Make system calls that no program needs, with arguments that make nothing of them."""
     column, _ = MACHINES[os.uname().machine]
     for numbers in FORBIDDEN.values():
         called = _LIBC.syscall(ctypes.c_long(numbers[column]), 0, 0, 0, 0, 0)
@@ -112,7 +112,7 @@ def read_others() -> None:
 
 
 def read_our_code() -> None:
-    """Read a file of this package, the only foreign one within bubblewrap."""
+    """Read a file of this package; within bubblewrap no other foreign one is left to be read."""
     os.open(__file__, os.O_RDONLY)
 
 
@@ -121,7 +121,7 @@ def write_others() -> None:
     _any(*(partial(_make_file, folder) for folder in _FOREIGN_FOLDERS))
 
 
-# By layer: each attack, in words that continue "a program".
+# By layer: the attack, in words that follow "a program".
 BY_LAYER: dict[str, dict[str, Attack]] = {
     "rlimits": {"takes more memory than it may": take_memory, "writes a larger file than it may": write_much},
     "no-new-privs": {"gains privileges": gain_privileges},
@@ -141,7 +141,7 @@ BY_LAYER: dict[str, dict[str, Attack]] = {
 
 
 def got_through(attack: Attack) -> bool:
-    """Whether an attack succeeds in this process."""
+    """Whether an attack, tried in this process, is not refused."""
     try:
         attack()
     except (OSError, ValueError):  # setrlimit's is a ValueError
@@ -150,7 +150,7 @@ def got_through(attack: Attack) -> bool:
 
 
 def _any(*attempts: Attack) -> None:
-    """Make all attempts; raise PermissionError if all of them are refused."""
+    """Make all attempts; raise PermissionError if all are refused."""
     if not any(map(got_through, attempts)):
         raise PermissionError
 

@@ -1,7 +1,7 @@
 """Framed messages over a stream descriptor: four bytes of length, then the message.
 
-Guarantees: a reader accepts no message beyond MAX_MESSAGE_BYTES and no descriptors. It needs only ``read`` and
-``write``, which the seccomp filter allows; the filter allows no calls for sockets.
+Guarantees: a reader takes no message beyond MAX_MESSAGE_BYTES, and no descriptor is passed along. Only ``read``
+and ``write`` are used, which the seccomp filter allows; it allows no call that is for sockets only.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ MAX_MESSAGE_BYTES = 64 << 20
 
 
 class ChannelClosed(Exception):
-    """The other side is gone, or sent something that is not a message."""
+    """The other side is gone, or says something that is no message."""
 
 
 class Channel:
@@ -20,7 +20,7 @@ class Channel:
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
-        # Bound here, before any solution runs and may change the os module.
+        # Bound here, before any solution runs: what it does to the os module is its own affair.
         self._read = os.read
         self._write = os.write
 

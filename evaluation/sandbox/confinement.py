@@ -1,7 +1,7 @@
-"""Confines runs by the layers that this system has.
+"""The layers that a run is put under, and which of them this system has.
 
-Guarantees: a layer is reported as active only after a forked probe under it tried what it must stop. Then all attacks
-are tried again under all layers together. ``isolation`` says whether the active layers are enough.
+Guarantees: a layer is reported as active only after a forked probe was put under it and tried what it is to stop; then
+all attacks are tried once more under all layers together. Whether what is active is enough, ``isolation`` says.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from evaluation.sandbox import landlock, limits, seccomp
 from evaluation.sandbox.attacks import BY_LAYER, Attack, got_through
 from evaluation.sandbox.isolation import Isolation, LayerName, SandboxLayer
 
-_PROBE_SECONDS = 3.0  # processor time for an attempt to break out; none needs that much
+_PROBE_SECONDS = 3.0  # processor time of an attempt to break out; none needs it
 _EVERYTHING = {name: attack for attacks in BY_LAYER.values() for name, attack in attacks.items()}
 
 
 class Confinement:
-    """The confinement that a fork applies to itself, prepared once in its zygote.
+    """What a fork applies to itself, prepared once in its zygote.
 
     Args:
-        scratch: the folder that a run may write to, or None.
+        scratch: the folder that a run may write; None if it may write none.
         numpy: the folders of numpy.
-        bubblewrap: the version of the bubblewrap around the zygote; empty if there is none.
-        without_bubblewrap: why there is none.
+        bubblewrap: the version of the bubblewrap that the zygote is in; empty if it is in none.
+        without_bubblewrap: why that is.
         delay_is_measured: whether the clock of a check can tell how long it waited for a core.
     """
 
@@ -47,13 +47,13 @@ class Confinement:
         boxed = bool(bubblewrap) and _stops("bubblewrap", lambda: None)
         why_not = without_bubblewrap or "it does not stop what it should"
         layers.append(SandboxLayer("bubblewrap", boxed, bubblewrap if boxed else why_not))
-        no_delay = "" if delay_is_measured else "the kernel keeps no schedstat; wall time is counted"
+        no_delay = "" if delay_is_measured else "the kernel keeps no schedstat; time on the wall is counted"
         layers.append(SandboxLayer("clock less run delay", delay_is_measured, no_delay))
         self._layers = tuple(layers)
 
     @property
     def descriptors(self) -> tuple[int, ...]:
-        """The descriptors that must stay open until ``apply``."""
+        """What must stay open until ``apply``."""
         return () if self._ruleset is None else (self._ruleset,)
 
     def apply(self, budget_seconds: float = _PROBE_SECONDS) -> None:
@@ -70,8 +70,8 @@ class Confinement:
             seccomp.install(self._filter)
 
     def examine(self) -> Isolation:
-        """Try all attacks under all layers, and return the result."""
-        # In bubblewrap without Landlock our code is readable; it is not secret.
+        """Try all attacks under all layers, and return what came of it."""
+        # In bubblewrap without Landlock our code can be read, and is no secret.
         attacks = {name: attack for name, attack in _EVERYTHING.items() if name not in _OF_LANDLOCK_ALONE}
         breaches = _breaches(self.apply, attacks)
         refused = tuple(name for name in attacks if name not in breaches)
@@ -79,7 +79,7 @@ class Confinement:
 
     def _bounds(self) -> SandboxLayer:
         active = _stops("rlimits", partial(limits.restrict, _PROBE_SECONDS))
-        return SandboxLayer("rlimits", active, "" if active else "the kernel does not enforce them")
+        return SandboxLayer("rlimits", active, "" if active else "the kernel does not keep them")
 
     def _no_new_privileges(self) -> SandboxLayer:
         active = _stops("no-new-privs", limits.forbid_new_privileges)
@@ -88,10 +88,10 @@ class Confinement:
     def _calls(self) -> SandboxLayer:
         machine = os.uname().machine
         if machine not in seccomp.MACHINES:
-            return SandboxLayer("seccomp", False, f"the system calls of {machine} are unknown")
+            return SandboxLayer("seccomp", False, f"the calls of {machine} are not known")
         program = seccomp.build(machine)
         if not _stops("seccomp", partial(_without_privileges, partial(seccomp.install, program))):
-            return SandboxLayer("seccomp", False, "the kernel accepts no filter")
+            return SandboxLayer("seccomp", False, "the kernel takes no filter")
         self._filter = program
         return SandboxLayer("seccomp", True, machine)
 
@@ -116,12 +116,12 @@ def _without_privileges(layer: Callable[[], None]) -> None:
 
 
 def _stops(name: LayerName, layer: Callable[[], None]) -> bool:
-    """Return whether a fork can confine itself by a layer, and whether that stops every attack that it must."""
+    """Return whether a fork can put itself under a layer, and every attack that it is to stop is refused there."""
     return not _breaches(layer, BY_LAYER[name])
 
 
 def _breaches(confine: Callable[[], None], attacks: Mapping[str, Attack]) -> list[str]:
-    """Return the attacks that succeed in a confined fork; all of them if it cannot be confined or dies."""
+    """Return the attacks that get through in a confined fork; all of them if it cannot be confined, or dies."""
     told, telling = os.pipe()
     process = os.fork()
     if process == 0:

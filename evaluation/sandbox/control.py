@@ -1,6 +1,6 @@
 """The connection between a pool and a zygote: messages (see `control_messages`), some with a descriptor.
 
-Guarantees: both ends run only our own code; processes with foreign code do not hold it.
+Guarantees: both ends are our own code; the processes that run foreign code do not hold it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ class ControlClosed(Exception):
 
 
 class Control:
-    """One end of the connection."""
+    """One end of it."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
@@ -26,21 +26,21 @@ class Control:
         return self._connection.fileno()
 
     def send(self, message: Message, descriptor: int | None = None) -> None:
-        """Send a message, perhaps with a descriptor. Raises ControlClosed."""
+        """Send a message, and with it a descriptor. Raises ControlClosed."""
         body = dumped(message)
         size = len(body).to_bytes(4, "big")
         try:
             if descriptor is None:
                 self._connection.sendall(size + body)
             else:
-                # Four bytes are never split; the rest of the message follows.
+                # A short message may never be split by this; a longer one goes on after its size.
                 socket.send_fds(self._connection, [size], [descriptor])
                 self._connection.sendall(body)
         except OSError:
             raise ControlClosed from None
 
     def receive(self) -> tuple[Message, int | None]:
-        """Wait for a message, and return it with its descriptor, if any. Raises ControlClosed."""
+        """Wait for a message, and return it with the descriptor that came along. Raises ControlClosed."""
         try:
             head, descriptors, _, _ = socket.recv_fds(self._connection, 4, 1)
             head += self._exactly(4 - len(head)) if head else b""
@@ -52,11 +52,11 @@ class Control:
         return loaded(body), descriptors[0] if descriptors else None
 
     def wait_at_most(self, seconds: float) -> None:
-        """Let `receive` raise ControlClosed if it takes longer."""
+        """Make a receive that lasts longer raise ControlClosed."""
         self._connection.settimeout(seconds)
 
     def interrupt(self) -> None:
-        """End the connection for both ends; a `receive` in another thread raises ControlClosed."""
+        """End the connection for both ends; a receive that another thread waits in raises ControlClosed."""
         with contextlib.suppress(OSError):  # the other end may be gone
             self._connection.shutdown(socket.SHUT_RDWR)
 

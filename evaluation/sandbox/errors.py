@@ -1,4 +1,4 @@
-"""The errors of the sandbox: why nothing is executed here."""
+"""Why nothing is executed here."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from evaluation.sandbox.isolation import Isolation
 
 
 class SandboxError(Exception):
-    """The sandbox cannot start on this system."""
+    """The sandbox cannot be started on this system."""
 
 
 class ConfinementError(SandboxError):
-    """This system lacks layers that executing foreign code requires.
+    """This system lacks layers without which no foreign code is executed.
 
     Attributes:
-        isolation: the layers, active and missing.
+        isolation: what it has.
     """
 
     def __init__(self, isolation: Isolation) -> None:
-        super().__init__(f"foreign code is not executed here: {isolation.shortfall}; `merge-search check` shows more")
+        super().__init__(f"foreign code is not executed here: {isolation.shortfall}; `merge-search check` tells more")
         self.isolation = isolation

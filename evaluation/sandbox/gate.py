@@ -1,4 +1,4 @@
-"""The gate of a pool: lets in many checks together, or one alone."""
+"""The gate of a pool: checks go through it together, or one alone."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 
 class Gate:
-    """Lets in many at once, or one alone, which waits until the others are out."""
+    """Lets many in at once, or one alone, who waits until the others are out."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -17,7 +17,7 @@ class Gate:
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
-        """Enter together with others, once nobody is or wants to be inside alone."""
+        """Be inside with others, as soon as nobody is, or wants to be, there alone."""
         with self._changed:
             self._changed.wait_for(lambda: not self._alone)
             self._inside += 1
@@ -30,7 +30,7 @@ class Gate:
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
-        """Enter alone."""
+        """Be inside with nobody else."""
         with self._changed:
             self._changed.wait_for(lambda: not self._alone)
             self._alone = True

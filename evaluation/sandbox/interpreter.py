@@ -1,6 +1,6 @@
-"""The files of this system that a run may see: those of the interpreter, its library and numpy.
+"""Which files of this system a run may see: the interpreter's, its library's and numpy's.
 
-Guarantees: no other package is among them, because it may hold a problem set with its solutions.
+Guarantees: no other package is among them; one may hold a problem set with its solutions.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ _SYSTEM = ("/usr/lib", "/usr/lib64", "/lib", "/lib64", "/usr/share/zoneinfo", "/
 
 
 def executable() -> str:
-    """Return the real interpreter: a virtual environment's is a link, or a copy that needs its folder."""
+    """Return the interpreter itself; a virtual environment's is a link, or a copy that needs its folder."""
     return os.path.realpath(getattr(sys, "_base_executable", sys.executable))
 
 
 def folders() -> tuple[Path, ...]:
-    """Return the folders that the interpreter needs to start; `hidden` ones are inside them."""
+    """Return what the interpreter needs to start; `hidden` lies within."""
     extensions = (Path(path) for path in sys.path if path.endswith("lib-dynload"))
-    # Some interpreters find their own library through LD_LIBRARY_PATH.
+    # Some interpreters find their own library by LD_LIBRARY_PATH.
     linked = (Path(path) for path in os.environ.get("LD_LIBRARY_PATH", "").split(":") if path)
     found = (Path(os.__file__).parents[1], Path(sys.base_prefix, "lib"), *extensions, *linked, *map(Path, _SYSTEM))
     return tuple(dict.fromkeys(path for path in found if path.exists()))
 
 
 def hidden() -> tuple[Path, ...]:
-    """Return the folders of packages inside `folders`."""
+    """Return the folders of packages that lie within `folders`."""
     found = (package for folder in folders() for name in _PACKAGES for package in folder.glob(f"python*/{name}"))
     return tuple(dict.fromkeys(path for path in found if path.is_dir() and not path.is_symlink()))
 
 
 def numpy_folders() -> tuple[Path, ...]:
-    """Return the folders of numpy and its libraries; none without numpy."""
+    """Return where numpy is and the libraries that come with it; nothing where there is none."""
     spec = importlib.util.find_spec("numpy")
     if spec is None or not spec.submodule_search_locations:
         return ()
@@ -45,7 +45,7 @@ def numpy_folders() -> tuple[Path, ...]:
 
 
 def visible() -> Iterator[Path]:
-    """Yield `folders` without the `hidden` ones in them, for a layer that can allow but not deny."""
+    """Yield `folders` without what is `hidden` in them, for who can allow but not deny."""
     away = frozenset(os.path.realpath(path) for path in hidden())
     for folder in dict.fromkeys(os.path.realpath(path) for path in folders()):
         yield from _without(away, folder)

@@ -1,4 +1,4 @@
-"""The layers of confinement that a system has, and whether they are enough to execute foreign code."""
+"""Which layers of confinement a system has, and whether they are enough to execute foreign code."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ LayerName: TypeAlias = Literal[
 ]
 
 REQUIRED: tuple[LayerName, ...] = ("rlimits", "no-new-privs", "seccomp")
-# One of these is enough: both keep a run away from files that are not its own.
+# Of these one is enough: both keep a run from files that are not its own.
 FILE_LAYERS: tuple[LayerName, ...] = ("landlock", "bubblewrap")
 
 CONTAINER_FLAGS = "--security-opt seccomp=unconfined --security-opt apparmor=unconfined"
 _REMEDIES: dict[LayerName, str] = {
-    "rlimits": "run where setrlimit works, not in an emulator or sandbox that ignores it",
-    "no-new-privs": "run on Linux 3.5 or later, not in an emulator",
-    "seccomp": "run on Linux on x86_64 or aarch64 with CONFIG_SECCOMP_FILTER; gVisor and user-mode emulators lack it",
+    "rlimits": "run where setrlimit works: no emulator or sandbox that ignores it",
+    "no-new-privs": "run on Linux 3.5 or later, not in an emulator of it",
+    "seccomp": "run on Linux on x86_64 or aarch64 with CONFIG_SECCOMP_FILTER; gVisor and user-mode emulators have none",
     "landlock": "boot Linux 5.13 or later with landlock in its lsm= list; no container flag is needed",
-    "bubblewrap": "install it (apt-get install bubblewrap); start a container with "
-    f"`{CONTAINER_FLAGS}`, so that it can create namespaces; on Ubuntu 24.04, "
+    "bubblewrap": "install it (apt-get install bubblewrap); in a container, give that one "
+    f"`{CONTAINER_FLAGS}`, so that it may make namespaces; on Ubuntu 24.04, "
     "sysctl kernel.apparmor_restrict_unprivileged_userns=0",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class SandboxLayer:
-    """One layer of confinement.
+    """One layer.
 
     Attributes:
-        name: its name.
-        active: whether it confines programs; true only if the attacks that it must stop were tried and refused.
+        name: what it is called.
+        active: whether programs are under it; it is only after what it is to stop was tried under it and refused.
         detail: its version, or why it is missing; may be empty.
     """
 
@@ -45,12 +45,12 @@ class SandboxLayer:
 
 @dataclass(frozen=True, slots=True)
 class Isolation:
-    """How programs are confined.
+    """What programs are confined by.
 
     Attributes:
-        layers: all layers, active and missing.
+        layers: all of them, also those that this system lacks.
         refused: the attacks that were tried under all layers together and failed.
-        breaches: the attacks that succeeded.
+        breaches: those that got through.
     """
 
     layers: tuple[SandboxLayer, ...] = ()
@@ -59,7 +59,7 @@ class Isolation:
 
     @property
     def active(self) -> tuple[str, ...]:
-        """The active layers."""
+        """The layers that programs are under."""
         return tuple(str(layer) for layer in self.layers if layer.active)
 
     @property
@@ -69,13 +69,13 @@ class Isolation:
 
     @property
     def note(self) -> str:
-        """What a person should know about the layers: which are missing; empty if none are."""
+        """What a person may want to know of them: nothing, or what is missing."""
         missing = ", ".join(self.missing)
-        return f"the sandbox works without {missing}; `merge-search check` shows more" if missing else ""
+        return f"the sandbox works without {missing}; `merge-search check` tells more" if missing else ""
 
     @property
     def shortfall(self) -> str:
-        """What must change before a program may be executed; empty if nothing."""
+        """What must be changed before a program may be executed; empty if nothing must."""
         active = {layer.name for layer in self.layers if layer.active}
         lacks: list[str] = [f"{name} ({remedy(name)})" for name in REQUIRED if name not in active]
         if active.isdisjoint(FILE_LAYERS):
@@ -90,5 +90,5 @@ class Isolation:
 
 
 def remedy(name: LayerName) -> str:
-    """Return what a person can do about a missing layer; empty if nothing."""
+    """Return what a person can do to have a layer that is missing; empty where there is nothing."""
     return _REMEDIES.get(name, "")

@@ -1,7 +1,7 @@
-"""Landlock (since Linux 5.13): a run may read the interpreter's files, and write to its scratch folder.
+"""Landlock (Linux 5.13 on): a run may read the interpreter's files, and write its scratch folder.
 
-Guarantees: site-packages are not readable, because they may hold a problem set with its solutions. Does not cover the
-mode, owner and times of files: the seccomp filter refuses those calls.
+Guarantees: site-packages are not readable; they may hold a problem set with its solutions. Does not cover a file's
+mode, owner and times: the seccomp filter leaves those calls out.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from evaluation.sandbox.interpreter import visible
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
 _VERSION, _PATH_BENEATH = 1, 1
 
-# The access rights of the kernel's ABI 1, and those that later ABIs added.
+# The access rights of the kernel's ABI 1, then what later ones added, by ABI.
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
 _ABI_1 = (1 << 13) - 1
 _REFER, _TRUNCATE, _IOCTL = 1 << 13, 1 << 14, 1 << 15
@@ -31,12 +31,12 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def abi() -> int:
-    """Return the kernel's Landlock ABI, or 0."""
+    """Return the kernel's Landlock ABI, 0 where it has none."""
     return max(0, int(_LIBC.syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), _VERSION)))
 
 
 def build(scratch: Path | None, numpy: Sequence[Path] = ()) -> int:
-    """Return the descriptor of a ruleset that also allows numpy's folders. Raises OSError."""
+    """Return the descriptor of a ruleset that allows the folders of numpy, too. Raises OSError."""
     version = abi()
     handled = _ABI_1 | sum(right for since, right in _ADDED.items() if version >= since)
     network = _NETWORK if version >= _NETWORK_ABI else 0
@@ -55,7 +55,7 @@ def build(scratch: Path | None, numpy: Sequence[Path] = ()) -> int:
 
 
 def enforce(ruleset: int) -> None:
-    """Confine this process by a ruleset for good; needs no-new-privs. Raises OSError."""
+    """Put this process under a ruleset, for good; it needs no-new-privs. Raises OSError."""
     if _LIBC.syscall(_RESTRICT_SELF, ruleset, 0) != 0:
         raise OSError(ctypes.get_errno(), "landlock_restrict_self")
 

@@ -1,4 +1,4 @@
-"""How a prompt ends: what must follow to make it a program."""
+"""How a prompt ends: what must follow it, for it to be a program of its own."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import warnings
 
 
 def prompt_ending(prompt: str) -> str | None:
-    """Return what must follow a prompt to make it compile: nothing, or a body for its last function.
+    """Return what makes a prompt compile when it follows it: nothing, or a body for the function that it ends in.
 
-    None if the prompt ends within a statement.
+    None if it ends within a statement.
     """
     last = next((line for line in reversed(prompt.splitlines()) if line.strip()), "")
     indentation = last[: len(last) - len(last.lstrip())]

@@ -1,8 +1,8 @@
-"""The checker's view of the solution's process: the function that the tests call, and its results.
+"""The checker's view of the solution's process: the function that the tests call, and what its calls bring back.
 
-Guarantees: a result is data of builtin types, or stands for an object in the other process: an iterator, whose items
-are made when the tests take them; a function, whose calls happen there; any other object can only be passed back. An
-answer that is not one of our messages ends the check, whatever exceptions the tests catch.
+Guarantees: what arrives is data of builtin types, or stands for an object over there: an iterator, whose items are made
+as the tests take them; a function, each call of which is a call over there; any other, which can only be handed back.
+An answer that is no message of ours ends the check, whatever the tests' code would catch.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from evaluation.sandbox.control_messages import CheckStatus
 
 Finish = Callable[[CheckStatus, str], NoReturn]  # ends the check with a status and a detail
 
-_MOST_ITEMS = 1024  # of an iterator, requested at once
+_MOST_ITEMS = 1024  # of an iterator, asked for at once
 
 
 class Remote:
@@ -44,7 +44,7 @@ class Remote:
 
 
 class RemoteObject(Remote):
-    """Neither an iterator nor a function: equal to nothing, not even itself."""
+    """One that is neither iterator nor function: equal to nothing, itself included."""
 
     __hash__ = object.__hash__
 
@@ -53,15 +53,15 @@ class RemoteObject(Remote):
 
 
 class RemoteFunction(Remote):
-    """A function."""
+    """One that can be called."""
 
     def __call__(self, *arguments: object, **keywords: object) -> object:
-        """Call it in the other process; raise what it raises."""
+        """Call it over there; raises what it raises."""
         return self._solution.call(self._number, arguments, keywords)
 
 
 class RemoteIterator(Remote):
-    """An iterator: equal only to itself."""
+    """One with a next item; equal to nothing but itself."""
 
     def __init__(self, form: list[object], solution: Solution) -> None:
         super().__init__(form, solution)
@@ -74,7 +74,7 @@ class RemoteIterator(Remote):
 
     def __next__(self) -> object:
         if not self._waiting and self._end is None:
-            # One item first, so that none is made without need; then more, so that long iterators are fast.
+            # One at first, so that nothing is made that is not asked for; then more, so that long ones are fast.
             self._waiting, self._end = self._solution.take(self._number, self._count)
             self._count = min(2 * self._count, _MOST_ITEMS)
         if self._waiting:
@@ -85,7 +85,7 @@ class RemoteIterator(Remote):
 
     @property
     def has_waiting(self) -> bool:
-        """Whether items have arrived that the tests have not taken yet."""
+        """Whether items are here that the object over there has given already."""
         return bool(self._waiting)
 
 
@@ -94,7 +94,7 @@ class Solution:
 
     Args:
         channel: the connection.
-        finish: ends the check.
+        finish: what ends the check.
     """
 
     def __init__(self, channel: Channel, finish: Finish) -> None:
@@ -103,7 +103,7 @@ class Solution:
         self.was_called = False
 
     def await_program(self) -> None:
-        """Wait until the program was executed; raise what it raised."""
+        """Wait until the program has been executed; raises what it raised."""
         with self._reading():
             failure = self._receive()
             error = None if failure is None else _rebuild(decode(failure))
@@ -117,7 +117,7 @@ class Solution:
         return function
 
     def call(self, number: object, arguments: tuple[object, ...], keywords: dict[str, object]) -> object:
-        """Call a function in the other process; raise what it raises, and change the arguments that it changes."""
+        """Call a function over there; raises what it raises, and changes the arguments that it changes."""
         given = self._encode([list(arguments), keywords])
         with self._reading():
             succeeded, answer, changed = self._ask([number, given])
@@ -129,7 +129,7 @@ class Solution:
         raise error
 
     def take(self, number: object, count: int) -> tuple[deque[object], BaseException | None]:
-        """Return up to `count` next items of an iterator in the other process, and the error that ended it, if any."""
+        """Return the next items of an iterator over there, up to `count`, and what ended it, if anything did."""
         with self._reading():
             succeeded, items, end = self._ask([number, count])
             if succeeded is not True:
@@ -140,7 +140,7 @@ class Solution:
             return deque(found), None if end is None else _rebuild(decode(end))
 
     def _ask(self, request: list[object]) -> tuple[object, object, object]:
-        """Send a request and return the three parts of its answer. Raises ValueError or TypeError for any other."""
+        """Send a request, and return the three parts of its answer. Raises ValueError or TypeError for another."""
         message = json.dumps(request).encode()
         if len(message) > MAX_MESSAGE_BYTES:
             self._finish("unscorable", f"the tests' arguments: more than {MAX_MESSAGE_BYTES >> 20} MiB")
@@ -164,14 +164,14 @@ class Solution:
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[None]:
-        """End the check if what is read is not a message."""
+        """End the check where what is read is no message."""
         try:
             yield
         except (CodecError, ValueError, TypeError, LookupError, RecursionError):
-            self._finish("failed", "the solution's process: it sent something that is not a message")
+            self._finish("failed", "the solution's process: it sent what is no message")
 
     def _encode(self, value: object) -> object:
-        """Return the form of a test's argument; one that cannot be sent is not the program's fault."""
+        """Return the form of what a test hands over; that it cannot cross is no fault of the program's."""
         try:
             return encode(value, self._form, exact=True)
         except CodecError as error:
@@ -196,9 +196,9 @@ _KINDS = {"object": RemoteObject, "function": RemoteFunction, "iterator": Remote
 
 
 def _rebuild(description: object) -> BaseException:
-    """Return the builtin error that the solution raised, or a base class if it takes other arguments.
+    """Return the builtin error that the solution raised, or what it extends where that takes other arguments.
 
-    Raises CodecError if it is not a description of an error.
+    Raises CodecError for what describes none.
     """
     if not isinstance(description, tuple) or len(description) != 2 or not isinstance(description[1], tuple):
         raise CodecError
@@ -207,13 +207,13 @@ def _rebuild(description: object) -> BaseException:
     if not isinstance(kind, type) or not issubclass(kind, BaseException):
         raise CodecError
     for base in kind.__mro__[: kind.__mro__.index(BaseException)]:
-        with contextlib.suppress(TypeError, ValueError):  # groups need errors, unicode errors bytes
+        with contextlib.suppress(TypeError, ValueError):  # a group wants errors, of unicode some want bytes and places
             return cast("BaseException", base(*arguments))
     return BaseException(*arguments)
 
 
 def _write_back(arguments: Sequence[object], changed: object) -> None:
-    """Apply the function's changes to the caller's lists, dictionaries and sets, as within one process."""
+    """Let the caller see what the function did to its lists, dictionaries and sets, as within one process."""
     if not isinstance(changed, list) or len(changed) != len(arguments):
         raise CodecError
     for mine, theirs in zip(arguments, changed, strict=True):

@@ -1,4 +1,4 @@
-"""The folder that a run may write to, empty at its start. The next pool removes folders of killed processes."""
+"""The folder that a run may write, empty at its start; one whose owner was killed is removed by the next pool."""
 
 from __future__ import annotations
 
@@ -14,42 +14,42 @@ _FILES = 1000
 _PREFIX = "merge-search-scratch-"
 
 
-class ScratchFolder:
-    """The folder of one solution's zygote, used by one run after another."""
+class Scratch:
+    """A folder of its own for one solution's zygote, used by one run after another."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def is_full(self) -> bool:
-        """Whether the current run has more or larger files than it may have."""
+        """Whether the run that writes it now has more files, or larger ones, than it may have."""
         files = size = 0
         with os.scandir(self.path) as entries:
             for entry in entries:
-                with contextlib.suppress(FileNotFoundError):  # the run may delete files meanwhile
+                with contextlib.suppress(FileNotFoundError):  # the run deletes files while they are counted
                     size += entry.stat(follow_symlinks=False).st_size
                     files += 1
         return files > _FILES or size > SCRATCH_BYTES
 
     def empty(self) -> None:
-        """Remove the files of a run that has ended; runs cannot make folders, since that system call is refused."""
+        """Remove what a run that has ended left; it could make no folders, for want of a system call."""
         for entry in self.path.iterdir():
             entry.unlink()
 
     def remove(self) -> None:
-        """Remove the folder, unless it is a mount."""
+        """Remove the folder, if it is not a mount."""
         shutil.rmtree(self.path, ignore_errors=True)
 
 
-class LockedFolder:
-    """A new temporary folder, locked until it is closed, so that `sweep` leaves it alone."""
+class OwnFolder:
+    """A new folder for a zygote's scratch. Its lock is held until it is closed, so that `sweep` leaves it alone."""
 
     def __init__(self) -> None:
         self._lock: int | None = None
-        while True:  # another process may sweep it before it is locked
+        while True:  # another process may sweep it before it is held
             self.path = Path(tempfile.mkdtemp(prefix=_PREFIX))
             with contextlib.suppress(FileNotFoundError):
                 lock = os.open(self.path, os.O_RDONLY)
-                with contextlib.suppress(OSError):  # without locks here, nobody sweeps here
+                with contextlib.suppress(OSError):  # no locks here; nobody sweeps here, then
                     fcntl.flock(lock, fcntl.LOCK_EX)
                 if self.path.exists():
                     self._lock = lock
@@ -57,7 +57,7 @@ class LockedFolder:
                 os.close(lock)
 
     def close(self) -> None:
-        """Remove it; a second call does nothing."""
+        """Remove it; may be called again."""
         shutil.rmtree(self.path, ignore_errors=True)
         if self._lock is not None:
             os.close(self._lock)
@@ -65,7 +65,7 @@ class LockedFolder:
 
 
 def sweep() -> None:
-    """Remove the folders of killed processes."""
+    """Remove the folders of processes that were killed."""
     for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         with contextlib.suppress(OSError):
             lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)

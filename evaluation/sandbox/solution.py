@@ -1,7 +1,7 @@
-"""The solution's side of a check: executes generated code, and answers calls of the entry point.
+"""The solution's side of a check: it executes what the model wrote, and answers calls of the entry point.
 
-Guarantees: no text of tests ever enters this process or its zygote. It cannot report a pass: it can only return values,
-which the checker judges.
+Guarantees: no test text ever enters this process or its zygote. Nothing it says can be a pass: it can only return
+values, which the checker then judges.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _TOO_LARGE = f'[false, ["t", "MemoryError", ["t", "the result is larger than {MA
 
 
 def serve(job: SolutionJob, connection: int, number: int, confine: Callable[[], None]) -> NoReturn:
-    """Confine this process, send its number, execute the program, and answer requests until the checker is gone."""
+    """Confine this process, tell its number, execute the program and answer requests until the checker is gone."""
     leave, channel = os._exit, Channel(connection)
     try:
         confine()
@@ -43,20 +43,20 @@ def serve(job: SolutionJob, connection: int, number: int, confine: Callable[[], 
 
 
 def _load(job: SolutionJob) -> _Program | bytes:
-    """Execute the program and return it, or the message that says why it failed."""
+    """Execute the program, and return it, or the message that says why that failed."""
     random.seed(0)
     namespace: dict[str, object] = {}
     try:
         exec(compile(job.program, "<solution>", "exec"), namespace)
         if job.entry_point not in namespace:
             raise NameError(f"name '{job.entry_point}' is not defined")
-    except BaseException as error:  # anything that it raises, even SystemExit, is its failure
+    except BaseException as error:  # whatever it raises, SystemExit too, is the program's failure
         return dumps(_describe(error)).encode()
     return _Program(namespace[job.entry_point])
 
 
 class _Program:
-    """The objects that the checker may use, by number: the entry point is 0, and results that it holds follow."""
+    """What the checker may ask for: the entry point, number 0, and every object that it was given to hold since."""
 
     def __init__(self, entry_point: object) -> None:
         self._held = {0: entry_point}
@@ -73,7 +73,7 @@ class _Program:
         return (answer if len(answer) <= MAX_MESSAGE_BYTES else _TOO_LARGE).encode()
 
     def _call(self, number: int, given: object) -> str:
-        """Make one call; return its result and, if it changed them, its arguments."""
+        """Make one call, and return its result and, if it changed them, its arguments."""
         arguments, keywords = cast("tuple[list[object], dict[str, object]]", decode(given, self._find))
         function = cast("Callable[..., object]", self._held[number])
         result = dumps(function(*arguments, **keywords), self._hold)
@@ -82,7 +82,7 @@ class _Program:
         return f"[true, {result}, {dumps([*arguments, *keywords.values()], self._hold)}]"
 
     def _take(self, number: int, count: int) -> str:
-        """Return the next items of an iterator, and the error that ended it, if any."""
+        """Return the next items of an iterator, and what ended it, if anything did."""
         iterator = cast("Iterator[object]", self._held[number])
         items: list[object] = []
         end = "null"
@@ -91,12 +91,12 @@ class _Program:
                 items.append(next(iterator))
         except BaseException as error:
             end = dumps(_describe(error))
-            self._held[number] = iter(())  # the old one may be large
+            self._held[number] = iter(())  # an ended one may be large
             self._numbers.pop(id(iterator), None)
         return f"[true, {dumps(items, self._hold)}, {end}]"
 
     def _hold(self, value: object) -> object:
-        """Keep a value without a plain form, and return a form that stands for it."""
+        """Keep a value that has no plain form, and return the form that stands for it."""
         number = self._numbers.setdefault(id(value), self._next_number)
         if number == self._next_number:
             self._held[number] = value
@@ -110,7 +110,7 @@ class _Program:
 
 
 def _describe(error: BaseException) -> tuple[str, tuple[object, ...]]:
-    """Return the name of the nearest builtin type, and the error's arguments."""
+    """Return the nearest builtin type's name and the error's arguments."""
     name = next(kind.__name__ for kind in type.mro(type(error)) if kind in _BUILTIN_ERRORS)
     arguments = BaseException.args.__get__(error)  # type: ignore[attr-defined]
     if all(type(argument) in (str, bytes, int) for argument in arguments):

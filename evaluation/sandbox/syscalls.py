@@ -1,7 +1,7 @@
 """The system calls that a run may make, with their numbers.
 
-Guarantees: none of them makes a process, opens a socket, signals or reads another process, or changes a file's mode or
-owner. All other calls are refused. Landlock decides which *paths* may be opened, not this list.
+Guarantees: nothing here makes a process, opens a socket, signals or reads another process, or changes a file's mode
+or owner. A call that is not allowed is refused. Whether a *path* may be opened is Landlock's matter, not this list's.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ ALLOWED: dict[str, tuple[int | None, int | None]] = {
     "exit_group": (231, 94),
 }
 
-# Calls that the filter allows depending on their arguments.
+# Calls that the filter looks into before it lets them through.
 GUARDED: dict[str, tuple[int | None, int | None]] = {
     "clone": (56, 220),
     "clone3": (435, 435),
@@ -140,7 +140,7 @@ GUARDED: dict[str, tuple[int | None, int | None]] = {
     "ioctl": (16, 29),
 }
 
-# Some of the refused calls: with zeros for arguments they have no effect, so that they can be tried.
+# A few of those that are refused, which can be tried with zeros for arguments and then make nothing of it.
 FORBIDDEN: dict[str, tuple[int, int]] = {
     "unshare": (272, 97),
     "setns": (308, 268),

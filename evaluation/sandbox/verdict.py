@@ -1,4 +1,4 @@
-"""The result of checking one program."""
+"""What checking one program came to."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ class Verdict:
     """Whether a completion passed its problem's tests.
 
     Attributes:
-        status: ``failed`` is a wrong answer or an exception; ``timeout`` the time limit; ``killed`` a signal;
-            ``unscorable`` a problem whose tests cannot be executed, or pass arguments that cannot be sent to another
-            process; ``harness_error`` a broken sandbox. The last two say nothing about the completion.
-        detail: one short line: the exception, the signal or the limit; empty for a pass.
+        status: ``failed`` covers wrong answers and exceptions; ``timeout`` the time limit; ``killed`` a signal;
+            ``unscorable`` a problem whose tests cannot be executed, or hand the program what cannot be given to
+            another process; ``harness_error`` a sandbox that broke down. These two say nothing of the completion.
+        detail: one short line: the exception, the signal, the limit; empty for a pass.
     """
 
     status: Status
@@ -31,6 +31,6 @@ class Verdict:
 
 
 def one_line(text: str) -> str:
-    """Return a text as one line of printable characters, short enough for a table."""
+    """Return a text as one line of printable characters, cut to a length that a table can bear."""
     line = " ".join("".join(character if character.isprintable() else " " for character in text[:2000]).split())
     return line if len(line) <= _MAX_DETAIL else line[: _MAX_DETAIL - 1] + "…"

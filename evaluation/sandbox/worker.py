@@ -31,7 +31,7 @@ from evaluation.sandbox.gate import Gate
 from evaluation.sandbox.interpreter import executable, numpy_folders
 from evaluation.sandbox.isolation import Isolation
 from evaluation.sandbox.limits import cpu_limit_seconds
-from evaluation.sandbox.scratch import LockedFolder
+from evaluation.sandbox.scratch import OwnFolder
 from evaluation.sandbox.task import Task
 from evaluation.sandbox.verdict import Verdict
 from evaluation.sandbox.zygote import Role, ZygoteSettings
@@ -171,7 +171,7 @@ class _Zygote:
 
     def __init__(self, role: Role, bubblewrap: Bubblewrap) -> None:
         self._role = role
-        self._scratch = None if role == "checker" or bubblewrap.command else LockedFolder()
+        self._scratch = None if role == "checker" or bubblewrap.command else OwnFolder()
         boxed = bool(bubblewrap.command)
         scratch = str(SCRATCH) if boxed and role == "solution" else str(self._scratch.path) if self._scratch else ""
         ours, theirs = socket.socketpair()

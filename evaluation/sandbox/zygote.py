@@ -31,7 +31,7 @@ from evaluation.sandbox.clock import Clock, measures_delay, number_in
 from evaluation.sandbox.confinement import Confinement
 from evaluation.sandbox.control import Control, ControlClosed
 from evaluation.sandbox.control_messages import CheckStatus, Ended, Judged, Run, SolutionJob, Started
-from evaluation.sandbox.scratch import ScratchFolder
+from evaluation.sandbox.scratch import Scratch
 from evaluation.sandbox.solution import serve
 from evaluation.sandbox.time_budget import TimeBudget
 
@@ -94,7 +94,7 @@ class Zygote:
         self._settings = settings
         self._control = Control(socket.socket(fileno=settings.control))
         self._parent = os.getppid()
-        self._scratch = ScratchFolder(Path(settings.scratch)) if settings.scratch else None
+        self._scratch = Scratch(Path(settings.scratch)) if settings.scratch else None
         self._confinement = Confinement(
             self._scratch.path if self._scratch else None,
             numpy=[Path(folder) for folder in settings.numpy],

@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,6 @@ from statistics import median
 from typing import Any
 from unittest.mock import patch
 
-import optuna
 import torch
 import yaml
 
@@ -32,11 +31,11 @@ from evaluation.generation.engine.generator import TransformersGenerator
 from evaluation.prompts import render, stops
 from merging import MergeOptions, Merger, ParentSet, Recipe
 from search import SearchConfig, run_search
-from search.drafts import SharedDrafts
-from search.progress import Terminal
 from search.results import ResultsFolder
-from search.samplers import SeededSampler
-from search.study import Studies
+from search.study.drafts import SharedDrafts
+from search.study.record import TrialRecord
+from search.study.samplers import Proposer
+from search.views.terminal import Terminal
 from tests.benchmarks.machine import describe_machine
 
 ROOT = Path(__file__).parents[2]
@@ -57,13 +56,14 @@ def searched(config: SearchConfig, folder: Path, trials: int) -> tuple[DraftStor
     with Terminal() as progress:
         run_search(config, folder, trials=trials, progress=progress)
     results = ResultsFolder.open(folder)
-    drafts = SharedDrafts(results.drafts)
-    drafts.sync()
-    sampler = SeededSampler(config.search.sampler, config.search.seed)
-    study = optuna.create_study(direction="maximize", sampler=sampler)  # a copy: that of the search stays as it is
-    with closing(Studies.open(results)) as studies:
-        study.add_trials(studies.trials())
-    return drafts, config.space.recipe_at(study.ask(config.space.distributions()).params)
+    with results.working() as store:
+        drafts = SharedDrafts(store)
+        drafts.sync()
+        records = store.changed()[0]
+    number = sum(record.kind == "trial" for record in records)
+    proposer = Proposer(config.search.sampler, config.search.seed, config.space.distributions())
+    proposal = proposer.propose(number, [*records, TrialRecord("trial", number)])
+    return drafts, config.space.recipe_at(proposal.parameters)
 
 
 def by_transformers(

@@ -160,18 +160,6 @@ ENTRIES = st.lists(
 )
 
 
-@given(ENTRIES)
-def test_a_store_is_made_again_from_its_entries(entries: list[Draft]) -> None:
-    store, again = DraftStore(), DraftStore()
-    for entry in entries:
-        store.add(entry)
-    for entry in store.entries():
-        again.add(entry)
-    for prompt in "ab":
-        assert sorted(again.drafts(prompt)) == sorted(store.drafts(prompt))
-        assert again.reference(prompt) == store.reference(prompt)
-
-
 def test_the_key_of_a_prompt_tells_tokenizers_apart() -> None:
     assert prompt_key("a b", [1, 2]) == prompt_key("a b", (1, 2))
     assert len({prompt_key("a b", [1, 2]), prompt_key("a b", [1, 3]), prompt_key("a c", [1, 2])}) == 3

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -89,48 +88,44 @@ def executed(judge: Judge, programs: list[tuple[Problem, str]], monkeypatch: pyt
     return len(count)
 
 
-def test_equal_completions_are_executed_once_and_then_known_from_the_file(
-    adder: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+class Verdicts(dict[bytes, Verdict]):
+    """A store of verdicts in memory."""
+
+    def verdict(self, key: bytes) -> Verdict | None:
+        return self.get(key)
+
+    def add_verdicts(self, verdicts: Mapping[bytes, Verdict]) -> None:
+        self.update(verdicts)
+
+
+def test_equal_completions_are_executed_once_and_then_known_from_the_store(
+    adder: Problem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     right, wrong = (adder, "    return a + b\n"), (adder, "    return a - b\n")
-    file = tmp_path / "verdicts.db"
+    store = Verdicts()
     with Judge(workers=1) as first:
-        first.remember_in(file)
+        first.remember_in(store)
         assert executed(first, [right, wrong, right, right, wrong], monkeypatch) == 2
         with Judge(workers=1) as second:  # at the same time
-            second.remember_in(file)
+            second.remember_in(store)
             assert executed(second, [right, wrong], monkeypatch) == 0
             other = replace(adder, test=adder.test + "\n")
             assert executed(second, [(other, right[1])], monkeypatch) == 1
     with Judge(workers=1, timeout_seconds=2.0) as longer:
-        longer.remember_in(file)
+        longer.remember_in(store)
         assert executed(longer, [right], monkeypatch) == 1
 
 
-def test_a_file_of_verdicts_that_cannot_be_used_is_told_once(
-    adder: Problem, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    file = tmp_path / "verdicts.db"
-    file.write_text("no database, and longer than the header of one would be" * 10)
-    with Judge(workers=1) as judge:
-        judge.remember_in(file)
-        assert executed(judge, [(adder, "    return a + b\n")], monkeypatch) == 1
-    assert [record.message for record in caplog.records] == [
-        f"{file}: cannot be used (file is not a database), so verdicts are not kept; you may delete it"
-    ]
-
-
-def test_what_was_found_before_a_caller_left_is_kept(
-    adder: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_was_found_before_a_caller_left_is_kept(adder: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Verdicts()
     programs = [(adder, f"    return a + b  # {index}\n") for index in range(5)]
     with Judge(workers=1) as judge:
-        judge.remember_in(tmp_path / "verdicts.db")
+        judge.remember_in(store)
         verdicts = judge.verdicts(programs)
         first, _ = next(verdicts)
         verdicts.close()  # type: ignore[attr-defined]
     with Judge(workers=1) as judge:
-        judge.remember_in(tmp_path / "verdicts.db")
+        judge.remember_in(store)
         assert executed(judge, [programs[first]], monkeypatch) == 0
 
 

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from evaluation import Problem, SandboxPool
-from evaluation.sandbox.scratch import ScratchFolder
+from evaluation.sandbox.scratch import Scratch
 
 
 def test_a_run_leaves_nothing_for_the_next(adder: Problem, sandbox: SandboxPool) -> None:
@@ -65,7 +65,7 @@ def check(candidate):
 
 
 def test_files_that_come_and_go_while_they_are_counted_do_no_harm(tmp_path: Path) -> None:
-    scratch = ScratchFolder(tmp_path / "scratch")
+    scratch = Scratch(tmp_path / "scratch")
     scratch.path.mkdir()
     churn = "import os\nwhile True:\n for name in 'ab': open(name, 'w').close()\n for name in 'ab': os.unlink(name)\n"
     process = subprocess.Popen([sys.executable, "-c", churn], cwd=scratch.path)

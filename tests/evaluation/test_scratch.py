@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from evaluation.sandbox.scratch import LockedFolder, sweep
+from evaluation.sandbox.scratch import OwnFolder, sweep
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +22,7 @@ def test_a_folder_stays_while_its_owner_lives_and_goes_when_it_was_killed(place:
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
-        folder = LockedFolder()
+        folder = OwnFolder()
         (folder.path / "file").touch()
         os.write(writing, b"made")
         signal.pause()
@@ -38,7 +38,7 @@ def test_a_folder_stays_while_its_owner_lives_and_goes_when_it_was_killed(place:
 
 
 def test_a_folder_may_be_closed_twice(place: Path) -> None:
-    folder = LockedFolder()
+    folder = OwnFolder()
     folder.close()
     folder.close()
     assert not list(place.iterdir())

@@ -95,7 +95,7 @@ def test_a_chat_prompt_begins_with_one_bos(tmp_path: Path, adder: Problem, templ
     tokenizer.chat_template = template
     tokens = next(prompt_tokens([adder], "chat", tokenizer))[1]
     assert tokens.count(tokenizer.bos_token_id) == 1
-    assert "chat prompts begin with one <s>; the tokenizer alone would put 2" in notes(adder, tokenizer, "chat")
+    assert "chat prompts begin with one <s>, where the tokenizer would put 2" in notes(adder, tokenizer, "chat")
 
 
 def test_ordinary_prompts_need_no_word(tmp_path: Path, adder: Problem) -> None:
@@ -106,17 +106,19 @@ def test_ordinary_prompts_need_no_word(tmp_path: Path, adder: Problem) -> None:
 def test_who_disagrees_about_bos_is_named(tmp_path: Path, adder: Problem) -> None:
     tokenizer = saved(tmp_path / "config", add_bos_token=True)
     assert notes(adder, tokenizer) == [
-        "completion prompts begin without <s>, contrary to tokenizer_config.json (add_bos_token: true)"
+        "completion prompts begin without <s>; tokenizer_config.json (add_bos_token: true) would have it otherwise"
     ]
     tokenizer = saved(tmp_path / "class", tokenizer_class="CodeLlamaTokenizer")
-    assert notes(adder, tokenizer) == ["completion prompts begin with <s>, contrary to tokenizer.json"]
+    assert notes(adder, tokenizer) == ["completion prompts begin with <s>; tokenizer.json would have it otherwise"]
     tokenizer = saved(tmp_path / "chat")
     tokenizer.chat_template = "{{ bos_token }}{{ messages[0].content }}"
-    assert notes(adder, tokenizer) == ["completion prompts begin without <s>, contrary to the chat template"]
+    assert notes(adder, tokenizer) == [
+        "completion prompts begin without <s>; the chat template would have it otherwise"
+    ]
     tokenizer = saved(tmp_path / "template", "<s> $A")
     tokenizer.chat_template = "{{ messages[0].content }}"
     assert notes(adder, tokenizer, "chat") == [
-        "chat prompts begin without <s>, contrary to plain text in this tokenizer"
+        "chat prompts begin without <s>; what the tokenizer makes of a plain text would have it otherwise"
     ]
 
 

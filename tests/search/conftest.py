@@ -60,7 +60,7 @@ def one_trial(stopped_folder: Path, shared_family: Family, tmp_path: Path) -> tu
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch) -> Command:
     """Return a function that runs `merge-search` with some arguments, and that names no slow phase."""
-    monkeypatch.setattr("search.commands.display._QUIET_SECONDS", 600.0)
+    monkeypatch.setattr("search.views.bar._QUIET_SECONDS", 600.0)
 
     def run(*words: str | Path) -> Result:
         return CliRunner().invoke(main, [str(word) for word in words])

@@ -15,8 +15,8 @@ from evaluation import prompt_notes
 from evaluation.generation.text import end_tokens
 from merging import Merger, ParentSet, Recipe, load_model, load_tokenizer
 from search import SearchConfig, SearchError, export_trial, prompt_checks, run_search
-from search.numbers import LABEL_WIDTH
-from search.worker import baselines
+from search.board.names import LABEL_WIDTH, parent_names
+from search.run.setup import reference_models
 from tests.search.conftest import Command
 from tests.search.family import Family
 from tests.search.test_run import Phases
@@ -56,7 +56,9 @@ def test_what_tokenizers_append_changes_no_score(family: Family, stopped_folder:
     for model in (family.base, family.a, family.b):
         append_end(model)
     notes = [note for note in said(family.write(), tmp_path / "run", trials=1) if "prompts" in note]
-    assert notes == ["completion prompts end without </s>, which the tokenizer appends and nothing would follow"]
+    assert notes == [
+        "completion prompts end without </s>, which the tokenizer puts after a text: nothing would follow it"
+    ]
     for file in sorted((stopped_folder / "completions").iterdir()):
         assert (tmp_path / "run" / "completions" / file.name).read_text() == file.read_text()
 
@@ -80,7 +82,9 @@ def test_notes_call_a_parent_as_every_other_screen_does(family: Family, tmp_path
     config = SearchConfig.parse(text, folder=family.folder)
     progress = Phases()
     board = run_search(config, tmp_path / "run", trials=0, progress=progress)
-    called = board._parent_names(LABEL_WIDTH)[str(family.folder / folder)]
+    called = parent_names((row.recipe for row in board.rows if row.kind == "parent"), LABEL_WIDTH)[
+        str(family.folder / folder)
+    ]
     (note,) = [note for note in progress.said if "</s>" in note]
     assert note.startswith(f"{called}: completion prompts end without </s>")
 
@@ -98,7 +102,9 @@ def test_the_tokenizer_that_asks_all_models_is_looked_at_once(
     append_end(family.b)
     notes = said(family.write(evaluation=f"{PARENTS_ALONE}, prompt: {{tokenizer: b}}"), tmp_path / "run")
     assert len(looked) == 1
-    assert "completion prompts end without </s>, which the tokenizer appends and nothing would follow" in notes
+    assert (
+        "completion prompts end without </s>, which the tokenizer puts after a text: nothing would follow it" in notes
+    )
 
 
 def test_ordinary_models_need_no_word(family: Family, tmp_path: Path) -> None:
@@ -110,7 +116,7 @@ def test_a_chat_export_ends_where_its_answers_did(family: Family, tmp_path: Path
     notes = said(family.write(evaluation=CHAT), tmp_path / "run", trials=1)
     assert [note for note in notes if "<a>" in note] == [
         "the chat template ends an answer with <a>, which generation_config.json does not list (eos_token_id); an "
-        "answer ends there nevertheless"
+        "answer ends there all the same"
     ]
     export_trial(tmp_path / "run", tmp_path / "out")
     merge = Recipe.load(tmp_path / "out" / "recipe.yaml")
@@ -132,7 +138,7 @@ def test_an_export_ends_as_the_tokenizer_ends_that_asked(family: Family, tmp_pat
 
 def test_a_template_that_leaves_the_question_out_ends_a_search_before_it_begins(family: Family, tmp_path: Path) -> None:
     chatting(family.base, family.a, family.b, template="Hello!")
-    with pytest.raises(SearchError, match="the chat template drops the user's message"):
+    with pytest.raises(SearchError, match="the chat template leaves out what a user asks"):
         run_search(SearchConfig.load(family.write(evaluation=CHAT)), tmp_path / "run", trials=1)
     assert not (tmp_path / "run").exists()
 
@@ -149,5 +155,5 @@ def test_evaluate_says_how_a_model_is_asked(command: Command, family: Family) ->
 
 def test_the_average_of_the_parents_has_the_recipes_template(family: Family) -> None:
     text = family.config().replace("base_model: base", "base_model: base\n  chat_template: chatml")
-    *_, average = baselines(SearchConfig.parse(text, folder=family.folder))
-    assert (average.name, average.recipe.chat_template) == ("equal average", "chatml")
+    *_, average = reference_models(SearchConfig.parse(text, folder=family.folder))
+    assert (average.kind, average.recipe["chat_template"]) == ("average", "chatml")

@@ -325,12 +325,12 @@ def test_a_run_ends_with_the_leaderboard_and_the_next_command(
     done = command("run", family.write(), "--out", tmp_path / "my run", "--trials", "2")
     assert done.exit_code == 0, done.output
     assert "a (best parent)" in done.stdout
-    assert "To go on" not in done.stdout
+    assert "To continue" not in done.stdout
     assert done.stdout.endswith(f"\n  merge-search export '{tmp_path}/my run' --to 'my run-merged'\n")
     lines = done.stderr.splitlines()
     progress = lines["works without bubblewrap" in lines[0] :]  # not every machine has one
     assert progress[0].startswith("parents 1/4: a  ")
-    assert "search 2/2: trial 5" in done.stderr
+    assert "search 2/2: trial 1" in done.stderr
     assert "best parent" in progress[5]
     assert [line for line in done.stdout.splitlines() if line != line.rstrip()] == []
     program, *words = shlex.split(done.stdout.splitlines()[-1])
@@ -351,7 +351,7 @@ def test_a_plain_evaluation_gives_what_the_search_found(command: Command, family
     options = ["--problems", family.problems, "--max-new-tokens", "12", "--allow-code-execution"]
     found = json.loads(command("evaluate", family.a, *options, "--json").stdout)
     assert found["pass@1"] == sum(problem["passed"] for problem in found["problems"].values()) / 16
-    written = [json.loads(line) for line in (finished / "completions" / "trial-0.jsonl").read_text().splitlines()]
+    written = [json.loads(line) for line in (finished / "completions" / "parent-0.jsonl").read_text().splitlines()]
     assert {line["task_id"]: line["completion"] for line in written} == {
         line["task_id"]: found["problems"][line["task_id"]]["completion"] for line in written
     }
@@ -426,7 +426,7 @@ def test_completions_from_anywhere_are_scored_in_the_order_of_the_lines(
 def test_completions_of_a_trial_can_be_scored_again(
     command: Command, family: Family, finished: Path, tmp_path: Path
 ) -> None:
-    file = finished / "completions" / "trial-4.jsonl"
+    file = finished / "completions" / "trial-0.jsonl"
     few = tmp_path / "few.jsonl"
     few.write_text(file.read_text().splitlines(keepends=True)[0])
     told = command("score", few, "--problems", family.problems, "--allow-code-execution").stderr
@@ -528,10 +528,10 @@ def test_every_prompt_format_is_compared_under_every_parents_tokenizer(
 def test_two_trials_or_reports_are_compared_problem_by_problem(
     command: Command, family: Family, finished: Path, tmp_path: Path
 ) -> None:
-    board = {row["trial"]: row for row in json.loads(command("leaderboard", finished, "--json").stdout)["rows"]}
+    board = {row["name"]: row for row in json.loads(command("leaderboard", finished, "--json").stdout)["rows"]}
     best_parent = next(row for row in board.values() if row["kind"] == "parent" and row["won"] == row["lost"] == 0)
     other = next(row for row in board.values() if row["report_score"] is not None and row["won"] + row["lost"])
-    words = f"{finished}:{other['trial']}", f"{finished}:{best_parent['trial']}"
+    words = f"{finished}:{other['trial'] or other['name']}", f"{finished}:{Path(best_parent['name']).name}"
     found = json.loads(command("compare", *words, "--json").stdout)
     assert found["split"] == "report"
     assert (len(found["won"]), len(found["lost"])) == (other["won"], other["lost"])
@@ -541,12 +541,12 @@ def test_two_trials_or_reports_are_compared_problem_by_problem(
     shown = command("compare", *words).stdout
     assert f"won {other['won']}" in shown
     assert "exact McNemar test: p = " in shown
-    assert f"{finished}:{best_parent['trial']} ({Path(best_parent['name']).name})  pass@1" in shown
+    assert f"{words[1]}  pass@1" in shown
 
     options = ["--problems", family.problems, "--max-new-tokens", "12", "--allow-code-execution", "--json"]
     report = tmp_path / "a.json"
     report.write_text(command("evaluate", family.a, *options).stdout)
-    same = json.loads(command("compare", report, f"{finished}:0", "--json").stdout)
+    same = json.loads(command("compare", report, f"{finished}:a", "--json").stdout)
     assert (same["problems"], same["won"], same["lost"], same["p_value"]) == (16, [], [], 1.0)
 
 
@@ -554,9 +554,12 @@ def test_what_cannot_be_compared_is_named(command: Command, finished: Path, tmp_
     (tmp_path / "bad.json").write_text("{}")
     (tmp_path / "empty.json").write_text('{"problems": {}}')
     refused(command("compare", "nowhere", "nowhere"), "nowhere: no such file; give a report")
-    refused(command("compare", tmp_path / "bad.json", f"{finished}:0"), "bad.json: holds no report")
-    refused(command("compare", f"{finished}:99", f"{finished}:0"), ":99: there is no such trial; the last that is over")
-    refused(command("compare", tmp_path / "empty.json", f"{finished}:0"), "have no problem in common")
+    refused(command("compare", tmp_path / "bad.json", f"{finished}:a"), "bad.json: holds no report")
+    refused(
+        command("compare", f"{finished}:99", f"{finished}:a"),
+        ": has no trial or parent 99; the last trial that is over is 2",
+    )
+    refused(command("compare", tmp_path / "empty.json", f"{finished}:a"), "have no problem in common")
 
 
 @pytest.mark.parametrize("words", [["--help"], ["run", "--help"], ["--version"]])

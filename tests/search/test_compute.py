@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,8 +34,8 @@ def processor(monkeypatch: pytest.MonkeyPatch) -> Measure:
 
 
 def recorded(folder: Path) -> Any:
-    """Return what the folder's search.json says."""
-    return json.loads((folder / "search.json").read_text())["identity"]["evaluation"].get("compute_dtype")
+    """Return what the search in a folder says."""
+    return ResultsFolder.open(folder).identity["evaluation"]["compute_dtype"]
 
 
 @pytest.mark.parametrize(("speeds", "chosen", "elsewhere"), [(SLOW, "float32", FAST), (FAST, "recipe", SLOW)])
@@ -53,15 +52,15 @@ def test_a_worker_elsewhere_takes_what_the_search_began_with_and_says_what_that_
     config, phases = SearchConfig.load(family.write()), Phases()
     room: list[int] = []
     used: list[torch.dtype] = []
-    monkeypatch.setattr("search.trial.Merger.apply", _remembering(used))
-    monkeypatch.setattr("search.worker.ParentSet.leave_room", lambda _, nbytes: room.append(nbytes))
+    monkeypatch.setattr("search.run.trial.Merger.apply", _remembering(used))
+    monkeypatch.setattr("search.run.setup.ParentSet.leave_room", lambda _, nbytes: room.append(nbytes))
     run_search(config, tmp_path / "run", trials=1, progress=phases)
     assert recorded(tmp_path / "run") == chosen
     assert not phases.said
-    before = (tmp_path / "run" / "search.json").read_bytes()
+    before = ResultsFolder.open(tmp_path / "run").identity
     processor(elsewhere)
     run_search(config, tmp_path / "run", trials=2, progress=phases)
-    assert (tmp_path / "run" / "search.json").read_bytes() == before
+    assert ResultsFolder.open(tmp_path / "run").identity == before
     there, here = ("float32", "bfloat16") if chosen == "float32" else ("bfloat16", "float32")
     times = "4.0x" if chosen == "float32" else "7.0x"
     assert phases.said == [
@@ -77,28 +76,6 @@ def test_a_worker_elsewhere_takes_what_the_search_began_with_and_says_what_that_
     export_trial(tmp_path / "run", tmp_path / "merged")
     computed = "float32" if chosen == "float32" else "the model's own dtype"
     assert f"computed in {computed}" in (tmp_path / "merged" / "README.md").read_text()
-
-
-def test_results_of_before_there_was_a_choice_go_on_in_the_recipes_dtype(
-    shared_family: Family, finished: Path, tmp_path: Path, processor: Measure, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = Path(shutil.copytree(finished, tmp_path / "run"))
-    known = json.loads((folder / "search.json").read_text())
-    del known["identity"]["evaluation"]["compute_dtype"]
-    (folder / "search.json").write_text(json.dumps(known))
-    processor(SLOW)
-    used: list[torch.dtype] = []
-    monkeypatch.setattr("search.trial.Merger.apply", _remembering(used))
-
-    def go_on(evaluation: str = "") -> None:
-        text = shared_family.config(evaluation=evaluation)
-        run_search(SearchConfig.parse(text, folder=shared_family.folder), folder, trials=4)
-
-    go_on()
-    assert set(used) == {torch.bfloat16}
-    go_on(", compute_dtype: recipe")
-    with pytest.raises(SearchError, match="compute_dtype was 'recipe' there and is 'float32' now"):
-        go_on(", compute_dtype: float32")
 
 
 def _remembering(used: list[torch.dtype]) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -72,21 +73,23 @@ def test_the_export_is_a_whole_model(finished: Path, tmp_path: Path, shared_fami
     assert yaml.safe_load((tmp_path / "out" / "recipe.yaml").read_text()) == row.recipe
 
 
-def test_any_trial_and_parent_can_be_exported(command: Command, finished: Path, tmp_path: Path) -> None:
-    rows = {row.trial: row for row in Leaderboard.open(finished).rows}
-    for number in (0, 5):
-        done = command("export", finished, "--trial", str(number), "--to", tmp_path / f"out-{number}")
+def test_any_trial_and_reference_model_can_be_exported(
+    command: Command, finished: Path, tmp_path: Path, shared_family: Family
+) -> None:
+    trial = next(row for row in Leaderboard.open(finished).rows if row.kind == "trial")
+    for called, name in ((trial.trial, trial.name), ("a", str(shared_family.a)), ("average", "average")):
+        done = command("export", finished, "--trial", str(called), "--to", tmp_path / f"out-{called}")
         assert done.exit_code == 0, done.output
-        assert rows[number].name in done.output
-    parent = load_file(Path(rows[0].name) / "model.safetensors")
-    exported = load_file(tmp_path / "out-0" / "model.safetensors")
+        assert f": {name}, " in done.output
+    parent = load_file(shared_family.a / "model.safetensors")
+    exported = load_file(tmp_path / "out-a" / "model.safetensors")
     assert all(torch.equal(parent[name], exported[name]) for name in parent)
 
 
 def test_a_trial_that_is_not_there_is_named(command: Command, finished: Path, tmp_path: Path) -> None:
     result = command("export", finished, "--trial", "99", "--to", tmp_path / "out")
     assert result.exit_code == 2
-    assert "has no trial 99 that is over; the last is 6" in result.stderr
+    assert "has no trial or parent 99; the last trial that is over is 2" in result.stderr
     assert not (tmp_path / "out").exists()
 
 
@@ -105,7 +108,7 @@ def test_what_a_config_named_may_be_gone_when_its_trials_are_exported(family: Fa
     run_search(config, tmp_path / "run", trials=1)
     (family.folder / "start.yaml").unlink()
     family.problems.unlink()
-    assert export_trial(tmp_path / "run", tmp_path / "out").trial == 4
+    assert export_trial(tmp_path / "run", tmp_path / "out").trial == 0
     assert "--random-seed 7" in (tmp_path / "out" / "README.md").read_text()
     assert Recipe.load(tmp_path / "out" / "recipe.yaml") == space.example()
 
@@ -128,13 +131,12 @@ def test_what_was_scored_on_the_report_split_is_compared_with_the_export(
 ) -> None:
     run = shutil.copytree(finished, tmp_path / "run")
     board = Leaderboard.open(run)
-    with sqlite3.connect(run / "study.db") as database:
-        keys = [key for (key,) in database.execute("SELECT key FROM study_user_attributes WHERE key LIKE 'weights/%'")]
-        database.execute("UPDATE study_user_attributes SET value_json = '\"0123\"' WHERE key LIKE 'weights/%'")
-    assert {f"weights/{row.trial}" for row in board.rows if row.report_score is not None} == set(keys)
-    for row in board.rows:
-        to = tmp_path / "out" / str(row.trial)
-        done = command("export", run, "--to", to, "--trial", row.trial)
+    with closing(sqlite3.connect(run / "search.db")) as database, database:
+        marked = database.execute("UPDATE records SET weights_digest = '0123' WHERE weights_digest IS NOT NULL")
+    assert sum(row.report_score is not None for row in board.rows) == marked.rowcount
+    for number, row in enumerate(board.rows):
+        to = tmp_path / "out" / str(number)
+        done = command("export", run, "--to", to, "--trial", row.trial or row.name)
         if row.report_score is None and row.same_as is None:
             assert done.exit_code == 0, done.output  # there is nothing to compare with
         else:

@@ -7,7 +7,6 @@ import re
 import shutil
 import time
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +18,12 @@ from merging.checkpoints.checkpoint import _download
 from merging.statistics import digests
 from search import Leaderboard, SearchConfig, SearchError, export_trial, run_search
 from search.contents import ParentContents, find
-from search.identity import Identity, says_contents
-from search.progress import Silent
+from search.identity import Identity
 from search.results import ResultsFolder
-from search.study import Studies
-from tests.search.conftest import Command
+from search.views.progress import Progress
+from tests.search.conftest import Command, fingerprint
 from tests.search.family import Family, make_family
+from tests.search.jobs import forget
 from tests.search.test_run import Phases
 
 CHOICES = """
@@ -49,7 +48,7 @@ def identity(config: SearchConfig, out: Path) -> Identity:
     """Return what a search is of that would begin now."""
     contents = ParentContents(config, FileDigests())
     contents.begin()
-    contents.wait(Silent())
+    contents.wait(Progress())
     return contents.identity(out, {"sha256": config.evaluation.load_problems().digest, "search": [], "report": []})
 
 
@@ -125,7 +124,7 @@ def test_what_changed_in_place_is_refused_by_name(family: Family, tmp_path: Path
     file = family.write(recipe=recipe, evaluation=", prompt: {tokenizer: asks}")
     begin(SearchConfig.load(file), tmp_path / "run")
     begin(SearchConfig.load(file), tmp_path / "run")
-    before = (tmp_path / "run" / "search.json").read_bytes()
+    before = fingerprint(tmp_path / "run")
     change(family)
     with pytest.raises(SearchError) as caught:
         begin(SearchConfig.load(file), tmp_path / "run")
@@ -133,7 +132,7 @@ def test_what_changed_in_place_is_refused_by_name(family: Family, tmp_path: Path
     assert str(caught.value).startswith(f"{tmp_path / 'run'}: {said.format(**names)}")
     assert "--fresh" in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert (tmp_path / "run" / "search.json").read_bytes() == before
+    assert fingerprint(tmp_path / "run") == before
 
 
 def test_weights_of_what_lends_its_tokenizer_alone_do_not_matter(family: Family, tmp_path: Path) -> None:
@@ -150,19 +149,6 @@ def test_files_that_are_no_part_of_a_model_do_not_matter(family: Family, tmp_pat
     (family.a / "README.md").write_text("trained again")
     (family.a / "model.safetensors").rename(family.a / "other.safetensors")
     begin(config, tmp_path / "run")
-
-
-def test_a_folder_of_before_goes_on_and_says_from_then_on_what_its_parents_are(family: Family, tmp_path: Path) -> None:
-    config = SearchConfig.load(family.write())
-    whole = identity(config, tmp_path / "run")
-    ResultsFolder.create(tmp_path / "run", config, {key: value for key, value in whole.items() if key != "contents"})
-    known = ResultsFolder.check(tmp_path / "run", config, whole)
-    assert known is not None
-    assert not says_contents(known)
-    assert says_contents(begin(config, tmp_path / "run").identity)
-    retrain(family.a)
-    with pytest.raises(SearchError, match="its weights have changed"):
-        begin(config, tmp_path / "run")
 
 
 def test_a_model_of_the_hub_is_known_by_its_commit(
@@ -230,23 +216,22 @@ def test_hashing_that_takes_its_time_is_shown(family: Family, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("other", ["the same config", "another seed", "another recipe"])
-def test_a_lost_search_json_lets_no_config_join_the_old_trials(family: Family, tmp_path: Path, other: str) -> None:
+def test_a_lost_database_lets_no_config_join_what_was_scored(family: Family, tmp_path: Path, other: str) -> None:
     config = SearchConfig.load(family.write())
     out = begin(config, tmp_path / "run").path
-    (out / "study.db").write_bytes(b"trials")
-    (out / "search.json").unlink()
+    (out / "completions" / "trial-0.jsonl").touch()
+    (out / "search.db").unlink()
     if other == "another seed":
         config = config.with_seed(7)
     elif other == "another recipe":
         config = SearchConfig.load(family.write(recipe=CHOICES))
         (out / ".lock").unlink()  # as a copy lacks it
     for use in (lambda: begin(config, out), lambda: ResultsFolder.open(out), lambda: Leaderboard.open(out)):
-        with pytest.raises(SearchError, match=r"run/search\.json: is missing, and study\.db holds trials .*--fresh"):
+        with pytest.raises(SearchError, match=r"run/search\.db: is missing; restore it from a copy, .*--fresh"):
             use()
-    assert not (out / "search.json").exists()
+    assert not (out / "search.db").exists()
     ResultsFolder.create(out, config, identity(config, out), fresh=True)
-    assert (tmp_path / "run.1" / "study.db").read_bytes() == b"trials"
-    assert not (out / "study.db").exists()
+    assert (tmp_path / "run.1" / "completions" / "trial-0.jsonl").exists()
 
 
 # --- what runs ------------------------------------------------------------------------------------------------------
@@ -308,19 +293,18 @@ def test_neither_run_nor_export_take_other_weights_for_those_that_were_scored(
     for model in ("a", "b", "base"):
         shutil.rmtree(project / model)
     assert command("leaderboard", out).exit_code == 0
-    assert command("compare", f"{out}:0", f"{out}:1").exit_code == 0
+    assert command("compare", f"{out}:a", f"{out}:b").exit_code == 0
 
 
 @pytest.mark.parametrize("when", ["search", "report split"])
 def test_a_parent_that_changes_while_the_search_runs_ends_it(project: Path, when: str) -> None:
-    class Trainer(Silent):
+    class Trainer(Progress):
         def begin(self, what: str, *_: Any, **__: Any) -> None:
             if what == when:
                 retrain(project / "a")
 
     out = project / "results" / "search"
-    (out / "study.db").unlink()
-    shutil.rmtree(out / "completions")
+    forget(out)
     with pytest.raises(SearchError, match=rf"model {re.escape(str(project))}/a: has changed while .*--fresh"):
         run_search(SearchConfig.load(project / "search.yaml"), out, trials=1, progress=Trainer())
     board = Leaderboard.open(out)
@@ -334,7 +318,7 @@ def test_a_model_that_fails_as_a_parent_changed_is_no_failure(
 ) -> None:
     apply, begun = Merger.apply, False
 
-    class Trainer(Silent):
+    class Trainer(Progress):
         def begin(self, what: str, *_: Any, **__: Any) -> None:
             nonlocal begun
             begun = begun or what == when
@@ -347,12 +331,10 @@ def test_a_model_that_fails_as_a_parent_changed_is_no_failure(
 
     monkeypatch.setattr(Merger, "apply", torn)
     out = project / "results" / "search"
-    (out / "study.db").unlink()
-    shutil.rmtree(out / "completions")
+    forget(out)
     with pytest.raises(SearchError, match=rf"model {re.escape(str(project))}/a: has changed while .*--fresh"):
         run_search(SearchConfig.load(project / "search.yaml"), out, trials=1, progress=Trainer())
-    with closing(Studies.open(ResultsFolder.open(out))) as studies:
-        assert not studies.given_up()
+    assert not [record for record in ResultsFolder.open(out).read()[1] if record.on("report").state == "failed"]
     assert not [row.error for row in Leaderboard.open(out).rows if row.state == "failed"]
 
 
@@ -371,15 +353,3 @@ def test_where_all_files_are_known_nothing_is_loaded_to_refuse(
 
 def _never(*_: Any, **__: Any) -> Any:
     raise AssertionError
-
-
-def test_a_search_of_before_says_that_its_parents_are_noted_now(project: Path) -> None:
-    out = project / "results" / "search"
-    described = json.loads((out / "search.json").read_text())
-    del described["identity"]["contents"]
-    was = str(Path(described["identity"]["recipe"]["base_model"]).parent)
-    (out / "search.json").write_text(json.dumps(described).replace(was, str(project)))
-    progress = Phases()
-    run_search(SearchConfig.load(project / "search.yaml"), out, trials=2, progress=progress)
-    assert [said for said in progress.said if "does not say what its parents held" in said]
-    assert says_contents(ResultsFolder.open(out).identity)

@@ -6,12 +6,12 @@ import errno
 import inspect
 import shutil
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from optuna.trial import TrialState
 
 from evaluation import EvaluationError, ModelError
 from evaluation.errors import LogitsError
@@ -24,12 +24,12 @@ from merging.residency.memory import free_host_bytes as merging_free_host_bytes
 from merging.residency.memory import is_out_of_memory as merging_is_out_of_memory
 from search import Leaderboard, SearchConfig, SearchError, run_search
 from search.errors import PrunedError, is_of_the_candidate
-from search.progress import Silent
-from search.results import ResultsFolder
-from search.study import Studies, quiet
-from search.trial import Bench
+from search.run.trial import Bench
+from search.study.local_store import LocalStore
+from search.views.progress import Progress
 from tests.search.conftest import Command
 from tests.search.family import Family
+from tests.search.jobs import claim, finish, forget
 
 LOST = torch.AcceleratorError("CUDA error: device-side assert triggered")
 IO = OSError(errno.EIO, "Input/output error")
@@ -43,7 +43,7 @@ class Killed(BaseException):
     """What no worker lives to see."""
 
 
-class Ends(Silent):
+class Ends(Progress):
     """Remembers how trials ended."""
 
     def __init__(self) -> None:
@@ -172,7 +172,7 @@ def test_a_machine_that_fails_ends_the_worker_and_no_trial(
     assert Leaderboard.open(out) == was
     resumed = run_search(config, out, trials=SCORED + 3)
     assert (scored(resumed), failed(resumed), resumed.unfinished) == (SCORED + 3, [], "")
-    assert {row.trial for row in was.rows} <= {row.trial for row in resumed.rows}
+    assert {row.name for row in was.rows} <= {row.name for row in resumed.rows}
 
 
 def test_the_command_line_says_so_in_one_line_and_ends_with_2(
@@ -183,7 +183,7 @@ def test_the_command_line_says_so_in_one_line_and_ends_with_2(
     done = command("run", config.source, "--out", out, "--trials", "100")
     assert done.exit_code == 2
     last = done.stderr.splitlines()[-1]
-    assert last.startswith("merge-search: the machine fails at 3 models in a row, the last one trial 9: OSError: ")
+    assert last.startswith("merge-search: the machine fails at 3 models in a row, the last one trial 5: OSError: ")
     assert "Traceback" not in done.stderr
     assert (out / "worker.log").read_text().count("the machine failed\nTraceback") == 3
 
@@ -192,12 +192,12 @@ def test_a_parent_whose_file_vanishes_is_no_failure_of_the_candidates(family: Fa
     config = SearchConfig.load(family.write(more="merging: {memory_budget: 0}"))
     weights, away = family.a / "model.safetensors", family.folder / "away"
 
-    class Unmount(Silent):
+    class Unmount(Progress):
         def trial(self, name: str, done: int) -> None:  # noqa: ARG002
-            if name == "trial 5":
+            if name == "trial 1":
                 weights.rename(away)
 
-    with pytest.raises(SearchError, match=r"3 models in a row, the last one trial 7: .*a/model\.safetensors: tensor"):
+    with pytest.raises(SearchError, match=r"3 models in a row, the last one trial 3: .*a/model\.safetensors: tensor"):
         run_search(config, tmp_path / "run", trials=5, progress=Unmount())
     away.rename(weights)
     resumed = run_search(config, tmp_path / "run", trials=5)
@@ -208,7 +208,7 @@ def test_a_sandbox_that_dies_is_no_failure_of_the_candidates(
     begun: tuple[SearchConfig, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, out = begun
-    (out / "verdicts.db").unlink()
+    forget(out, "verdicts")
     check = Worker.check
 
     def dead(worker: Worker, problem: Any, completion: str) -> Verdict:
@@ -292,20 +292,17 @@ def test_failures_of_before_are_run_again_where_that_is_asked_for(
     begun: tuple[SearchConfig, Path], command: Command
 ) -> None:
     config, out = begun
-    folder = ResultsFolder.open(out)
-    with quiet(), folder.sign_in() as worker:
-        studies = Studies.create(folder, config, [])
-        while trial := studies.claim(worker, SCORED + 3, config.space):  # as if all of them were bad candidates
-            trial.set_user_attr("error", "AcceleratorError: CUDA error: device-side assert triggered")
-            studies.search.tell(trial, state=TrialState.FAIL)
-        lost = [trial.params for trial in studies.trials() if trial.state is TrialState.FAIL]
-        studies.close()
+    with closing(LocalStore(out)) as store, store.sign_in() as worker:
+        jobs = [claim(store, worker, SCORED + 3, config) for _ in range(3)]
+        for job in jobs:  # as if all of them were bad candidates
+            finish(store, job, config, "failed", "AcceleratorError: CUDA error: device-side assert triggered")
+    lost = [job.record.parameters for job in jobs]
     assert len(failed(run_search(config, out, trials=SCORED + 3))) == len(lost) == 3
     done = command("run", config.source, "--out", out, "--trials", SCORED + 3, "--retry-failed")
     assert done.exit_code == 0, done.stderr
     board = Leaderboard.open(out)
     assert (scored(board), failed(board)) == (SCORED + 3, [])
-    assert [sum(row.numbers == params for row in board.rows) for params in lost] == [1, 1, 1]
+    assert [sum(row.parameters == params for row in board.rows) for params in lost] == [1, 1, 1]
 
 
 def test_a_model_that_the_machine_fails_at_on_the_report_split_is_scored_there_later(
@@ -313,14 +310,14 @@ def test_a_model_that_the_machine_fails_at_on_the_report_split_is_scored_there_l
 ) -> None:
     config = SearchConfig.load(family.write())
     with monkeypatch.context() as broken:
-        break_merging(broken, lambda before, _: IO if before == PARENTS else None)
-        board = run_search(config, tmp_path / "run", trials=0)
-    assert board.unfinished == "The report split is not finished: 1 model waits to be scored on it."
-    with monkeypatch.context() as broken:
-        break_merging(broken, lambda *_: LOST)
+        break_merging(broken, lambda before, _: LOST if before == PARENTS else None)
         with pytest.raises(SearchError, match=r"the machine fails at a: AcceleratorError"):
             run_search(config, tmp_path / "run", trials=0)
-    resumed = run_search(config, tmp_path / "run", trials=0)
+    with monkeypatch.context() as broken:
+        merges = break_merging(broken, lambda before, _: IO if before == 0 else None)
+        resumed = run_search(config, tmp_path / "run", trials=0)
+    assert len(merges) == PARENTS + 1
+    assert merges[-1] == merges[0]  # after all others
     assert resumed.unfinished == ""
     assert all(row.report_score is not None for row in resumed.rows)
 
@@ -332,7 +329,7 @@ def test_a_model_that_kills_its_workers_on_the_report_split_is_left_out(
     score = Bench.score
 
     def die(bench: Bench, recipe: Recipe, *arguments: Any, **options: Any) -> Any:
-        if options.get("final") and recipe.parents() == (str(family.b),):
+        if arguments == ("report",) and recipe.parents() == (str(family.b),):
             raise Killed
         return score(bench, recipe, *arguments, **options)
 

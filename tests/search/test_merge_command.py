@@ -258,6 +258,6 @@ def test_a_search_merges_parents_of_different_vocabularies(command: Command, fam
     succeeded(command("run", config, "--out", tmp_path / "run", "--trials", "1"))
     board = json.loads(command("leaderboard", tmp_path / "run", "--json").stdout)
     assert {row["state"] for row in board["rows"]} == {"complete"}
-    assert "equal average" in {row["name"] for row in board["rows"]}
+    assert "average" in {row["kind"] for row in board["rows"]}
     succeeded(command("export", tmp_path / "run", "--to", tmp_path / "out"))
     assert load_model(str(tmp_path / "out")).config.vocab_size == 265

@@ -14,10 +14,11 @@ import pytest
 
 from search import SearchConfig
 from search.results import ResultsFolder
-from search.study import OUTCOMES, RECIPE, Studies, quiet
+from search.study.local_store import LocalStore
 from tests.search.conftest import Command as Runner
 from tests.search.conftest import fingerprint
 from tests.search.family import Family
+from tests.search.jobs import claim, finish
 from tests.search.processes import Command, running
 
 
@@ -34,14 +35,12 @@ def config(shared_family: Family) -> SearchConfig:
     return SearchConfig.load(shared_family.write("finished.yaml"))
 
 
-def add_trial(studies: Studies, config: SearchConfig) -> int:
-    with studies.folder.sign_in() as worker:
-        trial = studies.claim(worker, 1000, config.space)
-        assert trial
-        trial.set_user_attr(RECIPE, config.space.recipe_at(trial.params).to_dict())
-        trial.set_user_attr(OUTCOMES, "p" * 8)
-        studies.search.tell(trial, 1.0)
-        return studies.number(trial)
+def add_trial(store: LocalStore, config: SearchConfig) -> str:
+    """Add a trial, and return its name."""
+    with store.sign_in() as worker:
+        job = claim(store, worker, 1000, config)
+        finish(store, job, config)
+    return f"trial {job.record.number}"
 
 
 def read(command: Command) -> str:
@@ -52,36 +51,36 @@ def read(command: Command) -> str:
 def test_an_archive_can_be_read(folder: Path, tmp_path: Path) -> None:
     folder.chmod(0o555)
     with running(tmp_path, "leaderboard", folder, heed_permissions=True) as command:
-        assert "trial 6" in read(command)
-    assert not list(folder.glob("study.db-*"))
+        assert "trial 2" in read(command)
+    assert not list(folder.glob("search.db-*"))
 
 
 def test_what_a_running_search_has_committed_is_seen(folder: Path, tmp_path: Path, config: SearchConfig) -> None:
-    with quiet(), closing(Studies.create(ResultsFolder.open(folder), config, [])) as studies:
-        number = add_trial(studies, config)
-        assert (folder / "study.db-wal").stat().st_size
+    with closing(LocalStore(folder)) as store:
+        name = add_trial(store, config)
+        assert (folder / "search.db-wal").stat().st_size
         folder.chmod(0o555)
         with running(tmp_path, "leaderboard", folder, heed_permissions=True) as command:
-            assert f"trial {number}" in read(command)
+            assert name in read(command)
         folder.chmod(0o755)
 
 
 def test_what_cannot_be_read_without_writing_is_told_with_the_remedy(
     folder: Path, tmp_path: Path, config: SearchConfig
 ) -> None:
-    with quiet(), closing(Studies.create(ResultsFolder.open(folder), config, [])) as studies:
-        add_trial(studies, config)
-        log = (folder / "study.db-wal").read_bytes()
-    (folder / "study.db-wal").write_bytes(log)  # of a search that was killed, copied without study.db-shm
+    with closing(LocalStore(folder)) as store:
+        add_trial(store, config)
+        log = (folder / "search.db-wal").read_bytes()
+    (folder / "search.db-wal").write_bytes(log)  # of a search that was killed, copied without search.db-shm
     folder.chmod(0o555)
     with running(tmp_path, "leaderboard", folder, heed_permissions=True) as command:
         assert command.wait() == 2, command.output
-    assert "study.db: unable to open database file; make the folder readable and writable for you, or copy it" in (
+    assert "search.db: unable to open database file; make the folder readable and writable for you, or copy it" in (
         command.errors
     )
 
 
-@pytest.mark.parametrize("name", ["study.db", "config.yaml"])
+@pytest.mark.parametrize("name", ["search.db", "config.yaml"])
 def test_what_is_lost_is_named_and_reading_makes_nothing(folder: Path, tmp_path: Path, name: str) -> None:
     (folder / name).unlink()
     was = fingerprint(folder)
@@ -93,12 +92,12 @@ def test_what_is_lost_is_named_and_reading_makes_nothing(folder: Path, tmp_path:
 
 @pytest.mark.parametrize("part", [0.0, 0.5])
 def test_a_broken_database_is_read_without_a_trace(folder: Path, tmp_path: Path, part: float) -> None:
-    whole = (folder / "study.db").read_bytes()
-    (folder / "study.db").write_bytes(whole[: int(len(whole) * part)])
+    whole = (folder / "search.db").read_bytes()
+    (folder / "search.db").write_bytes(whole[: int(len(whole) * part)])
     was = fingerprint(folder)
     with running(tmp_path, "leaderboard", folder) as command:
         assert command.wait() == 2
-    assert "study.db: " in command.errors
+    assert "search.db: " in command.errors
     assert "restore it from a copy, or begin anew with --fresh" in command.errors
     assert fingerprint(folder) == was
 
@@ -107,11 +106,11 @@ def test_a_broken_database_is_read_without_a_trace(folder: Path, tmp_path: Path,
 def test_a_search_that_lost_its_database_is_not_begun_again_over_what_it_left(
     folder: Path, shared_family: Family, command: Runner, left: str
 ) -> None:
-    (folder / "study.db").unlink()
+    (folder / "search.db").unlink()
     if left == "an empty file":
-        (folder / "study.db").touch()
+        (folder / "search.db").touch()
     elif left == "a database without studies":
-        with closing(sqlite3.connect(folder / "study.db")) as database:
+        with closing(sqlite3.connect(folder / "search.db")) as database:
             database.execute("create table other (id int)")
     completions = fingerprint(folder / "completions")
     config = shared_family.write("finished.yaml")
@@ -119,32 +118,30 @@ def test_a_search_that_lost_its_database_is_not_begun_again_over_what_it_left(
     assert refused.exit_code == 2
     *notes, message = refused.stderr.splitlines()
     assert all("works without bubblewrap" in note for note in notes)  # not every machine has one
-    assert re.fullmatch(r"merge-search: .*study\.db: (is missing|is empty|holds no study 'finished'); .*", message)
+    assert re.fullmatch(r"merge-search: .*search\.db: (is missing|is empty|holds no search); .*", message)
     assert fingerprint(folder / "completions") == completions
     anew = shared_family.write("anew.yaml", evaluation=", report_fraction: 0")
     assert command("run", anew, "--out", folder, "--fresh", "--trials", "1").exit_code == 0
 
 
-@pytest.mark.parametrize("state", ["no database", "an empty one", "one without tables", "one without its second study"])
+@pytest.mark.parametrize("state", ["no database", "an empty one", "one without tables", "one without records"])
 def test_a_search_that_begins_has_a_leaderboard_without_trials(
     config: SearchConfig, tmp_path: Path, command: Runner, state: str
 ) -> None:
     folder = ResultsFolder.create(tmp_path / "begins", config, config.identity)
+    file = folder.path / "search.db"
+    if state != "one without records":
+        file.unlink()
     if state == "an empty one":
-        folder.database.touch()
+        file.touch()
     elif state == "one without tables":
-        with closing(sqlite3.connect(folder.database)) as database:
+        with closing(sqlite3.connect(file)) as database:
             database.execute("create table other (id int)")
-    elif state == "one without its second study":
-        with quiet(), closing(Studies.create(folder, config, [])):
-            pass
-        with closing(sqlite3.connect(folder.database)) as database, database:
-            database.execute("delete from studies where study_name like '%baselines'")
     assert command("leaderboard", folder.path).output == "begins: no trial is over yet\n"
     assert json.loads(command("leaderboard", folder.path, "--json").output)["rows"] == []
     for words in (
         ["export", folder.path, "--to", tmp_path / "out"],
-        ["compare", f"{folder.path}:0", f"{folder.path}:1"],
+        ["compare", f"{folder.path}:a", f"{folder.path}:b"],
     ):
         refused = command(*words)
         assert refused.exit_code == 2
@@ -156,7 +153,7 @@ def test_a_search_that_begins_has_a_leaderboard_without_trials(
 def test_a_database_that_cannot_be_opened_is_one_line(
     folder: Path, shared_family: Family, tmp_path: Path, command: Runner, harm: str, verb: str
 ) -> None:
-    file = folder / "study.db"
+    file = folder / "search.db"
     whole = file.read_bytes()
     if harm == "a folder":
         file.unlink()
@@ -164,8 +161,8 @@ def test_a_database_that_cannot_be_opened_is_one_line(
     elif harm == "another program's":
         file.unlink()
         with closing(sqlite3.connect(file)) as database:
-            database.execute("create table studies (study_name text, version int)")
-            database.execute("insert into studies values ('finished', 3), ('finished/baselines', 3)")
+            database.execute("create table search (study_name text, version int)")
+            database.execute("insert into search values ('finished', 3)")
             database.commit()
     elif harm == "forbidden":
         file.chmod(0)
@@ -174,7 +171,7 @@ def test_a_database_that_cannot_be_opened_is_one_line(
     words = {
         "leaderboard": [folder],
         "export": [folder, "--to", tmp_path / "out"],
-        "compare": [f"{folder}:0", f"{folder}:1"],
+        "compare": [f"{folder}:a", f"{folder}:b"],
         "run": [shared_family.write("finished.yaml"), "--out", folder],
     }[verb]
     if harm == "forbidden":
@@ -191,12 +188,12 @@ def test_a_database_that_cannot_be_opened_is_one_line(
 
 def test_a_reader_makes_no_tables_where_a_search_is_about_to(folder: Path, command: Runner) -> None:
     # A worker whose database has no tables yet was told that they exist already, if a reader made them meanwhile.
-    (folder / "study.db").unlink()
-    with closing(sqlite3.connect(folder / "study.db")) as worker:
+    (folder / "search.db").unlink()
+    with closing(sqlite3.connect(folder / "search.db")) as worker:
         worker.execute("PRAGMA journal_mode=WAL")
         worker.execute("create table other (id int)")
-        assert (folder / "study.db-wal").stat().st_size
+        assert (folder / "search.db-wal").stat().st_size
         read = command("leaderboard", folder)
         assert read.exit_code == 2
-        assert "study.db: holds no study 'finished'; restore it" in read.stderr
+        assert "search.db: holds no search; restore it" in read.stderr
         assert worker.execute("select name from sqlite_master").fetchall() == [("other",)]

@@ -12,6 +12,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from types import FrameType
 
@@ -20,9 +21,11 @@ import pytest
 from evaluation import Outcome
 from merging.caches import part_folder
 from search import SearchConfig, SearchError
-from search.database import storage_errors
 from search.locks import exclusive, held, is_held
 from search.results import ResultsFolder, write_atomically
+from search.study.database import folder_errors
+from search.study.local_store import LocalStore
+from search.study.record import TrialRecord
 from tests.search.conftest import fingerprint
 from tests.search.family import Family
 
@@ -40,7 +43,7 @@ def test_a_folder_keeps_its_config_and_the_name_that_it_was_made_under(config: S
     create(tmp_path / "deep" / "first", config)
     (tmp_path / "deep" / "first").rename(tmp_path / "second")
     folder = ResultsFolder.open(tmp_path / "second")
-    assert folder.study == "first"
+    assert folder.name == "first"
     assert folder.config_file.read_text(encoding="utf-8") == config.text
 
 
@@ -99,7 +102,7 @@ def test_fresh_moves_a_search_aside(config: SearchConfig, tmp_path: Path) -> Non
     for _ in range(3):
         create(tmp_path / "run", config, fresh=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "run.1", "run.2"]
-    assert ResultsFolder.open(tmp_path / "run.2").study == "run"
+    assert ResultsFolder.open(tmp_path / "run.2").name == "run"
 
 
 def test_a_copy_without_empty_and_hidden_folders_is_whole_again(config: SearchConfig, tmp_path: Path) -> None:
@@ -107,17 +110,22 @@ def test_a_copy_without_empty_and_hidden_folders_is_whole_again(config: SearchCo
     create(tmp_path / "run", config)
     for copy in ("copy", "fresh"):
         (tmp_path / copy).mkdir()
-        for name in ("config.yaml", "search.json"):
+        for name in ("config.yaml", "search.db"):
             shutil.copyfile(tmp_path / "run" / name, tmp_path / copy / name)
-    with create(tmp_path / "copy", config).sign_in() as worker:
-        ResultsFolder.open(tmp_path / "copy").save_completions("trial-0", [])
-        assert ResultsFolder.open(tmp_path / "copy").is_at_work(worker)
+    with create(tmp_path / "copy", config).working() as store, store.sign_in() as worker:
+        ResultsFolder.open(tmp_path / "copy").save_completions(TrialRecord("trial"), "search", [])
+        assert store.at_work() == {worker}
     create(tmp_path / "fresh", config, fresh=True)
     assert (tmp_path / "fresh.1").is_dir()
 
 
 def test_fresh_does_not_move_a_search_that_runs(config: SearchConfig, tmp_path: Path) -> None:
-    with create(tmp_path / "run", config).sign_in(), pytest.raises(SearchError, match="a search is running there"):
+    create(tmp_path / "run", config)
+    with (
+        closing(LocalStore(tmp_path / "run")) as store,
+        store.sign_in(),
+        pytest.raises(SearchError, match="a search is running there"),
+    ):
         create(tmp_path / "run", config, fresh=True)
 
 
@@ -162,20 +170,20 @@ def test_statistics_that_a_killed_fresh_start_left_alone_are_no_obstacle(
     config: SearchConfig, tmp_path: Path, fresh: bool
 ) -> None:
     (tmp_path / "run" / "statistics").mkdir(parents=True)
-    assert create(tmp_path / "run", config, fresh).study == "run"
+    assert create(tmp_path / "run", config, fresh).name == "run"
 
 
 @pytest.mark.parametrize("fresh", [False, True])
 def test_what_is_not_ours_stays_as_it_is(config: SearchConfig, tmp_path: Path, fresh: bool) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat").write_text("a cat")
-    (tmp_path / "photos" / "study.db").write_text("of somebody else")
+    (tmp_path / "photos" / "search.db").write_text("of somebody else")
     (tmp_path / "file").write_text("text")
     with pytest.raises(SearchError, match="photos: is not empty and holds no search"):
         create(tmp_path / "photos", config, fresh)
     with pytest.raises(SearchError, match="file: is a file"):
         create(tmp_path / "file", config, fresh)
-    assert fingerprint(tmp_path).keys() == {"photos/cat", "photos/study.db", "file"}
+    assert fingerprint(tmp_path).keys() == {"photos/cat", "photos/search.db", "file"}
 
 
 @pytest.mark.parametrize("path", ["/proc/results", "/dev/null/results"])
@@ -191,11 +199,20 @@ def test_a_folder_without_a_search_is_none(tmp_path: Path) -> None:
         ResultsFolder.open(tmp_path / "nothing")
 
 
-def test_a_broken_folder_is_named_with_the_remedy(config: SearchConfig, tmp_path: Path) -> None:
-    create(tmp_path / "run", config)
-    (tmp_path / "run" / "search.json").write_text("{")
-    with pytest.raises(SearchError, match=r"search\.json: cannot be read: .*--fresh"):
-        ResultsFolder.open(tmp_path / "run")
+@pytest.mark.parametrize("left", ["search.json", "study.db"])
+def test_a_search_of_version_0_1_is_refused_by_that_name_and_moved_aside_by_a_fresh_start(
+    config: SearchConfig, tmp_path: Path, left: str
+) -> None:
+    (tmp_path / "run" / "completions").mkdir(parents=True)
+    for name in ("config.yaml", ".lock", left, "completions/trial-0.jsonl"):
+        (tmp_path / "run" / name).write_text("of before")
+    was = fingerprint(tmp_path / "run")
+    for action in (ResultsFolder.open, lambda path: create(path, config)):
+        with pytest.raises(SearchError, match=r"run: holds a search of merge-search 0\.1 .*finish it with .*--fresh"):
+            action(tmp_path / "run")
+    assert fingerprint(tmp_path / "run") == was
+    create(tmp_path / "run", config, fresh=True)
+    assert fingerprint(tmp_path / "run.1") == was
 
 
 def test_a_file_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -216,9 +233,9 @@ def test_the_next_start_removes_what_dead_workers_left_and_nothing_of_a_living_o
     left = [place / ".file.json.123.part" for place in places] + [folder.path / ".workers" / "dead"]
     for file in left:
         file.write_text("half")
-    with folder.sign_in() as worker, _making(places) as parts:
+    with folder.working() as store, store.sign_in() as worker, _making(places) as parts:
         create(tmp_path / "run", config)
-        assert folder.is_at_work(worker)
+        assert store.at_work() == {worker}
         assert len(parts) == 3
         assert all(part.exists() for part in parts)
     assert not any(file.exists() for file in left)
@@ -263,20 +280,10 @@ def test_completions_that_fill_the_disk_are_one_message(config: SearchConfig, tm
         with pytest.raises(
             SearchError, match=r"completions/trial-0\.jsonl: cannot be written: .*; what was scored is kept"
         ):
-            folder.save_completions("trial-0", outcomes)
+            folder.save_completions(TrialRecord("trial"), "search", outcomes)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert not list((tmp_path / "run" / "completions").iterdir())
-
-
-@pytest.mark.parametrize("content", ["{", "null", "[]", "7", '{"study": 7}', "{}", "\x00"])
-def test_a_description_that_is_none_is_told_in_plain_words(config: SearchConfig, tmp_path: Path, content: str) -> None:
-    create(tmp_path / "run", config)
-    (tmp_path / "run" / "search.json").write_text(content)
-    told = r"search\.json: cannot be read: it does not describe a search; restore it .* --fresh"
-    for action in (ResultsFolder.open, lambda path: create(path, config)):
-        with pytest.raises(SearchError, match=told):
-            action(tmp_path / "run")
 
 
 @pytest.mark.parametrize("name", ["completions", ".workers"])
@@ -305,7 +312,7 @@ def test_a_file_that_cannot_grow_is_the_folders_error_whether_it_is_named_or_not
     config: SearchConfig, tmp_path: Path
 ) -> None:
     folder = create(tmp_path / "run", config)
-    with pytest.raises(SearchError, match=r"run: No space left on device; .*make room"), storage_errors(folder):
+    with pytest.raises(SearchError, match=r"run: No space left on device; .*make room"), folder_errors(folder.path):
         Path("/dev/full").write_text("text")
 
 

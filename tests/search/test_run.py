@@ -7,35 +7,40 @@ import json
 import logging
 import re
 import shutil
+import sqlite3
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from optuna.trial import TrialState
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
 from evaluation import ConsentError, Evaluator, load_problems
 from evaluation.judge import Judge
-from evaluation.sandbox.isolation import Isolation, SandboxLayer
 from evaluation.sandbox.pool import Batch
 from merging import MergingError, load_tokenizer
 from search import Leaderboard, SearchConfig, SearchError, export_trial, run_search
-from search.progress import Silent, Terminal
 from search.results import ResultsFolder
-from search.study import OUTCOMES, RECIPE, Studies, quiet
-from search.trial import Bench
-from search.worker import _Worker
+from search.run.phases import Phases as Work
+from search.run.setup import Session
+from search.run.trial import Bench
+from search.study.local_store import LocalStore
+from search.views.progress import Progress
+from search.views.table import leaderboard_table
+from search.views.terminal import Terminal
 from tests.search.conftest import Command, fingerprint, load_as_scored
 from tests.search.family import Family
+from tests.search.jobs import claim, finish, forget
 
 pytestmark = pytest.mark.sandbox
 
 
-def numbers(board: Leaderboard) -> dict[int, dict[str, float]]:
-    return {row.trial: row.numbers for row in board.rows if row.kind == "trial"}
+def parameters(board: Leaderboard) -> dict[int | None, Mapping[str, float]]:
+    return {row.trial: row.parameters for row in board.rows if row.kind == "trial"}
 
 
 def computed(log: str) -> int:
@@ -45,7 +50,7 @@ def computed(log: str) -> int:
     return sum(map(int, counts))
 
 
-class Phases(Silent):
+class Phases(Progress):
     """Remembers what was said."""
 
     def __init__(self) -> None:
@@ -70,12 +75,10 @@ class Phases(Silent):
 
 def test_a_run_leaves_a_folder_with_everything(finished: Path, shared_family: Family) -> None:
     assert {path.name for path in finished.iterdir() if not path.name.startswith(".")} == {
-        "config.yaml", "search.json", "study.db", "drafts.jsonl", "completions", "verdicts.db", "statistics",
-        "sandbox.jsonl",
-        "worker.log",
+        "config.yaml", "search.db", "completions", "statistics", "worker.log",
     }  # fmt: skip
     assert (finished / "config.yaml").read_text() == shared_family.config()
-    assert "trial 6: " in (finished / "worker.log").read_text()
+    assert "trial 2: " in (finished / "worker.log").read_text()
     assert not list((finished / ".workers").iterdir())
 
 
@@ -107,16 +110,15 @@ def test_a_search_that_compiles_says_so_and_finds_the_same(
     ]
 
 
-def test_the_parents_and_their_equal_average_are_the_first_trials(finished: Path, shared_family: Family) -> None:
+def test_the_parents_and_their_average_are_no_trials(finished: Path, shared_family: Family) -> None:
     board = Leaderboard.open(finished)
-    first = {row.trial: (row.kind, row.name) for row in board.rows if row.kind != "trial"}
-    assert first == {
-        0: ("parent", str(shared_family.a)),
-        1: ("parent", str(shared_family.b)),
-        2: ("parent", str(shared_family.base)),
-        3: ("baseline", "equal average"),
+    assert {(row.kind, row.name, row.trial) for row in board.rows if row.kind != "trial"} == {
+        ("parent", str(shared_family.a), None),
+        ("parent", str(shared_family.b), None),
+        ("parent", str(shared_family.base), None),
+        ("average", "average", None),
     }
-    assert sorted(numbers(board)) == [4, 5, 6]
+    assert sorted(row.trial for row in board.rows if row.trial is not None) == [0, 1, 2]
     assert all(row.state == "complete" for row in board.rows)
 
 
@@ -126,13 +128,14 @@ def test_the_search_and_the_report_share_no_problem(finished: Path, shared_famil
         file.stem: {json.loads(line)["task_id"] for line in file.read_text(encoding="utf-8").splitlines()}
         for file in files
     }
-    assert seen.keys() == {f"trial-{n}" for n in range(7)} | {f"report-{n}" for n in range(4)} | {
-        f"report-{row.trial}" for row in Leaderboard.open(finished).top(2) if row.kind == "trial"
-    }
-    search, report = seen["trial-0"], seen["report-0"]
+    references = ["parent-0", "parent-1", "parent-2", "average"]
+    finalists = [f"trial-{row.trial}" for row in Leaderboard.open(finished).top(2) if row.kind == "trial"]
+    on_search = [*references, "trial-0", "trial-1", "trial-2"]
+    assert seen.keys() == {*on_search, *(f"report-{key}" for key in [*references, *finalists])}
+    search, report = seen["parent-0"], seen["report-parent-0"]
     assert not search & report
     assert search | report == set(load_problems(shared_family.problems).task_ids)
-    assert all(tasks == (search if name.startswith("trial") else report) for name, tasks in seen.items())
+    assert all(tasks == (report if name.startswith("report") else search) for name, tasks in seen.items())
 
 
 def test_a_parents_scores_are_those_of_a_plain_evaluation(finished: Path, shared_family: Family) -> None:
@@ -145,22 +148,20 @@ def test_a_parents_scores_are_those_of_a_plain_evaluation(finished: Path, shared
     assert [row.search_score, row.report_score] == scores
 
 
-def test_trials_know_how_likely_they_find_what_the_parents_passed_with(finished: Path) -> None:
+def test_trials_know_how_likely_they_find_what_the_parents_passed_with(finished: Path, shared_family: Family) -> None:
     rows = Leaderboard.open(finished).rows
-    likelihoods = [row.log_likelihood for row in rows if row.trial > 0]
+    likelihoods = [row.log_likelihood for row in rows if row.name != str(shared_family.a)]
     assert all(likelihood is not None and likelihood < 0 for likelihood in likelihoods)
-    first = next(row for row in rows if row.trial == 0)
+    first = next(row for row in rows if row.name == str(shared_family.a))
     assert first.log_likelihood is None  # nothing was passed before it
-    keys = [
-        (-(row.search_score or 0), row.kind != "parent", -(row.log_likelihood or 0)) for row in rows if row.trial > 3
-    ]
+    keys = [(-(row.search_score or 0), -(row.log_likelihood or 0)) for row in rows if row.kind == "trial"]
     assert keys == sorted(keys)
 
 
 def test_candidates_that_find_what_the_parents_passed_with_unlikely_are_pruned(family: Family, tmp_path: Path) -> None:
     text = family.config(search=", prune_margin: 0").replace("trials: 3", "trials: 5")
     board = run_search(SearchConfig.parse(text, folder=family.folder), tmp_path / "run")
-    trials = sorted((row for row in board.rows if row.kind == "trial"), key=lambda row: row.trial)
+    trials = sorted((row for row in board.rows if row.kind == "trial"), key=lambda row: row.trial or 0)
     best = None
     for row in trials:
         assert row.log_likelihood is not None
@@ -180,13 +181,11 @@ def test_a_search_goes_on_where_it_stopped(finished: Path, one_trial: tuple[Sear
     assert computed(told) > 0
     ended = run_search(config, out)
     assert computed((out / "worker.log").read_text().removeprefix(told)) == 0
-    kept = {row.trial: row.seconds for row in begun.rows}
-    assert {row.trial: row.seconds for row in ended.rows if row.trial in kept} == kept
+    kept = {row.name: row.seconds for row in begun.rows}
+    assert {row.name: row.seconds for row in ended.rows if row.name in kept} == kept
     whole = Leaderboard.open(finished)
-    assert numbers(ended) == numbers(whole)
-    assert [(row.trial, row.search_score) for row in ended.rows] == [
-        (row.trial, row.search_score) for row in whole.rows
-    ]
+    assert parameters(ended) == parameters(whole)
+    assert [(row.name, row.search_score) for row in ended.rows] == [(row.name, row.search_score) for row in whole.rows]
 
 
 def test_fewer_trials_than_there_are_runs_none(finished: Path, shared_family: Family) -> None:
@@ -204,7 +203,7 @@ def test_fresh_begins_anew(one_trial: tuple[SearchConfig, Path], tmp_path: Path)
     phases = Phases()
     second = run_search(config, out, trials=1, fresh=True, seed=3, progress=phases)
     assert f"{tmp_path}/run: what was there is now in {tmp_path}/run.1" in phases.said
-    assert numbers(first) != numbers(second)
+    assert parameters(first) != parameters(second)
     assert Leaderboard.open(tmp_path / "run.1") == first
     # What is of the parents alone stays where it is of use.
     assert computed((tmp_path / "run/worker.log").read_text()) == 0
@@ -215,7 +214,7 @@ def test_after_its_time_a_search_takes_no_trial(family: Family, tmp_path: Path) 
     config = SearchConfig.load(family.write(search=", timeout: 8h"))
     phases = Phases()
     board = run_search(config, tmp_path / "run", timeout=0.001, progress=phases)
-    assert numbers(board) == {}
+    assert parameters(board) == {}
     assert board.best is None
     assert "search 3 until a deadline" in phases.begun
     # The parents are scored in any case, and on the report split too.
@@ -238,8 +237,8 @@ def test_a_failing_candidate_is_recorded_with_its_reason_and_ends_nothing(
     config = SearchConfig.load(family.write(recipe=recipe, search=", enqueue: [good.yaml]"))
     board = run_search(config, tmp_path / "run")
     states = {row.trial: row.state for row in board.rows if row.kind == "trial"}
-    assert states == {4: "complete", 5: "failed", 6: "failed"}
-    assert board.best == 4
+    assert states == {0: "complete", 1: "failed", 2: "failed"}
+    assert board.best == 0
     errors = [row.error or "" for row in board.rows if row.state == "failed"]
     assert all(error.startswith("merged tensor model.") and "holds NaN or Inf" in error for error in errors)
     assert "NonFiniteTensor: merged tensor model." in (tmp_path / "run" / "worker.log").read_text()
@@ -285,7 +284,7 @@ def test_where_every_trial_failed_the_export_says_why(family: Family, command: C
     assert command("run", family.write(recipe=recipe), "--out", tmp_path / "run", "--trials", "2").exit_code == 0
     refused = command("export", tmp_path / "run", "--to", tmp_path / "out")
     assert refused.exit_code == 2
-    assert "there is nothing to export: 2 trials are over, and all have failed; the last, trial 3: " in refused.stderr
+    assert "there is nothing to export: 2 trials are over, and all have failed; the last, trial 1: " in refused.stderr
     assert "holds NaN or Inf" in refused.stderr
 
 
@@ -373,41 +372,25 @@ def test_while_another_worker_is_at_its_last_trial_the_finalists_are_left_to_it(
     one_trial: tuple[SearchConfig, Path],
 ) -> None:
     config, out = one_trial
-    folder = ResultsFolder.open(out)
     phases = Phases()
-    with quiet(), folder.sign_in() as other:
-        assert Studies.create(folder, config, []).claim(other, 2, config.space)
+    with closing(LocalStore(out)) as store, store.sign_in() as other:
+        claim(store, other, 2, config)
         board = run_search(config, out, trials=2, progress=phases)
     assert board.unfinished == ""  # nothing is left that nobody is at
     assert phases.said == ["another worker is still at its last trial; it will score the finalists"]
-    assert numbers(run_search(config, out, trials=2)).keys() == {4, 6}  # 5 was lost, and run again as 6
+    assert parameters(run_search(config, out, trials=2)).keys() == {0, 1}
 
 
 def test_a_worker_that_died_is_not_waited_for(one_trial: tuple[SearchConfig, Path]) -> None:
     config, out = one_trial
-    folder = ResultsFolder.open(out)
-    with quiet(), closing(Studies.create(folder, config, [])) as studies, folder.sign_in() as dead:
-        for _ in range(2):
-            trial = studies.claim(dead, 3, config.space)
-        assert trial
-        trial.set_user_attr(RECIPE, config.space.recipe_at(trial.params).to_dict())
-        trial.set_user_attr(OUTCOMES, "p" * 8)
-        studies.search.tell(trial, 1.0)  # the other trial is never heard of again
+    with closing(LocalStore(out)) as store, store.sign_in() as dead:
+        claim(store, dead, 3, config)  # which is never heard of again
+        finish(store, claim(store, dead, 3, config), config)
     phases = Phases()
     board = run_search(config, out, timeout=0, progress=phases)
     assert phases.said == []
-    assert (board.best, board.rows[0].search_score) == (6, 1.0)
+    assert (board.best, board.rows[0].search_score) == (2, 1.0)
     assert board.rows[0].report_score is not None
-
-
-def test_a_lost_trial_is_explained_where_it_is_asked_for(one_trial: tuple[SearchConfig, Path], tmp_path: Path) -> None:
-    config, out = one_trial
-    folder = ResultsFolder.open(out)
-    with quiet(), closing(Studies.create(folder, config, [])) as studies, folder.sign_in() as dead:
-        assert studies.claim(dead, 2, config.space)
-    run_search(config, out, trials=2)
-    with pytest.raises(SearchError, match=r"no trial 5 .* the last is 6; 5 .* was lost with its worker and run again"):
-        export_trial(out, tmp_path / "out", trial=5)
 
 
 @pytest.mark.parametrize("scored", [0, pytest.param(1, marks=pytest.mark.slow), 3])
@@ -436,8 +419,8 @@ def test_parents_whose_worker_died_are_counted_once(
 
 def test_no_trials_and_no_time_are_none(family: Family, tmp_path: Path) -> None:
     config = SearchConfig.load(family.write(search=", timeout: 8h"))
-    assert numbers(run_search(config, tmp_path / "run", trials=0)) == {}
-    assert numbers(run_search(config, tmp_path / "run", timeout=0)) == {}
+    assert parameters(run_search(config, tmp_path / "run", trials=0)) == {}
+    assert parameters(run_search(config, tmp_path / "run", timeout=0)) == {}
 
 
 def test_the_same_merge_again_has_the_outcomes_that_it_had(family: Family, tmp_path: Path) -> None:
@@ -456,7 +439,7 @@ def test_the_same_merge_again_has_the_outcomes_that_it_had(family: Family, tmp_p
     for row in rows.values():
         first = rows[row.trial if row.same_as is None else row.same_as]
         assert first.same_as is None
-        assert (row.recipe, row.search_score, row.numbers) == (first.recipe, first.search_score, first.numbers)
+        assert (row.recipe, row.search_score, row.parameters) == (first.recipe, first.search_score, first.parameters)
         assert (row.won, row.lost) == (first.won, first.lost) or first.report_score is not None
         written = (tmp_path / "run" / "completions" / f"trial-{row.trial}.jsonl").exists()
         assert written is (row.same_as is None)
@@ -465,9 +448,7 @@ def test_the_same_merge_again_has_the_outcomes_that_it_had(family: Family, tmp_p
     assert f"trial {repeated.trial}: the same merge as trial {repeated.same_as}" in log
     assert phases.notes.count(f"the same merge as trial {repeated.same_as}") >= 1
     assert {row.trial for row in firsts} == {row.trial for row in rows.values() if row.report_score is not None}
-    table = io.StringIO()
-    Console(width=160, file=table).print(board.table())
-    assert f"trial {repeated.trial} (= {repeated.same_as})" in table.getvalue()
+    assert f"trial {repeated.trial} (= {repeated.same_as})" in shown(board)
 
 
 def test_the_layers_of_the_sandbox_are_recorded_and_one_that_it_lacks_is_told(
@@ -476,23 +457,16 @@ def test_the_layers_of_the_sandbox_are_recorded_and_one_that_it_lacks_is_told(
     assert "sandbox: two processes, " in (finished / "worker.log").read_text()
     monkeypatch.setenv("PATH", "/nowhere")
     said: list[str] = []
-    progress = Silent()
+    progress = Progress()
     monkeypatch.setattr(progress, "say", said.append)
     run_search(SearchConfig.load(family.write()), tmp_path / "run", trials=0, progress=progress)
-    [record] = [json.loads(line) for line in (tmp_path / "run" / "sandbox.jsonl").read_text().splitlines()]
-    assert {"rlimits", "no-new-privs", "seccomp (x86_64)"} <= set(record["active"])
-    assert record["missing"] == ["bubblewrap (there is no bwrap on the PATH)"]
+    with closing(sqlite3.connect(tmp_path / "run" / "search.db")) as database:
+        [[active, missing]] = database.execute("SELECT active, missing FROM workers").fetchall()
+    assert {"rlimits", "no-new-privs", "seccomp (x86_64)"} <= set(json.loads(active))
+    assert json.loads(missing) == ["bubblewrap (there is no bwrap on the PATH)"]
     assert said == [
-        "the sandbox works without bubblewrap (there is no bwrap on the PATH); `merge-search check` shows more"
+        "the sandbox works without bubblewrap (there is no bwrap on the PATH); `merge-search check` tells more"
     ]
-    folder = ResultsFolder.open(tmp_path / "run")
-    for line in ("", "null\n", "{\n", "\xff"):  # whatever else is in the file
-        with folder.path.joinpath("sandbox.jsonl").open("a") as file:
-            file.write(line)
-        without = Isolation((SandboxLayer("bubblewrap", False, "there is no bwrap on the PATH"),))
-        assert not folder.record_isolation("another", without)
-    assert not folder.record_isolation("another", Isolation((SandboxLayer("landlock", True),)))
-    assert folder.record_isolation("another", Isolation((SandboxLayer("landlock", False, "the kernel has none"),)))
 
 
 @pytest.mark.parametrize("stopped", [False, True])
@@ -501,43 +475,38 @@ def test_a_worker_that_ends_before_the_others_does_not_say_that_the_search_is_un
     one_trial: tuple[SearchConfig, Path], monkeypatch: pytest.MonkeyPatch, at_a_trial: bool, stopped: bool
 ) -> None:
     config, out = one_trial
-    folder = ResultsFolder.open(out)
-    running_elsewhere = Studies.running_elsewhere
+    others_at_trials = Work._others_at_trials
 
-    def finishing(studies: Studies) -> int:  # its last trial is over after this worker has looked
-        others = running_elsewhere(studies)
-        for trial in studies.search.get_trials(states=(TrialState.RUNNING,)):
-            studies.search.tell(trial.number, 0.5)
+    def finishing(work: Work) -> int:  # its last trial is over after this worker has looked
+        others = others_at_trials(work)
+        finish(store, job, config)
         return others
 
-    worker = _Worker(config, 2, Silent(), stopping=stopped)
-    with (
-        quiet(),
-        folder.sign_in() as other,
-        folder.sign_in() as own,
-        closing(Studies.create(folder, config, [])) as studies,
-    ):
-        problems = config.evaluation.load_problems()
+    def told(stopping: bool) -> str:
+        with ResultsFolder.open(out).working() as own_store, own_store.sign_in() as own:
+            return Work(Session(config, bench, own_store, own), 2, None, lambda: stopping).unfinished()
+
+    bench = SimpleNamespace(folder=ResultsFolder.open(out), splits={"search": [1], "report": []})
+    with closing(LocalStore(out)) as store, store.sign_in() as other:
         if at_a_trial:
-            assert studies.claim(other, 2, config.space)
-            monkeypatch.setattr(Studies, "running_elsewhere", finishing)
-        told = worker._unfinished(studies, problems, own)
-        expected = "" if at_a_trial or not stopped else "1 of 2 trials are over; others work on."
-        assert told == expected
+            job = claim(store, other, 2, config)
+            monkeypatch.setattr(Work, "_others_at_trials", finishing)
+        assert told(stopped) == ("" if at_a_trial or not stopped else "1 of 2 trials are over; others work on.")
         monkeypatch.undo()
-    with quiet(), folder.sign_in() as own, closing(Studies.create(folder, config, [])) as studies:
-        assert (worker._unfinished(studies, problems, own) == "1 of 2 trials are over.") is not at_a_trial
+    assert (told(stopped) == "1 of 2 trials are over.") is not at_a_trial
 
 
 def test_a_program_whose_verdict_is_in_the_folder_is_not_executed_again(
     stopped_folder: Path, shared_family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # All of it once more, with what became of the programs as all that is kept.
-    shutil.copy(stopped_folder / "verdicts.db", tmp_path / "verdicts.db")
+    (tmp_path / "run").mkdir()
+    shutil.copyfile(stopped_folder / "search.db", tmp_path / "run" / "search.db")
+    forget(tmp_path / "run")
+    (tmp_path / "run" / "config.yaml").touch()
     executed = []
     monkeypatch.setattr(Judge, "admit", lambda *_: None)
     monkeypatch.setattr(Batch, "submit", lambda *program: executed.append(program))
-    monkeypatch.setattr(ResultsFolder, "verdicts", property(lambda _: tmp_path / "verdicts.db"))
     board = run_search(SearchConfig.load(shared_family.write("finished.yaml")), tmp_path / "run", trials=1)
     assert executed == []
     known = Leaderboard.open(stopped_folder)
@@ -590,12 +559,12 @@ def test_a_search_over_several_sets_and_samples_is_scored_by_their_weights(famil
         mean = (scores["problems.jsonl"] + 3 * scores["other.jsonl"]) / 4
         assert found.search_score == pytest.approx(mean)
     assert Leaderboard.open(tmp_path / "run").rows == board.rows
-    written = (tmp_path / "run" / "completions" / "trial-0.jsonl").read_text().splitlines()
+    written = (tmp_path / "run" / "completions" / "parent-0.jsonl").read_text().splitlines()
     assert len(written) == 2 * len({json.loads(line)["task_id"] for line in written})
     assert "other.jsonl" in shown(board)
 
 
 def shown(board: Leaderboard) -> str:
     table = Console(width=160, record=True, file=io.StringIO())
-    table.print(board.table())
+    table.print(leaderboard_table(board))
     return table.export_text()

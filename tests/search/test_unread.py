@@ -9,8 +9,8 @@ import pytest
 
 from merging import MergeOptions, Merger, ParentSet
 from search import SearchConfig, run_search
-from search.progress import Silent
 from search.unread import unread_lines
+from search.views.progress import Progress
 from tests.search.conftest import Command
 from tests.search.family import Family
 
@@ -23,7 +23,7 @@ def lines(family: Family, recipe: str) -> list[str]:
     config = SearchConfig.parse(family.config(recipe), "c.yaml", family.folder)
     with ParentSet.open(config.space.extreme_recipes, MergeOptions(memory_budget=0)) as parents:
         merger = Merger(parents)
-        found = unread_lines(config.space, merger, config.space.fitting_extremes(merger.steps).recipes, Silent())
+        found = unread_lines(config.space, merger, config.space.fitting_extremes(merger.steps).recipes, Progress())
     assert all(line.startswith("c.yaml: recipe.") for line in found)
     return [line.removeprefix("c.yaml: recipe.") for line in found]
 
@@ -82,7 +82,7 @@ def test_numbers_of_a_parent_that_one_base_equals_are_read_with_another(family: 
     )
 
 
-class Stops(Silent):
+class Stops(Progress):
     """Keeps what is said, and ends the run before its first trial."""
 
     def __init__(self) -> None:

@@ -5,19 +5,15 @@ from __future__ import annotations
 import re
 import signal
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 
 import pytest
-from optuna.trial import TrialState
 from transformers import LlamaForCausalLM
 
 from merging import Merger
 from search import Leaderboard, SearchConfig, SearchError, run_search
-from search.reruns import ERROR
 from search.results import ResultsFolder
-from search.study import Studies
-from search.trial import Bench
+from search.run.trial import Bench
 from tests.search.family import Family
 from tests.search.processes import running
 
@@ -27,10 +23,10 @@ pytestmark = pytest.mark.sandbox
 BASELINES = 4
 
 
-def scored(out: Path) -> dict[int, float | None]:
+def scored(out: Path) -> dict[str, float | None]:
     """Return the scores of a search that may be running, by trial."""
     try:
-        return {row.trial: row.search_score for row in Leaderboard.open(out).rows}
+        return {row.name: row.search_score for row in Leaderboard.open(out).rows}
     except SearchError:
         return {}
 
@@ -47,10 +43,10 @@ def test_the_first_signal_lets_the_trial_finish(family: Family, tmp_path: Path) 
     ended = len(scored(tmp_path / "my run")) - BASELINES
     assert ended == 2
     again = f"merge-search run {config} --out '{tmp_path}/my run' --trials 1000"
-    assert f"{ended} of 1000 trials are over. To go on:\n  {again}\n" in command.output
+    assert f"{ended} of 1000 trials are over. To continue:\n  {again}\n" in command.output
     assert f"merge-search export '{tmp_path}/my run' --to 'my run-merged'" in command.output
     resumed = run_search(SearchConfig.load(config), tmp_path / "my run", trials=ended + 1)
-    assert sorted(row.trial for row in resumed.rows) == list(range(ended + 5))
+    assert sorted(row.trial for row in resumed.rows if row.trial is not None) == list(range(ended + 1))
 
 
 @pytest.mark.parametrize("held_at", [(Merger.apply, 1), (LlamaForCausalLM.forward, 9)], ids=["merging", "generating"])
@@ -66,9 +62,9 @@ def test_the_second_signal_stops_at_once_and_the_trial_is_run_again(
     assert "stopped" in command.errors
     assert "Traceback" not in command.errors + command.output
     assert not list((tmp_path / "run" / ".workers").iterdir())
-    with closing(Studies.open(ResultsFolder.open(tmp_path / "run"))) as studies:
-        [waiting] = studies.baselines.get_trials(states=[TrialState.FAIL])
-    assert ERROR not in waiting.user_attrs  # a worker that died would be counted against it
+    begun = [record.search for record in ResultsFolder.open(tmp_path / "run").read()[1] if record.search.started]
+    # A worker that died would be counted against it.
+    assert [scoring.tries for scoring in begun if scoring.state != "complete"] == [()]
 
 
 def test_a_killed_worker_loses_no_scored_trial(family: Family, tmp_path: Path) -> None:
@@ -80,7 +76,7 @@ def test_a_killed_worker_loses_no_scored_trial(family: Family, tmp_path: Path) -
     before = scored(out)
     total = len(before) - 4 + 2
     board = run_search(SearchConfig.load(config), out, trials=total)
-    after = {row.trial: row.search_score for row in board.rows}
+    after = {row.name: row.search_score for row in board.rows}
     assert {number: after[number] for number in before} == before
     assert len(after) == 4 + total
     assert len({str(row.recipe) for row in board.rows}) == len(board.rows)
@@ -104,7 +100,7 @@ def test_two_workers_share_a_folder(family: Family, tmp_path: Path) -> None:
         assert [one.wait(), other.wait()] == [0, 0], one.errors + other.errors
     assert "damaged" not in (out / "worker.log").read_text()
     board = Leaderboard.open(out)
-    assert sorted(row.trial for row in board.rows) == list(range(len(board.rows)))
+    assert sorted(row.trial for row in board.rows if row.trial is not None) == list(range(len(board.rows) - BASELINES))
     assert [row.kind for row in board.rows].count("trial") == len(board.rows) - 4
     assert all(row.state == "complete" for row in board.rows)
     assert len({str(row.recipe) for row in board.rows}) == len(board.rows)
@@ -126,7 +122,7 @@ def test_the_trial_of_a_worker_that_was_killed_is_run_once_more_by_the_other(fam
     board = Leaderboard.open(out)
     assert [row.state for row in board.rows] == ["complete"] * (4 + total)
     assert len({str(row.recipe) for row in board.rows}) == len(board.rows)
-    assert max(row.trial for row in board.rows) == 4 + total  # one has a later number than it had at first
+    assert sorted(row.trial for row in board.rows if row.trial is not None) == list(range(total))
 
 
 def test_a_trial_that_kills_its_workers_fails_and_the_search_ends(family: Family, tmp_path: Path) -> None:
@@ -150,15 +146,15 @@ def test_a_full_disk_ends_the_search_with_what_to_do_and_keeps_what_was_scored(
     config, out = one_trial
     first = Leaderboard.open(out)
     # No file may grow beyond the size that the database has.
-    limit = (out / "study.db").stat().st_size
+    limit = (out / "search.db").stat().st_size
     with running(tmp_path, "run", config.source, "--out", out, "--trials", "200", file_limit=limit) as command:
         assert command.wait() == 2, command.errors
     assert "Traceback" not in command.errors
-    assert re.search(r"merge-search: .*study\.db: .*make room .* run the same command again", command.errors)
+    assert re.search(r"merge-search: .*search\.db: .*make room .* run the same command again", command.errors)
     kept = scored(out)
-    assert {row.trial: row.search_score for row in first.rows}.items() <= kept.items()
+    assert {row.name: row.search_score for row in first.rows}.items() <= kept.items()
     resumed = run_search(config, out, trials=len(kept) - 4 + 1)
-    assert kept.items() <= {row.trial: row.search_score for row in resumed.rows}.items()
+    assert kept.items() <= {row.name: row.search_score for row in resumed.rows}.items()
 
 
 def test_completions_that_cannot_be_written_end_the_search_with_what_to_do(
@@ -171,8 +167,8 @@ def test_completions_that_cannot_be_written_end_the_search_with_what_to_do(
         assert command.wait() == 2, command.errors
     (out / "completions").chmod(0o755)
     assert "Traceback" not in command.errors
-    assert re.search(r"merge-search: .*completions/trial-5\.jsonl: cannot be written: .*make room", command.errors)
-    assert scored(out).keys() == {row.trial for row in first.rows}
+    assert re.search(r"merge-search: .*completions/trial-1\.jsonl: cannot be written: .*make room", command.errors)
+    assert scored(out).keys() == {row.name for row in first.rows}
     assert run_search(config, out).best is not None
 
 
@@ -187,7 +183,7 @@ def test_a_search_that_is_stopped_at_the_report_split_says_so_and_how_to_go_on(f
     left = sum(row.report_score is None for row in Leaderboard.open(out).top(2))
     assert left == 4
     again = f"merge-search run {config} --out {out}"
-    expected = f"The report split is not finished: {left} models wait to be scored on it. To go on:\n  {again}\n"
+    expected = f"The report split is not finished: {left} models wait to be scored on it. To continue:\n  {again}\n"
     assert expected in command.output
     ended = run_search(SearchConfig.load(config), out)
     assert ended.unfinished == ""

@@ -72,16 +72,6 @@ class DraftStore:
         kept.recent = [entry.tokens, *(tokens for tokens in kept.recent if tokens != entry.tokens)][:_RECENT]
         return new
 
-    def entries(self) -> Sequence[Draft]:
-        """Return drafts that rebuild this store when they are added to an empty one in this order."""
-        found = []
-        for prompt, kept in self._prompts.items():
-            if kept.reference:
-                found.append(Draft(prompt, kept.reference, parent=True, passed=True))
-            found += [Draft(prompt, tokens, parent=True) for tokens in kept.parents if tokens != kept.reference]
-            found += [Draft(prompt, tokens) for tokens in reversed(kept.recent)]
-        return found
-
 
 def prompt_key(text: str, tokens: Sequence[int]) -> str:
     """Return the key of a prompt, made of its text and its token ids."""

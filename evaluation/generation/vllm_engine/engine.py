@@ -56,7 +56,7 @@ class Engine:
         self._llm.reset_prefix_cache()
 
     def generate(self, order: Generate, is_cancelled: Callable[[], bool]) -> Iterator[Completed | Likelihood]:
-        """Yield likelihoods and completions as they are known; before each step, ask whether to stop."""
+        """Yield likelihoods, and what is written after each prompt as it is finished; ask before each step to go on."""
         work = _Work(order.requests)
         for index, request in enumerate(order.requests):
             added = self._add(str(index), request.prompt, _parameters(request, order.ends))

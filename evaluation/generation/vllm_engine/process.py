@@ -100,7 +100,7 @@ class EngineProcess:
     def generate(
         self, requests: Sequence[Request], ends: Sequence[int], guess: bool
     ) -> Generator[Completed | Likelihood]:
-        """Yield likelihoods and completions, in any order; close the iterator to stop early.
+        """Yield likelihoods and what is written after each prompt, in any order; close the iterator to stop early.
 
         Raises:
             EvaluationError: the engine failed.

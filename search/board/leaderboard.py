@@ -1,0 +1,171 @@
+"""The leaderboard: every trial and every reference model, with the evidence for its score.
+
+Guarantees: a function of records, which can be read while the search runs. The search split alone chooses the best, so
+that its score on the report split is unbiased.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from evaluation.scoring import Interval, PairedTest, Rate, interval, paired_test
+from search.board.names import record_name
+from search.board.ranking import best, best_parent, front, optimism, ranked
+from search.study.outcomes import Split
+from search.study.record import Kind, SplitName, State, TrialRecord
+
+_Versus: TypeAlias = tuple[PairedTest, SplitName | None]
+_NO_TEST: _Versus = PairedTest((), (), 1.0), None
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the leaderboard.
+
+    Attributes:
+        kind: parent, average (of the parents) or trial.
+        name: the parent's reference, ``average``, or ``trial N``.
+        trial: the trial's number; None for a reference model.
+        state: how it ended: complete, pruned or failed.
+        search_score: pass@1 on the search split, of several problem sets their mean by weight; None without outcomes.
+        search_scores, report_scores: of several problem sets, pass@1 of each on either split.
+        log_likelihood: mean log-likelihood of the reference completions on the search split, in nats per token, as far
+            as known; of trials with equal scores the likelier one comes first.
+        report_score: pass@1 on the report split, for finalists and reference models.
+        report_interval: its 95% interval (Wilson's, where each problem has one sample and there is one problem set).
+        won, lost: how many problems only it, or only the best parent, passes (of several samples: passes more often),
+            on the split that `compared_on` names.
+        p_value: exact McNemar test against the best parent, on the report split.
+        seconds: of merging and scoring.
+        recipe: the merge.
+        parameters: what was searched of it, by key.
+        on_front: with several objectives, whether it is on the Pareto front; None with one, or for a reference model.
+        same_as: the number of the trial of the same merge whose outcomes these are, or None.
+        error: why it failed, or what is wrong with a model that has a score all the same.
+    """
+
+    kind: Kind
+    name: str
+    trial: int | None
+    state: State
+    search_score: float | None
+    search_scores: Mapping[str, float]
+    report_scores: Mapping[str, float]
+    log_likelihood: float | None
+    report_score: float | None
+    report_interval: Interval | None
+    won: int
+    lost: int
+    p_value: float | None
+    compared_on: SplitName | None
+    seconds: float
+    recipe: Mapping[str, Any]
+    parameters: Mapping[str, Any]
+    on_front: bool | None
+    same_as: int | None
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Leaderboard:
+    """The rows of a search, best first.
+
+    Attributes:
+        study: the name of the search.
+        rows: of all that is over, by merit; see `search.board.ranking.merit`.
+        best: the number of the best trial, or None.
+        best_parent: the name of the parent that the others are compared with, or None.
+        optimism: how much higher the best trial scores on the search split than on the report split, if it has both.
+        unfinished: what is left to do that no worker is at, in a sentence; known where a search has just ended.
+    """
+
+    study: str
+    rows: tuple[Row, ...] = ()
+    best: int | None = None
+    best_parent: str | None = None
+    optimism: float | None = None
+    unfinished: str = ""
+
+    @classmethod
+    def of(cls, study: str, records: Sequence[TrialRecord], splits: Mapping[SplitName, Split]) -> Leaderboard:
+        """Return the leaderboard of a search.
+
+        Args:
+            study: its name.
+            records: its records; those that are not over have no row.
+            splits: how the outcomes on each split are read.
+        """
+        over = ranked(record for record in records if record.is_over)
+        winner, reference, on_front = best(over), best_parent(over), front(over)
+        known = {split: how.rates(reference.on(split).outcomes) for split, how in splits.items()} if reference else {}
+        tests = (_versus(record, known, splits) if record is not reference else _NO_TEST for record in over)
+        return cls(
+            study=study,
+            rows=tuple(_row(record, test, on_front, splits) for record, test in zip(over, tests, strict=True)),
+            best=winner.number if winner else None,
+            best_parent=record_name(reference) if reference else None,
+            optimism=optimism(winner) if winner else None,
+        )
+
+    @classmethod
+    def open(cls, path: str | Path) -> Leaderboard:
+        """Read the leaderboard of a results folder by its path. Raises SearchError if it holds no search."""
+        from search.results import ResultsFolder
+
+        return cls.of(*ResultsFolder.open(Path(path)).read())
+
+    @property
+    def best_row(self) -> Row | None:
+        """The row of the best trial, if there is one."""
+        return next((row for row in self.rows if row.kind == "trial" and row.trial == self.best), None)
+
+    def top(self, count: int | None) -> tuple[Row, ...]:
+        """Return the reference models and the best `count` trials, by default all."""
+        trials = {row.trial for row in [row for row in self.rows if row.kind == "trial"][:count]}
+        return tuple(row for row in self.rows if row.kind != "trial" or row.trial in trials)
+
+
+def _row(record: TrialRecord, versus: _Versus, on_front: frozenset[int], splits: Mapping[SplitName, Split]) -> Row:
+    search, report = record.search, record.on("report")
+    test, compared_on = versus
+    return Row(
+        kind=record.kind,
+        name=record_name(record),
+        trial=record.number if record.kind == "trial" else None,
+        state=search.state,
+        search_score=search.score,
+        search_scores=splits["search"].scores(search.outcomes),
+        report_scores=splits["report"].scores(report.outcomes),
+        log_likelihood=search.log_likelihood,
+        report_score=report.score,
+        report_interval=interval(splits["report"].groups(report.outcomes)) if report.outcomes else None,
+        won=len(test.won),
+        lost=len(test.lost),
+        p_value=test.p_value if compared_on == "report" else None,
+        compared_on=compared_on,
+        seconds=search.seconds.get("total", 0.0),
+        recipe=record.recipe,
+        parameters=record.parameters,
+        on_front=record.number in on_front if on_front and record.kind == "trial" else None,
+        same_as=record.same_as,
+        error=search.error,
+    )
+
+
+def _versus(
+    record: TrialRecord, reference: Mapping[SplitName, Mapping[str, Rate]], splits: Mapping[SplitName, Split]
+) -> _Versus:
+    """Compare a model with the best parent: on the report split if both have outcomes there, else on the search split.
+
+    Args:
+        record: of the model; one without outcomes is not compared.
+        reference: the best parent's rates on each split.
+        splits: how outcomes are read.
+    """
+    if not reference or record.search.score is None:
+        return _NO_TEST
+    split: SplitName = "report" if reference["report"] and record.on("report").outcomes else "search"
+    return paired_test(splits[split].rates(record.on(split).outcomes), reference[split]), split

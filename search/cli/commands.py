@@ -1,0 +1,73 @@
+"""The command line. An error that a person must act on is one line, and the exit code is 2."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from typing import Any
+
+from search.startup import secure_streams, speak_utf8, stopped_by_signals
+
+with stopped_by_signals():  # so that Ctrl-C prints no traceback meanwhile
+    import click
+
+    from search.cli.models import check, evaluate, merge, score
+    from search.cli.searches import compare, export, leaderboard, run
+
+# Errors of a stdout that cannot be written; if a pipe's reader is gone, click ends quietly.
+_UNWRITTEN = (errno.ENOSPC, errno.EIO, errno.EBADF)
+
+
+class _Commands(click.Group):
+    """Prints errors that a person can act on as one line; bugs keep their traceback."""
+
+    def main(self, *words: Any, **options: Any) -> Any:
+        speak_utf8()
+        secure_streams()
+        with stopped_by_signals():
+            try:
+                return super().main(*words, **options)
+            except OSError as error:
+                if error.errno not in _UNWRITTEN or error.filename is not None:
+                    raise
+                # Of stdout: what is written elsewhere names its file.
+                click.echo(f"merge-search: the output cannot be written: {error.strerror}", err=True)
+                # Otherwise Python would fail to flush it once more at its end.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                sys.exit(2)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            if not _is_for_people(error):
+                raise
+            click.echo(f"merge-search: {error}", err=True)
+            ctx.exit(2)
+
+
+def _is_for_people(error: Exception) -> bool:
+    from evaluation.errors import EvaluationError
+    from evaluation.sandbox.errors import SandboxError
+    from merging.errors import MergingError
+    from search.errors import SearchError
+
+    return isinstance(error, SearchError | MergingError | EvaluationError | SandboxError)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="merge-search")
+def main() -> None:
+    """Search for the merge of your models that writes the best code.
+
+    \b
+    Example:
+      merge-search run configs/quickstart.yaml
+      merge-search leaderboard results/quickstart
+      merge-search export results/quickstart --to merged
+    """
+
+
+for command in (run, leaderboard, export, merge, evaluate, compare, score, check):
+    main.add_command(command)

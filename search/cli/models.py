@@ -1,0 +1,315 @@
+"""The commands that need no search: merge, evaluate, score, check."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from evaluation import PROMPT_FORMATS
+from merging import LoadOptions, MergeOptions
+from search.cli import options
+from search.cli.printing import (
+    names_of,
+    print_isolation,
+    print_report,
+    print_scored,
+    print_tried,
+    show_plan,
+    tell,
+    tell_isolation,
+    tell_of_mergekit,
+)
+from search.startup import quick_imports
+from search.views.bar import bar
+
+if TYPE_CHECKING:
+    import torch
+
+    from evaluation import BackendName, ComputeDtype
+    from merging import Recipe
+    from search.compute import Compute
+
+
+@click.command()
+@click.argument("recipe", type=click.Path(path_type=Path))
+@click.argument("folder", type=click.Path(path_type=Path))
+@options.SHARD_SIZE
+@click.option("--dry-run", is_flag=True, help="Show the plan of the merge, layer by layer, without merging.")
+@options.COMPATIBLE
+@options.LOW_MEMORY
+@options.LAZY_UNPICKLE
+@options.TOKENIZER
+@options.CARD
+@options.CRIMES
+@options.TRUST
+@options.COMPILE
+@options.SEED
+@options.DEVICE
+def merge(
+    recipe: Path,
+    folder: Path,
+    max_shard_size: str,
+    dry_run: bool,
+    mergekit_compatible: bool,
+    low_cpu_memory: bool,  # noqa: ARG001 - merges always use little memory
+    lazy_unpickle: bool,
+    copy_tokenizer: bool,
+    write_model_card: bool,
+    allow_crimes: bool,
+    trust_remote_code: bool,
+    compile: bool | None,
+    random_seed: int,
+    device: str,
+) -> None:
+    """Merge a mergekit recipe into a folder; no search.
+
+    \b
+    Example:
+      merge-search merge ties.yaml merged
+    """
+    from search.recipes import load_recipe
+
+    with quick_imports():
+        loaded = load_recipe(recipe)  # a mistake in it is told before torch is waited for
+    from search.devices import choose_device
+
+    device = choose_device(device)
+    load = LoadOptions(lazy_unpickle, trust_remote_code, allow_crimes)
+    merging = MergeOptions(device, random_seed=random_seed, compile=compile, load=load)
+    if dry_run:
+        from merging import Merger, ParentSet
+        from merging.notes import notes_of
+
+        with ParentSet.open(loaded, replace(merging, memory_budget=0)) as parents:
+            plan = Merger(parents, random_seed).plan(loaded)
+            tell(*notes_of(loaded, plan, parents, written=True))
+            show_plan(plan.at(loaded), names_of([loaded]), loaded.dtype)
+        return
+    from merging import ExportOptions, export_model
+
+    with bar() as progress:
+        export_model(
+            loaded,
+            folder,
+            merging,
+            ExportOptions(
+                max_shard_size,
+                write_model_card,
+                copy_tokenizer=copy_tokenizer,
+                mergekit_compatible=mergekit_compatible,
+            ),
+            progress=progress,
+            note=tell,
+        )
+    click.echo(f"{folder}: {loaded.merge_method} of {len(loaded.parents())} models")
+    tell_of_mergekit(folder, loaded.merge_method, mergekit_compatible)
+
+
+@click.command()
+@click.argument("model")
+@options.PROBLEMS
+@click.option("--prompt", type=click.Choice(PROMPT_FORMATS), default="completion", show_default=True)
+@click.option(
+    "--prompt-formats",
+    type=click.Choice(["all"]),
+    help="Compare every prompt format under the tokenizer and chat template of each parent, instead of --prompt.",
+)
+@click.option("--samples", type=click.IntRange(min=1), default=1, show_default=True, help="Completions per problem.")
+@click.option("--temperature", type=float, default=0.0, show_default=True, help="Of sampling; 0 decodes greedily.")
+@click.option("--top-p", type=float, default=1.0, show_default=True, help="Sample from this share of the likeliest.")
+@click.option("--max-new-tokens", type=click.IntRange(min=1), default=512, show_default=True)
+@click.option("--batch-size", type=click.IntRange(min=1), help="Prompts per batch; chosen automatically if not given.")
+@options.BACKEND
+@options.COMPUTE_DTYPE
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@options.LAZY_UNPICKLE
+@options.TRUST
+@options.SEED
+@options.DEVICE
+@options.DEVICE_MAP
+@options.CONSENT
+def evaluate(
+    model: str,
+    problems: tuple[str, ...],
+    prompt: str,
+    prompt_formats: str | None,
+    samples: int,
+    temperature: float,
+    top_p: float,
+    max_new_tokens: int,
+    batch_size: int | None,
+    backend: BackendName,
+    compute_dtype: ComputeDtype,
+    as_json: bool,
+    lazy_unpickle: bool,
+    trust_remote_code: bool,
+    random_seed: int,
+    device: str,
+    device_map: Literal["auto"] | None,
+    allow_code_execution: bool,
+) -> None:
+    """Score a model (a folder or a hub id) or a recipe (a .yaml file) on a problem set.
+
+    \b
+    Example:
+      merge-search evaluate ./model --problems humaneval --allow-code-execution
+    """
+    from evaluation import ConsentError, EvaluationError, Sampling, load_problem_sets
+    from search.recipes import load_recipe
+
+    if not allow_code_execution:
+        raise ConsentError
+    try:
+        sampling = Sampling(samples, temperature, top_p, random_seed)
+    except ValueError as error:
+        raise EvaluationError(f"--{str(error).replace('top_p', 'top-p', 1)}") from None
+    if device_map and device != "auto":
+        raise click.UsageError("--device and --device-map say where to work; give one of the two")
+    if backend == "vllm" and compute_dtype == "float32":
+        raise click.UsageError("--compute-dtype float32: vllm computes in the weights' dtype; take auto or recipe")
+    chosen = load_problem_sets(problems)
+    reference = load_recipe(model) if model.endswith((".yaml", ".yml")) else model
+    with quick_imports():
+        from evaluation import Evaluator, OutcomeCounter, prompt_notes  # only now: it waits for torch
+        from evaluation.generation.text import configured_ends
+    from search.compute import Compute
+    from search.devices import choose_device
+
+    compute = partial(Compute.choose, compute_dtype, backend=backend)
+    settings: dict[str, Any] = {
+        "prompt_format": prompt,
+        "max_new_tokens": max_new_tokens,
+        "batch_size": batch_size,
+        "backend": backend,
+        "sampling": sampling,
+    }
+    with (
+        Evaluator(chosen, allow_code_execution=allow_code_execution, **settings) as evaluator,
+        bar() as progress,
+        _model(
+            reference,
+            choose_device(device),
+            device_map,
+            random_seed,
+            LoadOptions(lazy_unpickle, trust_remote_code),
+            compute,
+            progress,
+        ) as loaded,
+    ):
+        tell_isolation(evaluator.sandbox.isolation)
+        if prompt_formats:
+            from search.prompt_formats import try_prompt_formats
+
+            tokenizers = _tokenizers(reference, loaded[1], LoadOptions(trust_remote_code=trust_remote_code))
+            tried = try_prompt_formats(evaluator, loaded[0], tokenizers, progress)
+        else:
+            loaded_model, tokenizer, generation = loaded
+            ends = configured_ends(generation, tokenizer)
+            tell(*prompt_notes(chosen, evaluator.prompt_format, tokenizer, ends))
+            counter = OutcomeCounter(lambda done, total: progress("scoring", done, total))
+            report = evaluator.evaluate(loaded_model, tokenizer, observers=[counter])
+    if prompt_formats:
+        print_tried(tried, as_json)
+    else:
+        print_report(report, as_json)
+
+
+@click.command()
+@click.argument("samples", type=click.Path(path_type=Path))
+@options.PROBLEMS
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@options.CONSENT
+def score(samples: Path, problems: tuple[str, ...], as_json: bool, allow_code_execution: bool) -> None:
+    """Score completions that came from anywhere: lines of {"task_id": ..., "completion": ...}.
+
+    \b
+    Example:
+      merge-search score samples.jsonl --allow-code-execution
+    """
+    from evaluation import load_problem_sets, score_samples
+
+    with bar() as progress:
+        wanted = load_problem_sets(problems)
+        scored = score_samples(
+            samples,
+            wanted,
+            allow_code_execution=allow_code_execution,
+            progress=lambda done, total: progress("scoring", done, total),
+        )
+    tell_isolation(scored.isolation)
+    given = set(scored.task_ids)
+    if missing := [problem.task_id for problem in wanted if problem.task_id not in given]:
+        tell(
+            f"{samples}: {len(missing)} of {len(wanted)} problems have no completion and do not count: {missing[0]} ..."
+        )
+    print_scored(scored, as_json)
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def check(as_json: bool) -> None:
+    """Try to break out of the sandbox and show its layers; exit with 2 if they are too few to score models.
+
+    \b
+    Example:
+      merge-search check --json
+    """
+    from evaluation.sandbox.errors import ConfinementError
+    from evaluation.sandbox.pool import SandboxPool
+
+    with SandboxPool(workers=1) as pool:
+        refusal = None
+        try:
+            isolation = pool.isolation
+        except ConfinementError as error:
+            isolation, refusal = error.isolation, error
+    print_isolation(isolation, as_json)
+    if refusal is not None:
+        raise refusal
+
+
+def _tokenizers(reference: str | Recipe, own: Any, options: LoadOptions) -> dict[str, Any]:
+    """Return the tokenizer of a model, or those of a merge and its parents, by their owners' names."""
+    from merging import load_tokenizer
+
+    if isinstance(reference, str):
+        return {reference: own}
+    return {"the merge": own} | {parent: load_tokenizer(parent, options) for parent in reference.parents()}
+
+
+@contextlib.contextmanager
+def _model(
+    reference: str | Recipe,
+    device: str,
+    device_map: Literal["auto"] | None,
+    random_seed: int,
+    load: LoadOptions,
+    compute: Callable[[torch.dtype, Sequence[Sequence[int]], str], Compute],
+    progress: Callable[[str, int, int], None],
+) -> Iterator[tuple[Any, Any, Any]]:
+    """Yield the live model of a checkpoint or a recipe, its tokenizer and its generation config."""
+    from merging import Merger, ParentSet, Recipe, compute_in_float32, load_model, load_tokenizer
+    from merging.notes import notes_of
+
+    if isinstance(reference, str) and device_map:
+        reference = Recipe.single(reference)  # a merge of one model spreads its tensors over the devices
+    if isinstance(reference, str):
+        plain = load_model(reference, device, options=load, note=tell)
+        if compute(plain.dtype, [each.shape for each in plain.parameters()], device).torch_dtype:
+            compute_in_float32(plain)
+        yield plain, load_tokenizer(reference, load), plain.generation_config
+        return
+    with ParentSet.open(reference, MergeOptions(device, device_map, memory_budget=0, load=load)) as parents:
+        merger = Merger(parents, random_seed)
+        plan = merger.plan(reference)
+        tell(*notes_of(reference, plan, parents))
+        chosen = compute(plan.model_dtype, [entry.shape for entry in plan.entries], str(parents.device))
+        merger.compute_dtype = chosen.torch_dtype
+        model = merger.apply(reference, lambda done, total: progress("merging", done, total))
+        yield model, merger.tokenizer(reference), parents.checkpoints[reference.config_source].generation_config

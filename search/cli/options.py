@@ -1,0 +1,88 @@
+"""Options that several commands share, with the same names and meanings everywhere."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import click
+
+from evaluation import BACKENDS, ComputeDtype
+from evaluation.problems import SOURCES
+
+BACKEND = click.option(
+    "--backend",
+    type=click.Choice(BACKENDS),
+    default="transformers",
+    show_default=True,
+    help="What runs the models; vllm comes with pip install 'merge-search[vllm]'.",
+)
+COMPUTE_DTYPE = click.option(
+    "--compute-dtype",
+    type=click.Choice(get_args(ComputeDtype)),
+    default="auto",
+    show_default=True,
+    help="What the model computes in: the dtype of its weights, or float32; auto: on a CPU the faster of the two.",
+)
+CONSENT = click.option(
+    "--allow-code-execution", is_flag=True, help="Agree to execute the code that the models write, in a sandbox."
+)
+DEVICE = click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    help="Where to work, as torch names devices; auto: a GPU if there is one.",
+)
+DEVICE_MAP = click.option(
+    "--device-map", type=click.Choice(["auto"]), help="Spread the model over all GPUs, instead of --device."
+)
+COMPATIBLE = click.option(
+    "--mergekit-compatible",
+    is_flag=True,
+    help="Export methods that mergekit lacks in an equivalent form that it can read.",
+)
+# The switches of mergekit-yaml, by its names.
+SHARD_SIZE = click.option(
+    "--out-shard-size",
+    "--max-shard-size",
+    "max_shard_size",
+    default="5GB",
+    show_default=True,
+    help="The largest size of a weight file; 5B means 5GB, as in mergekit.",
+)
+LOW_MEMORY = click.option(
+    "--low-cpu-memory/--no-low-cpu-memory", help="Accepted as in mergekit; merges always run tensor by tensor."
+)
+LAZY_UNPICKLE = click.option(
+    "--lazy-unpickle/--no-lazy-unpickle", help="Read torch pickles (pytorch_model.bin), without running code in them."
+)
+TRUST = click.option(
+    "--trust-remote-code/--no-trust-remote-code",
+    help="Execute Python code that comes with a model, tokenizer or config.",
+)
+CRIMES = click.option(
+    "--allow-crimes/--no-allow-crimes", help="Merge models of different architectures if their tensors fit."
+)
+TOKENIZER = click.option(
+    "--copy-tokenizer/--no-copy-tokenizer",
+    default=True,
+    show_default=True,
+    help="Copy the base model's tokenizer if the recipe names none.",
+)
+CARD = click.option(
+    "--write-model-card/--no-write-model-card", default=True, show_default=True, help="Write a README.md."
+)
+COMPILE = click.option(
+    "--compile/--no-compile",
+    default=None,
+    help="Merge with compiled kernels; by default if that saves time. The result has the same bits.",
+)
+PROBLEMS = click.option(
+    "--problems",
+    multiple=True,
+    default=["humaneval"],
+    show_default=True,
+    help=f"{SOURCES}; repeat the option to score several sets together.",
+)
+SEED = click.option(
+    "--random-seed", default=0, show_default=True, help="Seed for methods and samples that draw random numbers."
+)

@@ -1,0 +1,227 @@
+"""What the commands print.
+
+Guarantees: results go to stdout and all else to stderr. Where no person looks on, there are no colours.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from search.views.json_csv import comparison_json, report_data, scored_json
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from rich.table import Table
+
+    from evaluation import Isolation, Report, ScoredSamples
+    from merging import Recipe
+    from merging.planning.plan import Step
+    from search.board.compare import Comparison
+    from search.board.leaderboard import Leaderboard
+    from search.prompt_formats import Tried
+    from search.space.config import SearchConfig
+    from search.views.progress import Progress
+
+# The width of tables that do not go to a terminal.
+_PIPED_WIDTH = 160
+
+
+def print_leaderboard(found: Leaderboard, top: int | None) -> None:
+    """Print the best `top` trials, by default all, and the reference models, as wide as the terminal."""
+    from rich.console import Console
+
+    from search.views.table import best_parameters, leaderboard_table
+
+    if not found.rows:
+        click.echo(f"{found.study}: no trial is over yet")
+        return
+    console = Console() if sys.stdout.isatty() else Console(width=_PIPED_WIDTH)
+    _print_table(leaderboard_table(found, top, console.width))
+    if sys.stdout.isatty():
+        for line in best_parameters(found, console.width):
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+    if any(row.compared_on == "search" for row in found.top(top)):
+        console.print("* on the search split, which the search has seen, so without a test", style="dim")
+    if found.optimism is not None:
+        ended = sum(row.kind == "trial" and row.state == "complete" for row in found.rows)
+        more = "more" if found.optimism >= 0 else "less"
+        console.print(
+            f"optimism: the best of {ended} trials scores {abs(found.optimism) * 100:.1f} points {more} on the search "
+            "split, which it was chosen by, than on the report split",
+            style="dim",
+            highlight=False,
+        )
+    for row in found.top(top):
+        if row.state == "complete" and row.error:
+            console.print(f"{row.name}: {row.error}", style="red", markup=False)
+    failed = [row for row in found.rows if row.state == "failed"]
+    if failed:
+        last = failed[-1]
+        console.print(f"{len(failed)} failed; the last, {last.name}: {last.error}", style="red", markup=False)
+
+
+def print_isolation(isolation: Isolation, as_json: bool) -> None:
+    """Print the layers of a sandbox and the attempts to break out of it."""
+    from search.views.isolation import isolation_data, isolation_tables
+
+    if as_json:
+        click.echo(json.dumps(isolation_data(isolation)))
+        return
+    for table in isolation_tables(isolation):
+        _print_table(table)
+        click.echo()
+    if not isolation.shortfall:
+        click.echo(f"Enough to score models; {len(isolation.refused)} attempts to break out were refused.")
+
+
+def _width() -> int:
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else _PIPED_WIDTH
+
+
+def _print_table(table: Table) -> None:
+    from rich.console import Console
+
+    if sys.stdout.isatty():
+        Console().print(table)
+        return
+    console = Console(width=_PIPED_WIDTH)
+    with console.capture() as capture:
+        console.print(table)
+    click.echo("\n".join(line.rstrip() for line in capture.get().splitlines()))
+
+
+def print_report(report: Report, as_json: bool) -> None:
+    """Print what became of each problem, and pass@1 with its interval."""
+    if as_json:
+        click.echo(json.dumps(report_data(report)))
+        return
+    for outcome in report.completions:
+        click.echo(f"{outcome.task_id:<24} {outcome.status:<8} {outcome.detail}".rstrip())
+    for name, score in report.scores.items():
+        click.echo(f"{name}: pass@1 {score:.1%}")
+    if report.note:
+        click.echo(f"the model is broken: {report.note}")
+    low, high = report.interval
+    passed, total = sum(outcome.passed for outcome in report.completions), len(list(report.completions))
+    further = "".join(f", pass@{k} {report.pass_at(k):.1%}" for k in report.tries[1:])
+    click.echo(
+        f"pass@1 {report.pass_at_1:.1%} (95% interval {low:.1%} to {high:.1%}){further}, {passed} of {total}, "
+        f"{report.seconds:.1f} s, computed in {report.compute_dtype}"
+    )
+
+
+def print_tried(rows: Sequence[Tried], as_json: bool) -> None:
+    """Print the score of each prompt format under each tokenizer, the best first."""
+    from search.views.table import prompt_formats_table
+
+    if not as_json:
+        _print_table(prompt_formats_table(rows))
+        for dtype in {row.report.compute_dtype for row in rows if row.report}:
+            click.echo(f"computed in {dtype}")
+        return
+    found = [
+        {**(report_data(row.report) if row.report else {}), "prompt": row.prompt, "tokenizer": row.tokenizer}
+        | {"note": row.note}
+        for row in rows
+    ]
+    click.echo(json.dumps(found))
+
+
+def print_comparison(found: Comparison, as_json: bool) -> None:
+    """Print how two models did on the same problems."""
+    test = found.test
+    if as_json:
+        click.echo(comparison_json(found))
+        return
+    width = max(map(len, found.names))
+    for name, score, (low, high) in zip(found.names, found.scores, found.intervals, strict=True):
+        click.echo(f"{name:<{width}}  pass@1 {score:.1%} (95% interval {low:.1%} to {high:.1%})")
+    where = f" of the {found.split} split" if found.split else ""
+    click.echo(f"over the {found.problems} problems{where} that both were scored on")
+    for what, tasks in (("won", test.won), ("lost", test.lost)):
+        click.echo(f"\n{what} {len(tasks)}: {', '.join(tasks)}".rstrip(": "))
+    click.echo(f"\nexact McNemar test: p = {test.p_value:.2g}")
+    if found.split == "search":
+        click.echo("the search chose by this split, so the test favours what it chose")
+
+
+def print_scored(scored: ScoredSamples, as_json: bool) -> None:
+    """Print the verdict on each sample, and pass@k."""
+    if as_json:
+        click.echo(scored_json(scored))
+        return
+    for task, verdict in zip(scored.task_ids, scored.verdicts, strict=True):
+        click.echo(f"{task:<24} {verdict.status:<8} {verdict.detail}".rstrip())
+    found = ", ".join(f"pass@{k} {rate:.1%}" for k, rate in scored.pass_at.items())
+    click.echo(f"{found} over {len(set(scored.task_ids))} problems")
+
+
+def show_search(config: SearchConfig, progress: Progress) -> None:
+    """Print the search space of a config, one plan, and warnings. Raises MergingError."""
+    from merging import MergeOptions, Merger, ParentSet
+    from merging.notes import parent_notes
+    from search.cli.plan_table import ranges_table
+    from search.unread import unread_lines
+
+    config.require_files()
+    space = config.space
+    example = space.recipe_at(config.warm_starts[0]) if config.warm_starts else space.example()
+    names = names_of(space.extreme_recipes)
+    _print_table(ranges_table(space.ranges, example.to_dict(), names, _width()))
+    options = MergeOptions(memory_budget=0, load=config.merging.load_options)
+    with ParentSet.open(space.extreme_recipes, options) as parents:
+        merger = Merger(parents)
+        fitting = space.fitting_extremes(merger.steps)
+        steps = merger.steps(example)
+        click.echo(f"\n{'The first warm start' if config.warm_starts else 'The low end of every range'}:\n")
+        show_plan(steps, names, example.dtype)
+        if fitting.warning:
+            click.echo(f"\n{fitting.warning}")
+        unread = unread_lines(space, merger, fitting.recipes, progress)
+        tell(*parent_notes(parents), *unread)
+
+
+def show_plan(steps: Sequence[Step], names: Mapping[str, str], dtype: str | None) -> None:
+    """Print the steps of a merge, with one line for tensors that are made alike."""
+    from search.cli.plan_table import plan_table
+
+    line, table = plan_table(steps, names, dtype)
+    click.echo(textwrap.fill(line, _width(), subsequent_indent="  ", break_on_hyphens=False) + "\n")
+    _print_table(table)
+
+
+def names_of(recipes: Iterable[Recipe]) -> dict[str, str]:
+    """Return the names of the parents of some recipes, by their reference."""
+    from merging import Recipe
+    from search.board.names import LABEL_WIDTH, parent_names
+
+    parents = dict.fromkeys(name for recipe in recipes for name in recipe.parents())
+    return parent_names([Recipe.single(name).to_dict() for name in parents], LABEL_WIDTH)
+
+
+def tell_of_mergekit(folder: Path, merge_method: str, compatible: bool) -> None:
+    """Say whether mergekit can read the recipe of an export, if its method is not one of mergekit's."""
+    from merging.export.mergekit_equivalent import DELTA, notice
+
+    if line := notice(merge_method):
+        click.echo(f"mergekit reads {folder / 'recipe.yaml'}; the model is {folder / DELTA}" if compatible else line)
+
+
+def tell_isolation(isolation: Isolation) -> None:
+    """Say which layers the sandbox lacks, if any."""
+    if isolation.note:
+        click.echo(isolation.note, err=True)
+
+
+def tell(*notes: str) -> None:
+    """Print notes to a person."""
+    for note in notes:
+        click.echo(note, err=True)

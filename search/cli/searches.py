@@ -1,0 +1,204 @@
+"""The commands about a search and its results: run, leaderboard, export, compare."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from search.cli import options
+from search.cli.printing import print_comparison, print_leaderboard, show_search, tell, tell_of_mergekit
+from search.errors import SearchError
+from search.startup import quick_imports
+from search.views.bar import bar
+
+if TYPE_CHECKING:
+    from search.board.compare import Scored
+
+
+def _seconds(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:  # noqa: ARG001
+    """Read a duration such as 8h or 1h30m as seconds."""
+    from search.space.config import parse_duration
+
+    try:
+        return None if value is None else parse_duration(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+@click.command()
+@click.argument("config", type=click.Path(path_type=Path))
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Results folder; by default results/ plus the config's name."
+)
+@click.option("--trials", type=click.IntRange(min=1), help="Trials in all, instead of the config's number.")
+@click.option(
+    "--timeout",
+    callback=_seconds,
+    metavar="TIME",
+    help="Start no trial after this time: 8h, 1h30m, 90m. Parents and the report split are scored in any case.",
+)
+@click.option("--seed", type=click.IntRange(min=0), help="Seed of the sampler and the split.")
+@click.option("--fresh", is_flag=True, help="Start over; existing results are moved aside.")
+@click.option("--retry-failed", is_flag=True, help="Run everything again that has failed so far.")
+@click.option("--dry-run", is_flag=True, help="Show the search space and one plan without running anything.")
+@options.COMPILE
+@options.CONSENT
+def run(
+    config: Path,
+    out: Path | None,
+    trials: int | None,
+    timeout: float | None,
+    seed: int | None,
+    fresh: bool,
+    retry_failed: bool,
+    dry_run: bool,
+    compile: bool | None,
+    allow_code_execution: bool,
+) -> None:
+    """Run a search, or continue it where it stopped.
+
+    \b
+    Example:
+      merge-search run configs/quickstart.yaml --trials 40 --out results/first
+    """
+    from search.views.terminal import Terminal
+
+    with Terminal() as progress:
+        # PyTorch and transformers take seconds to import: this line says why nothing happens yet.
+        progress.begin("starting", 1)
+        from search.space.config import SearchConfig
+
+        loaded = SearchConfig.load(config)
+        if allow_code_execution:
+            loaded = loaded.with_consent()
+        if compile is not None:
+            loaded = loaded.with_compile(compile)
+        if fresh and retry_failed:
+            raise click.UsageError("--fresh starts over, so nothing has failed yet; give it or --retry-failed")
+        if dry_run:
+            show_search(loaded, progress)
+            return
+        with quick_imports():
+            from search.run.worker import default_folder, run_search
+
+        folder = out or default_folder(loaded)
+        found = run_search(
+            loaded, folder, trials=trials, timeout=timeout, seed=seed, fresh=fresh, retry_failed=retry_failed,
+            progress=progress,
+        )  # fmt: skip
+    print_leaderboard(found, 10)
+    if found.unfinished:
+        given = {"--out": out, "--trials": trials, "--seed": seed}
+        again = [str(word) for option, value in given.items() if value is not None for word in (option, value)]
+        switches = ["--allow-code-execution"] * allow_code_execution
+        switches += [] if compile is None else ["--compile" if compile else "--no-compile"]
+        click.echo(f"\n{found.unfinished} To continue:")
+        click.echo(f"  {shlex.join(['merge-search', 'run', str(config), *again, *switches])}")
+    if found.best is not None:
+        click.echo(f"\nNext, export the best merge as a model:\n  {_export_command(folder)}")
+
+
+@click.command()
+@click.argument("results", type=click.Path(path_type=Path))
+@click.option("--top", type=click.IntRange(min=0), help="Show this many trials; reference models are always shown.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")
+def leaderboard(results: Path, top: int | None, as_json: bool, as_csv: bool) -> None:
+    """Show the trials and reference models of a search, best first; also while it runs.
+
+    \b
+    Example:
+      merge-search leaderboard results/quickstart --top 10
+    """
+    from search.board.leaderboard import Leaderboard
+    from search.views.json_csv import leaderboard_csv, leaderboard_json
+
+    if as_json and as_csv:
+        raise click.UsageError("give --json or --csv, not both")
+    found = Leaderboard.open(results)
+    if as_json:
+        click.echo(leaderboard_json(found, top))
+    elif as_csv:
+        click.echo(leaderboard_csv(found, top), nl=False)
+    else:
+        print_leaderboard(found, top)
+
+
+@click.command()
+@click.argument("results", type=click.Path(path_type=Path))
+@click.option("--trial", help="The trial's number, by default the best; or a parent's name, or average.")
+@click.option("--to", required=True, type=click.Path(path_type=Path), help="The folder to create.")
+@options.SHARD_SIZE
+@options.COMPATIBLE
+def export(results: Path, trial: str | None, to: Path, max_shard_size: str, mergekit_compatible: bool) -> None:
+    """Write the model of a trial, by default of the best one, as a folder that transformers loads.
+
+    \b
+    Example:
+      merge-search export results/quickstart --to merged
+    """
+    with bar() as progress:
+        with quick_imports():
+            from search.export import export_trial
+        row = export_trial(
+            results, to, trial=trial, max_shard_size=max_shard_size, mergekit_compatible=mergekit_compatible,
+            progress=progress, note=tell,
+        )  # fmt: skip
+    click.echo(f"{to}: {row.name}, {row.search_score or 0:.1%} on the search split")
+    tell_of_mergekit(to, row.recipe["merge_method"], mergekit_compatible)
+
+
+@click.command()
+@click.argument("first")
+@click.argument("second")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def compare(first: str, second: str, as_json: bool) -> None:
+    """Compare two models problem by problem: reports (of evaluate --json), or trials and parents of a search.
+
+    \b
+    Example:
+      merge-search compare results/quickstart:33 results/quickstart:text
+      merge-search compare merged.json parent.json
+    """
+    from search.board.compare import compare as compare_scored
+
+    print_comparison(compare_scored(_scored(first), _scored(second)), as_json)
+
+
+def _scored(reference: str) -> Scored:
+    """Read a report's file, or a record given as RESULTS:NAME. Raises SearchError."""
+    from search.board.compare import Scored
+
+    path, _, called = reference.rpartition(":")
+    if path and called and Path(path).is_dir():
+        return _recorded(Path(path), called, reference)
+    what = "give a report (of merge-search evaluate --json), or RESULTS:TRIAL, RESULTS:PARENT or RESULTS:average"
+    if not Path(reference).is_file():
+        raise SearchError(f"{reference}: no such file; {what}")
+    try:
+        return Scored.of_report(reference, json.loads(Path(reference).read_bytes()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError):
+        raise SearchError(f"{reference}: holds no report; {what}") from None
+
+
+def _recorded(path: Path, called: str, reference: str) -> Scored:
+    from search.board.compare import Scored
+    from search.board.names import find_record
+    from search.results import ResultsFolder
+
+    folder = ResultsFolder.open(path)
+    _, records, splits = folder.read()
+    record = find_record(records, called, path)
+    if not record.search.outcomes:
+        how = "was pruned" if record.search.state == "pruned" else "failed"
+        raise SearchError(f"{reference}: {how}, so it has no outcomes to compare")
+    return Scored.of_record(reference, record, splits, folder.splits)
+
+
+def _export_command(folder: Path) -> str:
+    name = folder.resolve().name
+    return shlex.join(["merge-search", "export", str(folder), "--to", f"{name}-merged"])

@@ -1,0 +1,225 @@
+"""The phases of a search as one worker goes through them: reference models, trials, the report split.
+
+Guarantees: the search never sees the report split. Any worker may score models on it: reference models while others
+still run trials, finalists when no trial runs any more. A machine that fails ends the worker, and not one job after
+the other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+
+from merging import Recipe
+from search.board.names import NAME_WIDTH, parent_names, record_name
+from search.board.ranking import least_likelihood, unreported
+from search.errors import STOPS, SearchError
+from search.run.machine import Machine
+from search.run.setup import Session
+from search.run.trial import Result, repeat_trial, run_job
+from search.study.record import TrialRecord
+from search.study.samplers import Proposer
+from search.study.store import Job, Records
+from search.views.progress import Progress, SearchStatus
+
+_LOG = logging.getLogger("search.worker")
+
+
+@dataclass
+class Phases:
+    """The work of one worker.
+
+    Attributes:
+        session: what it works with.
+        total: how many trials the search has in all.
+        deadline: when its last job on the search split begins at the latest, on time.monotonic's clock.
+        is_stopping: whether no other job is to be begun.
+    """
+
+    session: Session
+    total: int
+    deadline: float | None
+    is_stopping: Callable[[], bool]
+    machine: Machine = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.machine = Machine(self.session.bench.folder.log)
+        self.records = Records(self.session.store)
+
+    def run(self) -> None:
+        """Go through all phases. Raises SearchError."""
+        self._warm_up()
+        self._run_references()
+        self._run_trials()
+        self._run_reports()
+        self.machine.rests()
+
+    def unfinished(self) -> str:
+        """Return what is left to do that no worker is at, in a sentence; mostly nothing."""
+        others = self._others_at_trials()  # first: what is over meanwhile is counted below
+        trials = [record for record in self.records.read() if record.kind == "trial"]
+        ended = sum(record.is_over for record in trials)
+        if ended + others < self.total:
+            if not self.session.store.at_work() - {self.session.worker}:
+                again = sum(bool(record.search.tries) for record in trials if not record.is_over)
+                waiting = f", and {again} could not be finished and will be run again" if again else ""
+                return f"{ended} of {self.total} trials are over{waiting}."
+            # Between two trials the others run none.
+            return f"{ended} of {self.total} trials are over; others work on." if self.is_stopping() else ""
+        left = 0 if others else len(self._unreported())
+        models = "1 model waits" if left == 1 else f"{left} models wait"
+        return f"The report split is not finished: {models} to be scored on it." if left else ""
+
+    @property
+    def _progress(self) -> Progress:
+        return self.session.bench.progress
+
+    def _warm_up(self) -> None:
+        """Compile what the candidates need, and compute what depends on the parents alone, before the first trial."""
+        bench = self.session.bench
+        if bench.merger.kernels is None or self.is_stopping():
+            return
+        self._progress.begin("compiling", 1)
+        try:
+            bench.merge(self.session.config.space.example())
+        except Exception as error:  # one candidate that cannot be, or the machine: the trials will tell
+            _LOG.warning("warming up: %s", error)
+
+    def _run_references(self) -> None:
+        references = [record for record in self.records.read() if record.kind != "trial"]
+        left = max(0, self.total - self._over(trials=True))
+        self._progress.begin("parents", len(references), self.deadline, left + self._report_trials())
+        self._claim_all(0)
+        references = [record for record in self.records.read() if record.kind != "trial"]
+        parents = [record for record in references if record.kind == "parent"]
+        if all(record.is_over for record in references) and all(it.search.state == "failed" for it in parents):
+            first = parents[0]
+            raise SearchError(
+                f"{self.session.config.source}: none of the parents could be scored, so that no merge of them would "
+                f"be; {first.name}: {first.search.error or ''}"
+            )
+
+    def _run_trials(self) -> None:
+        self._progress.begin("search", self.total, self.deadline, self._report_trials())
+        self._claim_all(self.total, self.deadline)
+        self._claim_all(0)  # a worker may have died at a reference model meanwhile
+
+    def _claim_all(self, trials: int, deadline: float | None = None) -> None:
+        session = self.session
+        while not self.is_stopping() and (deadline is None or time.monotonic() < deadline):
+            job = session.store.claim(session.worker, trials, self.machine.failed)
+            if job is None:
+                return
+            self._progress.trial(self._name(job.record), self._over(trials=trials > 0))
+            self._run(job, partial(self._score, job))
+
+    def _run_reports(self) -> None:
+        if self.is_stopping() or not len(self.session.bench.splits["report"]):
+            return
+        if self._others_at_trials():
+            self._claim_reports([record for record in self._unreported() if record.kind != "trial"])
+        if self._others_at_trials():
+            self._progress.say("another worker is still at its last trial; it will score the finalists")
+        else:
+            self._claim_reports(self._unreported())
+
+    def _claim_reports(self, records: list[TrialRecord]) -> None:
+        session, done = self.session, 0
+        self._progress.begin("report split", len(records))
+        keys = [record.key for record in records]
+        while not self.is_stopping() and (job := session.store.claim_report(session.worker, keys, self.machine.failed)):
+            self._progress.trial(self._name(job.record), done)
+            recipe = partial(Recipe.from_dict, job.record.recipe, session.config.source)
+            self._run(job, partial(run_job, job, recipe, session.bench))
+            done += 1
+
+    def _run(self, job: Job, run: Callable[[], Result]) -> None:
+        """Run a claimed job; where it cannot be finished, leave it to be run again."""
+        store = self.session.store
+        try:
+            result = run()
+            if result.record:
+                store.finish(job, result.record)
+        except STOPS:
+            with contextlib.suppress(SearchError):  # of the same folder
+                store.release(job)
+            raise
+        if result.record is None:
+            store.release(job, result.note, result.device_lost)
+        self._tell(job, result)
+        if result.record is None:
+            give_up = partial(store.give_up, job)
+            name = self._name(job.record)
+            self.machine.has_failed(job.record.key, name, result.note, result.device_lost, give_up)
+        elif result.seconds and result.record.on(job.split).state != "failed":
+            self.machine.has_scored()  # a repeated trial takes no time, and says nothing of the machine
+
+    def _score(self, job: Job) -> Result:
+        session, records = self.session, self.records.read()
+        if job.record.kind != "trial":
+            return run_job(job, partial(Recipe.from_dict, job.record.recipe, session.config.source), session.bench)
+        if not job.record.parameters:
+            proposal = self._proposer.propose(job.record.number, records)
+            job = session.store.propose(job, proposal)
+        if first := _first_alike(records, job.record):
+            return repeat_trial(job, first)
+        # Parameters may make a recipe that is not valid: that is the trial's failure, and so made inside it.
+        recipe = partial(session.config.space.recipe_at, job.record.parameters)
+        return run_job(job, recipe, session.bench, least_likelihood(records, session.config.search.prune_margin))
+
+    @cached_property
+    def _proposer(self) -> Proposer:
+        config = self.session.config
+        start = config.warm_starts[0] if config.warm_starts else {}
+        search = config.search
+        return Proposer(search.sampler, search.seed, config.space.distributions(), config.objectives, start)
+
+    def _tell(self, job: Job, result: Result) -> None:
+        scoring = result.record.on(job.split) if result.record else None
+        note = result.note.partition("\n")[0]
+        if job.split == "report" and scoring and scoring.state == "failed":
+            self._progress.say(f"{self._name(job.record)}: not scored on the report split: {result.note}")
+            return
+        ended = scoring.state if scoring else "to be run again"
+        score = scoring.score if scoring else None
+        self._progress.scored(score, result.seconds, SearchStatus.of(self.records.read()), note, ended)
+
+    def _name(self, record: TrialRecord) -> str:
+        """Return what a model is called while it runs."""
+        return self._parent_names.get(record.name) or record_name(record)
+
+    @cached_property
+    def _parent_names(self) -> dict[str, str]:
+        parents = [record.recipe for record in self.records.read() if record.kind == "parent"]
+        return parent_names(parents, NAME_WIDTH)
+
+    def _over(self, trials: bool) -> int:
+        """Return how many trials are over, or how many reference models."""
+        return sum(record.is_over and (record.kind == "trial") is trials for record in self.records.read())
+
+    def _others_at_trials(self) -> int:
+        """Return how many trials are run by other workers that live."""
+        others = self.session.store.at_work() - {self.session.worker}
+        running = (record.search for record in self.records.read() if record.kind == "trial")
+        return sum(scoring.state == "running" and scoring.worker in others for scoring in running)
+
+    def _unreported(self) -> list[TrialRecord]:
+        if not len(self.session.bench.splits["report"]):
+            return []
+        return unreported(self.records.read(), self.session.config.search.finalists)
+
+    def _report_trials(self) -> float:
+        """Return how long the report split will take, in trials."""
+        splits, search = self.session.bench.splits, self.session.config.search
+        references = sum(record.kind != "trial" for record in self.records.read())
+        return len(splits["report"]) / len(splits["search"]) * (references + min(search.finalists, self.total))
+
+
+def _first_alike(records: Sequence[TrialRecord], trial: TrialRecord) -> TrialRecord | None:
+    """Return the first complete trial with the same parameters, if there is one."""
+    complete = (record for record in records if record.kind == "trial" and record.search.state == "complete")
+    return next((record for record in complete if record.parameters == trial.parameters), None)

@@ -1,0 +1,271 @@
+"""Setup: everything that a worker needs, from a config to a store that it is signed in to.
+
+Guarantees: nothing is written before all that can be wrong with the input has been found.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from evaluation import Evaluator, ProblemSet
+from merging import FileDigests, MergeOptions, Merger, MergingError, ParentSet, Recipe, choose_kernels, load_tokenizer
+from merging.notes import parent_notes
+from search.compute import Compute
+from search.contents import ParentContents
+from search.devices import choose_device
+from search.errors import SearchError
+from search.identity import moved
+from search.prompt_checks import asking_notes, require_template
+from search.results import STATISTICS, ResultsFolder
+from search.run.trial import Bench
+from search.space.config import SearchConfig
+from search.study.drafts import SharedDrafts
+from search.study.outcomes import Split
+from search.study.record import SplitName, TrialRecord
+from search.study.store import Proposal, Store
+from search.unread import unread_lines
+from search.views.progress import Progress
+
+_LOG = logging.getLogger("search.worker")
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A worker's stay in a search.
+
+    Attributes:
+        config: the search's, with models called as its records call them.
+        bench: what the worker scores with.
+        store: what it shares with others; the search has begun there.
+        worker: its name in the store.
+    """
+
+    config: SearchConfig
+    bench: Bench
+    store: Store
+    worker: str
+
+
+def reference_models(config: SearchConfig) -> list[TrialRecord]:
+    """Return what candidates are compared with: each parent alone, and the average of those that are merged."""
+    extremes = config.space.extreme_recipes
+    dtype = extremes[0].out_dtype or extremes[0].dtype
+    parents = list(dict.fromkeys(name for recipe in extremes for name in recipe.parents()))
+    found = [
+        TrialRecord("parent", number, name, recipe=Recipe.single(name, dtype).to_dict())
+        for number, name in enumerate(parents)
+    ]
+    merged = [name for name in parents if name not in {recipe.base_model for recipe in extremes}]
+    if len(merged) > 1:
+        average = Recipe.average(merged, dtype, extremes[0].vocabulary_source)
+        average = average.model_copy(update={"chat_template": extremes[0].chat_template})
+        found.append(TrialRecord("average", name="average", recipe=average.to_dict()))
+    return found
+
+
+@contextlib.contextmanager
+def set_up(
+    config: SearchConfig, path: Path, total: int, progress: Progress, fresh: bool = False, retry_failed: bool = False
+) -> Iterator[Session]:
+    """Yield a worker's session.
+
+    Args:
+        config: what to search.
+        path: the results folder.
+        total: how many trials the search has in all.
+        progress: told what happens.
+        fresh: begin anew; an existing folder is moved aside.
+        retry_failed: run again all that has failed so far.
+
+    Raises:
+        SearchError, MergingError, EvaluationError: the config, the folder, the models or the problems cannot be used.
+    """
+    with ExitStack() as open_until_the_end:
+        yield _Setup(config, path, total, progress, fresh, open_until_the_end).session(retry_failed)
+
+
+@dataclass
+class _Setup:
+    config: SearchConfig
+    path: Path
+    total: int
+    progress: Progress
+    fresh: bool
+    opened: ExitStack
+
+    def session(self, retry_failed: bool) -> Session:
+        config = self.config
+        problems = config.evaluation.load_problems(config.source)
+        splits = self._split(problems)
+        asked = {"sha256": problems.digest, "search": splits["search"].task_ids, "report": splits["report"].task_ids}
+        digests = FileDigests()  # before anything is opened: what changes after this has no digest
+        contents = ParentContents(config, digests)
+        if contents.known and not self.fresh:
+            ResultsFolder.check(self.path, config, contents.identity(self.path, asked))
+        else:
+            contents.begin()
+        references = reference_models(config)
+        parents = self._parents(references, digests)
+        evaluator = self.opened.enter_context(self._evaluator(problems))
+        merger = self._merger(parents, len(references))
+        candidates = self._fitting(merger)
+        references = [record for record in references if self._can_be_had(record, merger)]
+        compute = self._load(parents, merger, candidates)
+        self._tell_notes(parents, merger, candidates, references, problems)
+        contents.wait(self.progress)
+        identity = contents.identity(self.path, asked)
+        if not self.fresh:
+            ResultsFolder.check(self.path, config, identity)
+        for recipe in candidates:
+            merger.calibrate(recipe, lambda what, *read: self.progress.count(what, "texts", *read))
+        # Only now is anything written.
+        identity["evaluation"]["compute_dtype"] = compute.dtype
+        folder = ResultsFolder.create(self.path, config, identity, self.fresh, self.progress.say)
+        # Where the parents were moved since, the records call them as they always did.
+        if places := moved(folder.identity, identity):
+            config = config.with_names({here: there for there, here in places.items()})
+        store = self.opened.enter_context(folder.working())
+        worker = self.opened.enter_context(store.sign_in())
+        merger.compute_dtype = self._as_recorded(compute, folder)
+        parents.statistics.write()
+        self._tell_isolation(evaluator, store, worker)
+        evaluator.remember_in(store)
+        drafts = SharedDrafts(store)
+        bench = Bench(
+            merger, evaluator, splits, config.objectives, self._prompt_tokenizer, folder, drafts, self.progress,
+            contents, places,
+        )  # fmt: skip
+        starts = [Proposal(parameters, "warm start") for parameters in config.warm_starts]
+        read = {name: Split.of(split, evaluator.sampling.samples) for name, split in splits.items()}
+        store.begin(references, starts, read, retry_failed)
+        folder.remove_lost_completions(store)
+        return Session(config, bench, store, worker)
+
+    def _split(self, problems: ProblemSet) -> dict[SplitName, ProblemSet]:
+        """Return the problems of each split. Raises SearchError if the search would see nothing of an objective."""
+        visible, report = problems.split(self.config.evaluation.report_fraction, self.config.search.seed)
+        unseen = [part.name for part in visible.parts if not part.task_ids] if self.config.objectives > 1 else []
+        if unseen or not len(visible):
+            of_set = f" of {unseen[0]}" if unseen else ""
+            reason = f"evaluation.report_fraction: leaves no problem{of_set} to search on"
+            raise SearchError(f"{self.config.source}: {reason}")
+        return {"search": visible, "report": report}
+
+    def _parents(self, references: Sequence[TrialRecord], digests: FileDigests) -> ParentSet:
+        settings = self.config.merging
+        recipes = [Recipe.from_dict(record.recipe, self.config.source) for record in references]
+        options = MergeOptions(
+            choose_device(settings.device, f"{self.config.source}: merging.device"),
+            settings.device_map,
+            settings.memory_budget,
+            statistics=self.path / STATISTICS,
+            load=settings.load_options,
+        )
+        parents = ParentSet.open([*self.config.space.extreme_recipes, *recipes], options, digests=digests)
+        return self.opened.enter_context(parents)
+
+    def _evaluator(self, problems: ProblemSet) -> Evaluator:
+        settings = self.config.evaluation
+        return Evaluator(
+            problems,
+            allow_code_execution=settings.allow_code_execution,
+            prompt_format=settings.prompt.format,
+            max_new_tokens=settings.max_new_tokens,
+            batch_size=settings.batch_size,
+            timeout_seconds=settings.timeout,
+            workers=settings.workers,
+            backend=settings.backend,
+            sampling=settings.sampling(self.config.search.seed),
+        )
+
+    def _merger(self, parents: ParentSet, references: int) -> Merger:
+        settings = self.config.merging
+        choice = choose_kernels(parents.elements * (self.total + references), parents.device, settings.compile)
+        if choice.note:
+            self.progress.say(choice.note)
+        return Merger(parents, settings.random_seed, choice.kernels)
+
+    def _fitting(self, merger: Merger) -> Sequence[Recipe]:
+        """Return recipes of the space that can be merged, in which every choice stands."""
+        fitting = self.config.space.fitting_extremes(merger.steps)
+        for recipe in fitting.recipes:
+            require_template(self.config, self._prompt_tokenizer or merger.tokenizer(recipe))
+        if fitting.warning:
+            self.progress.say(fitting.warning)
+        return fitting.recipes
+
+    def _can_be_had(self, record: TrialRecord, merger: Merger) -> bool:
+        """Whether a reference model is a model at all: parents that are stacked need not have an average."""
+        try:
+            merger.steps(Recipe.from_dict(record.recipe, self.config.source))
+        except MergingError as error:
+            if record.kind == "parent":
+                raise
+            self.progress.say(f"{record.name}: left out: {error}")
+            return False
+        return True
+
+    def _load(self, parents: ParentSet, merger: Merger, candidates: Sequence[Recipe]) -> Compute:
+        """Load the parents, and return what models compute in where nothing is recorded."""
+        compute = Compute.of_merges(merger, candidates, self.config.evaluation)
+        if self.config.merging.memory_budget is None:
+            parents.leave_room(self._as_begun(compute).more_bytes)
+        parents.load(lambda _parent, *read: self.progress.count("reading the parents", "tensors", *read))
+        return compute
+
+    def _as_begun(self, compute: Compute) -> Compute:
+        """Return what the search in the folder computes in, or what it will if none is there."""
+        if not self.fresh:
+            with contextlib.suppress(SearchError):
+                return compute.instead(ResultsFolder.open(self.path).compute_dtype)[0]
+        return compute
+
+    def _tell_notes(
+        self,
+        parents: ParentSet,
+        merger: Merger,
+        candidates: Sequence[Recipe],
+        references: Sequence[TrialRecord],
+        problems: ProblemSet,
+    ) -> None:
+        unread = unread_lines(self.config.space, merger, candidates, self.progress)
+        models: Mapping[str, Recipe] = {"the merges": candidates[0]} | {
+            record.name: Recipe.from_dict(record.recipe, self.config.source) for record in references
+        }
+        asking = asking_notes(self.config, problems, merger, models, self._prompt_tokenizer)
+        for note in (*parent_notes(parents), *unread, *asking):
+            self.progress.say(note)
+
+    def _as_recorded(self, here: Compute, folder: ResultsFolder) -> torch.dtype | None:
+        """Return what the search computes in, chosen by whoever began it, and say so if that is slow here."""
+        compute, cost = here.instead(folder.compute_dtype)
+        speeds = here.speeds and f"float32 is {here.speeds.speedup:.1f}x as fast as {replace(here, dtype='recipe')}"
+        _LOG.info("scoring computes in %s; measured here: %s", compute, speeds or "nothing")
+        if cost:
+            self.progress.say(cost)
+        return compute.torch_dtype
+
+    def _tell_isolation(self, evaluator: Evaluator, store: Store, worker: str) -> None:
+        isolation = evaluator.sandbox.isolation
+        _LOG.info("sandbox: %s", isolation)
+        if store.describe_worker(worker, platform.node(), isolation.active, isolation.missing):
+            self.progress.say(isolation.note)
+
+    @cached_property
+    def _prompt_tokenizer(self) -> PreTrainedTokenizerBase | None:
+        """The tokenizer that all models are asked with, if the config names one; loaded once."""
+        name = self.config.evaluation.prompt.tokenizer
+        try:
+            return load_tokenizer(name, self.config.merging.load_options) if name else None
+        except MergingError as error:
+            raise SearchError(f"{self.config.source}: evaluation.prompt.tokenizer: {error}") from None

@@ -1,0 +1,250 @@
+"""One job: a model is merged and scored on a split, and its record says what became of it.
+
+Guarantees: nothing that goes wrong with a candidate ends the search: its record is failed, with the reason, and the
+traceback is in the log. What goes wrong with the machine is no failure of the candidate's: the job is to be run again.
+What goes wrong with the results folder is raised.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from evaluation import EvaluationError, Evaluator, Observer, OutcomeCounter, ProblemSet, Report
+from evaluation.generation.free_memory import is_device_lost, is_out_of_memory, release_unused
+from merging import Merger, MergingError, OutOfMemory, Recipe, renamed
+from search.board.names import record_name
+from search.contents import ParentContents
+from search.errors import PrunedError, SearchError, is_of_the_candidate
+from search.pruning import LikelihoodPruner
+from search.results import ResultsFolder
+from search.study.drafts import SharedDrafts
+from search.study.outcomes import encode
+from search.study.record import Scoring, SplitName, State, TrialRecord
+from search.study.store import Job
+from search.views.progress import Progress
+
+_LOG = logging.getLogger("search.trial")
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What every job of a worker uses.
+
+    Attributes:
+        merger: makes candidates.
+        evaluator: scores them.
+        splits: the problems of each split.
+        objectives: how many scores a trial has: one, or that of each problem set.
+        tokenizer: the tokenizer that all use, or None for each merge's own.
+        folder: where completions are kept.
+        drafts: what was generated before, by whichever worker.
+        progress: told what happens.
+        parents: what the models hold.
+        places: where the parents are, by what recipes call them, if that is not where they are.
+    """
+
+    merger: Merger
+    evaluator: Evaluator
+    splits: Mapping[SplitName, ProblemSet]
+    objectives: int
+    tokenizer: PreTrainedTokenizerBase | None
+    folder: ResultsFolder
+    drafts: SharedDrafts
+    progress: Progress
+    parents: ParentContents
+    places: Mapping[str, str]
+
+    def merge(self, recipe: Recipe) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        """Return the live model of a recipe, and the tokenizer of its prompts."""
+        here = self._here(recipe)
+        model = self.merger.apply(here, progress=self.progress.step)
+        return model, self.tokenizer or self.merger.tokenizer(here)
+
+    def weights_digest(self, recipe: Recipe) -> str:
+        """Return the digest of the live model's weights, which are those of this recipe."""
+        return self.merger.weights_digest(self._here(recipe))
+
+    def _here(self, recipe: Recipe) -> Recipe:
+        return Recipe.from_dict(renamed(recipe.to_dict(), self.places), "the recipe") if self.places else recipe
+
+    def score(
+        self, recipe: Recipe, split: SplitName, *, parent: bool = False, least_likelihood: float | None = None
+    ) -> tuple[Report, dict[str, float]]:
+        """Merge a recipe and score it; return the report and the seconds of each phase.
+
+        Where memory runs out, what nobody uses is given back, and all of it is done once more.
+
+        Args:
+            recipe: the merge.
+            split: what to score it on; on the report split models are scored alone, without drafts and at a fixed
+                batch size.
+            parent: whether it is a parent, or their average: what later candidates are compared with.
+            least_likelihood: below which it is pruned; see `LikelihoodPruner`.
+        """
+        try:
+            return self._score(recipe, split, parent, least_likelihood)
+        except Exception as error:
+            if not (is_out_of_memory(error) or isinstance(error, OutOfMemory)):
+                raise
+            _LOG.warning("out of memory; what nobody uses is given back, and it is tried once more", exc_info=error)
+        release_unused()  # only here: the error held what its frames held
+        return self._score(recipe, split, parent, least_likelihood)
+
+    def _score(
+        self, recipe: Recipe, split: SplitName, parent: bool, least_likelihood: float | None
+    ) -> tuple[Report, dict[str, float]]:
+        started = time.perf_counter()
+        self.progress.phase("merging")
+        model, tokenizer = self.merge(recipe)
+        merged = time.perf_counter()
+        self.progress.phase("evaluating")
+        observers: list[Observer] = [OutcomeCounter(self.progress.step)]
+        if least_likelihood is not None:
+            observers.append(LikelihoodPruner(least_likelihood))
+        report = self.evaluator.evaluate(
+            model,
+            tokenizer,
+            problems=self.splits[split],
+            observers=observers,
+            drafts=None if split == "report" else self.drafts,
+            parent=parent,
+            plain=split == "report",
+        )
+        ended = time.perf_counter()
+        seconds = {
+            "merging": merged - started,
+            "generation": report.generation_seconds,
+            "scoring": report.seconds - report.generation_seconds,
+            "total": ended - started,
+        }
+        return report, seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How a job ended.
+
+    Attributes:
+        record: what became of its model; None if the machine failed, and not the candidate: it is to be run again.
+        seconds: what it took.
+        note: why there is no score; or whose outcomes it has, or what else is wrong with the model.
+        device_lost: whether this process can run no other job either.
+    """
+
+    record: TrialRecord | None
+    seconds: float
+    note: str = ""
+    device_lost: bool = False
+
+
+def run_job(job: Job, recipe: Callable[[], Recipe], bench: Bench, least_likelihood: float | None = None) -> Result:
+    """Run a job to its end.
+
+    Args:
+        job: what was claimed.
+        recipe: gives the merge; may fail.
+        bench: what to run it with.
+        least_likelihood: below which the candidate is pruned.
+
+    Raises:
+        SearchError: a parent has changed, or the results folder cannot be written.
+    """
+    name, started = record_name(job.record), time.perf_counter()
+    bench.drafts.sync()
+    try:
+        merge = recipe()
+    except (MergingError, ValueError) as error:
+        return _ended(job, "failed", error, started)
+    job = replace(job, record=replace(job.record, recipe=merge.to_dict()))
+    try:
+        with bench.parents.unchanged():
+            report, seconds = bench.score(
+                merge, job.split, parent=job.record.kind != "trial", least_likelihood=least_likelihood
+            )
+            digest = bench.weights_digest(merge) if job.split == "report" else job.record.weights_digest
+    except SearchError:
+        raise
+    except PrunedError as error:
+        return _ended(job, "pruned", error, started)
+    except Exception as error:  # whatever it is, the search goes on
+        if is_of_the_candidate(error):
+            return _ended(job, "failed", error, started)
+        _LOG.exception("%s: the machine failed", name)
+        return Result(None, time.perf_counter() - started, describe(error), is_device_lost(error))
+    bench.drafts.sync()
+    bench.folder.save_completions(job.record, job.split, report.completions)
+    if report.note:
+        _LOG.warning("%s: %s", name, report.note)
+    _LOG.info("%s: %.4f in %.1f s", name, report.pass_at_1, seconds["total"])
+    record = job.record.scored(job.split, _scored(job, report, seconds, bench))
+    record = replace(record, end_tokens=tuple(report.end_tokens), weights_digest=digest)
+    return Result(record, seconds["total"], report.note)
+
+
+def repeat_trial(job: Job, first: TrialRecord) -> Result:
+    """Give a claimed trial the outcomes of one with the same parameters, which would write the same completions."""
+    _LOG.info("%s: the same merge as %s, and so its outcomes", record_name(job.record), record_name(first))
+    own = job.record.search
+    record = replace(
+        job.record,
+        recipe=first.recipe,
+        search=replace(
+            first.search,
+            seconds={"total": 0.0},
+            worker=own.worker,
+            started=own.started,
+            tries=own.tries,
+            deaths=own.deaths,
+        ),
+        same_as=first.number,
+        end_tokens=first.end_tokens,
+    )
+    return Result(record, 0.0, f"the same merge as {record_name(first)}")
+
+
+def describe(error: Exception) -> str:
+    """Return what an error says, for people."""
+    known = isinstance(error, MergingError | EvaluationError)
+    return (str(error) if known else f"{type(error).__name__}: {error}")[:2000]
+
+
+def _scored(job: Job, report: Report, seconds: Mapping[str, float], bench: Bench) -> Scoring:
+    scores = tuple(report.scores.values()) if bench.objectives > 1 else (report.pass_at_1,)
+    return replace(
+        job.record.on(job.split),
+        state="complete",
+        outcomes=encode(report, bench.splits[job.split], bench.evaluator.sampling.samples),
+        score=report.pass_at_1,
+        scores=scores,
+        log_likelihood=_finite(report.log_likelihood),
+        seconds=seconds,
+        tokens=sum(outcome.completion_tokens for outcome in report.completions),
+        error=report.note or None,
+    )
+
+
+def _ended(job: Job, state: State, error: Exception, started: float) -> Result:
+    """Return the result of a job whose model has no score."""
+    name, seconds = record_name(job.record), time.perf_counter() - started
+    if state == "pruned":
+        _LOG.info("%s: %s", name, error)
+    else:
+        _LOG.error("%s failed", name, exc_info=error)
+    scoring = replace(
+        job.record.on(job.split),
+        state=state,
+        error=describe(error),
+        log_likelihood=_finite(error.log_likelihood) if isinstance(error, PrunedError) else None,
+        seconds={"total": seconds},
+    )
+    return Result(job.record.scored(job.split, scoring), seconds, describe(error))
+
+
+def _finite(log_likelihood: float | None) -> float | None:
+    return log_likelihood if log_likelihood is not None and math.isfinite(log_likelihood) else None

@@ -1,0 +1,115 @@
+"""The worker: takes jobs of a search until there are none, whatever other workers do meanwhile.
+
+Guarantees: many workers may share one results folder; the first Ctrl-C (or SIGTERM) lets the running trial finish, the
+second stops at once, and what was stopped is run again on the next start.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import FrameType
+
+from evaluation import ConsentError
+from search.board.leaderboard import Leaderboard
+from search.run.phases import Phases
+from search.run.setup import set_up
+from search.space.config import SearchConfig
+from search.views.progress import Progress
+
+
+def run_search(
+    config: SearchConfig,
+    out: str | Path | None = None,
+    *,
+    trials: int | None = None,
+    timeout: float | None = None,
+    seed: int | None = None,
+    fresh: bool = False,
+    retry_failed: bool = False,
+    progress: Progress | None = None,
+) -> Leaderboard:
+    """Run a search, or go on with one, and return its leaderboard.
+
+    Args:
+        config: what to search.
+        out: the results folder; by default ``results/`` and the config's name.
+        trials: how many trials the search has in all, instead of the config's number; parents are not counted.
+        timeout: stop taking trials after this many seconds, instead of the config's.
+        seed: the sampler's seed and that of the split, instead of the config's.
+        fresh: begin anew; an existing folder is moved aside.
+        retry_failed: run again all that has failed so far.
+        progress: told what happens; by default nobody is.
+
+    Raises:
+        SearchError, MergingError, EvaluationError: the config, the folder, the models or the problems cannot be used,
+            and no existing folder was changed; or the folder can no longer be written, or no parent can be scored, or
+            the machine fails at one trial after the other; what was scored is kept.
+    """
+    if seed is not None:
+        config = config.with_seed(seed)
+    if not config.evaluation.allow_code_execution:
+        raise ConsentError
+    config.require_files()
+    total = config.search.trials if trials is None else trials
+    path = Path(out) if out is not None else default_folder(config)
+    limit = config.search.timeout if timeout is None else timeout
+    deadline = time.monotonic() + limit if limit is not None else None
+    progress = progress or Progress()
+    stop = _Stop(progress)
+    with stop.on_signals(), set_up(config, path, total, progress, fresh, retry_failed) as session:
+        stop.waits_for_trial = True
+        phases = Phases(session, total, deadline, lambda: stop.asked)
+        phases.run()
+        found = Leaderboard.of(session.bench.folder.name, phases.records.read(), session.store.splits)
+        return replace(found, unfinished=phases.unfinished())
+
+
+def default_folder(config: SearchConfig) -> Path:
+    """Return where the results of a config go if nothing else is said."""
+    return Path("results") / Path(config.source).stem
+
+
+@dataclass
+class _Stop:
+    """Whether a person has asked to stop.
+
+    Attributes:
+        progress: told of it.
+        waits_for_trial: whether the first signal lets a trial finish, which it does once there are trials.
+        asked: whether it has come.
+    """
+
+    progress: Progress
+    waits_for_trial: bool = False
+    asked: bool = False
+
+    @contextlib.contextmanager
+    def on_signals(self) -> Iterator[None]:
+        """Let the first SIGINT or SIGTERM stop the worker after its trial, and the second at once."""
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            if self.asked or not self.waits_for_trial:
+                handler = before[signal.Signals(number)]
+                if callable(handler):
+                    handler(number, frame)
+                raise KeyboardInterrupt
+            self.asked = True
+            self.progress.stopping()
+
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        for number in before:
+            signal.signal(number, stop)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)

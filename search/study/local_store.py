@@ -1,0 +1,277 @@
+"""The store of a results folder: one SQLite file, and a lock file per worker that lives.
+
+    search.db    search: the search's name, identity and splits; records and scorings: one row per model, and per model
+                 and split; drafts; verdicts; workers: who has worked on it, and in which sandbox
+
+Guarantees: a worker is at work exactly as long as its process holds its lock file, so that a kill -9 is seen at once. A
+store that was opened for reading writes nothing. What cannot be read or written is a SearchError with the remedy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+import time
+import uuid
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from search.errors import RESTORE, SearchError
+from search.locks import held, is_held
+from search.study.database import connect, database_errors
+from search.study.outcomes import Split
+from search.study.record import Kind, Scoring, SplitName, State, TrialRecord
+from search.study.store import Store
+
+if TYPE_CHECKING:
+    from evaluation import Draft, Verdict
+
+DATABASE: Final = "search.db"
+WORKERS: Final = ".workers"
+
+_VERSION = 1
+_SCHEMA = """
+CREATE TABLE search (name TEXT, identity TEXT, splits TEXT);
+CREATE TABLE records (
+    key TEXT PRIMARY KEY, kind TEXT, number INTEGER, name TEXT, parameters TEXT, recipe TEXT, same_as INTEGER,
+    end_tokens TEXT, weights_digest TEXT, proposed_by TEXT, seen INTEGER, sampler_notes TEXT, revision INTEGER
+);
+CREATE INDEX records_by_kind ON records (kind);
+CREATE INDEX records_by_revision ON records (revision);
+CREATE TABLE scorings (
+    key TEXT REFERENCES records, split TEXT, state TEXT, outcomes TEXT, score REAL, scores TEXT, log_likelihood REAL,
+    seconds TEXT, tokens INTEGER, worker TEXT, started REAL, error TEXT, tries TEXT, deaths INTEGER,
+    PRIMARY KEY (key, split)
+);
+CREATE INDEX scorings_by_state ON scorings (split, state);
+CREATE TABLE drafts (place INTEGER PRIMARY KEY, prompt TEXT, tokens BLOB, parent INTEGER, passed INTEGER);
+CREATE INDEX drafts_by_prompt ON drafts (prompt, parent, place);
+CREATE TABLE verdicts (key BLOB PRIMARY KEY, status TEXT, detail TEXT) WITHOUT ROWID;
+CREATE TABLE workers (name TEXT PRIMARY KEY, host TEXT, started REAL, active TEXT, missing TEXT);
+"""
+_OF_RECORD = [each.name for each in fields(TrialRecord) if each.name not in ("search", "report")]
+_OF_SCORING = [each.name for each in fields(Scoring)]
+_JSON = {"parameters", "recipe", "sampler_notes", "end_tokens", "scores", "seconds", "tries"}
+_TABLES = {"search", "records", "scorings", "drafts", "verdicts", "workers"}
+_SELECT = f"""
+SELECT {", ".join(f"records.{name}" for name in _OF_RECORD)},
+       {", ".join(f"{split}.{name}" for split in ("search", "report") for name in _OF_SCORING)}
+FROM records
+JOIN scorings AS search ON search.key = records.key AND search.split = 'search'
+LEFT JOIN scorings AS report ON report.key = records.key AND report.split = 'report'
+WHERE {{}}
+ORDER BY kind = 'trial', kind = 'average', number
+"""
+# Beside the parents' this many completions are kept per prompt: no model looks at more.
+_DRAFTS_PER_PROMPT = 16
+_FORGET = f"""
+DELETE FROM drafts WHERE prompt = ?1 AND NOT parent AND place <= (
+    SELECT place FROM drafts WHERE prompt = ?1 AND NOT parent ORDER BY place DESC LIMIT 1 OFFSET {_DRAFTS_PER_PROMPT}
+)
+"""
+
+
+class LocalStore(Store):
+    """A store in a folder; to be closed, after which the folder can be copied.
+
+    Args:
+        folder: where the database is.
+        reading: whether nothing is written.
+
+    Raises:
+        SearchError: there is no database, it is damaged, or holds something else.
+    """
+
+    def __init__(self, folder: Path, reading: bool = False) -> None:
+        self.file = (folder / DATABASE).resolve()
+        self._workers = folder / WORKERS
+        self._revision = 0
+        with database_errors(self.file):
+            self._database = connect(self.file, reading)
+            try:
+                self._check()
+            except BaseException:
+                self._database.close()
+                raise
+
+    @classmethod
+    def create(cls, folder: Path, name: str, identity: Mapping[str, Any]) -> Self:
+        """Make the store of a search, or open the one that is there. One process at a time may do so."""
+        file = (folder / DATABASE).resolve()
+        with database_errors(file), contextlib.closing(connect(file)) as database:
+            if not _tables(database):
+                database.executescript(f"BEGIN IMMEDIATE; PRAGMA user_version = {_VERSION}; {_SCHEMA}")
+                database.execute("INSERT INTO search VALUES (?, ?, '{}')", (name, json.dumps(identity)))
+                database.execute("COMMIT")
+        return cls(folder)
+
+    @staticmethod
+    def holds_search(folder: Path) -> bool:
+        """Whether the database in a folder holds a search, which it does not before one is made."""
+        file = (folder / DATABASE).resolve()
+        with database_errors(file), contextlib.closing(connect(file, reading=True)) as database:
+            return not _TABLES - _tables(database)
+
+    @property
+    def name(self) -> str:
+        """What the search is called: as its folder was when it was made."""
+        return str(self._select("SELECT name FROM search")[0][0])
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What the search is of."""
+        return dict(json.loads(self._select("SELECT identity FROM search")[0][0]))
+
+    def keep_identity(self, identity: Mapping[str, Any]) -> None:
+        """Keep what the search is of."""
+        self._select("UPDATE search SET identity = ?", json.dumps(identity))
+
+    def close(self) -> None:
+        """Let go of the database; the last one to do so leaves a single file."""
+        self._database.close()
+
+    def changed(self, since: int = 0) -> tuple[Sequence[TrialRecord], int]:
+        """Return what has changed since a revision."""
+        # What changes between the two is read again the next time.
+        [[revision]] = self._select("SELECT coalesce(max(revision), 0) FROM records")
+        return self._records("records.revision > ?", since), revision
+
+    @property
+    def splits(self) -> Mapping[SplitName, Split]:
+        """How the outcomes on each split are read."""
+        plain = json.loads(self._select("SELECT splits FROM search")[0][0])
+        return {name: Split.restored(split) for name, split in plain.items()}
+
+    @contextlib.contextmanager
+    def sign_in(self) -> Iterator[str]:
+        """Be a worker."""
+        worker = uuid.uuid4().hex
+        with held(self._workers / worker):
+            yield worker
+
+    def at_work(self) -> frozenset[str]:
+        """Return the names of the workers that live."""
+        return frozenset(file.name for file in self._workers.glob("*") if is_held(file))
+
+    def describe_worker(self, worker: str, host: str, active: Sequence[str], missing: Sequence[str]) -> bool:
+        """Keep which layers a worker's sandbox has."""
+        row = (worker, host, time.time(), json.dumps(active), json.dumps(missing))
+        with self._writing():
+            known = self._select("SELECT name FROM workers WHERE missing = ?", row[-1])
+            self._select("INSERT OR REPLACE INTO workers VALUES (?, ?, ?, ?, ?)", *row)
+        return bool(missing) and not known
+
+    def share_drafts(self, entries: Sequence[Draft], since: int = 0) -> tuple[Sequence[Draft], int]:
+        """Keep drafts, and return those of others."""
+        from evaluation import Draft  # whoever reads a leaderboard does not wait for it
+
+        columns = "place, prompt, tokens, parent, passed"
+        rows = [(each.prompt, array("I", each.tokens).tobytes(), each.parent, each.passed) for each in entries]
+        with self._writing():
+            others = self._select(f"SELECT {columns} FROM drafts WHERE place > ? ORDER BY place", since)
+            with database_errors(self.file):
+                self._database.executemany("INSERT INTO drafts VALUES (NULL, ?, ?, ?, ?)", rows)
+                self._database.executemany(_FORGET, {(each.prompt,) for each in entries})
+            [[position]] = self._select("SELECT coalesce(max(place), 0) FROM drafts")
+        found = [
+            Draft(prompt, tuple(array("I", tokens)), bool(parent), bool(passed))
+            for _, prompt, tokens, parent, passed in others
+        ]
+        return found, position
+
+    def verdict(self, key: bytes) -> Verdict | None:
+        """Return the verdict of a key."""
+        from evaluation import Verdict
+
+        found = self._select("SELECT status, detail FROM verdicts WHERE key = ?", key)
+        return Verdict(*found[0]) if found else None
+
+    def add_verdicts(self, verdicts: Mapping[bytes, Verdict]) -> None:
+        """Keep verdicts."""
+        rows = [(key, verdict.status, verdict.detail) for key, verdict in verdicts.items()]
+        with self._writing(), database_errors(self.file):
+            self._database.executemany("INSERT OR IGNORE INTO verdicts VALUES (?, ?, ?)", rows)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        with database_errors(self.file):
+            self._database.execute("BEGIN IMMEDIATE")
+            try:
+                [[before]] = self._select("SELECT coalesce(max(revision), 0) FROM records")
+                self._revision = before + 1
+                yield
+                self._database.execute("COMMIT")
+            except BaseException:
+                if self._database.in_transaction:  # a full disk has ended it already
+                    self._database.execute("ROLLBACK")
+                raise
+
+    def _select(self, statement: str, *values: object) -> list[Any]:
+        with database_errors(self.file):
+            return self._database.execute(statement, values).fetchall()
+
+    def _records(self, where: str, *values: object) -> Sequence[TrialRecord]:
+        return [_record(row) for row in self._select(_SELECT.format(where), *values)]
+
+    def _load(self, key: str) -> TrialRecord | None:
+        return next(iter(self._records("records.key = ?", key)), None)
+
+    def _save(self, record: TrialRecord) -> None:
+        row = [record.key, *_encoded(record, _OF_RECORD), self._revision]
+        self._select(f"INSERT OR REPLACE INTO records VALUES ({_marks(row)})", *row)
+        for split, scoring in (("search", record.search), ("report", record.report)):
+            if scoring is None:
+                self._select("DELETE FROM scorings WHERE key = ? AND split = ?", record.key, split)
+            else:
+                row = [record.key, split, *_encoded(scoring, _OF_SCORING)]
+                self._select(f"INSERT OR REPLACE INTO scorings VALUES ({_marks(row)})", *row)
+
+    def _in_state(self, split: SplitName, state: State) -> Sequence[TrialRecord]:
+        return self._records(f"{split}.state = ?", state)
+
+    def _count(self, kind: Kind) -> int:
+        [[count]] = self._select("SELECT count(*) FROM records WHERE kind = ?", kind)
+        return int(count)
+
+    def _keep_splits(self, splits: Mapping[SplitName, Split]) -> None:
+        plain = {name: split.plain() for name, split in splits.items()}
+        self._select("UPDATE search SET splits = ?", json.dumps(plain))
+
+    def _check(self) -> None:
+        """Raise SearchError if the database is not one of ours."""
+        if _TABLES - _tables(self._database):
+            raise SearchError(f"{self.file}: holds no search; {RESTORE}")
+        [[version]] = self._select("PRAGMA user_version")
+        if version != _VERSION:
+            raise SearchError(f"{self.file}: was made by another version of merge-search; use that one, or --fresh")
+
+
+def _tables(database: sqlite3.Connection) -> set[str]:
+    return {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+
+
+def _marks(row: Sequence[object]) -> str:
+    return ", ".join("?" * len(row))
+
+
+def _encoded(data: TrialRecord | Scoring, names: Sequence[str]) -> list[object]:
+    values = {name: getattr(data, name) for name in names}
+    return [json.dumps(value) if name in _JSON else value for name, value in values.items()]
+
+
+def _record(row: Sequence[Any]) -> TrialRecord:
+    of_record, of_splits = row[: len(_OF_RECORD)], row[len(_OF_RECORD) :]
+    of_search, of_report = of_splits[: len(_OF_SCORING)], of_splits[len(_OF_SCORING) :]
+    report = None if of_report[0] is None else Scoring(**_decoded(_OF_SCORING, of_report))
+    return TrialRecord(
+        **_decoded(_OF_RECORD, of_record), search=Scoring(**_decoded(_OF_SCORING, of_search)), report=report
+    )
+
+
+def _decoded(names: Sequence[str], values: Sequence[Any]) -> dict[str, Any]:
+    plain = {name: json.loads(value) if name in _JSON else value for name, value in zip(names, values, strict=True)}
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()}

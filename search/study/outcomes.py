@@ -1,0 +1,79 @@
+"""Encoded outcomes: one character per completion, in the split's order, so that 100,000 trials fit in memory.
+
+Guarantees: within a search the n-th character belongs to the same problem in every record: the search keeps its
+splits, and refuses to go on with others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, get_args
+
+from evaluation import Status
+from evaluation.scoring import Group, Rate
+
+if TYPE_CHECKING:  # a leaderboard is read without waiting for torch
+    from evaluation import ProblemSet, Report
+
+CODES: Mapping[Status, str] = {status: status[0] for status in get_args(Status)}
+"""The character of each status."""
+_ABSENT = "-"
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """How the encoded outcomes of a split are read.
+
+    Attributes:
+        samples: per problem; their characters follow each other.
+        parts: of several problem sets that are scored together, name, weight and number of problems, in order.
+    """
+
+    samples: int = 1
+    parts: tuple[tuple[str, float, int], ...] = ()
+
+    @classmethod
+    def of(cls, problems: ProblemSet, samples: int) -> Split:
+        """Return that of some problems with so many samples each."""
+        return cls(samples, tuple((part.name, part.weight, len(part.task_ids)) for part in problems.parts))
+
+    @classmethod
+    def restored(cls, plain: Mapping[str, Any]) -> Split:
+        """Return the split that `plain` described."""
+        return cls(plain["samples"], tuple((name, weight, count) for name, weight, count in plain["parts"]))
+
+    def plain(self) -> dict[str, Any]:
+        """Describe the split in JSON's types."""
+        return {"samples": self.samples, "parts": [list(part) for part in self.parts]}
+
+    def rates(self, outcomes: str) -> dict[str, Rate]:
+        """Return the share of its samples that passed for each problem with outcomes, by its place in the split."""
+        starts = range(0, len(outcomes), self.samples)
+        own = (outcomes[start : start + self.samples] for start in starts)
+        passed, samples = CODES["passed"], self.samples
+        return {str(place): of.count(passed) / samples for place, of in enumerate(own) if _ABSENT not in of}
+
+    def groups(self, outcomes: str) -> Sequence[Group]:
+        """Return the rates of each part, or of all problems."""
+        rates = self.rates(outcomes)
+        if not self.parts:
+            return [Group(1.0, list(rates.values()))]
+        found, first = [], 0
+        for _, weight, count in self.parts:
+            own = [rates[str(place)] for place in range(first, first + count) if str(place) in rates]
+            found.append(Group(weight, own))
+            first += count
+        return found
+
+    def scores(self, outcomes: str) -> dict[str, float]:
+        """Return pass@1 of each part, where there are several; empty where there are no outcomes."""
+        if not outcomes or not self.parts:
+            return {}
+        return {name: group.mean for (name, _, _), group in zip(self.parts, self.groups(outcomes), strict=False)}
+
+
+def encode(report: Report, problems: ProblemSet, samples: int) -> str:
+    """Encode the outcomes of a report on the problems of a split; ``-`` stands for a missing outcome."""
+    found = {task: "".join(CODES[it.status] for it in outcomes) for task, outcomes in report.samples.items()}
+    return "".join(found.get(task, _ABSENT * samples) for task in problems.task_ids)

@@ -1,0 +1,157 @@
+"""Optuna's view of a search: a study of its trials, made of their records.
+
+The records are the truth, and the study may be made anew from them at any time. Samplers read it in memory; in a
+database of Optuna's, optuna-dashboard reads it. Reference models are not in it: they are not points of the space, and
+trials without parameters would blind samplers that work on the parameters which all trials share.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
+from itertools import zip_longest
+from typing import TYPE_CHECKING, Any
+
+import optuna
+from optuna.samplers import RandomSampler
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from search.study.record import State, TrialRecord
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+    from optuna.samplers import BaseSampler
+    from optuna.storages import BaseStorage
+
+# A trial that is to be run again counts as one that runs: it has parameters, and will have a score.
+_STATES: Mapping[State, TrialState] = {
+    "waiting": TrialState.RUNNING,
+    "running": TrialState.RUNNING,
+    "complete": TrialState.COMPLETE,
+    "pruned": TrialState.PRUNED,
+    "failed": TrialState.FAIL,
+}
+
+
+class Projection:
+    """A study that shows the trials of a search under their numbers.
+
+    Args:
+        distributions: of each searched parameter.
+        objectives: how many scores a trial has.
+        storage: where the study is made; by default in memory.
+        name: what it is called.
+
+    """
+
+    def __init__(
+        self,
+        distributions: Mapping[str, BaseDistribution],
+        objectives: int = 1,
+        storage: BaseStorage | None = None,
+        name: str = "search",
+    ) -> None:
+        self._distributions = dict(distributions)
+        self._objectives = objectives
+        self._storage = storage or optuna.storages.InMemoryStorage()
+        self._name = name
+        self._shown: Sequence[TrialRecord] = []
+        self._study_id = self._create()
+
+    def update(self, records: Sequence[TrialRecord]) -> None:
+        """Show records as they are now, which hold those that were shown before."""
+        trials = [record for record in records if record.kind == "trial"]
+        # Optuna changes no trial that is over; one that is run again all the same has the study made anew.
+        if any(old.is_over and old.search != new.search for old, new in zip(self._shown, trials, strict=False)):
+            self._storage.delete_study(self._study_id)
+            self._study_id, self._shown = self._create(), []
+        for old, new in zip_longest(self._shown, trials):
+            if old is None:
+                self._storage.create_new_trial(self._study_id, self._trial(new))
+            elif old != new and not old.is_over:
+                self._change(new)
+        self._shown = trials
+
+    def draw(self, number: int, sampler: BaseSampler) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Let a sampler draw the parameters of a trial that is shown without any.
+
+        Returns:
+            The parameters, and what the sampler wants to find with the trial again.
+        """
+        study = self.study
+        trial = study.get_trials(deepcopy=False)[number]
+        sampler.before_trial(study, trial)
+        drawn = sampler.sample_relative(study, trial, sampler.infer_relative_search_space(study, trial))
+        for name, distribution in self._distributions.items():
+            if name not in drawn:
+                drawn[name] = sampler.sample_independent(study, trial, name, distribution)
+        parameters = {
+            name: distribution.to_external_repr(distribution.to_internal_repr(drawn[name]))
+            for name, distribution in self._distributions.items()
+        }
+        return parameters, dict(self._storage.get_trial_system_attrs(trial._trial_id))
+
+    @property
+    def study(self) -> Study:
+        """The study, which is not to be changed."""
+        # Each time anew: Optuna's caches the trials that it has read.
+        return optuna.load_study(study_name=self._name, storage=self._storage, sampler=RandomSampler(seed=0))
+
+    def _create(self) -> int:
+        return self._storage.create_new_study([StudyDirection.MAXIMIZE] * self._objectives, self._name)
+
+    def _trial(self, record: TrialRecord) -> FrozenTrial:
+        trial = create_trial(
+            state=_STATES[record.search.state],
+            values=self._values(record),
+            params=dict(record.parameters),
+            distributions={name: self._distributions[name] for name in record.parameters},
+            user_attrs=_attributes(record),
+            system_attrs=dict(record.sampler_notes),
+        )
+        if record.search.started is not None:
+            trial.datetime_start = datetime.fromtimestamp(record.search.started)
+            if record.is_over:
+                seconds = record.search.seconds.get("total", 0.0)
+                trial.datetime_complete = trial.datetime_start + timedelta(seconds=seconds)
+        return trial
+
+    def _change(self, record: TrialRecord) -> None:
+        """Show a trial that was not over as it is now."""
+        storage, shown = self._storage, self._storage.get_all_trials(self._study_id, deepcopy=False)[record.number]
+        for name in record.parameters.keys() - shown.params.keys():
+            distribution = self._distributions[name]
+            internal = distribution.to_internal_repr(record.parameters[name])
+            storage.set_trial_param(shown._trial_id, name, internal, distribution)
+        for key in record.sampler_notes.keys() - shown.system_attrs.keys():
+            storage.set_trial_system_attr(shown._trial_id, key, record.sampler_notes[key])
+        for key, value in _attributes(record).items():
+            storage.set_trial_user_attr(shown._trial_id, key, value)
+        storage.set_trial_state_values(shown._trial_id, _STATES[record.search.state], self._values(record))
+
+    def _values(self, record: TrialRecord) -> Sequence[float] | None:
+        return record.search.scores if record.search.state == "complete" else None
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep Optuna's own log lines off the terminal; what a person should see comes from the progress display."""
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(before)
+
+
+def _attributes(record: TrialRecord) -> dict[str, Any]:
+    """Return what a person may want to see of a trial in optuna-dashboard."""
+    told = {
+        "log_likelihood": record.search.log_likelihood,
+        "same_as": record.same_as,
+        "worker": record.search.worker,
+        "error": record.search.error,
+    }
+    return {key: value for key, value in told.items() if value not in (None, "")}

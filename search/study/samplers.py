@@ -1,0 +1,142 @@
+"""Samplers: what proposes the parameters of the next trial.
+
+Guarantees: a trial's parameters depend on the seed, the trial's number and the records that were seen, and on nothing
+else. So a search that was stopped goes on as if it had not been, and two workers do not propose the same. A place in a
+quasi-random sequence is the trial's number.
+"""
+
+from __future__ import annotations
+
+import random
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler
+from optuna.study import Study
+from optuna.trial import FrozenTrial
+
+from search.study.projection import Projection, quiet
+from search.study.record import TrialRecord
+from search.study.store import Proposal
+
+if TYPE_CHECKING:
+    from search.space.config import Sampler
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """What the parameters of one trial are drawn with.
+
+    Attributes:
+        search_seed: the search's seed.
+        number: the trial's.
+        space: the distribution of each parameter.
+        start: the parameters around which a sampler that has a centre begins; may be empty.
+    """
+
+    search_seed: int
+    number: int
+    space: Mapping[str, BaseDistribution]
+    start: Mapping[str, Any]
+
+    @property
+    def seed(self) -> int:
+        """The trial's own seed."""
+        return _seed(self.search_seed, self.number)
+
+
+def _tpe(draw: Draw) -> BaseSampler:
+    return optuna.samplers.TPESampler(seed=draw.seed, multivariate=True, group=True)
+
+
+def _cmaes(draw: Draw) -> BaseSampler:
+    return optuna.samplers.CmaEsSampler(seed=draw.seed, x0=dict(draw.start) or None, warn_independent_sampling=False)
+
+
+def _gp(draw: Draw) -> BaseSampler:
+    return optuna.samplers.GPSampler(seed=draw.seed, warn_independent_sampling=False)
+
+
+def _nsgaii(draw: Draw) -> BaseSampler:
+    return _Genetic(seed=draw.seed, population_size=20)
+
+
+def _qmc(draw: Draw) -> BaseSampler:
+    return _Sequence(draw)
+
+
+def _random(draw: Draw) -> BaseSampler:
+    return optuna.samplers.RandomSampler(seed=draw.seed)
+
+
+SAMPLERS: Mapping[Sampler, Callable[[Draw], BaseSampler]] = {
+    "tpe": _tpe, "cmaes": _cmaes, "gp": _gp, "nsgaii": _nsgaii, "qmc": _qmc, "random": _random,
+}  # fmt: skip
+
+
+class Proposer:
+    """Proposes parameters with one of Optuna's samplers, which is made anew for each trial.
+
+    Args:
+        name: which sampler.
+        seed: the search's.
+        space: the distribution of each parameter.
+        objectives: how many scores a trial has.
+        start: see `Draw`.
+    """
+
+    def __init__(
+        self,
+        name: Sampler,
+        seed: int,
+        space: Mapping[str, BaseDistribution],
+        objectives: int = 1,
+        start: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._name = name
+        self._seed = seed
+        self._space = space
+        self._start = start or {}
+        with quiet():
+            self._projection = Projection(space, objectives)
+
+    def propose(self, number: int, records: Sequence[TrialRecord]) -> Proposal:
+        """Draw the parameters of a trial, which is among the records and has none."""
+        with quiet(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            # x0 of CMA-ES is deprecated since Optuna 4.9 without anything in its place, and stays until 6.
+            warnings.simplefilter("ignore", FutureWarning)
+            self._projection.update(records)
+            sampler = SAMPLERS[self._name](Draw(self._seed, number, self._space, self._start))
+            parameters, notes = self._projection.draw(number, sampler)
+        seen = sum(record.is_over for record in records if record.kind == "trial")
+        return Proposal(parameters, self._name, seen, notes)
+
+
+class _Genetic(optuna.samplers.NSGAIISampler):
+    """NSGA-II with the parents of a generation in one order, whether Optuna finds them now or has found them before."""
+
+    def get_parent_population(self, study: Study, generation: int) -> list[FrozenTrial]:
+        return sorted(super().get_parent_population(study, generation), key=lambda trial: trial.number)
+
+
+class _Sequence(optuna.samplers.QMCSampler):
+    """A quasi-random sequence in which a trial has the place of its number, instead of one that the study counts."""
+
+    def __init__(self, draw: Draw) -> None:
+        super().__init__(seed=_seed(draw.search_seed, 0), scramble=True, warn_independent_sampling=False)
+        self._draw = draw
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:  # noqa: ARG002
+        return dict(self._draw.space)
+
+    def _find_sample_id(self, study: Study, search_space: dict[str, BaseDistribution]) -> int:  # noqa: ARG002
+        return self._draw.number
+
+
+def _seed(search_seed: int, number: int) -> int:
+    return random.Random(f"{search_seed} {number}").getrandbits(32)

@@ -1,0 +1,282 @@
+"""The store: the one place of what the workers of a search share.
+
+Guarantees: a job is leased to one worker at a time. One that its worker did not finish is run again under the same
+number and with the same parameters, after all other jobs: what kills its workers does so last. One that has ended its
+worker twice, by an error or by a death, fails. Whatever the store is made of: implementations keep records and say who
+is at work, and the rules are here.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Final
+
+from search.study.record import Kind, Scoring, SplitName, State, TrialRecord
+
+if TYPE_CHECKING:
+    from evaluation import Draft, Verdict
+    from search.study.outcomes import Split
+
+DIED: Final = "its worker died"
+TRIES: Final = 2
+"""How often a job may be run without being finished."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A model to be scored on a split, leased to a worker."""
+
+    record: TrialRecord
+    split: SplitName
+    worker: str
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """Parameters of a trial; see `TrialRecord`."""
+
+    parameters: Mapping[str, Any]
+    proposed_by: str
+    seen: int = 0
+    sampler_notes: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Store(ABC):
+    """What the workers of a search share. Every method is a transaction of its own."""
+
+    def begin(
+        self,
+        references: Sequence[TrialRecord],
+        warm_starts: Sequence[Proposal] = (),
+        splits: Mapping[SplitName, Split] | None = None,
+        retry_failed: bool = False,
+    ) -> None:
+        """Begin the search, or go on with it.
+
+        Args:
+            references: the models that candidates are compared with; they are scored first. Ignored once there are any.
+            warm_starts: trials to run first; one whose parameters a trial has is not added again.
+            splits: how the outcomes on each split are read; ignored once that is known.
+            retry_failed: run again all that failed. A reference model that failed is run once more in any case, because
+                without it nothing can be compared.
+        """
+        with self._writing():
+            if not self._count("parent"):
+                for record in references:
+                    self._save(record)
+            if splits and not self.splits:
+                self._keep_splits(splits)
+            self._add(warm_starts)
+            for record in self._in_state("search", "failed"):
+                if retry_failed or (record.kind != "trial" and not record.search.tries):
+                    tries = () if retry_failed else (record.search.error or "",)
+                    self._save(replace(record, search=Scoring(started=record.search.started, tries=tries)))
+            for record in self._in_state("report", "failed") if retry_failed else ():
+                self._save(replace(record, report=Scoring()))
+
+    def claim(self, worker: str, trials: int, besides: Collection[str] = ()) -> Job | None:
+        """Lease the next model to score on the search split: a reference model, a warm start, or a new trial.
+
+        The parameters of a new trial are still to be drawn; see `propose`.
+
+        Args:
+            worker: who takes it.
+            trials: how many trials the search has in all, whoever runs them; with 0 only reference models are leased.
+            besides: keys of records that this worker does not run again.
+
+        Returns:
+            The job, or None if there is none to take now.
+        """
+        with self._writing():
+            self._release_dead("search")
+            record = self._next(trials, besides)
+            return self._lease(record, "search", worker) if record else None
+
+    def claim_report(self, worker: str, keys: Sequence[str], besides: Collection[str] = ()) -> Job | None:
+        """Lease the first of some models that has no scoring on the report split, and that nobody is at.
+
+        Args:
+            worker: who takes it.
+            keys: of the models' records, in the order of their claims; what is run again comes after all others.
+            besides: keys of records that this worker does not run again.
+        """
+        with self._writing():
+            self._release_dead("report")
+            found = [record for record in map(self._load, keys) if record and record.key not in besides]
+            waiting = [record for record in found if record.on("report").state == "waiting"]
+            record = min(waiting, key=lambda record: record.on("report").started is not None, default=None)
+            return self._lease(record, "report", worker) if record else None
+
+    def propose(self, job: Job, proposal: Proposal) -> Job:
+        """Keep the parameters of a leased trial, which were drawn outside of any lock."""
+        drawn = _proposed(job.record, proposal)
+        self.finish(job, drawn)
+        return replace(job, record=drawn)
+
+    def finish(self, job: Job, record: TrialRecord) -> bool:
+        """Keep a job's record as it is now; return False, and keep nothing, if the lease has gone to another."""
+        with self._writing():
+            held = self._held(job) is not None
+            if held:
+                self._save(record)
+            return held
+
+    def release(self, job: Job, reason: str = "", ended: bool = False) -> None:
+        """Leave a job to be run again; nothing is done if the lease has gone to another, or the job is over.
+
+        Args:
+            job: what was leased.
+            reason: what the machine failed with; empty if a person stopped the worker.
+            ended: whether the job has ended its worker; at the second time it fails.
+        """
+        with self._writing():
+            if record := self._held(job):
+                self._save(record.scored(job.split, _released(record.on(job.split), reason, ended)))
+
+    def give_up(self, job: Job, tries: int) -> None:
+        """Let a job that was released fail if it was tried so many times."""
+        with self._writing():
+            record = self._load(job.record.key)
+            scoring = record.on(job.split) if record else Scoring()
+            if record and scoring.state == "waiting" and len(scoring.tries) >= tries:
+                self._save(record.scored(job.split, _failed(scoring)))
+
+    @abstractmethod
+    def changed(self, since: int = 0) -> tuple[Sequence[TrialRecord], int]:
+        """Return the records that have changed since a revision, in the order of kinds and numbers, and the new one."""
+
+    @property
+    @abstractmethod
+    def splits(self) -> Mapping[SplitName, Split]:
+        """How the outcomes on each split are read."""
+
+    @abstractmethod
+    def sign_in(self) -> AbstractContextManager[str]:
+        """Be a worker: the name that is yielded is at work until the context ends, or its process dies."""
+
+    @abstractmethod
+    def at_work(self) -> frozenset[str]:
+        """Return the names of the workers that live."""
+
+    @abstractmethod
+    def describe_worker(self, worker: str, host: str, active: Sequence[str], missing: Sequence[str]) -> bool:
+        """Keep which layers a worker's sandbox has; return whether it lacks some, and others than any before lacked."""
+
+    @abstractmethod
+    def share_drafts(self, entries: Sequence[Draft], since: int = 0) -> tuple[Sequence[Draft], int]:
+        """Keep drafts; return those that others have added since a position, and the position to ask from next."""
+
+    @abstractmethod
+    def verdict(self, key: bytes) -> Verdict | None:
+        """Return the verdict of a key, if there is one."""
+
+    @abstractmethod
+    def add_verdicts(self, verdicts: Mapping[bytes, Verdict]) -> None:
+        """Keep verdicts by their keys."""
+
+    @abstractmethod
+    def _writing(self) -> AbstractContextManager[None]:
+        """Return a transaction that no other worker's overlaps; it is undone if an error leaves it."""
+
+    @abstractmethod
+    def _load(self, key: str) -> TrialRecord | None: ...
+
+    @abstractmethod
+    def _save(self, record: TrialRecord) -> None: ...
+
+    @abstractmethod
+    def _in_state(self, split: SplitName, state: State) -> Sequence[TrialRecord]:
+        """Return the records in a state, in the order of kinds and numbers."""
+
+    @abstractmethod
+    def _count(self, kind: Kind) -> int: ...
+
+    @abstractmethod
+    def _keep_splits(self, splits: Mapping[SplitName, Split]) -> None: ...
+
+    def _add(self, warm_starts: Sequence[Proposal]) -> None:
+        known = [record.parameters for record in self.changed()[0]] if warm_starts else []
+        for proposal in warm_starts:
+            if proposal.parameters not in known:
+                record = TrialRecord("trial", self._count("trial"))
+                self._save(_proposed(record, proposal))
+                known.append(proposal.parameters)
+
+    def _next(self, trials: int, besides: Collection[str]) -> TrialRecord | None:
+        waiting = [record for record in self._in_state("search", "waiting") if record.key not in besides]
+        waiting.sort(key=lambda record: (record.kind == "trial", record.search.started is not None))
+        first = waiting[0] if waiting else None
+        if first and first.kind != "trial":
+            return first
+        number = self._count("trial")
+        if number - len(self._in_state("search", "waiting")) >= trials:
+            return None
+        return first if number >= trials or (first and first.search.started is None) else TrialRecord("trial", number)
+
+    def _lease(self, record: TrialRecord, split: SplitName, worker: str) -> Job:
+        leased = replace(record.on(split), state="running", worker=worker, started=time.time())
+        record = record.scored(split, leased)
+        self._save(record)
+        return Job(record, split, worker)
+
+    def _held(self, job: Job) -> TrialRecord | None:
+        """Return the record of a job as it is kept, if the job's worker still holds it."""
+        record = self._load(job.record.key)
+        scoring = record.on(job.split) if record else Scoring()
+        return record if (scoring.state, scoring.worker) == ("running", job.worker) else None
+
+    def _release_dead(self, split: SplitName) -> None:
+        running = self._in_state(split, "running")
+        alive = self.at_work() if running else frozenset()
+        for record in running:
+            if record.on(split).worker not in alive:
+                # A trial without parameters had not begun: that says nothing of it.
+                begun = record.kind != "trial" or bool(record.parameters)
+                released = _released(record.on(split), DIED if begun else "", ended=begun)
+                self._save(record.scored(split, released))
+
+
+class Records:
+    """All records of a store, of which only those are read that have changed since they were last asked for."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._known: dict[str, TrialRecord] = {}
+        self._revision = 0
+
+    def read(self) -> Sequence[TrialRecord]:
+        """Return them: the parents, their average, then the trials by number."""
+        changed, self._revision = self._store.changed(self._revision)
+        self._known |= {record.key: record for record in changed}
+        return list(self._known.values())
+
+
+def never_finished(tries: Sequence[str]) -> str:
+    """Return why a job has failed that was never finished: what came of each try."""
+    if len(tries) == 1:
+        return tries[0]
+    return f"was run {len(tries)} times and never finished ({'; '.join(tries)}); run --retry-failed runs it again"
+
+
+def _proposed(record: TrialRecord, proposal: Proposal) -> TrialRecord:
+    return replace(
+        record,
+        parameters=proposal.parameters,
+        proposed_by=proposal.proposed_by,
+        seen=proposal.seen,
+        sampler_notes=proposal.sampler_notes,
+    )
+
+
+def _released(scoring: Scoring, reason: str, ended: bool) -> Scoring:
+    tries = (*scoring.tries, reason) if reason else scoring.tries
+    released = replace(scoring, state="waiting", tries=tries, deaths=scoring.deaths + ended)
+    return _failed(released) if ended and released.deaths >= TRIES else released
+
+
+def _failed(scoring: Scoring) -> Scoring:
+    return replace(scoring, state="failed", error=never_finished(scoring.tries))

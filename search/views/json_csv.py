@@ -1,0 +1,101 @@
+"""The leaderboard, reports and comparisons for other programs: JSON, whose keys are a contract, and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from evaluation import Outcome, Report, ScoredSamples
+    from search.board.compare import Comparison
+    from search.board.leaderboard import Leaderboard, Row
+
+_JSON_KEYS = (
+    "kind", "name", "trial", "state", "search_score", "search_scores", "log_likelihood", "report_score",
+    "report_interval", "report_scores", "won", "lost", "p_value", "seconds", "recipe", "on_front",
+)  # fmt: skip
+_CSV_KEYS = ("kind", "name", "trial", "state", "search_score", "report_score")
+
+
+def leaderboard_json(board: Leaderboard, count: int | None = None) -> str:
+    """Return the leaderboard with its best `count` trials as JSON."""
+    rows = [{key: getattr(row, key) for key in _JSON_KEYS} for row in board.top(count)]
+    content = {"study": board.study, "best": board.best, "optimism": board.optimism, "rows": rows}
+    return json.dumps(content, allow_nan=False)
+
+
+def leaderboard_csv(board: Leaderboard, count: int | None = None) -> str:
+    """Return the leaderboard with its best `count` trials as CSV, with a column for each searched parameter."""
+    rows = board.top(count)
+    parameters = _keys(row.parameters for row in rows)
+    sets = _keys(row.search_scores for row in rows)
+    out = io.StringIO()
+    writer = csv.writer(out)
+    evidence = ("report_low", "report_high", "won", "lost", "p_value", "seconds", "on_front", "same_as", "error")
+    of_sets = [f"{split} {name}" for name in sets for split in ("search", "report")]
+    writer.writerow([*_CSV_KEYS, *evidence, *of_sets, *parameters])
+    for row in rows:
+        scores = [found.get(name) for name in sets for found in (row.search_scores, row.report_scores)]
+        cells = [getattr(row, key) for key in _CSV_KEYS] + _evidence(row)
+        writer.writerow([*cells, *scores, *map(row.parameters.get, parameters)])
+    return out.getvalue()
+
+
+def report_data(report: Report) -> dict[str, Any]:
+    """Return a report as plain data, as `merge-search compare` reads it."""
+    low, high = report.interval
+    return {
+        **{f"pass@{k}": report.pass_at(k) for k in report.tries},
+        "interval": [low, high],
+        "scores": dict(report.scores),
+        "prompt": report.prompt_format,
+        "compute_dtype": report.compute_dtype,
+        "seconds": report.seconds,
+        "problems": {task: _problem(outcomes) for task, outcomes in report.samples.items()},
+    }
+
+
+def comparison_json(found: Comparison) -> str:
+    """Return what two models did on the same problems as JSON."""
+    test = found.test
+    content = {
+        "models": found.names, "split": found.split, "problems": found.problems, "pass@1": found.scores,
+        "intervals": found.intervals, "won": test.won, "lost": test.lost, "p_value": test.p_value,
+    }  # fmt: skip
+    return json.dumps(content)
+
+
+def scored_json(scored: ScoredSamples) -> str:
+    """Return the verdict on each of some samples, and pass@k, as JSON."""
+    verdicts = [
+        {"task_id": task, "passed": verdict.passed, "status": verdict.status, "detail": verdict.detail}
+        for task, verdict in zip(scored.task_ids, scored.verdicts, strict=True)
+    ]
+    return json.dumps({**{f"pass@{k}": rate for k, rate in scored.pass_at.items()}, "verdicts": verdicts})
+
+
+def _keys(found: Iterable[Iterable[str]]) -> Sequence[str]:
+    return list(dict.fromkeys(key for keys in found for key in keys))
+
+
+def _evidence(row: Row) -> list[Any]:
+    low, high = row.report_interval or (None, None)
+    return [low, high, row.won, row.lost, row.p_value, round(row.seconds, 3), row.on_front, row.same_as, row.error]
+
+
+def _problem(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """Return the outcome of a problem's only sample, or of each of several."""
+    found = [
+        {
+            "passed": outcome.passed,
+            "status": outcome.status,
+            "detail": outcome.detail,
+            "completion": outcome.completion,
+            "completion_tokens": outcome.completion_tokens,
+        }
+        for outcome in outcomes
+    ]
+    return found[0] if len(found) == 1 else {"samples": found}

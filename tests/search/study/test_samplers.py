@@ -1,0 +1,127 @@
+"""Samplers propose the same for the same seed, wherever a search was stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, get_args
+
+import pytest
+
+from search import SearchConfig
+from search.space.config import Sampler
+from search.study.memory_store import MemoryStore
+from search.study.samplers import SAMPLERS, Proposer
+from search.study.store import Job, Proposal, Records
+from tests.search.family import Family
+
+NAMES = get_args(Sampler)
+Parameters = Mapping[str, Any]
+START = {
+    "models[0].parameters.density[0]": 0.95,
+    "models[0].parameters.density[1]": 0.3,
+    "models[1].parameters.weight": 0.05,
+}
+
+
+@pytest.fixture
+def config(shared_family: Family) -> SearchConfig:
+    return SearchConfig.parse(shared_family.config(), folder=shared_family.folder)
+
+
+def merit(parameters: Parameters) -> float:
+    return -float(sum((value - 0.6) ** 2 for value in parameters.values()))
+
+
+class Search:
+    """A search on a made-up score."""
+
+    def __init__(self, config: SearchConfig, sampler: Sampler, seed: int = 0, start: Parameters | None = None) -> None:
+        self.store = MemoryStore(lambda: 0.0)
+        self.store.begin((), [Proposal(start, "warm start")] if start else [])
+        self.space = config.space.distributions()
+        self._sampler, self._seed, self._start = sampler, seed, start
+
+    def run(self, trials: int, score: Callable[[Parameters], float] = merit) -> list[Parameters]:
+        """Run one worker until there are so many trials, and return their parameters."""
+        proposer = Proposer(self._sampler, self._seed, self.space, start=self._start)
+        records = Records(self.store)
+        with self.store.sign_in() as worker:
+            while job := self.store.claim(worker, trials):
+                if not job.record.parameters:
+                    job = self.store.propose(job, proposer.propose(job.record.number, records.read()))
+                self.finish(job, score(job.record.parameters))
+        return [record.parameters for record in records.read()]
+
+    def finish(self, job: Job, score: float) -> None:
+        scoring = replace(job.record.search, state="complete", score=score, scores=(score,))
+        assert self.store.finish(job, job.record.scored("search", scoring))
+
+
+def test_every_sampler_of_the_config_is_registered() -> None:
+    assert set(SAMPLERS) == set(NAMES)
+
+
+@pytest.mark.parametrize("sampler", NAMES)
+def test_a_search_that_was_stopped_goes_on_as_if_it_had_not_been(config: SearchConfig, sampler: Sampler) -> None:
+    # The first three draw at random at first, and NSGA-II has 20 trials in a generation.
+    trials = {"tpe": 14, "cmaes": 14, "gp": 12, "nsgaii": 45}.get(sampler, 8)
+    whole = Search(config, sampler).run(trials)
+    parts = Search(config, sampler)
+    parts.run(trials // 2)
+    assert parts.run(trials) == whole
+    if sampler != "nsgaii":  # a child may be like its parent
+        assert len({tuple(parameters.values()) for parameters in whole}) == trials
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "cmaes", "qmc"])
+def test_another_seed_is_another_search(config: SearchConfig, sampler: Sampler) -> None:
+    assert Search(config, sampler, 0).run(3) != Search(config, sampler, 1).run(3)
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "cmaes", "gp"])
+def test_a_sampler_that_learns_ends_nearer_than_it_began(config: SearchConfig, sampler: Sampler) -> None:
+    found = [-merit(parameters) for parameters in Search(config, sampler).run(24)]
+    assert sum(found[-8:]) < 0.5 * sum(found[:8])
+
+
+def test_a_quasi_random_trial_has_the_place_of_its_number_whatever_became_of_others(config: SearchConfig) -> None:
+    whole = Search(config, "qmc").run(6)
+    search = Search(config, "qmc")
+    proposer, records = Proposer("qmc", 0, search.space), Records(search.store)
+    with search.store.sign_in() as worker:
+        jobs = [search.store.claim(worker, 6) for _ in range(6)]
+        for job in reversed(jobs):  # all six workers began before any of them was done
+            assert job
+            drawn = proposer.propose(job.record.number, records.read())
+            assert drawn.parameters == whole[job.record.number]
+            search.store.propose(job, drawn)
+
+
+def test_cmaes_begins_around_the_first_warm_start(config: SearchConfig) -> None:
+    first, *others = Search(config, "cmaes", start=START).run(9, lambda _: 0.5)
+    assert first == START
+    weights = [parameters["models[1].parameters.weight"] for parameters in others]
+    assert sum(weights) / len(weights) < 0.35
+
+
+def test_a_proposal_says_what_it_was_drawn_from(config: SearchConfig) -> None:
+    search = Search(config, "cmaes")
+    search.run(3)
+    with search.store.sign_in() as worker:
+        jobs = [search.store.claim(worker, 9) for _ in range(2)]
+        assert jobs[1]
+        drawn = Proposer("cmaes", 0, search.space).propose(jobs[1].record.number, search.store.changed()[0])
+    assert (drawn.proposed_by, drawn.seen) == ("cmaes", 3)
+    assert drawn.sampler_notes == {"cma:generation": 0}
+    assert drawn.parameters.keys() == search.space.keys()
+
+
+def test_two_workers_at_once_propose_different_parameters(config: SearchConfig) -> None:
+    search = Search(config, "tpe")
+    search.run(12)
+    proposer = Proposer("tpe", 0, search.space)
+    with search.store.sign_in() as worker:
+        jobs = [search.store.claim(worker, 14) for _ in range(2)]
+        drawn = [proposer.propose(job.record.number, search.store.changed()[0]).parameters for job in jobs if job]
+    assert drawn[0] != drawn[1]

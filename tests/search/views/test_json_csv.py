@@ -1,0 +1,53 @@
+"""Other programs read the leaderboard as JSON and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+
+import pytest
+
+from search.study.record import TrialRecord
+from search.views.json_csv import leaderboard_csv, leaderboard_json
+from tests.search.records import ON_REPORT, ON_SEARCH, board
+
+
+def test_json_has_the_documented_keys() -> None:
+    read = json.loads(leaderboard_json(board()))
+    assert read.keys() == {"study", "best", "optimism", "rows"}
+    assert (read["study"], read["best"]) == ("run", 1)
+    assert read["optimism"] == pytest.approx(8 / ON_SEARCH - 16 / ON_REPORT)
+    for found in read["rows"]:
+        assert found.keys() == {
+            "kind", "name", "trial", "state", "search_score", "search_scores", "log_likelihood", "report_score",
+            "report_interval", "report_scores", "won", "lost", "p_value", "seconds", "recipe", "on_front",
+        }  # fmt: skip
+    first = read["rows"][0]
+    assert (first["kind"], first["trial"], first["seconds"]) == ("trial", 1, 1.5)
+    assert first["recipe"]["merge_method"] == "ties"
+    assert {found["kind"] for found in read["rows"]} == {"parent", "average", "trial"}
+    assert {found["state"] for found in read["rows"]} == {"complete", "failed"}
+    assert {found["trial"] for found in read["rows"] if found["kind"] != "trial"} == {None}
+
+
+def test_csv_has_a_column_per_searched_parameter() -> None:
+    rows = list(csv.DictReader(io.StringIO(leaderboard_csv(board()))))
+    assert [row["name"] for row in rows] == [row.name for row in board().rows]
+    assert float(rows[0]["models[0].parameters.density[0]"]) == 0.26
+    assert rows[1]["models[0].parameters.density[0]"] == rows[1]["trial"] == ""
+    low, high = board().rows[0].report_interval or (None, None)
+    assert (rows[0]["report_low"], rows[0]["report_high"]) == (str(low), str(high))
+    assert (rows[0]["won"], rows[0]["lost"]) == ("11", "3")
+    assert rows[-1]["error"].startswith("merged tensor lm_head.weight")
+
+
+def test_both_keep_to_the_best_trials_and_the_reference_models() -> None:
+    assert len(json.loads(leaderboard_json(board(), 1))["rows"]) == 5
+    assert len(list(csv.DictReader(io.StringIO(leaderboard_csv(board(), 1))))) == 5
+
+
+def test_before_any_trial_there_are_no_rows() -> None:
+    empty = board(TrialRecord("trial", 0))
+    assert json.loads(leaderboard_json(empty)) == {"study": "run", "best": None, "optimism": None, "rows": []}
+    assert len(leaderboard_csv(empty).splitlines()) == 1
