@@ -11,7 +11,7 @@ import torch
 
 from evaluation import BackendName, ComputeDtype, Speeds, compute_speeds
 from merging import Merger, Recipe
-from search.space.config import EvaluationSection
+from search.space.sections import EvaluationSection
 
 
 @dataclass(frozen=True, slots=True)

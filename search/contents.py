@@ -24,7 +24,8 @@ from search.identity import (
     changed,
     differing,
 )
-from search.space.config import MergingSection, SearchConfig
+from search.space.config import SearchConfig
+from search.space.sections import MergingSection
 from search.views.progress import Progress
 
 # What takes less is not worth a line.

@@ -1,4 +1,4 @@
-"""Devices: where to work if nobody says, and whether what somebody says is here."""
+"""Devices: the default one, and whether a named one is available."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from search.errors import SearchError
 
 
 def choose_device(name: str, where: str = "--device") -> str:
-    """Return a device as torch names it; ``auto`` is the GPU where there is one.
+    """Return a device as torch names it; ``auto`` is the GPU if there is one.
 
     Args:
-        name: what was asked for.
-        where: the option, or the file and the key, that asked.
+        name: the device, or ``auto``.
+        where: the option, or the file and the key, that names it.
 
     Raises:
-        SearchError: there is no such device here.
+        SearchError: this machine has no such device.
     """
     import torch
 
@@ -25,9 +25,7 @@ def choose_device(name: str, where: str = "--device") -> str:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise SearchError(
-            f"{where}: {name!r} is no device; give auto, or one of this machine's: {', '.join(known)}"
-        ) from None
+        raise SearchError(f"{where}: {name!r} is not a device; give auto or one of {', '.join(known)}") from None
     if f"{device.type}:{device.index or 0}" not in [*known, "cpu:0"]:
-        raise SearchError(f"{where}: there is no {name} here; give auto, or one of this machine's: {', '.join(known)}")
+        raise SearchError(f"{where}: this machine has no {name}; give auto or one of {', '.join(known)}")
     return name

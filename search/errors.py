@@ -1,4 +1,4 @@
-"""The errors of the search package: each names the file and the key, or the folder, and what to do."""
+"""The errors of the search package. Each names the file and the key, or the folder, and what to do."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MAKE_ROOM = "what was scored is kept: make room (or the folder writable) and run
 
 
 class SearchError(Exception):
-    """A config, a results folder or a search that cannot be done as asked."""
+    """A config, a results folder or a search that cannot be used as requested."""
 
 
 class PrunedError(Exception):
@@ -30,13 +30,13 @@ class PrunedError(Exception):
         self.log_likelihood = log_likelihood
 
 
-# What ends a worker and says nothing of its trial: a person's doing (a second signal ends the command line by
-# SystemExit), or the folder's.
+# What ends a worker but says nothing about its trial: the user (a second signal ends the command line by SystemExit),
+# or the results folder.
 STOPS = (KeyboardInterrupt, SystemExit, SearchError)
 
 
 def is_of_the_candidate(error: Exception) -> bool:
-    """Whether an error speaks of the candidate, which would meet it on any machine; every other is the machine's."""
+    """Whether an error is the candidate's and would occur on every machine; all others are this machine's."""
     if isinstance(error, MergingError):
         return not isinstance(error, MachineError)
     return isinstance(error, ModelError | PrunedError)

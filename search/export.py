@@ -12,7 +12,7 @@ from search.board.ranking import best
 from search.devices import choose_device
 from search.errors import SearchError
 from search.results import ResultsFolder
-from search.space.config import EvaluationSection, Sections
+from search.space.sections import EvaluationSection, Sections
 from search.startup import quick_imports
 from search.study.record import TrialRecord
 

@@ -1,4 +1,4 @@
-"""How the models of a search are asked: what a person should know of that before any of them is scored."""
+"""Checks of the prompts of a search, before any model is scored."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from search.space.config import SearchConfig
 
 
 def require_template(config: SearchConfig, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raise SearchError where the search asks in chats and a tokenizer has no chat template."""
+    """Raise SearchError if prompts are chats and the tokenizer has no chat template."""
     if config.evaluation.prompt.format == "chat" and not tokenizer.chat_template:
         raise SearchError(
             f"{config.source}: evaluation.prompt: the format is chat, but the merge's tokenizer has no chat template; "
@@ -32,17 +32,17 @@ def asking_notes(
     recipes: Mapping[str, Recipe],
     tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> Sequence[str]:
-    """Return, in sentences, what is unusual about the prompts of some models, and who is asked unlike the first.
+    """Return, in sentences, what is unusual about the prompts, and which models get other prompts than the first.
 
     Args:
         config: the search's.
-        problems: what they are asked.
-        merger: gives their tokenizers.
-        recipes: the models, by what people call them; what holds for all of them is said once, without a name.
-        tokenizer: the one that all of them are asked with, if there is one.
+        problems: the problems.
+        merger: opens the tokenizers.
+        recipes: the models, by their displayed names; a note that holds for all of them names none.
+        tokenizer: the tokenizer for all models, if the config names one.
 
     Raises:
-        SearchError: the first of them cannot be asked.
+        SearchError: the prompts of the first model cannot be made.
     """
     prompt = config.evaluation.prompt.format
     parents = dict.fromkeys(name for recipe in recipes.values() for name in recipe.parents())
@@ -75,7 +75,7 @@ def asking_notes(
     (first, expected), *others = asked.items()
     if unlike := [short.get(name, name) for name, tokens in others if tokens != expected]:
         said.append(
-            f"{', '.join(unlike)}: asked with other tokens than {first}; one tokenizer asks all if "
-            "evaluation.prompt.tokenizer names it"
+            f"{', '.join(unlike)}: the prompts have other tokens than for {first}; set evaluation.prompt.tokenizer to "
+            "use one tokenizer for all"
         )
     return said

@@ -1,4 +1,4 @@
-"""Start-up: imports in less time, Ctrl-C at any instant of them, and a stderr that may go away."""
+"""Start-up: faster imports, Ctrl-C at any time during them, and a stderr that may disappear."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _SHOW_CURSOR = b"\x1b[?25h"
 
 @contextmanager
 def quick_imports() -> Iterator[None]:
-    """Import torch, or what else is large, without the garbage collector, which finds nothing in what stays.
+    """Import torch, and other large modules, without the garbage collector.
 
-    Half a million objects come, over which it would go again and again, and once more when the process ends. Where
-    torch is there already nothing is done: the objects of a process that has begun to work may well be garbage.
+    Imports create half a million objects that stay. The collector would traverse them again and again, and once more
+    when the process ends. Does nothing if torch is imported already: a process at work may well have garbage.
     """
     if "torch" in sys.modules or not gc.isenabled():
         yield
@@ -41,7 +41,7 @@ def quick_imports() -> Iterator[None]:
 
 @contextmanager
 def stopped_by_signals() -> Iterator[None]:
-    """Let SIGINT and SIGTERM end the process with exit code 130, as long as nobody else handles them."""
+    """End the process with exit code 130 on SIGINT and SIGTERM, unless a handler is set inside."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -55,8 +55,8 @@ def stopped_by_signals() -> Iterator[None]:
 
 def _stop(_number: int, frame: FrameType | None) -> None:
     if _is_importing(frame):
-        # The C code that starts up inside an import turns an exception into another, or aborts: there must be none.
-        # Nothing that is half done lasts: the next process removes it.
+        # C code that is being initialized turns an exception into another one, or aborts: do not raise.
+        # Nothing half-written stays: the next process removes it.
         _write(b"stopped\n" + _SHOW_CURSOR * os.isatty(2))
         os._exit(130)
     _write(b"stopped\n")
@@ -74,22 +74,22 @@ def _is_importing(frame: FrameType | None) -> bool:
 def _write(line: bytes) -> None:
     try:
         os.write(2, line)
-    except OSError:  # nobody is there to read it
+    except OSError:  # there is no reader
         return
 
 
 def secure_streams() -> None:
-    """Let nothing that becomes of stderr end the process, and let every path be printed, whatever its bytes.
+    """Keep the process alive if stderr fails, and make every path printable, whatever its bytes.
 
-    Where stdin, stdout or stderr was closed from the start, no file that is opened later is taken for it.
+    If stdin, stdout or stderr is closed from the start, no file that is opened later takes its descriptor.
     """
     for descriptor, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is this one
-            setattr(sys, name, open(descriptor, mode, closefd=False))  # noqa: SIM115 - for good
-    # Not where a test, or a notebook, has put something else there.
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free descriptor, which is this one
+            setattr(sys, name, open(descriptor, mode, closefd=False))  # noqa: SIM115 - stays open
+    # Only if no test or notebook has replaced them.
     if (stdout := sys.stdout) is sys.__stdout__ and isinstance(stdout, io.TextIOWrapper):
         stdout.reconfigure(errors="surrogateescape")
     if (stderr := sys.stderr) is sys.__stderr__ and isinstance(stderr, io.TextIOWrapper):
@@ -98,14 +98,14 @@ def secure_streams() -> None:
 
 
 def speak_utf8() -> None:
-    """Start the process again where the locale would make other names of the paths in YAML and JSON files."""
+    """Start the process again in UTF-8 mode if the locale would misread the paths in YAML and JSON files."""
     if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
         os.environ["PYTHONUTF8"] = "1"
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 class _Lasting(io.FileIO):
-    """A stream that drops what cannot be written, and has that logged once."""
+    """A stream that drops what cannot be written, and logs that once."""
 
     _told = False
 
@@ -116,6 +116,6 @@ class _Lasting(io.FileIO):
         except OSError as error:
             if not self._told and _LOG.hasHandlers():  # logging's last resort is stderr itself
                 self._told = True
-                _LOG.warning("stderr cannot be written (%s); what happens goes on unseen", error.strerror)
+                _LOG.warning("stderr cannot be written (%s); progress is no longer shown", error.strerror)
             written = None
         return memoryview(data).nbytes if written is None else written  # None: a full pipe that must not be waited for

@@ -1,7 +1,7 @@
-"""Numbers of a searched recipe that nothing reads, so that a search would vary them in vain.
+"""Parameters of a searched recipe that nothing reads: varying them would waste trials.
 
-Guarantees: what is named changes no tensor of any candidate that was looked at: of the extremes, and, where more than
-numbers is searched, of some that are drawn.
+Guarantees: a parameter that is named changes no tensor of the candidates that were checked: the extreme recipes, and
+some random ones if the space has several structures.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ from itertools import islice, takewhile
 from typing import Any
 
 from merging import Merger, Recipe
+from merging.planning.parameters import structure_of
 from merging.unread import NO_PARAMETER, Keys, unread, unread_notes
 from search.space.space import SearchSpace
 from search.views.progress import Progress
 
-# How many recipes are drawn where a method, a model or a layer is searched, too: two choices may have to meet.
+# How many random recipes are checked if methods, models or layers are searched: two choices may have to meet.
 _DRAWS = 20
 
 
@@ -26,13 +27,13 @@ def unread_lines(
     extremes: Sequence[Recipe],
     progress: Progress,
 ) -> list[str]:
-    """Return a line for each number of a searched recipe, itself searched or not, that no candidate reads.
+    """Return one line per parameter of the recipe, searched or not, that no candidate reads.
 
     Args:
         space: the search space.
         merger: merges its recipes.
-        extremes: recipes of the space that can be merged, in which every choice stands.
-        progress: told while a parent is compared with the base.
+        extremes: the extreme recipes of the space, all of which can be merged.
+        progress: told while parents are compared with the base.
     """
     compared = partial(progress.count, "comparing the parents", "tensors")
     reasons: dict[Keys, dict[str, None]] = {}
@@ -47,32 +48,29 @@ def unread_lines(
 
 
 def _told(reasons: Iterable[str]) -> str:
-    """Return the reasons in one; that some of the methods do not know a number is told if nothing else is."""
+    """Join the reasons; that a method does not have the parameter counts only if there is no other reason."""
     return "; ".join([each for each in reasons if NO_PARAMETER not in each] or reasons)
 
 
 def _telling(
     space: SearchSpace, merger: Merger, extremes: Sequence[Recipe], in_doubt: Callable[[], bool]
 ) -> Iterator[Recipe]:
-    """Yield the recipes that tell most: both ends of all ranges, every choice, and, while in doubt, some drawn ones."""
+    """Yield the recipes at both ends of all ranges, one per structure, and, while in doubt, random ones."""
     yield from extremes[:2]
-    forms = {repr(_form(recipe.to_dict())): recipe for recipe in extremes}
-    yield from (recipe for recipe in forms.values() if recipe not in extremes[:2])
-    if len(forms) > 1 and in_doubt():
+    by_structure = {_structure(recipe): recipe for recipe in extremes}
+    yield from (recipe for recipe in by_structure.values() if recipe not in extremes[:2])
+    if len(by_structure) > 1 and in_doubt():
         yield from takewhile(lambda _: in_doubt(), islice(space.drawn(merger.steps), _DRAWS))
 
 
-def _form(node: Any, of_method: bool = False) -> Any:
-    """Return what a recipe's plain data is without the numbers of its method; a choice of yes or no is none."""
-    if isinstance(node, list):
-        return [_form(value, of_method) for value in node]
-    if isinstance(node, dict):
-        return {name: _form(value, of_method or name == "parameters") for name, value in node.items()}
-    return None if of_method and type(node) in (int, float) else node
+def _structure(recipe: Recipe) -> object:
+    """Return what distinguishes a recipe besides its numbers: its structure, switches and words."""
+    structure, values = structure_of(recipe)
+    return structure, tuple(None if type(value) in (int, float) else value for value in values)
 
 
 def _in(template: Any, keys: Keys) -> Keys:
-    """Return where a number stands in the template, in which a single filter may have no list around it."""
+    """Return where a parameter is in the template, which may have a single filter without the list around it."""
     found: list[str | int] = []
     for key in keys:
         if isinstance(template, dict) and isinstance(key, int) and "value" in template:

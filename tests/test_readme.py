@@ -31,7 +31,7 @@ def test_the_python_example_runs(
 
 def test_the_example_config_is_valid(tmp_path: Path) -> None:
     from search import SearchConfig
-    from search.space.config import EvaluationSection
+    from search.space.sections import EvaluationSection
 
     (text,) = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
     page = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")

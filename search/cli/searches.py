@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def _seconds(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:  # noqa: ARG001
     """Read a duration such as 8h or 1h30m as seconds."""
-    from search.space.config import parse_duration
+    from search.space.sections import parse_duration
 
     try:
         return None if value is None else parse_duration(value)

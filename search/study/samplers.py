@@ -24,7 +24,7 @@ from search.study.record import TrialRecord
 from search.study.store import Proposal
 
 if TYPE_CHECKING:
-    from search.space.config import Sampler
+    from search.space.sections import Sampler
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,7 +69,8 @@ def test_a_parent_that_is_asked_otherwise_is_named(family: Family, tmp_path: Pat
     file.save(str(family.b / "tokenizer.json"))
     (note,) = [note for note in said(family.write(evaluation=PARENTS_ALONE), tmp_path / "run") if "tokens" in note]
     assert note == (
-        "b: asked with other tokens than the merges; one tokenizer asks all if evaluation.prompt.tokenizer names it"
+        "b: the prompts have other tokens than for the merges; set evaluation.prompt.tokenizer to use one tokenizer "
+        "for all"
     )
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from merging import MergingError
 from search import SearchConfig, SearchError
-from search.space.config import parse_duration
+from search.space.sections import parse_duration
 from tests.search.family import Family
 
 
@@ -155,7 +155,7 @@ def test_an_anchor_used_twice_is_two_ranges(family: Family) -> None:
         ("trials: 3", "trials: many", "search.trials: expected a whole number, got 'many'"),
         ("trials: 3", "trials: 0", "search.trials: expected a number above 0, got 0"),
         ("trials: 3", "trials: 3, sampler: tpee", "search.sampler: .*'tpe', 'cmaes'.*'tpee'"),
-        ("trials: 3", "trials: 3, timeout: soon", "search.timeout: 'soon' is no duration"),
+        ("trials: 3", "trials: 3, timeout: soon", "search.timeout: 'soon' is not a duration"),
         ("trials: 3", "trials: 3, trials: 4", "the key 'trials' is given twice"),
         (
             "problems.jsonl",
@@ -255,7 +255,7 @@ def test_where_to_merge_is_a_device_or_a_device_map(family: Family) -> None:
         f"{text}\nmerging: {{device_map: {{model: 0, lm_head: 'cuda:1'}}}}", folder=family.folder
     )
     assert given.merging.device_map == {"model": 0, "lm_head": "cuda:1"}
-    with pytest.raises(SearchError, match=r"merging: .*device and device_map say where to merge; give one of the two"):
+    with pytest.raises(SearchError, match=r"merging: .*device and device_map both say where to merge"):
         SearchConfig.parse(f"{text}\nmerging: {{device_map: auto, device: cpu}}", folder=family.folder)
     with pytest.raises(SearchError, match=r"merging\.device_map"):
         SearchConfig.parse(f"{text}\nmerging: {{device_map: balanced}}", folder=family.folder)
@@ -283,7 +283,7 @@ def test_separate_objectives_need_several_sets_and_a_sampler_for_them(family: Fa
         SearchConfig.parse(text, folder=family.folder)
     several = text.replace("problems.jsonl", "[problems.jsonl, humaneval]", 1)
     assert SearchConfig.parse(several, folder=family.folder).objectives == 2
-    with pytest.raises(SearchError, match=r"cmaes has a single objective; take another sampler"):
+    with pytest.raises(SearchError, match=r"cmaes takes a single objective; set another sampler"):
         SearchConfig.parse(several.replace("separate", "separate, sampler: cmaes", 1), folder=family.folder)
 
 

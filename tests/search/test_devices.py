@@ -24,11 +24,11 @@ def test_what_is_here_can_be_asked_for() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("gpu", "--device: 'gpu' is no device; give auto, or one of this machine's: cpu"),
-        ("", "--device: '' is no device"),
-        (ABSENT, f"--device: there is no {ABSENT} here; give auto, or one of this machine's: cpu"),
-        ("meta", "--device: there is no meta here"),
-        ("cpu:1", "--device: there is no cpu:1 here"),
+        ("gpu", "--device: 'gpu' is not a device; give auto or one of cpu"),
+        ("", "--device: '' is not a device"),
+        (ABSENT, f"--device: this machine has no {ABSENT}; give auto or one of cpu"),
+        ("meta", "--device: this machine has no meta"),
+        ("cpu:1", "--device: this machine has no cpu:1"),
     ],
 )
 def test_what_is_not_here_is_refused_with_what_is(name: str, message: str) -> None:
@@ -50,11 +50,11 @@ def test_commands_refuse_it_in_one_line(command: Command, family: Family, tmp_pa
 
 def test_a_config_is_refused_by_its_key(family: Family, finished: Path, tmp_path: Path) -> None:
     config = family.write(more="merging: {device: gpu}")
-    with pytest.raises(SearchError, match=r"search\.yaml: merging\.device: 'gpu' is no device"):
+    with pytest.raises(SearchError, match=r"search\.yaml: merging\.device: 'gpu' is not a device"):
         run_search(SearchConfig.load(config), tmp_path / "run")
     assert not (tmp_path / "run").exists()
     shutil.copytree(finished, tmp_path / "moved")
     with (tmp_path / "moved" / "config.yaml").open("a") as file:
         file.write("merging: {device: gpu}\n")
-    with pytest.raises(SearchError, match=r"moved/config\.yaml: merging\.device: 'gpu' is no device"):
+    with pytest.raises(SearchError, match=r"moved/config\.yaml: merging\.device: 'gpu' is not a device"):
         export_trial(tmp_path / "moved", tmp_path / "out")

@@ -9,7 +9,7 @@ from typing import Any, get_args
 import pytest
 
 from search import SearchConfig
-from search.space.config import Sampler
+from search.space.sections import Sampler
 from search.study.memory_store import MemoryStore
 from search.study.samplers import SAMPLERS, Proposer
 from search.study.store import Job, Proposal, Records

@@ -1,0 +1,209 @@
+"""The sections of a config file, key by key, before anything that it names is looked up.
+
+Guarantees: unknown keys, wrong types and values out of range are errors that name the file, the key and the remedy.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from evaluation import (
+    BackendName,
+    ComputeDtype,
+    EvaluationError,
+    ProblemSet,
+    PromptFormat,
+    Sampling,
+    load_problems,
+)
+from merging import LoadOptions, YamlReader, shown
+from merging.sizes import parse_size
+from search.errors import SearchError
+
+Sampler: TypeAlias = Literal["tpe", "cmaes", "gp", "nsgaii", "qmc", "random"]
+Objectives: TypeAlias = Literal["weighted", "separate"]
+
+YAML = YamlReader("config", SearchError)
+"""Reads config files, and the recipes in them."""
+
+_DURATION = re.compile(r"(?:(?P<h>\d+(?:\.\d+)?)h)?(?:(?P<m>\d+(?:\.\d+)?)m)?(?:(?P<s>\d+(?:\.\d+)?)s?)?")
+
+
+def parse_duration(value: object) -> float:
+    """Return the seconds of ``8h``, ``1h30m``, ``90m``, ``45s`` or a plain number of seconds. Raises ValueError."""
+    match = _DURATION.fullmatch(str(value).strip())
+    seconds = sum(float(match[unit] or 0) * scale for unit, scale in (("h", 3600), ("m", 60), ("s", 1))) if match else 0
+    if seconds <= 0:
+        raise ValueError(f"{value!r} is not a duration; write it like 8h, 1h30m, 90m or 45s")
+    return seconds
+
+
+Duration: TypeAlias = Annotated[float, BeforeValidator(parse_duration)]
+Size: TypeAlias = Annotated[int, BeforeValidator(parse_size)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class PromptSection(_Section):
+    """The format of the prompts, and the tokenizer that renders them."""
+
+    format: PromptFormat = "completion"
+    tokenizer: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_format(cls, data: Any) -> Any:
+        return {"format": data} if isinstance(data, str) else data
+
+
+class ProblemsEntry(_Section):
+    """One problem set that candidates are scored on."""
+
+    source: str
+    weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    prompt: PromptFormat | None = None
+    timeout: Duration | None = None
+    without: tuple[str, ...] = ()
+
+    def load(self, where: str) -> ProblemSet:
+        """Load its problems; errors begin with `where`. Raises SearchError."""
+        try:
+            return load_problems(
+                self.source, without=self.without, prompt_format=self.prompt, timeout_seconds=self.timeout
+            )
+        except EvaluationError as error:
+            raise SearchError(f"{where}: {error}") from None
+
+
+def _entries(value: object) -> object:
+    """Return problem sets as a list of mappings. A single set needs no list, a set without settings no mapping."""
+    given = value if isinstance(value, list | tuple) else [value]
+    return [{"source": entry} if isinstance(entry, str) else entry for entry in given]
+
+
+class EvaluationSection(_Section):
+    """What candidates are scored on."""
+
+    problems: Annotated[tuple[ProblemsEntry, ...], BeforeValidator(_entries)] = Field(
+        default=(ProblemsEntry(source="humaneval"),), min_length=1
+    )
+    prompt: PromptSection = PromptSection()
+    backend: BackendName = "transformers"
+    compute_dtype: ComputeDtype = "auto"
+    max_new_tokens: int = Field(default=512, gt=0)
+    batch_size: int | None = Field(default=None, gt=0)
+    report_fraction: float = Field(default=0.5, ge=0, lt=1)
+    timeout: Duration | None = None
+    samples: int = Field(default=1, gt=0)
+    temperature: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    workers: int | None = Field(default=None, gt=0)
+    allow_code_execution: bool = False
+
+    @model_validator(mode="after")
+    def _settings_agree(self) -> EvaluationSection:
+        if self.backend == "vllm" and self.compute_dtype == "float32":
+            raise ValueError("compute_dtype: float32: vllm computes in the recipe's dtype; set auto or recipe")
+        self.sampling(0)  # raises ValueError if it makes no sense
+        return self
+
+    def sampling(self, seed: int) -> Sampling:
+        """Return how completions are sampled. Raises ValueError if the settings exclude each other."""
+        return Sampling(self.samples, self.temperature, self.top_p, seed)
+
+    def load_problems(self, source: str = "<config>") -> ProblemSet:
+        """Load the problems of all sets, with the weights of the sets.
+
+        Raises SearchError that names the key in the config `source`.
+        """
+        key = f"{source}: evaluation.problems"
+        sets = [entry.load(f"{key}[{index}]") for index, entry in enumerate(self.problems)]
+        try:
+            return ProblemSet.joined(sets, [entry.weight for entry in self.problems])
+        except EvaluationError as error:
+            raise SearchError(f"{key}: {error}") from None
+
+
+class SearchSection(_Section):
+    """How many candidates are proposed, and how."""
+
+    sampler: Sampler = "tpe"
+    trials: int = Field(default=100, gt=0)
+    timeout: Duration | None = None
+    seed: int = Field(default=0, ge=0)
+    finalists: int = Field(default=3, ge=1)
+    objectives: Objectives = "weighted"
+    prune_margin: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    enqueue: tuple[str | dict[str, Any], ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keys_are_current(cls, data: Any) -> Any:
+        if isinstance(data, dict) and "screen" in data:
+            raise ValueError("screen is now called prune_margin")
+        return data
+
+    @model_validator(mode="after")
+    def _sampler_has_many_objectives(self) -> SearchSection:
+        if self.objectives == "separate" and self.sampler == "cmaes":
+            raise ValueError("objectives: separate: cmaes takes a single objective; set another sampler, such as tpe")
+        return self
+
+
+class MergingSection(_Section):
+    """Where merging happens, what it may read, and its random seed."""
+
+    device: str = "auto"
+    device_map: Literal["auto"] | dict[str, int | str] | None = None
+    memory_budget: Size | None = None
+    lazy_unpickle: bool = False
+    random_seed: int = 0
+    compile: bool | None = None
+    trust_remote_code: bool = False
+    allow_crimes: bool = False
+
+    @model_validator(mode="after")
+    def _one_of_device_and_map(self) -> MergingSection:
+        if self.device_map is not None and self.device != "auto":
+            raise ValueError("device and device_map both say where to merge; give one of them")
+        return self
+
+    @property
+    def load_options(self) -> LoadOptions:
+        """How models are opened."""
+        return LoadOptions(self.lazy_unpickle, self.trust_remote_code, self.allow_crimes)
+
+
+class Sections(_Section):
+    """A whole config file."""
+
+    recipe: dict[str, Any]
+    evaluation: EvaluationSection = EvaluationSection()
+    search: SearchSection = SearchSection()
+    merging: MergingSection = MergingSection()
+
+    @model_validator(mode="after")
+    def _objectives_have_sets(self) -> Sections:
+        if self.search.objectives == "separate" and len(self.evaluation.problems) == 1:
+            raise ValueError("search.objectives: separate needs several sets in evaluation.problems")
+        return self
+
+    @classmethod
+    def load(cls, path: Path) -> Sections:
+        """Read a config file without looking up what it names, as in a results folder. Raises SearchError."""
+        return cls.parse(YAML.text(path), str(path))
+
+    @classmethod
+    def parse(cls, text: str, source: str) -> Sections:
+        """Read the text of a config; errors call it `source`. Raises SearchError."""
+        data = YAML.parse(text, source)
+        if not isinstance(data, dict):
+            got = "nothing" if data is None else shown(data)
+            raise SearchError(f"{source}: expected a mapping with the keys recipe, evaluation, search; got {got}")
+        return YAML.validate(cls, data, source)
