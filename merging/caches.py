@@ -1,7 +1,8 @@
-"""Caches: files that spare the next process what took long to make, and the folder for them in the user's home.
+"""Caches: files that save the next process slow work, and their folder in the user's home.
 
-Guarantees: a file or folder is there whole or not at all, whoever else makes it and whatever ends the process. What a
-killed process leaves unfinished is called ``.NAME.*.part``; `sweep` removes it, and nothing that a living one makes.
+Guarantees: a file or folder appears whole or not at all, even if several processes make it or one is killed. What a
+killed process leaves unfinished is called ``.NAME.*.part``; `sweep` removes it, and leaves alone what a living process
+is making.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def sweep(folder: Path, pattern: str = ".*.part") -> None:
 
 @cache
 def _usable(folder: Path) -> bool:
-    """Whether a folder is there and can be written; what is unfinished in it is swept. Asked once a process."""
+    """Whether a folder exists and can be written; sweeps what is unfinished in it. Asked once per process."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 def build_model(config: PreTrainedConfig, parents: ParentSet) -> PreTrainedModel:
-    """Return a model of a config on the parents' devices, in eval mode, its weights not yet set.
+    """Build the model of a config on the parents' devices, in eval mode, with undefined weights.
 
-    One that is spread is made in the host's memory first, which takes none: nothing is written there.
+    A model for several devices is first built in the host's memory, where it takes no room: nothing is written to it.
     """
     if not parents.placement.is_spread:
         return _build(config, parents, parents.device)
@@ -41,7 +41,7 @@ def _build(config: PreTrainedConfig, parents: ParentSet, device: torch.device) -
 
 
 def _widen(model: Any, dtype: torch.dtype) -> None:
-    """Give float32 to what transformers keeps in it on loading a model in fewer bits, and not on building one."""
+    """Widen what transformers keeps in float32 when it loads a 16-bit model, but not when it builds one."""
     kept = set(model._keep_in_fp32_modules_strict or ()) if dtype.itemsize == 2 else set()
     kept |= set(model._keep_in_fp32_modules or ()) if dtype == torch.float16 else set()
     patterns = [re.compile(part.replace("*", ".*")) for part in kept]
@@ -51,7 +51,7 @@ def _widen(model: Any, dtype: torch.dtype) -> None:
 
 
 def compute_in_float32(model: PreTrainedModel) -> None:
-    """Let a model of 16 bits compute in float32, which holds each of its numbers; a wider one is left as it is."""
+    """Make a 16-bit model compute in float32, which holds each of its values; leave a wider model as it is."""
     if model.dtype.itemsize != 2:
         return
     for tensor in chain(model.parameters(), model.buffers()):

@@ -48,12 +48,12 @@ def merged_config(
 
 
 def _forget_how_to_load(config: PreTrainedConfig, has_code: bool) -> None:
-    """Take out of a config what would make `from_pretrained` load plain tensors as something else."""
+    """Remove from a config what would make `from_pretrained` load plain tensors as something else."""
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
     for key in loading_keys(vars(config), has_code):
         delattr(config, key)
-    # What serves models chooses their class by this; a config source may name one that judges texts and writes none.
+    # Servers choose the model's class by this; a config source may name a classifier, which does not generate.
     built = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
     if config.architectures and not has_code and isinstance(built, type):
         config.architectures = [built.__name__]
@@ -99,7 +99,7 @@ def generation_config_text(config_source: Checkpoint, special: SpecialTokens | N
 
 
 def loaded_end_tokens(checkpoint: Checkpoint, special: SpecialTokens | None) -> object:
-    """Return the ids of the tokens that end what a model writes, with these special tokens if there are any."""
+    """Return the ids of the tokens that end a model's answers, with these special tokens if given."""
 
     def ask() -> object:
         return generation_config(checkpoint, special).eos_token_id
@@ -110,7 +110,7 @@ def loaded_end_tokens(checkpoint: Checkpoint, special: SpecialTokens | None) -> 
 
 
 def ends_besides(checkpoint: Checkpoint, special: SpecialTokens) -> Sequence[int]:
-    """Return the ids that end an answer, and that neither the model's configs nor its tokenizer say to end a text."""
+    """Return the ids that end an answer although neither the model's configs nor its tokenizer list them as ends."""
     known = loaded_end_tokens(checkpoint, replace(special, ends=()))
     listed = known if isinstance(known, list) else [known]
     return [end for end in dict.fromkeys(special.ends) if end not in listed]

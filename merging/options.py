@@ -39,7 +39,7 @@ class MergeOptions:
             room is read again for every candidate. By default what is free.
         random_seed: the seed of methods that draw random numbers.
         compile: whether to merge with compiled kernels; None where that saves time.
-        statistics: a folder in which what is computed of the parents alone is found again; it is written to once
+        statistics: a folder where statistics of the parents are found again; it is written to only after
             `ParentSet.statistics.write` was called.
         load: what opening the parents may do.
     """

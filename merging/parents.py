@@ -1,8 +1,7 @@
-"""The parents: opened once, checked against each other, and kept resident for as long as candidates are made of them.
+"""The parents: opened once, checked against each other, and kept in memory while candidates are made of them.
 
-Guarantees: all parents have the same tensors, shapes and architecture, or opening fails with the name of what differs
-(only the rows of an embedding may differ, where every recipe says what becomes of them); opening reads headers alone; a
-tensor that has room is read from disk once. Does not merge.
+Guarantees: parents that do not fit each other are refused (parent_checks.py); opening reads headers only; a tensor that
+has room is read from disk once. Does not merge.
 """
 
 from __future__ import annotations
@@ -148,29 +147,28 @@ class ParentSet:
             residency.note_shortage({each for _, each in wanted if self._residency(each.name) is residency})
 
     def leave_room(self, nbytes: int) -> None:
-        """Keep so much less where the live model is, which is wider than the parents."""
+        """Leave this many more bytes to the live model, which is wider than the parents."""
         for residency in self._residencies.values():
             residency.leave_room(nbytes // len(self._residencies))
 
     def tensor(self, parent: str, name: str, device: torch.device | None = None) -> Tensor:
         """Return a parent's tensor in the dtype it was saved in; a tied head is its embedding.
 
-        It is on the device of the live model's tensor of that name, if it is not asked for on another one.
-
-        It is not to be written to. On a GPU, a tensor that has no room there is valid until two more steps have begun.
+        By default it is on the device of the live model's tensor of that name. It must not be written to. On a GPU, a
+        tensor that has no room there stays valid until two more steps have begun.
         """
         return self._residencies[device or self.placement.device_of(name)].get(self.stored(parent, name))
 
     def kept(self, parent: str, name: str) -> Tensor | None:
-        """Return a parent's tensor where it is kept between two candidates, or None where it is read each time."""
+        """Return a parent's tensor if it is kept between candidates, or None if it is read each time."""
         return self._residency(name).keep(self.stored(parent, name))
 
     def expect(self, sources: Iterable[tuple[str, str]], device: torch.device) -> None:
-        """Begin to bring tensors, given as (parent, name), to a GPU while it computes with others."""
+        """Start copying tensors, given as (parent, name), to a GPU while it computes with others."""
         self._residencies[device].expect([self.stored(parent, name) for parent, name in sources])
 
     def derive(self, parent: str, derived: StoredTensor) -> None:
-        """Give a parent one more tensor, which is made of the parents' and kept like theirs."""
+        """Add a tensor to a parent that is made of the parents' tensors and kept like theirs."""
         self._derived.setdefault((parent, derived.name), derived)
 
     def has(self, parent: str, name: str) -> bool:
@@ -199,7 +197,7 @@ class ParentSet:
         return self.statistics.once(("all_equal", sources), equal)
 
     def made_of(self, sources: Sources, dtype: torch.dtype, digest: Digest) -> object:
-        """Return plain data that tells what a statistic of some tensors is made of.
+        """Return plain data that identifies what a statistic of some tensors is computed from.
 
         Args:
             sources: the tensors, each given as (parent, name); None for a base that there is not.
@@ -218,7 +216,7 @@ class ParentSet:
         return self._stacks[parent][head]
 
     def layer_shapes(self, parent: str, head: str, index: int) -> Mapping[str, torch.Size]:
-        """Return the tensors of a layer, by what stands after its index, with their shapes: of which kind it is."""
+        """Return the kind of a layer: the shapes of its tensors, by the part of their names after the layer's index."""
         key = (parent, head, index)
         if key not in self._layer_shapes:
             stack = self.stack(parent, head)

@@ -1,7 +1,7 @@
-"""Sharing: tensors of the live model that are made in the same way lie in the same memory.
+"""Sharing: tensors of the live model that are made in the same way share their memory.
 
-A stack that repeats a layer holds it once. Each layer of the model is still its own module, with its own place in the
-key-value cache; only the memory of the weights is one.
+A stack that repeats a layer holds its weights once. Each layer of the model is still a module of its own, with its own
+place in the key-value cache.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from merging.residency.placement import Placement
 
 
 def owners(steps: Sequence[Step], placement: Placement) -> dict[str, str]:
-    """Return for each output tensor the first one that is equal to it: made of the same by the same, on its device."""
+    """Return for each output tensor the first one on its device that is made of the same sources in the same way."""
     first: dict[tuple[object, ...], str] = {}
     return {step.name: first.setdefault((placement.device_of(step.name), *_made_of(step)), step.name) for step in steps}
 

@@ -1,7 +1,7 @@
-"""The digest of a merge's weights, the same of the live model and of the files that it is exported into.
+"""The digest of a merge's weights: equal for the live model and for its export.
 
-It is of the name, shape, dtype and bytes of each tensor as files hold it. A tensor that the model cannot hold as its
-file does (one of 32 bits in a model of 16) is taken as the model loads it.
+It covers the name, shape, dtype and bytes of each tensor as files hold it. A tensor that the model cannot hold in its
+file's dtype (32 bits in a 16-bit model) counts as the model loads it.
 
 Guarantees: a live model that computes in a wider dtype than the recipe's has the digest of the recipe's.
 """

@@ -55,7 +55,7 @@ class Adapter:
         except (OSError, ValueError) as error:
             raise MergingError(f"{file}: cannot be used: {error}") from None
         if not isinstance(config, dict) or not isinstance(config.get("r"), int) or "lora_alpha" not in config:
-            raise MergingError(f"{file}: is no config of a LoRA adapter (no 'r', no 'lora_alpha')")
+            raise MergingError(f"{file}: is not the config of a LoRA adapter (no 'r', no 'lora_alpha')")
         adapter = cls(reference, folder, config, tensors)
         adapter._refuse_other_kinds()
         return adapter
@@ -135,7 +135,7 @@ class _Binding:
             self.parts.setdefault(match["module"], {})[match["part"]] = tensor
             return
         if "lora_" in name:
-            raise MergingError(f"{tensor.file}: tensor {key} is no part of an adapter that is known here")
+            raise MergingError(f"{tensor.file}: tensor {key} is not a known part of an adapter")
         self._save(name, tensor)
 
     def _save(self, name: str, tensor: StoredTensor) -> None:

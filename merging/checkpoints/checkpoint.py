@@ -84,7 +84,7 @@ class Checkpoint:
 
     @property
     def loading_keys(self) -> list[str]:
-        """The keys of its config.json that say how it is loaded, which a merge of it leaves out."""
+        """The keys of its config.json that say how to load it; a merge leaves them out."""
         content = json.loads((self.folder / CONFIG).read_text(encoding="utf-8"))
         parts = [content, *(value for value in content.values() if isinstance(value, dict))]
         return list(dict.fromkeys(key for part in parts for key in loading_keys(part, self.options.trust_remote_code)))
@@ -124,7 +124,7 @@ class Checkpoint:
 
     @property
     def generation_settings(self) -> str:
-        """What its generation_config.json asks for besides the likeliest token, in words. Raises MergingError."""
+        """What its generation_config.json asks for beyond greedy decoding, in words. Raises MergingError."""
         words: str = self.remembered(
             "generation settings", lambda: generation_settings(self.generation_config.to_diff_dict())
         )
@@ -169,7 +169,7 @@ class Checkpoint:
         return {name: tuple(pieces) for name, pieces in found.items()}
 
     def remembered(self, question: object, ask: Callable[[], Any]) -> Any:
-        """Return what transformers says of the model, as plain data; kept on disk unless code of its own may answer.
+        """Return what transformers says about the model, as plain data; kept on disk unless its own code may answer.
 
         Args:
             question: what is asked, as plain data; the bytes of its config files are part of it.
@@ -251,7 +251,7 @@ def _download(reference: str, options: LoadOptions, what: str) -> Path:
 
 @contextmanager
 def _asking_the_hub(what: str) -> Iterator[None]:
-    """Say what takes long, and give up requests that get no answer: some of huggingface_hub 2.4's have no limit."""
+    """Announce slow downloads, and give up unanswered requests: some of huggingface_hub 2.4's have no time limit."""
     from huggingface_hub import constants, get_session
 
     seconds = constants.HF_HUB_ETAG_TIMEOUT
@@ -275,7 +275,7 @@ def _asking_the_hub(what: str) -> Iterator[None]:
 
 
 def _open_weights(what: str, folder: Path, options: LoadOptions, single: str = _SAFETENSORS) -> dict[str, StoredTensor]:
-    """Return the tensors of a model's or an adapter's folder; `what` is how errors call it."""
+    """Return the tensors of a model's or an adapter's folder; errors call it `what`."""
     tensors: dict[str, StoredTensor] = {}
     for file in _weight_files(what, folder, single):
         tensors.update(read_header(file))
@@ -326,7 +326,9 @@ def _indexed_files(what: str, folder: Path, single: str) -> list[Path]:
         content: dict[str, Any] = json.loads(index.read_text(encoding="utf-8"))
         files = sorted({folder / name for name in content["weight_map"].values()})
     except (OSError, ValueError, KeyError, AttributeError, TypeError):
-        raise MergingError(f"{index}: is no index of {index.suffixes[0][1:]} files; download the model again") from None
+        raise MergingError(
+            f"{index}: is not an index of {index.suffixes[0][1:]} files; download the model again"
+        ) from None
     missing = [file.name for file in files if not file.exists()]
     if missing:
         raise MergingError(f"{what}: {missing[0]} is missing ({index.name} names it); download the model again")

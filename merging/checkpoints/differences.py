@@ -1,7 +1,6 @@
-"""Differences of parents whose tensors have one shape, and yet do not mean the same; and what of them is left out.
+"""Differences between parents whose tensors have the same shapes and yet different meanings, and what merges leave out.
 
-Guarantees: knows no model family; a key that a config does not have is not compared. Reads configs and tokenizers, no
-weights.
+Guarantees: knows no model family; compares only keys that both configs have. Reads configs and tokenizers, no weights.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The fit of a model's files and its config: whether transformers would make a model of them as they are.
+"""The fit between a model's files and its config: whether transformers would load the files as they are.
 
-Guarantees: what `from_pretrained` would fill with random numbers, leave out or refuse is named. Reads headers, and of
-weights only a head beside the embedding that its config ties it to.
+Guarantees: names what `from_pretrained` would fill with random numbers, leave out or refuse. Reads headers; the only
+weights that it reads are a tied head and its embedding, where the files hold both.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """The layout: how the tensors in a model's files become those of the live model, and what a merge calls them.
 
-transformers holds some models otherwise than their files do: the experts of a layer lie stacked in one tensor
-(Mixtral), or a tensor has another name (GPT-NeoX's head). Its own conversion mapping says how; nothing here knows a
-model family.
+transformers holds some models differently from their files: it stacks the experts of a layer in one tensor (Mixtral),
+or renames a tensor (GPT-NeoX's head). Its own conversion mapping says how; nothing here knows a model family.
 
 Guarantees: a merge works on the tensors that mergekit 0.1.5 merges. Where files hold a tensor in pieces, these are the
 live model's, by the live model's names; else they are the files', by the files' names. Files of either layout can be

@@ -1,7 +1,8 @@
 """LoRA's arithmetic: a tensor of a base model with the changes that an adapter makes to it, made when it is read.
 
-Guarantees: the bits are those that peft 0.21's `merge_and_unload` gives on a CPU, whatever device the tensor is used
-on. Does not know how an adapter is laid out on disk.
+Guarantees: the bits are those of peft 0.21's `merge_and_unload` on a CPU, whatever device the tensor is used on. Own
+arithmetic pays: each tensor is merged when it is read, so the adapted model is never in memory as a whole. Does not
+know how an adapter is laid out on disk.
 """
 
 from __future__ import annotations

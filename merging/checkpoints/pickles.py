@@ -73,10 +73,10 @@ def _load(file: Path) -> Any:
     except (RuntimeError, OSError, EOFError, ValueError, KeyError, TypeError) as error:
         if "_use_new_zipfile_serialization" in str(error):
             raise MergingError(
-                f"{file}: is no torch pickle, or one of before torch 1.6; save the model again, as safetensors"
+                f"{file}: is not a torch pickle, or is older than torch 1.6; save the model again, as safetensors"
             ) from None
         raise _broken(file, first_line(error)) from None
 
 
 def _broken(file: Path, reason: str) -> MergingError:
-    return MergingError(f"{file}: is no whole torch pickle ({reason}); download or copy it again")
+    return MergingError(f"{file}: is not a complete torch pickle ({reason}); download or copy it again")

@@ -1,7 +1,7 @@
 """References: how a recipe names a parent. A folder or a hub id (with @revision), and after a "+" a LoRA adapter.
 
-Guarantees: a folder that is there by its literal name is that folder, whatever signs its name holds; what a parent is
-called for people is decided here alone, and from the recipe's plain data alone.
+Guarantees: a folder that exists under its literal name is that folder, whatever characters its name holds. Only this
+file decides what a parent is called on screen, and only from the recipe's plain data.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def renamed(node: Any, names: Mapping[str, str]) -> Any:
 
 
 def is_hub_id(part: str) -> bool:
-    """Whether the name of a model (or adapter) that is no folder here may be one on the hub."""
+    """Whether the name of a model or adapter that is not a local folder may be one on the hub."""
     return _HUB_ID.fullmatch(part) is not None
 
 

@@ -1,13 +1,14 @@
-"""The memo: what transformers says of a model, kept on disk, because to ask it takes seconds.
+"""Remembered answers: what transformers says about a model, kept on disk.
 
-A merge needs no model; but only transformers knows which tensors a config asks for, what its class fills in, and which
-ids a tokenizer gives to special tokens, and it must be imported and build the model (without weights) to tell. All
-that is a function of a few small files, so it is asked once for their bytes.
+A merge needs no model, but only transformers knows which tensors a config asks for, what its class fills in, and which
+ids a tokenizer gives to special tokens. To tell, it must be imported and build the model without weights. All of that
+depends on a few small files, so it is asked once for their bytes. It pays: without it, each merge command spends two
+seconds of CPU more.
 
-Guarantees: an answer is used for the same question alone, and the same versions of what gave it (transformers,
-tokenizers, torch, Python, this package's own code); an error is no answer, so what is wrong is found each time. Where
-the home cannot be written, or transformers is a version in development, the question is asked each time. What code
-that comes with a model would answer is never kept; that is left to who asks (`Checkpoint.remembered`).
+Guarantees: an answer is reused only for the same question and the same versions of transformers, tokenizers, torch,
+Python and this package's code. Errors are not remembered. Where the home cannot be written, or transformers is a
+development version, the question is asked each time. The caller never asks here what a model's own code would answer
+(`Checkpoint.remembered`).
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _OWN = Path(__file__).parents[1]
 
 
 def remembered(question: object, ask: Callable[[], Any]) -> Any:
-    """Return what `ask` returned the first time for this question, on this machine.
+    """Return what `ask` returned the first time that this question was asked on this machine.
 
     Args:
         question: plain data (as JSON holds it) that the answer depends on.
@@ -52,7 +53,7 @@ def remembered(question: object, ask: Callable[[], Any]) -> Any:
 
 
 def digest(file: Path) -> str | None:
-    """Return what stands for the bytes of a small file in a question; None for no file."""
+    """Return the digest of a small file, to be part of a question; None if there is no file."""
     try:
         return sha256(file.read_bytes()).hexdigest()
     except FileNotFoundError:
@@ -61,7 +62,7 @@ def digest(file: Path) -> str | None:
 
 @cache
 def _edition() -> list[str] | None:
-    """Return what an answer depends on besides the question; None where that cannot be told."""
+    """Return what answers depend on besides the question; None if that is unknown."""
     try:
         versions = [version(name) for name in _ASKED]
     except PackageNotFoundError:  # code from somewhere, which has none

@@ -126,7 +126,7 @@ def _header(file: Path) -> tuple[dict[str, Any], int]:
             return json.loads(opened.read(size)), 8 + size
     except (SafetensorError, OSError) as error:
         raise MergingError(
-            f"{file}: is no whole safetensors file ({first_line(error)}); download or copy it again"
+            f"{file}: is not a complete safetensors file ({first_line(error)}); download or copy it again"
         ) from None
 
 

@@ -1,8 +1,7 @@
-"""What mergekit makes of a recipe: whether it can read it, and an equal of it that it can.
+"""Equivalents for mergekit: whether it can read a recipe, and an equivalent recipe that it can.
 
-The methods that mergekit does not have are exported as they are searched, in a recipe that merge-search alone reads.
-On demand the merge is exported as a checkpoint, with a recipe of task arithmetic that mergekit 0.1.5 makes the same
-tensors of.
+By default, a merge by a method that mergekit lacks is exported with a recipe that only merge-search reads. On demand it
+is exported as a checkpoint beside a task-arithmetic recipe from which mergekit 0.1.5 makes the same tensors.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ def notice(merge_method: str) -> str | None:
     if METHODS[merge_method].in_mergekit:
         return None
     return (
-        f"{merge_method} is no method of mergekit, which cannot read this recipe; "
+        f"{merge_method} is not a method of mergekit, which cannot read this recipe; "
         "--mergekit-compatible exports an equal of it that mergekit can read"
     )
 

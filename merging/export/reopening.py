@@ -1,7 +1,7 @@
-"""Re-opening: what was exported, read again as a stranger would, before it is called done.
+"""Re-opening: an export is read as any user would read it, before it is called done.
 
-Guarantees: the files hold the tensors that were merged, by name, shape and dtype; transformers makes a model of their
-config that asks for these tensors and no others; it ends at the tokens that what was scored ended at. Reads headers.
+Guarantees: the files hold the merged tensors, by name, shape and dtype. The model that transformers builds from the
+config asks for exactly these tensors, and its answers end at the same tokens as when it was scored. Reads headers.
 """
 
 from __future__ import annotations

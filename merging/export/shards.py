@@ -1,7 +1,7 @@
 """Shards: the safetensors files of a model, written as their tensors are made.
 
-Guarantees: of a file no more is in memory than one tensor for each thread that makes some; tensors lie where their
-dtype wants them. Does not know how a tensor is made, or into which pieces files take it apart.
+Guarantees: at most one tensor per thread is in memory; tensors are aligned for their dtype. Does not know how a tensor
+is made, or which pieces files split it into.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def write_shard(
 
 
 def _write_all(file: int, content: bytes | memoryview, start: int) -> int:
-    """Write at a place of a file, which is no state that threads would share; return how many bytes."""
+    """Write at an offset of a file, so that threads share no state; return the number of bytes."""
     left = memoryview(content)
     while left:
         count = os.pwrite(file, left, start)

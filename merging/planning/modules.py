@@ -1,7 +1,7 @@
 """The modules of a model, and the slices that a recipe makes each of.
 
-A language model is one module. One that has several stacks of layers is, as in mergekit 0.1.5, a module for each stack,
-called what stands before a layer's index in the names of its tensors, and one for the tensors that are in none.
+A language model is one module. As in mergekit 0.1.5, a model with several stacks of layers has a module for each stack,
+named after the prefix of its layers' tensors, and one for the tensors outside all stacks.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from merging.recipes.recipe import Recipe
 from merging.recipes.schema import InputModel, InputSlice, OutputSlice, Parameters
 
 DEFAULT = "default"
-"""What mergekit calls the one module that a language model is, and that of the tensors in no stack."""
+"""mergekit's name for the single module of a language model, and for that of the tensors outside all stacks."""
 
 
 @dataclass(frozen=True, slots=True)
 class Module:
-    """What one module of the output is made of: slices whose base is among their sources, and numbers for all."""
+    """One module of the output: its slices, each with its base among its sources, and their common parameters."""
 
     slices: Sequence[OutputSlice]
     parameters: Parameters
@@ -101,7 +101,7 @@ def _whole_models(recipe: Recipe, models: Sequence[InputModel], parents: ParentS
     inputs = [(model.model, model.parameters) for model in models]
     if recipe.base_model and recipe.base_model not in [model.model for model in models]:
         inputs.append((recipe.base_model, {}))
-    # The tensors in no stack are as if they were one layer: no layer is read.
+    # Treats non-layer tensors as a single pseudo-layer.
     depths = {name: len(parents.stack(name, stack.head).layers) if stack else 1 for name, _ in inputs}
     if len(set(depths.values())) > 1:
         listed = ", ".join(f"{name} has {depth}" for name, depth in depths.items())

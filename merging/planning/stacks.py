@@ -1,7 +1,7 @@
-"""Stacks: what a config says of its layers, where these are those of other models or stand in another order.
+"""Stacks: the config of a model whose layers come from several models, or stand in another order.
 
-Guarantees: what a config says layer by layer, in whichever of the ways below, follows the layers; where transformers
-would still build other layers of it than were stacked, that is an error. Reads no weights.
+Guarantees: whatever a config says layer by layer follows the layers. A stack from which transformers would build other
+layers than were stacked is an error. Reads no weights.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from merging.parents import ParentSet
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-# Lists in a config that are as long as the model is deep by chance alone.
+# Lists in a config that have one entry per layer only by chance.
 _NOT_OF_LAYERS = ("architectures", "_token_id", "_token_ids", "time_step_limit", "_multipliers")
 # Lists of the indices of layers.
 _INDICES = (
     "attn_layer_indices", "cross_attention_layers", "full_attn_idxs", "hybrid_layer_ids", "mlp_only_layers",
     "moe_layers", "ple_layer_ids", "rope_scaling_layers", "value_embedding_layers",
 )  # fmt: skip
-# How many layers, from the first on, are of a kind; how many up to the last; which one is the last.
+# How many of the first layers are of a kind; how many of the last; the index of the last such layer.
 _FIRST = ("first_k_dense_replace", "moe_layer_start_index", "num_dense_layers")
 _LAST = ("num_kv_shared_layers",)
 _UP_TO = ("moe_layer_end_index",)
-# What repeats with the position, and so cannot follow the layers.
+# What depends on the position of a layer, and so cannot follow it.
 _PERIODIC = (
     "attn_layer_offset", "attn_layer_period", "block_types", "decoder_sparse_step", "expert_layer_offset",
     "expert_layer_period", "full_attention_interval", "interleave_moe_layer_step", "layer_group_size", "moe_layer_freq",
@@ -49,7 +49,7 @@ class Layer:
 
 
 def plain_stack(stack: Sequence[Layer], parents: ParentSet) -> list[object]:
-    """Return all that the config of a stack is made of, and its parents' architecture, as plain data."""
+    """Return everything that the config of a stack and its parents' architecture depend on, as plain data."""
     models = list(parents.checkpoints)
     configs = [checkpoint.config.to_dict() for checkpoint in parents.checkpoints.values()]
     return [configs, [(models.index(layer.parent), layer.index) for layer in stack]]
@@ -73,14 +73,14 @@ def stacked_config(config_source: Checkpoint, stack: Sequence[Layer], parents: P
 
 
 def untie(config: PreTrainedConfig) -> None:
-    """Let a config say that the output head is a tensor of its own, where it says that it is the embedding."""
+    """Make a config that ties the output head to the embedding say that the head is a tensor of its own."""
     if config.tie_word_embeddings:
         for part in (config, config.get_text_config()):
             part.tie_word_embeddings = False
 
 
 class _LayerConfig:
-    """What the model that a layer comes from says of it."""
+    """What the config of the model that a layer comes from says about it."""
 
     def __init__(self, config: PreTrainedConfig, index: int) -> None:
         self.values: dict[str, Any] = config.to_dict()
@@ -89,24 +89,24 @@ class _LayerConfig:
 
     @property
     def overrides(self) -> Mapping[str, Any]:
-        """What its config overrides for the layer alone (transformers' heterogeneous models)."""
+        """What the config overrides for this one layer (transformers' heterogeneous models)."""
         found = self.values.get(_OVERRIDES) or {}
         return next((each for index, each in found.items() if int(index) == self.index), {})
 
     def of_layer(self, key: str, default: Any) -> Any:
-        """Return what is listed for the layer; the default where nothing is: it may be of another architecture."""
+        """Return the layer's entry; the default if there is none, as in another architecture."""
         value: Any = self.values.get(key)
         return value[self.index] if self.lists_layers(key) else default if value is None else value
 
     def lists_layers(self, key: str) -> bool:
-        """Whether a key's value has an entry a layer."""
+        """Whether a key's value has one entry per layer."""
         value = self.values.get(key)
         of_layers = isinstance(value, list) and len(value) == self.depth
         return of_layers and key not in _INDICES and not (key.startswith("mtp_") or key.endswith(_NOT_OF_LAYERS))
 
 
 def _follow(key: str, config_source: _LayerConfig, sources: Sequence[_LayerConfig]) -> Any:
-    """Return what a key of the config says of the stack, or None if it says nothing of layers or cannot follow them."""
+    """Return the value of a config key for the stack, or None if it says nothing about layers or cannot follow them."""
     own = config_source.values[key]
     if key in _INDICES and isinstance(own, list):
         return [index for index, each in enumerate(sources) if each.index in (each.values.get(key) or ())]
@@ -128,7 +128,7 @@ def _follow(key: str, config_source: _LayerConfig, sources: Sequence[_LayerConfi
 def check_stack(
     config: PreTrainedConfig, stack: Sequence[Layer], shapes: Mapping[str, Sequence[int]], parents: ParentSet
 ) -> None:
-    """Check that transformers builds the model of a stack's config out of the tensors that were stacked.
+    """Check that the model which transformers builds from a stack's config has the stacked tensors.
 
     Args:
         config: the stack's.
@@ -137,7 +137,7 @@ def check_stack(
         parents: the open parents.
 
     Raises:
-        MergingError: it would not; names the layer and the keys of the config that decide.
+        MergingError: it has others; the error names the layer and the config keys that decide.
     """
     layout = parents.architecture.layout
     built = Architecture.of(skeleton(config, "of these slices", parents.options), layout)

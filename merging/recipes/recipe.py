@@ -67,12 +67,12 @@ class Recipe(RecipeFields):
 
     @classmethod
     def single(cls, model: str, dtype: Dtype | None = None) -> Recipe:
-        """One model alone, as a recipe."""
+        """Return a single model as a recipe."""
         return cls(merge_method="passthrough", models=(InputModel(model=model),), dtype=dtype)
 
     @classmethod
     def average(cls, models: Sequence[str], dtype: Dtype | None = None, tokenizer_source: str | None = None) -> Recipe:
-        """The equal average of some models, as a recipe."""
+        """Return the equal average of some models as a recipe."""
         inputs = tuple(InputModel(model=model, parameters={"weight": 1.0}) for model in models)
         return cls(merge_method="linear", models=inputs, dtype=dtype, tokenizer_source=tokenizer_source)
 
@@ -98,7 +98,7 @@ class Recipe(RecipeFields):
 
     @property
     def config_source(self) -> str:
-        """The model whose config, generation config and (unless the recipe says otherwise) tokenizer the merge has."""
+        """The model whose config, generation config and (by default) tokenizer the merge has."""
         return self.base_model or self.parents()[0]
 
     @property

@@ -39,14 +39,14 @@ class YamlReader:
         except OSError as error:
             raise self.error(f"{path}: cannot be read: {error.strerror}") from None
         except UnicodeDecodeError:
-            raise self.error(f"{path}: is no UTF-8 text; a {self.kind} is a YAML file") from None
+            raise self.error(f"{path}: is not UTF-8 text; a {self.kind} is a YAML file") from None
 
     def parse(self, text: str, source: str) -> object:
         """Return what a text holds; `source` is what errors call it. Raises `error` with the line."""
         try:
             data = _load(text)
             if _is_endless(data, set(), set()):
-                raise self.error(f"{source}: is no valid YAML: an alias (*name) stands inside what it names")
+                raise self.error(f"{source}: is not valid YAML: an alias (*name) stands inside what it names")
             return data
         except yaml.YAMLError as error:
             mark = getattr(error, "problem_mark", None)
@@ -54,13 +54,13 @@ class YamlReader:
             reason = getattr(error, "problem", None) or str(error).partition("\n")[0]
             if reason == "but found another document":
                 raise self.error(f"{where}: a second document begins here; a {self.kind} is one") from None
-            raise self.error(f"{where}: is no valid YAML: {reason}") from None
+            raise self.error(f"{where}: is not valid YAML: {reason}") from None
         except (
             ValueError,
             TypeError,
             RecursionError,
         ) as error:  # what PyYAML lets through: a 13th month, 1,000 brackets
-            raise self.error(f"{source}: is no valid YAML: {error}") from None
+            raise self.error(f"{source}: is not valid YAML: {error}") from None
 
     def validate(self, schema: type[Schema], data: object, source: str, key: str = "") -> Schema:
         """Return plain data as a schema's object; `key` is where it stands in `source`. Raises `error` with the key."""

@@ -1,6 +1,6 @@
-"""Memory: how much of it is free, on the host and on a device.
+"""Memory: how much is free, on the host and on a device.
 
-Guarantees: on Linux the limit of the control group is seen, too. Where nothing can be known, the answer is any amount.
+Guarantees: on Linux the control group's limit counts. Where nothing is known, the answer is unlimited.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 # Of the host, of a device, and of the libraries that compute on it.
 _NO_MEMORY = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
 _UNKNOWN = sys.maxsize
-# Of what is free: evaluation needs room of its own, and a machine that swaps is no faster than a file.
+# Share of the free memory: evaluation needs room of its own, and swapping is no faster than reading a file.
 _HOST_RESERVE = 0.1
 # Of the whole card: the cache of keys and values, activations, blocks in between.
 _DEVICE_RESERVE = 0.15

@@ -1,7 +1,7 @@
-"""Placement: on which device each module of the live model is, and with it the parents' tensors that it is made of.
+"""Placement: the device of each module of the live model, and of the parents' tensors that it is made of.
 
-Guarantees: every tensor has one device, which is there; a map that leaves a module out, or moves weights about while
-the model computes, is refused before anything is read. accelerate is imported here alone, for a model that is spread.
+Guarantees: every tensor has one device, which exists. A map that leaves a module out, or moves weights while the model
+computes, is refused before anything is read. Only this file imports accelerate, for models spread over devices.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Placement:
         return self.modules[part]
 
     def named(self, names: Mapping[str, str]) -> Placement:
-        """Return this placement with more names for tensors: a merge may call them otherwise than the live model."""
+        """Return this placement with the merge's names for tensors, which may differ from the live model's."""
         return Placement({**self.modules, **{other: self.device_of(name) for name, other in names.items()}})
 
     def dispatch(self, model: Any) -> None:

@@ -1,8 +1,8 @@
-"""Residency: in which memory each of the parents' tensors is kept between two candidates.
+"""Residency: in which memory each of the parents' tensors is kept between candidates.
 
-A tensor lives in the best place that has room: the device's memory, else the host's (pinned, so that a GPU copies from
-it at full speed while it computes), else in its file alone, which is mapped whenever the tensor is merged. The bits of
-what is made of it are the same in all of them.
+A tensor lives in the best place that has room: the device's memory; else the host's, pinned so that a GPU copies from
+it at full speed while it computes; else only its file, which is mapped whenever the tensor is merged. The place never
+changes the bits of a merge.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Residency:
     """Keeps tensors that were read once, as far as a budget goes. Safe to use from several threads.
 
     Attributes:
-        notes: what went otherwise than hoped, for people.
+        notes: what a user should know about the memory, in sentences.
     """
 
     def __init__(self, device: torch.device, budget: Budget) -> None:
@@ -43,14 +43,14 @@ class Residency:
         self._transfers = Transfers(self.device) if device.type == "cuda" else None
 
     def leave_room(self, nbytes: int) -> None:
-        """Leave so much more of the device's memory to others than the budget does; what is kept already stays."""
+        """Leave this many more bytes of the device's memory to others; what is already kept stays."""
         place = "host" if self.device.type == "cpu" else "device"
         self._left[place] = max(0, self._left[place] - nbytes)
 
     def get(self, stored: StoredTensor) -> Tensor:
-        """Return a tensor on the device; one that is kept is not to be written to.
+        """Return a tensor on the device; a kept one must not be written to.
 
-        On a GPU what was announced by `expect` is valid until `expect` was called twice more.
+        On a GPU, a tensor announced by `expect` stays valid until `expect` has been called twice more.
         """
         kept = self.keep(stored)
         if kept is not None and kept.device == self.device:
@@ -61,7 +61,7 @@ class Residency:
             return (stored.view() if kept is None else kept).to(self.device)
 
     def keep(self, stored: StoredTensor) -> Tensor | None:
-        """Read a tensor into the best memory that has room, unless it is there; return None where none has."""
+        """Read a tensor into the best memory that has room, if it is not kept yet; return None if nothing has room."""
         kept = self._kept.get(stored)
         if kept is None and stored.nbytes <= max(self._left.values()):
             with self._lock:
@@ -71,13 +71,13 @@ class Residency:
         return kept
 
     def expect(self, wanted: Iterable[StoredTensor]) -> None:
-        """Begin to copy to the device what a later `get` will ask for, while the device computes."""
+        """Start copying to the device what a later `get` will ask for, while the device computes."""
         if self._transfers:
             kept = {stored: self.keep(stored) for stored in wanted}
             self._transfers.begin({s: k for s, k in kept.items() if k is None or k.device != self.device})
 
     def note_shortage(self, wanted: Collection[StoredTensor]) -> None:
-        """Note how much of what was to be kept is not in the device's memory."""
+        """Note how much of what should be kept did not fit into the device's memory."""
         where = {stored: self._kept.get(stored) for stored in wanted}
         on_host = sum(s.nbytes for s, kept in where.items() if kept is not None and kept.device != self.device)
         nowhere = sum(s.nbytes for s, kept in where.items() if kept is None)

@@ -1,7 +1,7 @@
 """Transfers: copies to a GPU that run while it computes, into two buffers by turns.
 
-Guarantees: at most two groups of tensors are on the device at a time; a group is whole before it is computed with, and
-its buffer is not written to before the work that was enqueued with it is done. For CUDA devices alone.
+Guarantees: at most two groups of tensors are on the device at a time. A group is complete before it is used, and its
+buffer is not overwritten before the work enqueued with it is done. Only for CUDA devices.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Statistics: what depends on the parents alone, computed at most once and kept, in memory and on disk."""
+"""Statistics: what depends only on the parents, computed at most once and kept, in memory and on disk."""

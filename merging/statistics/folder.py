@@ -3,10 +3,9 @@
     numbers.json           statistics that are a few numbers
     NAME-KEY.safetensors   each of the others
 
-Guarantees: what is found has the bits that were written for the same parents, statistic, code and version of torch (on
-whichever device). Whatever happens to the folder (a killed or a second writer, a full disk, damage, removal) costs time
-alone. Large ones are mapped, not read: memory that others need is the system's to take. Nothing is written before
-`writes` is set.
+Guarantees: what is found has the bits that were written for the same parents, statistic, code and version of torch, on
+any device. Whatever happens to the folder (a killed or a second writer, a full disk, damage, removal) costs only time.
+Large statistics are mapped, so that the system can take their memory back. Nothing is written before `writes` is set.
 """
 
 from __future__ import annotations
@@ -123,7 +122,7 @@ class StatisticsFolder:
         self._try(lambda: self._write_file(identity, flat))
 
     def save(self) -> None:
-        """Write what was not yet worth a file."""
+        """Write the small statistics that share a file."""
         if not self.writes:
             return
         with self._lock:
@@ -134,7 +133,7 @@ class StatisticsFolder:
                 self._small = {}
 
     def clean(self) -> None:
-        """Remove what writers left that were killed at it."""
+        """Remove what killed writers left unfinished."""
         sweep(self._path)
 
     @cached_property
@@ -179,7 +178,7 @@ class StatisticsFolder:
         put(file, *parts)
 
     def _try(self, write: Callable[[], None]) -> None:
-        """Write, or else say once why nothing more will be."""
+        """Write; on failure, say once why nothing more will be written."""
         try:
             if self.writes:
                 write()

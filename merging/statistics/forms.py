@@ -1,8 +1,7 @@
-"""Forms: how a statistic lies on disk, as tensors that have names, and how it is made of them again.
+"""Forms: how a statistic is stored on disk as named tensors, and how it is restored.
 
-A method that asks for a statistic with a form says that it shall outlive the process: it costs more to compute than to
-hash the parents, which what is kept is known by. (What one or two passes over them make does not.) Guarantees: what is
-read again has the bits of what was written.
+A method gives a form to a statistic that costs more to compute than hashing the parents, by whose digests it is found
+again. Guarantees: what is restored has the bits of what was written.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The memo: statistics in memory, found there by name, tensors and parents, else on disk, else computed.
+"""Statistics of a parent set: found in memory by name, tensors and parents, else on disk, else computed.
 
-Guarantees: a value with a form has the same bits whether it was computed or found. Without a folder, and for what is
-asked for without a form, no file is looked at.
+Guarantees: a value with a form has the same bits whether it was computed or found. Without a folder or a form, no file
+is looked at.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _LOG = logging.getLogger("merging.statistics")
 
 T = TypeVar("T")
 
-# What is worth to be read again once it is written, so that it is the file's memory that is held.
+# From this size on, a written statistic is mapped from its file, so that it takes no memory of its own.
 _LARGE = 1 << 20
 
 

@@ -96,7 +96,7 @@ TEMPLATES = {
     "mistral": _MISTRAL,
 }
 
-# Shorter ones are none to mergekit.
+# mergekit does not take shorter texts for templates.
 _LEAST_LENGTH = 20
 
 # A conversation whose parts are found again in what a template makes of it.
@@ -122,7 +122,7 @@ def choose_template(wanted: str | None, parents: Iterable[str | None]) -> str | 
         return TEMPLATES[wanted]
     if "{" not in wanted or len(wanted) < _LEAST_LENGTH:
         raise MergingError(
-            f"chat_template: {shown(wanted)} is no Jinja template of at least {_LEAST_LENGTH} characters"
+            f"chat_template: {shown(wanted)} is not a Jinja template of at least {_LEAST_LENGTH} characters"
             f"{suggest(wanted, TEMPLATES)}; give the template itself, 'auto', or one of {', '.join(TEMPLATES)}"
         )
     return wanted

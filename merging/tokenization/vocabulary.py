@@ -1,7 +1,7 @@
 """The vocabulary of a merge: which tokens it has, and where each parent's embedding keeps them.
 
-Guarantees: computed from tokenizers and the number of embedding rows alone; the rules of filling are those of mergekit
-0.1.5. Pure data, no weights: what is done with tensors stands in embeddings.py.
+Guarantees: computed only from tokenizers and the number of embedding rows; missing rows are filled as in mergekit
+0.1.5. Pure data, no weights; embeddings.py handles the tensors.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ def _wanted(
     model = source.model if isinstance(source, ModelToken) else source
     if model not in parents:
         raise MergingError(
-            f"{key}: {model} is no parent of this merge{suggest(model, parents)} (parents: {', '.join(parents)})"
+            f"{key}: {model} is not a parent of this merge{suggest(model, parents)} (parents: {', '.join(parents)})"
         )
     if isinstance(source, ModelToken) and source.token_id is not None:
         if not 0 <= source.token_id < vocabulary.sizes[model]:

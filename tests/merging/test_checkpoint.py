@@ -134,13 +134,13 @@ def _put_a_git_lfs_pointer_in_its_place(file: Path) -> None:
 def test_a_truncated_or_corrupted_file_is_named(family: Family, broken: Path, damage: Callable[[Path], None]) -> None:
     file = broken / "model.safetensors"
     damage(file)
-    assert refusal(family.base, str(broken)).startswith(f"{file}: is no whole safetensors file (")
+    assert refusal(family.base, str(broken)).startswith(f"{file}: is not a complete safetensors file (")
 
 
 def test_a_truncated_shard_is_named(qwen_family: Family, broken_shards: Path) -> None:
     shard = sorted(broken_shards.glob("model-*.safetensors"))[1]
     _cut(shard)
-    assert refusal(qwen_family.base, str(broken_shards)).startswith(f"{shard}: is no whole safetensors file (")
+    assert refusal(qwen_family.base, str(broken_shards)).startswith(f"{shard}: is not a complete safetensors file (")
 
 
 def test_a_missing_shard_is_named(qwen_family: Family, broken_shards: Path) -> None:
@@ -156,7 +156,7 @@ def test_a_missing_shard_is_named(qwen_family: Family, broken_shards: Path) -> N
 def test_a_broken_index_is_named(qwen_family: Family, broken_shards: Path, content: str) -> None:
     index = broken_shards / "model.safetensors.index.json"
     index.write_text(content, encoding="utf-8")
-    assert refusal(qwen_family.base, str(broken_shards)).startswith(f"{index}: is no index of safetensors files")
+    assert refusal(qwen_family.base, str(broken_shards)).startswith(f"{index}: is not an index of safetensors files")
 
 
 def test_a_folder_without_weights_says_what_it_holds_instead(family: Family, broken: Path) -> None:
@@ -305,5 +305,5 @@ def test_a_plain_checkpoint_is_loaded_in_the_dtype_that_it_is_saved_in(family: F
     assert load_model(family.a).dtype == torch.bfloat16
     assert load_model(family.a, dtype="float32").dtype == torch.float32
     _cut(broken / "model.safetensors")
-    with pytest.raises(MergingError, match="is no whole safetensors file"):
+    with pytest.raises(MergingError, match="is not a complete safetensors file"):
         load_model(str(broken))

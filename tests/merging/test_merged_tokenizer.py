@@ -271,7 +271,7 @@ def test_without_any_chat_template_the_automatic_one_is_none(own_family: Family)
 def test_a_word_that_is_no_template_is_refused(own_family: Family, wanted: str) -> None:
     hint = "; did you mean 'chatml'?" if wanted == "chatmil" else ""
     assert refusal(ties(own_family, f"chat_template: '{wanted}'")) == (
-        f"chat_template: '{wanted}' is no Jinja template of at least 20 characters{hint}; give the template itself, "
+        f"chat_template: '{wanted}' is not a Jinja template of at least 20 characters{hint}; give the template itself, "
         "'auto', or one of alpaca, chatml, exaone, llama3, mistral"
     )
 

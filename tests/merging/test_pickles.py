@@ -126,7 +126,7 @@ def test_the_format_of_before_torch_1_6_is_refused_with_the_remedy(broken: Path)
     file = broken / "pytorch_model.bin"
     torch.save({"weight": torch.ones(2)}, file, _use_new_zipfile_serialization=False)
     assert refusal(broken) == (
-        f"{file}: is no torch pickle, or one of before torch 1.6; save the model again, as safetensors"
+        f"{file}: is not a torch pickle, or is older than torch 1.6; save the model again, as safetensors"
     )
 
 
@@ -134,7 +134,7 @@ def test_the_format_of_before_torch_1_6_is_refused_with_the_remedy(broken: Path)
 def test_a_truncated_pickle_is_named(broken: Path, keep: int) -> None:
     file = broken / "pytorch_model.bin"
     file.write_bytes(file.read_bytes()[:keep])
-    assert refusal(broken).startswith(f"{file}: is no ")
+    assert refusal(broken).startswith(f"{file}: is not a ")
 
 
 @pytest.mark.parametrize("content", [[torch.ones(2)], torch.ones(2), {"epoch": 3}])

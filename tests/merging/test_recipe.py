@@ -465,7 +465,7 @@ REFUSALS = {
     ),
     "a key twice": (
         TIES.replace("weight: 1.0,", "weight: 1.0, weight: 2.0,"),
-        "recipe.yaml:6: is no valid YAML: the key 'weight' is given twice",
+        "recipe.yaml:6: is not valid YAML: the key 'weight' is given twice",
     ),
     "an unknown key of a zero embedding": (
         TIES + "tokenizer: {tokens: {'<a>': {source: {kind: zero, token_id: 3}}}}\n",
@@ -519,13 +519,13 @@ def test_sources_of_different_length_are_refused() -> None:
 
 
 def test_broken_yaml_is_refused_with_its_line() -> None:
-    assert refusal("merge_method: ties\nmodels: [\n- a: {\n").startswith("recipe.yaml:3: is no valid YAML: ")
+    assert refusal("merge_method: ties\nmodels: [\n- a: {\n").startswith("recipe.yaml:3: is not valid YAML: ")
 
 
 def test_a_file_that_is_missing_or_no_text_is_refused_by_name(tmp_path: Path) -> None:
     missing, binary = tmp_path / "missing.yaml", tmp_path / "binary.yaml"
     binary.write_bytes(b"\xff\xfe\x00")
-    for file, message in ((missing, "cannot be read: No such file or directory"), (binary, "is no UTF-8 text")):
+    for file, message in ((missing, "cannot be read: No such file or directory"), (binary, "is not UTF-8 text")):
         with pytest.raises(MergingError, match=f"^{file}: {message}"):
             Recipe.load(file)
 

@@ -270,7 +270,7 @@ WRONG = {
     ),
     "a model that is no parent": (
         "{{source: {{kind: model_token, model: {a}x, token_id: 5}}}}",
-        "tokenizer.tokens.<new>.source: {a}x is no parent of this merge; did you mean '{a}'? "
+        "tokenizer.tokens.<new>.source: {a}x is not a parent of this merge; did you mean '{a}'? "
         "(parents: {base}, {a}, {b})",
     ),
     "nothing": (

@@ -22,24 +22,24 @@ READER = YamlReader("recipe", MergingError)
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: 1\nb: 2\na: 3", "mine.yaml:3: is no valid YAML: the key 'a' is given twice"),
-        ("a: {b: {c: 1, c: 1}}", "mine.yaml:1: is no valid YAML: the key 'c' is given twice"),
-        ("a: 1\n\tb: 2", "mine.yaml:2: is no valid YAML: found a tab character that violates indentation"),
-        ("a: \x01", "mine.yaml: is no valid YAML: unacceptable character #x0001: control characters are not allowed"),
-        ("a: 2001-13-01", "mine.yaml: is no valid YAML: month must be in 1..12"),
-        ("[" * 1000, "mine.yaml:2: is no valid YAML: did not find expected node content"),
-        ("[" * 100_000, "mine.yaml:1: is no valid YAML: exceeded maximum nesting depth"),
-        ("[" * 900 + "]" * 900, "mine.yaml: is no valid YAML: maximum recursion depth exceeded"),
-        ("? {a: 1}\n: 2", "mine.yaml:1: is no valid YAML: found unhashable key"),
-        ("a: &a {b: *a}", "mine.yaml: is no valid YAML: an alias (*name) stands inside what it names"),
-        ("a: &a [1, [*a]]", "mine.yaml: is no valid YAML: an alias (*name) stands inside what it names"),
-        ("a: nul\0", "mine.yaml: is no valid YAML: unacceptable character #x0000"),
-        ("? [1, 2]\n: 3", "mine.yaml:1: is no valid YAML: found unhashable key"),
+        ("a: 1\nb: 2\na: 3", "mine.yaml:3: is not valid YAML: the key 'a' is given twice"),
+        ("a: {b: {c: 1, c: 1}}", "mine.yaml:1: is not valid YAML: the key 'c' is given twice"),
+        ("a: 1\n\tb: 2", "mine.yaml:2: is not valid YAML: found a tab character that violates indentation"),
+        ("a: \x01", "mine.yaml: is not valid YAML: unacceptable character #x0001: control characters are not allowed"),
+        ("a: 2001-13-01", "mine.yaml: is not valid YAML: month must be in 1..12"),
+        ("[" * 1000, "mine.yaml:2: is not valid YAML: did not find expected node content"),
+        ("[" * 100_000, "mine.yaml:1: is not valid YAML: exceeded maximum nesting depth"),
+        ("[" * 900 + "]" * 900, "mine.yaml: is not valid YAML: maximum recursion depth exceeded"),
+        ("? {a: 1}\n: 2", "mine.yaml:1: is not valid YAML: found unhashable key"),
+        ("a: &a {b: *a}", "mine.yaml: is not valid YAML: an alias (*name) stands inside what it names"),
+        ("a: &a [1, [*a]]", "mine.yaml: is not valid YAML: an alias (*name) stands inside what it names"),
+        ("a: nul\0", "mine.yaml: is not valid YAML: unacceptable character #x0000"),
+        ("? [1, 2]\n: 3", "mine.yaml:1: is not valid YAML: found unhashable key"),
         ("a: 1\n---\nb: 2", "mine.yaml:2: a second document begins here; a recipe is one"),
         ("a: 1\n---\n", "mine.yaml:2: a second document begins here; a recipe is one"),
         ("---\na: 1\n...\n---\nb: 2", "mine.yaml:4: a second document begins here; a recipe is one"),
-        ("a: &x {b: 1}\nc: [{<<: *x, d: 1, d: 2}]", "mine.yaml:2: is no valid YAML: the key 'd' is given twice"),
-        ("a: !!python/name:os.system", "mine.yaml:1: is no valid YAML: could not determine a constructor for the tag"),
+        ("a: &x {b: 1}\nc: [{<<: *x, d: 1, d: 2}]", "mine.yaml:2: is not valid YAML: the key 'd' is given twice"),
+        ("a: !!python/name:os.system", "mine.yaml:1: is not valid YAML: could not determine a constructor for the tag"),
     ],
 )
 def test_what_is_no_valid_yaml_is_one_message_with_the_line(text: str, message: str) -> None:
@@ -75,7 +75,7 @@ def test_any_text_is_read_or_refused(text: str) -> None:
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
-    for name, message in (("nothing", "cannot be read: No such file"), ("binary", "is no UTF-8 text; a recipe is a")):
+    for name, message in (("nothing", "cannot be read: No such file"), ("binary", "is not UTF-8 text; a recipe is a")):
         with pytest.raises(MergingError, match=rf"{name}\.yaml: {message}"):
             READER.text(tmp_path / f"{name}.yaml")
 

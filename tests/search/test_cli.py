@@ -208,8 +208,8 @@ BAD: dict[str, tuple[Callable[[Family], None], tuple[str, ...]]] = {
         replaced("problems.jsonl", "a"),
         ("problems ", "/a: datasets cannot load it"),
     ),
-    "truncated weights": (cut, ("a/model.safetensors: is no whole safetensors file",)),
-    "corrupted weights": (garbled, ("a/model.safetensors: is no whole safetensors file",)),
+    "truncated weights": (cut, ("a/model.safetensors: is not a complete safetensors file",)),
+    "corrupted weights": (garbled, ("a/model.safetensors: is not a complete safetensors file",)),
     "missing tensor": (without_a_tensor, ("/b: ", "model.norm.weight")),
     "other shapes": (other_model(hidden=64), ("/b: ", "model.embed_tokens.weight", "[262, 64]", "[262, 32]")),
     "other depth": (other_model(layers=2), ("/b", "layers")),
@@ -462,7 +462,7 @@ def test_a_config_that_holds_nothing_is_told_in_words(command: Command, family: 
         ("recipe: {}\nsearch: {seed: x}\n", ": search.seed: expected a whole number, got 'x'"),
         ("recipe: {}\nsearch: {trials: 0}\n", ": search.trials: expected a number above 0, got 0"),
         ("recipe: {}\nmerging: {lazy_unpickle: 3}\n", ": merging.lazy_unpickle: expected true or false, got 3"),
-        ("recipe: &a {b: *a}\n", ": is no valid YAML: an alias (*name) stands inside what it names"),
+        ("recipe: &a {b: *a}\n", ": is not valid YAML: an alias (*name) stands inside what it names"),
     ):
         file.write_text(text)
         refused(command("run", file), f"{file}{message}")

@@ -176,7 +176,7 @@ def test_an_anchor_used_twice_is_two_ranges(family: Family) -> None:
         ("recipe:", "recipe: [1]\nignored:", "ignored: unknown key"),
         ("recipe:", "recipes:", "recipes: unknown key|recipe: is missing"),
         ("trials: 3", "trials: 3, screen: 0.5", "search: screen is now called prune_margin"),
-        ("search: {", "search: {{", r":\d+: is no valid YAML"),
+        ("search: {", "search: {{", r":\d+: is not valid YAML"),
     ],
 )
 def test_what_is_wrong_is_named(family: Family, before: str, after: str, message: str) -> None:
@@ -202,7 +202,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(SearchError, match=r"nothing\.yaml: cannot be read: No such file"):
         SearchConfig.load(tmp_path / "nothing.yaml")
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(SearchError, match=r"binary\.yaml: is no UTF-8 text"):
+    with pytest.raises(SearchError, match=r"binary\.yaml: is not UTF-8 text"):
         SearchConfig.load(tmp_path / "binary.yaml")
 
 
@@ -226,7 +226,7 @@ def test_a_warm_start_that_is_not_there_is_named(family: Family) -> None:
 
 def test_a_warm_start_file_that_holds_no_recipe_is_named(family: Family) -> None:
     config = family.write(search=", enqueue: [start.yaml]")
-    for text, message in (("[1]", r" expected a recipe .*, got \[1\]"), ("a: {", r"\d: is no valid YAML")):
+    for text, message in (("[1]", r" expected a recipe .*, got \[1\]"), ("a: {", r"\d: is not valid YAML")):
         (family.folder / "start.yaml").write_text(text)
         with pytest.raises(SearchError, match=f"start.yaml:{message}"):
             SearchConfig.load(config)

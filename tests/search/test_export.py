@@ -156,7 +156,9 @@ def test_a_method_that_mergekit_does_not_have_is_named_and_exported_as_an_equal(
     run_search(SearchConfig.load(family.write(recipe=recipe)), tmp_path / "run", trials=1)
     done = command("export", tmp_path / "run", "--to", tmp_path / "plain")
     assert done.exit_code == 0, done.output
-    assert "consensus_ta is no method of mergekit, which cannot read this recipe; --mergekit-compatible" in done.output
+    assert (
+        "consensus_ta is not a method of mergekit, which cannot read this recipe; --mergekit-compatible" in done.output
+    )
     done = command("export", tmp_path / "run", "--to", tmp_path / "equal", "--mergekit-compatible")
     assert done.exit_code == 0, done.output
     assert f"mergekit reads {tmp_path / 'equal' / 'recipe.yaml'}" in done.output
@@ -164,7 +166,7 @@ def test_a_method_that_mergekit_does_not_have_is_named_and_exported_as_an_equal(
     assert "## Scores" in (tmp_path / "equal" / "delta" / "README.md").read_text(encoding="utf-8")
     merged, again = tmp_path / "plain" / "recipe.yaml", tmp_path / "again"
     done = command("merge", merged, again)
-    assert "is no method of mergekit" in done.output
+    assert "is not a method of mergekit" in done.output
     one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("equal/delta", "again"))
     assert all(torch.equal(one[name], other[name]) for name in one)
 
