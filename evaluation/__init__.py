@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from evaluation.generation.protocol import ComputeDtype, Generated, Generator, Request
     from evaluation.generation.sampling import Sampling
     from evaluation.observer import Observer, OutcomeCounter
-    from evaluation.problems import Problem, ProblemSet, PromptFormat, load_problem_sets, load_problems
-    from evaluation.prompts import PROMPT_FORMATS
+    from evaluation.problems import PROMPT_FORMATS, Problem, ProblemSet, PromptFormat, load_problem_sets, load_problems
     from evaluation.report import Outcome, Report
     from evaluation.samples import ScoredSamples, score_samples
     from evaluation.sandbox.isolation import Isolation
@@ -41,8 +40,7 @@ _NAMES = {
     "generation.sampling": "Sampling",
     "observer": "Observer OutcomeCounter",
     "tokenizer_notes": "prompt_notes",
-    "problems": "Problem ProblemSet PromptFormat load_problem_sets load_problems",
-    "prompts": "PROMPT_FORMATS",
+    "problems": "PROMPT_FORMATS Problem ProblemSet PromptFormat load_problem_sets load_problems",
     "report": "Outcome Report",
     "samples": "ScoredSamples score_samples",
     "sandbox.isolation": "Isolation",

@@ -21,7 +21,7 @@ from evaluation.errors import ConsentError, EvaluationError, LogitsError
 from evaluation.generation.backends import BackendName, make_backend
 from evaluation.generation.drafting.draft_store import Draft, DraftStore, prompt_key
 from evaluation.generation.protocol import Generated, Request
-from evaluation.generation.sampling import Draw, Sampling
+from evaluation.generation.sampling import Sampling, TokenDraws
 from evaluation.generation.text import end_tokens
 from evaluation.judge import Judge
 from evaluation.observer import Observer
@@ -203,7 +203,7 @@ class _Prompt:
     stops: Sequence[str]
     key: str
     sample: int
-    draw: Draw | None
+    draw: TokenDraws | None
 
     @classmethod
     def samples(

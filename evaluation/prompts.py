@@ -6,7 +6,7 @@ Guarantees: in every format, ``problem.prompt + completion`` is the program that
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 from evaluation.answers.code import code_of
 from evaluation.answers.definitions import body_indentation
@@ -17,8 +17,6 @@ from evaluation.sandbox.prompt_ending import prompt_ending
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-PROMPT_FORMATS: tuple[PromptFormat, ...] = get_args(PromptFormat)
 
 # Texts that end a completion, as in the BigCode evaluation harness for HumanEval and for MBPP.
 _STOPS: Mapping[Style, Sequence[str]] = {

@@ -37,79 +37,30 @@ if TYPE_CHECKING:
     from merging.statistics.digests import FileChanged, FileDigests
     from merging.tokenization.tokenizers import load_tokenizer
 
-# Imported on first use, so that a command that needs no tensors does not wait for torch.
-_HOMES = {
-    "Contents": "merging.checkpoints.contents",
-    "FileChanged": "merging.statistics.digests",
-    "FileDigests": "merging.statistics.digests",
-    "METHODS": "merging.methods",
-    "Merger": "merging.merger",
-    "MachineError": "merging.errors",
-    "OutOfMemory": "merging.errors",
-    "MergingError": "merging.errors",
-    "NonFiniteTensor": "merging.errors",
-    "ParentSet": "merging.parents",
-    "Plan": "merging.planning.plan",
-    "Recipe": "merging.recipes.recipe",
-    "YamlReader": "merging.recipes.yaml_file",
-    "choose_kernels": "merging.compiling",
-    "compute_in_float32": "merging.live_model",
-    "contents_of": "merging.checkpoints.contents",
-    "ExportOptions": "merging.export.export",
-    "LoadOptions": "merging.options",
-    "MergeOptions": "merging.options",
-    "ScoredMerge": "merging.export.export",
-    "export_model": "merging.export.export",
-    "load_model": "merging.loading",
-    "load_tokenizer": "merging.tokenization.tokenizers",
-    "missing_part": "merging.checkpoints.references",
-    "model_card": "merging.export.model_card",
-    "parts_of": "merging.checkpoints.references",
-    "short_names": "merging.checkpoints.references",
-    "parts_named": "merging.checkpoints.references",
-    "renamed": "merging.checkpoints.references",
-    "shown": "merging.errors",
-    "split_reference": "merging.checkpoints.references",
-    "suggest": "merging.errors",
+# What each module gives, imported on first use (PEP 562): a command that needs no tensors does not wait for torch.
+_NAMES = {
+    "checkpoints.contents": "Contents contents_of",
+    "checkpoints.references": "missing_part parts_named parts_of renamed short_names split_reference",
+    "compiling": "choose_kernels",
+    "errors": "MachineError MergingError NonFiniteTensor OutOfMemory shown suggest",
+    "export.export": "ExportOptions ScoredMerge export_model",
+    "export.model_card": "model_card",
+    "live_model": "compute_in_float32",
+    "loading": "load_model",
+    "merger": "Merger",
+    "methods": "METHODS",
+    "options": "LoadOptions MergeOptions",
+    "parents": "ParentSet",
+    "planning.plan": "Plan",
+    "recipes.recipe": "Recipe",
+    "recipes.yaml_file": "YamlReader",
+    "statistics.digests": "FileChanged FileDigests",
+    "tokenization.tokenizers": "load_tokenizer",
 }
-
-__all__ = [
-    "METHODS",
-    "Contents",
-    "ExportOptions",
-    "FileChanged",
-    "FileDigests",
-    "LoadOptions",
-    "MachineError",
-    "MergeOptions",
-    "Merger",
-    "MergingError",
-    "NonFiniteTensor",
-    "OutOfMemory",
-    "ParentSet",
-    "Plan",
-    "Recipe",
-    "ScoredMerge",
-    "YamlReader",
-    "choose_kernels",
-    "compute_in_float32",
-    "contents_of",
-    "export_model",
-    "load_model",
-    "load_tokenizer",
-    "missing_part",
-    "model_card",
-    "parts_named",
-    "parts_of",
-    "renamed",
-    "short_names",
-    "shown",
-    "split_reference",
-    "suggest",
-]
+_HOMES = {name: module for module, names in _NAMES.items() for name in names.split()}
 
 
 def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module 'merging' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(f"merging.{_HOMES[name]}"), name)

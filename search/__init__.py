@@ -17,20 +17,18 @@ if TYPE_CHECKING:
     from search.run.worker import run_search
     from search.space.config import SearchConfig
 
-# Imported on first use: `merge-search --help` waits for none of torch, transformers and optuna.
-_HOMES = {
-    "Leaderboard": "search.board.leaderboard",
-    "Row": "search.board.leaderboard",
-    "SearchConfig": "search.space.config",
-    "SearchError": "search.errors",
-    "export_trial": "search.export",
-    "run_search": "search.run.worker",
+# What each module gives, imported on first use (PEP 562): `merge-search --help` does not wait for torch or optuna.
+_NAMES = {
+    "board.leaderboard": "Leaderboard Row",
+    "errors": "SearchError",
+    "export": "export_trial",
+    "run.worker": "run_search",
+    "space.config": "SearchConfig",
 }
-
-__all__ = ["Leaderboard", "Row", "SearchConfig", "SearchError", "export_trial", "run_search"]
+_HOMES = {name: module for module, names in _NAMES.items() for name in names.split()}
 
 
 def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module 'search' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(f"search.{_HOMES[name]}"), name)

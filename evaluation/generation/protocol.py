@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
-from evaluation.generation.sampling import Draw
+from evaluation.generation.sampling import TokenDraws
 
 if TYPE_CHECKING:  # a command that scores nothing does not wait for torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -37,7 +37,7 @@ class Request:
     max_new_tokens: int = 512
     drafts: Sequence[Sequence[int]] = ()
     reference: Sequence[int] = ()
-    draw: Draw | None = None
+    draw: TokenDraws | None = None
 
 
 @dataclass(frozen=True, slots=True)

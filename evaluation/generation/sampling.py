@@ -18,7 +18,7 @@ class Sampling:
     Attributes:
         samples: completions per problem.
         temperature: 0 takes the likeliest token each time, so that all samples would be the same.
-        top_p: see `Draw`.
+        top_p: see `TokenDraws`.
         seed: of the random numbers.
     """
 
@@ -40,15 +40,15 @@ class Sampling:
         if self.temperature == 0 and self.top_p < 1:
             raise ValueError(f"top_p {self.top_p}: changes nothing at temperature 0; give a temperature, as 0.2")
 
-    def draw(self, problem: str, sample: int) -> Draw | None:
+    def draw(self, problem: str, sample: int) -> TokenDraws | None:
         """Return how a sample of a problem is drawn; None takes the likeliest tokens."""
         if self.temperature == 0:
             return None
-        return Draw(f"{self.seed} {sample} {problem}", self.temperature, self.top_p)
+        return TokenDraws(f"{self.seed} {sample} {problem}", self.temperature, self.top_p)
 
 
 @dataclass(frozen=True, slots=True)
-class Draw:
+class TokenDraws:
     """How the tokens of one completion are drawn.
 
     Attributes:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from evaluation.generation.sampling import Draw
+from evaluation.generation.sampling import TokenDraws
 
 # A vocabulary is summed and sorted in blocks of this many tokens: sorting all of it takes longer than a pass.
 _BLOCK = 64
@@ -22,7 +22,7 @@ NONE = -1
 _FEW = 64
 
 
-def choose(logits: Tensor, draws: Sequence[Draw | None], starts: Sequence[int], counts: Sequence[int]) -> Tensor:
+def choose(logits: Tensor, draws: Sequence[TokenDraws | None], starts: Sequence[int], counts: Sequence[int]) -> Tensor:
     """Choose a token at each position: the likeliest or a drawn one.
 
     Args:

@@ -3,8 +3,8 @@
 Guarantees: the engine starts once, and again only for a model of another shape, another vocabulary or longer prompts.
 It ends with this object, and with this process in any case. vLLM's own speculative decoding verifies drafts. In float32
 the tokens are those of transformers' greedy decoding; in 16-bit dtypes no engine is batch-invariant. vLLM draws samples
-from the seed of each request's `Draw`: they differ from those of the transformers backend, and with drafts they have
-the same distribution as without, but not the same tokens.
+from the seed of each request's `TokenDraws`: they differ from those of the transformers backend, and with drafts they
+have the same distribution as without, but not the same tokens.
 
 Does not: notice that logits are not finite, except by the likelihood of a reference; run a model on several GPUs, or
 one that comes with its own code.

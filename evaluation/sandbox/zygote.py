@@ -79,7 +79,7 @@ class ZygoteSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class _Run:
+class _Fork:
     """A fork: its process, the connection that brings its job, and the descriptor of its report."""
 
     process: int
@@ -102,7 +102,7 @@ class Zygote:
             without_bubblewrap=settings.without_bubblewrap,
             delay_is_measured=measures_delay(settings.processes),
         )
-        self._next: _Run | None = None  # a fork that waits for its job
+        self._next: _Fork | None = None  # a fork that waits for its job
         self._wakeup, write_end = os.pipe()
         os.set_blocking(write_end, False)
         os.set_blocking(self._wakeup, False)
@@ -144,7 +144,7 @@ class Zygote:
         if judged is None:
             self._control.send(Ended(os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime))
 
-    def _fork(self) -> _Run:
+    def _fork(self) -> _Fork:
         """Return a new fork that waits for a job."""
         report, report_end = os.pipe()
         ours, theirs = socket.socketpair()
@@ -154,7 +154,7 @@ class Zygote:
             self._become_run(zygote, theirs, report_end)
         theirs.close()
         os.close(report_end)
-        return _Run(process, Control(ours), report)
+        return _Fork(process, Control(ours), report)
 
     def _become_run(self, zygote: int, jobs: socket.socket, report: int) -> NoReturn:
         """Turn this fork into a run."""
@@ -176,7 +176,7 @@ class Zygote:
         finally:
             os._exit(1)
 
-    def _watch(self, run: _Run, budget_seconds: float, hard_wall_seconds: float) -> Judged | None:
+    def _watch(self, run: _Fork, budget_seconds: float, hard_wall_seconds: float) -> Judged | None:
         """Return when the run has ended, must end, or is stopped, with its verdict if there is one.
 
         Raises ControlClosed.
@@ -217,7 +217,7 @@ class Zygote:
             if self._control.fileno() in ready or seconds is not None:
                 return ready
 
-    def _end(self, run: _Run) -> tuple[int, resource.struct_rusage]:
+    def _end(self, run: _Fork) -> tuple[int, resource.struct_rusage]:
         """Kill and reap a run, and remove what it left."""
         os.kill(run.process, signal.SIGKILL)
         _, status, usage = os.wait4(run.process, 0)

@@ -17,7 +17,7 @@ from evaluation.sandbox.control_messages import Ended, Judged
 from evaluation.sandbox.gate import Gate
 from evaluation.sandbox.limits import cpu_limit_seconds
 from evaluation.sandbox.time_budget import TimeBudget
-from evaluation.sandbox.worker import _verdict_on_end
+from evaluation.sandbox.zygote_pair import _verdict_on_end
 
 PROCESSES = open_processes()
 

@@ -211,16 +211,16 @@ def test_a_problem_that_cannot_be_scored_is_named_before_a_model_is_asked(proble
 def test_the_same_completion_is_executed_once(
     problems: ProblemSet, tiny_model: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from evaluation.sandbox.worker import Worker
+    from evaluation.sandbox.zygote_pair import ZygotePair
 
     executed: list[str] = []
-    check = Worker.check
+    check = ZygotePair.check
 
-    def counted(self: Worker, problem: Problem, completion: str) -> Verdict:
+    def counted(self: ZygotePair, problem: Problem, completion: str) -> Verdict:
         executed.append(problem.task_id)
         return check(self, problem, completion)
 
-    monkeypatch.setattr(Worker, "check", counted)
+    monkeypatch.setattr(ZygotePair, "check", counted)
     with Evaluator(problems, allow_code_execution=True, max_new_tokens=4, workers=1) as evaluator:
         executed.clear()  # the problems' own solutions
         first, second = (evaluator.evaluate(*tiny_model) for _ in range(2))

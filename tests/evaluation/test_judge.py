@@ -10,7 +10,7 @@ import pytest
 from evaluation import EvaluationError, Problem, ProblemSet, Verdict
 from evaluation import judge as module
 from evaluation.judge import Judge
-from evaluation.sandbox.pool import Batch
+from evaluation.sandbox.pool import Submissions
 
 
 @pytest.fixture(scope="module")
@@ -79,8 +79,8 @@ def test_verdicts_are_remembered_up_to_a_number(adder: Problem, monkeypatch: pyt
 def executed(judge: Judge, programs: list[tuple[Problem, str]], monkeypatch: pytest.MonkeyPatch) -> int:
     """Return how many programs are executed when a judge is asked for the verdicts of some."""
     count = []
-    submit = Batch.submit
-    monkeypatch.setattr(Batch, "submit", lambda self, *program: (count.append(1), submit(self, *program))[1])
+    submit = Submissions.submit
+    monkeypatch.setattr(Submissions, "submit", lambda self, *program: (count.append(1), submit(self, *program))[1])
     found = dict(judge.verdicts(programs))
     monkeypatch.undo()
     assert sorted(found) == list(range(len(programs)))

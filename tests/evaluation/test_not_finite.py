@@ -18,7 +18,7 @@ from evaluation import Evaluator, load_problems
 from evaluation.errors import LogitsError
 from evaluation.generation.engine.generator import TransformersGenerator
 from evaluation.generation.protocol import Generator, Request
-from evaluation.generation.sampling import Draw
+from evaluation.generation.sampling import TokenDraws
 from evaluation.generation.stock_generator import StockGenerator
 from evaluation.generation.token_choice import NONE, choose, drawn
 from evaluation.report import NOT_FINITE
@@ -37,7 +37,7 @@ def poisoned(model: Any, token: int) -> Any:
     return changed
 
 
-def requests_of(tokenizer: Any, samples: int = 1, draw: Draw | None = None) -> list[Request]:
+def requests_of(tokenizer: Any, samples: int = 1, draw: TokenDraws | None = None) -> list[Request]:
     draws = [replace(draw, key=f"{draw.key} {sample}") if draw else None for sample in range(samples)]
     return [Request(tokenizer.encode(prompt), max_new_tokens=20, draw=each) for prompt in PROMPTS for each in draws]
 
@@ -77,7 +77,7 @@ def test_no_token_is_chosen_by_logits_that_are_not_finite(
 ) -> None:
     good = torch.randn(4, vocabulary, generator=torch.Generator().manual_seed(0)).to(dtype)
     good[2, 3:] = -math.inf  # rows of a padded vocabulary may be masked so
-    draws = [Draw(str(row), 0.8, top_p) if top_p else None for row in range(4)]
+    draws = [TokenDraws(str(row), 0.8, top_p) if top_p else None for row in range(4)]
     expected = choose(good, draws, [0] * 4, [1] * 4).tolist()
     mixed = good.clone()
     mixed[1] = bad(kind, vocabulary).to(dtype)
@@ -96,9 +96,11 @@ def test_a_temperature_of_any_size_draws_a_token(temperature: float) -> None:
     assert temperature > 1 or found.tolist() == logits.argmax(-1).tolist()
 
 
-@pytest.mark.parametrize("draw", [None, Draw("x", 0.7), Draw("x", 0.7, 0.9)], ids=["greedy", "sampled", "nucleus"])
+@pytest.mark.parametrize(
+    "draw", [None, TokenDraws("x", 0.7), TokenDraws("x", 0.7, 0.9)], ids=["greedy", "sampled", "nucleus"]
+)
 def test_a_row_that_is_not_finite_ends_and_the_others_are_as_ever(
-    draw: Draw | None, tiny_model: tuple[Any, Any]
+    draw: TokenDraws | None, tiny_model: tuple[Any, Any]
 ) -> None:
     model, tokenizer = tiny_model
     samples = 2 if draw else 1

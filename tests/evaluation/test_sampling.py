@@ -14,7 +14,7 @@ from transformers import TemperatureLogitsWarper, TopPLogitsWarper
 
 from evaluation.generation.engine.generator import TransformersGenerator
 from evaluation.generation.protocol import Request
-from evaluation.generation.sampling import Draw, Sampling
+from evaluation.generation.sampling import Sampling, TokenDraws
 from evaluation.generation.stock_generator import StockGenerator
 from evaluation.generation.token_choice import choose, drawn, least_in_nucleus
 
@@ -51,7 +51,7 @@ def test_the_nucleus_is_that_of_transformers(seed: int, scale: float, temperatur
 def test_tokens_are_drawn_as_often_as_they_are_likely(top_p: float) -> None:
     count, temperature = 20_000, 0.8
     logits = torch.tensor([2.0, 1.0, 0.5, 0.0, -1.0, -1.5, -2.0, -2.5])
-    draw = Draw("problem 0", temperature, top_p)
+    draw = TokenDraws("problem 0", temperature, top_p)
     found = choose(logits.expand(count, -1), [draw], [0], [count]).bincount(minlength=8)
     expected = (logits / temperature).softmax(-1).double()
     expected[expected.cumsum(-1) - expected >= top_p] = 0  # they stand in order
@@ -62,7 +62,7 @@ def test_tokens_are_drawn_as_often_as_they_are_likely(top_p: float) -> None:
 
 
 def test_the_random_numbers_are_uniform_and_those_of_one_completion_alone() -> None:
-    one, other = Draw("0 0 HumanEval/0", 1.0), Draw("0 1 HumanEval/0", 1.0)
+    one, other = TokenDraws("0 0 HumanEval/0", 1.0), TokenDraws("0 1 HumanEval/0", 1.0)
     numbers = one.uniforms(0, 5000)
     assert kstest(numbers, "uniform").pvalue > 0.01
     assert numbers[100:200] == one.uniforms(100, 100)
@@ -78,9 +78,9 @@ def test_a_random_number_at_either_end_draws_a_token_that_is_possible() -> None:
 
 def test_without_a_draw_the_likeliest_is_chosen() -> None:
     logits = logits_of(1, 5, 2.0)
-    mixed = choose(logits, [None, Draw("x", 1.0), None], [0, 4, 0], [2, 2, 1])
+    mixed = choose(logits, [None, TokenDraws("x", 1.0), None], [0, 4, 0], [2, 2, 1])
     assert mixed[[0, 1, 4]].tolist() == logits.argmax(-1)[[0, 1, 4]].tolist()
-    assert mixed[[2, 3]].tolist() == choose(logits[2:4], [Draw("x", 1.0)], [4], [2]).tolist()
+    assert mixed[[2, 3]].tolist() == choose(logits[2:4], [TokenDraws("x", 1.0)], [4], [2]).tolist()
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from evaluation import EvaluationError, Problem, ProblemSet, SandboxPool, load_problem_sets, load_problems
-from evaluation.problems.loading import SETS
+from evaluation.problems.sources import SETS
 from tests.evaluation.evalplus_cases import JUDGED
 from tests.hubs import refusing_proxy, silent_hub
 

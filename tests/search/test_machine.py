@@ -18,7 +18,7 @@ from evaluation.errors import LogitsError
 from evaluation.generation.free_memory import free_host_bytes, is_out_of_memory
 from evaluation.sandbox.errors import SandboxError
 from evaluation.sandbox.verdict import Verdict
-from evaluation.sandbox.worker import Worker
+from evaluation.sandbox.zygote_pair import ZygotePair
 from merging import MachineError, Merger, MergingError, NonFiniteTensor, OutOfMemory, Recipe
 from merging.residency.memory import free_host_bytes as merging_free_host_bytes
 from merging.residency.memory import is_out_of_memory as merging_is_out_of_memory
@@ -209,15 +209,15 @@ def test_a_sandbox_that_dies_is_no_failure_of_the_candidates(
 ) -> None:
     config, out = begun
     forget(out, "verdicts")
-    check = Worker.check
+    check = ZygotePair.check
 
-    def dead(worker: Worker, problem: Any, completion: str) -> Verdict:
+    def dead(worker: ZygotePair, problem: Any, completion: str) -> Verdict:
         if completion == problem.canonical_solution:
             return check(worker, problem, completion)
         return Verdict("harness_error", "a sandbox process has died")
 
     with monkeypatch.context() as broken:
-        broken.setattr(Worker, "check", dead)
+        broken.setattr(ZygotePair, "check", dead)
         with pytest.raises(SearchError, match=r"at 3 models in a row, .*the sandbox failed"):
             run_search(config, out, trials=6)
     resumed = run_search(config, out, trials=6)

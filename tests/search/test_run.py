@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 
 from evaluation import ConsentError, Evaluator, load_problems
 from evaluation.judge import Judge
-from evaluation.sandbox.pool import Batch
+from evaluation.sandbox.pool import Submissions
 from merging import MergingError, load_tokenizer
 from search import Leaderboard, SearchConfig, SearchError, export_trial, run_search
 from search.results import ResultsFolder
@@ -506,7 +506,7 @@ def test_a_program_whose_verdict_is_in_the_folder_is_not_executed_again(
     (tmp_path / "run" / "config.yaml").touch()
     executed = []
     monkeypatch.setattr(Judge, "admit", lambda *_: None)
-    monkeypatch.setattr(Batch, "submit", lambda *program: executed.append(program))
+    monkeypatch.setattr(Submissions, "submit", lambda *program: executed.append(program))
     board = run_search(SearchConfig.load(shared_family.write("finished.yaml")), tmp_path / "run", trials=1)
     assert executed == []
     known = Leaderboard.open(stopped_folder)

@@ -5,9 +5,9 @@ The model's own choice at every position verifies the guesses: those before the 
 choice that differs. Reading a prompt is the same pass with more tokens.
 
 Guarantees: in float32 the tokens are those of `model.generate(do_sample=False)` for each prompt alone, or those that
-its `Draw` draws, whatever the order, the batch size and the drafts. In 16-bit dtypes no engine is batch-invariant: only
-the same requests at the same batch size give the same tokens. A request whose logits are not finite ends, and changes
-no other.
+its `TokenDraws` draws, whatever the order, the batch size and the drafts. In 16-bit dtypes no engine is
+batch-invariant: only the same requests at the same batch size give the same tokens. A request whose logits are not
+finite ends, and changes no other.
 """
 
 from __future__ import annotations

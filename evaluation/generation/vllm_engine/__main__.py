@@ -38,7 +38,7 @@ def _serve(connection: Connection[Answer, Order], file: int) -> None:
     assert isinstance(settings, EngineSettings)
     # Imported here, so that a vLLM that cannot be imported is reported like other failures.
     from evaluation.generation.vllm_engine.engine import Engine
-    from evaluation.generation.vllm_engine.weights import SeenWeights
+    from evaluation.generation.vllm_engine.shared_weights import SeenWeights
 
     engine = Engine(settings, SeenWeights(file))
     connection.send(Done())

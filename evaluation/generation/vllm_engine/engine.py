@@ -18,7 +18,7 @@ from vllm.sampling_params import RequestOutputKind
 from evaluation.generation.protocol import Request
 from evaluation.generation.vllm_engine.messages import Completed, EngineSettings, Generate, Likelihood
 from evaluation.generation.vllm_engine.proposer import DraftProposer
-from evaluation.generation.vllm_engine.weights import SeenWeights, SharedTensor
+from evaluation.generation.vllm_engine.shared_weights import SeenWeights, SharedTensor
 
 
 class Engine:

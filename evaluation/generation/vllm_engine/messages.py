@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from evaluation.generation.protocol import Request
-from evaluation.generation.vllm_engine.weights import SharedTensor
+from evaluation.generation.vllm_engine.shared_weights import SharedTensor
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,7 @@ from evaluation.generation.vllm_engine.messages import (
     Load,
     Order,
 )
-from evaluation.generation.vllm_engine.weights import SharedWeights
+from evaluation.generation.vllm_engine.shared_weights import SharedWeights
 
 _ROOT = Path(__file__).parents[3]
 _PATIENCE_SECONDS = 5.0

@@ -60,7 +60,7 @@ class _Starved(_Undecided):
     """A run that the machine gave no time."""
 
 
-class Worker:
+class ZygotePair:
     """A pair of zygotes, started when first needed. It belongs to one thread; others may only call `stop`.
 
     Args:
