@@ -74,9 +74,9 @@ def run(
 
         loaded = SearchConfig.load(config)
         if allow_code_execution:
-            loaded = loaded.with_consent()
+            loaded = loaded.updated("evaluation", allow_code_execution=True)
         if compile is not None:
-            loaded = loaded.with_compile(compile)
+            loaded = loaded.updated("merging", compile=compile)
         if fresh and retry_failed:
             raise click.UsageError("--fresh starts over, so nothing has failed yet; give it or --retry-failed")
         if dry_run:

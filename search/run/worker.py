@@ -52,7 +52,7 @@ def run_search(
             the machine fails at one trial after the other; what was scored is kept.
     """
     if seed is not None:
-        config = config.with_seed(seed)
+        config = config.updated("search", seed=seed)
     if not config.evaluation.allow_code_execution:
         raise ConsentError
     config.require_files()

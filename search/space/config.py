@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from evaluation.problems import SETS, SOURCES, is_there
 from merging import missing_part, renamed, shown, split_reference
@@ -69,9 +69,9 @@ class SearchConfig:
         )
         return cls(source, text, space, evaluation, sections.search, sections.merging, starts, folder)
 
-    def with_seed(self, seed: int) -> SearchConfig:
-        """Return the same config with another seed."""
-        return replace(self, search=self.search.model_copy(update={"seed": seed}))
+    def updated(self, section: Literal["evaluation", "search", "merging"], **values: object) -> SearchConfig:
+        """Return the same config with other values in a section: ``updated("search", seed=3)``."""
+        return replace(self, **{section: getattr(self, section).model_copy(update=values)})
 
     def with_names(self, names: Mapping[str, str]) -> SearchConfig:
         """Return the same config with other names for models and files in its recipes; see `parse`."""
@@ -82,14 +82,6 @@ class SearchConfig:
         """Yield the models and files that the recipe names, and whether each is a model."""
         yield from ((reference, True) for _, reference in references_in(self.space.template))
         yield from ((reference, False) for _, reference in references_in(self.space.template, FILES))
-
-    def with_consent(self) -> SearchConfig:
-        """Return the same config with consent to execute code."""
-        return replace(self, evaluation=self.evaluation.model_copy(update={"allow_code_execution": True}))
-
-    def with_compile(self, compile: bool) -> SearchConfig:
-        """Return the same config with compiled kernels, or without."""
-        return replace(self, merging=self.merging.model_copy(update={"compile": compile}))
 
     def require_files(self) -> None:
         """Raise SearchError or MergingError, with the key, if a model or file that the config names is missing."""

@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from evaluation import (
     BackendName,
@@ -20,11 +20,10 @@ from evaluation import (
     Sampling,
     load_problems,
 )
-from merging import LoadOptions, YamlReader, shown
+from merging import LoadOptions, YamlReader, shown, suggest
 from merging.sizes import parse_size
 from search.errors import SearchError
 
-Sampler: TypeAlias = Literal["tpe", "cmaes", "gp", "nsgaii", "qmc", "random"]
 Objectives: TypeAlias = Literal["weighted", "separate"]
 
 YAML = YamlReader("config", SearchError)
@@ -130,10 +129,18 @@ class EvaluationSection(_Section):
             raise SearchError(f"{key}: {error}") from None
 
 
+def _known_sampler(name: str) -> str:
+    from search.study.samplers import SAMPLERS  # takes a moment, and the default is not looked up
+
+    if name not in SAMPLERS:
+        raise ValueError(f"unknown sampler {name!r}{suggest(name, SAMPLERS)} (known: {', '.join(SAMPLERS)})")
+    return name
+
+
 class SearchSection(_Section):
     """How many candidates are proposed, and how."""
 
-    sampler: Sampler = "tpe"
+    sampler: Annotated[str, AfterValidator(_known_sampler)] = "tpe"
     trials: int = Field(default=100, gt=0)
     timeout: Duration | None = None
     seed: int = Field(default=0, ge=0)

@@ -11,7 +11,7 @@ import random
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
@@ -22,9 +22,6 @@ from optuna.trial import FrozenTrial
 from search.study.projection import Projection, quiet
 from search.study.record import TrialRecord
 from search.study.store import Proposal
-
-if TYPE_CHECKING:
-    from search.space.sections import Sampler
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +70,7 @@ def _random(draw: Draw) -> BaseSampler:
     return optuna.samplers.RandomSampler(seed=draw.seed)
 
 
-SAMPLERS: Mapping[Sampler, Callable[[Draw], BaseSampler]] = {
+SAMPLERS: Mapping[str, Callable[[Draw], BaseSampler]] = {
     "tpe": _tpe, "cmaes": _cmaes, "gp": _gp, "nsgaii": _nsgaii, "qmc": _qmc, "random": _random,
 }  # fmt: skip
 
@@ -91,7 +88,7 @@ class Proposer:
 
     def __init__(
         self,
-        name: Sampler,
+        name: str,
         seed: int,
         space: Mapping[str, BaseDistribution],
         objectives: int = 1,

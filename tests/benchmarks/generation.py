@@ -48,7 +48,9 @@ def load_config(models: Path, most: int) -> SearchConfig:
     for entry, name in zip(raw["recipe"]["models"], ("text", "numeric"), strict=True):
         entry["model"] = str(models / name)
     raw["evaluation"] |= {"max_new_tokens": most, "batch_size": None, "report_fraction": 0}
-    return SearchConfig.parse(yaml.safe_dump(raw), "configs/smollm2.yaml").with_consent()
+    return SearchConfig.parse(yaml.safe_dump(raw), "configs/smollm2.yaml").updated(
+        "evaluation", allow_code_execution=True
+    )
 
 
 def searched(config: SearchConfig, folder: Path, trials: int) -> tuple[DraftStore, Recipe]:

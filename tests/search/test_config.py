@@ -154,7 +154,11 @@ def test_an_anchor_used_twice_is_two_ranges(family: Family) -> None:
         ("max_new_tokens", "max_tokens", "evaluation.max_tokens: unknown key; did you mean 'max_new_tokens'"),
         ("trials: 3", "trials: many", "search.trials: expected a whole number, got 'many'"),
         ("trials: 3", "trials: 0", "search.trials: expected a number above 0, got 0"),
-        ("trials: 3", "trials: 3, sampler: tpee", "search.sampler: .*'tpe', 'cmaes'.*'tpee'"),
+        (
+            "trials: 3",
+            "trials: 3, sampler: tpee",
+            "search.sampler: unknown sampler 'tpee'; did you mean 'tpe'. .known: tpe",
+        ),
         ("trials: 3", "trials: 3, timeout: soon", "search.timeout: 'soon' is not a duration"),
         ("trials: 3", "trials: 3, trials: 4", "the key 'trials' is given twice"),
         (

@@ -222,7 +222,7 @@ def test_a_lost_database_lets_no_config_join_what_was_scored(family: Family, tmp
     (out / "completions" / "trial-0.jsonl").touch()
     (out / "search.db").unlink()
     if other == "another seed":
-        config = config.with_seed(7)
+        config = config.updated("search", seed=7)
     elif other == "another recipe":
         config = SearchConfig.load(family.write(recipe=CHOICES))
         (out / ".lock").unlink()  # as a copy lacks it

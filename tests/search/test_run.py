@@ -102,7 +102,7 @@ def test_a_search_that_compiles_says_so_and_finds_the_same(
     family: Family, stopped_folder: Path, tmp_path: Path
 ) -> None:
     phases = Phases()
-    config = SearchConfig.load(family.write()).with_compile(True)
+    config = SearchConfig.load(family.write()).updated("merging", compile=True)
     found = run_search(config, tmp_path / "run", trials=1, progress=phases)
     assert phases.begun[:3] == ["reading the parents 1", "compiling 1", "parents 4"]
     assert [row.search_score for row in found.rows] == [

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 
 from search import SearchConfig
-from search.space.sections import Sampler
 from search.study.memory_store import MemoryStore
 from search.study.samplers import SAMPLERS, Proposer
 from search.study.store import Job, Proposal, Records
 from tests.search.family import Family
 
-NAMES = get_args(Sampler)
 Parameters = Mapping[str, Any]
 START = {
     "models[0].parameters.density[0]": 0.95,
@@ -36,7 +34,7 @@ def merit(parameters: Parameters) -> float:
 class Search:
     """A search on a made-up score."""
 
-    def __init__(self, config: SearchConfig, sampler: Sampler, seed: int = 0, start: Parameters | None = None) -> None:
+    def __init__(self, config: SearchConfig, sampler: str, seed: int = 0, start: Parameters | None = None) -> None:
         self.store = MemoryStore(lambda: 0.0)
         self.store.begin((), [Proposal(start, "warm start")] if start else [])
         self.space = config.space.distributions()
@@ -58,12 +56,8 @@ class Search:
         assert self.store.finish(job, job.record.scored("search", scoring))
 
 
-def test_every_sampler_of_the_config_is_registered() -> None:
-    assert set(SAMPLERS) == set(NAMES)
-
-
-@pytest.mark.parametrize("sampler", NAMES)
-def test_a_search_that_was_stopped_goes_on_as_if_it_had_not_been(config: SearchConfig, sampler: Sampler) -> None:
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_search_that_was_stopped_goes_on_as_if_it_had_not_been(config: SearchConfig, sampler: str) -> None:
     # The first three draw at random at first, and NSGA-II has 20 trials in a generation.
     trials = {"tpe": 14, "cmaes": 14, "gp": 12, "nsgaii": 45}.get(sampler, 8)
     whole = Search(config, sampler).run(trials)
@@ -75,12 +69,12 @@ def test_a_search_that_was_stopped_goes_on_as_if_it_had_not_been(config: SearchC
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "cmaes", "qmc"])
-def test_another_seed_is_another_search(config: SearchConfig, sampler: Sampler) -> None:
+def test_another_seed_is_another_search(config: SearchConfig, sampler: str) -> None:
     assert Search(config, sampler, 0).run(3) != Search(config, sampler, 1).run(3)
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "cmaes", "gp"])
-def test_a_sampler_that_learns_ends_nearer_than_it_began(config: SearchConfig, sampler: Sampler) -> None:
+def test_a_sampler_that_learns_ends_nearer_than_it_began(config: SearchConfig, sampler: str) -> None:
     found = [-merit(parameters) for parameters in Search(config, sampler).run(24)]
     assert sum(found[-8:]) < 0.5 * sum(found[:8])
 
