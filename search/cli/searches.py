@@ -107,7 +107,12 @@ def run(
 @click.option("--top", type=click.IntRange(min=0), help="Show this many trials; reference models are always shown.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")
-def leaderboard(results: Path, top: int | None, as_json: bool, as_csv: bool) -> None:
+@click.option(
+    "--optuna",
+    type=click.Path(path_type=Path),
+    help="Also write the trials into this SQLite file, as a study of Optuna's; optuna-dashboard shows it.",
+)
+def leaderboard(results: Path, top: int | None, as_json: bool, as_csv: bool, optuna: Path | None) -> None:
     """Show the trials and reference models of a search, best first; also while it runs.
 
     \b
@@ -120,6 +125,8 @@ def leaderboard(results: Path, top: int | None, as_json: bool, as_csv: bool) -> 
     if as_json and as_csv:
         raise click.UsageError("give --json or --csv, not both")
     found = Leaderboard.open(results)
+    if optuna:
+        _write_study(results, optuna)
     if as_json:
         click.echo(leaderboard_json(found, top))
     elif as_csv:
@@ -197,6 +204,18 @@ def _recorded(path: Path, called: str, reference: str) -> Scored:
         how = "was pruned" if record.search.state == "pruned" else "failed"
         raise SearchError(f"{reference}: {how}, so it has no outcomes to compare")
     return Scored.of_record(reference, record, splits, folder.splits)
+
+
+def _write_study(results: Path, file: Path) -> None:
+    from search.results import ResultsFolder
+    from search.space.space import SearchSpace
+    from search.study.projection import write_study
+
+    folder = ResultsFolder.open(results)
+    name, records, _ = folder.read()
+    space = SearchSpace.read(folder.identity["recipe"], str(results))
+    objectives = max((len(record.search.scores) for record in records), default=1) or 1
+    write_study(file, name, records, space.distributions(), objectives)
 
 
 def _export_command(folder: Path) -> str:

@@ -8,9 +8,10 @@ trials without parameters would blind samplers that work on the parameters which
 from __future__ import annotations
 
 import contextlib
+import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
-from itertools import zip_longest
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import optuna
@@ -18,6 +19,7 @@ from optuna.samplers import RandomSampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from search.study.database import connect, database_errors
 from search.study.record import State, TrialRecord
 
 if TYPE_CHECKING:
@@ -63,15 +65,17 @@ class Projection:
     def update(self, records: Sequence[TrialRecord]) -> None:
         """Show records as they are now, which hold those that were shown before."""
         trials = [record for record in records if record.kind == "trial"]
+        changed = [(old, new) for old, new in zip(self._shown, trials, strict=False) if old is not new]
         # Optuna changes no trial that is over; one that is run again all the same has the study made anew.
-        if any(old.is_over and old.search != new.search for old, new in zip(self._shown, trials, strict=False)):
+        if any(old.is_over and old.search != new.search for old, new in changed):
             self._storage.delete_study(self._study_id)
             self._study_id, self._shown = self._create(), []
-        for old, new in zip_longest(self._shown, trials):
-            if old is None:
-                self._storage.create_new_trial(self._study_id, self._trial(new))
-            elif old != new and not old.is_over:
+            changed = []
+        for old, new in changed:
+            if not old.is_over:
                 self._change(new)
+        for new in trials[len(self._shown) :]:
+            self._storage.create_new_trial(self._study_id, self._trial(new))
         self._shown = trials
 
     def draw(self, number: int, sampler: BaseSampler) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -133,6 +137,40 @@ class Projection:
 
     def _values(self, record: TrialRecord) -> Sequence[float] | None:
         return record.search.scores if record.search.state == "complete" else None
+
+
+def write_study(
+    file: Path,
+    name: str,
+    records: Sequence[TrialRecord],
+    distributions: Mapping[str, BaseDistribution],
+    objectives: int,
+) -> None:
+    """Write the trials of a search into an SQLite file, as Optuna and optuna-dashboard read it.
+
+    Args:
+        file: is made if need be; a study of that name in it is replaced.
+        name: what the study is called.
+        records: of the search.
+        distributions: of each searched parameter.
+        objectives: how many scores a trial has.
+
+    Raises:
+        SearchError: the file cannot be written, or is no database.
+    """
+
+    def opened() -> sqlite3.Connection:
+        # By path: in an URL SQLAlchemy would read a ? or a %.
+        with database_errors(file):
+            return connect(file)
+
+    with quiet():
+        storage = optuna.storages.RDBStorage("sqlite:///optuna.db", engine_kwargs={"creator": opened})
+        with contextlib.suppress(KeyError):
+            storage.delete_study(storage.get_study_id_from_name(name))
+        Projection(distributions, objectives, storage, name).update(records)
+        storage.remove_session()
+        storage.engine.dispose()
 
 
 @contextlib.contextmanager

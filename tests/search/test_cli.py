@@ -13,11 +13,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import optuna
 import pytest
 import torch
 from click.testing import Result
 from safetensors.torch import load_file, save_file
 
+from search import Leaderboard
 from search.cli import main
 from tests.evaluation.settings import on_kernel
 from tests.search.conftest import Command, fingerprint
@@ -345,6 +347,15 @@ def test_the_leaderboard_is_json_and_csv_for_programs(command: Command, finished
     rows = list(csv.DictReader(io.StringIO(command("leaderboard", finished, "--csv", "--top", "1").stdout)))
     assert [row["trial"] for row in rows if row["kind"] == "trial"] == [str(board["best"])]
     assert command("leaderboard", finished, "--csv", "--json").exit_code == 2
+
+
+def test_trials_are_written_for_optuna_on_request(command: Command, finished: Path, tmp_path: Path) -> None:
+    assert command("leaderboard", finished, "--optuna", tmp_path / "optuna.db").exit_code == 0
+    study = optuna.load_study(study_name="finished", storage=f"sqlite:///{tmp_path}/optuna.db")
+    rows = {row.trial: row for row in Leaderboard.open(finished).rows if row.kind == "trial"}
+    assert {trial.number: (trial.value, trial.params) for trial in study.trials} == {
+        number: (row.search_score, row.parameters) for number, row in rows.items()
+    }
 
 
 def test_a_plain_evaluation_gives_what_the_search_found(command: Command, family: Family, finished: Path) -> None:

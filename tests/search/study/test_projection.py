@@ -10,10 +10,10 @@ import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.samplers import RandomSampler
-from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from search.study.projection import Projection, quiet
+from search.errors import SearchError
+from search.study.projection import Projection, quiet, write_study
 from search.study.record import Scoring, TrialRecord
 
 SPACE = {"density": FloatDistribution(0, 1), "method": CategoricalDistribution(["ties", "dare_ties"])}
@@ -105,10 +105,21 @@ def test_the_one_trial_that_is_asked_for_is_drawn() -> None:
     assert [trial.params for trial in projection.study.trials[3:]] == [PARAMETERS, parameters, PARAMETERS]
 
 
-def test_a_database_of_optunas_can_be_read_by_its_tools(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path}/optuna.db"
-    Projection(SPACE, storage=RDBStorage(url), name="mine").update([PARENT, *TRIALS])
-    study = optuna.load_study(study_name="mine", storage=url)
+@pytest.mark.parametrize("name", ["optuna.db", "50%?.db"])
+def test_a_study_that_is_written_is_read_by_optuna_and_written_again(tmp_path: Path, name: str) -> None:
+    for records in (TRIALS[:2], [PARENT, *TRIALS]):
+        write_study(tmp_path / name, "mine", records, SPACE, 1)
+    assert [file.name for file in tmp_path.iterdir()] == [name]
+    (tmp_path / name).rename(tmp_path / "read.db")
+    study = optuna.load_study(study_name="mine", storage=f"sqlite:///{tmp_path}/read.db")
     assert study.best_params == PARAMETERS
-    assert len(study.trials_dataframe()) == 6
+    assert [trial.number for trial in study.trials] == list(range(6))
     assert study.trials[0].user_attrs["log_likelihood"] == -1.5
+
+
+def test_a_study_is_not_written_over_something_else(tmp_path: Path) -> None:
+    (tmp_path / "notes").write_text("not a database, and longer than the header of one" * 9)
+    with pytest.raises(SearchError, match="notes: file is not a database"):
+        write_study(tmp_path / "notes", "mine", TRIALS, SPACE, 1)
+    with pytest.raises(SearchError, match="unable to open database file"):
+        write_study(tmp_path / "nowhere" / "optuna.db", "mine", TRIALS, SPACE, 1)
