@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import sys
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
@@ -96,9 +95,9 @@ def _held(path: Path, make: Callable[[], None]) -> Iterator[None]:
 
 def _lock(descriptor: int, wait: bool) -> bool:
     """Return whether the lock is ours now. Raises OSError where there are no locks, or to wait is refused."""
-    if sys.platform == "win32":
+    try:
+        import fcntl
+    except ModuleNotFoundError:  # on Windows
         return False
-    import fcntl
-
     fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     return True

@@ -2,22 +2,22 @@
 
 Guarantees: of the workers on one folder, one at a time is inside `exclusive`; `is_held` tells whether a worker still
 lives, also from another container, and at once after a kill -9. On the disks of one machine, that is: on a network file
-system neither these locks nor those of SQLite, which keeps the studies, reach the other machines.
+system neither these locks nor those of SQLite reach the other machines.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 
 @contextlib.contextmanager
 def exclusive(file: Path) -> Iterator[None]:
     """Hold a lock file, waiting for it; the file is made if need be and stays."""
     with file.open("ab") as opened:
-        fcntl.flock(opened, fcntl.LOCK_EX)
+        _lock(opened)
         yield
 
 
@@ -27,7 +27,7 @@ def held(file: Path) -> Iterator[None]:
     try:
         while True:  # who finds it before it is held takes it for one of a dead worker, and removes it
             with file.open("ab") as opened:
-                fcntl.flock(opened, fcntl.LOCK_EX)
+                _lock(opened)
                 if file.exists():
                     yield
                     return
@@ -39,10 +39,17 @@ def is_held(file: Path) -> bool:
     """Whether somebody holds a lock file."""
     try:
         with file.open("rb") as opened:
-            # Shared, so that two who ask at once do not take each other for the holder.
-            fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            _lock(opened, ask=True)
     except FileNotFoundError:
         return False
     except BlockingIOError:
         return True
     return False
+
+
+def _lock(opened: IO[bytes], ask: bool = False) -> None:
+    """Take a lock, waiting for it; or only ask: then raise BlockingIOError if somebody holds it."""
+    import fcntl  # not everywhere; whoever reads a finished search does without
+
+    # Shared, so that two who ask at once do not take each other for the holder.
+    fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB if ask else fcntl.LOCK_EX)
