@@ -19,7 +19,7 @@ import pytest
 
 from evaluation import Problem, SandboxPool, Verdict
 from evaluation.sandbox import pool as pool_module
-from evaluation.sandbox import worker as worker_module
+from evaluation.sandbox import zygote_pair
 from evaluation.sandbox.errors import SandboxError
 from evaluation.sandbox.gate import Gate
 from tests.evaluation.hostile import CASES, PROMPT
@@ -67,7 +67,7 @@ def test_a_run_that_the_machine_starves_is_repeated_alone(adder: Problem, monkey
             return super().alone()
 
     monkeypatch.setattr(pool_module, "Gate", Counting)
-    monkeypatch.setattr(worker_module, "_HARD_WALL_BUDGETS", 0.01)
+    monkeypatch.setattr(zygote_pair, "_HARD_WALL_BUDGETS", 0.01)
     with SandboxPool(workers=2, timeout_seconds=0.3) as pool:
         assert pool.run(adder, HONEST).passed
         with crowded():
@@ -76,8 +76,8 @@ def test_a_run_that_the_machine_starves_is_repeated_alone(adder: Problem, monkey
 
 
 def test_a_run_that_is_starved_alone_too_is_never_failed(adder: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker_module, "_HARD_WALL_BUDGETS", 0.01)
-    monkeypatch.setattr(worker_module, "_HARD_WALL_BUDGETS_ALONE", 0.01)
+    monkeypatch.setattr(zygote_pair, "_HARD_WALL_BUDGETS", 0.01)
+    monkeypatch.setattr(zygote_pair, "_HARD_WALL_BUDGETS_ALONE", 0.01)
     with SandboxPool(workers=1, timeout_seconds=0.3) as pool:
         assert pool.run(adder, HONEST).passed
         with crowded():
