@@ -21,10 +21,10 @@ if TYPE_CHECKING:
         short_names,
         split_reference,
     )
-    from merging.compiling import choose_kernels
     from merging.errors import MachineError, MergingError, NonFiniteTensor, OutOfMemory, shown, suggest
     from merging.export.export import ExportOptions, ScoredMerge, export_model
     from merging.export.model_card import model_card
+    from merging.kernels.choose import choose_kernels
     from merging.live_model import compute_in_float32
     from merging.loading import load_model
     from merging.merger import Merger
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 _NAMES = {
     "checkpoints.contents": "Contents contents_of",
     "checkpoints.references": "missing_part parts_named parts_of renamed short_names split_reference",
-    "compiling": "choose_kernels",
+    "kernels.choose": "choose_kernels",
     "errors": "MachineError MergingError NonFiniteTensor OutOfMemory shown suggest",
     "export.export": "ExportOptions ScoredMerge export_model",
     "export.model_card": "model_card",

@@ -17,14 +17,16 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from merging.arithmetic.bits import Finite
+from merging.arithmetic.random_bits import keys
 from merging.calibration import calibrate, observed
 from merging.errors import MergingError, NonFiniteTensor
-from merging.inductor import AnyKernels, TensorKernels
-from merging.methods import METHODS, Method
-from merging.methods.bits import all_finite
-from merging.methods.random_bits import keys
-from merging.methods.registry import Block, Finite, Scratch, Undefined
-from merging.native import FORMATS
+from merging.kernels import EAGER, Kernels, Target
+from merging.methods import METHODS
+from merging.methods.magnitudes import Edge
+from merging.methods.operands import Block, Workspace
+from merging.methods.registry import Undefined
+from merging.methods.sparsification import Sparsification
 from merging.parents import ParentSet
 from merging.planning.plan import Step
 from merging.residency.placement import by_device
@@ -33,13 +35,6 @@ from merging.statistics.statistics import Kept
 
 T = TypeVar("T")
 
-# Blocks small enough for what a method holds at once to stay in the processor's last cache, and large enough for a
-# pass over one to cost more than its call; a GPU wants whole tensors instead.
-_BLOCK = {"cpu": 1 << 19}
-_WHOLE = 1 << 26
-# A compiled kernel keeps nothing in between; a block is only what one thread does at a time. (The functions of
-# merging/inductor take whole tensors.)
-_FUSED_BLOCK = 1 << 22
 # Tensors that a thread is given together: asking for one at a time costs more than it balances.
 _AT_A_TIME = 4
 _OWN_DTYPES: Mapping[str, torch.dtype] = {}
@@ -47,22 +42,18 @@ _OWN_DTYPES: Mapping[str, torch.dtype] = {}
 
 @dataclass(frozen=True, slots=True)
 class StepOperands:
-    """The sources of one step, flat, read in blocks in the dtype of the merge (a registry.Operands).
-
-    What is made of them is rounded to each of `roundings`, in turn.
-    """
+    """The sources of one step, flat, read in blocks in the dtype of the merge (methods.operands.Operands)."""
 
     step: Step
     parents: ParentSet
     device: torch.device
     dtype: torch.dtype
-    roundings: tuple[torch.dtype, ...]
     random_seed: int
     shape: torch.Size
     base: Tensor | None
     inputs: tuple[Tensor, ...]
-    scratch: Scratch
-    kernels: AnyKernels | None
+    workspace: Workspace
+    kernels: Kernels
 
     @property
     def count(self) -> int:
@@ -82,7 +73,7 @@ class StepOperands:
     def block(self, start: int, size: int) -> Block:
         """Return up to `size` elements from flat index `start` on."""
         base = None if self.base is None else self._part(self.base, start, size)
-        return Block(start, base, tuple(self._part(source, start, size) for source in self.inputs), self.scratch)
+        return Block(start, base, tuple(self._part(source, start, size) for source in self.inputs), self.workspace)
 
     def _part(self, source: Tensor, start: int, size: int) -> Tensor:
         part = source if start == 0 and size >= source.numel() else source[start : start + size]
@@ -96,7 +87,7 @@ class StepOperands:
         """Return the tensor in its own shape."""
         block = self.block(0, self.elements)
         base = None if block.base is None else block.base.view(self.shape)
-        return Block(0, base, tuple(tensor.view(self.shape) for tensor in block.inputs), self.scratch)
+        return Block(0, base, tuple(tensor.view(self.shape) for tensor in block.inputs), self.workspace)
 
     def once(self, name: str, inputs: Sequence[int], compute: Callable[[], T], kept: Form[T] | None = None) -> T:
         """Return a statistic of these inputs (and the base), computed at most once for a parent set."""
@@ -107,19 +98,27 @@ class StepOperands:
         self,
         name: str,
         inputs: Sequence[int],
-        numbers: Hashable,
+        values: Hashable,
         compute: Callable[[], T],
         kept: Form[T] | None = None,
     ) -> T:
-        """Return a statistic of these inputs (and the base) and some numbers; that of the last numbers is held."""
+        """Return a statistic of these inputs (and the base) and parameter values; that of the last values is held."""
         key, found = self._statistic(name, inputs, kept)
-        return self.parents.statistics.last(key, numbers, compute, found)
+        return self.parents.statistics.last(key, values, compute, found)
 
     def _statistic(self, name: str, inputs: Sequence[int], form: Form[T] | None) -> tuple[Hashable, Kept[T] | None]:
         """Return what a statistic is known by in memory, and on disk if it has a form there."""
         sources = (self.step.base, *(self.step.inputs[index] for index in inputs))
         kept = Kept(name, form, partial(self.parents.made_of, sources, self.dtype), self.device) if form else None
         return (name, self.dtype, self.device, sources), kept
+
+    def located(self, index: int, edge: Edge) -> Edge:
+        """Return an edge of an input's task vector as the kernels take it."""
+        return self.kernels.located(self, index, edge)
+
+    def kept_norm(self, index: int, sparsification: Sparsification) -> float | None:
+        """Return the L1 norm of what is kept of an input's task vector, unless the kernels find it while they merge."""
+        return self.kernels.kept_norm(self, index, sparsification)
 
     def random_key(self, index: int) -> tuple[int, int]:
         """Return two 32-bit keys for the random numbers of an input: of (seed, input, its tensor) and nothing else."""
@@ -136,7 +135,7 @@ def run_steps(
     work: Sequence[tuple[Step, AbstractContextManager[Tensor]]],
     parents: ParentSet,
     random_seed: int,
-    kernels: AnyKernels | None,
+    kernels: Kernels,
     done: Callable[[Step], None],
     dtypes: Mapping[str, torch.dtype] = _OWN_DTYPES,
 ) -> None:
@@ -152,7 +151,7 @@ def run_steps(
             and is left when that is whole.
         parents: where the sources are read.
         random_seed: the seed of methods that draw random numbers.
-        kernels: the compiled kernels, if they shall be used.
+        kernels: how to compute; what they do not cover is computed eagerly.
         done: called with each step whose output is whole, in order, by the calling thread.
         dtypes: what outputs are rounded to last, by name, where that is not their own dtype.
 
@@ -164,12 +163,12 @@ def run_steps(
     own = threading.local()
 
     def run(*some: tuple[Step, AbstractContextManager[Tensor]]) -> list[Finite]:
-        scratch = own.__dict__.setdefault("scratch", Scratch())
+        workspace = own.__dict__.setdefault("workspace", Workspace())
         found = []
         with torch.inference_mode():  # which belongs to a thread, too
             for step, place in some:
                 with place as out:
-                    found.append(run_step(step, parents, out, random_seed, kernels, scratch, dtypes.get(step.name)))
+                    found.append(run_step(step, parents, out, random_seed, kernels, workspace, dtypes.get(step.name)))
         return found
 
     if parents.device.type != "cpu" or len(parents.placement.devices) > 1:
@@ -244,8 +243,8 @@ def run_step(
     parents: ParentSet,
     out: Tensor,
     random_seed: int,
-    kernels: AnyKernels | None,
-    scratch: Scratch,
+    kernels: Kernels,
+    workspace: Workspace,
     last: torch.dtype | None = None,
 ) -> Finite:
     """Merge one tensor into `out`, in place; return whether the result is finite.
@@ -256,8 +255,8 @@ def run_step(
         out: the output, contiguous, of the output's shape, on any device; what is written to it is rounded to the dtype
             that it has in files first.
         random_seed: the seed of methods that draw random numbers.
-        kernels: the compiled kernels, if they shall be used.
-        scratch: memory for what is in between.
+        kernels: how to compute; what they do not cover is computed eagerly.
+        workspace: memory for what is in between.
         last: what it is rounded to then, where that is not the dtype of `out`, which may be wider.
 
     Raises:
@@ -268,53 +267,14 @@ def run_step(
     device = parents.placement.device_of(step.name)
     flat = [parents.tensor(source.parent, source.tensor, device).reshape(-1) for source in step.sources()]
     base, inputs = (flat[0], flat[1:]) if step.base else (None, flat)
-    fitting = isinstance(kernels, TensorKernels) or parents.device.type == "cpu"
-    usable = kernels if fitting and step.dtype in FORMATS else None
+    method = METHODS[step.method]
+    usable = kernels if kernels.covers(method, step.dtype, device) else EAGER
     stored, last = step.out_dtype, last or out.dtype
     roundings = (stored,) if torch.promote_types(stored, last) == last else (stored, last)
     operands = StepOperands(
-        step, parents, device, step.dtype, roundings, random_seed, out.shape, base, tuple(inputs), scratch, usable
+        step, parents, device, step.dtype, random_seed, out.shape, base, tuple(inputs), workspace, usable
     )
     try:
-        return _run_method(METHODS[step.method], operands, out.view(-1))
+        return usable.merge(method, operands, step.parameters, Target(out.view(-1), roundings))
     except Undefined as reason:
         raise MergingError(f"tensor {step.name} cannot be merged (method {step.method}): {reason}") from None
-
-
-def _run_method(method: Method, operands: StepOperands, target: Tensor) -> Finite:
-    finite: Finite = True
-    prepared = method.prepare(operands, operands.step.numbers) if method.prepare else None
-    for block in (operands.whole(),) if method.whole else operands.blocks(_block_size(method, operands)):
-        operands.scratch.reuse()
-        found = _write(method, operands, block, prepared, target[block.start : block.start + len(block)])
-        if found is False:
-            return False
-        finite = found if finite is True else finite & found
-    return finite
-
-
-def _block_size(method: Method, operands: StepOperands) -> int:
-    if method.fused and operands.kernels:
-        return operands.elements if isinstance(operands.kernels, TensorKernels) else _FUSED_BLOCK
-    return _BLOCK.get(operands.device.type, _WHOLE)
-
-
-def _write(method: Method, operands: StepOperands, block: Block, prepared: object, target: Tensor) -> Finite:
-    numbers = operands.step.numbers
-    if method.fused and operands.kernels:
-        # The passes in C write float32 as well, which holds whatever they round to.
-        fitting = {operands.dtype} | (set() if isinstance(operands.kernels, TensorKernels) else {torch.float32})
-        in_place = operands.roundings == (operands.dtype,) and target.dtype in fitting
-        in_place &= target.device == operands.device
-        merged = target if in_place else torch.empty(len(block), dtype=operands.dtype, device=operands.device)
-        finite = method.fused(operands.kernels, block, numbers, prepared, merged)
-        if finite is not None:
-            return finite if in_place else _round_into(target, merged, operands)
-    return _round_into(target, method.combine(block, numbers, prepared).view(-1), operands)
-
-
-def _round_into(target: Tensor, merged: Tensor, operands: StepOperands) -> Finite:
-    for dtype in operands.roundings:
-        merged = merged.to(dtype)
-    target.copy_(merged)
-    return all_finite(merged)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from merging.calibration import calibrate
 from merging.execution import run_steps
-from merging.inductor import AnyKernels
+from merging.kernels import EAGER, Kernels
 from merging.live_model import build_model, compute_in_float32
 from merging.merged_config import generation_config, merged_config
 from merging.methods import METHODS
@@ -61,7 +61,7 @@ class Merger:
     Args:
         parents: the open parents of every recipe that will be applied.
         random_seed: the seed of the methods that draw random numbers (dare_*); the same seed gives the same model.
-        kernels: the compiled kernels; without them the same bits come out, later.
+        kernels: how to compute; the bits are the same, whatever is chosen.
         compute_dtype: float32 lets a model of 16 bits compute in that; by default each computes in its own dtype.
 
     Attributes:
@@ -72,7 +72,7 @@ class Merger:
         self,
         parents: ParentSet,
         random_seed: int = 0,
-        kernels: AnyKernels | None = None,
+        kernels: Kernels = EAGER,
         compute_dtype: torch.dtype | None = None,
     ) -> None:
         self.parents = parents

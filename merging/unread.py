@@ -22,8 +22,9 @@ import torch
 from merging.checkpoints.references import parts_of
 from merging.errors import MachineError, MergingError, suggest
 from merging.execution import run_steps
+from merging.kernels import EAGER
 from merging.methods import METHODS, Method, Parameter, Scope
-from merging.methods.registry import Number
+from merging.methods.parameters import Number
 from merging.parents import ParentSet
 from merging.planning.plan import Plan, Step
 from merging.recipes.recipe import Recipe
@@ -236,7 +237,7 @@ class _Look:
 
     def _merged(self, step: Step) -> torch.Tensor:
         out = torch.empty(step.shape, dtype=step.out_dtype, device=self.parents.device)
-        run_steps([(step, nullcontext(out))], self.parents, 0, None, lambda _: None)
+        run_steps([(step, nullcontext(out))], self.parents, 0, EAGER, lambda _: None)
         return out
 
 

@@ -18,7 +18,6 @@ from pathlib import Path
 from merging.caches import part_folder, sweep
 from merging.calibration import calibrate
 from merging.checkpoints.checkpoint import CONFIG, GENERATION
-from merging.compiling import choose_kernels
 from merging.errors import MergingError
 from merging.execution import run_steps
 from merging.export.disk_space import check_free, check_space, shard_limit, size_of_the_rest
@@ -26,7 +25,8 @@ from merging.export.mergekit_equivalent import DELTA, equivalent, mergekit_card
 from merging.export.model_card import model_card
 from merging.export.reopening import check_written
 from merging.export.shards import Destination, pieces_of, split, write_shard
-from merging.inductor import AnyKernels
+from merging.kernels import Kernels
+from merging.kernels.choose import choose_kernels
 from merging.merged_config import config_text, ends_besides, generation_config_text, loaded_end_tokens
 from merging.methods import METHODS
 from merging.notes import notes_of
@@ -186,7 +186,7 @@ def _write_weights(
     folder: Path,
     limit: int,
     random_seed: int,
-    kernels: AnyKernels | None,
+    kernels: Kernels,
     progress: Callable[[str, int, int], None] | None,
 ) -> None:
     by_name = {step.name: step for step in steps}
@@ -205,7 +205,7 @@ def _write_weights(
             progress("merging", merged, len(steps))
 
     if progress:
-        progress("compiling, the first time for a dtype" if kernels else "merging", 0, len(steps))
+        progress("compiling, the first time for a dtype" if kernels.compiles else "merging", 0, len(steps))
     for number, entries in enumerate(shards, start=1):
         file = "model.safetensors" if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         index |= dict.fromkeys(write_shard(folder / file, entries, fill, layout.disassemble), file)

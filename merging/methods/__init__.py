@@ -1,24 +1,12 @@
-"""Merge methods: one file a family, all of them in `METHODS`."""
+"""Merge methods: one file per family, all of them in `METHODS`."""
 
-from merging.methods import (  # noqa: F401 - importing registers them
-    arcee_fusion,
-    calibrated,
-    competition,
-    consensus,
-    karcher,
-    linear,
-    model_stock,
-    multislerp,
-    nearswap,
-    nuslerp,
-    passthrough,
-    ram,
-    sce,
-    singular,
-    slerp,
-    task_vectors,
-    wudi,
-)
-from merging.methods.registry import METHODS, Method, Parameter, Scope
+from importlib import import_module
+from pkgutil import walk_packages
+
+from merging.methods.parameters import Parameter, Scope
+from merging.methods.registry import METHODS, Method
+
+for _module in walk_packages(__path__, f"{__name__}."):
+    import_module(_module.name)  # whose decorators register its methods
 
 __all__ = ["METHODS", "Method", "Parameter", "Scope"]

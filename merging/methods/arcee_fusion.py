@@ -11,14 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from merging.methods.registry import Block, Numbers, method
+from merging.methods.operands import Block
+from merging.methods.parameters import ParameterValues
+from merging.methods.registry import method
 
 _SMALLEST_PROBABILITY = 1e-8
 _OUTLYING = 1.5  # interquartile ranges above the median
 
 
 @method("arcee_fusion", source="https://arcee.ai", base="required", inputs=(2, 2), whole=True)
-def arcee_fusion(block: Block, numbers: Numbers, _: None) -> Tensor:  # noqa: ARG001
+def arcee_fusion(block: Block, _parameters: ParameterValues, _: None) -> Tensor:
     """Return the base with the changes whose importance reaches median + 1.5 · interquartile range.
 
     The sum is in float32 at least, all else rounds to the dtype of the merge after every step.

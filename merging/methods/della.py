@@ -1,22 +1,20 @@
-"""DELLA: a random drop in which larger changes are likelier to be kept (arXiv:2406.11617).
+"""DELLA: a random mask that is likelier to keep larger changes (arXiv:2406.11617).
 
-Guarantees: what is kept is a function of the task vector and of (seed, input, tensor, element) alone; ranks depend on
-the parents alone and are computed once. Equal magnitudes are ranked in their order.
+Guarantees: the mask is a function of the task vector and of (seed, input, tensor, element) alone; ranks depend on the
+parents alone and are computed once. Equal magnitudes are ranked in their order.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from merging.methods.bits import as_bits, bits_dtype, magnitude_mask
-from merging.methods.random_bits import keep_below
-from merging.methods.registry import Number, Operands
-from merging.methods.sparsify import NOTHING, Cut, delta, rescaled
-from merging.native import task_vectors as native
+from merging.arithmetic.bits import as_bits, magnitude_mask
+from merging.methods.operands import Operands
+from merging.methods.parameters import Number
+from merging.methods.sparsification import KEEP_NONE, Sparsification, delta, rescaled
 from merging.statistics import forms
 
 _RANKS = forms.tensor(version=1)
@@ -25,49 +23,10 @@ _LIMIT = 2.0**31 - 128  # the largest float32 that an int32 holds
 _RANKED_AT_ONCE = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class RankedDrop:
-    """Which elements of a task vector a random drop by rank keeps, and what the kept ones are multiplied by.
-
-    An element is kept if its random number, in [0, 2**31), is below `rank * slope + intercept`, in float32.
-    """
-
-    ranks: Tensor  # (elements,), int16 or int32
-    slope: float
-    intercept: float
-    key: tuple[int, int]
-    scale: float = 1.0
-    norm: float = 0.0
-
-    @property
-    def kind(self) -> native.Thinning:
-        """What the kernels call this."""
-        return native.Thinning.RANKED if self.ranks.dtype == torch.int16 else native.Thinning.RANKED_WIDE
-
-    def native(self, dtype: torch.dtype, start: int) -> native.Part:  # noqa: ARG002 - as a cut has it
-        """Return this drop as the kernels take it."""
-        return native.Part(
-            key=self.key,
-            ranks=self.ranks[start:],
-            slope=self.slope,
-            intercept=self.intercept,
-            scale=self.scale,
-            norm=self.norm,
-        )
-
-    def apply(self, delta: Tensor, start: int) -> Tensor:
-        """Thin out, in place, the block of a task vector that starts at flat index `start`."""
-        ranks = self.ranks[start : start + delta.numel()]
-        limits = ranks.to(torch.float32).mul_(self.slope).add_(self.intercept).to(torch.int32)
-        mask = keep_below(limits, self.key, start, delta.numel(), delta.device)
-        as_bits(delta).bitwise_and_(mask.to(bits_dtype(delta.dtype)))
-        return delta if self.scale == 1.0 else delta.mul_(self.scale)
-
-
-def draw_by_rank(
+def random_mask_by_rank(
     operands: Operands, index: int, density: float, rescale: bool, epsilon: float
-) -> RankedDrop | Cut | None:
-    """Return a random drop that keeps an element with a probability that rises with the rank of its magnitude.
+) -> Sparsification | None:
+    """Keep each element with a probability that rises with the rank of its magnitude (MAGPRUNE).
 
     Ranked within its row, the smallest has density - epsilon, the largest density + epsilon, both in (0, 1). With
     `rescale` the kept elements are scaled so that the L1 norm of the task vector stays what it was.
@@ -75,19 +34,19 @@ def draw_by_rank(
     if density >= 1 or operands.elements == 0:
         return None
     if density <= 0:
-        return NOTHING
+        return KEEP_NONE
     ranks = operands.once("ranks", [index], lambda: _ranks(operands, index), kept=_RANKS)
     last = _layout(operands.shape)[1] - 1
     least, step = (density - epsilon, 2 * epsilon / last) if last else (density, 0.0)
-    drop = RankedDrop(ranks, step * _LIMIT, least * _LIMIT, operands.random_key(index))
-    return rescaled(operands, index, drop) if rescale else drop
+    mask = Sparsification(key=operands.random_key(index), ranks=ranks, slope=step * _LIMIT, intercept=least * _LIMIT)
+    return rescaled(operands, index, mask) if rescale else mask
 
 
-def refuse_probabilities(numbers: Mapping[str, Number | None]) -> str | None:
+def refuse_probabilities(values: Mapping[str, Number | None]) -> str | None:
     """Return why a density and an epsilon make no probabilities, or None if they do (or one is not known yet)."""
-    if numbers["density"] is None or numbers["epsilon"] is None:
+    if values["density"] is None or values["epsilon"] is None:
         return None
-    density, epsilon = float(numbers["density"]), float(numbers["epsilon"])
+    density, epsilon = float(values["density"]), float(values["epsilon"])
     if density >= 1 or density <= 0 or (density - epsilon > 0 and density + epsilon < 1):
         return None
     return (

@@ -8,7 +8,9 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from merging.methods.registry import Block, Numbers, Parameter, Scope, method
+from merging.methods.operands import Block
+from merging.methods.parameters import Parameter, ParameterValues, Scope
+from merging.methods.registry import method
 
 
 @method(
@@ -20,7 +22,7 @@ from merging.methods.registry import Block, Numbers, Parameter, Scope, method
     ),
     whole=True,
 )
-def karcher(block: Block, numbers: Numbers, _: None) -> Tensor:
+def karcher(block: Block, parameters: ParameterValues, _: None) -> Tensor:
     """Return the mean direction of the parents, as long as they are on average; all parents count alike.
 
     Lengths are taken in float32 at least; all else rounds to the dtype of the merge after every step. Parents that are
@@ -29,7 +31,7 @@ def karcher(block: Block, numbers: Numbers, _: None) -> Tensor:
     parents = block.inputs
     if len(parents) == 1:
         return parents[0]
-    tol = numbers.number("tol")
+    tol = parameters.number("tol")
     lengths = [_length(parent) for parent in parents]
     directions = [_scaled(p, length) for p, length in zip(parents, lengths, strict=True) if float(length) > tol]
     if not directions:
@@ -37,7 +39,7 @@ def karcher(block: Block, numbers: Numbers, _: None) -> Tensor:
     part = 1.0 / len(parents)
     # Summed one by one, as the parts of those that have a direction are in mergekit.
     parts = [part / sum([part] * len(directions))] * len(directions)
-    mean = _mean_direction(directions, parts, int(numbers.number("max_iter")), tol)
+    mean = _mean_direction(directions, parts, int(parameters.number("max_iter")), tol)
     return reduce(torch.add, [part * length for length in lengths]) * mean
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-from merging.inductor import AnyKernels, TensorKernels
-from merging.methods.bits import all_finite
-from merging.methods.registry import Block, Finite, Numbers, Parameter, Scope, Undefined, method
-from merging.native.weighted_sum import weighted_sum
+from merging.methods.operands import Block, Operands
+from merging.methods.parameters import Parameter, ParameterValues, Scope
+from merging.methods.registry import Undefined, method
 
 
 def nonzero(total: Tensor, switch: str = "normalize") -> Tensor:
@@ -18,14 +19,19 @@ def nonzero(total: Tensor, switch: str = "normalize") -> Tensor:
     return total
 
 
-def fused(kernels: AnyKernels, block: Block, numbers: Numbers, _: None, out: Tensor) -> Finite:
-    """Do what `linear` does in one pass."""
-    weights = torch.tensor(numbers.each("weight"), dtype=torch.float32)
-    divisor = float(nonzero(weights.sum())) if numbers.flag("normalize") else None
-    if isinstance(kernels, TensorKernels):
-        kernels.weighted_sum(block.inputs, weights.tolist(), out, divisor, fma=True)
-        return all_finite(out)
-    return weighted_sum(kernels, block.inputs, weights.tolist(), out, divisor, fma=True)
+@dataclass(frozen=True, slots=True)
+class Average:
+    """The weight of each parent, and what their sum is divided by, if it is; as float32 (or float64) holds them."""
+
+    weights: tuple[float, ...]
+    divisor: float | None
+
+
+def average(operands: Operands, parameters: ParameterValues) -> Average:
+    """Return the weights, and their sum if `normalize`."""
+    weights = torch.tensor(parameters.each("weight"), dtype=torch.promote_types(operands.dtype, torch.float32))
+    divisor = float(nonzero(weights.sum())) if parameters.flag("normalize") else None
+    return Average(tuple(weights.tolist()), divisor)
 
 
 @method(
@@ -35,17 +41,16 @@ def fused(kernels: AnyKernels, block: Block, numbers: Numbers, _: None, out: Ten
         Parameter("weight", float, Scope.INPUT),
         Parameter("normalize", bool, Scope.SHARED, default=True),
     ),
-    fused=fused,
+    prepare=average,
 )
-def linear(block: Block, numbers: Numbers, _: None) -> Tensor:
+def linear(block: Block, _: ParameterValues, average: Average) -> Tensor:
     """Return sum(weight * parent), over sum(weight) if `normalize`; summed in float32 at least."""
-    dtype = block.inputs[0].dtype
-    wide = torch.promote_types(dtype, torch.float32)
-    weights = torch.tensor(numbers.each("weight"), dtype=wide, device=block.inputs[0].device)
-    total = block.scratch.like(block.inputs[0], wide).zero_()
-    widened = block.scratch.like(total)
-    for parent, weight in zip(block.inputs, weights, strict=True):
+    first = block.inputs[0]
+    total = block.workspace.like(first, torch.promote_types(first.dtype, torch.float32)).zero_()
+    widened = block.workspace.like(total)
+    for parent, weight in zip(block.inputs, total.new_tensor(average.weights), strict=True):
         total.addcmul_(widened.copy_(parent), weight)
-    if numbers.flag("normalize"):
-        total.div_(nonzero(weights.sum()))
-    return block.scratch.like(total, dtype).copy_(total)
+    if average.divisor is not None:
+        # A tensor: a GPU would multiply by the reciprocal of a number.
+        total.div_(total.new_tensor(average.divisor))
+    return block.workspace.like(total, first.dtype).copy_(total)

@@ -1,36 +1,40 @@
 """Selection by magnitude: where in a tensor the k-th largest or k-th smallest |x| lies, equals taken in their order.
 
-Guarantees: exact, whatever the pieces in which a tensor is read; what it costs is a look at a table that is computed
-once for a parent set.
+Guarantees: exact, whatever the pieces in which a tensor is read. A search costs a look at a table that is computed once
+for a parent set.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from merging.inductor.task_vectors import RUN as RUN  # a kernel searches where a table counts
-from merging.methods.bits import number_of
-from merging.methods.registry import Block, Operands
-from merging.statistics.magnitude_table import TABLE, MagnitudeTable, Place, magnitude_bins, magnitude_table
+from merging.arithmetic.bits import bits_of, number_of
+from merging.arithmetic.magnitude_table import RUN, TABLE, MagnitudeTable, Place, magnitude_bins, magnitude_table
+from merging.methods.operands import Block, Operands
 
 _RUNS_AT_ONCE = 256  # that a GPU reads
 
 
 @dataclass(frozen=True, slots=True)
-class Boundary:
-    """A magnitude, and the flat index behind the last element of this magnitude that belongs to a selection.
+class Edge:
+    """A magnitude that elements are compared with: `before` up to the flat index `until`, and `after` from there on.
 
-    With a `rank`, which is only so where it was asked for, the first `rank` of this magnitude from that index on belong
-    to it, too; they lie within a run.
+    If it has a `rank`, the index lies behind the `rank`-th element of the larger magnitude from `until` on, within a
+    run, and has yet to be found (`located`).
     """
 
-    magnitude: float
-    equal_until: int
+    until: int
+    before: float
+    after: float
     rank: int = 0
+
+    def at(self, index: int) -> float:
+        """Return the magnitude at a flat index."""
+        return self.before if index < self.until else self.after
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +45,6 @@ class Magnitudes:
     read: Callable[[Block], Tensor]
     table: MagnitudeTable
     dtype: torch.dtype
-    find: Callable[[Block, float, int], int] | None = None
-    ranked: bool = False
 
     @classmethod
     def of(
@@ -51,65 +53,68 @@ class Magnitudes:
         operands: Operands,
         inputs: Sequence[int],
         read: Callable[[Block], Tensor],
-        find: Callable[[Block, float, int], int] | None = None,
         dtype: torch.dtype | None = None,
-        ranked: bool = False,
     ) -> Magnitudes:
         """Count the magnitudes of what `read` makes of these inputs, once for a parent set under this name.
 
-        `find` may be a faster way to the index in a block of the element of a magnitude that has a rank (from 1);
-        `dtype` is that of what `read` makes, if it is not the merge's. Boundaries in a 16-bit dtype are then found
-        without a look at the tensor if they may have a rank (`ranked`).
+        `dtype` is that of what `read` makes, if it is not the merge's.
         """
         table = operands.once(name, inputs, lambda: magnitude_table(_runs(operands, read)), kept=TABLE)
-        return cls(operands, read, table, dtype or operands.dtype, find, ranked)
+        return cls(operands, read, table, dtype or operands.dtype)
 
-    def largest(self, k: int) -> Boundary:
-        """Return the boundary of the k largest, 1 <= k <= elements: those above it, and equals before its index."""
-        return self._boundary(self.table.place_of(k))
+    def largest(self, k: int) -> Edge:
+        """Return the edge that the k largest, 1 <= k <= elements, lie above; in a 16-bit dtype it may have a rank."""
+        magnitude, until, rank = self._kth(self.table.place_of(k))
+        return Edge(until, self._below(magnitude) if magnitude else -1.0, magnitude, rank)
 
-    def smallest(self, k: int) -> Boundary:
-        """Return the boundary of the k smallest, 1 <= k <= elements: those below it, and equals before its index."""
-        return self._boundary(self.table.place_from_below(k))
+    def smallest(self, k: int) -> Edge:
+        """Return the edge that the k smallest, 1 <= k <= elements, do not lie above; it may have a rank, too."""
+        magnitude, until, rank = self._kth(self.table.place_from_below(k))
+        return Edge(until, magnitude, self._below(magnitude) if magnitude else 0.0, rank)
 
-    def _boundary(self, place: Place) -> Boundary:
+    def _below(self, magnitude: float) -> float:
+        return number_of(bits_of(magnitude, self.dtype) - 1, self.dtype)
+
+    def _kth(self, place: Place) -> tuple[float, int, int]:
+        """Return the magnitude of the element at a place, and where it is: an index, and a rank from there on."""
         if self.dtype.itemsize > 2:
-            return self._boundary_within_bin(place)
+            return *self._within_bin(place), 0
         magnitude = number_of(place.bin, self.dtype)  # every element of the bin has it
         if place.rank == place.count:
-            return Boundary(magnitude, self.operands.elements)
+            return magnitude, self.operands.elements, 0
         run, rank = self.table.run_of(place)
-        if self.ranked:
-            return Boundary(magnitude, run * RUN, rank)
-        block = self.operands.block(run * RUN, RUN)
-        if self.find:
-            return Boundary(magnitude, run * RUN + self.find(block, magnitude, rank) + 1)
-        values = self.read(block)
-        # NumPy compares 16-bit integers ten times as fast as torch does.
-        (equal,) = (magnitude_bins(values).numpy(force=True) == place.bin).nonzero()
-        return Boundary(magnitude, run * RUN + int(equal[rank - 1]) + 1)
+        return magnitude, run * RUN, rank
 
-    def _boundary_within_bin(self, place: Place) -> Boundary:
+    def _within_bin(self, place: Place) -> tuple[float, int]:
         magnitudes, positions = [], []
         for block in self.operands.blocks(read_size(self.operands)):
-            values, start = self.read(block), block.start
+            values = self.read(block)
             (inside,) = (magnitude_bins(values) == place.bin).nonzero(as_tuple=True)
             magnitudes.append(values[inside].abs())
-            positions.append(inside + start)
+            positions.append(inside + block.start)
         ranked, order = torch.cat(magnitudes).sort(descending=not place.rising, stable=True)
         magnitude = ranked[place.rank - 1]
         equal = order[: place.rank][ranked[: place.rank] == magnitude]
-        return Boundary(float(magnitude), int(torch.cat(positions)[equal].max()) + 1)
+        return float(magnitude), int(torch.cat(positions)[equal].max()) + 1
+
+
+def located(operands: Operands, read: Callable[[Block], Tensor], edge: Edge) -> Edge:
+    """Return an edge without a rank: at the index that the rank stands for in what `read` makes of the operands."""
+    if not edge.rank:
+        return edge
+    values = read(operands.block(edge.until, RUN))
+    wanted = bits_of(max(edge.before, edge.after), values.dtype)
+    # NumPy compares 16-bit integers ten times as fast as torch does.
+    (equal,) = (magnitude_bins(values).numpy(force=True) == wanted).nonzero()
+    return replace(edge, until=edge.until + int(equal[edge.rank - 1]) + 1, rank=0)
 
 
 def read_size(operands: Operands) -> int:
-    """Return how many elements are read at once, a multiple of a run: as many as the device is good at."""
-    here = operands.block(0, 1)
-    device = (here.inputs[0] if here.inputs or here.base is None else here.base).device
-    return RUN if device.type == "cpu" else _RUNS_AT_ONCE * RUN
+    """Return how many elements to read at once, a multiple of a run: as many as the device is good at."""
+    return RUN if operands.device.type == "cpu" else _RUNS_AT_ONCE * RUN
 
 
 def _runs(operands: Operands, read: Callable[[Block], Tensor]) -> Iterator[Tensor]:
-    # Brought to the host in large pieces: that is what counts them.
+    # Brought to the host, which counts them, in large pieces.
     for block in operands.blocks(read_size(operands)):
         yield from torch.split(read(block).cpu(), RUN)

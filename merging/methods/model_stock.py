@@ -8,15 +8,17 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-from merging.methods.registry import Block, Numbers, Operands, Parameter, Scope, method
+from merging.methods.operands import Block, Operands
+from merging.methods.parameters import Parameter, ParameterValues, Scope
+from merging.methods.registry import method
 
 _SMALLEST_PRODUCT = 1e-6
 _SMALLEST_DENOMINATOR = 1e-6
 
 
-def ratio(operands: Operands, numbers: Numbers) -> Tensor:
+def ratio(operands: Operands, parameters: ParameterValues) -> Tensor:
     """Return the part of the way to the average, of the tensor (1,) or of each row (*rows, 1); of the parents alone."""
-    by_filter = numbers.flag("filter_wise")
+    by_filter = parameters.flag("filter_wise")
     inputs = range(operands.count)
     return operands.once(f"stock_ratio {by_filter}", inputs, lambda: _ratio(operands.whole(), by_filter))
 
@@ -48,7 +50,7 @@ def _cosine(one: Tensor, other: Tensor) -> Tensor:
     prepare=ratio,
     whole=True,
 )
-def model_stock(block: Block, numbers: Numbers, ratio: Tensor) -> Tensor:  # noqa: ARG001
+def model_stock(block: Block, _: ParameterValues, ratio: Tensor) -> Tensor:
     """Return ratio · average + (1 - ratio) · base, rounded to the dtype of the merge after every step."""
     assert block.base is not None
     average = reduce(torch.add, block.inputs).div_(len(block.inputs))

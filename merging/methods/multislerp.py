@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from merging.methods.linear import nonzero
-from merging.methods.registry import Block, Numbers, Parameter, Scope, Undefined, method
+from merging.methods.operands import Block
+from merging.methods.parameters import Parameter, ParameterValues, Scope
+from merging.methods.registry import Undefined, method
 
 
 @method(
@@ -25,7 +27,7 @@ from merging.methods.registry import Block, Numbers, Parameter, Scope, Undefined
     inputs=(1, None),
     whole=True,
 )
-def multislerp(block: Block, numbers: Numbers, _: None) -> Tensor:
+def multislerp(block: Block, parameters: ParameterValues, _: None) -> Tensor:
     """Return the barycentre of the parents, or of what they changed in the base, added to it again.
 
     Rounds to the dtype of the merge after every step. One parent alone is returned as it is.
@@ -39,10 +41,10 @@ def multislerp(block: Block, numbers: Numbers, _: None) -> Tensor:
     if block.base is not None:
         points.sub_(block.base)
     points = points.view(len(points), -1)
-    weights = torch.tensor(numbers.each("weight"), dtype=points.dtype, device=points.device)
-    if numbers.flag("normalize_weights"):
+    weights = torch.tensor(parameters.each("weight"), dtype=points.dtype, device=points.device)
+    if parameters.flag("normalize_weights"):
         weights = weights / nonzero(weights.sum(), "normalize_weights")
-    merged = _barycentre(points, weights, numbers.number("eps")).view(block.inputs[0].shape)
+    merged = _barycentre(points, weights, parameters.number("eps")).view(block.inputs[0].shape)
     return merged if block.base is None else merged.add_(block.base)
 
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from merging.methods.registry import Block, Numbers, Parameter, Scope, method
+from merging.methods.operands import Block
+from merging.methods.parameters import Parameter, ParameterValues, Scope
+from merging.methods.registry import method
 
 _SMALLEST_DISTANCE = 1e-6
 
@@ -20,15 +22,15 @@ _SMALLEST_DISTANCE = 1e-6
     base="required",
     inputs=(2, 2),
 )
-def nearswap(block: Block, numbers: Numbers, _: None) -> Tensor:
+def nearswap(block: Block, parameters: ParameterValues, _: None) -> Tensor:
     """Return the base moved towards the other parent by the part min(1, t / |their difference|) of the way.
 
     Rounds to the dtype of the merge after every step.
     """
     assert block.base is not None
     (other,) = block.inputs
-    part, rest = block.scratch.like(block.base), block.scratch.like(block.base)
+    part, rest = block.workspace.like(block.base), block.workspace.like(block.base)
     torch.sub(block.base, other, out=part)
-    part.abs_().clamp_(min=_SMALLEST_DISTANCE).reciprocal_().mul_(numbers.number("t")).clamp_(0, 1)
+    part.abs_().clamp_(min=_SMALLEST_DISTANCE).reciprocal_().mul_(parameters.number("t")).clamp_(0, 1)
     rest.copy_(part).neg_().add_(1)
     return part.mul_(other).add_(rest.mul_(block.base))

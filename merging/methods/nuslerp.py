@@ -11,7 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from merging.methods.registry import Block, Numbers, Operands, Parameter, Scope, method
+from merging.methods.operands import Block, Operands
+from merging.methods.parameters import Parameter, ParameterValues, Scope
+from merging.methods.registry import method
 
 _SMALLEST_NORM = 1e-7
 _SMALLEST_TOTAL = 1e-6
@@ -31,12 +33,12 @@ class Arc:
     t: float
 
 
-def arc(operands: Operands, numbers: Numbers) -> Arc:
+def arc(operands: Operands, parameters: ParameterValues) -> Arc:
     """Return the angle, which depends on the parents alone, and the second parent's part of the weights."""
-    axis = None if numbers.flag("nuslerp_flatten") else 0 if numbers.flag("nuslerp_row_wise") else -1
+    axis = None if parameters.flag("nuslerp_flatten") else 0 if parameters.flag("nuslerp_row_wise") else -1
     name = f"nuslerp_cosine {axis}"
     cosine = operands.once(name, [0, 1], lambda: cosine_along(axis, *_ends(operands.whole())))
-    first, second = numbers.each("weight")
+    first, second = parameters.each("weight")
     total = first + second
     return Arc(cosine, 0.5 if abs(total) < _SMALLEST_TOTAL else second / total)
 
@@ -64,7 +66,7 @@ def cosine_along(axis: int | None, first: Tensor, second: Tensor) -> Tensor:
     prepare=arc,
     whole=True,
 )
-def nuslerp(block: Block, numbers: Numbers, arc: Arc) -> Tensor:  # noqa: ARG001
+def nuslerp(block: Block, _: ParameterValues, arc: Arc) -> Tensor:
     """Return the point at `t` on the arc between the parents (or what they changed, added to the base again)."""
     first, second = _ends(block)
     parallel = 1 - arc.cosine.square() <= _NEARLY_PARALLEL

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from merging.methods.registry import Block, Numbers, Parameter, Scope, method
+from merging.methods.operands import Block
+from merging.methods.parameters import Parameter, ParameterValues, Scope
+from merging.methods.registry import method
 
 
 @method(
@@ -13,7 +15,7 @@ from merging.methods.registry import Block, Numbers, Parameter, Scope, method
     parameters=(Parameter("scale", float, Scope.INPUT, optional=True),),
     inputs=(1, 1),
 )
-def passthrough(block: Block, numbers: Numbers, _: None) -> Tensor:
+def passthrough(block: Block, parameters: ParameterValues, _: None) -> Tensor:
     """Return the parent, times `scale` if one is given."""
-    (parent,), (scale,) = block.inputs, numbers.per_input["scale"]
+    (parent,), (scale,) = block.inputs, parameters.per_input["scale"]
     return parent if scale is None else parent * float(scale)

@@ -9,28 +9,30 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from merging.methods.magnitudes import RUN
-from merging.methods.registry import Block, Numbers, Operands, Parameter, Scope, method
+from merging.arithmetic.magnitude_table import RUN
+from merging.methods.operands import Block, Operands
+from merging.methods.parameters import Parameter, ParameterValues, Scope
+from merging.methods.registry import method
 
 _EPSILON = Parameter("epsilon", float, Scope.SHARED, default=1e-5, low=0.0)
 
 
 @method("ram", source="arXiv:2601.13572", parameters=(_EPSILON,), base="required")
-def ram(block: Block, numbers: Numbers, _: None) -> Tensor:
+def ram(block: Block, parameters: ParameterValues, _: None) -> Tensor:
     """Return the base plus, for each element, the mean of the changes larger than `epsilon`."""
     assert block.base is not None
     if not block.inputs:
         return block.base
-    changes, counts = _changes(block, numbers.number("epsilon"))
+    changes, counts = _changes(block, parameters.number("epsilon"))
     return block.base + changes.div_(counts).sum(dim=0)
 
 
-def amplification(operands: Operands, numbers: Numbers) -> Tensor:
+def amplification(operands: Operands, parameters: ParameterValues) -> Tensor:
     """Return what each parent's own changes are multiplied by: 1 + r · min(alpha, shared / own), (parents, 1) float32.
 
     A parent whose changes are all shared counts as having `epsilon` of its own.
     """
-    epsilon = numbers.number("epsilon")
+    epsilon = parameters.number("epsilon")
     shared, own = (torch.zeros(operands.count, dtype=torch.int64) for _ in range(2))
     for block in operands.blocks(RUN) if operands.count else ():
         changes, counts = _changes(block, epsilon)
@@ -38,7 +40,7 @@ def amplification(operands: Operands, numbers: Numbers) -> Tensor:
         shared += (changed & (counts > 1)).sum(dim=1).cpu()
         own += (changed & (counts == 1)).sum(dim=1).cpu()
     ratios = shared / own.clamp(min=epsilon)
-    return (1 + numbers.number("r") * ratios.clamp(min=0, max=numbers.number("alpha"))).unsqueeze(-1)
+    return (1 + parameters.number("r") * ratios.clamp(min=0, max=parameters.number("alpha"))).unsqueeze(-1)
 
 
 @method(
@@ -52,12 +54,12 @@ def amplification(operands: Operands, numbers: Numbers) -> Tensor:
     base="required",
     prepare=amplification,
 )
-def ramplus_tl(block: Block, numbers: Numbers, amplification: Tensor) -> Tensor:
+def ramplus_tl(block: Block, parameters: ParameterValues, amplification: Tensor) -> Tensor:
     """Return the base plus the mean of shared changes, and of changes of one parent their amplification."""
     assert block.base is not None
     if not block.inputs:
         return block.base
-    changes, counts = _changes(block, numbers.number("epsilon"))
+    changes, counts = _changes(block, parameters.number("epsilon"))
     own = changes * amplification.to(changes.device)
     return block.base + torch.where(counts == 1, own, changes.div_(counts)).sum(dim=0)
 

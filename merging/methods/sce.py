@@ -7,9 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from merging.methods.magnitudes import RUN, Magnitudes
-from merging.methods.registry import Block, Numbers, Operands, Parameter, Scope, method
-from merging.methods.sparsify import NOTHING, Cut
+from merging.arithmetic.magnitude_table import RUN
+from merging.methods.magnitudes import Magnitudes, located
+from merging.methods.operands import Block, Operands
+from merging.methods.parameters import Parameter, ParameterValues, Scope
+from merging.methods.registry import method
+from merging.methods.sparsification import KEEP_NONE, Sparsification
 from merging.statistics import forms
 from merging.statistics.forms import Form
 
@@ -19,30 +22,30 @@ _SMALLEST_WEIGHT = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
-class Selection:
+class SelectedElements:
     """Which elements are merged, and what each parent counts there.
 
     Attributes:
-        cut: of the variance between the parents; None for all elements.
+        top_k: of the variance between the parents; None for all elements.
         weights: (parents, 1), in the dtype of the merge.
     """
 
-    cut: Cut | None
+    top_k: Sparsification | None
     weights: Tensor
 
 
-def select(operands: Operands, numbers: Numbers) -> Selection:
+def select(operands: Operands, parameters: ParameterValues) -> SelectedElements:
     """Select the `select_topk` part of the elements that differ between parents; weigh parents by their energy there.
 
     Of equal variances those that come first are taken.
     """
     if not operands.count:
-        return Selection(NOTHING, torch.empty(0, 1))
-    cut = _find_cut(operands, numbers.number("select_topk"))
-    if cut is None:
+        return SelectedElements(KEEP_NONE, torch.empty(0, 1))
+    top_k = _top_k(operands, parameters.number("select_topk"))
+    if top_k is None:
         every = range(operands.count)
-        return Selection(None, operands.once("energies", every, lambda: _weights(operands, None)))
-    return Selection(cut, _weights(operands, cut))
+        return SelectedElements(None, operands.once("energies", every, lambda: _weights(operands, None)))
+    return SelectedElements(top_k, _weights(operands, top_k))
 
 
 @method(
@@ -56,22 +59,22 @@ def select(operands: Operands, numbers: Numbers) -> Selection:
     base="required",
     prepare=select,
 )
-def sce(block: Block, numbers: Numbers, selection: Selection) -> Tensor:  # noqa: ARG001
+def sce(block: Block, _: ParameterValues, selection: SelectedElements) -> Tensor:
     """Return the base plus the weighted mean of the selected changes that have the sign of their sum.
 
     Rounds to the dtype of the merge after every step.
     """
     assert block.base is not None
-    if selection.cut is NOTHING:
+    if selection.top_k is KEEP_NONE:
         return block.base
-    changes = _selected(block, selection.cut)
+    changes = _selected(block, selection.top_k)
     majority = (changes.sum(dim=0) >= 0).to(changes.dtype).mul_(2).sub_(1)
     weights = selection.weights * (changes.sign() == majority)
     total = weights.sum(dim=0).clamp_(min=_SMALLEST_WEIGHT)
     return changes.mul_(weights).sum(dim=0).div_(total).add_(block.base)
 
 
-def _find_cut(operands: Operands, part: float) -> Cut | None:
+def _top_k(operands: Operands, part: float) -> Sparsification | None:
     if part >= 1 or not operands.elements:
         return None
     inputs = range(operands.count)
@@ -82,14 +85,14 @@ def _find_cut(operands: Operands, part: float) -> Cut | None:
         kept=_DIFFERING,
     )
     if not (selected := int(differing * part)):
-        return NOTHING
-    boundary = Magnitudes.of("variances", operands, inputs, _variance).largest(selected)
-    return Cut(boundary.magnitude, boundary.equal_until)
+        return KEEP_NONE
+    floor = Magnitudes.of("variances", operands, inputs, _variance).largest(selected)
+    return Sparsification(floor=located(operands, _variance, floor))
 
 
-def _weights(operands: Operands, cut: Cut | None) -> Tensor:
+def _weights(operands: Operands, top_k: Sparsification | None) -> Tensor:
     """Return each parent's part of the mean square of the selected changes, (parents, 1); equal parts of a tiny one."""
-    changes = _selected(operands.block(0, operands.elements), cut)
+    changes = _selected(operands.block(0, operands.elements), top_k)
     energies = changes.square_().mean(dim=1, keepdim=True)
     total = float(energies.sum())
     if abs(total) < _SMALLEST_ENERGY:
@@ -97,11 +100,11 @@ def _weights(operands: Operands, cut: Cut | None) -> Tensor:
     return energies / total
 
 
-def _selected(block: Block, cut: Cut | None) -> Tensor:
-    """Return the changes (parents, elements), zero where the cut of the variance takes an element out."""
+def _selected(block: Block, top_k: Sparsification | None) -> Tensor:
+    """Return the changes (parents, elements), zero where the variance of an element is not in the top-k."""
     changes = _changes(block)
-    if cut is not None:
-        changes.mul_(cut.apply(_variance(block), block.start) != 0)
+    if top_k is not None:
+        changes.mul_(top_k.apply(_variance(block), block.start) != 0)
     return changes
 
 

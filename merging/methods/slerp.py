@@ -7,10 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from merging.inductor import AnyKernels, TensorKernels
-from merging.methods.bits import all_finite
-from merging.methods.registry import Block, Finite, Numbers, Operands, Parameter, Scope, method
-from merging.native.weighted_sum import weighted_sum
+from merging.methods.operands import Block, Operands
+from merging.methods.parameters import Parameter, ParameterValues, Scope
+from merging.methods.registry import method
 
 # Norms and dot products are summed in runs of this many elements, as mergekit 0.1.5 sums them: a float32
 # sum in another order would now and then round a 16-bit result differently.
@@ -50,32 +49,16 @@ def _wide(values: Tensor | None) -> Tensor:
     return values.to(torch.promote_types(values.dtype, torch.float32)).unsqueeze(0)
 
 
-def coefficients(operands: Operands, numbers: Numbers) -> Coefficients:
+def coefficients(operands: Operands, parameters: ParameterValues) -> Coefficients:
     """Return sin((1-t)·θ)/sin θ and sin(t·θ)/sin θ; 1-t and t where the parents are nearly parallel or opposite."""
     cosine = operands.once("angle_cosine", [0], lambda: angle_cosine(operands))
-    t = torch.tensor([[numbers.number("t")]], dtype=cosine.dtype, device=cosine.device)
+    t = torch.tensor([[parameters.number("t")]], dtype=cosine.dtype, device=cosine.device)
     parallel = cosine.abs() > _NEARLY_PARALLEL
     theta = torch.acos(torch.where(parallel, 0, cosine))
     sine = torch.sin(theta)
     base = torch.where(parallel, 1 - t, torch.sin((1 - t) * theta) / sine)
     other = torch.where(parallel, t, torch.sin(t * theta) / sine)
     return Coefficients(base[0, 0], other[0, 0])
-
-
-def fused(
-    kernels: AnyKernels,
-    block: Block,
-    numbers: Numbers,  # noqa: ARG001
-    factors: Coefficients,
-    out: Tensor,
-) -> Finite:
-    """Do what `slerp` does in one pass."""
-    assert block.base is not None
-    parents, weights = (block.base, block.inputs[0]), (float(factors.base), float(factors.other))
-    if isinstance(kernels, TensorKernels):
-        kernels.weighted_sum(parents, weights, out)
-        return all_finite(out)
-    return weighted_sum(kernels, parents, weights, out)
 
 
 @method(
@@ -85,11 +68,10 @@ def fused(
     base="required",
     inputs=(2, 2),
     prepare=coefficients,
-    fused=fused,
 )
-def slerp(block: Block, numbers: Numbers, factors: Coefficients) -> Tensor:  # noqa: ARG001
+def slerp(block: Block, _: ParameterValues, factors: Coefficients) -> Tensor:
     """Return the point at `t` between the base (t = 0) and the other parent (t = 1)."""
     assert block.base is not None
-    wide, other = (block.scratch.like(block.base, factors.base.dtype) for _ in range(2))
+    wide, other = (block.workspace.like(block.base, factors.base.dtype) for _ in range(2))
     wide.copy_(block.base).mul_(factors.base).add_(other.copy_(block.inputs[0]).mul_(factors.other))
-    return block.scratch.like(block.base).copy_(wide)
+    return block.workspace.like(block.base).copy_(wide)

@@ -19,7 +19,7 @@ import torch
 from merging.checkpoints.headers import TensorEntry
 from merging.errors import MergingError
 from merging.methods import METHODS, Method, Scope
-from merging.methods.registry import Number, Numbers
+from merging.methods.parameters import Number, ParameterValues
 from merging.parents import ParentSet
 from merging.planning.modules import DEFAULT, Module, modules_of, name_of
 from merging.planning.parameters import Lookup, Lookups, Values, structure_of
@@ -80,9 +80,9 @@ class Step(PlannedTensor):
     per_input: tuple[tuple[str, Values], ...]
 
     @property
-    def numbers(self) -> Numbers:
+    def parameters(self) -> ParameterValues:
         """The parameters, as a method reads them."""
-        return Numbers(dict(self.shared), dict(self.per_input))
+        return ParameterValues(dict(self.shared), dict(self.per_input))
 
     def passed_through(self, source: Source) -> Step:
         """Return the step that takes the tensor from one source as it is."""

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from merging.errors import suggest
 from merging.methods import METHODS, Method, Parameter, Scope
-from merging.methods.registry import Number
+from merging.methods.parameters import Number
 from merging.recipes.schema import InputModel, OutputSlice, Parameters, RecipeFields, last_sources
 from merging.recipes.settings import Conditional, Setting, knots_at, leaves
 

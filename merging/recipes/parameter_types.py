@@ -16,6 +16,6 @@ def parameter_types() -> Mapping[str, str]:
 
     Read off the declarations, `Parameter("k", int, ...)`, in the methods' source.
     """
-    nodes = (node for file in sorted(_METHODS.glob("*.py")) for node in ast.walk(ast.parse(file.read_bytes())))
+    nodes = (node for file in sorted(_METHODS.rglob("*.py")) for node in ast.walk(ast.parse(file.read_bytes())))
     calls = (node for node in nodes if isinstance(node, ast.Call) and ast.unparse(node.func) == "Parameter")
     return {ast.literal_eval(key): ast.unparse(kind) for key, kind, *_ in (call.args for call in calls)}

@@ -81,7 +81,7 @@ class Phases:
     def _warm_up(self) -> None:
         """Compile what the candidates need, and compute what depends on the parents alone, before the first trial."""
         bench = self.session.bench
-        if bench.merger.kernels is None or self.is_stopping():
+        if not bench.merger.kernels.compiles or self.is_stopping():
             return
         self._progress.begin("compiling", 1)
         try:

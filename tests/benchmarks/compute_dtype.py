@@ -20,7 +20,8 @@ import torch
 
 from evaluation import compute_speeds
 from merging import Merger, ParentSet, Recipe
-from merging.native import Kernels
+from merging.kernels import EAGER
+from merging.kernels.native import NativeKernels
 from tests.benchmarks.candidates import METHODS, benchmark_recipes, candidate
 from tests.benchmarks.machine import describe_machine
 from tests.merging.conftest import Family
@@ -72,7 +73,7 @@ def merges(parents: ParentSet, texts: dict[str, str], runs: int) -> None:
     print("|---|---|---|---|---|---|---|")
     mergers = [
         Merger(parents, kernels=kernels, compute_dtype=dtype)
-        for kernels in (Kernels(), None)
+        for kernels in (NativeKernels(), EAGER)
         for dtype in (None, torch.float32)
     ]
     for method, text in texts.items():

@@ -19,7 +19,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from merging import Merger, ParentSet, Recipe
-from merging.native import Kernels
+from merging.kernels import EAGER
+from merging.kernels.native import NativeKernels
 from tests.benchmarks.candidates import benchmark_recipes, candidate
 from tests.benchmarks.machine import describe_machine
 from tests.merging.conftest import Family
@@ -45,7 +46,7 @@ def merge(merger: str, text: str) -> int:
         Merger(parents).tokenizer(recipe)
         before = peak()  # the architecture's code and the tokenizer are no part of merging
         parents.load()
-        live = Merger(parents, kernels=Kernels() if merger == "ours" else None)
+        live = Merger(parents, kernels=NativeKernels() if merger == "ours" else EAGER)
         for number in range(3):
             live.apply(candidate(recipe, number))
         return peak() - before

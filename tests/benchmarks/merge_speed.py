@@ -25,7 +25,7 @@ from statistics import median
 import torch
 
 from merging import Merger, ParentSet, Recipe
-from merging.native import Kernels
+from merging.kernels.native import NativeKernels
 from tests.benchmarks.candidates import METHODS, benchmark_recipes, candidate
 from tests.benchmarks.machine import describe_machine
 from tests.merging.conftest import Family
@@ -117,7 +117,7 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|---|")
     with ParentSet.open([Recipe.parse(text) for text in texts.values()]) as parents:
         parents.load()
-        merger, uncompiled = Merger(parents, kernels=Kernels()), Merger(parents)
+        merger, uncompiled = Merger(parents, kernels=NativeKernels()), Merger(parents)
         for method in options.methods:
             found = compare(texts[method], merger, uncompiled, options.runs, options.mergekit_runs)
             faster = f"{found.theirs.wall / found.ours.wall:.1f}x (needed: {REQUIRED[method]:.0f}x)"

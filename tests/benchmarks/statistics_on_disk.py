@@ -25,7 +25,7 @@ from statistics import median
 import torch
 
 from merging import MergeOptions, Merger, ParentSet, Recipe
-from merging.native import Kernels
+from merging.kernels.native import NativeKernels
 from tests.benchmarks.machine import describe_machine
 from tests.benchmarks.merge_speed import Seconds, benchmark_recipes, timed
 from tests.merging.conftest import Family
@@ -52,7 +52,7 @@ def start(text: str, folder: Path | None) -> dict[str, float]:
         with ParentSet.open(recipe, MergeOptions(statistics=folder)) as parents:
             parents.statistics.write()
             parents.load()
-            merger = Merger(parents, kernels=Kernels())
+            merger = Merger(parents, kernels=NativeKernels())
             candidate = timed(lambda: merger.apply(recipe))
             status.append(Path("/proc/self/status").read_text(encoding="utf-8"))
 

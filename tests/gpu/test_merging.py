@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from merging import MergeOptions, Merger, MergingError, NonFiniteTensor, ParentSet, Recipe, choose_kernels
+from merging.arithmetic.random_bits import keep_mask, keys
 from merging.checkpoints.checkpoint import Checkpoint
-from merging.inductor import TensorKernels
+from merging.kernels import EAGER
+from merging.kernels.compiled import CompiledKernels
 from merging.methods import METHODS
-from merging.methods.random_bits import keep_mask, keys
 from merging.residency.memory import Budget
 from merging.residency.transfers import Transfers
 from tests.merging.conftest import make_family
@@ -30,16 +31,16 @@ ELEMENTWISE = (*TASK_VECTORS, "linear", "nearswap", "passthrough")
 
 
 @pytest.fixture(scope="module")
-def compiled() -> TensorKernels:
+def compiled() -> CompiledKernels:
     """The compiled functions, once for all tests."""
     found = choose_kernels(1, torch.device("cuda"), wanted=True).kernels
-    assert isinstance(found, TensorKernels)
+    assert isinstance(found, CompiledKernels)
     return found
 
 
 @pytest.mark.parametrize("dtype", FORMATS)
 @pytest.mark.parametrize("name", METHODS)
-def test_every_method_gives_what_it_gives_on_the_cpu(name: str, dtype: torch.dtype, compiled: TensorKernels) -> None:
+def test_every_method_gives_what_it_gives_on_the_cpu(name: str, dtype: torch.dtype, compiled: CompiledKernels) -> None:
     method = METHODS[name]
     count = 1 if method.inputs == (2, 2) and method.base == "required" else 1 if name == "passthrough" else 2
     base, *parents = (tensor.view(-1, 64) for tensor in tensors(count, dtype, elements=65_536 + 64))
@@ -47,7 +48,7 @@ def test_every_method_gives_what_it_gives_on_the_cpu(name: str, dtype: torch.dty
     shared = {"rescale": True} if method.parameter("rescale") else {}
     observed = {"gram": torch.eye(64), "fisher": torch.rand(base.shape)}.get(method.observes or "")
     found = []
-    for device, how in (("cpu", None), ("cuda", None), ("cuda", compiled)):
+    for device, how in (("cpu", EAGER), ("cuda", EAGER), ("cuda", compiled)):
         on = [tensor.to(device) for tensor in (base, *parents)]
         seen = [None if observed is None else observed.to(device)] * count
         each = dict.fromkeys(given, [0.4] * count)
@@ -62,11 +63,11 @@ def test_every_method_gives_what_it_gives_on_the_cpu(name: str, dtype: torch.dty
 
 
 @pytest.mark.parametrize("name", ["ties", "ties, not normalized, lambda, rescale", "linear", "out_dtype"])
-def test_a_live_model_has_the_bits_that_it_has_on_the_cpu(tmp_path: Path, compiled: TensorKernels, name: str) -> None:
+def test_a_live_model_has_the_bits_that_it_has_on_the_cpu(tmp_path: Path, compiled: CompiledKernels, name: str) -> None:
     recipe = Recipe.parse(recipes(make_family(tmp_path), "bfloat16")[name])
     for computes_in in (None, torch.float32):
         found = []
-        for device, how in (("cpu", None), ("cuda", compiled), ("cuda", None)):
+        for device, how in (("cpu", EAGER), ("cuda", compiled), ("cuda", EAGER)):
             with ParentSet.open(recipe, MergeOptions(device)) as parents:
                 merged = Merger(parents, kernels=how, compute_dtype=computes_in).apply(recipe).state_dict()
                 found.append({key: tensor.cpu() for key, tensor in merged.items()})
@@ -82,12 +83,12 @@ def test_random_masks_are_the_same_on_every_device(density: float) -> None:
     assert torch.equal(on_gpu.cpu(), on_cpu)
 
 
-def test_a_tensor_that_is_not_finite_is_named(tmp_path: Path, compiled: TensorKernels) -> None:
+def test_a_tensor_that_is_not_finite_is_named(tmp_path: Path, compiled: CompiledKernels) -> None:
     family = make_family(tmp_path)
     too_large = "[{filter: o_proj, value: 6e4}, {value: 1}]"
     plain = text(family, "task_arithmetic", weight=too_large).replace("bfloat16", "float16")
     recipe = Recipe.parse(plain + "parameters: {lambda: 3000}")
-    for how in (compiled, None):
+    for how in (compiled, EAGER):
         with (
             ParentSet.open(recipe, MergeOptions("cuda")) as parents,
             pytest.raises(NonFiniteTensor, match=r"layers\.0\..*o_proj"),
@@ -137,4 +138,4 @@ def test_copies_run_beside_the_work(tmp_path: Path) -> None:
 
 def test_what_cannot_be_compiled_for_is_refused() -> None:
     with pytest.raises(MergingError, match=r"torch\.compile does not work on cuda:99"):
-        TensorKernels.on(torch.device("cuda", 99))
+        CompiledKernels.on(torch.device("cuda", 99))

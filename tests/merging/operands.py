@@ -8,10 +8,13 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from merging.inductor import AnyKernels
+from merging.arithmetic.random_bits import keys
+from merging.kernels import EAGER, Kernels, Target
 from merging.methods import METHODS, Scope
-from merging.methods.random_bits import keys
-from merging.methods.registry import Block, Number, Numbers
+from merging.methods.magnitudes import Edge
+from merging.methods.operands import Block
+from merging.methods.parameters import Number, ParameterValues
+from merging.methods.sparsification import Sparsification
 from merging.statistics.forms import Form
 from merging.statistics.statistics import Statistics
 
@@ -19,14 +22,14 @@ T = TypeVar("T")
 
 
 class PlainOperands:
-    """A registry.Operands over tensors at hand."""
+    """A methods.operands.Operands over tensors at hand."""
 
     def __init__(
         self,
         base: Tensor | None,
         inputs: Sequence[Tensor],
         seed: int = 0,
-        kernels: AnyKernels | None = None,
+        kernels: Kernels = EAGER,
     ) -> None:
         self.base, self.inputs, self.seed = base, list(inputs), seed
         self.statistics = Statistics()
@@ -34,7 +37,7 @@ class PlainOperands:
         self.count = len(self.inputs)
         first = self.inputs[0] if self.inputs else base
         assert first is not None
-        self.shape, self.elements, self.dtype = first.shape, first.numel(), first.dtype
+        self.shape, self.elements, self.dtype, self.device = first.shape, first.numel(), first.dtype, first.device
         self.is_matrix = len(self.shape) > 1
         self.observations: Sequence[Tensor | None] = ()
 
@@ -60,12 +63,20 @@ class PlainOperands:
         self,
         name: str,
         inputs: Sequence[int],
-        numbers: Hashable,
+        values: Hashable,
         compute: Callable[[], T],
         kept: Form[T] | None = None,  # noqa: ARG002
     ) -> T:
-        """Remember a statistic of the last numbers."""
-        return self.statistics.last((name, tuple(inputs)), numbers, compute)
+        """Remember a statistic of the last values."""
+        return self.statistics.last((name, tuple(inputs)), values, compute)
+
+    def located(self, index: int, edge: Edge) -> Edge:
+        """Return an edge as the kernels take it."""
+        return self.kernels.located(self, index, edge)
+
+    def kept_norm(self, index: int, sparsification: Sparsification) -> float | None:
+        """Return the norm of what is kept, unless the kernels find it later."""
+        return self.kernels.kept_norm(self, index, sparsification)
 
     def random_key(self, index: int) -> tuple[int, int]:
         """Return the keys of an input."""
@@ -82,17 +93,17 @@ def run(
     inputs: Sequence[Tensor],
     shared: Mapping[str, Number] | None = None,
     per_input: Mapping[str, Sequence[Number]] | None = None,
-    kernels: AnyKernels | None = None,
+    kernels: Kernels = EAGER,
     block_size: int = 1 << 20,
     observations: Sequence[Tensor | None] = (),
     wide: bool = False,
 ) -> Tensor:
-    """Run a method on whole tensors, with its defaults where no number is given; compiled, where it can be.
+    """Run a method on whole tensors, with its defaults where no value is given.
 
-    TensorKernels take no blocks but whole tensors, so `block_size` must be theirs. `wide` asks kernels for float32.
+    `block_size` is that of eager kernels. `wide` asks kernels for float32.
     """
     method = METHODS[name]
-    numbers = Numbers(
+    parameters = ParameterValues(
         {p.key: (shared or {}).get(p.key, p.default) for p in method.parameters if p.scope is Scope.SHARED},
         {
             p.key: tuple((per_input or {}).get(p.key, [p.default] * len(inputs)))
@@ -100,21 +111,15 @@ def run(
             if p.scope is not Scope.SHARED
         },
     )
-    operands = PlainOperands(base, inputs, kernels=kernels)
-    operands.observations = observations
-    prepared = method.prepare(operands, numbers) if method.prepare else None
-    if method.whole:
-        return method.combine(operands.whole(), numbers, prepared)
-
     first = inputs[0] if inputs else base
     assert first is not None
-
-    def merged(block: Block) -> Tensor:
-        dtype = torch.float32 if wide else operands.dtype
-        out = torch.empty(len(block), dtype=dtype, device=first.device)
-        if method.fused and kernels and method.fused(kernels, block, numbers, prepared, out) is not None:
-            return out
-        merged = method.combine(block, numbers, prepared)
-        return merged.float() if wide else merged.clone()
-
-    return torch.cat([merged(block) for block in operands.blocks(block_size)]).view(operands.shape)
+    usable = kernels if kernels.covers(method, first.dtype, first.device) else EAGER
+    operands = PlainOperands(base, inputs, kernels=usable)
+    operands.observations = observations
+    if usable is EAGER:  # not rounded to the dtype of the merge, as in mergekit
+        prepared = method.prepare(operands, parameters) if method.prepare else None
+        blocks = [operands.whole()] if method.whole else operands.blocks(block_size)
+        return torch.cat([method.combine(block, parameters, prepared).flatten() for block in blocks]).view(first.shape)
+    out = torch.empty(operands.elements, dtype=torch.float32 if wide else first.dtype, device=first.device)
+    usable.merge(method, operands, parameters, Target(out, (first.dtype,)))
+    return out.view(first.shape)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from merging import Merger, NonFiniteTensor, ParentSet, Recipe
 from merging.methods import METHODS, Scope
-from merging.methods.registry import Number, Numbers
+from merging.methods.parameters import Number, ParameterValues
 from tests.merging.conftest import Family
 from tests.merging.operands import PlainOperands, run
 
@@ -278,7 +278,7 @@ def test_without_any_parent_there_is_the_base(name: str) -> None:
         assert torch.equal(run(name, base, [parent], per_input={"weight": [0.0]}), base)
     method = METHODS[name]
     shared = {p.key: p.default for p in method.parameters if p.scope is Scope.SHARED}
-    numbers = Numbers(shared, {p.key: () for p in method.parameters if p.scope is not Scope.SHARED})
+    numbers = ParameterValues(shared, {p.key: () for p in method.parameters if p.scope is not Scope.SHARED})
     operands = PlainOperands(base, [])
     prepared = method.prepare(operands, numbers) if method.prepare else None
     assert torch.equal(method.combine(operands.block(0, base.numel()), numbers, prepared), base.flatten())
@@ -329,21 +329,21 @@ def test_a_search_over_scales_decomposes_nothing_again(
     operands, method = PlainOperands(base, parents), METHODS[name]
     assert method.prepare
 
-    def merge(numbers: Numbers) -> Tensor:
+    def merge(parameters: ParameterValues) -> Tensor:
         assert method.prepare
-        return method.combine(operands.block(0, base.numel()), numbers, method.prepare(operands, numbers)).clone()
+        return method.combine(operands.block(0, base.numel()), parameters, method.prepare(operands, parameters)).clone()
 
     shared = {p.key: p.default for p in method.parameters if p.scope is Scope.SHARED}
     each = {p.key: (1.0, 1.0) for p in method.parameters if p.scope is not Scope.SHARED}
-    first = merge(Numbers(shared, each))
+    first = merge(ParameterValues(shared, each))
 
     def refuse(*_: object, **__: object) -> Tensor:
         raise AssertionError("computed again")
 
     monkeypatch.setattr(torch.linalg, "svd", refuse)
-    monkeypatch.setattr("merging.methods.wudi.least_interfering", refuse)
+    monkeypatch.setattr("merging.methods.extra.wudi.least_interfering", refuse)
     changed = merge(
-        Numbers(shared | {"lambda": 0.3}, each | {k: v for k, v in searched.items() if k in each})  # type: ignore[arg-type]
+        ParameterValues(shared | {"lambda": 0.3}, each | {k: v for k, v in searched.items() if k in each})  # type: ignore[arg-type]
     )
     assert not torch.equal(first, changed)
 

@@ -15,14 +15,15 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, GptOssConfig
 
 from merging import MergeOptions, Merger, ParentSet, Recipe, export_model
-from merging.inductor import TensorKernels
-from merging.native import Kernels
+from merging.kernels import EAGER, Kernels
+from merging.kernels.compiled import CompiledKernels
+from merging.kernels.native import NativeKernels
 from tests.merging.conftest import Family, make_family
 from tests.merging.kinds import KINDS, make_kind
 from tests.merging.recipes import recipes
 
 TOKENS = torch.arange(12)[None]
-KERNELS = {"torch": lambda: None, "C": Kernels, "functions": lambda: TensorKernels(partial)}
+KERNELS = {"torch": lambda: EAGER, "C": NativeKernels, "functions": lambda: CompiledKernels(partial)}
 METHODS = (
     "ties",
     "ties, negative weights",
@@ -35,7 +36,7 @@ METHODS = (
 )
 
 
-def in_float32(recipe: Recipe, kernels: Any = None) -> Any:
+def in_float32(recipe: Recipe, kernels: Kernels = EAGER) -> Any:
     """Return the live model of a recipe, computing in float32."""
     with ParentSet.open(recipe) as parents:
         return Merger(parents, kernels=kernels, compute_dtype=torch.float32).apply(recipe)
@@ -120,7 +121,7 @@ def test_the_next_candidate_is_written_into_the_same_tensors_and_an_overflow_is_
     first = Recipe.parse(recipes(half, "float16")["task_arithmetic"])
     huge = first.model_copy(update={"parameters": {"lambda": 1e9}})
     with ParentSet.open(first) as parents:
-        for kernels in (None, Kernels()):
+        for kernels in (EAGER, NativeKernels()):
             merger = Merger(parents, kernels=kernels, compute_dtype=torch.float32)
             model = merger.apply(first)
             with pytest.raises(Exception, match="NaN or Inf"):

@@ -15,17 +15,20 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from merging import Merger, MergingError, NonFiniteTensor, ParentSet, Recipe
-from merging.inductor import TensorKernels
+from merging.kernels.compiled import CompiledKernels
+from merging.kernels.native import NativeKernels
+from merging.kernels.passes import FORMATS
+from merging.kernels.protocol import Target
 from merging.methods import METHODS
-from merging.methods.registry import Numbers
-from merging.native import FORMATS, Kernels
+from merging.methods.parameters import ParameterValues
+from merging.methods.task_vectors import cannot_overflow
 from tests.merging.conftest import Family, make_family
 from tests.merging.operands import PlainOperands, run
 from tests.merging.recipes import recipes
 from tests.merging.test_native import DENSITY, TASK_VECTORS, WEIGHT, assert_same_bits, tensors
 
-C = Kernels()
-UNCOMPILED = TensorKernels(lambda function, form: partial(function, form))
+C = NativeKernels()
+UNCOMPILED = CompiledKernels(lambda function, form: partial(function, form))
 TAKEN = ("ties", "ties, not normalized, lambda, rescale", "ties, cancelling weights", "out_dtype", "slerp", "linear")
 
 
@@ -59,7 +62,7 @@ def test_an_average_has_the_bits_of_the_c_kernels(dtype: torch.dtype, normalize:
 
 
 @pytest.mark.parametrize("kept", [150_000, 66_667, 66_668, 199_999])
-def test_the_last_equal_that_a_cut_keeps_is_found_in_any_run(kept: int) -> None:
+def test_the_last_equal_that_a_top_k_keeps_is_found_in_any_run(kept: int) -> None:
     base = torch.zeros(200_000, dtype=torch.bfloat16)
     fine_tune = torch.full_like(base, 0.5)
     fine_tune[::3] = 1.0  # 66,667 of them
@@ -101,26 +104,24 @@ def test_an_overflow_in_the_merge_alone_is_noticed(method: str, shared: dict[str
     inputs = [base + torch.arange(3000).half(), base + 2 * torch.arange(3000).half()]
     for second in (1.0, -0.9):
         weight = factor * 65504 / 9000
-        numbers = Numbers(
+        parameters = ParameterValues(
             {p.key: shared.get(p.key, p.default) for p in METHODS[method].parameters},
             {"weight": (weight, second * weight), "density": (0.9, 0.8), "epsilon": (0.05, 0.05), "gamma": (0.01, 0.0)},
         )
         operands = PlainOperands(base, inputs, kernels=UNCOMPILED)
-        merge, prepare, out = METHODS[method].fused, METHODS[method].prepare, torch.empty_like(base)
-        assert merge is not None
-        assert prepare is not None
-        found = merge(UNCOMPILED, operands.block(0, 3000), numbers, prepare(operands, numbers), out)
+        out = torch.empty_like(base)
+        found = UNCOMPILED.merge(METHODS[method], operands, parameters, Target(out, (base.dtype,)))
         assert bool(found) == bool(torch.isfinite(out).all())
 
 
 def test_a_merge_that_cannot_overflow_is_not_looked_at() -> None:
     base, *inputs = tensors(2, torch.bfloat16)
     operands = PlainOperands(base, inputs, kernels=UNCOMPILED)
-    numbers = Numbers(
+    parameters = ParameterValues(
         {p.key: p.default for p in METHODS["ties"].parameters}, {"weight": (0.3, 0.7), "density": (0.5, 0.5)}
     )
     assert METHODS["ties"].prepare is not None
-    assert METHODS["ties"].prepare(operands, numbers).fits
+    assert cannot_overflow(operands, METHODS["ties"].prepare(operands, parameters))
 
 
 @pytest.mark.slow
@@ -136,7 +137,7 @@ def test_a_merge_that_cannot_overflow_is_not_looked_at() -> None:
 def test_compiled_task_vectors_have_the_bits_of_the_c_kernels(
     method: str, dtype: torch.dtype, shared: dict[str, bool]
 ) -> None:
-    compiled = TensorKernels()
+    compiled = CompiledKernels()
     with torch.inference_mode():
         for elements in (70_000, 5000):
             base, *inputs = tensors(2, dtype, elements)
@@ -149,7 +150,7 @@ def test_compiled_task_vectors_have_the_bits_of_the_c_kernels(
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", FORMATS)
 def test_compiled_averages_have_the_bits_of_the_c_kernels(dtype: torch.dtype) -> None:
-    compiled = TensorKernels()
+    compiled = CompiledKernels()
     base, *inputs = tensors(2, dtype, 4096)
     numbers = ({"normalize": True}, {"weight": [0.3, 0.9, -0.2]})
     with torch.inference_mode():
@@ -161,7 +162,7 @@ def test_compiled_averages_have_the_bits_of_the_c_kernels(dtype: torch.dtype) ->
 
 @pytest.mark.slow
 def test_other_sizes_and_numbers_are_not_compiled_again() -> None:
-    compiled, counters = TensorKernels(), torch._dynamo.utils.counters["stats"]
+    compiled, counters = CompiledKernels(), torch._dynamo.utils.counters["stats"]
     before = counters["unique_graphs"]
     with torch.inference_mode():
         for elements in (4096, 70 * 1024, 2048):
@@ -174,7 +175,7 @@ def test_other_sizes_and_numbers_are_not_compiled_again() -> None:
 
 @pytest.mark.slow
 def test_what_keeps_torch_compile_from_working_is_said(tmp_path: Path) -> None:
-    code = "import torch; from merging.inductor import TensorKernels; TensorKernels.on(torch.device('cpu'))"
+    code = "import torch; from merging.kernels.compiled import CompiledKernels; CompiledKernels.on(torch.device('cpu'))"
     broken = os.environ | {"CXX": "no-such-compiler", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", code], env=broken, capture_output=True, text=True, check=False)
     assert f"{MergingError.__name__}: torch.compile does not work on cpu" in done.stderr

@@ -11,8 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from merging import Merger, MergingError, NonFiniteTensor, ParentSet, Recipe, execution, load_model
-from merging.native.compiler import Kernels
+from merging import Merger, MergingError, NonFiniteTensor, ParentSet, Recipe, load_model
+from merging.kernels import EAGER, eager
+from merging.kernels.native import NativeKernels
 from tests.conftest import ModelMaker
 from tests.merging.conftest import Family
 from tests.merging.recipes import recipes
@@ -114,7 +115,7 @@ def test_a_merge_does_not_depend_on_block_size_or_threads(
     threads = torch.get_num_threads()
     with ParentSet.open(recipe) as parents:
         for block, count in ((1 << 17, 1), (640, 1), (1 << 12, 2)):
-            monkeypatch.setitem(execution._BLOCK, "cpu", block)
+            monkeypatch.setitem(eager._BLOCK, "cpu", block)
             torch.set_num_threads(count)
             merged.append(tensors(Merger(parents, random_seed=7).apply(recipe)))
     torch.set_num_threads(threads)
@@ -304,6 +305,6 @@ def test_weights_that_sum_to_zero_are_named_as_the_cause(
     ]
     recipe = Recipe.from_dict({"merge_method": method, "models": models, "dtype": "bfloat16"}, "test")
     with ParentSet.open(recipe) as parents, pytest.raises(MergingError) as caught:
-        Merger(parents, kernels=Kernels() if compiled else None).apply(recipe)
+        Merger(parents, kernels=NativeKernels() if compiled else EAGER).apply(recipe)
     assert not isinstance(caught.value, NonFiniteTensor)
     assert f"(method {method}): the weights sum to zero, and {switch} divides by their sum; change" in str(caught.value)

@@ -9,16 +9,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from merging.arithmetic.bits import as_bits, bits_of, number_of
+from merging.arithmetic.magnitude_table import magnitude_table
+from merging.arithmetic.random_bits import keep_mask, keys
 from merging.execution import run_step
+from merging.kernels import EAGER
 from merging.methods import METHODS, Scope
 from merging.methods.arcee_fusion import quartiles
-from merging.methods.bits import as_bits, bits_of, number_of
-from merging.methods.breadcrumbs import find_band
-from merging.methods.random_bits import keep_mask, keys
-from merging.methods.registry import Scratch
-from merging.methods.sparsify import NOTHING, find_cut
+from merging.methods.breadcrumbs import band
+from merging.methods.operands import Workspace
+from merging.methods.sparsification import KEEP_NONE, top_k
 from merging.planning.plan import Source, Step
-from merging.statistics.magnitude_table import magnitude_table
 from tests.merging.operands import PlainOperands, run
 from tests.merging.oracle import mergekit_method
 
@@ -35,17 +36,17 @@ def test_trimming_keeps_exactly_the_largest_and_of_equals_the_first(
 ) -> None:
     delta = torch.tensor(values, dtype=dtype)
     k = max(1, int(density * len(values)))
-    cut = find_cut(PlainOperands(torch.zeros_like(delta), [delta]), 0, density, rescale=False)
+    kept = top_k(PlainOperands(torch.zeros_like(delta), [delta]), 0, density, rescale=False)
     expected = torch.zeros_like(delta)
     order = sorted(range(len(values)), key=lambda i: (-abs(float(delta[i])), i))[:k]
     expected[order] = delta[order]
-    if cut is None:  # nothing but zeros would be cut
+    if kept is None:  # only zeros would go
         assert torch.equal(delta, expected)
         return
     # The same whole, and in pieces that begin anywhere.
-    assert torch.equal(cut.apply(delta, 0), expected)
+    assert torch.equal(kept.apply(delta, 0), expected)
     half = len(values) // 2
-    assert torch.equal(torch.cat([cut.apply(delta[:half], 0), cut.apply(delta[half:], half)]), expected)
+    assert torch.equal(torch.cat([kept.apply(delta[:half], 0), kept.apply(delta[half:], half)]), expected)
 
 
 @given(number=st.floats(-60000, 60000, allow_nan=False), dtype=st.sampled_from(DTYPES))
@@ -108,15 +109,15 @@ def test_a_band_keeps_the_density_below_the_largest_and_of_equals_the_first(
     expected = torch.zeros_like(delta)
     order = sorted(range(len(values)), key=lambda i: (abs(float(delta[i])), i))[smallest : smallest + kept]
     expected[order] = delta[order]
-    band = find_band(PlainOperands(torch.zeros_like(delta), [delta]), 0, density, False, gamma)
-    assert band is not None
+    found = band(PlainOperands(torch.zeros_like(delta), [delta]), 0, density, False, gamma)
+    assert found is not None
     step = -(-len(values) // pieces)
-    parts = [band.apply(delta[start : start + step].clone(), start) for start in range(0, len(values), step)]
+    parts = [found.apply(delta[start : start + step].clone(), start) for start in range(0, len(values), step)]
     assert torch.equal(torch.cat(parts), expected)
 
 
 @pytest.mark.parametrize("shape", [(200, 300), (6000,), (20, 30, 10), (3000, 2), (100, 1)])
-def test_a_drop_by_rank_keeps_large_changes_as_often_as_mergekits(shape: tuple[int, ...]) -> None:
+def test_a_random_mask_by_rank_keeps_large_changes_as_often_as_mergekits(shape: tuple[int, ...]) -> None:
     torch.manual_seed(0)
     delta = torch.randn(shape)
     numbers = {"rescale": False}, {"weight": [1.0], "density": [0.5], "epsilon": [0.3]}
@@ -135,7 +136,7 @@ def test_a_drop_by_rank_keeps_large_changes_as_often_as_mergekits(shape: tuple[i
         assert abs(kept - float(expected[part].sum())) <= 5 * (count * 0.25) ** 0.5
 
 
-def test_elements_that_a_drop_by_rank_keeps_at_a_density_are_kept_at_a_greater_one() -> None:
+def test_elements_that_a_random_mask_by_rank_keeps_at_a_density_are_kept_at_a_greater_one() -> None:
     (delta,) = vectors(1, 0)
     kept = [
         run("della_linear", torch.zeros_like(delta), [delta], {}, {"weight": [1.0], "density": [density]}) != 0
@@ -155,7 +156,7 @@ def test_quartiles_are_those_of_a_sort_in_tensors_of_any_size() -> None:
 
 
 def test_an_infinite_threshold_keeps_nothing() -> None:
-    assert not NOTHING.apply(torch.ones(5), 0).any()
+    assert not KEEP_NONE.apply(torch.ones(5), 0).any()
 
 
 @pytest.mark.parametrize("method", ["task_arithmetic", "ties", "dare_ties", "dare_linear"])
@@ -192,7 +193,7 @@ def test_the_order_of_the_parents_does_not_matter(weights: list[float], seed: in
 
 
 @given(weight=st.floats(-2, 2), seed=st.integers(0, 99), method=st.sampled_from(["ties", "dare_ties", "dare_linear"]))
-def test_density_1_is_no_thinning(weight: float, seed: int, method: str) -> None:
+def test_density_1_keeps_all(weight: float, seed: int, method: str) -> None:
     base, *parents = vectors(3, seed)
     plain = run(method, base, parents, per_input={"weight": [weight, 0.5]})
     dense = run(method, base, parents, per_input={"weight": [weight, 0.5], "density": [1.0, 1.0]})
@@ -300,5 +301,5 @@ def test_a_tensor_without_elements_is_merged_by_every_method(name: str) -> None:
     each = tuple((p.key, (0.5,) * len(inputs)) for p in method.parameters if p.scope is not Scope.SHARED)
     out = torch.empty(0, 4)
     step = Step("w", name, base, inputs, out.shape, torch.float32, torch.float32, shared, each)
-    run_step(step, Empty(), out, 0, None, Scratch())  # type: ignore[arg-type]
+    run_step(step, Empty(), out, 0, EAGER, Workspace())  # type: ignore[arg-type]
     assert out.shape == (0, 4)

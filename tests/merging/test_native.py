@@ -1,7 +1,8 @@
-"""The compiled kernels have the bits of the same merge in torch."""
+"""The passes in C have the bits of the same merge in torch."""
 
 from __future__ import annotations
 
+import ctypes
 import shutil
 import subprocess
 import sys
@@ -15,18 +16,22 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from merging import MergeOptions, MergingError, Recipe, choose_kernels, export_model
+from merging.arithmetic.bits import as_bits
+from merging.arithmetic.random_bits import keys, random_numbers
+from merging.kernels import EAGER, native
+from merging.kernels.native import NativeKernels
+from merging.kernels.native.compiler import Compiler, Variant, compiler
+from merging.kernels.passes import FORMATS
 from merging.methods import METHODS
-from merging.methods.bits import as_bits
-from merging.native import FORMATS, Kernels
-from merging.native.compiler import Variant
+from merging.methods.task_vectors import mix
 from tests.merging.conftest import Family
 from tests.merging.operands import run
 from tests.merging.recipes import recipes
 
-KERNELS = Kernels()
+KERNELS, IN_BLOCKS = NativeKernels(), NativeKernels(777)
 ELEMENTS = 5000
 WEIGHT = st.sampled_from([0.3, 0.7, 1.0, -0.4, 1.5])
-TASK_VECTORS = [name for name, method in METHODS.items() if method.parameter("density") and method.fused]
+TASK_VECTORS = [name for name, method in METHODS.items() if method.combine is mix]
 DENSITY = st.sampled_from([0.1, 0.37, 0.9, 1.0])
 
 
@@ -61,9 +66,9 @@ def test_a_compiled_merge_of_task_vectors_has_the_same_bits(data: st.DataObject)
     densities = data.draw(st.lists(DENSITY, min_size=count, max_size=count))
     per_input = {"weight": weights, "density": densities, "epsilon": [0.05] * count, "gamma": [0.02, 0, 0.3][:count]}
     expected = run(method, base, inputs, shared, per_input)
-    size = data.draw(st.sampled_from([ELEMENTS, 777]))
+    kernels = data.draw(st.sampled_from([KERNELS, IN_BLOCKS]))
     wide = data.draw(st.booleans())
-    found = run(method, base, inputs, shared, per_input, KERNELS, size, wide=wide)
+    found = run(method, base, inputs, shared, per_input, kernels, wide=wide)
     assert_same_bits(found, expected.float() if wide else expected)
 
 
@@ -87,7 +92,7 @@ def test_a_compiled_slerp_has_the_same_bits(dtype: torch.dtype, t: float) -> Non
 
 
 @pytest.mark.parametrize("dtype", FORMATS)
-def test_a_cut_in_a_later_run_of_a_large_tensor_is_found(dtype: torch.dtype) -> None:
+def test_a_top_k_in_a_later_run_of_a_large_tensor_is_found(dtype: torch.dtype) -> None:
     # Magnitude tables count in runs of 65,536 elements; here equals of the threshold lie in three of them.
     base = torch.zeros(200_000, dtype=dtype)
     fine_tune = torch.full_like(base, 0.5)
@@ -96,7 +101,7 @@ def test_a_cut_in_a_later_run_of_a_large_tensor_is_found(dtype: torch.dtype) -> 
     expected = torch.where(torch.arange(len(base)) % 3 == 0, 1.0, 0.0)
     halves = (expected == 0).nonzero().flatten()[: kept - int(expected.sum())]
     expected[halves] = 0.5
-    for kernels in (None, KERNELS):
+    for kernels in (EAGER, KERNELS):
         merged = run("ties", base, [fine_tune], {}, {"weight": [1.0], "density": [0.75]}, kernels)
         assert torch.equal(merged, expected.to(dtype))
 
@@ -122,9 +127,8 @@ def test_a_kernel_is_compiled_once_by_threads_and_kept_for_the_next_process(
     code = """
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from merging.native import Kernels
-from merging.native.compiler import Variant
-kernels, variant = Kernels(), Variant("weighted_sum", (("PARENTS", 2), ("FORMAT", 16), ("DIVIDE", 0), ("FMA", 0)))
+from merging.kernels.native.compiler import Compiler, Variant
+kernels, variant = Compiler(), Variant("weighted_sum", (("PARENTS", 2), ("FORMAT", 16), ("DIVIDE", 0), ("FMA", 0)))
 with ThreadPoolExecutor(4) as pool:
     assert len(set(map(id, pool.map(lambda _: kernels.load(variant), range(8))))) == 1
 """
@@ -139,7 +143,7 @@ def test_without_a_compiler_one_is_asked_for(monkeypatch: pytest.MonkeyPatch, tm
     monkeypatch.delenv("CC", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(MergingError, match="no C compiler is on the PATH"):
-        Kernels()
+        Compiler()
 
 
 def test_a_compiler_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,15 +151,15 @@ def test_a_compiler_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     assert broken
     monkeypatch.setenv("CC", broken)
     with pytest.raises(MergingError, match=r"false cannot compile .*weighted_sum\.c: exit status 1"):
-        Kernels().load(Variant("weighted_sum", (("PARENTS", 2),)))
+        Compiler().load(Variant("weighted_sum", (("PARENTS", 2),)))
 
 
 def test_kernels_are_chosen_where_they_pay_or_are_wanted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     cpu, small, large = torch.device("cpu"), 10**6, 10**10
-    assert choose_kernels(small, cpu).kernels is None
-    assert choose_kernels(large, cpu).kernels is not None
-    assert choose_kernels(large, cpu, wanted=False).kernels is None
-    assert choose_kernels(large, torch.device("meta")).kernels is None
+    assert choose_kernels(small, cpu).kernels is EAGER
+    assert choose_kernels(large, cpu).kernels is not EAGER
+    assert choose_kernels(large, cpu, wanted=False).kernels is EAGER
+    assert choose_kernels(large, torch.device("meta")).kernels is EAGER
     with pytest.raises(MergingError, match="the device is meta"):
         choose_kernels(large, torch.device("meta"), wanted=True)
     monkeypatch.delenv("CC", raising=False)
@@ -178,9 +182,33 @@ def test_a_compiled_export_has_the_bits_of_an_uncompiled_one(family: Family, tmp
 def test_an_export_that_would_compile_and_cannot_says_so(
     family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("merging.compiling._WORTH_COMPILING", {"cpu": 0})
+    monkeypatch.setattr("merging.kernels.choose._WORTH_COMPILING", {"cpu": 0})
     monkeypatch.delenv("CC", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
     notes: list[str] = []
     export_model(Recipe.parse(recipes(family, "bfloat16")["ties"]), tmp_path / "merge", note=notes.append)
     assert any("no C compiler" in note for note in notes)
+
+
+@pytest.mark.parametrize("start", [0, 2**31 - 300, 2**32 - 500, 2**40])
+def test_random_numbers_in_c_and_torch_have_the_same_bits(start: int, tmp_path: Path) -> None:
+    source = tmp_path / "numbers.c"
+    header = Path(native.__file__).parent / "random_bits.h"
+    source.write_text(
+        f'#include "{header}"\n'
+        "void fill(int32_t *out, int64_t first, int64_t count, uint32_t key, uint32_t second_key) {\n"
+        "    for (int64_t i = 0; i < count; i++) out[i] = random_number((uint32_t)(first + i), key, second_key);\n}\n"
+    )
+    library = tmp_path / "numbers.so"
+    subprocess.run([str(compiler()), "-O2", "-shared", "-fPIC", "-o", str(library), str(source)], check=True)
+    fill, count = ctypes.CDLL(str(library)).fill, 1000
+    for key in (keys(0, 1, "w"), keys(7, 0, "lm_head"), (0, 0), (-1, -(2**31))):
+        found = torch.empty(count, dtype=torch.int32)
+        words = (ctypes.c_uint32(word) for word in key)
+        fill(ctypes.c_void_p(found.data_ptr()), ctypes.c_int64(start), ctypes.c_int64(count), *words)
+        index = (torch.arange(start, start + count) % 2**32).to(torch.int32)
+        assert torch.equal(random_numbers(index, *key), found)
+        columns = (torch.tensor(word, dtype=torch.int32) for word in key)
+        index = (torch.arange(start, start + count) % 2**32).to(torch.int32)
+        assert torch.equal(random_numbers(index, *columns), found)
+        assert int(found.min()) >= 0

@@ -11,7 +11,8 @@ import torch
 from _pytest.mark import ParameterSet
 from torch import Tensor
 
-from merging import METHODS, Merger, ParentSet, Recipe, execution
+from merging import METHODS, Merger, ParentSet, Recipe
+from merging.kernels import eager
 from merging.planning.plan import Step
 from tests.merging.conftest import Family, make_family
 from tests.merging.oracle import mergekit_merge
@@ -41,7 +42,7 @@ def magnitude_ties(step: Step, parents: ParentSet) -> Tensor:
         return ties
     dtype = step.dtype
     base = parents.tensor(step.base.parent, step.base.tensor).to(dtype)
-    for source, density in zip(step.inputs, step.numbers.each("density"), strict=True):
+    for source, density in zip(step.inputs, step.parameters.each("density"), strict=True):
         magnitude = (parents.tensor(source.parent, source.tensor).to(dtype) - base).abs()
         if density < 1:
             kept = max(1, int(density * magnitude.numel()))
@@ -168,7 +169,7 @@ def test_a_merge_has_the_same_bits_in_other_blocks_by_more_threads_and_again(
     first = {name: tensor.clone() for name, tensor in Merger(zoo.parents).apply(recipe).state_dict().items()}
     threads = torch.get_num_threads()
     for block, thread_count in ((1000, 1), (1 << 19, 3), (777, 2)):
-        monkeypatch.setitem(execution._BLOCK, "cpu", block)
+        monkeypatch.setitem(eager._BLOCK, "cpu", block)
         torch.set_num_threads(thread_count)
         try:
             # The second time without what was remembered of the parents.

@@ -24,10 +24,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from merging import MergeOptions, Merger, ParentSet, Recipe, export_model
+from merging.arithmetic.magnitude_table import TABLE, magnitude_table
 from merging.statistics import digests, forms
 from merging.statistics.digests import FileChanged, FileDigests
 from merging.statistics.folder import StatisticKey, StatisticsFolder
-from merging.statistics.magnitude_table import TABLE, magnitude_table
 from tests.merging.conftest import Family, make_family
 from tests.merging.disks import Limit, small_disk, small_files
 from tests.merging.peft_oracle import save_adapter
@@ -66,7 +66,7 @@ CASES: dict[str, tuple[Callable[[Family, Path], Recipe], str]] = {
     "pcb": (lambda f, _: recipe(f, "pcb", shared="density: 0.3"), "merging.methods.magnitudes.magnitude_table"),
     "tsv_m": (lambda f, _: recipe(f, "tsv_m", "weight: 0.7", "weight: 0.8"), "torch.linalg.svd"),
     "iso_c": (lambda f, _: recipe(f, "iso_c", "weight: 0.7", "weight: 0.8"), "torch.linalg.svd"),
-    "wudi": (lambda f, _: recipe(f, "wudi", shared="iterations: 9"), "merging.methods.wudi.least_interfering"),
+    "wudi": (lambda f, _: recipe(f, "wudi", shared="iterations: 9"), "merging.methods.extra.wudi.least_interfering"),
     "fisher": (lambda f, folder: of_text(f, "fisher", folder), "merging.calibration.diagonal_fisher"),
     "regmean": (lambda f, folder: of_text(f, "regmean", folder), "merging.calibration.mean_grams"),
 }  # fmt: skip

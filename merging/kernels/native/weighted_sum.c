@@ -1,7 +1,7 @@
 /* One pass over a block of a weighted sum of parents, in float, rounded once: what linear and the spherical methods do.
- * Compiled for PARENTS parents, a FORMAT (numbers.h), and with WIDE, DIVIDE and FMA (products are added unrounded, as
+ * Compiled for PARENTS parents, a FORMAT (dtypes.h), and with WIDE, DIVIDE and FMA (products are added unrounded, as
  * torch's addcmul adds them) 0 or 1. */
-#include "numbers.h"
+#include "dtypes.h"
 
 /* Write the sum of `count` elements. Return whether all of it is finite. */
 int merge(const stored *const *given, const float *given_weights, written *restrict out, int64_t count, float divisor) {

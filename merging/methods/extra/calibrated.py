@@ -12,8 +12,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from merging.methods.registry import Block, Numbers, Operands, Parameter, Scope, Undefined, method
-from merging.methods.shifts import taking_part, wide
+from merging.methods.extra.task_vector_sums import taking_part, wide
+from merging.methods.operands import Block, Operands
+from merging.methods.parameters import Parameter, ParameterValues, Scope
+from merging.methods.registry import Undefined, method
 
 _WEIGHT = Parameter("weight", float, Scope.NON_BASE, default=1.0, low=0.0)
 _CALIBRATION = Parameter("calibration", str, Scope.NON_BASE)
@@ -25,9 +27,9 @@ _LARGEST_ALPHA = 1 - 1e-6
 # --- Fisher ---------------------------------------------------------------------------------------------------------
 
 
-def fishers(operands: Operands, numbers: Numbers) -> tuple[Tensor | None, ...]:
+def fishers(operands: Operands, parameters: ParameterValues) -> tuple[Tensor | None, ...]:
     """Return the diagonal Fisher information of each input, flat; None where its weight is zero."""
-    weights = numbers.each("weight")
+    weights = parameters.each("weight")
     _check(weights)
     found = [operands.observed(index) if weight else None for index, weight in enumerate(weights)]
     return tuple(None if fisher is None else fisher.reshape(-1) for fisher in found)
@@ -42,13 +44,13 @@ def fishers(operands: Operands, numbers: Numbers) -> tuple[Tensor | None, ...]:
     in_mergekit=False,
     observes="fisher",
 )
-def fisher(block: Block, numbers: Numbers, fishers: tuple[Tensor | None, ...]) -> Tensor:
+def fisher(block: Block, parameters: ParameterValues, fishers: tuple[Tensor | None, ...]) -> Tensor:
     """Return Σ weight · F · parent / Σ weight · F, elementwise; where no parent has any F, the weighted average.
 
     F is the diagonal of a parent's Fisher information on its calibration text, a token; the authors' code divides it by
     its norm over the model besides, which a weight can do as well.
     """
-    weights = numbers.each("weight")
+    weights = parameters.each("weight")
     average = averaged(block, weights)
     total, divisor = torch.zeros_like(average), torch.zeros_like(average)
     for parent, weight, whole in zip(block.inputs, weights, fishers, strict=True):
@@ -63,15 +65,15 @@ def fisher(block: Block, numbers: Numbers, fishers: tuple[Tensor | None, ...]) -
 # --- RegMean --------------------------------------------------------------------------------------------------------
 
 
-def regress(operands: Operands, numbers: Numbers) -> Tensor | None:
+def regress(operands: Operands, parameters: ParameterValues) -> Tensor | None:
     """Return RegMean's matrix, flat; None where a tensor is not the weight of a linear layer, and is averaged."""
-    weights = numbers.each("weight")
+    weights = parameters.each("weight")
     _check(weights)
     inputs = taking_part(weights)
     grams = [operands.observed(index) for index in inputs]
     if any(gram is None for gram in grams):
         return None
-    alpha = numbers.number("alpha")
+    alpha = parameters.number("alpha")
 
     def compute() -> Tensor:
         block = operands.whole()
@@ -81,7 +83,7 @@ def regress(operands: Operands, numbers: Numbers) -> Tensor | None:
         )
         return solved.to(wide(operands.dtype)).reshape(-1)
 
-    files = tuple(numbers.per_input["calibration"])
+    files = tuple(parameters.per_input["calibration"])
     return operands.last("regmean", inputs, (weights, alpha, files), compute)
 
 
@@ -94,7 +96,7 @@ def regress(operands: Operands, numbers: Numbers) -> Tensor | None:
     in_mergekit=False,
     observes="gram",
 )
-def regmean(block: Block, numbers: Numbers, matrix: Tensor | None) -> Tensor:
+def regmean(block: Block, parameters: ParameterValues, matrix: Tensor | None) -> Tensor:
     """Return the matrix whose outputs are nearest those of the parents, each on its own inputs; else the average.
 
     (Σ weight · G)⁻¹ Σ weight · G Wᵀ, transposed: G = alpha · XᵀX + (1 - alpha) · diag(XᵀX) a token, of a linear layer's
@@ -102,7 +104,7 @@ def regmean(block: Block, numbers: Numbers, matrix: Tensor | None) -> Tensor:
     embeddings, experts that are kept in one tensor) is averaged by weight.
     """
     if matrix is None:
-        return averaged(block, numbers.each("weight")).to(block.inputs[0].dtype)
+        return averaged(block, parameters.each("weight")).to(block.inputs[0].dtype)
     return matrix[block.start : block.start + len(block)].to(block.inputs[0].dtype)
 
 

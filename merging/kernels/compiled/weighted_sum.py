@@ -1,4 +1,4 @@
-"""A weighted sum of parents in float32, rounded once: what linear and slerp do (merging/native/weighted_sum.c)."""
+"""A weighted sum of parents in float32, rounded once: what linear and slerp do (kernels/native/weighted_sum.c)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from merging.inductor.rounding import fma
+from merging.kernels.compiled.rounding import fma
 
 
 @dataclass(frozen=True, slots=True)

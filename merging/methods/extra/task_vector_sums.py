@@ -1,7 +1,7 @@
-"""Shifts: task vectors in float32, as they are or made over, which are weighed, added to the base and rounded once.
+"""Weighted sums of task vectors, or of what a method makes of them, added to the base.
 
-What the methods have in common that mergekit does not know. Guarantees: a parent whose weight is zero is as if it were
-not there; all is computed in float32 (or float64, where the merge is) and rounded to the dtype of the merge at the end.
+What the methods of this package have in common. Guarantees: a parent whose weight is zero counts as absent; all is
+computed in float32 (float64 for float64 merges) and rounded to the dtype of the merge once, at the end.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from merging.methods.registry import Block, Numbers, Operands, Parameter, Scope
+from merging.methods.operands import Block, Operands
+from merging.methods.parameters import Parameter, ParameterValues, Scope
 from merging.statistics.forms import Form
 
 WEIGHT = Parameter("weight", float, Scope.NON_BASE, default=1.0)
@@ -20,11 +21,11 @@ SCALE = Parameter("lambda", float, Scope.SHARED, default=1.0)
 
 
 @dataclass(frozen=True, slots=True)
-class Shift:
-    """What is added to the base: a weighted sum.
+class TaskVectorSum:
+    """A weighted sum of task vectors, which is added to the base.
 
     Attributes:
-        factors: a number each of `parts`, or each input where there are none.
+        factors: one number per part, or per input where there are no parts.
         parts: flat tensors in the wide dtype, (parts, elements); None for the task vectors of the inputs.
     """
 
@@ -32,26 +33,26 @@ class Shift:
     parts: Tensor | None = None
 
 
-def shifted(block: Block, shift: Shift) -> Tensor:
-    """Return the base plus the shift, in the dtype of the block."""
+def plus_base(block: Block, change: TaskVectorSum) -> Tensor:
+    """Return the base plus a change, in the dtype of the block."""
     assert block.base is not None
-    base = block.scratch.like(block.base, wide(block.base.dtype)).copy_(block.base)
-    total, part = block.scratch.like(base).copy_(base), block.scratch.like(base)
-    for index, factor in enumerate(shift.factors):
+    base = block.workspace.like(block.base, wide(block.base.dtype)).copy_(block.base)
+    total, part = block.workspace.like(base).copy_(base), block.workspace.like(base)
+    for index, factor in enumerate(change.factors):
         if factor == 0:
             continue
-        if shift.parts is None:
+        if change.parts is None:
             total.add_(part.copy_(block.inputs[index]).sub_(base), alpha=factor)
         else:
-            total.add_(shift.parts[index, block.start : block.start + len(block)], alpha=factor)
-    return block.scratch.like(block.base).copy_(total)
+            total.add_(change.parts[index, block.start : block.start + len(block)], alpha=factor)
+    return block.workspace.like(block.base).copy_(total)
 
 
-def mean_shift(numbers: Numbers) -> Shift:
+def mean_task_vector(parameters: ParameterValues) -> TaskVectorSum:
     """Return lambda times the mean of the weighted task vectors of the parents that take part."""
-    weights, scale = numbers.each("weight"), numbers.number("lambda")
+    weights, scale = parameters.each("weight"), parameters.number("lambda")
     count = len(taking_part(weights))
-    return Shift(tuple(scale * weight / count if count else 0.0 for weight in weights))
+    return TaskVectorSum(tuple(scale * weight / count if count else 0.0 for weight in weights))
 
 
 def taking_part(weights: Sequence[float]) -> tuple[int, ...]:
@@ -72,11 +73,11 @@ def wide_vectors(operands: Operands, inputs: Sequence[int]) -> Tensor:
     return torch.stack([block.inputs[index].to(base.dtype, copy=True).sub_(base) for index in inputs])
 
 
-def made_over(
+def made_of_task_vectors(
     operands: Operands,
     name: str,
     inputs: Sequence[int],
-    numbers: Hashable,
+    values: Hashable,
     make: Callable[[Tensor], Tensor],
     kept: Form[Tensor | None],
 ) -> Tensor | None:
@@ -86,7 +87,7 @@ def made_over(
         operands: whose inputs.
         name: what is made.
         inputs: their indices.
-        numbers: what it depends on besides; it is made again when they are not those of the last call.
+        values: the parameter values that it also depends on; it is made again when they change.
         make: makes it of the task vectors, (inputs, *shape), in the wide dtype, which may be changed.
         kept: its form on disk.
     """
@@ -95,4 +96,4 @@ def made_over(
         vectors = wide_vectors(operands, inputs)
         return make(vectors) if vectors.isfinite().all() else None
 
-    return operands.last(name, inputs, numbers, compute, kept)
+    return operands.last(name, inputs, values, compute, kept)

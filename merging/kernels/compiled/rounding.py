@@ -1,4 +1,4 @@
-"""Arithmetic in float32 that rounds where the C kernels round (merging/native/numbers.h).
+"""Arithmetic in float32 that rounds where the C kernels round (merging/kernels/native/dtypes.h).
 
 Compiled with `emulate_precision_casts`, or else a cast to 16 bits and back is left out.
 """

@@ -1,28 +1,29 @@
-/* One pass over a block of a task-vector merge: thin each delta, weigh it, elect a sign, sum, normalize, add the base.
- * The same steps, each rounded as merging/methods/task_vectors.py rounds it, so that both give the same bits.
+/* One pass over a block of a task-vector merge: sparsify each delta, weigh it, elect a sign, sum, normalize, add the
+ * base. The same steps, each rounded as merging/methods/task_vectors.py rounds it, so that both give the same bits.
  *
- * Compiled for PARENTS parents, a FORMAT (numbers.h) and a THINNING, and with WIDE, SCALED, ELECT, NORMALIZE and LAMBDA
+ * Compiled for PARENTS parents, a FORMAT (dtypes.h) and a KIND, and with WIDE, SCALED, ELECT, NORMALIZE and LAMBDA
  * each 0 or 1. */
-#include "numbers.h"
+#include "dtypes.h"
+#include "random_bits.h"
 
-#define CUT 0         /* keep magnitudes above a floor */
+#define TOP_K 0       /* keep magnitudes above a floor */
 #define BAND 1        /* ... and not above a ceiling */
-#define DROP 2        /* keep where a random number is below a limit */
+#define RANDOM 2      /* keep where a random number is below a limit */
 #define RANKED 3      /* ... that depends on the element's rank, an int16 */
 #define RANKED_WIDE 4 /* ... an int32 */
 
-#if THINNING == RANKED_WIDE
+#if KIND == RANKED_WIDE
 typedef int32_t rank;
 #else
 typedef int16_t rank;
 #endif
 
-struct edge { /* a magnitude, smaller from one index of the block on */
-    int64_t equal_until;
+struct edge { /* a magnitude, another from one index of the block on */
+    int64_t until;
     float before, after;
 };
 
-struct part {
+struct contribution {
     const stored *parent;
     const rank *ranks;
     struct edge floor, ceiling;
@@ -32,37 +33,31 @@ struct part {
     float scale, weight;
 };
 
-static inline int32_t random_number(uint32_t index, uint32_t key, uint32_t second_key) { /* methods/random_bits.py */
-    uint32_t x = index ^ key;
-    x = (x ^ (x >> 16)) * 0x7feb352du;
-    x = ((x ^ (x >> 15)) + second_key) * 0x846ca68bu;
-    return (int32_t)(x >> 1);
-}
-
-static inline float thinned(const struct part *part, float delta, int64_t first, int64_t i, float floor, float ceiling) {
-#if THINNING == CUT || THINNING == BAND
-    (void)part, (void)first, (void)i;
+static inline float sparsified(const struct contribution *own, float delta, int64_t first, int64_t i, float floor,
+                               float ceiling) {
+#if KIND == TOP_K || KIND == BAND
+    (void)own, (void)first, (void)i;
     float kept = fabsf(delta) > floor ? delta : 0.0f;
-    return THINNING == BAND ? (fabsf(delta) <= ceiling ? kept : 0.0f) : kept;
+    return KIND == BAND ? (fabsf(delta) <= ceiling ? kept : 0.0f) : kept;
 #else
     (void)floor, (void)ceiling;
-    int32_t number = random_number((uint32_t)(first + i), part->key, part->second_key);
-#if THINNING == DROP
-    return number <= part->last ? delta : 0.0f;
+    int32_t number = random_number((uint32_t)(first + i), own->key, own->second_key);
+#if KIND == RANDOM
+    return number <= own->last ? delta : 0.0f;
 #else
-    return (uint32_t)number < (uint32_t)((float)part->ranks[i] * part->slope + part->intercept) ? delta : 0.0f;
+    return (uint32_t)number < (uint32_t)((float)own->ranks[i] * own->slope + own->intercept) ? delta : 0.0f;
 #endif
 #endif
 }
 
 static float edge_at(const struct edge *edge, int64_t start, int64_t *end) {
-    if (start >= edge->equal_until) return edge->after;
-    if (edge->equal_until < *end) *end = edge->equal_until;
+    if (start >= edge->until) return edge->after;
+    if (edge->until < *end) *end = edge->until;
     return edge->before;
 }
 
 /* Return what the sum of the deltas that agree is divided by: the sum of their weights. Of two, it is `both`. */
-static inline float agreeing_weight(const int *agrees, const struct part *parts, float both) {
+static inline float agreeing_weight(const int *agrees, const struct contribution *parts, float both) {
 #if PARENTS == 2
     float first = agrees[1] ? both : parts[0].weight, second = agrees[1] ? parts[1].weight : 1.0f;
     return agrees[0] ? first : second;
@@ -77,9 +72,9 @@ static inline float agreeing_weight(const int *agrees, const struct part *parts,
 
 /* Write the merge of `count` elements, the first of which has flat index `first` in its tensor. Return whether all of
  * it is finite. `divisor` is the sum of all weights, which normalizing divides by where no parent is outvoted. */
-int merge(const stored *restrict base, const struct part *given, written *restrict out, int64_t first, int64_t count,
+int merge(const stored *restrict base, const struct contribution *given, written *restrict out, int64_t first, int64_t count,
           float divisor, float lambda) {
-    struct part parts[PARENTS];
+    struct contribution parts[PARENTS];
     float floors[PARENTS], ceilings[PARENTS];
     width largest = 0;
     memcpy(parts, given, sizeof parts);
@@ -93,7 +88,7 @@ int merge(const stored *restrict base, const struct part *given, written *restri
             float b = load(base[i]), deltas[PARENTS], total = 0, sum = 0;
             for (int p = 0; p < PARENTS; p++) {
                 float delta = round_off(load(parts[p].parent[i]) - b);
-                delta = thinned(&parts[p], delta, first, i, floors[p], ceilings[p]);
+                delta = sparsified(&parts[p], delta, first, i, floors[p], ceilings[p]);
                 if (SCALED) delta = round_off(delta * parts[p].scale);
                 deltas[p] = round_off(delta * parts[p].weight);
                 total = p ? total + deltas[p] : deltas[p];
@@ -123,19 +118,19 @@ int merge(const stored *restrict base, const struct part *given, written *restri
     return largest < INFINITE;
 }
 
-/* Return the sum of |x| over a block of one thinned, unscaled delta. */
-double absolute_sum(const stored *restrict base, const struct part *given, int64_t first, int64_t count) {
+/* Return the sum of |x| over a block of one sparsified, unscaled delta. */
+double absolute_sum(const stored *restrict base, const struct contribution *given, int64_t first, int64_t count) {
     enum { LANES = 16 };
-    struct part part = *given;
+    struct contribution own = *given;
     double sums[LANES] = {0}, sum = 0;
     for (int64_t start = 0, end; start < count; start = end) {
         end = count;
-        float floor = edge_at(&part.floor, start, &end), ceiling = edge_at(&part.ceiling, start, &end);
+        float floor = edge_at(&own.floor, start, &end), ceiling = edge_at(&own.ceiling, start, &end);
         for (int64_t from = start; from < end; from += LANES) {
             int lanes = end - from < LANES ? (int)(end - from) : LANES;
             for (int lane = 0; lane < lanes; lane++) {
-                float delta = round_off(load(part.parent[from + lane]) - load(base[from + lane]));
-                sums[lane] += fabsf(thinned(&part, delta, first, from + lane, floor, ceiling));
+                float delta = round_off(load(own.parent[from + lane]) - load(base[from + lane]));
+                sums[lane] += fabsf(sparsified(&own, delta, first, from + lane, floor, ceiling));
             }
         }
     }

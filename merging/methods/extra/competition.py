@@ -16,10 +16,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from merging.methods.magnitudes import RUN, Boundary, Magnitudes
-from merging.methods.registry import Block, Numbers, Operands, Parameter, Scope, method
-from merging.methods.shifts import SCALE, WEIGHT, taking_part, wide
-from merging.methods.sparsify import delta_extremes
+from merging.arithmetic.magnitude_table import RUN
+from merging.methods.extra.task_vector_sums import SCALE, WEIGHT, taking_part, wide
+from merging.methods.magnitudes import Edge, Magnitudes
+from merging.methods.operands import Block, Operands
+from merging.methods.parameters import Parameter, ParameterValues, Scope
+from merging.methods.registry import method
+from merging.methods.sparsification import delta_extremes
 from merging.statistics import forms
 from merging.statistics.forms import Form
 
@@ -66,25 +69,25 @@ class Competition:
 
 
 @dataclass(frozen=True, slots=True)
-class Selection:
-    """The competition, and the boundary of the scores that win, an input each; None where all do."""
+class Winners:
+    """The competition, and the floor of the scores that win, one per input; None where all do."""
 
     competition: Competition
-    boundaries: Mapping[int, Boundary | None]
+    floors: Mapping[int, Edge | None]
 
 
-def select(operands: Operands, numbers: Numbers) -> Selection | None:
+def select(operands: Operands, parameters: ParameterValues) -> Winners | None:
     """Return which elements win: the `density` part of each task vector with the highest scores.
 
     Of equal scores those that come first win. None if a task vector holds a NaN or an Inf.
     """
-    extremes = {index: delta_extremes(operands, index) for index in taking_part(numbers.each("weight"))}
+    extremes = {index: delta_extremes(operands, index) for index in taking_part(parameters.each("weight"))}
     if not all(math.isfinite(bound) for pair in extremes.values() for bound in pair):
         return None
     inputs = tuple(index for index, pair in extremes.items() if pair != (0, 0))
     competition = _compete(operands, inputs)
-    kept = int(numbers.number("density") * operands.elements)
-    return Selection(competition, {index: _boundary(operands, competition, index, kept) for index in inputs})
+    kept = int(parameters.number("density") * operands.elements)
+    return Winners(competition, {index: _floor(operands, competition, index, kept) for index in inputs})
 
 
 @method(
@@ -101,50 +104,50 @@ def select(operands: Operands, numbers: Numbers) -> Selection | None:
     keeps_base=True,
     in_mergekit=False,
 )
-def pcb(block: Block, numbers: Numbers, selection: Selection | None) -> Tensor:
+def pcb(block: Block, parameters: ParameterValues, winners: Winners | None) -> Tensor:
     """Return base + lambda · Σ score · weight · τ_i / Σ score over the parents whose element wins; else the base.
 
     By the paper's equations; the authors' code has exp and tanh in place of the two softmaxes.
     """
     assert block.base is not None
-    if selection is None:
+    if winners is None:
         return torch.full_like(block.base, math.nan)
-    weights = numbers.each("weight")
-    vectors = _vectors(block, selection.competition.inputs)
+    weights = parameters.each("weight")
+    vectors = _vectors(block, winners.competition.inputs)
     base = block.base.to(wide(block.base.dtype))
     total, divisor = torch.zeros_like(base), torch.zeros_like(base)
-    for index, boundary in selection.boundaries.items():
-        scores = selection.competition.scores(vectors, index)
-        if boundary is not None:
-            _drop(scores, boundary, block.start)
+    for index, floor in winners.floors.items():
+        scores = winners.competition.scores(vectors, index)
+        if floor is not None:
+            _keep_above(floor, scores, block.start)
         divisor.add_(scores)
         total.addcmul_(scores, vectors[index], value=weights[index])
-    change = total.div_(divisor.masked_fill_(divisor == 0, 1)).mul_(numbers.number("lambda"))
+    change = total.div_(divisor.masked_fill_(divisor == 0, 1)).mul_(parameters.number("lambda"))
     return change.add_(base).to(block.base.dtype)
 
 
-def _drop(scores: Tensor, boundary: Boundary, start: int) -> None:
-    equal_until = min(max(boundary.equal_until - start, 0), len(scores))
-    scores[:equal_until] *= scores[:equal_until] >= boundary.magnitude
-    scores[equal_until:] *= scores[equal_until:] > boundary.magnitude
+def _keep_above(floor: Edge, scores: Tensor, start: int) -> None:
+    until = min(max(floor.until - start, 0), len(scores))
+    scores[:until] *= scores[:until] > floor.before
+    scores[until:] *= scores[until:] > floor.after
 
 
-def _boundary(operands: Operands, competition: Competition, index: int, kept: int) -> Boundary | None:
+def _floor(operands: Operands, competition: Competition, index: int, kept: int) -> Edge | None:
     if kept >= operands.elements:
         return None
 
     def read(block: Block) -> Tensor:
         return competition.scores(_vectors(block, competition.inputs), index)
 
-    def find() -> Boundary:
+    def find() -> Edge:
         if kept == 0:
-            return Boundary(math.inf, 0)
+            return Edge(0, math.inf, math.inf)
         name, dtype = f"pcb_scores {place}", wide(operands.dtype)
         return Magnitudes.of(name, operands, competition.inputs, read, dtype=dtype).largest(kept)
 
     # By its place among those that take part: another recipe may have the same ones at other indices.
     place = competition.inputs.index(index)
-    return operands.last(f"pcb_boundary {place}", competition.inputs, kept, find)
+    return operands.last(f"pcb_floor {place}", competition.inputs, kept, find)
 
 
 def _compete(operands: Operands, inputs: Sequence[int]) -> Competition:

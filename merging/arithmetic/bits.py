@@ -1,16 +1,20 @@
 """Floating-point numbers as the integers that hold their bits.
 
-On a CPU an integer operation on a 16-bit tensor costs a third of a floating-point one, and a comparison (a bool tensor)
-four times as much; elections are therefore decided on bits.
+Elections are decided on bits: on a CPU an integer operation on a 16-bit tensor costs a third of a floating-point one,
+and a comparison (a bool tensor) four times as much.
 """
 
 from __future__ import annotations
 
 import math
 import struct
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
+
+Finite: TypeAlias = bool | Tensor
+"""Whether something is finite; on a device that the host does not wait for, a tensor, () bool."""
 
 _FORMATS = {torch.float16: ("<e", "<h"), torch.float32: ("<f", "<i"), torch.float64: ("<d", "<q")}
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -28,7 +32,7 @@ def bits_dtype(dtype: torch.dtype) -> torch.dtype:
 
 def bits_of(number: float, dtype: torch.dtype) -> int:
     """Return the bits of a finite number in a dtype, as a signed integer."""
-    # Without torch, whose tensors cost more than one number's bits.
+    # A torch tensor would cost more than the bits of one number.
     if dtype == torch.bfloat16:
         (bits,) = struct.unpack("<i", struct.pack("<f", number))
         return int(bits + 0x7FFF + (bits >> 16 & 1)) >> 16
@@ -51,11 +55,11 @@ def magnitude_mask(dtype: torch.dtype) -> int:
     return torch.iinfo(bits_dtype(dtype)).max
 
 
-def all_finite(values: Tensor) -> bool | Tensor:
-    """Whether no element is NaN or infinite: of a device that the host does not wait for, as a tensor, () bool."""
+def all_finite(values: Tensor) -> Finite:
+    """Whether no element is NaN or infinite; a tensor, () bool, if the host would have to wait for the device."""
     if values.numel() == 0:
         return True
-    # Both pass a NaN on; a pass that writes nothing costs less than one on the bits, which would.
+    # Both propagate NaN. A pass on the bits would write, and cost more.
     lowest, highest = torch.aminmax(values)
     if values.device.type != "cpu":
         return torch.isfinite(lowest) & torch.isfinite(highest)

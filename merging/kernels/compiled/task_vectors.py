@@ -1,7 +1,7 @@
-"""One pass over a tensor of a task-vector merge, as a function of tensors (merging/native/task_vectors.c).
+"""One pass over a tensor of a task-vector merge, as a function of tensors (merging/kernels/native/task_vectors.c).
 
 Guarantees: the bits of the C kernels. What depends on the tensors is found on the device (which of several equal
-magnitudes a cut keeps, the L1 norm that rescaling restores), so that the host never waits for it; all numbers come in
+magnitudes top-k keeps, the L1 norm that rescaling restores), so that the host never waits for it; all numbers come in
 a tensor, so that none of them is compiled in.
 """
 
@@ -14,18 +14,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from merging.inductor.rounding import rounded
-from merging.native.task_vectors import Thinning
-
-RUN = 1 << 16
-"""The elements among which the last one that is kept is searched: those that a magnitude table counts together."""
+from merging.arithmetic.magnitude_table import RUN
+from merging.arithmetic.random_bits import random_numbers
+from merging.kernels.compiled.rounding import rounded
+from merging.kernels.passes import Kind
 
 _SIDE = 1 << 8  # a run is searched as a square
 _SMALLEST_NORM = 1e-7
 
 
 class Number(enum.IntEnum):
-    """The columns of a part's row in the table of numbers; whole ones are exact in float64."""
+    """The columns of a parent's row in the table of numbers; whole ones are exact in float64."""
 
     FLOOR_UNTIL = 0
     FLOOR_RANK = enum.auto()
@@ -50,10 +49,10 @@ DIVISOR, LAMBDA = 0, 1
 
 
 @dataclass(frozen=True, slots=True)
-class TensorForm:
+class MixtureForm:
     """What a merge is compiled for, besides the number of its parents and their dtype."""
 
-    thinning: Thinning
+    kind: Kind
     elect: bool
     normalize: bool
     rescale: bool
@@ -62,7 +61,7 @@ class TensorForm:
 
 @dataclass(frozen=True, slots=True)
 class _Edges:
-    """Magnitudes, each `before` some index and `after` it: (edges,) each. The parts' edges follow in turn."""
+    """The edges of all parents, (edges,) each: first all floors, then all ceilings."""
 
     until: Tensor
     rank: Tensor
@@ -71,7 +70,7 @@ class _Edges:
 
 
 def merge_task_vectors(
-    form: TensorForm, base: Tensor, parents: Sequence[Tensor], ranks: Sequence[Tensor], table: Tensor, out: Tensor
+    form: MixtureForm, base: Tensor, parents: Sequence[Tensor], ranks: Sequence[Tensor], table: Tensor, out: Tensor
 ) -> None:
     """Write the merge of one tensor into `out`.
 
@@ -79,7 +78,7 @@ def merge_task_vectors(
         form: what is done.
         base: (elements,).
         parents: those that take part, (elements,) each, of the base's dtype.
-        ranks: one a parent, (elements,) int16 or int32, where they are thinned out by rank.
+        ranks: one per parent, (elements,) int16 or int32, where masks depend on ranks.
         table: (parents + 1, columns) float64, what `Number`, `DIVISOR` and `LAMBDA` say.
         out: (elements,), of the base's dtype.
     """
@@ -96,12 +95,12 @@ def merge_task_vectors(
     out.copy_((mixed + wide).to(dtype))
 
 
-def _sum(form: TensorForm, deltas: Sequence[Tensor], table: Tensor, dtype: torch.dtype) -> Tensor:
+def _sum(form: MixtureForm, deltas: Sequence[Tensor], table: Tensor, dtype: torch.dtype) -> Tensor:
     total = rounded(_added(deltas), dtype)
     return rounded(total / table[-1, DIVISOR].float(), dtype) if form.normalize else total
 
 
-def _elected(form: TensorForm, deltas: Sequence[Tensor], table: Tensor, dtype: torch.dtype) -> Tensor:
+def _elected(form: MixtureForm, deltas: Sequence[Tensor], table: Tensor, dtype: torch.dtype) -> Tensor:
     negative = torch.signbit(_added(deltas))
     turned = [torch.where(negative, -delta, delta) for delta in deltas]
     total = rounded(_added([delta.clamp(min=0.0) for delta in turned]), dtype)
@@ -121,7 +120,7 @@ def _added(terms: Sequence[Tensor]) -> Tensor:
 
 
 def _kept(
-    form: TensorForm,
+    form: MixtureForm,
     base: Tensor,
     parents: Sequence[Tensor],
     deltas: Sequence[Tensor],
@@ -130,12 +129,12 @@ def _kept(
 ) -> list[Tensor | None]:
     """Return which elements of each task vector are kept, (elements,) bool; None for all."""
     index = torch.arange(base.numel(), device=base.device)
-    if form.thinning not in (Thinning.CUT, Thinning.BAND):
+    if form.kind not in (Kind.TOP_K, Kind.BAND):
         return [
             _random_numbers(index, row) < (_limits(ranks[part], row) if ranks else row[Number.LIMIT].long())
             for part, row in enumerate(table[:-1].unbind())
         ]
-    band = form.thinning == Thinning.BAND
+    band = form.kind == Kind.BAND
     edges = _edges(table, (Number.FLOOR_UNTIL, Number.CEILING_UNTIL) if band else (Number.FLOOR_UNTIL,))
     until = _search(base, parents, edges) if form.search else edges.until
     at = [torch.where(index < until[edge], edges.before[edge], edges.after[edge]) for edge in range(len(until))]
@@ -181,7 +180,7 @@ def _equal(base: Tensor, parents: Sequence[Tensor], edges: _Edges, index: Tensor
 
 
 def _scale(kept: Tensor, row: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return what restores the L1 norm, () float32; rounded as sparsify.norm_ratio rounds it."""
+    """Return what restores the L1 norm, () float32; rounded as sparsification.rescaled rounds it."""
     before, after = row[Number.NORM], kept.abs().sum(dtype=torch.float64)
     narrow = [norm.float().to(dtype) for norm in (before, after)]
     ratio = (narrow[0] / narrow[1]).double()
@@ -191,16 +190,9 @@ def _scale(kept: Tensor, row: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _random_numbers(index: Tensor, row: Tensor) -> Tensor:
-    """Return the 31-bit random numbers of the elements (methods/random_bits.py), int64: limits may be 2**31."""
-    x = index.to(torch.int32) ^ row[Number.KEY].to(torch.int32)
-    x = (x ^ _shifted(x, 16)) * 0x7FEB352D
-    x = ((x ^ _shifted(x, 15)) + row[Number.SECOND_KEY].to(torch.int32)) * (0x846CA68B - 2**32)
-    return _shifted(x, 1).long()
-
-
-def _shifted(x: Tensor, by: int) -> Tensor:
-    # To the right, zeros coming in; int32 products wrap.
-    return torch.bitwise_right_shift(x, by).bitwise_and(2 ** (32 - by) - 1)
+    """Return the random numbers of the elements, int64: limits may be 2**31."""
+    key, second_key = (row[column].to(torch.int32) for column in (Number.KEY, Number.SECOND_KEY))
+    return random_numbers(index.to(torch.int32), key, second_key).long()
 
 
 def _limits(ranks: Tensor, row: Tensor) -> Tensor:

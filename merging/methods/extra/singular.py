@@ -14,8 +14,18 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from merging.methods.registry import Block, Numbers, Operands, Parameter, Scope, method
-from merging.methods.shifts import SCALE, WEIGHT, Shift, made_over, mean_shift, shifted, taking_part
+from merging.methods.extra.task_vector_sums import (
+    SCALE,
+    WEIGHT,
+    TaskVectorSum,
+    made_of_task_vectors,
+    mean_task_vector,
+    plus_base,
+    taking_part,
+)
+from merging.methods.operands import Block, Operands
+from merging.methods.parameters import Parameter, ParameterValues, Scope
+from merging.methods.registry import method
 from merging.statistics import forms
 from merging.statistics.forms import Form
 
@@ -28,13 +38,13 @@ _FACTORS: Form[Factors] = forms.tensors(version=1)
 # --- TSV-M ----------------------------------------------------------------------------------------------------------
 
 
-def decorrelate(operands: Operands, numbers: Numbers) -> Shift:
+def decorrelate(operands: Operands, parameters: ParameterValues) -> TaskVectorSum:
     """Return the task vectors in low rank and decorrelated; of the parents alone unless `rank_fraction` is searched."""
-    weights = numbers.each("weight")
+    weights = parameters.each("weight")
     inputs = taking_part(weights)
     if not operands.is_matrix or len(inputs) == 0:
-        return mean_shift(numbers)
-    fraction = None if numbers.shared["rank_fraction"] is None else numbers.number("rank_fraction")
+        return mean_task_vector(parameters)
+    fraction = None if parameters.shared["rank_fraction"] is None else parameters.number("rank_fraction")
 
     def parts(vectors: Tensor) -> Tensor:
         full = min(operands.shape[-2:])
@@ -44,9 +54,9 @@ def decorrelate(operands: Operands, numbers: Numbers) -> Shift:
             )
         return low_rank([decompose(vector) for vector in vectors], full // len(inputs)) if len(inputs) > 1 else vectors
 
-    found = made_over(operands, "tsv_m", inputs, fraction, parts, _PARTS)
-    factors = tuple(numbers.number("lambda") * weights[index] for index in inputs)
-    return mean_shift(numbers) if found is None else Shift(factors, found.flatten(1))
+    found = made_of_task_vectors(operands, "tsv_m", inputs, fraction, parts, _PARTS)
+    factors = tuple(parameters.number("lambda") * weights[index] for index in inputs)
+    return mean_task_vector(parameters) if found is None else TaskVectorSum(factors, found.flatten(1))
 
 
 @method(
@@ -62,13 +72,13 @@ def decorrelate(operands: Operands, numbers: Numbers) -> Shift:
     keeps_base=True,
     in_mergekit=False,
 )
-def tsv_m(block: Block, numbers: Numbers, shift: Shift) -> Tensor:  # noqa: ARG001
+def tsv_m(block: Block, _: ParameterValues, change: TaskVectorSum) -> Tensor:
     """Return base + lambda · Σ weight · U⊥ S V⊥ᵀ: of each parent the leading singular vectors, kept from the others'.
 
     Each parent has the `rank_fraction` of the rank, by default an equal part of it. Only weights and lambda make a
     candidate that costs no decomposition; a `rank_fraction` that is given keeps all factors of the parents as well.
     """
-    return shifted(block, shift)
+    return plus_base(block, change)
 
 
 def _kept(operands: Operands, index: int, vector: Tensor) -> Factors:
@@ -91,9 +101,9 @@ def low_rank(factors: Sequence[Factors], rank: int) -> Tensor:
 # --- Iso ------------------------------------------------------------------------------------------------------------
 
 
-def flatten_common(operands: Operands, numbers: Numbers) -> Shift:
+def flatten_common(operands: Operands, parameters: ParameterValues) -> TaskVectorSum:
     """Return the sum of the weighted task vectors with all singular values alike; of the parents and weights alone."""
-    return _isotropic(operands, numbers, "iso_c", (), lambda vectors: isotropic(*decompose(vectors.sum(dim=0))))
+    return _isotropic(operands, parameters, "iso_c", (), lambda vectors: isotropic(*decompose(vectors.sum(dim=0))))
 
 
 @method(
@@ -105,15 +115,17 @@ def flatten_common(operands: Operands, numbers: Numbers) -> Shift:
     keeps_base=True,
     in_mergekit=False,
 )
-def iso_c(block: Block, numbers: Numbers, shift: Shift) -> Tensor:  # noqa: ARG001
+def iso_c(block: Block, _: ParameterValues, change: TaskVectorSum) -> Tensor:
     """Return base + lambda · mean(σ) · U Vᵀ, where U diag(σ) Vᵀ is the sum of the weighted task vectors."""
-    return shifted(block, shift)
+    return plus_base(block, change)
 
 
-def flatten_common_and_specific(operands: Operands, numbers: Numbers) -> Shift:
+def flatten_common_and_specific(operands: Operands, parameters: ParameterValues) -> TaskVectorSum:
     """Return the isotropic task vector of the common and each parent's own subspace; of parents and weights alone."""
-    fraction = numbers.number("common_fraction")
-    return _isotropic(operands, numbers, "iso_cts", (fraction,), lambda vectors: common_and_specific(vectors, fraction))
+    fraction = parameters.number("common_fraction")
+    return _isotropic(
+        operands, parameters, "iso_cts", (fraction,), lambda vectors: common_and_specific(vectors, fraction)
+    )
 
 
 @method(
@@ -130,9 +142,9 @@ def flatten_common_and_specific(operands: Operands, numbers: Numbers) -> Shift:
     keeps_base=True,
     in_mergekit=False,
 )
-def iso_cts(block: Block, numbers: Numbers, shift: Shift) -> Tensor:  # noqa: ARG001
+def iso_cts(block: Block, _: ParameterValues, change: TaskVectorSum) -> Tensor:
     """Return as Iso-C does, but with the least directions of the sum replaced by those that each parent has besides."""
-    return shifted(block, shift)
+    return plus_base(block, change)
 
 
 def common_and_specific(vectors: Tensor, fraction: float) -> Tensor:
@@ -158,23 +170,27 @@ def isotropic(u: Tensor, s: Tensor, vh: Tensor) -> Tensor:
 
 def _isotropic(
     operands: Operands,
-    numbers: Numbers,
+    parameters: ParameterValues,
     name: str,
     others: tuple[float, ...],
     merge: Callable[[Tensor], Tensor],
-) -> Shift:
-    weights = numbers.each("weight")
+) -> TaskVectorSum:
+    weights = parameters.each("weight")
     inputs = taking_part(weights)
     if not operands.is_matrix or len(inputs) == 0:
-        return mean_shift(numbers)
+        return mean_task_vector(parameters)
 
     def weighed(vectors: Tensor) -> Tensor:
         for vector, index in zip(vectors, inputs, strict=True):
             vector.mul_(weights[index])
         return merge(vectors)
 
-    found = made_over(operands, name, inputs, (weights, *others), weighed, _MERGED)
-    return mean_shift(numbers) if found is None else Shift((numbers.number("lambda"),), found.flatten().unsqueeze(0))
+    found = made_of_task_vectors(operands, name, inputs, (weights, *others), weighed, _MERGED)
+    return (
+        mean_task_vector(parameters)
+        if found is None
+        else TaskVectorSum((parameters.number("lambda"),), found.flatten().unsqueeze(0))
+    )
 
 
 # --- matrices -------------------------------------------------------------------------------------------------------

@@ -8,8 +8,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from merging.methods.registry import Block, Numbers, Parameter, Scope, method
-from merging.methods.shifts import SCALE, WEIGHT, taking_part, wide
+from merging.methods.extra.task_vector_sums import SCALE, WEIGHT, taking_part, wide
+from merging.methods.operands import Block
+from merging.methods.parameters import Parameter, ParameterValues, Scope
+from merging.methods.registry import method
 
 
 @method(
@@ -26,7 +28,7 @@ from merging.methods.shifts import SCALE, WEIGHT, taking_part, wide
     keeps_base=True,
     in_mergekit=False,
 )
-def consensus_ta(block: Block, numbers: Numbers, _: None) -> Tensor:
+def consensus_ta(block: Block, parameters: ParameterValues, _: None) -> Tensor:
     """Return base + lambda · τ where at least `k` parents' TALL masks agree, else the base; τ = Σ weight · τ_i.
 
     A parent's TALL mask holds the elements in which |τ_i| > tall_lambda · |τ - τ_i|, its task vector weighed already.
@@ -35,7 +37,7 @@ def consensus_ta(block: Block, numbers: Numbers, _: None) -> Tensor:
     """
     assert block.base is not None
     base = block.base.to(wide(block.base.dtype))
-    weights, thresholds = numbers.each("weight"), numbers.each("tall_lambda")
+    weights, thresholds = parameters.each("weight"), parameters.each("tall_lambda")
     vectors = [(i, block.inputs[i].to(base.dtype, copy=True).sub_(base).mul_(weights[i])) for i in taking_part(weights)]
     total = torch.zeros_like(base)
     for _index, vector in vectors:
@@ -44,5 +46,5 @@ def consensus_ta(block: Block, numbers: Numbers, _: None) -> Tensor:
     for index, vector in vectors:
         votes += vector.abs() > (total - vector).abs_().mul_(thresholds[index])
     # Multiplied, so that a NaN in a parent shows even where no mask holds it.
-    change = total.mul_(votes >= int(numbers.number("k"))).mul_(numbers.number("lambda"))
+    change = total.mul_(votes >= int(parameters.number("k"))).mul_(parameters.number("lambda"))
     return change.add_(base).to(block.base.dtype)

@@ -1,7 +1,7 @@
 """Magnitude tables: how many elements of a tensor have each magnitude.
 
-Guarantees: a table is exact and does not depend on thread counts. Tables live on the CPU and are smaller than their
-tensor; float16, which has more magnitudes, makes larger ones than bfloat16.
+Guarantees: a table is exact and does not depend on thread counts. It lives on the CPU and is smaller than its tensor;
+those of float16, which has more magnitudes, are larger than those of bfloat16.
 """
 
 from __future__ import annotations
@@ -15,7 +15,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from merging.arithmetic.bits import as_bits, magnitude_mask
 from merging.statistics.forms import Form, Named
+
+RUN = 1 << 16
+"""The elements that a table counts together, and among which a k-th magnitude is then searched."""
 
 Array: TypeAlias = npt.NDArray[np.signedinteger[Any]]
 
@@ -68,8 +72,6 @@ class MagnitudeTable:
 
 def magnitude_bins(values: Tensor) -> Tensor:
     """Return the upper 15 bits of |x| of each element, as integers that rise with |x|."""
-    from merging.methods.bits import as_bits, magnitude_mask  # late: the methods import this file
-
     width = values.element_size() * 8
     magnitudes = as_bits(values) & magnitude_mask(values.dtype)
     return magnitudes >> (width - 16) if width > 16 else magnitudes

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 
 from merging.errors import MergingError
-from merging.inductor import AnyKernels, TensorKernels
-from merging.native import Kernels
+from merging.kernels import EAGER, Kernels
+from merging.kernels.compiled import CompiledKernels
+from merging.kernels.native import NativeKernels
 
 # Below, compiling takes longer than it saves: seconds, against nanoseconds for each element of each candidate. A GPU
 # saves some 50 picoseconds, a pass over the memory for each of twenty operations, and Triton takes longer.
@@ -17,14 +18,14 @@ _WORTH_COMPILING = {"cpu": 1_000_000_000, "cuda": 500_000_000_000}
 
 @dataclass(frozen=True, slots=True)
 class KernelChoice:
-    """The kernels to merge with, or None; and what a person should know of that, in a sentence, or nothing."""
+    """The kernels to merge with; and what a person should know of that, in a sentence, or nothing."""
 
-    kernels: AnyKernels | None
+    kernels: Kernels
     note: str = ""
 
 
 def choose_kernels(elements: int, device: torch.device, wanted: bool | None = None) -> KernelChoice:
-    """Choose how to merge: with C kernels on the CPU, with torch.compile on a GPU, or without either.
+    """Choose how to merge: in C on the CPU, with torch.compile on a GPU, or eagerly.
 
     Args:
         elements: how many will be merged, all candidates together.
@@ -38,10 +39,10 @@ def choose_kernels(elements: int, device: torch.device, wanted: bool | None = No
     if wanted and least is None:
         raise MergingError(f"compiled kernels merge on the CPU or a GPU, and the device is {device}; leave compile out")
     if wanted is False or least is None or (wanted is None and elements < least):
-        return KernelChoice(None)
+        return KernelChoice(EAGER)
     try:
-        return KernelChoice(Kernels() if device.type == "cpu" else TensorKernels.on(device))
+        return KernelChoice(NativeKernels() if device.type == "cpu" else CompiledKernels.on(device))
     except MergingError as error:
         if wanted:
             raise
-        return KernelChoice(None, f"{error}: merging takes longer without")
+        return KernelChoice(EAGER, f"{error}: merging takes longer without")

@@ -27,16 +27,13 @@ def keep_mask(density: float, key: tuple[int, int], start: int, count: int, devi
 
 
 def keep_below(limit: int | Tensor, key: tuple[int, int], start: int, count: int, device: torch.device) -> Tensor:
-    """Return a mask (count,) int32: all bits set where the uniform number of element start+i lies below its limit.
+    """Return a mask (count,) int32: all bits set where the random number of element start+i lies below its limit.
 
-    The numbers are whole and in [0, 2**31); `limit` is one for all, or (count,) int32.
+    `limit` is one for all, or (count,) int32.
     """
-    # Indices wrap at 2**32, and differences of 31-bit numbers do not: their sign is that of the comparison.
-    numbers = torch.arange(count, dtype=torch.int32, device=device).add_(_signed(start)).bitwise_xor_(key[0])
-    scratch = torch.empty_like(numbers)
-    _mix(numbers, key[1], scratch)
-    numbers.bitwise_right_shift_(1).bitwise_and_(2**31 - 1)
-    return numbers.sub_(limit).bitwise_right_shift_(31)
+    index = torch.arange(count, dtype=torch.int32, device=device).add_(_signed(start))
+    # Differences of 31-bit numbers do not wrap: their sign is that of the comparison.
+    return random_numbers(index, *key).sub_(limit).bitwise_right_shift_(31)
 
 
 def kept_below(density: float) -> int:
@@ -48,14 +45,19 @@ def _signed(number: int) -> int:
     return (number + 2**31) % 2**32 - 2**31
 
 
-def _mix(x: Tensor, key: int, scratch: Tensor) -> None:
-    # In place. The 32-bit finalizer of Wellons' hash prospector ("lowbias32") with a key added halfway, and without its
-    # last step, which leaves the upper 16 bits as they are: the lower ones decide one comparison in 2**15. int32
-    # products wrap, shifts are made logical.
-    _xor_shifted(x, 16, scratch).mul_(0x7FEB352D)
-    _xor_shifted(x, 15, scratch).add_(key).mul_(_signed(0x846CA68B))
+def random_numbers(index: Tensor, key: int | Tensor, second_key: int | Tensor) -> Tensor:
+    """Turn flat indices (elements,) int32, which wrap at 2**32, into random numbers in [0, 2**31), in place.
+
+    The 32-bit finalizer of Wellons' hash prospector ("lowbias32") with a second key added halfway, and without its last
+    step, which leaves the upper 16 bits as they are: the lower ones decide one comparison in 2**15. The same as
+    `random_number` in kernels/native/random_bits.h.
+    """
+    # int32 products wrap; shifts to the right are made logical.
+    x, shifted = index.bitwise_xor_(key), torch.empty_like(index)
+    x.bitwise_xor_(_shift(x, 16, shifted)).mul_(0x7FEB352D)
+    x.bitwise_xor_(_shift(x, 15, shifted)).add_(second_key).mul_(_signed(0x846CA68B))
+    return _shift(x, 1, x)
 
 
-def _xor_shifted(x: Tensor, by: int, scratch: Tensor) -> Tensor:
-    torch.bitwise_right_shift(x, by, out=scratch)
-    return x.bitwise_xor_(scratch.bitwise_and_(2 ** (32 - by) - 1))
+def _shift(x: Tensor, by: int, out: Tensor) -> Tensor:
+    return torch.bitwise_right_shift(x, by, out=out).bitwise_and_(2 ** (32 - by) - 1)

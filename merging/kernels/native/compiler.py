@@ -1,7 +1,7 @@
-"""Compiling the C kernels for the processor at hand, and keeping them for the next run.
+"""Compiles the C passes for the processor at hand, and keeps them for the next run.
 
-Guarantees: a kernel is compiled at most once for a source, a compiler and a processor; a half-written file is never
-loaded; calls release Python's lock. Where there is no compiler there are no kernels: whoever asks is told why.
+Guarantees: a pass is compiled at most once per source, compiler and processor; a half-written file is never loaded;
+calls release Python's lock. Without a C compiler there are no passes: whoever asks is told why.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class Variant:
     constants: tuple[tuple[str, int], ...]
 
 
-class Kernels:
-    """The compiled kernels of this process; threads may share it.
+class Compiler:
+    """The compiled passes of this process; threads may share it.
 
     Raises:
         MergingError: there is no C compiler, or it cannot compile for this processor.
@@ -53,7 +53,7 @@ class Kernels:
         self._lock = threading.Lock()
 
     def load(self, variant: Variant) -> ctypes.CDLL:
-        """Return a kernel's library, compiled if it is not yet. Raises MachineError if the compiler fails."""
+        """Return a variant's library, compiled if it is not yet. Raises MachineError if the compiler fails."""
         library = self._loaded.get(variant)
         if library is None:
             with self._lock:
@@ -71,7 +71,8 @@ def compiler() -> str | None:
 def _compiled(compiler: str, variant: Variant) -> Path:
     source = _SOURCES / f"{variant.source}.c"
     command = [compiler, *_FLAGS, *(f"-D{name}={value}" for name, value in variant.constants), str(source)]
-    words = [*command, _version(compiler), _processor(), source.read_text(), (_SOURCES / "numbers.h").read_text()]
+    texts = (file.read_text() for file in (source, *sorted(_SOURCES.glob("*.h"))))
+    words = [*command, _version(compiler), _processor(), *texts]
     digest = hashlib.sha256("\0".join(words).encode()).hexdigest()[:24]
     library = _folder() / f"{variant.source}-{digest}.so"
     if not library.exists():

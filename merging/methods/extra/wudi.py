@@ -15,8 +15,10 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from merging.methods.registry import Block, Numbers, Operands, Parameter, Scope, method
-from merging.methods.shifts import SCALE, Shift, made_over, shifted
+from merging.methods.extra.task_vector_sums import SCALE, TaskVectorSum, made_of_task_vectors, plus_base
+from merging.methods.operands import Block, Operands
+from merging.methods.parameters import Parameter, ParameterValues, Scope
+from merging.methods.registry import method
 from merging.statistics import forms
 
 _MERGED = forms.optional_tensor(version=1)
@@ -24,15 +26,17 @@ _MERGED = forms.optional_tensor(version=1)
 _BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-8
 
 
-def optimize(operands: Operands, numbers: Numbers) -> Shift:
+def optimize(operands: Operands, parameters: ParameterValues) -> TaskVectorSum:
     """Return the optimized task vector; of the parents alone unless `iterations` or `learning_rate` is searched."""
-    scale, count = numbers.number("lambda"), operands.count
-    mean = Shift((scale / max(count, 1),) * count)
+    scale, count = parameters.number("lambda"), operands.count
+    mean = TaskVectorSum((scale / max(count, 1),) * count)
     if not operands.is_matrix or not count:
         return mean
-    adam = Adam(int(numbers.number("iterations")), numbers.number("learning_rate"))
-    found = made_over(operands, "wudi", range(count), adam, lambda vectors: least_interfering(vectors, adam), _MERGED)
-    return mean if found is None else Shift((scale,), found.flatten().unsqueeze(0))
+    adam = Adam(int(parameters.number("iterations")), parameters.number("learning_rate"))
+    found = made_of_task_vectors(
+        operands, "wudi", range(count), adam, lambda vectors: least_interfering(vectors, adam), _MERGED
+    )
+    return mean if found is None else TaskVectorSum((scale,), found.flatten().unsqueeze(0))
 
 
 @method(
@@ -48,9 +52,9 @@ def optimize(operands: Operands, numbers: Numbers) -> Shift:
     keeps_base=True,
     in_mergekit=False,
 )
-def wudi(block: Block, numbers: Numbers, shift: Shift) -> Tensor:  # noqa: ARG001
+def wudi(block: Block, _: ParameterValues, change: TaskVectorSum) -> Tensor:
     """Return base + lambda · τ, where τ minimizes Σ ‖(τ - τ_i) τ_iᵀ‖² / ‖τ_i‖²; all parents count alike."""
-    return shifted(block, shift)
+    return plus_base(block, change)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,1 @@
+"""Arithmetic on bits: floating-point numbers as integers, counter-based random numbers, tables of magnitudes."""

@@ -1,0 +1,155 @@
+"""The functions of this package, compiled when they are first needed, called with the numbers of one tensor.
+
+Guarantees: a function is compiled once per form, number of parents, dtype and device, whatever the sizes and the
+numbers are; a call enqueues work and waits for nothing.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import chain
+from types import FunctionType
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from merging.arithmetic.bits import Finite, all_finite
+from merging.errors import MergingError, first_line
+from merging.kernels.compiled.task_vectors import DIVISOR, LAMBDA, MixtureForm, Number, merge_task_vectors
+from merging.kernels.compiled.weighted_sum import SumForm, weighted_sum
+from merging.kernels.passes import PassKernels, kind_of
+from merging.methods.magnitudes import Edge
+from merging.methods.operands import Block, Operands
+from merging.methods.sparsification import Sparsification
+from merging.methods.task_vectors import Mixture, cannot_overflow
+
+Function: TypeAlias = Callable[..., Any]
+
+_KEEP_ALL = Sparsification()
+# Rounding as eager PyTorch's, step by step: no product is fused with a sum, no division approximated. Sizes are not
+# asserted in every call: who calls is in this file.
+_OPTIONS: dict[str, Any] = {
+    "emulate_precision_casts": True,
+    "eager_numerics.division_rounding": True,
+    "eager_numerics.disable_ftz": True,
+    "size_asserts": False,
+}
+
+
+def compiled(function: Function, form: object) -> Function:
+    """Return a function compiled for a form, for every size, with the rounding of eager PyTorch."""
+    assert isinstance(function, FunctionType)
+    # Code of its own: dynamo keeps a few compiled functions for each code, and looks for the right one in turn.
+    own = FunctionType(function.__code__.replace(), function.__globals__, function.__name__)
+    return partial(torch.compile(own, dynamic=True, fullgraph=True, options=_OPTIONS), form)
+
+
+class CompiledKernels(PassKernels):
+    """The compiled functions of this process. They merge on any device, but only a GPU's are worth their compilation.
+
+    Args:
+        compile: makes the function for a form; by default torch.compile does.
+    """
+
+    @classmethod
+    def on(cls, device: torch.device) -> CompiledKernels:
+        """Return kernels for a device. Raises MergingError, with the reason, if torch.compile cannot compile for it."""
+        try:
+            compiled(_one_more, None)(torch.zeros(8, device=device))
+        except Exception as error:  # torch, Triton and the compilers each have their own
+            raise MergingError(
+                f"torch.compile does not work on {device} ({first_line(error)}); it needs Triton and a C compiler"
+            ) from None
+        return cls()
+
+    def __init__(self, compile: Callable[[Function, object], Function] = compiled) -> None:
+        self._compile = compile
+        self._functions: dict[object, Function] = {}
+
+    def merges_on(self, device: torch.device) -> bool:  # noqa: ARG002 - on all
+        """Return True."""
+        return True
+
+    def block_size(self, operands: Operands) -> int:
+        """Return the number of elements: a pass takes the whole tensor."""
+        return operands.elements
+
+    def located(self, operands: Operands, index: int, edge: Edge) -> Edge:  # noqa: ARG002
+        """Return the edge: the pass searches on the device, and the host waits for nothing."""
+        return edge
+
+    def kept_norm(self, operands: Operands, index: int, sparsification: Sparsification) -> None:
+        """Return None: the pass finds the norm on the device, and the host waits for nothing."""
+
+    def mix(self, operands: Operands, block: Block, mixture: Mixture, out: Tensor) -> Finite:
+        """Write a mixture of task vectors, added to the base, into `out`; return whether it is finite.
+
+        That is not found in the same pass: a reduction in it would make the compiler write the tensor down in float32
+        and read it again.
+        """
+        assert block.base is not None
+        given = [each.sparsification or _KEEP_ALL for each in mixture.contributions]
+        found = [each.ranks for each in given if each.ranks is not None]
+        ranks = [each.ranks if each.ranks is not None else found[0] for each in given] if found else []
+        form = MixtureForm(
+            kind_of(given),
+            mixture.elect,
+            mixture.normalize,
+            rescale=any(each.norm for each in given),
+            search=block.base.element_size() == 2 and any(map(_has_edges, given)),
+        )
+        rows = [_row(each, weight) for each, weight in zip(given, mixture.weights, strict=True)]
+        last = [0.0] * len(Number)
+        last[DIVISOR], last[LAMBDA] = mixture.divisor, mixture.scale
+        table = _on(block.base.device, [*chain.from_iterable(rows), *last], "d").view(-1, len(Number))
+        function = self._function(merge_task_vectors, form, len(given), block.base)
+        function(block.base, [block.inputs[each.index] for each in mixture.contributions], ranks, table, out)
+        return cannot_overflow(operands, mixture) or all_finite(out)
+
+    def weighted_sum(
+        self,
+        parents: Sequence[Tensor],
+        weights: Sequence[float],
+        out: Tensor,
+        divisor: float | None = None,
+        fma: bool = False,
+    ) -> Finite:
+        """Write sum(weight * parent) [/ divisor] into `out`; return whether it is finite."""
+        form = SumForm(divisor is not None, fma)
+        numbers = _on(out.device, [*weights, 1.0 if divisor is None else divisor], "f")
+        self._function(weighted_sum, form, len(parents), out)(list(parents), numbers, out)
+        return all_finite(out)
+
+    def _function(self, function: Function, form: object, parents: int, like: Tensor) -> Function:
+        key = (form, parents, like.dtype, like.device)
+        if key not in self._functions:
+            self._functions[key] = self._compile(function, form)
+        return self._functions[key]
+
+
+def _one_more(_: None, values: Tensor) -> Tensor:
+    return values + 1
+
+
+def _has_edges(sparsification: Sparsification) -> bool:
+    # Also where no edge has a rank by chance: that is not worth a compilation of its own.
+    return any(edge.before != edge.after for edge in (sparsification.floor, sparsification.ceiling))
+
+
+def _row(given: Sparsification, weight: float) -> list[float]:
+    edges = ((edge.until, edge.rank, edge.before, edge.after) for edge in (given.floor, given.ceiling))
+    return [
+        *chain.from_iterable(edges), *(given.key or (0, 0)), given.limit, given.slope, given.intercept, given.scale,
+        given.norm, weight,
+    ]  # fmt: skip
+
+
+def _on(device: torch.device, numbers: Sequence[float], kind: Literal["d", "f"]) -> Tensor:
+    """Return numbers on a device in float64 or float32, without waiting for it."""
+    # Of an array a tensor is made in a third of the time that one of a list is.
+    here = torch.frombuffer(array(kind, numbers), dtype=torch.float64 if kind == "d" else torch.float32)
+    # The pinned memory is used again when the copy is done: torch sees to that.
+    return here if device.type == "cpu" else here.pin_memory().to(device, non_blocking=True)

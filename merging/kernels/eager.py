@@ -1,0 +1,63 @@
+"""Eager kernels: the methods' own functions on one block after the other, for any method, dtype and device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+
+from merging.arithmetic.bits import Finite
+from merging.kernels.protocol import Kernels, Target
+from merging.methods import Method
+from merging.methods.magnitudes import Edge, located
+from merging.methods.operands import Block, Operands
+from merging.methods.parameters import ParameterValues
+from merging.methods.sparsification import Sparsification, delta, l1_norm
+
+# Blocks small enough for what a method holds at once to stay in the processor's last cache, and large enough for a
+# pass over one to cost more than its call. A GPU wants whole tensors instead.
+_BLOCK = {"cpu": 1 << 19}
+_WHOLE = 1 << 26
+
+
+class EagerKernels:
+    """Plain torch, without a compiler."""
+
+    compiles = False
+
+    def covers(self, method: Method, dtype: torch.dtype, device: torch.device) -> bool:  # noqa: ARG002 - covers all
+        """Return True."""
+        return True
+
+    def merge(self, method: Method, operands: Operands, parameters: ParameterValues, target: Target) -> Finite:
+        """Merge one tensor by the method's own functions."""
+        prepared = method.prepare(operands, parameters) if method.prepare else None
+        size = _BLOCK.get(operands.device.type, _WHOLE)
+
+        def write(block: Block) -> Finite:
+            return target.write(block, method.combine(block, parameters, prepared).view(-1))
+
+        return write_blocks([operands.whole()] if method.whole else operands.blocks(size), write)
+
+    def located(self, operands: Operands, index: int, edge: Edge) -> Edge:
+        """Search a run of the task vector for the element that the rank stands for."""
+        return located(operands, lambda block: delta(block, index), edge)
+
+    def kept_norm(self, operands: Operands, index: int, sparsification: Sparsification) -> float:
+        """Sum up the task vector in a pass of its own."""
+        return l1_norm(operands, index, sparsification)
+
+
+EAGER: Kernels = EagerKernels()
+
+
+def write_blocks(blocks: Iterable[Block], write: Callable[[Block], Finite]) -> Finite:
+    """Write one block after the other; return whether all are finite, and stop at the first that is known not to be."""
+    finite: Finite = True
+    for block in blocks:
+        block.workspace.reuse()
+        found = write(block)
+        if found is False:
+            return False
+        finite = found if finite is True else finite & found
+    return finite

@@ -1,0 +1,60 @@
+"""What kernels are: one way to compute a method over a whole tensor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from merging.arithmetic.bits import Finite, all_finite
+from merging.methods import Method
+from merging.methods.magnitudes import Edge
+from merging.methods.operands import Block, Operands
+from merging.methods.parameters import ParameterValues
+from merging.methods.sparsification import Sparsification
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a merge goes.
+
+    Attributes:
+        out: (elements,), contiguous, on any device.
+        roundings: the dtypes that the merge is rounded to, in turn.
+    """
+
+    out: Tensor
+    roundings: tuple[torch.dtype, ...]
+
+    def part(self, block: Block) -> Tensor:
+        """Return the memory of a block."""
+        return self.out[block.start : block.start + len(block)]
+
+    def write(self, block: Block, merged: Tensor) -> Finite:
+        """Round the merge of a block and write it; return whether it is finite."""
+        for dtype in self.roundings:
+            merged = merged.to(dtype)
+        self.part(block).copy_(merged)
+        return all_finite(merged)
+
+
+class Kernels(Protocol):
+    """A way to compute methods. The bits of a merge do not depend on which is chosen."""
+
+    @property
+    def compiles(self) -> bool:
+        """Whether a pass is compiled when it is first needed."""
+
+    def covers(self, method: Method, dtype: torch.dtype, device: torch.device) -> bool:
+        """Whether it computes this method, in this dtype, on this device."""
+
+    def merge(self, method: Method, operands: Operands, parameters: ParameterValues, target: Target) -> Finite:
+        """Merge one tensor into the target; return whether it is finite. After False, the target is undefined."""
+
+    def located(self, operands: Operands, index: int, edge: Edge) -> Edge:
+        """Return an edge of a task vector as its passes take it: without a rank, unless they search it themselves."""
+
+    def kept_norm(self, operands: Operands, index: int, sparsification: Sparsification) -> float | None:
+        """Return the L1 norm of what is kept of a task vector; None if the pass that merges finds it."""

@@ -1,0 +1,1 @@
+"""Methods that mergekit 0.1.5 does not have."""

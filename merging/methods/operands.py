@@ -1,0 +1,130 @@
+"""Operands: the tensors of one merge step, as a method sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from merging.statistics.forms import Form
+
+if TYPE_CHECKING:
+    from merging.methods.magnitudes import Edge
+    from merging.methods.sparsification import Sparsification
+
+T = TypeVar("T")
+
+
+class Workspace:
+    """Memory for intermediate results, used again for every block: fresh memory costs as much as what is done in it."""
+
+    def __init__(self) -> None:
+        self._buffers: list[Tensor] = []
+        self._taken = 0
+
+    def like(self, tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """Return uninitialized memory of a flat tensor's length; it is lost when the block is done."""
+        dtype = dtype or tensor.dtype
+        if self._taken == len(self._buffers):
+            self._buffers.append(tensor.new_empty(0, dtype=dtype))
+        buffer = self._buffers[self._taken]
+        if buffer.dtype != dtype or buffer.device != tensor.device or buffer.numel() < tensor.numel():
+            buffer = self._buffers[self._taken] = tensor.new_empty(tensor.numel(), dtype=dtype)
+        self._taken += 1
+        return buffer[: tensor.numel()]
+
+    def reuse(self) -> None:
+        """Take all memory back."""
+        self._taken = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A run of elements of one tensor: tensors of one dtype, and the flat index `start` of their first element.
+
+    The tensors are flat. Where a method asks for the whole tensor, they have its shape.
+    """
+
+    start: int
+    base: Tensor | None
+    inputs: tuple[Tensor, ...]
+    workspace: Workspace = field(default_factory=Workspace, compare=False)
+
+    def __len__(self) -> int:
+        first = self.inputs[0] if self.inputs else self.base
+        return 0 if first is None else first.numel()
+
+
+class Operands(Protocol):
+    """The whole tensors of one merge step, read in flat blocks in the dtype of the merge.
+
+    Inputs are the sources in the recipe's order, without the base where the method treats the base apart.
+    """
+
+    @property
+    def count(self) -> int:
+        """Number of inputs."""
+
+    @property
+    def shape(self) -> torch.Size:
+        """Shape of the tensor."""
+
+    @property
+    def elements(self) -> int:
+        """Number of elements of the tensor."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the merge."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensor is merged."""
+
+    @property
+    def is_matrix(self) -> bool:
+        """Whether the tensor is the matrix of a linear map, (..., out, in), and no vector, table or filter."""
+
+    def block(self, start: int, size: int) -> Block:
+        """Return up to `size` elements from flat index `start` on."""
+
+    def blocks(self, size: int) -> Iterator[Block]:
+        """Yield the tensor from its first element to its last, `size` elements at a time."""
+
+    def whole(self) -> Block:
+        """Return the tensor in its own shape."""
+
+    def once(self, name: str, inputs: Sequence[int], compute: Callable[[], T], kept: Form[T] | None = None) -> T:
+        """Return a statistic of these inputs (and the base), computed at most once for a parent set.
+
+        Give a form to a statistic that costs more to compute than to hash the parents: it is kept on disk, where the
+        next process finds it. What one or two passes compute needs none.
+        """
+
+    def last(
+        self,
+        name: str,
+        inputs: Sequence[int],
+        values: Hashable,
+        compute: Callable[[], T],
+        kept: Form[T] | None = None,
+    ) -> T:
+        """Return a statistic that also depends on parameter values; only that of the last values is held.
+
+        On disk it is found again as long as the values, which must have a repr, stay the same.
+        """
+
+    def located(self, index: int, edge: Edge) -> Edge:
+        """Return an edge of an input's task vector without a rank, unless the pass that merges searches it itself."""
+
+    def kept_norm(self, index: int, sparsification: Sparsification) -> float | None:
+        """Return the L1 norm of what is kept of an input's task vector; None if the pass that merges finds it."""
+
+    def random_key(self, index: int) -> tuple[int, int]:
+        """Return two 32-bit keys for the random numbers of an input: of (seed, input, its tensor) and nothing else."""
+
+    def observed(self, index: int) -> Tensor | None:
+        """Return what the method observes of an input's tensor, in float32; None of one that it cannot observe."""
