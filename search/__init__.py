@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from search.board.leaderboard import Leaderboard, Row
     from search.errors import SearchError
-    from search.export import export_trial
     from search.run.worker import run_search
     from search.space.config import SearchConfig
+    from search.trial_export import export_trial
 
 # What each module gives, imported on first use (PEP 562): `merge-search --help` does not wait for torch or optuna.
 _NAMES = {
     "board.leaderboard": "Leaderboard Row",
     "errors": "SearchError",
-    "export": "export_trial",
     "run.worker": "run_search",
     "space.config": "SearchConfig",
+    "trial_export": "export_trial",
 }
 _HOMES = {name: module for module, names in _NAMES.items() for name in names.split()}
 

@@ -57,7 +57,7 @@ def _scale(found: Range) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _Group:
+class _AlikeTensors:
     """Tensors that are made alike, in consecutive layers whose parameters lie on a line.
 
     Attributes:
@@ -99,7 +99,7 @@ def plan_table(steps: Sequence[Step], names: Mapping[str, str], dtype: str | Non
     return ": ".join([line, *([", ".join(common)] if common else [])]), table
 
 
-def _groups(steps: Sequence[Step]) -> Iterator[_Group]:
+def _groups(steps: Sequence[Step]) -> Iterator[_AlikeTensors]:
     """Yield the groups of each layer, and of each run of tensors outside the layers."""
     for (head, index), run in groupby(steps, lambda step: _place(step.name)[:2]):
         of_layer = list(run)
@@ -110,12 +110,12 @@ def _groups(steps: Sequence[Step]) -> Iterator[_Group]:
             tensors = [_short(_place(step.name)[2]) for step in found]
             every = [_short(_place(step.name)[2]) for step in of_layer]
             name = ", ".join(_parts(tensors, every) if head else tensors)
-            yield _Group(head, (index, index), name if tensors != every or not head else "", found[0], found[0])
+            yield _AlikeTensors(head, (index, index), name if tensors != every or not head else "", found[0], found[0])
 
 
-def _merged(groups: Iterator[_Group]) -> Iterator[_Group]:
+def _merged(groups: Iterator[_AlikeTensors]) -> Iterator[_AlikeTensors]:
     """Yield the groups; those of consecutive layers become one if each group of the first continues in the next."""
-    waiting: list[_Group] = []
+    waiting: list[_AlikeTensors] = []
     for _, run in groupby(groups, lambda group: (group.head, group.layers)):
         layer = list(run)
         if len(waiting) == len(layer) and all(map(_goes_on, waiting, layer)):
@@ -129,7 +129,7 @@ def _merged(groups: Iterator[_Group]) -> Iterator[_Group]:
     yield from waiting
 
 
-def _goes_on(group: _Group, after: _Group) -> bool:
+def _goes_on(group: _AlikeTensors, after: _AlikeTensors) -> bool:
     """Whether the next layer's tensors are made as those of a group, with parameters on the same line."""
     if not group.head or (group.head, group.tensors) != (after.head, after.tensors):
         return False
@@ -177,7 +177,7 @@ def _parts(tensors: Sequence[str], every: Sequence[str]) -> Iterator[str]:
             yield from own
 
 
-def _name(group: _Group) -> str:
+def _name(group: _AlikeTensors) -> str:
     if not group.head:
         return group.tensors
     first, last = group.layers
@@ -189,7 +189,7 @@ def _short(tensor: str) -> str:
     return tensor.removeprefix("model.").removesuffix(".weight")
 
 
-def _sources(group: _Group, names: Mapping[str, str]) -> str:
+def _sources(group: _AlikeTensors, names: Mapping[str, str]) -> str:
     """Return the models that a group is made of, with their layers if those differ from the merge's."""
 
     def named(parent: str, tensor: str) -> str:
@@ -204,7 +204,7 @@ def _sources(group: _Group, names: Mapping[str, str]) -> str:
     return inputs + (f" onto {named(*group.first.base)}" if group.first.base else "")
 
 
-def _parameters(group: _Group, names: Mapping[str, str]) -> dict[str, str]:
+def _parameters(group: _AlikeTensors, names: Mapping[str, str]) -> dict[str, str]:
     """Return the parameters of a group by key, several inputs' in their order; first layer→last layer."""
 
     def shown(first: Number | None, last: Number | None) -> str:

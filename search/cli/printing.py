@@ -70,7 +70,7 @@ def print_leaderboard(found: Leaderboard, top: int | None) -> None:
 
 def print_isolation(isolation: Isolation, as_json: bool) -> None:
     """Print the layers of a sandbox and the attempts to break out of it."""
-    from search.views.isolation import isolation_data, isolation_tables
+    from search.views.sandbox_check import isolation_data, isolation_tables
 
     if as_json:
         click.echo(json.dumps(isolation_data(isolation)))

@@ -150,7 +150,7 @@ def export(results: Path, trial: str | None, to: Path, max_shard_size: str, merg
     """
     with bar() as progress:
         with quick_imports():
-            from search.export import export_trial
+            from search.trial_export import export_trial
         row = export_trial(
             results, to, trial=trial, max_shard_size=max_shard_size, mergekit_compatible=mergekit_compatible,
             progress=progress, note=tell,

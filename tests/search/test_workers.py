@@ -20,7 +20,7 @@ from tests.search.processes import running
 pytestmark = pytest.mark.sandbox
 
 # The models that a search of the family begins with.
-BASELINES = 4
+REFERENCES = 4
 
 
 def scored(out: Path) -> dict[str, float | None]:
@@ -34,13 +34,13 @@ def scored(out: Path) -> dict[str, float | None]:
 def test_the_first_signal_lets_the_trial_finish(family: Family, tmp_path: Path) -> None:
     config = family.write()
     words = ["run", config, "--out", tmp_path / "my run", "--trials", "1000"]
-    with running(tmp_path, *words, held_at=(Bench.score, BASELINES + 1)) as command:
+    with running(tmp_path, *words, held_at=(Bench.score, REFERENCES + 1)) as command:
         command.until_held()
         command.send(signal.SIGINT)
         command.until_told("stopping when this trial is done")
         command.release()
         assert command.wait() == 0
-    ended = len(scored(tmp_path / "my run")) - BASELINES
+    ended = len(scored(tmp_path / "my run")) - REFERENCES
     assert ended == 2
     again = f"merge-search run {config} --out '{tmp_path}/my run' --trials 1000"
     assert f"{ended} of 1000 trials are over. To continue:\n  {again}\n" in command.output
@@ -100,7 +100,7 @@ def test_two_workers_share_a_folder(family: Family, tmp_path: Path) -> None:
         assert [one.wait(), other.wait()] == [0, 0], one.errors + other.errors
     assert "damaged" not in (out / "worker.log").read_text()
     board = Leaderboard.open(out)
-    assert sorted(row.trial for row in board.rows if row.trial is not None) == list(range(len(board.rows) - BASELINES))
+    assert sorted(row.trial for row in board.rows if row.trial is not None) == list(range(len(board.rows) - REFERENCES))
     assert [row.kind for row in board.rows].count("trial") == len(board.rows) - 4
     assert all(row.state == "complete" for row in board.rows)
     assert len({str(row.recipe) for row in board.rows}) == len(board.rows)
@@ -111,7 +111,7 @@ def test_the_trial_of_a_worker_that_was_killed_is_run_once_more_by_the_other(fam
     words = ["run", str(config), "--out", str(out), "--trials", str(total)]
     (tmp_path / "one").mkdir()
     (tmp_path / "other").mkdir()
-    with running(tmp_path / "one", *words, held_at=(Bench.score, BASELINES)) as one:
+    with running(tmp_path / "one", *words, held_at=(Bench.score, REFERENCES)) as one:
         one.until_held()
         with running(tmp_path / "other", *words, held_at=(Bench.score, 1)) as other:
             other.until_held()
@@ -128,7 +128,7 @@ def test_the_trial_of_a_worker_that_was_killed_is_run_once_more_by_the_other(fam
 def test_a_trial_that_kills_its_workers_fails_and_the_search_ends(family: Family, tmp_path: Path) -> None:
     config, out = family.write(evaluation=", report_fraction: 0"), tmp_path / "run"
     words = ["run", config, "--out", out, "--trials", "2"]
-    for call in (BASELINES, 1):  # the second time after the other one, which is scored
+    for call in (REFERENCES, 1):  # the second time after the other one, which is scored
         with running(tmp_path, *words, held_at=(Bench.score, call)) as command:
             command.until_held()
             command.send(signal.SIGKILL)

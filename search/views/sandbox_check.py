@@ -1,4 +1,4 @@
-"""The isolation of the sandbox: its layers, and the attempts to break out of it."""
+"""What `merge-search check` found: the layers of the sandbox, and the attempts to break out of it."""
 
 from __future__ import annotations
 
