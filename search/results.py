@@ -83,13 +83,8 @@ class ResultsFolder:
             SearchError: the folder belongs to another config, is none of ours, has lost its database, or cannot be
                 written.
         """
-        if str(path.absolute()).encode(errors="replace").decode() != str(path.absolute()):
-            raise SearchError(f"{path}: is no UTF-8, as names in a database must be; give another folder with --out")
-        try:
-            if path.exists() and not path.is_dir():
-                raise SearchError(f"{path}: is a file; give a folder for the results with --out")
-            if not _holds_search(path) and _is_foreign(path):
-                raise SearchError(f"{path}: is not empty and holds no search; give another folder with --out")
+        cls.refuse(path, config, fresh)
+        with _unwritable(path):
             aside = _move_aside(path.absolute()) if fresh and _holds_search(path) else None
             if aside:
                 note(f"{path}: what was there is now in {path.with_name(aside.name)}")
@@ -110,9 +105,26 @@ class ResultsFolder:
                 (path / _COMPLETIONS).mkdir(exist_ok=True)
                 (path / WORKERS).mkdir(exist_ok=True)
                 return folder
-        except OSError as error:
-            where = error.filename or path
-            raise SearchError(f"{where}: cannot be written: {error.strerror}; give another folder with --out") from None
+
+    @classmethod
+    def refuse(cls, path: Path, config: SearchConfig, fresh: bool) -> None:
+        """Raise SearchError if the config and the folder alone tell that the search cannot run there.
+
+        Opens no model, so it can be asked before anything that takes long. Changes nothing.
+        """
+        if str(path.absolute()).encode(errors="replace").decode() != str(path.absolute()):
+            raise SearchError(f"{path}: is no UTF-8, as names in a database must be; give another folder with --out")
+        with _unwritable(path):
+            if path.exists() and not path.is_dir():
+                raise SearchError(f"{path}: is a file; give a folder for the results with --out")
+            if not _holds_search(path) and _is_foreign(path):
+                raise SearchError(f"{path}: is not empty and holds no search; give another folder with --out")
+            if fresh:
+                _require_idle(path)
+            elif _is_begun(path):
+                known, here = cls.open(path).identity, config.identity
+                plain = ("search", "merging")  # what names no model and no problem
+                check(path, {key: known[key] for key in plain}, {key: here[key] for key in plain}, config.source)
 
     @classmethod
     def check(cls, path: Path, config: SearchConfig, identity: Identity) -> Identity | None:
@@ -260,6 +272,15 @@ class _LogFile(logging.FileHandler):
         pass
 
 
+@contextlib.contextmanager
+def _unwritable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        where = error.filename or path
+        raise SearchError(f"{where}: cannot be written: {error.strerror}; give another folder with --out") from None
+
+
 def _holds_search(path: Path) -> bool:
     """Whether a folder is that of a search, which may be of version 0.1, or have lost its database."""
     ours = any((path / name).exists() for name in (_CONFIG, _COMPLETIONS, _LOCK))
@@ -300,11 +321,15 @@ def _is_foreign(path: Path) -> bool:
     return any(entry.name != STATISTICS for entry in path.iterdir())
 
 
-def _move_aside(path: Path) -> Path:
+def _require_idle(path: Path) -> None:
     workers = path / WORKERS
     if workers.exists() and any(is_held(worker) for worker in workers.iterdir()):
         raise SearchError(f"{path}: a search is running there; stop it first, or give another folder with --out")
-    sweep(workers, "*")
+
+
+def _move_aside(path: Path) -> Path:
+    _require_idle(path)
+    sweep(path / WORKERS, "*")
     number = 1
     while (aside := path.with_name(f"{path.name}.{number}")).exists():
         number += 1

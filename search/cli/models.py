@@ -173,47 +173,43 @@ def evaluate(
         raise click.UsageError("--device and --device-map say where to work; give one of the two")
     if backend == "vllm" and compute_dtype == "float32":
         raise click.UsageError("--compute-dtype float32: vllm computes in the weights' dtype; take auto or recipe")
-    chosen = load_problem_sets(problems)
-    reference = load_recipe(model) if model.endswith((".yaml", ".yml")) else model
-    with quick_imports():
-        from evaluation import Evaluator, OutcomeCounter, prompt_notes  # only now: it waits for torch
-        from evaluation.generation.text import configured_ends
-    from search.compute import Compute
-    from search.devices import choose_device
+    with bar() as progress:  # from here on seconds may pass: torch and transformers are imported
+        chosen = load_problem_sets(problems)
+        with quick_imports():
+            reference = load_recipe(model) if model.endswith((".yaml", ".yml")) else model
+            from evaluation import Evaluator, OutcomeCounter, prompt_notes
+            from evaluation.generation.text import configured_ends
+            from search.compute import Compute
+            from search.devices import choose_device
+        settings: dict[str, Any] = {
+            "prompt_format": prompt,
+            "max_new_tokens": max_new_tokens,
+            "batch_size": batch_size,
+            "backend": backend,
+            "sampling": sampling,
+        }
+        with (
+            Evaluator(chosen, allow_code_execution=allow_code_execution, **settings) as evaluator,
+            _model(
+                reference,
+                choose_device(device),
+                device_map,
+                random_seed,
+                LoadOptions(lazy_unpickle, trust_remote_code),
+                partial(Compute.choose, compute_dtype, backend=backend),
+                progress,
+            ) as (loaded, tokenizer, generation),
+        ):
+            tell_isolation(evaluator.sandbox.isolation)
+            if prompt_formats:
+                from search.prompt_formats import try_prompt_formats
 
-    compute = partial(Compute.choose, compute_dtype, backend=backend)
-    settings: dict[str, Any] = {
-        "prompt_format": prompt,
-        "max_new_tokens": max_new_tokens,
-        "batch_size": batch_size,
-        "backend": backend,
-        "sampling": sampling,
-    }
-    with (
-        Evaluator(chosen, allow_code_execution=allow_code_execution, **settings) as evaluator,
-        bar() as progress,
-        _model(
-            reference,
-            choose_device(device),
-            device_map,
-            random_seed,
-            LoadOptions(lazy_unpickle, trust_remote_code),
-            compute,
-            progress,
-        ) as loaded,
-    ):
-        tell_isolation(evaluator.sandbox.isolation)
-        if prompt_formats:
-            from search.prompt_formats import try_prompt_formats
-
-            tokenizers = _tokenizers(reference, loaded[1], LoadOptions(trust_remote_code=trust_remote_code))
-            tried = try_prompt_formats(evaluator, loaded[0], tokenizers, progress)
-        else:
-            loaded_model, tokenizer, generation = loaded
-            ends = configured_ends(generation, tokenizer)
-            tell(*prompt_notes(chosen, evaluator.prompt_format, tokenizer, ends))
-            counter = OutcomeCounter(lambda done, total: progress("scoring", done, total))
-            report = evaluator.evaluate(loaded_model, tokenizer, observers=[counter])
+                tokenizers = _tokenizers(reference, tokenizer, LoadOptions(trust_remote_code=trust_remote_code))
+                tried = try_prompt_formats(evaluator, loaded, tokenizers, progress)
+            else:
+                tell(*prompt_notes(chosen, evaluator.prompt_format, tokenizer, configured_ends(generation, tokenizer)))
+                counter = OutcomeCounter(partial(progress, "scoring"))
+                report = evaluator.evaluate(loaded, tokenizer, observers=[counter])
     if prompt_formats:
         print_tried(tried, as_json)
     else:

@@ -67,6 +67,13 @@ def run(
     """
     from search.views.terminal import Terminal
 
+    if fresh and retry_failed:
+        raise click.UsageError("--fresh starts over, so nothing has failed yet; give it or --retry-failed")
+    given = {"--out": out, "--trials": trials, "--seed": seed}
+    words = [str(word) for option, value in given.items() if value is not None for word in (option, value)]
+    words += ["--allow-code-execution"] * allow_code_execution
+    words += [] if compile is None else ["--compile" if compile else "--no-compile"]
+    again = shlex.join(["merge-search", "run", str(config), *words])
     with Terminal() as progress:
         # PyTorch and transformers take seconds to import: this line says why nothing happens yet.
         progress.begin("starting", 1)
@@ -77,27 +84,23 @@ def run(
             loaded = loaded.updated("evaluation", allow_code_execution=True)
         if compile is not None:
             loaded = loaded.updated("merging", compile=compile)
-        if fresh and retry_failed:
-            raise click.UsageError("--fresh starts over, so nothing has failed yet; give it or --retry-failed")
         if dry_run:
             show_search(loaded, progress)
             return
-        with quick_imports():
-            from search.run.worker import default_folder, run_search
+        from search.run.worker import default_folder, run_search
 
         folder = out or default_folder(loaded)
-        found = run_search(
-            loaded, folder, trials=trials, timeout=timeout, seed=seed, fresh=fresh, retry_failed=retry_failed,
-            progress=progress,
-        )  # fmt: skip
+        try:
+            found = run_search(
+                loaded, folder, trials=trials, timeout=timeout, seed=seed, fresh=fresh, retry_failed=retry_failed,
+                progress=progress,
+            )  # fmt: skip
+        except SystemExit:  # a signal
+            tell(f"To continue:\n  {again}")
+            raise
     print_leaderboard(found, 10)
     if found.unfinished:
-        given = {"--out": out, "--trials": trials, "--seed": seed}
-        again = [str(word) for option, value in given.items() if value is not None for word in (option, value)]
-        switches = ["--allow-code-execution"] * allow_code_execution
-        switches += [] if compile is None else ["--compile" if compile else "--no-compile"]
-        click.echo(f"\n{found.unfinished} To continue:")
-        click.echo(f"  {shlex.join(['merge-search', 'run', str(config), *again, *switches])}")
+        click.echo(f"\n{found.unfinished} To continue:\n  {again}")
     if found.best is not None:
         click.echo(f"\nNext, export the best merge as a model:\n  {_export_command(folder)}")
 

@@ -17,9 +17,9 @@ from types import FrameType
 
 from evaluation import ConsentError
 from search.board.leaderboard import Leaderboard
-from search.run.phases import Phases
-from search.run.setup import set_up
+from search.results import ResultsFolder
 from search.space.config import SearchConfig
+from search.startup import quick_imports
 from search.views.progress import Progress
 
 
@@ -58,6 +58,10 @@ def run_search(
     config.require_files()
     total = config.search.trials if trials is None else trials
     path = Path(out) if out is not None else default_folder(config)
+    ResultsFolder.refuse(path, config, fresh)
+    with quick_imports():  # only now: torch, transformers and optuna take seconds
+        from search.run.phases import Phases
+        from search.run.setup import set_up
     limit = config.search.timeout if timeout is None else timeout
     deadline = time.monotonic() + limit if limit is not None else None
     progress = progress or Progress()

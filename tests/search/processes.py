@@ -24,7 +24,7 @@ from pathlib import Path
 PATIENCE_SECONDS = 120.0
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
-    ["search.run.worker", "search.trial_export", "transformers.models.llama.modeling_llama"]
+    ["search.run.setup", "search.run.phases", "search.trial_export", "transformers.models.llama.modeling_llama"]
 )
 
 

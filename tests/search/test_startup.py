@@ -102,6 +102,35 @@ def test_a_file_that_is_opened_is_never_taken_for_a_stream_that_was_closed(tmp_p
     assert file.read_text() == "whole"
 
 
+@pytest.mark.parametrize("refusal", ["another seed", "no model", "a foreign folder", "no consent"])
+def test_what_the_config_and_the_folder_tell_is_refused_before_transformers_is_imported(
+    shared_family: Family, finished: Path, tmp_path: Path, refusal: str
+) -> None:
+    config, out = shared_family.write(f"{refusal}.yaml"), tmp_path / "run"
+    seed, message = None, "was made by another config"
+    if refusal == "another seed":
+        out, seed = finished, 7
+    elif refusal == "no model":
+        config.write_text(config.read_text().replace("model: b", "model: ./nowhere"))
+        message = "no such folder"
+    elif refusal == "a foreign folder":
+        out, message = shared_family.folder, "is not empty and holds no search"
+    else:
+        config.write_text(config.read_text().replace(", allow_code_execution: true", ""))
+        message = "--allow-code-execution"
+    code = f"""
+from search import SearchConfig, run_search
+try:
+    run_search(SearchConfig.load({str(config)!r}), {str(out)!r}, seed={seed})
+except Exception as error:
+    print(error)
+print("transformers" in sys.modules)
+"""
+    told, imported = python(code, capture_output=True).stdout.splitlines()
+    assert message in told
+    assert imported == "False"
+
+
 @pytest.mark.parametrize("stream", ["stderr", "stdout"])
 def test_a_search_goes_on_where_nothing_can_be_written_to_a_stream(
     shared_family: Family, tmp_path: Path, stream: str

@@ -53,13 +53,15 @@ def test_the_first_signal_lets_the_trial_finish(family: Family, tmp_path: Path) 
 def test_the_second_signal_stops_at_once_and_the_trial_is_run_again(
     family: Family, tmp_path: Path, held_at: tuple[Callable[..., object], int]
 ) -> None:
-    with running(tmp_path, "run", family.write(), "--out", tmp_path / "run", held_at=held_at) as command:
+    config = family.write()
+    with running(tmp_path, "run", config, "--out", tmp_path / "run", held_at=held_at) as command:
         command.until_held()
         command.send(signal.SIGTERM)
         command.until_told("stopping when this trial is done; once more")
         command.send(signal.SIGINT)
         assert command.wait() == 130  # of a trial that never ends
     assert "stopped" in command.errors
+    assert f"To continue:\n  merge-search run {config} --out {tmp_path}/run\n" in command.errors
     assert "Traceback" not in command.errors + command.output
     assert not list((tmp_path / "run" / ".workers").iterdir())
     begun = [record.search for record in ResultsFolder.open(tmp_path / "run").read()[1] if record.search.started]
