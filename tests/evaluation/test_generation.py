@@ -258,6 +258,39 @@ def test_a_model_with_layers_of_another_kind_is_run_by_generate(
     assert [list(found[row].tokens) for row in range(5)] == [by_generate(model, ids, 20) for ids in prompts]
 
 
+@pytest.mark.parametrize(("batch_size", "room"), [(2, 5), (5, 5), (5, 2)])
+def test_generate_goes_on_with_the_rows_that_are_left(
+    tiny_model: tuple[Any, Any],
+    batch_size: int,
+    room: int,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    model, tokenizer = tiny_model
+    monkeypatch.setattr("evaluation.generation.stock_generator._FIRST_TOKENS", 4)
+    prompts = [tokenizer.encode(prompt) for prompt in PROMPTS]
+    lengths = [3, 4, 11, 12, 30]
+    requests = [Request(ids, max_new_tokens=most) for ids, most in zip(prompts, lengths, strict=True)]
+    generate, rows = model.generate, []
+
+    def limited(ids: Any, **options: Any) -> Any:
+        rows.append(len(ids))
+        if len(ids) > room:
+            raise torch.OutOfMemoryError
+        return generate(ids, **options)
+
+    monkeypatch.setattr(model, "generate", limited)
+    before = model.generation_config
+    found = dict(StockGenerator(model, tokenizer, batch_size).generate(requests))
+    monkeypatch.undo()
+    assert [list(found[row].tokens) for row in range(5)] == [
+        by_generate(model, ids, most) for ids, most in zip(prompts, lengths, strict=True)
+    ]
+    assert model.generation_config is before
+    assert rows[-1] == 1  # the longest one alone
+    assert ("continuing with 2 prompts at a time" in caplog.text) == (batch_size > room)
+
+
 def test_attention_with_capped_scores_is_refused(make_model: ModelMaker) -> None:
     config = Gemma2Config(
         vocab_size=300, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
