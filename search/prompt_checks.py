@@ -25,7 +25,7 @@ def require_template(config: SearchConfig, tokenizer: PreTrainedTokenizerBase) -
         )
 
 
-def asking_notes(
+def notes_on_prompts(
     config: SearchConfig,
     problems: ProblemSet,
     merger: Merger,
@@ -57,22 +57,22 @@ def asking_notes(
         return prompt_notes(problems, prompt, own, ends)
 
     found: dict[str, list[str]] = {}
-    asked: dict[str, Sequence[Sequence[int]]] = {}
+    prompts: dict[str, Sequence[Sequence[int]]] = {}
     for name, recipe in recipes.items():
         own = tokenizer or merger.tokenizer(recipe)
         try:
             notes = notes_of(
                 own, configured_ends(merger.parents.checkpoints[recipe.config_source].generation_config, own)
             )
-            asked[name] = tokens_with(own)
+            prompts[name] = tokens_with(own)
         except EvaluationError as error:
-            if not asked:
+            if not prompts:
                 raise SearchError(f"{config.source}: evaluation.prompt: {error}") from None
             notes = [str(error)]
         for note in notes:
             found.setdefault(note, []).append(short.get(name, name))
     said = [note if len(names) == len(recipes) else f"{', '.join(names)}: {note}" for note, names in found.items()]
-    (first, expected), *others = asked.items()
+    (first, expected), *others = prompts.items()
     if unlike := [short.get(name, name) for name, tokens in others if tokens != expected]:
         said.append(
             f"{', '.join(unlike)}: the prompts have other tokens than for {first}; set evaluation.prompt.tokenizer to "

@@ -44,13 +44,13 @@ def try_prompt_formats(
         progress: called with (what is scored, problems scored, problems in all).
     """
     rows: list[Tried] = []
-    asked: dict[object, str] = {}
+    scored: dict[object, str] = {}
     for prompt in PROMPT_FORMATS:
         for name, tokenizer in tokenizers.items():
             here = f"{prompt}, {name}"
             try:
                 tokens = evaluator.prompt_tokens(tokenizer, prompt)
-                if (before := asked.get(tokens)) is not None:
+                if (before := scored.get(tokens)) is not None:
                     rows.append(Tried(prompt, name, None, f"the same prompts as {before}"))
                     continue
                 _check_ids(tokens, model)
@@ -59,7 +59,7 @@ def try_prompt_formats(
             except EvaluationError as error:
                 rows.append(Tried(prompt, name, None, str(error).partition(";")[0]))
                 continue
-            asked[tokens] = here
+            scored[tokens] = here
             rows.append(Tried(prompt, name, report))
     return rows
 

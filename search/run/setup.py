@@ -25,7 +25,7 @@ from search.contents import ParentContents
 from search.devices import choose_device
 from search.errors import SearchError
 from search.identity import moved
-from search.prompt_checks import asking_notes, require_template
+from search.prompt_checks import notes_on_prompts, require_template
 from search.results import STATISTICS, ResultsFolder
 from search.run.trial import Bench
 from search.space.config import SearchConfig
@@ -242,8 +242,8 @@ class _Setup:
         models: Mapping[str, Recipe] = {"the merges": candidates[0]} | {
             record.name: Recipe.from_dict(record.recipe, self.config.source) for record in references
         }
-        asking = asking_notes(self.config, problems, merger, models, self._prompt_tokenizer)
-        for note in (*parent_notes(parents), *unread, *asking):
+        prompts = notes_on_prompts(self.config, problems, merger, models, self._prompt_tokenizer)
+        for note in (*parent_notes(parents), *unread, *prompts):
             self.progress.say(note)
 
     def _as_recorded(self, here: Compute, folder: ResultsFolder) -> torch.dtype | None:

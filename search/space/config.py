@@ -107,18 +107,16 @@ class SearchConfig:
 
     @property
     def objectives(self) -> int:
-        """How many objectives the search has: one, or each problem set's score."""
+        """The number of objectives: one, or one per problem set."""
         return len(self.evaluation.problems) if self.search.objectives == "separate" else 1
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What must stay the same for results to belong together, as plain data; how long to search may change."""
-        # What is as it always was is not named: results of before there was a choice stay usable.
-        objectives = {"objectives"} if self.objectives > 1 else set()
+        """What results must have in common to belong together, as plain data; the length of the search may change."""
         return {
             "recipe": self.space.template,
             "evaluation": self.evaluation.model_dump(exclude={"allow_code_execution", "workers"}),
-            "search": self.search.model_dump(include={"sampler", "seed"} | objectives),
+            "search": self.search.model_dump(include={"sampler", "seed", "objectives"}),
             "merging": self.merging.model_dump(include={"random_seed"}),
         }
 

@@ -1,4 +1,4 @@
-"""How models are asked: what is unusual about it is said before anything is scored, and exports end where they did."""
+"""Prompts: what is unusual about them is said before anything is scored, and exports keep their ends."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_what_tokenizers_append_changes_no_score(family: Family, stopped_folder:
         assert (tmp_path / "run" / "completions" / file.name).read_text() == file.read_text()
 
 
-def test_a_parent_that_is_asked_otherwise_is_named(family: Family, tmp_path: Path) -> None:
+def test_a_parent_with_other_prompts_is_named(family: Family, tmp_path: Path) -> None:
     file = Tokenizer.from_file(str(family.b / "tokenizer.json"))
     file.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 256)])
     file.save(str(family.b / "tokenizer.json"))
@@ -130,7 +130,7 @@ def test_a_chat_export_ends_where_its_answers_did(family: Family, tmp_path: Path
     assert end_tokens(written, load_tokenizer(str(tmp_path / "out"))) == scored
 
 
-def test_an_export_ends_as_the_tokenizer_ends_that_asked(family: Family, tmp_path: Path) -> None:
+def test_an_export_ends_as_the_tokenizer_of_the_prompts_ends(family: Family, tmp_path: Path) -> None:
     chatting(family.b)
     said(family.write(evaluation=", prompt: {format: chat, tokenizer: b}"), tmp_path / "run", trials=1)
     export_trial(tmp_path / "run", tmp_path / "out")
@@ -144,7 +144,7 @@ def test_a_template_that_leaves_the_question_out_ends_a_search_before_it_begins(
     assert not (tmp_path / "run").exists()
 
 
-def test_evaluate_says_how_a_model_is_asked(command: Command, family: Family) -> None:
+def test_evaluate_says_what_is_unusual_about_the_prompts(command: Command, family: Family) -> None:
     append_end(family.a)
     options = ["--problems", family.problems, "--max-new-tokens", "2", "--allow-code-execution"]
     shown = command("evaluate", family.a, *options)
