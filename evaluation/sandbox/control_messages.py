@@ -84,12 +84,12 @@ _KINDS: dict[str, type[Any]] = {
 
 def dumped(message: Message) -> bytes:
     """Return a message as JSON: each dataclass an object that names its kind."""
-    return json.dumps(message, default=_described).encode()
+    return _ENCODER.encode(message).encode()
 
 
 def loaded(data: bytes) -> Message:
     """Return the message that `dumped` made this of."""
-    return cast("Message", json.loads(data, object_hook=_revived))
+    return cast("Message", _DECODER.decode(data.decode()))
 
 
 def _described(value: Any) -> dict[str, Any]:
@@ -99,3 +99,8 @@ def _described(value: Any) -> dict[str, Any]:
 def _revived(described: dict[str, Any]) -> object:
     kind = _KINDS[described.pop("kind")]
     return kind(**{name: tuple(it) if isinstance(it, list) else it for name, it in described.items()})
+
+
+# Made once: a run's process decodes its job soon after its fork, where all that is new costs pages.
+_ENCODER = json.JSONEncoder(default=_described)
+_DECODER = json.JSONDecoder(object_hook=_revived)
