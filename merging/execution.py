@@ -23,7 +23,6 @@ from merging.calibration import calibrate, observed
 from merging.errors import MergingError, NonFiniteTensor
 from merging.kernels import EAGER, Kernels, Target
 from merging.methods import METHODS
-from merging.methods.magnitudes import Edge
 from merging.methods.operands import Block, Workspace
 from merging.methods.registry import Undefined
 from merging.methods.sparsification import Sparsification
@@ -112,13 +111,9 @@ class StepOperands:
         kept = Kept(name, form, partial(self.parents.made_of, sources, self.dtype), self.device) if form else None
         return (name, self.dtype, self.device, sources), kept
 
-    def located(self, index: int, edge: Edge) -> Edge:
-        """Return an edge of an input's task vector as the kernels take it."""
-        return self.kernels.located(self, index, edge)
-
-    def kept_norm(self, index: int, sparsification: Sparsification) -> float | None:
-        """Return the L1 norm of what is kept of an input's task vector, unless the kernels find it while they merge."""
-        return self.kernels.kept_norm(self, index, sparsification)
+    def completed(self, index: int, sparsification: Sparsification, rescale: bool) -> Sparsification:
+        """Complete a sparsification, but for what the kernels find while they merge."""
+        return self.kernels.completed(self, index, sparsification, rescale)
 
     def random_key(self, index: int) -> tuple[int, int]:
         """Return two 32-bit keys for the random numbers of an input: of (seed, input, its tensor) and nothing else."""

@@ -9,10 +9,9 @@ import torch
 from merging.arithmetic.bits import Finite
 from merging.kernels.protocol import Kernels, Target
 from merging.methods import Method
-from merging.methods.magnitudes import Edge, located
 from merging.methods.operands import Block, Operands
 from merging.methods.parameters import ParameterValues
-from merging.methods.sparsification import Sparsification, delta, l1_norm
+from merging.methods.sparsification import Sparsification, l1_norm, located, rescaled
 
 # Blocks small enough for what a method holds at once to stay in the processor's last cache, and large enough for a
 # pass over one to cost more than its call. A GPU wants whole tensors instead.
@@ -39,13 +38,12 @@ class EagerKernels:
 
         return write_blocks([operands.whole()] if method.whole else operands.blocks(size), write)
 
-    def located(self, operands: Operands, index: int, edge: Edge) -> Edge:
-        """Search a run of the task vector for the element that the rank stands for."""
-        return located(operands, lambda block: delta(block, index), edge)
-
-    def kept_norm(self, operands: Operands, index: int, sparsification: Sparsification) -> float:
-        """Sum up the task vector in a pass of its own."""
-        return l1_norm(operands, index, sparsification)
+    def completed(
+        self, operands: Operands, index: int, sparsification: Sparsification, rescale: bool
+    ) -> Sparsification:
+        """Search the runs that edges lie in; sum up what is kept in a pass of its own."""
+        found = located(operands, index, sparsification)
+        return rescaled(operands, index, found, l1_norm(operands, index, found)) if rescale else found
 
 
 EAGER: Kernels = EagerKernels()

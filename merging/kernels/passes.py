@@ -6,6 +6,7 @@ A method that has no pass here is merged eagerly. Two passes are enough: a weigh
 from __future__ import annotations
 
 import enum
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -17,11 +18,11 @@ from merging.arithmetic.bits import Finite
 from merging.kernels.eager import write_blocks
 from merging.kernels.protocol import Target
 from merging.methods import Method
-from merging.methods.linear import Average, linear
+from merging.methods.linear import WeightedSum, linear
 from merging.methods.operands import Block, Operands
 from merging.methods.parameters import ParameterValues
 from merging.methods.registry import Combine
-from merging.methods.slerp import Coefficients, slerp
+from merging.methods.slerp import slerp
 from merging.methods.sparsification import NO_CEILING, Sparsification
 from merging.methods.task_vectors import Mixture, mix
 
@@ -33,15 +34,19 @@ class PassKernels(ABC):
     """Kernels with passes of their own: `Kernels`, but for what a mixture of task vectors is made of.
 
     Attributes:
+        devices: the types of device that they merge on; empty for all.
+        block: how many elements a pass takes; more than any tensor has for whole tensors.
         written: the dtypes that a pass can write instead of the merge's.
     """
 
     compiles = True
+    devices: tuple[str, ...] = ()
+    block = sys.maxsize
     written: frozenset[torch.dtype] = frozenset()
 
     def covers(self, method: Method, dtype: torch.dtype, device: torch.device) -> bool:
         """Whether there is a pass for the method that knows the dtype and merges on the device."""
-        return method.combine in _PASSES and dtype in FORMATS and self.merges_on(device)
+        return method.combine in _PASSES and dtype in FORMATS and (not self.devices or device.type in self.devices)
 
     def merge(self, method: Method, operands: Operands, parameters: ParameterValues, target: Target) -> Finite:
         """Merge one tensor in passes over its blocks."""
@@ -58,15 +63,7 @@ class PassKernels(ABC):
                 return target.write(block, method.combine(block, parameters, prepared).view(-1))
             return finite if in_place else target.write(block, merged)
 
-        return write_blocks(operands.blocks(self.block_size(operands)), write)
-
-    @abstractmethod
-    def merges_on(self, device: torch.device) -> bool:
-        """Whether they merge on a device."""
-
-    @abstractmethod
-    def block_size(self, operands: Operands) -> int:
-        """Return how many elements one pass takes."""
+        return write_blocks(operands.blocks(self.block), write)
 
     @abstractmethod
     def weighted_sum(
@@ -96,13 +93,12 @@ class PassKernels(ABC):
 Pass: TypeAlias = Callable[[PassKernels, Operands, Block, Any, Tensor], Finite | None]
 
 
-def _linear(kernels: PassKernels, _: Operands, block: Block, average: Average, out: Tensor) -> Finite:
+def _linear(kernels: PassKernels, _: Operands, block: Block, average: WeightedSum, out: Tensor) -> Finite:
     return kernels.weighted_sum(block.inputs, average.weights, out, average.divisor, fma=True)
 
 
-def _slerp(kernels: PassKernels, _: Operands, block: Block, factors: Coefficients, out: Tensor) -> Finite:
-    assert block.base is not None
-    return kernels.weighted_sum((block.base, block.inputs[0]), (float(factors.base), float(factors.other)), out)
+def _slerp(kernels: PassKernels, _: Operands, block: Block, factors: WeightedSum, out: Tensor) -> Finite:
+    return kernels.weighted_sum((block.base, *block.inputs), factors.weights, out)
 
 
 def _mix(kernels: PassKernels, operands: Operands, block: Block, mixture: Mixture, out: Tensor) -> Finite | None:

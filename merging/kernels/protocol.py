@@ -10,7 +10,6 @@ from torch import Tensor
 
 from merging.arithmetic.bits import Finite, all_finite
 from merging.methods import Method
-from merging.methods.magnitudes import Edge
 from merging.methods.operands import Block, Operands
 from merging.methods.parameters import ParameterValues
 from merging.methods.sparsification import Sparsification
@@ -53,8 +52,7 @@ class Kernels(Protocol):
     def merge(self, method: Method, operands: Operands, parameters: ParameterValues, target: Target) -> Finite:
         """Merge one tensor into the target; return whether it is finite. After False, the target is undefined."""
 
-    def located(self, operands: Operands, index: int, edge: Edge) -> Edge:
-        """Return an edge of a task vector as its passes take it: without a rank, unless they search it themselves."""
-
-    def kept_norm(self, operands: Operands, index: int, sparsification: Sparsification) -> float | None:
-        """Return the L1 norm of what is kept of a task vector; None if the pass that merges finds it."""
+    def completed(
+        self, operands: Operands, index: int, sparsification: Sparsification, rescale: bool
+    ) -> Sparsification:
+        """Complete the sparsification of a task vector, but for what the pass finds itself (Operands.completed)."""

@@ -25,7 +25,6 @@ def arcee_fusion(block: Block, _parameters: ParameterValues, _: None) -> Tensor:
 
     The sum is in float32 at least, all else rounds to the dtype of the merge after every step.
     """
-    assert block.base is not None
     (other,) = block.inputs
     importance = _importance(other, block.base)
     first, median, third = quartiles(importance)

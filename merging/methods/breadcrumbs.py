@@ -6,14 +6,7 @@ Guarantees: keeps the elements that mergekit 0.1.5 keeps where its sort leaves e
 from __future__ import annotations
 
 from merging.methods.operands import Operands
-from merging.methods.sparsification import (
-    KEEP_NONE,
-    NO_CEILING,
-    NO_FLOOR,
-    Sparsification,
-    delta_magnitudes,
-    rescaled,
-)
+from merging.methods.sparsification import KEEP_NONE, NO_CEILING, NO_FLOOR, Sparsification, delta_magnitudes
 
 
 def band(operands: Operands, index: int, density: float, rescale: bool, gamma: float) -> Sparsification | None:
@@ -31,10 +24,6 @@ def band(operands: Operands, index: int, density: float, rescale: bool, gamma: f
         return KEEP_NONE
     smallest = max(0, elements - kept - int(gamma * elements))
     magnitudes = delta_magnitudes(operands, index)
-    band = Sparsification(
-        floor=operands.located(index, magnitudes.smallest(smallest)) if smallest else NO_FLOOR,
-        ceiling=operands.located(index, magnitudes.smallest(smallest + kept))
-        if smallest + kept < elements
-        else NO_CEILING,
-    )
-    return rescaled(operands, index, band) if rescale else band
+    floor = magnitudes.smallest(smallest) if smallest else NO_FLOOR
+    ceiling = magnitudes.smallest(smallest + kept) if smallest + kept < elements else NO_CEILING
+    return operands.completed(index, Sparsification(floor=floor, ceiling=ceiling), rescale)

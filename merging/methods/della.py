@@ -14,7 +14,7 @@ from torch import Tensor
 from merging.arithmetic.bits import as_bits, magnitude_mask
 from merging.methods.operands import Operands
 from merging.methods.parameters import Number
-from merging.methods.sparsification import KEEP_NONE, Sparsification, delta, rescaled
+from merging.methods.sparsification import KEEP_NONE, Sparsification, delta
 from merging.statistics import forms
 
 _RANKS = forms.tensor(version=1)
@@ -39,7 +39,7 @@ def random_mask_by_rank(
     last = _layout(operands.shape)[1] - 1
     least, step = (density - epsilon, 2 * epsilon / last) if last else (density, 0.0)
     mask = Sparsification(key=operands.random_key(index), ranks=ranks, slope=step * _LIMIT, intercept=least * _LIMIT)
-    return rescaled(operands, index, mask) if rescale else mask
+    return operands.completed(index, mask, rescale)
 
 
 def refuse_probabilities(values: Mapping[str, Number | None]) -> str | None:

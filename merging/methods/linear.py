@@ -20,18 +20,18 @@ def nonzero(total: Tensor, switch: str = "normalize") -> Tensor:
 
 
 @dataclass(frozen=True, slots=True)
-class Average:
-    """The weight of each parent, and what their sum is divided by, if it is; as float32 (or float64) holds them."""
+class WeightedSum:
+    """The weight of each parent, and what the sum is divided by, if it is; as float32 (or float64) holds them."""
 
     weights: tuple[float, ...]
-    divisor: float | None
+    divisor: float | None = None
 
 
-def average(operands: Operands, parameters: ParameterValues) -> Average:
+def average(operands: Operands, parameters: ParameterValues) -> WeightedSum:
     """Return the weights, and their sum if `normalize`."""
     weights = torch.tensor(parameters.each("weight"), dtype=torch.promote_types(operands.dtype, torch.float32))
     divisor = float(nonzero(weights.sum())) if parameters.flag("normalize") else None
-    return Average(tuple(weights.tolist()), divisor)
+    return WeightedSum(tuple(weights.tolist()), divisor)
 
 
 @method(
@@ -43,7 +43,7 @@ def average(operands: Operands, parameters: ParameterValues) -> Average:
     ),
     prepare=average,
 )
-def linear(block: Block, _: ParameterValues, average: Average) -> Tensor:
+def linear(block: Block, _: ParameterValues, average: WeightedSum) -> Tensor:
     """Return sum(weight * parent), over sum(weight) if `normalize`; summed in float32 at least."""
     first = block.inputs[0]
     total = block.workspace.like(first, torch.promote_types(first.dtype, torch.float32)).zero_()

@@ -24,7 +24,7 @@ class Edge:
     """A magnitude that elements are compared with: `before` up to the flat index `until`, and `after` from there on.
 
     If it has a `rank`, the index lies behind the `rank`-th element of the larger magnitude from `until` on, within a
-    run, and has yet to be found (`located`).
+    run, and has yet to be found (`locate`).
     """
 
     until: int
@@ -98,7 +98,7 @@ class Magnitudes:
         return float(magnitude), int(torch.cat(positions)[equal].max()) + 1
 
 
-def located(operands: Operands, read: Callable[[Block], Tensor], edge: Edge) -> Edge:
+def locate(operands: Operands, read: Callable[[Block], Tensor], edge: Edge) -> Edge:
     """Return an edge without a rank: at the index that the rank stands for in what `read` makes of the operands."""
     if not edge.rank:
         return edge

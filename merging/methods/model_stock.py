@@ -24,7 +24,6 @@ def ratio(operands: Operands, parameters: ParameterValues) -> Tensor:
 
 
 def _ratio(block: Block, by_filter: bool) -> Tensor:
-    assert block.base is not None
     offsets = [parent - block.base for parent in block.inputs]
     if not by_filter:
         offsets = [offset.view(-1) for offset in offsets]
@@ -52,6 +51,5 @@ def _cosine(one: Tensor, other: Tensor) -> Tensor:
 )
 def model_stock(block: Block, _: ParameterValues, ratio: Tensor) -> Tensor:
     """Return ratio · average + (1 - ratio) · base, rounded to the dtype of the merge after every step."""
-    assert block.base is not None
     average = reduce(torch.add, block.inputs).div_(len(block.inputs))
     return average.mul_(ratio).add_((1 - ratio) * block.base)

@@ -38,14 +38,14 @@ def multislerp(block: Block, parameters: ParameterValues, _: None) -> Tensor:
     if len(block.inputs) == 1:
         return block.inputs[0]
     points = torch.stack(block.inputs)
-    if block.base is not None:
+    if block.base_or_none is not None:
         points.sub_(block.base)
     points = points.view(len(points), -1)
     weights = torch.tensor(parameters.each("weight"), dtype=points.dtype, device=points.device)
     if parameters.flag("normalize_weights"):
         weights = weights / nonzero(weights.sum(), "normalize_weights")
     merged = _barycentre(points, weights, parameters.number("eps")).view(block.inputs[0].shape)
-    return merged if block.base is None else merged.add_(block.base)
+    return merged if block.base_or_none is None else merged.add_(block.base)
 
 
 def _barycentre(points: Tensor, weights: Tensor, eps: float) -> Tensor:

@@ -27,7 +27,6 @@ def nearswap(block: Block, parameters: ParameterValues, _: None) -> Tensor:
 
     Rounds to the dtype of the merge after every step.
     """
-    assert block.base is not None
     (other,) = block.inputs
     part, rest = block.workspace.like(block.base), block.workspace.like(block.base)
     torch.sub(block.base, other, out=part)

@@ -74,12 +74,12 @@ def nuslerp(block: Block, _: ParameterValues, arc: Arc) -> Tensor:
     point = (first * torch.sin((1 - arc.t) * theta)).add_(second * torch.sin(arc.t * theta)).div_(torch.sin(theta))
     if parallel.any():
         point = torch.where(parallel, (first * (1 - arc.t)).add_(second * arc.t), point)
-    return point if block.base is None else point.add_(block.base)
+    return point if block.base_or_none is None else point.add_(block.base)
 
 
 def _ends(block: Block) -> tuple[Tensor, Tensor]:
     first, second = block.inputs
-    return (first, second) if block.base is None else (first - block.base, second - block.base)
+    return (first, second) if block.base_or_none is None else (first - block.base, second - block.base)
 
 
 def _unit(vectors: Tensor, axis: int) -> Tensor:

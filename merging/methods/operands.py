@@ -12,7 +12,6 @@ from torch import Tensor
 from merging.statistics.forms import Form
 
 if TYPE_CHECKING:
-    from merging.methods.magnitudes import Edge
     from merging.methods.sparsification import Sparsification
 
 T = TypeVar("T")
@@ -49,13 +48,18 @@ class Block:
     """
 
     start: int
-    base: Tensor | None
+    base_or_none: Tensor | None
     inputs: tuple[Tensor, ...]
     workspace: Workspace = field(default_factory=Workspace, compare=False)
 
+    @property
+    def base(self) -> Tensor:
+        """The base, of a method that requires one."""
+        assert self.base_or_none is not None
+        return self.base_or_none
+
     def __len__(self) -> int:
-        first = self.inputs[0] if self.inputs else self.base
-        return 0 if first is None else first.numel()
+        return (self.inputs[0] if self.inputs else self.base).numel()
 
 
 class Operands(Protocol):
@@ -117,11 +121,11 @@ class Operands(Protocol):
         On disk it is found again as long as the values, which must have a repr, stay the same.
         """
 
-    def located(self, index: int, edge: Edge) -> Edge:
-        """Return an edge of an input's task vector without a rank, unless the pass that merges searches it itself."""
+    def completed(self, index: int, sparsification: Sparsification, rescale: bool) -> Sparsification:
+        """Return the sparsification of an input's task vector with edges that have no rank and, to rescale, its scale.
 
-    def kept_norm(self, index: int, sparsification: Sparsification) -> float | None:
-        """Return the L1 norm of what is kept of an input's task vector; None if the pass that merges finds it."""
+        What a pass finds itself while it merges is left to it: an edge keeps its rank, and `norm` is set, not `scale`.
+        """
 
     def random_key(self, index: int) -> tuple[int, int]:
         """Return two 32-bit keys for the random numbers of an input: of (seed, input, its tensor) and nothing else."""

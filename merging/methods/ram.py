@@ -20,7 +20,6 @@ _EPSILON = Parameter("epsilon", float, Scope.SHARED, default=1e-5, low=0.0)
 @method("ram", source="arXiv:2601.13572", parameters=(_EPSILON,), base="required")
 def ram(block: Block, parameters: ParameterValues, _: None) -> Tensor:
     """Return the base plus, for each element, the mean of the changes larger than `epsilon`."""
-    assert block.base is not None
     if not block.inputs:
         return block.base
     changes, counts = _changes(block, parameters.number("epsilon"))
@@ -56,7 +55,6 @@ def amplification(operands: Operands, parameters: ParameterValues) -> Tensor:
 )
 def ramplus_tl(block: Block, parameters: ParameterValues, amplification: Tensor) -> Tensor:
     """Return the base plus the mean of shared changes, and of changes of one parent their amplification."""
-    assert block.base is not None
     if not block.inputs:
         return block.base
     changes, counts = _changes(block, parameters.number("epsilon"))
@@ -66,7 +64,6 @@ def ramplus_tl(block: Block, parameters: ParameterValues, amplification: Tensor)
 
 def _changes(block: Block, epsilon: float) -> tuple[Tensor, Tensor]:
     """Return the changes larger than epsilon, else 0, (parents, elements), and how many an element has, at least 1."""
-    assert block.base is not None
     changes = torch.stack(block.inputs).sub_(block.base)
     large = changes.abs() > epsilon
     return changes.mul_(large), large.sum(dim=0).clamp_(min=1)

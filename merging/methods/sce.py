@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from merging.arithmetic.magnitude_table import RUN
-from merging.methods.magnitudes import Magnitudes, located
+from merging.methods.magnitudes import Magnitudes, locate
 from merging.methods.operands import Block, Operands
 from merging.methods.parameters import Parameter, ParameterValues, Scope
 from merging.methods.registry import method
@@ -64,7 +64,6 @@ def sce(block: Block, _: ParameterValues, selection: SelectedElements) -> Tensor
 
     Rounds to the dtype of the merge after every step.
     """
-    assert block.base is not None
     if selection.top_k is KEEP_NONE:
         return block.base
     changes = _selected(block, selection.top_k)
@@ -87,7 +86,7 @@ def _top_k(operands: Operands, part: float) -> Sparsification | None:
     if not (selected := int(differing * part)):
         return KEEP_NONE
     floor = Magnitudes.of("variances", operands, inputs, _variance).largest(selected)
-    return Sparsification(floor=located(operands, _variance, floor))
+    return Sparsification(floor=locate(operands, _variance, floor))
 
 
 def _weights(operands: Operands, top_k: Sparsification | None) -> Tensor:
@@ -113,5 +112,4 @@ def _variance(block: Block) -> Tensor:
 
 
 def _changes(block: Block) -> Tensor:
-    assert block.base is not None
     return torch.stack(block.inputs).sub_(block.base)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
+from merging.methods.linear import WeightedSum
 from merging.methods.operands import Block, Operands
 from merging.methods.parameters import Parameter, ParameterValues, Scope
 from merging.methods.registry import method
@@ -19,19 +18,11 @@ _NEARLY_PARALLEL = 0.9995
 _SMALLEST_NORM = 1e-8
 
 
-@dataclass(frozen=True, slots=True)
-class Coefficients:
-    """What the base and the other parent are multiplied by; () on the CPU, float32 (float64 for float64 parents)."""
-
-    base: Tensor
-    other: Tensor
-
-
 def angle_cosine(operands: Operands) -> Tensor:
     """Return the cosine between the base and the other parent as flat vectors, shape (1, 1); of the parents alone."""
 
     def pairs() -> list[tuple[Tensor, Tensor]]:
-        return [(_wide(b.base), _wide(b.inputs[0])) for b in operands.blocks(_RUN) if b.base is not None]
+        return [(_wide(b.base), _wide(b.inputs[0])) for b in operands.blocks(_RUN)]
 
     def norm(side: int) -> Tensor:
         parts = [torch.linalg.vector_norm(pair[side], dim=1, keepdim=True) for pair in pairs()]
@@ -49,7 +40,7 @@ def _wide(values: Tensor | None) -> Tensor:
     return values.to(torch.promote_types(values.dtype, torch.float32)).unsqueeze(0)
 
 
-def coefficients(operands: Operands, parameters: ParameterValues) -> Coefficients:
+def coefficients(operands: Operands, parameters: ParameterValues) -> WeightedSum:
     """Return sin((1-t)·θ)/sin θ and sin(t·θ)/sin θ; 1-t and t where the parents are nearly parallel or opposite."""
     cosine = operands.once("angle_cosine", [0], lambda: angle_cosine(operands))
     t = torch.tensor([[parameters.number("t")]], dtype=cosine.dtype, device=cosine.device)
@@ -58,7 +49,7 @@ def coefficients(operands: Operands, parameters: ParameterValues) -> Coefficient
     sine = torch.sin(theta)
     base = torch.where(parallel, 1 - t, torch.sin((1 - t) * theta) / sine)
     other = torch.where(parallel, t, torch.sin(t * theta) / sine)
-    return Coefficients(base[0, 0], other[0, 0])
+    return WeightedSum((float(base), float(other)))
 
 
 @method(
@@ -69,9 +60,9 @@ def coefficients(operands: Operands, parameters: ParameterValues) -> Coefficient
     inputs=(2, 2),
     prepare=coefficients,
 )
-def slerp(block: Block, _: ParameterValues, factors: Coefficients) -> Tensor:
+def slerp(block: Block, _: ParameterValues, factors: WeightedSum) -> Tensor:
     """Return the point at `t` between the base (t = 0) and the other parent (t = 1)."""
-    assert block.base is not None
-    wide, other = (block.workspace.like(block.base, factors.base.dtype) for _ in range(2))
-    wide.copy_(block.base).mul_(factors.base).add_(other.copy_(block.inputs[0]).mul_(factors.other))
+    dtype = torch.promote_types(block.base.dtype, torch.float32)
+    wide, other = (block.workspace.like(block.base, dtype) for _ in range(2))
+    wide.copy_(block.base).mul_(factors.weights[0]).add_(other.copy_(block.inputs[0]).mul_(factors.weights[1]))
     return block.workspace.like(block.base).copy_(wide)

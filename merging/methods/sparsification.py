@@ -16,7 +16,7 @@ from torch import Tensor
 
 from merging.arithmetic.bits import as_bits, bits_dtype
 from merging.arithmetic.random_bits import keep_below, kept_below
-from merging.methods.magnitudes import Edge, Magnitudes, read_size
+from merging.methods.magnitudes import Edge, Magnitudes, locate, read_size
 from merging.methods.operands import Block, Operands
 
 # Sums of |x| are taken in runs of this many elements, each by one thread, so that they come out the same everywhere.
@@ -111,8 +111,7 @@ def top_k(operands: Operands, index: int, density: float, rescale: bool) -> Spar
     floor = delta_magnitudes(operands, index).largest(max(1, int(density * operands.elements)))
     if floor.after == 0:
         return None  # only zeros would go
-    kept = Sparsification(floor=operands.located(index, floor))
-    return rescaled(operands, index, kept) if rescale else kept
+    return operands.completed(index, Sparsification(floor=floor), rescale)
 
 
 def random_mask(operands: Operands, index: int, density: float, rescale: bool) -> Sparsification | None:
@@ -125,7 +124,7 @@ def random_mask(operands: Operands, index: int, density: float, rescale: bool) -
     if density <= 0:
         return KEEP_NONE
     mask = Sparsification(key=operands.random_key(index), limit=kept_below(density))
-    return rescaled(operands, index, mask) if rescale else mask
+    return operands.completed(index, mask, rescale)
 
 
 def delta_magnitudes(operands: Operands, index: int) -> Magnitudes:
@@ -141,11 +140,8 @@ def delta_extremes(operands: Operands, index: int) -> tuple[float, float]:
 def base_extremes(operands: Operands) -> tuple[float, float]:
     """Return the least and the greatest element of the base; NaN where it holds one."""
 
-    def extremes() -> tuple[float, float]:
-        blocks = operands.blocks(read_size(operands))
-        return _extremes(block.base for block in blocks if block.base is not None)
-
-    return operands.once("base_extremes", [], extremes)
+    blocks = operands.blocks(read_size(operands))
+    return operands.once("base_extremes", [], lambda: _extremes(block.base for block in blocks))
 
 
 def _extremes(runs: Iterable[Tensor]) -> tuple[float, float]:
@@ -156,13 +152,24 @@ def _extremes(runs: Iterable[Tensor]) -> tuple[float, float]:
     return float(lowest.amin()), float(highest.amax())
 
 
-def rescaled(operands: Operands, index: int, sparsification: Sparsification) -> Sparsification:
-    """Return a sparsification that keeps the L1 norm of the task vector what it was."""
-    before = operands.once("l1", [index], lambda: l1_norm(operands, index, None))
-    after = operands.kept_norm(index, sparsification)
-    if after is None:
-        return replace(sparsification, norm=before)
-    return replace(sparsification, scale=_norm_ratio(before, after, operands.dtype))
+def located(operands: Operands, index: int, sparsification: Sparsification) -> Sparsification:
+    """Return a sparsification of a task vector whose edges have no rank."""
+
+    def read(block: Block) -> Tensor:
+        return delta(block, index)
+
+    floor, ceiling = (locate(operands, read, edge) for edge in (sparsification.floor, sparsification.ceiling))
+    return replace(sparsification, floor=floor, ceiling=ceiling)
+
+
+def rescaled(operands: Operands, index: int, sparsification: Sparsification, after: float) -> Sparsification:
+    """Return a sparsification that keeps the L1 norm of the task vector what it was, given that of what is kept."""
+    return replace(sparsification, scale=_norm_ratio(whole_norm(operands, index), after, operands.dtype))
+
+
+def whole_norm(operands: Operands, index: int) -> float:
+    """Return the L1 norm of a task vector."""
+    return operands.once("l1", [index], lambda: l1_norm(operands, index, None))
 
 
 def _norm_ratio(before: float, after: float, dtype: torch.dtype) -> float:
@@ -195,5 +202,4 @@ def deltas(operands: Operands, index: int) -> Iterator[tuple[int, Tensor]]:
 
 def delta(block: Block, index: int) -> Tensor:
     """Return a block of a task vector, in memory of its own."""
-    assert block.base is not None
     return block.inputs[index] - block.base

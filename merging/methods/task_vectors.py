@@ -143,7 +143,6 @@ def mix(block: Block, _: ParameterValues, mixture: Mixture) -> Tensor:
 
     A normalized sum is divided by the sum of the weights.
     """
-    assert block.base is not None
     if not mixture.finite:
         return torch.full_like(block.base, math.nan)  # an election could vote a NaN out: its sign means nothing
     if not mixture.contributions:
@@ -162,7 +161,6 @@ def mix(block: Block, _: ParameterValues, mixture: Mixture) -> Tensor:
 
 
 def _weighted(block: Block, contribution: Contribution) -> Tensor:
-    assert block.base is not None
     delta = torch.sub(block.inputs[contribution.index], block.base, out=block.workspace.like(block.base))
     if contribution.sparsification is not None:
         delta = contribution.sparsification.apply(delta, block.start)

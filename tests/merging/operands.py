@@ -11,7 +11,6 @@ from torch import Tensor
 from merging.arithmetic.random_bits import keys
 from merging.kernels import EAGER, Kernels, Target
 from merging.methods import METHODS, Scope
-from merging.methods.magnitudes import Edge
 from merging.methods.operands import Block
 from merging.methods.parameters import Number, ParameterValues
 from merging.methods.sparsification import Sparsification
@@ -70,13 +69,9 @@ class PlainOperands:
         """Remember a statistic of the last values."""
         return self.statistics.last((name, tuple(inputs)), values, compute)
 
-    def located(self, index: int, edge: Edge) -> Edge:
-        """Return an edge as the kernels take it."""
-        return self.kernels.located(self, index, edge)
-
-    def kept_norm(self, index: int, sparsification: Sparsification) -> float | None:
-        """Return the norm of what is kept, unless the kernels find it later."""
-        return self.kernels.kept_norm(self, index, sparsification)
+    def completed(self, index: int, sparsification: Sparsification, rescale: bool) -> Sparsification:
+        """Complete a sparsification, but for what the kernels find while they merge."""
+        return self.kernels.completed(self, index, sparsification, rescale)
 
     def random_key(self, index: int) -> tuple[int, int]:
         """Return the keys of an input."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from types import FunctionType
@@ -21,9 +22,8 @@ from merging.errors import MergingError, first_line
 from merging.kernels.compiled.task_vectors import DIVISOR, LAMBDA, MixtureForm, Number, merge_task_vectors
 from merging.kernels.compiled.weighted_sum import SumForm, weighted_sum
 from merging.kernels.passes import PassKernels, kind_of
-from merging.methods.magnitudes import Edge
 from merging.methods.operands import Block, Operands
-from merging.methods.sparsification import Sparsification
+from merging.methods.sparsification import Sparsification, whole_norm
 from merging.methods.task_vectors import Mixture, cannot_overflow
 
 Function: TypeAlias = Callable[..., Any]
@@ -69,20 +69,11 @@ class CompiledKernels(PassKernels):
         self._compile = compile
         self._functions: dict[object, Function] = {}
 
-    def merges_on(self, device: torch.device) -> bool:  # noqa: ARG002 - on all
-        """Return True."""
-        return True
-
-    def block_size(self, operands: Operands) -> int:
-        """Return the number of elements: a pass takes the whole tensor."""
-        return operands.elements
-
-    def located(self, operands: Operands, index: int, edge: Edge) -> Edge:  # noqa: ARG002
-        """Return the edge: the pass searches on the device, and the host waits for nothing."""
-        return edge
-
-    def kept_norm(self, operands: Operands, index: int, sparsification: Sparsification) -> None:
-        """Return None: the pass finds the norm on the device, and the host waits for nothing."""
+    def completed(
+        self, operands: Operands, index: int, sparsification: Sparsification, rescale: bool
+    ) -> Sparsification:
+        """Leave the search and the scale to the pass: it finds them on the device, and the host waits for nothing."""
+        return replace(sparsification, norm=whole_norm(operands, index)) if rescale else sparsification
 
     def mix(self, operands: Operands, block: Block, mixture: Mixture, out: Tensor) -> Finite:
         """Write a mixture of task vectors, added to the base, into `out`; return whether it is finite.
@@ -90,7 +81,6 @@ class CompiledKernels(PassKernels):
         That is not found in the same pass: a reduction in it would make the compiler write the tensor down in float32
         and read it again.
         """
-        assert block.base is not None
         given = [each.sparsification or _KEEP_ALL for each in mixture.contributions]
         found = [each.ranks for each in given if each.ranks is not None]
         ranks = [each.ranks if each.ranks is not None else found[0] for each in given] if found else []

@@ -16,7 +16,7 @@ from merging.kernels.native.compiler import Compiler, Variant
 from merging.kernels.passes import FORMATS, Kind, PassKernels, kind_of
 from merging.methods.magnitudes import Edge
 from merging.methods.operands import Block, Operands
-from merging.methods.sparsification import Sparsification
+from merging.methods.sparsification import Sparsification, rescaled
 from merging.methods.task_vectors import Contribution, Mixture, rounded
 
 _Pointer, _Long, _Float = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
@@ -35,19 +35,12 @@ class NativeKernels(PassKernels):
         MergingError: there is no C compiler.
     """
 
+    devices = ("cpu",)
     written = frozenset({torch.float32})  # which holds whatever they round to
 
     def __init__(self, block: int = _BLOCK) -> None:
         self._compiler = Compiler()
-        self._block = block
-
-    def merges_on(self, device: torch.device) -> bool:
-        """Whether the device is the CPU."""
-        return device.type == "cpu"
-
-    def block_size(self, operands: Operands) -> int:  # noqa: ARG002 - the same for all
-        """Return how many elements one pass takes."""
-        return self._block
+        self.block = block
 
     def weighted_sum(
         self,
@@ -71,7 +64,6 @@ class NativeKernels(PassKernels):
 
     def mix(self, operands: Operands, block: Block, mixture: Mixture, out: Tensor) -> bool:  # noqa: ARG002
         """Write a mixture of task vectors, added to the base, into `out`; return whether it is finite."""
-        assert block.base is not None
         given, dtype = mixture.contributions, block.base.dtype
         variant = _variant(
             "task_vectors",
@@ -97,12 +89,20 @@ class NativeKernels(PassKernels):
         )
         return bool(done)
 
-    def located(self, operands: Operands, index: int, edge: Edge) -> Edge:
-        """Search a run of the task vector for the element that the rank stands for."""
+    def completed(
+        self, operands: Operands, index: int, sparsification: Sparsification, rescale: bool
+    ) -> Sparsification:
+        """Search the runs that edges lie in; sum up what is kept in a pass of its own."""
+        found = sparsification
+        if found.floor.rank or found.ceiling.rank:
+            floor, ceiling = (self._located(operands, index, edge) for edge in (found.floor, found.ceiling))
+            found = replace(found, floor=floor, ceiling=ceiling)
+        return rescaled(operands, index, found, self._kept_norm(operands, index, found)) if rescale else found
+
+    def _located(self, operands: Operands, index: int, edge: Edge) -> Edge:
         if not edge.rank:
             return edge
         block = operands.block(edge.until, RUN)
-        assert block.base is not None
         function = self._one_parent(Kind.TOP_K, block.base.dtype).nth_equal
         function.restype = _Long
         position: int = function(
@@ -114,8 +114,7 @@ class NativeKernels(PassKernels):
         )
         return replace(edge, until=edge.until + position + 1, rank=0)
 
-    def kept_norm(self, operands: Operands, index: int, sparsification: Sparsification) -> float:
-        """Sum up the task vector in a pass of its own."""
+    def _kept_norm(self, operands: Operands, index: int, sparsification: Sparsification) -> float:
         # In blocks of any size: 16-bit sums are exact, but for elements a millionth as large as the largest.
         contribution = Contribution(index, 1.0, sparsification, 0.0)
         function = self._one_parent(kind_of([sparsification]), operands.dtype).absolute_sum
@@ -128,7 +127,6 @@ class NativeKernels(PassKernels):
                 _Long(len(block)),
             )
             for block in operands.blocks(_BLOCK)
-            if block.base is not None
         )
 
     def _one_parent(self, kind: Kind, dtype: torch.dtype) -> ctypes.CDLL:

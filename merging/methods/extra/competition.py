@@ -109,7 +109,6 @@ def pcb(block: Block, parameters: ParameterValues, winners: Winners | None) -> T
 
     By the paper's equations; the authors' code has exp and tanh in place of the two softmaxes.
     """
-    assert block.base is not None
     if winners is None:
         return torch.full_like(block.base, math.nan)
     weights = parameters.each("weight")
@@ -185,6 +184,5 @@ def _products(operands: Operands, pair: tuple[int, int]) -> Iterator[Tensor]:
 
 
 def _vectors(block: Block, inputs: Sequence[int]) -> dict[int, Tensor]:
-    assert block.base is not None
     base = block.base.to(wide(block.base.dtype))
     return {index: block.inputs[index].to(base.dtype) - base for index in inputs}

@@ -35,7 +35,6 @@ def consensus_ta(block: Block, parameters: ParameterValues, _: None) -> Tensor:
     With k = 0 this is task arithmetic; k = 2 takes out what a single parent needs ("selfish") and what none does
     ("catastrophic").
     """
-    assert block.base is not None
     base = block.base.to(wide(block.base.dtype))
     weights, thresholds = parameters.each("weight"), parameters.each("tall_lambda")
     vectors = [(i, block.inputs[i].to(base.dtype, copy=True).sub_(base).mul_(weights[i])) for i in taking_part(weights)]

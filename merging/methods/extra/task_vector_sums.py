@@ -35,7 +35,6 @@ class TaskVectorSum:
 
 def plus_base(block: Block, change: TaskVectorSum) -> Tensor:
     """Return the base plus a change, in the dtype of the block."""
-    assert block.base is not None
     base = block.workspace.like(block.base, wide(block.base.dtype)).copy_(block.base)
     total, part = block.workspace.like(base).copy_(base), block.workspace.like(base)
     for index, factor in enumerate(change.factors):
@@ -68,7 +67,6 @@ def wide(dtype: torch.dtype) -> torch.dtype:
 def wide_vectors(operands: Operands, inputs: Sequence[int]) -> Tensor:
     """Return the task vectors of some inputs, (inputs, *shape), in the wide dtype."""
     block = operands.whole()
-    assert block.base is not None
     base = block.base.to(wide(operands.dtype))
     return torch.stack([block.inputs[index].to(base.dtype, copy=True).sub_(base) for index in inputs])
 
