@@ -85,7 +85,7 @@ class StepOperands:
     def whole(self) -> Block:
         """Return the tensor in its own shape."""
         block = self.block(0, self.elements)
-        base = None if block.base is None else block.base.view(self.shape)
+        base = None if self.base is None else block.base.view(self.shape)
         return Block(0, base, tuple(tensor.view(self.shape) for tensor in block.inputs), self.workspace)
 
     def once(self, name: str, inputs: Sequence[int], compute: Callable[[], T], kept: Form[T] | None = None) -> T:
