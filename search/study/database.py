@@ -34,9 +34,19 @@ def database_errors(file: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        line = str(error).partition("\n")[0]
+        # What it could not decode follows in full.
+        line = str(error).partition("\n")[0].partition(" with text ")[0]
         remedy = next((remedy for sign, remedy in _REMEDIES.items() if sign in line), RESTORE)
         raise SearchError(f"{file}: {line}; {remedy}") from error
+
+
+@contextlib.contextmanager
+def damage(file: Path) -> Iterator[None]:
+    """Raise SearchError, which names the database and the remedy, for a value that cannot be what was once kept."""
+    try:
+        yield
+    except (ValueError, TypeError, LookupError) as error:
+        raise SearchError(f"{file}: holds a damaged value; {RESTORE}") from error
 
 
 @contextlib.contextmanager

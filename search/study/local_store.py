@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from search.errors import RESTORE, SearchError
 from search.locks import held, is_held
-from search.study.database import connect, database_errors
+from search.study.database import connect, damage, database_errors
 from search.study.outcomes import Split
 from search.study.record import Kind, Scoring, SplitName, State, TrialRecord
 from search.study.store import Store
@@ -119,12 +119,14 @@ class LocalStore(Store):
     @property
     def name(self) -> str:
         """What the search is called: as its folder was when it was made."""
-        return str(self._select("SELECT name FROM search")[0][0])
+        with damage(self.file):
+            return str(self._select("SELECT name FROM search")[0][0])
 
     @property
     def identity(self) -> dict[str, Any]:
         """What the search is of."""
-        return dict(json.loads(self._select("SELECT identity FROM search")[0][0]))
+        with damage(self.file):
+            return dict(json.loads(self._select("SELECT identity FROM search")[0][0]))
 
     def keep_identity(self, identity: Mapping[str, Any]) -> None:
         """Keep what the search is of."""
@@ -143,8 +145,9 @@ class LocalStore(Store):
     @property
     def splits(self) -> Mapping[SplitName, Split]:
         """How the outcomes on each split are read."""
-        plain = json.loads(self._select("SELECT splits FROM search")[0][0])
-        return {name: Split.restored(split) for name, split in plain.items()}
+        with damage(self.file):
+            plain = json.loads(self._select("SELECT splits FROM search")[0][0])
+            return {name: Split.restored(split) for name, split in plain.items()}
 
     @contextlib.contextmanager
     def sign_in(self) -> Iterator[str]:
@@ -177,10 +180,11 @@ class LocalStore(Store):
                 self._database.executemany("INSERT INTO drafts VALUES (NULL, ?, ?, ?, ?)", rows)
                 self._database.executemany(_FORGET, {(each.prompt,) for each in entries})
             [[position]] = self._select("SELECT coalesce(max(place), 0) FROM drafts")
-        found = [
-            Draft(prompt, tuple(array("I", tokens)), bool(parent), bool(passed))
-            for _, prompt, tokens, parent, passed in others
-        ]
+        with damage(self.file):
+            found = [
+                Draft(prompt, tuple(array("I", tokens)), bool(parent), bool(passed))
+                for _, prompt, tokens, parent, passed in others
+            ]
         return found, position
 
     def verdict(self, key: bytes) -> Verdict | None:
@@ -211,11 +215,13 @@ class LocalStore(Store):
                 raise
 
     def _select(self, statement: str, *values: object) -> list[Any]:
-        with database_errors(self.file):
+        with damage(self.file), database_errors(self.file):
             return self._database.execute(statement, values).fetchall()
 
     def _records(self, where: str, *values: object) -> Sequence[TrialRecord]:
-        return [_record(row) for row in self._select(_SELECT.format(where), *values)]
+        rows = self._select(_SELECT.format(where), *values)
+        with damage(self.file):
+            return [_record(row) for row in rows]
 
     def _load(self, key: str) -> TrialRecord | None:
         return next(iter(self._records("records.key = ?", key)), None)

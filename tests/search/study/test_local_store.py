@@ -134,3 +134,31 @@ def test_the_database_is_asked_no_more_for_many_trials_than_for_few(store: Local
         for _ in range(9):
             statements()
         assert statements() == few
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE records SET parameters = '{\"density\": 0.'",
+        "UPDATE records SET recipe = NULL",
+        "UPDATE scorings SET seconds = 'zero'",
+        'UPDATE search SET splits = \'{"search": {"part": []}}\'',
+        "UPDATE search SET identity = '[1'",
+        "INSERT INTO drafts VALUES (NULL, 'p', x'0102', 0, 0)",
+        "DELETE FROM search",
+    ],
+)
+def test_a_value_that_was_damaged_is_an_error_with_its_remedy(folder: Path, store: LocalStore, change: str) -> None:
+    store.begin(PARENTS)
+    with closing(sqlite3.connect(folder / "search.db")) as database, database:
+        database.execute(change)
+    with pytest.raises(SearchError, match=r"search.db: holds a damaged value; restore it .*--fresh"):
+        _ = (store.changed(), store.splits, store.name, store.identity, store.share_drafts([]))
+
+
+def test_text_that_is_no_text_is_an_error_of_one_short_line(folder: Path, store: LocalStore) -> None:
+    with closing(sqlite3.connect(folder / "search.db")) as database, database:
+        database.execute("UPDATE search SET identity = CAST(? AS TEXT)", (b"{" + b"\xff" * 5000,))
+    with pytest.raises(SearchError, match="restore it") as caught:
+        _ = store.identity
+    assert len(str(caught.value).removeprefix(str(store.file))) < 200
