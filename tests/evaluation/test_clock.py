@@ -71,7 +71,8 @@ def test_waiting_for_a_core_does_not_count_on_any_thread(program: str, counts: b
                 os.sched_setaffinity(int(thread.name), core)
             clock = Clock(PROCESSES, (it.pid,))
             time.sleep(0.5)
-            assert (clock.effective_seconds > 0.9 * clock.wall_seconds) == counts
+            # Even a sleeper waits for the core once, to fall asleep; a spinner does so two thirds of the time.
+            assert (clock.effective_seconds > 0.6 * clock.wall_seconds) == counts
         finally:
             for process in (it, *hogs):
                 process.kill()

@@ -69,4 +69,4 @@ def test_a_model_card_names_any_parent_in_valid_yaml(family: Family, tmp_path: P
     odd.symlink_to(family.a)
     export_model(Recipe.single(str(odd)), tmp_path / "merged")
     _, front, _ = (tmp_path / "merged" / "README.md").read_text(encoding="utf-8").split("---\n", 2)
-    assert yaml.safe_load(front)["base_model"] == [str(odd)]
+    assert yaml.safe_load(front)["base_model"] == [odd.name]

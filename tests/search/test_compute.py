@@ -139,7 +139,7 @@ def test_the_choice_is_made_on_a_cpu_alone(
 def test_vllm_in_float32_is_refused_by_its_key(family: Family, command: Command) -> None:
     file = family.write(evaluation=", backend: vllm, compute_dtype: float32")
     with pytest.raises(
-        SearchError, match=r"evaluation.*compute_dtype: float32: vllm computes in the recipe's dtype; take"
+        SearchError, match=r"evaluation.*compute_dtype: float32: vllm computes in the recipe's dtype; set"
     ):
         SearchConfig.load(file)
     words = ["evaluate", family.a, "--backend", "vllm", "--compute-dtype", "float32", "--allow-code-execution"]
