@@ -25,6 +25,9 @@ class SharedDrafts(DraftStore):
     def sync(self) -> None:
         """Take over what others have shared, and share what is new here. Raises SearchError."""
         others, self._read_to = self._store.share_drafts(self._unsaved, self._read_to)
-        self._unsaved = []
-        for entry in others:
+        mine, self._unsaved = [entry for entry in self._unsaved if entry.parent], []
+        # Who shares first is first for all: otherwise two workers would compare likelihoods of other references.
+        for entry in mine:
+            self.withdraw(entry)
+        for entry in [*others, *mine]:
             super().add(entry)

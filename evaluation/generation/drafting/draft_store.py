@@ -72,6 +72,11 @@ class DraftStore:
         kept.recent = [entry.tokens, *(tokens for tokens in kept.recent if tokens != entry.tokens)][:_RECENT]
         return new
 
+    def withdraw(self, entry: Draft) -> None:
+        """Let a completion be the reference of its prompt no more; it stays a draft."""
+        if self.reference(entry.prompt) == entry.tokens:
+            self._prompts[entry.prompt].reference = ()
+
 
 def prompt_key(text: str, tokens: Sequence[int]) -> str:
     """Return the key of a prompt, made of its text and its token ids."""

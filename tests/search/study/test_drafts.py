@@ -23,6 +23,21 @@ def test_workers_read_what_the_others_shared() -> None:
     assert other.reference("p") == (1, 2)
 
 
+def test_workers_that_score_parents_at_once_have_the_same_references() -> None:
+    store = MemoryStore(lambda: 0.0)
+    one, other = SharedDrafts(store), SharedDrafts(store)
+    one.add(Draft("p", (5,), parent=True, passed=True))
+    other.add(Draft("p", (1,), parent=True, passed=True))
+    other.add(Draft("q", (2,), parent=True, passed=True))
+    one.add(Draft("q", (3,), parent=True, passed=False))
+    for drafts in (one, other, one):
+        drafts.sync()
+    resumed = SharedDrafts(store)
+    resumed.sync()
+    for drafts in (one, other, resumed):
+        assert (drafts.reference("p"), drafts.reference("q")) == ((5,), (2,))
+
+
 def test_what_says_nothing_new_is_not_shared() -> None:
     store = MemoryStore(lambda: 0.0)
     drafts = SharedDrafts(store)
