@@ -15,9 +15,13 @@ if TYPE_CHECKING:
 
 _JSON_KEYS = (
     "kind", "name", "trial", "state", "search_score", "search_scores", "log_likelihood", "report_score",
-    "report_interval", "report_scores", "won", "lost", "p_value", "seconds", "recipe", "on_front",
+    "report_interval", "report_scores", "won", "lost", "compared_on", "p_value", "seconds", "recipe", "parameters",
+    "on_front", "same_as", "error",
 )  # fmt: skip
 _CSV_KEYS = ("kind", "name", "trial", "state", "search_score", "report_score")
+_CSV_EVIDENCE = (
+    "report_low", "report_high", "won", "lost", "compared_on", "p_value", "seconds", "on_front", "same_as", "error",
+)  # fmt: skip
 
 
 def leaderboard_json(board: Leaderboard, count: int | None = None) -> str:
@@ -34,9 +38,8 @@ def leaderboard_csv(board: Leaderboard, count: int | None = None) -> str:
     sets = _keys(row.search_scores for row in rows)
     out = io.StringIO()
     writer = csv.writer(out)
-    evidence = ("report_low", "report_high", "won", "lost", "p_value", "seconds", "on_front", "same_as", "error")
     of_sets = [f"{split} {name}" for name in sets for split in ("search", "report")]
-    writer.writerow([*_CSV_KEYS, *evidence, *of_sets, *parameters])
+    writer.writerow([*_CSV_KEYS, *_CSV_EVIDENCE, *of_sets, *parameters])
     for row in rows:
         scores = [found.get(name) for name in sets for found in (row.search_scores, row.report_scores)]
         cells = [getattr(row, key) for key in _CSV_KEYS] + _evidence(row)
@@ -83,7 +86,8 @@ def _keys(found: Iterable[Iterable[str]]) -> Sequence[str]:
 
 def _evidence(row: Row) -> list[Any]:
     low, high = row.report_interval or (None, None)
-    return [low, high, row.won, row.lost, row.p_value, round(row.seconds, 3), row.on_front, row.same_as, row.error]
+    test = [row.won, row.lost, row.compared_on, row.p_value]
+    return [low, high, *test, round(row.seconds, 3), row.on_front, row.same_as, row.error]
 
 
 def _problem(outcomes: Sequence[Outcome]) -> dict[str, Any]:

@@ -21,11 +21,14 @@ def test_json_has_the_documented_keys() -> None:
     for found in read["rows"]:
         assert found.keys() == {
             "kind", "name", "trial", "state", "search_score", "search_scores", "log_likelihood", "report_score",
-            "report_interval", "report_scores", "won", "lost", "p_value", "seconds", "recipe", "on_front",
+            "report_interval", "report_scores", "won", "lost", "compared_on", "p_value", "seconds", "recipe",
+            "parameters", "on_front", "same_as", "error",
         }  # fmt: skip
     first = read["rows"][0]
     assert (first["kind"], first["trial"], first["seconds"]) == ("trial", 1, 1.5)
     assert first["recipe"]["merge_method"] == "ties"
+    assert (first["compared_on"], first["parameters"]["models[0].parameters.density[0]"]) == ("report", 0.26)
+    assert read["rows"][-1]["error"].startswith("merged tensor lm_head.weight")
     assert {found["kind"] for found in read["rows"]} == {"parent", "average", "trial"}
     assert {found["state"] for found in read["rows"]} == {"complete", "failed"}
     assert {found["trial"] for found in read["rows"] if found["kind"] != "trial"} == {None}
@@ -38,7 +41,7 @@ def test_csv_has_a_column_per_searched_parameter() -> None:
     assert rows[1]["models[0].parameters.density[0]"] == rows[1]["trial"] == ""
     low, high = board().rows[0].report_interval or (None, None)
     assert (rows[0]["report_low"], rows[0]["report_high"]) == (str(low), str(high))
-    assert (rows[0]["won"], rows[0]["lost"]) == ("11", "3")
+    assert (rows[0]["won"], rows[0]["lost"], rows[0]["compared_on"]) == ("11", "3", "report")
     assert rows[-1]["error"].startswith("merged tensor lm_head.weight")
 
 
