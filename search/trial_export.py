@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from merging import Recipe, renamed
+from merging import Recipe, parts_of, renamed, short_names
 from search.board.leaderboard import Leaderboard, Row
 from search.board.names import find_record, record_name
 from search.board.ranking import best
@@ -129,7 +129,14 @@ def _evidence(row: Row, leaderboard: Leaderboard, settings: EvaluationSection, c
     if row.p_value is not None and leaderboard.best_parent:
         lines += [
             "",
-            f"Against the best parent (`{leaderboard.best_parent}`) on the report split: {row.won} problems won, "
-            f"{row.lost} lost, exact McNemar p = {row.p_value:.2g}.",
+            f"Against the best parent (`{_called(leaderboard.best_parent, leaderboard)}`) on the report split: "
+            f"{row.won} problems won, {row.lost} lost, exact McNemar p = {row.p_value:.2g}.",
         ]
     return "\n".join([*lines, ""])
+
+
+def _called(parent: str, leaderboard: Leaderboard) -> str:
+    """Return what the card calls a parent: its hub id, or a short name instead of a path."""
+    if not any(Path(part).exists() for part in (parent, *parts_of(parent))):
+        return parent
+    return short_names(row.name for row in leaderboard.rows if row.kind == "parent").get(parent, parent)

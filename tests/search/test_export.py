@@ -70,6 +70,7 @@ def test_the_export_is_a_whole_model(finished: Path, tmp_path: Path, shared_fami
     card = (tmp_path / "out" / "README.md").read_text()
     assert f"| search (chosen on it) | {row.search_score:.1%} | |" in card
     assert "never seen by the search" in card
+    assert str(shared_family.base.parent) not in card  # paths of one machine mean nothing on another
     assert yaml.safe_load((tmp_path / "out" / "recipe.yaml").read_text()) == row.recipe
 
 
