@@ -114,7 +114,13 @@ def merge(
 @click.command()
 @click.argument("model")
 @options.PROBLEMS
-@click.option("--prompt", type=click.Choice(PROMPT_FORMATS), default="completion", show_default=True)
+@click.option(
+    "--prompt",
+    type=click.Choice(PROMPT_FORMATS),
+    default="completion",
+    show_default=True,
+    help="Give the problem as code to be completed, or as a message to a chat model.",
+)
 @click.option(
     "--prompt-formats",
     type=click.Choice(["all"]),
@@ -123,7 +129,13 @@ def merge(
 @click.option("--samples", type=click.IntRange(min=1), default=1, show_default=True, help="Completions per problem.")
 @click.option("--temperature", type=float, default=0.0, show_default=True, help="Of sampling; 0 decodes greedily.")
 @click.option("--top-p", type=float, default=1.0, show_default=True, help="Sample from this share of the likeliest.")
-@click.option("--max-new-tokens", type=click.IntRange(min=1), default=512, show_default=True)
+@click.option(
+    "--max-new-tokens",
+    type=click.IntRange(min=1),
+    default=512,
+    show_default=True,
+    help="Where a completion is cut off.",
+)
 @click.option("--batch-size", type=click.IntRange(min=1), help="Prompts per batch; chosen automatically if not given.")
 @options.BACKEND
 @options.COMPUTE_DTYPE

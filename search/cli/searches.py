@@ -187,6 +187,8 @@ def _scored(reference: str) -> Scored:
     if path and called and Path(path).is_dir():
         return _recorded(Path(path), called, reference)
     what = "give a report (of merge-search evaluate --json), or RESULTS:TRIAL, RESULTS:PARENT or RESULTS:average"
+    if Path(reference).is_dir():
+        raise SearchError(f"{reference}: is a folder; {what}")
     if not Path(reference).is_file():
         raise SearchError(f"{reference}: no such file; {what}")
     try:

@@ -565,6 +565,7 @@ def test_what_cannot_be_compared_is_named(command: Command, finished: Path, tmp_
     (tmp_path / "bad.json").write_text("{}")
     (tmp_path / "empty.json").write_text('{"problems": {}}')
     refused(command("compare", "nowhere", "nowhere"), "nowhere: no such file; give a report")
+    refused(command("compare", finished, f"{finished}:a"), f"{finished}: is a folder; give a report")
     refused(command("compare", tmp_path / "bad.json", f"{finished}:a"), "bad.json: holds no report")
     refused(
         command("compare", f"{finished}:99", f"{finished}:a"),
