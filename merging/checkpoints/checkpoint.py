@@ -244,7 +244,7 @@ def _download(reference: str, options: LoadOptions, what: str) -> Path:
     except Exception as error:  # what huggingface_hub, its HTTP client and the proxies' raise has no common base
         reason = "it is not in the cache, and HF_HUB_OFFLINE is set" if is_offline_mode() else first_line(error)
         raise MergingError(
-            f"{what} {reference}: no such folder here, and not to be had from the hub: {reason.rstrip('.')}; if it "
+            f"{what} {reference}: no such folder here, and not available from the hub: {reason.rstrip('.')}; if it "
             f"is a path, nothing is there: give a folder{'' if is_offline_mode() else ', or try again'}"
         ) from None
 

@@ -81,7 +81,7 @@ class Recipe(RecipeFields):
         return place(self._source, join(self._key, key)) if self._source else key
 
     def require(self, options: LoadOptions) -> None:
-        """Raise MergingError, with the file and the key, where a model or file that it names is not to be had."""
+        """Raise MergingError, with the file and the key, where a model or file that it names is not there."""
         if self._source:
             plain = self.to_dict()
             require_files((self.at(key), file) for key, file in references_in(plain, FILES))

@@ -161,9 +161,10 @@ class _Attempts:
         valid = [self.attempt(params) is not None for params in enough]
         if self.refused is None:
             return ""
+        refused = str(self.refused).removeprefix(f"{self.space.source}: ")
         return (
             f"{self.space.source}: about {max(valid.count(False), 1)} in {len(valid)} points of the space cannot be "
-            f"merged; trials there fail, and the search goes on: {self.refused}"
+            f"merged; trials there fail, and the search goes on: {refused}"
         )
 
     def _with(self, end: dict[str, Any], others: Iterator[dict[str, Any]]) -> tuple[dict[str, Any], Recipe]:

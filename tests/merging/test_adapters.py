@@ -293,4 +293,4 @@ def test_a_model_and_an_adapter_may_be_hub_ids_with_revisions(
     found, local = Checkpoint.open("some/base@v1+some/adapter@v1"), Checkpoint.open(f"{family.base}+{adapter}")
     assert found.adapted().keys() == local.adapted().keys()
     assert all(torch.equal(found.read(name), local.read(name)) for name in local.tensors)
-    assert refusal("some/base@v1+some/other").startswith("adapter some/other: no such folder here, and not to be had")
+    assert refusal("some/base@v1+some/other").startswith("adapter some/other: no such folder here, and not available")

@@ -49,7 +49,7 @@ def test_a_path_that_does_not_exist_is_named(family: Family, reference: str) -> 
 
 def test_a_hub_id_that_cannot_be_had_is_named(family: Family) -> None:
     message = refusal(family.a, "no-such/model")
-    assert message.startswith("model no-such/model: no such folder here, and not to be had from the hub: ")
+    assert message.startswith("model no-such/model: no such folder here, and not available from the hub: ")
 
 
 @pytest.mark.parametrize("reference", ["no-such/silent", "no-such/silent@v1"])
@@ -60,7 +60,7 @@ def test_a_hub_that_never_answers_is_given_up_and_said_to_be_waited_for(
     with silent_hub(tmp_path, monkeypatch) as address, pytest.raises(MergingError) as caught:
         locate(reference)
     assert re.fullmatch(
-        f"model {reference}: no such folder here, and not to be had from the hub: .*timed out.*; if it is a "
+        f"model {reference}: no such folder here, and not available from the hub: .*timed out.*; if it is a "
         "path, nothing is there: give a folder, or try again",
         str(caught.value),
     )

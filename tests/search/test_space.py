@@ -326,7 +326,7 @@ def test_extreme_recipes_avoid_what_cannot_be_and_say_that_it_is_there() -> None
     warning = space.fitting_extremes(lambda _: None).warning
     assert re.fullmatch(
         r"mine.yaml: about (\d+) in 100 points of the space cannot be merged; trials there fail, and the search goes "
-        r"on: mine.yaml: recipe.models\[1\].model: a is given twice",
+        r"on: recipe.models\[1\].model: a is given twice",
         warning,
     )
     assert 35 < int(warning.split()[2]) < 65
