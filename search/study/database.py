@@ -33,7 +33,7 @@ def database_errors(file: Path) -> Iterator[None]:
     """Raise SearchError, which names the database and the remedy, for an error of SQLite's."""
     try:
         yield
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:
         # What it could not decode follows in full.
         line = str(error).partition("\n")[0].partition(" with text ")[0]
         remedy = next((remedy for sign, remedy in _REMEDIES.items() if sign in line), RESTORE)

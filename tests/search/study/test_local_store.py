@@ -162,3 +162,10 @@ def test_text_that_is_no_text_is_an_error_of_one_short_line(folder: Path, store:
     with pytest.raises(SearchError, match="restore it") as caught:
         _ = store.identity
     assert len(str(caught.value).removeprefix(str(store.file))) < 200
+
+
+def test_a_table_whose_name_is_no_text_is_an_error_with_its_remedy(folder: Path) -> None:
+    file = folder / "search.db"
+    file.write_bytes(file.read_bytes().replace(b"tabledraftsdrafts", b"table\xd0rafts\xd0rafts"))
+    with pytest.raises(SearchError, match=r"search.db: .*restore it"):
+        LocalStore(folder, reading=True)
