@@ -81,7 +81,8 @@ def test_a_proxy_that_refuses_is_one_line(
 ) -> None:
     with refusing_proxy(tmp_path, monkeypatch, answer), pytest.raises(MergingError) as caught:
         locate("no-such/behind-a-proxy", what=what)
-    assert re.fullmatch(f"{what} no-such/behind-a-proxy: no such folder here, and not to be .*", str(caught.value))
+    begin = f"{what} no-such/behind-a-proxy: no such folder here, and not available from the hub: "
+    assert re.fullmatch(f"{begin}.*", str(caught.value))
 
 
 def test_a_file_is_no_model(family: Family) -> None:
