@@ -36,6 +36,8 @@ def bits_of(number: float, dtype: torch.dtype) -> int:
     if dtype == torch.bfloat16:
         (bits,) = struct.unpack("<i", struct.pack("<f", number))
         return int(bits + 0x7FFF + (bits >> 16 & 1)) >> 16
+    if dtype == torch.float16:  # torch rounds a Python number to float32 first
+        (number,) = struct.unpack("<f", struct.pack("<f", number))
     floating, whole = _FORMATS[dtype]
     (bits,) = struct.unpack(whole, struct.pack(floating, number))
     return int(bits)
