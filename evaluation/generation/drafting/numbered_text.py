@@ -1,8 +1,8 @@
 """Guesses for numbered text: text that repeats itself except for numbers, which grow in steps.
 
 A weak model that is lost often counts on to its last token: ``if n == 31: return 31``. Such text stands nowhere else,
-so other guesses fail, and a whole batch waits for that request while each number costs a pass: without these guesses
-SmolLM2 may need twice as many passes for HumanEval (tests/benchmarks/generation.py counts them).
+so other guesses fail, and a whole batch waits for that request while each number costs a pass
+(tests/benchmarks/generation.py counts the passes with and without these guesses).
 
 Guarantees: guesses only. They need a tokenizer with one token per digit, such as SmolLM2's.
 """
