@@ -11,8 +11,6 @@ import contextlib
 import logging
 from collections import OrderedDict
 from collections.abc import Generator, Iterable, Iterator
-from dataclasses import dataclass
-from functools import cached_property
 from types import TracebackType
 from typing import Self
 
@@ -21,7 +19,7 @@ from evaluation.problems import Problem
 from evaluation.sandbox.errors import SandboxError
 from evaluation.sandbox.pool import SandboxPool
 from evaluation.sandbox.verdict import Verdict
-from evaluation.verdicts import Keys, VerdictStore
+from evaluation.verdicts import VerdictStore, verdict_key
 
 _LOG = logging.getLogger(__name__)
 
@@ -92,25 +90,25 @@ class Judge:
         Raises:
             EvaluationError: the sandbox failed, or cannot score a problem; names it.
         """
-        submitted: list[_Submitted] = []
-        waiting: dict[bytes, _Submitted] = {}
+        submitted: list[tuple[bytes, Problem]] = []
+        waiting: dict[bytes, list[int]] = {}  # the indices of each program in the sandbox
         found: dict[bytes, Verdict] = {}
         try:
             with _reported(), self.sandbox.batch() as batch:
                 for index, (problem, completion) in enumerate(programs):
-                    key = self._keys.key(problem, completion)
+                    key = verdict_key(problem, completion, self._timeout_seconds, self.sandbox.isolation)
                     if (known := self._recall(key)) is not None:
                         yield index, known
                     elif key in waiting:
-                        waiting[key].indices.append(index)
+                        waiting[key].append(index)
                     else:
                         batch.submit(problem, completion)
-                        waiting[key] = _Submitted(problem, key, [index])
-                        submitted.append(waiting[key])
+                        submitted.append((key, problem))
+                        waiting[key] = [index]
                     for place, verdict in batch.ready():
-                        yield from self._take(submitted[place], verdict, waiting, found)
+                        yield from self._take(*submitted[place], verdict, waiting, found)
                 for place, verdict in batch.rest():
-                    yield from self._take(submitted[place], verdict, waiting, found)
+                    yield from self._take(*submitted[place], verdict, waiting, found)
         finally:
             if self._store is not None and found:
                 self._store.add_verdicts(found)
@@ -127,10 +125,6 @@ class Judge:
     ) -> None:
         self.close()
 
-    @cached_property
-    def _keys(self) -> Keys:
-        return Keys(self._timeout_seconds, self.sandbox.isolation)
-
     def _recall(self, key: bytes) -> Verdict | None:
         if key in self._known:
             self._known.move_to_end(key)
@@ -146,13 +140,17 @@ class Judge:
             self._known.popitem(last=False)
 
     def _take(
-        self, it: _Submitted, verdict: Verdict, waiting: dict[bytes, _Submitted], found: dict[bytes, Verdict]
+        self,
+        key: bytes,
+        problem: Problem,
+        verdict: Verdict,
+        waiting: dict[bytes, list[int]],
+        found: dict[bytes, Verdict],
     ) -> Iterator[tuple[int, Verdict]]:
         """Record the verdict on a program, and yield it for every index that waits for it."""
-        found[it.key] = verdict = self._decided(it.problem, verdict)
-        self._remember(it.key, verdict)
-        del waiting[it.key]
-        for index in it.indices:
+        found[key] = verdict = self._decided(problem, verdict)
+        self._remember(key, verdict)
+        for index in waiting.pop(key):
             yield index, verdict
 
     def _decided(self, problem: Problem, verdict: Verdict) -> Verdict:
@@ -167,15 +165,6 @@ class Judge:
         if verdict.status == "harness_error":
             raise _sandbox_failed(problem, verdict)
         return verdict
-
-
-@dataclass(frozen=True, slots=True)
-class _Submitted:
-    """A program in the sandbox, and its indices among the programs."""
-
-    problem: Problem
-    key: bytes
-    indices: list[int]
 
 
 @contextlib.contextmanager

@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib.metadata import version
 from typing import Protocol
 
@@ -30,23 +31,22 @@ class VerdictStore(Protocol):
         """Keep verdicts by their keys."""
 
 
-class Keys:
-    """Makes the keys: what was checked, and how.
+def verdict_key(problem: Problem, completion: str, timeout_seconds: float | None, isolation: Isolation) -> bytes:
+    """Return the 32 bytes that stand for what was checked, and how.
 
     Args:
+        problem: the problem.
+        completion: what was checked.
         timeout_seconds: per check; None for the problem's own.
         isolation: the layers that programs run under.
     """
+    # The problem's own solution decides whether tests that could not be executed are the completion's fault.
+    what = [problem.prompt, completion, problem.test, problem.entry_point, problem.canonical_solution]
+    content = json.dumps([_surroundings(isolation), timeout_seconds or problem.timeout_seconds, what])
+    return hashlib.sha256(content.encode()).digest()
 
-    def __init__(self, timeout_seconds: float | None, isolation: Isolation) -> None:
-        layers = [layer.name for layer in isolation.layers if layer.active]
-        self._timeout_seconds = timeout_seconds
-        self._how = [_RULES, platform.python_version(), version("numpy"), *layers]
 
-    def key(self, problem: Problem, completion: str) -> bytes:
-        """Return 32 bytes."""
-        # The problem's own solution decides whether tests that could not be executed are the completion's fault.
-        what = [problem.prompt, completion, problem.test, problem.entry_point, problem.canonical_solution]
-        return hashlib.sha256(
-            json.dumps([self._how, self._timeout_seconds or problem.timeout_seconds, what]).encode()
-        ).digest()
+@cache
+def _surroundings(isolation: Isolation) -> Sequence[object]:
+    layers = [layer.name for layer in isolation.layers if layer.active]
+    return [_RULES, platform.python_version(), version("numpy"), *layers]

@@ -32,12 +32,12 @@ _FOREIGN_FILES = ("/etc/passwd", "/etc/hostname", "/proc/self/status", "/proc/1/
 _FOREIGN_FOLDERS = ("/", "/tmp", "/var/tmp", "/dev/shm", str(Path(os.__file__).parent))
 
 
-def take_memory() -> None:
+def _take_memory() -> None:
     """Map more memory than a run may have."""
     mmap.mmap(-1, MEMORY_BYTES + (64 << 20)).close()
 
 
-def write_much() -> None:
+def _write_much() -> None:
     """Make a file larger than a run may make."""
     file = os.memfd_create("large")
     try:
@@ -46,18 +46,18 @@ def write_much() -> None:
         os.close(file)
 
 
-def gain_privileges() -> None:
+def _gain_privileges() -> None:
     """Be able to become another user by executing a program that is another's."""
     if _LIBC.prctl(_PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) != 0:  # -1: seccomp does not let one ask
         raise PermissionError
 
 
-def open_socket() -> None:
+def _open_socket() -> None:
     """Open sockets of several families."""
     _any(partial(socket.socket, socket.AF_INET, socket.SOCK_STREAM), socket.socketpair)
 
 
-def make_process() -> None:
+def _make_process() -> None:
     """Fork."""
     child = os.fork()
     if child == 0:
@@ -65,7 +65,7 @@ def make_process() -> None:
     os.waitpid(child, 0)
 
 
-def execute_program() -> None:
+def _execute_program() -> None:
     """Execute a file that is none: what the kernel says of it tells whether it was asked."""
     try:
         os.execve("/", ["/"], {})
@@ -74,29 +74,29 @@ def execute_program() -> None:
             raise
 
 
-def signal_others() -> None:
+def _signal_others() -> None:
     """Signal the process that made this one."""
     os.kill(os.getppid(), 0)
 
 
-def trace_others() -> None:
+def _trace_others() -> None:
     """Attach to the process that made this one as a debugger."""
     if _LIBC.ptrace(_PTRACE_SEIZE, os.getppid(), 0, 0) != 0:
         raise PermissionError
 
 
-def change_mode() -> None:
+def _change_mode() -> None:
     """Set a file's mode, to what it is."""
     file = Path(os.__file__)
     file.chmod(stat.S_IMODE(file.stat().st_mode))
 
 
-def set_limits() -> None:
+def _set_limits() -> None:
     """Set a limit, to what it is; as root, who may do that may raise it."""
     resource.setrlimit(resource.RLIMIT_CORE, resource.getrlimit(resource.RLIMIT_CORE))
 
 
-def call_kernel() -> None:
+def _call_kernel() -> None:
     """Make system calls that no program needs, with arguments that make nothing of them."""
     column, _ = MACHINES[os.uname().machine]
     for numbers in FORBIDDEN.values():
@@ -106,37 +106,41 @@ def call_kernel() -> None:
     raise PermissionError
 
 
-def read_others() -> None:
+def _read_others() -> None:
     """Read a file that is not the interpreter's."""
     _any(*(partial(os.open, path, os.O_RDONLY) for path in _FOREIGN_FILES))
 
 
-def read_our_code() -> None:
+def _read_our_code() -> None:
     """Read a file of this package; within bubblewrap no other foreign one is left to be read."""
     os.open(__file__, os.O_RDONLY)
 
 
-def write_others() -> None:
+def _write_others() -> None:
     """Make a file outside the scratch folder."""
     _any(*(partial(_make_file, folder) for folder in _FOREIGN_FOLDERS))
 
 
 # By layer: the attack, in words that follow "a program".
 BY_LAYER: dict[str, dict[str, Attack]] = {
-    "rlimits": {"takes more memory than it may": take_memory, "writes a larger file than it may": write_much},
-    "no-new-privs": {"gains privileges": gain_privileges},
+    "rlimits": {"takes more memory than it may": _take_memory, "writes a larger file than it may": _write_much},
+    "no-new-privs": {"gains privileges": _gain_privileges},
     "seccomp": {
-        "opens a socket": open_socket,
-        "makes a process": make_process,
-        "executes another program": execute_program,
-        "signals another process": signal_others,
-        "traces another process": trace_others,
-        "changes a file's mode": change_mode,
-        "sets limits": set_limits,
-        "calls what no program needs": call_kernel,
+        "opens a socket": _open_socket,
+        "makes a process": _make_process,
+        "executes another program": _execute_program,
+        "signals another process": _signal_others,
+        "traces another process": _trace_others,
+        "changes a file's mode": _change_mode,
+        "sets limits": _set_limits,
+        "calls what no program needs": _call_kernel,
     },
-    "landlock": {"reads our code": read_our_code, "reads others' files": read_others, "writes elsewhere": write_others},
-    "bubblewrap": {"reads others' files": read_others, "writes elsewhere": write_others},
+    "landlock": {
+        "reads our code": _read_our_code,
+        "reads others' files": _read_others,
+        "writes elsewhere": _write_others,
+    },
+    "bubblewrap": {"reads others' files": _read_others, "writes elsewhere": _write_others},
 }
 
 

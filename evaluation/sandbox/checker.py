@@ -15,7 +15,7 @@ from types import CodeType
 from typing import NoReturn
 
 from evaluation.sandbox.channel import Channel, ChannelClosed
-from evaluation.sandbox.control_messages import CheckerJob, CheckStatus
+from evaluation.sandbox.control_messages import CheckStatus, Run
 from evaluation.sandbox.prompt_ending import prompt_ending
 from evaluation.sandbox.remote import Solution
 from evaluation.sandbox.verdict import one_line
@@ -24,8 +24,8 @@ from evaluation.sandbox.verdict import one_line
 class Checker:
     """One check, from the first message of the solution's process to the line that it writes of it."""
 
-    def __init__(self, job: CheckerJob, connection: int, report: int) -> None:
-        self._job = job
+    def __init__(self, order: Run, connection: int, report: int) -> None:
+        self._order = order
         self._report = report
         self._channel = Channel(connection)
 
@@ -52,11 +52,11 @@ class Checker:
         solution = Solution(self._channel, self._finish)
         namespace: dict[str, object] = {}
         try:
-            exec(_compile_prompt(self._job.prompt), namespace)  # tests use its helpers
-            tests = compile(self._job.test, "<test>", "exec")
+            exec(_compile_prompt(self._order.program), namespace)  # tests use its helpers
+            tests = compile(self._order.test, "<test>", "exec")
         except Exception as error:
             self._finish("unscorable", f"the problem's own prompt or test: {describe(error)}")
-        namespace[self._job.entry_point] = solution.entry_point(self._job.entry_point)
+        namespace[self._order.entry_point] = solution.entry_point(self._order.entry_point)
         random.seed(0)  # some tests draw their inputs
         solution.await_program()
         try:
@@ -67,7 +67,7 @@ class Checker:
             self._finish("unscorable", f"the problem's own test: {describe(error)}")
         if "check" not in namespace:
             self._finish("unscorable", "the problem's own test: it defines no function check")
-        exec(f"check({self._job.entry_point})", namespace)
+        exec(f"check({self._order.entry_point})", namespace)
 
     def _finish(self, status: CheckStatus, detail: str) -> NoReturn:
         """Write the last line, and wait for the end, whatever the tests' code would catch."""

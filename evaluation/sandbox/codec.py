@@ -39,7 +39,7 @@ def refuse(value: object) -> NoReturn:
     raise CodecError(f"a value of type {type(value).__name__} cannot cross to the other process")
 
 
-def no_such_thing(_: list[object]) -> NoReturn:
+def _no_such_thing(_: list[object]) -> NoReturn:
     """Be the `Held` of a side that keeps nothing."""
     raise CodecError("a message is not of this protocol")
 
@@ -152,37 +152,30 @@ for _dict in _EMPTY:
     _FORMS[type(_dict.items())] = lambda encoder, value, depth: encoder.items("m", value, depth)
 
 
-def decode(data: object, held: Held = no_such_thing) -> object:
+def decode(data: object, held: Held = _no_such_thing) -> object:
     """Return the value of a JSON form, `held` giving what its HELD parts stand for.
 
     Raises CodecError for what `encode` never made.
     """
     try:
-        return _Decoder(held).decode(data)
+        return _decoded(data, held)
     except (ValueError, TypeError, LookupError, ArithmeticError, RecursionError):
         raise CodecError("a message is not of this protocol") from None
 
 
-class _Decoder:
-    def __init__(self, held: Held) -> None:
-        self._held = held
-
-    def decode(self, data: object) -> object:
-        if not isinstance(data, list):
-            if isinstance(data, dict):
-                raise TypeError
-            return data
-        tag, content = data[0], data[1:]
-        if tag == HELD:
-            return self._held(content)
-        if tag in _PLAIN:
-            return _PLAIN[tag](content)
-        return _COLLECTIONS[tag](self._items(content))
-
-    def _items(self, content: list[object]) -> list[object]:
-        if {list, dict}.isdisjoint(map(type, content)):
-            return content
-        return [self.decode(item) for item in content]
+def _decoded(data: object, held: Held) -> object:
+    if not isinstance(data, list):
+        if isinstance(data, dict):
+            raise TypeError
+        return data
+    tag, content = data[0], data[1:]
+    if tag == HELD:
+        return held(content)
+    if tag in _PLAIN:
+        return _PLAIN[tag](content)
+    if not {list, dict}.isdisjoint(map(type, content)):
+        content = [_decoded(item, held) for item in content]
+    return _COLLECTIONS[tag](content)
 
 
 def _text(content: list[object]) -> str:

@@ -16,33 +16,20 @@ CheckStatus: TypeAlias = Literal["passed", "failed", "unscorable", "timeout", "l
 
 
 @dataclass(frozen=True, slots=True)
-class SolutionJob:
-    """What a solution's process is given: the program, and the name of the function that will be called."""
-
-    program: str
-    entry_point: str
-
-
-@dataclass(frozen=True, slots=True)
-class CheckerJob:
-    """What a checker's process is given: everything of the problem except the completion."""
-
-    prompt: str
-    test: str
-    entry_point: str
-
-
-@dataclass(frozen=True, slots=True)
 class Run:
-    """Do a job. A descriptor goes along: one end of the connection between the two sides.
+    """Do one side of a check. A descriptor goes along: one end of the connection between the two sides.
 
     Attributes:
-        job: of this side.
+        program: the prompt; for the solution's side, the completion follows it.
+        test: the tests; empty for the solution's side, which never sees them.
+        entry_point: the name of the function that the tests call.
         budget_seconds: the time of the check.
         hard_wall_seconds: wall time after which a check ends whatever its budget.
     """
 
-    job: SolutionJob | CheckerJob
+    program: str
+    test: str
+    entry_point: str
     budget_seconds: float
     hard_wall_seconds: float
 
@@ -50,13 +37,6 @@ class Run:
 @dataclass(frozen=True, slots=True)
 class Stop:
     """End the run under way."""
-
-
-@dataclass(frozen=True, slots=True)
-class Started:
-    """A zygote can be used; it runs programs under these layers."""
-
-    isolation: Isolation
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +55,9 @@ class Ended:
     cpu_seconds: float
 
 
-Message: TypeAlias = Run | Stop | Started | Judged | Ended
-_KINDS: dict[str, type[Any]] = {
-    kind.__name__: kind
-    for kind in (SolutionJob, CheckerJob, Run, Stop, SandboxLayer, Isolation, Started, Judged, Ended)
-}
+# A zygote that can be used sends the layers that it runs programs under.
+Message: TypeAlias = Run | Stop | Isolation | Judged | Ended
+_KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in (Run, Stop, SandboxLayer, Isolation, Judged, Ended)}
 
 
 def dumped(message: Message) -> bytes:

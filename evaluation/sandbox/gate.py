@@ -1,4 +1,4 @@
-"""The gate of a pool: checks go through it together, or one alone."""
+"""The gate of a pool: checks go through it together, or one by itself."""
 
 from __future__ import annotations
 
@@ -8,36 +8,29 @@ from collections.abc import Iterator
 
 
 class Gate:
-    """Lets many in at once, or one alone, who waits until the others are out."""
+    """Lets many in at once, or one by itself, who waits until the others have left."""
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()
+        self._door = threading.Lock()
+        self._left = threading.Condition()
         self._inside = 0
-        self._alone = False
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
-        """Be inside with others, as soon as nobody is, or wants to be, there alone."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self._alone)
+        """Be inside with others. Whoever is inside alone, or waits for that, goes first."""
+        with self._door, self._left:
             self._inside += 1
         try:
             yield
         finally:
-            with self._changed:
+            with self._left:
                 self._inside -= 1
-                self._changed.notify_all()
+                self._left.notify_all()
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
         """Be inside with nobody else."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self._alone)
-            self._alone = True
-            self._changed.wait_for(lambda: not self._inside)
-        try:
+        with self._door:
+            with self._left:
+                self._left.wait_for(lambda: not self._inside)
             yield
-        finally:
-            with self._changed:
-                self._alone = False
-                self._changed.notify_all()

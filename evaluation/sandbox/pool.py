@@ -12,8 +12,9 @@ import queue
 import sys
 import threading
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Self
 
 from evaluation.sandbox.errors import SandboxError
@@ -30,20 +31,12 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class _Submission:
-    index: int
-    task: Task
-    completion: str
-    batch: Submissions
-
-
 @dataclass(slots=True)
 class _Shared:
     """What the pool shares with its threads; if they held the pool itself, it could never be collected."""
 
     workers: tuple[ZygotePair, ...]
-    submissions: queue.SimpleQueue[_Submission | None] = field(default_factory=queue.SimpleQueue)
+    submissions: queue.SimpleQueue[Callable[[ZygotePair], None] | None] = field(default_factory=queue.SimpleQueue)
     started: threading.Event = field(default_factory=threading.Event)
     closed: threading.Event = field(default_factory=threading.Event)
     isolation: Isolation = field(default_factory=Isolation)
@@ -163,12 +156,12 @@ class Submissions:
         self._shared = shared
         self._verdicts: queue.SimpleQueue[tuple[int, Verdict]] = queue.SimpleQueue()
         self._submitted = self._returned = 0
-        self.abandoned = False
+        self._abandoned = False
 
     def submit(self, task: Task, completion: str) -> int:
         """Submit a program and return its index in the batch. Raises SandboxError, as `SandboxPool.check`."""
         self._shared.refuse_if_unusable()
-        self._shared.submissions.put(_Submission(self._submitted, task, completion, self))
+        self._shared.submissions.put(partial(self._check, self._submitted, task, completion))
         self._submitted += 1
         return self._submitted - 1
 
@@ -182,17 +175,26 @@ class Submissions:
         while self._returned < self._submitted:
             yield self._take()
 
-    def give(self, index: int, verdict: Verdict) -> None:
-        """Accept a verdict from one of the pool's threads."""
-        self._verdicts.put((index, verdict))
-
     def __enter__(self) -> Self:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.abandoned = True
+        self._abandoned = True
+
+    def _check(self, index: int, task: Task, completion: str, worker: ZygotePair) -> None:
+        """Check one program, in one of the pool's threads: there is a verdict whatever happens, as the caller waits."""
+        if self._abandoned or self._shared.closed.is_set():
+            return
+        try:
+            verdict = worker.check(task, completion)
+        except Exception as error:
+            _LOG.exception("%s: the sandbox itself failed", task.task_id)
+            worker.close()
+            verdict = Verdict("harness_error", one_line(f"{type(error).__name__}: {error}"))
+        if not self._shared.closed.is_set():  # otherwise the verdict only says that the pool was closed
+            self._verdicts.put((index, verdict))
 
     def _take(self) -> tuple[int, Verdict]:
         while True:
@@ -215,21 +217,7 @@ def _serve(shared: _Shared, worker: ZygotePair) -> None:
         shared.start_error = SandboxError(f"the sandbox cannot start a process: {type(error).__name__}: {error}")
     shared.started.set()
     try:
-        while (submission := shared.submissions.get()) is not None:
-            if shared.closed.is_set() or submission.batch.abandoned:
-                continue
-            verdict = _check(worker, submission)
-            if not shared.closed.is_set():  # otherwise the verdict only says that the pool was closed
-                submission.batch.give(submission.index, verdict)
+        while (check := shared.submissions.get()) is not None:
+            check(worker)
     finally:
         worker.close()
-
-
-def _check(worker: ZygotePair, submission: _Submission) -> Verdict:
-    """Return a verdict whatever happens: the caller waits for one."""
-    try:
-        return worker.check(submission.task, submission.completion)
-    except Exception as error:
-        _LOG.exception("%s: the sandbox itself failed", submission.task.task_id)
-        worker.close()
-        return Verdict("harness_error", one_line(f"{type(error).__name__}: {error}"))

@@ -15,7 +15,7 @@ from typing import NoReturn, cast
 
 from evaluation.sandbox.channel import MAX_MESSAGE_BYTES, Channel, ChannelClosed
 from evaluation.sandbox.codec import HELD, decode, dumps, encode
-from evaluation.sandbox.control_messages import SolutionJob
+from evaluation.sandbox.control_messages import Run
 
 _BUILTIN_ERRORS = frozenset(
     value for value in vars(builtins).values() if isinstance(value, type) and issubclass(value, BaseException)
@@ -23,13 +23,13 @@ _BUILTIN_ERRORS = frozenset(
 _TOO_LARGE = f'[false, ["t", "MemoryError", ["t", "the result is larger than {MAX_MESSAGE_BYTES >> 20} MiB"]], null]'
 
 
-def serve(job: SolutionJob, connection: int, number: int, confine: Callable[[], None]) -> NoReturn:
+def serve(order: Run, connection: int, number: int, confine: Callable[[], None]) -> NoReturn:
     """Confine this process, tell its number, execute the program and answer requests until the checker is gone."""
     leave, channel = os._exit, Channel(connection)
     try:
         confine()
         channel.send(str(number).encode())
-        program = _load(job)
+        program = _load(order)
         if isinstance(program, bytes):
             channel.send(program)
         else:
@@ -42,17 +42,17 @@ def serve(job: SolutionJob, connection: int, number: int, confine: Callable[[], 
         leave(0)
 
 
-def _load(job: SolutionJob) -> _Program | bytes:
+def _load(order: Run) -> _Program | bytes:
     """Execute the program, and return it, or the message that says why that failed."""
     random.seed(0)
     namespace: dict[str, object] = {}
     try:
-        exec(compile(job.program, "<solution>", "exec"), namespace)
-        if job.entry_point not in namespace:
-            raise NameError(f"name '{job.entry_point}' is not defined")
+        exec(compile(order.program, "<solution>", "exec"), namespace)
+        if order.entry_point not in namespace:
+            raise NameError(f"name '{order.entry_point}' is not defined")
     except BaseException as error:  # whatever it raises, SystemExit too, is the program's failure
         return dumps(_describe(error)).encode()
-    return _Program(namespace[job.entry_point])
+    return _Program(namespace[order.entry_point])
 
 
 class _Program:

@@ -13,12 +13,13 @@ import json
 import os
 import resource
 import select
+import shutil
 import signal
 import socket
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from importlib.machinery import PathFinder
 from importlib.util import module_from_spec
@@ -30,10 +31,10 @@ from evaluation.sandbox.checker import Checker
 from evaluation.sandbox.clock import Clock, measures_delay, number_in
 from evaluation.sandbox.confinement import Confinement
 from evaluation.sandbox.control import Control, ControlClosed
-from evaluation.sandbox.control_messages import CheckStatus, Ended, Judged, Run, SolutionJob, Started
-from evaluation.sandbox.scratch import Scratch
+from evaluation.sandbox.control_messages import CheckStatus, Ended, Judged, Run
+from evaluation.sandbox.scratch import empty, is_full
 from evaluation.sandbox.solution import serve
-from evaluation.sandbox.time_budget import TimeBudget
+from evaluation.sandbox.time_budget import judge_time
 
 Role: TypeAlias = Literal["solution", "checker"]
 
@@ -73,10 +74,6 @@ class ZygoteSettings:
     bubblewrap: str
     without_bubblewrap: str
 
-    def to_argument(self) -> str:
-        """Return them as an argument of ``main``."""
-        return json.dumps(asdict(self))
-
 
 @dataclass(frozen=True, slots=True)
 class _Fork:
@@ -94,9 +91,9 @@ class Zygote:
         self._settings = settings
         self._control = Control(socket.socket(fileno=settings.control))
         self._parent = os.getppid()
-        self._scratch = Scratch(Path(settings.scratch)) if settings.scratch else None
+        self._scratch = Path(settings.scratch) if settings.scratch else None
         self._confinement = Confinement(
-            self._scratch.path if self._scratch else None,
+            self._scratch,
             numpy=[Path(folder) for folder in settings.numpy],
             bubblewrap=settings.bubblewrap,
             without_bubblewrap=settings.without_bubblewrap,
@@ -112,7 +109,7 @@ class Zygote:
     def loop(self) -> None:
         """Serve runs until the parent is gone."""
         try:
-            self._control.send(Started(self._confinement.examine()))
+            self._control.send(self._confinement.examine())
             while True:
                 self._next = self._next or self._fork()
                 self._wait(None)
@@ -123,12 +120,12 @@ class Zygote:
             pass
         finally:
             if self._scratch is not None:
-                self._scratch.remove()
+                shutil.rmtree(self._scratch, ignore_errors=True)  # bubblewrap's is a mount, and goes with it
 
     def _run(self, order: Run, connection: int) -> None:
         """Give the waiting fork its job, see the run to its end, and report that."""
         run, self._next = self._next or self._fork(), None
-        texts = (getattr(order.job, field.name) for field in fields(order.job))
+        texts = order.program, order.test, order.entry_point
         if any("numpy" in text for text in texts) and self._load_numpy():
             self._end(run)  # it was forked before numpy was loaded
             run = self._fork()
@@ -136,7 +133,7 @@ class Zygote:
         os.close(connection)
         judged = None
         try:
-            judged = self._watch(run, order.budget_seconds, order.hard_wall_seconds)
+            judged = self._watch(run, order)
             if judged is not None:  # the run's end cannot change it
                 self._control.send(judged)
         finally:
@@ -170,36 +167,38 @@ class Zygote:
             assert isinstance(order, Run)
             assert connection is not None
             confine = partial(self._confinement.apply, order.budget_seconds)
-            if isinstance(order.job, SolutionJob):
-                serve(order.job, connection, number, confine)
-            Checker(order.job, connection, report).run(number, confine)
+            if self._settings.role == "solution":
+                serve(order, connection, number, confine)
+            Checker(order, connection, report).run(number, confine)
         finally:
             os._exit(1)
 
-    def _watch(self, run: _Fork, budget_seconds: float, hard_wall_seconds: float) -> Judged | None:
+    def _watch(self, run: _Fork, order: Run) -> Judged | None:
         """Return when the run has ended, must end, or is stopped, with its verdict if there is one.
 
         Raises ControlClosed.
         """
-        deadline = time.monotonic() + hard_wall_seconds + _GRACE_SECONDS
+        deadline = time.monotonic() + order.hard_wall_seconds + _GRACE_SECONDS
         watched = [run.report] if self._settings.role == "checker" else []
-        budget: TimeBudget | None = None
+        clock: Clock | None = None
         pause, said = _BUSY_SECONDS, b""
-        while time.monotonic() < deadline and not (self._scratch and self._scratch.is_full()):
+        while time.monotonic() < deadline and not (self._scratch and is_full(self._scratch)):
             ready = self._wait(pause, watched)
             self._next = self._next or self._fork()
             *lines, said = (said + (os.read(run.report, 1 << 16) if run.report in ready else b"")).split(b"\n")
             for first, second in map(json.loads, lines):
                 if isinstance(first, str):
-                    return _in_time(Judged(cast("CheckStatus", first), second), budget)
+                    verdict = Judged(cast("CheckStatus", first), second)
+                    # A pass may come too late: the zygote itself may have waited for a core.
+                    judged = judge_time(clock, order) if clock and verdict.status == "passed" else None
+                    return judged if isinstance(judged, Judged) else verdict
                 clock = Clock(self._settings.processes, (first, second))
-                budget = TimeBudget(clock, budget_seconds, hard_wall_seconds)
             if self._wakeup in ready and os.waitid(os.P_PID, run.process, os.WEXITED | os.WNOHANG | os.WNOWAIT):
                 return None
             if self._control.fileno() in ready:
                 self._control.receive()  # the only message during a run is Stop
                 return None
-            judged = budget.judge() if budget else _TICK_SECONDS
+            judged = judge_time(clock, order) if clock else _TICK_SECONDS
             if isinstance(judged, Judged):
                 return judged
             pause = min(_TICK_SECONDS, max(_LEAST_SECONDS, judged))
@@ -224,7 +223,7 @@ class Zygote:
         run.control.close()
         os.close(run.report)
         if self._scratch is not None:
-            self._scratch.empty()
+            empty(self._scratch)
         return status, usage
 
     def _load_numpy(self) -> bool:
@@ -240,12 +239,6 @@ class Zygote:
         os.environ.clear()
         gc.freeze()
         return True
-
-
-def _in_time(verdict: Judged, budget: TimeBudget | None) -> Judged:
-    """Return the verdict, or a timeout if a pass came too late: the zygote itself may have waited for a core."""
-    judged = budget.judge() if budget and verdict.status == "passed" else 0.0
-    return judged if isinstance(judged, Judged) else verdict
 
 
 def main(settings: ZygoteSettings) -> None:

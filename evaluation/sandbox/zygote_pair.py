@@ -7,25 +7,19 @@ A broken pair is replaced and the program run again, so that a fault of ours nev
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
 import subprocess
 import threading
+from dataclasses import asdict
 from pathlib import Path
 
 from evaluation.sandbox.bubblewrap import SCRATCH, Bubblewrap
 from evaluation.sandbox.clock import NOWHERE, open_processes
 from evaluation.sandbox.control import Control, ControlClosed
-from evaluation.sandbox.control_messages import (
-    CheckerJob,
-    Ended,
-    Judged,
-    Run,
-    SolutionJob,
-    Started,
-    Stop,
-)
+from evaluation.sandbox.control_messages import Ended, Judged, Run, Stop
 from evaluation.sandbox.errors import ConfinementError, SandboxError
 from evaluation.sandbox.gate import Gate
 from evaluation.sandbox.interpreter import executable, numpy_folders
@@ -143,7 +137,11 @@ class ZygotePair:
             checked = checker.end_of_run(hard_wall_seconds)
             solution.control.send(Stop())
             if isinstance(checked, Judged) and checked.status != "lost":
-                return _verdict(checked)
+                if checked.status == "starved":
+                    raise _Starved(checked.detail)
+                if checked.status == "undecided":
+                    raise _Undecided(checked.detail)
+                return Verdict(checked.status, checked.detail)
             solved = solution.end_of_run(hard_wall_seconds)
             self._owes_report = False
         except ControlClosed:
@@ -153,14 +151,12 @@ class ZygotePair:
     def _submit(self, task: Task, completion: str, budget_seconds: float, hard_wall_seconds: float) -> None:
         """Give each side its job, and one end of a new connection. Raises ControlClosed."""
         assert self._pair is not None
-        jobs: tuple[SolutionJob | CheckerJob, ...] = (
-            SolutionJob(f"{task.prompt}{completion}\n", task.entry_point),
-            CheckerJob(task.prompt, task.test, task.entry_point),
-        )
+        sides = (f"{task.prompt}{completion}\n", ""), (task.prompt, task.test)
         ends = socket.socketpair()
         try:
-            for zygote, job, end in zip(self._pair, jobs, ends, strict=True):
-                zygote.control.send(Run(job, budget_seconds, hard_wall_seconds), end.fileno())
+            for zygote, (program, test), end in zip(self._pair, sides, ends, strict=True):
+                run = Run(program, test, task.entry_point, budget_seconds, hard_wall_seconds)
+                zygote.control.send(run, end.fileno())
         finally:
             for end in ends:
                 end.close()
@@ -190,7 +186,7 @@ class _Zygote:
         command = [executable(), "-P", "-s", "-S", "-B", "-X", "utf8", "-c", _BOOT]
         try:
             self._process = subprocess.Popen(
-                [*bubblewrap.command, *command, str(Path(__file__).parents[2]), settings.to_argument()],
+                [*bubblewrap.command, *command, str(Path(__file__).parents[2]), json.dumps(asdict(settings))],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -209,7 +205,7 @@ class _Zygote:
         """Wait until it can be used. Raises SandboxError."""
         try:
             self.control.wait_at_most(_START_SECONDS)
-            started, _ = self.control.receive()
+            isolation, _ = self.control.receive()
         except ControlClosed:
             self.close()
             root = Path(__file__).parents[2]
@@ -217,10 +213,10 @@ class _Zygote:
                 f"the sandbox's {self._role} process did not start (exit status {self._process.returncode}); "
                 f"to see why, run PYTHONPATH={root} {executable()} -S -c 'import evaluation.sandbox.zygote'"
             ) from None
-        assert isinstance(started, Started)
-        self.isolation = started.isolation
-        if self.isolation.shortfall:
-            raise ConfinementError(self.isolation)
+        assert isinstance(isolation, Isolation)
+        self.isolation = isolation
+        if isolation.shortfall:
+            raise ConfinementError(isolation)
 
     def end_of_run(self, hard_wall_seconds: float) -> Judged | Ended:
         """Wait for the report of the run under way. Raises ControlClosed."""
@@ -247,15 +243,6 @@ def _environment() -> dict[str, str]:
     if "LD_LIBRARY_PATH" in os.environ:  # some interpreters find their own library by it
         environment["LD_LIBRARY_PATH"] = os.environ["LD_LIBRARY_PATH"]
     return environment
-
-
-def _verdict(judged: Judged) -> Verdict:
-    """Return the checker's verdict. Raises _Undecided."""
-    if judged.status == "starved":
-        raise _Starved(judged.detail)
-    if judged.status == "undecided" or judged.status == "lost":
-        raise _Undecided(judged.detail)
-    return Verdict(judged.status, judged.detail)
 
 
 def _verdict_on_end(checked: Judged | Ended, solved: Judged | Ended, cpu_limit: int) -> Verdict:

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from evaluation.sandbox.clock import NOWHERE, Clock, measures_delay, number_in, open_processes
-from evaluation.sandbox.control_messages import Ended, Judged
+from evaluation.sandbox.control_messages import Ended, Judged, Run
 from evaluation.sandbox.gate import Gate
 from evaluation.sandbox.limits import cpu_limit_seconds
-from evaluation.sandbox.time_budget import TimeBudget
+from evaluation.sandbox.time_budget import judge_time
 from evaluation.sandbox.zygote_pair import _verdict_on_end
 
 PROCESSES = open_processes()
@@ -117,7 +117,7 @@ class _Given(Clock):
 def test_a_check_is_over_by_its_own_time_and_starved_by_the_walls(
     wall: float, effective: float, judged: object
 ) -> None:
-    assert TimeBudget(_Given(wall, effective), 3.0, 30.0).judge() == judged
+    assert judge_time(_Given(wall, effective), Run("", "", "f", 3.0, 30.0)) == judged
 
 
 def test_a_run_that_uses_up_its_processor_time_has_timed_out() -> None:

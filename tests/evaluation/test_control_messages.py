@@ -9,13 +9,10 @@ import pytest
 
 import evaluation.sandbox
 from evaluation.sandbox.control_messages import (
-    CheckerJob,
     Ended,
     Judged,
     Message,
     Run,
-    SolutionJob,
-    Started,
     Stop,
     dumped,
     loaded,
@@ -23,10 +20,10 @@ from evaluation.sandbox.control_messages import (
 from evaluation.sandbox.isolation import Isolation, SandboxLayer
 
 MESSAGES: list[Message] = [
-    Run(SolutionJob("def f():\n    return '\ud800\0\u2028'\n", "f"), 3.0, 30.0),
-    Run(CheckerJob('{"kind": "Stop"}', "def check(f): ...", "f"), 0.5, 5.0),
+    Run("def f():\n    return '\ud800\0\u2028'\n", "", "f", 3.0, 30.0),
+    Run('{"kind": "Stop"}', "def check(f): ...", "f", 0.5, 5.0),
     Stop(),
-    Started(Isolation((SandboxLayer("seccomp", True, "x86_64"), SandboxLayer("landlock", False)), ("forks",), ())),
+    Isolation((SandboxLayer("seccomp", True, "x86_64"), SandboxLayer("landlock", False)), ("forks",), ()),
     Judged("failed", "AssertionError"),
     Ended(-9, 1.25),
 ]

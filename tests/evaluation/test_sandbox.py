@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from evaluation import Problem, SandboxPool
-from evaluation.sandbox.scratch import Scratch
+from evaluation.sandbox.scratch import empty, is_full
 
 
 def test_a_run_leaves_nothing_for_the_next(adder: Problem, sandbox: SandboxPool) -> None:
@@ -65,20 +65,16 @@ def check(candidate):
 
 
 def test_files_that_come_and_go_while_they_are_counted_do_no_harm(tmp_path: Path) -> None:
-    scratch = Scratch(tmp_path / "scratch")
-    scratch.path.mkdir()
     churn = "import os\nwhile True:\n for name in 'ab': open(name, 'w').close()\n for name in 'ab': os.unlink(name)\n"
-    process = subprocess.Popen([sys.executable, "-c", churn], cwd=scratch.path)
+    process = subprocess.Popen([sys.executable, "-c", churn], cwd=tmp_path)
     try:
         deadline = time.monotonic() + 1
         while time.monotonic() < deadline:
-            assert not scratch.is_full()
+            assert not is_full(tmp_path)
     finally:
         process.kill()
         process.wait()
-    (scratch.path / "file").write_text("x" * 100)
-    (scratch.path / "link").symlink_to("/")
-    scratch.empty()
-    assert list(scratch.path.iterdir()) == []
-    scratch.remove()
-    assert not scratch.path.exists()
+    (tmp_path / "file").write_text("x" * 100)
+    (tmp_path / "link").symlink_to("/")
+    empty(tmp_path)
+    assert list(tmp_path.iterdir()) == []
