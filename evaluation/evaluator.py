@@ -16,7 +16,7 @@ from typing import cast
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from evaluation.chat_template import TurnEnd, turn_end
+from evaluation.chat_template import turn_end
 from evaluation.errors import ConsentError, EvaluationError, LogitsError
 from evaluation.generation.backends import BackendName, make_backend
 from evaluation.generation.drafting.draft_store import Draft, DraftStore, prompt_key
@@ -131,10 +131,9 @@ class Evaluator:
         vocabulary = cast(torch.nn.Embedding, model.get_input_embeddings()).weight.shape[0]
         requests = [prompt.request(self.max_new_tokens, store, vocabulary) for prompt in prompts]
         run = _Run(prompts, requests, observers)
-        generator = self._backend.generator(model, tokenizer, plain)
         # Closed here, so that an observer's error leaves the model and the sandbox as they were.
         with (
-            closing(generator.generate(requests, run.on_likelihood)) as generated,
+            closing(self._backend.generate(model, tokenizer, requests, run.on_likelihood, plain=plain)) as generated,
             closing(self._judge.verdicts(run.programs(generated))) as verdicts,
         ):
             for index, verdict in verdicts:
@@ -180,11 +179,15 @@ class Evaluator:
         """Return the prompts of all samples, in the order in which they are generated."""
         self._judge.admit(problems)
         end = turn_end(tokenizer)
-        prompts = [
-            prompt
-            for problem, (text, tokens) in zip(problems, prompt_tokens(problems, default, tokenizer), strict=True)
-            for prompt in _Prompt.samples(problem, self.sampling, problem.prompt_format or default, text, tokens, end)
-        ]
+        prompts = []
+        for problem, (text, tokens) in zip(problems, prompt_tokens(problems, default, tokenizer), strict=True):
+            prompt_format = problem.prompt_format or default
+            ends = stops(problem, prompt_format, end)
+            for sample in range(self.sampling.samples):
+                # Samples of one number share their random numbers, so those of other models make the best drafts.
+                key = prompt_key(f"{text} {sample}" if sample else text, tokens)
+                draw = self.sampling.draw(problem.task_id, sample)
+                prompts.append(_Prompt(problem, prompt_format, tokens, ends, key, sample, draw))
         if order is None:
             return sorted(prompts, key=lambda prompt: -len(prompt.tokens))
         if sorted(order) != sorted(problems.task_ids):
@@ -204,22 +207,6 @@ class _Prompt:
     key: str
     sample: int
     draw: TokenDraws | None
-
-    @classmethod
-    def samples(
-        cls,
-        problem: Problem,
-        sampling: Sampling,
-        prompt_format: PromptFormat,
-        text: str,
-        tokens: Sequence[int],
-        end: TurnEnd | None,
-    ) -> Iterator[_Prompt]:
-        ends = stops(problem, prompt_format, end)
-        for sample in range(sampling.samples):
-            # Samples of one number share their random numbers, so those of other models make the best drafts.
-            key = prompt_key(f"{text} {sample}" if sample else text, tokens)
-            yield cls(problem, prompt_format, tokens, ends, key, sample, sampling.draw(problem.task_id, sample))
 
     def request(self, max_new_tokens: int, store: DraftStore, vocabulary: int) -> Request:
         """Return the request for a completion, with those drafts whose ids the vocabulary has."""

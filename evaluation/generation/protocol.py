@@ -1,4 +1,4 @@
-"""What a generator is: the one interface between the evaluator and whatever runs a model."""
+"""What a backend is: the one interface between the evaluator and whatever runs a model."""
 
 from __future__ import annotations
 
@@ -61,28 +61,26 @@ class Generated:
 Completions: TypeAlias = collections.abc.Generator[tuple[int, Generated], None, None]
 
 
-class Generator(Protocol):
-    """Completes prompts."""
-
-    def generate(self, requests: Sequence[Request], on_likelihood: OnLikelihood | None = None) -> Completions:
-        """Yield (index of the request, its completion) as completions end; a caller may close the iterator early.
-
-        Args:
-            requests: they are started in this order.
-            on_likelihood: called with the likelihood of each reference as soon as it is known, which is before most
-                tokens are generated; what it raises ends generation.
-        """
-
-
 class Backend(Protocol):
-    """Makes generators, and keeps what outlives a model."""
+    """Completes prompts with live models, and keeps what outlives a model."""
 
-    def generator(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, plain: bool = False) -> Generator:
-        """Return a generator for a live model; it uses the weights at the time of `generate`.
+    def generate(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        requests: Sequence[Request],
+        on_likelihood: OnLikelihood | None = None,
+        *,
+        plain: bool = False,
+    ) -> Completions:
+        """Yield (index of the request, its completion) as completions end; a caller may close the iterator early.
 
         Args:
             model: a causal language model in eval mode.
             tokenizer: its tokenizer.
+            requests: they are started in this order.
+            on_likelihood: called with the likelihood of each reference as soon as it is known, which is before most
+                tokens are generated; what it raises ends generation.
             plain: make no guesses, and use a batch size that depends on free memory only where there is too little.
         """
 

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from evaluation.generation.engine.active_request import ActiveRequest
 from evaluation.generation.free_memory import is_out_of_memory
-from evaluation.generation.protocol import Completions, Generated, OnLikelihood, Request
-from evaluation.generation.text import end_tokens, ends_in_stop, text_after
+from evaluation.generation.protocol import Completions, Request
+from evaluation.generation.text import end_tokens, within_context
 from evaluation.generation.threads import threads_for
 from evaluation.generation.token_choice import NONE, choose
 
@@ -45,15 +46,11 @@ class StockGenerator:
         self._tokenizer = tokenizer
         self._batch_size = batch_size or _DEFAULT_BATCH
         self._ends = end_tokens(model, tokenizer)
-        self._context = int(getattr(model.config.get_text_config(), "max_position_embeddings", 0) or 2**31)
 
-    def generate(
-        self,
-        requests: Sequence[Request],
-        on_likelihood: OnLikelihood | None = None,  # noqa: ARG002 - never known here
-    ) -> Completions:
-        """Yield (index of the request, its completion), batch by batch; see `Generator`."""
-        waiting = [_Row(index, request) for index, request in enumerate(requests)]
+    def generate(self, requests: Sequence[Request]) -> Completions:
+        """Yield (index of the request, its completion), batch by batch; see `Backend`."""
+        bounded = (within_context(request, self._model) for request in requests)
+        waiting = [ActiveRequest(index, it, self._tokenizer, self._ends) for index, it in enumerate(bounded)]
         tokens = _FIRST_TOKENS
         while waiting:
             start = 0
@@ -61,11 +58,11 @@ class StockGenerator:
                 rows = waiting[start : start + self._batch_size]
                 if self._fits(rows, tokens):
                     start += len(rows)
-                    yield from ((row.index, row.completion(self._tokenizer)) for row in rows if row.finished)
+                    yield from ((row.index, row.generation) for row in rows if row.finished)
             waiting = [row for row in waiting if not row.finished]
             tokens *= 2
 
-    def _fits(self, rows: Sequence[_Row], most: int) -> bool:
+    def _fits(self, rows: Sequence[ActiveRequest], most: int) -> bool:
         """Generate up to so many tokens of each row; return False, with a smaller batch size, if memory runs out."""
         try:
             self._extend(rows, most)
@@ -79,7 +76,7 @@ class StockGenerator:
         torch.cuda.empty_cache()
         return False
 
-    def _extend(self, rows: Sequence[_Row], most: int) -> None:
+    def _extend(self, rows: Sequence[ActiveRequest], most: int) -> None:
         texts = [[*row.request.prompt, *row.generated] for row in rows]
         width, pad = max(map(len, texts)), self._tokenizer.pad_token_id or 0
         # Left padding, so that the newest token of every row is in the last column.
@@ -91,7 +88,12 @@ class StockGenerator:
             draws, starts = [row.request.draw for row in rows], [len(row.generated) for row in rows]
             tokens = choose(scores, draws, starts, [1] * len(rows))
             for row, token in zip(rows, tokens.tolist(), strict=True):
-                self._take(row, token)
+                if row.finished:
+                    continue
+                if token == NONE:
+                    row.overflowed()
+                else:
+                    row.accept([token])
             chosen = tokens.clamp_min(0)[:, None]  # any token where there is none: the row has ended
             return torch.full_like(scores, float("-inf")).scatter_(1, chosen, 0.0)
 
@@ -107,36 +109,6 @@ class StockGenerator:
                 logits_processor=[choose_tokens],
                 stopping_criteria=[have_ended],
             )
-
-    def _take(self, row: _Row, token: int) -> None:
-        if row.finished:
-            return
-        if token == NONE:
-            row.finished, row.finite = True, False
-            return
-        row.generated.append(token)
-        length = len(row.generated)
-        row.finished = (
-            token in self._ends
-            or length >= row.request.max_new_tokens
-            or length + len(row.request.prompt) >= self._context
-            or ends_in_stop(row.request.stops, row.generated, self._tokenizer)
-        )
-
-
-class _Row:
-    """A request under way."""
-
-    def __init__(self, index: int, request: Request) -> None:
-        self.index = index
-        self.request = request
-        self.generated: list[int] = []
-        self.finished = False
-        self.finite = True
-
-    def completion(self, tokenizer: PreTrainedTokenizerBase) -> Generated:
-        text = text_after(self.request.prompt, self.generated, tokenizer)
-        return Generated(text, tuple(self.generated), finite=self.finite)
 
 
 @contextlib.contextmanager

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from evaluation.chat_template import turn_end
+from evaluation.generation.protocol import Request
 
 # A stop text of n characters lies in the last n tokens at most; decoding some more costs nothing.
 TAIL_TOKENS = 16
@@ -26,6 +28,23 @@ def configured_ends(config: GenerationConfig | None, tokenizer: PreTrainedTokeni
     configured = config.eos_token_id if config else None
     listed = configured if isinstance(configured, list) else [configured]
     return frozenset(token for token in [*listed, tokenizer.eos_token_id] if isinstance(token, int))
+
+
+def context_length(model: PreTrainedModel) -> int:
+    """Return the most tokens of a prompt and its completion together."""
+    return int(getattr(model.config.get_text_config(), "max_position_embeddings", 0) or 2**31)
+
+
+def within_context(request: Request, model: PreTrainedModel) -> Request:
+    """Return a request cut to the model's context: at least one new token, and no reference that does not fit."""
+    room = max(1, context_length(model) - len(request.prompt))
+    reference = request.reference if len(request.reference) < room else ()
+    return replace(request, max_new_tokens=min(request.max_new_tokens, room), reference=reference)
+
+
+def most_tokens(request: Request) -> int:
+    """Return how many tokens a request's prompt has together with its completion, or with its reference."""
+    return len(request.prompt) + max(request.max_new_tokens, len(request.reference) + 1)
 
 
 def ends_in_stop(stops: Sequence[str], tokens: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> bool:

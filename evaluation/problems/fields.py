@@ -40,10 +40,6 @@ class Fields:
             raise self._error(name, "a list of texts")
         return value
 
-    def optional_texts(self, name: str) -> list[str]:
-        """Return a list of texts that may be missing or empty. Raises EvaluationError for anything else."""
-        return self.texts(name) if self._row.get(name) else []
-
     def number(self, name: str) -> float:
         """Return a number. Raises EvaluationError."""
         value = self._row.get(name)

@@ -31,7 +31,8 @@ def read_mbpp(row: JsonObject, where: str) -> Problem:
     entry_point = _entry_point(code, tests, fields)
     is_plus = "test" in row
     setup = [fields.text("test_setup_code")] if row.get("test_setup_code") else []
-    script = [fields.text("test")] if is_plus else [*setup, *fields.optional_texts("test_imports"), *tests]
+    imports = fields.texts("test_imports") if row.get("test_imports") else []
+    script = [fields.text("test")] if is_plus else [*setup, *imports, *tests]
     return Problem(
         task_id=f"Mbpp/{number:.0f}",
         prompt=f'"""\n{task}\n{tests[0]}\n"""\n',

@@ -66,9 +66,8 @@ class Engine:
 
     def round(self, stage: Stage, requests: Sequence[Request], plain: bool) -> tuple[Round, list[list[int]]]:
         """Return how long the stage's candidate takes, and what it writes."""
-        generator = self.backend.generator(stage.model, stage.tokenizer, plain)
         started, worked = time.perf_counter(), self.processor_seconds()
-        found = dict(generator.generate(requests))
+        found = dict(self.backend.generate(stage.model, stage.tokenizer, requests, plain=plain))
         took = Round(time.perf_counter() - started, self.processor_seconds() - worked)
         return took, [list(found[index].tokens) for index in range(len(requests))]
 

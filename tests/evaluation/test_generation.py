@@ -249,12 +249,12 @@ def test_a_model_with_layers_of_another_kind_is_run_by_generate(
     folder = make_model("model", dtype="float32", hidden=64)
     model, tokenizer = load_model(folder), load_tokenizer(folder)
     model.config.layer_types = ["full_attention", "full_attention", "linear_attention"]
-    generator = TransformersBackend(batch_size).generator(model, tokenizer)
-    assert isinstance(generator, StockGenerator)
+    prompts = [tokenizer.encode(prompt) for prompt in PROMPTS]
+    requests = [Request(prompt, max_new_tokens=20) for prompt in prompts]
+    generated = TransformersBackend(batch_size).generate(model, tokenizer, requests)
     assert "LlamaForCausalLM: generating with transformers' own attention" in caplog.text
     model.config.layer_types = None
-    prompts = [tokenizer.encode(prompt) for prompt in PROMPTS]
-    found = dict(generator.generate([Request(prompt, max_new_tokens=20) for prompt in prompts]))
+    found = dict(generated)
     assert [list(found[row].tokens) for row in range(5)] == [by_generate(model, ids, 20) for ids in prompts]
 
 
@@ -291,7 +291,7 @@ def test_generate_goes_on_with_the_rows_that_are_left(
     assert ("continuing with 2 prompts at a time" in caplog.text) == (batch_size > room)
 
 
-def test_attention_with_capped_scores_is_refused(make_model: ModelMaker) -> None:
+def test_attention_with_capped_scores_is_refused(make_model: ModelMaker, caplog: pytest.LogCaptureFixture) -> None:
     config = Gemma2Config(
         vocab_size=300, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=2, head_dim=8,
@@ -300,7 +300,9 @@ def test_attention_with_capped_scores_is_refused(make_model: ModelMaker) -> None
     tokenizer = load_tokenizer(make_model("model"))
     with pytest.raises(UnsupportedAttentionError, match="softcap"):
         TransformersGenerator(model.eval(), tokenizer)
-    assert isinstance(TransformersBackend().generator(model, tokenizer), StockGenerator)
+    with caplog.at_level("WARNING"):
+        TransformersBackend().generate(model, tokenizer, [])
+    assert "generating with transformers' own attention" in caplog.text
 
 
 @pytest.mark.slow

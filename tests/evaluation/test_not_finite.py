@@ -17,7 +17,7 @@ from torch import Tensor
 from evaluation import Evaluator, load_problems
 from evaluation.errors import LogitsError
 from evaluation.generation.engine.generator import TransformersGenerator
-from evaluation.generation.protocol import Generator, Request
+from evaluation.generation.protocol import Request
 from evaluation.generation.sampling import TokenDraws
 from evaluation.generation.stock_generator import StockGenerator
 from evaluation.generation.token_choice import NONE, choose, drawn
@@ -53,7 +53,7 @@ def unused(requests: list[Request], written: list[tuple[int, ...]]) -> int:
     return next(token for token in range(30, 200) if token not in used)
 
 
-def generators(model: Any, tokenizer: Any) -> Iterator[Generator]:
+def generators(model: Any, tokenizer: Any) -> Iterator[TransformersGenerator | StockGenerator]:
     for rows in (1, 2, 6):
         yield TransformersGenerator(model, tokenizer, rows)
         yield TransformersGenerator(model, tokenizer, rows, drafting=False)

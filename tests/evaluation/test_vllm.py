@@ -81,7 +81,7 @@ def backend() -> Iterator[VllmBackend]:
 
 def generated(backend: VllmBackend, family: Family, requests: Sequence[Request], **options: Any) -> list[Generated]:
     """Return what vLLM writes, in the requests' order."""
-    found = dict(backend.generator(family.model, family.tokenizer, **options).generate(requests))
+    found = dict(backend.generate(family.model, family.tokenizer, requests, **options))
     return [found[index] for index in range(len(requests))]
 
 
@@ -194,7 +194,7 @@ def test_likelihoods_are_told_before_much_is_written_and_may_end_it(backend: Vll
             raise ArithmeticError
 
     with pytest.raises(ArithmeticError):
-        list(backend.generator(family.model, family.tokenizer).generate(requests, hear))
+        list(backend.generate(family.model, family.tokenizer, requests, hear))
     found = generated(backend, family, asked(family, reference=reference))
     for index, one in enumerate(found):
         assert told[index] == pytest.approx(one.log_likelihood, abs=1e-4)
@@ -204,7 +204,7 @@ def test_likelihoods_are_told_before_much_is_written_and_may_end_it(backend: Vll
 def test_who_stops_early_can_ask_again(backend: VllmBackend, family: Family) -> None:
     family.become(0)
     long = [Request(prompt, max_new_tokens=900) for prompt in family.prompts]
-    stream = backend.generator(family.model, family.tokenizer).generate([Request(family.prompts[0], (), 3), *long])
+    stream = backend.generate(family.model, family.tokenizer, [Request(family.prompts[0], (), 3), *long])
     index, first = next(stream)
     stream.close()  # type: ignore[attr-defined]
     assert (index, len(first.tokens)) == (0, 3)
@@ -243,7 +243,7 @@ def test_the_engine_ends_with_the_process_that_started_it(family: Family, tmp_pa
         "from merging import load_model, load_tokenizer\n"
         "model, tokenizer, backend = load_model(sys.argv[1]), load_tokenizer(sys.argv[1]), VllmBackend()\n"
         "requests = [Request([5, 6, 7], (), 2), Request([5, 6, 7], (), 900)]\n"
-        "stream = backend.generator(model, tokenizer).generate(requests)\n"
+        "stream = backend.generate(model, tokenizer, requests)\n"
         "print(next(stream), flush=True)\n"
         "time.sleep(600)\n"
     )
@@ -266,7 +266,7 @@ def test_a_dead_engine_is_an_error_and_the_next_candidate_gets_another(backend: 
     family.become(0)
     long = [Request(prompt, max_new_tokens=900) for prompt in family.prompts]
     engine = backend.engine(family.model, family.tokenizer, long)
-    stream = backend.generator(family.model, family.tokenizer, plain=True).generate([Request([5], (), 2), *long])
+    stream = backend.generate(family.model, family.tokenizer, [Request([5], (), 2), *long], plain=True)
     next(stream)
     os.kill(engine.pid, signal.SIGKILL)
     with pytest.raises(EvaluationError, match="its process ended with -9"):

@@ -6,11 +6,14 @@ one where it was.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Sequence
+
+from transformers import PreTrainedTokenizerBase
 
 from evaluation.generation.drafting.drafter import Drafter
 from evaluation.generation.engine.pass_layout import Piece
-from evaluation.generation.protocol import Request
+from evaluation.generation.protocol import Generated, Request
+from evaluation.generation.text import ends_in_stop, text_after
 
 
 class ActiveRequest:
@@ -19,48 +22,49 @@ class ActiveRequest:
     Args:
         index: the request's.
         request: the request.
-        is_end: tells whether the tokens so far end the completion.
+        tokenizer: the model's.
+        ends: the tokens that end a completion.
         drafter: makes the guesses; None makes none.
 
     Attributes:
         generated: the tokens so far.
         finished: whether they are complete.
         finite: whether all logits that tokens were chosen by are finite.
+        cached: how many tokens the slots hold; 0 once they hold nothing of this request.
         draft: the guesses in the running pass.
         log_likelihood: of the request's reference, once the model has read it.
     """
 
     def __init__(
-        self, index: int, request: Request, is_end: Callable[[Request, Sequence[int]], bool], drafter: Drafter | None
+        self,
+        index: int,
+        request: Request,
+        tokenizer: PreTrainedTokenizerBase,
+        ends: Collection[int],
+        drafter: Drafter | None = None,
     ) -> None:
         self.index = index
         self.request = request
         self.generated: list[int] = []
         self.finished = False
         self.finite = True
+        self.cached = 0
         self.draft: Sequence[int] = ()
         self.log_likelihood: float | None = None
-        self._is_end = is_end
+        self._tokenizer = tokenizer
+        self._ends = ends
         self._drafter = drafter
-        self._cached = 0
-
-    @property
-    def fresh(self) -> bool:
-        """Whether the slots hold nothing of this request yet."""
-        return self._cached == 0
 
     @property
     def reads_reference(self) -> bool:
         """Whether the next pass reads the reference in place of guesses."""
         return bool(self.request.reference) and self.log_likelihood is None and not self.generated
 
-    def given(self, tokens: int) -> None:
-        """Note that the slots hold the first tokens, copied from another row with the same prompt."""
-        self._cached = tokens
-
-    def evicted(self) -> None:
-        """Note that the slots are gone; the tokens stay."""
-        self._cached = 0
+    @property
+    def generation(self) -> Generated:
+        """What has been generated, to its end."""
+        text = text_after(self.request.prompt, self.generated, self._tokenizer)
+        return Generated(text, tuple(self.generated), self.log_likelihood, self.finite)
 
     def piece(self, place: int, certainty: float) -> Piece:
         """Return the tokens for the next pass: those that the slots lack, and guesses.
@@ -76,7 +80,7 @@ class ActiveRequest:
             room = self.request.max_new_tokens - len(self.generated) - 1
             self.draft = self._drafter.propose(self.generated, room, certainty)
         known = [*self.request.prompt, *self.generated]
-        return Piece(place, self._cached, [*known[self._cached :], *self.draft])
+        return Piece(place, self.cached, [*known[self.cached :], *self.draft])
 
     def overflowed(self) -> None:
         """Note that the logits of a pass are not finite, and that the slots hold nothing any more.
@@ -86,18 +90,23 @@ class ActiveRequest:
         """
         self.finished, self.finite = not self.draft, bool(self.draft)
         self._drafter = None
-        self._cached = 0
+        self.cached = 0
 
     def accept(self, choices: Sequence[int]) -> None:
         """Accept the model's choices after the newest token and after each guess."""
         before = len(self.generated)
         for token, guess in zip(choices, [*self.draft, None], strict=True):
             self.generated.append(token)
-            self.finished = self._is_end(self.request, self.generated)
+            self.finished = self._is_complete()
             if self.finished or token != guess:
                 break
         # The model has not read the newest token yet; slots beyond it hold guesses that failed.
-        self._cached = len(self.request.prompt) + len(self.generated) - 1
+        self.cached = len(self.request.prompt) + len(self.generated) - 1
         if self._drafter and self.draft:
             agreed = sum(1 for token, guess in zip(self.generated[before:], self.draft, strict=False) if token == guess)
             self._drafter.learn(agreed)
+
+    def _is_complete(self) -> bool:
+        if self.generated[-1] in self._ends or len(self.generated) >= self.request.max_new_tokens:
+            return True
+        return ends_in_stop(self.request.stops, self.generated, self._tokenizer)

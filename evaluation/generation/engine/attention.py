@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from contextvars import ContextVar
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
@@ -28,13 +27,7 @@ class UnsupportedAttentionError(Exception):
     """The attention of a model cannot be replaced by this one."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Pass:
-    layout: PassLayout
-    slots: Slots
-
-
-_RUNNING: ContextVar[_Pass] = ContextVar("running")
+_RUNNING: ContextVar[tuple[PassLayout, Slots]] = ContextVar("running")
 
 
 @contextlib.contextmanager
@@ -51,7 +44,7 @@ def attention_over_slots(model: PreTrainedModel) -> Iterator[None]:
 @contextlib.contextmanager
 def running(layout: PassLayout, slots: Slots) -> Iterator[None]:
     """Make the model's next forward a pass of this layout over these slots."""
-    token = _RUNNING.set(_Pass(layout, slots))
+    token = _RUNNING.set((layout, slots))
     try:
         yield
     finally:
@@ -73,7 +66,7 @@ def _attend(
     for name in _UNKNOWN:
         if others.get(name) is not None:
             raise UnsupportedAttentionError(f"attention with {name}")
-    layout, slots = _RUNNING.get().layout, _RUNNING.get().slots
+    layout, slots = _RUNNING.get()
     layer = module.layer_idx
     assert isinstance(layer, int)
     slots.write(layer, layout.places.to(key.device), key[0].transpose(0, 1), value[0].transpose(0, 1))

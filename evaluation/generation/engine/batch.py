@@ -46,22 +46,16 @@ class Batch:
 
     def share(self) -> None:
         """Copy prompts that another row has read: all samples of a problem have the same prompt."""
-        fresh = [place for place, row in enumerate(self.rows) if row.fresh and not row.finished]
+        fresh = [place for place, row in enumerate(self.rows) if not row.cached and not row.finished]
         if not fresh:
             return
-        read = {tuple(row.request.prompt): place for place, row in enumerate(self.rows) if not row.fresh}
-        with torch.inference_mode():
-            for place in fresh:
-                prompt = tuple(self.rows[place].request.prompt)
-                if prompt in read:
-                    # All except the last token: the model has to choose what follows it.
-                    self.slots.copy(read[prompt], place, len(prompt) - 1)
-                    self.rows[place].given(len(prompt) - 1)
-
-    def clear(self, place: int) -> None:
-        """Empty a row: NaN would reach whoever reads that far in it, and the next request that gets it."""
-        with torch.inference_mode():
-            self.slots.clear(place)
+        read = {tuple(row.request.prompt): place for place, row in enumerate(self.rows) if row.cached}
+        for place in fresh:
+            prompt = tuple(self.rows[place].request.prompt)
+            if prompt in read:
+                # All except the last token: the model has to choose what follows it.
+                self.slots.copy(read[prompt], place, len(prompt) - 1)
+                self.rows[place].cached = len(prompt) - 1
 
     def pieces(self, most_tokens: int, worth: int) -> Sequence[Piece]:
         """Return the next pass: new rows first, up to a limit, and every other row if all new ones fit.
@@ -76,7 +70,7 @@ class Batch:
         chosen: list[Piece] = []
         tokens = 0
         prompts: set[tuple[int, ...]] = set()
-        for place in (place for place in alive if self.rows[place].fresh):
+        for place in (place for place in alive if not self.rows[place].cached):
             prompt = tuple(self.rows[place].request.prompt)
             if prompt in prompts:  # read once, then shared
                 continue
@@ -85,11 +79,10 @@ class Batch:
             tokens += len(chosen[-1].tokens)
             if tokens >= most_tokens:
                 return chosen
-        chosen += [self.rows[place].piece(place, certainty) for place in alive if not self.rows[place].fresh]
+        chosen += [self.rows[place].piece(place, certainty) for place in alive if self.rows[place].cached]
         return sorted(chosen, key=lambda piece: piece.row)
 
     def _keep(self, kept: Sequence[int]) -> None:
         self.rows = [self.rows[place] for place in kept]
         used = max((len(row.request.prompt) + len(row.generated) for row in self.rows), default=0)
-        with torch.inference_mode():
-            self.slots.keep(torch.tensor(kept, dtype=torch.long, device=self._device), used)
+        self.slots.keep(torch.tensor(kept, dtype=torch.long, device=self._device), used)

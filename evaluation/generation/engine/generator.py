@@ -15,7 +15,6 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Protocol
 from weakref import WeakKeyDictionary
 
@@ -31,8 +30,8 @@ from evaluation.generation.engine.batch import Batch
 from evaluation.generation.engine.pass_layout import PassLayout, Piece
 from evaluation.generation.engine.slots import Slots
 from evaluation.generation.free_memory import free_bytes, is_out_of_memory
-from evaluation.generation.protocol import Completions, Generated, OnLikelihood, Request
-from evaluation.generation.text import end_tokens, ends_in_stop, text_after
+from evaluation.generation.protocol import Completions, OnLikelihood, Request
+from evaluation.generation.text import end_tokens, most_tokens, within_context
 from evaluation.generation.threads import threads_for
 from evaluation.generation.token_choice import NONE, choose
 
@@ -80,34 +79,33 @@ class TransformersGenerator:
         self._most_rows = batch_size or _MOST_ROWS
         self._drafting = drafting
         self._ends = end_tokens(model, tokenizer)
-        self._context = int(getattr(model.config.get_text_config(), "max_position_embeddings", 0) or 2**31)
         self._is_spread = len(set(getattr(model, "hf_device_map", {}).values())) > 1
         self._kind = "cpu" if model.device.type == "cpu" else "cuda"
         if model not in _PROBED:
             _PROBED[model] = self._probe()
 
     def generate(self, requests: Sequence[Request], on_likelihood: OnLikelihood | None = None) -> Completions:
-        """Yield (index of the request, its completion) as completions end; see `Generator`."""
+        """Yield (index of the request, its completion) as completions end; see `Backend`."""
         trust, digits = Trust(), digits_of(self._tokenizer)
-        rows = []
-        for index, request in enumerate(map(self._within_context, requests)):
+        waiting: deque[ActiveRequest] = deque()
+        for index, request in enumerate(requests):
             drafter = Drafter(request.prompt, request.drafts, trust, digits) if self._drafting else None
-            rows.append(ActiveRequest(index, request, self._is_end, drafter))
-        waiting = deque(rows)
+            bounded = within_context(request, self._model)
+            waiting.append(ActiveRequest(index, bounded, self._tokenizer, self._ends, drafter))
         with threads_for(self._model), attention_over_slots(self._model):
             while waiting:
                 yield from self._batch(waiting, on_likelihood)
 
     def _batch(self, waiting: deque[ActiveRequest], on_likelihood: OnLikelihood | None) -> Completions:
         """Serve waiting requests until there are none; if memory runs out, put back those that are not finished."""
-        length = max(_room(row.request) for row in waiting)
+        length = max(most_tokens(row.request) for row in waiting)
         batch = Batch(Slots(self._rows_that_fit(length, len(waiting)), length), self._model.device)
         try:
             while waiting or batch.alive:
                 batch.admit(waiting)
                 batch.share()
                 for row in self._pass(batch, on_likelihood):
-                    yield row.index, self._generated(row)
+                    yield row.index, row.generation
         except RuntimeError as error:
             if not is_out_of_memory(error) or batch.slots.rows == 1:
                 raise
@@ -116,7 +114,7 @@ class TransformersGenerator:
             return
         _LOG.warning("out of memory: continuing with %d prompts at a time", self._most_rows)
         for row in batch.rows:
-            row.evicted()
+            row.cached = 0
         waiting.extendleft(reversed([row for row in batch.rows if not row.finished]))
         del batch
         torch.cuda.empty_cache()
@@ -138,7 +136,8 @@ class TransformersGenerator:
                     on_likelihood(row.index, row.log_likelihood)
             if NONE in own:
                 row.overflowed()
-                batch.clear(piece.row)
+                # NaN would reach whoever reads that far in the row, and the next request that gets it.
+                batch.slots.clear(piece.row)
             else:
                 row.accept(own)
             first += count
@@ -180,25 +179,6 @@ class TransformersGenerator:
     def _rows_that_fit(self, length: int, wanted: int) -> int:
         fitting = free_bytes(self._model.device) // (_PROBED[self._model] * length)
         return max(1, min(self._most_rows, wanted, fitting))
-
-    def _within_context(self, request: Request) -> Request:
-        room = max(1, self._context - len(request.prompt))
-        reference = request.reference if len(request.reference) < room else ()
-        return replace(request, max_new_tokens=min(request.max_new_tokens, room), reference=reference)
-
-    def _is_end(self, request: Request, generated: Sequence[int]) -> bool:
-        if generated[-1] in self._ends or len(generated) >= request.max_new_tokens:
-            return True
-        return ends_in_stop(request.stops, generated, self._tokenizer)
-
-    def _generated(self, row: ActiveRequest) -> Generated:
-        text = text_after(row.request.prompt, row.generated, self._tokenizer)
-        return Generated(text, tuple(row.generated), row.log_likelihood, row.finite)
-
-
-def _room(request: Request) -> int:
-    """Return how many slots a request may fill."""
-    return len(request.prompt) + max(request.max_new_tokens, len(request.reference) + 1)
 
 
 def _mean_log_likelihood(logits: Tensor, tokens: Sequence[int]) -> float:

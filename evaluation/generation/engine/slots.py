@@ -7,6 +7,9 @@ writes to them, and never grow.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import chain
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -37,23 +40,23 @@ class Slots:
         keys, values = (buffer[rows, :length].transpose(1, 2) for buffer in self._layers[layer])
         return keys, values
 
+    @torch.inference_mode()
     def copy(self, row: int, to: int, used: int) -> None:
         """Copy the first ``used`` slots of a row to another row."""
-        for buffers in self._layers.values():
-            for buffer in buffers:
-                buffer[to, :used] = buffer[row, :used]
+        for buffer in self._buffers:
+            buffer[to, :used] = buffer[row, :used]
 
+    @torch.inference_mode()
     def clear(self, row: int) -> None:
         """Fill a row with zeros."""
-        for buffers in self._layers.values():
-            for buffer in buffers:
-                buffer[row].zero_()
+        for buffer in self._buffers:
+            buffer[row].zero_()
 
+    @torch.inference_mode()
     def keep(self, rows: Tensor, used: int) -> None:
         """Move these rows to the front, in this order, with their first ``used`` slots."""
-        for buffers in self._layers.values():
-            for buffer in buffers:
-                buffer[: len(rows), :used] = buffer[rows, :used]
+        for buffer in self._buffers:
+            buffer[: len(rows), :used] = buffer[rows, :used]
 
     @property
     def layers(self) -> frozenset[int]:
@@ -63,7 +66,11 @@ class Slots:
     @property
     def bytes_per_slot(self) -> int:
         """The bytes of one slot of one row, over all layers that have written."""
-        return sum(buffer[0, 0].nbytes for buffers in self._layers.values() for buffer in buffers)
+        return sum(buffer[0, 0].nbytes for buffer in self._buffers)
+
+    @property
+    def _buffers(self) -> Iterator[Tensor]:
+        return chain.from_iterable(self._layers.values())
 
     def _zeros(self, states: Tensor) -> Tensor:
         # Zeros, not empty: masked values are still multiplied by 0, and 0 times NaN is NaN.
