@@ -1,7 +1,7 @@
 """The layers that a run is put under, and which of them this system has.
 
-Guarantees: a layer is reported as active only after a forked probe was put under it and tried what it is to stop; then
-all attacks are tried once more under all layers together. Whether what is active is enough, ``isolation`` says.
+Guarantees: a layer is reported as active only after a forked probe was put under it and tried what it must stop; then
+all attacks are tried once more under all layers together. ``isolation`` decides whether the active layers are enough.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ class Confinement:
     """What a fork applies to itself, prepared once in its zygote.
 
     Args:
-        scratch: the folder that a run may write; None if it may write none.
+        scratch: the folder that a run may write to; None if there is none.
         numpy: the folders of numpy.
         bubblewrap: the version of the bubblewrap that the zygote is in; empty if it is in none.
-        without_bubblewrap: why that is.
+        without_bubblewrap: why it is in none.
         delay_is_measured: whether the clock of a check can tell how long it waited for a core.
     """
 
@@ -42,8 +42,13 @@ class Confinement:
         self._scratch = scratch
         self._ruleset: int | None = None
         self._filter: bytes | None = None
-        layers = [SandboxLayer("two processes", True), self._bounds(), self._no_new_privileges(), self._calls()]
-        layers.append(self._files(numpy))
+        layers = [
+            SandboxLayer("two processes", True),
+            _tried("rlimits", partial(limits.restrict, _PROBE_SECONDS), "the kernel does not keep them"),
+            _tried("no-new-privs", limits.forbid_new_privileges, "the kernel has none"),
+            self._calls(),
+            self._files(numpy),
+        ]
         boxed = bool(bubblewrap) and _stops("bubblewrap", lambda: None)
         why_not = without_bubblewrap or "it does not stop what it should"
         layers.append(SandboxLayer("bubblewrap", boxed, bubblewrap if boxed else why_not))
@@ -70,20 +75,12 @@ class Confinement:
             seccomp.install(self._filter)
 
     def examine(self) -> Isolation:
-        """Try all attacks under all layers, and return what came of it."""
-        # In bubblewrap without Landlock our code can be read, and is no secret.
+        """Try all attacks under all layers, and return the layers with the results."""
+        # In bubblewrap without Landlock our code can be read, but it is not secret.
         attacks = {name: attack for name, attack in _EVERYTHING.items() if name not in _OF_LANDLOCK_ALONE}
         breaches = _breaches(self.apply, attacks)
         refused = tuple(name for name in attacks if name not in breaches)
         return Isolation(self._layers, refused, tuple(breaches))
-
-    def _bounds(self) -> SandboxLayer:
-        active = _stops("rlimits", partial(limits.restrict, _PROBE_SECONDS))
-        return SandboxLayer("rlimits", active, "" if active else "the kernel does not keep them")
-
-    def _no_new_privileges(self) -> SandboxLayer:
-        active = _stops("no-new-privs", limits.forbid_new_privileges)
-        return SandboxLayer("no-new-privs", active, "" if active else "the kernel has none")
 
     def _calls(self) -> SandboxLayer:
         machine = os.uname().machine
@@ -110,13 +107,18 @@ class Confinement:
 _OF_LANDLOCK_ALONE = BY_LAYER["landlock"].keys() - BY_LAYER["bubblewrap"].keys()
 
 
+def _tried(name: LayerName, layer: Callable[[], None], why_not: str) -> SandboxLayer:
+    active = _stops(name, layer)
+    return SandboxLayer(name, active, "" if active else why_not)
+
+
 def _without_privileges(layer: Callable[[], None]) -> None:
     limits.forbid_new_privileges()
     layer()
 
 
 def _stops(name: LayerName, layer: Callable[[], None]) -> bool:
-    """Return whether a fork can put itself under a layer, and every attack that it is to stop is refused there."""
+    """Return whether a fork can put itself under a layer, and every attack that the layer must stop is refused."""
     return not _breaches(layer, BY_LAYER[name])
 
 

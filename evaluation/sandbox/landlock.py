@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from evaluation.sandbox.interpreter import visible
@@ -31,12 +31,12 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def abi() -> int:
-    """Return the kernel's Landlock ABI, 0 where it has none."""
+    """Return the kernel's Landlock ABI; 0 without Landlock."""
     return max(0, int(_LIBC.syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), _VERSION)))
 
 
 def build(scratch: Path | None, numpy: Sequence[Path] = ()) -> int:
-    """Return the descriptor of a ruleset that allows the folders of numpy, too. Raises OSError."""
+    """Return the descriptor of a ruleset, which also allows the folders of numpy. Raises OSError."""
     version = abi()
     handled = _ABI_1 | sum(right for since, right in _ADDED.items() if version >= since)
     network = _NETWORK if version >= _NETWORK_ABI else 0
@@ -46,7 +46,7 @@ def build(scratch: Path | None, numpy: Sequence[Path] = ()) -> int:
     ruleset = int(_LIBC.syscall(_CREATE_RULESET, attributes, ctypes.c_size_t(len(attributes)), 0))
     if ruleset < 0:
         raise OSError(ctypes.get_errno(), "landlock_create_ruleset")
-    for path in _readable(numpy):
+    for path in (*visible(), *numpy, Path("/dev/urandom")):
         _allow(ruleset, path, _READ_FILE | _READ_DIR | _EXECUTE)
     _allow(ruleset, Path(os.devnull), _READ_FILE | _WRITE_FILE)
     if scratch is not None:
@@ -58,12 +58,6 @@ def enforce(ruleset: int) -> None:
     """Put this process under a ruleset, for good; it needs no-new-privs. Raises OSError."""
     if _LIBC.syscall(_RESTRICT_SELF, ruleset, 0) != 0:
         raise OSError(ctypes.get_errno(), "landlock_restrict_self")
-
-
-def _readable(numpy: Sequence[Path]) -> Iterator[Path]:
-    yield from visible()
-    yield from numpy
-    yield Path("/dev/urandom")
 
 
 def _allow(ruleset: int, path: Path, access: int) -> None:
