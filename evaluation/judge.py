@@ -1,8 +1,8 @@
-"""The judge: programs in, verdicts out, and one rule for verdicts that say nothing about a program.
+"""The judge: programs in, verdicts out. It raises if the sandbox cannot decide about a program.
 
-Guarantees: every verdict says something about the completion. An error names the problems that the sandbox cannot
-score: before generated code is executed if their own solutions show it, and otherwise when it shows. The same
-completion of a problem is executed once as long as its verdict is remembered; in a store that is forever.
+Guarantees: every verdict is a fact about the completion. An error names the problems that the sandbox cannot score:
+before generated code is executed if their own solutions show it, or else as soon as a completion does. A completion of
+a problem is executed only once while its verdict is remembered; a store remembers it forever.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Judge:
 
     Args:
         workers: sandbox processes; by default one per core.
-        timeout_seconds: the time that one completion has for all its tests; by default its problem's own.
+        timeout_seconds: the time limit for all tests of one completion; by default its problem's.
 
     Attributes:
         sandbox: where programs are executed.
@@ -56,10 +56,10 @@ class Judge:
     def admit(self, problems: Iterable[Problem]) -> None:
         """Check the problems' own solutions, each once per judge.
 
-        One that fails is only logged: that is up to the problem set, and a problem may come without a solution.
+        A solution that fails is only logged: the problem set decides, and a problem may come without a solution.
 
         Raises:
-            EvaluationError: some problems cannot be scored, whatever the completion; names them.
+            EvaluationError: some problems cannot be scored with any completion; names them.
         """
         new = [problem for problem in problems if problem not in self._own]
         with _reported():
@@ -154,9 +154,9 @@ class Judge:
             yield index, verdict
 
     def _decided(self, problem: Problem, verdict: Verdict) -> Verdict:
-        """Return a verdict that says something about the completion. Raises EvaluationError if it does not."""
+        """Return the verdict on a completion. Raises EvaluationError if the sandbox could not decide."""
         if verdict.status == "unscorable" and problem in self._own and self._own[problem].passed:
-            # The tests work with another solution, so what they could not pass on came from this completion.
+            # The tests work with the problem's own solution, so what they could not pass on came from this completion.
             verdict = Verdict("failed", verdict.detail)
         if verdict.status == "unscorable":
             raise EvaluationError(

@@ -1,7 +1,7 @@
 """Watching an evaluation while it runs, and ending it early.
 
-A pruner, a race and a progress bar are observers. What an observer raises ends the evaluation at once and reaches the
-caller of `Evaluator.evaluate` as it is.
+A pruner, a race and a progress bar are observers. An exception from an observer ends the evaluation at once and
+reaches the caller of `Evaluator.evaluate` unchanged.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from evaluation.report import Outcome
 
 
 class Observer:
-    """Hears of each event of an evaluation; both methods do nothing until they are overridden.
+    """Receives each event of an evaluation. A subclass overrides one method or both.
 
     In both, `done` counts the events of that kind so far, this one included, and `total` says how many there will be
     if nothing ends the evaluation.
     """
 
     def on_likelihood(self, task_id: str, log_likelihood: float, done: int, total: int) -> None:
-        """Hear how likely the model finds a problem's reference completion, before it has generated much.
+        """Receive the likelihood of a problem's reference completion, before the model has generated much.
 
         Args:
             task_id: the problem.
@@ -29,10 +29,10 @@ class Observer:
         """
 
     def on_outcome(self, outcome: Outcome, done: int, total: int) -> None:
-        """Hear what became of a completion.
+        """Receive the outcome of a completion.
 
-        Outcomes arrive as completions end, so the first ones are those of short completions, whatever the order in
-        which problems are generated: an unbiased partial mean takes a prefix of that order.
+        Outcomes arrive as completions end, so those of short completions come first, whatever the order in which
+        problems are generated. An unbiased partial mean takes a prefix of that order.
 
         Args:
             outcome: of one sample of one problem.
@@ -42,11 +42,11 @@ class Observer:
 
 
 class OutcomeCounter(Observer):
-    """Calls a function with (outcomes so far, outcomes in all): a progress bar."""
+    """Calls a function with (outcomes so far, outcomes in all), as for a progress bar."""
 
     def __init__(self, tell: Callable[[int, int], None]) -> None:
         self._tell = tell
 
-    def on_outcome(self, outcome: Outcome, done: int, total: int) -> None:  # noqa: ARG002 - only how many
-        """Tell how many there are."""
+    def on_outcome(self, outcome: Outcome, done: int, total: int) -> None:  # noqa: ARG002 - it only counts
+        """Pass the counts on."""
         self._tell(done, total)

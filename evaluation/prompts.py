@@ -57,7 +57,7 @@ def render(problem: Problem, prompt_format: PromptFormat, tokenizer: PreTrainedT
     prompt ends within a statement.
     """
     if prompt_format == "completion":
-        # White space at the end would split what is one token in a whole function.
+        # Trailing white space would split what is one token within a function.
         return problem.prompt.strip() if problem.style == "function" else problem.prompt
     if not tokenizer.chat_template:
         raise ModelError(
@@ -112,7 +112,7 @@ def extract(problem: Problem, prompt_format: PromptFormat, answer: str) -> str:
     if prompt_format == "completion":
         cut = truncate(answer, stops(problem, prompt_format))
         return _rejoin(problem, cut) if problem.style == "function" else cut
-    # The answer holds the whole function. The one that the prompt begins gets a body, if it has none, and is redefined.
+    # The answer holds the whole function: it redefines the one that the prompt begins, which first gets a body.
     begun = prompt_ending(problem.prompt) or ""
     code = code_of(answer, problem.entry_point, body_indentation(problem.prompt + begun, problem.entry_point))
     return f"{begun}\n\n{code}\n"

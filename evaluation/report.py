@@ -52,7 +52,7 @@ class Report:
 
     @property
     def outcomes(self) -> Mapping[str, Outcome]:
-        """The outcome of each problem's first sample, which by default is the only one."""
+        """The outcome of each problem's first sample, by default its only one."""
         return {task: outcomes[0] for task, outcomes in self.samples.items()}
 
     @property
@@ -62,7 +62,7 @@ class Report:
 
     @property
     def note(self) -> str:
-        """What is wrong with the model apart from its answers, in a sentence; mostly empty."""
+        """A sentence on what is wrong with the model apart from its answers; usually empty."""
         details = [outcome.detail for outcome in self.completions]
         count = details.count(NOT_FINITE)
         return f"its logits are not finite (NaN or Inf) on {count} of {len(details)} completions" if count else ""

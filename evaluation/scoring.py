@@ -1,7 +1,7 @@
 """Scores and how certain they are: pass@k, intervals, and the paired test between two models.
 
-A model's result on a problem is the `Rate` of its samples that pass: 0 or 1 with one sample. What scipy and numpy also
-have is written out if it takes a line or two: importing them takes longer than printing a leaderboard.
+A model's result on a problem is the `Rate` of its samples that pass: 0 or 1 with one sample. Short
+formulas that scipy and numpy also have are written out: importing those takes longer than printing a leaderboard.
 """
 
 from __future__ import annotations

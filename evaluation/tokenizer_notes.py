@@ -1,7 +1,7 @@
-"""What a person should know of a tokenizer's prompts before a model is scored with them.
+"""Notes on a tokenizer's prompts, for a person to read before a model is scored with them.
 
-Guarantees: says where prompts are otherwise than the tokenizer or its chat template alone would make them, and where
-what is right cannot be known from here; changes nothing.
+Guarantees: the notes say where prompts differ from what the tokenizer or its chat template would make, and which
+choices cannot be decided here. They change nothing.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def prompt_notes(
     tokenizer: PreTrainedTokenizerBase,
     ends: frozenset[int] | None = None,
 ) -> Sequence[str]:
-    """Return, in sentences, what is otherwise than a person would expect of the prompts of some problems.
+    """Return sentences on what a person would not expect in the prompts of some problems.
 
     Args:
         problems: what will be asked.
@@ -68,24 +68,24 @@ def _of_surroundings(
         yield f"{prompt} prompts begin with one {tokenizer.bos_token}, where the tokenizer would put {doubled + 1}"
     if appended := given[doubled + len(kept) :]:
         names = " ".join(map(str, tokenizer.convert_ids_to_tokens(appended)))
-        yield f"{prompt} prompts end without {names}, which the tokenizer puts after a text: nothing would follow it"
+        yield f"{prompt} prompts end without {names}, which the tokenizer appends: a model generates nothing after it"
     begins = bos is not None and kept[:1] == [bos]
     if others := [who for who, puts in _who_puts_bos(prompt, tokenizer, file).items() if puts != begins]:
         yield (
-            f"{prompt} prompts begin {'with' if begins else 'without'} {tokenizer.bos_token}; {' and '.join(others)} "
-            "would have it otherwise"
+            f"{prompt} prompts begin {'with' if begins else 'without'} {tokenizer.bos_token}, unlike "
+            f"{' and '.join(others)}"
         )
 
 
 def _who_puts_bos(
     prompt: PromptFormat, tokenizer: PreTrainedTokenizerBase, file: Tokenizer | None
 ) -> Mapping[str, bool]:
-    """Return all that says whether a text begins with BOS, and what it says."""
+    """Return each place that says whether a text begins with BOS, and what it says."""
     bos = tokenizer.bos_token_id
     if bos is None:
         return {}
-    if prompt == "chat":  # where the template has the word
-        return {"what the tokenizer makes of a plain text": True} if tokenizer.encode("x")[:1] == [bos] else {}
+    if prompt == "chat":  # the template decides
+        return {"the tokenizer's encoding of plain text": True} if tokenizer.encode("x")[:1] == [bos] else {}
     found = {}
     if tokenizer.chat_template and as_rendered("x", tokenizer).startswith(str(tokenizer.bos_token)):
         found["the chat template"] = True
@@ -102,14 +102,12 @@ def _of_ids(texts: Mapping[str, str], tokenizer: PreTrainedTokenizerBase, file: 
     plain = {task: tokenizer.encode(text, add_special_tokens=False) for task, text in texts.items()}
     differing = [task for task, text in texts.items() if file.encode(text, add_special_tokens=False).ids != plain[task]]
     if differing:
-        yield (
-            f"tokenizer.json has other ids than {type(tokenizer).__name__} for {_counted(differing, texts)}; prompts "
-            "have those of the latter"
-        )
+        name = type(tokenizer).__name__
+        yield f"tokenizer.json and {name} give different ids for {_counted(differing, texts)}; prompts use {name}'s"
 
 
 def _file(tokenizer: PreTrainedTokenizerBase) -> Tokenizer | None:
-    """Return what tokenizer.json says, where the tokenizer was read from a folder that has one."""
+    """Return the tokenizer of tokenizer.json, if the tokenizer was read from a folder that has this file."""
     file = Path(tokenizer.name_or_path, "tokenizer.json")
     if not file.is_file():
         return None
@@ -125,15 +123,15 @@ def _of_template(problems: Sequence[Problem], tokenizer: PreTrainedTokenizerBase
     questions = {problem.task_id: question(problem) for problem in problems}
     changed = [task for task, text in questions.items() if text not in as_rendered(text, tokenizer)]
     if changed:
-        yield f"the chat template rewrites what a user asks, in {_counted(changed, questions)}; here it stands as asked"
+        yield f"the chat template rewrites the user's message in {_counted(changed, questions)}; prompts keep it as is"
     template = str(tokenizer.chat_template)
     if "strftime_now" in template and "date_string" not in template:
-        yield "the chat template writes the date: models that are scored on another day are asked otherwise"
+        yield "the chat template writes today's date: models that are scored on another day get different prompts"
     asked = ask("x", tokenizer)
     if asked != as_rendered("x", tokenizer):
         yield (
-            "the chat template does not open the assistant's turn where that is to be written; prompts end with "
-            f"{asked.splitlines()[-1]!r}, as it begins an answer"
+            "the chat template does not open the assistant's turn in a prompt; prompts end with "
+            f"{asked.splitlines()[-1]!r}, which opens it in the template's conversations"
         )
 
 
@@ -141,13 +139,13 @@ def _of_turn_end(tokenizer: PreTrainedTokenizerBase, ends: Collection[int | None
     end = turn_end(tokenizer)
     if end and end.token is None:
         yield (
-            f"the chat template ends an answer with {end.text}, which is no token of the tokenizer; an answer ends "
-            "where that is written as text"
+            f"the chat template ends an answer with {end.text}, which is not a token of the tokenizer; an answer ends "
+            "where the model writes it as text"
         )
     elif end and end.token not in ends:
         yield (
             f"the chat template ends an answer with {end.text}, which generation_config.json does not list "
-            "(eos_token_id); an answer ends there all the same"
+            "(eos_token_id); an answer still ends there"
         )
 
 

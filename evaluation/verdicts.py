@@ -1,4 +1,4 @@
-"""Verdicts that outlive a judge: what they are kept in, and the keys by which they are found again.
+"""Verdicts that outlive a judge: the store that keeps them, and the keys that find them.
 
 Guarantees: a verdict is found only for the same program, tests, time limit, interpreter and layers of the sandbox, so
 that judges of several processes may share a store, and a store may be copied.
@@ -32,11 +32,11 @@ class VerdictStore(Protocol):
 
 
 def verdict_key(problem: Problem, completion: str, timeout_seconds: float | None, isolation: Isolation) -> bytes:
-    """Return the 32 bytes that stand for what was checked, and how.
+    """Return the key of a check, 32 bytes, from what is checked and how.
 
     Args:
         problem: the problem.
-        completion: what was checked.
+        completion: what follows the problem's prompt.
         timeout_seconds: per check; None for the problem's own.
         isolation: the layers that programs run under.
     """

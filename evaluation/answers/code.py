@@ -1,9 +1,8 @@
-"""The code in what a chat model answers: parsed, as EvalPlus sanitizes (arXiv:2305.01210), and matched by no pattern.
+"""Finds the code in a chat answer by parsing, as EvalPlus sanitizes (arXiv:2305.01210), and not by patterns.
 
-Guarantees: an answer of any text gives some code and raises nothing, and is parsed a bounded number of times. Of
-several definitions of the function the last that returns something is taken, with the imports beside it and whatever
-makes what it uses, wherever that stands.
-Example calls, and what runs as a script, are left out.
+Guarantees: any answer gives some code and raises nothing, after a bounded amount of parsing. Of several definitions of
+the function, the last one that returns something is taken, with the imports beside it and all statements that it
+depends on, wherever they are. Example calls and script code are left out.
 """
 
 from __future__ import annotations
@@ -21,20 +20,21 @@ from evaluation.answers.definitions import at_once, needed, rank
 from evaluation.answers.wrapping import is_fence, readings, sections
 from evaluation.problems.problem import parse
 
-# So often, and in no less than so many characters, an answer is parsed; 500 brackets that nothing closes would be
-# parsed 125,000 times.
+# The characters that are parsed per answer: this many times its own, and at least this many. Without a limit, 500
+# unclosed brackets would be parsed 125,000 times.
 _MOST_TIMES, _LEAST_CHARACTERS = 200, 1_000_000
-_ONE_LINE = ast.PyCF_ONLY_AST | codeop.Compile().flags  # which take what is not complete for that
+# With these flags of `compile`, an error says whether its input is only incomplete.
+_ONE_LINE = ast.PyCF_ONLY_AST | codeop.Compile().flags
 
 
 class Effort:
-    """How much more of an answer is parsed."""
+    """The parsing that is left for one answer."""
 
     def __init__(self, answer: str) -> None:
         self._left = max(_LEAST_CHARACTERS, _MOST_TIMES * len(answer))
 
     def allows(self, program: str) -> bool:
-        """Whether a program may be parsed, which then counts."""
+        """Whether a program may be parsed; that counts as parsing it."""
         self._left -= len(program)
         return self._left >= 0
 
@@ -47,7 +47,7 @@ class CodeBlock:
         text: the lines.
         tree: what they parse to.
         place: which lines of the whole text they are, from 0.
-        is_cut_off: whether their fence was never closed, and what follows in it is no program.
+        is_cut_off: whether their fence is never closed and what follows in it is not a program.
     """
 
     text: str
@@ -64,13 +64,13 @@ class CodeBlock:
 def code_of(answer: str, entry_point: str, indentation: str = "") -> str:
     """Return the definition of a function in an answer, after the imports and with what it reaches.
 
-    Where no part of the answer defines it, what a part holds of its body; where none does, the longest part that is a
-    program; where none is, the answer.
+    If no part of the answer defines it, return the part of its body that one holds; failing that, the longest part that
+    is a program; failing that, the answer.
 
     Args:
         answer: what the model wrote.
         entry_point: the function's name.
-        indentation: of the function's body, where others have begun it.
+        indentation: of the function's body, if the prompt has begun it.
     """
     read, effort = readings(answer), Effort(answer)
     for texts in read:
@@ -85,8 +85,8 @@ def code_of(answer: str, entry_point: str, indentation: str = "") -> str:
 def blocks(text: str, effort: Effort | None = None) -> Iterator[CodeBlock]:
     """Yield the parts of a text that are programs: from each line on which one can begin, as far as it goes.
 
-    Those that begin at a statement of one before are left out; they end where that does. Where the effort is spent,
-    there are no more.
+    Parts that begin at a statement of an earlier part are left out, since they end where it does. No more follow once
+    the effort is spent.
     """
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     effort = effort or Effort(text)
@@ -105,7 +105,7 @@ def blocks(text: str, effort: Effort | None = None) -> Iterator[CodeBlock]:
 
 
 def _may_begin(line: str) -> bool:
-    """Whether a program may begin with a line: most of what is no code shows that without a look at what follows."""
+    """Whether a program may begin with a line: most text that is not code already fails here."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -124,7 +124,7 @@ def _longest(lines: Sequence[str], start: int, effort: Effort) -> tuple[int, ast
         try:
             return end, parse(program)
         except SyntaxError as error:
-            # What is wrong with a line stays so whatever follows, so the program ends before it.
+            # A wrong line stays wrong whatever follows it, so the program ends before it.
             end = min(end - 1, start + max(0, (error.lineno or 1) - 1))
         except ValueError:  # a NUL byte, half of a surrogate pair
             end = min(end - 1, next(number for number in range(start, end) if not _is_source(lines[number])))
@@ -149,13 +149,13 @@ def _outer_lines(tree: ast.Module, count: int) -> set[int]:
 
 
 def _definition(texts: Sequence[str], entry_point: str, effort: Effort) -> str | None:
-    """Return the best definition of the function in some texts, of equal ones the last of the first text."""
+    """Return the best definition of the function in some texts; among equals, the last of the first text."""
     best: tuple[tuple[bool, ...], Sequence[CodeBlock], CodeBlock] | None = None
     for found in (list(blocks(text, effort)) for text in texts):
         end = 0
         for block in found:
             quality = None if block.place.start < end else _quality(block, entry_point)
-            end = block.place.stop if quality else end  # what stands in its texts is no definition
+            end = block.place.stop if quality else end  # code within its strings does not define it
             if quality and (best is None or quality > best[0] or (quality == best[0] and found is best[1])):
                 best = quality, found, block
     return _needed(*best[1:], entry_point) if best else None
@@ -182,12 +182,12 @@ def _unparsed(nodes: Sequence[ast.stmt]) -> str | None:
 
 
 def _bodies(texts: Sequence[str], indentation: str, effort: Effort) -> Iterator[str]:
-    """Yield what parts of an answer hold of a function's body, those in its last fence first."""
+    """Yield the bodies of a function that parts of an answer hold, those in its last fence first."""
     for text in texts:
         parts = sections(text)
         for part in (*reversed(parts[1::2]), *parts[::2]):
             beginning = "\n".join(takewhile(_is_inner, part.strip("\n").split("\n")))
-            # What goes on where the prompt ended begins behind the indentation that the prompt has.
+            # A body that goes on where the prompt ended lacks the indentation that the prompt already has.
             for written in (beginning, part, indentation + part.lstrip("\n")):
                 for block in blocks(textwrap.dedent(written), effort):
                     if any(isinstance(it, ast.Return | ast.Yield) for node in block.tree.body for it in at_once(node)):

@@ -1,7 +1,7 @@
-"""The statements of a program that a function needs: its definition, and all that makes what it uses.
+"""The statements of a program that a function needs: its definition, and all that define what it uses.
 
-Names are resolved as Python resolves them, so that what a function calls its own is none of the module's. Statements
-that call the function are examples, and needed by nothing.
+Names are resolved as Python resolves them, so a function's local names are not taken for the module's. Statements that
+call the function are examples, which nothing needs.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def needed(own: Sequence[ast.stmt], others: Sequence[ast.stmt], name: str) -> Se
 
 
 def body_indentation(program: str, name: str) -> str:
-    """Return how far the body of the function that a program ends in is indented; nothing if it ends in none."""
+    """Return the indentation of the body of the function that a program ends in; empty if it ends otherwise."""
     try:
         last = ast.parse(program).body[-1]
     except (SyntaxError, ValueError, RecursionError, MemoryError, IndexError):
@@ -81,7 +81,7 @@ class _Statement:
         binds: the names that it defines, assigns or imports.
         uses: those of the module that it reads, at once or when what it defines is called.
         changes: those whose items or attributes it sets.
-        calls: those that it calls, or calls a method of, for nothing but what that does.
+        calls: those that it calls, or calls a method of, only for the effect.
     """
 
     node: ast.stmt
@@ -102,7 +102,7 @@ class _Statement:
 
     @property
     def rank(self) -> Rank:
-        """How much of a definition it is; what is no function is as good as one that returns something."""
+        """How complete a definition it is; anything but a function ranks as one that returns something."""
         if not isinstance(self.node, _Function):
             return True, True
         returns = any(isinstance(part, ast.Return | ast.Yield | ast.YieldFrom) for part in ast.walk(self.node))
@@ -115,11 +115,11 @@ class _Statement:
         return any(isinstance(part, _Import) for part in parts)
 
     def defines(self, name: str) -> bool:
-        """Whether it may be what a name means."""
+        """Whether it may define a name."""
         return name in self.binds and not self.is_example(name)
 
     def is_example(self, name: str) -> bool:
-        """Whether it only shows what a function does, or is run as a script, or cannot stand after other statements."""
+        """Whether it only shows what a function does, or runs as a script, or cannot follow other statements."""
         node = self.node
         if isinstance(node, _Import):
             return name in self.binds or (isinstance(node, ast.ImportFrom) and node.module == "__future__")
@@ -137,7 +137,7 @@ class _Statement:
 
 
 def _makes(each: _Statement, module: Sequence[_Statement], imported: set[str], name: str) -> frozenset[str]:
-    """Return the names that would be something else without a statement."""
+    """Return the names whose values depend on a statement."""
     found = each.binds | each.changes
     for called, method in each.calls:
         if method:

@@ -1,4 +1,4 @@
-"""What a backend is: the one interface between the evaluator and whatever runs a model."""
+"""The interface between the evaluator and a backend, which runs a model."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class Backend(Protocol):
             tokenizer: its tokenizer.
             requests: they are started in this order.
             on_likelihood: called with the likelihood of each reference as soon as it is known, which is before most
-                tokens are generated; what it raises ends generation.
+                tokens are generated; an exception from it ends generation.
             plain: make no guesses, and use a batch size that depends on free memory only where there is too little.
         """
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, TypeAlias, get_args
 
-from evaluation.generation.protocol import Backend
+from evaluation.generation.backend_protocol import Backend
 
 BackendName: TypeAlias = Literal["transformers", "vllm"]
 BACKENDS: tuple[BackendName, ...] = get_args(BackendName)

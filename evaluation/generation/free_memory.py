@@ -1,4 +1,4 @@
-"""How much memory a batch may fill, and what it looks like when memory runs out.
+"""How much memory a batch may fill, and how to recognize that memory ran out.
 
 `free_host_bytes` and `is_out_of_memory` are also in merging, since neither package may import the other; a test holds
 both to the same answers.
@@ -35,19 +35,19 @@ def free_bytes(device: torch.device) -> int:
 
 
 def free_host_bytes() -> int:
-    """Return what this process can take without swapping or being killed; where nothing is known, any amount."""
+    """Return the bytes that this process can take without swapping or being killed; if unknown, sys.maxsize."""
     return min([_available(), *_left_in_groups()])
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error says that memory ran out: for a CPU, torch has no class of error of its own."""
+    """Whether an error means that memory ran out; torch has no error class for that on a CPU."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _NO_MEMORY)
 
 
 def is_device_lost(error: Exception) -> bool:
-    """Whether a GPU has failed in such a way that this process cannot use it again."""
+    """Whether a GPU has failed so that this process cannot use it again."""
     of_device = isinstance(error, torch.AcceleratorError) or (
         isinstance(error, RuntimeError) and "CUDA error" in str(error)
     )

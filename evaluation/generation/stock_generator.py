@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from evaluation.generation.backend_protocol import Completions, Request
 from evaluation.generation.engine.active_request import ActiveRequest
 from evaluation.generation.free_memory import is_out_of_memory
-from evaluation.generation.protocol import Completions, Request
 from evaluation.generation.text import end_tokens, within_context
 from evaluation.generation.threads import threads_for
 from evaluation.generation.token_choice import NONE, choose
@@ -94,7 +94,7 @@ class StockGenerator:
                     row.overflowed()
                 else:
                     row.accept([token])
-            chosen = tokens.clamp_min(0)[:, None]  # any token where there is none: the row has ended
+            chosen = tokens.clamp_min(0)[:, None]  # a row without a token has ended, so any one will do
             return torch.full_like(scores, float("-inf")).scatter_(1, chosen, 0.0)
 
         def have_ended(input_ids: Tensor, _: Tensor) -> Tensor:
@@ -113,7 +113,7 @@ class StockGenerator:
 
 @contextlib.contextmanager
 def _generation_config(model: PreTrainedModel, config: GenerationConfig) -> Iterator[None]:
-    """Replace a model's generation config for a while: `generate` takes what it is not told from the model's own."""
+    """Replace a model's generation config for a while: `generate` takes what it is not given from the model's own."""
     before, model.generation_config = model.generation_config, config
     try:
         yield

@@ -9,7 +9,7 @@ from functools import lru_cache
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from evaluation.chat_template import turn_end
-from evaluation.generation.protocol import Request
+from evaluation.generation.backend_protocol import Request
 
 # A stop text of n characters lies in the last n tokens at most; decoding some more costs nothing.
 TAIL_TOKENS = 16

@@ -1,8 +1,8 @@
 """Which token is chosen: the likeliest or a drawn one, as a function of the logits and the token's position.
 
 Guarantees: a draw depends on its key and the position, and not on the batch, the order or the drafts, so that guesses
-are verified as in greedy decoding. If logits are not finite no token is chosen, and telling so costs no further wait
-for the device.
+are verified as in greedy decoding. If logits are not finite, no token is chosen; this check never waits for the
+device.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from evaluation.generation.sampling import TokenDraws
 # A vocabulary is summed and sorted in blocks of this many tokens: sorting all of it takes longer than a pass.
 _BLOCK = 64
 NONE = -1
-"""Stands for no token: the logits have NaN or +Inf, or nothing above -Inf."""
+"""Stands for no token: the logits have NaN or +Inf, or all are -Inf."""
 # Most nuclei are this small.
 _FEW = 64
 
@@ -93,7 +93,7 @@ def least_in_nucleus(weights: Tensor, top_p: Tensor) -> Tensor:
 
 
 def _likeliest(logits: Tensor) -> Tensor:
-    # argmax puts NaN above everything, so its result tells about the whole row.
+    # argmax puts NaN above everything, so its result decides about the whole row.
     chosen = logits.argmax(dim=-1, keepdim=True)
     return torch.where(logits.gather(-1, chosen).isfinite(), chosen, NONE).squeeze(-1)
 

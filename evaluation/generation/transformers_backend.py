@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from evaluation.generation.backend_protocol import Completions, OnLikelihood, Request
 from evaluation.generation.engine.attention import UnsupportedAttentionError
 from evaluation.generation.engine.generator import TransformersGenerator
-from evaluation.generation.protocol import Completions, OnLikelihood, Request
 from evaluation.generation.stock_generator import StockGenerator
 
 _LOG = logging.getLogger(__name__)

@@ -1,7 +1,7 @@
 """Generation with vLLM: one engine for a whole search, whose weights are replaced for each candidate.
 
 Guarantees: the engine starts once, and again only for a model of another shape, another vocabulary or longer prompts.
-It ends with this object, and with this process in any case. vLLM's own speculative decoding verifies drafts. In float32
+It ends with this object, or with this process. vLLM's own speculative decoding verifies drafts. In float32
 the tokens are those of transformers' greedy decoding; in 16-bit dtypes no engine is batch-invariant. vLLM draws samples
 from the seed of each request's `TokenDraws`: they differ from those of the transformers backend, and with drafts they
 have the same distribution as without, but not the same tokens.
@@ -28,9 +28,9 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from transformers.core_model_loading import revert_weight_conversion
 
 from evaluation.errors import EvaluationError
+from evaluation.generation.backend_protocol import Completions, Generated, OnLikelihood, Request
 from evaluation.generation.drafting.numbered_text import digits_of
 from evaluation.generation.free_memory import free_bytes
-from evaluation.generation.protocol import Completions, Generated, OnLikelihood, Request
 from evaluation.generation.text import (
     TAIL_TOKENS,
     context_length,
@@ -54,7 +54,7 @@ _DRAFT_TOKENS = 64
 
 
 class VllmBackend:
-    """Generates with one engine for all models. Use as a context manager, or call `close`.
+    """Generates with one engine for all models, until `close`.
 
     Args:
         batch_size: requests decoded at once; by default 256.
@@ -139,12 +139,6 @@ class VllmBackend:
         if self._engine:
             self._engine.close()
         self._engine = self._kind = None
-
-    def __enter__(self) -> VllmBackend:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def _settings(
         self,

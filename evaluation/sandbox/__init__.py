@@ -1,4 +1,4 @@
-"""Execution of what models write: in processes of its own, under limits, judged from outside.
+"""Executes what models write in separate processes, under limits, and judges it from outside.
 
 Guarantees and limits are those of ``pool`` and ``confinement``.
 """

@@ -1,7 +1,7 @@
-"""What a program must not be able to do, as it would do it: each is tried at the start, under the layers that stop it.
+"""Attacks that no program may succeed with. Each is tried at the start, under the layers that must stop it.
 
-Guarantees: an attack that gets through does no harm: it changes nothing, or removes what it made. Each is tried in a
-process of its own, which then ends, by ``confinement``.
+Guarantees: an attack that gets through does no harm: it changes nothing, or removes what it made. ``confinement`` tries
+each in a process of its own, which then ends.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ def _write_much() -> None:
 
 
 def _gain_privileges() -> None:
-    """Be able to become another user by executing a program that is another's."""
-    if _LIBC.prctl(_PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) != 0:  # -1: seccomp does not let one ask
+    """Be able to gain another user's rights by executing that user's program."""
+    if _LIBC.prctl(_PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) != 0:  # -1: seccomp refuses the question
         raise PermissionError
 
 
@@ -66,7 +66,7 @@ def _make_process() -> None:
 
 
 def _execute_program() -> None:
-    """Execute a file that is none: what the kernel says of it tells whether it was asked."""
+    """Execute a folder: the error shows whether the call reached the kernel."""
     try:
         os.execve("/", ["/"], {})
     except OSError as error:
@@ -86,18 +86,18 @@ def _trace_others() -> None:
 
 
 def _change_mode() -> None:
-    """Set a file's mode, to what it is."""
+    """Set a file's mode to its current value."""
     file = Path(os.__file__)
     file.chmod(stat.S_IMODE(file.stat().st_mode))
 
 
 def _set_limits() -> None:
-    """Set a limit, to what it is; as root, who may do that may raise it."""
+    """Set a limit to its current value; whoever may do that as root may also raise it."""
     resource.setrlimit(resource.RLIMIT_CORE, resource.getrlimit(resource.RLIMIT_CORE))
 
 
 def _call_kernel() -> None:
-    """Make system calls that no program needs, with arguments that make nothing of them."""
+    """Make system calls that no program needs, with arguments with which they do nothing."""
     column, _ = MACHINES[os.uname().machine]
     for numbers in FORBIDDEN.values():
         called = _LIBC.syscall(ctypes.c_long(numbers[column]), 0, 0, 0, 0, 0)
@@ -107,12 +107,12 @@ def _call_kernel() -> None:
 
 
 def _read_others() -> None:
-    """Read a file that is not the interpreter's."""
+    """Read a file that is not part of the interpreter."""
     _any(*(partial(os.open, path, os.O_RDONLY) for path in _FOREIGN_FILES))
 
 
 def _read_our_code() -> None:
-    """Read a file of this package; within bubblewrap no other foreign one is left to be read."""
+    """Read a file of this package, the only foreign one that can be read within bubblewrap."""
     os.open(__file__, os.O_RDONLY)
 
 

@@ -1,7 +1,7 @@
 """bubblewrap: namespaces of a zygote's own, with the interpreter's files, one writable folder and nothing else.
 
-Guarantees: no network, no process of the system's, no /proc, no home, no folder that two zygotes share; everything but
-the scratch folder is read-only, and that one's size is bounded. What the arguments are to stop is tried by ``attacks``.
+Guarantees: no network, no other processes, no /proc, no home, no folder that two zygotes share. Everything is read-only
+except the scratch folder, whose size is bounded. ``attacks`` tries what the arguments must stop.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Bubblewrap:
     """The program, if it works here.
 
     Attributes:
-        command: what goes before a command that is to be run in it; empty if it does not work.
+        command: the prefix of a command that is to run in it; empty if it does not work.
         detail: its version, or why it does not work.
     """
 
@@ -36,7 +36,7 @@ class Bubblewrap:
 
 
 def find() -> Bubblewrap:
-    """Look for bubblewrap on the PATH, and try it; the result is kept as long as the PATH leads to the same."""
+    """Look for bubblewrap on the PATH and try it; the result is kept per program."""
     program = shutil.which("bwrap")
     return _try(program) if program else Bubblewrap((), "there is no bwrap on the PATH")
 
@@ -67,7 +67,7 @@ def _arguments() -> Iterator[str]:
         yield from ("--ro-bind", str(path), str(path))
     for path in hidden():
         yield from ("--tmpfs", str(path))
-    # They may lie in what was just hidden.
+    # They may lie in what the lines above hide.
     for path in (*numpy_folders(), _PACKAGE):
         yield from ("--ro-bind", str(path), str(path))
     for path in hidden():

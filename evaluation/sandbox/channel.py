@@ -1,7 +1,7 @@
 """Framed messages over a stream descriptor: four bytes of length, then the message.
 
-Guarantees: a reader takes no message beyond MAX_MESSAGE_BYTES, and no descriptor is passed along. Only ``read``
-and ``write`` are used, which the seccomp filter allows; it allows no call that is for sockets only.
+Guarantees: a reader takes no message beyond MAX_MESSAGE_BYTES, and no descriptor is passed along. It uses only
+``read`` and ``write``, which the seccomp filter allows; the filter allows no call for sockets only.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ MAX_MESSAGE_BYTES = 64 << 20
 
 
 class ChannelClosed(Exception):
-    """The other side is gone, or says something that is no message."""
+    """The other side is gone, or has sent something that is not a message."""
 
 
 class Channel:
@@ -20,7 +20,7 @@ class Channel:
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
-        # Bound here, before any solution runs: what it does to the os module is its own affair.
+        # Bound before any solution runs, since a solution may replace functions of os.
         self._read = os.read
         self._write = os.write
 

@@ -1,7 +1,7 @@
 """The checker's side of a check: it executes the tests, and asks the solution's process for every call.
 
 Guarantees: only this process writes a pass, and the only foreign code in it is the problem's own prompt and tests. What
-comes from the solution is data, or stands for what stayed there (``remote``). Its zygote holds the clock, and ends it.
+comes from the solution is data, or stands for what stayed there (``remote``). Its zygote keeps the time, and ends it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from evaluation.sandbox.verdict import one_line
 
 
 class Checker:
-    """One check, from the first message of the solution's process to the line that it writes of it."""
+    """One check, from the first message of the solution's process to the line that reports the result."""
 
     def __init__(self, order: Run, connection: int, report: int) -> None:
         self._order = order
@@ -30,14 +30,14 @@ class Checker:
         self._channel = Channel(connection)
 
     def run(self, number: int, confine: Callable[[], None]) -> NoReturn:
-        """Execute the tests, and wait for the end; what became of them is the last line of ``report``.
+        """Execute the tests, write the result as the last line of ``report``, and wait for the end.
 
-        The first line is written when the time begins to count: the numbers of the two processes, this one's being
-        `number`, by which the clock finds them.
+        The first line marks the start of the time: the numbers of the two processes, by which the clock finds them.
+        This one's is `number`.
         """
         try:
             confine()
-            # The other is said by our own code, before the solution is executed.
+            # Our own code sends the other number, before the solution is executed.
             self._write([number, int(self._channel.receive())])
         except (ChannelClosed, OSError, ValueError) as error:
             self._finish("undecided", describe(error))
@@ -86,7 +86,7 @@ def describe(error: BaseException) -> str:
 
 
 def _compile_prompt(prompt: str) -> CodeType:
-    """Compile a prompt, closed with a body where it ends in a function; without its last lines if they are no whole."""
+    """Compile a prompt, with a body if it ends in a function; without last lines that are not complete."""
     lines = prompt.splitlines(keepends=True)
     for end in range(len(lines), 0, -1):
         head = "".join(lines[:end])

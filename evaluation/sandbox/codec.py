@@ -1,7 +1,7 @@
-"""Plain data between the two sides: tagged JSON that decodes to builtin types, and to what stands for anything else.
+"""Plain data between the two sides: tagged JSON that decodes to builtin types, and to stand-ins for anything else.
 
 Guarantees: decoding runs no code of the sender's; what arrives is of exactly a builtin or collections type, a subclass
-as what it extends, a scalar of numpy's as what its `item` gives. A value without a plain form (an iterator, a function,
+as the type that it extends, a numpy scalar as its `item`. A value without a plain form (an iterator, a function,
 any other object) is each side's own affair: `encode` and `decode` are told what to make of it. Encoding is bounded in
 depth and in size.
 """
@@ -19,7 +19,7 @@ from typing import Any, NoReturn, cast
 
 MAX_DEPTH = 200  # each level takes four Python frames, and the interpreter allows a thousand
 MAX_ITEMS = 5_000_000
-_MANY = 16  # items, from which on it is worth asking whether they need no encoding
+_MANY = 16  # from so many items on, it is worth asking whether they need no encoding
 # JSON numbers beyond this are sent as hex: Python refuses to parse long decimal ones.
 _EXACT_INT = 1 << 53
 
@@ -35,7 +35,7 @@ class CodecError(Exception):
 
 
 def refuse(value: object) -> NoReturn:
-    """Be the `Other` of a side that sends plain values alone."""
+    """Be the `Other` of a side that sends only plain values."""
     raise CodecError(f"a value of type {type(value).__name__} cannot cross to the other process")
 
 
@@ -55,7 +55,7 @@ def encode(value: object, other: Other = refuse, exact: bool = False) -> object:
     Args:
         value: what to send.
         other: asked for the form of every value in it that has no plain one.
-        exact: also ask it about instances of subclasses, which otherwise are sent as what they extend.
+        exact: also ask it about instances of subclasses, which otherwise are sent as the type that they extend.
 
     Raises:
         CodecError: beyond MAX_DEPTH or MAX_ITEMS.
@@ -100,7 +100,7 @@ class _Encoder:
 
 
 def _are_json(items: list[object]) -> bool:
-    """Whether items are their own JSON forms, told without a step of Python for each."""
+    """Whether items are their own JSON forms, without a step of Python for each."""
     kinds = set(map(type, items))
     if kinds == {int}:
         numbers = cast("list[int]", items)

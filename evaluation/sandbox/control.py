@@ -16,7 +16,7 @@ class ControlClosed(Exception):
 
 
 class Control:
-    """One end of it."""
+    """One end of the connection."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
@@ -33,7 +33,7 @@ class Control:
             if descriptor is None:
                 self._connection.sendall(size + body)
             else:
-                # A short message may never be split by this; a longer one goes on after its size.
+                # The descriptor goes with the size, which is short enough never to be split.
                 socket.send_fds(self._connection, [size], [descriptor])
                 self._connection.sendall(body)
         except OSError:
@@ -52,11 +52,11 @@ class Control:
         return loaded(body), descriptors[0] if descriptors else None
 
     def wait_at_most(self, seconds: float) -> None:
-        """Make a receive that lasts longer raise ControlClosed."""
+        """Let a receive that takes longer raise ControlClosed."""
         self._connection.settimeout(seconds)
 
     def interrupt(self) -> None:
-        """End the connection for both ends; a receive that another thread waits in raises ControlClosed."""
+        """End the connection for both ends; a receive under way in another thread raises ControlClosed."""
         with contextlib.suppress(OSError):  # the other end may be gone
             self._connection.shutdown(socket.SHUT_RDWR)
 

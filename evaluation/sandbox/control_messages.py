@@ -1,4 +1,4 @@
-"""What a pool and its zygotes say to each other.
+"""The messages between a pool and its zygotes.
 
 Guarantees: a message arrives as the dataclass that was sent; anything else is a KeyError or a TypeError.
 """
@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias, cast
 
 from evaluation.sandbox.isolation import Isolation, SandboxLayer
 
-# How the checker or its zygote ends a check: "lost" tells of the solution's process, the last two of the machine.
+# How the checker or its zygote ends a check: "lost" means the solution's process, the last two mean the machine.
 CheckStatus: TypeAlias = Literal["passed", "failed", "unscorable", "timeout", "lost", "undecided", "starved"]
 
 

@@ -1,4 +1,4 @@
-"""Why nothing is executed here."""
+"""Errors that say why the sandbox executes nothing."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ class SandboxError(Exception):
 
 
 class ConfinementError(SandboxError):
-    """This system lacks layers without which no foreign code is executed.
+    """This system lacks layers that the sandbox requires.
 
     Attributes:
-        isolation: what it has.
+        isolation: the layers that it has.
     """
 
     def __init__(self, isolation: Isolation) -> None:

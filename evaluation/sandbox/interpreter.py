@@ -36,7 +36,7 @@ def hidden() -> tuple[Path, ...]:
 
 
 def numpy_folders() -> tuple[Path, ...]:
-    """Return where numpy is and the libraries that come with it; nothing where there is none."""
+    """Return the folders of numpy and of its libraries; none if numpy is not installed."""
     spec = importlib.util.find_spec("numpy")
     if spec is None or not spec.submodule_search_locations:
         return ()
@@ -45,7 +45,7 @@ def numpy_folders() -> tuple[Path, ...]:
 
 
 def visible() -> Iterator[Path]:
-    """Yield `folders` without what is `hidden` in them, for who can allow but not deny."""
+    """Yield `folders` without what is `hidden` in them, for a layer that can allow but not deny."""
     away = frozenset(os.path.realpath(path) for path in hidden())
     for folder in dict.fromkeys(os.path.realpath(path) for path in folders()):
         yield from _without(away, folder)

@@ -10,7 +10,7 @@ LayerName: TypeAlias = Literal[
 ]
 
 REQUIRED: tuple[LayerName, ...] = ("rlimits", "no-new-privs", "seccomp")
-# Of these one is enough: both keep a run from files that are not its own.
+# One of these is enough: both keep a run from files that are not its own.
 FILE_LAYERS: tuple[LayerName, ...] = ("landlock", "bubblewrap")
 
 CONTAINER_FLAGS = "--security-opt seccomp=unconfined --security-opt apparmor=unconfined"
@@ -19,7 +19,7 @@ _REMEDIES: dict[LayerName, str] = {
     "no-new-privs": "run on Linux 3.5 or later, not in an emulator of it",
     "seccomp": "run on Linux on x86_64 or aarch64 with CONFIG_SECCOMP_FILTER; gVisor and user-mode emulators have none",
     "landlock": "boot Linux 5.13 or later with landlock in its lsm= list; no container flag is needed",
-    "bubblewrap": "install it (apt-get install bubblewrap); in a container, give that one "
+    "bubblewrap": "install it (apt-get install bubblewrap); start a container with "
     f"`{CONTAINER_FLAGS}`, so that it may make namespaces; on Ubuntu 24.04, "
     "sysctl kernel.apparmor_restrict_unprivileged_userns=0",
 }
@@ -31,7 +31,7 @@ class SandboxLayer:
 
     Attributes:
         name: what it is called.
-        active: whether programs are under it; it is only after what it is to stop was tried under it and refused.
+        active: whether programs are under it. Only true after all that it must stop was tried under it and refused.
         detail: its version, or why it is missing; may be empty.
     """
 
@@ -48,7 +48,7 @@ class Isolation:
     """What programs are confined by.
 
     Attributes:
-        layers: all of them, also those that this system lacks.
+        layers: all of them, including those that this system lacks.
         refused: the attacks that were tried under all layers together and failed.
         breaches: those that got through.
     """
@@ -69,7 +69,7 @@ class Isolation:
 
     @property
     def note(self) -> str:
-        """What a person may want to know of them: nothing, or what is missing."""
+        """A note on the layers that are missing; empty if none are."""
         missing = ", ".join(self.missing)
         return f"the sandbox works without {missing}; `merge-search check` tells more" if missing else ""
 
@@ -90,5 +90,5 @@ class Isolation:
 
 
 def remedy(name: LayerName) -> str:
-    """Return what a person can do to have a layer that is missing; empty where there is nothing."""
+    """Return what a person can do to get a missing layer; empty if nothing helps."""
     return _REMEDIES.get(name, "")

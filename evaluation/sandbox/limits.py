@@ -1,4 +1,4 @@
-"""What a process of the sandbox gives up before it runs anything foreign: resources, descriptors, environment."""
+"""What a process of the sandbox gives up before it runs foreign code: resources, descriptors, environment."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _OPEN_FILES = 64
 
 
 def cpu_limit_seconds(budget_seconds: float) -> int:
-    """Return the processor time after which the kernel ends a run with SIGXCPU, whatever the clock of a check says."""
+    """Return the processor time after which the kernel ends a run with SIGXCPU, independent of the check's clock."""
     return math.ceil(budget_seconds) + 1
 
 
 def become_zygote() -> None:
-    """Get SIGTERM when the thread that started this process ends, be readable by none, and know no environment."""
+    """Get SIGTERM when the thread that started this process ends, hide its memory, and clear the environment."""
     _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     _prctl(_PR_SET_DUMPABLE, 0)
     os.environ.clear()
@@ -32,7 +32,7 @@ def become_zygote() -> None:
 
 
 def detach(zygote: int, kept: Sequence[int]) -> None:
-    """Leave the zygote's session and its descriptors, but some, behind, and end when it ends."""
+    """Leave the zygote's session, close all descriptors except those to keep, and end when the zygote ends."""
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != zygote:
         os._exit(1)
@@ -55,7 +55,7 @@ def restrict(budget_seconds: float) -> None:
     """Bound memory, processor time, files and descriptors; limits are only ever lowered."""
     forbid_new_privileges()
     _lower(resource.RLIMIT_AS, MEMORY_BYTES)
-    # At the soft limit comes SIGXCPU, which nothing else sends; one second on comes SIGKILL, for who ignores it.
+    # The soft limit sends SIGXCPU, which nothing else sends; SIGKILL follows one second later, if that is ignored.
     _lower(resource.RLIMIT_CPU, cpu_limit_seconds(budget_seconds), cpu_limit_seconds(budget_seconds) + 1)
     _lower(resource.RLIMIT_FSIZE, FILE_BYTES)
     _lower(resource.RLIMIT_NOFILE, _OPEN_FILES)
@@ -69,7 +69,7 @@ def _prctl(option: int, argument: int) -> None:
 
 
 def _lower(kind: int, soft: int, hard: int | None = None) -> None:
-    """Set a limit, the hard one to the same number if none is given, and neither above what it was."""
+    """Set a soft and a hard limit, which is the same by default; never raise either."""
     _, highest = resource.getrlimit(kind)
     limits = [limit if highest == resource.RLIM_INFINITY else min(limit, highest) for limit in (soft, hard or soft)]
     resource.setrlimit(kind, (limits[0], limits[1]))

@@ -1,7 +1,7 @@
 """The pool that checks programs: worker threads, each with a pair of sandboxed processes.
 
 Guarantees: programs never run in this process. Every program gets a verdict, whatever it does. The pool's processes end
-when this process ends, killed or not. Several threads may use a pool, and several pools may run side by side.
+when this process ends, even if it is killed. Several threads may use a pool, and several pools may run side by side.
 """
 
 from __future__ import annotations
@@ -184,7 +184,7 @@ class Submissions:
         self._abandoned = True
 
     def _check(self, index: int, task: Task, completion: str, worker: ZygotePair) -> None:
-        """Check one program, in one of the pool's threads: there is a verdict whatever happens, as the caller waits."""
+        """Check one program in a thread of the pool. Always gives a verdict, since the caller waits for one."""
         if self._abandoned or self._shared.closed.is_set():
             return
         try:

@@ -1,4 +1,4 @@
-"""How a prompt ends: what must follow it, for it to be a program of its own."""
+"""How a prompt ends: what must follow it to make it a complete program."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import warnings
 
 
 def prompt_ending(prompt: str) -> str | None:
-    """Return what makes a prompt compile when it follows it: nothing, or a body for the function that it ends in.
+    """Return the text that makes a prompt compile: none, or a body for the function that it ends in.
 
     None if it ends within a statement.
     """
@@ -19,7 +19,7 @@ def prompt_ending(prompt: str) -> str | None:
 def _compiles(program: str) -> bool:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a stray backslash in a docstring
+            warnings.simplefilter("ignore")  # about a stray backslash in a docstring
             compile(program, "<prompt>", "exec")
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return False

@@ -1,8 +1,8 @@
 """The checker's view of the solution's process: the function that the tests call, and what its calls bring back.
 
 Guarantees: what arrives is data of builtin types, or stands for an object over there: an iterator, whose items are made
-as the tests take them; a function, each call of which is a call over there; any other, which can only be handed back.
-An answer that is no message of ours ends the check, whatever the tests' code would catch.
+as the tests take them; a function, whose calls are calls over there; any other object, which can only be handed back.
+An answer that is not a message of ours ends the check, whatever the tests' code would catch.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Remote:
 
 
 class RemoteObject(Remote):
-    """One that is neither iterator nor function: equal to nothing, itself included."""
+    """One that is neither an iterator nor a function; equal to nothing, not even itself."""
 
     __hash__ = object.__hash__
 
@@ -56,12 +56,12 @@ class RemoteFunction(Remote):
     """One that can be called."""
 
     def __call__(self, *arguments: object, **keywords: object) -> object:
-        """Call it over there; raises what it raises."""
+        """Call it over there. Raises its error."""
         return self._solution.call(self._number, arguments, keywords)
 
 
 class RemoteIterator(Remote):
-    """One with a next item; equal to nothing but itself."""
+    """One with a next item; equal only to itself."""
 
     def __init__(self, form: list[object], solution: Solution) -> None:
         super().__init__(form, solution)
@@ -74,7 +74,7 @@ class RemoteIterator(Remote):
 
     def __next__(self) -> object:
         if not self._waiting and self._end is None:
-            # One at first, so that nothing is made that is not asked for; then more, so that long ones are fast.
+            # One at first, so that no unwanted item is made; then more, so that long ones are fast.
             self._waiting, self._end = self._solution.take(self._number, self._count)
             self._count = min(2 * self._count, _MOST_ITEMS)
         if self._waiting:
@@ -85,7 +85,7 @@ class RemoteIterator(Remote):
 
     @property
     def has_waiting(self) -> bool:
-        """Whether items are here that the object over there has given already."""
+        """Whether the object over there has already given items that are still here."""
         return bool(self._waiting)
 
 
@@ -103,7 +103,7 @@ class Solution:
         self.was_called = False
 
     def await_program(self) -> None:
-        """Wait until the program has been executed; raises what it raised."""
+        """Wait until the program has been executed. Raises its error."""
         with self._reading():
             failure = self._receive()
             error = None if failure is None else _rebuild(decode(failure))
@@ -117,7 +117,7 @@ class Solution:
         return function
 
     def call(self, number: object, arguments: tuple[object, ...], keywords: dict[str, object]) -> object:
-        """Call a function over there; raises what it raises, and changes the arguments that it changes."""
+        """Call a function over there, and change the arguments that it changes. Raises its error."""
         given = self._encode([list(arguments), keywords])
         with self._reading():
             succeeded, answer, changed = self._ask([number, given])
@@ -164,14 +164,14 @@ class Solution:
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[None]:
-        """End the check where what is read is no message."""
+        """End the check if what is read is not a message."""
         try:
             yield
         except (CodecError, ValueError, TypeError, LookupError, RecursionError):
-            self._finish("failed", "the solution's process: it sent what is no message")
+            self._finish("failed", "the solution's process: it sent something that is not a message")
 
     def _encode(self, value: object) -> object:
-        """Return the form of what a test hands over; that it cannot cross is no fault of the program's."""
+        """Return the form of what a test hands over. If that cannot cross, the program is not at fault."""
         try:
             return encode(value, self._form, exact=True)
         except CodecError as error:
@@ -196,7 +196,7 @@ _KINDS = {"object": RemoteObject, "function": RemoteFunction, "iterator": Remote
 
 
 def _rebuild(description: object) -> BaseException:
-    """Return the builtin error that the solution raised, or what it extends where that takes other arguments.
+    """Return the builtin error that the solution raised, or the class it extends if that error takes other arguments.
 
     Raises CodecError for what describes none.
     """

@@ -1,4 +1,4 @@
-"""The folder that a run may write, empty at its start; one whose owner was killed is removed by the next pool."""
+"""The folder that a run may write to, empty at its start. The next pool removes those whose owner was killed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def empty(scratch: Path) -> None:
 
 
 class OwnFolder:
-    """A new folder for a zygote's scratch. Its lock is held until it is closed, so that `sweep` leaves it alone."""
+    """A new scratch folder of a zygote. It stays locked until it is closed, so that `sweep` leaves it alone."""
 
     def __init__(self) -> None:
         self._lock: int | None = None
@@ -40,7 +40,7 @@ class OwnFolder:
             self.path = Path(tempfile.mkdtemp(prefix=_PREFIX))
             with contextlib.suppress(FileNotFoundError):
                 lock = os.open(self.path, os.O_RDONLY)
-                with contextlib.suppress(OSError):  # no locks here; nobody sweeps here, then
+                with contextlib.suppress(OSError):  # a file system without locks, where nobody sweeps either
                     fcntl.flock(lock, fcntl.LOCK_EX)
                 if self.path.exists():
                     self._lock = lock

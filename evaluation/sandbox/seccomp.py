@@ -1,4 +1,4 @@
-"""The system-call filter (seccomp, classic BPF): what `syscalls` lists is allowed, all else fails with EPERM.
+"""The system-call filter (seccomp, classic BPF): it allows what `syscalls` lists; all else fails with EPERM.
 
 Guarantees: calls of another architecture, or of x86's x32 ABI, end the process. clone makes threads only, clone3 fails
 with ENOSYS (so that libc falls back to clone), prlimit64 only reads. x86_64 and aarch64.
@@ -30,11 +30,11 @@ MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # column of 
 _CLONE_THREAD = 0x00010000
 _CLONE_NEW = 0x7E020080  # every CLONE_NEW* flag
 _FCNTL = (0, 1, 2, 3, 4, 5, 6, 7, 36, 37, 38, 1030)  # descriptors, flags and locks; no owners, signals or leases
-_IOCTL = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)  # what isatty, window size and close-on-exec ask for
+_IOCTL = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)  # for isatty, window size and close-on-exec
 
 
 def build(machine: str) -> bytes:
-    """Return the filter of a machine, by the name that ``os.uname`` has for it; a KeyError for one that is unknown."""
+    """Return the filter of a machine, by its name in ``os.uname``. Raises KeyError for an unknown machine."""
     column, architecture = MACHINES[machine]
     code: list[Instruction] = [(_LOAD, 0, 0, _ARCHITECTURE), (_EQUAL, 1, 0, architecture), (_RETURN, 0, 0, _KILL)]
     code += [(_LOAD, 0, 0, _NUMBER), (_AT_LEAST, 0, 1, _X32_BIT), (_RETURN, 0, 0, _KILL)]
@@ -60,7 +60,7 @@ class _Program(ctypes.Structure):
 
 
 def _borders(allowed: Sequence[int]) -> list[tuple[int, int]]:
-    """Return at which numbers, in order, what is returned changes, and to what; below the first, all is denied."""
+    """Return the numbers, in order, at which the result changes, and to what; all below the first are denied."""
     known = frozenset(allowed)
     starts = [(number, _ALLOW) for number in allowed if number - 1 not in known]
     ends = [(number + 1, _DENY) for number in allowed if number + 1 not in known]
@@ -79,7 +79,7 @@ def _search(borders: Sequence[tuple[int, int]], below: int) -> list[Instruction]
 
 
 def _guard(name: str) -> Iterator[Instruction]:
-    """Return what decides a call by its arguments; it always returns."""
+    """Return the instructions that decide a call by its arguments; they always return."""
     if name == "clone3":
         yield _RETURN, 0, 0, _NO_SUCH_CALL
         return

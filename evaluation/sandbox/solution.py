@@ -1,7 +1,7 @@
 """The solution's side of a check: it executes what the model wrote, and answers calls of the entry point.
 
-Guarantees: no test text ever enters this process or its zygote. Nothing it says can be a pass: it can only return
-values, which the checker then judges.
+Guarantees: no test text ever enters this process or its zygote. Nothing that it sends can be a pass: it only returns
+values, which the checker judges.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _TOO_LARGE = f'[false, ["t", "MemoryError", ["t", "the result is larger than {MA
 
 
 def serve(order: Run, connection: int, number: int, confine: Callable[[], None]) -> NoReturn:
-    """Confine this process, tell its number, execute the program and answer requests until the checker is gone."""
+    """Confine this process, send its number, execute the program and answer requests until the checker is gone."""
     leave, channel = os._exit, Channel(connection)
     try:
         confine()
@@ -43,20 +43,20 @@ def serve(order: Run, connection: int, number: int, confine: Callable[[], None])
 
 
 def _load(order: Run) -> _Program | bytes:
-    """Execute the program, and return it, or the message that says why that failed."""
+    """Execute the program and return it, or a message that says why it failed."""
     random.seed(0)
     namespace: dict[str, object] = {}
     try:
         exec(compile(order.program, "<solution>", "exec"), namespace)
         if order.entry_point not in namespace:
             raise NameError(f"name '{order.entry_point}' is not defined")
-    except BaseException as error:  # whatever it raises, SystemExit too, is the program's failure
+    except BaseException as error:  # whatever it raises, even SystemExit, is the program's failure
         return dumps(_describe(error)).encode()
     return _Program(namespace[order.entry_point])
 
 
 class _Program:
-    """What the checker may ask for: the entry point, number 0, and every object that it was given to hold since."""
+    """What the checker may ask for: the entry point, number 0, and every object that was kept for it since."""
 
     def __init__(self, entry_point: object) -> None:
         self._held = {0: entry_point}

@@ -1,7 +1,7 @@
 """The system calls that a run may make, with their numbers.
 
 Guarantees: nothing here makes a process, opens a socket, signals or reads another process, or changes a file's mode
-or owner. A call that is not allowed is refused. Whether a *path* may be opened is Landlock's matter, not this list's.
+or owner. A call that is not allowed is refused. Landlock, not this list, decides whether a *path* may be opened.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ ALLOWED: dict[str, tuple[int | None, int | None]] = {
     "exit_group": (231, 94),
 }
 
-# Calls that the filter looks into before it lets them through.
+# Calls whose arguments the filter checks.
 GUARDED: dict[str, tuple[int | None, int | None]] = {
     "clone": (56, 220),
     "clone3": (435, 435),
@@ -140,7 +140,7 @@ GUARDED: dict[str, tuple[int | None, int | None]] = {
     "ioctl": (16, 29),
 }
 
-# A few of those that are refused, which can be tried with zeros for arguments and then make nothing of it.
+# A few of the refused calls, which do nothing when they are tried with zeros as arguments.
 FORBIDDEN: dict[str, tuple[int, int]] = {
     "unshare": (272, 97),
     "setns": (308, 268),

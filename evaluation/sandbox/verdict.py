@@ -1,4 +1,4 @@
-"""What checking one program came to."""
+"""The verdict on one program."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class Verdict:
 
     Attributes:
         status: ``failed`` covers wrong answers and exceptions; ``timeout`` the time limit; ``killed`` a signal;
-            ``unscorable`` a problem whose tests cannot be executed, or hand the program what cannot be given to
-            another process; ``harness_error`` a sandbox that broke down. These two say nothing of the completion.
+            ``unscorable`` a problem whose tests cannot be executed, or hand the program what cannot cross to another
+            process; ``harness_error`` a sandbox that broke down. The last two say nothing about the completion.
         detail: one short line: the exception, the signal, the limit; empty for a pass.
     """
 
@@ -31,6 +31,6 @@ class Verdict:
 
 
 def one_line(text: str) -> str:
-    """Return a text as one line of printable characters, cut to a length that a table can bear."""
+    """Return a text as one line of printable characters, cut to a length that fits a table."""
     line = " ".join("".join(character if character.isprintable() else " " for character in text[:2000]).split())
     return line if len(line) <= _MAX_DETAIL else line[: _MAX_DETAIL - 1] + "…"

@@ -1,7 +1,7 @@
 """A warm, single-threaded process that forks the runs of one side of a check, one at a time.
 
 Guarantees: a run's process is dead and reaped, and its files are gone, before the next run gets its job; that run was
-forked in the meantime, so that nobody waits for it. The zygote and its runs end when the process that started it is
+forked in the meantime, so that nobody waits for a fork. The zygote and its runs end when the process that started it is
 gone. It imports the standard library, and numpy when a program names it.
 """
 
@@ -39,12 +39,12 @@ from evaluation.sandbox.time_budget import judge_time
 Role: TypeAlias = Literal["solution", "checker"]
 
 _TICK_SECONDS = 0.1  # between looks at the scratch folder
-_BUSY_SECONDS = 0.001  # a run needs the cores so long before the next is forked
+_BUSY_SECONDS = 0.001  # before the next run is forked: until then, this one needs the cores
 _LEAST_SECONDS = 0.005  # between looks at the clock
 _ORPHAN_SECONDS = 1.0  # between looks at the parent: a fork of it may hold its end of the socket open
 _GRACE_SECONDS = 5.0
 
-# What programs import most, loaded once so that no run pays for it.
+# The modules that programs import most, loaded once so that no run pays for them.
 _WARM = (
     "ast bisect cmath collections copy dataclasses datetime decimal enum fractions functools hashlib heapq "
     "itertools math numbers operator queue random re statistics string struct textwrap threading time typing "
@@ -123,7 +123,7 @@ class Zygote:
                 shutil.rmtree(self._scratch, ignore_errors=True)  # bubblewrap's is a mount, and goes with it
 
     def _run(self, order: Run, connection: int) -> None:
-        """Give the waiting fork its job, see the run to its end, and report that."""
+        """Give the waiting fork its job, watch the run to its end, and report it."""
         run, self._next = self._next or self._fork(), None
         texts = order.program, order.test, order.entry_point
         if any("numpy" in text for text in texts) and self._load_numpy():
@@ -205,7 +205,7 @@ class Zygote:
         return None
 
     def _wait(self, seconds: float | None, watched: Sequence[int] = ()) -> list[int]:
-        """Wait for the parent, a child or a descriptor, and return those that are ready."""
+        """Wait for the parent, a child or a descriptor; return the descriptors that are ready."""
         while True:
             pause = _ORPHAN_SECONDS if seconds is None else seconds
             ready, _, _ = select.select([self._control.fileno(), self._wakeup, *watched], [], [], pause)

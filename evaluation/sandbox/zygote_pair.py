@@ -1,4 +1,4 @@
-"""One worker of the pool: a pair of zygotes, and what their two reports of a run mean together.
+"""One worker of the pool: a pair of zygotes, and the verdict that follows from their two reports on a run.
 
 Guarantees: only the checker can report a pass; the report on the solution's process only explains a check that lost it.
 A broken pair is replaced and the program run again, so that a fault of ours never becomes its score.
@@ -30,8 +30,8 @@ from evaluation.sandbox.task import Task
 from evaluation.sandbox.verdict import Verdict
 from evaluation.sandbox.zygote import Role, ZygoteSettings
 
-# Budgets of wall time after which a run that has not had its own budget says something about the machine, not about the
-# program. It is repeated alone in the pool, and may then take longer.
+# After so many budgets of wall time, a run that has not had its own budget says something about the machine, not about
+# the program. It is repeated with nothing else in the pool, and may then take longer.
 _HARD_WALL_BUDGETS, _HARD_WALL_BUDGETS_ALONE = 10, 100
 _ATTEMPTS = 3
 _START_SECONDS = 60.0
@@ -94,7 +94,7 @@ class ZygotePair:
         return self._pair[0].isolation
 
     def check(self, task: Task, completion: str) -> Verdict:
-        """Run one program against its tests; if the machine gave it no time among others, again and alone."""
+        """Run one program against its tests; if the machine gave it no time beside others, run it again by itself."""
         reason = ""
         starved = False
         for _ in range(_ATTEMPTS):
@@ -163,7 +163,7 @@ class ZygotePair:
 
 
 class _Zygote:
-    """One zygote, as its worker sees it."""
+    """The worker's end of one zygote."""
 
     def __init__(self, role: Role, bubblewrap: Bubblewrap) -> None:
         self._role = role
@@ -202,7 +202,7 @@ class _Zygote:
         self.isolation = Isolation()
 
     def await_start(self) -> None:
-        """Wait until it can be used. Raises SandboxError."""
+        """Wait until the zygote can be used. Raises SandboxError."""
         try:
             self.control.wait_at_most(_START_SECONDS)
             isolation, _ = self.control.receive()
@@ -238,7 +238,7 @@ class _Zygote:
 
 
 def _environment() -> dict[str, str]:
-    """Return all that a zygote learns of our environment."""
+    """Return the environment of a zygote."""
     environment = {"PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8"}
     if "LD_LIBRARY_PATH" in os.environ:  # some interpreters find their own library by it
         environment["LD_LIBRARY_PATH"] = os.environ["LD_LIBRARY_PATH"]
@@ -256,7 +256,7 @@ def _verdict_on_end(checked: Judged | Ended, solved: Judged | Ended, cpu_limit: 
 
 
 def _verdict_on_process(ended: Ended, which: str, cpu_limit: int) -> Verdict:
-    """Return what the end of a process says, where it left no verdict."""
+    """Return the verdict on a process that ended without one."""
     code = ended.exit_code
     if code >= 0:
         return Verdict("failed", f"{which} ended by itself (exit status {code})")

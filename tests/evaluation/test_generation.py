@@ -14,9 +14,9 @@ from tokenizers import Tokenizer, decoders, models
 from transformers import AutoModelForCausalLM, Gemma2Config, PreTrainedTokenizerFast
 
 from evaluation import load_problems
+from evaluation.generation.backend_protocol import Request
 from evaluation.generation.engine.attention import UnsupportedAttentionError
 from evaluation.generation.engine.generator import TransformersGenerator
-from evaluation.generation.protocol import Request
 from evaluation.generation.stock_generator import StockGenerator
 from evaluation.generation.text import TAIL_TOKENS, ends_in_stop, text_after
 from evaluation.generation.transformers_backend import TransformersBackend

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from evaluation import Evaluator, load_problems
 from evaluation.errors import LogitsError
+from evaluation.generation.backend_protocol import Request
 from evaluation.generation.engine.generator import TransformersGenerator
-from evaluation.generation.protocol import Request
 from evaluation.generation.sampling import TokenDraws
 from evaluation.generation.stock_generator import StockGenerator
 from evaluation.generation.token_choice import NONE, choose, drawn

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare, kstest
 from transformers import TemperatureLogitsWarper, TopPLogitsWarper
 
+from evaluation.generation.backend_protocol import Request
 from evaluation.generation.engine.generator import TransformersGenerator
-from evaluation.generation.protocol import Request
 from evaluation.generation.sampling import Sampling, TokenDraws
 from evaluation.generation.stock_generator import StockGenerator
 from evaluation.generation.token_choice import choose, drawn, least_in_nucleus

@@ -106,19 +106,17 @@ def test_ordinary_prompts_need_no_word(tmp_path: Path, adder: Problem) -> None:
 def test_who_disagrees_about_bos_is_named(tmp_path: Path, adder: Problem) -> None:
     tokenizer = saved(tmp_path / "config", add_bos_token=True)
     assert notes(adder, tokenizer) == [
-        "completion prompts begin without <s>; tokenizer_config.json (add_bos_token: true) would have it otherwise"
+        "completion prompts begin without <s>, unlike tokenizer_config.json (add_bos_token: true)"
     ]
     tokenizer = saved(tmp_path / "class", tokenizer_class="CodeLlamaTokenizer")
-    assert notes(adder, tokenizer) == ["completion prompts begin with <s>; tokenizer.json would have it otherwise"]
+    assert notes(adder, tokenizer) == ["completion prompts begin with <s>, unlike tokenizer.json"]
     tokenizer = saved(tmp_path / "chat")
     tokenizer.chat_template = "{{ bos_token }}{{ messages[0].content }}"
-    assert notes(adder, tokenizer) == [
-        "completion prompts begin without <s>; the chat template would have it otherwise"
-    ]
+    assert notes(adder, tokenizer) == ["completion prompts begin without <s>, unlike the chat template"]
     tokenizer = saved(tmp_path / "template", "<s> $A")
     tokenizer.chat_template = "{{ messages[0].content }}"
     assert notes(adder, tokenizer, "chat") == [
-        "chat prompts begin without <s>; what the tokenizer makes of a plain text would have it otherwise"
+        "chat prompts begin without <s>, unlike the tokenizer's encoding of plain text"
     ]
 
 
@@ -126,7 +124,7 @@ def test_ids_that_the_file_would_give_otherwise_are_told(tmp_path: Path, adder: 
     tokenizer = saved(tmp_path)
     tokenizer.backend_tokenizer.pre_tokenizer = None  # as a class may split otherwise than the file
     assert [note.partition(" for ")[0] for note in notes(adder, tokenizer)] == [
-        f"tokenizer.json has other ids than {type(tokenizer).__name__}"
+        f"tokenizer.json and {type(tokenizer).__name__} give different ids"
     ]
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import torch
 
 from evaluation import Evaluator, Sampling, load_problems
 from evaluation.errors import EvaluationError
-from evaluation.generation.protocol import Generated, Request
+from evaluation.generation.backend_protocol import Generated, Request
 from evaluation.generation.text import text_after
 from evaluation.generation.vllm_backend import VllmBackend
 from merging import load_model, load_tokenizer
@@ -75,7 +76,7 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Family:
 
 @pytest.fixture(scope="module")
 def backend() -> Iterator[VllmBackend]:
-    with VllmBackend() as backend:
+    with closing(VllmBackend()) as backend:
         yield backend
 
 
@@ -238,7 +239,7 @@ def test_the_engine_ends_with_the_process_that_started_it(family: Family, tmp_pa
     family.tokenizer.save_pretrained(folder)
     program = (
         "import sys, time\n"
-        "from evaluation.generation.protocol import Request\n"
+        "from evaluation.generation.backend_protocol import Request\n"
         "from evaluation.generation.vllm_backend import VllmBackend\n"
         "from merging import load_model, load_tokenizer\n"
         "model, tokenizer, backend = load_model(sys.argv[1]), load_tokenizer(sys.argv[1]), VllmBackend()\n"

@@ -57,7 +57,7 @@ def test_what_tokenizers_append_changes_no_score(family: Family, stopped_folder:
         append_end(model)
     notes = [note for note in said(family.write(), tmp_path / "run", trials=1) if "prompts" in note]
     assert notes == [
-        "completion prompts end without </s>, which the tokenizer puts after a text: nothing would follow it"
+        "completion prompts end without </s>, which the tokenizer appends: a model generates nothing after it"
     ]
     for file in sorted((stopped_folder / "completions").iterdir()):
         assert (tmp_path / "run" / "completions" / file.name).read_text() == file.read_text()
@@ -104,7 +104,7 @@ def test_the_tokenizer_that_asks_all_models_is_looked_at_once(
     notes = said(family.write(evaluation=f"{PARENTS_ALONE}, prompt: {{tokenizer: b}}"), tmp_path / "run")
     assert len(looked) == 1
     assert (
-        "completion prompts end without </s>, which the tokenizer puts after a text: nothing would follow it" in notes
+        "completion prompts end without </s>, which the tokenizer appends: a model generates nothing after it" in notes
     )
 
 
@@ -117,7 +117,7 @@ def test_a_chat_export_ends_where_its_answers_did(family: Family, tmp_path: Path
     notes = said(family.write(evaluation=CHAT), tmp_path / "run", trials=1)
     assert [note for note in notes if "<a>" in note] == [
         "the chat template ends an answer with <a>, which generation_config.json does not list (eos_token_id); an "
-        "answer ends there all the same"
+        "answer still ends there"
     ]
     export_trial(tmp_path / "run", tmp_path / "out")
     merge = Recipe.load(tmp_path / "out" / "recipe.yaml")
@@ -139,7 +139,7 @@ def test_an_export_ends_as_the_tokenizer_of_the_prompts_ends(family: Family, tmp
 
 def test_a_template_that_leaves_the_question_out_ends_a_search_before_it_begins(family: Family, tmp_path: Path) -> None:
     chatting(family.base, family.a, family.b, template="Hello!")
-    with pytest.raises(SearchError, match="the chat template leaves out what a user asks"):
+    with pytest.raises(SearchError, match="the chat template drops the user's message"):
         run_search(SearchConfig.load(family.write(evaluation=CHAT)), tmp_path / "run", trials=1)
     assert not (tmp_path / "run").exists()
 

@@ -54,7 +54,7 @@ class DraftStore:
         return distinct([*kept.recent, *kept.parents], _RECENT + _PARENTS)
 
     def reference(self, prompt: str) -> tuple[int, ...]:
-        """Return the completion whose likelihood models are compared by; empty if there is none."""
+        """Return the completion by whose likelihood models are compared; empty if there is none."""
         return self._prompts.get(prompt, _OfPrompt()).reference
 
     def add(self, entry: Draft) -> bool:
@@ -73,12 +73,12 @@ class DraftStore:
         return new
 
     def withdraw(self, entry: Draft) -> None:
-        """Let a completion be the reference of its prompt no more; it stays a draft."""
+        """Stop using a completion as the reference of its prompt; it stays a draft."""
         if self.reference(entry.prompt) == entry.tokens:
             self._prompts[entry.prompt].reference = ()
 
 
 def prompt_key(text: str, tokens: Sequence[int]) -> str:
     """Return the key of a prompt, made of its text and its token ids."""
-    # Tokenizers may agree on this text and differ on others: that makes drafts worse, but changes no completion.
+    # Tokenizers may agree on this text and differ on others: drafts get worse, but completions stay the same.
     return hashlib.sha256(text.encode() + b"\0" + array("Q", tokens).tobytes()).hexdigest()[:24]

@@ -1,10 +1,10 @@
 """The drafter: guesses the next tokens of a completion, mostly from completions of similar models.
 
 If known completions begin with all tokens so far, the guess is what most of them continue with (the majority path of a
-trie). Otherwise it continues a numbered text, or copies what follows the last place where the newest tokens stand in
+trie). Otherwise it continues a numbered text, or copies what follows the last place where the newest tokens occur in
 the text itself or in a known completion (prompt lookup; SuffixDecoding, arXiv:2411.04975).
 
-Guarantees: guesses only. The generator verifies them, so a bad one costs time and nothing else.
+Guarantees: the generator verifies every guess, so a bad one only costs time.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _TYPE = "I"
 _WIDTH = array(_TYPE).itemsize
 
 # Where a guess comes from: known completions that agree with all tokens so far (all of several, a single one, most),
-# a numbered text, or a place where this many of the newest tokens also stand.
+# a numbered text, or a place where this many of the newest tokens also occur.
 GuessSource: TypeAlias = Literal["all", "one", "most", "numbered"] | int
 _Path: TypeAlias = tuple[Sequence[int], Sequence[GuessSource]]
 _LONGEST_MATCH, _SHORTEST_MATCH = 16, 2
@@ -164,7 +164,7 @@ def _unpacked(packed: bytes) -> Sequence[int]:
 
 
 def _after(wanted: bytes, text: bytes, most: int, repeats: bool) -> Sequence[int]:
-    """Return up to ``most`` tokens that follow the last place where the wanted ones stand in a text.
+    """Return up to ``most`` tokens that follow the last place where the wanted ones occur in a text.
 
     Args:
         wanted: tokens.
@@ -179,7 +179,7 @@ def _after(wanted: bytes, text: bytes, most: int, repeats: bool) -> Sequence[int
 
 
 def _last_place(text: bytes, wanted: bytes) -> int:
-    """Return the last byte at which whole tokens stand in a text, or -1."""
+    """Return the last byte at which whole tokens occur in a text, or -1."""
     place = text.rfind(wanted)
     while place >= 0 and place % _WIDTH:
         place = text.rfind(wanted, 0, place + len(wanted) - 1)

@@ -1,10 +1,10 @@
 """Guesses for numbered text: text that repeats itself except for numbers, which grow in steps.
 
-A weak model that is lost often counts on to its last token: ``if n == 31: return 31``. Such text stands nowhere else,
+A weak model that is lost often counts on to its last token: ``if n == 31: return 31``. Such text occurs nowhere else,
 so other guesses fail, and a whole batch waits for that request while each number costs a pass
 (tests/benchmarks/generation.py counts the passes with and without these guesses).
 
-Guarantees: guesses only. They need a tokenizer with one token per digit, such as SmolLM2's.
+Needs a tokenizer with one token per digit, such as SmolLM2's.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def _items(text: Sequence[int], digits: Mapping[int, str]) -> list[int | str]:
 
 
 def _period(items: Sequence[int | str]) -> int:
-    """Return after how many items a text repeats itself except for its numbers; 0 if they stay the same, too."""
+    """Return the number of items after which a text repeats itself except for its numbers; 0 if those repeat, too."""
     shape = [0 if isinstance(item, str) else item + 1 for item in items]
     for period in range(1, len(shape) // 2 + 1):
         last, before = slice(-period, None), slice(-2 * period, -period)

@@ -1,7 +1,7 @@
 """A request under way: a row of a batch, in plain Python.
 
-Guarantees: its tokens are those that the model chose, one after the other. It can leave a batch and continue in another
-one where it was.
+Guarantees: its tokens are those that the model chose, one after the other. It can leave a batch and continue where it
+was in another one.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from collections.abc import Collection, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
+from evaluation.generation.backend_protocol import Generated, Request
 from evaluation.generation.drafting.drafter import Drafter
 from evaluation.generation.engine.pass_layout import Piece
-from evaluation.generation.protocol import Generated, Request
 from evaluation.generation.text import ends_in_stop, text_after
 
 

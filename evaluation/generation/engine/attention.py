@@ -1,7 +1,7 @@
 """Attention over slots, which replaces a transformers model's own while a pass runs.
 
-Guarantees: afterwards the model has its own attention back, whatever happens. A model that needs attention of another
-kind (capped scores, sinks) is refused, not approximated.
+Guarantees: afterwards the model has its own attention back, whatever happens. A model that needs another kind of
+attention (capped scores, sinks) is refused, not approximated.
 """
 
 from __future__ import annotations

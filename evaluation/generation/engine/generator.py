@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from evaluation.generation.backend_protocol import Completions, OnLikelihood, Request
 from evaluation.generation.drafting.drafter import Drafter, Trust
 from evaluation.generation.drafting.numbered_text import digits_of
 from evaluation.generation.engine.active_request import ActiveRequest
@@ -30,7 +31,6 @@ from evaluation.generation.engine.batch import Batch
 from evaluation.generation.engine.pass_layout import PassLayout, Piece
 from evaluation.generation.engine.slots import Slots
 from evaluation.generation.free_memory import free_bytes, is_out_of_memory
-from evaluation.generation.protocol import Completions, OnLikelihood, Request
 from evaluation.generation.text import end_tokens, most_tokens, within_context
 from evaluation.generation.threads import threads_for
 from evaluation.generation.token_choice import NONE, choose

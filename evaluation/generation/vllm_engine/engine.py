@@ -15,7 +15,7 @@ from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 from vllm.sampling_params import RequestOutputKind
 
-from evaluation.generation.protocol import Request
+from evaluation.generation.backend_protocol import Request
 from evaluation.generation.vllm_engine.messages import Completed, EngineSettings, Generate, Likelihood
 from evaluation.generation.vllm_engine.proposer import DraftProposer
 from evaluation.generation.vllm_engine.shared_weights import SeenWeights, SharedTensor
@@ -56,7 +56,7 @@ class Engine:
         self._llm.reset_prefix_cache()
 
     def generate(self, order: Generate, is_cancelled: Callable[[], bool]) -> Iterator[Completed | Likelihood]:
-        """Yield likelihoods, and what is written after each prompt as it is finished; ask before each step to go on."""
+        """Yield likelihoods and completions as they are ready; ask before each step whether to go on."""
         work = _Work(order.requests)
         for index, request in enumerate(order.requests):
             added = self._add(str(index), request.prompt, _parameters(request, order.ends))
@@ -88,7 +88,7 @@ class _Work:
         self._tokens: dict[int, tuple[int, ...]] = {}
 
     def finish(self, output: Any) -> Iterator[Completed | Likelihood]:
-        """Accept an output of vLLM; yield what is complete with it."""
+        """Accept an output of vLLM; yield what it completes."""
         index = int(output.request_id.partition(" ")[0])
         request = self._requests[index]
         del self.open[output.request_id]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from evaluation.generation.protocol import Request
+from evaluation.generation.backend_protocol import Request
 from evaluation.generation.vllm_engine.shared_weights import SharedTensor
 
 

@@ -1,6 +1,6 @@
 """The engine's process, as seen by the process that started it.
 
-Guarantees: it ends with `close`, and with this process in any case; Ctrl-C does not reach it.
+Guarantees: it ends with `close`, or with this process; Ctrl-C does not reach it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from evaluation.errors import EvaluationError
-from evaluation.generation.protocol import Request
+from evaluation.generation.backend_protocol import Request
 from evaluation.generation.vllm_engine.messages import (
     Answer,
     Cancel,
@@ -100,7 +100,7 @@ class EngineProcess:
     def generate(
         self, requests: Sequence[Request], ends: Sequence[int], guess: bool
     ) -> Generator[Completed | Likelihood]:
-        """Yield likelihoods and what is written after each prompt, in any order; close the iterator to stop early.
+        """Yield likelihoods and completions, in any order; close the iterator to stop early.
 
         Raises:
             EvaluationError: the engine failed.

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from evaluation.generation.backend_protocol import Request
 from evaluation.generation.drafting.drafter import Drafter, Trust
 from evaluation.generation.drafting.numbered_text import NO_DIGITS
-from evaluation.generation.protocol import Request
 
 # A guess costs one position of a step; a step costs as much as this many positions, besides those of its rows.
 _STEP_POSITIONS = 20
