@@ -12,6 +12,8 @@ import os
 import time
 from functools import partial
 
+from evaluation.sandbox.control_messages import Judged, Run
+
 NOWHERE = -1
 
 
@@ -70,6 +72,21 @@ class Clock:
         for number in self._numbers:
             self._known |= _threads(self._processes, number)
         return sum(ran for ran, _ in self._known.values()), sum(waited for _, waited in self._known.values())
+
+
+def judge_time(clock: Clock, run: Run) -> Judged | float:
+    """Return the verdict on a run whose time is over, or else the seconds after which to ask again.
+
+    A run that had `hard_wall_seconds`, but not its budget, says something about the machine.
+    """
+    if clock.wall_seconds < run.budget_seconds:  # most checks end this soon: do not look at the processes
+        return run.budget_seconds - clock.wall_seconds
+    effective = clock.effective_seconds
+    if effective >= run.budget_seconds:
+        return Judged("timeout", "timed out")
+    if clock.wall_seconds >= run.hard_wall_seconds:
+        return Judged("starved", "the machine gave the run no time")
+    return run.budget_seconds - effective
 
 
 def _threads(processes: int, number: int) -> dict[int, tuple[float, float]]:

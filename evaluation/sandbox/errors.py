@@ -17,5 +17,7 @@ class ConfinementError(SandboxError):
     """
 
     def __init__(self, isolation: Isolation) -> None:
-        super().__init__(f"foreign code is not executed here: {isolation.shortfall}; `merge-search check` tells more")
+        super().__init__(
+            f"foreign code is not executed here: {isolation.shortfall}; run `merge-search check` for details"
+        )
         self.isolation = isolation

@@ -71,7 +71,7 @@ class Isolation:
     def note(self) -> str:
         """A note on the layers that are missing; empty if none are."""
         missing = ", ".join(self.missing)
-        return f"the sandbox works without {missing}; `merge-search check` tells more" if missing else ""
+        return f"the sandbox works without {missing}; run `merge-search check` for details" if missing else ""
 
     @property
     def shortfall(self) -> str:

@@ -28,13 +28,12 @@ from typing import Literal, NoReturn, TypeAlias, cast
 
 from evaluation.sandbox import limits
 from evaluation.sandbox.checker import Checker
-from evaluation.sandbox.clock import Clock, measures_delay, number_in
+from evaluation.sandbox.clock import Clock, judge_time, measures_delay, number_in
 from evaluation.sandbox.confinement import Confinement
 from evaluation.sandbox.control import Control, ControlClosed
 from evaluation.sandbox.control_messages import CheckStatus, Ended, Judged, Run
 from evaluation.sandbox.scratch import empty, is_full
 from evaluation.sandbox.solution import serve
-from evaluation.sandbox.time_budget import judge_time
 
 Role: TypeAlias = Literal["solution", "checker"]
 

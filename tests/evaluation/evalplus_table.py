@@ -1,6 +1,6 @@
 """What evalplus 0.3.1 says of the cases: `python -m tests.evaluation.evalplus_table` writes it to evalplus.json.
 
-evalplus brings the clients of four companies along, so it is no dependency. In an environment of its own:
+evalplus installs the clients of four companies, so it is not a dependency. In an environment of its own:
 
     pip install -e '.[test]'
     pip install --no-deps evalplus==0.3.1 tree-sitter tree-sitter-python appdirs tempdir wget psutil tqdm

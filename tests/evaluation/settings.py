@@ -1,4 +1,4 @@
-"""The settings in which the sandbox must hold: as root, as a user who is nobody, without bubblewrap, without Landlock.
+"""The settings in which the sandbox must hold: as root, as the user nobody, without bubblewrap, without Landlock.
 
 Each is a process of its own that has a pool and checks what it is sent, so that a test may ask in any of them.
 """

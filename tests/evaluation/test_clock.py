@@ -12,11 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from evaluation.sandbox.clock import NOWHERE, Clock, measures_delay, number_in, open_processes
+from evaluation.sandbox.clock import NOWHERE, Clock, judge_time, measures_delay, number_in, open_processes
 from evaluation.sandbox.control_messages import Ended, Judged, Run
 from evaluation.sandbox.gate import Gate
 from evaluation.sandbox.limits import cpu_limit_seconds
-from evaluation.sandbox.time_budget import judge_time
 from evaluation.sandbox.zygote_pair import _verdict_on_end
 
 PROCESSES = open_processes()
@@ -153,4 +152,4 @@ def test_who_is_alone_in_a_gate_is_alone() -> None:
         thread.join()
     assert alone_with == [1] * 4
     with gate.together(), gate.together():
-        pass  # who is together waits for nobody
+        pass  # those who are inside together do not wait

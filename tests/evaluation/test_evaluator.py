@@ -67,7 +67,7 @@ def _row(ids: list[int]) -> Any:
 
 @pytest.fixture
 def half_solved(adder: Problem) -> ProblemSet:
-    """Two problems, one of which every model passes: what it writes behind the comment sign changes nothing."""
+    """Two problems. Every model passes one of them: what it writes after the comment sign changes nothing."""
     solved = Problem("toy/solved", "def add(a, b):\n    return a + b #", "add", "", adder.test)
     return ProblemSet("toy", (adder, solved))
 

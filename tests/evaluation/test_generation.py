@@ -29,7 +29,7 @@ PROMPTS = ["def f(x):", "a", "import os\nimport sys\n\n\ndef main() -> None:\n  
 
 
 def by_generate(model: Any, ids: list[int], max_new_tokens: int, **options: Any) -> list[int]:
-    """Return the tokens that `model.generate` writes after one prompt alone."""
+    """Return the tokens that `model.generate` writes after a single prompt."""
     out = model.generate(
         torch.tensor([ids]),
         attention_mask=torch.ones(1, len(ids), dtype=torch.long),
@@ -287,7 +287,7 @@ def test_generate_goes_on_with_the_rows_that_are_left(
         by_generate(model, ids, most) for ids, most in zip(prompts, lengths, strict=True)
     ]
     assert model.generation_config is before
-    assert rows[-1] == 1  # the longest one alone
+    assert rows[-1] == 1  # only the longest one
     assert ("continuing with 2 prompts at a time" in caplog.text) == (batch_size > room)
 
 

@@ -1,4 +1,4 @@
-"""What a completion may try: it never passes by it, never reaches beyond the sandbox, and leaves the next run alone."""
+"""What a completion may try: it never passes, never reaches beyond the sandbox, and never disturbs the next run."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_a_hostile_completion_comes_to_nothing(
     comes_to_nothing(settings(setting), case)
 
 
-# In bubblewrap alone, the folders on the way to the interpreter can be listed; nothing else is in them.
+# With only bubblewrap, the folders on the way to the interpreter can be listed; nothing else is in them.
 @pytest.mark.parametrize(
     "case", [name for name in CASES if name.startswith("escapes") and "folders listed" not in name]
 )

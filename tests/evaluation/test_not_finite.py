@@ -24,7 +24,7 @@ from evaluation.generation.token_choice import NONE, choose, drawn
 from evaluation.report import NOT_FINITE
 
 PROMPTS = ["def f(x):", "a", "import os\n", "b", "x = [1, 2", "# long"]
-# Of these, those that have the token of which the model knows nothing finite.
+# Those of them that have the token for which the model's logits are not finite.
 POISONED = [1, 3]
 
 
@@ -43,7 +43,7 @@ def requests_of(tokenizer: Any, samples: int = 1, draw: TokenDraws | None = None
 
 
 def plainly(model: Any, tokenizer: Any, requests: list[Request]) -> list[tuple[int, ...]]:
-    """Return what a model writes, each text alone and without guesses."""
+    """Return what a model writes, each text by itself and without guesses."""
     found = dict(TransformersGenerator(model, tokenizer, 1, drafting=False).generate(requests))
     return [found[index].tokens for index in range(len(requests))]
 

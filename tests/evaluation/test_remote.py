@@ -1,4 +1,4 @@
-"""What the tests get from the solution's process behaves as it would within one."""
+"""What the tests get from the solution's process behaves as it would within one process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sampled tokens: the distribution is the softmax's within the nucleus, and a draw depends on its key alone."""
+"""Sampled tokens: the distribution is the softmax's within the nucleus, and a draw depends only on its key."""
 
 from __future__ import annotations
 

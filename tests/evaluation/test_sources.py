@@ -68,7 +68,7 @@ def test_mbpp_is_read_in_each_of_its_layouts(tmp_path: Path, sandbox: SandboxPoo
     assert (problem.task_id, problem.entry_point, problem.style) == ("Mbpp/11", "remove_Occ", "description")
     assert problem.prompt == f'"""\n{WHOLE["text"]}\n{WHOLE["test_list"][0]}\n"""\n'
     assert sandbox.run(problem, problem.canonical_solution).passed
-    known = "def remove_Occ(s, ch):\n    return {'hello': 'heo'}.get(s, '')"  # what the tests of one layout alone know
+    known = "def remove_Occ(s, ch):\n    return {'hello': 'heo'}.get(s, '')"  # only the tests of one layout know this
     assert sandbox.run(problem, known).passed == (layout == "plus")
     assert not sandbox.run(problem, "def remove_Occ(s, ch):\n    return s").passed
 

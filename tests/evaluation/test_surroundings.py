@@ -122,7 +122,7 @@ def test_who_disagrees_about_bos_is_named(tmp_path: Path, adder: Problem) -> Non
 
 def test_ids_that_the_file_would_give_otherwise_are_told(tmp_path: Path, adder: Problem) -> None:
     tokenizer = saved(tmp_path)
-    tokenizer.backend_tokenizer.pre_tokenizer = None  # as a class may split otherwise than the file
+    tokenizer.backend_tokenizer.pre_tokenizer = None  # as a class may split a text differently than the file
     assert [note.partition(" for ")[0] for note in notes(adder, tokenizer)] == [
         f"tokenizer.json and {type(tokenizer).__name__} give different ids"
     ]

@@ -56,7 +56,7 @@ class Family:
         return tuple(out[0, len(prompt) :].tolist())
 
     def _saved(self, folder: Path, seed: int) -> str:
-        # 300 rows are no multiple of the 64 that vLLM pads a vocabulary to; the head is tied to them.
+        # 300 rows are not a multiple of the 64 that vLLM pads a vocabulary to; the head is tied to them.
         tiny = TinyModel(
             seed=seed,
             change=0.5,

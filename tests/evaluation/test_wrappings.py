@@ -147,7 +147,7 @@ ANSWERS = {
     "a script cut off": f'```python\n{GOOD}\n\nif __name__ == "__main__":\n    for i in ra',
     "a trial cut off": f"```python\n{GOOD}\n\ntry:\n    print(f(1))\n",
     "another function cut off": f"```python\n{GOOD}\n\ndef g(x):\n    return [",
-    # bodies alone
+    # only bodies
     "a body in a fence": f"```python\n{BODY}\n```",
     "a body in a fence at the margin": f"```python\n{textwrap.dedent(BODY)}\n```\nIt triples.",
     "a body from where the prompt ends": f"```python\n{BODY.lstrip()}\n```",

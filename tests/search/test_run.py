@@ -465,7 +465,7 @@ def test_the_layers_of_the_sandbox_are_recorded_and_one_that_it_lacks_is_told(
     assert {"rlimits", "no-new-privs", "seccomp (x86_64)"} <= set(json.loads(active))
     assert json.loads(missing) == ["bubblewrap (there is no bwrap on the PATH)"]
     assert said == [
-        "the sandbox works without bubblewrap (there is no bwrap on the PATH); `merge-search check` tells more"
+        "the sandbox works without bubblewrap (there is no bwrap on the PATH); run `merge-search check` for details"
     ]
 
 

@@ -62,7 +62,7 @@ class ActiveRequest:
 
     @property
     def generation(self) -> Generated:
-        """What has been generated, to its end."""
+        """The tokens so far, as a completion."""
         text = text_after(self.request.prompt, self.generated, self._tokenizer)
         return Generated(text, tuple(self.generated), self.log_likelihood, self.finite)
 
