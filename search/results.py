@@ -25,7 +25,7 @@ from merging.caches import put, sweep
 from search.errors import MAKE_ROOM, RESTORE, SearchError
 from search.identity import COMPUTE_DTYPE, Identity, adopted, check, computes_in
 from search.locks import exclusive, is_held
-from search.study.database import folder_errors
+from search.study.database import damage, folder_errors
 from search.study.local_store import DATABASE, WORKERS, LocalStore
 from search.study.outcomes import Split
 from search.study.record import SplitName, TrialRecord
@@ -34,6 +34,7 @@ from search.study.store import Store
 if TYPE_CHECKING:
     from evaluation import Outcome
     from search.space.config import SearchConfig
+    from search.space.space import SearchSpace
 
 _CONFIG, _COMPLETIONS, _LOG, _LOCK = "config.yaml", "completions", "worker.log", ".lock"
 # What a search of version 0.1 consists of.
@@ -174,6 +175,13 @@ class ResultsFolder:
                 return self.name, store.changed()[0], {**_UNKNOWN, **store.splits}
         except NothingYet:
             return self.name, (), _UNKNOWN
+
+    def require_parameters(self, records: Iterable[TrialRecord], space: SearchSpace) -> None:
+        """Raise SearchError if the parameters of a trial, by their names or values, cannot be of a search space."""
+        with damage(self.path / DATABASE):
+            for record in records:
+                if record.parameters:
+                    space.require(record.parameters)
 
     @property
     def identity(self) -> Identity:

@@ -111,7 +111,7 @@ def parameter_name(key: str, recipe: Mapping[str, Any], names: Mapping[str, str]
         if isinstance(node, list):
             # A single filter may stand in the config without the list that a recipe has around it.
             index = int(part) if part.isdigit() else 0
-            node = node[index]
+            node = node[index] if index < len(node) else None  # only in a damaged record
             labels += _label(node, index, names)
             words += f"({node['filter']})" if isinstance(node, dict) and node.get("filter") else ""
         if not part.isdigit():

@@ -160,8 +160,12 @@ def print_scored(scored: ScoredSamples, as_json: bool) -> None:
         return
     for task, verdict in zip(scored.task_ids, scored.verdicts, strict=True):
         click.echo(f"{task:<24} {verdict.status:<8} {verdict.detail}".rstrip())
-    found = ", ".join(f"pass@{k} {rate:.1%}" for k, rate in scored.pass_at.items())
-    click.echo(f"{found} over {len(set(scored.task_ids))} problems")
+    low, high = scored.interval
+    further = "".join(f", pass@{k} {rate:.1%}" for k, rate in scored.pass_at.items() if k > 1)
+    click.echo(
+        f"pass@1 {scored.pass_at[1]:.1%} (95% interval {low:.1%} to {high:.1%}){further} over "
+        f"{len(set(scored.task_ids))} problems"
+    )
 
 
 def show_search(config: SearchConfig, progress: Progress) -> None:

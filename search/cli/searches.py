@@ -70,10 +70,10 @@ def run(
     if fresh and retry_failed:
         raise click.UsageError("--fresh starts over, so nothing has failed yet; give it or --retry-failed")
     given = {"--out": out, "--trials": trials, "--seed": seed}
-    words = [str(word) for option, value in given.items() if value is not None for word in (option, value)]
+    words = [word for option, value in given.items() if value is not None for word in (option, value)]
     words += ["--allow-code-execution"] * allow_code_execution
     words += [] if compile is None else ["--compile" if compile else "--no-compile"]
-    again = shlex.join(["merge-search", "run", str(config), *words])
+    again = _command("run", config, *words)
     with Terminal() as progress:
         # PyTorch and transformers take seconds to import: this line says why nothing happens yet.
         progress.begin("starting", 1)
@@ -102,7 +102,8 @@ def run(
     if found.unfinished:
         click.echo(f"\n{found.unfinished} To continue:\n  {again}")
     if found.best is not None:
-        click.echo(f"\nNext, export the best merge as a model:\n  {_export_command(folder)}")
+        target = Path(f"{folder.resolve().name}-merged")
+        click.echo(f"\nNext, export the best merge as a model:\n  {_command('export', folder, '--to', target)}")
 
 
 @click.command()
@@ -219,10 +220,12 @@ def _write_study(results: Path, file: Path) -> None:
     folder = ResultsFolder.open(results)
     name, records, _ = folder.read()
     space = SearchSpace.read(folder.identity["recipe"], str(results))
+    folder.require_parameters(records, space)
     objectives = max((len(record.search.scores) for record in records), default=1) or 1
     write_study(file, name, records, space.distributions(), objectives)
 
 
-def _export_command(folder: Path) -> str:
-    name = folder.resolve().name
-    return shlex.join(["merge-search", "export", str(folder), "--to", f"{name}-merged"])
+def _command(*words: str | int | Path) -> str:
+    """Return a command as a shell takes it; a path that begins with a dash would be read as an option."""
+    plain = (f"./{word}" if isinstance(word, Path) and str(word).startswith("-") else str(word) for word in words)
+    return shlex.join(["merge-search", *plain])

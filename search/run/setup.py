@@ -148,6 +148,7 @@ class _Setup:
         starts = [Proposal(parameters, "warm start") for parameters in config.warm_starts]
         read = {name: Split.of(split, evaluator.sampling.samples) for name, split in splits.items()}
         store.begin(references, starts, read, retry_failed)
+        folder.require_parameters(store.changed()[0], config.space)
         folder.remove_lost_completions(store)
         return Session(config, bench, store, worker)
 

@@ -170,6 +170,14 @@ class Range(BaseModel):
             raise SearchError(f"{where}: {error}") from None
         return dict(zip(self.names, values, strict=True))
 
+    def require(self, params: Mapping[str, Any]) -> None:
+        """Raise KeyError, TypeError or ValueError if these are not parameters in it."""
+        for name in self.names:
+            if not self.choices:
+                self._require_inside(params[name])
+            elif params[name] not in self._ends():
+                raise ValueError(f"{params[name]!r} is not one of the choices")
+
     def _ends(self) -> Sequence[Any]:
         return [_label(choice) for choice in self.choices] or [self.low, self.high]
 
@@ -189,11 +197,14 @@ class Range(BaseModel):
         line = [_number(value) for value in (concrete if isinstance(concrete, list) and self.knots else [concrete])]
         values = _resampled(line, self.knots) if self.knots else line
         for value in values:
-            if not self.low <= value <= self.high:
-                raise ValueError(f"{value:g} is outside the range [{self.low:g}, {self.high:g}]")
-            if self.step and not _is_whole((value - self.low) / self.step):
-                raise ValueError(f"{value:g} is not one of {self.low:g}, {self.low + self.step:g}, ...")
+            self._require_inside(value)
         return [int(value) if self.whole else float(value) for value in values]
+
+    def _require_inside(self, value: float) -> None:
+        if not self.low <= value <= self.high:
+            raise ValueError(f"{value:g} is outside the range [{self.low:g}, {self.high:g}]")
+        if self.step and not _is_whole((value - self.low) / self.step):
+            raise ValueError(f"{value:g} is not one of {self.low:g}, {self.low + self.step:g}, ...")
 
 
 class WholeRange(Range):

@@ -103,6 +103,11 @@ class SearchSpace:
         """Return Optuna's distribution of each searched parameter."""
         return {name: found.distribution() for found in self.ranges for name in found.names}
 
+    def require(self, params: Mapping[str, Any]) -> None:
+        """Raise KeyError, TypeError or ValueError if these are not parameters of a point of the space."""
+        for found in self.ranges:
+            found.require(params)
+
     def recipe_at(self, params: Mapping[str, Any]) -> Recipe:
         """Return the recipe with these parameters in place of the ranges. Raises MergingError if it is invalid."""
         data = copy.deepcopy(self.template)

@@ -77,7 +77,8 @@ def scored_json(scored: ScoredSamples) -> str:
         {"task_id": task, "passed": verdict.passed, "status": verdict.status, "detail": verdict.detail}
         for task, verdict in zip(scored.task_ids, scored.verdicts, strict=True)
     ]
-    return json.dumps({**{f"pass@{k}": rate for k, rate in scored.pass_at.items()}, "verdicts": verdicts})
+    rates = {f"pass@{k}": rate for k, rate in scored.pass_at.items()}
+    return json.dumps({**rates, "interval": scored.interval, "verdicts": verdicts})
 
 
 def _keys(found: Iterable[Iterable[str]]) -> Sequence[str]:

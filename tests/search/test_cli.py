@@ -341,6 +341,18 @@ def test_a_run_ends_with_the_leaderboard_and_the_next_command(
     assert (tmp_path / "my run-merged" / "model.safetensors").is_file()
 
 
+def test_a_suggested_command_works_where_a_folder_begins_with_a_dash(
+    command: Command, family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = family.write()
+    monkeypatch.chdir(tmp_path)
+    done = command("run", config, "--out", "-dash", "--trials", "1")
+    assert done.exit_code == 0, done.output
+    _, *words = shlex.split(done.stdout.splitlines()[-1])
+    assert command(*words).exit_code == 0
+    assert (tmp_path / "-dash-merged" / "model.safetensors").is_file()
+
+
 def test_the_leaderboard_is_json_and_csv_for_programs(command: Command, finished: Path) -> None:
     board = json.loads(command("leaderboard", finished, "--json").stdout)
     assert board["best"] in [row["trial"] for row in board["rows"] if row["kind"] == "trial"]
@@ -431,7 +443,10 @@ def test_completions_from_anywhere_are_scored_in_the_order_of_the_lines(
     assert scored["verdicts"][2].keys() == {"task_id", "passed", "status", "detail"}
     assert scored["verdicts"][2]["status"] == "failed"
     assert scored["pass@1"] == pytest.approx((1 + 0.5 + 1) / 3)
-    assert command(*words).stdout.endswith("pass@1 83.3% over 3 problems\n")
+    low, high = scored["interval"]
+    assert 0 < low < scored["pass@1"] <= high <= 1
+    interval = f"(95% interval {low:.1%} to {high:.1%})"
+    assert command(*words).stdout.endswith(f"pass@1 83.3% {interval} over 3 problems\n")
 
 
 def test_completions_of_a_trial_can_be_scored_again(

@@ -188,6 +188,19 @@ def test_a_search_goes_on_where_it_stopped(finished: Path, one_trial: tuple[Sear
     assert [(row.name, row.search_score) for row in ended.rows] == [(row.name, row.search_score) for row in whole.rows]
 
 
+def test_a_parameter_with_a_damaged_name_is_one_line_with_the_file_and_the_remedy(
+    one_trial: tuple[SearchConfig, Path], command: Command, tmp_path: Path
+) -> None:
+    config, out = one_trial
+    with closing(sqlite3.connect(out / "search.db")) as database, database:
+        database.execute("UPDATE records SET parameters = replace(parameters, 'models[1]', 'models[9]')")
+    with pytest.raises(SearchError, match=r"search.db: holds a damaged value; restore it .*--fresh"):
+        run_search(config, out)
+    told = command("leaderboard", out, "--optuna", tmp_path / "optuna.db")
+    assert (told.exit_code, "search.db: holds a damaged value; restore it" in told.stderr) == (2, True)
+    assert "trial 0" in command("leaderboard", out).stdout
+
+
 def test_fewer_trials_than_there_are_runs_none(finished: Path, shared_family: Family) -> None:
     config = SearchConfig.load(shared_family.write("finished.yaml"))
     was = Leaderboard.open(finished)
