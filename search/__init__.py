@@ -2,7 +2,7 @@
 
 from search import SearchConfig, run_search
 leaderboard = run_search(SearchConfig.load("configs/quickstart.yaml"))
-leaderboard.best, leaderboard.rows[0].search_score
+leaderboard.best, leaderboard.rows[0].record.search.score
 """
 
 from __future__ import annotations

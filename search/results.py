@@ -45,10 +45,6 @@ STATISTICS = "statistics"
 """What the folder of the statistics is called; it is read before the results folder is there to be opened."""
 
 
-class NothingYet(SearchError):
-    """A search has only begun: no record is kept yet."""
-
-
 @dataclass(frozen=True, slots=True)
 class ResultsFolder:
     """Where one search keeps its results.
@@ -100,7 +96,7 @@ class ResultsFolder:
                 if aside and (aside / STATISTICS).exists() and not (path / STATISTICS).exists():
                     (aside / STATISTICS).rename(path / STATISTICS)
                 if not folder.config_file.exists():
-                    write_atomically(folder.config_file, config.text)
+                    put(folder.config_file, config.text.encode())
                 folder._sweep()
                 # Copies lack empty and hidden folders: git and zip leave them out.
                 (path / _COMPLETIONS).mkdir(exist_ok=True)
@@ -156,9 +152,9 @@ class ResultsFolder:
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[LocalStore]:
-        """Open the store without writing anything. Raises SearchError; NothingYet if the search only begins."""
+        """Open the store without writing anything. Raises SearchError, also if no record is kept yet."""
         if not _is_begun(self.path):
-            raise NothingYet(f"{self.path}: a search begins here; no trial is over yet")
+            raise SearchError(f"{self.path}: a search begins here; no trial is over yet")
         with contextlib.closing(LocalStore(self.path, reading=True)) as store:
             yield store
 
@@ -170,11 +166,10 @@ class ResultsFolder:
 
     def read(self) -> tuple[str, Sequence[TrialRecord], Mapping[SplitName, Split]]:
         """Return the search's name, its records, and how their outcomes are read. Raises SearchError."""
-        try:
-            with self.reading() as store:
-                return self.name, store.changed()[0], {**_UNKNOWN, **store.splits}
-        except NothingYet:
+        if not _is_begun(self.path):
             return self.name, (), _UNKNOWN
+        with self.reading() as store:
+            return self.name, store.changed()[0], {**_UNKNOWN, **store.splits}
 
     def require_parameters(self, records: Iterable[TrialRecord], space: SearchSpace) -> None:
         """Raise SearchError if the parameters of a trial, by their names or values, cannot be of a search space."""
@@ -235,7 +230,7 @@ class ResultsFolder:
         ]
         file = self._completions / f"{_REPORT if split == 'report' else ''}{record.key}.jsonl"
         try:
-            write_atomically(file, "".join(line + "\n" for line in lines))
+            put(file, "".join(line + "\n" for line in lines).encode())
         except OSError as error:
             raise SearchError(f"{file}: cannot be written: {error.strerror}; {MAKE_ROOM}") from None
 
@@ -343,8 +338,3 @@ def _move_aside(path: Path) -> Path:
         number += 1
     path.rename(aside)
     return aside
-
-
-def write_atomically(file: Path, text: str) -> None:
-    """Write a file so that it is there whole or not at all."""
-    put(file, text.encode())

@@ -56,8 +56,8 @@ def export_trial(
         from search.contents import find
 
     digests = FileDigests()
-    places = find(folder.identity, row.recipe, folder.path, digests, config.merging, progress)
-    recipe = Recipe.from_dict(renamed(row.recipe, places), f"{folder.path}: {row.name}")
+    places = find(folder.identity, record.recipe, folder.path, digests, config.merging, progress)
+    recipe = Recipe.from_dict(renamed(record.recipe, places), f"{folder.path}: {row.name}")
     seed = config.merging.random_seed
     device = choose_device(config.merging.device, f"{folder.config_file}: merging.device")
     target = Path(to)
@@ -121,11 +121,12 @@ def _evidence(row: Row, leaderboard: Leaderboard, settings: EvaluationSection, c
         "",
         "| split | score | 95% interval |",
         "|---|---|---|",
-        f"| search (chosen on it) | {row.search_score or 0:.1%} | |",
+        f"| search (chosen on it) | {row.record.search.score or 0:.1%} | |",
     ]
-    if row.report_score is not None and row.report_interval is not None:
+    report_score = row.record.on("report").score
+    if report_score is not None and row.report_interval is not None:
         low, high = row.report_interval
-        lines.append(f"| report (never seen by the search) | {row.report_score:.1%} | {low:.1%} to {high:.1%} |")
+        lines.append(f"| report (never seen by the search) | {report_score:.1%} | {low:.1%} to {high:.1%} |")
     if row.p_value is not None and leaderboard.best_parent:
         lines += [
             "",
@@ -139,4 +140,4 @@ def _called(parent: str, leaderboard: Leaderboard) -> str:
     """Return what the card calls a parent: its hub id, or a short name instead of a path."""
     if not any(Path(part).exists() for part in (parent, *parts_of(parent))):
         return parent
-    return short_names(row.name for row in leaderboard.rows if row.kind == "parent").get(parent, parent)
+    return short_names(row.name for row in leaderboard.rows if row.record.kind == "parent").get(parent, parent)

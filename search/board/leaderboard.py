@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from evaluation.scoring import Interval, PairedTest, Rate, interval, paired_test
 from search.board.names import record_name
 from search.board.ranking import best, best_parent, front, optimism, ranked
 from search.study.outcomes import Split
-from search.study.record import Kind, SplitName, State, TrialRecord
+from search.study.record import SplitName, TrialRecord
 
 _Versus: TypeAlias = tuple[PairedTest, SplitName | None]
 _NO_TEST: _Versus = PairedTest((), (), 1.0), None
@@ -23,50 +23,30 @@ _NO_TEST: _Versus = PairedTest((), (), 1.0), None
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the leaderboard.
+    """One line of the leaderboard: a record, and the evidence for its scores.
 
     Attributes:
-        kind: parent, average (of the parents) or trial.
+        record: what became of the model.
         name: the parent's reference, ``average``, or ``trial N``.
-        trial: the trial's number; None for a reference model.
-        state: how it ended: complete, pruned or failed.
-        search_score: pass@1 on the search split, of several problem sets their mean by weight; None without outcomes.
-        search_scores, report_scores: of several problem sets, pass@1 of each on either split.
-        log_likelihood: mean log-likelihood of the reference completions on the search split, in nats per token, as far
-            as known; of trials with equal scores the likelier one comes first.
-        report_score: pass@1 on the report split, for finalists and reference models.
-        report_interval: its 95% interval (Wilson's, where each problem has one sample and there is one problem set).
+        search_scores, report_scores: with several problem sets, pass@1 of each set on either split.
+        report_interval: the 95% interval of the score on the report split, which finalists and reference models have
+            (Wilson's interval, with one sample per problem and one problem set).
         won, lost: how many problems only it, or only the best parent, passes (of several samples: passes more often),
             on the split that `compared_on` names.
         p_value: exact McNemar test against the best parent, on the report split.
-        seconds: of merging and scoring.
-        recipe: the merge.
-        parameters: what was searched of it, by key.
         on_front: with several objectives, whether it is on the Pareto front; None with one, or for a reference model.
-        same_as: the number of the trial of the same merge whose outcomes these are, or None.
-        error: why it failed, or what is wrong with a model that has a score all the same.
     """
 
-    kind: Kind
+    record: TrialRecord
     name: str
-    trial: int | None
-    state: State
-    search_score: float | None
     search_scores: Mapping[str, float]
     report_scores: Mapping[str, float]
-    log_likelihood: float | None
-    report_score: float | None
     report_interval: Interval | None
     won: int
     lost: int
     p_value: float | None
     compared_on: SplitName | None
-    seconds: float
-    recipe: Mapping[str, Any]
-    parameters: Mapping[str, Any]
     on_front: bool | None
-    same_as: int | None
-    error: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,38 +100,31 @@ class Leaderboard:
     @property
     def best_row(self) -> Row | None:
         """The row of the best trial, if there is one."""
-        return next((row for row in self.rows if row.kind == "trial" and row.trial == self.best), None)
+        return next((row for row in self._trials if row.record.number == self.best), None)
 
     def top(self, count: int | None) -> tuple[Row, ...]:
         """Return the reference models and the best `count` trials, by default all."""
-        trials = {row.trial for row in [row for row in self.rows if row.kind == "trial"][:count]}
-        return tuple(row for row in self.rows if row.kind != "trial" or row.trial in trials)
+        kept = {row.name for row in self._trials[:count]}
+        return tuple(row for row in self.rows if row.record.kind != "trial" or row.name in kept)
+
+    @property
+    def _trials(self) -> list[Row]:
+        return [row for row in self.rows if row.record.kind == "trial"]
 
 
 def _row(record: TrialRecord, versus: _Versus, on_front: frozenset[int], splits: Mapping[SplitName, Split]) -> Row:
-    search, report = record.search, record.on("report")
-    test, compared_on = versus
+    report, (test, compared_on) = record.on("report"), versus
     return Row(
-        kind=record.kind,
+        record=record,
         name=record_name(record),
-        trial=record.number if record.kind == "trial" else None,
-        state=search.state,
-        search_score=search.score,
-        search_scores=splits["search"].scores(search.outcomes),
+        search_scores=splits["search"].scores(record.search.outcomes),
         report_scores=splits["report"].scores(report.outcomes),
-        log_likelihood=search.log_likelihood,
-        report_score=report.score,
         report_interval=interval(splits["report"].groups(report.outcomes)) if report.outcomes else None,
         won=len(test.won),
         lost=len(test.lost),
         p_value=test.p_value if compared_on == "report" else None,
         compared_on=compared_on,
-        seconds=search.seconds.get("total", 0.0),
-        recipe=record.recipe,
-        parameters=record.parameters,
         on_front=record.number in on_front if on_front and record.kind == "trial" else None,
-        same_as=record.same_as,
-        error=search.error,
     )
 
 

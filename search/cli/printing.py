@@ -51,7 +51,7 @@ def print_leaderboard(found: Leaderboard, top: int | None) -> None:
     if any(row.compared_on == "search" for row in found.top(top)):
         console.print("* on the search split, which the search has seen, so without a test", style="dim")
     if found.optimism is not None:
-        ended = sum(row.kind == "trial" and row.state == "complete" for row in found.rows)
+        ended = sum(row.record.kind == "trial" and row.record.search.state == "complete" for row in found.rows)
         more = "more" if found.optimism >= 0 else "less"
         console.print(
             f"optimism: the best of {ended} trials scores {abs(found.optimism) * 100:.1f} points {more} on the search "
@@ -60,12 +60,14 @@ def print_leaderboard(found: Leaderboard, top: int | None) -> None:
             highlight=False,
         )
     for row in found.top(top):
-        if row.state == "complete" and row.error:
-            console.print(f"{row.name}: {row.error}", style="red", markup=False)
-    failed = [row for row in found.rows if row.state == "failed"]
+        if row.record.search.state == "complete" and row.record.search.error:
+            console.print(f"{row.name}: {row.record.search.error}", style="red", markup=False)
+    failed = [row for row in found.rows if row.record.search.state == "failed"]
     if failed:
         last = failed[-1]
-        console.print(f"{len(failed)} failed; the last, {last.name}: {last.error}", style="red", markup=False)
+        console.print(
+            f"{len(failed)} failed; the last, {last.name}: {last.record.search.error}", style="red", markup=False
+        )
 
 
 def print_isolation(isolation: Isolation, as_json: bool) -> None:
@@ -183,13 +185,13 @@ def show_search(config: SearchConfig, progress: Progress) -> None:
     options = MergeOptions(memory_budget=0, load=config.merging.load_options)
     with ParentSet.open(space.extreme_recipes, options) as parents:
         merger = Merger(parents)
-        fitting = space.fitting_extremes(merger.steps)
+        recipes, warning = space.fitting_extremes(merger.steps)
         steps = merger.steps(example)
         click.echo(f"\n{'The first warm start' if config.warm_starts else 'The low end of every range'}:\n")
         show_plan(steps, names, example.dtype)
-        if fitting.warning:
-            click.echo(f"\n{fitting.warning}")
-        unread = unread_lines(space, merger, fitting.recipes, progress)
+        if warning:
+            click.echo(f"\n{warning}")
+        unread = unread_lines(space, merger, recipes, progress)
         tell(*parent_notes(parents), *unread)
 
 

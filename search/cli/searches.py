@@ -159,8 +159,8 @@ def export(results: Path, trial: str | None, to: Path, max_shard_size: str, merg
             results, to, trial=trial, max_shard_size=max_shard_size, mergekit_compatible=mergekit_compatible,
             progress=progress, note=tell,
         )  # fmt: skip
-    click.echo(f"{to}: {row.name}, {row.search_score or 0:.1%} on the search split")
-    tell_of_mergekit(to, row.recipe["merge_method"], mergekit_compatible)
+    click.echo(f"{to}: {row.name}, {row.record.search.score or 0:.1%} on the search split")
+    tell_of_mergekit(to, row.record.recipe["merge_method"], mergekit_compatible)
 
 
 @click.command()

@@ -198,12 +198,12 @@ class _Setup:
 
     def _fitting(self, merger: Merger) -> Sequence[Recipe]:
         """Return recipes of the space that can be merged, in which every choice stands."""
-        fitting = self.config.space.fitting_extremes(merger.steps)
-        for recipe in fitting.recipes:
+        recipes, warning = self.config.space.fitting_extremes(merger.steps)
+        for recipe in recipes:
             require_template(self.config, self._prompt_tokenizer or merger.tokenizer(recipe))
-        if fitting.warning:
-            self.progress.say(fitting.warning)
-        return fitting.recipes
+        if warning:
+            self.progress.say(warning)
+        return recipes
 
     def _can_be_had(self, record: TrialRecord, merger: Merger) -> bool:
         """Whether a reference model is a model at all: parents that are stacked need not have an average."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain, takewhile
@@ -30,19 +30,6 @@ if TYPE_CHECKING:
 _DRAWS = 100
 # After which that estimate has to do. (Where layers are searched, almost every draw needs a plan of its own.)
 _ESTIMATE_SECONDS = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class ExtremeRecipes:
-    """Recipes that hold every end of every range and every choice between them, and so name every parent.
-
-    Attributes:
-        recipes: the recipes; the one of the low ends and first choices comes first if it is valid.
-        warning: how much of the space cannot be merged, and why; empty if all that was tried can be.
-    """
-
-    recipes: tuple[Recipe, ...]
-    warning: str
 
 
 @dataclass(frozen=True)
@@ -81,18 +68,22 @@ class SearchSpace:
         """Valid recipes that hold every end of every range and every choice between them; they name every parent."""
         return tuple(_Attempts(self, lambda _: None).extremes())
 
-    def fitting_extremes(self, fits: Callable[[Recipe], object]) -> ExtremeRecipes:
-        """Return extreme recipes that all fit.
+    def fitting_extremes(self, fits: Callable[[Recipe], object]) -> tuple[Sequence[Recipe], str]:
+        """Return extreme recipes that all fit, and how much of the space cannot be merged, and why.
 
         Args:
             fits: raises MergingError for a recipe that does not fit, to its parents for example.
+
+        Returns:
+            The recipes, that of the low ends and first choices first if it is valid; and a warning, which is empty if
+            all that was tried can be merged.
 
         Raises:
             MergingError: no recipe with some end or choice was found to fit; says why.
         """
         attempts = _Attempts(self, fits)
         recipes = tuple(attempts.extremes())
-        return ExtremeRecipes(recipes, attempts.warning())
+        return recipes, attempts.warning()
 
     def drawn(self, fits: Callable[[Recipe], object]) -> Iterator[Recipe]:
         """Yield recipes of the space that are drawn at random and fit; see `fitting_extremes`."""

@@ -16,7 +16,7 @@ import time
 import uuid
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -244,7 +244,7 @@ class LocalStore(Store):
         return int(count)
 
     def _keep_splits(self, splits: Mapping[SplitName, Split]) -> None:
-        plain = {name: split.plain() for name, split in splits.items()}
+        plain = {name: asdict(split) for name, split in splits.items()}
         self._select("UPDATE search SET splits = ?", json.dumps(plain))
 
     def _check(self) -> None:

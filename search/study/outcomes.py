@@ -40,12 +40,8 @@ class Split:
 
     @classmethod
     def restored(cls, plain: Mapping[str, Any]) -> Split:
-        """Return the split that `plain` described."""
+        """Return the split whose fields these are, as JSON keeps them."""
         return cls(plain["samples"], tuple((name, weight, count) for name, weight, count in plain["parts"]))
-
-    def plain(self) -> dict[str, Any]:
-        """Describe the split in JSON's types."""
-        return {"samples": self.samples, "parts": [list(part) for part in self.parts]}
 
     def rates(self, outcomes: str) -> dict[str, Rate]:
         """Return the share of its samples that passed for each problem with outcomes, by its place in the split."""

@@ -46,33 +46,37 @@ class Draw:
         return _seed(self.search_seed, self.number)
 
 
-def _tpe(draw: Draw) -> BaseSampler:
-    return optuna.samplers.TPESampler(seed=draw.seed, multivariate=True, group=True)
+class _Genetic(optuna.samplers.NSGAIISampler):
+    """NSGA-II with the parents of a generation in one order, whether Optuna finds them now or has found them before."""
+
+    def get_parent_population(self, study: Study, generation: int) -> list[FrozenTrial]:
+        return sorted(super().get_parent_population(study, generation), key=lambda trial: trial.number)
 
 
-def _cmaes(draw: Draw) -> BaseSampler:
-    return optuna.samplers.CmaEsSampler(seed=draw.seed, x0=dict(draw.start) or None, warn_independent_sampling=False)
+class _Sequence(optuna.samplers.QMCSampler):
+    """A quasi-random sequence in which a trial has the place of its number, instead of one that the study counts."""
 
+    def __init__(self, draw: Draw) -> None:
+        super().__init__(seed=_seed(draw.search_seed, 0), scramble=True, warn_independent_sampling=False)
+        self._draw = draw
 
-def _gp(draw: Draw) -> BaseSampler:
-    return optuna.samplers.GPSampler(seed=draw.seed, warn_independent_sampling=False)
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:  # noqa: ARG002
+        return dict(self._draw.space)
 
-
-def _nsgaii(draw: Draw) -> BaseSampler:
-    return _Genetic(seed=draw.seed, population_size=20)
-
-
-def _qmc(draw: Draw) -> BaseSampler:
-    return _Sequence(draw)
-
-
-def _random(draw: Draw) -> BaseSampler:
-    return optuna.samplers.RandomSampler(seed=draw.seed)
+    def _find_sample_id(self, study: Study, search_space: dict[str, BaseDistribution]) -> int:  # noqa: ARG002
+        return self._draw.number
 
 
 SAMPLERS: Mapping[str, Callable[[Draw], BaseSampler]] = {
-    "tpe": _tpe, "cmaes": _cmaes, "gp": _gp, "nsgaii": _nsgaii, "qmc": _qmc, "random": _random,
-}  # fmt: skip
+    "tpe": lambda draw: optuna.samplers.TPESampler(seed=draw.seed, multivariate=True, group=True),
+    "cmaes": lambda draw: optuna.samplers.CmaEsSampler(
+        seed=draw.seed, x0=dict(draw.start) or None, warn_independent_sampling=False
+    ),
+    "gp": lambda draw: optuna.samplers.GPSampler(seed=draw.seed, warn_independent_sampling=False),
+    "nsgaii": lambda draw: _Genetic(seed=draw.seed, population_size=20),
+    "qmc": _Sequence,
+    "random": lambda draw: optuna.samplers.RandomSampler(seed=draw.seed),
+}
 
 
 class Proposer:
@@ -112,27 +116,6 @@ class Proposer:
             parameters, notes = self._projection.draw(number, sampler)
         seen = sum(record.is_over for record in records if record.kind == "trial")
         return Proposal(parameters, self._name, seen, notes)
-
-
-class _Genetic(optuna.samplers.NSGAIISampler):
-    """NSGA-II with the parents of a generation in one order, whether Optuna finds them now or has found them before."""
-
-    def get_parent_population(self, study: Study, generation: int) -> list[FrozenTrial]:
-        return sorted(super().get_parent_population(study, generation), key=lambda trial: trial.number)
-
-
-class _Sequence(optuna.samplers.QMCSampler):
-    """A quasi-random sequence in which a trial has the place of its number, instead of one that the study counts."""
-
-    def __init__(self, draw: Draw) -> None:
-        super().__init__(seed=_seed(draw.search_seed, 0), scramble=True, warn_independent_sampling=False)
-        self._draw = draw
-
-    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:  # noqa: ARG002
-        return dict(self._draw.space)
-
-    def _find_sample_id(self, study: Study, search_space: dict[str, BaseDistribution]) -> int:  # noqa: ARG002
-        return self._draw.number
 
 
 def _seed(search_seed: int, number: int) -> int:

@@ -255,7 +255,7 @@ class Records:
         return list(self._known.values())
 
 
-def never_finished(tries: Sequence[str]) -> str:
+def _never_finished(tries: Sequence[str]) -> str:
     """Return why a job has failed that was never finished: what came of each try."""
     if len(tries) == 1:
         return tries[0]
@@ -279,4 +279,4 @@ def _released(scoring: Scoring, reason: str, ended: bool) -> Scoring:
 
 
 def _failed(scoring: Scoring) -> Scoring:
-    return replace(scoring, state="failed", error=never_finished(scoring.tries))
+    return replace(scoring, state="failed", error=_never_finished(scoring.tries))

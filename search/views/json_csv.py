@@ -13,20 +13,15 @@ if TYPE_CHECKING:
     from search.board.compare import Comparison
     from search.board.leaderboard import Leaderboard, Row
 
-_JSON_KEYS = (
-    "kind", "name", "trial", "state", "search_score", "search_scores", "log_likelihood", "report_score",
-    "report_interval", "report_scores", "won", "lost", "compared_on", "p_value", "seconds", "recipe", "parameters",
-    "on_front", "same_as", "error",
-)  # fmt: skip
-_CSV_KEYS = ("kind", "name", "trial", "state", "search_score", "report_score")
-_CSV_EVIDENCE = (
-    "report_low", "report_high", "won", "lost", "compared_on", "p_value", "seconds", "on_front", "same_as", "error",
+_CSV_KEYS = (
+    "kind", "name", "trial", "state", "search_score", "report_score", "report_low", "report_high", "won", "lost",
+    "compared_on", "p_value", "seconds", "on_front", "same_as", "error",
 )  # fmt: skip
 
 
 def leaderboard_json(board: Leaderboard, count: int | None = None) -> str:
     """Return the leaderboard with its best `count` trials as JSON."""
-    rows = [{key: getattr(row, key) for key in _JSON_KEYS} for row in board.top(count)]
+    rows = [_row(row) for row in board.top(count)]
     content = {"study": board.study, "best": board.best, "optimism": board.optimism, "rows": rows}
     return json.dumps(content, allow_nan=False)
 
@@ -34,16 +29,19 @@ def leaderboard_json(board: Leaderboard, count: int | None = None) -> str:
 def leaderboard_csv(board: Leaderboard, count: int | None = None) -> str:
     """Return the leaderboard with its best `count` trials as CSV, with a column for each searched parameter."""
     rows = board.top(count)
-    parameters = _keys(row.parameters for row in rows)
+    parameters = _keys(row.record.parameters for row in rows)
     sets = _keys(row.search_scores for row in rows)
     out = io.StringIO()
     writer = csv.writer(out)
     of_sets = [f"{split} {name}" for name in sets for split in ("search", "report")]
-    writer.writerow([*_CSV_KEYS, *_CSV_EVIDENCE, *of_sets, *parameters])
+    writer.writerow([*_CSV_KEYS, *of_sets, *parameters])
     for row in rows:
         scores = [found.get(name) for name in sets for found in (row.search_scores, row.report_scores)]
-        cells = [getattr(row, key) for key in _CSV_KEYS] + _evidence(row)
-        writer.writerow([*cells, *scores, *map(row.parameters.get, parameters)])
+        low, high = row.report_interval or (None, None)
+        found = _row(row)
+        found |= {"report_low": low, "report_high": high, "seconds": round(found["seconds"], 3)}
+        cells = [found[key] for key in _CSV_KEYS]
+        writer.writerow([*cells, *scores, *map(row.record.parameters.get, parameters)])
     return out.getvalue()
 
 
@@ -85,10 +83,17 @@ def _keys(found: Iterable[Iterable[str]]) -> Sequence[str]:
     return list(dict.fromkeys(key for keys in found for key in keys))
 
 
-def _evidence(row: Row) -> list[Any]:
-    low, high = row.report_interval or (None, None)
-    test = [row.won, row.lost, row.compared_on, row.p_value]
-    return [low, high, *test, round(row.seconds, 3), row.on_front, row.same_as, row.error]
+def _row(row: Row) -> dict[str, Any]:
+    record, search = row.record, row.record.search
+    return {
+        "kind": record.kind, "name": row.name, "trial": record.number if record.kind == "trial" else None,
+        "state": search.state, "search_score": search.score, "search_scores": row.search_scores,
+        "log_likelihood": search.log_likelihood, "report_score": record.on("report").score,
+        "report_interval": row.report_interval, "report_scores": row.report_scores, "won": row.won, "lost": row.lost,
+        "compared_on": row.compared_on, "p_value": row.p_value, "seconds": search.seconds.get("total", 0.0),
+        "recipe": record.recipe, "parameters": record.parameters, "on_front": row.on_front, "same_as": record.same_as,
+        "error": search.error,
+    }  # fmt: skip
 
 
 def _problem(outcomes: Sequence[Outcome]) -> dict[str, Any]:

@@ -43,14 +43,14 @@ def leaderboard_table(board: Leaderboard, count: int | None = None, width: int =
     short = _parent_names(board, LABEL_WIDTH)
     room = width - others - max(map(cell_len, called), default=0)
     lines = [
-        [name, *_cells(row, sets), "\n".join(parameter_lines(row.parameters, row.recipe, short, room))]
+        [name, *_cells(row, sets), "\n".join(parameter_lines(row.record.parameters, row.record.recipe, short, room))]
         for row, name in zip(rows, called, strict=True)
     ]
     kept = range(len(columns)) if width >= _WIDE else _fitting([columns, *lines], width, len(titles))
     shown = [columns[index] for index in kept]
     table = plain_table(*shown, numeric=columns[1:-1], title=board.study)
     for row, cells in zip(rows, lines, strict=True):
-        style = "cyan" if row.kind != "trial" else "bold green" if row.trial == board.best else ""
+        style = "cyan" if row.record.kind != "trial" else "bold green" if row.record.number == board.best else ""
         table.add_row(*(Text(cells[index]) for index in kept), style=style)
     return table
 
@@ -60,7 +60,8 @@ def best_parameters(board: Leaderboard, width: int) -> list[str]:
     best = board.best_row
     if best is None or width >= _WIDE:
         return []
-    return [f"{best.name}:", *parameter_lines(best.parameters, best.recipe, _parent_names(board, LABEL_WIDTH), width)]
+    names, record = _parent_names(board, LABEL_WIDTH), best.record
+    return [f"{best.name}:", *parameter_lines(record.parameters, record.recipe, names, width)]
 
 
 def prompt_formats_table(tried: Sequence[Tried]) -> Table:
@@ -76,15 +77,16 @@ def prompt_formats_table(tried: Sequence[Tried]) -> Table:
 
 
 def _parent_names(board: Leaderboard, width: int) -> dict[str, str]:
-    return parent_names((row.recipe for row in board.rows if row.kind == "parent"), width)
+    return parent_names((row.record.recipe for row in board.rows if row.record.kind == "parent"), width)
 
 
 def _called(board: Leaderboard, row: Row, width: int) -> str:
     """Return what a row is called; no name pushes the scores off the screen."""
-    mark = f" (= {row.same_as})" if row.same_as is not None else _ON_FRONT if row.on_front else ""
-    if (row.kind, row.name) == ("parent", board.best_parent):
+    kind, same_as = row.record.kind, row.record.same_as
+    mark = f" (= {same_as})" if same_as is not None else _ON_FRONT if row.on_front else ""
+    if (kind, row.name) == ("parent", board.best_parent):
         mark = _BEST_PARENT
-    names = _parent_names(board, width - len(mark)) if row.kind == "parent" else {}
+    names = _parent_names(board, width - len(mark)) if kind == "parent" else {}
     return (names.get(row.name) or shorten(row.name, width - len(mark))) + mark
 
 
@@ -102,14 +104,15 @@ def _fitting(lines: Sequence[Sequence[str]], width: int, sets: int) -> Sequence[
 
 def _cells(row: Row, sets: Sequence[str]) -> Sequence[str]:
     """Return the cells between the name and the parameters."""
-    if row.search_score is None:
-        return [row.state, *("" for _ in sets), "", "", "", f"{row.seconds:.1f}"]
-    report = ""
-    if row.report_score is not None and row.report_interval is not None:
+    search, report_score, report = row.record.search, row.record.on("report").score, ""
+    seconds = f"{search.seconds.get('total', 0.0):.1f}"
+    if search.score is None:
+        return [search.state, *("" for _ in sets), "", "", "", seconds]
+    if report_score is not None and row.report_interval is not None:
         low, high = row.report_interval
-        report = f"{row.report_score:.1%} [{low:.0%}, {high:.0%}]"
+        report = f"{report_score:.1%} [{low:.0%}, {high:.0%}]"
     # Won and lost on the search split carry no test: the search has seen it.
     versus = f"{row.won}:{row.lost}{'*' if row.compared_on == 'search' else ''}" if row.compared_on else ""
     p_value = "" if row.p_value is None else f"{row.p_value:.1g}" if row.p_value < 0.001 else f"{row.p_value:.3f}"
     of_sets = [f"{row.search_scores[name]:.1%}" if name in row.search_scores else "" for name in sets]
-    return [f"{row.search_score:.1%}", *of_sets, report, versus, p_value, f"{row.seconds:.1f}"]
+    return [f"{search.score:.1%}", *of_sets, report, versus, p_value, seconds]

@@ -225,7 +225,7 @@ def test_a_search_runs_on_it(tmp_path: Path) -> None:
     text = (QUICKSTART.read_text(encoding="utf-8")).replace("evaluation:\n", "evaluation:\n  backend: vllm\n")
     config = SearchConfig.parse(text, folder=QUICKSTART.parent)
     board = run_search(config, tmp_path / "results", trials=2)
-    scores = {Path(row.name).name: row.search_score for row in board.rows}
+    scores = {Path(row.name).name: row.record.search.score for row in board.rows}
     assert None not in scores.values()
     assert len(scores) == 6  # three parents, their average, two trials
     # Bits of 16 may fall another way in another engine, but a parent remains what it is.

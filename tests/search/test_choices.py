@@ -87,31 +87,35 @@ def test_methods_models_and_layers_are_searched_and_the_export_is_what_was_score
     board = run_search(config, tmp_path / "run", trials=10)
 
     assert any("points of the space cannot be merged" in message for message in phases.said)
-    references = {Path(row.name).name for row in board.rows if row.kind != "trial"}
+    references = {Path(row.name).name for row in board.rows if row.record.kind != "trial"}
     assert references == {"text", "base", "maths", "average"}
-    trials = [row for row in board.rows if row.kind == "trial"]
-    assert {row.trial for row in trials} == set(range(10))
-    done = [row for row in trials if row.state == "complete"]
-    failed = [row for row in trials if row.state == "failed"]
+    trials = [row for row in board.rows if row.record.kind == "trial"]
+    assert {row.record.number for row in trials} == set(range(10))
+    done = [row for row in trials if row.record.search.state == "complete"]
+    failed = [row for row in trials if row.record.search.state == "failed"]
     assert failed
-    assert all("the sources of a slice must have the same number of layers" in str(row.error) for row in failed)
-    assert {row.recipe["merge_method"] for row in done} == {"linear", "ties"}
-    assert {Path(row.recipe["slices"][0]["sources"][0]["model"]).name for row in done} == {"text", "maths"}
-    depths = {3 + end - start for row in done for start, end in [row.recipe["slices"][1]["sources"][0]["layer_range"]]}
+    assert all(
+        "the sources of a slice must have the same number of layers" in str(row.record.search.error) for row in failed
+    )
+    assert {row.record.recipe["merge_method"] for row in done} == {"linear", "ties"}
+    assert {Path(row.record.recipe["slices"][0]["sources"][0]["model"]).name for row in done} == {"text", "maths"}
+    depths = {
+        3 + end - start for row in done for start, end in [row.record.recipe["slices"][1]["sources"][0]["layer_range"]]
+    }
     assert len(depths) > 1
     assert depths | {4} == {depth for depth, _ in scored}
 
     best = export_trial(tmp_path / "run", tmp_path / "merged")
-    (depth,) = {3 + end - start for start, end in [best.recipe["slices"][1]["sources"][0]["layer_range"]]}
+    (depth,) = {3 + end - start for start, end in [best.record.recipe["slices"][1]["sources"][0]["layer_range"]]}
     assert (depth, digest(load_file(tmp_path / "merged" / "model.safetensors"))) in scored
 
 
 def test_a_recipe_of_chosen_method_model_and_layers_is_tried_first(tmp_path: Path) -> None:
     config = configured(tmp_path, "  sampler: cmaes\n  enqueue:" + START)
     board = run_search(config, tmp_path / "run", trials=3)
-    first = min((row for row in board.rows if row.kind == "trial"), key=lambda row: row.trial or 0)
-    assert first.state == "complete"
-    assert first.parameters == {
+    first = min((row for row in board.rows if row.record.kind == "trial"), key=lambda row: row.record.number or 0)
+    assert first.record.search.state == "complete"
+    assert first.record.parameters == {
         "merge_method": "ties",
         "slices[0].sources[0].model": str(FAMILY / "maths"),
         "slices[0].sources[0].parameters.weight": 0.9,
@@ -131,7 +135,7 @@ def test_parents_of_unequal_depth_are_stacked_without_an_average(family: Family)
 """
     phases = Phases()
     board = run_search(SearchConfig.load(family.write(recipe=recipe)), family.folder / "run", progress=phases)
-    assert {row.name: row.kind for row in board.rows if row.kind != "trial"} == {
+    assert {row.name: row.record.kind for row in board.rows if row.record.kind != "trial"} == {
         str(family.a): "parent",
         deep: "parent",
     }

@@ -364,9 +364,9 @@ def test_the_leaderboard_is_json_and_csv_for_programs(command: Command, finished
 def test_trials_are_written_for_optuna_on_request(command: Command, finished: Path, tmp_path: Path) -> None:
     assert command("leaderboard", finished, "--optuna", tmp_path / "optuna.db").exit_code == 0
     study = optuna.load_study(study_name="finished", storage=f"sqlite:///{tmp_path}/optuna.db")
-    rows = {row.trial: row for row in Leaderboard.open(finished).rows if row.kind == "trial"}
+    rows = {row.record.number: row for row in Leaderboard.open(finished).rows if row.record.kind == "trial"}
     assert {trial.number: (trial.value, trial.params) for trial in study.trials} == {
-        number: (row.search_score, row.parameters) for number, row in rows.items()
+        number: (row.record.search.score, row.record.parameters) for number, row in rows.items()
     }
 
 

@@ -63,11 +63,11 @@ def test_ds_trinity_runs_with_the_hand_made_merge_as_a_trial(
     text = text.replace("max_new_tokens: 512", "max_new_tokens: 4")
     config = SearchConfig.parse(text, source="ds-trinity-7b.yaml", folder=trinity)
     board = run_search(config, tmp_path / "run", trials=3)
-    first = next(row for row in board.rows if row.trial == 0)
-    models = first.recipe["models"]
+    first = next(row for row in board.rows if row.name == "trial 0")
+    models = first.record.recipe["models"]
     assert models[0]["parameters"] == {"density": [1, 0.7, 0.1], "weight": 1.0}
     assert models[1]["parameters"] == {"density": 0.5, "weight": [0, 0.3, 0.7, 1]}
-    assert [row.state for row in board.rows] == ["complete"] * 7
+    assert [row.record.search.state for row in board.rows] == ["complete"] * 7
     assert Leaderboard.open(tmp_path / "run") == board
 
 

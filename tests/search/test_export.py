@@ -38,15 +38,15 @@ def test_the_export_is_the_model_that_was_scored(family: Family, tmp_path: Path,
     config = SearchConfig.load(family.write(recipe=recipe, more="merging: {random_seed: 7}"))
     board = run_search(config, tmp_path / "run", trials=2)
     row = export_trial(tmp_path / "run", tmp_path / "out")
-    assert row.trial == board.best
+    assert row.record.number == board.best
     written = load_file(tmp_path / "out" / "model.safetensors")
     merge = Recipe.load(tmp_path / "out" / "recipe.yaml")
-    assert merge.to_dict() == row.recipe
+    assert merge.to_dict() == row.record.recipe
     with ParentSet.open(merge) as parents:
         scored = Merger(parents, random_seed=7).apply(merge).state_dict()
         assert written.keys() == scored.keys()
         assert all(torch.equal(written[name], scored[name]) for name in written)
-    _writes_what_was_scored(tmp_path / "out", tmp_path / "run", row.trial, family)
+    _writes_what_was_scored(tmp_path / "out", tmp_path / "run", row.record.number, family)
 
 
 def _writes_what_was_scored(model: Path, results: Path, trial: int, family: Family) -> None:
@@ -68,17 +68,17 @@ def test_the_export_is_a_whole_model(finished: Path, tmp_path: Path, shared_fami
     assert model.dtype is torch.bfloat16
     assert tokenizer("def f():").input_ids == load_tokenizer(str(shared_family.base))("def f():").input_ids
     card = (tmp_path / "out" / "README.md").read_text()
-    assert f"| search (chosen on it) | {row.search_score:.1%} | |" in card
+    assert f"| search (chosen on it) | {row.record.search.score:.1%} | |" in card
     assert "never seen by the search" in card
     assert str(shared_family.base.parent) not in card  # paths of one machine mean nothing on another
-    assert yaml.safe_load((tmp_path / "out" / "recipe.yaml").read_text()) == row.recipe
+    assert yaml.safe_load((tmp_path / "out" / "recipe.yaml").read_text()) == row.record.recipe
 
 
 def test_any_trial_and_reference_model_can_be_exported(
     command: Command, finished: Path, tmp_path: Path, shared_family: Family
 ) -> None:
-    trial = next(row for row in Leaderboard.open(finished).rows if row.kind == "trial")
-    for called, name in ((trial.trial, trial.name), ("a", str(shared_family.a)), ("average", "average")):
+    trial = next(row for row in Leaderboard.open(finished).rows if row.record.kind == "trial")
+    for called, name in ((trial.record.number, trial.name), ("a", str(shared_family.a)), ("average", "average")):
         done = command("export", finished, "--trial", str(called), "--to", tmp_path / f"out-{called}")
         assert done.exit_code == 0, done.output
         assert f": {name}, " in done.output
@@ -109,7 +109,7 @@ def test_what_a_config_named_may_be_gone_when_its_trials_are_exported(family: Fa
     run_search(config, tmp_path / "run", trials=1)
     (family.folder / "start.yaml").unlink()
     family.problems.unlink()
-    assert export_trial(tmp_path / "run", tmp_path / "out").trial == 0
+    assert export_trial(tmp_path / "run", tmp_path / "out").record.number == 0
     assert "--random-seed 7" in (tmp_path / "out" / "README.md").read_text()
     assert Recipe.load(tmp_path / "out" / "recipe.yaml") == space.example()
 
@@ -134,11 +134,11 @@ def test_what_was_scored_on_the_report_split_is_compared_with_the_export(
     board = Leaderboard.open(run)
     with closing(sqlite3.connect(run / "search.db")) as database, database:
         marked = database.execute("UPDATE records SET weights_digest = '0123' WHERE weights_digest IS NOT NULL")
-    assert sum(row.report_score is not None for row in board.rows) == marked.rowcount
+    assert sum(row.record.on("report").score is not None for row in board.rows) == marked.rowcount
     for number, row in enumerate(board.rows):
         to = tmp_path / "out" / str(number)
-        done = command("export", run, "--to", to, "--trial", row.trial or row.name)
-        if row.report_score is None and row.same_as is None:
+        done = command("export", run, "--to", to, "--trial", row.name)
+        if row.record.on("report").score is None and row.record.same_as is None:
             assert done.exit_code == 0, done.output  # there is nothing to compare with
         else:
             assert done.exit_code == 2
@@ -181,10 +181,10 @@ def test_methods_that_need_a_calibration_file_are_searched_like_others(family: F
 """
     file = family.write(recipe=recipe)
     board = run_search(SearchConfig.load(file), tmp_path / "run", trials=3)
-    trials = [row for row in board.rows if row.kind == "trial"]
-    assert [row.state for row in trials] == ["complete"] * 3, [row.error for row in trials]
+    trials = [row for row in board.rows if row.record.kind == "trial"]
+    assert [row.record.search.state for row in trials] == ["complete"] * 3, [row.record.search.error for row in trials]
     row = export_trial(tmp_path / "run", tmp_path / "out", mergekit_compatible=True)
-    assert row.recipe["parameters"]["calibration"] == str(family.problems)  # which lies beside the config
+    assert row.record.recipe["parameters"]["calibration"] == str(family.problems)  # which lies beside the config
     assert Recipe.load(tmp_path / "out" / "recipe.yaml").merge_method == "task_arithmetic"
     family.problems.rename(tmp_path / "moved")
     with pytest.raises(SearchError, match=r"file .*problems\.jsonl: is not there any more.*put it back"):

@@ -256,9 +256,9 @@ def test_a_moved_project_goes_on(project: Path, command: Command) -> None:
     out = project / "results" / "search"
     progress = Phases()
     board = run_search(SearchConfig.load(project / "search.yaml"), out, trials=4, progress=progress)
-    rows = [row for row in board.rows if row.kind == "trial"]
-    assert [row.state for row in rows] == ["complete"] * 4, [row.error for row in rows]
-    assert len({json.dumps(row.recipe["base_model"]) for row in rows}) == 1  # called as when the search began
+    rows = [row for row in board.rows if row.record.kind == "trial"]
+    assert [row.record.search.state for row in rows] == ["complete"] * 4, [row.record.search.error for row in rows]
+    assert len({json.dumps(row.record.recipe["base_model"]) for row in rows}) == 1  # called as when the search began
     assert not any(progress.notes)
     assert command("export", out, "--to", project / "merged").exit_code == 0
     assert str(project) in (project / "merged" / "recipe.yaml").read_text()
@@ -308,8 +308,10 @@ def test_a_parent_that_changes_while_the_search_runs_ends_it(project: Path, when
     with pytest.raises(SearchError, match=rf"model {re.escape(str(project))}/a: has changed while .*--fresh"):
         run_search(SearchConfig.load(project / "search.yaml"), out, trials=1, progress=Trainer())
     board = Leaderboard.open(out)
-    assert [row.state for row in board.rows if row.kind == "trial"] == ["complete"] * (when != "search")
-    assert not [row for row in board.rows if row.report_score is not None]
+    assert [row.record.search.state for row in board.rows if row.record.kind == "trial"] == ["complete"] * (
+        when != "search"
+    )
+    assert not [row for row in board.rows if row.record.on("report").score is not None]
 
 
 @pytest.mark.parametrize("when", ["search", "report split"])
@@ -335,7 +337,7 @@ def test_a_model_that_fails_as_a_parent_changed_is_no_failure(
     with pytest.raises(SearchError, match=rf"model {re.escape(str(project))}/a: has changed while .*--fresh"):
         run_search(SearchConfig.load(project / "search.yaml"), out, trials=1, progress=Trainer())
     assert not [record for record in ResultsFolder.open(out).read()[1] if record.on("report").state == "failed"]
-    assert not [row.error for row in Leaderboard.open(out).rows if row.state == "failed"]
+    assert not [row.record.search.error for row in Leaderboard.open(out).rows if row.record.search.state == "failed"]
 
 
 def test_where_all_files_are_known_nothing_is_loaded_to_refuse(

@@ -87,11 +87,11 @@ def breaks_first(error: BaseException) -> Break:
 
 
 def scored(board: Leaderboard) -> int:
-    return sum(row.kind == "trial" and row.state == "complete" for row in board.rows)
+    return sum(row.record.kind == "trial" and row.record.search.state == "complete" for row in board.rows)
 
 
 def failed(board: Leaderboard) -> list[str]:
-    return [row.error or "" for row in board.rows if row.state == "failed"]
+    return [row.record.search.error or "" for row in board.rows if row.record.search.state == "failed"]
 
 
 @pytest.mark.parametrize(
@@ -233,7 +233,7 @@ def test_parents_that_the_machine_fails_at_are_scored_when_it_works_again(
         with pytest.raises(SearchError, match=r"the machine fails at b: AcceleratorError"):
             run_search(config, tmp_path / "run", trials=1)
     resumed = run_search(config, tmp_path / "run", trials=1)
-    assert [row.state for row in resumed.rows] == ["complete"] * (PARENTS + 1)
+    assert [row.record.search.state for row in resumed.rows] == ["complete"] * (PARENTS + 1)
 
 
 @pytest.mark.parametrize(
@@ -302,7 +302,7 @@ def test_failures_of_before_are_run_again_where_that_is_asked_for(
     assert done.exit_code == 0, done.stderr
     board = Leaderboard.open(out)
     assert (scored(board), failed(board)) == (SCORED + 3, [])
-    assert [sum(row.parameters == params for row in board.rows) for params in lost] == [1, 1, 1]
+    assert [sum(row.record.parameters == params for row in board.rows) for params in lost] == [1, 1, 1]
 
 
 def test_a_model_that_the_machine_fails_at_on_the_report_split_is_scored_there_later(
@@ -319,7 +319,7 @@ def test_a_model_that_the_machine_fails_at_on_the_report_split_is_scored_there_l
     assert len(merges) == PARENTS + 1
     assert merges[-1] == merges[0]  # after all others
     assert resumed.unfinished == ""
-    assert all(row.report_score is not None for row in resumed.rows)
+    assert all(row.record.on("report").score is not None for row in resumed.rows)
 
 
 def test_a_model_that_kills_its_workers_on_the_report_split_is_left_out(
@@ -339,10 +339,10 @@ def test_a_model_that_kills_its_workers_on_the_report_split_is_left_out(
             with pytest.raises(Killed):
                 run_search(config, tmp_path / "run", trials=0)
         board = run_search(config, tmp_path / "run", trials=0)
-    assert {row.name for row in board.rows if row.report_score is None} == {str(family.b)}
+    assert {row.name for row in board.rows if row.record.on("report").score is None} == {str(family.b)}
     assert board.unfinished == ""
     retried = run_search(config, tmp_path / "run", trials=0, retry_failed=True)
-    assert all(row.report_score is not None for row in retried.rows)
+    assert all(row.record.on("report").score is not None for row in retried.rows)
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt(), SystemExit(130)], ids=lambda stop: type(stop).__name__)
@@ -370,7 +370,7 @@ def test_a_person_who_stops_a_worker_at_the_report_split_keeps_no_model_from_it(
             with pytest.raises(SystemExit):
                 run_search(config, tmp_path / "run", trials=0)
     board = run_search(config, tmp_path / "run", trials=0)
-    assert all(row.report_score is not None for row in board.rows)
+    assert all(row.record.on("report").score is not None for row in board.rows)
 
 
 def test_a_parent_that_fails_is_run_once_more_at_the_next_start_and_not_at_every_one(
@@ -386,5 +386,5 @@ def test_a_parent_that_fails_is_run_once_more_at_the_next_start_and_not_at_every
     for _ in range(4):
         board = run_search(config, tmp_path / "run", trials=0)
         runs.append(len(merges))
-        assert [row.name for row in board.rows if row.state == "failed"] == [str(family.b)]
+        assert [row.name for row in board.rows if row.record.search.state == "failed"] == [str(family.b)]
     assert runs == [PARENTS, PARENTS + 1, PARENTS + 1, PARENTS + 1]

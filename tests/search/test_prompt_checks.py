@@ -83,7 +83,7 @@ def test_notes_call_a_parent_as_every_other_screen_does(family: Family, tmp_path
     config = SearchConfig.parse(text, folder=family.folder)
     progress = Phases()
     board = run_search(config, tmp_path / "run", trials=0, progress=progress)
-    called = parent_names((row.recipe for row in board.rows if row.kind == "parent"), LABEL_WIDTH)[
+    called = parent_names((row.record.recipe for row in board.rows if row.record.kind == "parent"), LABEL_WIDTH)[
         str(family.folder / folder)
     ]
     (note,) = [note for note in progress.said if "</s>" in note]

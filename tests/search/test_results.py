@@ -22,7 +22,7 @@ from evaluation import Outcome
 from merging.caches import part_folder
 from search import SearchConfig, SearchError
 from search.locks import exclusive, held, is_held
-from search.results import ResultsFolder, write_atomically
+from search.results import ResultsFolder
 from search.study.database import folder_errors
 from search.study.local_store import LocalStore
 from search.study.record import TrialRecord
@@ -213,14 +213,6 @@ def test_a_search_of_version_0_1_is_refused_by_that_name_and_moved_aside_by_a_fr
     assert fingerprint(tmp_path / "run") == was
     create(tmp_path / "run", config, fresh=True)
     assert fingerprint(tmp_path / "run.1") == was
-
-
-def test_a_file_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
-    write_atomically(tmp_path / "file", "old")
-    with pytest.raises(UnicodeEncodeError):
-        write_atomically(tmp_path / "file", "new \ud800")
-    assert fingerprint(tmp_path).keys() == {"file"}
-    assert (tmp_path / "file").read_text() == "old"
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")

@@ -40,7 +40,7 @@ pytestmark = pytest.mark.sandbox
 
 
 def parameters(board: Leaderboard) -> dict[int | None, Mapping[str, float]]:
-    return {row.trial: row.parameters for row in board.rows if row.kind == "trial"}
+    return {row.record.number: row.record.parameters for row in board.rows if row.record.kind == "trial"}
 
 
 def computed(log: str) -> int:
@@ -91,8 +91,8 @@ def test_a_search_whose_parents_have_no_room_and_are_pickles_finds_the_same(
     config = SearchConfig.load(family.write(more="merging: {memory_budget: 0, lazy_unpickle: true}"))
     phases = Phases()
     found = run_search(config, tmp_path / "run", trials=1, progress=phases)
-    assert [row.search_score for row in found.rows] == [
-        row.search_score for row in Leaderboard.open(stopped_folder).rows
+    assert [row.record.search.score for row in found.rows] == [
+        row.record.search.score for row in Leaderboard.open(stopped_folder).rows
     ]
     assert any("are read from their files for every candidate" in note for note in phases.said)
     export_trial(tmp_path / "run", tmp_path / "merged", trial=found.best)
@@ -105,21 +105,21 @@ def test_a_search_that_compiles_says_so_and_finds_the_same(
     config = SearchConfig.load(family.write()).updated("merging", compile=True)
     found = run_search(config, tmp_path / "run", trials=1, progress=phases)
     assert phases.begun[:3] == ["reading the parents 1", "compiling 1", "parents 4"]
-    assert [row.search_score for row in found.rows] == [
-        row.search_score for row in Leaderboard.open(stopped_folder).rows
+    assert [row.record.search.score for row in found.rows] == [
+        row.record.search.score for row in Leaderboard.open(stopped_folder).rows
     ]
 
 
 def test_the_parents_and_their_average_are_no_trials(finished: Path, shared_family: Family) -> None:
     board = Leaderboard.open(finished)
-    assert {(row.kind, row.name, row.trial) for row in board.rows if row.kind != "trial"} == {
-        ("parent", str(shared_family.a), None),
-        ("parent", str(shared_family.b), None),
-        ("parent", str(shared_family.base), None),
-        ("average", "average", None),
+    assert {(row.record.kind, row.name) for row in board.rows if row.record.kind != "trial"} == {
+        ("parent", str(shared_family.a)),
+        ("parent", str(shared_family.b)),
+        ("parent", str(shared_family.base)),
+        ("average", "average"),
     }
-    assert sorted(row.trial for row in board.rows if row.trial is not None) == [0, 1, 2]
-    assert all(row.state == "complete" for row in board.rows)
+    assert sorted(row.record.number for row in board.rows if row.record.kind == "trial") == [0, 1, 2]
+    assert all(row.record.search.state == "complete" for row in board.rows)
 
 
 def test_the_search_and_the_report_share_no_problem(finished: Path, shared_family: Family) -> None:
@@ -129,7 +129,9 @@ def test_the_search_and_the_report_share_no_problem(finished: Path, shared_famil
         for file in files
     }
     references = ["parent-0", "parent-1", "parent-2", "average"]
-    finalists = [f"trial-{row.trial}" for row in Leaderboard.open(finished).top(2) if row.kind == "trial"]
+    finalists = [
+        f"trial-{row.record.number}" for row in Leaderboard.open(finished).top(2) if row.record.kind == "trial"
+    ]
     on_search = [*references, "trial-0", "trial-1", "trial-2"]
     assert seen.keys() == {*on_search, *(f"report-{key}" for key in [*references, *finalists])}
     search, report = seen["parent-0"], seen["report-parent-0"]
@@ -140,37 +142,43 @@ def test_the_search_and_the_report_share_no_problem(finished: Path, shared_famil
 
 def test_a_parents_scores_are_those_of_a_plain_evaluation(finished: Path, shared_family: Family) -> None:
     problems = load_problems(shared_family.problems)
-    parents = [row for row in Leaderboard.open(finished).rows if row.kind == "parent"]
-    row = next(row for row in parents if row.search_score and row.search_score < 1)
+    parents = [row for row in Leaderboard.open(finished).rows if row.record.kind == "parent"]
+    row = next(row for row in parents if row.record.search.score and row.record.search.score < 1)
     with Evaluator(problems, allow_code_execution=True, max_new_tokens=12) as evaluator:
         model, tokenizer = load_as_scored(row.name, finished), load_tokenizer(row.name)
         scores = [evaluator.evaluate(model, tokenizer, problems=part).pass_at_1 for part in problems.split(0.5, seed=0)]
-    assert [row.search_score, row.report_score] == scores
+    assert [row.record.search.score, row.record.on("report").score] == scores
 
 
 def test_trials_know_how_likely_they_find_what_the_parents_passed_with(finished: Path, shared_family: Family) -> None:
     rows = Leaderboard.open(finished).rows
-    likelihoods = [row.log_likelihood for row in rows if row.name != str(shared_family.a)]
+    likelihoods = [row.record.search.log_likelihood for row in rows if row.name != str(shared_family.a)]
     assert all(likelihood is not None and likelihood < 0 for likelihood in likelihoods)
     first = next(row for row in rows if row.name == str(shared_family.a))
-    assert first.log_likelihood is None  # nothing was passed before it
-    keys = [(-(row.search_score or 0), -(row.log_likelihood or 0)) for row in rows if row.kind == "trial"]
+    assert first.record.search.log_likelihood is None  # nothing was passed before it
+    keys = [
+        (-(row.record.search.score or 0), -(row.record.search.log_likelihood or 0))
+        for row in rows
+        if row.record.kind == "trial"
+    ]
     assert keys == sorted(keys)
 
 
 def test_candidates_that_find_what_the_parents_passed_with_unlikely_are_pruned(family: Family, tmp_path: Path) -> None:
     text = family.config(search=", prune_margin: 0").replace("trials: 3", "trials: 5")
     board = run_search(SearchConfig.parse(text, folder=family.folder), tmp_path / "run")
-    trials = sorted((row for row in board.rows if row.kind == "trial"), key=lambda row: row.trial or 0)
+    trials = sorted((row for row in board.rows if row.record.kind == "trial"), key=lambda row: row.record.number or 0)
     best = None
     for row in trials:
-        assert row.log_likelihood is not None
-        assert row.state == ("complete" if best is None or row.log_likelihood >= best else "pruned")
-        assert (row.search_score is None) == (row.state == "pruned")
-        best = row.log_likelihood if best is None else max(best, row.log_likelihood)
-    assert {row.state for row in trials} == {"complete", "pruned"}
-    assert all(row.report_score is None for row in trials if row.state == "pruned")
-    assert board.rows[-1].state == "pruned"
+        assert row.record.search.log_likelihood is not None
+        assert row.record.search.state == (
+            "complete" if best is None or row.record.search.log_likelihood >= best else "pruned"
+        )
+        assert (row.record.search.score is None) == (row.record.search.state == "pruned")
+        best = row.record.search.log_likelihood if best is None else max(best, row.record.search.log_likelihood)
+    assert {row.record.search.state for row in trials} == {"complete", "pruned"}
+    assert all(row.record.on("report").score is None for row in trials if row.record.search.state == "pruned")
+    assert board.rows[-1].record.search.state == "pruned"
     assert "pruned" in shown(board)
 
 
@@ -181,11 +189,13 @@ def test_a_search_goes_on_where_it_stopped(finished: Path, one_trial: tuple[Sear
     assert computed(told) > 0
     ended = run_search(config, out)
     assert computed((out / "worker.log").read_text().removeprefix(told)) == 0
-    kept = {row.name: row.seconds for row in begun.rows}
-    assert {row.name: row.seconds for row in ended.rows if row.name in kept} == kept
+    kept = {row.name: row.record.search.seconds["total"] for row in begun.rows}
+    assert {row.name: row.record.search.seconds["total"] for row in ended.rows if row.name in kept} == kept
     whole = Leaderboard.open(finished)
     assert parameters(ended) == parameters(whole)
-    assert [(row.name, row.search_score) for row in ended.rows] == [(row.name, row.search_score) for row in whole.rows]
+    assert [(row.name, row.record.search.score) for row in ended.rows] == [
+        (row.name, row.record.search.score) for row in whole.rows
+    ]
 
 
 def test_a_parameter_with_a_damaged_name_is_one_line_with_the_file_and_the_remedy(
@@ -231,7 +241,7 @@ def test_after_its_time_a_search_takes_no_trial(family: Family, tmp_path: Path) 
     assert board.best is None
     assert "search 3 until a deadline" in phases.begun
     # The parents are scored in any case, and on the report split too.
-    assert all(row.report_score is not None for row in board.rows)
+    assert all(row.record.on("report").score is not None for row in board.rows)
     assert len(board.rows) == 4
 
 
@@ -249,10 +259,10 @@ def test_a_failing_candidate_is_recorded_with_its_reason_and_ends_nothing(
     (family.folder / "good.yaml").write_text(f"{recipe.replace('{low: 0.0, high: 1.0e+30}', '0.5')}")
     config = SearchConfig.load(family.write(recipe=recipe, search=", enqueue: [good.yaml]"))
     board = run_search(config, tmp_path / "run")
-    states = {row.trial: row.state for row in board.rows if row.kind == "trial"}
+    states = {row.record.number: row.record.search.state for row in board.rows if row.record.kind == "trial"}
     assert states == {0: "complete", 1: "failed", 2: "failed"}
     assert board.best == 0
-    errors = [row.error or "" for row in board.rows if row.state == "failed"]
+    errors = [row.record.search.error or "" for row in board.rows if row.record.search.state == "failed"]
     assert all(error.startswith("merged tensor model.") and "holds NaN or Inf" in error for error in errors)
     assert "NonFiniteTensor: merged tensor model." in (tmp_path / "run" / "worker.log").read_text()
     assert not caplog.records
@@ -277,14 +287,16 @@ def test_logits_that_are_not_finite_fail_their_problems_and_the_leaderboard_says
     phases = Phases()
     board = run_search(SearchConfig.load(config), tmp_path / "run", trials=0, progress=phases)
     rows = {Path(row.name).name: row for row in board.rows}
-    assert re.fullmatch(r"its logits are not finite \(NaN or Inf\) on \d+ of 16 completions", rows["a"].error or "")
-    assert rows["a"].error in phases.notes
-    assert rows["a"].search_score is not None
-    assert (rows["b"].state, rows["b"].search_score) == ("failed", None)
-    assert "the model's logits are not finite (NaN or Inf) for any prompt" in (rows["b"].error or "")
-    assert (rows["base"].state, rows["base"].error) == ("complete", None)
+    assert re.fullmatch(
+        r"its logits are not finite \(NaN or Inf\) on \d+ of 16 completions", rows["a"].record.search.error or ""
+    )
+    assert rows["a"].record.search.error in phases.notes
+    assert rows["a"].record.search.score is not None
+    assert (rows["b"].record.search.state, rows["b"].record.search.score) == ("failed", None)
+    assert "the model's logits are not finite (NaN or Inf) for any prompt" in (rows["b"].record.search.error or "")
+    assert (rows["base"].record.search.state, rows["base"].record.search.error) == ("complete", None)
     shown = command("leaderboard", tmp_path / "run").output
-    assert f"a: {rows['a'].error}" in shown
+    assert f"a: {rows['a'].record.search.error}" in shown
 
 
 def test_where_every_trial_failed_the_export_says_why(family: Family, command: Command, tmp_path: Path) -> None:
@@ -312,7 +324,7 @@ def test_numbers_that_make_no_valid_recipe_fail_their_trial(family: Family, tmp_
 """
     config = SearchConfig.load(family.write(recipe=recipe, search=", sampler: qmc"))
     board = run_search(config, tmp_path / "run", trials=4)
-    reasons = [row.error for row in board.rows if row.state == "failed"]
+    reasons = [row.record.search.error for row in board.rows if row.record.search.state == "failed"]
     assert reasons
     assert all("the sources of a slice must have the same number of layers" in (reason or "") for reason in reasons)
 
@@ -378,7 +390,7 @@ def test_no_problem_to_search_on_is_refused(family: Family, tmp_path: Path) -> N
 
 def test_without_a_report_split_there_is_no_report(family: Family, tmp_path: Path) -> None:
     board = run_search(SearchConfig.load(family.write(evaluation=", report_fraction: 0")), tmp_path / "run", trials=1)
-    assert {row.report_score for row in board.rows} == {None}
+    assert {row.record.on("report").score for row in board.rows} == {None}
 
 
 def test_while_another_worker_is_at_its_last_trial_the_finalists_are_left_to_it(
@@ -402,8 +414,8 @@ def test_a_worker_that_died_is_not_waited_for(one_trial: tuple[SearchConfig, Pat
     phases = Phases()
     board = run_search(config, out, timeout=0, progress=phases)
     assert phases.said == []
-    assert (board.best, board.rows[0].search_score) == (2, 1.0)
-    assert board.rows[0].report_score is not None
+    assert (board.best, board.rows[0].record.search.score) == (2, 1.0)
+    assert board.rows[0].record.on("report").score is not None
 
 
 @pytest.mark.parametrize("scored", [0, pytest.param(1, marks=pytest.mark.slow), 3])
@@ -446,22 +458,28 @@ def test_the_same_merge_again_has_the_outcomes_that_it_had(family: Family, tmp_p
     config = SearchConfig.load(family.write(recipe=recipe, search=", sampler: random"))
     phases = Phases()
     board = run_search(config, tmp_path / "run", trials=5, progress=phases)
-    rows = {row.trial: row for row in board.rows if row.kind == "trial"}
-    firsts = [row for row in rows.values() if row.same_as is None]
+    rows = {row.record.number: row for row in board.rows if row.record.kind == "trial"}
+    firsts = [row for row in rows.values() if row.record.same_as is None]
     assert len(firsts) == 2
     for row in rows.values():
-        first = rows[row.trial if row.same_as is None else row.same_as]
-        assert first.same_as is None
-        assert (row.recipe, row.search_score, row.parameters) == (first.recipe, first.search_score, first.parameters)
-        assert (row.won, row.lost) == (first.won, first.lost) or first.report_score is not None
-        written = (tmp_path / "run" / "completions" / f"trial-{row.trial}.jsonl").exists()
-        assert written is (row.same_as is None)
-    repeated = next(row for row in rows.values() if row.same_as is not None)
+        first = rows[row.record.number if row.record.same_as is None else row.record.same_as]
+        assert first.record.same_as is None
+        assert (row.record.recipe, row.record.search.score, row.record.parameters) == (
+            first.record.recipe,
+            first.record.search.score,
+            first.record.parameters,
+        )
+        assert (row.won, row.lost) == (first.won, first.lost) or first.record.on("report").score is not None
+        written = (tmp_path / "run" / "completions" / f"trial-{row.record.number}.jsonl").exists()
+        assert written is (row.record.same_as is None)
+    repeated = next(row for row in rows.values() if row.record.same_as is not None)
     log = (tmp_path / "run" / "worker.log").read_text()
-    assert f"trial {repeated.trial}: the same merge as trial {repeated.same_as}" in log
-    assert phases.notes.count(f"the same merge as trial {repeated.same_as}") >= 1
-    assert {row.trial for row in firsts} == {row.trial for row in rows.values() if row.report_score is not None}
-    assert f"trial {repeated.trial} (= {repeated.same_as})" in shown(board)
+    assert f"trial {repeated.record.number}: the same merge as trial {repeated.record.same_as}" in log
+    assert phases.notes.count(f"the same merge as trial {repeated.record.same_as}") >= 1
+    assert {row.record.number for row in firsts} == {
+        row.record.number for row in rows.values() if row.record.on("report").score is not None
+    }
+    assert f"trial {repeated.record.number} (= {repeated.record.same_as})" in shown(board)
 
 
 def test_the_layers_of_the_sandbox_are_recorded_and_one_that_it_lacks_is_told(
@@ -523,7 +541,7 @@ def test_a_program_whose_verdict_is_in_the_folder_is_not_executed_again(
     board = run_search(SearchConfig.load(shared_family.write("finished.yaml")), tmp_path / "run", trials=1)
     assert executed == []
     known = Leaderboard.open(stopped_folder)
-    assert [row.search_score for row in board.rows] == [row.search_score for row in known.rows]
+    assert [row.record.search.score for row in board.rows] == [row.record.search.score for row in known.rows]
 
 
 def test_the_default_folder_is_called_like_the_config(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -544,17 +562,17 @@ def test_the_scores_of_several_sets_may_be_objectives_of_their_own(
     text = text.replace("problems.jsonl", "[problems.jsonl, {source: other.jsonl, weight: 3}]", 1)
     run_search(SearchConfig.parse(text, folder=family.folder), tmp_path / "run", trials=2)
     board = run_search(SearchConfig.parse(text, folder=family.folder), tmp_path / "run", trials=4)  # it goes on
-    trials = [row for row in board.rows if row.kind == "trial"]
+    trials = [row for row in board.rows if row.record.kind == "trial"]
     assert len(trials) == 4
     values = [tuple(row.search_scores.values()) for row in trials]
     for row, own in zip(trials, values, strict=True):
-        assert row.search_score == pytest.approx((own[0] + 3 * own[1]) / 4)
+        assert row.record.search.score == pytest.approx((own[0] + 3 * own[1]) / 4)
         beaten = any(all(a >= b for a, b in zip(other, own, strict=True)) and other != own for other in values)
         assert row.on_front is not beaten
-    assert {row.on_front for row in board.rows if row.kind != "trial"} == {None}
-    best = next(row for row in trials if row.trial == board.best)
+    assert {row.on_front for row in board.rows if row.record.kind != "trial"} == {None}
+    best = next(row for row in trials if row.record.number == board.best)
     assert best.on_front
-    assert best.report_score is not None
+    assert best.record.on("report").score is not None
     assert Leaderboard.open(tmp_path / "run").rows == board.rows
     assert "(Pareto)" in shown(board)
 
@@ -565,12 +583,12 @@ def test_a_search_over_several_sets_and_samples_is_scored_by_their_weights(famil
     text = family.config().replace("problems.jsonl", "[problems.jsonl, {source: other.jsonl, weight: 3}]", 1)
     text = text.replace("max_new_tokens", "samples: 2, temperature: 0.5, max_new_tokens", 1)
     board = run_search(SearchConfig.parse(text, folder=family.folder), tmp_path / "run", trials=1)
-    assert {row.state for row in board.rows} == {"complete"}
+    assert {row.record.search.state for row in board.rows} == {"complete"}
     for found in board.rows:
         scores = found.search_scores
         assert scores.keys() == {"problems.jsonl", "other.jsonl"}
         mean = (scores["problems.jsonl"] + 3 * scores["other.jsonl"]) / 4
-        assert found.search_score == pytest.approx(mean)
+        assert found.record.search.score == pytest.approx(mean)
     assert Leaderboard.open(tmp_path / "run").rows == board.rows
     written = (tmp_path / "run" / "completions" / "parent-0.jsonl").read_text().splitlines()
     assert len(written) == 2 * len({json.loads(line)["task_id"] for line in written})

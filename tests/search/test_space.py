@@ -323,14 +323,14 @@ def test_extreme_recipes_avoid_what_cannot_be_and_say_that_it_is_there() -> None
         ("a", "b"),
         ("b", "a"),
     }
-    warning = space.fitting_extremes(lambda _: None).warning
+    _, warning = space.fitting_extremes(lambda _: None)
     assert re.fullmatch(
         r"mine.yaml: about (\d+) in 100 points of the space cannot be merged; trials there fail, and the search goes "
         r"on: recipe.models\[1\].model: a is given twice",
         warning,
     )
     assert 35 < int(warning.split()[2]) < 65
-    assert not space_of(stack([0, {"low": 4, "high": 8}])).fitting_extremes(lambda _: None).warning
+    assert not space_of(stack([0, {"low": 4, "high": 8}])).fitting_extremes(lambda _: None)[1]
 
 
 def test_layer_ranges_that_seldom_fit_each_other_are_found_nevertheless() -> None:
@@ -368,7 +368,7 @@ def test_what_does_not_fit_its_parents_is_found_by_whoever_has_them() -> None:
 
         return fits
 
-    assert re.search(r"about \d in 100 .* 16 layers are too many", space.fitting_extremes(no_deeper_than(15)).warning)
+    assert re.search(r"about \d in 100 .* 16 layers are too many", space.fitting_extremes(no_deeper_than(15))[1])
     with pytest.raises(MergingError, match="16 layers are too many"):
         space.fitting_extremes(no_deeper_than(11))
 
@@ -384,7 +384,7 @@ def test_where_plans_take_long_a_part_of_the_points_tells_how_many_cannot_be_mer
     template["models"][0]["model"] = {"choices": ["a", "c"]}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("search.space.space._ESTIMATE_SECONDS", 0.3)
-        warning = space_of(template).fitting_extremes(refuses_c).warning
+        _, warning = space_of(template).fitting_extremes(refuses_c)
     found = re.search(r"about (\d+) in (\d+) points of the space cannot be merged; .*: c does not fit$", warning)
     assert found
     assert 1 <= int(found[1]) <= int(found[2]) <= 11

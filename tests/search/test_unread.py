@@ -23,7 +23,7 @@ def lines(family: Family, recipe: str) -> list[str]:
     config = SearchConfig.parse(family.config(recipe), "c.yaml", family.folder)
     with ParentSet.open(config.space.extreme_recipes, MergeOptions(memory_budget=0)) as parents:
         merger = Merger(parents)
-        found = unread_lines(config.space, merger, config.space.fitting_extremes(merger.steps).recipes, Progress())
+        found = unread_lines(config.space, merger, config.space.fitting_extremes(merger.steps)[0], Progress())
     assert all(line.startswith("c.yaml: recipe.") for line in found)
     return [line.removeprefix("c.yaml: recipe.") for line in found]
 

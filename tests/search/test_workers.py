@@ -26,7 +26,7 @@ REFERENCES = 4
 def scored(out: Path) -> dict[str, float | None]:
     """Return the scores of a search that may be running, by trial."""
     try:
-        return {row.name: row.search_score for row in Leaderboard.open(out).rows}
+        return {row.name: row.record.search.score for row in Leaderboard.open(out).rows}
     except SearchError:
         return {}
 
@@ -46,7 +46,7 @@ def test_the_first_signal_lets_the_trial_finish(family: Family, tmp_path: Path) 
     assert f"{ended} of 1000 trials are over. To continue:\n  {again}\n" in command.output
     assert f"merge-search export '{tmp_path}/my run' --to 'my run-merged'" in command.output
     resumed = run_search(SearchConfig.load(config), tmp_path / "my run", trials=ended + 1)
-    assert sorted(row.trial for row in resumed.rows if row.trial is not None) == list(range(ended + 1))
+    assert sorted(row.record.number for row in resumed.rows if row.record.kind == "trial") == list(range(ended + 1))
 
 
 @pytest.mark.parametrize("held_at", [(Merger.apply, 1), (LlamaForCausalLM.forward, 9)], ids=["merging", "generating"])
@@ -78,10 +78,10 @@ def test_a_killed_worker_loses_no_scored_trial(family: Family, tmp_path: Path) -
     before = scored(out)
     total = len(before) - 4 + 2
     board = run_search(SearchConfig.load(config), out, trials=total)
-    after = {row.name: row.search_score for row in board.rows}
+    after = {row.name: row.record.search.score for row in board.rows}
     assert {number: after[number] for number in before} == before
     assert len(after) == 4 + total
-    assert len({str(row.recipe) for row in board.rows}) == len(board.rows)
+    assert len({str(row.record.recipe) for row in board.rows}) == len(board.rows)
     assert board.best is not None
 
 
@@ -102,10 +102,12 @@ def test_two_workers_share_a_folder(family: Family, tmp_path: Path) -> None:
         assert [one.wait(), other.wait()] == [0, 0], one.errors + other.errors
     assert "damaged" not in (out / "worker.log").read_text()
     board = Leaderboard.open(out)
-    assert sorted(row.trial for row in board.rows if row.trial is not None) == list(range(len(board.rows) - REFERENCES))
-    assert [row.kind for row in board.rows].count("trial") == len(board.rows) - 4
-    assert all(row.state == "complete" for row in board.rows)
-    assert len({str(row.recipe) for row in board.rows}) == len(board.rows)
+    assert sorted(row.record.number for row in board.rows if row.record.kind == "trial") == list(
+        range(len(board.rows) - REFERENCES)
+    )
+    assert [row.record.kind for row in board.rows].count("trial") == len(board.rows) - 4
+    assert all(row.record.search.state == "complete" for row in board.rows)
+    assert len({str(row.record.recipe) for row in board.rows}) == len(board.rows)
 
 
 def test_the_trial_of_a_worker_that_was_killed_is_run_once_more_by_the_other(family: Family, tmp_path: Path) -> None:
@@ -122,9 +124,9 @@ def test_the_trial_of_a_worker_that_was_killed_is_run_once_more_by_the_other(fam
             other.release()
             assert other.wait() == 0, other.errors
     board = Leaderboard.open(out)
-    assert [row.state for row in board.rows] == ["complete"] * (4 + total)
-    assert len({str(row.recipe) for row in board.rows}) == len(board.rows)
-    assert sorted(row.trial for row in board.rows if row.trial is not None) == list(range(total))
+    assert [row.record.search.state for row in board.rows] == ["complete"] * (4 + total)
+    assert len({str(row.record.recipe) for row in board.rows}) == len(board.rows)
+    assert sorted(row.record.number for row in board.rows if row.record.kind == "trial") == list(range(total))
 
 
 def test_a_trial_that_kills_its_workers_fails_and_the_search_ends(family: Family, tmp_path: Path) -> None:
@@ -137,8 +139,10 @@ def test_a_trial_that_kills_its_workers_fails_and_the_search_ends(family: Family
             assert command.wait() == -signal.SIGKILL
             command.release()
     board = run_search(SearchConfig.load(config), out, trials=2)
-    assert [row.state for row in board.rows if row.kind == "trial"] == ["complete", "failed"]
-    assert "run 2 times and never finished (its worker died; its worker died)" in (board.rows[-1].error or "")
+    assert [row.record.search.state for row in board.rows if row.record.kind == "trial"] == ["complete", "failed"]
+    assert "run 2 times and never finished (its worker died; its worker died)" in (
+        board.rows[-1].record.search.error or ""
+    )
     assert board.unfinished == ""
 
 
@@ -154,9 +158,9 @@ def test_a_full_disk_ends_the_search_with_what_to_do_and_keeps_what_was_scored(
     assert "Traceback" not in command.errors
     assert re.search(r"merge-search: .*search\.db: .*make room .* run the same command again", command.errors)
     kept = scored(out)
-    assert {row.name: row.search_score for row in first.rows}.items() <= kept.items()
+    assert {row.name: row.record.search.score for row in first.rows}.items() <= kept.items()
     resumed = run_search(config, out, trials=len(kept) - 4 + 1)
-    assert kept.items() <= {row.name: row.search_score for row in resumed.rows}.items()
+    assert kept.items() <= {row.name: row.record.search.score for row in resumed.rows}.items()
 
 
 def test_completions_that_cannot_be_written_end_the_search_with_what_to_do(
@@ -182,11 +186,11 @@ def test_a_search_that_is_stopped_at_the_report_split_says_so_and_how_to_go_on(f
         command.until_told("stopping when this trial is done")
         command.release()
         assert command.wait() == 0
-    left = sum(row.report_score is None for row in Leaderboard.open(out).top(2))
+    left = sum(row.record.on("report").score is None for row in Leaderboard.open(out).top(2))
     assert left == 4
     again = f"merge-search run {config} --out {out}"
     expected = f"The report split is not finished: {left} models wait to be scored on it. To continue:\n  {again}\n"
     assert expected in command.output
     ended = run_search(SearchConfig.load(config), out)
     assert ended.unfinished == ""
-    assert all(row.report_score is not None for row in ended.top(2))
+    assert all(row.record.on("report").score is not None for row in ended.top(2))

@@ -15,16 +15,8 @@ from tests.search.records import ON_REPORT, ON_SEARCH, RECORDS, board, row, scor
 
 
 def test_rows_are_best_first_and_of_equals_the_parents_and_then_the_earlier() -> None:
-    assert [(row.name, row.trial) for row in board().rows] == [
-        ("trial 1", 1),
-        ("/models/b", None),
-        ("trial 0", 0),
-        ("/models/a", None),
-        ("average", None),
-        ("trial 3", 3),
-        ("/models/base", None),
-        ("trial 2", 2),
-    ]
+    names = [row.name for row in board().rows]
+    assert names == ["trial 1", "/models/b", "trial 0", "/models/a", "average", "trial 3", "/models/base", "trial 2"]
     assert (board().best, board().best_parent, board().study) == (1, "/models/b", "run")
     assert board().best_row == board().rows[0]
 
@@ -32,7 +24,7 @@ def test_rows_are_best_first_and_of_equals_the_parents_and_then_the_earlier() ->
 def test_intervals_and_tests_are_those_of_scipy() -> None:
     best = row(board(), "trial 1")
     interval = binomtest(16, 20).proportion_ci(method="wilson")
-    assert best.report_score == 0.8
+    assert best.record.on("report").score == 0.8
     assert best.report_interval == pytest.approx((interval.low, interval.high))
     # Passed by the best parent: 0-7; by the trial: 2, 4-18.
     assert (best.won, best.lost, best.compared_on) == (11, 3, "report")
@@ -42,7 +34,7 @@ def test_intervals_and_tests_are_those_of_scipy() -> None:
 def test_a_trial_that_is_no_finalist_is_compared_on_the_search_split_without_a_test() -> None:
     third = row(board(), "trial 3")
     assert (third.won, third.lost, third.compared_on, third.p_value) == (1, 4, "search", None)
-    assert (third.report_score, third.report_interval) == (None, None)
+    assert (third.record.on("report").score, third.report_interval) == (None, None)
 
 
 def test_the_best_parent_is_not_compared_with_itself() -> None:
@@ -63,8 +55,13 @@ def test_without_a_parent_that_has_a_score_nothing_is_compared() -> None:
 
 def test_a_failed_trial_is_last_and_has_its_reason() -> None:
     failed = board().rows[-1]
-    assert (failed.state, failed.search_score, failed.report_score, failed.compared_on) == ("failed", None, None, None)
-    assert failed.error == "merged tensor lm_head.weight holds NaN\nand more"
+    assert (
+        failed.record.search.state,
+        failed.record.search.score,
+        failed.record.on("report").score,
+        failed.compared_on,
+    ) == ("failed", None, None, None)
+    assert failed.record.search.error == "merged tensor lm_head.weight holds NaN\nand more"
 
 
 def test_optimism_is_that_of_the_best_trial() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from evaluation import Draft
 from search.study.drafts import SharedDrafts
 from search.study.local_store import LocalStore
-from search.study.memory_store import MemoryStore
+from tests.search.study.memory_store import MemoryStore
 
 
 def test_workers_read_what_the_others_shared() -> None:

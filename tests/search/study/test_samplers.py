@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from search import SearchConfig
-from search.study.memory_store import MemoryStore
 from search.study.samplers import SAMPLERS, Proposer
 from search.study.store import Job, Proposal, Records
 from tests.search.family import Family
+from tests.search.study.memory_store import MemoryStore
 
 Parameters = Mapping[str, Any]
 START = {

@@ -15,10 +15,10 @@ import pytest
 
 from evaluation import Draft, Verdict
 from search.study.local_store import LocalStore
-from search.study.memory_store import LEASE_SECONDS, MemoryStore
 from search.study.outcomes import Split
 from search.study.record import Scoring, TrialRecord
 from search.study.store import Job, Proposal, Records, Store
+from tests.search.study.memory_store import LEASE_SECONDS, MemoryStore
 
 PARENTS = (TrialRecord("parent", 0, "a", recipe={"merge_method": "linear"}), TrialRecord("parent", 1, "b"))
 REFERENCES = (*PARENTS, TrialRecord("average", name="average"))
