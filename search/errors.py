@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from evaluation.errors import ModelError
 from merging.errors import MachineError, MergingError
 
@@ -17,16 +15,15 @@ class SearchError(Exception):
 
 
 class PrunedError(Exception):
-    """A candidate whose scoring was ended early: it finds the reference completions too unlikely.
+    """A pruner has ended the scoring of a candidate early.
 
     Args:
-        log_likelihood: the mean log-likelihood of the references, in nats per token.
-        least: the minimum.
+        reason: why, for people.
+        log_likelihood: the mean log-likelihood of the reference completions, in nats per token, if it is known.
     """
 
-    def __init__(self, log_likelihood: float, least: float) -> None:
-        has = "not finite" if math.isnan(log_likelihood) else f"{log_likelihood:.2f} nats/token"
-        super().__init__(f"mean log-likelihood of the reference completions is {has} (minimum {least:.2f})")
+    def __init__(self, reason: str, log_likelihood: float | None = None) -> None:
+        super().__init__(reason)
         self.log_likelihood = log_likelihood
 
 

@@ -12,8 +12,7 @@ from search.startup import secure_streams, speak_utf8, stopped_by_signals
 with stopped_by_signals():  # so that Ctrl-C prints no traceback meanwhile
     import click
 
-    from search.cli.models import check, evaluate, merge, score
-    from search.cli.searches import compare, export, leaderboard, run
+    from search.cli import models, searches
 
 # Errors of a stdout that cannot be written; if a pipe's reader is gone, click ends quietly.
 _UNWRITTEN = (errno.ENOSPC, errno.EIO, errno.EBADF)
@@ -69,5 +68,6 @@ def main() -> None:
     """
 
 
-for command in (run, leaderboard, export, merge, evaluate, compare, score, check):
-    main.add_command(command)
+for found in (*vars(models).values(), *vars(searches).values()):
+    if isinstance(found, click.Command):
+        main.add_command(found)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from search.cli.printing import print_comparison, print_leaderboard, show_search
 from search.errors import SearchError
 from search.startup import quick_imports
 from search.views.bar import bar
+from search.views.json_csv import FORMATS
 
 if TYPE_CHECKING:
     from search.board.compare import Scored
@@ -106,17 +108,23 @@ def run(
         click.echo(f"\nNext, export the best merge as a model:\n  {_command('export', folder, '--to', target)}")
 
 
+def _formats(command: Callable[..., None]) -> Callable[..., None]:
+    """Add an option for each of `FORMATS`."""
+    for name in reversed(FORMATS):
+        command = click.option(f"--{name}", is_flag=True, help=f"Print {name.upper()}.")(command)
+    return command
+
+
 @click.command()
 @click.argument("results", type=click.Path(path_type=Path))
 @click.option("--top", type=click.IntRange(min=0), help="Show this many trials; reference models are always shown.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")
+@_formats
 @click.option(
     "--optuna",
     type=click.Path(path_type=Path),
     help="Also write the trials into this SQLite file, as a study of Optuna's; optuna-dashboard shows it.",
 )
-def leaderboard(results: Path, top: int | None, as_json: bool, as_csv: bool, optuna: Path | None) -> None:
+def leaderboard(results: Path, top: int | None, optuna: Path | None, **formats: bool) -> None:
     """Show the trials and reference models of a search, best first; also while it runs.
 
     \b
@@ -124,17 +132,15 @@ def leaderboard(results: Path, top: int | None, as_json: bool, as_csv: bool, opt
       merge-search leaderboard results/quickstart --top 10
     """
     from search.board.leaderboard import Leaderboard
-    from search.views.json_csv import leaderboard_csv, leaderboard_json
 
-    if as_json and as_csv:
-        raise click.UsageError("give --json or --csv, not both")
+    chosen = [name for name, is_given in formats.items() if is_given]
+    if len(chosen) > 1:
+        raise click.UsageError(f"give --{chosen[0]} or --{chosen[1]}, not both")
     found = Leaderboard.open(results)
     if optuna:
         _write_study(results, optuna)
-    if as_json:
-        click.echo(leaderboard_json(found, top))
-    elif as_csv:
-        click.echo(leaderboard_csv(found, top), nl=False)
+    if chosen:
+        click.echo(FORMATS[chosen[0]](found, top), nl=False)
     else:
         print_leaderboard(found, top)
 

@@ -16,8 +16,9 @@ from functools import cached_property, partial
 
 from merging import Recipe
 from search.board.names import NAME_WIDTH, parent_names, record_name
-from search.board.ranking import least_likelihood, unreported
+from search.board.ranking import unreported
 from search.errors import STOPS, SearchError
+from search.pruning import pruners
 from search.run.machine import Machine
 from search.run.setup import Session
 from search.run.trial import Result, repeat_trial, run_job
@@ -169,7 +170,7 @@ class Phases:
             return repeat_trial(job, first)
         # Parameters may make a recipe that is not valid: that is the trial's failure, and so made inside it.
         recipe = partial(session.config.space.recipe_at, job.record.parameters)
-        return run_job(job, recipe, session.bench, least_likelihood(records, session.config.search.prune_margin))
+        return run_job(job, recipe, session.bench, partial(pruners, session.config.search, records))
 
     @cached_property
     def _proposer(self) -> Proposer:

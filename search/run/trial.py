@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -21,13 +22,14 @@ from merging import Merger, MergingError, OutOfMemory, Recipe, renamed
 from search.board.names import record_name
 from search.contents import ParentContents
 from search.errors import PrunedError, SearchError, is_of_the_candidate
-from search.pruning import LikelihoodPruner
 from search.results import ResultsFolder
 from search.study.drafts import SharedDrafts
 from search.study.outcomes import encode
 from search.study.record import Scoring, SplitName, State, TrialRecord
 from search.study.store import Job
 from search.views.progress import Progress
+
+Pruners: TypeAlias = Callable[[], list[Observer]]
 
 _LOG = logging.getLogger("search.trial")
 
@@ -74,7 +76,7 @@ class Bench:
         return Recipe.from_dict(renamed(recipe.to_dict(), self.places), "the recipe") if self.places else recipe
 
     def score(
-        self, recipe: Recipe, split: SplitName, *, parent: bool = False, least_likelihood: float | None = None
+        self, recipe: Recipe, split: SplitName, *, parent: bool = False, pruners: Pruners = list
     ) -> tuple[Report, dict[str, float]]:
         """Merge a recipe and score it; return the report and the seconds of each phase.
 
@@ -85,33 +87,30 @@ class Bench:
             split: what to score it on; on the report split models are scored alone, without drafts and at a fixed
                 batch size.
             parent: whether it is a parent, or their average: what later candidates are compared with.
-            least_likelihood: below which it is pruned; see `LikelihoodPruner`.
+            pruners: makes new observers that may prune it.
         """
         try:
-            return self._score(recipe, split, parent, least_likelihood)
+            return self._score(recipe, split, parent, pruners)
         except Exception as error:
             if not (is_out_of_memory(error) or isinstance(error, OutOfMemory)):
                 raise
             _LOG.warning("out of memory; what nobody uses is given back, and it is tried once more", exc_info=error)
         release_unused()  # only here: the error held what its frames held
-        return self._score(recipe, split, parent, least_likelihood)
+        return self._score(recipe, split, parent, pruners)
 
     def _score(
-        self, recipe: Recipe, split: SplitName, parent: bool, least_likelihood: float | None
+        self, recipe: Recipe, split: SplitName, parent: bool, pruners: Pruners
     ) -> tuple[Report, dict[str, float]]:
         started = time.perf_counter()
         self.progress.phase("merging")
         model, tokenizer = self.merge(recipe)
         merged = time.perf_counter()
         self.progress.phase("evaluating")
-        observers: list[Observer] = [OutcomeCounter(self.progress.step)]
-        if least_likelihood is not None:
-            observers.append(LikelihoodPruner(least_likelihood))
         report = self.evaluator.evaluate(
             model,
             tokenizer,
             problems=self.splits[split],
-            observers=observers,
+            observers=[OutcomeCounter(self.progress.step), *pruners()],
             drafts=None if split == "report" else self.drafts,
             parent=parent,
             plain=split == "report",
@@ -143,14 +142,14 @@ class Result:
     device_lost: bool = False
 
 
-def run_job(job: Job, recipe: Callable[[], Recipe], bench: Bench, least_likelihood: float | None = None) -> Result:
+def run_job(job: Job, recipe: Callable[[], Recipe], bench: Bench, pruners: Pruners = list) -> Result:
     """Run a job to its end.
 
     Args:
         job: what was claimed.
         recipe: gives the merge; may fail.
         bench: what to run it with.
-        least_likelihood: below which the candidate is pruned.
+        pruners: makes new observers that may prune the candidate.
 
     Raises:
         SearchError: a parent has changed, or the results folder cannot be written.
@@ -164,9 +163,7 @@ def run_job(job: Job, recipe: Callable[[], Recipe], bench: Bench, least_likeliho
     job = replace(job, record=replace(job.record, recipe=merge.to_dict()))
     try:
         with bench.parents.unchanged():
-            report, seconds = bench.score(
-                merge, job.split, parent=job.record.kind != "trial", least_likelihood=least_likelihood
-            )
+            report, seconds = bench.score(merge, job.split, parent=job.record.kind != "trial", pruners=pruners)
             digest = bench.weights_digest(merge) if job.split == "report" else job.record.weights_digest
     except SearchError:
         raise

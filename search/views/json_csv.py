@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def leaderboard_json(board: Leaderboard, count: int | None = None) -> str:
     """Return the leaderboard with its best `count` trials as JSON."""
     rows = [_row(row) for row in board.top(count)]
     content = {"study": board.study, "best": board.best, "optimism": board.optimism, "rows": rows}
-    return json.dumps(content, allow_nan=False)
+    return json.dumps(content, allow_nan=False) + "\n"
 
 
 def leaderboard_csv(board: Leaderboard, count: int | None = None) -> str:
@@ -77,6 +77,10 @@ def scored_json(scored: ScoredSamples) -> str:
     ]
     rates = {f"pass@{k}": rate for k, rate in scored.pass_at.items()}
     return json.dumps({**rates, "interval": scored.interval, "verdicts": verdicts})
+
+
+FORMATS: dict[str, Callable[[Leaderboard, int | None], str]] = {"json": leaderboard_json, "csv": leaderboard_csv}
+"""What prints a leaderboard for other programs, by the option of `merge-search leaderboard` that asks for it."""
 
 
 def _keys(found: Iterable[Iterable[str]]) -> Sequence[str]:

@@ -32,8 +32,9 @@ def test_what_is_not_finite_is_pruned_whatever_the_minimum(likelihoods: list[flo
 
 
 def test_the_error_says_what_was_found_and_what_was_wanted() -> None:
-    assert str(PrunedError(-1.234, -0.8)) == (
-        "mean log-likelihood of the reference completions is -1.23 nats/token (minimum -0.80)"
-    )
-    assert "is not finite (minimum -0.80)" in str(PrunedError(math.nan, -0.8))
-    assert PrunedError(-1.234, -0.8).log_likelihood == -1.234
+    with pytest.raises(PrunedError) as caught:
+        LikelihoodPruner(-0.8).on_likelihood("toy/1", -1.234, 1, 1)
+    assert str(caught.value) == "mean log-likelihood of the reference completions is -1.23 nats/token (minimum -0.80)"
+    assert caught.value.log_likelihood == -1.234
+    with pytest.raises(PrunedError, match=r"is not finite \(minimum -0.80\)"):
+        LikelihoodPruner(-0.8).on_likelihood("toy/1", math.nan, 1, 1)
