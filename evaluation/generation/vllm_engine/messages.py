@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from evaluation.errors import EvaluationError
 from evaluation.generation.backend_protocol import Request
 from evaluation.generation.vllm_engine.shared_weights import SharedTensor
 
@@ -77,12 +78,6 @@ class Done:
     """The order is carried out."""
 
 
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """The order cannot be carried out; the engine ends."""
-
-    reason: str
-
-
 Order: TypeAlias = EngineSettings | Load | Generate | Cancel
-Answer: TypeAlias = Completed | Likelihood | Done | Failed
+# An error says why an order cannot be carried out; the engine ends with it.
+Answer: TypeAlias = Completed | Likelihood | Done | EvaluationError

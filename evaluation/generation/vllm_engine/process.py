@@ -28,7 +28,6 @@ from evaluation.generation.vllm_engine.messages import (
     Completed,
     Done,
     EngineSettings,
-    Failed,
     Generate,
     Likelihood,
     Load,
@@ -138,9 +137,9 @@ class EngineProcess:
         try:
             answer: Answer = self._connection.recv()
         except (EOFError, ConnectionError):
-            answer = Failed(f"its process ended with {self._process.wait()}")
-        if isinstance(answer, Failed):
-            raise EvaluationError(f"vLLM: {answer.reason}\n{self._last_words()}")
+            answer = EvaluationError(f"its process ended with {self._process.wait()}")
+        if isinstance(answer, EvaluationError):
+            raise EvaluationError(f"vLLM: {answer}\n{self._last_words()}")
         return answer
 
     def _last_words(self) -> str:
