@@ -109,7 +109,7 @@ def _names(parent: str, parents: ParentSet) -> list[str]:
 def _needs(step: Step) -> Iterator[tuple[Observed, str, str]]:
     kind = METHODS[step.method].observes
     if kind is not None:
-        for source, file in zip(step.inputs, step.parameters.per_input["calibration"], strict=True):
+        for source, file in zip(step.inputs, dict(step.per_input)["calibration"], strict=True):
             yield kind, source.parent, str(file)
 
 

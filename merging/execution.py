@@ -10,7 +10,6 @@ import threading
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
@@ -23,7 +22,7 @@ from merging.calibration import calibrate, observed
 from merging.errors import MergingError, NonFiniteTensor
 from merging.kernels import EAGER, Kernels, Target
 from merging.methods import METHODS
-from merging.methods.operands import Block, Workspace
+from merging.methods.operands import Operands, Workspace
 from merging.methods.registry import Undefined
 from merging.methods.sparsification import Sparsification
 from merging.parents import ParentSet
@@ -39,54 +38,28 @@ _AT_A_TIME = 4
 _OWN_DTYPES: Mapping[str, torch.dtype] = {}
 
 
-@dataclass(frozen=True, slots=True)
-class StepOperands:
-    """The sources of one step, flat, read in blocks in the dtype of the merge (methods.operands.Operands)."""
+class StepOperands(Operands):
+    """The sources of one step of a merge, and what is known of its parents."""
 
-    step: Step
-    parents: ParentSet
-    device: torch.device
-    dtype: torch.dtype
-    random_seed: int
-    shape: torch.Size
-    base: Tensor | None
-    inputs: tuple[Tensor, ...]
-    workspace: Workspace
-    kernels: Kernels
-
-    @property
-    def count(self) -> int:
-        """Number of inputs."""
-        return len(self.inputs)
-
-    @property
-    def elements(self) -> int:
-        """Number of elements of the tensor."""
-        return self.shape.numel()
+    def __init__(
+        self,
+        step: Step,
+        parents: ParentSet,
+        shape: torch.Size,
+        random_seed: int,
+        kernels: Kernels,
+        workspace: Workspace,
+    ) -> None:
+        device = parents.placement.device_of(step.name)
+        flat = [parents.tensor(source.parent, source.tensor, device).reshape(-1) for source in step.sources()]
+        base, inputs = (flat[0], flat[1:]) if step.base else (None, flat)
+        super().__init__(base, inputs, shape, step.dtype, device, workspace)
+        self.step, self.parents, self.random_seed, self.kernels = step, parents, random_seed, kernels
 
     @property
     def is_matrix(self) -> bool:
         """Whether the tensor is the matrix of a linear map, (..., out, in), and no vector, table or filter."""
         return len(self.shape) in (2, 3) and not self.parents.architecture.is_table(self.step.name)
-
-    def block(self, start: int, size: int) -> Block:
-        """Return up to `size` elements from flat index `start` on."""
-        base = None if self.base is None else self._part(self.base, start, size)
-        return Block(start, base, tuple(self._part(source, start, size) for source in self.inputs), self.workspace)
-
-    def _part(self, source: Tensor, start: int, size: int) -> Tensor:
-        part = source if start == 0 and size >= source.numel() else source[start : start + size]
-        return part if part.dtype == self.dtype else part.to(self.dtype)
-
-    def blocks(self, size: int) -> Iterator[Block]:
-        """Yield the tensor from its first element to its last, `size` elements at a time."""
-        return (self.block(start, size) for start in range(0, self.elements, size))
-
-    def whole(self) -> Block:
-        """Return the tensor in its own shape."""
-        block = self.block(0, self.elements)
-        base = None if self.base is None else block.base.view(self.shape)
-        return Block(0, base, tuple(tensor.view(self.shape) for tensor in block.inputs), self.workspace)
 
     def once(self, name: str, inputs: Sequence[int], compute: Callable[[], T], kept: Form[T] | None = None) -> T:
         """Return a statistic of these inputs (and the base), computed at most once for a parent set."""
@@ -259,16 +232,11 @@ def run_step(
     """
     if not out.numel():
         return True
-    device = parents.placement.device_of(step.name)
-    flat = [parents.tensor(source.parent, source.tensor, device).reshape(-1) for source in step.sources()]
-    base, inputs = (flat[0], flat[1:]) if step.base else (None, flat)
     method = METHODS[step.method]
-    usable = kernels if kernels.covers(method, step.dtype, device) else EAGER
+    usable = kernels if kernels.covers(method, step.dtype, parents.placement.device_of(step.name)) else EAGER
     stored, last = step.out_dtype, last or out.dtype
     roundings = (stored,) if torch.promote_types(stored, last) == last else (stored, last)
-    operands = StepOperands(
-        step, parents, device, step.dtype, random_seed, out.shape, base, tuple(inputs), workspace, usable
-    )
+    operands = StepOperands(step, parents, out.shape, random_seed, usable, workspace)
     try:
         return usable.merge(method, operands, step.parameters, Target(out.view(-1), roundings))
     except Undefined as reason:

@@ -24,7 +24,7 @@ from merging.errors import MachineError, MergingError, suggest
 from merging.execution import run_steps
 from merging.kernels import EAGER
 from merging.methods import METHODS, Method, Parameter, Scope
-from merging.methods.parameters import Number
+from merging.methods.declarations import Number
 from merging.parents import ParentSet
 from merging.planning.plan import Plan, Step
 from merging.recipes.recipe import Recipe

@@ -9,8 +9,8 @@ import torch
 from merging.arithmetic.bits import Finite
 from merging.kernels.protocol import Kernels, Target
 from merging.methods import Method
+from merging.methods.declarations import ParameterValues
 from merging.methods.operands import Block, Operands
-from merging.methods.parameters import ParameterValues
 from merging.methods.sparsification import Sparsification, l1_norm, located, rescaled
 
 # Blocks small enough for what a method holds at once to stay in the processor's last cache, and large enough for a
@@ -30,11 +30,11 @@ class EagerKernels:
 
     def merge(self, method: Method, operands: Operands, parameters: ParameterValues, target: Target) -> Finite:
         """Merge one tensor by the method's own functions."""
-        prepared = method.prepare(operands, parameters) if method.prepare else None
+        prepared = method.prepare(operands, parameters)
         size = _BLOCK.get(operands.device.type, _WHOLE)
 
         def write(block: Block) -> Finite:
-            return target.write(block, method.combine(block, parameters, prepared).view(-1))
+            return target.write(block, method.combine(block, prepared).view(-1))
 
         return write_blocks([operands.whole()] if method.whole else operands.blocks(size), write)
 

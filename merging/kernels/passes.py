@@ -18,9 +18,9 @@ from merging.arithmetic.bits import Finite
 from merging.kernels.eager import write_blocks
 from merging.kernels.protocol import Target
 from merging.methods import Method
+from merging.methods.declarations import ParameterValues
 from merging.methods.linear import WeightedSum, linear
 from merging.methods.operands import Block, Operands
-from merging.methods.parameters import ParameterValues
 from merging.methods.registry import Combine
 from merging.methods.slerp import slerp
 from merging.methods.sparsification import NO_CEILING, Sparsification
@@ -46,12 +46,12 @@ class PassKernels(ABC):
 
     def covers(self, method: Method, dtype: torch.dtype, device: torch.device) -> bool:
         """Whether there is a pass for the method that knows the dtype and merges on the device."""
-        return method.combine in _PASSES and dtype in FORMATS and (not self.devices or device.type in self.devices)
+        return method.combining in _PASSES and dtype in FORMATS and (not self.devices or device.type in self.devices)
 
     def merge(self, method: Method, operands: Operands, parameters: ParameterValues, target: Target) -> Finite:
         """Merge one tensor in passes over its blocks."""
-        prepared = method.prepare(operands, parameters) if method.prepare else None
-        run, dtype, out = _PASSES[method.combine], operands.dtype, target.out
+        prepared = method.prepare(operands, parameters)
+        run, dtype, out = _PASSES[method.combining], operands.dtype, target.out
         in_place = (
             target.roundings == (dtype,) and out.dtype in {dtype, *self.written} and out.device == operands.device
         )
@@ -60,7 +60,7 @@ class PassKernels(ABC):
             merged = target.part(block) if in_place else torch.empty(len(block), dtype=dtype, device=operands.device)
             finite = run(self, operands, block, prepared, merged)
             if finite is None:
-                return target.write(block, method.combine(block, parameters, prepared).view(-1))
+                return target.write(block, method.combine(block, prepared).view(-1))
             return finite if in_place else target.write(block, merged)
 
         return write_blocks(operands.blocks(self.block), write)

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from merging.arithmetic.bits import Finite, all_finite
 from merging.methods import Method
+from merging.methods.declarations import ParameterValues
 from merging.methods.operands import Block, Operands
-from merging.methods.parameters import ParameterValues
 from merging.methods.sparsification import Sparsification
 
 

@@ -3,7 +3,7 @@
 from importlib import import_module
 from pkgutil import walk_packages
 
-from merging.methods.parameters import Parameter, Scope
+from merging.methods.declarations import Parameter, Scope
 from merging.methods.registry import METHODS, Method
 
 for _module in walk_packages(__path__, f"{__name__}."):

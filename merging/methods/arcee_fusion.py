@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from merging.methods.operands import Block
-from merging.methods.parameters import ParameterValues
 from merging.methods.registry import method
 
 _SMALLEST_PROBABILITY = 1e-8
@@ -20,7 +19,7 @@ _OUTLYING = 1.5  # interquartile ranges above the median
 
 
 @method("arcee_fusion", source="https://arcee.ai", base="required", inputs=(2, 2), whole=True)
-def arcee_fusion(block: Block, _parameters: ParameterValues, _: None) -> Tensor:
+def arcee_fusion(block: Block) -> Tensor:
     """Return the base with the changes whose importance reaches median + 1.5 · interquartile range.
 
     The sum is in float32 at least, all else rounds to the dtype of the merge after every step.

@@ -5,11 +5,18 @@ Guarantees: keeps the elements that mergekit 0.1.5 keeps where its sort leaves e
 
 from __future__ import annotations
 
+from merging.methods.declarations import Default, PerParent
 from merging.methods.operands import Operands
 from merging.methods.sparsification import KEEP_NONE, NO_CEILING, NO_FLOOR, Sparsification, delta_magnitudes
 
 
-def band(operands: Operands, index: int, density: float, rescale: bool, gamma: float) -> Sparsification | None:
+def band(
+    operands: Operands,
+    index: int,
+    density: tuple[float, ...],
+    rescale: bool,
+    gamma: PerParent[float] = Default(0.01, low=0.0, high=1.0),
+) -> Sparsification | None:
     """Keep int(density · elements) entries of a task vector, below its largest.
 
     The int(gamma · elements) largest go first, then the smallest; where that would leave fewer than the density asks
@@ -17,12 +24,12 @@ def band(operands: Operands, index: int, density: float, rescale: bool, gamma: f
     so that the L1 norm of the task vector stays what it was.
     """
     elements = operands.elements
-    if density >= 1 or elements == 0:
+    if density[index] >= 1 or elements == 0:
         return None
-    kept = int(density * elements)
+    kept = int(density[index] * elements)
     if kept <= 0:
         return KEEP_NONE
-    smallest = max(0, elements - kept - int(gamma * elements))
+    smallest = max(0, elements - kept - int(gamma[index] * elements))
     magnitudes = delta_magnitudes(operands, index)
     floor = magnitudes.smallest(smallest) if smallest else NO_FLOOR
     ceiling = magnitudes.smallest(smallest + kept) if smallest + kept < elements else NO_CEILING

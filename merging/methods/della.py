@@ -6,14 +6,12 @@ parents alone and are computed once. Equal magnitudes are ranked in their order.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 
 from merging.arithmetic.bits import as_bits, magnitude_mask
+from merging.methods.declarations import Default, PerParent
 from merging.methods.operands import Operands
-from merging.methods.parameters import Number
 from merging.methods.sparsification import KEEP_NONE, Sparsification, delta
 from merging.statistics import forms
 
@@ -24,29 +22,33 @@ _RANKED_AT_ONCE = 1 << 20
 
 
 def random_mask_by_rank(
-    operands: Operands, index: int, density: float, rescale: bool, epsilon: float
+    operands: Operands,
+    index: int,
+    density: tuple[float, ...],
+    rescale: bool,
+    epsilon: PerParent[float] = Default(0.15, low=0.0, high=0.5),
 ) -> Sparsification | None:
     """Keep each element with a probability that rises with the rank of its magnitude (MAGPRUNE).
 
     Ranked within its row, the smallest has density - epsilon, the largest density + epsilon, both in (0, 1). With
     `rescale` the kept elements are scaled so that the L1 norm of the task vector stays what it was.
     """
-    if density >= 1 or operands.elements == 0:
+    own = density[index]
+    if own >= 1 or operands.elements == 0:
         return None
-    if density <= 0:
+    if own <= 0:
         return KEEP_NONE
     ranks = operands.once("ranks", [index], lambda: _ranks(operands, index), kept=_RANKS)
     last = _layout(operands.shape)[1] - 1
-    least, step = (density - epsilon, 2 * epsilon / last) if last else (density, 0.0)
+    least, step = (own - epsilon[index], 2 * epsilon[index] / last) if last else (own, 0.0)
     mask = Sparsification(key=operands.random_key(index), ranks=ranks, slope=step * _LIMIT, intercept=least * _LIMIT)
     return operands.completed(index, mask, rescale)
 
 
-def refuse_probabilities(values: Mapping[str, Number | None]) -> str | None:
+def refuse_probabilities(density: float | None, epsilon: float | None, **_: object) -> str | None:
     """Return why a density and an epsilon make no probabilities, or None if they do (or one is not known yet)."""
-    if values["density"] is None or values["epsilon"] is None:
+    if density is None or epsilon is None:
         return None
-    density, epsilon = float(values["density"]), float(values["epsilon"])
     if density >= 1 or density <= 0 or (density - epsilon > 0 and density + epsilon < 1):
         return None
     return (

@@ -8,21 +8,15 @@ from functools import reduce
 import torch
 from torch import Tensor
 
+from merging.methods.declarations import Default, Shared
 from merging.methods.operands import Block
-from merging.methods.parameters import Parameter, ParameterValues, Scope
 from merging.methods.registry import method
 
 
-@method(
-    "karcher",
-    source="arXiv:2603.04972",
-    parameters=(
-        Parameter("max_iter", int, Scope.SHARED, default=10, low=0),
-        Parameter("tol", float, Scope.SHARED, default=1e-5, low=0.0),
-    ),
-    whole=True,
-)
-def karcher(block: Block, parameters: ParameterValues, _: None) -> Tensor:
+@method("karcher", source="arXiv:2603.04972", whole=True)
+def karcher(
+    block: Block, max_iter: Shared[int] = Default(10, low=0), tol: Shared[float] = Default(1e-5, low=0.0)
+) -> Tensor:
     """Return the mean direction of the parents, as long as they are on average; all parents count alike.
 
     Lengths are taken in float32 at least; all else rounds to the dtype of the merge after every step. Parents that are
@@ -31,7 +25,6 @@ def karcher(block: Block, parameters: ParameterValues, _: None) -> Tensor:
     parents = block.inputs
     if len(parents) == 1:
         return parents[0]
-    tol = parameters.number("tol")
     lengths = [_length(parent) for parent in parents]
     directions = [_scaled(p, length) for p, length in zip(parents, lengths, strict=True) if float(length) > tol]
     if not directions:
@@ -39,7 +32,7 @@ def karcher(block: Block, parameters: ParameterValues, _: None) -> Tensor:
     part = 1.0 / len(parents)
     # Summed one by one, as the parts of those that have a direction are in mergekit.
     parts = [part / sum([part] * len(directions))] * len(directions)
-    mean = _mean_direction(directions, parts, int(parameters.number("max_iter")), tol)
+    mean = _mean_direction(directions, parts, max_iter, tol)
     return reduce(torch.add, [part * length for length in lengths]) * mean
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from merging.methods.declarations import Default, PerInput, Shared
 from merging.methods.operands import Block, Operands
-from merging.methods.parameters import Parameter, ParameterValues, Scope
 from merging.methods.registry import Undefined, method
 
 
@@ -27,23 +27,15 @@ class WeightedSum:
     divisor: float | None = None
 
 
-def average(operands: Operands, parameters: ParameterValues) -> WeightedSum:
+def average(operands: Operands, weight: PerInput[float], normalize: Shared[bool] = Default(True)) -> WeightedSum:
     """Return the weights, and their sum if `normalize`."""
-    weights = torch.tensor(parameters.each("weight"), dtype=torch.promote_types(operands.dtype, torch.float32))
-    divisor = float(nonzero(weights.sum())) if parameters.flag("normalize") else None
+    weights = torch.tensor(weight, dtype=torch.promote_types(operands.dtype, torch.float32))
+    divisor = float(nonzero(weights.sum())) if normalize else None
     return WeightedSum(tuple(weights.tolist()), divisor)
 
 
-@method(
-    "linear",
-    source="arXiv:2203.05482",
-    parameters=(
-        Parameter("weight", float, Scope.INPUT),
-        Parameter("normalize", bool, Scope.SHARED, default=True),
-    ),
-    prepare=average,
-)
-def linear(block: Block, _: ParameterValues, average: WeightedSum) -> Tensor:
+@method("linear", source="arXiv:2203.05482", prepare=average)
+def linear(block: Block, average: WeightedSum) -> Tensor:
     """Return sum(weight * parent), over sum(weight) if `normalize`; summed in float32 at least."""
     first = block.inputs[0]
     total = block.workspace.like(first, torch.promote_types(first.dtype, torch.float32)).zero_()

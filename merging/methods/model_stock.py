@@ -8,19 +8,18 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
+from merging.methods.declarations import Default, Shared
 from merging.methods.operands import Block, Operands
-from merging.methods.parameters import Parameter, ParameterValues, Scope
 from merging.methods.registry import method
 
 _SMALLEST_PRODUCT = 1e-6
 _SMALLEST_DENOMINATOR = 1e-6
 
 
-def ratio(operands: Operands, parameters: ParameterValues) -> Tensor:
+def ratio(operands: Operands, filter_wise: Shared[bool] = Default(False)) -> Tensor:
     """Return the part of the way to the average, of the tensor (1,) or of each row (*rows, 1); of the parents alone."""
-    by_filter = parameters.flag("filter_wise")
     inputs = range(operands.count)
-    return operands.once(f"stock_ratio {by_filter}", inputs, lambda: _ratio(operands.whole(), by_filter))
+    return operands.once(f"stock_ratio {filter_wise}", inputs, lambda: _ratio(operands.whole(), filter_wise))
 
 
 def _ratio(block: Block, by_filter: bool) -> Tensor:
@@ -43,13 +42,12 @@ def _cosine(one: Tensor, other: Tensor) -> Tensor:
 @method(
     "model_stock",
     source="arXiv:2403.19522",
-    parameters=(Parameter("filter_wise", bool, Scope.SHARED, default=False),),
     base="required",
     inputs=(3, None),
     prepare=ratio,
     whole=True,
 )
-def model_stock(block: Block, _: ParameterValues, ratio: Tensor) -> Tensor:
+def model_stock(block: Block, ratio: Tensor) -> Tensor:
     """Return ratio · average + (1 - ratio) · base, rounded to the dtype of the merge after every step."""
     average = reduce(torch.add, block.inputs).div_(len(block.inputs))
     return average.mul_(ratio).add_((1 - ratio) * block.base)

@@ -9,25 +9,25 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from merging.methods.declarations import Default, PerParent, Shared
 from merging.methods.linear import nonzero
 from merging.methods.operands import Block
-from merging.methods.parameters import Parameter, ParameterValues, Scope
 from merging.methods.registry import Undefined, method
 
 
 @method(
     "multislerp",
     source="https://goddard.blog/posts/multislerp-wow-what-a-cool-idea",
-    parameters=(
-        Parameter("weight", float, Scope.NON_BASE),
-        Parameter("normalize_weights", bool, Scope.SHARED, default=True),
-        Parameter("eps", float, Scope.SHARED, default=1e-8, low=0.0),
-    ),
     base="optional",
     inputs=(1, None),
     whole=True,
 )
-def multislerp(block: Block, parameters: ParameterValues, _: None) -> Tensor:
+def multislerp(
+    block: Block,
+    weight: PerParent[float],
+    normalize_weights: Shared[bool] = Default(True),
+    eps: Shared[float] = Default(1e-8, low=0.0),
+) -> Tensor:
     """Return the barycentre of the parents, or of what they changed in the base, added to it again.
 
     Rounds to the dtype of the merge after every step. One parent alone is returned as it is.
@@ -41,10 +41,10 @@ def multislerp(block: Block, parameters: ParameterValues, _: None) -> Tensor:
     if block.base_or_none is not None:
         points.sub_(block.base)
     points = points.view(len(points), -1)
-    weights = torch.tensor(parameters.each("weight"), dtype=points.dtype, device=points.device)
-    if parameters.flag("normalize_weights"):
+    weights = torch.tensor(weight, dtype=points.dtype, device=points.device)
+    if normalize_weights:
         weights = weights / nonzero(weights.sum(), "normalize_weights")
-    merged = _barycentre(points, weights, parameters.number("eps")).view(block.inputs[0].shape)
+    merged = _barycentre(points, weights, eps).view(block.inputs[0].shape)
     return merged if block.base_or_none is None else merged.add_(block.base)
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from merging.methods.declarations import Default, Shared
 from merging.methods.operands import Block
-from merging.methods.parameters import Parameter, ParameterValues, Scope
 from merging.methods.registry import method
 
 _SMALLEST_DISTANCE = 1e-6
@@ -18,11 +18,10 @@ _SMALLEST_DISTANCE = 1e-6
 @method(
     "nearswap",
     source="https://huggingface.co/alchemonaut/QuartetAnemoi-70B-t0.0001",
-    parameters=(Parameter("t", float, Scope.SHARED, low=0.0),),
     base="required",
     inputs=(2, 2),
 )
-def nearswap(block: Block, parameters: ParameterValues, _: None) -> Tensor:
+def nearswap(block: Block, t: Shared[float] = Default(low=0.0)) -> Tensor:
     """Return the base moved towards the other parent by the part min(1, t / |their difference|) of the way.
 
     Rounds to the dtype of the merge after every step.
@@ -30,6 +29,6 @@ def nearswap(block: Block, parameters: ParameterValues, _: None) -> Tensor:
     (other,) = block.inputs
     part, rest = block.workspace.like(block.base), block.workspace.like(block.base)
     torch.sub(block.base, other, out=part)
-    part.abs_().clamp_(min=_SMALLEST_DISTANCE).reciprocal_().mul_(parameters.number("t")).clamp_(0, 1)
+    part.abs_().clamp_(min=_SMALLEST_DISTANCE).reciprocal_().mul_(t).clamp_(0, 1)
     rest.copy_(part).neg_().add_(1)
     return part.mul_(other).add_(rest.mul_(block.base))

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from merging.methods.declarations import Default, PerParent, Shared
 from merging.methods.operands import Block, Operands
-from merging.methods.parameters import Parameter, ParameterValues, Scope
 from merging.methods.registry import method
 
 _SMALLEST_NORM = 1e-7
@@ -33,12 +33,17 @@ class Arc:
     t: float
 
 
-def arc(operands: Operands, parameters: ParameterValues) -> Arc:
+def arc(
+    operands: Operands,
+    weight: PerParent[float],
+    nuslerp_flatten: Shared[bool] = Default(True),
+    nuslerp_row_wise: Shared[bool] = Default(False),
+) -> Arc:
     """Return the angle, which depends on the parents alone, and the second parent's part of the weights."""
-    axis = None if parameters.flag("nuslerp_flatten") else 0 if parameters.flag("nuslerp_row_wise") else -1
+    axis = None if nuslerp_flatten else 0 if nuslerp_row_wise else -1
     name = f"nuslerp_cosine {axis}"
     cosine = operands.once(name, [0, 1], lambda: cosine_along(axis, *_ends(operands.whole())))
-    first, second = parameters.each("weight")
+    first, second = weight
     total = first + second
     return Arc(cosine, 0.5 if abs(total) < _SMALLEST_TOTAL else second / total)
 
@@ -56,17 +61,12 @@ def cosine_along(axis: int | None, first: Tensor, second: Tensor) -> Tensor:
 @method(
     "nuslerp",
     source="mergekit: docs/merge_methods.md",
-    parameters=(
-        Parameter("weight", float, Scope.NON_BASE),
-        Parameter("nuslerp_flatten", bool, Scope.SHARED, default=True),
-        Parameter("nuslerp_row_wise", bool, Scope.SHARED, default=False),
-    ),
     base="optional",
     inputs=(2, 2),
     prepare=arc,
     whole=True,
 )
-def nuslerp(block: Block, _: ParameterValues, arc: Arc) -> Tensor:
+def nuslerp(block: Block, arc: Arc) -> Tensor:
     """Return the point at `t` on the arc between the parents (or what they changed, added to the base again)."""
     first, second = _ends(block)
     parallel = 1 - arc.cosine.square() <= _NEARLY_PARALLEL

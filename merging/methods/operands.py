@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor
@@ -62,45 +63,58 @@ class Block:
         return (self.inputs[0] if self.inputs else self.base).numel()
 
 
-class Operands(Protocol):
+class Operands(ABC):
     """The whole tensors of one merge step, read in flat blocks in the dtype of the merge.
 
     Inputs are the sources in the recipe's order, without the base where the method treats the base apart.
+
+    Args:
+        base: the base, flat, in its own dtype; None if the method does not treat one apart, or there is none.
+        inputs: the inputs, flat, each in its own dtype.
+        shape: of the tensor.
+        dtype: of the merge.
+        device: where the tensor is merged.
+        workspace: memory for what is in between.
     """
 
-    @property
-    def count(self) -> int:
-        """Number of inputs."""
-
-    @property
-    def shape(self) -> torch.Size:
-        """Shape of the tensor."""
-
-    @property
-    def elements(self) -> int:
-        """Number of elements of the tensor."""
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype of the merge."""
-
-    @property
-    def device(self) -> torch.device:
-        """Where the tensor is merged."""
-
-    @property
-    def is_matrix(self) -> bool:
-        """Whether the tensor is the matrix of a linear map, (..., out, in), and no vector, table or filter."""
+    def __init__(
+        self,
+        base: Tensor | None,
+        inputs: Sequence[Tensor],
+        shape: torch.Size,
+        dtype: torch.dtype,
+        device: torch.device,
+        workspace: Workspace,
+    ) -> None:
+        self.shape, self.dtype, self.device = shape, dtype, device
+        self.count, self.elements = len(inputs), shape.numel()
+        self._base, self._inputs, self._workspace = base, inputs, workspace
 
     def block(self, start: int, size: int) -> Block:
         """Return up to `size` elements from flat index `start` on."""
+        base = None if self._base is None else self._part(self._base, start, size)
+        return Block(start, base, tuple(self._part(source, start, size) for source in self._inputs), self._workspace)
+
+    def _part(self, source: Tensor, start: int, size: int) -> Tensor:
+        part = source if start == 0 and size >= source.numel() else source[start : start + size]
+        return part if part.dtype == self.dtype else part.to(self.dtype)
 
     def blocks(self, size: int) -> Iterator[Block]:
         """Yield the tensor from its first element to its last, `size` elements at a time."""
+        return (self.block(start, size) for start in range(0, self.elements, size))
 
     def whole(self) -> Block:
         """Return the tensor in its own shape."""
+        block = self.block(0, self.elements)
+        base = None if self._base is None else block.base.view(self.shape)
+        return Block(0, base, tuple(tensor.view(self.shape) for tensor in block.inputs), self._workspace)
 
+    @property
+    @abstractmethod
+    def is_matrix(self) -> bool:
+        """Whether the tensor is the matrix of a linear map, (..., out, in), and no vector, table or filter."""
+
+    @abstractmethod
     def once(self, name: str, inputs: Sequence[int], compute: Callable[[], T], kept: Form[T] | None = None) -> T:
         """Return a statistic of these inputs (and the base), computed at most once for a parent set.
 
@@ -108,6 +122,7 @@ class Operands(Protocol):
         next process finds it. What one or two passes compute needs none.
         """
 
+    @abstractmethod
     def last(
         self,
         name: str,
@@ -121,14 +136,17 @@ class Operands(Protocol):
         On disk it is found again as long as the values, which must have a repr, stay the same.
         """
 
+    @abstractmethod
     def completed(self, index: int, sparsification: Sparsification, rescale: bool) -> Sparsification:
         """Return the sparsification of an input's task vector with edges that have no rank and, to rescale, its scale.
 
         What a pass finds itself while it merges is left to it: an edge keeps its rank, and `norm` is set, not `scale`.
         """
 
+    @abstractmethod
     def random_key(self, index: int) -> tuple[int, int]:
         """Return two 32-bit keys for the random numbers of an input: of (seed, input, its tensor) and nothing else."""
 
+    @abstractmethod
     def observed(self, index: int) -> Tensor | None:
         """Return what the method observes of an input's tensor, in float32; None of one that it cannot observe."""

@@ -10,28 +10,30 @@ import torch
 from torch import Tensor
 
 from merging.arithmetic.magnitude_table import RUN
+from merging.methods.declarations import Default, Shared
 from merging.methods.operands import Block, Operands
-from merging.methods.parameters import Parameter, ParameterValues, Scope
 from merging.methods.registry import method
 
-_EPSILON = Parameter("epsilon", float, Scope.SHARED, default=1e-5, low=0.0)
 
-
-@method("ram", source="arXiv:2601.13572", parameters=(_EPSILON,), base="required")
-def ram(block: Block, parameters: ParameterValues, _: None) -> Tensor:
+@method("ram", source="arXiv:2601.13572", base="required")
+def ram(block: Block, epsilon: Shared[float] = Default(1e-5, low=0.0)) -> Tensor:
     """Return the base plus, for each element, the mean of the changes larger than `epsilon`."""
     if not block.inputs:
         return block.base
-    changes, counts = _changes(block, parameters.number("epsilon"))
+    changes, counts = _changes(block, epsilon)
     return block.base + changes.div_(counts).sum(dim=0)
 
 
-def amplification(operands: Operands, parameters: ParameterValues) -> Tensor:
-    """Return what each parent's own changes are multiplied by: 1 + r · min(alpha, shared / own), (parents, 1) float32.
+def amplification(
+    operands: Operands,
+    r: Shared[float] = Default(0.1),
+    alpha: Shared[float] = Default(0.2, low=0.0),
+    epsilon: Shared[float] = Default(1e-5, low=0.0),
+) -> tuple[Tensor, float]:
+    """Return 1 + r · min(alpha, shared / own), (parents, 1) float32, which own changes are multiplied by; and epsilon.
 
     A parent whose changes are all shared counts as having `epsilon` of its own.
     """
-    epsilon = parameters.number("epsilon")
     shared, own = (torch.zeros(operands.count, dtype=torch.int64) for _ in range(2))
     for block in operands.blocks(RUN) if operands.count else ():
         changes, counts = _changes(block, epsilon)
@@ -39,26 +41,17 @@ def amplification(operands: Operands, parameters: ParameterValues) -> Tensor:
         shared += (changed & (counts > 1)).sum(dim=1).cpu()
         own += (changed & (counts == 1)).sum(dim=1).cpu()
     ratios = shared / own.clamp(min=epsilon)
-    return (1 + parameters.number("r") * ratios.clamp(min=0, max=parameters.number("alpha"))).unsqueeze(-1)
+    return (1 + r * ratios.clamp(min=0, max=alpha)).unsqueeze(-1), epsilon
 
 
-@method(
-    "ramplus_tl",
-    source="arXiv:2601.13572",
-    parameters=(
-        Parameter("r", float, Scope.SHARED, default=0.1),
-        Parameter("alpha", float, Scope.SHARED, default=0.2, low=0.0),
-        _EPSILON,
-    ),
-    base="required",
-    prepare=amplification,
-)
-def ramplus_tl(block: Block, parameters: ParameterValues, amplification: Tensor) -> Tensor:
+@method("ramplus_tl", source="arXiv:2601.13572", base="required", prepare=amplification)
+def ramplus_tl(block: Block, amplification: tuple[Tensor, float]) -> Tensor:
     """Return the base plus the mean of shared changes, and of changes of one parent their amplification."""
     if not block.inputs:
         return block.base
-    changes, counts = _changes(block, parameters.number("epsilon"))
-    own = changes * amplification.to(changes.device)
+    factors, epsilon = amplification
+    changes, counts = _changes(block, epsilon)
+    own = changes * factors.to(changes.device)
     return block.base + torch.where(counts == 1, own, changes.div_(counts)).sum(dim=0)
 
 

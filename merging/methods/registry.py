@@ -1,32 +1,35 @@
 """What a merge method is, and the one dictionary that holds them all.
 
-A method is two pure functions. `prepare` (optional) sees the whole tensors once and returns what a reduction over them
-gives: thresholds, masks, an angle. `combine` is elementwise: it sees one block of elements and returns that block of
-the merged tensor, in the dtype of its inputs or a wider one, perhaps in the block's workspace. A method whose result
-for one element needs its whole row or tensor is registered as `whole`: its `combine` sees one block, all of the tensor
-in its own shape. Methods do no I/O, move nothing between devices and know neither recipes nor kernels.
+A method is one or two pure functions of tensors and typed parameters (merging/methods/declarations.py). `prepare`
+(optional) sees the whole tensors once and returns what a reduction over them gives: thresholds, masks, an angle.
+`combine` is elementwise: it sees one block of elements and returns that block of the merged tensor, in the dtype of its
+inputs or a wider one, perhaps in the block's workspace. The first of them takes the parameters, and its signature
+declares them; after `prepare`, `combine` takes what it returned. A method whose result for one element needs its whole
+row or tensor is registered as `whole`: its `combine` sees one block, all of the tensor in its own shape. Methods do no
+I/O, move nothing between devices and know neither recipes nor kernels.
 
 To add a method, write these functions in a file of this package and put `@method(...)` over `combine`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from keyword import iskeyword
 from typing import Any, Literal, TypeAlias
 
 from torch import Tensor
 
+from merging.methods.declarations import Parameter, ParameterValues, declared_by
 from merging.methods.operands import Block, Operands
-from merging.methods.parameters import Number, Parameter, ParameterValues
 
 BaseRule: TypeAlias = Literal["required", "optional", "ignored"]
 # What a method needs to know of its inputs besides their weights; merging/calibration.py observes it.
 Observed: TypeAlias = Literal["gram", "fisher"]
-Prepare: TypeAlias = Callable[[Operands, ParameterValues], Any]
-Combine: TypeAlias = Callable[[Block, ParameterValues, Any], Tensor]
-# Why the values that one input has, by key, cannot stand together; or None.
-RefuseTogether: TypeAlias = Callable[[Mapping[str, Number | None]], str | None]
+Prepare: TypeAlias = Callable[..., object]
+Combine: TypeAlias = Callable[..., Tensor]
+# Why the values that one input has cannot stand together; or None. None stands for a value that is not known yet.
+RefuseTogether: TypeAlias = Callable[..., str | None]
 
 
 class Undefined(Exception):
@@ -42,14 +45,23 @@ class Method:
     parameters: tuple[Parameter, ...]
     base: BaseRule
     inputs: tuple[int, int | None]
-    combine: Combine
-    prepare: Prepare | None
+    combining: Combine
+    preparing: Prepare | None
     random: bool
     whole: bool
     keeps_base: bool
     refuses_together: RefuseTogether | None
     in_mergekit: bool
     observes: Observed | None
+
+    def prepare(self, operands: Operands, parameters: ParameterValues) -> object:
+        """Return what `combine` takes besides a block: what a reduction over whole tensors gave, or the parameters."""
+        given = {f"{key}_" if iskeyword(key) else key: value for key, value in parameters.items()}
+        return self.preparing(operands, **given) if self.preparing else given
+
+    def combine(self, block: Block, prepared: Any) -> Tensor:
+        """Return a block of the merged tensor; all of it, in its own shape, if the method is `whole`."""
+        return self.combining(block, prepared) if self.preparing else self.combining(block, **prepared)
 
     @property
     def sets_base_apart(self) -> bool:
@@ -82,7 +94,7 @@ def method(
     name: str,
     *,
     source: str,
-    parameters: Sequence[Parameter] = (),
+    parameters: tuple[Parameter, ...] | None = None,
     base: BaseRule = "ignored",
     inputs: tuple[int, int | None] = (1, None),
     prepare: Prepare | None = None,
@@ -98,7 +110,7 @@ def method(
     Args:
         name: what `merge_method` calls it.
         source: where it is defined (arXiv id or documentation).
-        parameters: its parameters.
+        parameters: its parameters; by default those that its first function declares.
         base: whether a base model is required or possible, or is an input like any other.
         inputs: fewest and most models, the base included unless it is optional; None for no limit.
         prepare: the reductions over whole tensors that `combine` needs.
@@ -114,11 +126,11 @@ def method(
         METHODS[name] = Method(
             name=name,
             source=source,
-            parameters=tuple(parameters),
+            parameters=declared_by(prepare or combine) if parameters is None else parameters,
             base=base,
             inputs=inputs,
-            combine=combine,
-            prepare=prepare,
+            combining=combine,
+            preparing=prepare,
             random=random,
             whole=whole,
             keeps_base=keeps_base,

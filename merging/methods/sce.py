@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from merging.arithmetic.magnitude_table import RUN
+from merging.methods.declarations import Default, Shared
 from merging.methods.magnitudes import Magnitudes, locate
 from merging.methods.operands import Block, Operands
-from merging.methods.parameters import Parameter, ParameterValues, Scope
 from merging.methods.registry import method
 from merging.methods.sparsification import KEEP_NONE, Sparsification
 from merging.statistics import forms
@@ -34,32 +34,26 @@ class SelectedElements:
     weights: Tensor
 
 
-def select(operands: Operands, parameters: ParameterValues) -> SelectedElements:
+def select(
+    operands: Operands,
+    select_topk: Shared[float] = Default(1.0, low=0.0, high=1.0),
+    int8_mask: Shared[bool] = Default(False),  # noqa: ARG001 - saves memory in mergekit; there is no mask here
+) -> SelectedElements:
     """Select the `select_topk` part of the elements that differ between parents; weigh parents by their energy there.
 
     Of equal variances those that come first are taken.
     """
     if not operands.count:
         return SelectedElements(KEEP_NONE, torch.empty(0, 1))
-    top_k = _top_k(operands, parameters.number("select_topk"))
+    top_k = _top_k(operands, select_topk)
     if top_k is None:
         every = range(operands.count)
         return SelectedElements(None, operands.once("energies", every, lambda: _weights(operands, None)))
     return SelectedElements(top_k, _weights(operands, top_k))
 
 
-@method(
-    "sce",
-    source="arXiv:2408.07990",
-    parameters=(
-        Parameter("select_topk", float, Scope.SHARED, default=1.0, low=0.0, high=1.0),
-        # Saves memory in mergekit and changes no result; there is no mask here to save.
-        Parameter("int8_mask", bool, Scope.SHARED, default=False),
-    ),
-    base="required",
-    prepare=select,
-)
-def sce(block: Block, _: ParameterValues, selection: SelectedElements) -> Tensor:
+@method("sce", source="arXiv:2408.07990", base="required", prepare=select)
+def sce(block: Block, selection: SelectedElements) -> Tensor:
     """Return the base plus the weighted mean of the selected changes that have the sign of their sum.
 
     Rounds to the dtype of the merge after every step.

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from merging.methods.declarations import Shared
 from merging.methods.linear import WeightedSum
 from merging.methods.operands import Block, Operands
-from merging.methods.parameters import Parameter, ParameterValues, Scope
 from merging.methods.registry import method
 
 # Norms and dot products are summed in runs of this many elements, as mergekit 0.1.5 sums them: a float32
@@ -40,27 +40,20 @@ def _wide(values: Tensor | None) -> Tensor:
     return values.to(torch.promote_types(values.dtype, torch.float32)).unsqueeze(0)
 
 
-def coefficients(operands: Operands, parameters: ParameterValues) -> WeightedSum:
+def coefficients(operands: Operands, t: Shared[float]) -> WeightedSum:
     """Return sin((1-t)·θ)/sin θ and sin(t·θ)/sin θ; 1-t and t where the parents are nearly parallel or opposite."""
     cosine = operands.once("angle_cosine", [0], lambda: angle_cosine(operands))
-    t = torch.tensor([[parameters.number("t")]], dtype=cosine.dtype, device=cosine.device)
+    end = torch.tensor([[t]], dtype=cosine.dtype, device=cosine.device)
     parallel = cosine.abs() > _NEARLY_PARALLEL
     theta = torch.acos(torch.where(parallel, 0, cosine))
     sine = torch.sin(theta)
-    base = torch.where(parallel, 1 - t, torch.sin((1 - t) * theta) / sine)
-    other = torch.where(parallel, t, torch.sin(t * theta) / sine)
+    base = torch.where(parallel, 1 - end, torch.sin((1 - end) * theta) / sine)
+    other = torch.where(parallel, end, torch.sin(end * theta) / sine)
     return WeightedSum((float(base), float(other)))
 
 
-@method(
-    "slerp",
-    source="https://en.wikipedia.org/wiki/Slerp",
-    parameters=(Parameter("t", float, Scope.SHARED),),
-    base="required",
-    inputs=(2, 2),
-    prepare=coefficients,
-)
-def slerp(block: Block, _: ParameterValues, factors: WeightedSum) -> Tensor:
+@method("slerp", source="https://en.wikipedia.org/wiki/Slerp", base="required", inputs=(2, 2), prepare=coefficients)
+def slerp(block: Block, factors: WeightedSum) -> Tensor:
     """Return the point at `t` between the base (t = 0) and the other parent (t = 1)."""
     dtype = torch.promote_types(block.base.dtype, torch.float32)
     wide, other = (block.workspace.like(block.base, dtype) for _ in range(2))

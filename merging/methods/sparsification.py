@@ -95,35 +95,35 @@ def _shrink(values: Tensor, magnitude: float, out: Tensor) -> Tensor:
 KEEP_NONE = Sparsification(floor=Edge(0, math.inf, math.inf))
 
 
-def keep_all(operands: Operands, index: int, density: float, rescale: bool) -> None:
+def keep_all(operands: Operands, index: int, density: tuple[float, ...], rescale: bool) -> None:
     """Sparsify nothing."""
 
 
-def top_k(operands: Operands, index: int, density: float, rescale: bool) -> Sparsification | None:
+def top_k(operands: Operands, index: int, density: tuple[float, ...], rescale: bool) -> Sparsification | None:
     """Keep exactly the max(1, int(density · elements)) largest entries of a task vector (arXiv:2306.01708, 3.1).
 
     With `rescale` the kept elements are scaled so that the L1 norm of the task vector stays what it was.
     """
-    if density >= 1 or operands.elements == 0:
+    if density[index] >= 1 or operands.elements == 0:
         return None
-    if density <= 0:
+    if density[index] <= 0:
         return KEEP_NONE
-    floor = delta_magnitudes(operands, index).largest(max(1, int(density * operands.elements)))
+    floor = delta_magnitudes(operands, index).largest(max(1, int(density[index] * operands.elements)))
     if floor.after == 0:
         return None  # only zeros would go
     return operands.completed(index, Sparsification(floor=floor), rescale)
 
 
-def random_mask(operands: Operands, index: int, density: float, rescale: bool) -> Sparsification | None:
+def random_mask(operands: Operands, index: int, density: tuple[float, ...], rescale: bool) -> Sparsification | None:
     """Keep each element with probability `density` (DARE, arXiv:2311.03099).
 
     With `rescale` the kept elements are scaled so that the L1 norm of the task vector stays what it was.
     """
-    if density >= 1 or operands.elements == 0:
+    if density[index] >= 1 or operands.elements == 0:
         return None
-    if density <= 0:
+    if density[index] <= 0:
         return KEEP_NONE
-    mask = Sparsification(key=operands.random_key(index), limit=kept_below(density))
+    mask = Sparsification(key=operands.random_key(index), limit=kept_below(density[index]))
     return operands.completed(index, mask, rescale)
 
 

@@ -20,9 +20,9 @@ from torch import Tensor
 
 from merging.arithmetic.bits import as_bits, bits_of, magnitude_mask
 from merging.methods.breadcrumbs import band
+from merging.methods.declarations import Default, PerParent, Shared, declared_by
 from merging.methods.della import random_mask_by_rank, refuse_probabilities
 from merging.methods.operands import Block, Operands, Workspace
-from merging.methods.parameters import Parameter, ParameterValues, Scope
 from merging.methods.registry import Combine, Prepare, RefuseTogether, method
 from merging.methods.sparsification import (
     KEEP_NONE,
@@ -40,15 +40,13 @@ class Sparsifier:
     """A way to sparsify task vectors.
 
     Attributes:
-        find: returns the sparsification of one, given operands, its index, density, rescale, and a value for each of
-            `parameters`; None keeps all of it.
-        parameters: what it asks for besides the density.
+        find: returns the sparsification of one, given operands, its index, density, rescale, and the parameters that
+            it declares; None keeps all of it.
         random: whether it draws random numbers.
         refuses_together: why a density and these values cannot stand together.
     """
 
     find: Callable[..., Sparsification | None]
-    parameters: tuple[Parameter, ...] = ()
     random: bool = False
     refuses_together: RefuseTogether | None = None
 
@@ -95,22 +93,29 @@ class Mixture:
         return 1.0 if abs(self.total_weight) < 1e-8 else self.total_weight
 
 
-def _prepare(sparsifier: Sparsifier, elect: bool) -> Prepare:
-    def prepare(operands: Operands, parameters: ParameterValues) -> Mixture:
-        weights, total = rounded(parameters.each("weight"), operands.dtype)
+def _prepare(sparsifier: Sparsifier, elect: bool, normalizes: bool, rescales: bool) -> Prepare:
+    def prepare(
+        operands: Operands,
+        weight: PerParent[float],
+        density: PerParent[float] = Default(1.0, low=0.0, high=1.0),
+        normalize: Shared[bool] = Default(normalizes),
+        rescale: Shared[bool] = Default(rescales),
+        lambda_: Shared[float] = Default(1.0),
+        int8_mask: Shared[bool] = Default(False),  # noqa: ARG001 - saves memory in mergekit; there is no mask here
+        **others: tuple[float, ...],
+    ) -> Mixture:
+        weights, total = rounded(weight, operands.dtype)
         contributions, finite = [], True
-        for index, (weight, density) in enumerate(zip(weights, parameters.each("density"), strict=True)):
-            if weight == 0 or (extremes := delta_extremes(operands, index)) == (0, 0):
+        for index, own in enumerate(weights):
+            if own == 0 or (extremes := delta_extremes(operands, index)) == (0, 0):
                 continue
             if not all(map(math.isfinite, extremes)):
                 finite = False
                 continue
-            others = [parameters.each(parameter.key)[index] for parameter in sparsifier.parameters]
-            found = sparsifier.find(operands, index, density, parameters.flag("rescale"), *others)
+            found = sparsifier.find(operands, index, density, rescale, **others)
             if found is not KEEP_NONE:
-                contributions.append(Contribution(index, weight, found, max(map(abs, extremes))))
-        normalize, scale = parameters.flag("normalize"), parameters.number("lambda")
-        return Mixture(tuple(contributions), total, finite, elect, normalize, scale)
+                contributions.append(Contribution(index, own, found, max(map(abs, extremes))))
+        return Mixture(tuple(contributions), total, finite, elect, normalize, lambda_)
 
     return prepare
 
@@ -138,7 +143,7 @@ def rounded(weights: tuple[float, ...], dtype: torch.dtype) -> tuple[tuple[float
     return tuple(held.tolist()), float(held.sum())
 
 
-def mix(block: Block, _: ParameterValues, mixture: Mixture) -> Tensor:
+def mix(block: Block, mixture: Mixture) -> Tensor:
     """Return base + lambda · Σ weight · sparsified delta, over the deltas that win the election, if there is one.
 
     A normalized sum is divided by the sum of the weights.
@@ -211,22 +216,13 @@ def _rounded_sum(terms: list[Tensor], out: Tensor, workspace: Workspace) -> Tens
 
 
 def _register(name: str, source: str, sparsifier: Sparsifier, elect: bool, normalize: bool, rescale: bool) -> Combine:
-    parameters = (
-        Parameter("weight", float, Scope.NON_BASE),
-        Parameter("density", float, Scope.NON_BASE, default=1.0, low=0.0, high=1.0),
-        *sparsifier.parameters,
-        Parameter("normalize", bool, Scope.SHARED, default=normalize),
-        Parameter("rescale", bool, Scope.SHARED, default=rescale),
-        Parameter("lambda", float, Scope.SHARED, default=1.0),
-        # Saves memory in mergekit and changes no result; there is no mask here to save.
-        Parameter("int8_mask", bool, Scope.SHARED, default=False),
-    )
+    prepare = _prepare(sparsifier, elect, normalize, rescale)
     return method(
         name,
         source=source,
-        parameters=parameters,
+        parameters=declared_by(prepare) + declared_by(sparsifier.find),
         base="required",
-        prepare=_prepare(sparsifier, elect),
+        prepare=prepare,
         random=sparsifier.random,
         keeps_base=True,
         refuses_together=sparsifier.refuses_together,
@@ -236,13 +232,8 @@ def _register(name: str, source: str, sparsifier: Sparsifier, elect: bool, norma
 _ALL = Sparsifier(keep_all)
 _TOP_K = Sparsifier(top_k)
 _RANDOM = Sparsifier(random_mask, random=True)
-_RANDOM_BY_RANK = Sparsifier(
-    random_mask_by_rank,
-    parameters=(Parameter("epsilon", float, Scope.NON_BASE, default=0.15, low=0.0, high=0.5),),
-    random=True,
-    refuses_together=refuse_probabilities,
-)
-_BAND = Sparsifier(band, parameters=(Parameter("gamma", float, Scope.NON_BASE, default=0.01, low=0.0, high=1.0),))
+_RANDOM_BY_RANK = Sparsifier(random_mask_by_rank, random=True, refuses_together=refuse_probabilities)
+_BAND = Sparsifier(band)
 
 # (name, source, sparsifier, elect, normalize, rescale); the switches are mergekit 0.1.5's defaults.
 task_arithmetic = _register("task_arithmetic", "arXiv:2212.04089", _ALL, False, False, False)

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from merging.errors import MergingError
 from merging.methods import Method, Parameter
-from merging.methods.parameters import Number
+from merging.methods.declarations import Number
 from merging.recipes.recipe import Recipe
 from merging.recipes.settings import Conditional, Knots, Scalar, Setting, knots_at
 

@@ -19,7 +19,7 @@ import torch
 from merging.checkpoints.headers import TensorEntry
 from merging.errors import MergingError
 from merging.methods import METHODS, Method, Scope
-from merging.methods.parameters import Number, ParameterValues
+from merging.methods.declarations import Number, ParameterValues
 from merging.parents import ParentSet
 from merging.planning.modules import DEFAULT, Module, modules_of, name_of
 from merging.planning.parameters import Lookup, Lookups, Values, structure_of
@@ -81,8 +81,8 @@ class Step(PlannedTensor):
 
     @property
     def parameters(self) -> ParameterValues:
-        """The parameters, as a method reads them."""
-        return ParameterValues(dict(self.shared), dict(self.per_input))
+        """The parameters by key: one value, or one per input."""
+        return dict((*self.shared, *self.per_input))
 
     def passed_through(self, source: Source) -> Step:
         """Return the step that takes the tensor from one source as it is."""
@@ -307,5 +307,5 @@ def _dtype(name: str | None) -> torch.dtype | None:
 def _check_together(method: Method, tensor: PlannedTensor, per_input: Sequence[tuple[str, Values]]) -> None:
     for index, source in enumerate(tensor.inputs):
         assert method.refuses_together
-        if reason := method.refuses_together({key: values[index] for key, values in per_input}):
+        if reason := method.refuses_together(**{key: values[index] for key, values in per_input}):
             raise MergingError(f"model {source.parent}: tensor {source.tensor}: {reason}")

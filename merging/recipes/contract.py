@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from merging.errors import suggest
 from merging.methods import METHODS, Method, Parameter, Scope
-from merging.methods.parameters import Number
+from merging.methods.declarations import Number
 from merging.recipes.schema import InputModel, OutputSlice, Parameters, RecipeFields, last_sources
 from merging.recipes.settings import Conditional, Setting, knots_at, leaves
 
@@ -132,7 +132,7 @@ def _check_together(method: Method, each: _Input, outer: tuple[Parameters, ...])
     assert method.refuses_together
     for t in (0.0, 1.0):  # both ends of a gradient are numbers of some tensor, whatever the models are
         numbers = {parameter.key: _number_at(parameter, each, outer, t) for parameter in method.parameters}
-        if reason := method.refuses_together(numbers):
+        if reason := method.refuses_together(**numbers):
             yield f"{each.path}.parameters", reason
             return
 

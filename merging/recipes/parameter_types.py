@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
+_DECLARED = r"(?:Shared|PerInput|PerParent)\[(\w+).*\]"
 _METHODS = Path(__file__).parents[1] / "methods"
 
 
@@ -14,8 +16,9 @@ _METHODS = Path(__file__).parents[1] / "methods"
 def parameter_types() -> Mapping[str, str]:
     """Return the type of each parameter that some method declares (`bool`, `int`, `float`, `str`), by its key in YAML.
 
-    Read off the declarations, `Parameter("k", int, ...)`, in the methods' source.
+    Read off the declarations, `k: Shared[int]`, in the methods' source.
     """
     nodes = (node for file in sorted(_METHODS.rglob("*.py")) for node in ast.walk(ast.parse(file.read_bytes())))
-    calls = (node for node in nodes if isinstance(node, ast.Call) and ast.unparse(node.func) == "Parameter")
-    return {ast.literal_eval(key): ast.unparse(kind) for key, kind, *_ in (call.args for call in calls)}
+    arguments = ((node.arg, node.annotation) for node in nodes if isinstance(node, ast.arg) and node.annotation)
+    declared = ((name, re.fullmatch(_DECLARED, ast.unparse(annotation))) for name, annotation in arguments)
+    return {name.removesuffix("_"): found[1] for name, found in declared if found}

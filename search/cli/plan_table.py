@@ -17,7 +17,7 @@ from search.views.table import plain_table
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from merging.methods.parameters import Number
+    from merging.methods.declarations import Number
     from merging.planning.plan import Step
     from search.space.ranges import Range
 

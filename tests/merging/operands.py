@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TypeVar
 
 import torch
@@ -11,17 +11,18 @@ from torch import Tensor
 from merging.arithmetic.random_bits import keys
 from merging.kernels import EAGER, Kernels, Target
 from merging.methods import METHODS, Scope
-from merging.methods.operands import Block
-from merging.methods.parameters import Number, ParameterValues
+from merging.methods.declarations import Number
+from merging.methods.operands import Operands, Workspace
 from merging.methods.sparsification import Sparsification
 from merging.statistics.forms import Form
 from merging.statistics.statistics import Statistics
 
 T = TypeVar("T")
+PER_INPUT = (Scope.INPUT, Scope.NON_BASE)
 
 
-class PlainOperands:
-    """A methods.operands.Operands over tensors at hand."""
+class PlainOperands(Operands):
+    """Operands over tensors at hand."""
 
     def __init__(
         self,
@@ -30,29 +31,20 @@ class PlainOperands:
         seed: int = 0,
         kernels: Kernels = EAGER,
     ) -> None:
-        self.base, self.inputs, self.seed = base, list(inputs), seed
-        self.statistics = Statistics()
-        self.kernels = kernels
-        self.count = len(self.inputs)
-        first = self.inputs[0] if self.inputs else base
+        first = inputs[0] if inputs else base
         assert first is not None
-        self.shape, self.elements, self.dtype, self.device = first.shape, first.numel(), first.dtype, first.device
-        self.is_matrix = len(self.shape) > 1
+        flat = [tensor.reshape(-1) for tensor in inputs]
+        super().__init__(
+            None if base is None else base.reshape(-1), flat, first.shape, first.dtype, first.device, Workspace()
+        )
+        self.seed, self.kernels = seed, kernels
+        self.statistics = Statistics()
         self.observations: Sequence[Tensor | None] = ()
 
-    def block(self, start: int, size: int) -> Block:
-        """Return a part of the tensors."""
-        part = slice(start, start + size)
-        base = None if self.base is None else self.base.view(-1)[part]
-        return Block(start, base, tuple(tensor.view(-1)[part] for tensor in self.inputs))
-
-    def blocks(self, size: int) -> Iterator[Block]:
-        """Yield the tensors in blocks."""
-        return (self.block(start, size) for start in range(0, self.elements, size))
-
-    def whole(self) -> Block:
-        """Return the tensors in their shape."""
-        return Block(0, self.base, tuple(self.inputs))
+    @property
+    def is_matrix(self) -> bool:
+        """Whether the tensors have rows."""
+        return len(self.shape) > 1
 
     def once(self, name: str, inputs: Sequence[int], compute: Callable[[], T], kept: Form[T] | None = None) -> T:  # noqa: ARG002
         """Remember a statistic."""
@@ -82,6 +74,11 @@ class PlainOperands:
         return self.observations[index]
 
 
+def defaults(name: str, inputs: int) -> dict[str, Number | tuple[Number | None, ...] | None]:
+    """Return the defaults of a method's parameters, for so many inputs."""
+    return {p.key: p.default if p.scope is Scope.SHARED else (p.default,) * inputs for p in METHODS[name].parameters}
+
+
 def run(
     name: str,
     base: Tensor | None,
@@ -98,23 +95,19 @@ def run(
     `block_size` is that of eager kernels. `wide` asks kernels for float32.
     """
     method = METHODS[name]
-    parameters = ParameterValues(
-        {p.key: (shared or {}).get(p.key, p.default) for p in method.parameters if p.scope is Scope.SHARED},
-        {
-            p.key: tuple((per_input or {}).get(p.key, [p.default] * len(inputs)))
-            for p in method.parameters
-            if p.scope is not Scope.SHARED
-        },
-    )
+    scopes = {p.key: p.scope for p in method.parameters}
+    parameters = defaults(name, len(inputs))
+    parameters |= {key: value for key, value in (shared or {}).items() if scopes.get(key) is Scope.SHARED}
+    parameters |= {key: tuple(values) for key, values in (per_input or {}).items() if scopes.get(key) in PER_INPUT}
     first = inputs[0] if inputs else base
     assert first is not None
     usable = kernels if kernels.covers(method, first.dtype, first.device) else EAGER
     operands = PlainOperands(base, inputs, kernels=usable)
     operands.observations = observations
     if usable is EAGER:  # not rounded to the dtype of the merge, as in mergekit
-        prepared = method.prepare(operands, parameters) if method.prepare else None
+        prepared = method.prepare(operands, parameters)
         blocks = [operands.whole()] if method.whole else operands.blocks(block_size)
-        return torch.cat([method.combine(block, parameters, prepared).flatten() for block in blocks]).view(first.shape)
+        return torch.cat([method.combine(block, prepared).flatten() for block in blocks]).view(first.shape)
     out = torch.empty(operands.elements, dtype=torch.float32 if wide else first.dtype, device=first.device)
     usable.merge(method, operands, parameters, Target(out, (first.dtype,)))
     return out.view(first.shape)

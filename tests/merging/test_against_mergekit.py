@@ -11,7 +11,7 @@ from mergekit.merge_methods import registry  # type: ignore[import-untyped]
 from torch import Tensor
 
 from merging.methods import METHODS
-from merging.methods.parameters import Number
+from merging.methods.declarations import Number
 from merging.methods.registry import Undefined
 from tests.merging.operands import run
 from tests.merging.oracle import mergekit_method

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from merging import Merger, NonFiniteTensor, ParentSet, Recipe
-from merging.methods import METHODS, Scope
-from merging.methods.parameters import Number, ParameterValues
+from merging.methods import METHODS
+from merging.methods.declarations import Number, ParameterValues
 from tests.merging.conftest import Family
-from tests.merging.operands import PlainOperands, run
+from tests.merging.operands import PlainOperands, defaults, run
 
 QUICKSTART = Path(__file__).parents[2] / "configs/quickstart"
 METHODS_OF_TASK_VECTORS = ["tsv_m", "iso_c", "iso_cts", "consensus_ta", "pcb", "wudi"]
@@ -277,11 +277,9 @@ def test_without_any_parent_there_is_the_base(name: str) -> None:
     if name in WEIGHTED:
         assert torch.equal(run(name, base, [parent], per_input={"weight": [0.0]}), base)
     method = METHODS[name]
-    shared = {p.key: p.default for p in method.parameters if p.scope is Scope.SHARED}
-    numbers = ParameterValues(shared, {p.key: () for p in method.parameters if p.scope is not Scope.SHARED})
     operands = PlainOperands(base, [])
-    prepared = method.prepare(operands, numbers) if method.prepare else None
-    assert torch.equal(method.combine(operands.block(0, base.numel()), numbers, prepared), base.flatten())
+    prepared = method.prepare(operands, defaults(name, 0))
+    assert torch.equal(method.combine(operands.block(0, base.numel()), prepared), base.flatten())
 
 
 @pytest.mark.parametrize("name", METHODS_OF_TASK_VECTORS)
@@ -323,28 +321,22 @@ def test_directions_that_a_parent_does_not_have_take_no_part() -> None:
     ],
 )
 def test_a_search_over_scales_decomposes_nothing_again(
-    name: str, searched: Mapping[str, object], monkeypatch: pytest.MonkeyPatch
+    name: str, searched: dict[str, float | tuple[float, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base, *parents = (tensor.float() for tensor in tensors(2, 0))
     operands, method = PlainOperands(base, parents), METHODS[name]
-    assert method.prepare
 
     def merge(parameters: ParameterValues) -> Tensor:
-        assert method.prepare
-        return method.combine(operands.block(0, base.numel()), parameters, method.prepare(operands, parameters)).clone()
+        return method.combine(operands.block(0, base.numel()), method.prepare(operands, parameters)).clone()
 
-    shared = {p.key: p.default for p in method.parameters if p.scope is Scope.SHARED}
-    each = {p.key: (1.0, 1.0) for p in method.parameters if p.scope is not Scope.SHARED}
-    first = merge(ParameterValues(shared, each))
+    first = merge(defaults(name, 2))
 
     def refuse(*_: object, **__: object) -> Tensor:
         raise AssertionError("computed again")
 
     monkeypatch.setattr(torch.linalg, "svd", refuse)
     monkeypatch.setattr("merging.methods.extra.wudi.least_interfering", refuse)
-    changed = merge(
-        ParameterValues(shared | {"lambda": 0.3}, each | {k: v for k, v in searched.items() if k in each})  # type: ignore[arg-type]
-    )
+    changed = merge(defaults(name, 2) | searched)
     assert not torch.equal(first, changed)
 
 

@@ -20,10 +20,9 @@ from merging.kernels.native import NativeKernels
 from merging.kernels.passes import FORMATS
 from merging.kernels.protocol import Target
 from merging.methods import METHODS
-from merging.methods.parameters import ParameterValues
-from merging.methods.task_vectors import cannot_overflow
+from merging.methods.task_vectors import Mixture, cannot_overflow
 from tests.merging.conftest import Family, make_family
-from tests.merging.operands import PlainOperands, run
+from tests.merging.operands import PlainOperands, defaults, run
 from tests.merging.recipes import recipes
 from tests.merging.test_native import DENSITY, TASK_VECTORS, WEIGHT, assert_same_bits, tensors
 
@@ -104,10 +103,14 @@ def test_an_overflow_in_the_merge_alone_is_noticed(method: str, shared: dict[str
     inputs = [base + torch.arange(3000).half(), base + 2 * torch.arange(3000).half()]
     for second in (1.0, -0.9):
         weight = factor * 65504 / 9000
-        parameters = ParameterValues(
-            {p.key: shared.get(p.key, p.default) for p in METHODS[method].parameters},
-            {"weight": (weight, second * weight), "density": (0.9, 0.8), "epsilon": (0.05, 0.05), "gamma": (0.01, 0.0)},
-        )
+        each = {
+            "weight": (weight, second * weight),
+            "density": (0.9, 0.8),
+            "epsilon": (0.05, 0.05),
+            "gamma": (0.01, 0.0),
+        }
+        known = {key: values for key, values in each.items() if METHODS[method].parameter(key)}
+        parameters = defaults(method, 2) | shared | known
         operands = PlainOperands(base, inputs, kernels=UNCOMPILED)
         out = torch.empty_like(base)
         found = UNCOMPILED.merge(METHODS[method], operands, parameters, Target(out, (base.dtype,)))
@@ -117,11 +120,10 @@ def test_an_overflow_in_the_merge_alone_is_noticed(method: str, shared: dict[str
 def test_a_merge_that_cannot_overflow_is_not_looked_at() -> None:
     base, *inputs = tensors(2, torch.bfloat16)
     operands = PlainOperands(base, inputs, kernels=UNCOMPILED)
-    parameters = ParameterValues(
-        {p.key: p.default for p in METHODS["ties"].parameters}, {"weight": (0.3, 0.7), "density": (0.5, 0.5)}
-    )
-    assert METHODS["ties"].prepare is not None
-    assert cannot_overflow(operands, METHODS["ties"].prepare(operands, parameters))
+    parameters = defaults("ties", 2) | {"weight": (0.3, 0.7), "density": (0.5, 0.5)}
+    mixture = METHODS["ties"].prepare(operands, parameters)
+    assert isinstance(mixture, Mixture)
+    assert cannot_overflow(operands, mixture)
 
 
 @pytest.mark.slow

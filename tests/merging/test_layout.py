@@ -73,9 +73,9 @@ def test_a_filter_means_the_tensors_that_mergekit_merges(mixtral: Family, tmp_pa
         recipe = text.replace("SCALES", scales)
         with ParentSet.open(Recipe.parse(recipe)) as parents:
             steps = Merger(parents).steps(Recipe.parse(recipe))
-        halved = {step.name for step in steps if step.parameters.per_input["scale"] == (0.5,)}
+        halved = {step.name for step in steps if step.parameters["scale"] == (0.5,)}
         assert halved == {name for name in mergekit_merge(recipe) if fits in name}
-        assert all(step.parameters.per_input["scale"] != (0.0,) for step in steps)
+        assert all(step.parameters["scale"] != (0.0,) for step in steps)
 
 
 def test_an_expert_that_is_missing_is_named_before_any_work(mixtral: Family, tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def test_trimming_keeps_exactly_the_largest_and_of_equals_the_first(
 ) -> None:
     delta = torch.tensor(values, dtype=dtype)
     k = max(1, int(density * len(values)))
-    kept = top_k(PlainOperands(torch.zeros_like(delta), [delta]), 0, density, rescale=False)
+    kept = top_k(PlainOperands(torch.zeros_like(delta), [delta]), 0, (density,), rescale=False)
     expected = torch.zeros_like(delta)
     order = sorted(range(len(values)), key=lambda i: (-abs(float(delta[i])), i))[:k]
     expected[order] = delta[order]
@@ -110,7 +110,7 @@ def test_a_band_keeps_the_density_below_the_largest_and_of_equals_the_first(
     expected = torch.zeros_like(delta)
     order = sorted(range(len(values)), key=lambda i: (abs(float(delta[i])), i))[smallest : smallest + kept]
     expected[order] = delta[order]
-    found = band(PlainOperands(torch.zeros_like(delta), [delta]), 0, density, False, gamma)
+    found = band(PlainOperands(torch.zeros_like(delta), [delta]), 0, (density,), False, (gamma,))
     assert found is not None
     step = -(-len(values) // pieces)
     parts = [found.apply(delta[start : start + step].clone(), start) for start in range(0, len(values), step)]

@@ -31,7 +31,7 @@ from tests.merging.recipes import recipes
 KERNELS, IN_BLOCKS = NativeKernels(), NativeKernels(777)
 ELEMENTS = 5000
 WEIGHT = st.sampled_from([0.3, 0.7, 1.0, -0.4, 1.5])
-TASK_VECTORS = [name for name, method in METHODS.items() if method.combine is mix]
+TASK_VECTORS = [name for name, method in METHODS.items() if method.combining is mix]
 DENSITY = st.sampled_from([0.1, 0.37, 0.9, 1.0])
 
 

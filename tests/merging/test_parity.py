@@ -42,7 +42,7 @@ def magnitude_ties(step: Step, parents: ParentSet) -> Tensor:
         return ties
     dtype = step.dtype
     base = parents.tensor(step.base.parent, step.base.tensor).to(dtype)
-    for source, density in zip(step.inputs, step.parameters.each("density"), strict=True):
+    for source, density in zip(step.inputs, dict(step.per_input)["density"], strict=True):
         magnitude = (parents.tensor(source.parent, source.tensor).to(dtype) - base).abs()
         if density < 1:
             kept = max(1, int(density * magnitude.numel()))

@@ -8,17 +8,16 @@ not there.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
+from merging.methods.declarations import Default, PerParent, Shared
 from merging.methods.extra.task_vector_sums import taking_part, wide
 from merging.methods.operands import Block, Operands
-from merging.methods.parameters import Parameter, ParameterValues, Scope
 from merging.methods.registry import Undefined, method
 
-_WEIGHT = Parameter("weight", float, Scope.NON_BASE, default=1.0, low=0.0)
-_CALIBRATION = Parameter("calibration", str, Scope.NON_BASE)
 # With all of the off-diagonal, directions that no text has would be solved for by the rounding errors of the Gram
 # matrices, which are float32.
 _LARGEST_ALPHA = 1 - 1e-6
@@ -27,33 +26,38 @@ _LARGEST_ALPHA = 1 - 1e-6
 # --- Fisher ---------------------------------------------------------------------------------------------------------
 
 
-def fishers(operands: Operands, parameters: ParameterValues) -> tuple[Tensor | None, ...]:
-    """Return the diagonal Fisher information of each input, flat; None where its weight is zero."""
-    weights = parameters.each("weight")
-    _check(weights)
-    found = [operands.observed(index) if weight else None for index, weight in enumerate(weights)]
-    return tuple(None if fisher is None else fisher.reshape(-1) for fisher in found)
+Fishers: TypeAlias = tuple[tuple[float, ...], tuple[Tensor | None, ...]]  # weights, and flat diagonals
+
+
+def fishers(
+    operands: Operands,
+    weight: PerParent[float] = Default(1.0, low=0.0),
+    calibration: PerParent[str] = Default(),  # noqa: ARG001 - what is observed, is observed on it
+) -> Fishers:
+    """Return the weight and the diagonal Fisher information of each input; None of one without a weight."""
+    _check(weight)
+    found = [operands.observed(index) if each else None for index, each in enumerate(weight)]
+    return weight, tuple(None if fisher is None else fisher.reshape(-1) for fisher in found)
 
 
 @method(
     "fisher",
     source="arXiv:2111.09832",
-    parameters=(_WEIGHT, _CALIBRATION),
     base="optional",
     prepare=fishers,
     in_mergekit=False,
     observes="fisher",
 )
-def fisher(block: Block, parameters: ParameterValues, fishers: tuple[Tensor | None, ...]) -> Tensor:
+def fisher(block: Block, fishers: Fishers) -> Tensor:
     """Return Σ weight · F · parent / Σ weight · F, elementwise; where no parent has any F, the weighted average.
 
     F is the diagonal of a parent's Fisher information on its calibration text, a token; the authors' code divides it by
     its norm over the model besides, which a weight can do as well.
     """
-    weights = parameters.each("weight")
+    weights, diagonals = fishers
     average = averaged(block, weights)
     total, divisor = torch.zeros_like(average), torch.zeros_like(average)
-    for parent, weight, whole in zip(block.inputs, weights, fishers, strict=True):
+    for parent, weight, whole in zip(block.inputs, weights, diagonals, strict=True):
         if whole is None:
             continue
         share = whole[block.start : block.start + len(block)].to(average.dtype) * weight
@@ -65,47 +69,39 @@ def fisher(block: Block, parameters: ParameterValues, fishers: tuple[Tensor | No
 # --- RegMean --------------------------------------------------------------------------------------------------------
 
 
-def regress(operands: Operands, parameters: ParameterValues) -> Tensor | None:
-    """Return RegMean's matrix, flat; None where a tensor is not the weight of a linear layer, and is averaged."""
-    weights = parameters.each("weight")
-    _check(weights)
-    inputs = taking_part(weights)
+def regress(
+    operands: Operands,
+    weight: PerParent[float] = Default(1.0, low=0.0),
+    calibration: PerParent[str] = Default(),
+    alpha: Shared[float] = Default(0.9, low=0.0, high=1.0),
+) -> Tensor | tuple[float, ...]:
+    """Return RegMean's matrix, flat; of what is not the weight of a linear layer the weights, to average it by."""
+    _check(weight)
+    inputs = taking_part(weight)
     grams = [operands.observed(index) for index in inputs]
     if any(gram is None for gram in grams):
-        return None
-    alpha = parameters.number("alpha")
+        return weight
 
     def compute() -> Tensor:
         block = operands.whole()
         chosen = [block.inputs[index].to(torch.float64) for index in inputs]
-        solved = least_squares(
-            chosen, [gram for gram in grams if gram is not None], [weights[i] for i in inputs], alpha
-        )
+        solved = least_squares(chosen, [gram for gram in grams if gram is not None], [weight[i] for i in inputs], alpha)
         return solved.to(wide(operands.dtype)).reshape(-1)
 
-    files = tuple(parameters.per_input["calibration"])
-    return operands.last("regmean", inputs, (weights, alpha, files), compute)
+    return operands.last("regmean", inputs, (weight, alpha, calibration), compute)
 
 
-@method(
-    "regmean",
-    source="arXiv:2212.09849",
-    parameters=(_WEIGHT, _CALIBRATION, Parameter("alpha", float, Scope.SHARED, default=0.9, low=0.0, high=1.0)),
-    base="optional",
-    prepare=regress,
-    in_mergekit=False,
-    observes="gram",
-)
-def regmean(block: Block, parameters: ParameterValues, matrix: Tensor | None) -> Tensor:
+@method("regmean", source="arXiv:2212.09849", base="optional", prepare=regress, in_mergekit=False, observes="gram")
+def regmean(block: Block, merged: Tensor | tuple[float, ...]) -> Tensor:
     """Return the matrix whose outputs are nearest those of the parents, each on its own inputs; else the average.
 
     (Σ weight · G)⁻¹ Σ weight · G Wᵀ, transposed: G = alpha · XᵀX + (1 - alpha) · diag(XᵀX) a token, of a linear layer's
     inputs X on the parent's calibration text. All that is not the weight of a torch.nn.Linear (biases, norms,
     embeddings, experts that are kept in one tensor) is averaged by weight.
     """
-    if matrix is None:
-        return averaged(block, parameters.each("weight")).to(block.inputs[0].dtype)
-    return matrix[block.start : block.start + len(block)].to(block.inputs[0].dtype)
+    if isinstance(merged, tuple):
+        return averaged(block, merged).to(block.inputs[0].dtype)
+    return merged[block.start : block.start + len(block)].to(block.inputs[0].dtype)
 
 
 def least_squares(

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from merging.arithmetic.magnitude_table import RUN
-from merging.methods.extra.task_vector_sums import SCALE, WEIGHT, taking_part, wide
+from merging.methods.declarations import Default, PerParent, Shared
+from merging.methods.extra.task_vector_sums import taking_part, wide
 from merging.methods.magnitudes import Edge, Magnitudes
 from merging.methods.operands import Block, Operands
-from merging.methods.parameters import Parameter, ParameterValues, Scope
 from merging.methods.registry import method
 from merging.methods.sparsification import delta_extremes
 from merging.statistics import forms
@@ -70,48 +70,42 @@ class Competition:
 
 @dataclass(frozen=True, slots=True)
 class Winners:
-    """The competition, and the floor of the scores that win, one per input; None where all do."""
+    """The competition; the floor of the scores that win, one per input (None where all do); the weights; lambda."""
 
     competition: Competition
     floors: Mapping[int, Edge | None]
+    weights: tuple[float, ...]
+    scale: float
 
 
-def select(operands: Operands, parameters: ParameterValues) -> Winners | None:
+def select(
+    operands: Operands,
+    weight: PerParent[float] = Default(1.0),
+    lambda_: Shared[float] = Default(1.0),
+    density: Shared[float] = Default(0.1, low=0.0, high=1.0),  # as in the authors' code
+) -> Winners | None:
     """Return which elements win: the `density` part of each task vector with the highest scores.
 
     Of equal scores those that come first win. None if a task vector holds a NaN or an Inf.
     """
-    extremes = {index: delta_extremes(operands, index) for index in taking_part(parameters.each("weight"))}
+    extremes = {index: delta_extremes(operands, index) for index in taking_part(weight)}
     if not all(math.isfinite(bound) for pair in extremes.values() for bound in pair):
         return None
     inputs = tuple(index for index, pair in extremes.items() if pair != (0, 0))
     competition = _compete(operands, inputs)
-    kept = int(parameters.number("density") * operands.elements)
-    return Winners(competition, {index: _floor(operands, competition, index, kept) for index in inputs})
+    kept = int(density * operands.elements)
+    floors = {index: _floor(operands, competition, index, kept) for index in inputs}
+    return Winners(competition, floors, weight, lambda_)
 
 
-@method(
-    "pcb",
-    source="arXiv:2410.02396",
-    parameters=(
-        WEIGHT,
-        SCALE,
-        # The authors' code has this default.
-        Parameter("density", float, Scope.SHARED, default=0.1, low=0.0, high=1.0),
-    ),
-    base="required",
-    prepare=select,
-    keeps_base=True,
-    in_mergekit=False,
-)
-def pcb(block: Block, parameters: ParameterValues, winners: Winners | None) -> Tensor:
+@method("pcb", source="arXiv:2410.02396", base="required", prepare=select, keeps_base=True, in_mergekit=False)
+def pcb(block: Block, winners: Winners | None) -> Tensor:
     """Return base + lambda · Σ score · weight · τ_i / Σ score over the parents whose element wins; else the base.
 
     By the paper's equations; the authors' code has exp and tanh in place of the two softmaxes.
     """
     if winners is None:
         return torch.full_like(block.base, math.nan)
-    weights = parameters.each("weight")
     vectors = _vectors(block, winners.competition.inputs)
     base = block.base.to(wide(block.base.dtype))
     total, divisor = torch.zeros_like(base), torch.zeros_like(base)
@@ -120,8 +114,8 @@ def pcb(block: Block, parameters: ParameterValues, winners: Winners | None) -> T
         if floor is not None:
             _keep_above(floor, scores, block.start)
         divisor.add_(scores)
-        total.addcmul_(scores, vectors[index], value=weights[index])
-    change = total.div_(divisor.masked_fill_(divisor == 0, 1)).mul_(parameters.number("lambda"))
+        total.addcmul_(scores, vectors[index], value=winners.weights[index])
+    change = total.div_(divisor.masked_fill_(divisor == 0, 1)).mul_(winners.scale)
     return change.add_(base).to(block.base.dtype)
 
 

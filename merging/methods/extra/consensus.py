@@ -8,27 +8,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from merging.methods.extra.task_vector_sums import SCALE, WEIGHT, taking_part, wide
+from merging.methods.declarations import Default, PerParent, Shared
+from merging.methods.extra.task_vector_sums import taking_part, wide
 from merging.methods.operands import Block
-from merging.methods.parameters import Parameter, ParameterValues, Scope
 from merging.methods.registry import method
 
 
-@method(
-    "consensus_ta",
-    source="arXiv:2405.07813",
-    parameters=(
-        WEIGHT,
-        SCALE,
-        # The paper chooses each parent's from 0.2 to 0.6 by its validation score.
-        Parameter("tall_lambda", float, Scope.NON_BASE, default=0.4, low=0.0),
-        Parameter("k", int, Scope.SHARED, default=2, low=0),
-    ),
-    base="required",
-    keeps_base=True,
-    in_mergekit=False,
-)
-def consensus_ta(block: Block, parameters: ParameterValues, _: None) -> Tensor:
+@method("consensus_ta", source="arXiv:2405.07813", base="required", keeps_base=True, in_mergekit=False)
+def consensus_ta(
+    block: Block,
+    weight: PerParent[float] = Default(1.0),
+    lambda_: Shared[float] = Default(1.0),
+    tall_lambda: PerParent[float] = Default(0.4, low=0.0),  # the paper's are 0.2 to 0.6, by validation
+    k: Shared[int] = Default(2, low=0),
+) -> Tensor:
     """Return base + lambda · τ where at least `k` parents' TALL masks agree, else the base; τ = Σ weight · τ_i.
 
     A parent's TALL mask holds the elements in which |τ_i| > tall_lambda · |τ - τ_i|, its task vector weighed already.
@@ -36,14 +29,13 @@ def consensus_ta(block: Block, parameters: ParameterValues, _: None) -> Tensor:
     ("catastrophic").
     """
     base = block.base.to(wide(block.base.dtype))
-    weights, thresholds = parameters.each("weight"), parameters.each("tall_lambda")
-    vectors = [(i, block.inputs[i].to(base.dtype, copy=True).sub_(base).mul_(weights[i])) for i in taking_part(weights)]
+    vectors = [(i, block.inputs[i].to(base.dtype, copy=True).sub_(base).mul_(weight[i])) for i in taking_part(weight)]
     total = torch.zeros_like(base)
     for _index, vector in vectors:
         total.add_(vector)
     votes = torch.zeros(len(block), dtype=torch.int16, device=base.device)
     for index, vector in vectors:
-        votes += vector.abs() > (total - vector).abs_().mul_(thresholds[index])
+        votes += vector.abs() > (total - vector).abs_().mul_(tall_lambda[index])
     # Multiplied, so that a NaN in a parent shows even where no mask holds it.
-    change = total.mul_(votes >= int(parameters.number("k"))).mul_(parameters.number("lambda"))
+    change = total.mul_(votes >= k).mul_(lambda_)
     return change.add_(base).to(block.base.dtype)

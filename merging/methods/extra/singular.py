@@ -14,9 +14,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from merging.methods.declarations import Default, PerParent, Shared
 from merging.methods.extra.task_vector_sums import (
-    SCALE,
-    WEIGHT,
     TaskVectorSum,
     made_of_task_vectors,
     mean_task_vector,
@@ -24,7 +23,6 @@ from merging.methods.extra.task_vector_sums import (
     taking_part,
 )
 from merging.methods.operands import Block, Operands
-from merging.methods.parameters import Parameter, ParameterValues, Scope
 from merging.methods.registry import method
 from merging.statistics import forms
 from merging.statistics.forms import Form
@@ -38,41 +36,32 @@ _FACTORS: Form[Factors] = forms.tensors(version=1)
 # --- TSV-M ----------------------------------------------------------------------------------------------------------
 
 
-def decorrelate(operands: Operands, parameters: ParameterValues) -> TaskVectorSum:
+def decorrelate(
+    operands: Operands,
+    weight: PerParent[float] = Default(1.0),
+    lambda_: Shared[float] = Default(1.0),
+    rank_fraction: Shared[float | None] = Default(low=0.0, high=1.0),
+) -> TaskVectorSum:
     """Return the task vectors in low rank and decorrelated; of the parents alone unless `rank_fraction` is searched."""
-    weights = parameters.each("weight")
-    inputs = taking_part(weights)
+    inputs = taking_part(weight)
     if not operands.is_matrix or len(inputs) == 0:
-        return mean_task_vector(parameters)
-    fraction = None if parameters.shared["rank_fraction"] is None else parameters.number("rank_fraction")
+        return mean_task_vector(weight, lambda_)
 
     def parts(vectors: Tensor) -> Tensor:
         full = min(operands.shape[-2:])
-        if fraction is not None:
-            return low_rank(
-                [_kept(operands, *pair) for pair in zip(inputs, vectors, strict=True)], int(fraction * full)
-            )
+        if rank_fraction is not None:
+            factors = [_kept(operands, *pair) for pair in zip(inputs, vectors, strict=True)]
+            return low_rank(factors, int(rank_fraction * full))
         return low_rank([decompose(vector) for vector in vectors], full // len(inputs)) if len(inputs) > 1 else vectors
 
-    found = made_of_task_vectors(operands, "tsv_m", inputs, fraction, parts, _PARTS)
-    factors = tuple(parameters.number("lambda") * weights[index] for index in inputs)
-    return mean_task_vector(parameters) if found is None else TaskVectorSum(factors, found.flatten(1))
+    found = made_of_task_vectors(operands, "tsv_m", inputs, rank_fraction, parts, _PARTS)
+    if found is None:
+        return mean_task_vector(weight, lambda_)
+    return TaskVectorSum(tuple(lambda_ * weight[index] for index in inputs), found.flatten(1))
 
 
-@method(
-    "tsv_m",
-    source="arXiv:2412.00081",
-    parameters=(
-        WEIGHT,
-        SCALE,
-        Parameter("rank_fraction", float, Scope.SHARED, optional=True, low=0.0, high=1.0),
-    ),
-    base="required",
-    prepare=decorrelate,
-    keeps_base=True,
-    in_mergekit=False,
-)
-def tsv_m(block: Block, _: ParameterValues, change: TaskVectorSum) -> Tensor:
+@method("tsv_m", source="arXiv:2412.00081", base="required", prepare=decorrelate, keeps_base=True, in_mergekit=False)
+def tsv_m(block: Block, change: TaskVectorSum) -> Tensor:
     """Return base + lambda · Σ weight · U⊥ S V⊥ᵀ: of each parent the leading singular vectors, kept from the others'.
 
     Each parent has the `rank_fraction` of the rank, by default an equal part of it. Only weights and lambda make a
@@ -101,48 +90,46 @@ def low_rank(factors: Sequence[Factors], rank: int) -> Tensor:
 # --- Iso ------------------------------------------------------------------------------------------------------------
 
 
-def flatten_common(operands: Operands, parameters: ParameterValues) -> TaskVectorSum:
+def flatten_common(
+    operands: Operands, weight: PerParent[float] = Default(1.0), lambda_: Shared[float] = Default(1.0)
+) -> TaskVectorSum:
     """Return the sum of the weighted task vectors with all singular values alike; of the parents and weights alone."""
-    return _isotropic(operands, parameters, "iso_c", (), lambda vectors: isotropic(*decompose(vectors.sum(dim=0))))
+    return _isotropic(operands, weight, lambda_, "iso_c", (), lambda vectors: isotropic(*decompose(vectors.sum(dim=0))))
 
 
-@method(
-    "iso_c",
-    source="arXiv:2502.04959",
-    parameters=(WEIGHT, SCALE),
-    base="required",
-    prepare=flatten_common,
-    keeps_base=True,
-    in_mergekit=False,
-)
-def iso_c(block: Block, _: ParameterValues, change: TaskVectorSum) -> Tensor:
+@method("iso_c", source="arXiv:2502.04959", base="required", prepare=flatten_common, keeps_base=True, in_mergekit=False)
+def iso_c(block: Block, change: TaskVectorSum) -> Tensor:
     """Return base + lambda · mean(σ) · U Vᵀ, where U diag(σ) Vᵀ is the sum of the weighted task vectors."""
     return plus_base(block, change)
 
 
-def flatten_common_and_specific(operands: Operands, parameters: ParameterValues) -> TaskVectorSum:
+def flatten_common_and_specific(
+    operands: Operands,
+    weight: PerParent[float] = Default(1.0),
+    lambda_: Shared[float] = Default(1.0),
+    # The authors' configuration; the rest of the rank is divided among the parents.
+    common_fraction: Shared[float] = Default(0.8, low=0.0, high=1.0),
+) -> TaskVectorSum:
     """Return the isotropic task vector of the common and each parent's own subspace; of parents and weights alone."""
-    fraction = parameters.number("common_fraction")
     return _isotropic(
-        operands, parameters, "iso_cts", (fraction,), lambda vectors: common_and_specific(vectors, fraction)
+        operands,
+        weight,
+        lambda_,
+        "iso_cts",
+        (common_fraction,),
+        lambda vectors: common_and_specific(vectors, common_fraction),
     )
 
 
 @method(
     "iso_cts",
     source="arXiv:2502.04959",
-    parameters=(
-        WEIGHT,
-        SCALE,
-        # The authors' configuration; the rest of the rank is divided among the parents.
-        Parameter("common_fraction", float, Scope.SHARED, default=0.8, low=0.0, high=1.0),
-    ),
     base="required",
     prepare=flatten_common_and_specific,
     keeps_base=True,
     in_mergekit=False,
 )
-def iso_cts(block: Block, _: ParameterValues, change: TaskVectorSum) -> Tensor:
+def iso_cts(block: Block, change: TaskVectorSum) -> Tensor:
     """Return as Iso-C does, but with the least directions of the sum replaced by those that each parent has besides."""
     return plus_base(block, change)
 
@@ -170,15 +157,15 @@ def isotropic(u: Tensor, s: Tensor, vh: Tensor) -> Tensor:
 
 def _isotropic(
     operands: Operands,
-    parameters: ParameterValues,
+    weights: tuple[float, ...],
+    scale: float,
     name: str,
     others: tuple[float, ...],
     merge: Callable[[Tensor], Tensor],
 ) -> TaskVectorSum:
-    weights = parameters.each("weight")
     inputs = taking_part(weights)
     if not operands.is_matrix or len(inputs) == 0:
-        return mean_task_vector(parameters)
+        return mean_task_vector(weights, scale)
 
     def weighed(vectors: Tensor) -> Tensor:
         for vector, index in zip(vectors, inputs, strict=True):
@@ -186,11 +173,9 @@ def _isotropic(
         return merge(vectors)
 
     found = made_of_task_vectors(operands, name, inputs, (weights, *others), weighed, _MERGED)
-    return (
-        mean_task_vector(parameters)
-        if found is None
-        else TaskVectorSum((parameters.number("lambda"),), found.flatten().unsqueeze(0))
-    )
+    if found is None:
+        return mean_task_vector(weights, scale)
+    return TaskVectorSum((scale,), found.flatten().unsqueeze(0))
 
 
 # --- matrices -------------------------------------------------------------------------------------------------------

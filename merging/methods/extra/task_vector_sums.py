@@ -13,11 +13,7 @@ import torch
 from torch import Tensor
 
 from merging.methods.operands import Block, Operands
-from merging.methods.parameters import Parameter, ParameterValues, Scope
 from merging.statistics.forms import Form
-
-WEIGHT = Parameter("weight", float, Scope.NON_BASE, default=1.0)
-SCALE = Parameter("lambda", float, Scope.SHARED, default=1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +43,8 @@ def plus_base(block: Block, change: TaskVectorSum) -> Tensor:
     return block.workspace.like(block.base).copy_(total)
 
 
-def mean_task_vector(parameters: ParameterValues) -> TaskVectorSum:
-    """Return lambda times the mean of the weighted task vectors of the parents that take part."""
-    weights, scale = parameters.each("weight"), parameters.number("lambda")
+def mean_task_vector(weights: Sequence[float], scale: float) -> TaskVectorSum:
+    """Return `scale` times the mean of the weighted task vectors of the parents that take part."""
     count = len(taking_part(weights))
     return TaskVectorSum(tuple(scale * weight / count if count else 0.0 for weight in weights))
 

@@ -15,9 +15,9 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from merging.methods.extra.task_vector_sums import SCALE, TaskVectorSum, made_of_task_vectors, plus_base
+from merging.methods.declarations import Default, Shared
+from merging.methods.extra.task_vector_sums import TaskVectorSum, made_of_task_vectors, plus_base
 from merging.methods.operands import Block, Operands
-from merging.methods.parameters import Parameter, ParameterValues, Scope
 from merging.methods.registry import method
 from merging.statistics import forms
 
@@ -26,33 +26,26 @@ _MERGED = forms.optional_tensor(version=1)
 _BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-8
 
 
-def optimize(operands: Operands, parameters: ParameterValues) -> TaskVectorSum:
+def optimize(
+    operands: Operands,
+    lambda_: Shared[float] = Default(1.0),
+    iterations: Shared[int] = Default(300, low=0),
+    learning_rate: Shared[float] = Default(1e-5, low=0.0),
+) -> TaskVectorSum:
     """Return the optimized task vector; of the parents alone unless `iterations` or `learning_rate` is searched."""
-    scale, count = parameters.number("lambda"), operands.count
-    mean = TaskVectorSum((scale / max(count, 1),) * count)
+    count = operands.count
+    mean = TaskVectorSum((lambda_ / max(count, 1),) * count)
     if not operands.is_matrix or not count:
         return mean
-    adam = Adam(int(parameters.number("iterations")), parameters.number("learning_rate"))
+    adam = Adam(iterations, learning_rate)
     found = made_of_task_vectors(
         operands, "wudi", range(count), adam, lambda vectors: least_interfering(vectors, adam), _MERGED
     )
-    return mean if found is None else TaskVectorSum((scale,), found.flatten().unsqueeze(0))
+    return mean if found is None else TaskVectorSum((lambda_,), found.flatten().unsqueeze(0))
 
 
-@method(
-    "wudi",
-    source="arXiv:2503.08099",
-    parameters=(
-        SCALE,
-        Parameter("iterations", int, Scope.SHARED, default=300, low=0),
-        Parameter("learning_rate", float, Scope.SHARED, default=1e-5, low=0.0),
-    ),
-    base="required",
-    prepare=optimize,
-    keeps_base=True,
-    in_mergekit=False,
-)
-def wudi(block: Block, _: ParameterValues, change: TaskVectorSum) -> Tensor:
+@method("wudi", source="arXiv:2503.08099", base="required", prepare=optimize, keeps_base=True, in_mergekit=False)
+def wudi(block: Block, change: TaskVectorSum) -> Tensor:
     """Return base + lambda · τ, where τ minimizes Σ ‖(τ - τ_i) τ_iᵀ‖² / ‖τ_i‖²; all parents count alike."""
     return plus_base(block, change)
 

@@ -1,16 +1,25 @@
-"""Parameters: what a method declares, and the values that one tensor has."""
+"""Declarations: the parameters of a method, as the signature of its function declares them.
+
+    def average(operands: Operands, weight: PerInput[float], normalize: Shared[bool] = Default(True)) -> ...
+
+declares two. An argument is named after its key in YAML; `lambda_` stands for `lambda`.
+"""
 
 from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from inspect import signature
+from types import NoneType
+from typing import Annotated, Any, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter
 
 Number: TypeAlias = bool | int | float | str
+# The parameters of one tensor by key: a value that holds for the tensor, or one per input.
+ParameterValues: TypeAlias = Mapping[str, Number | tuple[Number | None, ...] | None]
 
 
 class Scope(enum.Enum):
@@ -68,21 +77,30 @@ _ADAPTERS: dict[type, TypeAdapter[Any]] = {kind: TypeAdapter(kind) for kind in (
 _KIND_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 
 
-@dataclass(frozen=True, slots=True)
-class ParameterValues:
-    """The parameter values of one tensor: shared ones by key, per-input ones by key in the order of the inputs."""
+T = TypeVar("T")
+Shared: TypeAlias = Annotated[T, Scope.SHARED]
+PerInput: TypeAlias = Annotated[tuple[T, ...], Scope.INPUT]
+PerParent: TypeAlias = Annotated[tuple[T, ...], Scope.NON_BASE]
 
-    shared: Mapping[str, Number | None]
-    per_input: Mapping[str, tuple[Number | None, ...]]
 
-    def number(self, key: str) -> float:
-        """Return a shared number."""
-        return float(self.shared[key] or 0.0)
+def Default(value: Number | None = None, low: float = -math.inf, high: float = math.inf) -> Any:  # noqa: N802
+    """Declare the default and the legal interval of a parameter; without a default, recipes must give it."""
+    return Parameter("", float, Scope.SHARED, value, low=low, high=high)
 
-    def flag(self, key: str) -> bool:
-        """Return a shared true or false."""
-        return bool(self.shared[key])
 
-    def each(self, key: str) -> tuple[float, ...]:
-        """Return one number per input."""
-        return tuple(float(value or 0.0) for value in self.per_input[key])
+def declared_by(function: Callable[..., object]) -> tuple[Parameter, ...]:
+    """Return the parameters that a function's signature declares."""
+    hints, arguments = get_type_hints(function, include_extras=True), signature(function).parameters
+    return tuple(
+        _declared(name, get_args(hint), arguments[name].default)
+        for name, hint in hints.items()
+        if get_origin(hint) is Annotated
+    )
+
+
+def _declared(name: str, annotation: tuple[type, Scope], default: object) -> Parameter:
+    type_, scope = annotation
+    value = type_ if scope is Scope.SHARED else get_args(type_)[0]
+    kinds = get_args(value) or (value,)  # of float | None, the first
+    given = default if isinstance(default, Parameter) else Default()
+    return replace(given, key=name.removesuffix("_"), kind=kinds[0], scope=scope, optional=NoneType in kinds)
