@@ -5,6 +5,6 @@ merges with functions that torch.compile fuses (compiled/), which on a CPU would
 """
 
 from merging.kernels.eager import EAGER
-from merging.kernels.protocol import Kernels, Target
+from merging.kernels.interface import Kernels, Target
 
 __all__ = ["EAGER", "Kernels", "Target"]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 import torch
 
 from merging.arithmetic.bits import Finite
-from merging.kernels.protocol import Kernels, Target
+from merging.kernels.interface import Kernels, Target
 from merging.methods import Method
 from merging.methods.declarations import ParameterValues
 from merging.methods.operands import Block, Operands

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from merging.arithmetic.bits import Finite
 from merging.kernels.eager import write_blocks
-from merging.kernels.protocol import Target
+from merging.kernels.interface import Target
 from merging.methods import Method
 from merging.methods.declarations import ParameterValues
 from merging.methods.linear import WeightedSum, linear

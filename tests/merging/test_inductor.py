@@ -16,9 +16,9 @@ from safetensors.torch import load_file, save_file
 
 from merging import Merger, MergingError, NonFiniteTensor, ParentSet, Recipe
 from merging.kernels.compiled import CompiledKernels
+from merging.kernels.interface import Target
 from merging.kernels.native import NativeKernels
 from merging.kernels.passes import FORMATS
-from merging.kernels.protocol import Target
 from merging.methods import METHODS
 from merging.methods.task_vectors import Mixture, cannot_overflow
 from tests.merging.conftest import Family, make_family

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from merging.arithmetic.bits import Finite, all_finite
 from merging.errors import MergingError, first_line
-from merging.kernels.compiled.task_vectors import DIVISOR, LAMBDA, MixtureForm, Number, merge_task_vectors
+from merging.kernels.compiled.mixture import DIVISOR, LAMBDA, MixtureForm, Number, merge_task_vectors
 from merging.kernels.compiled.weighted_sum import SumForm, weighted_sum
 from merging.kernels.passes import PassKernels, kind_of
 from merging.methods.operands import Block, Operands
