@@ -5,10 +5,10 @@ from __future__ import annotations
 import copy
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from merging.checkpoints.checkpoint import CONFIG, GENERATION, Checkpoint
 from merging.checkpoints.config import loading_keys
@@ -19,6 +19,8 @@ from merging.tokenization.special_tokens import ROLES, SpecialTokens
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedConfig
+
+T = TypeVar("T")
 
 
 def merged_config(
@@ -61,21 +63,13 @@ def _forget_how_to_load(config: PreTrainedConfig, has_code: bool) -> None:
 
 def config_text(config_source: Checkpoint, plan: Plan, parents: ParentSet, special: SpecialTokens | None) -> str:
     """Return the config.json of a merge, as transformers writes the config that `merged_config` makes."""
-
-    def ask() -> str:
-        return _written(merged_config(config_source, plan, parents, special), CONFIG)
-
-    if special and special.moved is not None:  # thousands of ids: what rearranges rows needs transformers anyway
-        return ask()
-    wanted = [
-        plain_stack(plan.stack, parents),
-        plan.rows,
-        plan.has_head,
-        str(plan.model_dtype),
-        special and dict(special.ids),
-    ]
-    text: str = config_source.remembered(["config of a merge", wanted], ask)
-    return text
+    wanted = [plain_stack(plan.stack, parents), plan.rows, plan.has_head, str(plan.model_dtype)]
+    return _remembered(
+        config_source,
+        ["config of a merge", wanted],
+        special,
+        lambda: _written(merged_config(config_source, plan, parents, special), CONFIG),
+    )
 
 
 def generation_config_text(config_source: Checkpoint, special: SpecialTokens | None) -> str:
@@ -88,25 +82,24 @@ def generation_config_text(config_source: Checkpoint, special: SpecialTokens | N
         values = special.values(found, generates=True) if special else {}
         return json.dumps(settings | values, indent=2) + "\n"
 
-    def ask() -> str:
-        return _written(generation_config(config_source, special), GENERATION)
-
-    if special and special.moved is not None:
-        return ask()
-    wanted = special and [dict(special.ids), special.ends]
-    text: str = config_source.remembered(["generation config of a merge", wanted], ask)
-    return text
+    return _remembered(
+        config_source,
+        "generation config of a merge",
+        special,
+        lambda: _written(generation_config(config_source, special), GENERATION),
+    )
 
 
 def loaded_end_tokens(checkpoint: Checkpoint, special: SpecialTokens | None) -> object:
     """Return the ids of the tokens that end a model's answers, with these special tokens if given."""
+    return _remembered(checkpoint, "end tokens", special, lambda: generation_config(checkpoint, special).eos_token_id)
 
-    def ask() -> object:
-        return generation_config(checkpoint, special).eos_token_id
 
-    if special and special.moved is not None:
+def _remembered(checkpoint: Checkpoint, question: object, special: SpecialTokens | None, ask: Callable[[], T]) -> T:
+    """Return what transformers says about a model with these special tokens."""
+    if special and special.moved is not None:  # thousands of ids: what rearranges rows needs transformers anyway
         return ask()
-    return checkpoint.remembered(["end tokens", special and [dict(special.ids), special.ends]], ask)
+    return checkpoint.remembered([question, special and [dict(special.ids), special.ends]], ask)
 
 
 def ends_besides(checkpoint: Checkpoint, special: SpecialTokens) -> Sequence[int]:

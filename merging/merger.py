@@ -30,7 +30,7 @@ from merging.planning.plan import Plan, Step
 from merging.recipes.recipe import Recipe
 from merging.sharing import owners, share
 from merging.tokenization.merged_tokenizer import MergedTokenizer
-from merging.tokenization.tokenizers import holds_tokenizer
+from merging.tokenization.tokenizers import has_tokenizer
 from merging.weights_digest import digest_of_model
 
 if TYPE_CHECKING:
@@ -191,7 +191,7 @@ def _target(parents: ParentSet, plan_of: Callable[[Recipe], Plan], structure: Re
     """Return what a structure is merged into."""
     config_source = parents.checkpoints[structure.config_source]
     special = None
-    if structure.vocabulary_source or holds_tokenizer(config_source.folder):
+    if structure.vocabulary_source or has_tokenizer(config_source.folder):
         special = MergedTokenizer.of(structure, parents).special
     config = merged_config(config_source, plan_of(structure), parents, special)
     return _Target(config, config.to_dict(), generation_config(config_source, special))

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from merging.checkpoints.architecture import pattern
 from merging.checkpoints.assembled import assemble
 from merging.checkpoints.checkpoint import Checkpoint
-from merging.checkpoints.differences import different_computations, different_heads, different_ids, left_out
+from merging.checkpoints.config import COMPUTED, HEADS
+from merging.checkpoints.differences import PER_LAYER, different_ids, different_values, left_out
 from merging.checkpoints.fit import check_fit
 from merging.errors import MergingError
 
@@ -47,7 +48,7 @@ def check_parents(parents: ParentSet, files: Mapping[str, Checkpoint], recipes: 
         _check_rows(parents, recipe)
         yield from _other_ids(parents, recipe)
         config_source = parents.checkpoints[recipe.config_source]
-        config_source.check_generation_config()  # which the merge will have
+        _ = config_source.generation_settings  # the merge gets its generation config, which must be usable
         if keys := config_source.loading_keys:
             yield (
                 f"model {recipe.config_source}: its config.json says how to load it ({', '.join(keys)}); a merge is "
@@ -79,7 +80,7 @@ def _check_depth(parents: ParentSet, checkpoint: Checkpoint) -> None:
 
 def _check_fit(parents: ParentSet, files: Checkpoint) -> None:
     """Check a parent against its own config."""
-    if architecture := parents.own_architecture(files.reference):
+    if architecture := parents.own_architectures[files.reference]:
         check_fit(parents.checkpoints[files.reference], architecture)
     else:
         check_fit(assemble(files, files), files.architecture)
@@ -112,19 +113,19 @@ def _check_shapes(parents: ParentSet, checkpoint: Checkpoint) -> None:
 
 
 def _differences(parents: ParentSet, checkpoint: Checkpoint) -> Iterator[str]:
-    """Refuse heads that are cut otherwise, and yield what is computed otherwise."""
+    """Refuse heads that are split differently; yield what the two models compute differently."""
     reference = parents.reference
-    computed = different_computations(checkpoint.config, reference.config)
-    if heads := different_heads(checkpoint.config, reference.config):
-        told = heads.told(checkpoint.reference, reference.reference)
-        if not parents.options.allow_crimes:
-            raise MergingError(
-                f"{told}; tensors whose heads are cut differently do not mean the same, though their shapes fit; "
-                "--allow-crimes (allow_crimes=True) merges them"
-            )
-        computed = [heads, *computed]
-    for each in computed:
-        yield f"{each.told(checkpoint.reference, reference.reference)}; a merge computes as its base"
+    heads = list(different_values((*HEADS, PER_LAYER), checkpoint.config, reference.config))[:1]
+    told = [
+        f"model {checkpoint.reference}: has {key} {own}, {reference.reference} has {other}"
+        for key, own, other in [*heads, *different_values(COMPUTED, checkpoint.config, reference.config)]
+    ]
+    if heads and not parents.options.allow_crimes:
+        raise MergingError(
+            f"{told[0]}; tensors whose heads are cut differently do not mean the same, though their shapes fit; "
+            "--allow-crimes (allow_crimes=True) merges them"
+        )
+    yield from (f"{each}; a merge computes as its base" for each in told)
 
 
 def _left_out(parents: ParentSet, checkpoint: Checkpoint) -> Iterator[str]:

@@ -42,6 +42,7 @@ class ParentSet:
 
     Attributes:
         options: what opening them may do.
+        own_architectures: by parent, what its own config makes of it, in a merge's names; None for another model type.
     """
 
     def __init__(
@@ -62,7 +63,9 @@ class ParentSet:
         self.checkpoints = {name: assemble(checkpoint, reference) for name, checkpoint in checkpoints.items()}
         self.statistics = statistics
         self._derived: dict[tuple[str, str], StoredTensor] = {}
-        self._own = {name: self._own_architecture(checkpoint) for name, checkpoint in self.checkpoints.items()}
+        self.own_architectures = {
+            name: self._own_architecture(checkpoint) for name, checkpoint in self.checkpoints.items()
+        }
         self._stacks = {name: self._own_stacks(checkpoint) for name, checkpoint in self.checkpoints.items()}
         self._layer_shapes: dict[tuple[str, str, int], Mapping[str, torch.Size]] = {}
         self._notes: tuple[str, ...] = ()
@@ -115,10 +118,6 @@ class ParentSet:
     def reference(self) -> Checkpoint:
         """The parent whose tensors the others are compared with."""
         return self.checkpoints[self._reference]
-
-    def own_architecture(self, parent: str) -> Architecture | None:
-        """Return what a parent's own config makes of it, by a merge's names; None of a model of another type."""
-        return self._own[parent]
 
     @property
     def elements(self) -> int:
@@ -174,10 +173,6 @@ class ParentSet:
     def has(self, parent: str, name: str) -> bool:
         """Whether a parent has a tensor of that name, or one that it is tied to."""
         return (parent, name) in self._derived or self._stored_name(parent, name) in self.checkpoints[parent].tensors
-
-    def dtype(self, parent: str, name: str) -> torch.dtype:
-        """Return the dtype a parent's tensor is saved in."""
-        return self.stored(parent, name).dtype
 
     def shape(self, parent: str, name: str) -> torch.Size:
         """Return the shape of a parent's tensor."""
@@ -251,9 +246,8 @@ class ParentSet:
     def _spread(self, device_map: DeviceMap, budget: Budget | None) -> None:
         """Keep each parent's tensors where the device map puts the live model's; shares of the budget by their size."""
         layout = self.architecture.layout
-        model = layout.convert().model
-        names = {live: layout.name_of(live) for live in model.state_dict()}
-        placement = Placement.of(device_map, model, self.reference.dtype)
+        names = {live: layout.name_of(live) for live in layout.model.state_dict()}
+        placement = Placement.of(device_map, layout.model, self.reference.dtype)
         self.placement = placement.named({live: name for live, name in names.items() if name != live})
         self.device = self.placement.devices[0]
         largest = max(self.checkpoints.values(), key=lambda each: each.nbytes)
@@ -268,7 +262,7 @@ class ParentSet:
 
     def _own_stacks(self, checkpoint: Checkpoint) -> dict[str, Stack]:
         """Return a parent's layers; they may be of other kinds than the reference's, or more."""
-        architecture = self._own[checkpoint.reference]
+        architecture = self.own_architectures[checkpoint.reference]
         own = (architecture or self.architecture).stacks
         if architecture is None:  # a crime, judged by the reference's tensors
             depths = [self.architecture.count_layers(checkpoint.tensors, stack.head) for stack in own]

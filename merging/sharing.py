@@ -7,6 +7,7 @@ place in the key-value cache.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -17,12 +18,11 @@ from merging.residency.placement import Placement
 
 def owners(steps: Sequence[Step], placement: Placement) -> dict[str, str]:
     """Return for each output tensor the first one on its device that is made of the same sources in the same way."""
-    first: dict[tuple[object, ...], str] = {}
-    return {step.name: first.setdefault((placement.device_of(step.name), *_made_of(step)), step.name) for step in steps}
-
-
-def _made_of(step: Step) -> tuple[object, ...]:
-    return step.method, step.base, step.inputs, step.shared, step.per_input, step.dtype, step.out_dtype
+    first: dict[tuple[torch.device, Step], str] = {}
+    return {
+        step.name: first.setdefault((placement.device_of(step.name), replace(step, name="")), step.name)
+        for step in steps
+    }
 
 
 def share(tensors: Mapping[str, Tensor], wanted: Mapping[str, str], present: dict[str, str]) -> None:

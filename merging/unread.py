@@ -29,6 +29,7 @@ from merging.parents import ParentSet
 from merging.planning.plan import Plan, Step
 from merging.recipes.recipe import Recipe
 from merging.recipes.settings import Conditional, parse_setting
+from merging.recipes.yaml_file import path_of
 
 Keys: TypeAlias = tuple[str | int, ...]
 
@@ -82,17 +83,13 @@ def unread_notes(reasons: Mapping[Keys, str], at: Callable[[str], str]) -> list[
         whole = all(reasons[keys] for keys in reasons if _setting(keys) == setting)
         knots = "" if whole else ", ".join(f"[{keys[-1]}]" for keys in numbers)
         what = "them" if len(numbers) > 1 and not whole else "it"
-        lines.append(f"{at(_path(setting) + knots)}: nothing reads {what}: {reason}")
+        lines.append(f"{at(path_of(setting) + knots)}: nothing reads {what}: {reason}")
     return lines
 
 
 def _setting(keys: Keys) -> Keys:
     """Return where a number stands, or the gradient that it is a knot of."""
     return keys[:-1] if isinstance(keys[-1], int) else keys
-
-
-def _path(keys: Keys) -> str:
-    return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys).removeprefix(".")
 
 
 def _numbers(node: object, keys: Keys = ()) -> Iterator[Keys]:

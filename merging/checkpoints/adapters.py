@@ -10,7 +10,6 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,65 +32,32 @@ _REFUSED = (
 _HARMLESS = (True, False, None, "gaussian", "eva", "orthogonal")
 
 
-@dataclass(frozen=True)
-class Adapter:
-    """An adapter's folder: its config and the tensors of its file."""
-
-    reference: str
-    folder: Path
-    config: Mapping[str, Any]
-    tensors: Mapping[str, StoredTensor] = field(repr=False)
-
-    @classmethod
-    def open(cls, reference: str, folder: Path, tensors: Mapping[str, StoredTensor]) -> Adapter:
-        """Read an adapter's config. Raises MergingError if it is broken, or of a kind that is not merged here."""
-        file = folder / CONFIG
-        try:
-            config = json.loads(file.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise MergingError(
-                f"adapter {reference}: {folder} holds no {CONFIG}; give the folder that peft saved"
-            ) from None
-        except (OSError, ValueError) as error:
-            raise MergingError(f"{file}: cannot be used: {error}") from None
-        if not isinstance(config, dict) or not isinstance(config.get("r"), int) or "lora_alpha" not in config:
-            raise MergingError(f"{file}: is not the config of a LoRA adapter (no 'r', no 'lora_alpha')")
-        adapter = cls(reference, folder, config, tensors)
-        adapter._refuse_other_kinds()
-        return adapter
-
-    def _refuse_other_kinds(self) -> None:
-        kind = self.config.get("peft_type")
-        reason = "" if kind == "LORA" else f"is of the kind {kind}"
-        init = self.config.get("init_lora_weights")
-        if init not in _HARMLESS:
-            reason = f"changes its base when it is loaded (init_lora_weights: {init})"
-        for key in _REFUSED:
-            reason = f"uses {key}" if self.config.get(key) else reason
-        if reason:
-            raise MergingError(
-                f"adapter {self.reference}: {reason}, which is not merged here; merge it into its base with peft "
-                "(merge_and_unload, save_pretrained) and give that folder"
-            )
-
-    def scaling(self, module: str) -> tuple[int, float]:
-        """Return the rank and the scaling that the config gives a module."""
-        rank: int = _by_pattern(self.config.get("rank_pattern") or {}, module, self.config["r"])
-        alpha: float = _by_pattern(self.config.get("alpha_pattern") or {}, module, self.config["lora_alpha"])
-        return rank, alpha / (math.sqrt(rank) if self.config.get("use_rslora") else rank)
-
-    def onto(self, base: str, tensors: Mapping[str, StoredTensor], model: Any) -> dict[str, StoredTensor]:
-        """Return the tensors of a base model that the adapter changes.
-
-        Args:
-            base: what errors call the base.
-            tensors: the base's tensors.
-            model: the base on the meta device, which tells what each module is.
-
-        Raises:
-            MergingError: the adapter is for another base, or its file is not of its config.
-        """
-        return _Binding(self, base, tensors, model).adapted()
+def _read_config(reference: str, folder: Path) -> Mapping[str, Any]:
+    """Read an adapter's config. Raises MergingError if it is broken, or of a kind that is not merged here."""
+    file = folder / CONFIG
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise MergingError(
+            f"adapter {reference}: {folder} holds no {CONFIG}; give the folder that peft saved"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise MergingError(f"{file}: cannot be used: {error}") from None
+    if not isinstance(config, dict) or not isinstance(config.get("r"), int) or "lora_alpha" not in config:
+        raise MergingError(f"{file}: is not the config of a LoRA adapter (no 'r', no 'lora_alpha')")
+    kind = config.get("peft_type")
+    reason = "" if kind == "LORA" else f"is of the kind {kind}"
+    init = config.get("init_lora_weights")
+    if init not in _HARMLESS:
+        reason = f"changes its base when it is loaded (init_lora_weights: {init})"
+    for key in _REFUSED:
+        reason = f"uses {key}" if config.get(key) else reason
+    if reason:
+        raise MergingError(
+            f"adapter {reference}: {reason}, which is not merged here; merge it into its base with peft "
+            "(merge_and_unload, save_pretrained) and give that folder"
+        )
+    return config
 
 
 def _by_pattern(patterns: Mapping[str, Any], module: str, default: Any) -> Any:
@@ -99,11 +65,34 @@ def _by_pattern(patterns: Mapping[str, Any], module: str, default: Any) -> Any:
     return next((value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", module)), default)
 
 
-class _Binding:
-    """An adapter and the base that it is put on."""
+class Adapter:
+    """An adapter, and the base model that it is put on.
 
-    def __init__(self, adapter: Adapter, base: str, tensors: Mapping[str, StoredTensor], model: Any) -> None:
-        self.adapter = adapter
+    Args:
+        reference: what errors call the adapter.
+        folder: its folder.
+        stored: the tensors of its file.
+        base: what errors call the base.
+        tensors: the base's tensors.
+        model: the base on the meta device, which tells what each module is.
+
+    Raises:
+        MergingError: its config is broken, or it is of a kind that is not merged here.
+    """
+
+    def __init__(
+        self,
+        reference: str,
+        folder: Path,
+        stored: Mapping[str, StoredTensor],
+        base: str,
+        tensors: Mapping[str, StoredTensor],
+        model: Any,
+    ) -> None:
+        self.reference = reference
+        self.folder = folder
+        self.config = _read_config(reference, folder)
+        self.stored = stored
         self.base = base
         self.tensors = tensors
         self.modules = dict(model.named_modules())
@@ -112,7 +101,11 @@ class _Binding:
         self.saved: dict[str, StoredTensor] = {}
 
     def adapted(self) -> dict[str, StoredTensor]:
-        for key, tensor in self.adapter.tensors.items():
+        """Return the tensors of the base that the adapter changes.
+
+        Raises MergingError if the adapter is for another base, or its file does not fit its config.
+        """
+        for key, tensor in self.stored.items():
             self._sort_in(key, tensor)
         changes: dict[str, list[LowRank | BiasChange]] = {}
         # In the order of the modules: where a head is tied to the embedding, both may change the same tensor.
@@ -124,14 +117,15 @@ class _Binding:
     def _adapted(self, name: str, changes: Any) -> AdaptedTensor:
         own = self.tensors[name]
         source = self.saved.get(name, own)
-        return AdaptedTensor(name, own.shape, own.dtype, self.adapter.folder, source, tuple(changes))
+        return AdaptedTensor(name, own.shape, own.dtype, self.folder, source, tuple(changes))
 
     def _sort_in(self, key: str, tensor: StoredTensor) -> None:
         name = key.removeprefix(_PREFIX)
         if name.endswith(".lora_magnitude_vector.weight"):  # as some versions of peft write it
             name = name.removesuffix(".weight")
         if match := _PART.fullmatch(name):
-            self._module(match["module"])
+            if match["module"] not in self.modules:
+                raise self._other_base(f"changes the module {match['module']}, which {self.base} does not have")
             self.parts.setdefault(match["module"], {})[match["part"]] = tensor
             return
         if "lora_" in name:
@@ -144,9 +138,9 @@ class _Binding:
         name = name.replace(".base_layer.", ".")
         owner = self._owner(name)
         tied = name in self.tied or name in self.tied.values()
-        if own and tied and not self.adapter.config.get("ensure_weight_tying"):
+        if own and tied and not self.config.get("ensure_weight_tying"):
             raise MergingError(
-                f"adapter {self.adapter.reference}: holds a {name} of its own, which {self.base} ties to another "
+                f"adapter {self.reference}: holds a {name} of its own, which {self.base} ties to another "
                 "tensor; merge it into its base with peft (merge_and_unload, save_pretrained) and give that folder"
             )
         self._check_shape(owner, tensor.shape)
@@ -156,11 +150,11 @@ class _Binding:
         embedding = "lora_embedding_A" in parts or "lora_embedding_B" in parts
         a, b = (parts.get(f"lora_embedding_{x}" if embedding else f"lora_{x}.weight") for x in "AB")
         if a is None or b is None:
-            raise MergingError(f"adapter {self.adapter.reference}: lacks one of the two matrices of {module}")
-        rank, scaling = self.adapter.scaling(module)
+            raise MergingError(f"adapter {self.reference}: lacks one of the two matrices of {module}")
+        rank, scaling = self._scaling(module)
         if len(a.shape) != 2 or len(b.shape) != 2 or not a.shape[0] == b.shape[1] == rank:
             raise MergingError(
-                f"adapter {self.adapter.reference}: its config gives {module} the rank {rank}, but its matrices have "
+                f"adapter {self.reference}: its config gives {module} the rank {rank}, but its matrices have "
                 f"the shapes {list(a.shape)} and {list(b.shape)}; the files are not of one adapter"
             )
         from transformers.pytorch_utils import Conv1D
@@ -170,8 +164,8 @@ class _Binding:
         shape = (b.shape[0], a.shape[1])
         self._check_shape(name, shape[::-1] if transposed else shape)
         magnitude = parts.get("lora_magnitude_vector")
-        if (magnitude is None) == bool(self.adapter.config.get("use_dora")):
-            raise MergingError(f"adapter {self.adapter.reference}: use_dora and the file disagree about {module}")
+        if (magnitude is None) == bool(self.config.get("use_dora")):
+            raise MergingError(f"adapter {self.reference}: use_dora and the file disagree about {module}")
         found: list[tuple[str, LowRank | BiasChange]] = [
             (name, LowRank(a, b, scaling, transposed, embedding, magnitude))
         ]
@@ -181,9 +175,11 @@ class _Binding:
             found.append((owner, BiasChange(bias, scaling)))
         return found
 
-    def _module(self, name: str) -> None:
-        if name not in self.modules:
-            raise self._other_base(f"changes the module {name}, which {self.base} does not have")
+    def _scaling(self, module: str) -> tuple[int, float]:
+        """Return the rank and the scaling that the config gives a module."""
+        rank: int = _by_pattern(self.config.get("rank_pattern") or {}, module, self.config["r"])
+        alpha: float = _by_pattern(self.config.get("alpha_pattern") or {}, module, self.config["lora_alpha"])
+        return rank, alpha / (math.sqrt(rank) if self.config.get("use_rslora") else rank)
 
     def _owner(self, name: str) -> str:
         """Return the tensor on disk that a name stands for: a tied head is its embedding."""
@@ -202,8 +198,8 @@ class _Binding:
             raise MergingError(f"model {self.base}: tensor {name} is stored as {own.dtype}; no adapter fits on that")
 
     def _other_base(self, what: str) -> MergingError:
-        named = self.adapter.config.get("base_model_name_or_path")
+        named = self.config.get("base_model_name_or_path")
         return MergingError(
-            f"adapter {self.adapter.reference}: {what}; it is for another base model"
+            f"adapter {self.reference}: {what}; it is for another base model"
             + (f" (its config names {named})" if named else "")
         )

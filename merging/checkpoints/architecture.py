@@ -9,12 +9,11 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
-from functools import cache
-from typing import TYPE_CHECKING, Any, get_type_hints
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
-from pydantic import BaseModel, create_model
+from pydantic import TypeAdapter
 from torch import nn
 
 from merging.checkpoints.layout import Layout
@@ -139,13 +138,13 @@ class Architecture:
 
     def plain(self) -> dict[str, Any]:
         """Return all but the layout as plain data, as JSON holds it."""
-        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "layout"}
-        return _plain()(**values).model_dump(mode="json")
+        plain: dict[str, Any] = TypeAdapter(Architecture).dump_python(self, mode="json", exclude={"layout"})
+        return plain
 
     @classmethod
     def restored(cls, plain: Mapping[str, Any], layout: Layout) -> Architecture:
         """Return the architecture that `plain` made this of."""
-        return cls(**dict(_plain().model_validate(plain)), layout=layout)
+        return TypeAdapter(cls).validate_python({**plain, "layout": layout})
 
     def is_table(self, name: str) -> bool:
         """Whether a tensor is an embedding or the filters of a convolution, in whichever layer."""
@@ -157,13 +156,6 @@ class Architecture:
         found = (match for name in names if (match := _LAYER.match(name)) and match["head"] == head)
         used = (match for match in found if not any(pattern.search(match.string) for pattern in unused))
         return max((int(match["index"]) + 1 for match in used), default=0)
-
-
-@cache
-def _plain() -> type[BaseModel]:
-    hints = get_type_hints(Architecture)
-    plain: dict[str, Any] = {name: (hint, ...) for name, hint in hints.items() if name != "layout"}
-    return create_model("_Plain", **plain)
 
 
 def _main(model: Any, stacks: tuple[Stack, ...], layout: Layout) -> Stack | None:

@@ -28,10 +28,6 @@ class AssembledTensor(StoredTensor):
         """Read the pieces and make the tensor of them."""
         return self.layout.assemble(self.name, {name: piece.read() for name, piece in self.pieces})
 
-    def read_into(self, memory: Tensor) -> None:
-        """Read the pieces and put the tensor that they make into `memory`."""
-        memory.copy_(self.read())
-
     def made_of(self, digest: Digest) -> object:
         """Return what the pieces are made of, and by which rules they are put together."""
         pieces = [[name, piece.made_of(digest)] for name, piece in self.pieces]

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -24,7 +24,7 @@ from merging.checkpoints.adapters import Adapter
 from merging.checkpoints.architecture import Architecture, skeleton
 from merging.checkpoints.config import Config, loading_keys, plain_config
 from merging.checkpoints.differences import generation_settings
-from merging.checkpoints.layout import Conversion, Layout, Pieces
+from merging.checkpoints.layout import Layout, Pieces
 from merging.checkpoints.lora import AdaptedTensor
 from merging.checkpoints.pickles import read_pickle
 from merging.checkpoints.references import is_hub_id, split_reference
@@ -35,6 +35,8 @@ from merging.options import LOAD, LoadOptions
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedConfig
+
+T = TypeVar("T")
 
 _LOG = logging.getLogger("merging.checkpoints")
 
@@ -79,8 +81,7 @@ class Checkpoint:
     @cached_property
     def config(self) -> Config:
         """What its configuration says. Raises MergingError if it has none that transformers can read."""
-        plain = self.remembered("config", lambda: plain_config(self.transformers_config))
-        return Config.of(plain)
+        return Config.of(self.remembered("config", lambda: plain_config(self.transformers_config)))
 
     @property
     def loading_keys(self) -> list[str]:
@@ -125,29 +126,21 @@ class Checkpoint:
     @property
     def generation_settings(self) -> str:
         """What its generation_config.json asks for beyond greedy decoding, in words. Raises MergingError."""
-        words: str = self.remembered(
+        return self.remembered(
             "generation settings", lambda: generation_settings(self.generation_config.to_diff_dict())
         )
-        return words
-
-    def check_generation_config(self) -> None:
-        """Raise MergingError if its generation_config.json cannot be used."""
-        self.remembered("a generation config that can be used", lambda: self.generation_config is not None)
 
     @cached_property
     def architecture(self) -> Architecture:
         """Its architecture. Raises MergingError if transformers can build no model of its config."""
-
-        @cache
-        def convert() -> Conversion:
-            return Conversion.of(skeleton(self.transformers_config, self.reference, self.options))
+        build = cache(lambda: skeleton(self.transformers_config, self.reference, self.options))
 
         def ask() -> tuple[dict[str, Any], bool]:
-            layout = Layout(convert().takes_apart, convert)
-            return Architecture.of(convert().model, layout).plain(), layout.in_pieces
+            layout = Layout(build)
+            return Architecture.of(build(), layout).plain(), layout.in_pieces
 
         plain, in_pieces = self.remembered("architecture", ask)
-        return Architecture.restored(plain, Layout(in_pieces, convert))
+        return Architecture.restored(plain, Layout(build, in_pieces))
 
     def architecture_as(self, reference: Checkpoint) -> Architecture:
         """Return its architecture by the names that tensors have in the layout of a model that it is merged with."""
@@ -168,7 +161,7 @@ class Checkpoint:
         found = self.remembered(["pieces", sorted(stored)], lambda: layout.pieces(stored))
         return {name: tuple(pieces) for name, pieces in found.items()}
 
-    def remembered(self, question: object, ask: Callable[[], Any]) -> Any:
+    def remembered(self, question: object, ask: Callable[[], T]) -> T:
         """Return what transformers says about the model, as plain data; kept on disk unless its own code may answer.
 
         Args:
@@ -181,7 +174,8 @@ class Checkpoint:
         # Of a config without its type transformers guesses it from the folder's name.
         known = b'"model_type"' in (self.folder / CONFIG).read_bytes() if CONFIG in names else False
         place = None if known else str(self.folder)
-        return remembered([question, place, {name: digest(self.folder / name) for name in names}], ask)
+        answer: T = remembered([question, place, {name: digest(self.folder / name) for name in names}], ask)
+        return answer
 
     @cached_property
     def dtype(self) -> torch.dtype:
@@ -207,8 +201,8 @@ class Checkpoint:
     def _adapted(self, model: str, reference: str) -> Checkpoint:
         folder = locate(reference, replace(self.options, trust_remote_code=False), what="adapter")
         weights = _open_weights(f"adapter {reference}", folder, self.options, _ADAPTER)
-        adapter = Adapter.open(reference, folder, weights)
-        changed = adapter.onto(model, self.tensors, skeleton(self.transformers_config, model, self.options))
+        base = skeleton(self.transformers_config, model, self.options)
+        changed = Adapter(reference, folder, weights, model, self.tensors, base).adapted()
         return replace(self, tensors=self.tensors | changed)
 
 

@@ -6,15 +6,14 @@ Guarantees: knows no model family; compares only keys that both configs have. Re
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from merging.checkpoints.config import COMPUTED, HEADS, Config
+from merging.checkpoints.config import Config
 from merging.errors import first_line, shown
 
-# What transformers says of layers that differ within one model, by the layer's index.
-_PER_LAYER = "per_layer_config"
+PER_LAYER = "per_layer_config"
+"""The key under which transformers lists how single layers differ from the others, by the layer's index."""
 _NAMED = 3
 # What checkpoints of old versions of transformers hold besides weights: it is computed.
 _COMPUTED_TENSORS = (".inv_freq", ".masked_bias", ".attn.bias", ".attention.bias", "position_ids")
@@ -34,27 +33,13 @@ _SAMPLED: Mapping[str, object] = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """A key of which two configs have different values."""
-
-    key: str
-    value: object
-    other: object
-
-    def told(self, model: str, other: str) -> str:
-        """Return the difference in words, given what the models are called."""
-        return f"model {model}: has {self.key} {self.value}, {other} has {self.other}"
-
-
-def different_heads(config: Config, other: Config) -> Difference | None:
-    """Return how the attention heads of two models differ, or None."""
-    return next(_differences((*HEADS, _PER_LAYER), config, other), None)
-
-
-def different_computations(config: Config, other: Config) -> list[Difference]:
-    """Return how two models compute differently with tensors that are cut alike."""
-    return list(_differences(COMPUTED, config, other))
+def different_values(keys: Iterable[str], config: Config, other: Config) -> Iterator[tuple[str, object, object]]:
+    """Yield each of some keys for which two configs have different values, and both values."""
+    one, two = config.get_text_config(), other.get_text_config()
+    for key in keys:
+        here, there = _value(one, key), _value(two, key)
+        if here is not None and there is not None and here != there:
+            yield key, here, there
 
 
 def different_ids(folder: Path, other: Path) -> str | None:
@@ -101,16 +86,8 @@ def left_out(names: Iterable[str]) -> str:
     return ", ".join([*words[:_NAMED], *([f"and {len(words) - _NAMED} more"] if len(words) > _NAMED else [])])
 
 
-def _differences(keys: tuple[str, ...], config: Config, other: Config) -> Iterator[Difference]:
-    one, two = config.get_text_config(), other.get_text_config()
-    for key in keys:
-        here, there = _value(one, key), _value(two, key)
-        if here is not None and there is not None and here != there:
-            yield Difference(key, here, there)
-
-
 def _value(config: Config, key: str) -> object:
-    if key == _PER_LAYER:
+    if key == PER_LAYER:
         return config.to_dict().get(key)
     # transformers refuses to give one value of what has another in each layer.
     return None if key in (config.per_layer_attributes or ()) else getattr(config, key, None)

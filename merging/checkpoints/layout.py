@@ -11,8 +11,9 @@ read. Does not read files.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from hashlib import sha256
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -25,68 +26,39 @@ if TYPE_CHECKING:
 Pieces: TypeAlias = tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Conversion:
-    """What transformers does to a model's tensors between its files and the live model.
-
-    Attributes:
-        model: the model, on the meta device.
-        renamings: from the files' names to the live model's.
-        converters: from the files' pieces to the live model's tensors.
-        reverse_renamings: from the live model's names to the files'.
-        splits: from the live model's tensors to the files' pieces.
-    """
-
-    model: Any = field(repr=False)
-    renamings: list[WeightRenaming]
-    converters: list[WeightConverter]
-    reverse_renamings: list[WeightRenaming]
-    splits: list[WeightConverter]
-
-    @classmethod
-    def of(cls, model: Any) -> Conversion:
-        """Ask transformers for the conversion of a model."""
-        from transformers.conversion_mapping import get_model_conversion_mapping
-        from transformers.core_model_loading import PrefixChange, WeightConverter, WeightRenaming
-
-        loading = get_model_conversion_mapping(model)
-        saving = get_model_conversion_mapping(model, add_legacy=False)
-        reverse = [each.reverse_transform() for each in reversed(saving) if not isinstance(each, PrefixChange)]
-        return cls(
-            model,
-            [each for each in loading if isinstance(each, WeightRenaming)],
-            [each for each in loading if isinstance(each, WeightConverter)],
-            [each for each in reverse if isinstance(each, WeightRenaming)],
-            [each for each in reverse if isinstance(each, WeightConverter)],
-        )
-
-    @property
-    def takes_apart(self) -> bool:
-        """Whether files hold some tensor in pieces."""
-        return any(_convert_name(name, self.splits)[1] is not None for name in self.model.state_dict())
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Layout:
     """The two layouts of a model's tensors.
 
     Attributes:
-        in_pieces: whether files hold some tensor in pieces.
-        convert: gives the conversion, when something is asked that only it tells: it needs the model.
+        build: builds the model on the meta device; called only when the model is needed.
+        known: whether files hold some tensor in pieces; None where only the model tells.
     """
 
-    in_pieces: bool
-    convert: Callable[[], Conversion] = field(repr=False)
+    build: Callable[[], Any] = field(repr=False)
+    known: bool | None = None
+
+    @cached_property
+    def model(self) -> Any:
+        """The model, on the meta device."""
+        return self.build()
+
+    @cached_property
+    def in_pieces(self) -> bool:
+        """Whether files hold some tensor in pieces."""
+        if self.known is not None:
+            return self.known
+        return any(_convert_name(name, self._saving[1])[1] is not None for name in self.model.state_dict())
 
     @property
     def rules(self) -> str:
         """What tells this layout from others, in any process."""
-        config: str = self.convert().model.config.to_json_string()
+        config: str = self.model.config.to_json_string()
         return f"transformers {version('transformers')} {sha256(config.encode()).hexdigest()}"
 
     def name_of(self, live: str) -> str:
         """Return what a merge calls a tensor of the live model."""
-        return live if self.in_pieces else _rename(live, self.convert().reverse_renamings)
+        return live if self.in_pieces else _rename(live, self._saving[0])
 
     def pieces(self, stored: Iterable[str]) -> dict[str, Pieces]:
         """Return the tensors that files hold, by the names that a merge has for them, each with its pieces in order."""
@@ -108,11 +80,10 @@ class Layout:
         live, converter, _ = self._goes_into(first)
         if converter is None:
             return pieces[first]
-        model = self.convert().model
         collector: Any = copy.deepcopy(converter)  # its types are those of a file's loading
         for piece, tensor in pieces.items():
             collector.add_tensor(live, piece, self._goes_into(piece)[2], tensor)
-        made: Tensor | list[Tensor] = collector.convert(live, model=model, config=model.config)[name]
+        made: Tensor | list[Tensor] = collector.convert(live, model=self.model, config=self.model.config)[name]
         return made[0] if isinstance(made, list) else made
 
     def disassemble(self, name: str, tensor: Tensor) -> dict[str, Tensor]:
@@ -121,16 +92,39 @@ class Layout:
             return {name: tensor}
         from transformers.core_model_loading import revert_weight_conversion
 
-        pieces: dict[str, Tensor] = revert_weight_conversion(self.convert().model, {name: tensor})
+        pieces: dict[str, Tensor] = revert_weight_conversion(self.model, {name: tensor})
         if list(self.pieces(pieces)) != [name]:
             return {name: tensor}
         return {piece: part.contiguous() for piece, part in pieces.items()}
 
     def _goes_into(self, piece: str) -> tuple[str, WeightConverter | None, str | None]:
         """Return the (first) live tensor that a stored one goes into, what converts it, and by which pattern."""
-        conversion = self.convert()
-        live, pattern = _convert_name(_rename(piece, conversion.renamings), conversion.converters)
-        return live, next((each for each in conversion.converters if pattern in each.source_patterns), None), pattern
+        renamings, converters = self._loading
+        live, pattern = _convert_name(_rename(piece, renamings), converters)
+        return live, next((each for each in converters if pattern in each.source_patterns), None), pattern
+
+    @cached_property
+    def _loading(self) -> tuple[list[WeightRenaming], list[WeightConverter]]:
+        """What transformers renames, and what it converts, from the files' tensors to the live model's."""
+        from transformers.conversion_mapping import get_model_conversion_mapping
+
+        return _by_kind(get_model_conversion_mapping(self.model))
+
+    @cached_property
+    def _saving(self) -> tuple[list[WeightRenaming], list[WeightConverter]]:
+        """What it renames, and what it takes apart, from the live model's tensors to the files'."""
+        from transformers.conversion_mapping import get_model_conversion_mapping
+        from transformers.core_model_loading import PrefixChange
+
+        mapping = reversed(get_model_conversion_mapping(self.model, add_legacy=False))
+        return _by_kind([each.reverse_transform() for each in mapping if not isinstance(each, PrefixChange)])
+
+
+def _by_kind(transforms: Sequence[object]) -> tuple[list[WeightRenaming], list[WeightConverter]]:
+    from transformers.core_model_loading import WeightConverter, WeightRenaming
+
+    renamings = [each for each in transforms if isinstance(each, WeightRenaming)]
+    return renamings, [each for each in transforms if isinstance(each, WeightConverter)]
 
 
 def _rename(name: str, renamings: Iterable[WeightRenaming]) -> str:

@@ -85,10 +85,6 @@ class AdaptedTensor(StoredTensor):
     source: StoredTensor
     changes: tuple[LowRank | BiasChange, ...]
 
-    def read_into(self, memory: Tensor) -> None:
-        """Merge it."""
-        memory.copy_(self.read())
-
     def read(self) -> Tensor:
         """Read what it is made of and merge."""
         with torch.no_grad():

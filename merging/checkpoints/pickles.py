@@ -40,9 +40,9 @@ class PickledTensor(StoredTensor):
         whole = self.mapped.contiguous()
         return whole if lies_well(self.dtype, whole.data_ptr()) else whole.clone()
 
-    def read_into(self, memory: Tensor) -> None:
+    def read(self) -> Tensor:
         """Copy it out of the map."""
-        memory.copy_(self.view())
+        return self.view().clone()
 
 
 def read_pickle(file: Path) -> dict[str, StoredTensor]:

@@ -31,11 +31,9 @@ class StoredTensor(TensorEntry, ABC):
 
     file: Path
 
+    @abstractmethod
     def read(self) -> Tensor:
         """Read it into memory of its own, on the CPU. Raises MachineError if its file cannot be read."""
-        memory = torch.empty(self.shape, dtype=self.dtype)
-        self.read_into(memory)
-        return memory
 
     def view(self) -> Tensor:
         """Return it on the CPU without a copy where its file can be mapped, else as `read` does; not to be written to.
@@ -44,9 +42,9 @@ class StoredTensor(TensorEntry, ABC):
         """
         return self.read()
 
-    @abstractmethod
     def read_into(self, memory: Tensor) -> None:
         """Read it into a contiguous CPU tensor of its shape and dtype. Raises MachineError as `read` does."""
+        memory.copy_(self.view())
 
     def made_of(self, digest: Digest) -> object:
         """Return plain data that is the same for tensors of the same bits, given what returns a file's digest."""
@@ -59,8 +57,14 @@ class SafeTensor(StoredTensor):
 
     offset: int
 
-    def read_into(self, memory: Tensor) -> None:
+    def read(self) -> Tensor:
         """Read its bytes."""
+        memory = torch.empty(self.shape, dtype=self.dtype)
+        self.read_into(memory)
+        return memory
+
+    def read_into(self, memory: Tensor) -> None:
+        """Read its bytes, without a second copy in memory."""
         left = memory.view(-1).view(torch.uint8).numpy().data
         try:
             with self.file.open("rb", buffering=0) as file:

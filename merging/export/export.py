@@ -23,11 +23,11 @@ from merging.execution import run_steps
 from merging.export.disk_space import check_free, check_space, shard_limit, size_of_the_rest
 from merging.export.mergekit_equivalent import DELTA, equivalent, mergekit_card
 from merging.export.model_card import model_card
-from merging.export.reopening import check_written
-from merging.export.shards import Destination, pieces_of, split, write_shard
+from merging.export.reopening import check_export
+from merging.export.shards import Destination, split, write_shard
 from merging.kernels import Kernels
 from merging.kernels.choose import choose_kernels
-from merging.merged_config import config_text, ends_besides, generation_config_text, loaded_end_tokens
+from merging.merged_config import config_text, ends_besides, generation_config_text
 from merging.methods import METHODS
 from merging.notes import notes_of
 from merging.options import MERGE, MergeOptions
@@ -38,7 +38,6 @@ from merging.statistics.digests import FileDigests
 from merging.tokenization.merged_tokenizer import MergedTokenizer
 from merging.tokenization.special_tokens import SpecialTokens
 from merging.tokenization.tokenizers import has_tokenizer
-from merging.weights_digest import digest_of_files
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +146,7 @@ def export_model(
             if progress:
                 progress("opening what was written", 0, 1)
             try:
-                _reopen(recipe, plan, parents, folder, special, scored.weights_digest)
+                check_export(folder, recipe, plan, parents, special, scored.weights_digest)
             except MergingError as error:
                 reason = str(error).replace(str(folder), str(to))
                 raise MergingError(f"{to}: was not exported, and nothing was left there: {reason}") from None
@@ -161,7 +160,7 @@ def export_model(
 
 
 def _tokenizer(recipe: Recipe, parents: ParentSet, copy_tokenizer: bool) -> MergedTokenizer | None:
-    if recipe.vocabulary_source or (copy_tokenizer and has_tokenizer(recipe.config_source)):
+    if recipe.vocabulary_source or (copy_tokenizer and has_tokenizer(parents.checkpoints[recipe.config_source].folder)):
         return MergedTokenizer.of(recipe, parents)
     if copy_tokenizer:
         raise MergingError(
@@ -240,26 +239,6 @@ def _of_ends(tokenizer: MergedTokenizer, ends: Sequence[int]) -> str:
     return (
         f"generation_config.json lists {names} as an end, too (eos_token_id): with it the chat template ends an answer"
     )
-
-
-def _reopen(
-    recipe: Recipe,
-    plan: Plan,
-    parents: ParentSet,
-    folder: Path,
-    special: SpecialTokens | None,
-    weights_digest: str | None,
-) -> None:
-    """Read what was written as a stranger would. Raises MergingError if that is not what was merged, or scored."""
-    layout = parents.architecture.layout
-    entries = [piece for entry in plan.entries for piece in pieces_of(entry, layout.disassemble)]
-    end_tokens = loaded_end_tokens(parents.checkpoints[recipe.config_source], special)
-    merge = check_written(folder, entries, plan.model_dtype, end_tokens, parents.options)
-    if weights_digest and digest_of_files(merge.tensors, plan, parents) != weights_digest:
-        raise MergingError(
-            "its weights are not those that were scored, although the parents hold the same; export it where the "
-            "search ran, since another device, processor or version may round otherwise"
-        )
 
 
 def _total_bytes(plan: Plan) -> int:

@@ -6,44 +6,58 @@ config asks for exactly these tensors, and its answers end at the same tokens as
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
-
-import torch
 
 from merging.checkpoints.assembled import assemble
 from merging.checkpoints.checkpoint import Checkpoint
 from merging.checkpoints.fit import check_fit
-from merging.checkpoints.headers import TensorEntry
 from merging.errors import MergingError
+from merging.export.shards import pieces_of
 from merging.merged_config import loaded_end_tokens
-from merging.options import LoadOptions
+from merging.parents import ParentSet
+from merging.planning.plan import Plan
+from merging.recipes.recipe import Recipe
+from merging.tokenization.special_tokens import SpecialTokens
+from merging.weights_digest import digest_of_files
 
 
-def check_written(
-    folder: Path, entries: Iterable[TensorEntry], dtype: torch.dtype, end_tokens: object, options: LoadOptions
-) -> Checkpoint:
-    """Check a merge that was written, and return it.
+def check_export(
+    folder: Path,
+    recipe: Recipe,
+    plan: Plan,
+    parents: ParentSet,
+    special: SpecialTokens | None,
+    weights_digest: str | None,
+) -> None:
+    """Read an export as a stranger would.
 
     Args:
         folder: where it was written.
-        entries: the tensors that its files shall hold.
-        dtype: what it was scored in.
-        end_tokens: the ids that ended what it wrote then.
-        options: what opening it may do.
+        recipe: the merge.
+        plan: its plan.
+        parents: its parents, open.
+        special: its special tokens, where they are not those of its config source.
+        weights_digest: that of the scored weights, if they were scored.
 
     Raises:
-        MergingError: it would not load as what was merged.
+        MergingError: it would not load as what was merged, or is not what was scored.
     """
-    merge = Checkpoint.open(str(folder), options)
+    merge = Checkpoint.open(str(folder), parents.options)
+    layout = parents.architecture.layout
+    entries = (piece for entry in plan.entries for piece in pieces_of(entry, layout.disassemble))
     wanted = {entry.name: (entry.shape, entry.dtype) for entry in entries}
     found = {name: (each.shape, each.dtype) for name, each in merge.tensors.items()}
     if different := [name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name)]:
         raise MergingError(f"tensor {min(different)} is not in the files as it was merged")
     check_fit(assemble(merge, merge), merge.architecture)
-    wanted_dtype = str(dtype).removeprefix("torch.")
-    if (loaded := merge.config.to_dict().get("dtype")) != wanted_dtype:
-        raise MergingError(f"it would be loaded in {loaded}, and was scored in {wanted_dtype}")
+    dtype = str(plan.model_dtype).removeprefix("torch.")
+    if (loaded := merge.config.to_dict().get("dtype")) != dtype:
+        raise MergingError(f"it would be loaded in {loaded}, and was scored in {dtype}")
+    end_tokens = loaded_end_tokens(parents.checkpoints[recipe.config_source], special)
     if (ids := loaded_end_tokens(merge, None)) != end_tokens:
         raise MergingError(f"it would end at the tokens {ids}, and what was scored ended at {end_tokens}")
-    return merge
+    if weights_digest and digest_of_files(merge.tensors, plan, parents) != weights_digest:
+        raise MergingError(
+            "its weights are not those that were scored, although the parents hold the same; export it where the "
+            "search ran, since another device, processor or version may round otherwise"
+        )

@@ -290,7 +290,7 @@ def _planned(
         for p in method.parameters
         if p.scope is not Scope.SHARED
     )
-    dtype = _dtype(recipe.dtype) or reduce(torch.promote_types, (parents.dtype(*s) for s, _ in sources))
+    dtype = _dtype(recipe.dtype) or reduce(torch.promote_types, (parents.stored(*s).dtype for s, _ in sources))
     read = ([base] if base else []) + [s for s, _ in inputs]
     tensor = PlannedTensor(
         name, method.name, base, tuple(s for s, _ in inputs), parents.shape(*read[0]), dtype,

@@ -6,7 +6,7 @@ Guarantees: a key that is given twice is an error. Knows no schema; recipes and 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar, get_args, get_origin
@@ -44,10 +44,7 @@ class YamlReader:
     def parse(self, text: str, source: str) -> object:
         """Return what a text holds; `source` is what errors call it. Raises `error` with the line."""
         try:
-            data = _load(text)
-            if _is_endless(data, set(), set()):
-                raise self.error(f"{source}: is not valid YAML: an alias (*name) stands inside what it names")
-            return data
+            return _load(text)
         except yaml.YAMLError as error:
             mark = getattr(error, "problem_mark", None)
             where = f"{source}:{mark.line + 1}" if mark else source
@@ -55,11 +52,8 @@ class YamlReader:
             if reason == "but found another document":
                 raise self.error(f"{where}: a second document begins here; a {self.kind} is one") from None
             raise self.error(f"{where}: is not valid YAML: {reason}") from None
-        except (
-            ValueError,
-            TypeError,
-            RecursionError,
-        ) as error:  # what PyYAML lets through: a 13th month, 1,000 brackets
+        # What PyYAML lets through: a 13th month, some thousand brackets.
+        except (ValueError, TypeError, RecursionError) as error:
             raise self.error(f"{source}: is not valid YAML: {error}") from None
 
     def validate(self, schema: type[Schema], data: object, source: str, key: str = "") -> Schema:
@@ -77,25 +71,18 @@ def join(path: str, rest: str) -> str:
     return f"{path}.{rest}"
 
 
+def path_of(keys: Iterable[int | str]) -> str:
+    """Return the path of a key as errors show it, such as ``models[0].parameters.weight``."""
+    return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys).removeprefix(".")
+
+
 def place(source: str, key: str) -> str:
     """Return how an error begins: with the file and the key."""
     return f"{source}: {key}" if key else source
 
 
-def _is_endless(node: object, above: set[int], ended: set[int]) -> bool:
-    """Whether a list or mapping holds itself. `above` are the ids of those around it, `ended` of those that do not."""
-    if id(node) in above:
-        return True
-    if not isinstance(node, dict | list) or id(node) in ended:
-        return False
-    above.add(id(node))
-    if any(_is_endless(part, above, ended) for part in (node.values() if isinstance(node, dict) else node)):
-        return True
-    above.remove(id(node))
-    ended.add(id(node))
-    return False
-
-
+# Deeper data would end in a RecursionError where it is copied or validated.
+_DEPTH = 100
 # That of libyaml takes a tenth of the time.
 _LOADER: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -105,33 +92,34 @@ def _load(text: str) -> object:
     loader = _LOADER(text)
     try:
         root = loader.get_single_node()
-        _require_unique_keys(root)
+        _check(root, frozenset(), set())
         data: object = None if root is None else loader.construct_document(root)
         return data
     finally:
         loader.dispose()
 
 
-def _require_unique_keys(root: yaml.Node | None) -> None:
-    """Raise yaml.YAMLError where a key is given twice; what YAML merge keys (``<<``) bring may be overridden."""
-    seen: set[int] = set()
-    waiting = [root]
-    while waiting:
-        node = waiting.pop()
-        if not isinstance(node, yaml.CollectionNode) or id(node) in seen:
-            continue
-        seen.add(id(node))
-        if not isinstance(node, yaml.MappingNode):
-            waiting += node.value
-            continue
-        keys = set()
-        for key, value in node.value:
-            waiting += (key, value)
-            if isinstance(key, yaml.ScalarNode):
-                if (key.tag, key.value) in keys:
-                    problem = f"the key {key.value!r} is given twice"
-                    raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
-                keys.add((key.tag, key.value))
+def _check(node: yaml.Node | None, above: frozenset[int], checked: set[int]) -> None:
+    """Raise yaml.YAMLError where a key is given twice, or where a list or mapping holds itself.
+
+    What YAML merge keys (``<<``) bring may be overridden. `above` are the ids of the nodes around this one.
+    """
+    if id(node) in above:
+        raise yaml.YAMLError("an alias (*name) stands inside what it names")
+    if len(above) > _DEPTH:
+        raise yaml.YAMLError(f"lists and mappings are nested more than {_DEPTH} deep")
+    if not isinstance(node, yaml.CollectionNode) or id(node) in checked:
+        return
+    is_mapping = isinstance(node, yaml.MappingNode)
+    keys = set()
+    for entry in node.value:
+        for part in entry if is_mapping else (entry,):
+            _check(part, above | {id(node)}, checked)
+        if is_mapping and isinstance(key := entry[0], yaml.ScalarNode):
+            if (key.tag, key.value) in keys:
+                raise yaml.MarkedYAMLError(problem=f"the key {key.value!r} is given twice", problem_mark=key.start_mark)
+            keys.add((key.tag, key.value))
+    checked.add(id(node))
 
 
 # What pydantic calls "a valid tuple", "a valid dictionary" or "a valid string" is no word of YAML.
@@ -168,7 +156,7 @@ def _first(errors: Sequence[ErrorDetails]) -> ErrorDetails:
 def _explain(error: ErrorDetails, schema: type[BaseModel], source: str, key: str) -> str:
     context = error.get("ctx") or {}
     location = [part for part in error["loc"] if part not in _MEMBERS]
-    where = place(source, join(key, _path(location) + str(context.get("at", ""))))
+    where = place(source, join(key, path_of(location) + str(context.get("at", ""))))
     if error["type"] == "extra_forbidden":
         known = _known_keys(schema, error["loc"][:-1])
         return f"{where}: unknown key{suggest(str(location[-1]), known)} (known: {', '.join(known)})"
@@ -180,13 +168,6 @@ def _explain(error: ErrorDetails, schema: type[BaseModel], source: str, key: str
     expected = _EXPECTED.get(error["type"])
     message = expected.format(**context) if expected else message[:1].lower() + message[1:]
     return f"{where}: {message}, got {'nothing' if error['input'] is None else shown(error['input'])}"
-
-
-def _path(location: Sequence[int | str]) -> str:
-    path = ""
-    for part in location:
-        path = f"{path}[{part}]" if isinstance(part, int) else join(path, part)
-    return path
 
 
 def _known_keys(schema: type[BaseModel], location: Sequence[int | str]) -> list[str]:

@@ -43,10 +43,6 @@ class RearrangedTensor(StoredTensor):
         tables = dict(self.tables)
         return rearranged(self.alignment, self.parent, cache(lambda of: tables[of].view()), self.dtype)
 
-    def read_into(self, memory: Tensor) -> None:
-        """Put the rearranged rows into `memory`."""
-        memory.copy_(self.read())
-
     def made_of(self, digest: Digest) -> object:
         """Return what the models' tables are made of, which of them it is, and which row comes from where."""
         names = [name for name, _ in self.tables]

@@ -145,7 +145,7 @@ def _choose(recipe: Recipe, parents: ParentSet) -> _Choice:
     model = recipe.config_source if source == "union" else source
     sizes = {name: parents.shape(name, parents.architecture.embedding)[0] for name in recipe.parents()}
     order = dict.fromkeys((recipe.config_source, *sizes))
-    loaded = _tokenizers(recipe.config_source, [*order, model], sizes, parents.options)
+    loaded = _tokenizers(recipe.config_source, [*order, model], sizes, parents)
     if model != recipe.config_source and model in sizes:
         _check_ids(model, max(loaded[model].get_vocab().values()), sizes[model])
     more: list[str | AddedToken] = []
@@ -166,12 +166,12 @@ def _choose(recipe: Recipe, parents: ParentSet) -> _Choice:
 
 
 def _tokenizers(
-    config_source: str, models: Iterable[str], sizes: Mapping[str, int], options: LoadOptions
+    config_source: str, models: Iterable[str], sizes: Mapping[str, int], parents: ParentSet
 ) -> dict[str, PreTrainedTokenizerBase]:
     """Return all tokenizers; a parent without one, with as many rows as the config source, gets that one's."""
     loaded: dict[str, PreTrainedTokenizerBase] = {}
     for name in dict.fromkeys(models):
-        if name != config_source and name in sizes and not has_tokenizer(name):
+        if name != config_source and name in sizes and not has_tokenizer(parents.checkpoints[name].folder):
             if sizes[name] != sizes[config_source]:
                 raise MergingError(
                     f"model {name}: has no tokenizer, and its embedding has {sizes[name]} rows where that of "
@@ -180,7 +180,7 @@ def _tokenizers(
                 )
             loaded[name] = loaded[config_source]
         else:
-            loaded[name] = read_tokenizer(name, options)
+            loaded[name] = read_tokenizer(name, parents.options)
     return loaded
 
 
@@ -237,11 +237,10 @@ def _settings(settings: dict[str, Any], file: Tokenizer) -> dict[str, Any]:
 
 
 def _own_template(checkpoint: Checkpoint) -> str | None:
-    reference = checkpoint.reference
-    if not has_tokenizer(reference):
+    if not has_tokenizer(checkpoint.folder):
         return None
     template: Any = checkpoint.remembered(
         ["chat template", _files(checkpoint.folder)],
-        lambda: load_tokenizer(reference, checkpoint.options).chat_template,
+        lambda: load_tokenizer(checkpoint.reference, checkpoint.options).chat_template,
     )
     return template.get("default") if isinstance(template, Mapping) else template

@@ -48,12 +48,7 @@ def with_padding(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def has_tokenizer(reference: str) -> bool:
-    """Whether a model has a tokenizer."""
-    return holds_tokenizer(locate(reference))
-
-
-def holds_tokenizer(folder: Path) -> bool:
+def has_tokenizer(folder: Path) -> bool:
     """Whether a model's folder has a tokenizer."""
     return any((folder / name).exists() for name in FILES)
 
@@ -61,7 +56,7 @@ def holds_tokenizer(folder: Path) -> bool:
 def read_tokenizer(reference: str, options: LoadOptions = LOAD) -> PreTrainedTokenizerBase:
     """Load a tokenizer as `load_tokenizer` does, with no token for padding but its own."""
     folder = locate(reference, options)
-    if not has_tokenizer(reference):
+    if not has_tokenizer(folder):
         raise MergingError(f"model {reference}: has no tokenizer ({folder} holds no tokenizer.json)")
     from tokenizers import Tokenizer
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
