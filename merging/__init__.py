@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from merging.checkpoints.contents import Contents, contents_of
+    from merging.checkpoints.content_digests import Contents, contents_of
     from merging.checkpoints.references import (
         missing_part,
         parts_named,
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 # What each module gives, imported on first use (PEP 562): a command that needs no tensors does not wait for torch.
 _NAMES = {
-    "checkpoints.contents": "Contents contents_of",
+    "checkpoints.content_digests": "Contents contents_of",
     "checkpoints.references": "missing_part parts_named parts_of renamed short_names split_reference",
     "kernels.choose": "choose_kernels",
     "errors": "MachineError MergingError NonFiniteTensor OutOfMemory shown suggest",

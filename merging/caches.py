@@ -1,8 +1,8 @@
 """Caches: files that save the next process slow work, and their folder in the user's home.
 
-Guarantees: a file or folder appears whole or not at all, even if several processes make it or one is killed. What a
-killed process leaves unfinished is called ``.NAME.*.part``; `sweep` removes it, and leaves alone what a living process
-is making.
+Guarantees: a file or folder appears whole or not at all, even if several processes make it or one is killed. A
+killed process leaves ``.NAME.*.part`` behind. `sweep` removes such leftovers, but keeps what a running process is
+still making.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def put(file: Path, *parts: bytes | memoryview) -> None:
 
 @contextlib.contextmanager
 def part_folder(target: Path) -> Iterator[Path]:
-    """Yield a new folder beside `target` to make it in; what is not moved out of it is removed. Raises OSError."""
+    """Yield a new folder beside `target` to build it in; removes what is still there in the end. Raises OSError."""
     part = _part(target)
     try:
         with _held(part, lambda: part.mkdir(mode=0o700, exist_ok=True)):
@@ -48,7 +48,7 @@ def part_folder(target: Path) -> Iterator[Path]:
 
 
 def sweep(folder: Path, pattern: str = ".*.part") -> None:
-    """Remove files and folders of that pattern whose makers are gone: nobody holds their locks."""
+    """Remove files and folders that match the pattern and whose makers are gone, so that nobody holds their locks."""
     for path in folder.glob(pattern):
         with contextlib.suppress(OSError):
             descriptor = os.open(path, os.O_RDONLY)
@@ -61,7 +61,7 @@ def sweep(folder: Path, pattern: str = ".*.part") -> None:
 
 @cache
 def _usable(folder: Path) -> bool:
-    """Whether a folder exists and can be written; sweeps what is unfinished in it. Asked once per process."""
+    """Whether a folder exists and can be written; sweeps its leftovers. Checked once per process."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -77,12 +77,12 @@ def _part(target: Path) -> Path:
 
 @contextlib.contextmanager
 def _held(path: Path, make: Callable[[], None]) -> Iterator[None]:
-    """Make a file or folder and hold its lock, by which `sweep` knows that its maker lives."""
-    while True:  # it may be swept before it is held
+    """Make a file or folder and hold its lock, which tells `sweep` that its maker still runs."""
+    while True:  # another process may sweep it before we hold it
         make()
         with contextlib.suppress(FileNotFoundError):
             descriptor = os.open(path, os.O_RDONLY)
-            with contextlib.suppress(OSError):  # a file system without locks, where `sweep` gets none either
+            with contextlib.suppress(OSError):  # a file system without locks; `sweep` gets none there either
                 _lock(descriptor, wait=True)
             if path.exists():
                 break
@@ -94,7 +94,7 @@ def _held(path: Path, make: Callable[[], None]) -> Iterator[None]:
 
 
 def _lock(descriptor: int, wait: bool) -> bool:
-    """Return whether the lock is ours now. Raises OSError where there are no locks, or to wait is refused."""
+    """Return whether we hold the lock now. Raises OSError if there are no locks, or it is taken and `wait` is false."""
     try:
         import fcntl
     except ModuleNotFoundError:  # on Windows

@@ -15,11 +15,11 @@ class MergingError(Exception):
 
 
 class MachineError(MergingError):
-    """What this machine cannot do now: read a file, compile, find room. It says nothing about the recipe."""
+    """Something that this machine cannot do now: read a file, compile, find room. The recipe may be fine."""
 
 
 class OutOfMemory(MachineError):
-    """Memory has run out. Who gives some back may try once more."""
+    """Memory has run out. A caller that frees some may try again."""
 
 
 class NonFiniteTensor(MergingError):
@@ -44,12 +44,12 @@ def first_line(error: Exception) -> str:
 
 
 def code_refused(reference: str, error: Exception) -> MergingError | None:
-    """Return the error that a model brings code of its own, if that is why transformers would not load it."""
+    """Return the error for a model that brings its own code, if transformers refused to load it for that reason."""
     if "trust_remote_code" not in str(error):
         return None
     return MergingError(
-        f"model {reference}: brings Python code of its own, which loading it would execute; if you trust whoever wrote "
-        "it, allow that with --trust-remote-code (in a search's config merging.trust_remote_code: true)"
+        f"model {reference}: comes with its own Python code, which loading would execute; if you trust its author, "
+        "allow that with --trust-remote-code (in a search's config merging.trust_remote_code: true)"
     )
 
 

@@ -1,7 +1,7 @@
 """Loading: a plain checkpoint as a live model, to evaluate it.
 
-Guarantees: every parameter has the values that the files hold. transformers alone would fill missing ones with random
-numbers and leave out layers that the config does not count.
+Guarantees: every parameter has the values that the files hold. By itself, transformers fills missing ones with random
+numbers and ignores layers beyond those that the config counts.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ def load_model(
     Args:
         reference: a folder or a hub id, or one and an adapter (``base+adapter``).
         device: where to put it, as torch names devices.
-        dtype: a torch dtype's name; by default the one that it is saved in.
+        dtype: the name of a torch dtype; by default that of the files.
         options: what opening it may do.
-        note: called with what of it is not used, in sentences.
+        note: called with a sentence about each part of the model that is not used.
 
     Raises:
-        MergingError: it is missing or broken, or its files hold other tensors than its config asks for; names them.
+        MergingError: it is missing or broken, or its files and its config disagree about tensors; the error names them.
     """
     checkpoint = Checkpoint.open(reference, options)
     _ = checkpoint.config  # refused before transformers explains at length
@@ -51,9 +51,9 @@ def load_model(
     model = _load(checkpoint, getattr(torch, dtype) if dtype else checkpoint.dtype)
     if note:
         if unused := left_out(name for name in whole.tensors if name not in architecture.shapes):
-            note(f"model {reference}: what its files hold besides is not used: {unused}")
+            note(f"model {reference}: these tensors in its files are not used: {unused}")
         if settings := checkpoint.generation_settings:
-            note(f"model {reference}: its generation_config.json asks for {settings}; scoring leaves it out")
+            note(f"model {reference}: its generation_config.json asks for {settings}; scoring ignores that")
     for name, tensor in checkpoint.adapted().items():
         model.get_parameter(name).data.copy_(tensor.read())
     return cast(PreTrainedModel, model.to(device).eval().requires_grad_(False))
@@ -65,7 +65,7 @@ def _load(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
             return AutoModelForCausalLM.from_pretrained(
                 checkpoint.folder, dtype=dtype, trust_remote_code=checkpoint.options.trust_remote_code
             )
-    except Exception as error:  # whatever the model's own code makes of a config that does not fit it
+    except Exception as error:  # a model's own code may raise anything for a config that does not fit it
         raise code_refused(checkpoint.reference, error) or MergingError(
             f"model {checkpoint.reference}: cannot be loaded: {first_line(error)}"
         ) from None
@@ -73,7 +73,7 @@ def _load(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the bars and reports of transformers off stderr: what matters of them is raised."""
+    """Keep transformers' progress bars and reports off stderr; errors carry what matters."""
     logging: Any = transformers.utils.logging  # whose functions are not annotated
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()

@@ -1,4 +1,4 @@
-"""The config of a merge, and its generation config: those of the config source, with what the merge has of its own."""
+"""The config and generation config of a merge: those of its config source, adapted to the merge."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from merging.checkpoints.checkpoint import CONFIG, GENERATION, Checkpoint
-from merging.checkpoints.config import loading_keys
+from merging.checkpoints.model_config import loading_keys
 from merging.parents import ParentSet
 from merging.planning.plan import Plan
 from merging.planning.stacks import plain_stack, stacked_config, untie
@@ -26,10 +26,9 @@ T = TypeVar("T")
 def merged_config(
     config_source: Checkpoint, plan: Plan, parents: ParentSet, special: SpecialTokens | None
 ) -> PreTrainedConfig:
-    """Return the config of a merge: the config source's, with the merge's depth, rows of the embedding, head and dtype.
+    """Return the config source's config with the depth, embedding rows, head and dtype of the merge.
 
-    What it says about single layers follows the stacked layers. The special tokens are the config source's where
-    `special` is None.
+    Per-layer entries follow the stacked layers. If `special` is None, the special tokens are the config source's.
     """
     config = (
         stacked_config(config_source, plan.stack, parents)
@@ -55,7 +54,7 @@ def _forget_how_to_load(config: PreTrainedConfig, has_code: bool) -> None:
 
     for key in loading_keys(vars(config), has_code):
         delattr(config, key)
-    # Servers choose the model's class by this; a config source may name a classifier, which does not generate.
+    # Servers choose the model's class by this key. A config source may name a classifier, which cannot generate.
     built = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
     if config.architectures and not has_code and isinstance(built, type):
         config.architectures = [built.__name__]
@@ -76,7 +75,7 @@ def generation_config_text(config_source: Checkpoint, special: SpecialTokens | N
     """Return the generation_config.json of a merge: the config source's or one made of its config."""
     file = config_source.folder / GENERATION
     if file.exists():
-        # Not through transformers, which refuses to save what many models have (a temperature without sampling).
+        # Not through transformers: it refuses to save settings that many models have (a temperature without sampling).
         settings = json.loads(file.read_text(encoding="utf-8"))
         found = {role: settings[role] for role in ROLES if role in settings}
         values = special.values(found, generates=True) if special else {}

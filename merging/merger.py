@@ -1,8 +1,8 @@
 """The merger: writes one candidate after another into the same live model.
 
 Guarantees: no candidate touches the disk; recipes of one depth, dtype and config are written into the same model, which
-has the tensors that `export_model` would write for the same recipe and seed, bit for bit; one that computes in float32
-holds the same numbers. After an error the model's tensors are undefined until the next successful `apply`.
+has the tensors that `export_model` would write for the same recipe and seed, bit for bit. A model that computes in
+float32 holds the same values. After an error the model's tensors are undefined until the next successful `apply`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from merging.live_model import build_model, compute_in_float32
 from merging.merged_config import generation_config, merged_config
 from merging.methods import METHODS
 from merging.parents import ParentSet
-from merging.planning.parameters import structure_of
+from merging.planning.parameter_lookup import structure_of
 from merging.planning.plan import Plan, Step
 from merging.recipes.recipe import Recipe
 from merging.sharing import owners, share
@@ -36,7 +36,7 @@ from merging.weights_digest import digest_of_model
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-# A space with layer ranges has more structures than are worth the memory of their plans, 1 MB for 1,000 tensors.
+# A space with layer ranges has too many structures to keep every plan (1 MB per 1,000 tensors).
 _STRUCTURES = 32
 
 
@@ -46,7 +46,7 @@ class _Target:
 
     Attributes:
         config: what it is built of.
-        content: the same as plain data: structures with equal ones share the live model.
+        content: the same as plain data; structures with equal content share the live model.
         generation_config: what it generates with.
     """
 
@@ -61,11 +61,11 @@ class Merger:
     Args:
         parents: the open parents of every recipe that will be applied.
         random_seed: the seed of the methods that draw random numbers (dare_*); the same seed gives the same model.
-        kernels: how to compute; the bits are the same, whatever is chosen.
-        compute_dtype: float32 lets a model of 16 bits compute in that; by default each computes in its own dtype.
+        kernels: how to compute; every choice gives the same bits.
+        compute_dtype: float32 makes 16-bit models compute in float32; by default each model computes in its own dtype.
 
     Attributes:
-        compute_dtype: the same; what is set before an `apply` holds for its model.
+        compute_dtype: the same; a new value takes effect with the next `apply`.
     """
 
     def __init__(
@@ -86,12 +86,12 @@ class Merger:
         self._owners: dict[str, str] = {}
         self._written: dict[str, Step] = {}
         self._tensors: dict[str, Tensor] = {}
-        # In which dtype transformers would load each of them.
+        # The dtype in which transformers would load each of them.
         self._dtypes: dict[str, torch.dtype] = {}
 
     @property
     def random_seed(self) -> int:
-        """The seed, which stays: tensors that were written are not drawn again."""
+        """The seed. It is read-only because tensors that are already written are not drawn again."""
         return self._random_seed
 
     def plan(self, recipe: Recipe) -> Plan:
@@ -104,11 +104,11 @@ class Merger:
         return self.plan(recipe).at(recipe)
 
     def calibrate(self, recipe: Recipe, progress: Callable[[str, int, int], None] | None = None) -> None:
-        """Do what `apply` would do first, once for all recipes: run the parents over their calibration texts, if any.
+        """Run the parents over their calibration texts, if any, as the first `apply` would do once for all recipes.
 
         Args:
             recipe: the merge.
-            progress: called with (what is done, texts done, in all).
+            progress: called with (phase, texts done, texts in all).
 
         Raises:
             MergingError: the recipe does not fit the parents, or a calibration file cannot be used.
@@ -119,12 +119,12 @@ class Merger:
     def apply(self, recipe: Recipe, progress: Callable[[int, int], None] | None = None) -> PreTrainedModel:
         """Write the merge into the live model and return it, in eval mode on the parents' device.
 
-        Tensors whose sources and numbers are those of the last candidate are left as they are; tensors that are equal
-        in both are written once and share their memory.
+        Skips tensors whose sources and parameters did not change since the last candidate. Tensors that are made in the
+        same way are written once and share their memory.
 
         Args:
             recipe: the merge.
-            progress: called with (tensors done, tensors in all); those that share their memory are one.
+            progress: called with (tensors done, tensors in all); tensors that share their memory count once.
 
         Raises:
             MergingError: the recipe does not fit the parents.
@@ -154,7 +154,7 @@ class Merger:
         return MergedTokenizer.of(recipe, self.parents).tokenizer
 
     def weights_digest(self, recipe: Recipe) -> str:
-        """Return the digest of the live model's weights, which are those of this recipe, as `export_model` takes it."""
+        """Return the digest of the live model's weights, which must be those of this recipe, for `export_model`."""
         return digest_of_model(self._tensors, self.plan(recipe), self.parents)
 
     def _by_name(self, model: PreTrainedModel) -> dict[str, Tensor]:
@@ -164,18 +164,18 @@ class Merger:
         return {layout.name_of(name): tensor for name, tensor in found}
 
     def _simplified(self, step: Step) -> Step:
-        """Return a step without parameters where they do not matter, so that it is written once for all candidates."""
+        """Drop parameters that do not matter from a step, so that its tensor is written once for all candidates."""
         if METHODS[step.method].keeps_base and step.base and self.parents.all_equal(step.sources()):
             return step.passed_through(step.base)
         return step
 
     def _live_model(self, recipe: Recipe) -> PreTrainedModel:
-        """Return the live model that a recipe is merged into; another one only where its config is another."""
+        """Return the live model that a recipe is merged into; builds a new one only if the config changed."""
         structure, _ = structure_of(recipe)
         target = self._target_of(structure)
         content = target.content, self.compute_dtype
         if self._model is None or self._config != content:
-            self._model = None  # its memory goes before the next model's comes
+            self._model = None  # frees its memory before the next model is built
             self._owners, self._written, self._tensors = {}, {}, {}
             self._config = content
             self._model = build_model(copy.deepcopy(target.config), self.parents)

@@ -1,4 +1,4 @@
-"""Options: how models are opened, and how and where they are merged."""
+"""Options: how to open models, and how and where to merge them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class LoadOptions:
     Attributes:
         lazy_unpickle: whether torch pickles may be read, where a model has no safetensors.
         trust_remote_code: whether Python code that comes with a model may be executed.
-        allow_crimes: whether models of different architectures may be merged where their tensors fit.
+        allow_crimes: whether models of different architectures may be merged if their tensors fit.
     """
 
     lazy_unpickle: bool = False
@@ -32,15 +32,15 @@ class MergeOptions:
     """How and where models are merged.
 
     Attributes:
-        device: where, as torch names devices.
+        device: the device, as torch names it.
         device_map: spreads the live model over several devices instead: ``auto``, or a device for each module by name,
             as accelerate takes it. Each tensor is merged on its device, and parents are kept there.
-        memory_budget: bytes for keeping the parents, in the device's memory first and then in the host's; what has no
-            room is read again for every candidate. By default what is free.
+        memory_budget: bytes for keeping the parents, first in the device's memory and then in the host's; what does not
+            fit is read again for every candidate. By default the free memory.
         random_seed: the seed of methods that draw random numbers.
-        compile: whether to merge with compiled kernels; None where that saves time.
-        statistics: a folder where statistics of the parents are found again; it is written to only after
-            `ParentSet.statistics.write` was called.
+        compile: whether to merge with compiled kernels; None to use them if they save time.
+        statistics: a folder with statistics of the parents; written only after a call of
+            `ParentSet.statistics.write`.
         load: what opening the parents may do.
     """
 

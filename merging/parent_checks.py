@@ -1,7 +1,7 @@
 """Checks of parents against each other, their own configs and the recipes that they are opened for.
 
-Guarantees: all parents have the same tensors, shapes and architecture, or the error names what differs. (Only the rows
-of an embedding may differ, where every recipe says what becomes of them.) Reads headers, configs and tokenizers.
+Guarantees: all parents have the same tensors, shapes and architecture, or the error names what differs. (Only the
+rows of embeddings may differ, if every recipe says how to merge them.) Reads headers, configs and tokenizers.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 from merging.checkpoints.architecture import pattern
 from merging.checkpoints.assembled import assemble
 from merging.checkpoints.checkpoint import Checkpoint
-from merging.checkpoints.config import COMPUTED, HEADS
 from merging.checkpoints.differences import PER_LAYER, different_ids, different_values, left_out
 from merging.checkpoints.fit import check_fit
+from merging.checkpoints.model_config import COMPUTED, HEADS
 from merging.errors import MergingError
 
 if TYPE_CHECKING:
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 
 def check_parents(parents: ParentSet, files: Mapping[str, Checkpoint], recipes: Sequence[Recipe]) -> Iterator[str]:
-    """Yield what a user should know about the parents, in sentences.
+    """Yield sentences for the user about the parents.
 
     Args:
         parents: the parents.
-        files: the same as their files hold them.
-        recipes: what they are opened for.
+        files: the same parents with the tensors of their files.
+        recipes: the recipes that they are opened for.
 
     Raises:
         MergingError: they cannot be merged.
@@ -51,8 +51,8 @@ def check_parents(parents: ParentSet, files: Mapping[str, Checkpoint], recipes: 
         _ = config_source.generation_settings  # the merge gets its generation config, which must be usable
         if keys := config_source.loading_keys:
             yield (
-                f"model {recipe.config_source}: its config.json says how to load it ({', '.join(keys)}); a merge is "
-                "plain tensors, and leaves that out"
+                f"model {recipe.config_source}: its config.json says how to load it ({', '.join(keys)}); a merge "
+                "has plain tensors and leaves these keys out"
             )
 
 
@@ -73,8 +73,8 @@ def _check_depth(parents: ParentSet, checkpoint: Checkpoint) -> None:
     depth = checkpoint.config.get_text_config().num_hidden_layers
     if (found := parents.architecture.count_layers(checkpoint.tensors, main.head)) != depth:
         raise MergingError(
-            f"model {checkpoint.reference}: its files hold {found} layers, but its config makes it {depth}; "
-            "the files are not of one model, or some are missing"
+            f"model {checkpoint.reference}: its files hold {found} layers, but its config says {depth}; "
+            "the files belong to different models, or some are missing"
         )
 
 
@@ -103,7 +103,7 @@ def _check_shapes(parents: ParentSet, checkpoint: Checkpoint) -> None:
     for name in parents.names(checkpoint.reference):
         found = parents.shape(checkpoint.reference, name)
         free = 1 if name in parents.architecture.by_token else 0
-        # Layers of other kinds may have a tensor of the same name in another shape.
+        # A tensor of the same name may have another shape in another kind of layer.
         fitting = of_reference.get(pattern(name)) or [found]
         if found[free:] not in [shape[free:] for shape in fitting]:
             raise MergingError(
@@ -131,7 +131,7 @@ def _differences(parents: ParentSet, checkpoint: Checkpoint) -> Iterator[str]:
 def _left_out(parents: ParentSet, checkpoint: Checkpoint) -> Iterator[str]:
     taken = {*parents.names(checkpoint.reference), *parents.architecture.tied_weights}
     if found := left_out(name for name in checkpoint.tensors if name not in taken):
-        yield f"model {checkpoint.reference}: a merge leaves out what its files hold besides: {found}"
+        yield f"model {checkpoint.reference}: a merge leaves out these tensors of its files: {found}"
 
 
 def _check_rows(parents: ParentSet, recipe: Recipe) -> None:
@@ -154,6 +154,6 @@ def _other_ids(parents: ParentSet, recipe: Recipe) -> Iterator[str]:
     for name in recipe.parents() if not recipe.vocabulary_source else ():
         if moved := different_ids(parents.checkpoints[name].folder, source.folder):
             yield (
-                f"model {name}: {moved}, as in {source.reference}; rows are merged by their ids, unless the recipe "
+                f"model {name}: {moved} (compared with {source.reference}); rows are merged by id, unless the recipe "
                 "has a tokenizer_source"
             )

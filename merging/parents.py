@@ -16,7 +16,7 @@ from torch import Tensor
 from merging.checkpoints.architecture import Architecture, Stack
 from merging.checkpoints.assembled import assemble
 from merging.checkpoints.checkpoint import Checkpoint
-from merging.checkpoints.config import Config
+from merging.checkpoints.model_config import Config
 from merging.checkpoints.weights import Digest, StoredTensor
 from merging.options import MERGE, LoadOptions, MergeOptions
 from merging.parent_checks import check_parents
@@ -31,18 +31,18 @@ Progress = Callable[[str, int, int], None]
 Sources: TypeAlias = tuple[tuple[str, str] | None, ...]
 
 
-# Keys of a config that say nothing of a model's tensors, and differ from fine-tune to fine-tune.
+# Config keys that do not affect a model's tensors and differ between fine-tunes.
 _OF_NO_TENSOR = ("architectures", "dtype", "transformers_version", "use_cache", "_token_id", "_name_or_path")
 
 
 class ParentSet:
     """The parents of one recipe, or of all the recipes of a search, for merging on a device.
 
-    Use as a context manager; on leaving, their memory is given back.
+    Use it as a context manager; leaving it frees their memory.
 
     Attributes:
         options: what opening them may do.
-        own_architectures: by parent, what its own config makes of it, in a merge's names; None for another model type.
+        own_architectures: by parent, the architecture of its own config, in the merge's names; None for another type.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class ParentSet:
     ) -> None:
         self.device = device
         self.options = options
-        # One with an output head of its own, if there is one: a tied model has all that the others have but that.
+        # Prefer a model with its own output head: a tied model lacks only that tensor.
         untied = (name for name, each in checkpoints.items() if not each.config.tie_word_embeddings)
         self._reference = next(untied, next(iter(checkpoints)))
         reference = checkpoints[self._reference]
@@ -69,7 +69,7 @@ class ParentSet:
         self._stacks = {name: self._own_stacks(checkpoint) for name, checkpoint in self.checkpoints.items()}
         self._layer_shapes: dict[tuple[str, str, int], Mapping[str, torch.Size]] = {}
         self._notes: tuple[str, ...] = ()
-        self.placement = Placement.on(torch.empty(0, device=device).device)
+        self.placement = Placement({"": torch.empty(0, device=device).device})
         self._residencies = {self.placement.devices[0]: Residency(device, budget)}
 
     @classmethod
@@ -85,7 +85,7 @@ class ParentSet:
         Args:
             recipes: one recipe or several.
             options: where they are merged, and what opening them may do.
-            digests: of the parents' files, where somebody else needs these, too.
+            digests: digests of the parents' files, to share them with other callers.
 
         Raises:
             MergingError: a parent is missing, broken, or does not fit the others.
@@ -97,7 +97,7 @@ class ParentSet:
         where = torch.device("cpu" if device_map is not None else options.device)
         for recipe in every:
             recipe.require(load)
-        memo = Statistics(options.statistics, digests)  # first: what changes after this has no digest
+        memo = Statistics(options.statistics, digests)  # comes first, so that a file that changes later gets no digest
         checkpoints = {name: Checkpoint.open(name, load) for name in names}
         budget = options.memory_budget
         if not isinstance(budget, Budget):
@@ -111,7 +111,7 @@ class ParentSet:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a user should know about the parents and the device, in sentences."""
+        """Sentences for the user about the parents and the device."""
         return (*self._notes, *(note for each in self._residencies.values() for note in each.notes))
 
     @property
@@ -121,7 +121,7 @@ class ParentSet:
 
     @property
     def elements(self) -> int:
-        """How many elements a merge of whole models has."""
+        """The number of elements in a merge of whole models."""
         return sum(
             torch.Size(tensor.shape).numel() for tensor in next(iter(self.checkpoints.values())).tensors.values()
         )
@@ -146,20 +146,20 @@ class ParentSet:
             residency.note_shortage({each for _, each in wanted if self._residency(each.name) is residency})
 
     def leave_room(self, nbytes: int) -> None:
-        """Leave this many more bytes to the live model, which is wider than the parents."""
+        """Leave this many more bytes to the live model, whose dtype is wider than that of the parents."""
         for residency in self._residencies.values():
             residency.leave_room(nbytes // len(self._residencies))
 
     def tensor(self, parent: str, name: str, device: torch.device | None = None) -> Tensor:
         """Return a parent's tensor in the dtype it was saved in; a tied head is its embedding.
 
-        By default it is on the device of the live model's tensor of that name. It must not be written to. On a GPU, a
-        tensor that has no room there stays valid until two more steps have begun.
+        By default it is on the device of the live model's tensor of that name. Do not write to it. On a GPU without
+        room to keep it, it stays valid until two more steps have begun.
         """
         return self._residencies[device or self.placement.device_of(name)].get(self.stored(parent, name))
 
     def kept(self, parent: str, name: str) -> Tensor | None:
-        """Return a parent's tensor if it is kept between candidates, or None if it is read each time."""
+        """Return a parent's tensor if memory keeps it between candidates, or None if it is read each time."""
         return self._residency(name).keep(self.stored(parent, name))
 
     def expect(self, sources: Iterable[tuple[str, str]], device: torch.device) -> None:
@@ -167,7 +167,7 @@ class ParentSet:
         self._residencies[device].expect([self.stored(parent, name) for parent, name in sources])
 
     def derive(self, parent: str, derived: StoredTensor) -> None:
-        """Add a tensor to a parent that is made of the parents' tensors and kept like theirs."""
+        """Give a parent a further tensor, which is made of the parents' tensors and kept in memory like them."""
         self._derived.setdefault((parent, derived.name), derived)
 
     def has(self, parent: str, name: str) -> bool:
@@ -195,8 +195,8 @@ class ParentSet:
         """Return plain data that identifies what a statistic of some tensors is computed from.
 
         Args:
-            sources: the tensors, each given as (parent, name); None for a base that there is not.
-            dtype: in which they are taken.
+            sources: the tensors, each given as (parent, name); None for a missing base.
+            dtype: the dtype in which they are used.
             digest: returns a file's digest.
         """
         return [str(dtype), [source and self.stored(*source).made_of(digest) for source in sources]]
@@ -211,12 +211,12 @@ class ParentSet:
         return self._stacks[parent][head]
 
     def layer_shapes(self, parent: str, head: str, index: int) -> Mapping[str, torch.Size]:
-        """Return the kind of a layer: the shapes of its tensors, by the part of their names after the layer's index."""
+        """Return the shapes of a layer's tensors, by the part of their names after the layer's index."""
         key = (parent, head, index)
         if key not in self._layer_shapes:
             stack = self.stack(parent, head)
             shapes = {tail: self.shape(parent, stack.name(index, tail)) for tail in stack.layers[index]}
-            # Layers of one kind have one mapping, which is compared at once.
+            # Equal layers share one mapping, so that `is` compares them.
             self._layer_shapes[key] = next((kind for kind in self._layer_shapes.values() if kind == shapes), shapes)
         return self._layer_shapes[key]
 
@@ -244,7 +244,7 @@ class ParentSet:
         return self._residencies[self.placement.device_of(name)]
 
     def _spread(self, device_map: DeviceMap, budget: Budget | None) -> None:
-        """Keep each parent's tensors where the device map puts the live model's; shares of the budget by their size."""
+        """Keep each parent's tensors where the device map puts the live model's; split the budget by their sizes."""
         layout = self.architecture.layout
         names = {live: layout.name_of(live) for live in layout.model.state_dict()}
         placement = Placement.of(device_map, layout.model, self.reference.dtype)
@@ -261,16 +261,16 @@ class ParentSet:
         }
 
     def _own_stacks(self, checkpoint: Checkpoint) -> dict[str, Stack]:
-        """Return a parent's layers; they may be of other kinds than the reference's, or more."""
+        """Return a parent's layers; their kinds and their number may differ from the reference's."""
         architecture = self.own_architectures[checkpoint.reference]
         own = (architecture or self.architecture).stacks
-        if architecture is None:  # a crime, judged by the reference's tensors
+        if architecture is None:  # another architecture (allow_crimes): judged by the reference's tensors
             depths = [self.architecture.count_layers(checkpoint.tensors, stack.head) for stack in own]
             own = tuple(stack.of_depth(depth) for stack, depth in zip(own, depths, strict=True))
         return {stack.head: stack for stack in own}
 
     def _own_architecture(self, checkpoint: Checkpoint) -> Architecture | None:
-        """Return what a parent's own config makes of it, by a merge's names; None of a model of another type."""
+        """Return the architecture of a parent's own config, in the merge's names; None for another model type."""
         reference = self.checkpoints[self._reference]
         if checkpoint.config.model_type != reference.config.model_type:
             return None
@@ -283,5 +283,5 @@ class ParentSet:
 
 
 def _content(config: Config) -> str:
-    """Return what of a config may matter for the tensors that its model has."""
+    """Return the part of a config that may affect the tensors of its model."""
     return repr({key: value for key, value in config.to_dict().items() if not key.endswith(_OF_NO_TENSOR)})

@@ -1,4 +1,4 @@
-"""Sharing: tensors of the live model that are made in the same way share their memory.
+"""Sharing: tensors of the live model that are made in the same way share memory.
 
 A stack that repeats a layer holds its weights once. Each layer of the model is still a module of its own, with its own
 place in the key-value cache.
@@ -17,7 +17,7 @@ from merging.residency.placement import Placement
 
 
 def owners(steps: Sequence[Step], placement: Placement) -> dict[str, str]:
-    """Return for each output tensor the first one on its device that is made of the same sources in the same way."""
+    """Return for each output tensor the first one on its device with the same sources, method and parameters."""
     first: dict[tuple[torch.device, Step], str] = {}
     return {
         step.name: first.setdefault((placement.device_of(step.name), replace(step, name="")), step.name)
@@ -26,12 +26,12 @@ def owners(steps: Sequence[Step], placement: Placement) -> dict[str, str]:
 
 
 def share(tensors: Mapping[str, Tensor], wanted: Mapping[str, str], present: dict[str, str]) -> None:
-    """Give each tensor the memory of its owner; one that becomes its own owner gets new memory.
+    """Give each tensor the memory of its owner; a tensor that becomes its own owner gets new memory.
 
     Args:
-        tensors: the parameters of the live model, by name; what is in new memory is undefined.
-        wanted: the owner of each tensor, owners before what they own.
-        present: who owns whose memory, kept up to date; a tensor that is not in it has its own.
+        tensors: the parameters of the live model, by name; the contents of new memory are undefined.
+        wanted: the owner of each tensor; owners come before the tensors that they own.
+        present: the current owner of each tensor's memory, which is updated; a missing tensor owns its memory.
     """
     for name, owner in wanted.items():
         if present.get(name, name) != owner:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 _SIZE = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>[KMG]B?|B|)", re.IGNORECASE)
-# B alone is mergekit-yaml's billion.
+# In mergekit-yaml a single B is a billion.
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "B": 10**9}
 _SHOWN = (("GB", 10**9), ("MB", 10**6), ("KB", 10**3), ("bytes", 1))
 
@@ -19,6 +19,6 @@ def parse_size(value: object) -> int:
 
 
 def shown_size(count: int) -> str:
-    """Return a number of bytes in the largest unit of which it has one."""
+    """Return a number of bytes in the largest unit that does not exceed it."""
     unit, factor = next(((unit, factor) for unit, factor in _SHOWN if count >= factor), _SHOWN[-1])
     return f"{count / factor:.{2 if factor > 1 else 0}f} {unit}"

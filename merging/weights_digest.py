@@ -25,9 +25,9 @@ def digest_of_model(tensors: Mapping[str, Tensor], plan: Plan, parents: ParentSe
     """Return the digest of a merge that is in a live model.
 
     Args:
-        tensors: the model's, by the names that the merge has for them.
-        plan: the merge's.
-        parents: what it is made of.
+        tensors: the model's tensors, by their names in the merge.
+        plan: the plan of the merge.
+        parents: the open parents.
     """
 
     def pieces(name: str, dtype: torch.dtype) -> Callable[[], Mapping[str, Tensor]]:
@@ -38,7 +38,7 @@ def digest_of_model(tensors: Mapping[str, Tensor], plan: Plan, parents: ParentSe
 
 
 def digest_of_files(stored: Mapping[str, StoredTensor], plan: Plan, parents: ParentSet) -> str:
-    """Return the digest of a merge that was exported, of its files' tensors. Raises MergingError if one is broken."""
+    """Return the digest of an exported merge from its files' tensors. Raises MergingError if one is broken."""
     layout = parents.architecture.layout
     dtypes = _dtypes(plan)
     whole = {piece: name for name, pieces in layout.pieces(stored).items() for piece in pieces}
@@ -62,7 +62,7 @@ def _digest(tensors: Iterable[Callable[[], Mapping[str, Tensor]]]) -> str:
         with torch.inference_mode():
             return [(name, list(each.shape), str(each.dtype), _of_bytes(each)) for name, each in pieces().items()]
 
-    # Hashing frees the interpreter; blake2b is as fast on every processor, and sha256 on some.
+    # Hashing releases the GIL. blake2b is fast on every processor, sha256 only on some.
     with ThreadPoolExecutor(torch.get_num_threads(), "digest") as pool:
         found = [entry for entries in pool.map(hashed, tensors) for entry in entries]
     return blake2b(json.dumps(sorted(found)).encode(), digest_size=32).hexdigest()

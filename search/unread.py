@@ -12,8 +12,8 @@ from itertools import islice, takewhile
 from typing import Any
 
 from merging import Merger, Recipe
-from merging.planning.parameters import structure_of
-from merging.unread import NO_PARAMETER, Keys, unread, unread_notes
+from merging.planning.parameter_lookup import structure_of
+from merging.unread_numbers import NO_PARAMETER, Keys, unread, unread_notes
 from search.space.space import SearchSpace
 from search.views.progress import Progress
 

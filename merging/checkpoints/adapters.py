@@ -1,7 +1,7 @@
 """LoRA adapters: a PEFT folder, and which tensors of its base model it changes.
 
-Guarantees: what is merged is merged as peft 0.21 does (lora.py); other kinds of adapters, and variants that change the
-base when they are loaded, are refused; an adapter for another base is an error that names the module. Reads no weights.
+Guarantees: merges adapters as peft 0.21 does (lora.py). Refuses other kinds of adapters, and variants that change the
+base when they are loaded. An adapter for another base is an error that names the module. Reads no weights.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ _PREFIX = "base_model.model."
 _PART = re.compile(
     r"(?P<module>.+)\.(?P<part>lora_(?:A\.weight|B\.weight|B\.bias|embedding_A|embedding_B|magnitude_vector))"
 )
-# Kinds of LoRA whose merge is another, by the key of the config that asks for them.
+# Config keys of LoRA variants that are merged in another way.
 _REFUSED = (
     "alora_invocation_tokens", "arrow_config", "kasa_config", "layer_replication", "monteclora_config",
     "target_parameters", "trainable_token_indices", "use_bdlora", "use_qalora", "velora_config",
 )  # fmt: skip
-# Ways to initialise an adapter that leave the base as it is; peft changes it for the others when it loads them.
+# Initialisations that leave the base unchanged; for the others, peft changes the base when it loads the adapter.
 _HARMLESS = (True, False, None, "gaussian", "eva", "orthogonal")
 
 
@@ -108,7 +108,7 @@ class Adapter:
         for key, tensor in self.stored.items():
             self._sort_in(key, tensor)
         changes: dict[str, list[LowRank | BiasChange]] = {}
-        # In the order of the modules: where a head is tied to the embedding, both may change the same tensor.
+        # In the order of the modules: a head and the embedding that it is tied to may both change the same tensor.
         for module in sorted(self.parts, key=list(self.modules).index):
             for name, change in self._changes(module, self.parts[module]):
                 changes.setdefault(name, []).append(change)
@@ -133,14 +133,14 @@ class Adapter:
         self._save(name, tensor)
 
     def _save(self, name: str, tensor: StoredTensor) -> None:
-        """Note a tensor that takes the place of the base's: modules_to_save, biases, targeted embeddings."""
+        """Record a tensor that replaces one of the base: modules_to_save, biases, targeted embeddings."""
         own = ".base_layer." not in name
         name = name.replace(".base_layer.", ".")
         owner = self._owner(name)
         tied = name in self.tied or name in self.tied.values()
         if own and tied and not self.config.get("ensure_weight_tying"):
             raise MergingError(
-                f"adapter {self.reference}: holds a {name} of its own, which {self.base} ties to another "
+                f"adapter {self.reference}: holds its own {name}, which {self.base} ties to another "
                 "tensor; merge it into its base with peft (merge_and_unload, save_pretrained) and give that folder"
             )
         self._check_shape(owner, tensor.shape)
@@ -155,7 +155,7 @@ class Adapter:
         if len(a.shape) != 2 or len(b.shape) != 2 or not a.shape[0] == b.shape[1] == rank:
             raise MergingError(
                 f"adapter {self.reference}: its config gives {module} the rank {rank}, but its matrices have "
-                f"the shapes {list(a.shape)} and {list(b.shape)}; the files are not of one adapter"
+                f"the shapes {list(a.shape)} and {list(b.shape)}; the files belong to different adapters"
             )
         from transformers.pytorch_utils import Conv1D
 
@@ -195,7 +195,7 @@ class Adapter:
                 f"changes {name} as a tensor of shape {list(shape)}, but in {self.base} it has {list(own.shape)}"
             )
         if not own.dtype.is_floating_point:
-            raise MergingError(f"model {self.base}: tensor {name} is stored as {own.dtype}; no adapter fits on that")
+            raise MergingError(f"model {self.base}: tensor {name} is stored as {own.dtype}, which no adapter fits")
 
     def _other_base(self, what: str) -> MergingError:
         named = self.config.get("base_model_name_or_path")

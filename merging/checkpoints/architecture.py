@@ -55,7 +55,7 @@ class Stack:
         return [self.name(index, tail) for index, tails in enumerate(self.layers) for tail in tails]
 
     def of_depth(self, layers: int) -> Stack:
-        """Return the same with so many layers, those that are more being like the last."""
+        """Return the stack with this many layers; further layers are like the last one."""
         return Stack(self.head, (self.layers + self.layers[-1:] * layers)[:layers])
 
 
@@ -65,16 +65,16 @@ class Architecture:
 
     Attributes:
         before: tensors before the layers (embeddings).
-        stacks: the layers; a language model has one stack, one that sees has another beside it.
+        stacks: the layers; a language model has one stack, a vision-language model has two.
         main: the stack whose depth is the config's num_hidden_layers, if there is one.
-        after: the other tensors (final norm, head), without those that share another's storage.
-        tied_weights: a tensor that a model with tied weights does not save, and the one that it equals there.
+        after: the other tensors (final norm, head), without those that share the storage of another.
+        tied_weights: by name, each tensor that a model with tied weights does not save, and the tensor that it equals.
         shapes: the shape of each tensor, as the config makes it.
         layout: how these tensors lie in files and in the live model.
         embedding: the input embedding.
-        by_token: the tensors that have a row a token: the input embedding, the output head and its bias.
-        tables: the patterns of tensors that have a matrix's shape and are none: embeddings, filters of convolutions.
-        unused: patterns of what transformers does not load: a layer beyond the last that predicts further tokens
+        by_token: the tensors that have a row per token: the input embedding, the output head and its bias.
+        tables: the patterns of tensors that look like matrices but are not: embeddings, convolution filters.
+        unused: patterns of tensors that transformers does not load, such as an extra layer that predicts further tokens
             (DeepSeek-V3, GLM-4.5).
     """
 
@@ -96,7 +96,7 @@ class Architecture:
 
         Args:
             model: the model.
-            layout: its own, or that of the models that it is merged with, which says what tensors are called.
+            layout: its own layout, or that of the models that it is merged with; it decides the tensors' names.
         """
         shapes = {layout.name_of(name): tuple(tensor.shape) for name, tensor in model.state_dict().items()}
         tied = {layout.name_of(name) for name in model.all_tied_weights_keys}
@@ -133,7 +133,7 @@ class Architecture:
 
     @property
     def loose(self) -> tuple[str, ...]:
-        """The tensors of no layer."""
+        """The tensors outside the layers."""
         return self.before + self.after
 
     def plain(self) -> dict[str, Any]:
@@ -143,7 +143,7 @@ class Architecture:
 
     @classmethod
     def restored(cls, plain: Mapping[str, Any], layout: Layout) -> Architecture:
-        """Return the architecture that `plain` made this of."""
+        """Return the architecture from what `plain` returned."""
         return TypeAdapter(cls).validate_python({**plain, "layout": layout})
 
     def is_table(self, name: str) -> bool:
@@ -151,7 +151,7 @@ class Architecture:
         return pattern(name) in self.tables
 
     def count_layers(self, names: Iterable[str], head: str) -> int:
-        """Return how many layers of a stack tensors of these names make, but for what transformers does not load."""
+        """Count the layers of a stack among tensors of these names, without layers that transformers does not load."""
         unused = [re.compile(pattern) for pattern in self.unused]
         found = (match for name in names if (match := _LAYER.match(name)) and match["head"] == head)
         used = (match for match in found if not any(pattern.search(match.string) for pattern in unused))
@@ -174,7 +174,7 @@ def pattern(name: str) -> str:
 
 
 def layer_head(name: str) -> str | None:
-    """Return what stands before the layer's index in a tensor's name; None of a tensor of no layer."""
+    """Return what stands before the layer's index in a tensor's name; None for a tensor outside the layers."""
     match = _LAYER.match(name)
     return match["head"] if match else None
 
@@ -194,7 +194,7 @@ def _by_token(model: Any) -> list[str]:
 def skeleton(config: PreTrainedConfig, reference: str, options: LoadOptions = LOAD) -> Any:
     """Return the model of a config on the meta device: names and shapes, no weights.
 
-    Raises MergingError that names `reference` if transformers can build no such model.
+    Raises MergingError that names `reference` if transformers cannot build the model.
     """
     from transformers import AutoModelForCausalLM
 
@@ -203,7 +203,7 @@ def skeleton(config: PreTrainedConfig, reference: str, options: LoadOptions = LO
             return AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
                 copy.deepcopy(config), trust_remote_code=options.trust_remote_code
             )
-    except Exception as error:  # whatever the model's own code makes of a config that does not fit it
+    except Exception as error:  # a model's own code may raise anything for a config that does not fit it
         raise code_refused(reference, error) or MergingError(
-            f"model {reference}: transformers cannot build a causal language model of its config: {first_line(error)}"
+            f"model {reference}: transformers cannot build a causal language model from its config: {first_line(error)}"
         ) from None

@@ -1,6 +1,6 @@
-"""Assembled tensors: what a merge works on, made of the pieces that files hold.
+"""Assembled tensors: the tensors of a merge, assembled from the pieces in files.
 
-Guarantees: opening reads no weights; a piece is read when a tensor that it belongs to is.
+Guarantees: opening reads no weights. Reading a tensor reads its pieces.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ from merging.errors import MergingError, first_line
 
 @dataclass(frozen=True)
 class AssembledTensor(StoredTensor):
-    """A tensor that lies on disk in pieces, or under another name; `file` is that of the first piece."""
+    """A tensor whose file holds it in pieces, or under another name; `file` is that of the first piece."""
 
     pieces: tuple[tuple[str, StoredTensor], ...]
     layout: Layout = field(repr=False, compare=False)
 
     def read(self) -> Tensor:
-        """Read the pieces and make the tensor of them."""
+        """Read the pieces and assemble the tensor."""
         return self.layout.assemble(self.name, {name: piece.read() for name, piece in self.pieces})
 
     def made_of(self, digest: Digest) -> object:
-        """Return what the pieces are made of, and by which rules they are put together."""
+        """Return the identity of the pieces and of the rules that assemble them."""
         pieces = [[name, piece.made_of(digest)] for name, piece in self.pieces]
         return ["assembled", self.name, self.layout.rules, pieces]
 
 
 def assemble(checkpoint: Checkpoint, reference: Checkpoint) -> Checkpoint:
-    """Return a checkpoint by the tensors that a merge has, whatever pieces its files hold.
+    """Return a checkpoint with the tensors of a merge, whatever pieces its files hold.
 
     Args:
-        checkpoint: the model as its files hold it.
-        reference: the one whose layout a merge has.
+        checkpoint: the model with the tensors of its files.
+        reference: the model whose layout the merge has.
 
     Raises MergingError that names the model and the tensor where the pieces do not fit together.
     """
@@ -60,7 +60,7 @@ def _assembled(checkpoint: Checkpoint, layout: Layout, name: str, pieces: Mappin
         tensor = layout.assemble(name, empty)
     except (RuntimeError, ValueError, KeyError, IndexError) as error:  # what transformers' operations raise
         raise MergingError(
-            f"model {checkpoint.reference}: tensor {name} cannot be made of its {len(pieces)} pieces in the files "
-            f"({first}, ...): {first_line(error)}"
+            f"model {checkpoint.reference}: tensor {name} cannot be assembled from its {len(pieces)} pieces in the "
+            f"files ({first}, ...): {first_line(error)}"
         ) from None
     return AssembledTensor(name, tuple(tensor.shape), tensor.dtype, pieces[first].file, tuple(pieces.items()), layout)

@@ -1,6 +1,6 @@
-"""Checkpoints: a model's folder (or hub id), with or without a LoRA adapter, opened to look at its tensors.
+"""Checkpoints: a model's folder (or hub id), perhaps with a LoRA adapter, opened to inspect its tensors.
 
-Guarantees: opening reads headers, never weights; files, sharded or not, are checked for being whole before any tensor
+Guarantees: opening reads headers, never weights; files, sharded or not, are checked for completeness before any tensor
 is read. Does not know what a layer is.
 """
 
@@ -22,10 +22,10 @@ from torch import Tensor
 from merging.checkpoints import adapters
 from merging.checkpoints.adapters import Adapter
 from merging.checkpoints.architecture import Architecture, skeleton
-from merging.checkpoints.config import Config, loading_keys, plain_config
 from merging.checkpoints.differences import generation_settings
 from merging.checkpoints.layout import Layout, Pieces
 from merging.checkpoints.lora import AdaptedTensor
+from merging.checkpoints.model_config import Config, loading_keys, plain_config
 from merging.checkpoints.pickles import read_pickle
 from merging.checkpoints.references import is_hub_id, split_reference
 from merging.checkpoints.remembered_answers import digest, remembered
@@ -41,7 +41,7 @@ T = TypeVar("T")
 _LOG = logging.getLogger("merging.checkpoints")
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
-"""The files that say what a model is, and what it generates with."""
+"""The files of a model's config and of its generation config."""
 
 _QUIET_SECONDS = 2.0
 _SAFETENSORS, _ADAPTER = "model.safetensors", "adapter_model.safetensors"
@@ -52,7 +52,7 @@ _PATTERNS = ("*.json", "*.safetensors", "*.jinja", "tokenizer.model", "*.txt")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model on disk: where it lies and what tensors it has."""
+    """A model on disk: its folder and its tensors."""
 
     reference: str
     folder: Path
@@ -64,7 +64,7 @@ class Checkpoint:
         """Find a model and read its files' headers.
 
         Args:
-            reference: a folder or a hub id (with @revision); after a "+", a LoRA adapter that is put on it.
+            reference: a folder or a hub id (with @revision); after a "+", a LoRA adapter to merge into it.
             options: what opening it may do.
 
         Raises:
@@ -92,7 +92,7 @@ class Checkpoint:
 
     @cached_property
     def transformers_config(self) -> PreTrainedConfig:
-        """Its configuration, to build a model of. Raises MergingError if it has none that transformers can read."""
+        """Its configuration, to build a model from. Raises MergingError if transformers cannot read one."""
         from transformers import AutoConfig
 
         if not (self.folder / CONFIG).exists():
@@ -101,11 +101,11 @@ class Checkpoint:
             config: PreTrainedConfig = AutoConfig.from_pretrained(
                 self.folder, trust_remote_code=self.options.trust_remote_code
             )
-            # Which code computes is the choice of who loads a model; none of it is written with a merge.
+            # Whoever loads a model chooses its attention code; a merge does not record that choice.
             for part in (config, config.get_text_config()):
                 part._attn_implementation = part._experts_implementation = None
             return config
-        except Exception as error:  # whatever the model's own config class makes of what it does not expect
+        except Exception as error:  # a model's own config class may raise anything
             raise code_refused(self.reference, error) or MergingError(
                 f"model {self.reference}: its config.json cannot be used: {first_line(error)}"
             ) from None
@@ -125,7 +125,7 @@ class Checkpoint:
 
     @property
     def generation_settings(self) -> str:
-        """What its generation_config.json asks for beyond greedy decoding, in words. Raises MergingError."""
+        """What its generation_config.json asks for beyond greedy decoding. Raises MergingError if it is broken."""
         return self.remembered(
             "generation settings", lambda: generation_settings(self.generation_config.to_diff_dict())
         )
@@ -143,7 +143,7 @@ class Checkpoint:
         return Architecture.restored(plain, Layout(build, in_pieces))
 
     def architecture_as(self, reference: Checkpoint) -> Architecture:
-        """Return its architecture by the names that tensors have in the layout of a model that it is merged with."""
+        """Return its architecture, with the tensor names of the model that it is merged with."""
         layout = reference.architecture.layout
 
         def ask() -> dict[str, Any]:
@@ -154,7 +154,7 @@ class Checkpoint:
         return Architecture.restored(plain, layout)
 
     def pieces(self, stored: Collection[str]) -> Mapping[str, Pieces]:
-        """Return tensors that files hold, as `Layout.pieces` of the architecture does."""
+        """Return the merge's names for stored tensors, each with its pieces, as `Layout.pieces` does."""
         layout = self.architecture.layout
         if layout.in_pieces:
             return layout.pieces(stored)
@@ -162,16 +162,16 @@ class Checkpoint:
         return {name: tuple(pieces) for name, pieces in found.items()}
 
     def remembered(self, question: object, ask: Callable[[], T]) -> T:
-        """Return what transformers says about the model, as plain data; kept on disk unless its own code may answer.
+        """Return what transformers says about the model, as plain data; on disk unless the model's own code may run.
 
         Args:
-            question: what is asked, as plain data; the bytes of its config files are part of it.
+            question: the question, as plain data; the bytes of the config files are added to it.
             ask: gives the answer, as plain data.
         """
         if self.options.trust_remote_code:
             return ask()
         names = sorted({file.name for file in self.folder.glob("config*.json")} | {GENERATION})
-        # Of a config without its type transformers guesses it from the folder's name.
+        # transformers guesses the type of a config without one from the folder's name.
         known = b'"model_type"' in (self.folder / CONFIG).read_bytes() if CONFIG in names else False
         place = None if known else str(self.folder)
         answer: T = remembered([question, place, {name: digest(self.folder / name) for name in names}], ask)
@@ -209,8 +209,8 @@ class Checkpoint:
 def locate(reference: str, options: LoadOptions = LOAD, *, what: str = "model") -> Path:
     """Return the folder of a model given as a folder or a hub id (with @revision); hub ids are downloaded once.
 
-    Of a model with an adapter it is the model's. Pickles and Python files of a hub id are downloaded only where they
-    may be read and executed. Raises MergingError for what is neither.
+    For a model with an adapter, it is the model's folder. Pickles and Python files of a hub id are downloaded only if
+    the options allow to read or execute them. Raises MergingError if it is neither.
     """
     reference, _ = split_reference(reference)
     path = Path(reference).expanduser()
@@ -235,7 +235,7 @@ def _download(reference: str, options: LoadOptions, what: str) -> Path:
             if options.lazy_unpickle and not list(folder.glob("*.safetensors")):
                 snapshot_download(name, revision=revision or None, allow_patterns=["*.bin"])
         return folder
-    except Exception as error:  # what huggingface_hub, its HTTP client and the proxies' raise has no common base
+    except Exception as error:  # the errors of huggingface_hub, its HTTP client and proxies have no common base
         reason = "it is not in the cache, and HF_HUB_OFFLINE is set" if is_offline_mode() else first_line(error)
         raise MergingError(
             f"{what} {reference}: no such folder here, and not available from the hub: {reason.rstrip('.')}; if it "
@@ -245,7 +245,7 @@ def _download(reference: str, options: LoadOptions, what: str) -> Path:
 
 @contextmanager
 def _asking_the_hub(what: str) -> Iterator[None]:
-    """Announce slow downloads, and give up unanswered requests: some of huggingface_hub 2.4's have no time limit."""
+    """Announce slow downloads, and give up unanswered requests: some in huggingface_hub 2.4 have no time limit."""
     from huggingface_hub import constants, get_session
 
     seconds = constants.HF_HUB_ETAG_TIMEOUT
@@ -254,7 +254,7 @@ def _asking_the_hub(what: str) -> Iterator[None]:
         limits = request.extensions.get("timeout", {})
         request.extensions["timeout"] = {kind: limits.get(kind) or seconds for kind in ("connect", "read", "write")}
 
-    message = "%s: fetching it from %s; a request without an answer is given up after %g s"
+    message = "%s: fetching it from %s; an unanswered request is given up after %g s"
     notice = threading.Timer(_QUIET_SECONDS, _LOG.warning, (message, what, constants.ENDPOINT, seconds))
     notice.daemon = True
     client = get_session()

@@ -9,15 +9,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from merging.checkpoints.config import Config
+from merging.checkpoints.model_config import Config
 from merging.errors import first_line, shown
 
 PER_LAYER = "per_layer_config"
 """The key under which transformers lists how single layers differ from the others, by the layer's index."""
 _NAMED = 3
-# What checkpoints of old versions of transformers hold besides weights: it is computed.
+# Tensors that checkpoints of old versions of transformers hold although the model computes them.
 _COMPUTED_TENSORS = (".inv_freq", ".masked_bias", ".attn.bias", ".attention.bias", "position_ids")
-# What nearly all tensors are in, which names no module.
+# Nearly all tensors are inside these, so they do not identify a module.
 _INSIDE = ("model", "transformer")
 # Settings of a generation config that change what a model writes, with the value that changes nothing.
 _ALWAYS: Mapping[str, object] = {
@@ -45,7 +45,7 @@ def different_values(keys: Iterable[str], config: Config, other: Config) -> Iter
 def different_ids(folder: Path, other: Path) -> str | None:
     """Return which tokens have other ids in the tokenizer of one model than in that of another, or None.
 
-    Tokens that only one of them has are no difference, nor is a model without a tokenizer.json.
+    Ignores tokens that only one of them has, and models without a tokenizer.json.
     """
     files = [place / "tokenizer.json" for place in (folder, other)]
     if not all(file.exists() for file in files) or files[0].read_bytes() == files[1].read_bytes():
@@ -59,13 +59,13 @@ def different_ids(folder: Path, other: Path) -> str | None:
     moved = sorted((index, token) for token, index in ids.items() if others.get(token, index) != index)
     if not moved:
         return None
-    shown = [f"{token!r} is {index} and not {others[token]}" for index, token in moved[:_NAMED]]
+    shown = [f"{token!r} has id {index} here, {others[token]} there" for index, token in moved[:_NAMED]]
     shown += [f"and {len(moved) - _NAMED} more"] if len(moved) > _NAMED else []
     return f"its tokenizer has other ids: {', '.join(shown)}"
 
 
 def generation_settings(plain: Mapping[str, Any]) -> str:
-    """Return what a generation config asks for besides the likeliest token, in words; "" if nothing."""
+    """Return what a generation config asks for beyond greedy decoding, in words; "" if nothing."""
     found = [f"{key} {shown(plain[key])}" for key, same in _ALWAYS.items() if plain.get(key) not in (None, same)]
     if plain.get("do_sample"):
         numbers = [f"{key} {shown(plain[key])}" for key, same in _SAMPLED.items() if plain.get(key) not in (None, same)]
@@ -74,12 +74,12 @@ def generation_settings(plain: Mapping[str, Any]) -> str:
 
 
 def left_out(names: Iterable[str]) -> str:
-    """Return which tensors a merge has no place for, those of one module in one word; "" if they say nothing."""
+    """Return a list of tensors that a merge leaves out, grouped by module; "" if none of them holds weights."""
     modules: dict[str, list[str]] = {}
     for name in names:
         if not name.endswith(_COMPUTED_TENSORS):
             parts = name.split(".")
-            # A layer of the model is a module of its own.
+            # Each layer of the model counts as a module.
             depth = 1 if parts[0] not in _INSIDE else 3 if "".join(parts[2:3]).isdigit() else 2
             modules.setdefault(".".join(parts[:depth]), []).append(name)
     words = [f"{module}.* ({len(found)})" if len(found) > 1 else found[0] for module, found in modules.items()]
@@ -89,5 +89,5 @@ def left_out(names: Iterable[str]) -> str:
 def _value(config: Config, key: str) -> object:
     if key == PER_LAYER:
         return config.to_dict().get(key)
-    # transformers refuses to give one value of what has another in each layer.
+    # transformers refuses to give a single value where each layer has its own.
     return None if key in (config.per_layer_attributes or ()) else getattr(config, key, None)

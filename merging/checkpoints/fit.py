@@ -13,11 +13,11 @@ import torch
 
 from merging.checkpoints.architecture import Architecture, layer_head
 from merging.checkpoints.checkpoint import Checkpoint
-from merging.checkpoints.config import Config
+from merging.checkpoints.model_config import Config
 from merging.checkpoints.weights import StoredTensor
 from merging.errors import MergingError
 
-# What each layer of old checkpoints holds and transformers computes.
+# A tensor in each layer of old checkpoints, which transformers computes.
 _COMPUTED = r"rotary_emb\.inv_freq"
 
 
@@ -39,8 +39,8 @@ def check_fit(checkpoint: Checkpoint, architecture: Architecture) -> None:
             raise _quantized(where, checkpoint.config, name, tensors) or MergingError(f"{where}: {problem}")
     for name in _left_over(tensors, architecture):
         raise _quantized(where, checkpoint.config, name, tensors) or MergingError(
-            f"{where}: its files hold the tensor {name}, for which its config leaves no place (it counts "
-            f"{checkpoint.config.get_text_config().num_hidden_layers} layers); the files are not of one model"
+            f"{where}: its files hold the tensor {name}, which its config does not provide for (it counts "
+            f"{checkpoint.config.get_text_config().num_hidden_layers} layers); the files belong to different models"
         )
     _check_ties(where, tensors, architecture, checkpoint.config)
 
@@ -48,8 +48,8 @@ def check_fit(checkpoint: Checkpoint, architecture: Architecture) -> None:
 def _misfit(stored: StoredTensor, shape: tuple[int, ...]) -> str | None:
     if stored.shape != shape:
         return (
-            f"tensor {stored.name} has shape {list(stored.shape)}, but its config makes it {list(shape)}; the files "
-            "are not of one model"
+            f"tensor {stored.name} has shape {list(stored.shape)}, but its config says {list(shape)}; the files "
+            "belong to different models"
         )
     if not stored.dtype.is_floating_point and len(shape) > 1:
         return f"tensor {stored.name} is stored as {stored.dtype}; save the model as bfloat16, float16 or float32"
@@ -57,7 +57,7 @@ def _misfit(stored: StoredTensor, shape: tuple[int, ...]) -> str | None:
 
 
 def _left_over(tensors: Mapping[str, StoredTensor], architecture: Architecture) -> list[str]:
-    """Return what files hold for layers, and no model would have; what lies beside the layers is nobody's concern."""
+    """Return the tensors in files that belong to layers which the model does not have. Others are not checked."""
     heads = {stack.head for stack in architecture.stacks}
     ignored = [re.compile(pattern) for pattern in (*architecture.unused, _COMPUTED)]
     names = (name for name in tensors if layer_head(name) in heads and name not in architecture.shapes)
@@ -65,7 +65,7 @@ def _left_over(tensors: Mapping[str, StoredTensor], architecture: Architecture) 
 
 
 def _quantized(where: str, config: Config, name: str, tensors: Mapping[str, StoredTensor]) -> MergingError | None:
-    """Return the error that a model's weights are packed, if its config says that they are."""
+    """Return the error for a quantized model, if its config says that it is one."""
     settings = config.to_dict().get("quantization_config") or config.get_text_config().to_dict().get(
         "quantization_config"
     )

@@ -1,7 +1,7 @@
-"""Headers of safetensors files: what is said there of each tensor, in the order in which they lie.
+"""Headers of safetensors files: the entry of each tensor, in the order of the file.
 
-Guarantees: what is written begins its tensors at a multiple of 64 bytes, so that the first of them lies well for all
-that is computed with it. Reads no tensors.
+Guarantees: in a written file the tensors begin at a multiple of 64 bytes, so that the first one is aligned for every
+computation. Reads no tensors.
 """
 
 from __future__ import annotations

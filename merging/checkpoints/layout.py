@@ -1,7 +1,7 @@
-"""The layout: how the tensors in a model's files become those of the live model, and what a merge calls them.
+"""The layout: how tensors in a model's files become tensors of the live model, and their names in a merge.
 
-transformers holds some models differently from their files: it stacks the experts of a layer in one tensor (Mixtral),
-or renames a tensor (GPT-NeoX's head). Its own conversion mapping says how; nothing here knows a model family.
+transformers arranges some models differently than their files: it stacks the experts of a layer in one tensor
+(Mixtral), or renames a tensor (GPT-NeoX's head). Its conversion mapping says how; nothing here knows a model family.
 
 Guarantees: a merge works on the tensors that mergekit 0.1.5 merges. Where files hold a tensor in pieces, these are the
 live model's, by the live model's names; else they are the files', by the files' names. Files of either layout can be
@@ -52,16 +52,16 @@ class Layout:
 
     @property
     def rules(self) -> str:
-        """What tells this layout from others, in any process."""
+        """Text that identifies this layout in every process."""
         config: str = self.model.config.to_json_string()
         return f"transformers {version('transformers')} {sha256(config.encode()).hexdigest()}"
 
     def name_of(self, live: str) -> str:
-        """Return what a merge calls a tensor of the live model."""
+        """Return the merge's name for a tensor of the live model."""
         return live if self.in_pieces else _rename(live, self._saving[0])
 
     def pieces(self, stored: Iterable[str]) -> dict[str, Pieces]:
-        """Return the tensors that files hold, by the names that a merge has for them, each with its pieces in order."""
+        """Return the merge's names for stored tensors, each with the names of its pieces in order."""
         from transformers.core_model_loading import dot_natural_key
 
         found: dict[str, Pieces] = {}
@@ -75,19 +75,19 @@ class Layout:
         return found
 
     def assemble(self, name: str, pieces: Mapping[str, Tensor]) -> Tensor:
-        """Return a tensor, made of its pieces (in order, by the names that they are stored by)."""
+        """Return a tensor from its pieces, which are given in order by their names in files."""
         first = next(iter(pieces))
         live, converter, _ = self._goes_into(first)
         if converter is None:
             return pieces[first]
-        collector: Any = copy.deepcopy(converter)  # its types are those of a file's loading
+        collector: Any = copy.deepcopy(converter)  # typed for loading files
         for piece, tensor in pieces.items():
             collector.add_tensor(live, piece, self._goes_into(piece)[2], tensor)
         made: Tensor | list[Tensor] = collector.convert(live, model=self.model, config=self.model.config)[name]
         return made[0] if isinstance(made, list) else made
 
     def disassemble(self, name: str, tensor: Tensor) -> dict[str, Tensor]:
-        """Return the pieces of a tensor as files hold them; whole, where it cannot be taken apart by itself."""
+        """Return the pieces of a tensor as files hold them, or the whole tensor if it cannot be split by itself."""
         if not self.in_pieces:
             return {name: tensor}
         from transformers.core_model_loading import revert_weight_conversion
@@ -98,21 +98,21 @@ class Layout:
         return {piece: part.contiguous() for piece, part in pieces.items()}
 
     def _goes_into(self, piece: str) -> tuple[str, WeightConverter | None, str | None]:
-        """Return the (first) live tensor that a stored one goes into, what converts it, and by which pattern."""
+        """Return the (first) live tensor that a stored one goes into, its converter, and the matching pattern."""
         renamings, converters = self._loading
         live, pattern = _convert_name(_rename(piece, renamings), converters)
         return live, next((each for each in converters if pattern in each.source_patterns), None), pattern
 
     @cached_property
     def _loading(self) -> tuple[list[WeightRenaming], list[WeightConverter]]:
-        """What transformers renames, and what it converts, from the files' tensors to the live model's."""
+        """The renamings and converters from the files' tensors to the live model's."""
         from transformers.conversion_mapping import get_model_conversion_mapping
 
         return _by_kind(get_model_conversion_mapping(self.model))
 
     @cached_property
     def _saving(self) -> tuple[list[WeightRenaming], list[WeightConverter]]:
-        """What it renames, and what it takes apart, from the live model's tensors to the files'."""
+        """The renamings and converters from the live model's tensors to the files'."""
         from transformers.conversion_mapping import get_model_conversion_mapping
         from transformers.core_model_loading import PrefixChange
 

@@ -1,8 +1,8 @@
 """LoRA's arithmetic: a tensor of a base model with the changes that an adapter makes to it, made when it is read.
 
 Guarantees: the bits are those of peft 0.21's `merge_and_unload` on a CPU, whatever device the tensor is used on. Own
-arithmetic pays: each tensor is merged when it is read, so the adapted model is never in memory as a whole. Does not
-know how an adapter is laid out on disk.
+arithmetic pays: each tensor is merged when it is read, so memory never holds the whole adapted model. Does not know
+the file format of adapters.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from merging.checkpoints.weights import Digest, StoredTensor
 
-# Of the arithmetic: to be raised when it gives other bits.
+# Version of the arithmetic; raise it when the bits change.
 _VERSION = 1
 
 
@@ -26,7 +26,7 @@ class LowRank:
         a: (rank, in features), or (rank, vocabulary) for an embedding.
         b: (out features, rank), or (width, rank) for an embedding.
         scaling: alpha over the rank, or over its root.
-        transposed: whether the weight lies as (in, out), as in transformers' Conv1D and in embeddings.
+        transposed: whether the weight is stored as (in, out), as in transformers' Conv1D and in embeddings.
         embedding: whether the weight is an embedding, for which peft rounds the change before it is added.
         magnitude: the norms of the merged weight's rows (its columns, where transposed), or None for plain LoRA.
     """
@@ -40,7 +40,7 @@ class LowRank:
 
     def apply(self, weight: Tensor) -> Tensor:
         """Return the merged weight; `weight` may be changed."""
-        # peft keeps adapters in float32, whatever they are saved in, unless the base is wider.
+        # peft keeps adapters in float32 whatever their files hold, unless the base is wider.
         wide = torch.promote_types(weight.dtype, torch.float32)
         product = self.b.read().to(wide) @ self.a.read().to(wide)
         change = (product.T if self.transposed else product) * self.scaling
@@ -49,13 +49,13 @@ class LowRank:
         return _with_magnitude(weight, change, self.magnitude.read().to(wide), self.transposed)
 
     def made_of(self, digest: Digest) -> object:
-        """Return plain data that is the same for changes that are."""
+        """Return plain data that is equal for equal changes."""
         parts = [part and part.made_of(digest) for part in (self.a, self.b, self.magnitude)]
         return [*parts, self.scaling, self.transposed, self.embedding]
 
 
 def _with_magnitude(weight: Tensor, change: Tensor, magnitude: Tensor, transposed: bool) -> Tensor:
-    # The norm is taken of contiguous rows as peft lays them out: the order of a sum is part of its bits.
+    # Takes the norm of contiguous rows, as peft does: the order of a sum affects its bits.
     rows = weight.T + change.T if transposed else weight + change
     factor = magnitude / torch.linalg.norm(rows, dim=1)
     scale: Tensor = factor.view(1, -1) if transposed else factor.view(-1, 1)
@@ -74,19 +74,19 @@ class BiasChange:
         return weight.add_(self.bias.read().to(torch.promote_types(weight.dtype, torch.float32)) * self.scaling)
 
     def made_of(self, digest: Digest) -> object:
-        """Return plain data that is the same for changes that are."""
+        """Return plain data that is equal for equal changes."""
         return [self.bias.made_of(digest), self.scaling]
 
 
 @dataclass(frozen=True)
 class AdaptedTensor(StoredTensor):
-    """A tensor of a base model, as an adapter makes it: put in its place, then changed."""
+    """A tensor of a base model with an adapter: replaced if the adapter has its own, then changed."""
 
     source: StoredTensor
     changes: tuple[LowRank | BiasChange, ...]
 
     def read(self) -> Tensor:
-        """Read what it is made of and merge."""
+        """Read its parts and merge them."""
         with torch.no_grad():
             merged = self.source.read().to(self.dtype)
             for change in self.changes:
@@ -94,6 +94,6 @@ class AdaptedTensor(StoredTensor):
             return merged
 
     def made_of(self, digest: Digest) -> object:
-        """Return what the base's tensor and the changes are made of."""
+        """Return the identity of the base's tensor and of the changes."""
         changes = [change.made_of(digest) for change in self.changes]
         return ["adapted", _VERSION, str(self.dtype), self.source.made_of(digest), changes]

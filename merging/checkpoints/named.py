@@ -11,7 +11,7 @@ from merging.checkpoints.references import missing_part, split_reference
 from merging.errors import MergingError
 from merging.options import LOAD, LoadOptions
 
-# Keys of a recipe whose value names a model or a file, and the words that may stand there for something else.
+# Keys of a recipe whose value names a model or a file, and the words that have another meaning there.
 REFERENCES: Mapping[str, tuple[str, ...]] = {
     "model": (),
     "path": (),
@@ -26,7 +26,7 @@ MODELS: Set[str] = REFERENCES.keys() - FILES
 
 
 def references_in(node: Any, kinds: Set[str] = MODELS, key: str = "", kind: str = "") -> Iterator[tuple[str, str]]:
-    """Yield the path of each key in a recipe's plain data that names something of some kinds, and what it names."""
+    """Yield the path and the value of each key in a recipe's plain data that names a model or file of these kinds."""
     if isinstance(node, dict):
         for name, value in node.items():
             revision = node.get("revision") if name == "path" else None
@@ -41,28 +41,28 @@ def references_in(node: Any, kinds: Set[str] = MODELS, key: str = "", kind: str 
 
 
 def kind_of(name: str, above: str) -> str:
-    """Return the key that says what a value is: choices are of their own key's, and a token's source is a model."""
+    """Return the key that decides what a value is: choices belong to the key above, and a token's source is a model."""
     if name == "choices":
         return above
     return "model" if name == "source" and above != "tokenizer" else name
 
 
 def require_files(named: Iterable[tuple[str, str]]) -> None:
-    """Raise MergingError where a file is not here, given how an error about each begins, and its path."""
+    """Raise MergingError for a missing file; each is given as the beginning of its error and its path."""
     for where, file in named:
         if not Path(file).expanduser().is_file():
             raise MergingError(f"{where}: {file}: no such file; give a small .jsonl or text file")
 
 
 def require_models(named: Sequence[tuple[str, str]], options: LoadOptions = LOAD) -> None:
-    """Look for models, and download those of the hub.
+    """Find models, and download those of the hub.
 
     Args:
-        named: how an error about each begins, and its reference.
+        named: the beginning of an error about each, and its reference.
         options: what opening them may do.
 
     Raises:
-        MergingError: one is neither here nor to be had; nothing is downloaded before all others are found.
+        MergingError: one cannot be found. Nothing is downloaded before all local models are found.
     """
     from merging.checkpoints.checkpoint import locate
 

@@ -1,8 +1,7 @@
 """Torch pickles: the tensors of a file that torch.save wrote, without running any code that it holds.
 
-Guarantees: files are read by torch's own unpickler for plain tensors (weights_only) and mapped, so that looking at one
-reads no weights; a pickle that would have to run code is refused by name. Does not read the format of before torch 1.6,
-which cannot be mapped.
+Guarantees: torch's own unpickler for plain tensors (weights_only) maps the files, so opening one reads no weights. A
+pickle that needs to run code is refused by name. Does not read files older than torch 1.6, which cannot be mapped.
 """
 
 from __future__ import annotations
@@ -32,11 +31,9 @@ class PickledTensor(StoredTensor):
 
     def view(self) -> Tensor:
         """Return its place in the map."""
-        # To touch a map of what is no longer there would kill the process.
+        # Touching a mapped page of a truncated file would kill the process.
         if not self.file.exists() or self.file.stat().st_size < self.file_bytes:
-            raise MachineError(
-                f"{self.file}: tensor {self.name} cannot be read: the file has been cut short or removed"
-            )
+            raise MachineError(f"{self.file}: tensor {self.name} cannot be read: the file was truncated or removed")
         whole = self.mapped.contiguous()
         return whole if lies_well(self.dtype, whole.data_ptr()) else whole.clone()
 
@@ -46,7 +43,7 @@ class PickledTensor(StoredTensor):
 
 
 def read_pickle(file: Path) -> dict[str, StoredTensor]:
-    """Return the tensors of a torch pickle by name. Raises MergingError if it is broken, old, or needs code."""
+    """Return the tensors of a torch pickle by name. Raises MergingError if it is broken, old, or needs to run code."""
     content = _load(file)
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
@@ -66,7 +63,7 @@ def _load(file: Path) -> Any:
     except pickle.UnpicklingError as error:
         if found := _CODE.search(str(error)):
             raise MergingError(
-                f"{file}: this pickle runs code when it is loaded ({found[1]}), which is never done here; "
+                f"{file}: this pickle runs code when it is loaded ({found[1]}), which merge-search never does; "
                 "get the model as safetensors"
             ) from None
         raise _broken(file, "its pickle cannot be read") from None

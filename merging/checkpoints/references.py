@@ -29,13 +29,13 @@ def split_reference(reference: str, exists: Callable[[str], bool] = _exists) -> 
 
 
 def missing_part(reference: str) -> str | None:
-    """Return what of a reference is neither a folder or file here nor may be a hub id, or None."""
+    """Return the part of a reference that neither exists here nor can be a hub id, or None."""
     parts = [part for part in split_reference(reference) if part is not None]
     return next((part for part in parts if not _exists(part) and not is_hub_id(part)), None)
 
 
 def parts_named(reference: object, known: Container[str]) -> list[str]:
-    """Return the parts of a reference, a model and perhaps an adapter, if all of them are known by name; else none."""
+    """Return the parts of a reference (a model and perhaps an adapter) if all of them are known; else an empty list."""
     if not isinstance(reference, str):
         return []
     if reference in known:
@@ -45,7 +45,7 @@ def parts_named(reference: object, known: Container[str]) -> list[str]:
 
 
 def renamed(node: Any, names: Mapping[str, str]) -> Any:
-    """Return plain data, such as a recipe, with other names of the models and files that it names."""
+    """Return plain data, such as a recipe, with its models and files renamed."""
     if isinstance(node, dict):
         return {key: renamed(value, names) for key, value in node.items()}
     if isinstance(node, list):
@@ -61,7 +61,7 @@ def is_hub_id(part: str) -> bool:
 def parts_of(plain: object) -> tuple[str, ...]:
     """Return the model and, if there is one, the adapter of a reference in plain data; it is "MODEL+ADAPTER".
 
-    There a path that holds a sign is spelled out ({path: a+b}), so that this needs no look at the disk.
+    Plain data spells out a path that contains a "+" ({path: a+b}), so this need not look at the disk.
     """
     if isinstance(plain, Mapping):
         return tuple(_text(plain[key]) for key in ("model", "lora") if plain.get(key) is not None)
@@ -76,13 +76,13 @@ def _text(path: object) -> str:
 
 
 def short_names(plain: Iterable[object]) -> dict[str, str]:
-    """Return what models are called: the last parts of paths and hub ids, as many as tell them apart.
+    """Return short names of models: the last parts of their paths or hub ids, as many as tell them apart.
 
     Args:
         plain: references in a recipe's plain data.
 
     Returns:
-        The names by the reference. Of characters that would not print, or would turn a line around, there are escapes.
+        The names by reference. Characters that do not print, or reverse a line, are escaped.
     """
     parts = {"+".join(found): found for found in map(parts_of, plain)}
     depths = dict.fromkeys(parts, 1)
@@ -100,7 +100,7 @@ def _last(parts: tuple[str, ...], depth: int) -> str:
 
 
 def _end(path: Path, depth: int) -> str:
-    """Return the last `depth` parts of a path that has more, and whose last one names something; else nothing."""
+    """Return the last `depth` parts of a path that has more of them and does not end in ".."; else ""."""
     return "/".join(path.parts[-depth:]) if len(path.parts) > depth and path.name != ".." else ""
 
 

@@ -1,14 +1,14 @@
 """Remembered answers: what transformers says about a model, kept on disk.
 
 A merge needs no model, but only transformers knows which tensors a config asks for, what its class fills in, and which
-ids a tokenizer gives to special tokens. To tell, it must be imported and build the model without weights. All of that
-depends on a few small files, so it is asked once for their bytes. It pays at the start of each merge command:
-the column "our first" of tests/benchmarks/export_speed.py is without it.
+ids a tokenizer gives to special tokens. To answer, it must be imported and build the model without weights. All answers
+depend on a few small files, so each is asked once per content of these files. This pays in each merge and export
+command: in tests/benchmarks/export_speed.py, the columns "our first" are without it, the others with it.
 
 Guarantees: an answer is reused only for the same question and the same versions of transformers, tokenizers, torch,
 Python and this package's code. Errors are not remembered. Where the home cannot be written, or transformers is a
-development version, the question is asked each time. The caller never asks here what a model's own code would answer
-(`Checkpoint.remembered`).
+development version, the question is asked each time. Callers never
+ask here what a model's own code would answer (`Checkpoint.remembered`).
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ def remembered(question: object, ask: Callable[[], Any]) -> Any:
         return json.loads(json.dumps(ask()))
     text = json.dumps([edition, question], sort_keys=True)
     file = folder / f"{sha256(text.encode()).hexdigest()}.json"
-    with contextlib.suppress(OSError, ValueError):  # not asked yet, or cut short by a machine that went down
+    with contextlib.suppress(OSError, ValueError):  # not asked yet, or truncated by a crash
         return json.loads(file.read_bytes())
     answer = json.dumps(ask())
-    with contextlib.suppress(OSError):  # a full disk: it will be asked again
+    with contextlib.suppress(OSError):  # a full disk: ask again next time
         put(file, answer.encode())
     return json.loads(answer)
 
@@ -62,12 +62,12 @@ def digest(file: Path) -> str | None:
 
 @cache
 def _edition() -> list[str] | None:
-    """Return what answers depend on besides the question; None if that is unknown."""
+    """Return what the answers depend on beyond the question; None if that is unknown."""
     try:
         versions = [version(name) for name in _ASKED]
-    except PackageNotFoundError:  # code from somewhere, which has none
+    except PackageNotFoundError:  # installed from source without a version
         return None
-    if any("dev" in each for each in versions):  # which changes from day to day
+    if any("dev" in each for each in versions):  # changes from day to day
         return None
     own = sha256()
     for file in sorted(_OWN.rglob("*.py")):

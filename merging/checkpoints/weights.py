@@ -1,7 +1,7 @@
-"""Tensors on disk: what a file's header says of each, and reading one when it is wanted.
+"""Tensors on disk: their entries in a file's header, and how to read one on demand.
 
-Guarantees: a safetensors file is checked for being whole before any tensor is read; reading is safe from several
-threads, and a file that has been cut short since is an error. Does not know what a model is.
+Guarantees: a safetensors file is checked for completeness before any tensor is read. Reading is safe from several
+threads; a file that was truncated since is an error. Does not know what a model is.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Digest: TypeAlias = Callable[[Path], str]
 
 @dataclass(frozen=True)
 class StoredTensor(TensorEntry, ABC):
-    """A tensor that lies on disk. Two of them are equal if they are the same tensor of the same file."""
+    """A tensor on disk. Two of them are equal if they are the same tensor of the same file."""
 
     file: Path
 
@@ -36,9 +36,9 @@ class StoredTensor(TensorEntry, ABC):
         """Read it into memory of its own, on the CPU. Raises MachineError if its file cannot be read."""
 
     def view(self) -> Tensor:
-        """Return it on the CPU without a copy where its file can be mapped, else as `read` does; not to be written to.
+        """Return it on the CPU, mapped without a copy where the file allows, else read. Do not write to it.
 
-        A file that is cut short while it is mapped ends the process: what lives long is to be read.
+        Truncating a mapped file kills the process, so use `read` for tensors that live long.
         """
         return self.read()
 
@@ -47,7 +47,7 @@ class StoredTensor(TensorEntry, ABC):
         memory.copy_(self.view())
 
     def made_of(self, digest: Digest) -> object:
-        """Return plain data that is the same for tensors of the same bits, given what returns a file's digest."""
+        """Return plain data that is equal for tensors with equal bits; `digest` returns that of a file."""
         return [digest(self.file), self.name]
 
 
@@ -71,7 +71,7 @@ class SafeTensor(StoredTensor):
                 file.seek(self.offset)
                 while left:
                     if not (count := file.readinto(left)):
-                        raise OSError(None, "it has become shorter since it was opened")
+                        raise OSError(None, "it was truncated after it was opened")
                     left = left[count:]
         except OSError as error:
             raise self._unreadable(error) from None
@@ -83,7 +83,7 @@ class SafeTensor(StoredTensor):
         beyond = self.offset % mmap.ALLOCATIONGRANULARITY
         try:
             with self.file.open("rb") as file:
-                # Private: should anyone write to it after all, the file stays what it is.
+                # Private, so that a write by mistake cannot change the file.
                 pages = mmap.mmap(
                     file.fileno(), beyond + self.nbytes, access=mmap.ACCESS_COPY, offset=self.offset - beyond
                 )
@@ -97,13 +97,13 @@ class SafeTensor(StoredTensor):
 
 
 def lies_well(dtype: torch.dtype, address: int) -> bool:
-    """Whether all that is computed with a tensor at this address has the bits that it has elsewhere."""
-    # BLAS sums a product of float32 or float64 vectors in another order where they do not begin at 64 bytes.
+    """Whether computations with a tensor at this address give the same bits as elsewhere."""
+    # BLAS sums products of float32 or float64 vectors in another order if they are not aligned to 64 bytes.
     return address % (ALIGNMENT if dtype.itemsize > 2 else dtype.itemsize) == 0
 
 
 def read_header(file: Path) -> dict[str, StoredTensor]:
-    """Return the tensors of a safetensors file by name. Raises MergingError if it is not whole or quantized."""
+    """Return the tensors of a safetensors file by name. Raises MergingError if it is incomplete or quantized."""
     header, start = _header(file)
     header.pop("__metadata__", None)
     return {
@@ -115,7 +115,7 @@ def read_header(file: Path) -> dict[str, StoredTensor]:
 
 
 def read_metadata(file: Path) -> dict[str, str]:
-    """Return what a safetensors file says besides its tensors. Raises MergingError if it is not whole."""
+    """Return the metadata of a safetensors file. Raises MergingError if it is incomplete."""
     metadata: dict[str, str] = _header(file)[0].get("__metadata__", {})
     return metadata
 
@@ -123,7 +123,7 @@ def read_metadata(file: Path) -> dict[str, str]:
 def _header(file: Path) -> tuple[dict[str, Any], int]:
     """Return the header, and where the tensors begin."""
     try:
-        with safe_open(file, framework="pt"):  # which checks all that can be wrong with it
+        with safe_open(file, framework="pt"):  # checks the whole header
             pass
         with file.open("rb") as opened:
             (size,) = struct.unpack("<Q", opened.read(8))

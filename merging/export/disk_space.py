@@ -1,4 +1,4 @@
-"""Where an export goes, and how many bytes that takes: checked before anything is written."""
+"""The target of an export and the bytes that it needs: checked before anything is written."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 from merging.errors import MergingError
 from merging.sizes import parse_size, shown_size
 
-# Of the config source's files, those that may come with the weights.
+# Suffixes of the config source's files that may be written beside the weights.
 _COPIED = (".json", ".jinja", ".model", ".txt", ".py")
 
 
 def check_free(to: Path) -> None:
-    """Raise MergingError if a folder cannot be made, or holds something."""
+    """Raise MergingError if a folder cannot be created, or is not empty."""
     place = to.resolve()
     if place == Path.cwd() or place.is_mount():
         what = "a mount point" if place.is_mount() else "the current folder"
@@ -33,7 +33,7 @@ def check_space(to: Path, needed: int) -> None:
 
 
 def size_of_the_rest(config_source: Path) -> int:
-    """Return what the configs and the tokenizer take."""
+    """Return the bytes of the configs and the tokenizer."""
     files = [file for file in config_source.iterdir() if file.is_file() and file.suffix in _COPIED]
     return sum(file.stat().st_size for file in files)
 

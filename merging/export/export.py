@@ -1,8 +1,8 @@
 """Export: runs a plan shard by shard to disk, with all that `from_pretrained` needs.
 
-Guarantees: the tensors are bit-identical to those that `Merger.apply` makes of the same recipe and seed; what was
-written was opened again, and would load as what was merged; the folder appears under its name only when it is whole; an
-existing folder is left as it was; what is written is in memory a few tensors at a time.
+Guarantees: the tensors are bit-identical to those of `Merger.apply` for the same recipe and seed. The export was
+reopened and loads as the merge. The folder appears under its name only when it is complete; an existing folder stays
+as it was. Memory holds a few merged tensors at a time.
 """
 
 from __future__ import annotations
@@ -61,10 +61,10 @@ class ExportOptions:
 
 @dataclass(frozen=True, slots=True)
 class ScoredMerge:
-    """What was scored, where the merge was.
+    """Facts about a merge that was scored.
 
     Attributes:
-        end_tokens: ids that ended an answer besides the tokenizer's own, for generation_config.json.
+        end_tokens: ids that ended an answer beyond the tokenizer's own, for generation_config.json.
         weights_digest: what `Merger.weights_digest` returned.
     """
 
@@ -85,10 +85,9 @@ def export_model(
 ) -> None:
     """Merge a recipe into a folder: recipe.yaml, safetensors, configs, tokenizer and model card.
 
-    In config.json and generation_config.json the ids of special tokens are those of the tokenizer; the latter lists the
-    token with which its chat template closes an answer, too.
-    With `mergekit_compatible`, and a method that mergekit does not have, all this goes into its folder ``delta``, and
-    beside that a recipe.yaml that mergekit makes the same tensors of.
+    config.json and generation_config.json have the tokenizer's ids of special tokens; the latter also lists the token
+    with which the chat template closes an answer. With `mergekit_compatible` and a method that mergekit lacks, all this
+    goes into the folder ``delta``, beside a recipe.yaml from which mergekit makes the same tensors.
 
     Args:
         recipe: the merge.
@@ -96,20 +95,20 @@ def export_model(
         options: how and where to merge; statistics are read only, and no parent is kept in memory.
         files: what is written.
         scored: what was scored.
-        digests: of the parents' files, where somebody else needs these, too.
+        digests: digests of the parents' files, to share them with other callers.
         progress: called with (phase, done, in all).
-        note: called with what a user should know, in sentences.
+        note: called with sentences for the user.
 
     Raises:
-        MergingError: the recipe does not fit its parents, the folder is taken, the disk is full, or what was written
-            would not load as what was merged, or is not what was scored.
+        MergingError: the recipe does not fit its parents, the folder is taken, the disk is full, or the export would
+            not load as the merge, or differs from what was scored.
     """
     limit = shard_limit(files.max_shard_size)
     check_free(to)
-    to = to.resolve()  # a link to an empty folder is filled, and stays
+    to = to.resolve()  # a link to an empty folder stays, and its target is filled
     if progress:
-        progress("opening the parents; what transformers says of a model is asked once and kept", 0, 1)
-    # Every tensor is merged once: to keep it would cost memory and save nothing.
+        progress("opening the parents; the first time, transformers is asked about the model", 0, 1)
+    # Every tensor is merged once, so keeping parents would cost memory and save nothing.
     with (
         ParentSet.open(recipe, replace(options, memory_budget=0), digests=digests) as parents,
         contextlib.ExitStack() as parts,
@@ -169,7 +168,7 @@ def _tokenizer(recipe: Recipe, parents: ParentSet, copy_tokenizer: bool) -> Merg
         )
     if recipe.chat_template:
         raise MergingError(
-            "chat_template: has no tokenizer to go with, since --no-copy-tokenizer leaves it out; drop one of the two"
+            "chat_template: needs a tokenizer, but --no-copy-tokenizer leaves it out; drop one of the two"
         )
     return None
 
@@ -237,7 +236,7 @@ def _write_configs(recipe: Recipe, plan: Plan, parents: ParentSet, folder: Path,
 def _of_ends(tokenizer: MergedTokenizer, ends: Sequence[int]) -> str:
     names = ", ".join(map(str, tokenizer.tokenizer.convert_ids_to_tokens(list(ends))))
     return (
-        f"generation_config.json lists {names} as an end, too (eos_token_id): with it the chat template ends an answer"
+        f"generation_config.json also lists {names} as an end (eos_token_id): the chat template ends an answer with it"
     )
 
 

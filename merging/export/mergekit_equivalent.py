@@ -1,7 +1,7 @@
-"""Equivalents for mergekit: whether it can read a recipe, and an equivalent recipe that it can.
+"""Equivalents for mergekit: whether it can read a recipe, and else an equivalent recipe that it can read.
 
-By default, a merge by a method that mergekit lacks is exported with a recipe that only merge-search reads. On demand it
-is exported as a checkpoint beside a task-arithmetic recipe from which mergekit 0.1.5 makes the same tensors.
+By default, a merge by a method that mergekit lacks is exported with a recipe that only merge-search reads. On demand,
+the export is a checkpoint beside a task-arithmetic recipe from which mergekit 0.1.5 makes the same tensors.
 """
 
 from __future__ import annotations
@@ -25,22 +25,21 @@ _WIDER = {torch.bfloat16: "float32", torch.float16: "float32", torch.float32: "f
 
 
 def notice(merge_method: str) -> str | None:
-    """Return the line that says that mergekit cannot read recipes of a method, or None if it can."""
+    """Return a line for methods that mergekit does not have, or None if it has this one."""
     if METHODS[merge_method].in_mergekit:
         return None
     return (
-        f"{merge_method} is not a method of mergekit, which cannot read this recipe; "
-        "--mergekit-compatible exports an equal of it that mergekit can read"
+        f"{merge_method} is not a method of mergekit, so mergekit cannot read this recipe; "
+        "--mergekit-compatible exports an equivalent that it can read"
     )
 
 
 def equivalent(recipe: Recipe, delta: Path, dtypes: Set[torch.dtype], same_shapes: bool) -> Recipe:
-    """Return a recipe for mergekit that makes the tensors of a merge of its checkpoint.
+    """Return a recipe with which mergekit makes the tensors of a merge from its checkpoint.
 
-    It is base + (checkpoint - base) in a wider dtype than the checkpoint's, so that the difference loses nothing. A
-    merge of another depth or vocabulary than the base's has no difference to it, and is passed through; so is one
-    whose tensors have several dtypes, which a recipe cannot give. An adapter that
-    the base may have is left out: any tensors of these shapes will do.
+    It is base + (checkpoint - base) in a wider dtype than the checkpoint's, so that the difference is exact. A merge
+    whose depth or vocabulary differs from the base's is passed through, and so is one with several dtypes, which a
+    recipe cannot express. Leaves out an adapter of the base: any tensors of these shapes will do.
 
     Args:
         recipe: the merge.
@@ -49,16 +48,16 @@ def equivalent(recipe: Recipe, delta: Path, dtypes: Set[torch.dtype], same_shape
         same_shapes: whether the merge has as many layers as the base, and its vocabulary.
 
     Raises:
-        MergingError: mergekit would not take the folder for one.
+        MergingError: mergekit would not read the path as a folder.
     """
     if "+" in str(delta) or "@" in str(delta):
         raise MergingError(
-            f"{delta.parent}: mergekit takes + and @ in a path for an adapter and a revision; choose another folder"
+            f"{delta.parent}: mergekit reads + and @ in a path as an adapter and a revision; choose another folder"
         )
     widest = reduce(torch.promote_types, dtypes)
     name = str(widest).removeprefix("torch.") if len(dtypes) == 1 else None
     if not (same_shapes and name):
-        # mergekit takes the tokenizer from there, too, with its chat template.
+        # mergekit also takes the tokenizer from there, with its chat template.
         return Recipe.single(str(delta), None).model_copy(update={"out_dtype": name})
     config_source, _ = split_reference(recipe.config_source)
     base = Path(config_source)
@@ -86,9 +85,9 @@ tags:
 
 # {name}
 
-The model in `{DELTA}/` is a merge by the method `{recipe.merge_method}`, which mergekit does not have; how it was made
-stands in `{DELTA}/README.md`. `mergekit-yaml recipe.yaml DIR` makes the same tensors of it. If the folder was moved,
-give its new place in the recipe first.
+The model in `{DELTA}/` is a merge by the method `{recipe.merge_method}`, which mergekit does not have;
+`{DELTA}/README.md` tells how it was made. `mergekit-yaml recipe.yaml DIR` makes the same tensors from it. If you moved
+the folder, first change its path in the recipe.
 
 ```yaml
 {written.to_yaml().rstrip()}

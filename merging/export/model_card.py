@@ -15,9 +15,9 @@ from merging.recipes.recipe import Recipe
 
 
 def model_card(recipe: Recipe, name: str, random_seed: int, evidence: str = "") -> str:
-    """Return a model card: metadata as the hub reads it, the recipe, and what is known about its scores.
+    """Return a model card: metadata for the hub, the recipe, and the evidence of its scores.
 
-    It calls models in folders by short names; their paths on this machine mean nothing to others.
+    Models in folders appear under short names, since local paths mean nothing to others.
     """
     names = _names(recipe)
     parents = [renamed(parent, names) for parent in recipe.parents()]
@@ -49,7 +49,7 @@ and config are those of `{renamed(recipe.config_source, names)}`.
 
 
 def _names(recipe: Recipe) -> Mapping[str, str]:
-    """Return what the card calls models and files, by their references: hub ids stay."""
+    """Return the card's names for models and files, by their references; hub ids stay."""
     references = [reference for _, reference in references_in(recipe.to_dict(), REFERENCES.keys())]
     parts = [part for each in references for part in ([each] if Path(each).exists() else parts_of(each))]
     return {part: part for part in parts} | short_names(part for part in parts if Path(part).exists())

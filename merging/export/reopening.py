@@ -1,7 +1,8 @@
-"""Re-opening: an export is read as any user would read it, before it is called done.
+"""Re-opening: an export is read as any user would read it, before it counts as done.
 
 Guarantees: the files hold the merged tensors, by name, shape and dtype. The model that transformers builds from the
-config asks for exactly these tensors, and its answers end at the same tokens as when it was scored. Reads headers.
+config has exactly these tensors, and its answers end at the same tokens as in scoring. Reads only headers, unless the
+merge was scored.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def check_export(
     special: SpecialTokens | None,
     weights_digest: str | None,
 ) -> None:
-    """Read an export as a stranger would.
+    """Check an export by reading it as a stranger would.
 
     Args:
         folder: where it was written.
@@ -40,7 +41,7 @@ def check_export(
         weights_digest: that of the scored weights, if they were scored.
 
     Raises:
-        MergingError: it would not load as what was merged, or is not what was scored.
+        MergingError: it would not load as the merge, or differs from what was scored.
     """
     merge = Checkpoint.open(str(folder), parents.options)
     layout = parents.architecture.layout
@@ -52,12 +53,12 @@ def check_export(
     check_fit(assemble(merge, merge), merge.architecture)
     dtype = str(plan.model_dtype).removeprefix("torch.")
     if (loaded := merge.config.to_dict().get("dtype")) != dtype:
-        raise MergingError(f"it would be loaded in {loaded}, and was scored in {dtype}")
+        raise MergingError(f"it would load in {loaded}, but was scored in {dtype}")
     end_tokens = loaded_end_tokens(parents.checkpoints[recipe.config_source], special)
     if (ids := loaded_end_tokens(merge, None)) != end_tokens:
-        raise MergingError(f"it would end at the tokens {ids}, and what was scored ended at {end_tokens}")
+        raise MergingError(f"its answers would end at the tokens {ids}, but ended at {end_tokens} when it was scored")
     if weights_digest and digest_of_files(merge.tensors, plan, parents) != weights_digest:
         raise MergingError(
-            "its weights are not those that were scored, although the parents hold the same; export it where the "
-            "search ran, since another device, processor or version may round otherwise"
+            "its weights differ from those that were scored, although the parents are the same; export it where the "
+            "search ran, since another device, processor or version may round differently"
         )

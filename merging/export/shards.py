@@ -1,7 +1,7 @@
-"""Shards: the safetensors files of a model, written as their tensors are made.
+"""Shards: the safetensors files of a model, written while their tensors are made.
 
-Guarantees: at most one tensor per thread is in memory; tensors are aligned for their dtype. Does not know how a tensor
-is made, or which pieces files split it into.
+Guarantees: memory holds at most one tensor per thread; tensors are aligned for their dtype. Does not know how a tensor
+is made, or into which pieces files split it.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from torch import Tensor
 from merging.checkpoints.headers import TensorEntry, header
 
 Destination: TypeAlias = AbstractContextManager[Tensor]
-"""Where a tensor goes: entered it gives memory for the elements, which are in the file when it is left."""
+"""The place of a tensor: entering it gives memory for the elements, leaving it writes them to the file."""
 
 
 def split(entries: Sequence[TensorEntry], limit: int) -> Iterator[list[TensorEntry]]:
-    """Yield runs of tensors of at most `limit` bytes together, or of one tensor that is larger."""
+    """Yield runs of tensors of at most `limit` bytes together; a larger tensor is a run of its own."""
     run: list[TensorEntry] = []
     size = 0
     for entry in entries:
@@ -37,25 +37,20 @@ def split(entries: Sequence[TensorEntry], limit: int) -> Iterator[list[TensorEnt
         yield run
 
 
-def whole(name: str, tensor: Tensor) -> dict[str, Tensor]:
-    """Return a tensor as a file holds it that keeps it in one piece."""
-    return {name: tensor}
-
-
 def write_shard(
     file: Path,
     entries: Sequence[TensorEntry],
     fill: Callable[[Mapping[str, Destination]], None],
-    disassemble: Callable[[str, Tensor], Mapping[str, Tensor]] = whole,
+    disassemble: Callable[[str, Tensor], Mapping[str, Tensor]],
 ) -> list[str]:
     """Write a safetensors file.
 
     Args:
         file: where to.
         entries: its tensors.
-        fill: called with the place of each tensor by name, to write all elements there, on the CPU; in any order, and
-            in as many threads as it likes, each of them one tensor at a time.
-        disassemble: gives the contiguous pieces, by name, that the file holds a tensor in; on the meta device, too.
+        fill: called with the place of each tensor by name; writes all elements there, on the CPU, in any order and in
+            any number of threads, each with one tensor at a time.
+        disassemble: returns the contiguous pieces, by name, in which the file holds a tensor; also on the meta device.
 
     Returns:
         The names in the file.
@@ -63,7 +58,7 @@ def write_shard(
     Raises:
         OSError: the file cannot be written.
     """
-    # The widest first, so that each begins at a multiple of its elements' size.
+    # Widest dtype first, so that each tensor begins at a multiple of its element size.
     placed = sorted(entries, key=lambda entry: -entry.dtype.itemsize)
     pieces = [piece for entry in placed for piece in pieces_of(entry, disassemble)]
     beginning = header(pieces, {"format": "pt"})
@@ -74,7 +69,7 @@ def write_shard(
         @contextmanager
         def place(entry: TensorEntry, start: int) -> Iterator[Tensor]:
             if own.__dict__.setdefault("memory", torch.empty(0, dtype=torch.uint8)).numel() < entry.nbytes:
-                own.memory = torch.empty(0, dtype=torch.uint8)  # goes before the larger one comes
+                own.memory = torch.empty(0, dtype=torch.uint8)  # frees it before the larger one is allocated
                 own.memory = torch.empty(entry.nbytes, dtype=torch.uint8)
             tensor = own.memory[: entry.nbytes].view(entry.dtype).view(entry.shape)
             yield tensor
@@ -95,10 +90,8 @@ def _write_all(file: int, content: bytes | memoryview, start: int) -> int:
     return len(content)
 
 
-def pieces_of(
-    entry: TensorEntry, disassemble: Callable[[str, Tensor], Mapping[str, Tensor]] = whole
-) -> list[TensorEntry]:
-    """Return the tensors that a file holds a tensor in."""
+def pieces_of(entry: TensorEntry, disassemble: Callable[[str, Tensor], Mapping[str, Tensor]]) -> list[TensorEntry]:
+    """Return the tensors in which a file holds a tensor."""
     tensor = torch.empty(entry.shape, dtype=entry.dtype, device="meta")
     return [
         TensorEntry(name, tuple(piece.shape), piece.dtype) for name, piece in disassemble(entry.name, tensor).items()

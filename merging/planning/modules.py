@@ -1,4 +1,4 @@
-"""The modules of a model, and the slices that a recipe makes each of.
+"""The modules of a model, and the slices in a recipe for each of them.
 
 A language model is one module. As in mergekit 0.1.5, a model with several stacks of layers has a module for each stack,
 named after the prefix of its layers' tensors, and one for the tensors outside all stacks.
@@ -33,10 +33,10 @@ def name_of(architecture: Architecture, stack: Stack) -> str:
 
 
 def modules_of(recipe: Recipe, parents: ParentSet) -> Mapping[str, Module]:
-    """Return what each module of the output is made of, by name.
+    """Return the inputs of each module of the output, by name.
 
     Raises:
-        MergingError: the recipe has other modules than the model, or layers that a parent does not have.
+        MergingError: the modules of the recipe and the model differ, or a parent lacks a layer.
     """
     architecture = parents.architecture
     stacks: dict[str, Stack | None] = {DEFAULT: None}
@@ -92,8 +92,8 @@ def _check_ranges(recipe: Recipe, key: str, slices: Sequence[OutputSlice], paren
     made = [index for part in slices for index in range(*part.sources[0].layer_range)]
     if stack != parents.architecture.main and made != list(range(len(stack.layers))):
         raise MergingError(
-            f"{recipe.at(f'modules.{stack.module}')}: is made of layers {made} of {len(stack.layers)}; only the layers "
-            "that num_hidden_layers counts can be stacked otherwise, so give it 'models'"
+            f"{recipe.at(f'modules.{stack.module}')}: uses the layers {made} of {len(stack.layers)}; only the layers "
+            "that num_hidden_layers counts can be rearranged, so give it 'models'"
         )
 
 

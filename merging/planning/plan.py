@@ -1,9 +1,9 @@
-"""The plan: what is done for each output tensor, as far as the structure of a recipe and its parents decide it.
+"""The plan: the operation for each output tensor, as far as a recipe's structure and its parents decide it.
 
 A search makes a plan once for each structure of its space (its methods, models, layer ranges and filters). `Plan.at`
 fills in the parameters of one candidate.
-Guarantees: what is wrong between a recipe and its parents (a filter that fits no tensor, a layer that no parent has) is
-found here. Pure data; reads headers and tokenizers, no weights.
+Guarantees: finds every conflict between a recipe and its parents (a filter that fits no tensor, a missing layer).
+Pure data; reads headers and tokenizers, no weights.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from merging.methods import METHODS, Method, Scope
 from merging.methods.declarations import Number, ParameterValues
 from merging.parents import ParentSet
 from merging.planning.modules import DEFAULT, Module, modules_of, name_of
-from merging.planning.parameters import Lookup, Lookups, Values, structure_of
+from merging.planning.parameter_lookup import Lookup, Lookups, Values, structure_of
 from merging.planning.stacks import Layer, check_stack, stacked_config, untie
 from merging.recipes.recipe import Recipe
 from merging.recipes.schema import InputSlice, OutputSlice, last_sources
@@ -34,7 +34,7 @@ from merging.tokenization.vocabulary import Vocabulary
 class Source(NamedTuple):
     """A tensor of a parent."""
 
-    # A tuple, and no dataclass, because it is hashed thousands of times per candidate: it is part of statistics' keys.
+    # A tuple, not a dataclass: keys of statistics contain it, so it is hashed thousands of times per candidate.
 
     parent: str
     tensor: str
@@ -42,12 +42,12 @@ class Source(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class PlannedTensor:
-    """An output tensor, and what it is made of.
+    """An output tensor and its sources.
 
     Attributes:
         name: the output tensor.
         method: the method's name.
-        base: the base model's tensor, where the method treats the base apart.
+        base: the base model's tensor, if the method treats the base separately.
         inputs: the other sources, in the recipe's order.
         shape: its shape.
         dtype: the dtype of the merge: the recipe's, else the widest of the sources.
@@ -63,17 +63,17 @@ class PlannedTensor:
     out_dtype: torch.dtype
 
     def sources(self) -> tuple[Source, ...]:
-        """Return every tensor that it is made of."""
+        """Return all its sources."""
         return ((self.base,) if self.base else ()) + self.inputs
 
 
 @dataclass(frozen=True, slots=True)
 class Step(PlannedTensor):
-    """An output tensor with the parameters that it is made with.
+    """An output tensor with its sources and parameters.
 
     Attributes:
-        shared: the parameters that hold for the tensor, by key.
-        per_input: the parameters that each input has, by key, in the order of `inputs`.
+        shared: the parameters of the whole tensor, by key.
+        per_input: the parameters of each input, by key, in the order of `inputs`.
     """
 
     shared: tuple[tuple[str, Number | None], ...]
@@ -93,14 +93,14 @@ class Step(PlannedTensor):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The structure of a merge: what all recipes that differ in parameter values alone have in common.
+    """The structure of a merge: what recipes share that differ only in parameter values.
 
     Attributes:
         tensors: the output tensors, in order.
-        stack: for each layer of the merge (of its main stack) the parent's layer whose kind it is of.
+        stack: for each layer of the merge (in its main stack), a parent's layer of the same kind.
         rows: the rows of its embedding, or None for those of the parents.
-        has_head: whether its output head is a tensor of its own, and not the embedding.
-        lookups: where the parameters of the tensors stand in a recipe.
+        has_head: whether its output head is a separate tensor rather than the embedding.
+        lookups: the places of the tensors' parameters in a recipe.
         lookups_of: for each tensor, the index of its lookups.
     """
 
@@ -113,12 +113,12 @@ class Plan:
 
     @classmethod
     def of(cls, recipe: Recipe, parents: ParentSet) -> Plan:
-        """Make the plan of a recipe's structure. Raises MergingError where recipe and parents do not fit."""
+        """Make the plan of a recipe's structure. Raises MergingError if recipe and parents do not fit."""
         structure, _ = structure_of(recipe)
         return _make_plan(structure, parents)
 
     def at(self, recipe: Recipe) -> tuple[Step, ...]:
-        """Fill in the parameters of a recipe of this structure. Raises MergingError where they exclude each other."""
+        """Fill in the parameters of a recipe of this structure. Raises MergingError if they exclude each other."""
         _, values = structure_of(recipe)
         filled = [lookups.values(values) for lookups in self.lookups]
         method = METHODS[recipe.merge_method]
@@ -136,12 +136,12 @@ class Plan:
 
     @property
     def entries(self) -> list[TensorEntry]:
-        """The tensors of the merge, whole, as files describe them."""
+        """The tensors of the merge, unsplit, as files describe them."""
         return [TensorEntry(tensor.name, tensor.shape, tensor.out_dtype) for tensor in self.tensors]
 
     @property
     def model_dtype(self) -> torch.dtype:
-        """The one dtype that transformers loads the merge in: that of most of its elements.
+        """The single dtype in which transformers loads the merge: that of most of its elements.
 
         Files keep each tensor in its own dtype, as mergekit's do.
         """
@@ -237,7 +237,7 @@ def _check_stack(
 
 
 def _aligned(tensor: PlannedTensor, base: str | None, vocabulary: Vocabulary, parents: ParentSet) -> PlannedTensor:
-    """Return the tensor with sources that have the rows of the merge's vocabulary."""
+    """Return the tensor with sources in the rows of the merge's vocabulary."""
     models = tuple(dict.fromkeys(source.parent for source in tensor.sources()))
     names = aligned_names(parents, vocabulary, tensor.name, models, base, tensor.dtype)
 
@@ -249,14 +249,14 @@ def _aligned(tensor: PlannedTensor, base: str | None, vocabulary: Vocabulary, pa
 
 
 def _kind(recipe: Recipe, part: OutputSlice, offset: int) -> Layer:
-    """Return the layer whose kind (its attention, say) a layer of the output has: the base's, or the first source's."""
+    """Return the layer that decides the kind of an output layer, such as its attention: the base's or the first one."""
     base = part.base_model or recipe.base_model
     source = next((source for source in part.sources if source.model == base), part.sources[0])
     return Layer(source.model, source.layer_range[0] + offset)
 
 
 def _has_head(recipe: Recipe, parents: ParentSet, sources: Iterable[InputSlice]) -> bool:
-    """Whether a merge has an output head of its own: its config source has one, or a source of the head."""
+    """Whether a merge has its own output head: its config source has one, or a source of the head does."""
     owners = [recipe.config_source, *(source.model for source in sources)]
     return not all(parents.checkpoints[name].config.tie_word_embeddings for name in owners)
 
@@ -270,7 +270,7 @@ def _planned(
     t: float = 0.0,
     tensors: Sequence[str] | None = None,
 ) -> tuple[PlannedTensor, Lookups]:
-    """Return an output tensor; `tensors` are those of the sources, where they have other names than the output."""
+    """Return an output tensor; `tensors` names those of the sources, if they differ from the output's name."""
     method = METHODS[recipe.merge_method]
     base_model = part.base_model or recipe.base_model
     shared_blocks = [part.parameters, module.parameters, recipe.parameters]

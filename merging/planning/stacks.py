@@ -1,7 +1,7 @@
-"""Stacks: the config of a model whose layers come from several models, or stand in another order.
+"""Stacks: the config of a model whose layers come from several models, or in another order.
 
-Guarantees: whatever a config says layer by layer follows the layers. A stack from which transformers would build other
-layers than were stacked is an error. Reads no weights.
+Guarantees: per-layer entries of a config follow the layers. A stack is an error if transformers would build other
+layers from its config. Reads no weights.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ _INDICES = (
     "attn_layer_indices", "cross_attention_layers", "full_attn_idxs", "hybrid_layer_ids", "mlp_only_layers",
     "moe_layers", "ple_layer_ids", "rope_scaling_layers", "value_embedding_layers",
 )  # fmt: skip
-# How many of the first layers are of a kind; how many of the last; the index of the last such layer.
+# The number of first layers of a kind; of last layers; the index of the last such layer.
 _FIRST = ("first_k_dense_replace", "moe_layer_start_index", "num_dense_layers")
 _LAST = ("num_kv_shared_layers",)
 _UP_TO = ("moe_layer_end_index",)
-# What depends on the position of a layer, and so cannot follow it.
+# Keys that depend on the position of a layer, and so cannot follow it.
 _PERIODIC = (
     "attn_layer_offset", "attn_layer_period", "block_types", "decoder_sparse_step", "expert_layer_offset",
     "expert_layer_period", "full_attention_interval", "interleave_moe_layer_step", "layer_group_size", "moe_layer_freq",
@@ -49,14 +49,14 @@ class Layer:
 
 
 def plain_stack(stack: Sequence[Layer], parents: ParentSet) -> list[object]:
-    """Return everything that the config of a stack and its parents' architecture depend on, as plain data."""
+    """Return everything that determines a stack's config and its parents' architecture, as plain data."""
     models = list(parents.checkpoints)
     configs = [checkpoint.config.to_dict() for checkpoint in parents.checkpoints.values()]
     return [configs, [(models.index(layer.parent), layer.index) for layer in stack]]
 
 
 def stacked_config(config_source: Checkpoint, stack: Sequence[Layer], parents: ParentSet) -> PreTrainedConfig:
-    """Return the config source's config, in which what is said about each layer comes from the layer's own model."""
+    """Return the config source's config, with the entries of each layer from the layer's own model."""
     config = copy.deepcopy(config_source.transformers_config)
     text = config.get_text_config()
     configs = {name: checkpoint.transformers_config for name, checkpoint in parents.checkpoints.items()}
@@ -73,14 +73,14 @@ def stacked_config(config_source: Checkpoint, stack: Sequence[Layer], parents: P
 
 
 def untie(config: PreTrainedConfig) -> None:
-    """Make a config that ties the output head to the embedding say that the head is a tensor of its own."""
+    """Make a config that ties the output head to the embedding say that the head is a separate tensor."""
     if config.tie_word_embeddings:
         for part in (config, config.get_text_config()):
             part.tie_word_embeddings = False
 
 
 class _LayerConfig:
-    """What the config of the model that a layer comes from says about it."""
+    """What a model's config says about one of its layers."""
 
     def __init__(self, config: PreTrainedConfig, index: int) -> None:
         self.values: dict[str, Any] = config.to_dict()
@@ -89,12 +89,12 @@ class _LayerConfig:
 
     @property
     def overrides(self) -> Mapping[str, Any]:
-        """What the config overrides for this one layer (transformers' heterogeneous models)."""
+        """The config's overrides for this layer (transformers' heterogeneous models)."""
         found = self.values.get(_OVERRIDES) or {}
         return next((each for index, each in found.items() if int(index) == self.index), {})
 
     def of_layer(self, key: str, default: Any) -> Any:
-        """Return the layer's entry; the default if there is none, as in another architecture."""
+        """Return the layer's entry, or the default if the config has none, as in another architecture."""
         value: Any = self.values.get(key)
         return value[self.index] if self.lists_layers(key) else default if value is None else value
 
@@ -106,7 +106,7 @@ class _LayerConfig:
 
 
 def _follow(key: str, config_source: _LayerConfig, sources: Sequence[_LayerConfig]) -> Any:
-    """Return the value of a config key for the stack, or None if it says nothing about layers or cannot follow them."""
+    """Return the value of a config key for the stack, or None if it does not concern layers or cannot follow them."""
     own = config_source.values[key]
     if key in _INDICES and isinstance(own, list):
         return [index for index, each in enumerate(sources) if each.index in (each.values.get(key) or ())]
@@ -128,16 +128,16 @@ def _follow(key: str, config_source: _LayerConfig, sources: Sequence[_LayerConfi
 def check_stack(
     config: PreTrainedConfig, stack: Sequence[Layer], shapes: Mapping[str, Sequence[int]], parents: ParentSet
 ) -> None:
-    """Check that the model which transformers builds from a stack's config has the stacked tensors.
+    """Check that transformers builds a model with the stacked tensors from a stack's config.
 
     Args:
-        config: the stack's.
+        config: the stack's config.
         stack: its layers.
-        shapes: its tensors.
+        shapes: the shapes of its tensors.
         parents: the open parents.
 
     Raises:
-        MergingError: it has others; the error names the layer and the config keys that decide.
+        MergingError: the tensors differ; the error names the layer and the config keys that decide.
     """
     layout = parents.architecture.layout
     built = Architecture.of(skeleton(config, "of these slices", parents.options), layout)
@@ -147,12 +147,12 @@ def check_stack(
         if main is None or not name.startswith(main.head):
             raise MergingError(
                 f"slices: the merge has {had} {name}, but a {config.model_type} model of {len(stack)} layers "
-                f"has {has}; its shape goes by the number of layers, so merge such models whole"
+                f"has {has}; its shape depends on the number of layers, so merge such models whole"
             )
         layer = stack[int(name[len(main.head) :].partition(".")[0])]
         keys = [key for key in _DECIDING if key in config.get_text_config().to_dict()]
         raise MergingError(
-            f"slices: layer {layer.index} of {layer.parent} has {had} {name} where it is stacked, but a "
+            f"slices: layer {layer.index} of {layer.parent} has {had} {name} in its new place, but a "
             f"{config.model_type} model of {len(stack)} layers has {has} there, as its config's "
             f"{', '.join(keys) or 'number of layers'} has it; stack layers of one kind in each place"
         )

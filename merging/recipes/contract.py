@@ -1,4 +1,4 @@
-"""The contract between a recipe and its method: what must hold beyond the schema, and needs no weights to be told."""
+"""The contract between a recipe and its method: requirements beyond the schema that need no weights."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Complaint: TypeAlias = tuple[str, str]  # (path of a key, what is wrong with it)
 
 
 def complaints(recipe: RecipeFields) -> Iterator[Complaint]:
-    """Yield what is wrong between a recipe and its method: unknown, missing or illegal parameters, too many models."""
+    """Yield conflicts between a recipe and its method: unknown, missing or illegal parameters, too many models."""
     method = METHODS.get(recipe.merge_method)
     if method is None:
         hint = suggest(recipe.merge_method, METHODS)
@@ -39,13 +39,13 @@ class _Input:
 
 @dataclass(frozen=True, slots=True)
 class _InputGroup:
-    """What is merged with one another: `models`, or the sources of one slice."""
+    """Inputs that are merged together: `models`, or the sources of one slice."""
 
     path: str
     inputs: tuple[_Input, ...]
     outer: tuple[Parameters, ...]  # parameter blocks by precedence, after the inputs' own
     base: str | None
-    note: str = ""  # said with whatever is wrong with it
+    note: str = ""  # added to every complaint about it
 
 
 def _groups(recipe: RecipeFields) -> Iterator[_InputGroup]:
@@ -73,10 +73,7 @@ def _groups_of(
         sources = tuple(_Input(f"{path}[{i}]", each.model, each.parameters) for i, each in enumerate(part.sources))
         yield _InputGroup(path, sources, (part.parameters, *outer), part.base_model or base)
     if slices and len(last := last_sources(slices).sources) < len(sources):
-        note = (
-            f" (the tensors after the layers are made of the first {len(last)} sources here, as many as the first "
-            "slice has)"
-        )
+        note = f" (the tensors after the layers use the first {len(last)} sources here, as many as the first slice has)"
         yield _InputGroup(path, sources[: len(last)], (part.parameters, *outer), part.base_model or base, note)
 
 
@@ -92,7 +89,7 @@ def _blocks(recipe: RecipeFields) -> Iterator[tuple[str, Parameters]]:
 
 
 def _check_setting(method: Method, path: str, name: str, setting: Setting) -> Iterator[Complaint]:
-    # A parameter of another method is tolerated, as mergekit does: a search may choose among methods.
+    # Parameters of other methods are tolerated, as in mergekit: a search may choose among methods.
     own = method.parameter(name)
     candidates = [own] if own else [p for m in METHODS.values() if (p := m.parameter(name))]
     if not candidates:
@@ -130,7 +127,7 @@ def _check_group(method: Method, group: _InputGroup) -> Iterator[Complaint]:
 
 def _check_together(method: Method, each: _Input, outer: tuple[Parameters, ...]) -> Iterator[Complaint]:
     assert method.refuses_together
-    for t in (0.0, 1.0):  # both ends of a gradient are numbers of some tensor, whatever the models are
+    for t in (0.0, 1.0):  # some tensor has the value at each end of a gradient, whatever the models are
         numbers = {parameter.key: _number_at(parameter, each, outer, t) for parameter in method.parameters}
         if reason := method.refuses_together(**numbers):
             yield f"{each.path}.parameters", reason
@@ -138,7 +135,7 @@ def _check_together(method: Method, each: _Input, outer: tuple[Parameters, ...])
 
 
 def _number_at(parameter: Parameter, each: _Input, outer: tuple[Parameters, ...], t: float) -> Number | None:
-    """Return the number that an input has at `t`, or None where filters make that a matter of the tensor."""
+    """Return an input's value at `t`, or None if it depends on the tensor because of filters."""
     setting = next((block[parameter.key] for block in (each.own, *outer) if parameter.key in block), parameter.default)
     if setting is None or (isinstance(setting, tuple) and any(isinstance(item, Conditional) for item in setting)):
         return None
@@ -151,7 +148,7 @@ def _check_given(method: Method, parameter: Parameter, group: _InputGroup) -> It
         return
     what = f"{method.name} needs the parameter {parameter.key!r}"
     if parameter.scope is Scope.SHARED:
-        yield f"parameters.{parameter.key}", f"{what}; give it here, it holds for all models"
+        yield f"parameters.{parameter.key}", f"{what}; give it here, for all models"
         return
     for each in group.inputs:
         if parameter.key in each.own or (parameter.scope is Scope.NON_BASE and each.model == group.base):

@@ -14,9 +14,9 @@ _METHODS = Path(__file__).parents[1] / "methods"
 
 @cache
 def parameter_types() -> Mapping[str, str]:
-    """Return the type of each parameter that some method declares (`bool`, `int`, `float`, `str`), by its key in YAML.
+    """Return the type (`bool`, `int`, `float`, `str`) of each parameter that a method declares, by its key in YAML.
 
-    Read off the declarations, `k: Shared[int]`, in the methods' source.
+    Reads the declarations, `k: Shared[int]`, in the methods' source.
     """
     nodes = (node for file in sorted(_METHODS.rglob("*.py")) for node in ast.walk(ast.parse(file.read_bytes())))
     arguments = ((node.arg, node.annotation) for node in nodes if isinstance(node, ast.arg) and node.annotation)

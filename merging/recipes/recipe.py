@@ -1,16 +1,16 @@
 """A recipe: mergekit's YAML, read strictly.
 
-Guarantees: what is read here means what it means to mergekit 0.1.5, and can be written as YAML that mergekit reads
-(unless it uses a method that mergekit lacks: export/mergekit_equivalent.py). An unknown key, a wrong type or a number
-outside its legal range is an error that names the file and the key. Does not open checkpoints: the plan checks
-whether a recipe fits its parents.
+Guarantees: a recipe means the same here and in mergekit 0.1.5, and can be written as YAML that mergekit reads (unless
+it uses a method that mergekit lacks: export/mergekit_equivalent.py). An unknown key, a wrong type or a number out of
+range is an error that names the file and the key. Does not open checkpoints: the plan checks whether a recipe fits its
+parents.
 """
 
 from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -22,7 +22,7 @@ from merging.checkpoints.named import FILES, references_in, require_files, requi
 from merging.checkpoints.references import renamed
 from merging.errors import MergingError, shown
 from merging.options import LoadOptions
-from merging.recipes.schema import Dtype, InputModel, InputSlice, OutputSlice, RecipeFields
+from merging.recipes.schema import Dtype, InputModel, OutputModule, RecipeFields
 from merging.recipes.yaml_file import YamlReader, join, place
 
 _YAML = YamlReader("recipe", MergingError)
@@ -34,7 +34,7 @@ class Recipe(RecipeFields):
     Read one with `load`, `parse` or `from_dict`; all of them raise `MergingError` with the file and the key.
     """
 
-    # Where it was read: the file, and the key that it stands under there.
+    # Where it was read: the file, and the key above it.
     _source: str = PrivateAttr(default="")
     _key: str = PrivateAttr(default="")
 
@@ -50,14 +50,14 @@ class Recipe(RecipeFields):
 
     @classmethod
     def from_dict(cls, data: object, source: str, key: str = "") -> Recipe:
-        """Read a recipe from plain data; `key` is where it stands in `source`, e.g. ``recipe``."""
+        """Read a recipe from plain data; `key` is its place in `source`, e.g. ``recipe``."""
         if not isinstance(data, Mapping):
             raise MergingError(
                 f"{place(source, key)}: expected a recipe (a mapping with 'merge_method'), got "
                 f"{'nothing' if data is None else shown(data)}"
             )
         recipe = _YAML.validate(cls, copy.deepcopy(dict(data)), source, key)
-        # The methods import torch, which takes seconds: what the schema refuses does not wait for that.
+        # The methods import torch, which takes seconds. The schema refuses recipes without waiting for that.
         from merging.recipes.contract import complaints
 
         for path, reason in complaints(recipe):
@@ -77,33 +77,36 @@ class Recipe(RecipeFields):
         return cls(merge_method="linear", models=inputs, dtype=dtype, tokenizer_source=tokenizer_source)
 
     def at(self, key: str) -> str:
-        """Return how an error about a key begins: with the file that the recipe was read from, if there is one."""
+        """Return the beginning of an error about a key: the file that the recipe was read from, if any, and the key."""
         return place(self._source, join(self._key, key)) if self._source else key
 
     def require(self, options: LoadOptions) -> None:
-        """Raise MergingError, with the file and the key, where a model or file that it names is not there."""
+        """Raise MergingError, with the file and the key, if a model or file that it names is missing."""
         if self._source:
             plain = self.to_dict()
             require_files((self.at(key), file) for key, file in references_in(plain, FILES))
-            # Of a token's source it is told which parents there are.
+            # An error about a token's source lists the parents, so it is raised elsewhere.
             named = [(key, name) for key, name in references_in(plain) if not key.startswith("tokenizer.tokens.")]
             models = [(self.at(key), name) for key, name in named]
             require_models(models, options)
 
     def parents(self) -> tuple[str, ...]:
-        """Every model that the recipe reads, as written: inputs in order, base models after them."""
-        found = [source.model for source in self._sources()]
-        found += [s.base_model for s in self._slices() if s.base_model] + ([self.base_model] if self.base_model else [])
-        return tuple(dict.fromkeys(found))
+        """Every model that the recipe names: inputs in order, base models after them."""
+        holders: list[RecipeFields | OutputModule] = [self, *(self.modules or {}).values()]
+        slices = [part for holder in holders for part in holder.slices or ()]
+        inputs = [each.model for holder in holders for each in holder.models or ()]
+        sources = [source.model for part in slices for source in part.sources]
+        bases = [*(part.base_model for part in slices), self.base_model]
+        return tuple(dict.fromkeys(filter(None, [*inputs, *sources, *bases])))
 
     @property
     def config_source(self) -> str:
-        """The model whose config, generation config and (by default) tokenizer the merge has."""
+        """The model that gives the merge its config, generation config and (by default) tokenizer."""
         return self.base_model or self.parents()[0]
 
     @property
     def vocabulary_source(self) -> str | None:
-        """Which vocabulary the merge has: ``union`` or that of a model; None where all embeddings stay as they are."""
+        """The vocabulary of the merge: ``union`` or that of a model; None if all embeddings stay as they are."""
         source = self.tokenizer.source if self.tokenizer else self.tokenizer_source
         return self.config_source if source == "base" else source
 
@@ -113,7 +116,7 @@ class Recipe(RecipeFields):
         return plain
 
     def to_yaml(self, names: Mapping[str, str] = MappingProxyType({})) -> str:
-        """The recipe as YAML that mergekit reads; `names` are other names of models and files, by their references."""
+        """The recipe as YAML that mergekit reads; `names` renames models and files, by their references."""
         plain = renamed(self.to_dict(), names)
         return yaml.dump(plain, sort_keys=False, Dumper=_Dumper, allow_unicode=True)
 
@@ -123,23 +126,11 @@ class Recipe(RecipeFields):
     def __hash__(self) -> int:
         return hash(self.model_dump_json())
 
-    def _slices(self) -> Iterator[OutputSlice]:
-        yield from self.slices or ()
-        for module in (self.modules or {}).values():
-            yield from module.slices or ()
-
-    def _sources(self) -> Iterator[InputModel | InputSlice]:
-        yield from self.models or ()
-        for module in (self.modules or {}).values():
-            yield from module.models or ()
-        for output_slice in self._slices():
-            yield from output_slice.sources
-
 
 class _Dumper(yaml.SafeDumper):
     """Writes gradients on one line, as people write them."""
 
-    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 - the same weight twice is no alias
+    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 - writes equal values twice, not as an alias
         return True
 
 

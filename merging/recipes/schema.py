@@ -1,7 +1,7 @@
 """The schema of a recipe: mergekit's YAML, key by key, as frozen pydantic models.
 
-Guarantees: an unknown key, a wrong type or two keys that exclude each other are errors. What a method asks for beyond
-that is the contract's business (contract.py), the wording of errors the recipe's.
+Guarantees: an unknown key, a wrong type or two keys that exclude each other are errors. What a method
+requires beyond that is checked by contract.py; yaml_file.py words the errors.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def _parse_reference(raw: object) -> str:
     if isinstance(raw, Mapping):  # mergekit's long form: {model: {path, revision}, lora: ...}
         _refuse_unknown(raw, ("model", "lora", "override_architecture"))
         if raw.get("override_architecture"):
-            raise _reference_error("override_architecture: is not possible here; change the model's config.json")
+            raise _reference_error("override_architecture: is not supported; change the model's config.json instead")
         if raw.get("model") is None:
             raise _reference_error("model: is missing")
         return "+".join(_reference_part(raw[key]) for key in ("model", "lora") if raw.get(key) is not None)
@@ -65,7 +65,7 @@ def _reference_error(reason: str) -> PydanticCustomError:
 
 
 def _write_reference(reference: str) -> object:
-    # mergekit takes every "+" for an adapter's and "@" for a revision's, unless the path is spelled out.
+    # mergekit reads every "+" as an adapter and "@" as a revision, unless the path is spelled out.
     model, adapter = split_reference(reference)
     parts = {"model": model} | ({"lora": adapter} if adapter is not None else {})
     spelled = {key: {"path": part} for key, part in parts.items() if set(part) & set("+@") and Path(part).exists()}
@@ -108,7 +108,7 @@ class InputSlice(_Strict):
 class OutputSlice(_Strict):
     """A run of output layers, merged from the same number of layers of each source.
 
-    `residual_weight` is read and means nothing: so it is in mergekit 0.1.5.
+    `residual_weight` is read but has no effect, as in mergekit 0.1.5.
     """
 
     sources: tuple[InputSlice, ...] = Field(min_length=1)
@@ -125,7 +125,7 @@ class OutputSlice(_Strict):
 
 
 def last_sources(slices: Sequence[OutputSlice]) -> OutputSlice:
-    """Return what the tensors after the layers are made of: the last slice, with no more sources than the first has.
+    """Return the slice for the tensors after the layers: the last one, with at most as many sources as the first.
 
     (mergekit 0.1.5 pairs the tensors of the first slice's sources with the models of the last one's.)
     """
@@ -147,7 +147,7 @@ class OutputModule(_Strict):
 
 
 class ModelToken(_Strict):
-    """The embedding that a model has of a token, given by its id or its text."""
+    """A model's embedding of a token, which is given by its id or its text."""
 
     kind: Literal["model_token"]
     model: ModelReference
@@ -196,7 +196,7 @@ class TokenizerSection(_Strict):
 
 
 class RecipeFields(_Strict):
-    """What stands in a recipe's file."""
+    """The keys of a recipe's file."""
 
     merge_method: str
     base_model: ModelReference | None = None

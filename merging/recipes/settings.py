@@ -1,7 +1,7 @@
-"""Settings: what may stand for a number in a recipe, which is a value, a gradient over the layers, or filters by name.
+"""Settings: what a recipe may give for a parameter: a value, a gradient over the layers, or filters by tensor name.
 
-Guarantees: a setting has the value that mergekit 0.1.5 resolves for every tensor. Knows no parameter; whoever resolves
-a setting says how its values are read.
+Guarantees: a setting has the value that mergekit 0.1.5 resolves for every tensor. Knows no parameters; callers say how
+to read the values.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ Setting: TypeAlias = Scalar | Gradient | tuple[Conditional, ...]
 
 @dataclass(frozen=True, slots=True)
 class Knots:
-    """What a setting has for one tensor: a value, or the two knots of a gradient that the tensor lies between.
+    """The part of a setting that applies to one tensor: a value, or the two knots of a gradient around the tensor.
 
     Attributes:
         left: the value, or the knot at or before the tensor.
         right: the next knot; None for a plain value.
-        fraction: the way from the left knot to the right one, in [0, 1).
+        fraction: the position between the left knot and the right one, in [0, 1).
     """
 
     left: Scalar
@@ -50,7 +50,7 @@ class Knots:
     fraction: float = 0.0
 
     def value(self, read: Callable[[Scalar], Scalar]) -> Scalar:
-        """Interpolate linearly between the knots; of booleans and words, take the left one.
+        """Interpolate linearly between the knots; for booleans and words, take the left one.
 
         Args:
             read: converts a value as written to the parameter's type.
@@ -64,7 +64,7 @@ class Knots:
 
 
 def knots_at(setting: Setting, tensor_name: str, t: float) -> Knots | None:
-    """Return what a setting has for a tensor, or None where no filter fits. The first fitting filter wins.
+    """Return the part of a setting for a tensor, or None if no filter fits. The first fitting filter wins.
 
     Args:
         setting: the setting.
@@ -87,7 +87,7 @@ def knots_at(setting: Setting, tensor_name: str, t: float) -> Knots | None:
 
 
 def leaves(setting: Setting) -> Iterator[tuple[str, Scalar]]:
-    """Yield every value in a setting, with where it stands there: ``[1].value[0]``."""
+    """Yield every value in a setting, after its place there: ``[1].value[0]``."""
     if not isinstance(setting, tuple):
         yield "", setting
         return
@@ -113,7 +113,7 @@ def _parse_scalar_or_gradient(raw: object, at: str) -> Scalar | Gradient:
         return raw
     if isinstance(raw, list | tuple):
         if not raw:
-            raise _error(at, "an empty list is no gradient; give at least one number")
+            raise _error(at, "an empty list is not a gradient; give at least one number")
         for index, item in enumerate(raw):
             if not isinstance(item, bool | int | float | str):
                 raise _error(f"{at}[{index}]", f"expected a number, got {item!r}")

@@ -1,4 +1,4 @@
-"""YAML as people write it: read strictly, and refused in one message that names the file, the key and what is wrong.
+"""YAML as people write it: read strictly, with errors of one line that name the file, the key and the problem.
 
 Guarantees: a key that is given twice is an error. Knows no schema; recipes and configs bring theirs.
 """
@@ -25,8 +25,8 @@ class YamlReader:
     """Reads one kind of file.
 
     Attributes:
-        kind: what errors call it, such as ``recipe``.
-        error: what is raised; its message is for the person who wrote the file.
+        kind: the word for it in errors, such as ``recipe``.
+        error: the type of error to raise; its message is for the author of the file.
     """
 
     kind: str
@@ -42,7 +42,7 @@ class YamlReader:
             raise self.error(f"{path}: is not UTF-8 text; a {self.kind} is a YAML file") from None
 
     def parse(self, text: str, source: str) -> object:
-        """Return what a text holds; `source` is what errors call it. Raises `error` with the line."""
+        """Return the data in a text; errors call it `source`. Raises `error` with the line."""
         try:
             return _load(text)
         except yaml.YAMLError as error:
@@ -52,12 +52,12 @@ class YamlReader:
             if reason == "but found another document":
                 raise self.error(f"{where}: a second document begins here; a {self.kind} is one") from None
             raise self.error(f"{where}: is not valid YAML: {reason}") from None
-        # What PyYAML lets through: a 13th month, some thousand brackets.
+        # Errors that PyYAML lets through: a 13th month, thousands of brackets.
         except (ValueError, TypeError, RecursionError) as error:
             raise self.error(f"{source}: is not valid YAML: {error}") from None
 
     def validate(self, schema: type[Schema], data: object, source: str, key: str = "") -> Schema:
-        """Return plain data as a schema's object; `key` is where it stands in `source`. Raises `error` with the key."""
+        """Return plain data as a schema's object; `key` is its place in `source`. Raises `error` with the key."""
         try:
             return schema.model_validate(data)
         except ValidationError as error:
@@ -65,7 +65,7 @@ class YamlReader:
 
 
 def join(path: str, rest: str) -> str:
-    """Return a key's path with another one below it."""
+    """Return the path of a key below another one."""
     if not path or not rest or rest.startswith("["):
         return path + rest
     return f"{path}.{rest}"
@@ -77,18 +77,18 @@ def path_of(keys: Iterable[int | str]) -> str:
 
 
 def place(source: str, key: str) -> str:
-    """Return how an error begins: with the file and the key."""
+    """Return the beginning of an error: the file and the key."""
     return f"{source}: {key}" if key else source
 
 
 # Deeper data would end in a RecursionError where it is copied or validated.
 _DEPTH = 100
-# That of libyaml takes a tenth of the time.
+# libyaml's loader takes a tenth of the time.
 _LOADER: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def _load(text: str) -> object:
-    """Return what a text holds. Raises yaml.YAMLError, and what PyYAML lets through."""
+    """Return the data in a text. Raises yaml.YAMLError, and errors that PyYAML lets through."""
     loader = _LOADER(text)
     try:
         root = loader.get_single_node()
@@ -100,12 +100,12 @@ def _load(text: str) -> object:
 
 
 def _check(node: yaml.Node | None, above: frozenset[int], checked: set[int]) -> None:
-    """Raise yaml.YAMLError where a key is given twice, or where a list or mapping holds itself.
+    """Raise yaml.YAMLError if a key is given twice, or a list or mapping contains itself.
 
-    What YAML merge keys (``<<``) bring may be overridden. `above` are the ids of the nodes around this one.
+    Keys from YAML merge keys (``<<``) may be overridden. `above` holds the ids of the nodes around this one.
     """
     if id(node) in above:
-        raise yaml.YAMLError("an alias (*name) stands inside what it names")
+        raise yaml.YAMLError("an alias (*name) is inside the value that it names")
     if len(above) > _DEPTH:
         raise yaml.YAMLError(f"lists and mappings are nested more than {_DEPTH} deep")
     if not isinstance(node, yaml.CollectionNode) or id(node) in checked:
@@ -122,7 +122,7 @@ def _check(node: yaml.Node | None, above: frozenset[int], checked: set[int]) -> 
     checked.add(id(node))
 
 
-# What pydantic calls "a valid tuple", "a valid dictionary" or "a valid string" is no word of YAML.
+# pydantic's "a valid tuple", "a valid dictionary" and "a valid string" are not terms of YAML.
 _EXPECTED = {
     "tuple_type": "expected a list",
     "dict_type": "expected a mapping",
@@ -144,12 +144,12 @@ _EXPECTED = {
     "too_short": "expected {min_length} or more entries",
     "too_long": "expected {max_length} or fewer entries",
 }
-# What pydantic's locations hold beside keys: which member of a union was tried.
+# Parts of pydantic's locations that are not keys: the member of a union that was tried.
 _MEMBERS = ("str", "dict[str,any]", "model_token", "zero")
 
 
 def _first(errors: Sequence[ErrorDetails]) -> ErrorDetails:
-    # A misspelt key is two errors to pydantic, and the one that says "missing" comes first.
+    # A misspelt key gives two errors in pydantic, and the one that says "missing" comes first.
     return min(errors, key=lambda error: error["type"] != "extra_forbidden")
 
 
@@ -163,7 +163,7 @@ def _explain(error: ErrorDetails, schema: type[BaseModel], source: str, key: str
     if error["type"] == "missing":
         return f"{where}: is missing"
     message = error["msg"].removeprefix("Value error, ")
-    if error["type"] == "value_error" or "reason" in context:  # a validator of ours: it has said all
+    if error["type"] == "value_error" or "reason" in context:  # one of our validators, whose message is complete
         return f"{where}: {message}"
     expected = _EXPECTED.get(error["type"])
     message = expected.format(**context) if expected else message[:1].lower() + message[1:]
@@ -188,6 +188,6 @@ def _sections(annotation: object) -> Iterator[type[BaseModel]]:
 
 
 def _tags(section: type[BaseModel]) -> list[object]:
-    """Return the words that tell a section from the other members of its union."""
+    """Return the words that distinguish a section from the other members of its union."""
     literals = [field.annotation for field in section.model_fields.values() if get_origin(field.annotation) is Literal]
     return [tag for literal in literals for tag in get_args(literal)]

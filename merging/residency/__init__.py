@@ -1,1 +1,1 @@
-"""Residency: in which memory the parents are kept, and how they come to the device."""
+"""Residency: the memory that keeps the parents, and how they reach the device."""

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import torch
 
-# Of the host, of a device, and of the libraries that compute on it.
+# Messages of the host, of a device, and of the libraries that compute on it.
 _NO_MEMORY = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
 _UNKNOWN = sys.maxsize
 # Share of the free memory: evaluation needs room of its own, and swapping is no faster than reading a file.
 _HOST_RESERVE = 0.1
-# Of the whole card: the cache of keys and values, activations, blocks in between.
+# Share of the whole card: key-value cache, activations, intermediate blocks.
 _DEVICE_RESERVE = 0.15
-# The files of a memory control group, versions 2 and 1: limit, usage, and what of the usage is cached files.
+# Files of a memory control group, versions 2 and 1: limit, usage, and the part of the usage that caches files.
 _GROUPS = (
     (Path("/sys/fs/cgroup"), "memory.max", "memory.current", "inactive_file"),
     (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
@@ -38,10 +38,10 @@ class Budget:
         """Return the budget for a device.
 
         Args:
-            device: where merging is done.
-            live_model_bytes: what the model that is merged into will take there.
-            limit: bytes that parents may take in all; by default what is free, less what a search needs itself.
-            part: which part of the limit, and of the host's memory, is this device's, among several.
+            device: the device that merges.
+            live_model_bytes: the bytes that the live model will take there.
+            limit: the bytes that parents may take in all; by default the free memory, less what a search itself needs.
+            part: this device's share of the limit and of the host's memory, among several devices.
         """
         on_device = 0
         if device.type == "cuda":
@@ -56,7 +56,7 @@ class Budget:
 
 
 def free_host_bytes() -> int:
-    """Return how much memory a process can still take without swapping or being killed."""
+    """Return the memory that a process can still take without swapping or being killed, in bytes."""
     return min([_available(), *_left_in_groups()])
 
 
@@ -81,7 +81,7 @@ def _left_in_groups() -> Iterator[int]:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error says that memory ran out: torch has no class of its own for that on a CPU."""
+    """Whether an error says that memory ran out: on a CPU, torch has no error class for that."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _NO_MEMORY)

@@ -1,6 +1,6 @@
 """Placement: the device of each module of the live model, and of the parents' tensors that it is made of.
 
-Guarantees: every tensor has one device, which exists. A map that leaves a module out, or moves weights while the model
+Guarantees: every tensor has one device, which exists. A map that omits a module, or moves weights while the model
 computes, is refused before anything is read. Only this file imports accelerate, for models spread over devices.
 """
 
@@ -24,22 +24,17 @@ class Placement:
     modules: Mapping[str, torch.device]
 
     @classmethod
-    def on(cls, device: torch.device) -> Placement:
-        """Return the placement of a whole model on one device."""
-        return cls({"": device})
-
-    @classmethod
     def of(cls, device_map: DeviceMap, model: Any, dtype: torch.dtype) -> Placement:
         """Read a device map as accelerate takes it.
 
         Args:
             device_map: ``auto`` spreads the model evenly over the GPUs; else a device for each module by its name.
             model: the model, on the meta device.
-            dtype: what its weights will be held in.
+            dtype: the dtype of its weights.
 
         Raises:
-            MergingError: a device is not here, a module is unknown or has no device, or the model would not be on
-                devices of one kind at all times.
+            MergingError: a device does not exist, a module is unknown or has no device, or the devices are of several
+                kinds.
         """
         given = _auto(model, dtype) if device_map == "auto" else device_map
         placement = cls({module: _device(module, device) for module, device in given.items()})
@@ -52,8 +47,8 @@ class Placement:
         kinds = {device.type for device in placement.devices}
         if len(kinds) > 1:
             raise MergingError(
-                f"device_map: names devices of several kinds ({', '.join(sorted(kinds))}); a model that is merged into "
-                "has all its weights where they are computed with: on GPUs, or all on the cpu"
+                f"device_map: names devices of several kinds ({', '.join(sorted(kinds))}); put all weights on "
+                "GPUs, or all on the cpu, so that they stay where the model computes"
             )
         return placement
 
@@ -64,7 +59,7 @@ class Placement:
 
     @property
     def is_spread(self) -> bool:
-        """Whether the model is in more than one memory; all CPUs have one."""
+        """Whether the model is in more than one memory; all CPUs share one."""
         return len({str(device) if device.type != "cpu" else "cpu" for device in self.devices}) > 1
 
     def device_of(self, name: str) -> torch.device:
@@ -79,11 +74,11 @@ class Placement:
         return self.modules[part]
 
     def named(self, names: Mapping[str, str]) -> Placement:
-        """Return this placement with the merge's names for tensors, which may differ from the live model's."""
+        """Return this placement extended by the merge's names for tensors, which may differ from the live model's."""
         return Placement({**self.modules, **{other: self.device_of(name) for name, other in names.items()}})
 
     def dispatch(self, model: Any) -> None:
-        """Move a model's modules to their devices; its inputs and activations follow them from then on."""
+        """Move a model's modules to their devices; from then on inputs and activations follow them."""
         if not self.is_spread:
             model.to(self.devices[0])
             return
@@ -102,12 +97,12 @@ def _auto(model: Any, dtype: torch.dtype) -> Mapping[str, str | int]:
     from accelerate.utils import get_balanced_memory
 
     whole = list(model._no_split_modules or ())
-    # The parents are spread as the model is, so that what counts is how even it is.
+    # The parents follow the model's placement, so balance matters most.
     room = get_balanced_memory(model, dtype=dtype, no_split_module_classes=whole)
     found = infer_auto_device_map(model, room, no_split_module_classes=whole, dtype=dtype)
     devices = set(found.values())
     if "disk" in devices or ("cpu" in devices and len(devices) > 1):
-        raise MergingError("device_map: auto: the model does not fit on the GPUs that are here; free some, or add some")
+        raise MergingError("device_map: auto: the model does not fit on the available GPUs; free memory, or add GPUs")
     return dict(found)
 
 
@@ -122,11 +117,11 @@ def _device(module: str, name: str | int) -> torch.device:
     except (RuntimeError, AssertionError, ValueError) as error:
         count = torch.cuda.device_count()
         here = ", ".join(["cpu", *(f"cuda:{index}" for index in range(count))])
-        raise MergingError(f"{where}: there is no device {name!r} ({first_line(error)}); here are: {here}") from None
+        raise MergingError(f"{where}: there is no device {name!r} ({first_line(error)}); available: {here}") from None
 
 
 def by_device(names: Iterable[str], placement: Placement) -> dict[torch.device, list[int]]:
-    """Return for each device the indices of the tensors that are on it, in order."""
+    """Return for each device the indices of its tensors, in order."""
     found: dict[torch.device, list[int]] = {}
     for index, name in enumerate(names):
         found.setdefault(placement.device_of(name), []).append(index)

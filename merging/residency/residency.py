@@ -1,4 +1,4 @@
-"""Residency: in which memory each of the parents' tensors is kept between candidates.
+"""Residency: the memory that keeps each of the parents' tensors between candidates.
 
 A tensor lives in the best place that has room: the device's memory; else the host's, pinned so that a GPU copies from
 it at full speed while it computes; else only its file, which is mapped whenever the tensor is merged. The place never
@@ -21,16 +21,16 @@ from merging.residency.transfers import Transfers
 
 _LOG = logging.getLogger("merging.residency")
 
-# Pinned memory is had in slabs: torch rounds each pinned allocation up to a power of two.
+# Pinned memory is allocated in slabs, because torch rounds each pinned allocation up to a power of two.
 _SLAB = 1 << 30
 _ALIGNMENT = 512
 
 
 class Residency:
-    """Keeps tensors that were read once, as far as a budget goes. Safe to use from several threads.
+    """Keeps tensors that were read, within a budget. Safe to use from several threads.
 
     Attributes:
-        notes: what a user should know about the memory, in sentences.
+        notes: sentences for the user about the memory.
     """
 
     def __init__(self, device: torch.device, budget: Budget) -> None:
@@ -43,12 +43,12 @@ class Residency:
         self._transfers = Transfers(self.device) if device.type == "cuda" else None
 
     def leave_room(self, nbytes: int) -> None:
-        """Leave this many more bytes of the device's memory to others; what is already kept stays."""
+        """Leave this many more bytes of the device's memory to others; tensors already kept stay."""
         place = "host" if self.device.type == "cpu" else "device"
         self._left[place] = max(0, self._left[place] - nbytes)
 
     def get(self, stored: StoredTensor) -> Tensor:
-        """Return a tensor on the device; a kept one must not be written to.
+        """Return a tensor on the device. Do not write to it.
 
         On a GPU, a tensor announced by `expect` stays valid until `expect` has been called twice more.
         """
@@ -61,7 +61,7 @@ class Residency:
             return (stored.view() if kept is None else kept).to(self.device)
 
     def keep(self, stored: StoredTensor) -> Tensor | None:
-        """Read a tensor into the best memory that has room, if it is not kept yet; return None if nothing has room."""
+        """Read a tensor into the best memory with room, unless it is kept already; return None if there is no room."""
         kept = self._kept.get(stored)
         if kept is None and stored.nbytes <= max(self._left.values()):
             with self._lock:
@@ -71,13 +71,13 @@ class Residency:
         return kept
 
     def expect(self, wanted: Iterable[StoredTensor]) -> None:
-        """Start copying to the device what a later `get` will ask for, while the device computes."""
+        """Start copying tensors for later `get` calls to the device, while it computes."""
         if self._transfers:
             kept = {stored: self.keep(stored) for stored in wanted}
             self._transfers.begin({s: k for s, k in kept.items() if k is None or k.device != self.device})
 
     def note_shortage(self, wanted: Collection[StoredTensor]) -> None:
-        """Note how much of what should be kept did not fit into the device's memory."""
+        """Note how much of the wanted tensors did not fit into the device's memory."""
         where = {stored: self._kept.get(stored) for stored in wanted}
         on_host = sum(s.nbytes for s, kept in where.items() if kept is not None and kept.device != self.device)
         nowhere = sum(s.nbytes for s, kept in where.items() if kept is None)
@@ -137,6 +137,6 @@ class Residency:
 
 @contextmanager
 def _plain_tensors() -> Iterator[None]:
-    # Whoever asks first may be in inference mode; what outlives it must be of use outside, too.
+    # The first caller may be in inference mode, but kept tensors must also work outside of it.
     with torch.inference_mode(False), torch.no_grad():
         yield

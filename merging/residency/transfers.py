@@ -1,4 +1,4 @@
-"""Transfers: copies to a GPU that run while it computes, into two buffers by turns.
+"""Transfers: copies to a GPU that run while it computes, alternating between two buffers.
 
 Guarantees: at most two groups of tensors are on the device at a time. A group is complete before it is used, and its
 buffer is not overwritten before the work enqueued with it is done. Only for CUDA devices.
@@ -22,7 +22,7 @@ _ALIGNMENT = 512
 
 @dataclass
 class _Buffer:
-    """Device memory for one group, with pinned memory for what comes from files, and the group that is in it."""
+    """Device memory for one group, pinned memory for data from files, and the group in it."""
 
     ready: torch.cuda.Event
     memory: Tensor
@@ -38,12 +38,12 @@ class Transfers:
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._buffers = [self._buffer(), self._buffer()]
 
-    @torch.inference_mode(False)  # so that what is copied is of use outside of it, too
+    @torch.inference_mode(False)  # so that the copies also work outside of it
     def begin(self, group: Mapping[StoredTensor, Tensor | None]) -> None:
-        """Begin to copy a group: from the pinned memory given with each tensor, or from its file.
+        """Begin to copy a group: each tensor from the pinned memory given with it, or from its file.
 
-        The work with the group before the last must have been enqueued already. Raises OutOfMemory if the device has
-        no room for the group.
+        The work with the group before the last must already be enqueued. Raises OutOfMemory if the device has no room
+        for the group.
         """
         buffer = self._buffers[0]
         self._buffers.reverse()
@@ -51,8 +51,8 @@ class Transfers:
         from_files = any(kept is None for kept in group.values())
         self._make_room(buffer, sum(map(_aligned, group)), from_files)
         if from_files:
-            buffer.ready.synchronize()  # its staging memory may still be copied from
-        # The buffer's last group was worked with before this point of the device's queue; the host need not wait.
+            buffer.ready.synchronize()  # copies from its staging memory may still run
+        # Work with the buffer's last group precedes this point in the device's queue, so the host need not wait.
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
         start = 0
         with torch.cuda.stream(self._stream):
@@ -65,7 +65,7 @@ class Transfers:
             buffer.ready.record(self._stream)
 
     def take(self, stored: StoredTensor) -> Tensor | None:
-        """Return a tensor of the last two groups, to be worked with on the current stream, or None."""
+        """Return a tensor of the last two groups for work on the current stream, or None."""
         for buffer in self._buffers:
             if stored in buffer.group:
                 torch.cuda.current_stream(self._device).wait_event(buffer.ready)
@@ -74,7 +74,7 @@ class Transfers:
 
     def close(self) -> None:
         """Give the buffers' memory back."""
-        with contextlib.suppress(torch.AcceleratorError):  # a device that is lost has nothing to wait for
+        with contextlib.suppress(torch.AcceleratorError):  # a lost device has nothing to wait for
             torch.cuda.synchronize(self._device)
         self._buffers = [self._buffer(), self._buffer()]
 
@@ -85,17 +85,17 @@ class Transfers:
     def _make_room(self, buffer: _Buffer, size: int, from_files: bool) -> None:
         try:
             if size > buffer.memory.numel():
-                torch.cuda.synchronize(self._device)  # nobody may be at work with what is let go of
+                torch.cuda.synchronize(self._device)  # no work may still use the freed memory
                 buffer.memory = torch.empty(0, dtype=torch.uint8)
                 buffer.memory = torch.empty(size, dtype=torch.uint8, device=self._device)
             if from_files and size > buffer.staging.numel():
-                buffer.ready.synchronize()  # nothing may be copied from what is let go of
+                buffer.ready.synchronize()  # no copy may still read the freed memory
                 buffer.staging = torch.empty(size, dtype=torch.uint8, pin_memory=True)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
             raise OutOfMemory(
-                f"{self._device} has no room for the {size / 1e9:.2f} GB of one tensor of all parents "
+                f"{self._device} has no room for the {size / 1e9:.2f} GB of one tensor of every parent "
                 f"({type(error).__name__}); choose another device (device: cpu) or fewer parents"
             ) from None
 

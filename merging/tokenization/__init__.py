@@ -1,1 +1,1 @@
-"""Tokenization: whose tokenizer and vocabulary a merge has, and how embeddings are rearranged to it."""
+"""Tokenization: the tokenizer and vocabulary of a merge, and how embeddings are rearranged to it."""

@@ -1,6 +1,6 @@
-"""Added tokens: what a tokenizer gains and loses in a merge, written into its tokenizer.json.
+"""Added tokens: the tokens that a tokenizer gains or loses in a merge, written into its tokenizer.json.
 
-Guarantees: tokens that stay keep their ids. Knows nothing of embeddings but how many rows they have.
+Guarantees: tokens that stay keep their ids. Knows only the number of rows of embeddings.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 def missing_tokens(tokenizers: Sequence[tuple[PreTrainedTokenizerBase, int]]) -> list[str | AddedToken]:
-    """Return what the first of some tokenizers needs to have the tokens of all.
+    """Return the tokens that the first of some tokenizers lacks to have those of all.
 
-    As in mergekit, what a later tokenizer has in its model's vocabulary comes as a plain added token, and what it has
-    as an added token keeps its settings; of different settings the first ones hold.
+    As in mergekit, a token from the vocabulary of a later tokenizer becomes a plain added token, and an added token
+    keeps its settings; where settings differ, the first tokenizer's win.
 
     Args:
         tokenizers: each with the rows of its embedding; tokens without a row do not count.
@@ -44,16 +44,16 @@ def missing_tokens(tokenizers: Sequence[tuple[PreTrainedTokenizerBase, int]]) ->
 def changed(
     model: str, tokenizer: PreTrainedTokenizerBase, rows: int | None, more: Sequence[str | AddedToken]
 ) -> Tokenizer | None:
-    """Return a model's tokenizer without some tokens and with others, or None if that changes nothing.
+    """Return a model's tokenizer with tokens removed and added, or None if nothing changes.
 
     Args:
-        model: whose it is.
-        tokenizer: the tokenizer, which is not changed.
-        rows: ids from this one on are left out.
-        more: what is added, in this order; a text becomes a plain added token.
+        model: the model that has the tokenizer.
+        tokenizer: the tokenizer, which stays unchanged.
+        rows: tokens with this id or a higher one are removed.
+        more: tokens to add, in this order; a text becomes a plain added token.
 
     Raises:
-        MergingError: the tokenizer is of a kind that cannot be changed.
+        MergingError: this kind of tokenizer cannot be changed.
     """
     vocabulary = tokenizer.get_vocab()
     beyond = {text for text, index in vocabulary.items() if rows is not None and index >= rows}
@@ -70,7 +70,7 @@ def changed(
 
 
 def _added(tokenizer: PreTrainedTokenizerBase) -> list[tuple[int, AddedToken]]:
-    decoder: dict[int, Any] = tokenizer.added_tokens_decoder  # which transformers 5.24 annotates as texts
+    decoder: dict[int, Any] = tokenizer.added_tokens_decoder  # transformers 5.24 annotates the values as str
     return sorted(decoder.items())
 
 

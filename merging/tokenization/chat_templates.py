@@ -1,4 +1,4 @@
-"""Chat templates: the well-known ones by name, and which one a recipe's `chat_template` means.
+"""Chat templates: the well-known ones by name, and the one that a recipe's `chat_template` means.
 
 Guarantees: the names are those of mergekit 0.1.5; the texts are written here after each format's public description.
 Where mergekit's own file of that name prints a stray newline (llama3 and exaone after each message, alpaca between its
@@ -99,7 +99,7 @@ TEMPLATES = {
 # mergekit does not take shorter texts for templates.
 _LEAST_LENGTH = 20
 
-# A conversation whose parts are found again in what a template makes of it.
+# A conversation whose parts can be found in a template's output.
 _TURNS = ("question-7f3a", "answer-7f3a", "next-7f3a")
 
 
@@ -111,7 +111,7 @@ def choose_template(wanted: str | None, parents: Iterable[str | None]) -> str | 
         parents: the parents' own templates, in the recipe's order.
 
     Raises:
-        MergingError: it is none of these.
+        MergingError: `wanted` is none of these.
     """
     if not wanted:
         return None
@@ -131,7 +131,7 @@ def choose_template(wanted: str | None, parents: Iterable[str | None]) -> str | 
 def turn_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
     """Return the id of the token with which a tokenizer's chat template closes an answer, or None.
 
-    Where nothing but the next turn follows an answer, that is the token with which it begins.
+    If the next turn follows directly after an answer, this is the token that begins it.
     """
     if not tokenizer.chat_template:
         return None
@@ -144,10 +144,10 @@ def turn_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
 
 
 def _after_answer(tokenizer: PreTrainedTokenizerBase, turns: Sequence[str]) -> str:
-    """Return what a template writes between an answer and the next question, or the end; blank if it takes none."""
+    """Return what a template writes after an answer, up to the next question or the end; "" if it fails."""
     messages = [{"role": ("user", "assistant")[index % 2], "content": text} for index, text in enumerate(turns)]
     try:
         text = str(tokenizer.apply_chat_template(messages, tokenize=False))
-    except Exception:  # a template is a program of its author's, and may take no such conversation
+    except Exception:  # a template is its author's program, and may refuse this conversation
         return ""
     return text.partition(_TURNS[1])[2].partition(_TURNS[2])[0].strip()

@@ -1,7 +1,7 @@
 """The embeddings of parents with different vocabularies, rearranged to one vocabulary.
 
-Guarantees: the bits that mergekit 0.1.5 gives these rows; computed on the CPU, whatever the device, when they are read.
-Methods see what comes out as a parent's tensor like any other.
+Guarantees: the rows have the bits that mergekit 0.1.5 gives them. They are computed on the CPU when they are read,
+whatever the device. To methods the result is a parent's tensor like any other.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from merging.checkpoints.weights import Digest, StoredTensor
 from merging.parents import ParentSet
 from merging.tokenization.vocabulary import Alignment, Vocabulary, align
 
-# Of the rules by which rows are filled: to be raised when they give other bits.
+# Version of the rules that fill rows; raise it when the bits change.
 _VERSION = 1
 
 
 @dataclass(frozen=True)
 class RearrangedTensor(StoredTensor):
-    """A parent's tensor with a row a token, in the rows of another vocabulary.
+    """A parent's tensor with a row per token, rearranged to another vocabulary.
 
     `file` is that of the parent's own tensor; `name` tells vocabularies, models and dtypes apart.
 
     Attributes:
-        parent: whose it is.
-        tables: the tensor of each model that is merged with it, which its new rows are taken from.
-        alignment: which row comes from where.
+        parent: the parent.
+        tables: the tensor of each model that is merged with it, the sources of new rows.
+        alignment: the source of each row.
     """
 
     parent: str
@@ -44,7 +44,7 @@ class RearrangedTensor(StoredTensor):
         return rearranged(self.alignment, self.parent, cache(lambda of: tables[of].view()), self.dtype)
 
     def made_of(self, digest: Digest) -> object:
-        """Return what the models' tables are made of, which of them it is, and which row comes from where."""
+        """Return the identity of the models' tables, of the one among them, and of the source of each row."""
         names = [name for name, _ in self.tables]
         tables = [table.made_of(digest) for _, table in self.tables]
         return ["rearranged", _VERSION, str(self.dtype), names.index(self.parent), tables, self.alignment.digest(names)]
@@ -58,13 +58,13 @@ def aligned_names(
     base: str | None,
     dtype: torch.dtype,
 ) -> dict[str, str]:
-    """Return, by model, the name under which a parent set has a model's tensor with the rows of a vocabulary.
+    """Return, by model, the name of its tensor in the parent set with the rows of a vocabulary.
 
     Args:
         parents: where the tensor is, and where the rearranged one will be.
-        vocabulary: the merge's.
-        tensor: a tensor that has a row a token.
-        models: those that are merged with one another.
+        vocabulary: the vocabulary of the merge.
+        tensor: a tensor that has a row per token.
+        models: the models that are merged together.
         base: the base model, if there is one.
         dtype: the dtype of the merge.
 
@@ -91,10 +91,10 @@ def rearranged(alignment: Alignment, parent: str, table: Callable[[str], Tensor]
     """Return a parent's embedding (or output head, or its bias) in the vocabulary of the merge.
 
     Args:
-        alignment: which row comes from where.
-        parent: whose.
-        table: gives a parent's tensor, (its rows, *rest), on the CPU.
-        dtype: the dtype of the merge, to which rows are rounded before anything else.
+        alignment: the source of each row.
+        parent: the parent.
+        table: returns a parent's tensor, (its rows, *rest), on the CPU.
+        dtype: the dtype of the merge, to which rows are rounded first.
 
     Returns:
         (alignment.rows, *rest) in `dtype`.
@@ -118,19 +118,19 @@ def rearranged(alignment: Alignment, parent: str, table: Callable[[str], Tensor]
 
 
 def _means(alignment: Alignment, averaged: Tensor, total: Tensor, rows: Callable[[str, Tensor], Tensor]) -> Tensor:
-    """Return the mean of the parents that have a row, summed one after another in the dtype of `total` (zeros)."""
+    """Return the mean over the parents that have a row, summed one by one in the dtype of `total` (zeros)."""
     count = torch.zeros(len(averaged), dtype=torch.int64)
     for parent, own in alignment.own.items():
         (has,) = own[averaged].ge(0).nonzero(as_tuple=True)
         total[has] += rows(parent, own[averaged[has]])
         count[has] += 1
-    for parents in sorted(set(count.tolist())):  # a number and a tensor as divisor may round differently
+    for parents in sorted(set(count.tolist())):  # dividing by a number and by a tensor may round differently
         total[count == parents] /= parents
     return total
 
 
 def _pad(out: Tensor, ids: Tensor) -> None:
-    """Fill the rows that belong to no token with the mean of those that do."""
+    """Fill rows without a token with the mean of the rows with one."""
     if len(ids) == len(out):
         return
     is_token = torch.zeros(len(out), dtype=torch.bool)

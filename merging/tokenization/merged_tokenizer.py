@@ -1,7 +1,7 @@
-"""The tokenizer of a merge: whose it is, what is added to it, and what vocabulary the merged embedding has.
+"""The tokenizer of a merge: its source, its added tokens, and the vocabulary of the merged embedding.
 
-Guarantees: what scoring uses and what an export holds come from the same files; ids are those of the tokenizer.json
-that an export holds; without `tokenizer_source` or `tokenizer` in the recipe every embedding stays as it is.
+Guarantees: scoring and exports use the same files, and the ids of the exported tokenizer.json. Without
+`tokenizer_source` or `tokenizer` in the recipe, every embedding stays as it is.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from tokenizers import AddedToken, Tokenizer
     from transformers import PreTrainedTokenizerBase
 
-# Of the files beside a tokenizer's, those that are large and say nothing of it.
+# Suffixes of large files beside a tokenizer's that do not affect it.
 _WEIGHTS = (".bin", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx", ".pt", ".pth", ".safetensors")
 
 
@@ -41,11 +41,11 @@ class MergedTokenizer:
     """The tokenizer of a merge.
 
     Attributes:
-        model: whose files it has.
-        file: what tokenizer.json becomes where tokens were added or left out, else None: the files are kept.
+        model: the model whose files it has.
+        file: the new tokenizer.json if tokens were added or removed; None if the files stay.
         template: the chat template, or None for that of `model`.
         special: its special tokens.
-        load: loads it, the first time that it is called.
+        load: loads it when first called.
     """
 
     model: str
@@ -56,9 +56,9 @@ class MergedTokenizer:
 
     @classmethod
     def of(cls, recipe: Recipe, parents: ParentSet) -> MergedTokenizer:
-        """Return the tokenizer of a merge; made once for a parent set.
+        """Return the tokenizer of a merge; made once per parent set.
 
-        Raises MergingError where the recipe asks for one that cannot be had.
+        Raises MergingError if the recipe asks for one that is not available.
         """
         return parents.statistics.once(
             ("tokenizer", *_key(recipe), recipe.chat_template), lambda: _make(recipe, parents)
@@ -66,7 +66,7 @@ class MergedTokenizer:
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The tokenizer, with its template and a token to pad with."""
+        """The tokenizer, with its template and a padding token."""
         return with_padding(_with(self.template, self.load()))
 
     def save(self, folder: Path) -> None:
@@ -75,16 +75,16 @@ class MergedTokenizer:
 
 
 def merged_vocabulary(recipe: Recipe, parents: ParentSet) -> Vocabulary | None:
-    """Return the vocabulary that embeddings are rearranged to, or None where the recipe leaves them as they are.
+    """Return the vocabulary that embeddings are rearranged to, or None if the recipe leaves them as they are.
 
-    Raises MergingError where a parent's tokenizer does not fit its embedding, or cannot be had.
+    Raises MergingError if a parent's tokenizer is missing or does not fit its embedding.
     """
     return _choice(recipe, parents).vocabulary if recipe.vocabulary_source else None
 
 
 @dataclass(frozen=True)
 class _Choice:
-    """What a recipe's tokenizer settings come to."""
+    """The outcome of a recipe's tokenizer settings."""
 
     model: str
     file: Tokenizer | None
@@ -114,7 +114,7 @@ def _make(recipe: Recipe, parents: ParentSet) -> MergedTokenizer:
 
 
 def _unchanged(config_source: str, parents: ParentSet, template: str | None) -> MergedTokenizer:
-    """Return the config source's own tokenizer; it is loaded only if what a merge must know of it is not remembered."""
+    """Return the config source's own tokenizer; loads it only if its special tokens and ids are not remembered."""
     checkpoint = parents.checkpoints[config_source]
     load = cache(lambda: read_tokenizer(config_source, parents.options))
 
@@ -134,7 +134,7 @@ def _with(template: str | None, tokenizer: PreTrainedTokenizerBase) -> PreTraine
 
 
 def _files(folder: Path) -> dict[str, str | None]:
-    """Return what stands for all that may say something of a folder's tokenizer."""
+    """Return the digests of all files that may affect a folder's tokenizer."""
     files = [*folder.iterdir(), *folder.glob("additional_chat_templates/*")]
     small = [file for file in files if file.is_file() and file.suffix not in _WEIGHTS]
     return {file.name: digest(file) for file in small}
@@ -168,13 +168,13 @@ def _choose(recipe: Recipe, parents: ParentSet) -> _Choice:
 def _tokenizers(
     config_source: str, models: Iterable[str], sizes: Mapping[str, int], parents: ParentSet
 ) -> dict[str, PreTrainedTokenizerBase]:
-    """Return all tokenizers; a parent without one, with as many rows as the config source, gets that one's."""
+    """Return all tokenizers; a parent without one gets the config source's, if it has as many rows."""
     loaded: dict[str, PreTrainedTokenizerBase] = {}
     for name in dict.fromkeys(models):
         if name != config_source and name in sizes and not has_tokenizer(parents.checkpoints[name].folder):
             if sizes[name] != sizes[config_source]:
                 raise MergingError(
-                    f"model {name}: has no tokenizer, and its embedding has {sizes[name]} rows where that of "
+                    f"model {name}: has no tokenizer, and its embedding has {sizes[name]} rows, that of "
                     f"{config_source} has {sizes[config_source]}; put its tokenizer.json and "
                     "tokenizer_config.json beside it"
                 )
@@ -202,7 +202,7 @@ def _load(model: str, file: Tokenizer | None, options: LoadOptions) -> PreTraine
             locate(model) / "config.json",
             *(locate(model).glob("*.py") if options.trust_remote_code else ()),
         ):
-            if extra.exists():  # transformers may look there for the tokenizer's class
+            if extra.exists():  # transformers may read the tokenizer's class there
                 shutil.copyfile(extra, folder / extra.name)
         return read_tokenizer(name, options)
 
@@ -226,7 +226,7 @@ def _write(model: str, file: Tokenizer | None, template: str | None, folder: Pat
 
 
 def _settings(settings: dict[str, Any], file: Tokenizer) -> dict[str, Any]:
-    """Return a tokenizer's settings without what tokenizer.json says and without roles of tokens that it lacks."""
+    """Return a tokenizer's settings without those in tokenizer.json, and without roles of tokens that it lacks."""
     kept = {}
     for key, value in settings.items():
         token = value.get("content") if isinstance(value, dict) else value

@@ -1,4 +1,4 @@
-"""The special tokens of a merge: which ids begin, end and pad a text, in the tokenizer and in every config alike."""
+"""The special tokens of a merge: the ids that begin, end and pad a text, in the tokenizer and in every config."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ ROLES = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 @dataclass(frozen=True, slots=True)
 class SpecialTokens:
-    """The ids that a merge's tokenizer has for each role, and where the ids of the config source's configs have gone.
+    """The ids of a merge's tokenizer for each role, and the new ids of the config source's tokens.
 
     Attributes:
-        ids: by role, the tokenizer's id, or None where it has no such token.
-        moved: the new id of each of the config source's ids, or None where all have kept theirs.
-        ends: what else ends an answer: the token with which the chat template closes a turn.
+        ids: by role, the tokenizer's id, or None if it has no such token.
+        moved: by old id, the new id of each of the config source's tokens; None if all keep theirs.
+        ends: further ids that end an answer: the token with which the chat template closes a turn.
     """
 
     ids: Mapping[str, int | None]
@@ -35,7 +35,7 @@ class SpecialTokens:
         return cls({role: getattr(tokenizer, role) for role in ROLES}, moved, () if end is None else (end,))
 
     def ending(self, ends: Collection[int]) -> SpecialTokens:
-        """Return these, with more that ends an answer."""
+        """Return these with further ids that end an answer."""
         return replace(self, ends=(*self.ends, *ends))
 
     def put(self, config: Any, *, generates: bool = False) -> None:
@@ -45,7 +45,7 @@ class SpecialTokens:
             setattr(config, role, value)
 
     def values(self, found: Mapping[str, Any], *, generates: bool = False) -> dict[str, Any]:
-        """Return the ids that belong in a config, by role, where it has these.
+        """Return the ids for a config, by role, given the ids that it has now.
 
         A list of ids (several tokens end a text) is kept if the tokenizer's is among them. A generation config lists
         every token that ends an answer.

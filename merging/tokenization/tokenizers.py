@@ -29,7 +29,7 @@ FILES = (
 def load_tokenizer(reference: str, options: LoadOptions = LOAD) -> PreTrainedTokenizerBase:
     """Load a model's tokenizer; its ids equal those of `tokenizers.Tokenizer.from_file(tokenizer.json)`.
 
-    Which special tokens are put around a text is the business of tokenizer_config.json, as everywhere in transformers.
+    tokenizer_config.json decides which special tokens surround a text, as everywhere in transformers.
 
     Args:
         reference: a folder or a hub id.
@@ -42,7 +42,7 @@ def load_tokenizer(reference: str, options: LoadOptions = LOAD) -> PreTrainedTok
 
 
 def with_padding(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """Return the tokenizer with a token to pad with: every batch is padded on the left by whoever decodes."""
+    """Return the tokenizer with a padding token: generation pads every batch on the left."""
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -54,7 +54,7 @@ def has_tokenizer(folder: Path) -> bool:
 
 
 def read_tokenizer(reference: str, options: LoadOptions = LOAD) -> PreTrainedTokenizerBase:
-    """Load a tokenizer as `load_tokenizer` does, with no token for padding but its own."""
+    """Load a tokenizer as `load_tokenizer` does, without adding a padding token."""
     folder = locate(reference, options)
     if not has_tokenizer(folder):
         raise MergingError(f"model {reference}: has no tokenizer ({folder} holds no tokenizer.json)")

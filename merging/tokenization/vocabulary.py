@@ -1,4 +1,4 @@
-"""The vocabulary of a merge: which tokens it has, and where each parent's embedding keeps them.
+"""The vocabulary of a merge: its tokens, and their rows in each parent's embedding.
 
 Guarantees: computed only from tokenizers and the number of embedding rows; missing rows are filled as in mergekit
 0.1.5. Pure data, no weights; embeddings.py handles the tensors.
@@ -22,12 +22,12 @@ class Vocabulary:
     """The tokens of a merge and of its parents.
 
     Attributes:
-        name: what it is called in a plan: unlike that of any other vocabulary of the same parents.
+        name: its name in a plan, unique among the vocabularies of the same parents.
         ids: the id of each token of the merge.
-        rows: the rows of the merged embedding: at least one an id, and padding.
+        rows: the number of rows of the merged embedding: at least one per id, and padding.
         parents: for each parent, the row of each token that its embedding has.
         sizes: for each parent, the rows of its embedding.
-        wanted: where the recipe says that a token's embedding comes from.
+        wanted: the sources of tokens' embeddings that the recipe names.
     """
 
     name: str
@@ -43,10 +43,10 @@ class Alignment:
     """How the embeddings of some parents are brought to one vocabulary.
 
     Attributes:
-        rows: the rows that each of them then has.
-        ids: (tokens,) the rows that belong to a token, rising; the others hold the mean of these.
-        own: by parent, (rows,) the row that it keeps there, or -1 where it is filled.
-        copied: by parent, (rows,) its row that fills those who have none there, or -1.
+        rows: the number of rows of each of them afterwards.
+        ids: (tokens,) the rows with a token, ascending; the others hold the mean of these.
+        own: by parent, (rows,) the row of its own that it keeps there, or -1 if it is filled.
+        copied: by parent, (rows,) its row that fills the others there, or -1.
         averaged: (n,) the rows that are filled with the mean of the parents that have one.
 
     A filled row that is neither copied nor averaged holds zeros.
@@ -59,11 +59,11 @@ class Alignment:
     averaged: Tensor
 
     def keeps(self, parent: str, size: int) -> bool:
-        """Whether a parent's embedding of `size` rows is what it has to be already."""
+        """Whether a parent's embedding of `size` rows needs no change."""
         return size == self.rows == len(self.ids) and torch.equal(self.own[parent], torch.arange(self.rows))
 
     def digest(self, parents: Sequence[str]) -> str:
-        """Return a digest of where the rows come from, whatever the parents are called; they are given in order."""
+        """Return a digest of the rows' sources that does not depend on the names of the parents, given in order."""
         found = sha256(f"{self.rows} {[parent in self.copied for parent in parents]}".encode())
         copied = [self.copied[parent] for parent in parents if parent in self.copied]
         for rows in (self.ids, self.averaged, *(self.own[parent] for parent in parents), *copied):
@@ -72,18 +72,18 @@ class Alignment:
 
 
 def align(vocabulary: Vocabulary, parents: Sequence[str], base: str | None) -> Alignment:
-    """Say where each row comes from, for parents that are merged with one another.
+    """Decide the source of each row, for parents that are merged together.
 
-    A parent keeps the rows of its own tokens. A token that it lacks is filled with what `wanted` says; else with the
-    row of the only parent that has it, or of the base, or with the mean of all that have it; else with zeros.
+    A parent keeps the rows of its own tokens. A token that it lacks gets the row that `wanted` names; else
+    the row of the only parent that has it, or of the base, or the mean over all that have it; else zeros.
 
     Args:
-        vocabulary: the merge's.
-        parents: those whose embeddings are merged, in the recipe's order.
+        vocabulary: the vocabulary of the merge.
+        parents: the parents whose embeddings are merged, in the recipe's order.
         base: the base model, if there is one.
 
     Raises:
-        MergingError: `wanted` names a model that is none of the parents, or a token that it does not have.
+        MergingError: `wanted` names a model that is not a parent, or a token that the model does not have.
     """
     own = {parent: torch.full((vocabulary.rows,), -1) for parent in parents}
     copied = {parent: torch.full((vocabulary.rows,), -1) for parent in parents}

@@ -114,7 +114,7 @@ def test_a_layer_beyond_the_last_that_transformers_does_not_load_is_left_out(
     save_file(
         stored | {"model.layers.4.eh_proj.weight": torch.ones(32, 64)}, folder / "model.safetensors", {"format": "pt"}
     )
-    with pytest.raises(MergingError, match="its files hold 5 layers, but its config makes it 4"):
+    with pytest.raises(MergingError, match="its files hold 5 layers, but its config says 4"):
         ParentSet.open(recipe)
 
 
@@ -331,7 +331,7 @@ def test_a_model_of_several_stacks_says_what_its_modules_are(seeing: Family) -> 
     wrong = {
         f"slices: [{{sources: [{{model: {seeing.a}, layer_range: [0, 1]}}]}}]": r"slices: .* under modules \(default, ",
         f"modules: {{{modules}}}": rf"modules: the model's are 'default', '{TOWER}', '{DECODER}', but the recipe has ",
-        f"modules: {{{modules}, {TOWER}: {cut}}}": rf"modules\.{TOWER}: is made of layers \[0\] of 2; ",
+        f"modules: {{{modules}, {TOWER}: {cut}}}": rf"modules\.{TOWER}: uses the layers \[0\] of 2; ",
     }
     with ParentSet.open(Recipe.single(seeing.a)) as parents:
         for text, message in wrong.items():

@@ -64,7 +64,7 @@ def test_a_hub_that_never_answers_is_given_up_and_said_to_be_waited_for(
         "path, nothing is there: give a folder, or try again",
         str(caught.value),
     )
-    assert f"model {reference}: fetching it from {address}; a request without an answer is given up" in caplog.text
+    assert f"model {reference}: fetching it from {address}; an unanswered request is given up" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -214,8 +214,8 @@ def test_a_config_of_another_width_than_the_weights_is_refused(broken: Path) -> 
     config = json.loads((broken / "config.json").read_text(encoding="utf-8"))
     (broken / "config.json").write_text(json.dumps(config | {"intermediate_size": 96}), encoding="utf-8")
     assert refusal(str(broken)) == (
-        f"model {broken}: tensor model.layers.0.mlp.gate_proj.weight has shape [64, 32], but its config makes it "
-        "[96, 32]; the files are not of one model"
+        f"model {broken}: tensor model.layers.0.mlp.gate_proj.weight has shape [64, 32], but its config says "
+        "[96, 32]; the files belong to different models"
     )
 
 
@@ -273,8 +273,8 @@ def test_files_that_end_before_the_last_layer_are_refused(family: Family, broken
     tensors = load_file(broken / "model.safetensors")
     save_file({n: t for n, t in tensors.items() if not n.startswith("model.layers.2.")}, broken / "model.safetensors")
     assert refusal(family.base, str(broken)) == (
-        f"model {broken}: its files hold 2 layers, but its config makes it 3; "
-        "the files are not of one model, or some are missing"
+        f"model {broken}: its files hold 2 layers, but its config says 3; "
+        "the files belong to different models, or some are missing"
     )
 
 

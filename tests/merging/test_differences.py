@@ -77,7 +77,7 @@ def test_ids_that_are_exchanged_are_told_where_rows_are_merged_by_id(parents: tu
     change(parents[1] / "tokenizer.json", lambda content: swap(content["model"]["vocab"]))
     (note,) = notes(parents)
     assert note.startswith(
-        f"model {parents[1]}: its tokenizer has other ids: 'b' is 64 and not 65, 'a' is 65 and not 64"
+        f"model {parents[1]}: its tokenizer has other ids: 'b' has id 64 here, 65 there, 'a' has id 65 here, 64 there"
     )
     assert notes(parents, "base") == ()
 

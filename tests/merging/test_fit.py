@@ -55,17 +55,17 @@ def put(name: str, tensor: Tensor) -> Callable[[dict[str, Tensor]], object]:
 
 
 SPOILT: dict[str, tuple[Callable[[Path], object], str]] = {
-    "hidden_size": (configured(hidden_size=64), r"has shape \[\d+, 32\], but its config makes it \[\d+, 64\]"),
-    "intermediate_size": (configured(intermediate_size=96), r"_proj\.weight has .*64.*, but its config makes it .*96"),
-    "vocab_size": (configured(vocab_size=300), r"embed_tokens\.weight has shape \[262, 32\], .* makes it \[300, 32\]"),
-    "num_hidden_layers": (configured(num_hidden_layers=2), "its files hold 3 layers, but its config makes it 2"),
+    "hidden_size": (configured(hidden_size=64), r"has shape \[\d+, 32\], but its config says \[\d+, 64\]"),
+    "intermediate_size": (configured(intermediate_size=96), r"_proj\.weight has .*64.*, but its config says .*96"),
+    "vocab_size": (configured(vocab_size=300), r"embed_tokens\.weight has shape \[262, 32\], .* says \[300, 32\]"),
+    "num_hidden_layers": (configured(num_hidden_layers=2), "its files hold 3 layers, but its config says 2"),
     "num_key_value_heads": (configured(num_key_value_heads=4), r"k_proj\.weight has shape \[16, 32\], .* \[32, 32\]"),
     "num_attention_heads": (configured(num_attention_heads=8), r"q_proj\.weight has shape \[32, 32\], .* \[64, 32\]"),
-    "head_dim": (configured(head_dim=16), r"q_proj\.weight has shape \[32, 32\], but its config makes it \[64, 32\]"),
+    "head_dim": (configured(head_dim=16), r"q_proj\.weight has shape \[32, 32\], but its config says \[64, 32\]"),
     "attention_bias": (configured(attention_bias=True), r"has no tensor .*_proj\.bias, which its config asks for"),
     "a bias without a place": (
         stored(put("model.layers.0.self_attn.q_proj.bias", torch.ones(32))),
-        r"tensor model\.layers\.0\.self_attn\.q_proj\.bias, for which its config leaves no place",
+        r"tensor model\.layers\.0\.self_attn\.q_proj\.bias, which its config does not provide for",
     ),
     "no head": (stored(lambda t: t.pop(HEAD)), r"has no tensor lm_head\.weight, which its config asks for"),
     "a head of its own": (
@@ -122,5 +122,5 @@ def test_a_model_of_another_architecture_is_checked_against_its_own_config(
     recipe = Recipe.average([family.a, other])
     ParentSet.open(recipe, MergeOptions(load=LoadOptions(allow_crimes=True))).close()
     configured(hidden_size=64)(Path(other))
-    with pytest.raises(MergingError, match=f"model {other}: tensor .* but its config makes it"):
+    with pytest.raises(MergingError, match=f"model {other}: tensor .* but its config says"):
         ParentSet.open(recipe, MergeOptions(load=LoadOptions(allow_crimes=True)))

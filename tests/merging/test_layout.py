@@ -84,7 +84,9 @@ def test_an_expert_that_is_missing_is_named_before_any_work(mixtral: Family, tmp
     stored = load_file(folder / "model.safetensors")
     del stored[missing]
     save_file(stored, folder / "model.safetensors", {"format": "pt"})
-    with pytest.raises(MergingError, match=r"a: tensor model\.layers\.1\.mlp\.experts\.gate_up_proj cannot be made of"):
+    with pytest.raises(
+        MergingError, match=r"a: tensor model\.layers\.1\.mlp\.experts\.gate_up_proj cannot be assembled from"
+    ):
         ParentSet.open(Recipe.parse(ties(mixtral.base, str(folder))))
     del stored[missing.replace("w1", "w3")]
     save_file(stored, folder / "model.safetensors", {"format": "pt"})

@@ -47,9 +47,9 @@ def test_a_parent_whose_tensors_a_merge_drops_is_named(family: Family, tmp_path:
     model = changed(family, tmp_path / "more", extra)
     said: list[str] = []
     load_model(model, note=said.append)
-    assert said == [f"model {model}: what its files hold besides is not used: {left_out(extra)}"]
+    assert said == [f"model {model}: these tensors in its files are not used: {left_out(extra)}"]
     with ParentSet.open(Recipe.average([model, family.b])) as parents:
-        assert parents.notes == (f"model {model}: a merge leaves out what its files hold besides: {left_out(extra)}",)
+        assert parents.notes == (f"model {model}: a merge leaves out these tensors of its files: {left_out(extra)}",)
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_settings_that_scoring_leaves_out_are_named(
     model = changed(family, tmp_path / "asks", **settings)
     said: list[str] = []
     load_model(model, note=said.append)
-    wanted = [f"model {model}: its generation_config.json asks for {words}; scoring leaves it out"] if words else []
+    wanted = [f"model {model}: its generation_config.json asks for {words}; scoring ignores that"] if words else []
     assert said == wanted
     with ParentSet.open(Recipe.average([family.b, model])) as parents:
         assert parent_notes(parents) == wanted
@@ -83,7 +83,7 @@ def test_a_merge_says_whose_settings_its_files_have(family: Family, tmp_path: Pa
     export_model(Recipe.average([config_source, other]), tmp_path / "merged", note=said.append)
     assert said[:2] == [
         f"model {config_source}: its generation_config.json asks for repetition_penalty 1.1; so do the merge's files, "
-        "though no score was made with it",
+        "but scores were made without it",
         f"model {other}: its generation_config.json asks for repetition_penalty 1.2; the merge's files leave it out",
     ]
     written = json.loads((tmp_path / "merged" / "generation_config.json").read_text(encoding="utf-8"))

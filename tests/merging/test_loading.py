@@ -38,7 +38,7 @@ SPOILT: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "a shape is another": (
         lambda m: change_config(m, intermediate_size=32),
-        r"m: tensor model\.layers\.0\.mlp\.gate_proj\.weight has shape \[64, 32\], but its config makes it \[32, 32\]",
+        r"m: tensor model\.layers\.0\.mlp\.gate_proj\.weight has shape \[64, 32\], but its config says \[32, 32\]",
     ),
     "a value is no number": (
         lambda m: change_config(m, hidden_size="big"),

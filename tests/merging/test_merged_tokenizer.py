@@ -299,7 +299,7 @@ def test_a_generation_config_lists_the_token_that_closes_a_turn(
     edit(family.base, "generation_config.json", eos_token_id=listed)
     recipe, notes = ties(family), list[str]()
     export_model(recipe, tmp_path / "out", note=notes.append)
-    said = [note for note in notes if note.startswith("generation_config.json lists <|end|> as an end, too")]
+    said = [note for note in notes if note.startswith("generation_config.json also lists <|end|> as an end")]
     assert len(said) == (expected != listed)
     with ParentSet.open(recipe) as parents:
         model = Merger(parents).apply(recipe)

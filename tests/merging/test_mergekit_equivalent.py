@@ -106,7 +106,7 @@ def test_what_mergekit_can_read_is_exported_as_always(family: Family, tmp_path: 
 
 
 def test_a_path_that_mergekit_would_read_as_an_adapter_is_refused(family: Family, tmp_path: Path) -> None:
-    with pytest.raises(MergingError, match=r"a\+b: mergekit takes \+ and @ in a path"):
+    with pytest.raises(MergingError, match=r"a\+b: mergekit reads \+ and @ in a path"):
         export_model(
             Recipe.parse(text(family, "pcb", "bfloat16")),
             tmp_path / "a+b",

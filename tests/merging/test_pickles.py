@@ -111,7 +111,7 @@ def test_a_pickle_that_holds_code_is_refused_by_name_and_not_run(broken: Path, t
     file = broken / "pytorch_model.bin"
     torch.save({"weight": torch.ones(2), "trap": _Code(tmp_path / "it ran")}, file)
     assert refusal(broken) == (
-        f"{file}: this pickle runs code when it is loaded (posix.mkdir), which is never done here; "
+        f"{file}: this pickle runs code when it is loaded (posix.mkdir), which merge-search never does; "
         "get the model as safetensors"
     )
     assert not (tmp_path / "it ran").exists()
@@ -146,5 +146,5 @@ def test_a_pickle_of_something_else_is_named(broken: Path, content: object) -> N
 def test_a_pickle_that_is_cut_short_after_it_was_opened_is_an_error_and_no_crash(broken: Path) -> None:
     found = Checkpoint.open(str(broken), options=LoadOptions(lazy_unpickle=True))
     os.truncate(broken / "pytorch_model.bin", 1000)
-    with pytest.raises(MergingError, match="the file has been cut short or removed"):
+    with pytest.raises(MergingError, match="the file was truncated or removed"):
         found.read("model.norm.weight")

@@ -74,7 +74,7 @@ def test_a_budget_is_shared_by_what_the_devices_hold(family: Family) -> None:
         ({"": "disk"}, "all others: weights on 'disk' cannot be merged into"),
         ({"": "cpu", "lm_head": "meta"}, "lm_head: weights on 'meta' cannot be merged into"),
         ({"": "gpu"}, "all others: there is no device 'gpu'"),
-        ({"": "cuda:17"}, r"there is no device 'cuda:17' .*; here are: cpu"),
+        ({"": "cuda:17"}, r"there is no device 'cuda:17' .*; available: cpu"),
         ({"": 17}, "there is no device 17"),
         ({"model": "cpu"}, "has no device for lm_head.weight; name its module, or '' for all others"),
         ({"": "cpu", "model.layer.0": "cpu"}, r"no module 'model\.layer\.0'; did you mean 'model\.layers\.0'"),

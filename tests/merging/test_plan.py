@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from merging import Merger, ParentSet, Plan, Recipe
-from merging.planning.parameters import structure_of
+from merging.planning.parameter_lookup import structure_of
 from tests.merging.conftest import Family
 
 

@@ -376,7 +376,7 @@ REFUSALS = {
     ),
     "a shared parameter is missing": (
         "merge_method: slerp\nbase_model: org/a\nmodels: [{model: org/a}, {model: org/b}]\n",
-        "recipe.yaml: parameters.t: slerp needs the parameter 't'; give it here, it holds for all models",
+        "recipe.yaml: parameters.t: slerp needs the parameter 't'; give it here, for all models",
     ),
     "ties without a base": (
         TIES.replace("base_model: org/root", ""),
@@ -404,7 +404,7 @@ REFUSALS = {
     ),
     "nearswap without its t": (
         "merge_method: nearswap\nbase_model: org/root\nmodels: [{model: org/a}]\n",
-        "recipe.yaml: parameters.t: nearswap needs the parameter 't'; give it here, it holds for all models",
+        "recipe.yaml: parameters.t: nearswap needs the parameter 't'; give it here, for all models",
     ),
     "half an iteration": (
         "merge_method: karcher\nmodels: [{model: org/a}]\nparameters: {max_iter: 2.5}\n",
@@ -449,7 +449,7 @@ REFUSALS = {
     ),
     "an empty gradient": (
         TIES.replace("[0, 0.3, 0.7, 1]", "[]"),
-        "recipe.yaml: models[1].parameters.weight: an empty list is no gradient; give at least one number",
+        "recipe.yaml: models[1].parameters.weight: an empty list is not a gradient; give at least one number",
     ),
     "a filter without a value": (
         TIES.replace("density: 0.5", "density: [{filter: mlp}]"),

@@ -192,11 +192,11 @@ def lose_a_tensor(folder: Path) -> None:
 MISTAKES: dict[str, tuple[Callable[[Path], object], str]] = {
     "another width": (
         lambda folder: change(folder / "config.json", lambda config: config.update(intermediate_size=48)),
-        "has shape .* but its config makes it",
+        "has shape .* but its config says",
     ),
     "another depth": (
         lambda folder: change(folder / "config.json", lambda config: config.update(num_hidden_layers=2)),
-        "its files hold 3 layers, but its config makes it 2",
+        "its files hold 3 layers, but its config says 2",
     ),
     "a lost tensor": (lose_a_tensor, r"has no tensor model\.layers\.1\.mlp\.up_proj\.weight"),
     "a config of no kind": (

@@ -70,7 +70,9 @@ def test_the_export_has_the_digest_of_what_was_scored(
         files=ExportOptions(max_shard_size="20KB"),
         scored=ScoredMerge(weights_digest=found),
     )
-    with pytest.raises(MergingError, match=r"other: was not exported, .*its weights are not those that were scored"):
+    with pytest.raises(
+        MergingError, match=r"other: was not exported, .*its weights differ from those that were scored"
+    ):
         export_model(recipe, tmp_path / "other", scored=ScoredMerge(weights_digest=found[::-1]))
     assert not list(tmp_path.glob("*other*"))
     assert not list(tmp_path.glob(".*"))
@@ -161,17 +163,17 @@ def changed_text(**values: object) -> Callable[..., str]:
 @pytest.mark.parametrize(
     ("target", "values", "reason"),
     [
-        ("config_text", {"intermediate_size": 96}, "has shape .* but its config makes it"),
+        ("config_text", {"intermediate_size": 96}, "has shape .* but its config says"),
         ("config_text", {"tie_word_embeddings": True}, "its config ties lm_head.weight"),
-        ("config_text", {"num_hidden_layers": 2}, r"tensor model\.layers\.2\..*for which its config leaves no place"),
+        ("config_text", {"num_hidden_layers": 2}, r"tensor model\.layers\.2\..*which its config does not provide for"),
         ("config_text", {"attention_bias": True}, "has no tensor .*bias"),
-        ("config_text", {"dtype": "float32"}, "would be loaded in float32, and was scored in bfloat16"),
+        ("config_text", {"dtype": "float32"}, "would load in float32, but was scored in bfloat16"),
         (
             "generation_config_text",
             {"eos_token_id": [3]},
-            r"would end at the tokens \[3\], and what was scored",
+            r"would end at the tokens \[3\], but ended at",
         ),
-        ("generation_config_text", {"eos_token_id": None}, "would end at the tokens None, and what was scored"),
+        ("generation_config_text", {"eos_token_id": None}, "would end at the tokens None, but ended at"),
     ],
 )
 def test_what_would_load_as_something_else_is_not_exported(

@@ -32,6 +32,11 @@ ENTRIES = st.lists(
 )
 
 
+def whole(name: str, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return a tensor as a file holds it that keeps it in one piece."""
+    return {name: tensor}
+
+
 def content(entry: TensorEntry, seed: int) -> Tensor:
     """Return what a tensor holds in these tests."""
     count = torch.Size(entry.shape).numel()
@@ -55,7 +60,7 @@ def test_what_is_written_is_what_safetensors_reads(
         with ThreadPoolExecutor(threads) as pool:
             assert list(pool.map(put, *zip(*work, strict=True))) == [None] * len(entries)
 
-    write_shard(tmp_path / "model.safetensors", entries, fill)
+    write_shard(tmp_path / "model.safetensors", entries, fill, whole)
     found = load_file(tmp_path / "model.safetensors")
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():
@@ -77,7 +82,7 @@ def test_a_shard_takes_the_memory_of_its_largest_tensor(tmp_path: Path) -> None:
                 tensor.zero_()
         assert len(addresses) <= 5  # grown, from the first on
 
-    write_shard(tmp_path / "model.safetensors", entries, fill)
+    write_shard(tmp_path / "model.safetensors", entries, fill, whole)
     assert (tmp_path / "model.safetensors").stat().st_size > 20 * 3 * 4000
 
 
@@ -88,7 +93,7 @@ def test_a_tensor_that_could_not_be_made_is_not_written(tmp_path: Path) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        write_shard(tmp_path / "model.safetensors", [TensorEntry("a", (1000,), torch.float32)], fill)
+        write_shard(tmp_path / "model.safetensors", [TensorEntry("a", (1000,), torch.float32)], fill, whole)
     assert (tmp_path / "model.safetensors").stat().st_size < 1000
 
 

@@ -128,7 +128,7 @@ parameters: {{weight: 0.5}}
 """
     with pytest.raises(ValueError, match="Base input is not present"):
         mergekit_merge(text)
-    with pytest.raises(MergingError, match=r"slices\[1\].sources: the base model .* after the layers are made of"):
+    with pytest.raises(MergingError, match=r"slices\[1\].sources: the base model .* after the layers use"):
         Recipe.parse(text)
 
 

@@ -488,7 +488,7 @@ def test_a_config_that_holds_nothing_is_told_in_words(command: Command, family: 
         ("recipe: {}\nsearch: {seed: x}\n", ": search.seed: expected a whole number, got 'x'"),
         ("recipe: {}\nsearch: {trials: 0}\n", ": search.trials: expected a number above 0, got 0"),
         ("recipe: {}\nmerging: {lazy_unpickle: 3}\n", ": merging.lazy_unpickle: expected true or false, got 3"),
-        ("recipe: &a {b: *a}\n", ": is not valid YAML: an alias (*name) stands inside what it names"),
+        ("recipe: &a {b: *a}\n", ": is not valid YAML: an alias (*name) is inside the value that it names"),
     ):
         file.write_text(text)
         refused(command("run", file), f"{file}{message}")

@@ -142,7 +142,7 @@ def test_what_was_scored_on_the_report_split_is_compared_with_the_export(
             assert done.exit_code == 0, done.output  # there is nothing to compare with
         else:
             assert done.exit_code == 2
-            assert "its weights are not those that were scored" in done.output
+            assert "its weights differ from those that were scored" in done.output
             assert not to.exists()
 
 
@@ -158,7 +158,8 @@ def test_a_method_that_mergekit_does_not_have_is_named_and_exported_as_an_equal(
     done = command("export", tmp_path / "run", "--to", tmp_path / "plain")
     assert done.exit_code == 0, done.output
     assert (
-        "consensus_ta is not a method of mergekit, which cannot read this recipe; --mergekit-compatible" in done.output
+        "consensus_ta is not a method of mergekit, so mergekit cannot read this recipe; --mergekit-compatible"
+        in done.output
     )
     done = command("export", tmp_path / "run", "--to", tmp_path / "equal", "--mergekit-compatible")
     assert done.exit_code == 0, done.output

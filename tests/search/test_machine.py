@@ -240,7 +240,7 @@ def test_parents_that_the_machine_fails_at_are_scored_when_it_works_again(
     "error",
     [
         MemoryError(),  # all that are taken as such are known by another test
-        OutOfMemory("cuda:0 has no room for the 0.52 GB of one tensor of all parents"),
+        OutOfMemory("cuda:0 has no room for the 0.52 GB of one tensor of every parent"),
     ],
     ids=lambda error: type(error).__name__,
 )

@@ -92,7 +92,7 @@ def test_a_tokenizer_that_the_recipe_asks_for_is_written_all_the_same(
 
 def test_a_chat_template_needs_a_tokenizer(command: Command, family: Family, tmp_path: Path) -> None:
     recipe = linear(tmp_path, [family.a], "chat_template: chatml")
-    refused(command("merge", recipe, tmp_path / "out", "--no-copy-tokenizer"), "chat_template: has no tokenizer")
+    refused(command("merge", recipe, tmp_path / "out", "--no-copy-tokenizer"), "chat_template: needs a tokenizer")
     assert not (tmp_path / "out").exists()
 
 
@@ -212,7 +212,7 @@ def test_code_of_a_model_is_executed_only_where_it_is_trusted(
     recipe = linear(tmp_path, [own_code.a, own_code.b])
     refused(
         command("merge", recipe, tmp_path / "out"),
-        f"model {own_code.a}: brings Python code of its own",
+        f"model {own_code.a}: comes with its own Python code",
         "--trust-remote-code",
     )
     assert not (tmp_path / "modules").exists()

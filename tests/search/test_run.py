@@ -366,7 +366,7 @@ def test_a_parent_whose_config_contradicts_its_files_is_refused_before_anything_
 ) -> None:
     file = family.folder / model / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"hidden_size": 64}))
-    with pytest.raises(MergingError, match=rf"/{model}: tensor .* has .*32\], but its config makes it \[.*64\]"):
+    with pytest.raises(MergingError, match=rf"/{model}: tensor .* has .*32\], but its config says \[.*64\]"):
         run_search(SearchConfig.load(family.write()), tmp_path / "run", trials=1)
     assert not (tmp_path / "run").exists()
 

@@ -16,7 +16,7 @@ from tests.search.family import Family
 
 RANGE = "{low: 0.0, high: 1.0}"
 UNREAD = "nothing reads it: "
-FAR = "nothing reads them: no tensor lies near such a knot; {} knots are more than its layers need"
+FAR = "nothing reads them: no tensor is near such a knot; the layers need fewer than {} knots"
 
 
 def lines(family: Family, recipe: str) -> list[str]:
@@ -42,7 +42,7 @@ def slerp(t: str) -> str:
         ),
         (
             f"[{{filter: mlp, value: 0.3}}, {{value: {RANGE}}}, {{filter: norm, value: {RANGE}}}]",
-            f"t[2].value: {UNREAD}the filters before it take every tensor that it fits",
+            f"t[2].value: {UNREAD}earlier filters take every tensor that it fits",
         ),
         ("{low: 0.0, high: 1.0, knots: 6}", f"t[1], [4]: {FAR.format(6)}"),
         ("{value: {low: 0.0, high: 1.0, knots: 5}}", f"t.value[1], [3]: {FAR.format(5)}"),
@@ -77,9 +77,7 @@ def test_numbers_of_a_parent_that_one_base_equals_are_read_with_another(family: 
     assert lines(family, recipe) == []
     (line,) = lines(family, recipe.replace("{choices: [base, a]}", "base"))
     copy, base = family.folder / "copy", family.base
-    assert (
-        line == f"models[0].parameters.density: nothing reads it: {copy} equals {base} in every tensor that it is for"
-    )
+    assert line == f"models[0].parameters.density: nothing reads it: {copy} equals {base} in every tensor that uses it"
 
 
 class Stops(Progress):
@@ -103,7 +101,7 @@ def test_a_run_and_a_dry_run_say_so_first(command: Command, family: Family, tmp_
     )
     settings = family.b / "generation_config.json"
     settings.write_text(settings.read_text(encoding="utf-8").replace("{", '{"repetition_penalty": 1.3,', 1))
-    left_out = f"model {family.b}: its generation_config.json asks for repetition_penalty 1.3; scoring leaves it out"
+    left_out = f"model {family.b}: its generation_config.json asks for repetition_penalty 1.3; scoring ignores that"
     dry = command("run", config, "--dry-run")
     assert wanted in dry.stderr
     assert left_out in dry.stderr

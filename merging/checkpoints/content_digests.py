@@ -1,7 +1,7 @@
-"""Contents: which files make a model what it is, and their digests by kind.
+"""Contents: the files that make up a model, and their digests by kind.
 
-Guarantees: two models (or adapters) whose files of these kinds hold the same have equal digests, wherever they lie and
-whatever they are called; a model of the hub is known by its commit, and its files are not read. Reads no tensors.
+Guarantees: two models (or adapters) with equal files have equal digests, whatever their folders and the names of their
+weights files. A model of the hub is identified by its commit, and its files are not read. Reads no tensors.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ _CODE = ("*.py",)
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What one model, adapter or file holds.
+    """The files of one model or adapter, or one file.
 
     Attributes:
-        place: where it is: a folder, a file or a hub id.
-        commit: of a model of the hub, the commit.
+        place: a folder, a file or a hub id.
+        commit: the commit of a model of the hub.
         files: its files, by kind: weights, config, tokenizer, code.
     """
 
@@ -41,27 +41,27 @@ class Contents:
     files: Mapping[str, tuple[Path, ...]]
 
     def digests(self, digest: Digest) -> dict[str, str]:
-        """Return a digest a kind, given what returns a file's; of a model of the hub the commit."""
+        """Return a digest per kind, or the commit of a model of the hub; `digest` returns that of a file."""
         if self.commit:
             return {"commit": self.commit}
         found = {}
         for kind, files in self.files.items():
-            # However many files the weights lie in, and whatever these are called, a name says nothing of a tensor.
+            # The number and names of the weights files do not matter, since they do not change a tensor.
             content = sorted(["" if kind == "weights" else file.name, digest(file)] for file in files)
             found[kind] = sha256(json.dumps(content).encode()).hexdigest()
         return found
 
 
 def contents_of(reference: str, options: LoadOptions = LOAD, *, weights: bool = True) -> Iterator[Contents]:
-    """Yield what a reference names: a model, and an adapter if it has one.
+    """Yield the contents of a reference: of its model, and of its adapter if it names one.
 
     Args:
         reference: a folder or a hub id (with @revision); after a "+", a LoRA adapter.
-        options: what opening it may do; code that may be executed is part of it.
-        weights: whether they matter; not for what lends its tokenizer alone.
+        options: what opening it may do; code that may be executed counts as content.
+        weights: whether weights count; they do not for a model that only lends its tokenizer.
 
     Raises:
-        MergingError: it is neither a folder nor to be had from the hub.
+        MergingError: it is neither a folder nor available from the hub.
     """
     model, adapter = split_reference(reference)
     for part in filter(None, (model, adapter)):

@@ -12,7 +12,7 @@ import torch
 from merging import METHODS, MergeOptions, Merger, ParentSet, Recipe
 from merging.methods import Scope
 from merging.planning.plan import Plan
-from merging.unread import unread, unread_notes
+from merging.unread_numbers import unread, unread_notes
 from tests.merging.conftest import Family
 
 
@@ -43,16 +43,16 @@ def filters(*items: tuple[str | None, object]) -> list[dict[str, object]]:
         (filters(("mlp", 0.2), ("self_attn", 0.3), (None, 0.5)), []),
         (filters(("mpl", 0.2), (None, 0.5)), ["t[0].value: nothing reads it: its filter 'mpl' matches no tensor of the "
                                               "merge; did you mean 'mlp'?"]),
-        (filters(("mlp", 0.2), ("gate", 0.3), (None, 0.5)), ["t[1].value: nothing reads it: the filters before it take "
+        (filters(("mlp", 0.2), ("gate", 0.3), (None, 0.5)), ["t[1].value: nothing reads it: earlier filters take "
                                                             "every tensor that it fits"]),
-        (filters((None, 0.5), ("lm_head", 0.2)), ["t[1].value: nothing reads it: the filters before it take every "
+        (filters((None, 0.5), ("lm_head", 0.2)), ["t[1].value: nothing reads it: earlier filters take every "
                                                   "tensor that it fits"]),
         ([0.1, 0.2, 0.3], []),
         ([0.1, 0.2, 0.3, 0.4], []),  # of three layers the middle one lies between two knots
-        ([0.1, 0.2, 0.3, 0.4, 0.5], ["t[1], [3]: nothing reads them: no tensor lies near such a knot; 5 knots are more "
-                                     "than its layers need"]),
-        (filters(("lm_head", [0.1, 0.2]), (None, 0.5)), ["t[0].value[1]: nothing reads it: no tensor lies near such a "
-                                                         "knot; 2 knots are more than its layers need"]),
+        ([0.1, 0.2, 0.3, 0.4, 0.5], ["t[1], [3]: nothing reads them: no tensor is near such a knot; the layers need "
+                                     "fewer than 5 knots"]),
+        (filters(("lm_head", [0.1, 0.2]), (None, 0.5)), ["t[0].value[1]: nothing reads it: no tensor is near such a "
+                                                         "knot; the layers need fewer than 2 knots"]),
         (filters(("rotary", [0.1, 0.2]), (None, 0.5)), ["t[0].value: nothing reads it: its filter 'rotary' matches no "
                                                         "tensor of the merge"]),
     ],
@@ -74,9 +74,9 @@ def test_numbers_in_the_wrong_place_are_named(family: Family) -> None:
     assert notes(recipe) == [
         "models[0].parameters.normalize: nothing reads it: ties has one normalize for all models; write it under the "
         "recipe's own 'parameters'",
-        "models[2].parameters.density: nothing reads it: it is the base model's, and ties takes a density of the "
-        "others alone",
-        "parameters.weight: nothing reads it: what stands nearer to the tensors has a weight, too, and comes first",
+        "models[2].parameters.density: nothing reads it: it belongs to the base model, but ties takes a density "
+        "only from the others",
+        "parameters.weight: nothing reads it: a weight nearer to the tensors takes precedence",
     ]
 
 
@@ -85,8 +85,8 @@ def test_numbers_of_a_slice_are_read_before_those_of_all(family: Family) -> None
     part = {"sources": sources, "parameters": {"t": [0.1, 0.2]}, "residual_weight": 0.5}
     recipe = {"merge_method": "slerp", "base_model": family.a, "slices": [part], "parameters": {"t": 0.5}}
     assert notes(recipe) == [
-        "slices[0].residual_weight: nothing reads it: it means nothing, as in mergekit 0.1.5",
-        "parameters.t: nothing reads it: what stands nearer to the tensors has a t, too, and comes first",
+        "slices[0].residual_weight: nothing reads it: it has no effect, as in mergekit 0.1.5",
+        "parameters.t: nothing reads it: a t nearer to the tensors takes precedence",
     ]
 
 
@@ -98,7 +98,7 @@ def test_numbers_of_a_parent_that_equals_the_base_are_named(family: Family, tmp_
     else:
         second.symlink_to(family.base)
     numbers: dict[str, object] = {"weight": [0.5, 0.7], "density": 0.5}
-    equal = f"nothing reads it: {second} equals {family.base} in every tensor that it is for"
+    equal = f"nothing reads it: {second} equals {family.base} in every tensor that uses it"
     assert notes(ties(family, str(second), dict(numbers), dict(numbers))) == [
         f"models[1].parameters.weight: {equal}",
         f"models[1].parameters.density: {equal}",
@@ -126,8 +126,8 @@ def test_where_a_parent_that_equals_the_base_takes_part_alone_counts_it_is_said(
     assert all(torch.equal(merges[1][key], merges[2][key]) for key in merges[1])
     zero_counts = any(not torch.equal(merges[0][key], merges[1][key]) for key in merges[0])
     assert zero_counts == (name != "consensus_ta")
-    said = f"models[1].parameters.weight: nothing reads it: {copy} equals {family.base} in every tensor that it is for"
-    assert notes(recipe(0.3)) == [said + "; only whether it is 0 counts" * zero_counts]
+    said = f"models[1].parameters.weight: nothing reads it: {copy} equals {family.base} in every tensor that uses it"
+    assert notes(recipe(0.3)) == [said + "; it only matters whether it is 0" * zero_counts]
     assert notes(recipe(0.0)) == ([] if zero_counts else [said])
 
 
@@ -140,7 +140,7 @@ def merged(recipe: dict[str, Any]) -> dict[str, torch.Tensor]:
 def test_where_to_go_between_two_equal_models_changes_nothing(family: Family, tmp_path: Path) -> None:
     copy = str(shutil.copytree(family.a, tmp_path / "copy"))
     recipe = {**slerp(family, 0.5), "models": [{"model": family.a}, {"model": copy}]}
-    assert notes(recipe) == ["parameters.t: nothing reads it: the models are equal in every tensor that it is for"]
+    assert notes(recipe) == ["parameters.t: nothing reads it: the models are equal in every tensor that uses it"]
 
 
 @pytest.mark.parametrize("name", [name for name, each in METHODS.items() if not each.observes])

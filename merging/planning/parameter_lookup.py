@@ -1,4 +1,4 @@
-"""Parameters: what recipes of one structure have in common, and where in a recipe each tensor's parameters stand.
+"""Parameter lookup: the structure that recipes share, and the place in a recipe of each tensor's parameters.
 
 Guarantees: the values are those that mergekit 0.1.5 resolves: source before slice, module and recipe; the first filter
 that fits; gradients interpolated at the layer.
@@ -27,7 +27,7 @@ def structure_of(recipe: Recipe) -> tuple[Recipe, tuple[Scalar, ...]]:
     """Split a recipe into its structure and its parameter values.
 
     Returns:
-        The recipe with each value replaced by its index, equal for recipes that differ in values alone; the values.
+        The recipe with each value replaced by its index (equal for recipes that differ only in values), and the values.
     """
     values: list[Scalar] = []
     return _indexed(recipe, values), tuple(values)
@@ -49,7 +49,7 @@ def _indexed(node: Any, values: list[Scalar]) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Lookup:
-    """Where one parameter of one tensor stands among a recipe's values; nowhere, if it keeps its default."""
+    """The place of one tensor's parameter among a recipe's values; None if it keeps its default."""
 
     parameter: Parameter
     knots: Knots | None
@@ -67,12 +67,12 @@ class Lookup:
         """Find a parameter of a tensor in the blocks of a structure, the nearest first.
 
         Args:
-            method: whose parameter it is.
+            method: the method that has the parameter.
             parameter: the parameter.
-            blocks: the blocks of parameters that hold for the tensor, by precedence.
+            blocks: the blocks of parameters that apply to the tensor, by precedence.
             tensor: the tensor's name.
             t: the position of its layer in the slice, in [0, 1].
-            where: how an error begins.
+            where: the beginning of an error.
 
         Raises:
             MergingError: the parameter is required, and no filter fits the tensor.
@@ -96,11 +96,11 @@ class Lookup:
 
 @dataclass(frozen=True, slots=True)
 class Lookups:
-    """Where all parameters of one tensor stand.
+    """The places of all parameters of one tensor.
 
     Attributes:
-        shared: the parameters that hold for the tensor.
-        per_input: the parameters that each input has, in the order of the inputs.
+        shared: the parameters of the whole tensor.
+        per_input: the parameters of each input, in the order of the inputs.
     """
 
     shared: tuple[Lookup, ...]

@@ -15,31 +15,31 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 HEADS = ("num_attention_heads", "num_key_value_heads", "head_dim")
-"""Keys that say how the rows of a projection are cut into heads."""
+"""Keys that say how the rows of a projection are split into heads."""
 COMPUTED = (
     "rope_parameters", "rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_eps", "hidden_act",
     "hidden_activation", "activation_function", "sliding_window", "use_parallel_residual", "query_pre_attn_scalar",
     "attn_logit_softcapping", "final_logit_softcapping", "attention_multiplier", "embedding_multiplier",
     "residual_multiplier", "logits_scaling", "num_experts_per_tok", "norm_topk_prob",
 )  # fmt: skip
-"""Keys that say what a layer computes with its tensors; a merge does as its config source does."""
+"""Keys that say what a layer computes with its tensors; a merge takes them from its config source."""
 
-# Keys that say how one model's files are loaded: packed, from others, pruned; and with which code it is computed. Of
-# plain tensors they are not true.
+# Keys that say how to load one model's files (packed, pruned, from another format) and which code computes it. They
+# do not hold for plain tensors.
 _LOADING = (
     "quantization_config", "compression_config", "_pre_quantization_dtype", "transformers_weights", "gguf_file",
     "fusion_config", "distributed_config", "tp_size", "torchscript", "pruned_heads", "attn_implementation",
     "_attn_implementation", "experts_implementation", "_experts_implementation",
 )  # fmt: skip
 _CODE = "auto_map"
-# What a class may have as a property, or by another name than the file.
+# Keys that a class may have as a property, or under another name than in the file.
 _ASKED = (*HEADS, *COMPUTED, "model_type", "num_hidden_layers", "tie_word_embeddings")
-# The keys of which it has a value a layer, and refuses to give one for all.
+# transformers lists here the keys that have a value per layer, for which it gives no single value.
 _PER_LAYER = "per_layer_attributes"
 
 
 def loading_keys(content: Mapping[str, Any], has_code: bool) -> list[str]:
-    """Return the keys of a config that a merge must not have, as far as they say something.
+    """Return the keys with a value in a config that a merge must not have.
 
     Args:
         content: what a config says.
@@ -53,9 +53,9 @@ class Config:
     """What a config says.
 
     Attributes:
-        content: all that transformers would write of it, defaults included.
-        attributes: what a merge asks of it.
-        text: of a model that also sees or hears, what it says of the language model.
+        content: everything that transformers would write, defaults included.
+        attributes: the values that a merge needs.
+        text: in a multimodal model, the config of the language model.
     """
 
     content: Mapping[str, Any]
@@ -72,7 +72,7 @@ class Config:
         return self.text or self
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all that it says, defaults included."""
+        """Return everything that it says, defaults included."""
         return dict(self.content)
 
     def __getattr__(self, name: str) -> Any:
@@ -85,7 +85,7 @@ class Config:
 
 
 def plain_config(config: PreTrainedConfig) -> dict[str, Any]:
-    """Return what a config says as plain data, without the place that it was read from."""
+    """Return a config as plain data, without the place that it was read from."""
     text = config.get_text_config()
     content = json.loads(config.to_json_string(use_diff=False))
     content.pop("_name_or_path", None)

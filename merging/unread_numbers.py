@@ -1,11 +1,10 @@
-"""Numbers of a recipe that nothing reads: whatever they are, the merge is the same.
+"""Unread numbers: numbers of a recipe that do not affect the merge.
 
-A number is changed, and what the plan then says of each tensor is compared with what it said before; so nothing here
-need know what filters, knots, precedence and methods make of one. What a number does to a parent that equals the base
-is tried on a few tensors.
+To test a number, it is changed and the plan's steps are compared with those of before, so nothing here needs to know
+filters, knots, precedence and methods. Its effect on a parent that equals the base is tried on a few tensors.
 
-Guarantees: a number that is named changes no tensor, or, if so said, only where it is 0. Not every one that changes
-none is named: the effect of some is lost in rounding.
+Guarantees: a reported number changes no tensor, or, if the report says so, only by being 0. Some numbers without an
+effect are not reported: rounding hides their effect.
 """
 
 from __future__ import annotations
@@ -34,10 +33,10 @@ from merging.recipes.yaml_file import path_of
 Keys: TypeAlias = tuple[str | int, ...]
 
 NO_PARAMETER = "has no parameter"
-"""What is said of a number that the method does not know."""
+"""The reason for a number that the method does not know."""
 
 _PARAMETERS, _RESIDUAL = "parameters", "residual_weight"
-# So many tensors, the smallest, are merged to see whether a number of what equals the base changes any.
+# This many of the smallest tensors are merged to see whether a number of a model that equals the base matters.
 _TRIED = 4
 
 
@@ -48,16 +47,16 @@ def unread(
     known: Collection[Keys] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[Keys, str]:
-    """Return why nothing reads a number, or "" where something does, for each of a recipe by where it stands in it.
+    """Return for each number of a recipe, by its keys, why nothing reads it, or "" if something does.
 
-    Weights are read only as far as tells a parent from the base.
+    Reads weights only as far as needed to tell a parent from the base.
 
     Args:
         recipe: the merge.
         plan: the plan of its structure.
         parents: its parents, open.
-        known: what is read for sure, and so is not looked at.
-        progress: called with (tensors, in all) while those of a parent that may equal the base are compared with it.
+        known: keys of numbers that are certainly read, which are skipped.
+        progress: called with (tensors, tensors in all) while a parent that may equal the base is compared with it.
 
     Raises:
         MergingError: the recipe does not fit its parents, or a file cannot be read.
@@ -68,11 +67,11 @@ def unread(
 
 
 def unread_notes(reasons: Mapping[Keys, str], at: Callable[[str], str]) -> list[str]:
-    """Return a line for each number that nothing reads, or for those of one gradient.
+    """Return a line for each number that nothing reads, or for all those in one gradient.
 
     Args:
         reasons: what `unread` returned.
-        at: returns how a line about a key begins, as `Recipe.at` does.
+        at: returns the beginning of a line about a key, as `Recipe.at` does.
     """
     groups: dict[tuple[Keys, str], list[Keys]] = {}
     for keys, reason in reasons.items():
@@ -88,12 +87,12 @@ def unread_notes(reasons: Mapping[Keys, str], at: Callable[[str], str]) -> list[
 
 
 def _setting(keys: Keys) -> Keys:
-    """Return where a number stands, or the gradient that it is a knot of."""
+    """Return the keys of a number, or of the gradient that contains it."""
     return keys[:-1] if isinstance(keys[-1], int) else keys
 
 
 def _numbers(node: object, keys: Keys = ()) -> Iterator[Keys]:
-    """Yield where a recipe's plain data has a number for a method."""
+    """Yield the keys of each number for a method in a recipe's plain data."""
     if isinstance(node, dict):
         for name, value in node.items():
             if name != "filter":
@@ -107,7 +106,7 @@ def _numbers(node: object, keys: Keys = ()) -> Iterator[Keys]:
 
 @dataclass(frozen=True)
 class _Look:
-    """A recipe's plain data, its method, and what is done for each tensor."""
+    """A recipe's plain data, its method, and its steps."""
 
     method: Method
     plain: Mapping[str, Any]
@@ -118,17 +117,17 @@ class _Look:
     known: dict[Keys, bool] = field(default_factory=dict)
 
     def reason(self, keys: Keys) -> str:
-        """Return why nothing reads the number that stands there, or nothing where something does, or may."""
+        """Return why nothing reads the number at these keys, or "" if something does or may."""
         try:
             return self._reason(keys)
         except MachineError:
             raise
-        except (MergingError, ValueError):  # the method, or the recipe, allows no other number there
+        except (MergingError, ValueError):  # the method or the recipe allows no other number there
             return ""
 
     def _reason(self, keys: Keys) -> str:
         if keys[-1] == _RESIDUAL:
-            return "it means nothing, as in mergekit 0.1.5"
+            return "it has no effect, as in mergekit 0.1.5"
         place, rest = _split(keys)
         parameter = self.method.parameter(str(place[-1]))
         if parameter is None:
@@ -138,13 +137,13 @@ class _Look:
         return self._of_equals(keys, parameter)
 
     def _is_resolved(self, keys: Keys, parameter: Parameter) -> bool:
-        """Whether some tensor has the number."""
+        """Whether some tensor uses the number."""
         if keys not in self.known:
             self.known[keys] = next(self._changed(keys, parameter), None) is not None
         return self.known[keys]
 
     def _changed(self, keys: Keys, parameter: Parameter, to: Number | None = None) -> Iterator[tuple[Step, Step]]:
-        """Yield each step that has the number: as it is, and with another one there, far from it if none is given."""
+        """Yield each step that uses the number: as it is, and with `to` or a distant number in its place."""
         other = copy.deepcopy(self.plain)
         node = _at(other, keys[:-1])
         node[keys[-1]] = _another(node[keys[-1]], parameter) if to is None else to
@@ -152,7 +151,7 @@ class _Look:
         yield from (pair for pair in zip(self.steps, after, strict=True) if _differ(*pair))
 
     def _cause(self, place: Keys, rest: Keys, parameter: Parameter) -> str:
-        """Return why no tensor has a number: `rest` is where it stands in the setting that stands at `place`."""
+        """Return why no tensor uses a number: `place` has the keys of its setting, `rest` its keys in the setting."""
         key, method = parameter.key, self.method.name
         owner = _at(self.plain, place[:-2])
         setting = parse_setting(owner[_PARAMETERS][key])
@@ -160,36 +159,36 @@ class _Look:
         if own and parameter.scope is Scope.SHARED:
             return f"{method} has one {key} for all models; write it under the recipe's own 'parameters'"
         if own and parameter.scope is Scope.NON_BASE and not self._is_input(owner["model"]):
-            return f"it is the base model's, and {method} takes a {key} of the others alone"
+            return f"it belongs to the base model, but {method} takes a {key} only from the others"
         if len(rest) > 1 and rest[1] == "value" and (cause := self._filtered(setting, int(rest[0]))):
             return cause
         if rest and isinstance(rest[-1], int):
             knots = [(*place, *rest[:-1], index) for index in range(len(_at(owner[_PARAMETERS][key], rest[:-1])))]
             if any(self._is_resolved(each, parameter) for each in knots):
-                return f"no tensor lies near such a knot; {len(knots)} knots are more than its layers need"
-        return f"what stands nearer to the tensors has a {key}, too, and comes first"
+                return f"no tensor is near such a knot; the layers need fewer than {len(knots)} knots"
+        return f"a {key} nearer to the tensors takes precedence"
 
     def _is_input(self, plain: object) -> bool:
         model = "+".join(parts_of(plain))
         return any(source.parent == model for step in self.steps for source in step.inputs)
 
     def _filtered(self, setting: object, index: int) -> str:
-        """Return why a filter takes no tensor, or nothing where it does."""
+        """Return why a filter takes no tensor, or "" if it does."""
         items = [item for item in setting if isinstance(item, Conditional)] if isinstance(setting, tuple) else []
         wanted = items[index].filter
-        # What follows an @ says which vocabulary's rows the tensor has.
+        # The part after an @ names the vocabulary of the tensor's rows.
         names = {source.tensor.partition("@")[0] for step in self.steps for source in step.sources()}
         fitting = [name for name in names if items[index].fits(name)]
         if not fitting:
             words = {word for name in names for word in name.split(".")}
             return f"its filter {wanted!r} matches no tensor of the merge{suggest(str(wanted), words)}"
         if all(any(item.fits(name) for item in items[:index]) for name in fitting):
-            return "the filters before it take every tensor that it fits"
+            return "earlier filters take every tensor that it fits"
         return ""
 
     def _of_equals(self, keys: Keys, parameter: Parameter) -> str:
-        """Return why a number changes no tensor though some have it, because models are equal there; or nothing."""
-        # Small tensors first: they tell most models from the base, and large ones need not be read.
+        """Return why a number that tensors use changes none of them (models are equal there), or ""."""
+        # Small tensors first: they distinguish most models from the base without reading large ones.
         changed = sorted(self._changed(keys, parameter), key=lambda pair: pair[0].shape.numel())
         for done, pair in enumerate(changed, start=1):
             if not self._are_equal(*pair):
@@ -197,21 +196,23 @@ class _Look:
             if self.progress:
                 self.progress(done, len(changed))
         telling = [pair for pair in changed if not self.parents.all_equal(pair[0].sources())] or changed
-        # Methods may do with matrices what they do not with vectors, which are the smallest.
+        # Methods may treat matrices differently from vectors, which are the smallest tensors.
         kinds = {len(pair[0].shape): pair for pair in reversed(telling)}
         tried = [*telling[:_TRIED], *(pair for pair in kinds.values() if pair not in telling[:_TRIED])]
         if not self._are_merged_alike(tried):
             return ""
         before, inputs = changed[0][0], _changed_inputs(*changed[0])
         zero = (
-            "; only whether it is 0 counts" if self._zero_counts(keys, parameter, [pair[0] for pair in tried]) else ""
+            "; it only matters whether it is 0"
+            if self._zero_counts(keys, parameter, [pair[0] for pair in tried])
+            else ""
         )
         if before.base and inputs:
-            return f"{before.inputs[inputs[0]].parent} equals {before.base.parent} in every tensor that it is for{zero}"
-        return f"the models are equal in every tensor that it is for{zero}"
+            return f"{before.inputs[inputs[0]].parent} equals {before.base.parent} in every tensor that uses it{zero}"
+        return f"the models are equal in every tensor that uses it{zero}"
 
     def _zero_counts(self, keys: Keys, parameter: Parameter, tried: Sequence[Step]) -> bool:
-        """Whether some of these steps merges otherwise with 0 there: then a parent may take no part at all."""
+        """Whether 0 there changes some of these steps: it may exclude a parent entirely."""
         value = parameter.read(_at(self.plain, keys))
         if not isinstance(value, float) or not parameter.low <= 0 <= parameter.high:
             return False
@@ -219,14 +220,14 @@ class _Look:
             return not self._are_merged_alike(
                 [pair for pair in self._changed(keys, parameter, 0.0) if pair[0] in tried]
             )
-        except (MergingError, ValueError):  # no 0 may stand there
+        except (MergingError, ValueError):  # 0 is not allowed there
             return False
 
     def _are_merged_alike(self, pairs: Sequence[tuple[Step, Step]]) -> bool:
         return all(torch.equal(self._merged(before), self._merged(after)) for before, after in pairs)
 
     def _are_equal(self, before: Step, after: Step) -> bool:
-        """Whether the inputs whose number changes, or else all, equal the base, or else one another."""
+        """Whether the inputs with the changed number (or all) equal the base (or one another)."""
         inputs = [before.inputs[place] for place in _changed_inputs(before, after)] if before.base else []
         like = before.base or before.inputs[0]
         others = [source for source in inputs or before.inputs if source != like]
@@ -239,7 +240,7 @@ class _Look:
 
 
 def _split(keys: Keys) -> tuple[Keys, Keys]:
-    """Return where a setting stands, and where a number stands in it."""
+    """Return the keys of a setting, and the keys of a number within it."""
     end = keys.index(_PARAMETERS) + 2
     return keys[:end], keys[end:]
 
@@ -251,7 +252,7 @@ def _at(node: Any, keys: Keys) -> Any:
 
 
 def _another(value: Number, parameter: Parameter) -> Number:
-    """Return another number that may stand in the place of one, far from it. Raises MergingError if there is none."""
+    """Return a legal number far from a given one. Raises MergingError if the given one is not legal."""
     number = parameter.read(value)
     if isinstance(number, bool):
         return not number
@@ -266,7 +267,7 @@ def _another(value: Number, parameter: Parameter) -> Number:
 
 
 def _differ(before: Step, after: Step) -> bool:
-    """Whether two steps have other numbers; a knot at which a tensor only nearly lies may move one by its last bit."""
+    """Whether two steps have different numbers, beyond the rounding errors of a knot that is exactly at a tensor."""
     return any(map(_is_other, _all_numbers(before), _all_numbers(after)))
 
 
@@ -281,6 +282,6 @@ def _is_other(one: Number | None, two: Number | None) -> bool:
 
 
 def _changed_inputs(before: Step, after: Step) -> list[int]:
-    """Return the inputs of which a number changes."""
+    """Return the inputs with a changed number."""
     columns = (zip(*(values for _, values in step.per_input), strict=True) for step in (before, after))
     return [place for place, (one, two) in enumerate(zip(*columns, strict=True)) if any(map(_is_other, one, two))]
