@@ -86,5 +86,5 @@ class Compute:
         times = self.speeds.speedup if recorded == "recipe" else 1 / self.speeds.speedup
         cost = f"{self} would be {times:.1f}x as fast" if times > 1 else ""
         if recorded == "float32" and not self.speeds.fits:
-            cost = f"memory has room for {self} alone"
+            cost = f"memory has room only for {self}"
         return there, cost and f"scoring computes in {there}, as where this search began; here {cost}"

@@ -21,7 +21,7 @@ Identity: TypeAlias = dict[str, Any]
 Names: TypeAlias = Mapping[str, str]
 
 CONTENTS, PLACE, BESIDE, DIGESTS = "contents", "place", "beside", "digests"
-# Kinds of digests besides those of a model's files: of the hub's models, and of what is no model.
+# Kinds of digests besides those of a model's files: of the hub's models, and of files that are not models.
 COMMIT, FILE, PROBLEMS = "commit", "file", "problems"
 COMPUTE_DTYPE = "compute_dtype"
 _EVALUATION = "evaluation"

@@ -4,7 +4,7 @@
     search.db              everything else that the search knows; see `LocalStore` (SQLite)
     completions/KEY.jsonl  what a model wrote on the search split, one line per completion, and report-KEY.jsonl on the
                            report split; a merge that was scored before has none again
-    statistics/            what was computed from the parents alone; may be removed, and is then computed again
+    statistics/            what depends only on the parents; may be removed, and is then computed again
     worker.log             what happened, with tracebacks
 
 Guarantees: a folder belongs to one config; opening it with another is refused and changes nothing. It may be moved
@@ -72,8 +72,8 @@ class ResultsFolder:
             path: the folder.
             config: the search's config.
             identity: plain data that must be equal for results to belong together.
-            fresh: begin anew; what is there is moved aside, to NAME.1, NAME.2, ... (The statistics, which are of the
-                parents alone, and of any parents by their content, come back from there.)
+            fresh: begin anew; what is there is moved aside, to NAME.1, NAME.2, ... (The statistics come back
+                from there: they depend only on the parents' content.)
             note: told where it was moved.
 
         Raises:
@@ -105,12 +105,14 @@ class ResultsFolder:
 
     @classmethod
     def refuse(cls, path: Path, config: SearchConfig, fresh: bool) -> None:
-        """Raise SearchError if the config and the folder alone tell that the search cannot run there.
+        """Raise SearchError if the config and the folder already tell that the search cannot run there.
 
         Opens no model, so it can be asked before anything that takes long. Changes nothing.
         """
         if str(path.absolute()).encode(errors="replace").decode() != str(path.absolute()):
-            raise SearchError(f"{path}: is no UTF-8, as names in a database must be; give another folder with --out")
+            raise SearchError(
+                f"{path}: its name is not valid UTF-8, which the database needs; give another folder with --out"
+            )
         with _unwritable(path):
             if path.exists() and not path.is_dir():
                 raise SearchError(f"{path}: is a file; give a folder for the results with --out")
@@ -197,7 +199,7 @@ class ResultsFolder:
 
     @property
     def statistics(self) -> Path:
-        """Where the merger keeps what it computed of the parents alone."""
+        """Where the merger keeps what depends only on the parents."""
         return self.path / STATISTICS
 
     @property
@@ -293,7 +295,7 @@ def _holds_search(path: Path) -> bool:
 def _is_begun(path: Path) -> bool:
     """Whether a folder holds the database of a search. Raises SearchError if it did once, or is of version 0.1."""
     file = (path / DATABASE).resolve()
-    state = "is missing" if not file.exists() else "is empty" if file.is_file() else "is no file"
+    state = "is missing" if not file.exists() else "is empty" if file.is_file() else "is not a file"
     if state == "is empty" and file.stat().st_size:
         if LocalStore.holds_search(path):
             return True
@@ -303,7 +305,7 @@ def _is_begun(path: Path) -> bool:
             f"{path}: holds a search of merge-search 0.1 ({_OLD[0]}, {_OLD[1]}); finish it with that version, or begin "
             "anew with --fresh, which moves it aside"
         )
-    if state == "is no file" or _holds_scores(path):
+    if state == "is not a file" or _holds_scores(path):
         raise SearchError(f"{file}: {state}; {RESTORE}")
     return False
 
@@ -320,7 +322,7 @@ def _holds_scores(path: Path) -> bool:
 def _is_foreign(path: Path) -> bool:
     if not path.exists() or (path / _LOCK).exists():
         return False
-    # Statistics alone are what `--fresh` once left when it was killed.
+    # A folder that holds only statistics is what `--fresh` once left when it was killed.
     return any(entry.name != STATISTICS for entry in path.iterdir())
 
 

@@ -74,7 +74,7 @@ def _is_importing(frame: FrameType | None) -> bool:
 def _write(line: bytes) -> None:
     try:
         os.write(2, line)
-    except OSError:  # there is no reader
+    except OSError:  # nobody reads it
         return
 
 

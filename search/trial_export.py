@@ -102,7 +102,9 @@ def _choose(records: Sequence[TrialRecord], path: Path, called: int | str | None
 def _decoding(settings: EvaluationSection) -> str:
     if not settings.temperature:
         return "greedy"
-    return f"{settings.samples} samples a problem at temperature {settings.temperature:g} and top_p {settings.top_p:g}"
+    return (
+        f"{settings.samples} samples per problem at temperature {settings.temperature:g} and top_p {settings.top_p:g}"
+    )
 
 
 def _problems(settings: EvaluationSection) -> str:

@@ -25,7 +25,7 @@ class Scored:
 
     @classmethod
     def of_report(cls, name: str, report: Mapping[str, Any]) -> Self:
-        """Return the results in a report, given as plain data. Raises KeyError, TypeError, ... if it is none."""
+        """Return the results in a report, as plain data. Raises KeyError, TypeError, ... if it is not a report."""
         return cls(name, {"": {task: _rate(found) for task, found in report["problems"].items()}})
 
     @classmethod

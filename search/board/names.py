@@ -20,7 +20,7 @@ from search.study.record import TrialRecord
 LABEL_WIDTH = 24
 """The width that the name of a model may take in a line of parameters."""
 NAME_WIDTH = 36
-"""The width that a name may take where it stands alone."""
+"""The width that a name may take on a line of its own."""
 
 # From here on, decimals say nothing.
 _LARGE = 1000
@@ -128,7 +128,7 @@ def shown_value(value: object, names: Mapping[str, str]) -> str:
         return str(value)
     if value in names:
         return names[value]
-    # A choice that is no word is JSON.
+    # Any choice but a single word is JSON.
     quoted = {json.dumps(reference, ensure_ascii=False): f'"{name}"' for reference, name in names.items()}
     return re.sub("|".join(map(re.escape, quoted)) or "$^", lambda found: quoted[found[0]], value)
 

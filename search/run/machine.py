@@ -14,7 +14,7 @@ from search.study.store import TRIES
 
 # At how many models in a row a machine may fail.
 _IN_A_ROW = 3
-# A machine that fails at everything is worth more tries than a candidate at which it alone fails.
+# A machine that fails at everything is worth more tries than a candidate at which only it fails.
 _MOST_TRIES = 3
 
 
@@ -33,7 +33,7 @@ class Machine:
         self.failed: dict[str, Callable[[int], None]] = {}
 
     def has_scored(self) -> None:
-        """Note that it works: what it failed at before, it failed at alone."""
+        """Note that it works: its earlier failures were those of single candidates."""
         self._settle(TRIES)
         self.failed.clear()
 
@@ -51,7 +51,7 @@ class Machine:
         )
 
     def rests(self) -> None:
-        """Note that nothing is left to do: of a single failure there is no sign that it was more than that."""
+        """Note that nothing is left to do: a single failure then counts as the candidate's."""
         if len(self.failed) == 1:
             self._settle(TRIES)
 

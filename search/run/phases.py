@@ -80,7 +80,7 @@ class Phases:
         return self.session.bench.progress
 
     def _warm_up(self) -> None:
-        """Compile what the candidates need, and compute what depends on the parents alone, before the first trial."""
+        """Compile what the candidates need, and compute what depends only on the parents, before the first trial."""
         bench = self.session.bench
         if not bench.merger.kernels.compiles or self.is_stopping():
             return

@@ -57,7 +57,7 @@ class Session:
 
 
 def reference_models(config: SearchConfig) -> list[TrialRecord]:
-    """Return what candidates are compared with: each parent alone, and the average of those that are merged."""
+    """Return what candidates are compared with: each parent by itself, and the average of those that are merged."""
     extremes = config.space.extreme_recipes
     dtype = extremes[0].out_dtype or extremes[0].dtype
     parents = list(dict.fromkeys(name for recipe in extremes for name in recipe.parents()))

@@ -1,7 +1,7 @@
 """One job: a model is merged and scored on a split, and its record says what became of it.
 
 Guarantees: nothing that goes wrong with a candidate ends the search: its record is failed, with the reason, and the
-traceback is in the log. What goes wrong with the machine is no failure of the candidate's: the job is to be run again.
+traceback is in the log. When the machine fails, the candidate has not failed: the job is to be run again.
 What goes wrong with the results folder is raised.
 """
 
@@ -84,8 +84,7 @@ class Bench:
 
         Args:
             recipe: the merge.
-            split: what to score it on; on the report split models are scored alone, without drafts and at a fixed
-                batch size.
+            split: what to score it on; on the report split without drafts and at a fixed batch size.
             parent: whether it is a parent, or their average: what later candidates are compared with.
             pruners: makes new observers that may prune it.
         """

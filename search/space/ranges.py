@@ -217,7 +217,7 @@ class WholeRange(Range):
     @field_validator("knots")
     @classmethod
     def _is_no_gradient(cls, knots: int) -> int:
-        raise ValueError(f"there is no gradient of whole numbers, got {knots} knots")
+        raise ValueError(f"whole numbers cannot form a gradient, got {knots} knots")
 
 
 def find_ranges(recipe: Mapping[str, Any], source: str) -> Iterator[Range]:

@@ -156,7 +156,7 @@ def write_study(
         objectives: how many scores a trial has.
 
     Raises:
-        SearchError: the file cannot be written, or is no database.
+        SearchError: the file cannot be written, or is not a database.
     """
 
     def opened() -> sqlite3.Connection:

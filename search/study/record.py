@@ -54,7 +54,7 @@ class TrialRecord:
 
     Attributes:
         kind: what it is.
-        number: of a trial, from 0; of a parent, its place among the parents. People see it of trials alone.
+        number: of a trial, from 0; of a parent, its place among the parents. People see only those of trials.
         name: the reference of a parent; empty for a trial.
         parameters: the searched parameters, by the path of their key; empty for a reference model.
         recipe: the merge, as plain data; empty if its parameters make no valid recipe.

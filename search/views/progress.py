@@ -79,7 +79,7 @@ class Progress:
         """The search was asked to stop. A signal handler calls this, so it must not wait for anything."""
 
     def count(self, what: str, phase: str, done: int, total: int) -> None:
-        """Something that is no trial has done `done` steps of `total`; with the first step it begins."""
+        """Something other than a trial has done `done` steps of `total`; with the first step it begins."""
         if done == 1:
             self.begin(what, 1)
             self.phase(phase)

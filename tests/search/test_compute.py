@@ -106,7 +106,7 @@ def test_workers_that_begin_at_once_on_different_processors_agree(family: Family
     [
         (SLOW, "recipe", "here float32 would be 7.0x as fast"),
         (FAST, "float32", "here bfloat16 would be 4.0x as fast"),
-        (Speeds(7.0, 1.0, fits=False), "float32", "here memory has room for bfloat16 alone"),
+        (Speeds(7.0, 1.0, fits=False), "float32", "here memory has room only for bfloat16"),
         (Speeds(1.2, 1.0), "float32", ""),  # faster, if not by enough to begin with it
         (SLOW, "float32", ""),
         (FAST, "recipe", ""),

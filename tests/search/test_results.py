@@ -53,7 +53,7 @@ def test_a_folder_may_be_called_anything(config: SearchConfig, tmp_path: Path, n
 
 
 def test_a_folder_whose_name_is_no_text_is_refused(config: SearchConfig, tmp_path: Path) -> None:
-    with pytest.raises(SearchError, match=r"is no UTF-8, .*; give another folder with --out"):
+    with pytest.raises(SearchError, match=r"its name is not valid UTF-8, .*; give another folder with --out"):
         create(Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff")), config)
     assert not list(tmp_path.iterdir())
 

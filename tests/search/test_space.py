@@ -258,7 +258,7 @@ def test_layers_and_token_ids_are_searched_over_whole_numbers() -> None:
     ("found", "message"),
     [
         ({"low": 0, "high": 4.5}, r"layer_range\[0\].high: expected a whole number, got 4.5"),
-        ({"low": 0, "high": 4, "knots": 2}, r"layer_range\[0\].knots: there is no gradient of whole numbers"),
+        ({"low": 0, "high": 4, "knots": 2}, r"layer_range\[0\].knots: whole numbers cannot form a gradient"),
     ],
 )
 def test_a_layer_is_no_fraction(found: Any, message: str) -> None:
