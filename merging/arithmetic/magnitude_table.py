@@ -12,9 +12,11 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from merging.arithmetic.bits import as_bits, magnitude_mask
+from merging.statistics.forms import Form, Named
 
 RUN = 1 << 16
 """The elements that a table counts together, and among which a k-th magnitude is then searched."""
@@ -94,3 +96,14 @@ def _count(values: Array) -> tuple[Array, Array]:
     counts = np.bincount(values)
     (present,) = counts.nonzero()
     return present, counts[present]
+
+
+def _tensors(table: MagnitudeTable) -> Named:
+    return {name: torch.from_numpy(getattr(table, name)) for name in ("bins", "below", "until")}
+
+
+def _table(tensors: Named, _: torch.device) -> MagnitudeTable:
+    return MagnitudeTable(*(tensors[name].numpy() for name in ("bins", "below", "until")))
+
+
+TABLE = Form(1, _tensors, _table)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from merging.arithmetic.bits import bits_of, number_of
-from merging.arithmetic.magnitude_table import RUN, MagnitudeTable, Place, magnitude_bins, magnitude_table
+from merging.arithmetic.magnitude_table import RUN, TABLE, MagnitudeTable, Place, magnitude_bins, magnitude_table
 from merging.methods.operands import Block, Operands
 
 _RUNS_AT_ONCE = 256  # that a GPU reads
@@ -59,7 +59,7 @@ class Magnitudes:
 
         `dtype` is that of what `read` makes, if it is not the merge's.
         """
-        table = operands.once(name, inputs, lambda: magnitude_table(_runs(operands, read)))
+        table = operands.once(name, inputs, lambda: magnitude_table(_runs(operands, read)), kept=TABLE)
         return cls(operands, read, table, dtype or operands.dtype)
 
     def largest(self, k: int) -> Edge:

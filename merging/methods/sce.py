@@ -13,7 +13,10 @@ from merging.methods.magnitudes import Magnitudes, locate
 from merging.methods.operands import Block, Operands
 from merging.methods.registry import method
 from merging.methods.sparsification import KEEP_NONE, Sparsification
+from merging.statistics import forms
+from merging.statistics.forms import Form
 
+_DIFFERING: Form[int] = forms.plain(version=1)
 _SMALLEST_ENERGY = 1e-6
 _SMALLEST_WEIGHT = 1e-6
 
@@ -72,6 +75,7 @@ def _top_k(operands: Operands, part: float) -> Sparsification | None:
         "differing",
         inputs,
         lambda: sum(int(torch.count_nonzero(_variance(b))) for b in operands.blocks(RUN)),
+        kept=_DIFFERING,
     )
     if not (selected := int(differing * part)):
         return KEEP_NONE

@@ -1,7 +1,7 @@
 """Forms: how a statistic is stored on disk as named tensors, and how it is restored.
 
 A method gives a form to a statistic that costs more to compute than hashing the parents, by whose digests it is found
-again; tests/benchmarks/statistics_on_disk.py prints what that pays. Guarantees: what is restored has the bits of what was written.
+again. Guarantees: what is restored has the bits of what was written.
 """
 
 from __future__ import annotations

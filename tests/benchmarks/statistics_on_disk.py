@@ -1,6 +1,6 @@
 """What it takes to start a search again, with the statistics of the parents that it left on disk and without.
 
-    python -m tests.benchmarks.statistics_on_disk [--models models/smollm2] [--methods della tsv_m] [--runs 3]
+    python -m tests.benchmarks.statistics_on_disk [--models models/smollm2] [--methods ties della tsv_m] [--runs 3]
 
 Three models of 135M parameters in bfloat16 on the CPU. Each run is a process of its own that opens the parents, reads
 them and merges the first candidate: without a folder, with an empty one (where the parents are hashed, too, and what is
@@ -30,7 +30,7 @@ from tests.benchmarks.machine import describe_machine
 from tests.benchmarks.merge_speed import Seconds, benchmark_recipes, timed
 from tests.merging.conftest import Family
 
-METHODS = ("della", "tsv_m")
+METHODS = ("ties", "della", "tsv_m")
 STATES = ("none", "empty", "left by another")
 
 

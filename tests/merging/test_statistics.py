@@ -24,6 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from merging import MergeOptions, Merger, ParentSet, Recipe, export_model
+from merging.arithmetic.magnitude_table import TABLE, magnitude_table
 from merging.statistics import digests, forms
 from merging.statistics.digests import FileChanged, FileDigests
 from merging.statistics.folder import StatisticKey, StatisticsFolder
@@ -53,11 +54,16 @@ def of_text(family: Family, method: str, folder: Path) -> Recipe:
 
 # By method: the recipe, and what computes a statistic of it that is kept.
 CASES: dict[str, tuple[Callable[[Family, Path], Recipe], str]] = {
+    "ties": (
+        lambda f, _: recipe(f, "ties", "weight: 1, density: 0.4", "weight: 0.5, density: 0.3"),
+        "merging.methods.magnitudes.magnitude_table",
+    ),
     "della": (
         lambda f, _: recipe(f, "della", "weight: 1, density: 0.4", "weight: 0.5, density: 0.6"),
         "merging.methods.della._ranks",
     ),
-    "pcb": (lambda f, _: recipe(f, "pcb", shared="density: 0.3"), "merging.methods.extra.competition._measure"),
+    "sce": (lambda f, _: recipe(f, "sce", shared="select_topk: 0.3"), "merging.methods.magnitudes.magnitude_table"),
+    "pcb": (lambda f, _: recipe(f, "pcb", shared="density: 0.3"), "merging.methods.magnitudes.magnitude_table"),
     "tsv_m": (lambda f, _: recipe(f, "tsv_m", "weight: 0.7", "weight: 0.8"), "torch.linalg.svd"),
     "iso_c": (lambda f, _: recipe(f, "iso_c", "weight: 0.7", "weight: 0.8"), "torch.linalg.svd"),
     "wudi": (lambda f, _: recipe(f, "wudi", shared="iterations: 9"), "merging.methods.extra.wudi.least_interfering"),
@@ -133,7 +139,7 @@ def test_a_merge_is_the_same_with_what_was_found_and_with_what_was_computed(
 
 
 @pytest.mark.parametrize("how", ["a bit", "cut", "empty", "foreign"])
-@pytest.mark.parametrize("method", ["della", "pcb"])
+@pytest.mark.parametrize("method", ["ties", "pcb"])
 def test_what_is_damaged_is_computed_again_and_said(
     family: Family, tmp_path: Path, caplog: pytest.LogCaptureFixture, method: str, how: str
 ) -> None:
@@ -173,7 +179,7 @@ def test_a_parent_of_the_same_name_and_size_with_other_weights_has_other_statist
 ) -> None:
     shutil.copytree(family.a, tmp_path / "a")
     weights = tmp_path / "a/model.safetensors"
-    chosen = CASES["della"][0](Family(family.base, str(tmp_path / "a"), family.b), tmp_path)
+    chosen = CASES["ties"][0](Family(family.base, str(tmp_path / "a"), family.b), tmp_path)
     merged(chosen, tmp_path / "statistics")
     before = weights.stat()
     other = {name: tensor * 1.5 for name, tensor in load_file(weights).items()}
@@ -187,10 +193,10 @@ def test_a_parent_of_the_same_name_and_size_with_other_weights_has_other_statist
 def test_the_same_weights_elsewhere_have_the_same_statistics(
     family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    merged(CASES["della"][0](family, tmp_path), tmp_path / "statistics")
+    merged(CASES["ties"][0](family, tmp_path), tmp_path / "statistics")
     shutil.copytree(family.a, tmp_path / "a")
-    spy = calls(monkeypatch, CASES["della"][1])
-    moved = CASES["della"][0](Family(family.base, str(tmp_path / "a"), family.b), tmp_path)
+    spy = calls(monkeypatch, CASES["ties"][1])
+    moved = CASES["ties"][0](Family(family.base, str(tmp_path / "a"), family.b), tmp_path)
     merged(moved, tmp_path / "statistics")
     assert not spy.called
 
@@ -207,7 +213,7 @@ def test_another_torch_has_statistics_of_its_own(tmp_path: Path, monkeypatch: py
 def test_an_adapter_with_another_scale_has_other_statistics(family: Family, tmp_path: Path) -> None:
     adapter = save_adapter(family.base, tmp_path / "adapter", seed=1, target_modules=["q_proj", "down_proj"])
     adapted = Family(family.base, f"{family.base}+{adapter}", family.b)
-    chosen = CASES["della"][0](adapted, tmp_path)
+    chosen = CASES["ties"][0](adapted, tmp_path)
     assert_equal(merged(chosen, tmp_path / "statistics"), merged(chosen, None))
     config = Path(adapter) / "adapter_config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"lora_alpha": 60}))
@@ -216,9 +222,9 @@ def test_an_adapter_with_another_scale_has_other_statistics(family: Family, tmp_
 
 def test_what_is_assembled_of_pieces_is_found_by_its_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     family = make_family(tmp_path / "models", architecture="mixtral")
-    chosen, folder = CASES["della"][0](family, tmp_path), tmp_path / "statistics"
+    chosen, folder = CASES["ties"][0](family, tmp_path), tmp_path / "statistics"
     assert_equal(merged(chosen, folder), merged(chosen, None))
-    spy = calls(monkeypatch, CASES["della"][1])
+    spy = calls(monkeypatch, CASES["ties"][1])
     found = merged(chosen, folder)
     assert not spy.called
     weights = Path(family.a) / "model.safetensors"
@@ -239,7 +245,7 @@ def test_a_vocabulary_that_is_filled_otherwise_has_other_statistics(tmp_path: Pa
     family = Family(*folders)
     for source in (family.a, "{kind: zero}"):
         more = f"tokenizer: {{source: union, tokens: {{<x>: {{source: {source}, force: true}}}}}}"
-        chosen = recipe(family, "della", "weight: 1, density: 0.4", "weight: 0.5, density: 0.6", more=more)
+        chosen = recipe(family, "ties", "weight: 1, density: 0.4", "weight: 0.5, density: 0.3", more=more)
         assert_equal(merged(chosen, tmp_path / "statistics"), merged(chosen, None))
 
 
@@ -351,7 +357,7 @@ def test_the_last_gigabyte_is_left_to_the_results(
     family: Family, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("merging.statistics.folder._LEFT_FREE", shutil.disk_usage(tmp_path).total)
-    merged(CASES["della"][0](family, tmp_path), tmp_path / "statistics")
+    merged(CASES["ties"][0](family, tmp_path), tmp_path / "statistics")
     assert not list((tmp_path / "statistics").glob("[!d]*"))
     assert "the disk is nearly full" in caplog.text
 
@@ -521,7 +527,7 @@ def test_a_file_that_changed_after_it_was_hashed_is_noticed_whatever_its_times_s
 
 def test_a_parent_that_is_exchanged_while_it_is_merged_poisons_nothing(family: Family, tmp_path: Path) -> None:
     shutil.copytree(family.a, tmp_path / "a")
-    chosen = CASES["della"][0](Family(family.base, str(tmp_path / "a"), family.b), tmp_path)
+    chosen = CASES["ties"][0](Family(family.base, str(tmp_path / "a"), family.b), tmp_path)
     with ParentSet.open(chosen, MergeOptions(statistics=tmp_path / "statistics")) as parents:
         parents.statistics.write()
         parents.load()
@@ -545,6 +551,15 @@ def test_numbers_are_read_as_they_were_written(value: object) -> None:
     again = form.value(form.tensors(value), CPU)
     assert again == value
     assert repr(again) == repr(value)
+
+
+@given(st.lists(st.floats(width=16, allow_nan=False, allow_infinity=False), min_size=1, max_size=60), st.integers(1, 9))
+def test_a_table_is_read_as_it_was_written(values: list[float], run: int) -> None:
+    table = magnitude_table(torch.tensor(values, dtype=torch.float16).split(run))
+    again = TABLE.value(TABLE.tensors(table), CPU)
+    places = [table.place_of(k) for k in range(1, len(values) + 1)]
+    assert [again.place_of(k) for k in range(1, len(values) + 1)] == places
+    assert [again.run_of(place) for place in places] == [table.run_of(place) for place in places]
 
 
 @pytest.mark.parametrize(
