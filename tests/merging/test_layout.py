@@ -90,5 +90,5 @@ def test_an_expert_that_is_missing_is_named_before_any_work(mixtral: Family, tmp
         ParentSet.open(Recipe.parse(ties(mixtral.base, str(folder))))
     del stored[missing.replace("w1", "w3")]
     save_file(stored, folder / "model.safetensors", {"format": "pt"})
-    with pytest.raises(MergingError, match=r"gate_up_proj has shape \[3, 128, 32\], but its .* it \[4, 128, 32\]"):
+    with pytest.raises(MergingError, match=r"gate_up_proj has shape \[3, 128, 32\], but its .* says \[4, 128, 32\]"):
         ParentSet.open(Recipe.parse(ties(mixtral.base, str(folder))))
