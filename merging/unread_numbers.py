@@ -109,7 +109,7 @@ class _Look:
     """A recipe's plain data, its method, and its steps."""
 
     method: Method
-    plain: Mapping[str, Any]
+    plain: Mapping[str, object]
     plan: Plan
     parents: ParentSet
     steps: Sequence[Step]

@@ -89,7 +89,7 @@ class ParentContents:
                     "it and run the same command again, or begin anew with --fresh"
                 )
 
-    def identity(self, results: Path, problems: Mapping[str, Any]) -> Identity:
+    def identity(self, results: Path, problems: Mapping[str, object]) -> Identity:
         """Return the identity of the search.
 
         Args:
@@ -100,7 +100,7 @@ class ParentContents:
             SearchError: a file has changed since its model was opened.
         """
         sources = [Path(entry.source) for entry in self._config.evaluation.problems]
-        digests = {str(source): {PROBLEMS: problems["sha256"]} for source in sources if source.is_absolute()}
+        digests = {str(source): {PROBLEMS: str(problems["sha256"])} for source in sources if source.is_absolute()}
         digests |= {name: _digests_of(part, self._digests) for name, part in self._parts.items()}
         bases = (results.resolve(), self._config.folder.resolve())
         found = {name: _described(name, bases) | {DIGESTS: kinds} for name, kinds in digests.items()}
@@ -109,7 +109,7 @@ class ParentContents:
 
 def find(
     identity: Identity,
-    recipe: Mapping[str, Any],
+    recipe: Mapping[str, object],
     results: Path,
     digests: FileDigests,
     settings: MergingSection,
@@ -183,7 +183,7 @@ def _digests_of(part: Contents, digests: FileDigests) -> dict[str, str]:
         raise SearchError(f"model {part.place}: has changed while it was read; run the same command again") from None
 
 
-def _texts(node: Any) -> Iterator[str]:
+def _texts(node: object) -> Iterator[str]:
     if isinstance(node, Mapping | list):
         for item in node.values() if isinstance(node, Mapping) else node:
             yield from _texts(item)
@@ -211,7 +211,7 @@ def _file(place: str) -> Contents:
     return Contents(place, None, {FILE: (Path(place),)})
 
 
-def _described(name: str, bases: tuple[Path, ...]) -> dict[str, Any]:
+def _described(name: str, bases: tuple[Path, ...]) -> dict[str, object]:
     place = Path(name).expanduser()
     if not place.exists():  # of the hub
         return {PLACE: name, BESIDE: []}

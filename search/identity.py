@@ -85,7 +85,7 @@ def _settings(identity: Identity) -> Identity:
     return {key: value for key, value in identity.items() if key != CONTENTS}
 
 
-def _leaves(there: Any, here: Any, key: str) -> Iterator[tuple[str, Any, Any]]:
+def _leaves(there: object, here: object, key: str) -> Iterator[tuple[str, object, object]]:
     """Yield the values of two trees of plain data, with their keys; of what one lacks None."""
     if isinstance(there, dict) and isinstance(here, dict):
         for name in [*there, *(name for name in here if name not in there)]:
@@ -97,13 +97,13 @@ def _leaves(there: Any, here: Any, key: str) -> Iterator[tuple[str, Any, Any]]:
         yield key, there, here
 
 
-def _pairs(one: Any, other: Any, there: Identity, here: Identity) -> list[tuple[str, str]]:
+def _pairs(one: object, other: object, there: Identity, here: Identity) -> list[tuple[str, str]]:
     """Return the models and files that two values name: a model, and perhaps an adapter."""
     names = [parts_named(one, there.get(CONTENTS, {})), parts_named(other, here.get(CONTENTS, {}))]
     return list(zip(*names, strict=True)) if len(names[0]) == len(names[1]) else []
 
 
-def _of_another_config(path: Path, source: str, key: str, there: Any, now: str) -> SearchError:
+def _of_another_config(path: Path, source: str, key: str, there: object, now: str) -> SearchError:
     return SearchError(
         f"{path}: was made by another config than {source}: {key} was {there!r} there and is {now}; "
         "give another folder with --out, or --fresh to move this one aside and begin anew"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json  # noqa: F401 - code executed after this reads the inputs with it, and may use inf and nan
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
 from math import inf, nan  # noqa: F401
 from typing import Any
@@ -21,7 +21,13 @@ _RELATIVE_TOLERANCE = 1e-7
 
 
 def compare(
-    solution: Callable[..., Any], program: str, entry_point: str, is_mbpp: bool, base: Any, plus: Any, atol: float
+    solution: Callable[..., object],
+    program: str,
+    entry_point: str,
+    is_mbpp: bool,
+    base: Sequence[Sequence[object]],
+    plus: Sequence[Sequence[object]],
+    atol: float,
 ) -> None:
     """Raise AssertionError if a solution's results are not the reference's, or whatever the solution raises.
 
@@ -36,7 +42,7 @@ def compare(
     """
     namespace: dict[str, Any] = {}
     exec(program, namespace)
-    reference: Callable[..., Any] = namespace[entry_point]
+    reference: Callable[..., object] = namespace[entry_point]
     rule: Rule = (_OF_MBPP if is_mbpp else _OF_HUMANEVAL).get(entry_point, _is_equal)
     for kind, inputs in (("base", base), ("plus", plus)):
         tolerance = atol
@@ -62,7 +68,7 @@ def _is_close(found: Any, expected: Any, tolerance: float) -> bool:
     return bool(numpy.allclose(found, expected, rtol=_RELATIVE_TOLERANCE, atol=tolerance))
 
 
-def _is_floats(value: Any) -> bool:
+def _is_floats(value: object) -> bool:
     if isinstance(value, list | tuple) and value:
         return all(isinstance(item, float) for item in value)
     return isinstance(value, float)
@@ -71,34 +77,34 @@ def _is_floats(value: Any) -> bool:
 # A rule takes the result, the expected one, the arguments and the tolerance, and says whether the result is right.
 
 
-def _is_equal(found: Any, expected: Any, _: Any, __: float) -> bool:
+def _is_equal(found: object, expected: object, _: object, __: float) -> bool:
     return bool(found == expected)
 
 
-def _is_root(found: Any, _: Any, arguments: Sequence[Any], tolerance: float) -> bool:
+def _is_root(found: float, _: object, arguments: Sequence[Sequence[float]], tolerance: float) -> bool:
     """HumanEval/32: any root of the polynomial of these coefficients."""
     value = sum(part * math.pow(found, power) for power, part in enumerate(arguments[0]))
     return bool(abs(value) <= tolerance)
 
 
-def _is_anything(_: Any, __: Any, ___: Any, ____: float) -> bool:
+def _is_anything(_: object, __: object, ___: object, ____: float) -> bool:
     """Mbpp/164: its tests contradict its task."""
     return True
 
 
-def _is_equal_or_zero(found: Any, expected: Any, _: Any, __: float) -> bool:
+def _is_equal_or_zero(found: object, expected: object, _: object, __: float) -> bool:
     """Mbpp/295."""
     return bool(found == expected or found == 0)
 
 
-def _is_surface(found: Any, expected: Any, arguments: Sequence[Any], tolerance: float) -> bool:
+def _is_surface(found: float, expected: object, arguments: Sequence[float], tolerance: float) -> bool:
     """Mbpp/581: the height may be the slant height, as the reference has it, or the pyramid's own."""
     base_edge, height = arguments
     slant = math.sqrt((base_edge / 2) ** 2 + height**2)
     return bool(found == expected) or abs(found - round(base_edge**2 + 2 * base_edge * slant)) <= tolerance
 
 
-def _is_digit_distance(found: Any, expected: Any, arguments: Sequence[Any], _: float) -> bool:
+def _is_digit_distance(found: object, expected: object, arguments: Sequence[object], _: float) -> bool:
     """Mbpp/558: the shorter number may be padded with zeros, which the reference does not do."""
     first, second = map(str, arguments)
     width = max(len(first), len(second))
@@ -106,11 +112,11 @@ def _is_digit_distance(found: Any, expected: Any, arguments: Sequence[Any], _: f
     return bool(found == expected or found == sum(abs(int(a) - int(b)) for a, b in pairs))
 
 
-def _is_equal_as_set(found: Any, expected: Any, _: Any, __: float) -> bool:
+def _is_equal_as_set(found: Iterable[object], expected: Iterable[object], _: object, __: float) -> bool:
     return set(found) == set(expected)
 
 
-def _is_as_present(found: Any, expected: Any, _: Any, __: float) -> bool:
+def _is_as_present(found: object, expected: object, _: object, __: float) -> bool:
     """A match counts as a yes."""
     present = expected is not None
     return bool(found == present) if isinstance(found, bool) else present == (found is not None)

@@ -70,7 +70,7 @@ def loaded(data: bytes) -> Message:
     return cast("Message", _DECODER.decode(data.decode()))
 
 
-def _described(value: Any) -> dict[str, Any]:
+def _described(value: Message | SandboxLayer) -> dict[str, object]:
     return {"kind": type(value).__name__, **{field.name: getattr(value, field.name) for field in fields(value)}}
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from merging.checkpoints.references import missing_part, split_reference
 from merging.errors import MergingError
@@ -25,7 +24,7 @@ FILES: Set[str] = {"calibration"}
 MODELS: Set[str] = REFERENCES.keys() - FILES
 
 
-def references_in(node: Any, kinds: Set[str] = MODELS, key: str = "", kind: str = "") -> Iterator[tuple[str, str]]:
+def references_in(node: object, kinds: Set[str] = MODELS, key: str = "", kind: str = "") -> Iterator[tuple[str, str]]:
     """Yield the path and the value of each key in a recipe's plain data that names a model or file of these kinds."""
     if isinstance(node, dict):
         for name, value in node.items():

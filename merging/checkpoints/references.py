@@ -44,7 +44,7 @@ def parts_named(reference: object, known: Container[str]) -> list[str]:
     return next((pair for pair in halves if all(half in known for half in pair)), [])
 
 
-def renamed(node: Any, names: Mapping[str, str]) -> Any:
+def renamed(node: object, names: Mapping[str, str]) -> Any:
     """Return plain data, such as a recipe, with its models and files renamed."""
     if isinstance(node, dict):
         return {key: renamed(value, names) for key, value in node.items()}

@@ -88,12 +88,12 @@ class _LayerConfig:
         self.depth: int = config.num_hidden_layers
 
     @property
-    def overrides(self) -> Mapping[str, Any]:
+    def overrides(self) -> Mapping[str, object]:
         """The config's overrides for this layer (transformers' heterogeneous models)."""
         found = self.values.get(_OVERRIDES) or {}
         return next((each for index, each in found.items() if int(index) == self.index), {})
 
-    def of_layer(self, key: str, default: Any) -> Any:
+    def of_layer(self, key: str, default: object) -> object:
         """Return the layer's entry, or the default if the config has none, as in another architecture."""
         value: Any = self.values.get(key)
         return value[self.index] if self.lists_layers(key) else default if value is None else value
@@ -105,7 +105,7 @@ class _LayerConfig:
         return of_layers and key not in _INDICES and not (key.startswith("mtp_") or key.endswith(_NOT_OF_LAYERS))
 
 
-def _follow(key: str, config_source: _LayerConfig, sources: Sequence[_LayerConfig]) -> Any:
+def _follow(key: str, config_source: _LayerConfig, sources: Sequence[_LayerConfig]) -> object:
     """Return the value of a config key for the stack, or None if it does not concern layers or cannot follow them."""
     own = config_source.values[key]
     if key in _INDICES and isinstance(own, list):

@@ -130,11 +130,11 @@ class Recipe(RecipeFields):
 class _Dumper(yaml.SafeDumper):
     """Writes gradients on one line, as people write them."""
 
-    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002 - writes equal values twice, not as an alias
+    def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002 - writes equal values twice, not as an alias
         return True
 
 
-def _represent_list(dumper: _Dumper, data: list[Any]) -> yaml.Node:
+def _represent_list(dumper: _Dumper, data: list[object]) -> yaml.Node:
     flow = all(isinstance(item, bool | int | float | str) for item in data)
     return dumper.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=flow)
 

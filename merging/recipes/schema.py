@@ -54,7 +54,7 @@ def _reference_part(raw: object) -> str:
     raise _reference_error(f"expected a path, got {shown(raw)}")
 
 
-def _refuse_unknown(raw: Mapping[Any, Any], known: Sequence[str]) -> None:
+def _refuse_unknown(raw: Mapping[object, object], known: Sequence[str]) -> None:
     for key in raw:
         if key not in known:
             raise _reference_error(f"{key}: unknown key{suggest(str(key), known)} (known: {', '.join(known)})")

@@ -1,4 +1,4 @@
-"""A folder of statistics: what was computed of the parents, by what it was made of, for the next process.
+"""A folder of statistics: what was computed from the parents, by what it was made of, for the next process.
 
     numbers.json           statistics that are a few numbers
     NAME-KEY.safetensors   each of the others
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -32,6 +32,9 @@ from merging.errors import MergingError
 from merging.statistics.digests import FileChanged, FileDigests
 from merging.statistics.forms import Named
 
+# By title and name, as in numbers.json: the dtype, the shape and the bytes in hexadecimal.
+_Few: TypeAlias = dict[str, dict[str, list[Any]]]
+
 _LOG = logging.getLogger("merging.statistics")
 
 _SUFFIX = ".safetensors"
@@ -39,7 +42,7 @@ _SUFFIX = ".safetensors"
 _SMALL = 1 << 12
 # A disk is not filled up: the results need it.
 _LEFT_FREE = 1 << 30
-# Stands for the numbers of a statistic of which several were asked for.
+# Stands for the numbers of a statistic that was asked for with several.
 _VARYING = "varying"
 
 
@@ -50,7 +53,7 @@ class StatisticKey:
     Attributes:
         name: what it is called.
         key: what it is made of, as a digest.
-        numbers: those of a recipe that it depends on besides, of which the folder keeps one; or None.
+        numbers: the recipe's numbers that it also depends on; the folder keeps it for one set of them. Or None.
     """
 
     name: str
@@ -78,7 +81,7 @@ class StatisticsFolder:
         self.writes = False
         self._path = path
         self._digests = digests or FileDigests()
-        self._small: dict[str, dict[str, list[Any]]] = {}
+        self._small: _Few = {}
         self._lock = threading.Lock()
         self._said: set[str] = set()
 
@@ -91,7 +94,7 @@ class StatisticsFolder:
             name: what it is called.
             version: of the code that computes it.
             made_of: returns plain data that tells what it is made of, given what returns a file's digest.
-            numbers: those of a recipe that it depends on besides.
+            numbers: the recipe's numbers that it also depends on.
         """
         try:
             content = [name, version, torch.__version__, made_of(self._digests.of)]
@@ -108,7 +111,7 @@ class StatisticsFolder:
         try:
             return _read(file, identity) if file.exists() else None
         except (MergingError, OSError, KeyError, ValueError):
-            self._say(f"{file}: is damaged, or none of ours; it is computed again")
+            self._say(f"{file}: is damaged or not ours; it is computed again")
             return None
 
     def write(self, identity: StatisticKey, tensors: Named) -> None:
@@ -137,7 +140,7 @@ class StatisticsFolder:
         sweep(self._path)
 
     @cached_property
-    def _found(self) -> dict[str, dict[str, list[Any]]]:
+    def _found(self) -> _Few:
         return self._read_numbers()
 
     def _file(self, identity: StatisticKey) -> Path:
@@ -146,27 +149,27 @@ class StatisticsFolder:
     def _write_file(self, identity: StatisticKey, tensors: Named) -> None:
         file = self._file(identity)
         if identity.numbers is not None and (there := _numbers_in(file)) is not None and there != identity.numbers:
-            # They are searched: of as many as there are candidates none is worth its place.
+            # They are searched: with one statistic per candidate, none is worth its place.
             if there != _VARYING:
                 self._put(file, _content(StatisticKey(identity.name, identity.key, _VARYING), {}))
             return
         self._put(file, _content(identity, tensors))
 
-    def _read_numbers(self) -> dict[str, dict[str, list[Any]]]:
+    def _read_numbers(self) -> _Few:
         file = self._path / "numbers.json"
         try:
             checksum, _, text = file.read_bytes().partition(b"\n")
             if int(checksum) == zlib.crc32(text):
-                found: dict[str, dict[str, list[Any]]] = json.loads(text)
+                found: _Few = json.loads(text)
                 return found
         except FileNotFoundError:
             return {}
         except (OSError, ValueError):
             pass
-        self._say(f"{file}: is damaged, or none of ours; its numbers are computed again")
+        self._say(f"{file}: is damaged or not ours; its numbers are computed again")
         return {}
 
-    def _write_numbers(self, content: dict[str, dict[str, list[Any]]]) -> None:
+    def _write_numbers(self, content: _Few) -> None:
         text = json.dumps(content).encode()
         self._put(self._path / "numbers.json", [b"%d\n" % zlib.crc32(text), text])
 
@@ -233,7 +236,7 @@ def _memory(tensor: Tensor) -> memoryview:
     return tensor.reshape(-1).view(torch.uint8).numpy().data
 
 
-def _hex(tensor: Tensor) -> list[Any]:
+def _hex(tensor: Tensor) -> list[object]:
     name = next(name for name, dtype in DTYPES.items() if dtype == tensor.dtype)
     return [name, list(tensor.shape), bytes(_memory(tensor)).hex()]
 

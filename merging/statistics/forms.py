@@ -75,5 +75,5 @@ def _plain(text: Tensor) -> Any:
     return _as_tuples(json.loads(bytes(text.numpy())))
 
 
-def _as_tuples(value: Any) -> Any:
+def _as_tuples(value: object) -> object:
     return tuple(map(_as_tuples, value)) if isinstance(value, list) else value

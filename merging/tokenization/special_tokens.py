@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias
 
 from merging.tokenization.chat_templates import turn_end
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+Ids: TypeAlias = int | list[int] | None
+"""What a config has for a role: an id, several, or none."""
 ROLES = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
@@ -38,13 +40,13 @@ class SpecialTokens:
         """Return these with further ids that end an answer."""
         return replace(self, ends=(*self.ends, *ends))
 
-    def put(self, config: Any, *, generates: bool = False) -> None:
+    def put(self, config: object, *, generates: bool = False) -> None:
         """Set the ids of a transformers config, or of a generation config, which `generates`."""
         found = {role: getattr(config, role, None) for role in ROLES}
         for role, value in self.values(found, generates=generates).items():
             setattr(config, role, value)
 
-    def values(self, found: Mapping[str, Any], *, generates: bool = False) -> dict[str, Any]:
+    def values(self, found: Mapping[str, Ids], *, generates: bool = False) -> dict[str, Ids]:
         """Return the ids for a config, by role, given the ids that it has now.
 
         A list of ids (several tokens end a text) is kept if the tokenizer's is among them. A generation config lists
@@ -57,12 +59,12 @@ class SpecialTokens:
             values["eos_token_id"] = [*listed, *more]
         return {role: value for role, value in values.items() if value is not None or role in found}
 
-    def _value(self, role: str, found: Any) -> Any:
+    def _value(self, role: str, found: Ids) -> Ids:
         own = self.ids[role]
         if isinstance(found, list):
             kept = [index for index in map(self._now, found) if index is not None]
             return kept if own in kept or (own is None and kept) else own
         return self._now(found) if own is None else own
 
-    def _now(self, index: Any) -> Any:
+    def _now(self, index: int | None) -> int | None:
         return index if self.moved is None or index is None else self.moved.get(index)

@@ -15,7 +15,7 @@ from rich.cells import cell_len
 
 from merging import parts_of, short_names
 from search.errors import SearchError
-from search.study.record import TrialRecord
+from search.study.record import Parameters, TrialRecord
 
 LABEL_WIDTH = 24
 """The width that the name of a model may take in a line of parameters."""
@@ -60,7 +60,7 @@ def find_record(records: Iterable[TrialRecord], called: str, where: object) -> T
     raise SearchError(f"{where}: has no trial or parent {called}; {over}")
 
 
-def parent_names(recipes: Iterable[Mapping[str, Any]], width: int) -> dict[str, str]:
+def parent_names(recipes: Iterable[Mapping[str, object]], width: int) -> dict[str, str]:
     """Return a name of at most that width for each parent, by its reference; no two are alike.
 
     Args:
@@ -73,7 +73,7 @@ def parent_names(recipes: Iterable[Mapping[str, Any]], width: int) -> dict[str, 
 
 
 def parameter_lines(
-    parameters: Mapping[str, Any], recipe: Mapping[str, Any], names: Mapping[str, str], width: int
+    parameters: Parameters, recipe: Mapping[str, object], names: Mapping[str, str], width: int
 ) -> list[str]:
     """Return the searched parameters of a recipe in lines of at most that width, unless a single entry is wider.
 
@@ -96,7 +96,7 @@ def parameter_lines(
     return [part for line in lines for part in _wrapped(line, width)]
 
 
-def parameter_name(key: str, recipe: Mapping[str, Any], names: Mapping[str, str]) -> tuple[str, str]:
+def parameter_name(key: str, recipe: Mapping[str, object], names: Mapping[str, str]) -> tuple[str, str]:
     """Return the model that a parameter belongs to, and its word there: ("text", "weight").
 
     Args:
@@ -104,7 +104,7 @@ def parameter_name(key: str, recipe: Mapping[str, Any], names: Mapping[str, str]
         recipe: the recipe that it stands in, as plain data.
         names: of models, by their reference.
     """
-    node: Any = recipe
+    node: object = recipe
     labels: list[str] = []
     words = ""
     for part in _PART.findall(key):

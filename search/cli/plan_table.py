@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.text import Text
 
@@ -26,7 +26,7 @@ _LAYER = re.compile(r"^(?P<head>(?:[^.]*[^.\d][^.]*\.)+)(?P<index>\d+)\.(?P<tail
 _WIDE = 100
 
 
-def ranges_table(ranges: Sequence[Range], recipe: Mapping[str, Any], names: Mapping[str, str], width: int) -> Table:
+def ranges_table(ranges: Sequence[Range], recipe: Mapping[str, object], names: Mapping[str, str], width: int) -> Table:
     """Return a table of the ranges, by the model that they belong to.
 
     Args:

@@ -166,7 +166,7 @@ def export(results: Path, trial: str | None, to: Path, max_shard_size: str, merg
             progress=progress, note=tell,
         )  # fmt: skip
     click.echo(f"{to}: {row.name}, {row.record.search.score or 0:.1%} on the search split")
-    tell_of_mergekit(to, row.record.recipe["merge_method"], mergekit_compatible)
+    tell_of_mergekit(to, str(row.record.recipe["merge_method"]), mergekit_compatible)
 
 
 @click.command()

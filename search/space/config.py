@@ -15,8 +15,10 @@ from evaluation.problems import SETS, SOURCES, is_there
 from merging import missing_part, renamed, shown, split_reference
 from merging.checkpoints.named import FILES, REFERENCES, kind_of, references_in, require_files, require_models
 from search.errors import SearchError
+from search.identity import Identity
 from search.space.sections import YAML, EvaluationSection, MergingSection, SearchSection, Sections
 from search.space.space import SearchSpace
+from search.study.record import Parameters
 
 _NO_NAMES: Mapping[str, str] = {}
 
@@ -39,7 +41,7 @@ class SearchConfig:
     evaluation: EvaluationSection
     search: SearchSection
     merging: MergingSection
-    warm_starts: tuple[dict[str, Any], ...]
+    warm_starts: tuple[Parameters, ...]
     folder: Path = Path()
 
     @classmethod
@@ -111,7 +113,7 @@ class SearchConfig:
         return len(self.evaluation.problems) if self.search.objectives == "separate" else 1
 
     @property
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> Identity:
         """What results must have in common to belong together, as plain data; the length of the search may change."""
         return {
             "recipe": self.space.template,
@@ -131,7 +133,7 @@ def _located_evaluation(section: EvaluationSection, places: list[Path]) -> Evalu
     return section.model_copy(update={"problems": tuple(sets), "prompt": prompt})
 
 
-def _warm_start(entry: str | dict[str, Any], places: list[Path], source: str, index: int) -> Any:
+def _warm_start(entry: str | dict[str, object], places: list[Path], source: str, index: int) -> Any:
     if isinstance(entry, dict):
         return _located(entry, places)
     file = Path(_locate(entry, places))
@@ -143,14 +145,15 @@ def _warm_start(entry: str | dict[str, Any], places: list[Path], source: str, in
     return _located(recipe, [file.parent, *places])
 
 
-def _located(node: Any, places: list[Path], key: str = "") -> Any:
+def _located(node: object, places: list[Path], key: str = "") -> Any:
     """Return plain data in which paths of models and files are absolute."""
     if isinstance(node, dict):
         return {name: _located(value, places, kind_of(str(name), key)) for name, value in node.items()}
     if isinstance(node, list):
         return [_located(item, places, key) for item in node]
-    is_reference = isinstance(node, str) and key in REFERENCES and node not in REFERENCES[key]
-    return _locate(node, places) if is_reference else node
+    if isinstance(node, str) and key in REFERENCES and node not in REFERENCES[key]:
+        return _locate(node, places)
+    return node
 
 
 def _locate(reference: str, places: list[Path]) -> str:

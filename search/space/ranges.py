@@ -14,7 +14,7 @@ import json
 import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 from pydantic import (
     AfterValidator,
@@ -31,6 +31,7 @@ from merging import YamlReader
 from merging.errors import shown
 from merging.recipes.parameter_types import parameter_types
 from search.errors import SearchError
+from search.study.record import Parameters, Value
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -75,7 +76,7 @@ def _choice(value: object) -> object:
     return value
 
 
-def _distinct(choices: tuple[Any, ...]) -> tuple[Any, ...]:
+def _distinct(choices: tuple[object, ...]) -> tuple[object, ...]:
     if twice := [choice for index, choice in enumerate(choices) if choice in choices[:index]]:
         raise ValueError(f"{shown(twice[0])} is given twice")
     return choices
@@ -90,7 +91,7 @@ class Range(BaseModel):
     knots: int = Field(default=0, ge=2, strict=True)  # 0 is a single number
     log: bool = Field(default=False, strict=True)
     step: Number | None = None
-    choices: Annotated[tuple[Annotated[Any, AfterValidator(_choice)], ...], AfterValidator(_distinct)] = Field(
+    choices: Annotated[tuple[Annotated[object, AfterValidator(_choice)], ...], AfterValidator(_distinct)] = Field(
         default=(), min_length=2
     )
     _keys: Keys = PrivateAttr(default=())
@@ -147,22 +148,22 @@ class Range(BaseModel):
             return IntDistribution(int(self.low), int(self.high), log=self.log, step=int(self.step or 1))
         return FloatDistribution(self.low, self.high, log=self.log, step=self.step)
 
-    def value(self, params: Mapping[str, Any]) -> Any:
+    def value(self, params: Parameters) -> object:
         """Return what stands in the recipe for these parameters."""
         values = [params[name] for name in self.names]
         if self.choices:
             return self.choices[self._ends().index(values[0])]
         return values if self.knots else values[0]
 
-    def ends(self) -> list[dict[str, Any]]:
+    def ends(self) -> list[dict[str, Value]]:
         """Return the parameters at both of its ends, or at each choice."""
         return [dict.fromkeys(self.names, value) for value in self._ends()]
 
-    def draw(self, numbers: random.Random) -> dict[str, Any]:
+    def draw(self, numbers: random.Random) -> dict[str, Value]:
         """Return parameters somewhere in it."""
         return {name: self._draw(numbers) for name in self.names}
 
-    def parameters_of(self, concrete: Any, where: str) -> dict[str, Any]:
+    def parameters_of(self, concrete: object, where: str) -> dict[str, Value]:
         """Return the parameters that give what stands in a recipe. Raises SearchError if it is outside the range."""
         try:
             values = self._chosen(concrete) if self.choices else self._numbers_of(concrete)
@@ -170,7 +171,7 @@ class Range(BaseModel):
             raise SearchError(f"{where}: {error}") from None
         return dict(zip(self.names, values, strict=True))
 
-    def require(self, params: Mapping[str, Any]) -> None:
+    def require(self, params: Parameters) -> None:
         """Raise KeyError, TypeError or ValueError if these are not parameters in it."""
         for name in self.names:
             if not self.choices:
@@ -178,29 +179,31 @@ class Range(BaseModel):
             elif params[name] not in self._ends():
                 raise ValueError(f"{params[name]!r} is not one of the choices")
 
-    def _ends(self) -> Sequence[Any]:
+    def _ends(self) -> Sequence[Value]:
         return [_label(choice) for choice in self.choices] or [self.low, self.high]
 
-    def _draw(self, numbers: random.Random) -> Any:
+    def _draw(self, numbers: random.Random) -> Value:
         if self.choices:
             return numbers.choice(self._ends())
         if self.step:
             return self.low + self.step * numbers.randint(0, round((self.high - self.low) / self.step))
         return numbers.uniform(self.low, self.high)
 
-    def _chosen(self, concrete: Any) -> Sequence[Any]:
+    def _chosen(self, concrete: object) -> Sequence[Value]:
         if concrete not in self.choices:
             raise ValueError(f"{shown(concrete)} is not one of the choices {list(self.choices)!r}")
         return [self._ends()[self.choices.index(concrete)]]
 
-    def _numbers_of(self, concrete: Any) -> Sequence[float]:
+    def _numbers_of(self, concrete: object) -> Sequence[float]:
         line = [_number(value) for value in (concrete if isinstance(concrete, list) and self.knots else [concrete])]
         values = _resampled(line, self.knots) if self.knots else line
         for value in values:
             self._require_inside(value)
         return [int(value) if self.whole else float(value) for value in values]
 
-    def _require_inside(self, value: float) -> None:
+    def _require_inside(self, value: Value) -> None:
+        if isinstance(value, str):
+            raise TypeError(f"expected a number, got {value!r}")
         if not self.low <= value <= self.high:
             raise ValueError(f"{value:g} is outside the range [{self.low:g}, {self.high:g}]")
         if self.step and not _is_whole((value - self.low) / self.step):
@@ -220,7 +223,7 @@ class WholeRange(Range):
         raise ValueError(f"whole numbers cannot form a gradient, got {knots} knots")
 
 
-def find_ranges(recipe: Mapping[str, Any], source: str) -> Iterator[Range]:
+def find_ranges(recipe: Mapping[str, object], source: str) -> Iterator[Range]:
     """Yield the ranges of a recipe in its order; `source` is the file that has it under ``recipe``.
 
     Raises SearchError.
@@ -236,7 +239,7 @@ def find_ranges(recipe: Mapping[str, Any], source: str) -> Iterator[Range]:
         yield found
 
 
-def range_places(node: Any, keys: Keys = ()) -> Iterator[tuple[Keys, dict[str, Any]]]:
+def range_places(node: object, keys: Keys = ()) -> Iterator[tuple[Keys, dict[str, object]]]:
     """Yield what stands in plain data as a range, or, in the place of a number, was meant to be one."""
     known = {"low", "high", "knots", "choices"}
     # A token may be called anything, but never stands in the place of a number.
@@ -248,7 +251,7 @@ def range_places(node: Any, keys: Keys = ()) -> Iterator[tuple[Keys, dict[str, A
         yield from range_places(value, (*keys, key))
 
 
-def _label(choice: object) -> object:
+def _label(choice: object) -> Value:
     """Return what Optuna stores of a choice: words and numbers as they are, everything else as JSON."""
     return choice if isinstance(choice, bool | int | float | str) else json.dumps(choice, ensure_ascii=False)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -57,7 +57,7 @@ class PromptSection(_Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _read_format(cls, data: Any) -> Any:
+    def _read_format(cls, data: object) -> object:
         return {"format": data} if isinstance(data, str) else data
 
 
@@ -147,11 +147,11 @@ class SearchSection(_Section):
     finalists: int = Field(default=3, ge=1)
     objectives: Objectives = "weighted"
     prune_margin: float | None = Field(default=None, ge=0, allow_inf_nan=False)
-    enqueue: tuple[str | dict[str, Any], ...] = ()
+    enqueue: tuple[str | dict[str, object], ...] = ()
 
     @model_validator(mode="before")
     @classmethod
-    def _keys_are_current(cls, data: Any) -> Any:
+    def _keys_are_current(cls, data: object) -> object:
         if isinstance(data, dict) and "screen" in data:
             raise ValueError("screen is now called prune_margin")
         return data
@@ -190,7 +190,7 @@ class MergingSection(_Section):
 class Sections(_Section):
     """A whole config file."""
 
-    recipe: dict[str, Any]
+    recipe: dict[str, object]
     evaluation: EvaluationSection = EvaluationSection()
     search: SearchSection = SearchSection()
     merging: MergingSection = MergingSection()

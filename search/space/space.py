@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from merging import MergingError, Recipe
 from search.errors import SearchError
 from search.space.ranges import Keys, Range, find_ranges
+from search.study.record import Parameters, Value
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -42,12 +43,12 @@ class SearchSpace:
         source: the file that it was read from.
     """
 
-    template: dict[str, Any]
+    template: dict[str, object]
     ranges: tuple[Range, ...]
     source: str
 
     @classmethod
-    def read(cls, template: dict[str, Any], source: str) -> SearchSpace:
+    def read(cls, template: dict[str, object], source: str) -> SearchSpace:
         """Find and check the ranges of a recipe. Raises SearchError or MergingError naming the key."""
         space = cls(template, tuple(find_ranges(template, source)), source)
         if not space.ranges:
@@ -94,19 +95,19 @@ class SearchSpace:
         """Return Optuna's distribution of each searched parameter."""
         return {name: found.distribution() for found in self.ranges for name in found.names}
 
-    def require(self, params: Mapping[str, Any]) -> None:
+    def require(self, params: Parameters) -> None:
         """Raise KeyError, TypeError or ValueError if these are not parameters of a point of the space."""
         for found in self.ranges:
             found.require(params)
 
-    def recipe_at(self, params: Mapping[str, Any]) -> Recipe:
+    def recipe_at(self, params: Parameters) -> Recipe:
         """Return the recipe with these parameters in place of the ranges. Raises MergingError if it is invalid."""
         data = copy.deepcopy(self.template)
         for found in self.ranges:
             _put(data, found.keys, copy.deepcopy(found.value(params)))
         return Recipe.from_dict(data, self.source, "recipe")
 
-    def parameters_of(self, recipe: Mapping[str, Any], key: str = "recipe") -> dict[str, Any]:
+    def parameters_of(self, recipe: Mapping[str, object], key: str = "recipe") -> Parameters:
         """Return the parameters that a concrete recipe has in place of the ranges.
 
         A single number in place of a gradient is the value of every knot; a gradient with other knots is accepted if
@@ -140,7 +141,7 @@ class _Attempts:
 
     def extremes(self) -> Iterator[Recipe]:
         lowest, highest = ({k: v for found in self.space.ranges for k, v in found.ends()[i].items()} for i in (0, -1))
-        known: list[dict[str, Any]] = []
+        known: list[dict[str, Value]] = []
         for point in (lowest, highest):
             if recipe := self.attempt(point):
                 known.append(point)
@@ -163,7 +164,7 @@ class _Attempts:
             f"merged; trials there fail, and the search goes on: {refused}"
         )
 
-    def _with(self, end: dict[str, Any], others: Iterator[dict[str, Any]]) -> tuple[dict[str, Any], Recipe]:
+    def _with(self, end: dict[str, Value], others: Iterator[dict[str, Value]]) -> tuple[dict[str, Value], Recipe]:
         before, self.refused = self.refused, None
         for other in others:
             if recipe := self.attempt(other | end):
@@ -172,11 +173,11 @@ class _Attempts:
         assert self.refused
         raise self.refused
 
-    def drawn(self) -> Iterator[dict[str, Any]]:
+    def drawn(self) -> Iterator[dict[str, Value]]:
         for _ in range(_DRAWS):
             yield {name: value for found in self.space.ranges for name, value in found.draw(self.numbers).items()}
 
-    def attempt(self, params: Mapping[str, Any]) -> Recipe | None:
+    def attempt(self, params: Parameters) -> Recipe | None:
         try:
             recipe = self.space.recipe_at(params)
             self.fits(recipe)
@@ -192,9 +193,9 @@ class _Match:
 
     ranges: Mapping[Keys, Range]
     method: Method | None
-    params: dict[str, Any] = field(default_factory=dict)
+    params: dict[str, Value] = field(default_factory=dict)
 
-    def visit(self, template: Any, concrete: Any, keys: Keys, where: str) -> None:
+    def visit(self, template: object, concrete: object, keys: Keys, where: str) -> None:
         if found := self.ranges.get(keys):
             self.params.update(found.parameters_of(concrete, where))
         elif isinstance(template, dict) and isinstance(concrete, Mapping):
@@ -210,7 +211,7 @@ class _Match:
             )
 
     def _visit_key(
-        self, template: Mapping[str, Any], concrete: Mapping[str, Any], name: str, keys: Keys, where: str
+        self, template: Mapping[str, object], concrete: Mapping[str, object], name: str, keys: Keys, where: str
     ) -> None:
         if name in template and name in concrete:
             self.visit(template[name], concrete[name], (*keys, name), f"{where}.{name}")
@@ -225,7 +226,7 @@ class _Match:
             raise SearchError(f"{where}.{name}: {wanted}; a warm start may differ from it in the ranges only")
 
 
-def _put(data: Any, keys: Keys, value: Any) -> None:
+def _put(data: Any, keys: Keys, value: object) -> None:
     for key in keys[:-1]:
         data = data[key]
     data[keys[-1]] = value

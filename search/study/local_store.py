@@ -29,6 +29,7 @@ from search.study.store import Store
 
 if TYPE_CHECKING:
     from evaluation import Draft, Verdict
+    from search.identity import Identity
 
 DATABASE: Final = "search.db"
 WORKERS: Final = ".workers"
@@ -99,7 +100,7 @@ class LocalStore(Store):
                 raise
 
     @classmethod
-    def create(cls, folder: Path, name: str, identity: Mapping[str, Any]) -> Self:
+    def create(cls, folder: Path, name: str, identity: Mapping[str, object]) -> Self:
         """Make the store of a search, or open the one that is there. One process at a time may do so."""
         file = (folder / DATABASE).resolve()
         with database_errors(file), contextlib.closing(connect(file)) as database:
@@ -123,12 +124,12 @@ class LocalStore(Store):
             return str(self._select("SELECT name FROM search")[0][0])
 
     @property
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> Identity:
         """What the search is of."""
         with damage(self.file):
             return dict(json.loads(self._select("SELECT identity FROM search")[0][0]))
 
-    def keep_identity(self, identity: Mapping[str, Any]) -> None:
+    def keep_identity(self, identity: Mapping[str, object]) -> None:
         """Keep what the search is of."""
         self._select("UPDATE search SET identity = ?", json.dumps(identity))
 

@@ -12,7 +12,7 @@ import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import optuna
 from optuna.samplers import RandomSampler
@@ -20,7 +20,7 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.study.database import connect, database_errors
-from search.study.record import State, TrialRecord
+from search.study.record import Parameters, SamplerNotes, State, TrialRecord
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -78,7 +78,7 @@ class Projection:
             self._storage.create_new_trial(self._study_id, self._trial(new))
         self._shown = trials
 
-    def draw(self, number: int, sampler: BaseSampler) -> tuple[dict[str, Any], dict[str, Any]]:
+    def draw(self, number: int, sampler: BaseSampler) -> tuple[Parameters, SamplerNotes]:
         """Let a sampler draw the parameters of a trial that is shown without any.
 
         Returns:
@@ -184,7 +184,7 @@ def quiet() -> Iterator[None]:
         optuna.logging.set_verbosity(before)
 
 
-def _attributes(record: TrialRecord) -> dict[str, Any]:
+def _attributes(record: TrialRecord) -> dict[str, object]:
     """Return what a person may want to see of a trial in optuna-dashboard."""
     told = {
         "log_likelihood": record.search.log_likelihood,

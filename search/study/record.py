@@ -13,6 +13,12 @@ from typing import Any, Literal, TypeAlias
 Kind: TypeAlias = Literal["parent", "average", "trial"]
 State: TypeAlias = Literal["waiting", "running", "complete", "pruned", "failed"]
 SplitName: TypeAlias = Literal["search", "report"]
+Value: TypeAlias = bool | int | float | str
+"""A searched value as Optuna stores it: a number, or the label of a choice."""
+Parameters: TypeAlias = Mapping[str, Value]
+"""Searched values by the path of their key."""
+SamplerNotes: TypeAlias = Mapping[str, Any]
+"""What a sampler of Optuna's wants to find with a trial again, as plain data."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +77,8 @@ class TrialRecord:
     kind: Kind
     number: int = 0
     name: str = ""
-    parameters: Mapping[str, Any] = field(default_factory=dict)
-    recipe: Mapping[str, Any] = field(default_factory=dict)
+    parameters: Parameters = field(default_factory=dict)
+    recipe: Mapping[str, object] = field(default_factory=dict)
     search: Scoring = Scoring()
     report: Scoring | None = None
     same_as: int | None = None
@@ -80,7 +86,7 @@ class TrialRecord:
     weights_digest: str | None = None
     proposed_by: str = ""
     seen: int = 0
-    sampler_notes: Mapping[str, Any] = field(default_factory=dict)
+    sampler_notes: SamplerNotes = field(default_factory=dict)
 
     @property
     def key(self) -> str:

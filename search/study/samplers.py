@@ -11,7 +11,6 @@ import random
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
@@ -20,7 +19,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial
 
 from search.study.projection import Projection, quiet
-from search.study.record import TrialRecord
+from search.study.record import Parameters, TrialRecord
 from search.study.store import Proposal
 
 
@@ -38,7 +37,7 @@ class Draw:
     search_seed: int
     number: int
     space: Mapping[str, BaseDistribution]
-    start: Mapping[str, Any]
+    start: Parameters
 
     @property
     def seed(self) -> int:
@@ -96,7 +95,7 @@ class Proposer:
         seed: int,
         space: Mapping[str, BaseDistribution],
         objectives: int = 1,
-        start: Mapping[str, Any] | None = None,
+        start: Parameters | None = None,
     ) -> None:
         self._name = name
         self._seed = seed

@@ -13,9 +13,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from search.study.record import Kind, Scoring, SplitName, State, TrialRecord
+from search.study.record import Kind, Parameters, SamplerNotes, Scoring, SplitName, State, TrialRecord
 
 if TYPE_CHECKING:
     from evaluation import Draft, Verdict
@@ -39,10 +39,10 @@ class Job:
 class Proposal:
     """Parameters of a trial; see `TrialRecord`."""
 
-    parameters: Mapping[str, Any]
+    parameters: Parameters
     proposed_by: str
     seen: int = 0
-    sampler_notes: Mapping[str, Any] = field(default_factory=dict)
+    sampler_notes: SamplerNotes = field(default_factory=dict)
 
 
 class Store(ABC):
@@ -241,7 +241,7 @@ class Store(ABC):
 
 
 class Records:
-    """All records of a store, of which only those are read that have changed since they were last asked for."""
+    """All records of a store; a read fetches only those that have changed since the read before."""
 
     def __init__(self, store: Store) -> None:
         self._store = store

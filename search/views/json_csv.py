@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def leaderboard_csv(board: Leaderboard, count: int | None = None) -> str:
     return out.getvalue()
 
 
-def report_data(report: Report) -> dict[str, Any]:
+def report_data(report: Report) -> dict[str, object]:
     """Return a report as plain data, as `merge-search compare` reads it."""
     low, high = report.interval
     return {
@@ -100,7 +100,7 @@ def _row(row: Row) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _problem(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+def _problem(outcomes: Sequence[Outcome]) -> Mapping[str, object]:
     """Return the outcome of a problem's only sample, or of each of several."""
     found = [
         {

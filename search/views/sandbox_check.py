@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from evaluation.sandbox.isolation import Isolation, SandboxLayer, remedy
 from search.views.table import plain_table
@@ -25,7 +25,7 @@ def isolation_tables(isolation: Isolation) -> tuple[Table, Table]:
     return layers, attempts
 
 
-def isolation_data(isolation: Isolation) -> Mapping[str, Any]:
+def isolation_data(isolation: Isolation) -> Mapping[str, object]:
     """Return the layers and the attempts as plain data."""
     return {
         "enough": not isolation.shortfall,
