@@ -1,7 +1,7 @@
-"""Calibration: what a parent does with a small file of text, for the methods that are not made of weights alone.
+"""Calibration: what a parent does with a small file of text, for the methods that need more than weights.
 
 Two things are observed, for each tensor, in float32: `gram`, the mean over the tokens of x xᵀ of the inputs x of each
-linear layer (RegMean), and `fisher`, the diagonal of the Fisher information a token (Fisher-weighted averaging).
+linear layer (RegMean), and `fisher`, the diagonal of the Fisher information per token (Fisher-weighted averaging).
 Guarantees: a parent is run over a file once for a parent set, one text at a time, so that nothing depends on how texts
 are batched; labels are drawn with a fixed seed. The last bits depend on the device and the number of threads, as all
 that a model computes does. Does not judge whether the text is like what a parent was trained on.
@@ -150,7 +150,7 @@ def read_texts(file: str) -> list[str]:
     problem sets have. In any other file, texts are separated by empty lines.
 
     Raises:
-        MergingError: the file is missing, is no UTF-8, has another line, or holds no text.
+        MergingError: the file is missing, is not UTF-8, has a line of another kind, or holds no text.
     """
     try:
         content = Path(file).expanduser().read_text(encoding="utf-8")
@@ -159,7 +159,7 @@ def read_texts(file: str) -> list[str]:
             f"calibration: {file}: cannot be read: {error.strerror}; give a small .jsonl or text file"
         ) from None
     except UnicodeDecodeError:
-        raise MergingError(f"calibration: {file}: is no UTF-8 text") from None
+        raise MergingError(f"calibration: {file}: is not UTF-8 text") from None
     if file.endswith(".jsonl"):
         texts = [_text(line, f"{file}:{number}") for number, line in enumerate(content.splitlines(), 1) if line.strip()]
     else:
@@ -173,7 +173,7 @@ def _text(line: str, where: str) -> str:
     try:
         data = json.loads(line)
     except ValueError as error:
-        raise MergingError(f"calibration: {where}: is no JSON: {first_line(error)}") from None
+        raise MergingError(f"calibration: {where}: is not JSON: {first_line(error)}") from None
     if isinstance(data, dict):
         parts = [data[key] for key in ("prompt", "canonical_solution") if key in data]
         data = data.get("text", "".join(parts) if parts and all(isinstance(part, str) for part in parts) else None)

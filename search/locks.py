@@ -1,8 +1,8 @@
 """Locks in a results folder, which the system drops when their holder ends, however that comes about.
 
 Guarantees: of the workers on one folder, one at a time is inside `exclusive`; `is_held` tells whether a worker still
-lives, also from another container, and at once after a kill -9. On the disks of one machine, that is: on a network file
-system neither these locks nor those of SQLite reach the other machines.
+lives, also from another container, and at once after a kill -9. This holds on the disks of one machine: on a network
+file system neither these locks nor those of SQLite reach the other machines.
 """
 
 from __future__ import annotations

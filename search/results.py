@@ -77,7 +77,7 @@ class ResultsFolder:
             note: told where it was moved.
 
         Raises:
-            SearchError: the folder belongs to another config, is none of ours, has lost its database, or cannot be
+            SearchError: the folder belongs to another config, is not ours, has lost its database, or cannot be
                 written.
         """
         cls.refuse(path, config, fresh)

@@ -60,7 +60,7 @@ def smollm2_folder() -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def memo_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Remember what transformers says, and digests, for the session alone: tests begin with nothing."""
+    """Remember what transformers says, and digests, only for this session: tests begin with nothing."""
     folder = tmp_path_factory.mktemp("memo")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("merging.checkpoints.remembered_answers.cache_folder", lambda _: folder)

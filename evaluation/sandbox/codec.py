@@ -73,7 +73,7 @@ class _Encoder:
         self._items_left = MAX_ITEMS
 
     def encode(self, value: object, depth: int) -> object:
-        # type() and not isinstance(), which believes what an object says of its class.
+        # type(): isinstance() believes what an object claims about its class.
         kind = type(value)
         if value is None or kind is bool or kind is str or kind is float:
             return value

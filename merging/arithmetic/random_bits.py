@@ -1,6 +1,6 @@
 """Counter-based random numbers: the same for an element wherever, whenever and in whatever pieces it is computed.
 
-Guarantees: a number depends on the two keys and the element's flat index alone, in integer arithmetic, so it is
+Guarantees: a number depends only on the two keys and the element's flat index, in integer arithmetic, so it is
 bit-identical on every device, for every block size and thread count. Not for cryptography.
 """
 

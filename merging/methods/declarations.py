@@ -67,7 +67,7 @@ class Parameter:
         if isinstance(value, self.kind) and type(value) is self.kind:
             return value
         if isinstance(value, bool) and self.kind is not bool:
-            raise ValueError(f"{value} is no number")
+            raise ValueError(f"{value} is not a number")
         number: Number = _ADAPTERS[self.kind].validate_python(value)
         return number
 

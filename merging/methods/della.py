@@ -1,7 +1,7 @@
 """DELLA: a random mask that is likelier to keep larger changes (arXiv:2406.11617).
 
-Guarantees: the mask is a function of the task vector and of (seed, input, tensor, element) alone; ranks depend on the
-parents alone and are computed once. Equal magnitudes are ranked in their order.
+Guarantees: the mask depends only on the task vector and on (seed, input, tensor, element); ranks depend only on
+the parents and are computed once. Equal magnitudes are ranked in their order.
 """
 
 from __future__ import annotations

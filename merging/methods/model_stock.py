@@ -17,7 +17,7 @@ _SMALLEST_DENOMINATOR = 1e-6
 
 
 def ratio(operands: Operands, filter_wise: Shared[bool] = Default(False)) -> Tensor:
-    """Return the part of the way to the average, of the tensor (1,) or of each row (*rows, 1); of the parents alone."""
+    """Return the part of the way to the average, of the tensor (1,) or of each row (*rows, 1), from the parents."""
     inputs = range(operands.count)
     return operands.once(f"stock_ratio {filter_wise}", inputs, lambda: _ratio(operands.whole(), filter_wise))
 

@@ -30,7 +30,7 @@ def multislerp(
 ) -> Tensor:
     """Return the barycentre of the parents, or of what they changed in the base, added to it again.
 
-    Rounds to the dtype of the merge after every step. One parent alone is returned as it is.
+    Rounds to the dtype of the merge after every step. A single parent is returned as it is.
 
     Raises:
         Undefined: three or more directions cancel out; or a length is zero, and `eps` in this dtype, too.

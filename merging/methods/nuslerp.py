@@ -39,7 +39,7 @@ def arc(
     nuslerp_flatten: Shared[bool] = Default(True),
     nuslerp_row_wise: Shared[bool] = Default(False),
 ) -> Arc:
-    """Return the angle, which depends on the parents alone, and the second parent's part of the weights."""
+    """Return the angle, which depends only on the parents, and the second parent's part of the weights."""
     axis = None if nuslerp_flatten else 0 if nuslerp_row_wise else -1
     name = f"nuslerp_cosine {axis}"
     cosine = operands.once(name, [0, 1], lambda: cosine_along(axis, *_ends(operands.whole())))

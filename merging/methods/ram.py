@@ -1,4 +1,4 @@
-"""Reinforced Agent Merging: changes that parents share are averaged, those of one alone are kept (arXiv:2601.13572).
+"""Reinforced Agent Merging: changes that parents share are averaged, those of only one are kept (arXiv:2601.13572).
 
 ramplus_tl makes a parent's own changes larger, the more of its changes are shared ("tensor-local": counted in each
 tensor by itself).

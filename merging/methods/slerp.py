@@ -19,7 +19,7 @@ _SMALLEST_NORM = 1e-8
 
 
 def angle_cosine(operands: Operands) -> Tensor:
-    """Return the cosine between the base and the other parent as flat vectors, shape (1, 1); of the parents alone."""
+    """Return the cosine between the base and the other parent as flat vectors, shape (1, 1)."""
 
     def pairs() -> list[tuple[Tensor, Tensor]]:
         return [(_wide(b.base), _wide(b.inputs[0])) for b in operands.blocks(_RUN)]

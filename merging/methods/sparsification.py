@@ -1,7 +1,7 @@
 """How a task vector is sparsified before it is merged: by magnitude (TIES) or with a random mask (DARE).
 
 Guarantees: top-k keeps exactly the max(1, int(density · elements)) largest, as mergekit 0.1.5 does, and among equal
-magnitudes those that come first. A random mask is a function of (seed, input, tensor, element) alone.
+magnitudes those that come first. A random mask depends only on (seed, input, tensor, element).
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from merging.caches import cache_folder, put
 _LOG = logging.getLogger("merging.statistics")
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-# A file may change twice within a tick of its file system's clock, of which the coarsest are of two seconds.
+# A file may change twice within a tick of its file system's clock; the coarsest tick every two seconds.
 _TICK_NS = 2 * 10**9
 
 

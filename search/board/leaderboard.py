@@ -1,6 +1,6 @@
 """The leaderboard: every trial and every reference model, with the evidence for its score.
 
-Guarantees: a function of records, which can be read while the search runs. The search split alone chooses the best, so
+Guarantees: a function of records, which can be read while the search runs. Only the search split chooses the best, so
 that its score on the report split is unbiased.
 """
 

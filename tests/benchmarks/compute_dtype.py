@@ -3,7 +3,7 @@
     python -m tests.benchmarks.compute_dtype [--models models/smollm2] [--runs 15]
     export ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2
 
-With these set, torch computes as on a processor with AVX2 alone; the C passes are compiled for the one at hand.
+With these set, torch computes as on a processor that has only AVX2; the C passes are compiled for the one at hand.
 Products are those of a 135M model's layers, with all threads. Merges are those of `merge_speed`: every candidate has
 other numbers than the one before. Each kind takes its turn, and the least of the runs is shown.
 """

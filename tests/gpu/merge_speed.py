@@ -5,7 +5,7 @@
 Three models of the shape of deepseek-coder-6.7b in bfloat16, of random weights made on the card: a base and two
 fine-tunes. They are written to a temporary folder (40 GB for all layers, which must fit there; give fewer with
 --layers), since parents are files, and removed at the end. Candidates are those of a running search: every number
-changes in every tensor, and what depends on the parents alone was computed by the first candidate, whose seconds
+changes in every tensor, and what depends only on the parents was computed by the first candidate, whose seconds
 (reading, counting, compiling) are a column of their own. The parents are first in the card's memory, then in pinned
 memory of the host.
 

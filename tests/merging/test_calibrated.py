@@ -229,7 +229,7 @@ def test_texts_are_read_from_lines_of_json_or_between_empty_lines(tmp_path: Path
         ("missing.jsonl", None, "no such file; give a small .jsonl or text file"),
         ("empty.jsonl", "", "holds no text; a few dozen examples"),
         ("blank.txt", "\n  \n\n", "holds no text; a few dozen examples"),
-        ("broken.jsonl", '"a"\n{"text": ', ":2: is no JSON: "),
+        ("broken.jsonl", '"a"\n{"text": ', ":2: is not JSON: "),
         ("other.jsonl", '{"question": "?"}', ":1: expected a string, or a mapping with 'text', got "),
         ("number.jsonl", '{"text": 3}', ":1: expected a string, or a mapping with 'text', got "),
     ],

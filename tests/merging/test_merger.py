@@ -270,7 +270,7 @@ def test_a_candidate_looks_for_no_model_again(family: Family, monkeypatch: pytes
         merger.apply(first)
         tokenizer = merger.tokenizer(first)
         for module in ("tokenizers", "merged_tokenizer"):
-            # What finds a model asks the hub where it is none of this machine's folders.
+            # What finds a model asks the hub where no folder on this machine has its name.
             monkeypatch.setattr(f"merging.tokenization.{module}.locate", Mock(side_effect=AssertionError))
         merger.apply(second)
         assert merger.tokenizer(second) is tokenizer

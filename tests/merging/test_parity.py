@@ -52,7 +52,7 @@ def magnitude_ties(step: Step, parents: ParentSet) -> Tensor:
 
 
 def check(text: str, relative: float, most_undecided: float = 0.05) -> None:
-    """Compare with mergekit, away from magnitude ties, of which there may be only so many.
+    """Compare with mergekit, away from magnitude ties; only so many elements may be in ties.
 
     `relative` 0 asks for equal bits, else a difference may be that part of each tensor's largest value.
     """

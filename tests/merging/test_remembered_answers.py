@@ -1,4 +1,4 @@
-"""What transformers said of a model is remembered for the same question alone; a merge then does without it."""
+"""What transformers said about a model is remembered for the same question only; a merge then does without it."""
 
 from __future__ import annotations
 

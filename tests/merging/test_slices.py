@@ -221,7 +221,7 @@ def test_whatever_a_config_lists_by_layer_follows_the_stack(
 ) -> None:
     monkeypatch.setitem(CONFIGS, architecture, config)
     model = save_tiny_model(tmp_path / "model", TinyModel(architecture=architecture, tied=architecture == "gemma3"))
-    # Three ends of text in a model of three layers are no list of its layers.
+    # Three ends of text in a model of three layers are not a list of its layers.
     write_config(model, **lists, eos_token_id=[257, 258, 259])
     recipe = Recipe.parse(
         f"merge_method: passthrough\nslices:\n- sources: [{{model: {model}, layer_range: [0, 2]}}]\n"

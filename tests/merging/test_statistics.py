@@ -1,4 +1,4 @@
-"""What is computed of the parents alone is found on disk again, with the same bits, whatever happens to the disk."""
+"""What is computed only from the parents is found on disk again, with the same bits, whatever happens to the disk."""
 
 from __future__ import annotations
 

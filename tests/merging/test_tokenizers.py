@@ -94,7 +94,7 @@ def ids(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> list[list[i
 
 
 def ids_of_the_file(folder: str, texts: Iterable[str]) -> list[list[int]]:
-    """Return the ids that the tokenizers library gives, by tokenizer.json alone."""
+    """Return the ids that the tokenizers library gives, from tokenizer.json only."""
     file = Tokenizer.from_file(f"{folder}/tokenizer.json")
     return [file.encode(text, add_special_tokens=False).ids for text in texts]
 

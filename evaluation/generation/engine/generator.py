@@ -4,8 +4,8 @@ A pass is one forward over the newest tokens of all requests, followed by guesse
 The model's own choice at every position verifies the guesses: those before the first difference are kept, and so is the
 choice that differs. Reading a prompt is the same pass with more tokens.
 
-Guarantees: in float32 the tokens are those of `model.generate(do_sample=False)` for each prompt alone, or those that
-its `TokenDraws` draws, whatever the order, the batch size and the drafts. In 16-bit dtypes no engine is
+Guarantees: in float32 the tokens are those of `model.generate(do_sample=False)` for each prompt by itself, or those
+that its `TokenDraws` draws, whatever the order, the batch size and the drafts. In 16-bit dtypes no engine is
 batch-invariant: only the same requests at the same batch size give the same tokens. A request whose logits are not
 finite ends, and changes no other.
 """

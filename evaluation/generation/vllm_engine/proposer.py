@@ -15,7 +15,7 @@ from evaluation.generation.backend_protocol import Request
 from evaluation.generation.drafting.drafter import Drafter, Trust
 from evaluation.generation.drafting.numbered_text import NO_DIGITS
 
-# A guess costs one position of a step; a step costs as much as this many positions, besides those of its rows.
+# A guess costs one position of a step; a step costs as much as this many positions, plus those of its rows.
 _STEP_POSITIONS = 20
 
 

@@ -51,8 +51,8 @@ def fishers(
 def fisher(block: Block, fishers: Fishers) -> Tensor:
     """Return Σ weight · F · parent / Σ weight · F, elementwise; where no parent has any F, the weighted average.
 
-    F is the diagonal of a parent's Fisher information on its calibration text, a token; the authors' code divides it by
-    its norm over the model besides, which a weight can do as well.
+    F is the diagonal of a parent's Fisher information on its calibration text, per token; the authors' code also
+    divides it by its norm over the model, which a weight can do as well.
     """
     weights, diagonals = fishers
     average = averaged(block, weights)

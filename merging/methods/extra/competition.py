@@ -3,7 +3,7 @@
 An element's score is large where its task vector is (within: softmax of N · norm(τ_i²)) and where the task vectors
 agree (between: the sum over j of softmax of norm(τ_i τ_j)); norm maps a tensor to [0, 1], softmax is over its elements.
 The paper takes a model as one long vector; here, as with TIES, each tensor is one. Elementwise, and so the same for
-matrices, vectors and embeddings. Guarantees: what the scores are normalized by depends on the parents alone, is
+matrices, vectors and embeddings. Guarantees: what the scores are normalized by depends only on the parents, is
 computed once, and does not depend on the blocks that a tensor is read in.
 """
 

@@ -1,9 +1,9 @@
 """Merging in the singular vectors of the task vectors: TSV-M (arXiv:2412.00081), Iso-C and Iso-CTS (arXiv:2502.04959).
 
-They are about matrices; of all else (vectors, embeddings, filters of convolutions) the task vectors are averaged, as in
-the papers. A tensor of three axes is a stack of matrices. Guarantees: the singular value decompositions, which take
-nearly all of the time, are of the parents (and, for Iso, their weights) alone; singular vectors of a singular value
-that is zero but for rounding, which are arbitrary, take no part.
+They are about matrices; everything else (vectors, embeddings, filters of convolutions) gets the average of the task
+vectors, as in the papers. A tensor of three axes is a stack of matrices. Guarantees: the singular value decompositions,
+which take nearly all of the time, depend only on the parents (and, for Iso, on their weights); singular vectors of a
+singular value that is zero but for rounding, which are arbitrary, take no part.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def decorrelate(
     lambda_: Shared[float] = Default(1.0),
     rank_fraction: Shared[float | None] = Default(low=0.0, high=1.0),
 ) -> TaskVectorSum:
-    """Return the task vectors in low rank and decorrelated; of the parents alone unless `rank_fraction` is searched."""
+    """Return the task vectors in low rank and decorrelated; they depend only on the parents and `rank_fraction`."""
     inputs = taking_part(weight)
     if not operands.is_matrix or len(inputs) == 0:
         return mean_task_vector(weight, lambda_)
@@ -93,7 +93,7 @@ def low_rank(factors: Sequence[Factors], rank: int) -> Tensor:
 def flatten_common(
     operands: Operands, weight: PerParent[float] = Default(1.0), lambda_: Shared[float] = Default(1.0)
 ) -> TaskVectorSum:
-    """Return the sum of the weighted task vectors with all singular values alike; of the parents and weights alone."""
+    """Return the sum of the weighted task vectors with all singular values alike, from parents and weights only."""
     return _isotropic(operands, weight, lambda_, "iso_c", (), lambda vectors: isotropic(*decompose(vectors.sum(dim=0))))
 
 
@@ -110,7 +110,7 @@ def flatten_common_and_specific(
     # The authors' configuration; the rest of the rank is divided among the parents.
     common_fraction: Shared[float] = Default(0.8, low=0.0, high=1.0),
 ) -> TaskVectorSum:
-    """Return the isotropic task vector of the common and each parent's own subspace; of parents and weights alone."""
+    """Return the isotropic task vector of the common and each parent's own subspace, from parents and weights only."""
     return _isotropic(
         operands,
         weight,
@@ -130,7 +130,7 @@ def flatten_common_and_specific(
     in_mergekit=False,
 )
 def iso_cts(block: Block, change: TaskVectorSum) -> Tensor:
-    """Return as Iso-C does, but with the least directions of the sum replaced by those that each parent has besides."""
+    """Return as Iso-C does, but with the least directions of the sum replaced by further ones of each parent."""
     return plus_base(block, change)
 
 

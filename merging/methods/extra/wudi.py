@@ -1,9 +1,9 @@
 """WUDI: a merged task vector that interferes least with the inputs that each task vector stands for (arXiv:2503.08099).
 
 The rows of a linear layer's task vector span, nearly, the inputs that it was trained on. So what the merge does wrong
-there is measured without data, and made small by Adam, as in the paper. Of all else than matrices (vectors, embeddings,
-filters of convolutions) the task vectors are averaged. Guarantees: the optimized task vector is of the parents (and the
-optimizer's numbers) alone; no random numbers.
+there is measured without data, and made small by Adam, as in the paper. Everything but matrices (vectors, embeddings,
+filters of convolutions) gets the average of the task vectors. Guarantees: the optimized task vector depends only on the
+parents and the optimizer's numbers; no random numbers.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def optimize(
     iterations: Shared[int] = Default(300, low=0),
     learning_rate: Shared[float] = Default(1e-5, low=0.0),
 ) -> TaskVectorSum:
-    """Return the optimized task vector; of the parents alone unless `iterations` or `learning_rate` is searched."""
+    """Return the optimized task vector, which depends only on the parents, `iterations` and `learning_rate`."""
     count = operands.count
     mean = TaskVectorSum((lambda_ / max(count, 1),) * count)
     if not operands.is_matrix or not count:
