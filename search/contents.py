@@ -70,7 +70,7 @@ class ParentContents:
 
     @contextlib.contextmanager
     def unchanged(self) -> Iterator[None]:
-        """Let a model be scored. Raise SearchError if a file is not what it was: then it tells nothing that it failed.
+        """Let a model be scored. Raise SearchError if a file is not what it was: then its failure tells nothing.
 
         One that is gone has no other weights.
         """
@@ -85,8 +85,8 @@ class ParentContents:
         for part in self._parts.values():
             if not all(map(self._digests.is_unchanged, _files([part]))):
                 raise SearchError(
-                    f"model {part.place}: has changed while the search runs, whose scores are of what it was; restore "
-                    "it and run the same command again, or begin anew with --fresh"
+                    f"model {part.place}: has changed while the search runs, and the scores so far are of the old "
+                    "files; restore it and run the same command again, or begin anew with --fresh"
                 )
 
     def identity(self, results: Path, problems: Mapping[str, object]) -> Identity:
@@ -171,7 +171,7 @@ def _chosen(
         )
     kind = "file" if FILE in held[DIGESTS] else "model"
     raise SearchError(
-        f"{results}: {kind} {name}: is not there any more; put it back, or run the search once more with a config that "
+        f"{results}: {kind} {name}: is gone; put it back, or run the search once more with a config that "
         "names its new place"
     )
 

@@ -2,8 +2,8 @@
 
 Guarantees: a file of the hub's cache, which is named by its digest, is not read; another one is read once on this
 machine for as long as it stays as it is (path, size, times, inode). A file that changed after it was opened has no
-digest: what was computed of it may be of what it held before. Does not see that a file was changed and its change time
-set back.
+digest: what was computed from it may come from what it held before. Does not see that a file was changed and its
+change time set back.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _TICK_NS = 2 * 10**9
 
 
 class FileChanged(Exception):
-    """A file is not what it was when it was opened, or is not there any more."""
+    """A file is not what it was when it was opened, or is gone."""
 
 
 class FileDigests:
@@ -101,9 +101,9 @@ class FileDigests:
             self._states[file] = _state(file)
             return self._read(file.resolve(strict=True))
         except OSError:
-            _LOG.warning("%s: is not there any more; what is computed of it is not kept on disk", file)
+            _LOG.warning("%s: is gone; what is computed from it is not kept on disk", file)
         except FileChanged:
-            _LOG.warning("%s: has changed since it was opened; what is computed of it is not kept on disk", file)
+            _LOG.warning("%s: has changed since it was opened; what is computed from it is not kept on disk", file)
         return None
 
     def _read(self, file: Path) -> str:

@@ -9,7 +9,7 @@ it has mapped of files, too). Medians; CPU seconds are those of all threads, and
 with other work.
 
 Ours begins with an empty cache folder. The first merge of a kind of model imports transformers and remembers what it
-says of it; that one is shown by itself and is not among the others. mergekit keeps nothing.
+says about it; that one is shown by itself and is not among the others. mergekit keeps nothing.
 """
 
 from __future__ import annotations

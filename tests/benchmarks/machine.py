@@ -1,4 +1,4 @@
-"""What a benchmark says of where it ran."""
+"""What a benchmark prints about the machine that ran it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What evalplus 0.3.1 says of the cases: `python -m tests.evaluation.evalplus_table` writes it to evalplus.json.
+"""The verdicts of evalplus 0.3.1 on the cases: `python -m tests.evaluation.evalplus_table` writes it to evalplus.json.
 
 evalplus installs the clients of four companies, so it is not a dependency. In an environment of its own:
 

@@ -188,7 +188,7 @@ def test_methods_that_need_a_calibration_file_are_searched_like_others(family: F
     assert row.record.recipe["parameters"]["calibration"] == str(family.problems)  # which lies beside the config
     assert Recipe.load(tmp_path / "out" / "recipe.yaml").merge_method == "task_arithmetic"
     family.problems.rename(tmp_path / "moved")
-    with pytest.raises(SearchError, match=r"file .*problems\.jsonl: is not there any more.*put it back"):
+    with pytest.raises(SearchError, match=r"file .*problems\.jsonl: is gone.*put it back"):
         export_trial(tmp_path / "run", tmp_path / "again")
 
 

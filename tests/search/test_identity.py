@@ -267,7 +267,7 @@ def test_a_moved_project_goes_on(project: Path, command: Command) -> None:
 def test_a_moved_project_is_exported(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     export_trial(project / "results" / "search", tmp_path / "beside the results")
     shutil.move(project / "results" / "search", tmp_path / "far away")
-    with pytest.raises(SearchError, match=r"model /.*/project/\w+: is not there any more.*put it back"):
+    with pytest.raises(SearchError, match=r"model /.*/project/\w+: is gone.*put it back"):
         export_trial(tmp_path / "far away", tmp_path / "nothing")
     monkeypatch.chdir(project)
     export_trial(tmp_path / "far away", tmp_path / "beside the config")

@@ -228,7 +228,7 @@ def test_fresh_begins_anew(one_trial: tuple[SearchConfig, Path], tmp_path: Path)
     assert f"{tmp_path}/run: what was there is now in {tmp_path}/run.1" in phases.said
     assert parameters(first) != parameters(second)
     assert Leaderboard.open(tmp_path / "run.1") == first
-    # What is of the parents alone stays where it is of use.
+    # What depends only on the parents stays where it is of use.
     assert computed((tmp_path / "run/worker.log").read_text()) == 0
     assert not (tmp_path / "run.1/statistics").exists()
 

@@ -88,7 +88,7 @@ def test_time_left_counts_what_comes_after_and_what_the_running_trial_has_used(m
 
 
 def times(stream: io.StringIO) -> list[str]:
-    """Return what each line says of the time left."""
+    """Return the part of each line about the time left."""
     return [line.rpartition("·  ")[2] for line in stream.getvalue().splitlines()]
 
 
