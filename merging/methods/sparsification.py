@@ -21,7 +21,8 @@ from merging.methods.operands import Block, Operands
 
 # Sums of |x| are taken in runs of this many elements, each by one thread, so that they come out the same everywhere.
 _SUM_RUN = 1 << 15
-_SMALLEST_NORM = 1e-7
+SMALLEST_NORM = 1e-7
+"""The L1 norm below which a task vector is not rescaled."""
 
 NO_FLOOR = Edge(0, -1.0, -1.0)
 NO_CEILING = Edge(0, math.inf, math.inf)
@@ -100,7 +101,7 @@ def keep_all(operands: Operands, index: int, density: tuple[float, ...], rescale
 
 
 def top_k(operands: Operands, index: int, density: tuple[float, ...], rescale: bool) -> Sparsification | None:
-    """Keep exactly the max(1, int(density · elements)) largest entries of a task vector (arXiv:2306.01708, 3.1).
+    """Keep exactly the max(1, int(density · elements)) largest entries of a task vector (TIES, arXiv:2306.01708: trim).
 
     With `rescale` the kept elements are scaled so that the L1 norm of the task vector stays what it was.
     """
@@ -117,7 +118,8 @@ def top_k(operands: Operands, index: int, density: tuple[float, ...], rescale: b
 def random_mask(operands: Operands, index: int, density: tuple[float, ...], rescale: bool) -> Sparsification | None:
     """Keep each element with probability `density` (DARE, arXiv:2311.03099).
 
-    With `rescale` the kept elements are scaled so that the L1 norm of the task vector stays what it was.
+    With `rescale` the kept elements are scaled so that the L1 norm of the task vector stays what it was, as in
+    mergekit; the paper divides them by the density.
     """
     if density[index] >= 1 or operands.elements == 0:
         return None
@@ -175,7 +177,7 @@ def whole_norm(operands: Operands, index: int) -> float:
 def _norm_ratio(before: float, after: float, dtype: torch.dtype) -> float:
     """Return one norm over another; 1 where either is next to nothing."""
     # The norms and their ratio are rounded to the dtype of the merge, as mergekit rounds them, if it can hold them.
-    if before < _SMALLEST_NORM or after < _SMALLEST_NORM:
+    if before < SMALLEST_NORM or after < SMALLEST_NORM:
         return 1.0
     norms = torch.tensor([before, after], dtype=torch.float64)
     rounded = norms.to(dtype)

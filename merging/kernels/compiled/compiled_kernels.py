@@ -132,8 +132,8 @@ def _has_edges(sparsification: Sparsification) -> bool:
 def _row(given: Sparsification, weight: float) -> list[float]:
     edges = ((edge.until, edge.rank, edge.before, edge.after) for edge in (given.floor, given.ceiling))
     return [
-        *chain.from_iterable(edges), *(given.key or (0, 0)), given.limit, given.slope, given.intercept, given.scale,
-        given.norm, weight,
+        *chain.from_iterable(edges), *(given.key or (0, 0)), given.limit, given.slope, given.intercept, given.norm,
+        weight,
     ]  # fmt: skip
 
 

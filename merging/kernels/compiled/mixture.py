@@ -18,9 +18,9 @@ from merging.arithmetic.magnitude_table import RUN
 from merging.arithmetic.random_bits import random_numbers
 from merging.kernels.compiled.rounding import rounded
 from merging.kernels.passes import Kind
+from merging.methods.sparsification import SMALLEST_NORM
 
 _SIDE = 1 << 8  # a run is searched as a square
-_SMALLEST_NORM = 1e-7
 
 
 class Number(enum.IntEnum):
@@ -39,7 +39,6 @@ class Number(enum.IntEnum):
     LIMIT = enum.auto()
     SLOPE = enum.auto()
     INTERCEPT = enum.auto()
-    SCALE = enum.auto()
     NORM = enum.auto()
     WEIGHT = enum.auto()
 
@@ -87,8 +86,8 @@ def merge_task_vectors(
     kept = _kept(form, base, parents, deltas, ranks, table)
     for part, mask in enumerate(kept):
         delta = deltas[part] if mask is None else torch.where(mask, deltas[part], 0.0)
-        scale = _scale(delta, table[part], dtype) if form.rescale else table[part, Number.SCALE].float()
-        delta = rounded(delta * scale, dtype)
+        if form.rescale:
+            delta = rounded(delta * _scale(delta, table[part, Number.NORM], dtype), dtype)
         deltas[part] = rounded(delta * table[part, Number.WEIGHT].float(), dtype)
     mixed = _elected(form, deltas, table, dtype) if form.elect else _sum(form, deltas, table, dtype)
     mixed = rounded(mixed * table[-1, LAMBDA].float(), dtype)
@@ -179,14 +178,14 @@ def _equal(base: Tensor, parents: Sequence[Tensor], edges: _Edges, index: Tensor
     return torch.stack(found)
 
 
-def _scale(kept: Tensor, row: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return what restores the L1 norm, () float32; rounded as sparsification.rescaled rounds it."""
-    before, after = row[Number.NORM], kept.abs().sum(dtype=torch.float64)
+def _scale(kept: Tensor, before: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return what restores an L1 norm, () float32, rounded as sparsification.rescaled rounds it; 1 if it is zero."""
+    after = kept.abs().sum(dtype=torch.float64)
     narrow = [norm.float().to(dtype) for norm in (before, after)]
     ratio = (narrow[0] / narrow[1]).double()
     ratio = torch.where(torch.isfinite(narrow[0]) & torch.isfinite(narrow[1]), ratio, before / after)
-    negligible = (before < _SMALLEST_NORM) | (after < _SMALLEST_NORM)
-    return torch.where(negligible, row[Number.SCALE], ratio).float()
+    negligible = (before < SMALLEST_NORM) | (after < SMALLEST_NORM)
+    return torch.where(negligible, 1.0, ratio).float()
 
 
 def _random_numbers(index: Tensor, row: Tensor) -> Tensor:
