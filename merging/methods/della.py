@@ -28,10 +28,11 @@ def random_mask_by_rank(
     rescale: bool,
     epsilon: PerParent[float] = Default(0.15, low=0.0, high=0.5),
 ) -> Sparsification | None:
-    """Keep each element with a probability that rises with the rank of its magnitude (MAGPRUNE).
+    """Keep each element with a probability that rises with the rank of its magnitude (MAGPRUNE, section 2.2).
 
-    Ranked within its row, the smallest has density - epsilon, the largest density + epsilon, both in (0, 1). With
-    `rescale` the kept elements are scaled so that the L1 norm of the task vector stays what it was.
+    Ranked within its row, the smallest has density - epsilon, the largest density + epsilon, both in (0, 1): the
+    paper's epsilon is twice that, the whole range. With `rescale` the kept elements are scaled so that the L1 norm of
+    the task vector stays what it was, as in mergekit; the paper divides each by its probability.
     """
     own = density[index]
     if own >= 1 or operands.elements == 0:

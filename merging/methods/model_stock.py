@@ -31,7 +31,7 @@ def _ratio(block: Block, by_filter: bool) -> Tensor:
     denominator = 1 + (count - 1) * cosine
     # Where the offsets cancel out there is no estimate: the base stays.
     singular = denominator.abs() < _SMALLEST_DENOMINATOR
-    return torch.where(singular, 0, count * cosine / torch.where(singular, 1, denominator))
+    return torch.where(singular, 0, count * cosine / torch.where(singular, 1, denominator))  # eq. (2)
 
 
 def _cosine(one: Tensor, other: Tensor) -> Tensor:

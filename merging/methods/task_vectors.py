@@ -162,7 +162,7 @@ def mix(block: Block, mixture: Mixture) -> Tensor:
         mixed = mixed.div_(divisor)
     if mixture.scale != 1.0:
         mixed = mixed.mul_(mixture.scale)
-    return mixed.add_(block.base)
+    return mixed.add_(block.base)  # DELLA, eq. (1)
 
 
 def _weighted(block: Block, contribution: Contribution) -> Tensor:
@@ -175,9 +175,10 @@ def _weighted(block: Block, contribution: Contribution) -> Tensor:
 def _elect(
     weighted: list[Tensor], weights: Sequence[float], normalize: bool, workspace: Workspace
 ) -> tuple[Tensor, Tensor | float]:
-    """Return the sum of the deltas that have the sign of their sum, and what normalizing divides it by (TIES, 3.2-3.3).
+    """Return the sum of the deltas that have the sign of their sum, and what normalizing divides it by.
 
-    Overwrites `weighted`. Decided on the bits: plus_base to the right, a sign bit fills the number.
+    The steps of TIES after its trim: elect sign, disjoint merge. Overwrites `weighted`. Decided on the bits: shifted to
+    the right, a sign bit fills the number.
     """
     if len(weighted) == 1:
         return weighted[0], weights[0]

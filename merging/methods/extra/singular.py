@@ -100,7 +100,7 @@ def flatten_common(
 @method("iso_c", source="arXiv:2502.04959", base="required", prepare=flatten_common, keeps_base=True, in_mergekit=False)
 def iso_c(block: Block, change: TaskVectorSum) -> Tensor:
     """Return base + lambda · mean(σ) · U Vᵀ, where U diag(σ) Vᵀ is the sum of the weighted task vectors."""
-    return plus_base(block, change)
+    return plus_base(block, change)  # eq. (9)
 
 
 def flatten_common_and_specific(
@@ -131,18 +131,18 @@ def flatten_common_and_specific(
 )
 def iso_cts(block: Block, change: TaskVectorSum) -> Tensor:
     """Return as Iso-C does, but with the least directions of the sum replaced by further ones of each parent."""
-    return plus_base(block, change)
+    return plus_base(block, change)  # eq. (14)
 
 
 def common_and_specific(vectors: Tensor, fraction: float) -> Tensor:
-    """Return the isotropic merge of task vectors (parents, ..., m, n) by the paper's algorithm 1; shape (..., m, n)."""
+    """Return the isotropic merge of task vectors (parents, ..., m, n) by the paper's algorithm 2; shape (..., m, n)."""
     count, rank = len(vectors), min(vectors.shape[-2:])
     # As many directions for each parent, so the common ones are what that leaves.
     own = min(round((rank - int(rank * fraction)) / count), rank // count)
     common = rank - own * count
     u, s, vh = decompose(vectors.sum(dim=0))
     u, s, vh = u[..., :common], s[..., :common], vh[..., :common, :]
-    factors = [decompose(vector - u @ (u.mT @ vector)) for vector in vectors]
+    factors = [decompose(vector - u @ (u.mT @ vector)) for vector in vectors]  # eq. (10)
     left = torch.cat([*(each[0][..., :own] for each in factors), u], dim=-1)
     right = torch.cat([*(each[2][..., :own, :] for each in factors), vh], dim=-2)
     values = torch.cat([*(each[1][..., :own] for each in factors), s], dim=-1)
@@ -151,8 +151,8 @@ def common_and_specific(vectors: Tensor, fraction: float) -> Tensor:
 
 def isotropic(u: Tensor, s: Tensor, vh: Tensor) -> Tensor:
     """Return u @ vh times the mean of the singular values that are not zero."""
-    mean = s.sum(dim=-1) / s.count_nonzero(dim=-1).clamp(min=1)
-    return (u @ vh).mul_(mean[..., None, None])
+    mean = s.sum(dim=-1) / s.count_nonzero(dim=-1).clamp(min=1)  # eq. (7); of Iso-CTS eq. (13)
+    return (u @ vh).mul_(mean[..., None, None])  # eq. (8); of Iso-CTS eq. (12)
 
 
 def _isotropic(
@@ -191,7 +191,7 @@ def decompose(matrix: Tensor) -> Factors:
 def nearest_orthogonal(matrix: Tensor) -> Tensor:
     """Return the orthogonal factor of the polar decomposition (of the matrix's own rank, which makes it unique)."""
     u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
-    factor: Tensor = (u * _is_not_zero(s, matrix.shape)[..., None, :]) @ vh
+    factor: Tensor = (u * _is_not_zero(s, matrix.shape)[..., None, :]) @ vh  # Iso, eq. (11)
     return factor
 
 
