@@ -11,7 +11,7 @@ from unittest.mock import Mock
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
@@ -73,10 +73,12 @@ def test_fisher_is_the_papers(seed: int, weights: list[float], dtype: torch.dtyp
 
 
 @given(seed=st.integers(0, 99), weights=weights, dtype=dtypes, alpha=st.sampled_from([0.0, 0.1, 0.9, 1.0]))
+@example(seed=9, weights=[1.0, 1.0], dtype=torch.float32, alpha=1.0)
 def test_regmean_is_the_papers(seed: int, weights: list[float], dtype: torch.dtype, alpha: float) -> None:
     parents = [parent.to(dtype) for parent in matrices(len(weights), seed)]
     observed = grams(inputs(len(weights), seed))
     merged = run("regmean", None, parents, {"alpha": alpha}, {"weight": weights}, observations=observed)
+    alpha = min(alpha, 1 - 1e-6)  # a little of the diagonal always stays, which an ill-conditioned sum shows
     shrunk = [alpha * g.double() + (1 - alpha) * torch.diag(g.double().diagonal()) for g in observed]
     left = torch.stack([w * g for w, g in zip(weights, shrunk, strict=True)]).sum(dim=0)
     right = [w * g @ p.double().T for w, g, p in zip(weights, shrunk, parents, strict=True)]
