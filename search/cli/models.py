@@ -13,7 +13,7 @@ import click
 
 from evaluation import PROMPT_FORMATS
 from merging import LoadOptions, MergeOptions
-from search.cli import options
+from search.cli import shared_options
 from search.cli.printing import (
     names_of,
     print_isolation,
@@ -39,18 +39,18 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.argument("folder", type=click.Path(path_type=Path))
-@options.SHARD_SIZE
+@shared_options.SHARD_SIZE
 @click.option("--dry-run", is_flag=True, help="Show the plan of the merge, layer by layer, without merging.")
-@options.COMPATIBLE
-@options.LOW_MEMORY
-@options.LAZY_UNPICKLE
-@options.TOKENIZER
-@options.CARD
-@options.CRIMES
-@options.TRUST
-@options.COMPILE
-@options.SEED
-@options.DEVICE
+@shared_options.COMPATIBLE
+@shared_options.LOW_MEMORY
+@shared_options.LAZY_UNPICKLE
+@shared_options.TOKENIZER
+@shared_options.CARD
+@shared_options.CRIMES
+@shared_options.TRUST
+@shared_options.COMPILE
+@shared_options.SEED
+@shared_options.DEVICE
 def merge(
     recipe: Path,
     folder: Path,
@@ -113,7 +113,7 @@ def merge(
 
 @click.command()
 @click.argument("model")
-@options.PROBLEMS
+@shared_options.PROBLEMS
 @click.option(
     "--prompt",
     type=click.Choice(PROMPT_FORMATS),
@@ -137,15 +137,15 @@ def merge(
     help="Where a completion is cut off.",
 )
 @click.option("--batch-size", type=click.IntRange(min=1), help="Prompts per batch; chosen automatically if not given.")
-@options.BACKEND
-@options.COMPUTE_DTYPE
+@shared_options.BACKEND
+@shared_options.COMPUTE_DTYPE
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@options.LAZY_UNPICKLE
-@options.TRUST
-@options.SEED
-@options.DEVICE
-@options.DEVICE_MAP
-@options.CONSENT
+@shared_options.LAZY_UNPICKLE
+@shared_options.TRUST
+@shared_options.SEED
+@shared_options.DEVICE
+@shared_options.DEVICE_MAP
+@shared_options.CONSENT
 def evaluate(
     model: str,
     problems: tuple[str, ...],
@@ -230,9 +230,9 @@ def evaluate(
 
 @click.command()
 @click.argument("samples", type=click.Path(path_type=Path))
-@options.PROBLEMS
+@shared_options.PROBLEMS
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@options.CONSENT
+@shared_options.CONSENT
 def score(samples: Path, problems: tuple[str, ...], as_json: bool, allow_code_execution: bool) -> None:
     """Score completions that came from anywhere: lines of {"task_id": ..., "completion": ...}.
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from search.cli import options
+from search.cli import shared_options
 from search.cli.printing import print_comparison, print_leaderboard, show_search, tell, tell_of_mergekit
 from search.errors import SearchError
 from search.startup import quick_imports
@@ -47,8 +47,8 @@ def _seconds(ctx: click.Context, param: click.Parameter, value: str | None) -> f
 @click.option("--fresh", is_flag=True, help="Start over; existing results are moved aside.")
 @click.option("--retry-failed", is_flag=True, help="Run everything again that has failed so far.")
 @click.option("--dry-run", is_flag=True, help="Show the search space and one plan without running anything.")
-@options.COMPILE
-@options.CONSENT
+@shared_options.COMPILE
+@shared_options.CONSENT
 def run(
     config: Path,
     out: Path | None,
@@ -149,8 +149,8 @@ def leaderboard(results: Path, top: int | None, optuna: Path | None, **formats: 
 @click.argument("results", type=click.Path(path_type=Path))
 @click.option("--trial", help="The trial's number, by default the best; or a parent's name, or average.")
 @click.option("--to", required=True, type=click.Path(path_type=Path), help="The folder to create.")
-@options.SHARD_SIZE
-@options.COMPATIBLE
+@shared_options.SHARD_SIZE
+@shared_options.COMPATIBLE
 def export(results: Path, trial: str | None, to: Path, max_shard_size: str, mergekit_compatible: bool) -> None:
     """Write the model of a trial, by default of the best one, as a folder that transformers loads.
 
