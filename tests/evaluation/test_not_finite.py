@@ -97,7 +97,9 @@ def test_a_temperature_of_any_size_draws_a_token(temperature: float) -> None:
 
 
 @pytest.mark.parametrize(
-    "draw", [None, TokenDraws("x", 0.7), TokenDraws("x", 0.7, 0.9)], ids=["greedy", "sampled", "nucleus"]
+    "draw",
+    [None, TokenDraws("x", 0.7), pytest.param(TokenDraws("x", 0.7, 0.9), marks=pytest.mark.slow)],
+    ids=["greedy", "sampled", "nucleus"],
 )
 def test_a_row_that_is_not_finite_ends_and_the_others_are_as_ever(
     draw: TokenDraws | None, tiny_model: tuple[Any, Any]

@@ -20,7 +20,7 @@ def programs(problems: Sequence[Problem], mutants: int) -> list[tuple[Problem, s
     ]
 
 
-@pytest.mark.parametrize("part", range(2))
+@pytest.mark.parametrize("part", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_sample_of_verdicts_is_human_evals(humaneval: ProblemSet, part: int) -> None:
     found = compare(programs(humaneval.problems[part::8], mutants=3), timeout=0.5)
     assert found.disagreements == []

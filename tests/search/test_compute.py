@@ -38,7 +38,10 @@ def recorded(folder: Path) -> Any:
     return ResultsFolder.open(folder).identity["evaluation"]["compute_dtype"]
 
 
-@pytest.mark.parametrize(("speeds", "chosen", "elsewhere"), [(SLOW, "float32", FAST), (FAST, "recipe", SLOW)])
+@pytest.mark.parametrize(
+    ("speeds", "chosen", "elsewhere"),
+    [(SLOW, "float32", FAST), pytest.param(FAST, "recipe", SLOW, marks=pytest.mark.slow)],
+)
 def test_a_worker_elsewhere_takes_what_the_search_began_with_and_says_what_that_costs(
     speeds: Speeds,
     chosen: str,

@@ -37,7 +37,7 @@ def test_what_is_not_here_is_refused_with_what_is(name: str, message: str) -> No
     assert str(caught.value).startswith(message)
 
 
-@pytest.mark.parametrize("device", ["gpu", ABSENT])
+@pytest.mark.parametrize("device", [ABSENT, pytest.param("gpu", marks=pytest.mark.slow)])
 def test_commands_refuse_it_in_one_line(command: Command, family: Family, tmp_path: Path, device: str) -> None:
     recipe = tmp_path / "linear.yaml"
     recipe.write_text(f"merge_method: linear\nmodels: [{{model: {family.a}, parameters: {{weight: 1}}}}]\n")

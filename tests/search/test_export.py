@@ -32,7 +32,7 @@ MANY_METHODS = """
 """
 
 
-@pytest.mark.parametrize("merge_method", ["ties", "dare_ties"])
+@pytest.mark.parametrize("merge_method", ["dare_ties", pytest.param("ties", marks=pytest.mark.slow)])
 def test_the_export_is_the_model_that_was_scored(family: Family, tmp_path: Path, merge_method: str) -> None:
     recipe = MANY_METHODS.replace("{choices: [dare_ties, ties]}", merge_method)
     config = SearchConfig.load(family.write(recipe=recipe, more="merging: {random_seed: 7}"))

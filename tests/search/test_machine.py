@@ -158,7 +158,11 @@ def test_merging_and_scoring_see_the_same_free_memory(
         assert found == [left, left]
 
 
-@pytest.mark.parametrize(("error", "merges"), [(LOST, 1), (IO, 3), (MemoryError(), 6)], ids=["lost", "I/O", "memory"])
+@pytest.mark.parametrize(
+    ("error", "merges"),
+    [(LOST, 1), pytest.param(IO, 3, marks=pytest.mark.slow), (MemoryError(), 6)],
+    ids=["lost", "I/O", "memory"],
+)
 def test_a_machine_that_fails_ends_the_worker_and_no_trial(
     error: Exception, merges: int, begun: tuple[SearchConfig, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -239,7 +243,7 @@ def test_parents_that_the_machine_fails_at_are_scored_when_it_works_again(
 @pytest.mark.parametrize(
     "error",
     [
-        MemoryError(),  # all that are taken as such are known by another test
+        pytest.param(MemoryError(), marks=pytest.mark.slow),  # all that are taken as such are known by another test
         OutOfMemory("cuda:0 has no room for the 0.52 GB of one tensor of every parent"),
     ],
     ids=lambda error: type(error).__name__,
@@ -271,7 +275,9 @@ def test_a_trial_at_which_alone_the_machine_fails_is_run_once_more_and_fails(
     assert "--retry-failed" in reason
 
 
-@pytest.mark.parametrize(("error", "reason"), [(LOST, "AcceleratorError"), (Killed(), "its worker died")])
+@pytest.mark.parametrize(
+    ("error", "reason"), [pytest.param(LOST, "AcceleratorError", marks=pytest.mark.slow), (Killed(), "its worker died")]
+)
 def test_a_trial_that_ends_its_worker_twice_fails_and_may_be_tried_again(
     error: BaseException, reason: str, begun: tuple[SearchConfig, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -345,7 +351,7 @@ def test_a_model_that_kills_its_workers_on_the_report_split_is_left_out(
     assert all(row.record.on("report").score is not None for row in retried.rows)
 
 
-@pytest.mark.parametrize("stop", [KeyboardInterrupt(), SystemExit(130)], ids=lambda stop: type(stop).__name__)
+@pytest.mark.parametrize("stop", [KeyboardInterrupt(), pytest.param(SystemExit(130), marks=pytest.mark.slow)])
 def test_a_person_who_stops_a_worker_fails_no_trial(
     stop: BaseException, begun: tuple[SearchConfig, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

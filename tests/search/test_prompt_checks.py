@@ -74,7 +74,9 @@ def test_a_parent_with_other_prompts_is_named(family: Family, tmp_path: Path) ->
     )
 
 
-@pytest.mark.parametrize("folder", ["c+d/model", "c/a-name-that-is-longer-than-a-label-may-be"])
+@pytest.mark.parametrize(
+    "folder", ["c+d/model", pytest.param("c/a-name-that-is-longer-than-a-label-may-be", marks=pytest.mark.slow)]
+)
 def test_notes_call_a_parent_as_every_other_screen_does(family: Family, tmp_path: Path, folder: str) -> None:
     append_end(family.b)
     (family.folder / folder).parent.mkdir()

@@ -102,7 +102,14 @@ def test_a_file_that_is_opened_is_never_taken_for_a_stream_that_was_closed(tmp_p
     assert file.read_text() == "whole"
 
 
-@pytest.mark.parametrize("refusal", ["another seed", "no model", "a foreign folder", "no consent"])
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        "another seed",
+        "no model",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("a foreign folder", "no consent")),
+    ],
+)
 def test_what_the_config_and_the_folder_tell_is_refused_before_transformers_is_imported(
     shared_family: Family, finished: Path, tmp_path: Path, refusal: str
 ) -> None:
@@ -131,7 +138,7 @@ print("transformers" in sys.modules)
     assert imported == "False"
 
 
-@pytest.mark.parametrize("stream", ["stderr", "stdout"])
+@pytest.mark.parametrize("stream", ["stdout", pytest.param("stderr", marks=pytest.mark.slow)])
 def test_a_search_goes_on_where_nothing_can_be_written_to_a_stream(
     shared_family: Family, tmp_path: Path, stream: str
 ) -> None:

@@ -73,7 +73,7 @@ def test_another_seed_is_another_search(config: SearchConfig, sampler: str) -> N
     assert Search(config, sampler, 0).run(3) != Search(config, sampler, 1).run(3)
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "cmaes", "gp"])
+@pytest.mark.parametrize("sampler", ["tpe", "cmaes", pytest.param("gp", marks=pytest.mark.slow)])
 def test_a_sampler_that_learns_ends_nearer_than_it_began(config: SearchConfig, sampler: str) -> None:
     found = [-merit(parameters) for parameters in Search(config, sampler).run(24)]
     assert sum(found[-8:]) < 0.5 * sum(found[:8])
