@@ -118,7 +118,7 @@ class Evaluator:
                 under the same conditions.
 
         Raises:
-            LogitsError: the model's logits are not finite for any prompt. If only some are affected, they fail.
+            LogitsError: the model's logits are not finite for any prompt. If only some prompts are affected, they fail.
             EvaluationError: a prompt cannot be made, the order is not one of the problems, the sandbox fails
                 repeatedly, or a problem cannot be scored.
         """

@@ -56,7 +56,7 @@ class Judge:
     def admit(self, problems: Iterable[Problem]) -> None:
         """Check the problems' own solutions, each once per judge.
 
-        A solution that fails is only logged: the problem set decides, and a problem may come without a solution.
+        A solution that fails is only logged: the problem set answers for it, and may come without solutions.
 
         Raises:
             EvaluationError: some problems cannot be scored with any completion; names them.

@@ -112,7 +112,7 @@ def extract(problem: Problem, prompt_format: PromptFormat, answer: str) -> str:
     if prompt_format == "completion":
         cut = truncate(answer, stops(problem, prompt_format))
         return _rejoin(problem, cut) if problem.style == "function" else cut
-    # The answer holds the whole function: it redefines the one that the prompt begins, which first gets a body.
+    # The answer holds the whole function: it redefines the one in the prompt, which first gets a body if it has none.
     begun = prompt_ending(problem.prompt) or ""
     code = code_of(answer, problem.entry_point, body_indentation(problem.prompt + begun, problem.entry_point))
     return f"{begun}\n\n{code}\n"

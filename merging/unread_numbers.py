@@ -208,8 +208,9 @@ class _Look:
             else ""
         )
         if before.base and inputs:
-            return f"{before.inputs[inputs[0]].parent} equals {before.base.parent} in every tensor that uses it{zero}"
-        return f"the models are equal in every tensor that uses it{zero}"
+            parent = before.inputs[inputs[0]].parent
+            return f"{parent} equals {before.base.parent} in every tensor that it applies to{zero}"
+        return f"the models are equal in every tensor that it applies to{zero}"
 
     def _zero_counts(self, keys: Keys, parameter: Parameter, tried: Sequence[Step]) -> bool:
         """Whether 0 there changes some of these steps: it may exclude a parent entirely."""
@@ -252,7 +253,7 @@ def _at(node: Any, keys: Keys) -> Any:
 
 
 def _another(value: Number, parameter: Parameter) -> Number:
-    """Return a legal number far from a given one. Raises MergingError if the given one is not legal."""
+    """Return a legal number far from a given one. Raises ValueError if that is not of the parameter's type."""
     number = parameter.read(value)
     if isinstance(number, bool):
         return not number

@@ -70,7 +70,7 @@ class ParentContents:
 
     @contextlib.contextmanager
     def unchanged(self) -> Iterator[None]:
-        """Let a model be scored. Raise SearchError if a file is not what it was: then its failure tells nothing.
+        """Let a model be scored. Raise SearchError if a file is not what it was: then a model's failure tells nothing.
 
         One that is gone has no other weights.
         """

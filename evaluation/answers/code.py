@@ -20,8 +20,8 @@ from evaluation.answers.definitions import at_once, needed, rank
 from evaluation.answers.wrapping import is_fence, readings, sections
 from evaluation.problems.problem import parse
 
-# The characters that are parsed per answer: this many times its own, and at least this many. Without a limit, 500
-# unclosed brackets would be parsed 125,000 times.
+# The most characters that are parsed per answer: this many times its own, or this many if that is more. Without a
+# limit, 500 unclosed brackets would be parsed 125,000 times.
 _MOST_TIMES, _LEAST_CHARACTERS = 200, 1_000_000
 # With these flags of `compile`, an error says whether its input is only incomplete.
 _ONE_LINE = ast.PyCF_ONLY_AST | codeop.Compile().flags

@@ -37,7 +37,7 @@ class TransformersBackend:
         *,
         plain: bool = False,
     ) -> Completions:
-        """Generate with our own attention, or with a line in the log and the slower one of the model; see `Backend`."""
+        """Generate with our own attention, or else with the model's own, slower and with a warning; see `Backend`."""
         rows = self._batch_size or (_PLAIN_ROWS if plain else None)
         try:
             generator = TransformersGenerator(model, tokenizer, rows, drafting=not plain)

@@ -50,7 +50,8 @@ def read_exactly(read: Callable[[int], bytes], size: int) -> bytes:
     """Return the next `size` bytes of a stream; `read` returns up to as many as it is asked for. Raises EOFError."""
     parts = []
     while size:
-        part = read(min(size, _CHUNK_BYTES))
+        # No builtin: in the solution's process foreign code may have replaced it.
+        part = read(size if size < _CHUNK_BYTES else _CHUNK_BYTES)
         if not part:
             raise EOFError
         parts.append(part)

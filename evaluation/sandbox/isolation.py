@@ -19,7 +19,7 @@ _REMEDIES: dict[LayerName, str] = {
     "no-new-privs": "run on Linux 3.5 or later, not in an emulator of it",
     "seccomp": "run on Linux on x86_64 or aarch64 with CONFIG_SECCOMP_FILTER; gVisor and user-mode emulators have none",
     "landlock": "boot Linux 5.13 or later with landlock in its lsm= list; no container flag is needed",
-    "bubblewrap": "install it (apt-get install bubblewrap); start a container with "
+    "bubblewrap": "install it (apt-get install bubblewrap); a container must be started with "
     f"`{CONTAINER_FLAGS}`, so that it may make namespaces; on Ubuntu 24.04, "
     "sysctl kernel.apparmor_restrict_unprivileged_userns=0",
 }

@@ -24,7 +24,7 @@ def cpu_limit_seconds(budget_seconds: float) -> int:
 
 
 def become_zygote() -> None:
-    """Get SIGTERM when the thread that started this process ends, hide its memory, and clear the environment."""
+    """Get SIGTERM when the thread that started this process ends, be readable by nobody, and clear the environment."""
     _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     _prctl(_PR_SET_DUMPABLE, 0)
     os.environ.clear()

@@ -184,7 +184,10 @@ class Submissions:
         self._abandoned = True
 
     def _check(self, index: int, task: Task, completion: str, worker: ZygotePair) -> None:
-        """Check one program in a thread of the pool. Always gives a verdict, since the caller waits for one."""
+        """Check one program in a thread of the pool; nothing if the batch was left or the pool is closed.
+
+        Gives a verdict even if the check raises: the caller waits for one.
+        """
         if self._abandoned or self._shared.closed.is_set():
             return
         try:

@@ -196,7 +196,7 @@ _KINDS = {"object": RemoteObject, "function": RemoteFunction, "iterator": Remote
 
 
 def _rebuild(description: object) -> BaseException:
-    """Return the builtin error that the solution raised, or the class it extends if that error takes other arguments.
+    """Return the builtin error that the solution raised, or one of a class it extends if its own takes other arguments.
 
     Raises CodecError for what describes none.
     """

@@ -32,7 +32,7 @@ _REFUSED = (
 _HARMLESS = (True, False, None, "gaussian", "eva", "orthogonal")
 
 
-def _read_config(reference: str, folder: Path) -> Mapping[str, Any]:
+def read_config(reference: str, folder: Path) -> Mapping[str, Any]:
     """Read an adapter's config. Raises MergingError if it is broken, or of a kind that is not merged here."""
     file = folder / CONFIG
     try:
@@ -71,19 +71,18 @@ class Adapter:
     Args:
         reference: what errors call the adapter.
         folder: its folder.
+        config: what its folder says of it; see `read_config`.
         stored: the tensors of its file.
         base: what errors call the base.
         tensors: the base's tensors.
         model: the base on the meta device, which tells what each module is.
-
-    Raises:
-        MergingError: its config is broken, or it is of a kind that is not merged here.
     """
 
     def __init__(
         self,
         reference: str,
         folder: Path,
+        config: Mapping[str, Any],
         stored: Mapping[str, StoredTensor],
         base: str,
         tensors: Mapping[str, StoredTensor],
@@ -91,7 +90,7 @@ class Adapter:
     ) -> None:
         self.reference = reference
         self.folder = folder
-        self.config = _read_config(reference, folder)
+        self.config = config
         self.stored = stored
         self.base = base
         self.tensors = tensors

@@ -10,6 +10,7 @@ import copy
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -138,13 +139,13 @@ class Architecture:
 
     def plain(self) -> dict[str, Any]:
         """Return all but the layout as plain data, as JSON holds it."""
-        plain: dict[str, Any] = TypeAdapter(Architecture).dump_python(self, mode="json", exclude={"layout"})
+        plain: dict[str, Any] = _adapter().dump_python(self, mode="json", exclude={"layout"})
         return plain
 
     @classmethod
     def restored(cls, plain: Mapping[str, Any], layout: Layout) -> Architecture:
         """Return the architecture from what `plain` returned."""
-        return TypeAdapter(cls).validate_python({**plain, "layout": layout})
+        return _adapter().validate_python({**plain, "layout": layout})
 
     def is_table(self, name: str) -> bool:
         """Whether a tensor is an embedding or the filters of a convolution, in whichever layer."""
@@ -207,3 +208,8 @@ def skeleton(config: PreTrainedConfig, reference: str, options: LoadOptions = LO
         raise code_refused(reference, error) or MergingError(
             f"model {reference}: transformers cannot build a causal language model from its config: {first_line(error)}"
         ) from None
+
+
+@cache
+def _adapter() -> TypeAdapter[Architecture]:
+    return TypeAdapter(Architecture)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from merging.checkpoints import adapters
-from merging.checkpoints.adapters import Adapter
+from merging.checkpoints.adapters import Adapter, read_config
 from merging.checkpoints.architecture import Architecture, skeleton
 from merging.checkpoints.differences import generation_settings
 from merging.checkpoints.layout import Layout, Pieces
@@ -201,8 +201,9 @@ class Checkpoint:
     def _adapted(self, model: str, reference: str) -> Checkpoint:
         folder = locate(reference, replace(self.options, trust_remote_code=False), what="adapter")
         weights = _open_weights(f"adapter {reference}", folder, self.options, _ADAPTER)
+        config = read_config(reference, folder)  # refused before the base is built
         base = skeleton(self.transformers_config, model, self.options)
-        changed = Adapter(reference, folder, weights, model, self.tensors, base).adapted()
+        changed = Adapter(reference, folder, config, weights, model, self.tensors, base).adapted()
         return replace(self, tensors=self.tensors | changed)
 
 

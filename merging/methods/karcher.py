@@ -32,7 +32,7 @@ def karcher(
     part = 1.0 / len(parents)
     # Summed one by one, as the parts of those that have a direction are in mergekit.
     parts = [part / sum([part] * len(directions))] * len(directions)
-    mean = _mean_direction(directions, parts, max_iter, tol)
+    mean = _mean_direction(directions, parts, int(max_iter), tol)  # a gradient interpolates to a float
     return reduce(torch.add, [part * length for length in lengths]) * mean
 
 

@@ -28,7 +28,8 @@ BaseRule: TypeAlias = Literal["required", "optional", "ignored"]
 Observed: TypeAlias = Literal["gram", "fisher"]
 Prepare: TypeAlias = Callable[..., object]
 Combine: TypeAlias = Callable[..., Tensor]
-# Why the values that one input has cannot stand together; or None. None stands for a value that is not known yet.
+# Called with the values that one input has, by key, None for one that is not known yet. Returns why they cannot stand
+# together, or None.
 RefuseTogether: TypeAlias = Callable[..., str | None]
 
 

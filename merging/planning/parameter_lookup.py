@@ -49,7 +49,7 @@ def _indexed(node: Any, values: list[Scalar]) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Lookup:
-    """The place of one tensor's parameter among a recipe's values; None if it keeps its default."""
+    """The place of one tensor's parameter among a recipe's values; `knots` is None if it keeps its default."""
 
     parameter: Parameter
     knots: Knots | None

@@ -174,7 +174,7 @@ def _tokenizers(
         if name != config_source and name in sizes and not has_tokenizer(parents.checkpoints[name].folder):
             if sizes[name] != sizes[config_source]:
                 raise MergingError(
-                    f"model {name}: has no tokenizer, and its embedding has {sizes[name]} rows, that of "
+                    f"model {name}: has no tokenizer, and its embedding has {sizes[name]} rows, but that of "
                     f"{config_source} has {sizes[config_source]}; put its tokenizer.json and "
                     "tokenizer_config.json beside it"
                 )

@@ -128,7 +128,7 @@ def shown_value(value: object, names: Mapping[str, str]) -> str:
         return str(value)
     if value in names:
         return names[value]
-    # Any choice but a single word is JSON.
+    # A choice that is neither a text nor a number is JSON.
     quoted = {json.dumps(reference, ensure_ascii=False): f'"{name}"' for reference, name in names.items()}
     return re.sub("|".join(map(re.escape, quoted)) or "$^", lambda found: quoted[found[0]], value)
 

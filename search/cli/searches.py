@@ -232,6 +232,6 @@ def _write_study(results: Path, file: Path) -> None:
 
 
 def _command(*words: str | int | Path) -> str:
-    """Return a command as a shell takes it; a path that begins with a dash would be read as an option."""
+    """Return a command as a shell takes it; a path that begins with a dash gets `./`, or it would be an option."""
     plain = (f"./{word}" if isinstance(word, Path) and str(word).startswith("-") else str(word) for word in words)
     return shlex.join(["merge-search", *plain])

@@ -304,3 +304,12 @@ def test_a_tensor_without_elements_is_merged_by_every_method(name: str) -> None:
     step = Step("w", name, base, inputs, out.shape, torch.float32, torch.float32, shared, each)
     run_step(step, Empty(), out, 0, EAGER, Workspace())  # type: ignore[arg-type]
     assert out.shape == (0, 4)
+
+
+@pytest.mark.parametrize(("name", "key"), [("karcher", "max_iter"), ("wudi", "iterations"), ("consensus_ta", "k")])
+def test_what_a_gradient_interpolates_of_whole_numbers_counts_whole(name: str, key: str) -> None:
+    first, second, third = torch.randn(3, 6, 5, generator=torch.Generator().manual_seed(0)).unbind()
+    base, inputs = (None, [first, second, third]) if name == "karcher" else (first, [second, third])
+    between, whole, next_whole = (run(name, base, inputs, {key: value}) for value in (1.6, 1, 2))
+    assert torch.equal(between, whole)
+    assert not torch.equal(whole, next_whole)

@@ -98,7 +98,7 @@ def test_numbers_of_a_parent_that_equals_the_base_are_named(family: Family, tmp_
     else:
         second.symlink_to(family.base)
     numbers: dict[str, object] = {"weight": [0.5, 0.7], "density": 0.5}
-    equal = f"nothing reads it: {second} equals {family.base} in every tensor that uses it"
+    equal = f"nothing reads it: {second} equals {family.base} in every tensor that it applies to"
     assert notes(ties(family, str(second), dict(numbers), dict(numbers))) == [
         f"models[1].parameters.weight: {equal}",
         f"models[1].parameters.density: {equal}",
@@ -126,7 +126,9 @@ def test_where_a_parent_that_equals_the_base_takes_part_alone_counts_it_is_said(
     assert all(torch.equal(merges[1][key], merges[2][key]) for key in merges[1])
     zero_counts = any(not torch.equal(merges[0][key], merges[1][key]) for key in merges[0])
     assert zero_counts == (name != "consensus_ta")
-    said = f"models[1].parameters.weight: nothing reads it: {copy} equals {family.base} in every tensor that uses it"
+    said = (
+        f"models[1].parameters.weight: nothing reads it: {copy} equals {family.base} in every tensor that it applies to"
+    )
     assert notes(recipe(0.3)) == [said + "; it only matters whether it is 0" * zero_counts]
     assert notes(recipe(0.0)) == ([] if zero_counts else [said])
 
@@ -140,7 +142,7 @@ def merged(recipe: dict[str, Any]) -> dict[str, torch.Tensor]:
 def test_where_to_go_between_two_equal_models_changes_nothing(family: Family, tmp_path: Path) -> None:
     copy = str(shutil.copytree(family.a, tmp_path / "copy"))
     recipe = {**slerp(family, 0.5), "models": [{"model": family.a}, {"model": copy}]}
-    assert notes(recipe) == ["parameters.t: nothing reads it: the models are equal in every tensor that uses it"]
+    assert notes(recipe) == ["parameters.t: nothing reads it: the models are equal in every tensor that it applies to"]
 
 
 @pytest.mark.parametrize("name", [name for name, each in METHODS.items() if not each.observes])

@@ -248,7 +248,7 @@ def test_a_parent_of_another_size_without_a_tokenizer_is_refused(make_model: Mod
     bare = make_model("a", layers=1, tokenizer=False, vocabulary=TinyVocabulary(rows=270))
     family = Family(make_model("base", layers=1), bare, make_model("b", layers=1))
     assert refusal(task_arithmetic(family, "tokenizer_source: union")) == (
-        f"model {bare}: has no tokenizer, and its embedding has 270 rows, that of {family.base} has 262; put its "
+        f"model {bare}: has no tokenizer, and its embedding has 270 rows, but that of {family.base} has 262; put its "
         "tokenizer.json and tokenizer_config.json beside it"
     )
 

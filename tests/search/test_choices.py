@@ -113,7 +113,7 @@ def test_methods_models_and_layers_are_searched_and_the_export_is_what_was_score
 def test_a_recipe_of_chosen_method_model_and_layers_is_tried_first(tmp_path: Path) -> None:
     config = configured(tmp_path, "  sampler: cmaes\n  enqueue:" + START)
     board = run_search(config, tmp_path / "run", trials=3)
-    first = min((row for row in board.rows if row.record.kind == "trial"), key=lambda row: row.record.number or 0)
+    first = min((row for row in board.rows if row.record.kind == "trial"), key=lambda row: row.record.number)
     assert first.record.search.state == "complete"
     assert first.record.parameters == {
         "merge_method": "ties",

@@ -39,7 +39,7 @@ from tests.search.jobs import claim, finish, forget
 pytestmark = pytest.mark.sandbox
 
 
-def parameters(board: Leaderboard) -> dict[int | None, Mapping[str, float]]:
+def parameters(board: Leaderboard) -> dict[int, Mapping[str, float]]:
     return {row.record.number: row.record.parameters for row in board.rows if row.record.kind == "trial"}
 
 
@@ -167,7 +167,7 @@ def test_trials_know_how_likely_they_find_what_the_parents_passed_with(finished:
 def test_candidates_that_find_what_the_parents_passed_with_unlikely_are_pruned(family: Family, tmp_path: Path) -> None:
     text = family.config(search=", prune_margin: 0").replace("trials: 3", "trials: 5")
     board = run_search(SearchConfig.parse(text, folder=family.folder), tmp_path / "run")
-    trials = sorted((row for row in board.rows if row.record.kind == "trial"), key=lambda row: row.record.number or 0)
+    trials = sorted((row for row in board.rows if row.record.kind == "trial"), key=lambda row: row.record.number)
     best = None
     for row in trials:
         assert row.record.search.log_likelihood is not None

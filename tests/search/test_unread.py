@@ -77,7 +77,10 @@ def test_numbers_of_a_parent_that_one_base_equals_are_read_with_another(family: 
     assert lines(family, recipe) == []
     (line,) = lines(family, recipe.replace("{choices: [base, a]}", "base"))
     copy, base = family.folder / "copy", family.base
-    assert line == f"models[0].parameters.density: nothing reads it: {copy} equals {base} in every tensor that uses it"
+    assert (
+        line
+        == f"models[0].parameters.density: nothing reads it: {copy} equals {base} in every tensor that it applies to"
+    )
 
 
 class Stops(Progress):

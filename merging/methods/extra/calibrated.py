@@ -34,7 +34,7 @@ def fishers(
     weight: PerParent[float] = Default(1.0, low=0.0),
     calibration: PerParent[str] = Default(),  # noqa: ARG001 - what is observed, is observed on it
 ) -> Fishers:
-    """Return the weight and the diagonal Fisher information of each input; None of one without a weight."""
+    """Return the weight and the diagonal Fisher information of each input; no information where the weight is zero."""
     _check(weight)
     found = [operands.observed(index) if each else None for index, each in enumerate(weight)]
     return weight, tuple(None if fisher is None else fisher.reshape(-1) for fisher in found)
@@ -75,7 +75,7 @@ def regress(
     calibration: PerParent[str] = Default(),
     alpha: Shared[float] = Default(0.9, low=0.0, high=1.0),
 ) -> Tensor | tuple[float, ...]:
-    """Return RegMean's matrix, flat; of what is not the weight of a linear layer the weights, to average it by."""
+    """Return RegMean's matrix, flat; for a tensor that is not a linear layer's weight, the weights to average it by."""
     _check(weight)
     inputs = taking_part(weight)
     grams = [operands.observed(index) for index in inputs]

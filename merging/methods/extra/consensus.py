@@ -37,5 +37,5 @@ def consensus_ta(
     for index, vector in vectors:
         votes += vector.abs() > (total - vector).abs_().mul_(tall_lambda[index])
     # Multiplied, so that a NaN in a parent shows even where no mask holds it.
-    change = total.mul_(votes >= k).mul_(lambda_)
+    change = total.mul_(votes >= int(k)).mul_(lambda_)  # a gradient interpolates to a float
     return change.add_(base).to(block.base.dtype)

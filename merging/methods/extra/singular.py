@@ -130,7 +130,7 @@ def flatten_common_and_specific(
     in_mergekit=False,
 )
 def iso_cts(block: Block, change: TaskVectorSum) -> Tensor:
-    """Return as Iso-C does, but with the least directions of the sum replaced by further ones of each parent."""
+    """Return as Iso-C does, but each parent's own directions outside the common ones replace the sum's least."""
     return plus_base(block, change)  # eq. (14)
 
 

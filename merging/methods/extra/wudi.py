@@ -37,7 +37,7 @@ def optimize(
     mean = TaskVectorSum((lambda_ / max(count, 1),) * count)
     if not operands.is_matrix or not count:
         return mean
-    adam = Adam(iterations, learning_rate)
+    adam = Adam(int(iterations), learning_rate)  # a gradient interpolates to a float
     found = made_of_task_vectors(
         operands, "wudi", range(count), adam, lambda vectors: least_interfering(vectors, adam), _MERGED
     )
