@@ -217,6 +217,7 @@ def _serve(shared: _Shared, worker: ZygotePair) -> None:
     except SandboxError as error:
         shared.start_error = error
     except Exception as error:
+        _LOG.exception("the sandbox cannot start a process")
         shared.start_error = SandboxError(f"the sandbox cannot start a process: {type(error).__name__}: {error}")
     shared.started.set()
     try:

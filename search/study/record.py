@@ -27,7 +27,7 @@ class Scoring:
 
     Attributes:
         state: where it stands; ``complete`` if there are outcomes.
-        outcomes: one letter per completion, in the split's order; see `Split`.
+        outcomes: one character per completion, in the split's order; see `Split`.
         scores: pass@1 of each objective, in order; of a single objective one number.
         score: pass@1, of several problem sets their mean by weight; None without outcomes.
         log_likelihood: mean log-likelihood of the reference completions, in nats per token, as far as known.
