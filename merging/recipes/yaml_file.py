@@ -177,7 +177,9 @@ def _known_keys(schema: type[BaseModel], location: Sequence[int | str]) -> list[
         annotations = [section.model_fields[part].annotation for section in sections if part in section.model_fields]
         inner = [section for annotation in annotations for section in _sections(annotation)]
         sections = inner or [section for section in sections if part in _tags(section)] or sections
-    return list(dict.fromkeys(name for section in sections for name in section.model_fields))
+    return list(
+        dict.fromkeys(field.alias or name for section in sections for name, field in section.model_fields.items())
+    )
 
 
 def _sections(annotation: object) -> Iterator[type[BaseModel]]:

@@ -36,12 +36,15 @@ def ranges_table(ranges: Sequence[Range], recipe: Mapping[str, object], names: M
         width: of the terminal.
     """
     table = plain_table("searched", "", "range", "knots", "scale", *(["key"] if width >= _WIDE else []))
-    before = ""
+    before, known = "", set[str]()
     for found in ranges:
         label, word = parameter_name(found.path, recipe, names)
         between = f"{found.low:g} to {found.high:g}"
         if found.choices:
             between = " | ".join(_shown(choice, names) for choice in found.choices)
+        if found.name:
+            between = f"{found.name}, as above" if found.name in known else f"{found.name}: {between}"
+            known.add(found.name)
         cells = ["" if label == before else label, word, between, str(found.knots or ""), _scale(found), found.path]
         table.add_row(*map(_text, cells[: len(table.columns)]))
         before = label

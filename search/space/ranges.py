@@ -2,7 +2,8 @@
 
 ``{low, high}`` is a number, and a whole one where the recipe takes no other (a layer's index) or with ``step: 1``;
 ``{low, high, knots: n}`` is a gradient of n numbers; ``{choices: [...]}`` is one of several values of any kind: a
-method, a model, a layer range, a list of slices.
+method, a model, a layer range, a list of slices. With ``as: name`` a range has a name, and ``{as: name}`` in another
+place stands for the same value.
 
 Guarantees: what is meant to be a range but is not valid is an error that names the key; `value` and `parameters_of` are
 inverse.
@@ -13,8 +14,9 @@ from __future__ import annotations
 import json
 import math
 import random
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 from pydantic import (
     AfterValidator,
@@ -45,6 +47,8 @@ _ALIASES = {
     **dict.fromkeys(("max", "maximum", "upper", "hi", "to", "end", "stop"), "high"),
     **dict.fromkeys(("options", "values", "choice", "categories"), "choices"),
 }
+_AS = "as"
+_NAME = re.compile(r"[^\W\d][\w-]*")
 # Keys outside of parameters that take whole numbers.
 _WHOLE = ("layer_range", "pad_to_multiple_of", "token_id")
 
@@ -52,6 +56,18 @@ _WHOLE = ("layer_range", "pad_to_multiple_of", "token_id")
 def path_of(keys: Keys) -> str:
     """Return the path of a key as errors and parameters have it: ``models[0].parameters.weight``."""
     return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys).removeprefix(".")
+
+
+def at(data: Any, keys: Keys) -> Any:
+    """Return what stands at some keys of plain data."""
+    for key in keys:
+        data = data[key]
+    return data
+
+
+def put(data: Any, keys: Keys, value: object) -> None:
+    """Put a value at some keys of plain data."""
+    at(data, keys[:-1])[keys[-1]] = value
 
 
 def _number(value: object) -> float:
@@ -76,6 +92,12 @@ def _choice(value: object) -> object:
     return value
 
 
+def _named(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"expected a name of letters, digits, '-' and '_', got {name!r}")
+    return name
+
+
 def _distinct(choices: tuple[object, ...]) -> tuple[object, ...]:
     if twice := [choice for index, choice in enumerate(choices) if choice in choices[:index]]:
         raise ValueError(f"{shown(twice[0])} is given twice")
@@ -94,12 +116,13 @@ class Range(BaseModel):
     choices: Annotated[tuple[Annotated[object, AfterValidator(_choice)], ...], AfterValidator(_distinct)] = Field(
         default=(), min_length=2
     )
+    name: Annotated[str, AfterValidator(_named)] = Field(default="", alias="as")
     _keys: Keys = PrivateAttr(default=())
 
     @model_validator(mode="after")
     def _makes_sense(self) -> Range:
         low, high, step = self.low, self.high, self.step
-        if self.choices and len(self.model_fields_set) > 1:
+        if self.choices and self.model_fields_set - {"choices", "name"}:
             raise ValueError("a range has either 'choices' or 'low' and 'high'")
         if self.choices:
             return self
@@ -130,8 +153,9 @@ class Range(BaseModel):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names of its Optuna parameters."""
-        return tuple(f"{self.path}[{knot}]" for knot in range(self.knots)) or (self.path,)
+        """The names of its Optuna parameters; ranges of the same name share them."""
+        name = self.name or self.path
+        return tuple(f"{name}[{knot}]" for knot in range(self.knots)) or (name,)
 
     @property
     def whole(self) -> bool:
@@ -186,7 +210,8 @@ class Range(BaseModel):
         if self.choices:
             return numbers.choice(self._ends())
         if self.step:
-            return self.low + self.step * numbers.randint(0, round((self.high - self.low) / self.step))
+            steps = numbers.randint(0, round((self.high - self.low) / self.step))
+            return min(self.low + self.step * steps, self.high)  # a rounded end may lie outside
         return numbers.uniform(self.low, self.high)
 
     def _chosen(self, concrete: object) -> Sequence[Value]:
@@ -223,28 +248,65 @@ class WholeRange(Range):
         raise ValueError(f"whole numbers cannot form a gradient, got {knots} knots")
 
 
-def find_ranges(recipe: Mapping[str, object], source: str) -> Iterator[Range]:
-    """Yield the ranges of a recipe in its order; `source` is the file that has it under ``recipe``.
+def find_ranges(recipe: Mapping[str, object], source: str) -> Sequence[Range]:
+    """Return the ranges of a recipe in its order; `source` is the file that has it under ``recipe``.
 
     Raises SearchError.
     """
-    for keys, node in range_places(recipe):
-        is_whole = any(key in _WHOLE or parameter_types().get(str(key)) == "int" for key in keys)
-        where = ("recipe", *keys)
-        if alias := next((key for key in node if key in _ALIASES), None):
-            reason = f"unknown key of a range; did you mean {_ALIASES[alias]!r}?"
-            raise SearchError(f"{source}: {path_of((*where, alias))}: {reason}")
-        found = _YAML.validate(WholeRange if is_whole else Range, node, source, path_of(where))
-        found._keys = keys
-        yield found
+    places = dict(range_places(recipe))
+    named: dict[str, Range] = {}
+    for keys, node in places.items():
+        if node.keys() == {_AS}:
+            continue
+        found = _read(keys, node, source)
+        first = named.setdefault(found.name, found) if found.name else found
+        if (first.model_dump(), first.whole) != (found.model_dump(), found.whole):
+            raise SearchError(
+                f"{source}: {path_of(('recipe', *keys))}: as: {found.name} is another range at recipe.{first.path}; "
+                f"write {{as: {found.name}}} here, or give one of them another name"
+            )
+    ranges = [_read(keys, _spelled_out(keys, node, named, source), source) for keys, node in places.items()]
+    for found in ranges:
+        if found.name and found.name in {other.path for other in ranges}:
+            raise SearchError(
+                f"{source}: {path_of(('recipe', *found.keys))}: as: {found.name} is the key of another range; give it "
+                "another name"
+            )
+    return ranges
+
+
+def _read(keys: Keys, node: Mapping[str, object], source: str) -> Range:
+    is_whole = any(key in _WHOLE or parameter_types().get(str(key)) == "int" for key in keys)
+    where = ("recipe", *keys)
+    if alias := next((key for key in node if key in _ALIASES), None):
+        reason = f"unknown key of a range; did you mean {_ALIASES[alias]!r}?"
+        raise SearchError(f"{source}: {path_of((*where, alias))}: {reason}")
+    found = _YAML.validate(WholeRange if is_whole else Range, node, source, path_of(where))
+    found._keys = keys
+    return found
+
+
+def _spelled_out(
+    keys: Keys, node: Mapping[str, object], named: Mapping[str, Range], source: str
+) -> Mapping[str, object]:
+    """Return a range, or in place of a mere name the range of that name."""
+    name = node.get(_AS)
+    if node.keys() != {_AS} or not isinstance(name, str):
+        return node
+    if name not in named:
+        where = path_of(("recipe", *keys))
+        known = f"the names are {', '.join(named)}" if named else "no range has a name"
+        raise SearchError(f"{source}: {where}: as: {name} is the name of no range; give low and high here ({known})")
+    found = named[name]
+    return found.model_dump(by_alias=True, include=found.model_fields_set | ({"step"} if found.whole else set()))
 
 
 def range_places(node: object, keys: Keys = ()) -> Iterator[tuple[Keys, dict[str, object]]]:
     """Yield what stands in plain data as a range, or, in the place of a number, was meant to be one."""
     known = {"low", "high", "knots", "choices"}
     # A token may be called anything, but never stands in the place of a number.
-    known |= _ALIASES.keys() if {"parameters", *_WHOLE} & set(keys) else set()
-    if isinstance(node, dict) and known & node.keys():
+    known |= {_AS, *_ALIASES} if {"parameters", *_WHOLE} & set(keys) else set()
+    if isinstance(node, dict) and (known & node.keys() or isinstance(node.get(_AS), str)):
         yield keys, node
         return
     for key, value in node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ():

@@ -1,6 +1,7 @@
 """The search space: a recipe in which some values are ranges (ranges.py).
 
-Each searched value is an Optuna parameter, named by the path of its key; a gradient is one parameter per knot.
+Each searched value is an Optuna parameter, named by the path of its key or, where several places share it, by its name;
+a gradient is one parameter per knot.
 
 Guarantees: `recipe_at` and `parameters_of` are inverse. Reading the space fails if some end of a range, or some choice,
 is in no valid recipe. Not every combination needs to be valid: a trial whose recipe is not valid fails.
@@ -9,17 +10,18 @@ is in no valid recipe. Not every combination needs to be valid: a trial whose re
 from __future__ import annotations
 
 import copy
+import math
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain, takewhile
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from merging import MergingError, Recipe
+from merging import MergingError, Recipe, shown
 from search.errors import SearchError
-from search.space.ranges import Keys, Range, find_ranges
+from search.space.ranges import Keys, Range, find_ranges, put
 from search.study.record import Parameters, Value
 
 if TYPE_CHECKING:
@@ -104,7 +106,7 @@ class SearchSpace:
         """Return the recipe with these parameters in place of the ranges. Raises MergingError if it is invalid."""
         data = copy.deepcopy(self.template)
         for found in self.ranges:
-            _put(data, found.keys, copy.deepcopy(found.value(params)))
+            put(data, found.keys, copy.deepcopy(found.value(params)))
         return Recipe.from_dict(data, self.source, "recipe")
 
     def parameters_of(self, recipe: Mapping[str, object], key: str = "recipe") -> Parameters:
@@ -114,13 +116,15 @@ class SearchSpace:
         the space's knots can draw the same line. The recipe may leave out what its method does not take.
 
         Raises:
-            SearchError: the recipe differs from the template elsewhere, or lies outside a range; names the key.
+            SearchError: the recipe differs from the template elsewhere, lies outside a range, or has several values in
+                places that share one; names the key.
         """
         from merging import METHODS
 
         match = _Match({found.keys: found for found in self.ranges}, METHODS.get(str(recipe.get("merge_method"))))
         match.visit(self.template, recipe, (), f"{self.source}: {key}")
-        return match.params
+        known = match.unread | match.params
+        return {name: known[name] for found in self.ranges for name in found.names}
 
 
 @dataclass
@@ -189,15 +193,23 @@ class _Attempts:
 
 @dataclass
 class _Match:
-    """Walks a template and a concrete recipe together, and collects the parameters of the ranges."""
+    """Walks a template and a concrete recipe together, and collects the parameters of the ranges.
+
+    Attributes:
+        ranges: by their keys.
+        method: the recipe's.
+        params: what stands in the ranges.
+        unread: some value for each range that the method does not read.
+    """
 
     ranges: Mapping[Keys, Range]
     method: Method | None
     params: dict[str, Value] = field(default_factory=dict)
+    unread: dict[str, Value] = field(default_factory=dict)
 
     def visit(self, template: object, concrete: object, keys: Keys, where: str) -> None:
         if found := self.ranges.get(keys):
-            self.params.update(found.parameters_of(concrete, where))
+            self._take(found, found.parameters_of(concrete, where), where)
         elif isinstance(template, dict) and isinstance(concrete, Mapping):
             for name in [*template, *(name for name in concrete if name not in template)]:
                 self._visit_key(template, concrete, name, keys, where)
@@ -210,6 +222,14 @@ class _Match:
                 "from it in the ranges only"
             )
 
+    def _take(self, found: Range, params: Parameters, where: str) -> None:
+        for name, value in params.items():
+            if not _is_equal(known := self.params.setdefault(name, value), value):
+                raise SearchError(
+                    f"{where}: is {shown(value)}, but {shown(known)} in another place that shares the parameter "
+                    f"{found.name}; a warm start has one value in all of them"
+                )
+
     def _visit_key(
         self, template: Mapping[str, object], concrete: Mapping[str, object], name: str, keys: Keys, where: str
     ) -> None:
@@ -220,13 +240,13 @@ class _Match:
         elif name in template and keys[-1:] == ("parameters",) and self.method and not self.method.parameter(name):
             for found in self.ranges.values():
                 if found.keys[: len(keys) + 1] == (*keys, name):
-                    self.params.update(found.ends()[0])  # any value will do: this method does not read it
+                    self.unread.update(found.ends()[0])  # any value will do: this method does not read it
         else:
             wanted = f"expected {template[name]!r}" if name in template else "the searched recipe has no such key"
             raise SearchError(f"{where}.{name}: {wanted}; a warm start may differ from it in the ranges only")
 
 
-def _put(data: Any, keys: Keys, value: object) -> None:
-    for key in keys[:-1]:
-        data = data[key]
-    data[keys[-1]] = value
+def _is_equal(one: Value, other: Value) -> bool:
+    if isinstance(one, str) or isinstance(other, str):
+        return one == other
+    return math.isclose(one, other, abs_tol=1e-9)

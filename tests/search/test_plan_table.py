@@ -102,6 +102,18 @@ def test_every_range_is_a_line_with_whose_it_is(shared_family: Family) -> None:
     assert narrow == [line.rpartition(" ")[0] for line in wide]
 
 
+def test_a_range_of_several_places_is_shown_once(shared_family: Family) -> None:
+    recipe = """
+  merge_method: linear
+  models:
+    - {model: a, parameters: {weight: {low: 0, high: 1, as: w}}}
+    - {model: b, parameters: {weight: {as: w}}}
+"""
+    space = SearchConfig.parse(shared_family.config(recipe), folder=shared_family.folder).space
+    shown = rendered(ranges_table(space.ranges, space.example().to_dict(), names_of(space.extreme_recipes), 80), 80)
+    assert shown[1:] == ["a weight w: 0 to 1", "b weight w, as above"]
+
+
 def test_a_dry_run_shows_ranges_first_and_no_tensor_twice(command: Command, family: Family) -> None:
     lines = command("run", family.write(), "--dry-run").stdout.splitlines()
     assert lines[0].startswith("searched")

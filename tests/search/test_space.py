@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import time
 from collections.abc import Callable
@@ -17,6 +18,8 @@ from merging import MergingError, Recipe
 from merging.recipes.schema import RecipeFields
 from search import SearchError
 from search.space.space import SearchSpace
+from search.study.record import Scoring, TrialRecord
+from search.study.samplers import SAMPLERS, Proposer
 
 
 def recipe(**parameters: Any) -> dict[str, Any]:
@@ -393,3 +396,142 @@ def test_where_plans_take_long_a_part_of_the_points_tells_how_many_cannot_be_mer
 def test_a_recipe_without_a_range_is_nothing_to_search() -> None:
     with pytest.raises(SearchError, match=r"mine\.yaml: recipe: holds no range"):
         read()
+
+
+# --- one parameter in several places ---------------------------------------------------------------------------------
+
+
+def tied(first: Any, second: Any, **more: Any) -> dict[str, Any]:
+    """Return a recipe in which these are the weights of two models."""
+    template = recipe(weight=first, **more)
+    template["models"][1]["parameters"]["weight"] = second
+    return template
+
+
+WEIGHT = {"low": 0.0, "high": 2.0, "as": "w"}
+
+
+@pytest.mark.parametrize("second", [{"as": "w"}, WEIGHT, {"as": "w", "low": 0, "high": 2}])
+@given(value=st.floats(0.0, 2.0))
+def test_places_of_one_name_share_a_parameter(second: Any, value: float) -> None:
+    space = space_of(tied(WEIGHT, second))
+    assert space.distributions() == {"w": FloatDistribution(0.0, 2.0)}
+    made = space.recipe_at({"w": value})
+    assert [model.parameters["weight"] for model in made.models or ()] == [value, value]
+    assert space.parameters_of(made.to_dict()) == {"w": value}
+
+
+def test_a_name_may_come_before_its_range() -> None:
+    space = space_of(tied({"as": "w"}, WEIGHT, density={"low": 0.2, "high": 0.4}))
+    assert list(space.distributions()) == [KEY, "w"]
+
+
+def test_gradients_choices_and_layers_are_shared_too() -> None:
+    line = {"low": 0.0, "high": 1.0, "knots": 2, "as": "line"}
+    space = space_of(tied(line, {"as": "line"}))
+    assert list(space.distributions()) == ["line[0]", "line[1]"]
+    made = space.recipe_at({"line[0]": 0.25, "line[1]": 0.5})
+    assert [model.parameters["weight"] for model in made.models or ()] == [(0.25, 0.5)] * 2
+
+    either = {"choices": [0.25, [0.5, 1.0]], "as": "either"}
+    space = space_of(tied(either, {"as": "either"}))
+    label = space.parameters_of(tied([0.5, 1.0], [0.5, 1.0]))
+    assert label == {"either": "[0.5, 1.0]"}
+
+    sources = [{"model": model, "layer_range": [{"as": "first"}, 8]} for model in ("a", "b")]
+    sources[0]["layer_range"] = [{"low": 0, "high": 4, "as": "first"}, 8]
+    space = space_of({"merge_method": "linear", "slices": [{"sources": sources}], "parameters": {"weight": 1.0}})
+    assert space.distributions() == {"first": IntDistribution(0, 4)}
+    assert not space.fitting_extremes(lambda _: None)[1]  # apart, most pairs of layers would not fit each other
+
+
+def test_whole_numbers_of_a_shared_parameter_stay_whole_everywhere() -> None:
+    template = stack([{"low": 0, "high": 4, "as": "n"}, 8])
+    template["parameters"] = {"scale": {"as": "n"}}
+    assert space_of(template).distributions() == {"n": IntDistribution(0, 4)}
+    template = stack([{"as": "n"}, 8])
+    template["parameters"] = {"scale": {"low": 0.5, "high": 4, "as": "n"}}
+    with pytest.raises(SearchError, match=r"layer_range\[0\].low: expected a whole number, got 0.5"):
+        space_of(template)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        (WEIGHT, {"low": 0.0, "high": 1.0, "as": "w"},
+         r"recipe.models\[1\].parameters.weight: as: w is another range at recipe.models\[0\].parameters.weight; "),
+        (WEIGHT, {"low": 0.0, "high": 2.0, "step": 0.5, "as": "w"}, r"models\[1\].*: as: w is another range"),
+        (WEIGHT, {"as": "v"}, r"models\[1\].*weight: as: v is the name of no range; .*names are w"),
+        ({"as": "v"}, 1.0, r"models\[0\].*: as: v is the name of no range; .*no range has a name"),
+        ({"as": "a.b"}, 1.0, r"models\[0\].*: as: a.b is the name of no range"),
+        (WEIGHT | {"as": "a.b"}, 1.0, r"models\[0\].*weight.as: expected a name of letters, .*got 'a.b'"),
+        ({"as": 3}, 1.0, r"models\[0\].*weight.as: expected a word, got 3"),
+        ({"high": 1, "as": "w"}, 1.0, r"weight: low is missing"),
+        ({"low": 0, "high": 1, "as_": "w"}, 1.0, r"weight.as_: unknown key; did you mean 'as'"),
+        ({"choices": [1, {"as": "w"}]}, 1.0, r"weight.choices\[1\]: a choice cannot hold a range"),
+    ],
+)  # fmt: skip
+def test_a_name_that_stands_for_no_single_range_is_refused_by_key(first: Any, second: Any, message: str) -> None:
+    with pytest.raises(SearchError, match=f"mine.yaml: .*{message}"):
+        space_of(tied(first, second))
+
+
+def test_a_name_is_not_the_key_of_another_range() -> None:
+    template = tied(WEIGHT | {"as": "merge_method"}, 1.0)
+    template["merge_method"] = {"choices": ["ties", "dare_ties"]}
+    with pytest.raises(SearchError, match=r"models\[0\].*: as: merge_method is the key of another range"):
+        space_of(template)
+
+
+def test_a_warm_start_has_one_value_where_places_share_one() -> None:
+    space = space_of(tied(WEIGHT, {"as": "w"}))
+    with pytest.raises(
+        SearchError, match=r"models\[1\].parameters.weight: is 0.5, but 0.25 in another place that shares"
+    ):
+        space.parameters_of(tied(0.25, 0.5))
+
+
+def test_a_shared_parameter_is_that_of_the_place_that_is_read() -> None:
+    template = recipe(density={"low": 0.1, "high": 0.4, "as": "both"}, gamma={"as": "both"})
+    template["merge_method"] = {"choices": ["ties", "breadcrumbs"]}
+    assert space_of(template).parameters_of(recipe(density=0.3))["both"] == 0.3
+
+
+def test_a_token_may_be_called_as() -> None:
+    tokens = {"source": "union", "tokens": {"as": {"source": "a"}}}
+    template = recipe(density={"low": 0.1, "high": 1.0}) | {"tokenizer": tokens}
+    assert list(space_of(template).distributions()) == [KEY]
+
+
+# --- every kind of range under every sampler -------------------------------------------------------------------------
+
+KINDS = {
+    "density": {"low": 0.1, "high": 1.0, "step": 0.3},
+    "weight": {"low": 0.01, "high": 2.0, "log": True, "knots": 2},
+    "lambda": {"low": 1, "high": 3, "step": 1},
+    "gamma": {"low": 0.7, "high": 1.0, "step": 0.1},
+    "k": {"low": 1, "high": 64, "log": True},
+    "epsilon": {"choices": [0.1, 0.2]},
+}
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_what_a_sampler_draws_is_in_its_range_and_comes_back_from_the_recipe(sampler: str) -> None:
+    template = recipe()
+    template["models"][0]["parameters"] = dict(KINDS)
+    template["models"][1]["parameters"] = {"weight": {"low": 0.01, "high": 2.0, "log": True, "as": "w"}}
+    template["parameters"] = {"weight": {"as": "w"}}
+    space = space_of(template)
+    proposer, records = Proposer(sampler, 0, space.distributions()), []
+    for number in range(25):
+        drawn = proposer.propose(number, [*records, TrialRecord("trial", number)])
+        params = json.loads(json.dumps(dict(drawn.parameters)))  # as the store keeps them
+        space.require(params)
+        assert space.parameters_of(space.recipe_at(params).to_dict()) == pytest.approx(params)
+        score = math.sin(number)
+        scoring = Scoring("complete", "p", score, (score,))
+        notes = drawn.sampler_notes
+        records.append(TrialRecord("trial", number, parameters=params, search=scoring, sampler_notes=notes))
+    whole = {type(record.parameters[name]) for record in records for name in
+             ("models[0].parameters.k", "models[0].parameters.lambda")}  # fmt: skip
+    assert whole == {int}
