@@ -26,7 +26,7 @@ from evaluation.generation.text import end_tokens
 from evaluation.judge import Judge
 from evaluation.observer import Observer
 from evaluation.problems import Problem, ProblemSet, PromptFormat
-from evaluation.prompts import extract, prompt_tokens, stops, truncate
+from evaluation.prompts import check_ids, extract, prompt_tokens, stops, truncate
 from evaluation.report import NOT_FINITE, Outcome, Report
 from evaluation.sandbox.verdict import Verdict
 from evaluation.verdicts import VerdictStore
@@ -119,8 +119,8 @@ class Evaluator:
 
         Raises:
             LogitsError: the model's logits are not finite for any prompt. If only some prompts are affected, they fail.
-            EvaluationError: a prompt cannot be made, the order is not one of the problems, the sandbox fails
-                repeatedly, or a problem cannot be scored.
+            EvaluationError: a prompt cannot be made or has tokens that the model lacks, the order is not one of the
+                problems, the sandbox fails repeatedly, or a problem cannot be scored.
         """
         started = time.perf_counter()
         chosen = self.problems if problems is None else problems
@@ -128,6 +128,8 @@ class Evaluator:
         store = DraftStore() if drafts is None else drafts
         # A draft of a model with added tokens may hold ids beyond this model's embeddings.
         vocabulary = cast(torch.nn.Embedding, model.get_input_embeddings()).weight.shape[0]
+        for prompt in prompts:
+            check_ids(prompt.problem.task_id, prompt.tokens, vocabulary, tokenizer)
         requests = [prompt.request(self.max_new_tokens, store, vocabulary) for prompt in prompts]
         run = _Run(prompts, requests, observers)
         # Closed here, so that an observer's error leaves the model and the sandbox as they were.

@@ -97,6 +97,20 @@ def encode(
     return tokens
 
 
+def check_ids(task_id: str, tokens: Sequence[int], vocabulary: int, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise ModelError if a prompt has a token for which the model has no embedding.
+
+    Without this, a processor raises an IndexError, and a CUDA device is lost.
+    """
+    if (last := max(tokens, default=0)) < vocabulary:
+        return
+    raise ModelError(
+        f"{task_id}: its prompt has the token {last} ({tokenizer.convert_ids_to_tokens(last)!r}), but the model has "
+        f"{vocabulary} embeddings: the tokenizer is another model's, or was given tokens that the model was not; give "
+        "the model its own tokenizer, or name another one (evaluation.prompt.tokenizer)"
+    )
+
+
 def _is_appended(token: int, text: str, tokenizer: PreTrainedTokenizerBase, special: Container[int]) -> bool:
     """Whether the tokenizer appended a special token, as after training or for a classifier."""
     begins = (

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from evaluation import EvaluationError, ProblemSet, prompt_notes
 from evaluation.generation.text import configured_ends
-from evaluation.prompts import prompt_tokens
+from evaluation.prompts import check_ids, prompt_tokens
 from merging import Merger, Recipe
 from search.board.names import LABEL_WIDTH, parent_names
 from search.errors import SearchError
@@ -64,7 +64,10 @@ def notes_on_prompts(
             notes = notes_of(
                 own, configured_ends(merger.parents.checkpoints[recipe.config_source].generation_config, own)
             )
-            prompts[name] = tokens_with(own)
+            found_tokens = tokens_with(own)
+            for problem, tokens in zip(problems, found_tokens, strict=True):
+                check_ids(problem.task_id, tokens, _embeddings(merger, recipe), own)
+            prompts[name] = found_tokens
         except EvaluationError as error:
             if not prompts:
                 raise SearchError(f"{config.source}: evaluation.prompt: {error}") from None
@@ -79,3 +82,9 @@ def notes_on_prompts(
             "use one tokenizer for all"
         )
     return said
+
+
+def _embeddings(merger: Merger, recipe: Recipe) -> int:
+    """Return for how many tokens a merge has an embedding."""
+    name = merger.parents.architecture.embedding
+    return next(entry.shape[0] for entry in merger.plan(recipe).entries if entry.name == name)

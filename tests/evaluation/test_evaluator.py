@@ -13,6 +13,7 @@ from evaluation import (
     DraftStore,
     EvaluationError,
     Evaluator,
+    ModelError,
     Observer,
     Outcome,
     OutcomeCounter,
@@ -92,6 +93,25 @@ def test_a_draft_with_tokens_that_a_model_has_not_is_left_out(
         plain = evaluator.evaluate(model, tokenizer)
         found = evaluator.evaluate(model, tokenizer, drafts=Larger())
     assert [it.completion for it in found.completions] == [it.completion for it in plain.completions]
+
+
+@pytest.mark.parametrize("beyond", [0, 1])
+def test_a_prompt_with_a_token_that_a_model_has_not_is_named(
+    problems: ProblemSet, tiny_model: tuple[Any, Any], beyond: int
+) -> None:
+    model, tokenizer = tiny_model
+    rows = model.get_input_embeddings().weight.shape[0]
+    longer = copy.deepcopy(tokenizer)
+    longer.add_tokens([f"<{number}>" for number in range(rows + beyond - len(longer))])
+    longer.add_tokens(["Return"])
+    wanted = (
+        rf"toy/(add|any): its prompt has the token {rows + beyond} \('Return'\), but the model has {rows} embeddings"
+    )
+    with (
+        Evaluator(problems, allow_code_execution=True, max_new_tokens=8, workers=1) as evaluator,
+        pytest.raises(ModelError, match=wanted),
+    ):
+        evaluator.evaluate(model, longer)
 
 
 def test_drafts_change_no_outcome_and_give_the_references_a_likelihood(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,15 @@ def append_end(model: Path) -> None:
     file.save(str(model / "tokenizer.json"))
 
 
+def lengthen(model: Path) -> None:
+    """Add a token to a tokenizer alone."""
+    rows = json.loads((model / "config.json").read_text())["vocab_size"]
+    file = Tokenizer.from_file(str(model / "tokenizer.json"))
+    file.add_tokens([f"<{number}>" for number in range(rows - file.get_vocab_size())])
+    file.add_tokens(["alpha"])
+    file.save(str(model / "tokenizer.json"))
+
+
 def said(config: Path, out: Path, trials: int = 0) -> list[str]:
     progress = Phases()
     run_search(SearchConfig.load(config), out, trials=trials, progress=progress)
@@ -61,6 +71,16 @@ def test_what_tokenizers_append_changes_no_score(family: Family, stopped_folder:
     ]
     for file in sorted((stopped_folder / "completions").iterdir()):
         assert (tmp_path / "run" / "completions" / file.name).read_text() == file.read_text()
+
+
+def test_prompts_whose_tokens_the_models_lack_are_refused_before_anything_is_written(
+    family: Family, tmp_path: Path
+) -> None:
+    lengthen(Path(shutil.copytree(family.base, family.folder / "other")))
+    config = family.write(evaluation=", prompt: {tokenizer: other}")
+    with pytest.raises(SearchError, match=r"evaluation.prompt: one/alpha: its prompt has the token \d+ \('alpha'\)"):
+        said(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_parent_with_other_prompts_is_named(family: Family, tmp_path: Path) -> None:
