@@ -11,10 +11,10 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
-from merging import Recipe
+from merging import MergingError, Recipe
 from search.board.names import NAME_WIDTH, parent_names, record_name
 from search.board.ranking import unreported
 from search.errors import STOPS, SearchError
@@ -170,7 +170,18 @@ class Phases:
             return repeat_trial(job, first)
         # Parameters may make a recipe that is not valid: that is the trial's failure, and so made inside it.
         recipe = partial(session.config.space.recipe_at, job.record.parameters)
-        return run_job(job, recipe, session.bench, partial(pruners, session.config.search, records))
+        return run_job(
+            self._begun(job, recipe), recipe, session.bench, partial(pruners, session.config.search, records)
+        )
+
+    def _begun(self, job: Job, recipe: Callable[[], Recipe]) -> Job:
+        """Keep the recipe of a trial that begins, by which its parameters are named even if its worker dies."""
+        try:
+            job = replace(job, record=replace(job.record, recipe=recipe().to_dict()))
+        except (MergingError, ValueError):
+            return job
+        self.session.store.finish(job, job.record)
+        return job
 
     @cached_property
     def _proposer(self) -> Proposer:

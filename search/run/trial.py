@@ -207,7 +207,7 @@ def repeat_trial(job: Job, first: TrialRecord) -> Result:
 def describe(error: Exception) -> str:
     """Return what an error says, for people."""
     known = isinstance(error, MergingError | EvaluationError)
-    return (str(error) if known else f"{type(error).__name__}: {error}")[:2000]
+    return (str(error) if known else ": ".join(filter(None, (type(error).__name__, str(error)))))[:2000]
 
 
 def _scored(job: Job, report: Report, seconds: Mapping[str, float], bench: Bench) -> Scoring:

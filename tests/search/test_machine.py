@@ -24,7 +24,7 @@ from merging.residency.memory import free_host_bytes as merging_free_host_bytes
 from merging.residency.memory import is_out_of_memory as merging_is_out_of_memory
 from search import Leaderboard, SearchConfig, SearchError, run_search
 from search.errors import PrunedError, is_of_the_candidate
-from search.run.trial import Bench
+from search.run.trial import Bench, describe
 from search.study.local_store import LocalStore
 from search.views.progress import Progress
 from tests.search.conftest import Command
@@ -116,6 +116,12 @@ def failed(board: Leaderboard) -> list[str]:
 )
 def test_an_error_is_the_candidates_or_the_machines(error: Exception, of_the_candidate: bool) -> None:
     assert is_of_the_candidate(error) is of_the_candidate
+
+
+def test_an_error_without_words_goes_by_its_name() -> None:
+    assert describe(MemoryError()) == "MemoryError"
+    assert describe(KeyError("a bug")) == "KeyError: 'a bug'"
+    assert describe(ModelError("no template")) == "no template"
 
 
 @pytest.mark.parametrize(
@@ -279,7 +285,11 @@ def test_a_trial_at_which_alone_the_machine_fails_is_run_once_more_and_fails(
     ("error", "reason"), [pytest.param(LOST, "AcceleratorError", marks=pytest.mark.slow), (Killed(), "its worker died")]
 )
 def test_a_trial_that_ends_its_worker_twice_fails_and_may_be_tried_again(
-    error: BaseException, reason: str, begun: tuple[SearchConfig, Path], monkeypatch: pytest.MonkeyPatch
+    error: BaseException,
+    reason: str,
+    begun: tuple[SearchConfig, Path],
+    command: Command,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     config, out = begun
     with monkeypatch.context() as broken:
@@ -290,6 +300,10 @@ def test_a_trial_that_ends_its_worker_twice_fails_and_may_be_tried_again(
         board = run_search(config, out, trials=SCORED + 2)
         assert (scored(board), board.unfinished) == (SCORED + 1, "")
         assert [reason in why for why in failed(board)] == [True]
+    lines = command("leaderboard", out).stdout.splitlines()
+    (row,) = [line for line in lines if line.startswith("trial") and "failed" in line]
+    assert "a: density" in row  # whose parameters they were
+    assert "b: weight" in row
     healed = run_search(config, out, trials=SCORED + 2, retry_failed=True)
     assert (scored(healed), failed(healed)) == (SCORED + 2, [])
 
