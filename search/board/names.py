@@ -57,7 +57,8 @@ def find_record(records: Iterable[TrialRecord], called: str, where: object) -> T
             raise SearchError(f"{where}: {record_name(record)} is not over yet")
     last = max((record.number for record in known if record.kind == "trial" and record.is_over), default=None)
     over = "no trial is over yet" if last is None else f"the last trial that is over is {last}"
-    raise SearchError(f"{where}: has no trial or parent {called}; {over}")
+    parents = f"; the parents are {', '.join(short.values())}" if short else ""
+    raise SearchError(f"{where}: has no trial or parent {called}; {over}{parents}")
 
 
 def parent_names(recipes: Iterable[Mapping[str, object]], width: int) -> dict[str, str]:

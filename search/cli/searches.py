@@ -190,9 +190,11 @@ def _scored(reference: str) -> Scored:
     """Read a report's file, or a record given as RESULTS:NAME. Raises SearchError."""
     from search.board.compare import Scored
 
-    path, _, called = reference.rpartition(":")
-    if path and called and Path(path).is_dir():
-        return _recorded(Path(path), called, reference)
+    parts = reference.split(":")
+    for place in range(len(parts) - 1, 0, -1):  # the name of a folder or a parent may hold colons, too
+        path, called = ":".join(parts[:place]), ":".join(parts[place:])
+        if path and called and Path(path).is_dir():
+            return _recorded(Path(path), called, reference)
     what = "give a report (of merge-search evaluate --json), or RESULTS:TRIAL, RESULTS:PARENT or RESULTS:average"
     if Path(reference).is_dir():
         raise SearchError(f"{reference}: is a folder; {what}")

@@ -19,7 +19,7 @@ import torch
 from click.testing import Result
 from safetensors.torch import load_file, save_file
 
-from search import Leaderboard
+from search import Leaderboard, SearchConfig, run_search
 from search.cli import main
 from tests.evaluation.settings import on_kernel
 from tests.search.conftest import Command, fingerprint
@@ -584,9 +584,18 @@ def test_what_cannot_be_compared_is_named(command: Command, finished: Path, tmp_
     refused(command("compare", tmp_path / "bad.json", f"{finished}:a"), "bad.json: holds no report")
     refused(
         command("compare", f"{finished}:99", f"{finished}:a"),
-        ": has no trial or parent 99; the last trial that is over is 2",
+        ": has no trial or parent 99; the last trial that is over is 2; the parents are ",
     )
     refused(command("compare", tmp_path / "empty.json", f"{finished}:a"), "have no problem in common")
+
+
+def test_models_with_colons_in_their_names_are_compared(command: Command, family: Family, tmp_path: Path) -> None:
+    family.b.rename(family.folder / "b:1")
+    text = family.config(evaluation=", report_fraction: 0").replace("model: b\n", "model: b:1\n")
+    run_search(SearchConfig.parse(text, folder=family.folder), tmp_path / "x:y", trials=0)
+    shown = command("compare", f"{tmp_path / 'x:y'}:b:1", f"{tmp_path / 'x:y'}:a")
+    assert shown.exit_code == 0, shown.stderr
+    assert f"{tmp_path / 'x:y'}:b:1  pass@1" in shown.stdout
 
 
 @pytest.mark.parametrize("words", [["--help"], ["run", "--help"], ["--version"]])

@@ -152,7 +152,8 @@ def test_a_person_names_trials_by_number_and_parents_as_the_leaderboard_does() -
     assert find_record(records, "two/base", "run") is parents[4]
     assert find_record(records, "7", "run") is trials[7]  # and not the parent whose folder has that name
     for called, message in {
-        "base": "run: has no trial or parent base; the last trial that is over is 7",
+        "base": "run: has no trial or parent base; the last trial that is over is 7; the parents are text, maths, 7, "
+        "one/base, two/base",
         "9": "run: has no trial or parent 9; the last trial that is over is 7",
         "8": "run: trial 8 is not over yet",
     }.items():
