@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from evaluation.errors import ConsentError, EvaluationError, LogitsError, ModelError
-    from evaluation.evaluator import Evaluator
+    from evaluation.evaluator import Evaluator, Solution
     from evaluation.generation.backend_protocol import ComputeDtype, Generated, Request
     from evaluation.generation.backends import BACKENDS, BackendName
     from evaluation.generation.compute_dtype import Speeds, compute_speeds
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 # What each module gives, imported on first use (PEP 562): a command that scores nothing does not wait for torch.
 _NAMES = {
     "errors": "ConsentError EvaluationError LogitsError ModelError",
-    "evaluator": "Evaluator",
+    "evaluator": "Evaluator Solution",
     "generation.backends": "BACKENDS BackendName",
     "generation.compute_dtype": "Speeds compute_speeds",
     "generation.drafting.draft_store": "Draft DraftStore",

@@ -35,6 +35,22 @@ GREEDY = Sampling()
 """One completion per problem, each token the likeliest."""
 
 
+@dataclass(frozen=True, slots=True)
+class Solution:
+    """A completion that has passed its problem's tests.
+
+    Attributes:
+        task_id: the problem.
+        prompt: the ids of the prompt's tokens.
+        completion: the ids that were generated, the end of text included. Never those of its text encoded anew: a model
+            would hardly generate them.
+    """
+
+    task_id: str
+    prompt: tuple[int, ...]
+    completion: tuple[int, ...]
+
+
 class Evaluator:
     """Scores models on a problem set: one greedy completion per problem, or several samples.
 
@@ -152,6 +168,19 @@ class Evaluator:
     ) -> tuple[tuple[int, ...], ...]:
         """Return the token ids of each problem's prompt. Raises EvaluationError where a prompt cannot be made."""
         return tuple(tuple(tokens) for _, tokens in prompt_tokens(self.problems, prompt_format, tokenizer))
+
+    def solutions(
+        self, tokenizer: PreTrainedTokenizerBase, drafts: DraftStore, problems: ProblemSet
+    ) -> Sequence[Solution]:
+        """Return a completion that has passed of each problem that has one, in the problems' order.
+
+        Raises EvaluationError where a prompt cannot be made.
+        """
+        found = {}
+        for prompt in reversed(self._prompts(problems, tokenizer, self.prompt_format, problems.task_ids)):
+            if completion := drafts.solution(prompt.key):
+                found[prompt.problem.task_id] = Solution(prompt.problem.task_id, tuple(prompt.tokens), completion)
+        return [found[task_id] for task_id in problems.task_ids if task_id in found]
 
     def remember_in(self, store: VerdictStore) -> None:
         """Keep verdicts in a store from now on, and execute nothing whose verdict it holds. Evaluators may share it."""

@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 def build_model(config: PreTrainedConfig, parents: ParentSet) -> PreTrainedModel:
     """Build the model of a config on the parents' devices, in eval mode, with undefined weights.
 
-    A model for several devices is first built in host memory, where it takes no room because nothing is written to it.
+    Its parameters can have gradients. A model for several devices is first built in host memory, where it takes no room
+    because nothing is written to it.
     """
-    if not parents.placement.is_spread:
-        return _build(config, parents, parents.device)
-    with torch.inference_mode(False):  # accelerate creates parameters that require gradients
+    with torch.inference_mode(False):  # what is made in inference mode can have no gradient
+        if not parents.placement.is_spread:
+            return _build(config, parents, parents.device)
         model = _build(config, parents, torch.device("cpu"))
         parents.placement.dispatch(model)
     return model

@@ -29,6 +29,7 @@ from merging.planning.parameter_lookup import structure_of
 from merging.planning.plan import Plan, Step
 from merging.recipes.recipe import Recipe
 from merging.sharing import owners, share
+from merging.slopes import dots
 from merging.tokenization.merged_tokenizer import MergedTokenizer
 from merging.tokenization.tokenizers import has_tokenizer
 from merging.weights_digest import digest_of_model
@@ -115,7 +116,7 @@ class Merger:
         """
         calibrate(self.steps(recipe), self.parents, progress)
 
-    @torch.inference_mode()
+    @torch.no_grad()  # in inference mode, new memory of shared tensors could have no gradient
     def apply(self, recipe: Recipe, progress: Callable[[int, int], None] | None = None) -> PreTrainedModel:
         """Write the merge into the live model and return it, in eval mode on the parents' device.
 
@@ -148,6 +149,47 @@ class Merger:
         run_steps(work, self.parents, self._random_seed, self.kernels, done, self._dtypes)
         self.parents.statistics.save()
         return model
+
+    def take_gradients(self) -> dict[str, Tensor]:
+        """Return the gradients of the live model's tensors by their names in the merge, in float32, and clear them.
+
+        That of tensors which share their memory is the sum of theirs, under the name of the first.
+        """
+        found: dict[str, Tensor] = {}
+        for name, tensor in self._tensors.items():
+            if tensor.grad is not None:
+                owner = self._owners.get(name, name)
+                gradient = tensor.grad.float()
+                found[owner] = found[owner] + gradient if owner in found else gradient
+                tensor.grad = None
+        return found
+
+    def slopes(self, gradients: Mapping[str, Tensor], low: Recipe, high: Recipe) -> dict[str, float]:
+        """Return by how much a function of the weights changes from one recipe to another, to first order, per tensor.
+
+        It is the scalar product of the function's gradient with the difference of the two merges. Both are merged in
+        float32 and not rounded to the output's dtype, so that small differences count; masks are drawn as in `apply`.
+        Neither is written into the live model.
+
+        Args:
+            gradients: of the function, as `take_gradients` returns them.
+            low: one recipe.
+            high: another recipe of the same structure.
+
+        Raises:
+            MergingError: a recipe does not fit the parents.
+            NonFiniteTensor: a merged tensor holds NaN or Inf.
+        """
+        pairs = [
+            (first, second)
+            for first, second in zip(self.steps(low), self.steps(high), strict=True)
+            if first.name in gradients and self._simplified(first) != self._simplified(second)
+        ]
+        before, after = (
+            dots([pair[end] for pair in pairs], gradients, self.parents, self._random_seed, self.kernels)
+            for end in (0, 1)
+        )
+        return {name: after[name] - before[name] for name in before}
 
     def tokenizer(self, recipe: Recipe) -> PreTrainedTokenizerBase:
         """Return the tokenizer that the merge has. Raises MergingError if the recipe asks for one it cannot have."""

@@ -15,16 +15,18 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
 from merging import MergingError, Recipe
+from search.ascent.ascent import Ascent, AscentOverError
 from search.board.names import NAME_WIDTH, parent_names, record_name
 from search.board.ranking import unreported
 from search.errors import STOPS, SearchError
 from search.pruning import pruners
+from search.run.ascending import ascent_of, goes_on, why_none
 from search.run.machine import Machine
 from search.run.setup import Session
-from search.run.trial import Result, repeat_trial, run_job
-from search.study.record import TrialRecord
+from search.run.trial import Result, describe, repeat_trial, run_job
+from search.study.record import ASCENT, SamplerNotes, TrialRecord
 from search.study.samplers import Proposer
-from search.study.store import Job, Records
+from search.study.store import Job, Proposal, Records
 from search.views.progress import Progress, SearchStatus
 
 _LOG = logging.getLogger("search.worker")
@@ -112,7 +114,8 @@ class Phases:
     def _claim_all(self, trials: int, deadline: float | None = None) -> None:
         session = self.session
         while not self.is_stopping() and (deadline is None or time.monotonic() < deadline):
-            job = session.store.claim(session.worker, trials, self.machine.failed)
+            ascends = trials > 0 and self._ascends()
+            job = session.store.claim(session.worker, trials, self.machine.failed, ascends)
             if job is None:
                 return
             self._progress.trial(self._name(job.record), self._over(trials=trials > 0))
@@ -164,8 +167,7 @@ class Phases:
         if job.record.kind != "trial":
             return run_job(job, partial(Recipe.from_dict, job.record.recipe, session.config.source), session.bench)
         if not job.record.parameters:
-            proposal = self._proposer.propose(job.record.number, records)
-            job = session.store.propose(job, proposal)
+            job = session.store.propose(job, self._proposal(job, records))
         if first := _first_alike(records, job.record):
             return repeat_trial(job, first)
         # Parameters may make a recipe that is not valid: that is the trial's failure, and so made inside it.
@@ -182,6 +184,38 @@ class Phases:
             return job
         self.session.store.finish(job, job.record)
         return job
+
+    def _proposal(self, job: Job, records: Sequence[TrialRecord]) -> Proposal:
+        notes: SamplerNotes = {}
+        if job.record.proposed_by == ASCENT:
+            self._progress.phase("ascending")
+            try:
+                with self.session.bench.parents.unchanged():
+                    return self._ascent.propose(records)
+            except STOPS:
+                raise
+            except Exception as error:  # whatever it is, the sampler goes on
+                if not isinstance(error, AscentOverError):
+                    _LOG.exception("the ascent failed")
+                notes = {ASCENT: {"over": describe(error)}}
+                self._progress.say(f"the ascent is over: {describe(error)}")
+        proposal = self._proposer.propose(job.record.number, records)
+        return replace(proposal, sampler_notes={**proposal.sampler_notes, **notes})
+
+    def _ascends(self) -> bool:
+        """Whether the ascent goes on."""
+        return self._can_ascend and goes_on(self.records.read())
+
+    @cached_property
+    def _can_ascend(self) -> bool:
+        config = self.session.config
+        if reason := why_none(config):
+            self._progress.say(f"no ascent: {reason}")
+        return config.search.ascent is not None and not reason
+
+    @cached_property
+    def _ascent(self) -> Ascent:
+        return ascent_of(self.session)
 
     @cached_property
     def _proposer(self) -> Proposer:

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from evaluation import EvaluationError, Evaluator, Observer, OutcomeCounter, ProblemSet, Report
 from evaluation.generation.free_memory import is_device_lost, is_out_of_memory, release_unused
 from merging import Merger, MergingError, OutOfMemory, Recipe, renamed
+from search.ascent.ascent import AscentOverError
 from search.board.names import record_name
 from search.contents import ParentContents
 from search.errors import PrunedError, SearchError, is_of_the_candidate
@@ -64,15 +65,19 @@ class Bench:
 
     def merge(self, recipe: Recipe) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         """Return the live model of a recipe, and the tokenizer of its prompts."""
-        here = self._here(recipe)
-        model = self.merger.apply(here, progress=self.progress.step)
-        return model, self.tokenizer or self.merger.tokenizer(here)
+        model = self.merger.apply(self.located(recipe), progress=self.progress.step)
+        return model, self.tokenizer_of(recipe)
+
+    def tokenizer_of(self, recipe: Recipe) -> PreTrainedTokenizerBase:
+        """Return the tokenizer of a recipe's prompts."""
+        return self.tokenizer or self.merger.tokenizer(self.located(recipe))
 
     def weights_digest(self, recipe: Recipe) -> str:
         """Return the digest of the live model's weights, which are those of this recipe."""
-        return self.merger.weights_digest(self._here(recipe))
+        return self.merger.weights_digest(self.located(recipe))
 
-    def _here(self, recipe: Recipe) -> Recipe:
+    def located(self, recipe: Recipe) -> Recipe:
+        """Return a recipe that names its models by where they lie now."""
         return Recipe.from_dict(renamed(recipe.to_dict(), self.places), "the recipe") if self.places else recipe
 
     def score(
@@ -206,7 +211,7 @@ def repeat_trial(job: Job, first: TrialRecord) -> Result:
 
 def describe(error: Exception) -> str:
     """Return what an error says, for people."""
-    known = isinstance(error, MergingError | EvaluationError)
+    known = isinstance(error, MergingError | EvaluationError | AscentOverError)
     return (str(error) if known else ": ".join(filter(None, (type(error).__name__, str(error)))))[:2000]
 
 

@@ -183,6 +183,16 @@ class Range(BaseModel):
         """Return the parameters at both of its ends, or at each choice."""
         return [dict.fromkeys(self.names, value) for value in self._ends()]
 
+    def middle(self) -> dict[str, Value]:
+        """Return the parameters in its middle, or the first choice."""
+        if self.choices:
+            return self.ends()[0]
+        if self.log and not self.step:
+            return dict.fromkeys(self.names, math.sqrt(self.low * self.high))
+        step = self.step or 0
+        middle = self.low + step * round((self.high - self.low) / step / 2) if step else (self.low + self.high) / 2
+        return dict.fromkeys(self.names, middle)
+
     def draw(self, numbers: random.Random) -> dict[str, Value]:
         """Return parameters somewhere in it."""
         return {name: self._draw(numbers) for name in self.names}

@@ -137,9 +137,23 @@ def _known_sampler(name: str) -> str:
     return name
 
 
+class AscentSection(_Section):
+    """How far the ascent goes; see `search.ascent`."""
+
+    proposals: int = Field(default=4, gt=0)
+    steps: int = Field(default=3, gt=0)
+    step: float = Field(default=0.06, gt=0, le=1)
+
+
+def _ascent(value: object) -> object:
+    """Read `auto` as the defaults and `off` as None. (YAML 1.1 takes off for false.)"""
+    return {} if value in ("auto", True) else None if value in ("off", False) else value
+
+
 class SearchSection(_Section):
     """How many candidates are proposed, and how."""
 
+    ascent: Annotated[AscentSection | None, BeforeValidator(_ascent)] = AscentSection()
     sampler: Annotated[str, AfterValidator(_known_sampler)] = "tpe"
     trials: int = Field(default=100, gt=0)
     timeout: Duration | None = None

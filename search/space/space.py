@@ -93,6 +93,10 @@ class SearchSpace:
         attempts = _Attempts(self, fits)
         return filter(None, map(attempts.attempt, attempts.drawn()))
 
+    def middle(self) -> Parameters:
+        """Return the parameters in the middle of every range, and the first of all choices."""
+        return {name: value for found in self.ranges for name, value in found.middle().items()}
+
     def distributions(self) -> dict[str, BaseDistribution]:
         """Return Optuna's distribution of each searched parameter."""
         return {name: found.distribution() for found in self.ranges for name in found.names}

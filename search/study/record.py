@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 Kind: TypeAlias = Literal["parent", "average", "trial"]
 State: TypeAlias = Literal["waiting", "running", "complete", "pruned", "failed"]
@@ -19,6 +19,8 @@ Parameters: TypeAlias = Mapping[str, Value]
 """Searched values by the path of their key."""
 SamplerNotes: TypeAlias = Mapping[str, Any]
 """What a sampler of Optuna's wants to find with a trial again, as plain data."""
+ASCENT: Final = "ascent"
+"""What proposals by the gradient are proposed by, and the key of an ascent's notes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +71,9 @@ class TrialRecord:
         same_as: the number of an earlier trial of the same merge whose outcomes these are.
         end_tokens: the ids that ended its completions.
         weights_digest: of the weights that were scored on the report split.
-        proposed_by: where its parameters are from: a sampler's name, or ``warm start``.
+        proposed_by: where its parameters are from: a sampler's name, ``ascent`` or ``warm start``.
         seen: how many records were over when its parameters were drawn.
-        sampler_notes: what the sampler wants to find with this trial again; nobody else reads it.
+        sampler_notes: what the sampler wants to find with this trial again, and under ``ascent`` what the ascent noted.
     """
 
     kind: Kind

@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
-from search.study.record import Kind, Parameters, SamplerNotes, Scoring, SplitName, State, TrialRecord
+from search.study.record import ASCENT, Kind, Parameters, SamplerNotes, Scoring, SplitName, State, TrialRecord
 
 if TYPE_CHECKING:
     from evaluation import Draft, Verdict
@@ -78,7 +78,7 @@ class Store(ABC):
             for record in self._in_state("report", "failed") if retry_failed else ():
                 self._save(replace(record, report=Scoring()))
 
-    def claim(self, worker: str, trials: int, besides: Collection[str] = ()) -> Job | None:
+    def claim(self, worker: str, trials: int, besides: Collection[str] = (), ascends: bool = False) -> Job | None:
         """Lease the next model to score on the search split: a reference model, a warm start, or a new trial.
 
         The parameters of a new trial are still to be drawn; see `propose`.
@@ -87,13 +87,14 @@ class Store(ABC):
             worker: who takes it.
             trials: how many trials the search has in all, whoever runs them; with 0 only reference models are leased.
             besides: keys of records that this worker does not run again.
+            ascends: whether the ascent goes on: a new trial is its, unless one that is not over is already.
 
         Returns:
             The job, or None if there is none to take now.
         """
         with self._writing():
             self._release_dead("search")
-            record = self._next(trials, besides)
+            record = self._next(trials, besides, ascends)
             return self._lease(record, "search", worker) if record else None
 
     def claim_report(self, worker: str, keys: Sequence[str], besides: Collection[str] = ()) -> Job | None:
@@ -206,16 +207,22 @@ class Store(ABC):
                 self._save(_proposed(record, proposal))
                 known.append(proposal.parameters)
 
-    def _next(self, trials: int, besides: Collection[str]) -> TrialRecord | None:
-        waiting = [record for record in self._in_state("search", "waiting") if record.key not in besides]
+    def _next(self, trials: int, besides: Collection[str], ascends: bool) -> TrialRecord | None:
+        every = self._in_state("search", "waiting")
+        waiting = [record for record in every if record.key not in besides]
         waiting.sort(key=lambda record: (record.kind == "trial", record.search.started is not None))
         first = waiting[0] if waiting else None
         if first and first.kind != "trial":
             return first
         number = self._count("trial")
-        if number - len(self._in_state("search", "waiting")) >= trials:
+        if number - len(every) >= trials:
             return None
-        return first if number >= trials or (first and first.search.started is None) else TrialRecord("trial", number)
+        if number >= trials or (first and first.search.started is None):
+            return first
+        ascends = ascends and all(
+            record.proposed_by != ASCENT for record in [*every, *self._in_state("search", "running")]
+        )
+        return TrialRecord("trial", number, proposed_by=ASCENT if ascends else "")
 
     def _lease(self, record: TrialRecord, split: SplitName, worker: str) -> Job:
         leased = replace(record.on(split), state="running", worker=worker, started=time.time())

@@ -39,7 +39,7 @@ class Family:
         return f"""
 recipe: {recipe or ties}
 evaluation: {{problems: problems.jsonl, max_new_tokens: 12, workers: 1, allow_code_execution: true{evaluation}}}
-search: {{trials: 3, finalists: 2{search}}}
+search: {{trials: 3, finalists: 2, ascent: off{search}}}
 {more}
 """
 

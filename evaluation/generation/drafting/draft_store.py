@@ -40,6 +40,7 @@ class _OfPrompt:
     parents: list[tuple[int, ...]] = field(default_factory=list)
     recent: list[tuple[int, ...]] = field(default_factory=list)
     reference: tuple[int, ...] = ()
+    solution: tuple[int, ...] = ()
 
 
 class DraftStore:
@@ -57,9 +58,16 @@ class DraftStore:
         """Return the completion by whose likelihood models are compared; empty if there is none."""
         return self._prompts.get(prompt, _OfPrompt()).reference
 
+    def solution(self, prompt: str) -> tuple[int, ...]:
+        """Return a completion that has passed: the reference, else the first of a trial; empty if there is none."""
+        kept = self._prompts.get(prompt, _OfPrompt())
+        return kept.reference or kept.solution
+
     def add(self, entry: Draft) -> bool:
         """Add a completion as the most recent one; return whether it is anything new."""
         kept = self._prompts.setdefault(entry.prompt, _OfPrompt())
+        if entry.passed and not kept.solution:
+            kept.solution = entry.tokens
         new = entry.parent and entry.passed and not kept.reference
         if new:
             kept.reference = entry.tokens

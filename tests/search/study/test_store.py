@@ -16,7 +16,7 @@ import pytest
 from evaluation import Draft, Verdict
 from search.study.local_store import LocalStore
 from search.study.outcomes import Split
-from search.study.record import Scoring, TrialRecord
+from search.study.record import ASCENT, Scoring, TrialRecord
 from search.study.store import Job, Proposal, Records, Store
 from tests.search.study.memory_store import LEASE_SECONDS, MemoryStore
 
@@ -343,6 +343,29 @@ def test_warm_starts_are_run_first_and_one_that_is_known_is_not_added(store: Sto
     later = claimed(store.claim(worker, 3)).record
     assert (later.number, later.parameters) == (2, {"density": 0.7})
     assert store.claim(worker, 3) is None
+
+
+def test_one_worker_at_a_time_ascends_and_others_sample(store: Store, worker: str) -> None:
+    jobs = [store.claim(worker, 5, ascends=True) for _ in range(2)]
+    assert [job.record.proposed_by for job in jobs if job] == [ASCENT, ""]
+    first = jobs[0]
+    assert first
+    store.finish(first, replace(first.record, search=DONE))
+    third = store.claim(worker, 5, ascends=True)
+    assert third
+    assert (third.record.number, third.record.proposed_by) == (2, ASCENT)
+
+
+def test_an_ascent_whose_worker_died_goes_on_elsewhere(cluster: Cluster, store: Store, worker: str) -> None:
+    cluster.die(lambda shared, dead: shared.claim(dead, 5, ascends=True))
+    again = store.claim(worker, 5, ascends=True)
+    assert again
+    # New trials come first, and meanwhile they are the sampler's.
+    while again.record.number:
+        assert again.record.proposed_by == ""
+        again = store.claim(worker, 5, ascends=True)
+        assert again
+    assert again.record.proposed_by == ASCENT
 
 
 def test_a_report_is_leased_to_any_worker_and_once(cluster: Cluster) -> None:

@@ -1,0 +1,54 @@
+"""Slopes: how a function of the merged weights changes with the recipe, from the function's gradient alone.
+
+Nothing is differentiated but the model: a recipe is merged in two places, and the difference of the two merges is
+multiplied with the gradient. So it works for every method and every parameter of it, densities too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from merging.execution import run_steps
+from merging.kernels import Kernels
+from merging.parents import ParentSet
+from merging.planning.plan import Step
+
+# Products are summed in float64, in blocks of this many: differences of two merges are small beside either of them.
+_BLOCK = 1 << 20
+
+
+def dots(
+    steps: Sequence[Step], gradients: Mapping[str, Tensor], parents: ParentSet, random_seed: int, kernels: Kernels
+) -> dict[str, float]:
+    """Return the scalar product of each merged tensor with the gradient of its name, both in float32, by name.
+
+    Args:
+        steps: what to merge; nothing is written anywhere.
+        gradients: of at least these tensors.
+        parents: where the sources are read.
+        random_seed: the seed of methods that draw random numbers.
+        kernels: how to compute.
+
+    Raises:
+        MergingError: a method has no answer for some tensors.
+        NonFiniteTensor: a merged tensor holds NaN or Inf.
+    """
+    found: dict[str, Tensor] = {}
+
+    @contextmanager
+    def dotted(step: Step) -> Iterator[Tensor]:
+        gradient = gradients[step.name]
+        out = torch.empty_like(gradient, dtype=torch.float32)
+        yield out
+        blocks = zip(torch.split(out.view(-1), _BLOCK), torch.split(gradient.reshape(-1), _BLOCK), strict=True)
+        found[step.name] = sum((a.double() @ b.double() for a, b in blocks), start=torch.zeros((), dtype=torch.float64))
+
+    wide = [replace(step, dtype=torch.float32, out_dtype=torch.float32) for step in steps]
+    work = [(step, dotted(step)) for step in wide]
+    run_steps(work, parents, random_seed, kernels, lambda _: None)
+    return {step.name: float(found[step.name]) for step in steps}

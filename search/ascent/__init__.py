@@ -1,0 +1,1 @@
+"""Ascent: proposes parameters by the gradient of the solutions' likelihood."""

@@ -1,0 +1,162 @@
+"""Ascent: proposes parameters by the gradient of the loss on solutions; see `loss.py`.
+
+What an ascent knows of its past is the parameters of its last proposal: Adam begins anew with each, so that any worker
+may go on with the next one, also after a kill.
+
+Guarantees: solutions are of the search split. Every fourth never steers; those that do not decide whether a step was
+one: where the loss on them no longer falls, the ascent is over.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from transformers import PreTrainedModel
+
+from evaluation import Solution
+from merging import Merger, MergingError
+from search.ascent.loss import losses
+from search.ascent.unit_box import UnitBox
+from search.space.sections import AscentSection
+from search.study.record import ASCENT, Parameters, TrialRecord
+from search.study.store import Proposal
+
+LEAST = 8
+"""With fewer solutions there is no ascent."""
+
+# Of Adam.
+_DECAYS = (0.8, 0.95)
+_HELD_OUT = 4
+# How often a step that does not help is halved.
+_HALVINGS = 2
+
+
+class AscentOverError(Exception):
+    """The ascent has no further proposal; says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ascent:
+    """An ascent in the space of a search.
+
+    Attributes:
+        settings: how far it goes.
+        box: the parameters that it moves.
+        merger: merges candidates.
+        solutions: returns what has been solved of the search split so far.
+        starts: where it may begin: the one of the least loss is chosen.
+        progress: told how many of its passes are done, and how many there will be.
+    """
+
+    settings: AscentSection
+    box: UnitBox
+    merger: Merger
+    solutions: Callable[[], Sequence[Solution]]
+    starts: Sequence[Parameters]
+    progress: Callable[[int, int], None] = lambda _done, _total: None
+    _known: dict[tuple[tuple[str, float], ...], float] = field(default_factory=dict)
+
+    def propose(self, records: Sequence[TrialRecord]) -> Proposal:
+        """Return the next proposal. Raises AscentOverError if there is none."""
+        earlier = [record for record in records if record.proposed_by == ASCENT and record.parameters]
+        if len(earlier) >= self.settings.proposals:
+            raise AscentOverError(f"it made its {self.settings.proposals} proposals")
+        solutions = self.solutions()
+        if len(solutions) < LEAST:
+            raise AscentOverError(f"{len(solutions)} problems are solved, and it needs {LEAST}")
+        if not self.box.names:
+            raise AscentOverError("no range of the recipe has a slope")
+        held_out, steering = solutions[::_HELD_OUT], [s for i, s in enumerate(solutions) if i % _HELD_OUT]
+        try:
+            parameters, notes = self._next(earlier, steering, held_out)
+        except MergingError as error:
+            raise AscentOverError(f"a merge on its way failed: {error}") from error
+        finally:
+            self._known.clear()
+        seen = sum(record.is_over for record in records if record.kind == "trial")
+        return Proposal(parameters, ASCENT, seen, {ASCENT: notes})
+
+    def _next(
+        self, earlier: Sequence[TrialRecord], steering: Sequence[Solution], held_out: Sequence[Solution]
+    ) -> tuple[Parameters, dict[str, object]]:
+        start = self._start(earlier, held_out)
+        before = self._loss(start, held_out)
+        step = self.settings.step
+        for _ in range(_HALVINGS + 1):
+            found, steering_loss = self._climbed(start, steering, step)
+            after = self._loss(found, held_out)
+            if after < before:
+                return found, {"loss": steering_loss, "held_out": [before, after], "step": step}
+            step /= 2
+        raise AscentOverError(f"the loss on solutions that do not steer it no longer falls ({before:.3f})")
+
+    def _start(self, earlier: Sequence[TrialRecord], held_out: Sequence[Solution]) -> Parameters:
+        if earlier:
+            return earlier[-1].parameters
+        if len(self.starts) == 1:
+            return self.starts[0]
+        return min(self.starts, key=lambda start: self._loss(start, held_out))
+
+    def _loss(self, parameters: Parameters, solutions: Sequence[Solution]) -> float:
+        """Return the mean loss at some parameters; infinite where they make no merge."""
+        key = tuple((name, float(parameters[name])) for name in self.box.names)
+        if key not in self._known:
+            try:
+                model = self.merger.apply(self.box.recipe_at(parameters))
+            except MergingError:
+                return math.inf
+            with torch.inference_mode():
+                found = losses(model, solutions)
+            self._known[key] = sum(found) / len(found)
+        return self._known[key]
+
+    def _climbed(self, start: Parameters, solutions: Sequence[Solution], step: float) -> tuple[Parameters, list[float]]:
+        """Return parameters some steps of Adam further, and the loss before each step."""
+        adam, parameters, before = _Adam(step), start, []
+        for number in range(self.settings.steps):
+            self.progress(number, self.settings.steps)
+            loss, slopes = self._slopes(parameters, solutions)
+            before.append(loss)
+            parameters = self.box.parameters(adam.moved(self.box.point(parameters), slopes), parameters)
+        return parameters, before
+
+    def _slopes(self, parameters: Parameters, solutions: Sequence[Solution]) -> tuple[float, Mapping[str, float]]:
+        model = self.merger.apply(self.box.recipe_at(parameters))
+        loss = mean_loss_with_gradients(model, solutions)
+        return loss, self.box.slopes(self.merger, self.merger.take_gradients(), parameters)
+
+
+def mean_loss_with_gradients(model: PreTrainedModel, solutions: Sequence[Solution]) -> float:
+    """Return the mean loss, and leave its gradient in the model's parameters."""
+    model.requires_grad_(True)
+    try:
+        with torch.enable_grad():
+            found = losses(model, solutions, lambda batch: torch.autograd.backward(batch.sum() / len(solutions)))
+    finally:
+        model.requires_grad_(False)
+    return sum(found) / len(found)
+
+
+@dataclass
+class _Adam:
+    """Adam (arXiv:1412.6980) downhill in the unit box."""
+
+    step: float
+    mean: dict[str, float] = field(default_factory=dict)
+    square: dict[str, float] = field(default_factory=dict)
+    steps: int = 0
+
+    def moved(self, point: Mapping[str, float], slopes: Mapping[str, float]) -> dict[str, float]:
+        self.steps += 1
+        first, second = _DECAYS
+        moved = {}
+        for name, slope in slopes.items():
+            self.mean[name] = first * self.mean.get(name, 0.0) + (1 - first) * slope
+            self.square[name] = second * self.square.get(name, 0.0) + (1 - second) * slope * slope
+            mean = self.mean[name] / (1 - first**self.steps)
+            size = math.sqrt(self.square[name] / (1 - second**self.steps))
+            moved[name] = min(1.0, max(0.0, point[name] - self.step * mean / (size + 1e-12)))
+        return moved

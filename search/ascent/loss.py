@@ -1,0 +1,96 @@
+"""The loss of a model on solutions: how near it is to generating other tokens than those that passed.
+
+A greedy completion is lost at its first wrong token, so what counts of a token is the margin: its logit minus that of
+the best other token. Likelihoods would not do: merging changes the scale of the logits, and a likelihood rewards
+confidence, with which fewer problems may be solved.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own name for it
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from evaluation import Solution
+from evaluation.generation.threads import threads_for
+
+# The margin at which a token is missed as good as never, in logits, and how much the worst tokens count more than
+# others: with 1, a completion of many doubtful tokens would be as lost as one without hope, and have no gradient.
+_SCALE, _POWER = 0.5, 0.3
+# Tokens of one forward pass, padding counted: enough to use all cores, and little memory for the logits.
+_TOKENS = 2048
+
+
+def loss_of(margins: Tensor) -> Tensor:
+    """Return the loss of one solution, in [0, 1]: 1 - prod(1 - miss)^0.3 with miss = sigmoid(-margin / 0.5).
+
+    Args:
+        margins: of its tokens, (tokens,), in logits.
+    """
+    return 1 - torch.exp(_POWER * F.logsigmoid(margins / _SCALE).sum())
+
+
+def margins_of(logits: Tensor, tokens: Tensor) -> Tensor:
+    """Return the logits of tokens (tokens,) minus those of the best others, given all logits (tokens, vocabulary)."""
+    two = logits.topk(2, dim=-1)
+    others = torch.where(two.indices[:, 0] == tokens, two.values[:, 1], two.values[:, 0])
+    return (logits.gather(-1, tokens[:, None])[:, 0] - others).float()
+
+
+def losses(
+    model: PreTrainedModel, solutions: Sequence[Solution], each: Callable[[Tensor], None] | None = None
+) -> list[float]:
+    """Return the loss of each solution.
+
+    Args:
+        model: a causal language model in eval mode.
+        solutions: their losses are computed in batches of similar length.
+        each: called with the losses (solutions,) of each batch, while its graph is there.
+    """
+    found: dict[str, float] = {}
+    with threads_for(model):
+        for batch in _batches(solutions):
+            batch_losses = _losses(model, batch)
+            if each:
+                each(batch_losses)
+            found |= zip((solution.task_id for solution in batch), batch_losses.tolist(), strict=True)
+    return [found[solution.task_id] for solution in solutions]
+
+
+def _losses(model: PreTrainedModel, batch: Sequence[Solution]) -> Tensor:
+    device = model.device
+    texts = [[*solution.prompt, *solution.completion] for solution in batch]
+    width, first = max(map(len, texts)), min(len(solution.prompt) for solution in batch) - 1
+    # Padding on the right is seen by nothing: attention looks to the left.
+    ids = torch.tensor([text + [0] * (width - len(text)) for text in texts], device=device)
+    mask = torch.tensor([[1] * len(text) + [0] * (width - len(text)) for text in texts], device=device)
+    wanted = {"logits_to_keep": torch.arange(first, width - 1, device=device)} if _keeps_logits(model) else {}
+    logits = model(input_ids=ids, attention_mask=mask, use_cache=False, **wanted).logits
+    offset = first if wanted else 0
+
+    def margins(row: int) -> Tensor:
+        start, end = len(batch[row].prompt), len(texts[row])
+        return margins_of(logits[row, start - 1 - offset : end - 1 - offset], ids[row, start:end])
+
+    return torch.stack([loss_of(margins(row)) for row in range(len(batch))])
+
+
+def _keeps_logits(model: PreTrainedModel) -> bool:
+    return "logits_to_keep" in inspect.signature(model.forward).parameters
+
+
+def _batches(solutions: Sequence[Solution]) -> Iterator[list[Solution]]:
+    """Yield solutions of similar length together, as many as a pass may have tokens."""
+    batch: list[Solution] = []
+    for solution in sorted(solutions, key=lambda each: len(each.prompt) + len(each.completion)):
+        longest = len(solution.prompt) + len(solution.completion)  # they come sorted
+        if batch and longest * (len(batch) + 1) > _TOKENS:
+            yield batch
+            batch = []
+        batch.append(solution)
+    if batch:
+        yield batch

@@ -1,0 +1,152 @@
+"""The unit box: the searched numbers that have slopes, each as its place in its range, from 0 to 1.
+
+Whole numbers, steps and choices have no slope: they stay what they are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from merging import Merger, Recipe
+from merging.planning.plan import Step
+from search.space.ranges import Range
+from search.study.record import Parameters
+
+# How far a parameter is moved to either side to see what it does, as a part of its range: far enough to move many
+# entries of a tensor over the edge of its top-k, which one entry alone does not tell.
+_MOVE = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class UnitBox:
+    """The box of a search space.
+
+    Attributes:
+        ranges: those ranges of the space that have slopes.
+        recipe_at: makes the recipe of parameters of the space; raises MergingError.
+    """
+
+    ranges: tuple[Range, ...]
+    recipe_at: Callable[[Parameters], Recipe]
+
+    @classmethod
+    def of(cls, ranges: Sequence[Range], recipe_at: Callable[[Parameters], Recipe]) -> UnitBox:
+        """Return the box of some ranges; it has no names if none of them has a slope."""
+        sloped = (found for found in ranges if not (found.choices or found.step or found.whole))
+        # Ranges that share a name are one.
+        return cls(tuple({found.names: found for found in sloped}.values()), recipe_at)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the parameters in it."""
+        return tuple(name for found in self.ranges for name in found.names)
+
+    def point(self, parameters: Parameters) -> dict[str, float]:
+        """Return the place of parameters in the box, by name."""
+        return {name: _place(found, parameters[name]) for found in self.ranges for name in found.names}
+
+    def parameters(self, point: Mapping[str, float], others: Parameters) -> Parameters:
+        """Return the parameters at a place of the box; `others` has those that are not in it."""
+        moved = {name: _value(found, point[name]) for found in self.ranges for name in found.names}
+        return {**others, **moved}
+
+    def slopes(self, merger: Merger, gradients: Mapping[str, Tensor], parameters: Parameters) -> dict[str, float]:
+        """Return the slope of a function of the merged weights along each parameter, over its whole range.
+
+        Parameters that no tensor reads together are moved in one pair of merges; what a tensor's change says of each
+        of them follows from how far it moves what the tensor is merged with.
+
+        Args:
+            merger: merges the recipes of the space.
+            gradients: of the function, by tensor, at these parameters; see `Merger.take_gradients`.
+            parameters: where the slopes are wanted.
+
+        Raises:
+            MergingError: a recipe nearby cannot be merged.
+        """
+        move = _Move(self, self.point(parameters), parameters)
+        base = merger.steps(move.recipe({}))
+        readers = [_differing(base, merger.steps(move.recipe(move.to_ends(found)))) for found in self.ranges]
+        slopes = dict.fromkeys(self.names, 0.0)
+        for together in _apart(self.ranges, readers):
+            low, high = ({k: v for found in together for k, v in move.ends(found)[end].items()} for end in (0, 1))
+            changes = merger.slopes(gradients, move.recipe(low), move.recipe(high))
+            from_, to = merger.steps(move.recipe(low)), merger.steps(move.recipe(high))
+            for name in low:
+                one = merger.steps(move.recipe({**low, name: high[name]}))
+                shares = {a.name: _share(a, b, c) for a, b, c in zip(from_, one, to, strict=True) if a.name in changes}
+                slopes[name] = sum(changes[each] * share for each, share in shares.items()) / (high[name] - low[name])
+        return slopes
+
+
+@dataclass(frozen=True, slots=True)
+class _Move:
+    """Moves from a point of a box."""
+
+    box: UnitBox
+    point: Mapping[str, float]
+    parameters: Parameters
+
+    def recipe(self, moved: Mapping[str, float]) -> Recipe:
+        return self.box.recipe_at(self.box.parameters({**self.point, **moved}, self.parameters))
+
+    def to_ends(self, found: Range) -> dict[str, float]:
+        """Return places of a range's parameters that are all other than those at the point."""
+        return {name: float(self.point[name] < 0.5) for name in found.names}
+
+    def ends(self, found: Range) -> tuple[dict[str, float], dict[str, float]]:
+        """Return the places of a range's parameters a little below and above the point, but inside of the box."""
+        below = {name: max(0.0, self.point[name] - _MOVE) for name in found.names}
+        return below, {name: min(1.0, self.point[name] + _MOVE) for name in found.names}
+
+
+def _apart(ranges: Sequence[Range], readers: Sequence[frozenset[str]]) -> Sequence[Sequence[Range]]:
+    """Return groups of ranges of which no tensor reads two; `readers` has the tensors that read each."""
+    groups: list[tuple[list[Range], set[str]]] = []
+    for found, tensors in zip(ranges, readers, strict=True):
+        group = next((group for group in groups if not group[1] & tensors), None)
+        if group is None:
+            groups.append(([found], set(tensors)))
+        else:
+            group[0].append(found)
+            group[1].update(tensors)
+    return [ranges for ranges, _ in groups]
+
+
+def _differing(one: Sequence[Step], other: Sequence[Step]) -> frozenset[str]:
+    return frozenset(a.name for a, b in zip(one, other, strict=True) if a != b)
+
+
+def _share(low: Step, one: Step, high: Step) -> float:
+    """Return which part of the way from `low` to `high` a tensor's parameters have gone at `one`."""
+    for a, b, c in zip(_numbers(low), _numbers(one), _numbers(high), strict=True):
+        if a != c:
+            return (b - a) / (c - a)
+    return 0.0
+
+
+def _numbers(step: Step) -> list[float]:
+    values = [value for _, value in step.shared] + [value for _, each in step.per_input for value in each]
+    return [float(value) if isinstance(value, int | float) else 0.0 for value in values]
+
+
+def _place(found: Range, value: object) -> float:
+    scale = _scale(found)
+    assert isinstance(value, int | float)
+    return (scale(value) - scale(found.low)) / (scale(found.high) - scale(found.low))
+
+
+def _value(found: Range, place: float) -> float:
+    if place in (0.0, 1.0):  # exactly: a rounded end may lie outside the range
+        return float(found.high if place else found.low)
+    if found.log:
+        return float(found.low * (found.high / found.low) ** place)
+    return float(found.low + place * (found.high - found.low))
+
+
+def _scale(found: Range) -> Callable[[float], float]:
+    return math.log if found.log else float

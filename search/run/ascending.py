@@ -1,0 +1,44 @@
+"""The ascent of a search: what it ascends with, and whether it goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from evaluation import Solution
+from search.ascent.ascent import Ascent
+from search.ascent.unit_box import UnitBox
+from search.run.setup import Session
+from search.space.config import SearchConfig
+from search.study.record import ASCENT, TrialRecord
+
+
+def why_none(config: SearchConfig) -> str:
+    """Return why a search that wants an ascent has none, for people; empty if it has one, or wants none."""
+    if config.search.ascent is None:
+        return ""
+    if config.objectives > 1:
+        return "there are several objectives"
+    return "" if config.evaluation.backend == "transformers" else "it needs backend: transformers"
+
+
+def goes_on(records: Sequence[TrialRecord]) -> bool:
+    """Whether an ascent may make the next proposal: all reference models are scored, and it was not over before."""
+    return all(
+        "over" not in record.sampler_notes.get(ASCENT, {}) and (record.kind == "trial" or record.is_over)
+        for record in records
+    )
+
+
+def ascent_of(session: Session) -> Ascent:
+    """Return the ascent of a search whose config wants one."""
+    config, bench = session.config, session.bench
+    assert config.search.ascent
+    middle = config.space.middle()
+
+    def solutions() -> Sequence[Solution]:
+        tokenizer = bench.tokenizer_of(config.space.recipe_at(middle))
+        return bench.evaluator.solutions(tokenizer, bench.drafts, bench.splits["search"])
+
+    box = UnitBox.of(config.space.ranges, lambda parameters: bench.located(config.space.recipe_at(parameters)))
+    starts = [middle, *config.warm_starts]
+    return Ascent(config.search.ascent, box, bench.merger, solutions, starts, bench.progress.step)

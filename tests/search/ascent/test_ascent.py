@@ -1,0 +1,114 @@
+"""The ascent: proposals that lower the loss of solutions that it has not seen, until there are none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+
+from evaluation import DraftStore, Evaluator, Solution, load_problems
+from merging import Merger, ParentSet, Recipe
+from search.ascent.ascent import Ascent, AscentOverError
+from search.ascent.unit_box import UnitBox
+from search.run.setup import reference_models
+from search.space.config import SearchConfig
+from search.space.sections import AscentSection
+from search.study.record import ASCENT, TrialRecord
+
+QUICKSTART = "configs/quickstart.yaml"
+
+
+@pytest.fixture(scope="module")
+def config() -> SearchConfig:
+    return SearchConfig.load(QUICKSTART)
+
+
+@pytest.fixture(scope="module")
+def merger(config: SearchConfig) -> Iterator[Merger]:
+    references = [Recipe.from_dict(record.recipe, "test") for record in reference_models(config)]
+    with ParentSet.open([*config.space.extreme_recipes, *references]) as parents:
+        yield Merger(parents)
+
+
+@pytest.fixture(scope="module")
+def solutions(config: SearchConfig, merger: Merger) -> Sequence[Solution]:
+    """Return what the parents solve of the first problems of each kind."""
+    import torch
+
+    merger.compute_dtype = torch.float32
+    problems = load_problems(config.evaluation.problems[0].source)
+    some = problems.split(0.8, 0)[0]
+    drafts = DraftStore()
+    with Evaluator(some, allow_code_execution=True, max_new_tokens=32) as evaluator:
+        for record in reference_models(config):
+            recipe = Recipe.from_dict(record.recipe, "test")
+            model, tokenizer = merger.apply(recipe), merger.tokenizer(recipe)
+            evaluator.evaluate(model, tokenizer, drafts=drafts, parent=True)
+        return evaluator.solutions(tokenizer, drafts, some)
+
+
+def ascent(
+    config: SearchConfig, merger: Merger, solutions: Sequence[Solution], settings: AscentSection | None = None
+) -> Ascent:
+    box = UnitBox.of(config.space.ranges, config.space.recipe_at)
+    return Ascent(settings or AscentSection(), box, merger, lambda: solutions, [config.space.middle()])
+
+
+def test_solutions_are_what_was_generated_end_included(
+    config: SearchConfig, merger: Merger, solutions: Sequence[Solution]
+) -> None:
+    tokenizer = merger.tokenizer(config.space.example())
+    assert len(solutions) > 20
+    assert len({solution.task_id for solution in solutions}) == len(solutions)
+    for solution in solutions:
+        assert solution.completion
+        assert tokenizer.decode(solution.prompt).startswith("def ")
+    assert sum(solution.completion[-1] == tokenizer.eos_token_id for solution in solutions) > 0
+
+
+def test_proposals_lower_the_loss_that_does_not_steer_them(
+    config: SearchConfig, merger: Merger, solutions: Sequence[Solution]
+) -> None:
+    found = ascent(config, merger, solutions, AscentSection(proposals=2, steps=2))
+    first = found.propose([])
+    assert first.proposed_by == ASCENT
+    notes: Mapping[str, Sequence[float]] = first.sampler_notes[ASCENT]
+    assert notes["held_out"][1] < notes["held_out"][0]
+    config.space.require(first.parameters)
+    record = TrialRecord("trial", 0, parameters=first.parameters, proposed_by=ASCENT)
+    second = found.propose([record])
+    # It begins where the first one ended, whoever made that.
+    assert second.sampler_notes[ASCENT]["held_out"][0] == pytest.approx(notes["held_out"][1])
+    with pytest.raises(AscentOverError, match="2 proposals"):
+        found.propose([record, replace(record, number=1)])
+
+
+def test_it_is_over_where_no_step_lowers_the_loss(
+    config: SearchConfig, merger: Merger, solutions: Sequence[Solution]
+) -> None:
+    """Uphill, for example."""
+    found = ascent(config, merger, solutions, AscentSection(steps=1))
+    downhill = UnitBox.slopes
+
+    def uphill(*given: Any) -> dict[str, float]:
+        return {name: -slope for name, slope in downhill(*given).items()}
+
+    with patch.object(UnitBox, "slopes", uphill), pytest.raises(AscentOverError, match="no longer falls"):
+        found.propose([])
+
+
+def test_few_solutions_are_not_enough(config: SearchConfig, merger: Merger, solutions: Sequence[Solution]) -> None:
+    with pytest.raises(AscentOverError, match="7 problems are solved, and it needs 8"):
+        ascent(config, merger, solutions[:7]).propose([])
+
+
+def test_it_begins_where_the_loss_is_least(config: SearchConfig, merger: Merger, solutions: Sequence[Solution]) -> None:
+    box = UnitBox.of(config.space.ranges, config.space.recipe_at)
+    bad = box.parameters(dict.fromkeys(box.names, 0.0), config.space.middle())
+    good = config.space.middle()
+    one = AscentSection(steps=1, step=0.01)
+    found = Ascent(one, box, merger, lambda: solutions, [bad, good]).propose([])
+    assert box.point(found.parameters) == pytest.approx(box.point(good), abs=0.011)

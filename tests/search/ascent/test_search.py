@@ -1,0 +1,100 @@
+"""An ascent in a search: its proposals are trials like others, and nothing is lost with its worker."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from search import SearchConfig, run_search
+from search.ascent.ascent import Ascent
+from search.results import ResultsFolder
+from search.run.ascending import why_none
+from search.study.record import ASCENT, TrialRecord
+from tests.search.processes import running
+from tests.search.test_run import Phases
+
+QUICKSTART = Path("configs/quickstart")
+
+pytestmark = pytest.mark.sandbox
+
+
+def trials(out: Path) -> list[TrialRecord]:
+    return [record for record in ResultsFolder.open(out).read()[1] if record.kind == "trial"]
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """Return a config of the quickstart's models and some of its problems, with an ascent of one proposal."""
+    lines = (QUICKSTART / "problems.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    (tmp_path / "some.jsonl").write_text("".join(lines[::13]), encoding="utf-8")
+    text = (QUICKSTART.parent / "quickstart.yaml").read_text(encoding="utf-8")
+    text = text.replace("quickstart/problems.jsonl", "some.jsonl\n  report_fraction: 0").replace(
+        "quickstart/", f"{QUICKSTART.resolve()}/"
+    )
+    file = tmp_path / "climb.yaml"
+    file.write_text(text.replace("trials: 40", "trials: 3\n  ascent: {steps: 1, proposals: 1}"), encoding="utf-8")
+    return file
+
+
+def test_its_proposals_are_trials_and_the_sampler_goes_on(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = Phases()
+    run_search(SearchConfig.load(file), tmp_path / "run", trials=2, progress=told)
+    first, second = trials(tmp_path / "run")
+    before, after = first.sampler_notes[ASCENT]["held_out"]
+    assert first.proposed_by == ASCENT
+    assert first.search.state == "complete"
+    assert after < before
+    assert second.proposed_by == "tpe"
+    assert second.sampler_notes[ASCENT] == {"over": "it made its 1 proposals"}
+    assert told.said == ["the ascent is over: it made its 1 proposals"]
+    assert "ascending" in told.phases
+    # It is over for whoever goes on.
+    monkeypatch.setattr(Ascent, "propose", None)
+    run_search(SearchConfig.load(file), tmp_path / "run", trials=3)
+    assert trials(tmp_path / "run")[2].proposed_by == "tpe"
+
+
+def test_an_error_in_it_ends_it_and_not_the_search(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise ZeroDivisionError("of its own")
+
+    monkeypatch.setattr(Ascent, "propose", fails)
+    told = Phases()
+    run_search(SearchConfig.load(file), tmp_path / "run", progress=told)
+    assert told.said == ["the ascent is over: ZeroDivisionError: of its own"]
+    assert [record.search.state for record in trials(tmp_path / "run")] == ["complete"] * 3
+    assert "Traceback" in (tmp_path / "run" / "worker.log").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_a_kill_costs_a_step(file: Path, tmp_path: Path) -> None:
+    """The trial that the ascent was at is proposed again, and is again the ascent's."""
+    file.write_text(file.read_text(encoding="utf-8").replace("proposals: 1", "proposals: 2"), encoding="utf-8")
+    with running(tmp_path, "run", file, "--out", tmp_path / "run", held_at=(Ascent.propose, 1)) as command:
+        command.until_held()
+        command.send(signal.SIGKILL)
+        command.wait()
+    [first, second] = trials(tmp_path / "run")
+    assert (second.proposed_by, dict(second.parameters)) == (ASCENT, {})
+    run_search(SearchConfig.load(file), tmp_path / "run")
+    found = trials(tmp_path / "run")
+    assert [record.proposed_by for record in found] == [ASCENT, ASCENT, "tpe"]
+    assert found[0].search == first.search
+    # As if there had been no kill.
+    run_search(SearchConfig.load(file), tmp_path / "whole")
+    assert found[1].parameters == pytest.approx(trials(tmp_path / "whole")[1].parameters, abs=1e-6)
+
+
+def test_where_there_is_none_the_reason_is_said(file: Path) -> None:
+    config = SearchConfig.load(file)
+    assert why_none(config) == ""
+    other = config.updated("evaluation", backend="vllm")
+    assert why_none(other) == "it needs backend: transformers"
+    assert why_none(other.updated("search", ascent=None)) == ""
+    problems = (config.evaluation.problems[0], config.evaluation.problems[0])
+    two = config.updated("evaluation", problems=problems).updated("search", objectives="separate")
+    assert why_none(two) == "there are several objectives"
