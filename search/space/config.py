@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ from merging import missing_part, renamed, shown, split_reference
 from merging.checkpoints.named import FILES, REFERENCES, kind_of, references_in, require_files, require_models
 from search.errors import SearchError
 from search.identity import Identity
+from search.space.layers import depth_of, with_layers
 from search.space.sections import YAML, EvaluationSection, MergingSection, SearchSection, Sections
 from search.space.space import SearchSpace
 from search.study.record import Parameters
@@ -63,7 +65,10 @@ class SearchConfig:
         """
         sections = Sections.parse(text, source)
         places = [folder, Path()]
-        space = SearchSpace.read(renamed(_located(sections.recipe, places), names), source)
+        recipe = with_layers(
+            _located(sections.recipe, places), source, partial(depth_of, options=sections.merging.load_options)
+        )
+        space = SearchSpace.read(renamed(recipe, names), source)
         evaluation = _located_evaluation(sections.evaluation, places)
         starts = tuple(
             space.parameters_of(renamed(_warm_start(entry, places, source, index), names), f"search.enqueue[{index}]")
