@@ -44,6 +44,12 @@ def _seconds(ctx: click.Context, param: click.Parameter, value: str | None) -> f
     help="Start no trial after this time: 8h, 1h30m, 90m. Parents and the report split are scored in any case.",
 )
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of the sampler and the split.")
+@click.option(
+    "--around",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    metavar="FRACTION",
+    help="Take a recipe, or a config without ranges, and search around its numbers; 0.2: by 20% up and down.",
+)
 @click.option("--fresh", is_flag=True, help="Start over; existing results are moved aside.")
 @click.option("--retry-failed", is_flag=True, help="Run everything again that has failed so far.")
 @click.option("--dry-run", is_flag=True, help="Show the search space and one plan without running anything.")
@@ -55,6 +61,7 @@ def run(
     trials: int | None,
     timeout: float | None,
     seed: int | None,
+    around: float | None,
     fresh: bool,
     retry_failed: bool,
     dry_run: bool,
@@ -66,12 +73,13 @@ def run(
     \b
     Example:
       merge-search run configs/quickstart.yaml --trials 40 --out results/first
+      merge-search run ties.yaml --around 0.2 --allow-code-execution
     """
     from search.views.terminal import Terminal
 
     if fresh and retry_failed:
         raise click.UsageError("--fresh starts over, so nothing has failed yet; give it or --retry-failed")
-    given = {"--out": out, "--trials": trials, "--seed": seed}
+    given = {"--out": out, "--trials": trials, "--seed": seed, "--around": around}
     words = [word for option, value in given.items() if value is not None for word in (option, value)]
     words += ["--allow-code-execution"] * allow_code_execution
     words += [] if compile is None else ["--compile" if compile else "--no-compile"]
@@ -81,7 +89,14 @@ def run(
         progress.begin("starting", 1)
         from search.space.config import SearchConfig
 
-        loaded = SearchConfig.load(config)
+        if around is None:
+            loaded = SearchConfig.load(config)
+        else:
+            from search.space.around import config_around
+
+            made = config_around(config, around)
+            click.echo(made)
+            loaded = SearchConfig.parse(made, str(config), config.parent)
         if allow_code_execution:
             loaded = loaded.updated("evaluation", allow_code_execution=True)
         if compile is not None:
@@ -233,7 +248,7 @@ def _write_study(results: Path, file: Path) -> None:
     write_study(file, name, records, space.distributions(), objectives)
 
 
-def _command(*words: str | int | Path) -> str:
+def _command(*words: str | float | Path) -> str:
     """Return a command as a shell takes it; a path that begins with a dash gets `./`, or it would be an option."""
     plain = (f"./{word}" if isinstance(word, Path) and str(word).startswith("-") else str(word) for word in words)
     return shlex.join(["merge-search", *plain])

@@ -6,7 +6,7 @@ and problems are looked up beside the config first, then in the current folder; 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -66,10 +66,10 @@ class SearchConfig:
         sections = Sections.parse(text, source)
         places = [folder, Path()]
         recipe = with_layers(
-            _located(sections.recipe, places), source, partial(depth_of, options=sections.merging.load_options)
+            located(sections.recipe, places), source, partial(depth_of, options=sections.merging.load_options)
         )
         space = SearchSpace.read(renamed(recipe, names), source)
-        evaluation = _located_evaluation(sections.evaluation, places)
+        evaluation = located_evaluation(sections.evaluation, places)
         starts = tuple(
             space.parameters_of(renamed(_warm_start(entry, places, source, index), names), f"search.enqueue[{index}]")
             for index, entry in enumerate(sections.search.enqueue)
@@ -128,7 +128,8 @@ class SearchConfig:
         }
 
 
-def _located_evaluation(section: EvaluationSection, places: list[Path]) -> EvaluationSection:
+def located_evaluation(section: EvaluationSection, places: Sequence[Path]) -> EvaluationSection:
+    """Return the section with absolute paths of what it names, if one of the places has it."""
     sets = [
         entry.model_copy(update={"source": entry.source if entry.source in SETS else _locate(entry.source, places)})
         for entry in section.problems
@@ -138,36 +139,41 @@ def _located_evaluation(section: EvaluationSection, places: list[Path]) -> Evalu
     return section.model_copy(update={"problems": tuple(sets), "prompt": prompt})
 
 
-def _warm_start(entry: str | dict[str, object], places: list[Path], source: str, index: int) -> Any:
+def located_enqueue(entry: str | dict[str, object], places: Sequence[Path]) -> Any:
+    """Return an entry of `search.enqueue`, as plain data, with absolute paths."""
+    return located(entry, places) if isinstance(entry, dict) else _locate(entry, places)
+
+
+def _warm_start(entry: str | dict[str, object], places: Sequence[Path], source: str, index: int) -> Any:
     if isinstance(entry, dict):
-        return _located(entry, places)
+        return located(entry, places)
     file = Path(_locate(entry, places))
     if not file.is_file():
         raise SearchError(f"{source}: search.enqueue[{index}]: no recipe file {entry}; give one, or the recipe itself")
     recipe = YAML.parse(YAML.text(file), str(file))
     if not isinstance(recipe, dict):
         raise SearchError(f"{file}: expected a recipe (a mapping with 'merge_method'), got {shown(recipe)}")
-    return _located(recipe, [file.parent, *places])
+    return located(recipe, [file.parent, *places])
 
 
-def _located(node: object, places: list[Path], key: str = "") -> Any:
-    """Return plain data in which paths of models and files are absolute."""
+def located(node: object, places: Sequence[Path], key: str = "") -> Any:
+    """Return a recipe's plain data in which paths of models and files are absolute, if one of the places has them."""
     if isinstance(node, dict):
-        return {name: _located(value, places, kind_of(str(name), key)) for name, value in node.items()}
+        return {name: located(value, places, kind_of(str(name), key)) for name, value in node.items()}
     if isinstance(node, list):
-        return [_located(item, places, key) for item in node]
+        return [located(item, places, key) for item in node]
     if isinstance(node, str) and key in REFERENCES and node not in REFERENCES[key]:
         return _locate(node, places)
     return node
 
 
-def _locate(reference: str, places: list[Path]) -> str:
+def _locate(reference: str, places: Sequence[Path]) -> str:
     if path := _found(reference, places):
         return path
     model, adapter = split_reference(reference, lambda part: _found(part, places) is not None)
     return f"{_locate(model, places)}+{_locate(adapter, places)}" if model and adapter else reference
 
 
-def _found(reference: str, places: list[Path]) -> str | None:
+def _found(reference: str, places: Sequence[Path]) -> str | None:
     paths = ((place / Path(reference).expanduser()).resolve() for place in places if reference)
     return next((str(path) for path in paths if path.exists()), None)

@@ -223,7 +223,16 @@ class Sections(_Section):
     @classmethod
     def parse(cls, text: str, source: str) -> Sections:
         """Read the text of a config; errors call it `source`. Raises SearchError."""
-        data = YAML.parse(text, source)
+        return cls.of(YAML.parse(text, source), source)
+
+    @classmethod
+    def of(cls, data: object, source: str) -> Sections:
+        """Read plain data as a config; errors call it `source`. Raises SearchError."""
+        if isinstance(data, dict) and "merge_method" in data and "recipe" not in data:
+            raise SearchError(
+                f"{source}: is a recipe; run it with --around 0.2, which searches around its numbers, or put it under "
+                "the key recipe and write {low: 0.0, high: 1.0} in place of a number"
+            )
         if not isinstance(data, dict):
             got = "nothing" if data is None else shown(data)
             raise SearchError(f"{source}: expected a mapping with the keys recipe, evaluation, search; got {got}")

@@ -57,7 +57,7 @@ class SearchSpace:
             space.recipe_at({})  # so that a broken recipe is named as such first
             raise SearchError(
                 f"{source}: recipe: holds no range, so there is nothing to search; write {{low: 0.0, high: 1.0}} "
-                "in place of a number, or merge it with `merge-search merge`"
+                "in place of a number, let --around 0.2 do so, or merge it with `merge-search merge`"
             )
         _ = space.extreme_recipes  # raises if there are none
         return space
