@@ -145,7 +145,7 @@ _EXPECTED = {
     "too_long": "expected {max_length} or fewer entries",
 }
 # Parts of pydantic's locations that are not keys: the member of a union that was tried.
-_MEMBERS = ("str", "dict[str,any]", "model_token", "zero")
+_MEMBERS = ("str", "dict[str,any]", "model_token", "zero", "earlier")
 
 
 def _first(errors: Sequence[ErrorDetails]) -> ErrorDetails:

@@ -175,6 +175,7 @@ def show_search(config: SearchConfig, progress: Progress) -> None:
     from merging import MergeOptions, Merger, ParentSet
     from merging.notes import parent_notes
     from search.cli.plan_table import ranges_table
+    from search.earlier import EarlierSearch, Start
     from search.unread import unread_lines
 
     config.require_files()
@@ -193,6 +194,9 @@ def show_search(config: SearchConfig, progress: Progress) -> None:
             click.echo(f"\n{warning}")
         unread = unread_lines(space, merger, recipes, progress)
         tell(*parent_notes(parents), *unread)
+    for key, each in config.earlier.items():
+        earlier = EarlierSearch.open(each.results, f"{config.source}: {key}", each.best)
+        tell(*Start.of([earlier], space, {}).notes)
 
 
 def show_plan(steps: Sequence[Step], names: Mapping[str, str], dtype: str | None) -> None:

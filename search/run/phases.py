@@ -10,21 +10,21 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
 from merging import MergingError, Recipe
 from search.ascent.ascent import Ascent, AscentOverError
 from search.board.names import NAME_WIDTH, parent_names, record_name
-from search.board.ranking import unreported
+from search.board.ranking import ranked, unreported
 from search.errors import STOPS, SearchError
 from search.pruning import pruners
 from search.run.ascending import ascent_of, goes_on, why_none
 from search.run.machine import Machine
 from search.run.setup import Session
 from search.run.trial import Result, describe, repeat_trial, run_job
-from search.study.record import ASCENT, SamplerNotes, TrialRecord
+from search.study.record import ASCENT, TAKEN_OVER, WARM_START, Parameters, SamplerNotes, TrialRecord
 from search.study.samplers import Proposer
 from search.study.store import Job, Proposal, Records
 from search.views.progress import Progress, SearchStatus
@@ -220,7 +220,7 @@ class Phases:
     @cached_property
     def _proposer(self) -> Proposer:
         config = self.session.config
-        start = config.warm_starts[0] if config.warm_starts else {}
+        start = next(iter(warm_starts(self.records.read())), {})
         search = config.search
         return Proposer(search.sampler, search.seed, config.space.distributions(), config.objectives, start)
 
@@ -263,6 +263,13 @@ class Phases:
         splits, search = self.session.bench.splits, self.session.config.search
         references = sum(record.kind != "trial" for record in self.records.read())
         return len(splits["report"]) / len(splits["search"]) * (references + min(search.finalists, self.total))
+
+
+def warm_starts(records: Iterable[TrialRecord]) -> list[Parameters]:
+    """Return the parameters that the search began with: those to be tried first, then the best that it took over."""
+    given = [record.parameters for record in records if record.proposed_by.startswith(WARM_START)]
+    taken_over = (record for record in records if record.proposed_by.startswith(TAKEN_OVER))
+    return given + [record.parameters for record in ranked(taken_over)[:1]]
 
 
 def _first_alike(records: Sequence[TrialRecord], trial: TrialRecord) -> TrialRecord | None:

@@ -23,15 +23,16 @@ from merging.notes import parent_notes
 from search.compute import Compute
 from search.contents import ParentContents
 from search.devices import choose_device
+from search.earlier import SEEN, EarlierSearch, Start, seen_earlier, unseen
 from search.errors import SearchError
-from search.identity import moved
+from search.identity import Identity, moved
 from search.prompt_checks import notes_on_prompts, require_template
 from search.results import STATISTICS, ResultsFolder
 from search.run.trial import Bench
 from search.space.config import SearchConfig
 from search.study.drafts import SharedDrafts
 from search.study.outcomes import Split
-from search.study.record import SplitName, TrialRecord
+from search.study.record import WARM_START, SplitName, TrialRecord
 from search.study.store import Proposal, Store
 from search.unread import unread_lines
 from search.views.progress import Progress
@@ -106,8 +107,11 @@ class _Setup:
     def session(self, retry_failed: bool) -> Session:
         config = self.config
         problems = config.evaluation.load_problems(config.source)
-        splits = self._split(problems)
+        earlier = self._earlier()
+        seen = self._begun["problems"].get(SEEN, []) if self._begun else seen_earlier(earlier)
+        splits = self._split(problems, seen)
         asked = {"sha256": problems.digest, "search": splits["search"].task_ids, "report": splits["report"].task_ids}
+        asked |= {SEEN: seen} if seen else {}
         digests = FileDigests()  # before anything is opened: what changes after this has no digest
         contents = ParentContents(config, digests)
         if contents.known and not self.fresh:
@@ -130,6 +134,9 @@ class _Setup:
             merger.calibrate(recipe, lambda what, *read: self.progress.count(what, "texts", *read))
         # Only now is anything written.
         identity["evaluation"]["compute_dtype"] = compute.dtype
+        start = Start.of(earlier, config.space, identity)
+        for note in start.notes:
+            self.progress.say(note)
         folder = ResultsFolder.create(self.path, config, identity, self.fresh, self.progress.say)
         # Where the parents were moved since, the records call them as they always did.
         if places := moved(folder.identity, identity):
@@ -145,22 +152,47 @@ class _Setup:
             merger, evaluator, splits, config.objectives, self._prompt_tokenizer, folder, drafts, self.progress,
             contents, places,
         )  # fmt: skip
-        starts = [Proposal(parameters, "warm start") for parameters in config.warm_starts]
+        starts = [*(Proposal(parameters, WARM_START) for parameters in config.warm_starts), *start.proposals]
         read = {name: Split.of(split, evaluator.sampling.samples) for name, split in splits.items()}
-        store.begin(references, starts, read, retry_failed)
+        store.begin(references, starts, read, retry_failed, start.taken_over)
         folder.require_parameters(store.changed()[0], config.space)
         folder.remove_lost_completions(store)
         return Session(config, bench, store, worker)
 
-    def _split(self, problems: ProblemSet) -> dict[SplitName, ProblemSet]:
+    @cached_property
+    def _begun(self) -> Identity | None:
+        """The identity of the search that is gone on with, if one has begun in the folder."""
+        if not self.fresh:
+            with contextlib.suppress(SearchError), ResultsFolder.open(self.path).reading() as store:
+                # Whoever is killed before there are splits has kept nothing else either.
+                return store.identity if store.splits else None
+        return None  # what is wrong with a folder is raised where it is checked
+
+    def _earlier(self) -> Sequence[EarlierSearch]:
+        """Return the searches that this one starts from: none once it has begun."""
+        config = self.config
+        if self._begun and config.earlier:
+            folders = ", ".join(each.results for each in config.earlier.values())
+            self.progress.say(f"{folders}: read only when a search begins; this one goes on")
+        given = {} if self._begun else config.earlier
+        return [EarlierSearch.open(each.results, f"{config.source}: {key}", each.best) for key, each in given.items()]
+
+    def _split(self, problems: ProblemSet, seen: Sequence[str]) -> dict[SplitName, ProblemSet]:
         """Return the problems of each split. Raises SearchError if the search would see nothing of an objective."""
         visible, report = problems.split(self.config.evaluation.report_fraction, self.config.search.seed)
-        unseen = [part.name for part in visible.parts if not part.task_ids] if self.config.objectives > 1 else []
-        if unseen or not len(visible):
-            of_set = f" of {unseen[0]}" if unseen else ""
+        empty = [part.name for part in visible.parts if not part.task_ids] if self.config.objectives > 1 else []
+        if empty or not len(visible):
+            of_set = f" of {empty[0]}" if empty else ""
             reason = f"evaluation.report_fraction: leaves no problem{of_set} to search on"
             raise SearchError(f"{self.config.source}: {reason}")
-        return {"search": visible, "report": report}
+        reported = unseen(report, seen)
+        if (kept_out := len(report) - len(reported)) and not self._begun:
+            left = f"{len(reported)} are left" if len(reported) else "none is left, so that nothing can be proven"
+            self.progress.say(
+                f"{kept_out} problems are kept out of the report split, because the searches that this one starts from "
+                f"have searched on them; {left}"
+            )
+        return {"search": visible, "report": reported}
 
     def _parents(self, references: Sequence[TrialRecord], digests: FileDigests) -> ParentSet:
         settings = self.config.merging

@@ -18,7 +18,15 @@ from merging.checkpoints.named import FILES, REFERENCES, kind_of, references_in,
 from search.errors import SearchError
 from search.identity import Identity
 from search.space.layers import depth_of, with_layers
-from search.space.sections import YAML, EvaluationSection, MergingSection, SearchSection, Sections
+from search.space.sections import (
+    YAML,
+    EarlierSection,
+    EvaluationSection,
+    MergingSection,
+    SearchSection,
+    Sections,
+    WarmStart,
+)
 from search.space.space import SearchSpace
 from search.study.record import Parameters
 
@@ -33,7 +41,8 @@ class SearchConfig:
         source: the file that it was read from; errors begin with it.
         text: the text of the file.
         space: the recipe with its ranges.
-        warm_starts: parameters that are tried first, from `search.enqueue`.
+        warm_starts: parameters that are tried first, of the recipes in `search.enqueue`.
+        earlier: the results folders there, by the key that names each.
         folder: where relative paths are looked up first.
     """
 
@@ -44,6 +53,7 @@ class SearchConfig:
     search: SearchSection
     merging: MergingSection
     warm_starts: tuple[Parameters, ...]
+    earlier: Mapping[str, EarlierSection]
     folder: Path = Path()
 
     @classmethod
@@ -70,11 +80,13 @@ class SearchConfig:
         )
         space = SearchSpace.read(renamed(recipe, names), source)
         evaluation = located_evaluation(sections.evaluation, places)
+        enqueued = {f"search.enqueue[{index}]": entry for index, entry in enumerate(sections.search.enqueue)}
+        found = {key: _warm_start(entry, places, f"{source}: {key}") for key, entry in enqueued.items()}
         starts = tuple(
-            space.parameters_of(renamed(_warm_start(entry, places, source, index), names), f"search.enqueue[{index}]")
-            for index, entry in enumerate(sections.search.enqueue)
+            space.parameters_of(renamed(start, names), key) for key, start in found.items() if isinstance(start, dict)
         )
-        return cls(source, text, space, evaluation, sections.search, sections.merging, starts, folder)
+        earlier = {key: start for key, start in found.items() if isinstance(start, EarlierSection)}
+        return cls(source, text, space, evaluation, sections.search, sections.merging, starts, earlier, folder)
 
     def updated(self, section: Literal["evaluation", "search", "merging"], **values: object) -> SearchConfig:
         """Return the same config with other values in a section: ``updated("search", seed=3)``."""
@@ -139,21 +151,27 @@ def located_evaluation(section: EvaluationSection, places: Sequence[Path]) -> Ev
     return section.model_copy(update={"problems": tuple(sets), "prompt": prompt})
 
 
-def located_enqueue(entry: str | dict[str, object], places: Sequence[Path]) -> Any:
+def located_enqueue(entry: WarmStart, places: Sequence[Path]) -> Any:
     """Return an entry of `search.enqueue`, as plain data, with absolute paths."""
+    if isinstance(entry, EarlierSection):
+        return {**entry.model_dump(exclude_unset=True), "results": _locate(entry.results, places)}
     return located(entry, places) if isinstance(entry, dict) else _locate(entry, places)
 
 
-def _warm_start(entry: str | dict[str, object], places: Sequence[Path], source: str, index: int) -> Any:
+def _warm_start(entry: WarmStart, places: Sequence[Path], where: str) -> EarlierSection | dict[str, Any]:
     if isinstance(entry, dict):
-        return located(entry, places)
+        return dict(located(entry, places))
+    if isinstance(entry, EarlierSection):  # a search that has begun goes on without it
+        return entry.model_copy(update={"results": _locate(entry.results, places)})
     file = Path(_locate(entry, places))
+    if file.is_dir():
+        return EarlierSection(results=str(file))
     if not file.is_file():
-        raise SearchError(f"{source}: search.enqueue[{index}]: no recipe file {entry}; give one, or the recipe itself")
+        raise SearchError(f"{where}: no recipe file or results folder {entry}; give one, or the recipe itself")
     recipe = YAML.parse(YAML.text(file), str(file))
     if not isinstance(recipe, dict):
         raise SearchError(f"{file}: expected a recipe (a mapping with 'merge_method'), got {shown(recipe)}")
-    return located(recipe, [file.parent, *places])
+    return dict(located(recipe, [file.parent, *places]))
 
 
 def located(node: object, places: Sequence[Path], key: str = "") -> Any:

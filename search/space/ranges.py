@@ -336,6 +336,8 @@ def _resampled(line: Sequence[float], knots: int) -> list[float]:
     """Return the values at the knots that draw the same line. Raises ValueError if none do."""
     if not line:
         raise ValueError("expected a number or a list of numbers, got []")
+    if len(line) == knots:
+        return list(line)
     wanted = [_at(line, knot / (knots - 1)) for knot in range(knots)]
     drawn = [_at(wanted, knot / max(len(line) - 1, 1)) for knot in range(len(line))]
     if any(not math.isclose(one, other, abs_tol=1e-9) for one, other in zip(drawn, line, strict=True)):

@@ -9,7 +9,16 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    model_validator,
+)
 
 from evaluation import (
     BackendName,
@@ -150,6 +159,28 @@ def _ascent(value: object) -> object:
     return {} if value in ("auto", True) else None if value in ("off", False) else value
 
 
+class EarlierSection(_Section):
+    """The results folder of an earlier search, and how many of its best trials are tried first."""
+
+    results: str
+    best: int = Field(default=5, gt=0)
+
+
+def _kind_of_start(value: object) -> str:
+    if isinstance(value, dict):
+        return "earlier" if "results" in value else "dict[str,any]"
+    return "earlier" if isinstance(value, EarlierSection) else "str"
+
+
+WarmStart: TypeAlias = Annotated[
+    Annotated[EarlierSection, Tag("earlier")]
+    | Annotated[dict[str, object], Tag("dict[str,any]")]
+    | Annotated[str, Tag("str")],
+    Discriminator(_kind_of_start),
+]
+"""What is tried first: a recipe, a file of one, or the best of an earlier search, whose folder may stand alone."""
+
+
 class SearchSection(_Section):
     """How many candidates are proposed, and how."""
 
@@ -161,7 +192,7 @@ class SearchSection(_Section):
     finalists: int = Field(default=3, ge=1)
     objectives: Objectives = "weighted"
     prune_margin: float | None = Field(default=None, ge=0, allow_inf_nan=False)
-    enqueue: tuple[str | dict[str, object], ...] = ()
+    enqueue: tuple[WarmStart, ...] = ()
 
     @model_validator(mode="before")
     @classmethod

@@ -21,6 +21,10 @@ SamplerNotes: TypeAlias = Mapping[str, Any]
 """What a sampler of Optuna's wants to find with a trial again, as plain data."""
 ASCENT: Final = "ascent"
 """What proposals by the gradient are proposed by, and the key of an ascent's notes."""
+WARM_START: Final = "warm start"
+"""What parameters are proposed by that a person gave, or that are from an earlier search."""
+TAKEN_OVER: Final = "taken over"
+"""How ``proposed_by`` begins of a trial that an earlier search has scored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +75,8 @@ class TrialRecord:
         same_as: the number of an earlier trial of the same merge whose outcomes these are.
         end_tokens: the ids that ended its completions.
         weights_digest: of the weights that were scored on the report split.
-        proposed_by: where its parameters are from: a sampler's name, ``ascent`` or ``warm start``.
+        proposed_by: where its parameters are from: a sampler's name, ``ascent`` or ``warm start``; with the latter or
+            ``taken over`` at its beginning, a trial of an earlier search.
         seen: how many records were over when its parameters were drawn.
         sampler_notes: what the sampler wants to find with this trial again, and under ``ascent`` what the ascent noted.
     """

@@ -54,6 +54,7 @@ class Store(ABC):
         warm_starts: Sequence[Proposal] = (),
         splits: Mapping[SplitName, Split] | None = None,
         retry_failed: bool = False,
+        taken_over: Sequence[TrialRecord] = (),
     ) -> None:
         """Begin the search, or go on with it.
 
@@ -63,6 +64,8 @@ class Store(ABC):
             splits: how the outcomes on each split are read; ignored once that is known.
             retry_failed: run again all that failed. A reference model that failed is run once more in any case, because
                 without it nothing can be compared.
+            taken_over: trials of an earlier search, with their scores, which get numbers here; one whose parameters a
+                trial has is not added.
         """
         with self._writing():
             if not self._count("parent"):
@@ -70,7 +73,7 @@ class Store(ABC):
                     self._save(record)
             if splits and not self.splits:
                 self._keep_splits(splits)
-            self._add(warm_starts)
+            self._add([*taken_over, *(_proposed(TrialRecord("trial"), proposal) for proposal in warm_starts)])
             for record in self._in_state("search", "failed"):
                 if retry_failed or (record.kind != "trial" and not record.search.tries):
                     tries = () if retry_failed else (record.search.error or "",)
@@ -199,13 +202,13 @@ class Store(ABC):
     @abstractmethod
     def _keep_splits(self, splits: Mapping[SplitName, Split]) -> None: ...
 
-    def _add(self, warm_starts: Sequence[Proposal]) -> None:
-        known = [record.parameters for record in self.changed()[0]] if warm_starts else []
-        for proposal in warm_starts:
-            if proposal.parameters not in known:
-                record = TrialRecord("trial", self._count("trial"))
-                self._save(_proposed(record, proposal))
-                known.append(proposal.parameters)
+    def _add(self, trials: Sequence[TrialRecord]) -> None:
+        known = {frozenset(record.parameters.items()) for record in self.changed()[0]} if trials else set()
+        for trial in trials:
+            point = frozenset(trial.parameters.items())
+            if point not in known:
+                self._save(replace(trial, number=self._count("trial")))
+                known.add(point)
 
     def _next(self, trials: int, besides: Collection[str], ascends: bool) -> TrialRecord | None:
         every = self._in_state("search", "waiting")

@@ -224,7 +224,7 @@ def test_a_warm_start_is_a_recipe_or_a_file_of_one(family: Family) -> None:
 
 
 def test_a_warm_start_that_is_not_there_is_named(family: Family) -> None:
-    with pytest.raises(SearchError, match=r"search.enqueue\[0\]: no recipe file start.yaml"):
+    with pytest.raises(SearchError, match=r"search.enqueue\[0\]: no recipe file or results folder start.yaml"):
         SearchConfig.load(family.write(search=", enqueue: [start.yaml]"))
 
 

@@ -368,6 +368,19 @@ def test_an_ascent_whose_worker_died_goes_on_elsewhere(cluster: Cluster, store: 
     assert again.record.proposed_by == ASCENT
 
 
+def test_trials_of_an_earlier_search_come_before_all_others_with_their_scores(store: Store, worker: str) -> None:
+    scored = [TrialRecord("trial", 7 + n, parameters={"density": n / 10}, search=DONE) for n in range(2)]
+    for _ in range(2):
+        store.begin((), [Proposal({"density": 0.1}, "warm start"), Proposal({"density": 0.5}, "warm start")],
+                    taken_over=scored)  # fmt: skip
+    records = store.changed()[0]
+    assert [(record.number, record.parameters["density"], record.search.state) for record in records] == [
+        (0, 0.0, "complete"), (1, 0.1, "complete"), (2, 0.5, "waiting"),
+    ]  # fmt: skip
+    assert claimed(store.claim(worker, 3)).record.number == 2
+    assert store.claim(worker, 3) is None
+
+
 def test_a_report_is_leased_to_any_worker_and_once(cluster: Cluster) -> None:
     one, other = cluster.store(), cluster.store()
     begin(one, PARENTS)

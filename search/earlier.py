@@ -1,0 +1,207 @@
+"""Earlier searches that a search starts from, named by their results folders under `search.enqueue`.
+
+Guarantees: their folders are only read. A score is taken over only from a search of the same models, problems, prompts
+and sampling, computed in the same dtype; from any other search only parameters are taken. What an earlier search has
+seen of the problems, or what that one began from, is not in the report split of a search that starts from it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from evaluation import ProblemSet
+from merging import renamed
+from search.board.ranking import finalists
+from search.errors import SearchError
+from search.identity import CONTENTS, DIGESTS, Identity, Names, check, differing
+from search.results import ResultsFolder
+from search.space.space import SearchSpace
+from search.study.record import TAKEN_OVER, WARM_START, Parameters, Scoring, TrialRecord
+from search.study.store import Proposal
+
+SEEN = "seen_earlier"
+"""The key of an identity's problems under which it lists those that earlier searches have searched on."""
+
+_PROBLEMS: Final = "problems"
+_SEARCH: Final = "search"
+
+
+@dataclass(frozen=True)
+class EarlierSearch:
+    """An earlier search, as its results folder had it when it was opened.
+
+    Attributes:
+        folder: what it is called in the config.
+        where: the beginning of an error or a note about it.
+        best: of how many of its best trials the parameters are taken.
+        identity: what it is of.
+        records: its records.
+        sets: the names of its problem sets, where there are several.
+    """
+
+    folder: str
+    where: str
+    best: int
+    identity: Identity
+    records: Sequence[TrialRecord]
+    sets: Sequence[str]
+
+    @classmethod
+    def open(cls, folder: str, where: str, best: int) -> EarlierSearch:
+        """Read a results folder. Raises SearchError if it holds no search, or none that has begun."""
+        try:
+            results = ResultsFolder.open(Path(folder))
+            with results.reading() as store:
+                splits = store.splits
+                sets = [name for name, _, _ in splits[_SEARCH].parts] if splits else []
+                return cls(folder, where, best, store.identity, store.changed()[0], sets)
+        except SearchError as error:
+            raise SearchError(f"{where}: {error}") from None
+
+    @property
+    def seen(self) -> frozenset[str]:
+        """The ids of the problems that it has searched on, and of those that searches before it have."""
+        problems = self.identity[_PROBLEMS]
+        tasks = problems[_SEARCH]
+        return frozenset([*tasks, *(_own(task, self.sets) for task in tasks), *problems.get(SEEN, ())])
+
+    def is_same(self, identity: Identity) -> bool:
+        """Whether a trial has the same score there as in the search of an identity: only the samplers may differ."""
+        if CONTENTS not in self.identity or CONTENTS not in identity:
+            return False
+        try:
+            check(Path(self.folder), _scoring(self.identity), _scoring(identity), self.where)
+        except SearchError:
+            return False
+        return True
+
+    def scored(self, space: SearchSpace, names: Names) -> list[TrialRecord]:
+        """Return its trials that have a score; `names` are those of the models in a search that is the same."""
+        complete = (each for each in self.records if each.kind == "trial" and each.search.state == "complete")
+        points = ((record, _point(record, space, names)) for record in complete)
+        return [
+            TrialRecord(
+                "trial",
+                parameters=point,
+                recipe=renamed(record.recipe, names),
+                search=_score_of(record.search),
+                end_tokens=record.end_tokens,
+                proposed_by=f"{TAKEN_OVER}: trial {record.number} of {self.folder}",
+            )
+            for record, point in points
+            if point is not None
+        ]
+
+    def proposals(self, space: SearchSpace, names: Names) -> tuple[Sequence[Proposal], int]:
+        """Return the parameters of its best trials that are points of a space, and of how many those are."""
+        best = finalists(self.records, self.best)
+        points = [(record.number, _point(record, space, names)) for record in best]
+        found = [
+            Proposal(point, f"{WARM_START}: trial {number} of {self.folder}")
+            for number, point in points
+            if point is not None
+        ]
+        return found, len(best)
+
+    def names(self, identity: Identity) -> Names:
+        """Return what models of the same content are called in another search, by what they are called in this one."""
+        there, here = self.identity.get(CONTENTS, {}), identity.get(CONTENTS, {})
+        found = {}
+        for name, held in there.items():
+            alike = [other for other in here if not differing(held[DIGESTS], here[other][DIGESTS])]
+            found[name] = name if name in alike or not alike else alike[0]
+        return found
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a search begins with.
+
+    Attributes:
+        taken_over: trials with their scores.
+        proposals: parameters to try first.
+        notes: what a person should know of it, a line per earlier search.
+    """
+
+    taken_over: Sequence[TrialRecord]
+    proposals: Sequence[Proposal]
+    notes: Sequence[str]
+
+    @classmethod
+    def of(cls, earlier: Iterable[EarlierSearch], space: SearchSpace, identity: Identity) -> Start:
+        """Return what a search of an identity begins with, from earlier searches."""
+        taken_over: list[TrialRecord] = []
+        proposals: list[Proposal] = []
+        notes = []
+        for each in earlier:
+            names = each.names(identity)
+            if each.is_same(identity):
+                own = each.scored(space, names)
+                taken_over += own
+                told = f"is a search of the same; its {len(own)} scored trials are taken over, and count as trials here"
+            else:
+                found, best = each.proposals(space, names)
+                proposals += found
+                told = _told(len(found), best)
+            notes.append(f"{each.where}: {each.folder}: {told}")
+        return cls(taken_over, proposals, notes)
+
+
+def seen_earlier(earlier: Iterable[EarlierSearch]) -> Sequence[str]:
+    """Return the ids of the problems that earlier searches have searched on, in order."""
+    return sorted(frozenset[str]().union(*(each.seen for each in earlier)))
+
+
+def unseen(problems: ProblemSet, seen: Collection[str]) -> ProblemSet:
+    """Return the problems that were not seen."""
+    sets = [part.name for part in problems.parts]
+    return problems.without([task for task in problems.task_ids if {task, _own(task, sets)} & set(seen)])
+
+
+def _own(task: str, sets: Iterable[str]) -> str:
+    """Return the id that a problem has in its set: where sets are joined, the set's name may stand before it."""
+    return next((task.removeprefix(f"{name}/") for name in sets if task.startswith(f"{name}/")), task)
+
+
+def _point(record: TrialRecord, space: SearchSpace, names: Names) -> Parameters | None:
+    """Return the parameters of a trial as a point of a space: of its recipe, or else by their own names."""
+    try:
+        return space.parameters_of(renamed(record.recipe, names))
+    except SearchError:
+        if record.parameters.keys() != {name for found in space.ranges for name in found.names}:
+            return None
+    try:
+        space.require(record.parameters)
+    except (TypeError, ValueError):
+        return None
+    return record.parameters
+
+
+def _score_of(scoring: Scoring) -> Scoring:
+    # How likely it found the completions of reference models says nothing beside likelihoods of other completions.
+    return Scoring(
+        scoring.state, scoring.outcomes, scoring.score, scoring.scores, seconds={"total": 0.0}, tokens=scoring.tokens,
+        error=scoring.error,
+    )  # fmt: skip
+
+
+def _scoring(identity: Identity) -> Identity:
+    """Return what of an identity a score depends on, as JSON keeps it."""
+    found: Identity = json.loads(json.dumps(identity))
+    found[_SEARCH] = {key: value for key, value in found[_SEARCH].items() if key in ("seed", "objectives")}
+    found[_PROBLEMS].pop(SEEN, None)
+    return found
+
+
+def _told(found: int, best: int) -> str:
+    if not best:
+        return "no trial has a score there, so none is tried first"
+    if found == best:
+        return f"the parameters of its {best} best trials are tried first"
+    if not found:
+        return f"none of its {best} best trials fits this search's space"
+    return f"{found} of its {best} best trials fit this search's space, and their parameters are tried first"
