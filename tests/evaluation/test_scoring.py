@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import binomtest
+from scipy.stats import binomtest, permutation_test
 
-from evaluation import paired_test, pass_at_k, wilson_interval
+from evaluation import p_better, paired_test, pass_at_k, wilson_interval
 from evaluation.scoring import Group, interval, weighted_mean
 
 outcomes = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=0, max_size=200)
@@ -95,3 +96,47 @@ def test_of_several_samples_a_problem_is_won_by_whoever_passes_more() -> None:
     test = paired_test({"a": 0.6, "b": 0.2, "c": 1.0, "d": 0.0}, {"a": 0.4, "b": 0.8, "c": 1.0, "d": 0.2})
     assert (test.won, test.lost) == (("a",), ("b", "d"))
     assert test.p_value == pytest.approx(binomtest(1, 3).pvalue)
+
+
+@given(outcomes)
+def test_the_claim_to_be_better_is_tested_by_one_sided_mcnemar(pairs: list[tuple[bool, bool]]) -> None:
+    won, lost = pairs.count((True, False)), pairs.count((False, True))
+    expected = binomtest(won, won + lost, alternative="greater").pvalue if won + lost else 1.0
+    assert p_better(*rates(pairs)) == pytest.approx(expected)
+
+
+@given(st.integers(2, 7), st.data())
+def test_with_several_samples_it_is_scipys_exact_permutation_test(samples: int, data: st.DataObject) -> None:
+    passed = st.integers(0, samples)
+    pairs = data.draw(st.lists(st.tuples(passed, passed), min_size=1, max_size=10))
+    expected = flipped(np.array([mine - theirs for mine, theirs in pairs]))
+    assert p_better(*rates([(mine / samples, theirs / samples) for mine, theirs in pairs])) == pytest.approx(expected)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans(), st.sampled_from([1.0, 0.5, 0.07])), min_size=1, max_size=10))
+def test_with_weights_it_is_the_permutation_test_of_the_weighted_mean(pairs: list[tuple[bool, bool, float]]) -> None:
+    weights = {str(index): weight for index, (*_, weight) in enumerate(pairs)}
+    heaviest = max(weights.values())
+    steps = [round(100 * weight / heaviest) * (mine - theirs) for mine, theirs, weight in pairs]
+    found = p_better(*rates([(mine, theirs) for mine, theirs, _ in pairs]), weights)
+    assert found == pytest.approx(flipped(np.array(steps)))
+
+
+def test_a_difference_of_many_samples_is_tested_at_once_and_far_out() -> None:
+    rates = {str(index): 0.5 + index % 5 / 10 for index in range(400)}
+    assert 0 < p_better(rates, dict.fromkeys(rates, 0.5)) < 1e-90
+
+
+def rates(pairs: Sequence[tuple[float, float]]) -> tuple[dict[str, float], dict[str, float]]:
+    mine, theirs = ({str(index): pair[side] for index, pair in enumerate(pairs)} for side in (0, 1))
+    return mine, theirs
+
+
+def flipped(differences: np.typing.NDArray[np.int64]) -> float:
+    """Return scipy's p-value of a mean above zero, over all ways to give the differences signs."""
+    if len(differences) == 1:
+        return 0.5 if differences[0] > 0 else 1.0
+    found = permutation_test(
+        (differences,), np.sum, permutation_type="samples", n_resamples=np.inf, alternative="greater"
+    )
+    return float(found.pvalue)
