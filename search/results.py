@@ -27,6 +27,7 @@ from search.identity import COMPUTE_DTYPE, Identity, adopted, check, computes_in
 from search.locks import exclusive, is_held
 from search.study.database import damage, folder_errors
 from search.study.local_store import DATABASE, WORKERS, LocalStore
+from search.study.looks import Looks
 from search.study.outcomes import Split
 from search.study.record import SplitName, TrialRecord
 from search.study.store import Store
@@ -166,12 +167,12 @@ class ResultsFolder:
         with folder_errors(self.path), self.logging(), contextlib.closing(LocalStore(self.path)) as store:
             yield store
 
-    def read(self) -> tuple[str, Sequence[TrialRecord], Mapping[SplitName, Split]]:
-        """Return the search's name, its records, and how their outcomes are read. Raises SearchError."""
+    def read(self) -> tuple[str, Sequence[TrialRecord], Mapping[SplitName, Split], Looks]:
+        """Return the search's name, its records, how their outcomes are read, and its looks. Raises SearchError."""
         if not _is_begun(self.path):
-            return self.name, (), _UNKNOWN
+            return self.name, (), _UNKNOWN, Looks()
         with self.reading() as store:
-            return self.name, store.changed()[0], {**_UNKNOWN, **store.splits}
+            return self.name, store.changed()[0], {**_UNKNOWN, **store.splits}, store.looks
 
     def require_parameters(self, records: Iterable[TrialRecord], space: SearchSpace) -> None:
         """Raise SearchError if the parameters of a trial, by their names or values, cannot be of a search space."""

@@ -22,17 +22,19 @@ def export_trial(
     to: str | Path,
     *,
     trial: int | str | None = None,
+    anyway: bool = False,
     max_shard_size: str = "5GB",
     mergekit_compatible: bool = False,
     progress: Callable[[str, int, int], None] | None = None,
     note: Callable[[str], None] | None = None,
 ) -> Row:
-    """Write the model of a trial into a folder, by default that of the best trial.
+    """Write the model of a trial into a folder, by default that of the proven trial, or else of the best.
 
     Args:
         path: the results folder.
         to: the folder to make.
         trial: the trial's number; or the name of a parent, or ``average``.
+        anyway: export the best trial even if the verdict is that it is no better than the best parent.
         max_shard_size: the most that one file of weights may hold.
         mergekit_compatible: whether mergekit must be able to read what is exported.
         progress: called with (phase, done, in all).
@@ -42,12 +44,17 @@ def export_trial(
         The row of the leaderboard that was exported.
 
     Raises:
-        SearchError: there is no such model. MergingError: the merge cannot be made or written.
+        SearchError: there is no such model, or it is no better than a parent. MergingError: the merge cannot be made
+            or written.
     """
     folder = ResultsFolder.open(Path(path))
-    study, records, splits = folder.read()
-    record = _choose(records, folder.path, trial)
-    leaderboard = Leaderboard.of(study, records, splits)
+    study, records, splits, looks = folder.read()
+    leaderboard = Leaderboard.of(study, records, splits, looks)
+    verdict = leaderboard.verdict
+    winner = verdict.trial if trial is None and verdict.ruling == "proven" else trial
+    record = _choose(records, folder.path, winner)
+    if trial is None and verdict.ruling == "no better" and not anyway:
+        raise SearchError(f"{folder.path}: {verdict.sentence}; --anyway exports it all the same")
     row = next(row for row in leaderboard.rows if row.name == record_name(record))
     first = record if record.same_as is None else find_record(records, str(record.same_as), folder.path)
     config = Sections.load(folder.config_file)
@@ -79,6 +86,8 @@ def export_trial(
         progress=progress,
         note=note,
     )
+    if note:
+        note(verdict.sentence)
     return row
 
 
@@ -135,6 +144,9 @@ def _evidence(row: Row, leaderboard: Leaderboard, settings: EvaluationSection, c
             f"Against the best parent (`{_called(leaderboard.best_parent, leaderboard)}`) on the report split: "
             f"{row.won} problems won, {row.lost} lost, exact McNemar p = {row.p_value:.2g}.",
         ]
+    if leaderboard.verdict.trial == row.record.number and row.record.kind == "trial":
+        sentence = leaderboard.verdict.sentence
+        lines += ["", f"{sentence[:1].upper()}{sentence[1:]}."]
     return "\n".join([*lines, ""])
 
 

@@ -14,6 +14,8 @@ from typing import TypeAlias
 from evaluation.scoring import Interval, PairedTest, Rate, interval, paired_test
 from search.board.names import record_name
 from search.board.ranking import best, best_parent, front, optimism, ranked
+from search.board.verdict import SearchVerdict, search_verdict
+from search.study.looks import Looks
 from search.study.outcomes import Split
 from search.study.record import SplitName, TrialRecord
 
@@ -55,28 +57,35 @@ class Leaderboard:
 
     Attributes:
         study: the name of the search.
+        verdict: whether a trial is proven to be better than every parent.
         rows: of all that is over, by merit; see `search.board.ranking.merit`.
         best: the number of the best trial, or None.
         best_parent: the name of the parent that the others are compared with, or None.
         optimism: how much higher the best trial scores on the search split than on the report split, if it has both.
         unfinished: what is left to do that no worker is at, in a sentence; known where a search has just ended.
+        ended: by which rule the search ended, in words; known where it just has.
     """
 
     study: str
+    verdict: SearchVerdict
     rows: tuple[Row, ...] = ()
     best: int | None = None
     best_parent: str | None = None
     optimism: float | None = None
     unfinished: str = ""
+    ended: str = ""
 
     @classmethod
-    def of(cls, study: str, records: Sequence[TrialRecord], splits: Mapping[SplitName, Split]) -> Leaderboard:
+    def of(
+        cls, study: str, records: Sequence[TrialRecord], splits: Mapping[SplitName, Split], looks: Looks
+    ) -> Leaderboard:
         """Return the leaderboard of a search.
 
         Args:
             study: its name.
             records: its records; those that are not over have no row.
             splits: how the outcomes on each split are read.
+            looks: at the report split.
         """
         over = ranked(record for record in records if record.is_over)
         winner, reference, on_front = best(over), best_parent(over), front(over)
@@ -84,6 +93,7 @@ class Leaderboard:
         tests = (_versus(record, known, splits) if record is not reference else _NO_TEST for record in over)
         return cls(
             study=study,
+            verdict=search_verdict(over, splits, looks),
             rows=tuple(_row(record, test, on_front, splits) for record, test in zip(over, tests, strict=True)),
             best=winner.number if winner else None,
             best_parent=record_name(reference) if reference else None,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from search.errors import SearchError
 from search.views.json_csv import comparison_json, report_data, scored_json
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def print_leaderboard(found: Leaderboard, top: int | None) -> None:
         click.echo(f"{found.study}: no trial is over yet")
         return
     console = Console() if sys.stdout.isatty() else Console(width=_PIPED_WIDTH)
+    console.print(found.verdict.sentence, style="bold", markup=False, highlight=False, soft_wrap=True)
     _print_table(leaderboard_table(found, top, console.width))
     if sys.stdout.isatty():
         for line in best_parameters(found, console.width):
@@ -197,6 +199,24 @@ def show_search(config: SearchConfig, progress: Progress) -> None:
     for key, each in config.earlier.items():
         earlier = EarlierSearch.open(each.results, f"{config.source}: {key}", each.best)
         tell(*Start.of([earlier], space, {}).notes)
+    _show_power(config)
+
+
+def _show_power(config: SearchConfig) -> None:
+    """Print what the search could prove."""
+    from search.board.power import power_line
+    from search.study.looks import Looks
+
+    try:
+        _, report = config.evaluation.load_problems(config.source).split(
+            config.evaluation.report_fraction, config.search.seed
+        )
+    except SearchError as error:
+        tell(f"what it could prove is not known: {error}")
+        return
+    if len(report) and config.objectives == 1:
+        level = Looks(config.search.trials).at_end / config.search.finalists
+        click.echo("\n" + power_line(len(report), level, added=config.evaluation.more_with_mbpp))
 
 
 def show_plan(steps: Sequence[Step], names: Mapping[str, str], dtype: str | None) -> None:

@@ -116,11 +116,16 @@ def run(
             tell(f"To continue:\n  {again}")
             raise
     print_leaderboard(found, 10)
+    if found.ended:
+        click.echo(f"ended: {found.ended}")
     if found.unfinished:
         click.echo(f"\n{found.unfinished} To continue:\n  {again}")
     if found.best is not None:
         target = Path(f"{folder.resolve().name}-merged")
-        click.echo(f"\nNext, export the best merge as a model:\n  {_command('export', folder, '--to', target)}")
+        no_better = found.verdict.ruling == "no better"
+        next_step = "To export the best merge all the same" if no_better else "Next, export the best merge as a model"
+        words = ["export", folder, "--to", target, *["--anyway"] * no_better]
+        click.echo(f"\n{next_step}:\n  {_command(*words)}")
 
 
 def _formats(command: Callable[..., None]) -> Callable[..., None]:
@@ -164,10 +169,13 @@ def leaderboard(results: Path, top: int | None, optuna: Path | None, **formats: 
 @click.argument("results", type=click.Path(path_type=Path))
 @click.option("--trial", help="The trial's number, by default the best; or a parent's name, or average.")
 @click.option("--to", required=True, type=click.Path(path_type=Path), help="The folder to create.")
+@click.option("--anyway", is_flag=True, help="Export the best trial even if it is no better than the best parent.")
 @shared_options.SHARD_SIZE
 @shared_options.COMPATIBLE
-def export(results: Path, trial: str | None, to: Path, max_shard_size: str, mergekit_compatible: bool) -> None:
-    """Write the model of a trial, by default of the best one, as a folder that transformers loads.
+def export(
+    results: Path, trial: str | None, to: Path, anyway: bool, max_shard_size: str, mergekit_compatible: bool
+) -> None:
+    """Write the model of a trial, by default of the proven or the best one, as a folder that transformers loads.
 
     \b
     Example:
@@ -177,8 +185,8 @@ def export(results: Path, trial: str | None, to: Path, max_shard_size: str, merg
         with quick_imports():
             from search.trial_export import export_trial
         row = export_trial(
-            results, to, trial=trial, max_shard_size=max_shard_size, mergekit_compatible=mergekit_compatible,
-            progress=progress, note=tell,
+            results, to, trial=trial, anyway=anyway, max_shard_size=max_shard_size,
+            mergekit_compatible=mergekit_compatible, progress=progress, note=tell,
         )  # fmt: skip
     click.echo(f"{to}: {row.name}, {row.record.search.score or 0:.1%} on the search split")
     tell_of_mergekit(to, str(row.record.recipe["merge_method"]), mergekit_compatible)
@@ -227,7 +235,7 @@ def _recorded(path: Path, called: str, reference: str) -> Scored:
     from search.results import ResultsFolder
 
     folder = ResultsFolder.open(path)
-    _, records, splits = folder.read()
+    _, records, splits, _ = folder.read()
     record = find_record(records, called, path)
     if not record.search.outcomes:
         how = "was pruned" if record.search.state == "pruned" else "failed"
@@ -241,7 +249,7 @@ def _write_study(results: Path, file: Path) -> None:
     from search.study.projection import write_study
 
     folder = ResultsFolder.open(results)
-    name, records, _ = folder.read()
+    name, records, *_ = folder.read()
     space = SearchSpace.read(folder.identity["recipe"], str(results))
     folder.require_parameters(records, space)
     objectives = max((len(record.search.scores) for record in records), default=1) or 1

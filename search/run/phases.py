@@ -1,8 +1,8 @@
 """The phases of a search as one worker goes through them: reference models, trials, the report split.
 
-Guarantees: the search never sees the report split. Any worker may score models on it: reference models while others
-still run trials, finalists when no trial runs any more. A machine that fails ends the worker, and not one job after
-the other.
+Guarantees: the search sees the report split only to end: at looks that are fixed and paid for. Any worker may score
+models on it: those of a look, reference models while others still run trials, finalists when no trial runs any more. A
+machine that fails ends the worker, and not one job after the other.
 """
 
 from __future__ import annotations
@@ -17,13 +17,17 @@ from functools import cached_property, partial
 from merging import MergingError, Recipe
 from search.ascent.ascent import Ascent, AscentOverError
 from search.board.names import NAME_WIDTH, parent_names, record_name
+from search.board.power import parents_discordance, power_line
 from search.board.ranking import ranked, unreported
+from search.board.verdict import Splits, last_look, next_look, unscored
 from search.errors import STOPS, SearchError
 from search.pruning import pruners
 from search.run.ascending import ascent_of, goes_on, why_none
 from search.run.machine import Machine
 from search.run.setup import Session
 from search.run.trial import Result, describe, repeat_trial, run_job
+from search.stopping import Standing, ended_by
+from search.study.looks import Look, Looks
 from search.study.record import ASCENT, TAKEN_OVER, WARM_START, Parameters, SamplerNotes, TrialRecord
 from search.study.samplers import Proposer
 from search.study.store import Job, Proposal, Records
@@ -57,6 +61,7 @@ class Phases:
         """Go through all phases. Raises SearchError."""
         self._warm_up()
         self._run_references()
+        self._tell_power()
         self._run_trials()
         self._run_reports()
         self.machine.rests()
@@ -66,7 +71,7 @@ class Phases:
         others = self._others_at_trials()  # first: what is over meanwhile is counted below
         trials = [record for record in self.records.read() if record.kind == "trial"]
         ended = sum(record.is_over for record in trials)
-        if ended + others < self.total:
+        if ended + others < self.total and not ended_by(self._standing, self.session.config.search.stop):
             if not self.session.store.at_work() - {self.session.worker}:
                 again = sum(bool(record.search.tries) for record in trials if not record.is_over)
                 waiting = f", and {again} could not be finished and will be run again" if again else ""
@@ -76,6 +81,15 @@ class Phases:
         left = 0 if others else len(self._unreported())
         models = "1 model waits" if left == 1 else f"{left} models wait"
         return f"The report split is not finished: {models} to be scored on it." if left else ""
+
+    def ended(self) -> str:
+        """Return by which rule the search has ended, in words; nothing if it has not."""
+        is_late = self.deadline is not None and time.monotonic() >= self.deadline
+        return ended_by(replace(self._standing, is_late=is_late), self.session.config.search.stop)
+
+    @property
+    def _standing(self) -> Standing:
+        return Standing(self.records.read(), self._splits, self.session.store.looks, self.total)
 
     @property
     def _progress(self) -> Progress:
@@ -106,20 +120,55 @@ class Phases:
                 f"be; {first.name}: {first.search.error or ''}"
             )
 
+    def _tell_power(self) -> None:
+        session, problems = self.session, self._splits["report"].problems
+        if session.config.objectives > 1:
+            self._progress.say("several objectives: no trial is proven, and only trials and timeout end the search")
+        elif problems:
+            discordance = parents_discordance(self.records.read(), self._splits["search"])
+            level = session.store.looks.at_end / session.config.search.finalists
+            added = session.config.evaluation.more_with_mbpp
+            self._progress.say(power_line(problems, level, discordance, added))
+
     def _run_trials(self) -> None:
-        self._progress.begin("search", self.total, self.deadline, self._report_trials())
+        self._begin_search()
         self._claim_all(self.total, self.deadline)
         self._claim_all(0)  # a worker may have died at a reference model meanwhile
+
+    def _begin_search(self) -> None:
+        self._progress.begin("search", self.total, self.deadline, self._report_trials())
 
     def _claim_all(self, trials: int, deadline: float | None = None) -> None:
         session = self.session
         while not self.is_stopping() and (deadline is None or time.monotonic() < deadline):
+            if trials and self._is_ended():
+                return
             ascends = trials > 0 and self._ascends()
             job = session.store.claim(session.worker, trials, self.machine.failed, ascends)
             if job is None:
                 return
             self._progress.trial(self._name(job.record), self._over(trials=trials > 0))
             self._run(job, partial(self._score, job))
+
+    def _is_ended(self) -> bool:
+        """Whether a stop rule ends the search, after the look at the report split that is due."""
+        if self.session.config.search.stop.proven:
+            self._begin_look(next_look)
+            waiting = [record.key for record in self._looked_at() if record.on("report").state == "waiting"]
+            if set(waiting) - set(self.machine.failed):
+                self._claim_reports(self._looked_at())
+                self._begin_search()
+        return bool(ended_by(self._standing, self.session.config.search.stop))
+
+    def _begin_look(self, due: Callable[[Sequence[TrialRecord], Splits, Looks], Look | None]) -> None:
+        looks = self.session.store.looks
+        if look := due(self.records.read(), self._splits, looks):
+            self.session.store.begin_look(look, looks)
+
+    def _looked_at(self) -> list[TrialRecord]:
+        """Return the models whose scoring on the report split is not over, and that a look needs."""
+        records = self.records.read()
+        return [record for look in self.session.store.looks.made for record in unscored(records, look)]
 
     def _run_reports(self) -> None:
         if self.is_stopping() or not len(self.session.bench.splits["report"]):
@@ -129,6 +178,7 @@ class Phases:
         if self._others_at_trials():
             self._progress.say("another worker is still at its last trial; it will score the finalists")
         else:
+            self._begin_look(partial(last_look, count=self.session.config.search.finalists))
             self._claim_reports(self._unreported())
 
     def _claim_reports(self, records: list[TrialRecord]) -> None:
@@ -239,6 +289,10 @@ class Phases:
         return self._parent_names.get(record.name) or record_name(record)
 
     @cached_property
+    def _splits(self) -> Splits:
+        return self.session.store.splits
+
+    @cached_property
     def _parent_names(self) -> dict[str, str]:
         parents = [record.recipe for record in self.records.read() if record.kind == "parent"]
         return parent_names(parents, NAME_WIDTH)
@@ -256,7 +310,8 @@ class Phases:
     def _unreported(self) -> list[TrialRecord]:
         if not len(self.session.bench.splits["report"]):
             return []
-        return unreported(self.records.read(), self.session.config.search.finalists)
+        wanted = [*unreported(self.records.read(), self.session.config.search.finalists), *self._looked_at()]
+        return list({record.key: record for record in wanted}.values())
 
     def _report_trials(self) -> float:
         """Return how long the report split will take, in trials."""

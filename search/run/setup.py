@@ -154,7 +154,7 @@ class _Setup:
         )  # fmt: skip
         starts = [*(Proposal(parameters, WARM_START) for parameters in config.warm_starts), *start.proposals]
         read = {name: Split.of(split, evaluator.sampling.samples) for name, split in splits.items()}
-        store.begin(references, starts, read, retry_failed, start.taken_over)
+        store.begin(references, starts, read, self.total, retry_failed, start.taken_over)
         folder.require_parameters(store.changed()[0], config.space)
         folder.remove_lost_completions(store)
         return Session(config, bench, store, worker)

@@ -70,8 +70,9 @@ def run_search(
         stop.waits_for_trial = True
         phases = Phases(session, total, deadline, lambda: stop.asked)
         phases.run()
-        found = Leaderboard.of(session.bench.folder.name, phases.records.read(), session.store.splits)
-        return replace(found, unfinished=phases.unfinished())
+        store = session.store
+        found = Leaderboard.of(session.bench.folder.name, phases.records.read(), store.splits, store.looks)
+        return replace(found, unfinished=phases.unfinished(), ended=phases.ended())
 
 
 def default_folder(config: SearchConfig) -> Path:

@@ -38,6 +38,8 @@ Objectives: TypeAlias = Literal["weighted", "separate"]
 YAML = YamlReader("config", SearchError)
 """Reads config files, and the recipes in them."""
 
+# How many problems MBPP+ v0.2.0 has.
+_MBPP_PLUS = 378
 _DURATION = re.compile(r"(?:(?P<h>\d+(?:\.\d+)?)h)?(?:(?P<m>\d+(?:\.\d+)?)m)?(?:(?P<s>\d+(?:\.\d+)?)s?)?")
 
 
@@ -125,6 +127,12 @@ class EvaluationSection(_Section):
         """Return how completions are sampled. Raises ValueError if the settings exclude each other."""
         return Sampling(self.samples, self.temperature, self.top_p, seed)
 
+    @property
+    def more_with_mbpp(self) -> int:
+        """How many problems MBPP+ would add to the report split of a search on HumanEval; 0 for other problems."""
+        sources = {entry.source for entry in self.problems}
+        return round(_MBPP_PLUS * self.report_fraction) if sources & {"humaneval", "humaneval+"} == sources else 0
+
     def load_problems(self, source: str = "<config>") -> ProblemSet:
         """Load the problems of all sets, with the weights of the sets.
 
@@ -181,6 +189,26 @@ WarmStart: TypeAlias = Annotated[
 """What is tried first: a recipe, a file of one, or the best of an earlier search, whose folder may stand alone."""
 
 
+class PatienceSection(_Section):
+    """Ends a search when so many trials in a row were no better than the best one by at least `improvement`."""
+
+    trials: int = Field(gt=0)
+    improvement: float = Field(default=0.0, ge=0, lt=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_trials(cls, data: object) -> object:
+        return data if isinstance(data, dict) else {"trials": data}
+
+
+class StopSection(_Section):
+    """What ends a search besides its trials and its time."""
+
+    proven: bool = True
+    patience: PatienceSection | None = None
+    target: float | None = Field(default=None, gt=0, le=1)
+
+
 class SearchSection(_Section):
     """How many candidates are proposed, and how."""
 
@@ -188,6 +216,7 @@ class SearchSection(_Section):
     sampler: Annotated[str, AfterValidator(_known_sampler)] = "tpe"
     trials: int = Field(default=100, gt=0)
     timeout: Duration | None = None
+    stop: StopSection = StopSection()
     seed: int = Field(default=0, ge=0)
     finalists: int = Field(default=3, ge=1)
     objectives: Objectives = "weighted"
@@ -205,6 +234,12 @@ class SearchSection(_Section):
     def _sampler_has_many_objectives(self) -> SearchSection:
         if self.objectives == "separate" and self.sampler == "cmaes":
             raise ValueError("objectives: separate: cmaes takes a single objective; set another sampler, such as tpe")
+        return self
+
+    @model_validator(mode="after")
+    def _stop_has_one_objective(self) -> SearchSection:
+        if self.objectives == "separate" and self.stop != StopSection(proven=self.stop.proven):
+            raise ValueError("objectives: separate: only trials and timeout end it; leave out stop.patience and target")
         return self
 
 
@@ -244,6 +279,13 @@ class Sections(_Section):
     def _objectives_have_sets(self) -> Sections:
         if self.search.objectives == "separate" and len(self.evaluation.problems) == 1:
             raise ValueError("search.objectives: separate needs several sets in evaluation.problems")
+        return self
+
+    @model_validator(mode="after")
+    def _proof_has_problems(self) -> Sections:
+        asked = self.search.stop.proven and "proven" in self.search.stop.model_fields_set
+        if asked and self.evaluation.report_fraction == 0:
+            raise ValueError("search.stop.proven needs a report split; set evaluation.report_fraction above 0")
         return self
 
     @classmethod

@@ -1,7 +1,8 @@
 """The store of a results folder: one SQLite file, and a lock file per worker that lives.
 
-    search.db    search: the search's name, identity and splits; records and scorings: one row per model, and per model
-                 and split; drafts; verdicts; workers: who has worked on it, and in which sandbox
+    search.db    search: the search's name, identity, splits and planned trials; looks: those at the report split, in
+                 order; records and scorings: one row per model, and per model and split; drafts; verdicts; workers: who
+                 has worked on it, and in which sandbox
 
 Guarantees: a worker is at work exactly as long as its process holds its lock file, so that a kill -9 is seen at once. A
 store that was opened for reading writes nothing. What cannot be read or written is a SearchError with the remedy.
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from search.errors import RESTORE, SearchError
 from search.locks import held, is_held
 from search.study.database import connect, damage, database_errors
+from search.study.looks import Look, Looks
 from search.study.outcomes import Split
 from search.study.record import Kind, Scoring, SplitName, State, TrialRecord
 from search.study.store import Store
@@ -34,9 +36,10 @@ if TYPE_CHECKING:
 DATABASE: Final = "search.db"
 WORKERS: Final = ".workers"
 
-_VERSION = 1
+_VERSION = 2
 _SCHEMA = """
-CREATE TABLE search (name TEXT, identity TEXT, splits TEXT);
+CREATE TABLE search (name TEXT, identity TEXT, splits TEXT, planned INTEGER);
+CREATE TABLE looks (place INTEGER PRIMARY KEY, due INTEGER, alpha REAL, finalists TEXT);
 CREATE TABLE records (
     key TEXT PRIMARY KEY, kind TEXT, number INTEGER, name TEXT, parameters TEXT, recipe TEXT, same_as INTEGER,
     end_tokens TEXT, weights_digest TEXT, proposed_by TEXT, seen INTEGER, sampler_notes TEXT, revision INTEGER
@@ -57,7 +60,7 @@ CREATE TABLE workers (name TEXT PRIMARY KEY, host TEXT, started REAL, active TEX
 _OF_RECORD = [each.name for each in fields(TrialRecord) if each.name not in ("search", "report")]
 _OF_SCORING = [each.name for each in fields(Scoring)]
 _JSON = {"parameters", "recipe", "sampler_notes", "end_tokens", "scores", "seconds", "tries"}
-_TABLES = {"search", "records", "scorings", "drafts", "verdicts", "workers"}
+_TABLES = {"search", "looks", "records", "scorings", "drafts", "verdicts", "workers"}
 _SELECT = f"""
 SELECT {", ".join(f"records.{name}" for name in _OF_RECORD)},
        {", ".join(f"{split}.{name}" for split in ("search", "report") for name in _OF_SCORING)}
@@ -106,7 +109,7 @@ class LocalStore(Store):
         with database_errors(file), contextlib.closing(connect(file)) as database:
             if not _tables(database):
                 database.executescript(f"BEGIN IMMEDIATE; PRAGMA user_version = {_VERSION}; {_SCHEMA}")
-                database.execute("INSERT INTO search VALUES (?, ?, '{}')", (name, json.dumps(identity)))
+                database.execute("INSERT INTO search VALUES (?, ?, '{}', 0)", (name, json.dumps(identity)))
                 database.execute("COMMIT")
         return cls(folder)
 
@@ -149,6 +152,14 @@ class LocalStore(Store):
         with damage(self.file):
             plain = json.loads(self._select("SELECT splits FROM search")[0][0])
             return {name: Split.restored(split) for name, split in plain.items()}
+
+    @property
+    def looks(self) -> Looks:
+        """The looks of the search."""
+        [[planned]] = self._select("SELECT planned FROM search")
+        rows = self._select("SELECT due, alpha, finalists FROM looks ORDER BY place")
+        with damage(self.file):
+            return Looks(planned, tuple(Look(due, alpha, tuple(json.loads(keys))) for due, alpha, keys in rows))
 
     @contextlib.contextmanager
     def sign_in(self) -> Iterator[str]:
@@ -244,9 +255,13 @@ class LocalStore(Store):
         [[count]] = self._select("SELECT count(*) FROM records WHERE kind = ?", kind)
         return int(count)
 
-    def _keep_splits(self, splits: Mapping[SplitName, Split]) -> None:
+    def _keep_splits(self, splits: Mapping[SplitName, Split], planned: int) -> None:
         plain = {name: asdict(split) for name, split in splits.items()}
-        self._select("UPDATE search SET splits = ?", json.dumps(plain))
+        self._select("UPDATE search SET splits = ?, planned = ?", json.dumps(plain), planned)
+
+    def _add_look(self, look: Look) -> None:
+        finalists = json.dumps(look.finalists)
+        self._select("INSERT INTO looks VALUES (NULL, ?, ?, ?)", look.due, look.alpha, finalists)
 
     def _check(self) -> None:
         """Raise SearchError if the database is not one of ours."""

@@ -28,20 +28,32 @@ class Split:
     Attributes:
         samples: per problem; their characters follow each other.
         parts: of several problem sets that are scored together, name, weight and number of problems, in order.
+        problems: how many there are in all; 0 if there is no such split.
     """
 
     samples: int = 1
     parts: tuple[tuple[str, float, int], ...] = ()
+    problems: int = 0
 
     @classmethod
     def of(cls, problems: ProblemSet, samples: int) -> Split:
         """Return that of some problems with so many samples each."""
-        return cls(samples, tuple((part.name, part.weight, len(part.task_ids)) for part in problems.parts))
+        parts = tuple((part.name, part.weight, len(part.task_ids)) for part in problems.parts)
+        return cls(samples, parts, len(problems))
 
     @classmethod
     def restored(cls, plain: Mapping[str, Any]) -> Split:
         """Return the split whose fields these are, as JSON keeps them."""
-        return cls(plain["samples"], tuple((name, weight, count) for name, weight, count in plain["parts"]))
+        parts = tuple((name, weight, count) for name, weight, count in plain["parts"])
+        return cls(plain["samples"], parts, plain["problems"])
+
+    @property
+    def weights(self) -> dict[str, float] | None:
+        """The weight of each problem in the score, by its place; None where all weigh the same."""
+        if not self.parts:
+            return None
+        each = [weight / count for _, weight, count in self.parts for _ in range(count)]
+        return {str(place): weight for place, weight in enumerate(each)}
 
     def rates(self, outcomes: str) -> dict[str, Rate]:
         """Return the share of its samples that passed for each problem with outcomes, by its place in the split."""

@@ -19,6 +19,7 @@ from search.study.record import ASCENT, Kind, Parameters, SamplerNotes, Scoring,
 
 if TYPE_CHECKING:
     from evaluation import Draft, Verdict
+    from search.study.looks import Look, Looks
     from search.study.outcomes import Split
 
 DIED: Final = "its worker died"
@@ -53,6 +54,7 @@ class Store(ABC):
         references: Sequence[TrialRecord],
         warm_starts: Sequence[Proposal] = (),
         splits: Mapping[SplitName, Split] | None = None,
+        planned: int = 0,
         retry_failed: bool = False,
         taken_over: Sequence[TrialRecord] = (),
     ) -> None:
@@ -62,6 +64,7 @@ class Store(ABC):
             references: the models that candidates are compared with; they are scored first. Ignored once there are any.
             warm_starts: trials to run first; one whose parameters a trial has is not added again.
             splits: how the outcomes on each split are read; ignored once that is known.
+            planned: how many trials the search is to have, which its looks are planned by; kept with the splits.
             retry_failed: run again all that failed. A reference model that failed is run once more in any case, because
                 without it nothing can be compared.
             taken_over: trials of an earlier search, with their scores, which get numbers here; one whose parameters a
@@ -72,7 +75,7 @@ class Store(ABC):
                 for record in references:
                     self._save(record)
             if splits and not self.splits:
-                self._keep_splits(splits)
+                self._keep_splits(splits, planned)
             self._add([*taken_over, *(_proposed(TrialRecord("trial"), proposal) for proposal in warm_starts)])
             for record in self._in_state("search", "failed"):
                 if retry_failed or (record.kind != "trial" and not record.search.tries):
@@ -141,6 +144,12 @@ class Store(ABC):
             if record := self._held(job):
                 self._save(record.scored(job.split, _released(record.on(job.split), reason, ended)))
 
+    def begin_look(self, look: Look, before: Looks) -> None:
+        """Begin a look at the report split, unless another worker has begun one since the looks were read."""
+        with self._writing():
+            if self.looks == before:
+                self._add_look(look)
+
     def give_up(self, job: Job, tries: int) -> None:
         """Let a job that was released fail if it was tried so many times."""
         with self._writing():
@@ -157,6 +166,11 @@ class Store(ABC):
     @abstractmethod
     def splits(self) -> Mapping[SplitName, Split]:
         """How the outcomes on each split are read."""
+
+    @property
+    @abstractmethod
+    def looks(self) -> Looks:
+        """The looks at the report split, and what they are planned by."""
 
     @abstractmethod
     def sign_in(self) -> AbstractContextManager[str]:
@@ -200,7 +214,10 @@ class Store(ABC):
     def _count(self, kind: Kind) -> int: ...
 
     @abstractmethod
-    def _keep_splits(self, splits: Mapping[SplitName, Split]) -> None: ...
+    def _keep_splits(self, splits: Mapping[SplitName, Split], planned: int) -> None: ...
+
+    @abstractmethod
+    def _add_look(self, look: Look) -> None: ...
 
     def _add(self, trials: Sequence[TrialRecord]) -> None:
         known = {frozenset(record.parameters.items()) for record in self.changed()[0]} if trials else set()

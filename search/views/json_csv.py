@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -22,7 +23,11 @@ _CSV_KEYS = (
 def leaderboard_json(board: Leaderboard, count: int | None = None) -> str:
     """Return the leaderboard with its best `count` trials as JSON."""
     rows = [_row(row) for row in board.top(count)]
-    content = {"study": board.study, "best": board.best, "optimism": board.optimism, "rows": rows}
+    verdict = {key: value for key, value in asdict(board.verdict).items() if key != "ruling"}
+    content = {
+        "study": board.study, "verdict": board.verdict.ruling, "evidence": verdict, "best": board.best,
+        "optimism": board.optimism, "rows": rows,
+    }  # fmt: skip
     return json.dumps(content, allow_nan=False) + "\n"
 
 

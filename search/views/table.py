@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from search.board.names import LABEL_WIDTH, parameter_lines, parent_names, shorten
+from search.board.verdict import shown_p
 
 if TYPE_CHECKING:
     from search.board.leaderboard import Leaderboard, Row
@@ -113,6 +114,6 @@ def _cells(row: Row, sets: Sequence[str]) -> Sequence[str]:
         report = f"{report_score:.1%} [{low:.0%}, {high:.0%}]"
     # Won and lost on the search split carry no test: the search has seen it.
     versus = f"{row.won}:{row.lost}{'*' if row.compared_on == 'search' else ''}" if row.compared_on else ""
-    p_value = "" if row.p_value is None else f"{row.p_value:.1g}" if row.p_value < 0.001 else f"{row.p_value:.3f}"
+    p_value = "" if row.p_value is None else shown_p(row.p_value)
     of_sets = [f"{row.search_scores[name]:.1%}" if name in row.search_scores else "" for name in sets]
     return [f"{search.score:.1%}", *of_sets, report, versus, p_value, seconds]

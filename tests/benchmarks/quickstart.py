@@ -57,7 +57,7 @@ def main() -> None:
                 flush=True,
             )
             computed = ResultsFolder.open(Path(folder) / str(seed)).compute_dtype
-    print(f"\n{trials} trials each, computed in {computed if computed == 'float32' else 'bfloat16'}; ", end="")
+    print(f"\nup to {trials} trials each, computed in {computed if computed == 'float32' else 'bfloat16'}; ", end="")
     print(f"median {median(taken):.1f} s from the command to the printed leaderboard")
 
 

@@ -6,12 +6,13 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from search.board.leaderboard import Leaderboard, Row
+from search.study.looks import Look, Looks
 from search.study.outcomes import Split
 from search.study.record import Kind, Scoring, SplitName, TrialRecord
 
 ON_SEARCH, ON_REPORT = 10, 20
 """How many problems the splits have."""
-SPLITS: Mapping[SplitName, Split] = {"search": Split(), "report": Split()}
+SPLITS: Mapping[SplitName, Split] = {"search": Split(problems=ON_SEARCH), "report": Split(problems=ON_REPORT)}
 
 
 def scoring(passed: Iterable[int], problems: int, likelihood: float | None = None) -> Scoring:
@@ -69,11 +70,12 @@ RECORDS = (
     trial(3, {1, 9}),
     TrialRecord("trial", 4, search=Scoring("running")),
 )
+LOOKS = Looks(10, (Look(None, 0.02, (1, 0)),))
 
 
 def board(*records: TrialRecord) -> Leaderboard:
     """Return the leaderboard of some records, by default of `RECORDS`."""
-    return Leaderboard.of("run", records or RECORDS, SPLITS)
+    return Leaderboard.of("run", records or RECORDS, SPLITS, LOOKS)
 
 
 def row(found: Leaderboard, name: str) -> Row:

@@ -328,12 +328,14 @@ def test_a_run_ends_with_the_leaderboard_and_the_next_command(
     assert done.exit_code == 0, done.output
     assert "a (best parent)" in done.stdout
     assert "To continue" not in done.stdout
-    assert done.stdout.endswith(f"\n  merge-search export '{tmp_path}/my run' --to 'my run-merged'\n")
+    assert f"\n  merge-search export '{tmp_path}/my run' --to 'my run-merged'" in done.stdout
+    assert "\nended: all trials are over\n" in done.stdout
     lines = done.stderr.splitlines()
     progress = lines["works without bubblewrap" in lines[0] :]  # not every machine has one
     assert progress[0].startswith("parents 1/4: a  ")
+    assert progress[4].startswith("8 report problems prove, in 8 of 10 searches, a merge that solves ")
     assert "search 2/2: trial 1" in done.stderr
-    assert "best parent" in progress[5]
+    assert "best parent" in progress[6]
     assert [line for line in done.stdout.splitlines() if line != line.rstrip()] == []
     program, *words = shlex.split(done.stdout.splitlines()[-1])
     assert program == "merge-search"

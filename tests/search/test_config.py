@@ -180,6 +180,9 @@ def test_an_anchor_used_twice_is_two_ranges(family: Family) -> None:
         ("recipe:", "recipe: [1]\nignored:", "ignored: unknown key"),
         ("recipe:", "recipes:", "recipes: unknown key|recipe: is missing"),
         ("trials: 3", "trials: 3, screen: 0.5", "search: screen is now called prune_margin"),
+        ("trials: 3", "trials: 3, stop: {prven: true}", "search.stop.prven: unknown key; did you mean 'proven'"),
+        ("trials: 3", "trials: 3, stop: {patience: 0}", "search.stop.patience.trials: expected a number above 0"),
+        ("trials: 3", "trials: 3, stop: {target: 85}", "search.stop.target: expected .* 1"),
         ("search: {", "search: {{", r":\d+: is not valid YAML"),
     ],
 )
@@ -281,6 +284,32 @@ def test_several_sets_have_weights_and_settings_of_their_own(family: Family) -> 
     assert [(each.prompt_format, each.timeout_seconds) for each in problems][-2:] == [(None, 3.0), ("chat", 9.0)]
 
 
+def test_a_search_ends_when_its_winner_is_proven_unless_told_otherwise(family: Family) -> None:
+    assert SearchConfig.parse(family.config(), folder=family.folder).search.stop.proven
+    text = family.config(search=", stop: {proven: false, patience: 30, target: 0.85}")
+    stop = SearchConfig.parse(text, folder=family.folder).search.stop
+    assert (stop.proven, stop.target) == (False, 0.85)
+    assert stop.patience is not None
+    assert (stop.patience.trials, stop.patience.improvement) == (30, 0)
+
+
+def test_a_proof_needs_a_report_split(family: Family) -> None:
+    none = ", report_fraction: 0"
+    SearchConfig.parse(family.config(evaluation=none), folder=family.folder)
+    with pytest.raises(
+        SearchError, match=r"search\.stop\.proven needs a report split; set evaluation\.report_fraction"
+    ):
+        SearchConfig.parse(family.config(evaluation=none, search=", stop: {proven: true}"), folder=family.folder)
+
+
+def test_mbpp_plus_would_add_to_humaneval(family: Family) -> None:
+    def more(problems: str) -> int:
+        text = family.config().replace("problems.jsonl", problems, 1)
+        return SearchConfig.parse(text, folder=family.folder).evaluation.more_with_mbpp
+
+    assert [more(each) for each in ("humaneval", "[humaneval+]", "mbpp", "problems.jsonl")] == [189, 189, 0, 0]
+
+
 def test_separate_objectives_need_several_sets_and_a_sampler_for_them(family: Family) -> None:
     text = family.config(search=", objectives: separate")
     with pytest.raises(SearchError, match=r"search\.objectives: separate needs several sets in evaluation\.problems"):
@@ -289,6 +318,8 @@ def test_separate_objectives_need_several_sets_and_a_sampler_for_them(family: Fa
     assert SearchConfig.parse(several, folder=family.folder).objectives == 2
     with pytest.raises(SearchError, match=r"cmaes takes a single objective; set another sampler"):
         SearchConfig.parse(several.replace("separate", "separate, sampler: cmaes", 1), folder=family.folder)
+    with pytest.raises(SearchError, match=r"separate: only trials and timeout end it; leave out stop\.patience"):
+        SearchConfig.parse(several.replace("separate", "separate, stop: {target: 0.5}", 1), folder=family.folder)
 
 
 def test_a_set_that_is_nowhere_is_named(family: Family) -> None:

@@ -31,7 +31,9 @@ runpy.run_module("search", run_name="__main__")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("words", [["leaderboard"], ["leaderboard", "--json"], ["export", "--to", "merged"]])
+@pytest.mark.parametrize(
+    "words", [["leaderboard"], ["leaderboard", "--json"], ["export", "--anyway", "--to", "merged"]]
+)
 def test_a_finished_search_is_read_and_exported_without_linux(finished: Path, tmp_path: Path, words: list[str]) -> None:
     command = [sys.executable, "-c", HIDING, words[0], str(finished), *words[1:]]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)

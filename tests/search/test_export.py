@@ -37,7 +37,7 @@ def test_the_export_is_the_model_that_was_scored(family: Family, tmp_path: Path,
     recipe = MANY_METHODS.replace("{choices: [dare_ties, ties]}", merge_method)
     config = SearchConfig.load(family.write(recipe=recipe, more="merging: {random_seed: 7}"))
     board = run_search(config, tmp_path / "run", trials=2)
-    row = export_trial(tmp_path / "run", tmp_path / "out")
+    row = export_trial(tmp_path / "run", tmp_path / "out", anyway=True)
     assert row.record.number == board.best
     written = load_file(tmp_path / "out" / "model.safetensors")
     merge = Recipe.load(tmp_path / "out" / "recipe.yaml")
@@ -59,7 +59,7 @@ def _writes_what_was_scored(model: Path, results: Path, trial: int, family: Fami
 
 
 def test_the_export_is_a_whole_model(finished: Path, tmp_path: Path, shared_family: Family) -> None:
-    row = export_trial(finished, tmp_path / "out", max_shard_size="40KB")
+    row = export_trial(finished, tmp_path / "out", max_shard_size="40KB", anyway=True)
     names = {file.name for file in (tmp_path / "out").iterdir()}
     assert {"recipe.yaml", "config.json", "generation_config.json", "tokenizer.json", "README.md"} <= names
     assert "model.safetensors.index.json" in names
@@ -96,7 +96,7 @@ def test_a_trial_that_is_not_there_is_named(command: Command, finished: Path, tm
 
 def test_a_folder_that_holds_something_is_left_alone(command: Command, finished: Path, tmp_path: Path) -> None:
     (tmp_path / "note").write_text("mine")
-    result = command("export", finished, "--to", tmp_path)
+    result = command("export", finished, "--to", tmp_path, "--anyway")
     assert result.exit_code == 2
     assert f"{tmp_path}: exists already and is not empty" in result.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["note"]
@@ -109,18 +109,20 @@ def test_what_a_config_named_may_be_gone_when_its_trials_are_exported(family: Fa
     run_search(config, tmp_path / "run", trials=1)
     (family.folder / "start.yaml").unlink()
     family.problems.unlink()
-    assert export_trial(tmp_path / "run", tmp_path / "out").record.number == 0
+    assert export_trial(tmp_path / "run", tmp_path / "out", anyway=True).record.number == 0
     assert "--random-seed 7" in (tmp_path / "out" / "README.md").read_text()
     assert Recipe.load(tmp_path / "out" / "recipe.yaml") == space.example()
 
 
 def test_results_that_were_moved_can_still_be_exported(command: Command, finished: Path, tmp_path: Path) -> None:
     shutil.copytree(finished, tmp_path / "moved")
-    assert command("export", tmp_path / "moved", "--to", tmp_path / "out").exit_code == 0
+    assert command("export", tmp_path / "moved", "--to", tmp_path / "out", "--anyway").exit_code == 0
 
 
 def test_a_disk_that_fills_up_leaves_nothing_behind(finished: Path, tmp_path: Path) -> None:
-    with running(tmp_path, "export", finished, "--to", tmp_path / "deep" / "out", file_limit=50_000) as command:
+    with running(
+        tmp_path, "export", finished, "--anyway", "--to", tmp_path / "deep" / "out", file_limit=50_000
+    ) as command:
         assert command.wait() == 2, command.errors
     assert f"merge-search: {tmp_path}/deep/out: cannot be written: " in command.errors
     assert "Traceback" not in command.errors
@@ -155,13 +157,13 @@ def test_a_method_that_mergekit_does_not_have_is_named_and_exported_as_an_equal(
   models: [{model: a}, {model: b, parameters: {weight: {low: 0.0, high: 1.0}}}]
 """
     run_search(SearchConfig.load(family.write(recipe=recipe)), tmp_path / "run", trials=1)
-    done = command("export", tmp_path / "run", "--to", tmp_path / "plain")
+    done = command("export", tmp_path / "run", "--to", tmp_path / "plain", "--anyway")
     assert done.exit_code == 0, done.output
     assert (
         "consensus_ta is not a method of mergekit, so mergekit cannot read this recipe; --mergekit-compatible"
         in done.output
     )
-    done = command("export", tmp_path / "run", "--to", tmp_path / "equal", "--mergekit-compatible")
+    done = command("export", tmp_path / "run", "--to", tmp_path / "equal", "--mergekit-compatible", "--anyway")
     assert done.exit_code == 0, done.output
     assert f"mergekit reads {tmp_path / 'equal' / 'recipe.yaml'}" in done.output
     assert Recipe.load(tmp_path / "equal" / "recipe.yaml").merge_method == "task_arithmetic"
@@ -184,12 +186,12 @@ def test_methods_that_need_a_calibration_file_are_searched_like_others(family: F
     board = run_search(SearchConfig.load(file), tmp_path / "run", trials=3)
     trials = [row for row in board.rows if row.record.kind == "trial"]
     assert [row.record.search.state for row in trials] == ["complete"] * 3, [row.record.search.error for row in trials]
-    row = export_trial(tmp_path / "run", tmp_path / "out", mergekit_compatible=True)
+    row = export_trial(tmp_path / "run", tmp_path / "out", mergekit_compatible=True, anyway=True)
     assert row.record.recipe["parameters"]["calibration"] == str(family.problems)  # which lies beside the config
     assert Recipe.load(tmp_path / "out" / "recipe.yaml").merge_method == "task_arithmetic"
     family.problems.rename(tmp_path / "moved")
     with pytest.raises(SearchError, match=r"file .*problems\.jsonl: is gone.*put it back"):
-        export_trial(tmp_path / "run", tmp_path / "again")
+        export_trial(tmp_path / "run", tmp_path / "again", anyway=True)
 
 
 def test_a_calibration_file_that_is_missing_is_told_before_anything_is_written(family: Family, tmp_path: Path) -> None:

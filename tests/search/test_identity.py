@@ -260,17 +260,17 @@ def test_a_moved_project_goes_on(project: Path, command: Command) -> None:
     assert [row.record.search.state for row in rows] == ["complete"] * 4, [row.record.search.error for row in rows]
     assert len({json.dumps(row.record.recipe["base_model"]) for row in rows}) == 1  # called as when the search began
     assert not any(progress.notes)
-    assert command("export", out, "--to", project / "merged").exit_code == 0
+    assert command("export", out, "--to", project / "merged", "--anyway").exit_code == 0
     assert str(project) in (project / "merged" / "recipe.yaml").read_text()
 
 
 def test_a_moved_project_is_exported(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    export_trial(project / "results" / "search", tmp_path / "beside the results")
+    export_trial(project / "results" / "search", tmp_path / "beside the results", anyway=True)
     shutil.move(project / "results" / "search", tmp_path / "far away")
     with pytest.raises(SearchError, match=r"model /.*/project/\w+: is gone.*put it back"):
-        export_trial(tmp_path / "far away", tmp_path / "nothing")
+        export_trial(tmp_path / "far away", tmp_path / "nothing", anyway=True)
     monkeypatch.chdir(project)
-    export_trial(tmp_path / "far away", tmp_path / "beside the config")
+    export_trial(tmp_path / "far away", tmp_path / "beside the config", anyway=True)
     names = ("beside the results", "beside the config")
     assert len({(tmp_path / name / "model.safetensors").read_bytes() for name in names}) == 1
     assert not (tmp_path / "nothing").exists()
@@ -286,7 +286,7 @@ def test_neither_run_nor_export_take_other_weights_for_those_that_were_scored(
     assert f"base_model was '{{}}' there and is '{project}/base' now, with other weights" in done.output.replace(
         str(ResultsFolder.open(out).identity["recipe"]["base_model"]), "{}"
     )
-    done = command("export", out, "--to", tmp_path / "merged")
+    done = command("export", out, "--to", tmp_path / "merged", "--anyway")
     assert done.exit_code == 2
     assert f"model {project}/base: its weights have changed since it was scored" in done.output
     assert not (tmp_path / "merged").exists()

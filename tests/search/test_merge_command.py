@@ -239,7 +239,7 @@ def test_a_search_trusts_code_where_its_config_says_so(command: Command, own_cod
     config = own_code.write(more="merging: {trust_remote_code: true}")
     succeeded(command("run", config, "--out", tmp_path / "run", "--dry-run"))
     succeeded(command("run", config, "--out", tmp_path / "run", "--trials", "1"))
-    succeeded(command("export", tmp_path / "run", "--to", tmp_path / "out"))
+    succeeded(command("export", tmp_path / "run", "--to", tmp_path / "out", "--anyway"))
     assert (
         type(load_model(str(tmp_path / "out"), options=LoadOptions(trust_remote_code=True))).__name__
         == "OwnForCausalLM"
@@ -259,5 +259,5 @@ def test_a_search_merges_parents_of_different_vocabularies(command: Command, fam
     board = json.loads(command("leaderboard", tmp_path / "run", "--json").stdout)
     assert {row["state"] for row in board["rows"]} == {"complete"}
     assert "average" in {row["kind"] for row in board["rows"]}
-    succeeded(command("export", tmp_path / "run", "--to", tmp_path / "out"))
+    succeeded(command("export", tmp_path / "run", "--to", tmp_path / "out", "--anyway"))
     assert load_model(str(tmp_path / "out")).config.vocab_size == 265

@@ -84,7 +84,7 @@ def test_what_cannot_be_read_without_writing_is_told_with_the_remedy(
 def test_what_is_lost_is_named_and_reading_makes_nothing(folder: Path, tmp_path: Path, name: str) -> None:
     (folder / name).unlink()
     was = fingerprint(folder)
-    with running(tmp_path, "export", folder, "--to", tmp_path / "out") as command:
+    with running(tmp_path, "export", folder, "--anyway", "--to", tmp_path / "out") as command:
         assert command.wait() == 2
     assert re.fullmatch(rf"merge-search: .*{name}: [^\n]*\n", command.errors)
     assert fingerprint(folder) == was
@@ -143,7 +143,7 @@ def test_a_search_that_begins_has_a_leaderboard_without_trials(
     assert command("leaderboard", folder.path).output == "begins: no trial is over yet\n"
     assert json.loads(command("leaderboard", folder.path, "--json").output)["rows"] == []
     for words in (
-        ["export", folder.path, "--to", tmp_path / "out"],
+        ["export", folder.path, "--anyway", "--to", tmp_path / "out"],
         ["compare", f"{folder.path}:a", f"{folder.path}:b"],
     ):
         refused = command(*words)
@@ -173,7 +173,7 @@ def test_a_database_that_cannot_be_opened_is_one_line(
         file.write_bytes(b"garbage" * 999 if harm == "garbage" else whole[: len(whole) // 3])
     words = {
         "leaderboard": [folder],
-        "export": [folder, "--to", tmp_path / "out"],
+        "export": [folder, "--anyway", "--to", tmp_path / "out"],
         "compare": [f"{folder}:a", f"{folder}:b"],
         "run": [shared_family.write("finished.yaml"), "--out", folder],
     }[verb]

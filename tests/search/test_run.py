@@ -10,6 +10,7 @@ import shutil
 import sqlite3
 from collections.abc import Mapping
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,6 +29,7 @@ from search.results import ResultsFolder
 from search.run.phases import Phases as Work
 from search.run.setup import Session
 from search.run.trial import Bench
+from search.space.sections import StopSection
 from search.study.local_store import LocalStore
 from search.views.progress import Progress
 from search.views.table import leaderboard_table
@@ -66,7 +68,8 @@ class Phases(Progress):
         self.phases.add(name)
 
     def say(self, message: str) -> None:
-        if not message.startswith("the sandbox works without bubblewrap"):  # not every machine has one
+        # Not every machine has a bubblewrap, and every search says what it could prove.
+        if not message.startswith(("the sandbox works without bubblewrap", "8 report problems prove, in 8 of 10")):
             self.said.append(message)
 
     def scored(self, *told: Any) -> None:
@@ -215,7 +218,7 @@ def test_fewer_trials_than_there_are_runs_none(finished: Path, shared_family: Fa
     config = SearchConfig.load(shared_family.write("finished.yaml"))
     was = Leaderboard.open(finished)
     phases = Phases()
-    assert run_search(config, finished, trials=1, progress=phases) == was
+    assert run_search(config, finished, trials=1, progress=phases) == replace(was, ended="all trials are over")
     assert phases.phases == {"tensors"}
     assert phases.begun == ["reading the parents 1", "parents 4", "search 1", "report split 0"]
 
@@ -307,7 +310,7 @@ def test_where_every_trial_failed_the_export_says_why(family: Family, command: C
   models: [{model: a, parameters: {weight: {low: 1.0e+29, high: 1.0e+30}}}]
 """
     assert command("run", family.write(recipe=recipe), "--out", tmp_path / "run", "--trials", "2").exit_code == 0
-    refused = command("export", tmp_path / "run", "--to", tmp_path / "out")
+    refused = command("export", tmp_path / "run", "--to", tmp_path / "out", "--anyway")
     assert refused.exit_code == 2
     assert "there is nothing to export: 2 trials are over, and all have failed; the last, trial 1: " in refused.stderr
     assert "holds NaN or Inf" in refused.stderr
@@ -391,6 +394,44 @@ def test_no_problem_to_search_on_is_refused(family: Family, tmp_path: Path) -> N
 def test_without_a_report_split_there_is_no_report(family: Family, tmp_path: Path) -> None:
     board = run_search(SearchConfig.load(family.write(evaluation=", report_fraction: 0")), tmp_path / "run", trials=1)
     assert {row.record.on("report").score for row in board.rows} == {None}
+
+
+def test_a_search_whose_winner_is_proven_ends(one_trial: tuple[SearchConfig, Path], tmp_path: Path) -> None:
+    config, out = one_trial
+    with closing(LocalStore(out)) as store, store.sign_in() as worker:
+        for _ in range(3):
+            finish(store, claim(store, worker, 4, config), config)
+        job = store.claim_report(worker, ["trial-1"])
+        assert job
+        report = replace(job.record.on("report"), state="complete", outcomes="p" * 8, score=1.0)
+        assert store.finish(job, job.record.scored("report", report))
+    with closing(sqlite3.connect(out / "search.db")) as database, database:
+        failed = "outcomes = 'ffffffff', score = 0, scores = '[0]'"
+        database.execute(f"UPDATE scorings SET {failed} WHERE key NOT LIKE 'trial%' OR key = 'trial-0'")
+    board = run_search(config, out, trials=40)
+    assert (board.ended, board.unfinished) == ("proven at trial 1", "")
+    assert (board.verdict.ruling, board.verdict.trial, board.verdict.points) == ("proven", 1, 1.0)
+    assert parameters(board).keys() == {0, 1, 2, 3}
+    assert export_trial(out, tmp_path / "merged").record.number == 1
+    on_and_on = config.updated("search", stop=StopSection(proven=False))
+    assert run_search(on_and_on, out, trials=5).ended == "all trials are over"
+
+
+def test_what_is_no_better_than_a_parent_is_exported_only_if_that_is_asked_for(
+    command: Command, one_trial: tuple[SearchConfig, Path], tmp_path: Path
+) -> None:
+    _, out = one_trial
+    with closing(sqlite3.connect(out / "search.db")) as database, database:
+        database.execute("UPDATE scorings SET score = 0 WHERE key = 'trial-0' AND split = 'search'")
+    words = ["export", out, "--to", tmp_path / "merged"]
+    refused = command(*words)
+    assert (refused.exit_code, (tmp_path / "merged").exists()) == (2, False)
+    reason = "no better: no trial solves more of the search split than the best parent, a"
+    assert refused.stderr == f"merge-search: {out}: {reason}; --anyway exports it all the same\n"
+    assert command("leaderboard", out).stdout.startswith(reason + "\n")
+    done = command(*words, "--anyway")
+    assert (done.exit_code, reason in done.stderr) == (0, True)
+    assert command("export", out, "--to", tmp_path / "named", "--trial", "0").exit_code == 0
 
 
 def test_while_another_worker_is_at_its_last_trial_the_finalists_are_left_to_it(

@@ -9,6 +9,7 @@ import pytest
 from scipy.stats import binomtest
 
 from search.board.leaderboard import Leaderboard
+from search.study.looks import Looks
 from search.study.outcomes import Split
 from search.study.record import Scoring, TrialRecord
 from tests.search.records import ON_REPORT, ON_SEARCH, RECORDS, board, row, scored, trial
@@ -73,7 +74,7 @@ def test_several_problem_sets_have_a_score_each_and_the_front_is_marked() -> Non
     split = Split(1, (("one", 1.0, 4), ("two", 3.0, 6)))
     of_sets = {0: "ppppffffff", 1: "pfffpppfff", 2: "pfffppffff"}
     records = [replace(trial(number, ()), search=scoring_of(outcomes, split)) for number, outcomes in of_sets.items()]
-    found = Leaderboard.of("run", [*RECORDS[:1], *records], {"search": split, "report": split})
+    found = Leaderboard.of("run", [*RECORDS[:1], *records], {"search": split, "report": split}, Looks())
     assert row(found, "trial 1").search_scores == {"one": 0.25, "two": 0.5}
     assert row(found, "trial 1").report_scores == {}
     assert {row.name: row.on_front for row in found.rows} == {

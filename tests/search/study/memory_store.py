@@ -8,8 +8,10 @@ from __future__ import annotations
 import contextlib
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+from search.study.looks import Look, Looks
 from search.study.record import Kind, SplitName, State, TrialRecord
 from search.study.store import Store
 
@@ -33,6 +35,7 @@ class MemoryStore(Store):
         self._records: dict[str, tuple[int, TrialRecord]] = {}
         self._revision = 0
         self._splits: dict[SplitName, Split] = {}
+        self._looks = Looks()
         self._heard: dict[str, float] = {}
         self._workers: dict[str, tuple[str, Sequence[str], Sequence[str]]] = {}
         self._drafts: list[Draft] = []
@@ -47,6 +50,11 @@ class MemoryStore(Store):
     def splits(self) -> Mapping[SplitName, Split]:
         """How the outcomes on each split are read."""
         return self._splits
+
+    @property
+    def looks(self) -> Looks:
+        """The looks of the search."""
+        return self._looks
 
     @contextlib.contextmanager
     def sign_in(self) -> Iterator[str]:
@@ -108,8 +116,11 @@ class MemoryStore(Store):
     def _count(self, kind: Kind) -> int:
         return sum(record.kind == kind for _, record in self._records.values())
 
-    def _keep_splits(self, splits: Mapping[SplitName, Split]) -> None:
-        self._splits = dict(splits)
+    def _keep_splits(self, splits: Mapping[SplitName, Split], planned: int) -> None:
+        self._splits, self._looks = dict(splits), Looks(planned)
+
+    def _add_look(self, look: Look) -> None:
+        self._looks = replace(self._looks, made=(*self._looks.made, look))
 
 
 def _place(record: TrialRecord) -> tuple[int, int]:

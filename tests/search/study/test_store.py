@@ -15,6 +15,7 @@ import pytest
 
 from evaluation import Draft, Verdict
 from search.study.local_store import LocalStore
+from search.study.looks import Look, Looks
 from search.study.outcomes import Split
 from search.study.record import ASCENT, Scoring, TrialRecord
 from search.study.store import Job, Proposal, Records, Store
@@ -443,6 +444,20 @@ def test_how_splits_are_read_is_kept_from_the_begin(store: Store) -> None:
     store.begin((), splits=splits)  # type: ignore[arg-type]
     store.begin((), splits={"search": Split(7)})
     assert store.splits == splits
+
+
+def test_looks_are_kept_and_begun_by_one_worker(cluster: Cluster) -> None:
+    one, other = cluster.store(), cluster.store()
+    one.begin((), splits={"search": Split()}, planned=40)
+    other.begin((), splits={"search": Split()}, planned=500)
+    before = one.looks
+    assert before == Looks(40)
+    look, late = Look(4, 0.005, (3,)), Look(10, 0.005, (3, 1))
+    one.begin_look(look, before)
+    other.begin_look(late, before)  # which has not seen the first
+    assert other.looks == Looks(40, (look,))
+    other.begin_look(Look(None, 0.0125, (2, 7)), other.looks)
+    assert one.looks == Looks(40, (look, Look(None, 0.0125, (2, 7))))
 
 
 def test_drafts_are_shared_and_each_is_read_once(cluster: Cluster) -> None:

@@ -7,6 +7,7 @@ import io
 import json
 
 import pytest
+from scipy.stats import binomtest
 
 from search.study.record import TrialRecord
 from search.views.json_csv import leaderboard_csv, leaderboard_json
@@ -15,8 +16,12 @@ from tests.search.records import ON_REPORT, ON_SEARCH, board
 
 def test_json_has_the_documented_keys() -> None:
     read = json.loads(leaderboard_json(board()))
-    assert read.keys() == {"study", "best", "optimism", "rows"}
-    assert (read["study"], read["best"]) == ("run", 1)
+    assert read.keys() == {"study", "verdict", "evidence", "best", "optimism", "rows"}
+    assert (read["study"], read["best"], read["verdict"]) == ("run", 1, "not proven")
+    assert read["evidence"] == {
+        "sentence": board().verdict.sentence, "trial": 1, "parent": "/models/b", "points": pytest.approx(0.4),
+        "p_value": pytest.approx(2 * binomtest(11, 14, alternative="greater").pvalue), "needed": 0.02,
+    }  # fmt: skip
     assert read["optimism"] == pytest.approx(8 / ON_SEARCH - 16 / ON_REPORT)
     for found in read["rows"]:
         assert found.keys() == {
@@ -52,5 +57,7 @@ def test_both_keep_to_the_best_trials_and_the_reference_models() -> None:
 
 def test_before_any_trial_there_are_no_rows() -> None:
     empty = board(TrialRecord("trial", 0))
-    assert json.loads(leaderboard_json(empty)) == {"study": "run", "best": None, "optimism": None, "rows": []}
+    read = json.loads(leaderboard_json(empty))
+    assert (read["study"], read["best"], read["optimism"], read["rows"]) == ("run", None, None, [])
+    assert (read["verdict"], read["evidence"]["trial"]) == ("not proven", None)
     assert len(leaderboard_csv(empty).splitlines()) == 1

@@ -1,0 +1,84 @@
+"""Power: how much better a merge must be for a search to prove it, before the night that it costs.
+
+Guarantees: exact for the test at the end of a search with one sample per problem, at the least level that the test may
+have. Looks while trials run may prove a merge earlier.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from statistics import fmean
+from typing import Final
+
+from search.board.ranking import best_parent
+from search.study.outcomes import Split
+from search.study.record import TrialRecord
+
+ASSUMED_DISCORDANCE: Final = 0.3
+"""On which share of the problems two models are taken to differ before any two were scored."""
+_POWER = 0.8
+
+
+def power(problems: int, gain: float, discordance: float, alpha: float) -> float:
+    """Return the probability that the one-sided exact McNemar test proves a gain.
+
+    Args:
+        problems: how many both models are scored on.
+        gain: how many more of them the better model passes, as a fraction.
+        discordance: the fraction on which the two differ; it is at least the gain.
+        alpha: the level of the test.
+    """
+    import numpy as np
+    from scipy.stats import binom
+
+    discordance = max(discordance, gain)
+    discordant = np.arange(problems + 1)
+    enough = binom.isf(alpha, discordant, 0.5)  # more wins than these are significant
+    wins = (discordance + gain) / (2 * discordance) if discordance else 0.5
+    proven = binom.sf(enough, discordant, wins)
+    return float(binom.pmf(discordant, problems, discordance) @ proven)
+
+
+def least_gain(problems: int, discordance: float, alpha: float) -> float | None:
+    """Return the least gain, in steps of 0.1 points, that is proven with a probability of 0.8; None if none is."""
+    steps = range(1001)
+    least = bisect_left(steps, _POWER, key=lambda step: power(problems, step / 1000, discordance, alpha))
+    return least / 1000 if least < len(steps) else None
+
+
+def parents_discordance(records: Sequence[TrialRecord], search: Split) -> float | None:
+    """Return on which share of the search split other parents differ from the best one; None without two parents."""
+    first = best_parent(records)
+    others = [
+        record for record in records if record.kind == "parent" and record.search.outcomes and record is not first
+    ]
+    if first is None or not others:
+        return None
+    known = search.rates(first.search.outcomes)
+    rates = [search.rates(other.search.outcomes) for other in others]
+    return fmean(fmean(rate != known[place] for place, rate in each.items() if place in known) for each in rates)
+
+
+def power_line(problems: int, alpha: float, discordance: float | None = None, added: int = 0) -> str:
+    """Return what a search can prove, in a sentence.
+
+    Args:
+        problems: how many the report split has.
+        alpha: the level of a finalist's test.
+        discordance: the parents' own, if it is known.
+        added: how many problems more it would have with MBPP+.
+    """
+    assumed = ASSUMED_DISCORDANCE if discordance is None else discordance
+    because = f"if it differs from that on {assumed:.0%} of them"
+    if discordance is not None:
+        because += ", as the parents do"
+    gain = least_gain(problems, assumed, alpha)
+    if gain is None:
+        return f"the report split has {problems} problems, which is too few to prove that any merge is better"
+    more = least_gain(problems + added, assumed, alpha) if added else None
+    with_more = f"; with mbpp+ added, {more * 100:.1f} points" if more is not None else ""
+    return (
+        f"{problems} report problems prove, in 8 of 10 searches, a merge that solves {gain * 100:.1f} points more than "
+        f"the best parent ({because}{with_more})"
+    )

@@ -1,0 +1,235 @@
+"""The verdict of a search: whether a merge is proven to be better than every parent.
+
+A finalist is chosen by the search split and compared with each parent on the report split, by a one-sided exact test.
+The largest of the p-values counts, so that the test is against all of them (Berger 1982, Technometrics 24). The
+finalists of a look share its level by Holm's correction. `search.study.looks` says what a look is and costs.
+
+Guarantees: pure functions of records and looks. What was proven once stays so, whatever trials and looks follow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal, TypeAlias
+
+from evaluation.scoring import p_better, weighted_mean
+from search.board.names import NAME_WIDTH, parent_names, record_name
+from search.board.ranking import best, best_parent, finalists, ranked
+from search.study.looks import ALPHA, Look, Looks
+from search.study.outcomes import Split
+from search.study.record import SplitName, TrialRecord
+
+Ruling: TypeAlias = Literal["proven", "not proven", "no better"]
+Splits: TypeAlias = Mapping[SplitName, Split]
+
+
+@dataclass(frozen=True, slots=True)
+class SearchVerdict:
+    """Whether a search has found a merge that is better than its parents.
+
+    Attributes:
+        ruling: ``no better`` if no trial passes more than the best parent.
+        sentence: the ruling and its reason, for people.
+        trial: the number of the trial that it is about.
+        parent: the name of the parent that comes closest to that trial on the report split.
+        points: by how much of the report split the trial surpasses that parent, within [-1, 1].
+        p_value: of the claim that the trial is better than every parent.
+        needed: what the p-value must not exceed.
+    """
+
+    ruling: Ruling
+    sentence: str
+    trial: int | None = None
+    parent: str | None = None
+    points: float | None = None
+    p_value: float | None = None
+    needed: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ParentTest:
+    """A trial against every parent on one split.
+
+    Attributes:
+        trial: the trial.
+        parent: the one with the largest p-value.
+        points: by how much the trial's score surpasses that parent's.
+        p_value: the largest of those over the parents.
+    """
+
+    trial: TrialRecord
+    parent: TrialRecord
+    points: float
+    p_value: float
+
+
+def against_parents(trial: TrialRecord, parents: Iterable[TrialRecord], split: SplitName, how: Split) -> ParentTest:
+    """Test whether a trial is better than every parent. A model without outcomes proves nothing.
+
+    Args:
+        trial: that makes the claim.
+        parents: at least one.
+        split: on which they are compared.
+        how: its outcomes are read.
+    """
+    mine = trial.on(split).outcomes
+    tests = [ParentTest(trial, parent, *_compared(mine, parent.on(split).outcomes, how)) for parent in parents]
+    return max(tests, key=lambda test: (test.p_value, -test.points))
+
+
+@lru_cache(maxsize=256)  # a worker asks the same after every trial
+def _compared(mine: str, theirs: str, how: Split) -> tuple[float, float]:
+    """Return by how much the score of some outcomes surpasses that of others, and the p-value of that."""
+    points = weighted_mean(how.groups(mine)) - weighted_mean(how.groups(theirs))
+    return points, p_better(how.rates(mine), how.rates(theirs), how.weights) if mine and theirs else 1.0
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p-values corrected for their number, so that any false claim among them is as rare as one by itself.
+
+    Holm 1979, https://www.jstor.org/stable/4615733.
+    """
+    corrected, least = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        least = corrected[index] = min(1.0, max(least, p_values[index] * (len(p_values) - rank)))
+    return corrected
+
+
+def next_look(records: Sequence[TrialRecord], splits: Splits, looks: Looks) -> Look | None:
+    """Return the look that is to be made while trials run, if one is.
+
+    It tests the best trial, provided that no look has been at that one, that the search split, which flatters it, finds
+    it better than every parent at the level `ALPHA`, and that the report split has problems enough to prove anything.
+    """
+    due = looks.due(sum(record.is_over for record in records if record.kind == "trial"))
+    if due is None or _objectives(records) > 1:
+        return None
+    trial, parents = best(records), _scored_parents(records)
+    if trial is None or not parents or any(trial.number in look.finalists for look in looks.made):
+        return None
+    alpha = looks.alpha(due)
+    if 0.5 ** splits["report"].problems > alpha:
+        return None
+    is_likely = against_parents(trial, parents, "search", splits["search"]).p_value <= ALPHA
+    return Look(due, alpha, (trial.number,)) if is_likely else None
+
+
+def last_look(records: Sequence[TrialRecord], splits: Splits, looks: Looks, count: int) -> Look | None:
+    """Return the look at the end of a search, if it would tell anything new.
+
+    It tests those of the `count` finalists that are better than every parent on the search split.
+    """
+    trial, parent = best(records), best_parent(records)
+    if trial is None or parent is None or not splits["report"].problems or _objectives(records) > 1:
+        return None
+    if trial.number in proven(records, splits, looks):
+        return None
+    chosen = tuple(record.number for record in finalists(records, count) if _score(record) > _score(parent))
+    before = {number for look in looks.made if look.due is None for number in look.finalists}
+    return None if before.issuperset(chosen) else Look(None, looks.alpha(None), chosen)
+
+
+def unscored(records: Sequence[TrialRecord], look: Look) -> list[TrialRecord]:
+    """Return the models that a look compares and whose scoring on the report split is not over: parents first."""
+    tested = [record for record in records if record.kind == "trial" and record.number in look.finalists]
+    wanted = [*_scored_parents(records), *tested] if tested else []
+    return [record for record in wanted if record.on("report").state in ("waiting", "running")]
+
+
+def proven(records: Sequence[TrialRecord], splits: Splits, looks: Looks) -> list[int]:
+    """Return the numbers of the trials that a look has proven to be better than every parent, the best first."""
+    return [result.trial.number for result in _results(records, splits, looks) if result.holds]
+
+
+def search_verdict(records: Sequence[TrialRecord], splits: Splits, looks: Looks) -> SearchVerdict:
+    """Return the verdict of a search as it stands."""
+    trial, parent, names = best(records), best_parent(records), _names(records)
+    results = _results(records, splits, looks)
+    if first := next((result for result in results if result.holds), None):
+        return first.verdict("proven", names)
+    if trial is None or parent is None:
+        return SearchVerdict("not proven", f"not proven: no {'parent' if trial else 'trial'} has a score")
+    if _objectives(records) > 1:
+        return SearchVerdict("not proven", "not proven: of several objectives none says which trial is better")
+    if _score(trial) <= _score(parent):
+        reason = f"no trial solves more of the search split than the best parent, {names[parent.name]}"
+        return SearchVerdict("no better", f"no better: {reason}")
+    if not splits["report"].problems:
+        return SearchVerdict("not proven", "not proven: there is no report split (evaluation.report_fraction is 0)")
+    if not results:
+        reason = f"{record_name(trial)}, the best, is not tested on the report split yet"
+        return SearchVerdict("not proven", f"not proven: {reason}", trial.number)
+    is_best = results[0].trial.number == trial.number and all(result.test.points <= 0 for result in results)
+    return results[0].verdict("no better" if is_best else "not proven", names)
+
+
+@dataclass(frozen=True, slots=True)
+class _Result:
+    """What a look found of one of its finalists; `p_value` is corrected for their number."""
+
+    test: ParentTest
+    look: Look
+    p_value: float
+
+    @property
+    def trial(self) -> TrialRecord:
+        return self.test.trial
+
+    @property
+    def holds(self) -> bool:
+        return self.p_value <= self.look.alpha
+
+    def verdict(self, ruling: Ruling, names: Mapping[str, str]) -> SearchVerdict:
+        points, parent = self.test.points, self.test.parent.name
+        more = f"{abs(points) * 100:.1f} points {'more' if points > 0 else 'fewer'}" if points else "as much"
+        tested = f"p = {shown_p(self.p_value)}"
+        if len(self.look.finalists) > 1:
+            tested += f", corrected for {len(self.look.finalists)} finalists"
+        if not self.holds:
+            tested += f"; needed: {shown_p(self.look.alpha)}"
+        solves = f"{record_name(self.trial)} solves {more} of the report split {'than' if points else 'as'}"
+        sentence = f"{ruling}: {solves} the closest parent, {names[parent]} ({tested})"
+        return SearchVerdict(ruling, sentence, self.trial.number, parent, points, self.p_value, self.look.alpha)
+
+
+def shown_p(p_value: float) -> str:
+    """Return a p-value as people read it."""
+    return f"{p_value:.1g}" if p_value < 0.001 else f"{p_value:.3f}"
+
+
+def _results(records: Sequence[TrialRecord], splits: Splits, looks: Looks) -> list[_Result]:
+    """Return what the looks found that are over: of each trial the look that proved it, or else the last; by merit."""
+    found: dict[int, _Result] = {}
+    parents = _scored_parents(records)
+    looked_at = {number for look in looks.made for number in look.finalists} if parents else {}
+    trials = {it.number: it for it in records if it.kind == "trial" and it.number in looked_at}
+    tests = {number: against_parents(it, parents, "report", splits["report"]) for number, it in trials.items()}
+    for look in looks.made:
+        if not trials.keys() >= set(look.finalists) or unscored([*parents, *trials.values()], look):
+            continue
+        corrected = holm([tests[number].p_value for number in look.finalists])
+        for number, p_value in zip(look.finalists, corrected, strict=True):
+            if number not in found or not found[number].holds:
+                found[number] = _Result(tests[number], look, p_value)
+    return [found[record.number] for record in ranked(result.trial for result in found.values())]
+
+
+def _scored_parents(records: Sequence[TrialRecord]) -> list[TrialRecord]:
+    return [record for record in records if record.kind == "parent" and record.search.score is not None]
+
+
+def _score(record: TrialRecord) -> float:
+    return record.search.score or 0.0
+
+
+def _objectives(records: Iterable[TrialRecord]) -> int:
+    return max((len(record.search.scores) for record in records), default=1)
+
+
+def _names(records: Iterable[TrialRecord]) -> dict[str, str]:
+    """Return what parents are called, by their references."""
+    parents = [record for record in records if record.kind == "parent"]
+    known = parent_names((record.recipe for record in parents if record.recipe), NAME_WIDTH)
+    return {record.name: known.get(record.name, record.name) for record in parents}

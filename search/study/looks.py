@@ -1,0 +1,86 @@
+"""Looks at the report split: when a search may test its best trial there, and how much of alpha each look costs.
+
+Every look tests at a level that is its part of `ALPHA`. Whatever the search does and however often it is resumed, the
+parts sum up to no more than `ALPHA`; by the union bound a search in which no merge is better than every parent says
+"proven" with no greater probability. The looks need not be independent, but neither their times nor their parts may
+depend on what the report split shows: they follow from the search split and the plan alone. (A look that proves its
+trial ends the search. The looks that it thereby cancels could only have added false claims.)
+
+The looks that are planned while trials run share `_WHILE_RUNNING` of alpha equally, and what one leaves unspent goes
+to the next. Each look after these, at an end or beyond the planned trials, takes half of what is left. So most of alpha
+is kept for the end, as O'Brien and Fleming do (doi:10.2307/2530245): a large gain proves itself at a small level, and a
+small one is to be had only after a long search. The exact test is discrete, and its true level lower still.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+ALPHA: Final = 0.05
+"""The most probable that "proven" may be where no merge is better than every parent."""
+_WHILE_RUNNING = 0.3
+_FIRST, _GROWTH = 4, 2.5
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """A look at the report split, which was begun.
+
+    Attributes:
+        due: how many trials had to be over; None at an end of the search.
+        alpha: the level of its test, of all its finalists together.
+        finalists: the numbers of the trials that it tests, best first.
+    """
+
+    due: int | None
+    alpha: float
+    finalists: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Looks:
+    """The looks of a search.
+
+    Attributes:
+        planned: how many trials the search was to have when it was made.
+        made: the looks that were begun, in order.
+    """
+
+    planned: int = 0
+    made: tuple[Look, ...] = ()
+
+    @property
+    def left(self) -> float:
+        """What is left of alpha."""
+        return ALPHA - sum(look.alpha for look in self.made)
+
+    @property
+    def times(self) -> tuple[int, ...]:
+        """After how many trials the planned looks are due, besides the one at the end."""
+        return tuple(itertools.takewhile(lambda due: due < self.planned, _times()))
+
+    @property
+    def at_end(self) -> float:
+        """The least that the level of the next look at an end can be, whatever is spent before."""
+        return min(self.left, (1 - _WHILE_RUNNING) * ALPHA) / 2
+
+    def due(self, over: int) -> int | None:
+        """Return the time of the look that is due when so many trials are over, if one is that was not made."""
+        due = max(itertools.takewhile(lambda due: due <= over, _times()), default=None)
+        made = [look.due for look in self.made if look.due is not None]
+        return due if due is not None and due > max(made, default=0) else None
+
+    def alpha(self, due: int | None) -> float:
+        """Return the level of the next look if it is due then; None stands for an end."""
+        times = self.times
+        if due not in times or any(look.due is None for look in self.made):
+            return self.left / 2
+        share = (times.index(due) + 1) / len(times)
+        return _WHILE_RUNNING * ALPHA * share - (ALPHA - self.left)
+
+
+def _times() -> Iterator[int]:
+    return (round(_FIRST * _GROWTH**count) for count in itertools.count())
