@@ -7,7 +7,6 @@ all other numbers are the recipe's. The same file and fraction give the same con
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from copy import deepcopy
 from dataclasses import dataclass
 from math import ceil, floor
 from pathlib import Path
@@ -18,7 +17,7 @@ import yaml
 from merging import MergingError, Recipe
 from search.errors import SearchError
 from search.space.config import located, located_enqueue, located_evaluation
-from search.space.ranges import Keys, at, path_of, put, range_places
+from search.space.ranges import Keys, at, path_of, range_places, replaced
 from search.space.sections import YAML, Sections
 
 if TYPE_CHECKING:
@@ -52,9 +51,9 @@ def config_around(path: Path, fraction: float) -> str:
     sections = Sections.of(given, str(path))
     places = [path.parent, Path()]
     recipe = located(given[_RECIPE], places)
-    searched = deepcopy(recipe)
+    searched = recipe
     for keys, low, high in _ranges(recipe, plain.merge_method, fraction):
-        put(searched, keys, {"low": low, "high": high})
+        searched = replaced(searched, keys, {"low": low, "high": high})
     if searched == recipe:
         raise SearchError(
             f"{path}: --around: the recipe has no number of {plain.merge_method} to search around; write one, such as "
@@ -132,8 +131,7 @@ class _Number:
         return float(f"{wanted:.{_DIGITS}g}")
 
     def _is_legal(self, number: float) -> bool:
-        changed = deepcopy(dict(self.recipe))
-        put(changed, self.keys, number)
+        changed = replaced(self.recipe, self.keys, number)
         try:
             Recipe.from_dict(changed, "the recipe")
         except MergingError:

@@ -11,6 +11,7 @@ inverse.
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import random
@@ -65,9 +66,13 @@ def at(data: Any, keys: Keys) -> Any:
     return data
 
 
-def put(data: Any, keys: Keys, value: object) -> None:
-    """Put a value at some keys of plain data."""
-    at(data, keys[:-1])[keys[-1]] = value
+def replaced(data: Any, keys: Keys, value: object) -> Any:
+    """Return plain data with another value at some keys; what does not lie on the way there is shared."""
+    if not keys:
+        return value
+    other = copy.copy(data)
+    other[keys[0]] = replaced(data[keys[0]], keys[1:], value)
+    return other
 
 
 def _number(value: object) -> float:

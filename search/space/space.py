@@ -9,7 +9,6 @@ is in no valid recipe. Not every combination needs to be valid: a trial whose re
 
 from __future__ import annotations
 
-import copy
 import math
 import random
 import time
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from merging import MergingError, Recipe, shown
 from search.errors import SearchError
-from search.space.ranges import Keys, Range, find_ranges, put
+from search.space.ranges import Keys, Range, find_ranges, replaced
 from search.study.record import Parameters, Value
 
 if TYPE_CHECKING:
@@ -33,6 +32,8 @@ if TYPE_CHECKING:
 _DRAWS = 100
 # After which that estimate has to do. (Where layers are searched, almost every draw needs a plan of its own.)
 _ESTIMATE_SECONDS = 1.0
+# After which no valid recipe is looked for any more: where a draw takes that long, the recipe is huge by mistake.
+_FIND_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -108,9 +109,9 @@ class SearchSpace:
 
     def recipe_at(self, params: Parameters) -> Recipe:
         """Return the recipe with these parameters in place of the ranges. Raises MergingError if it is invalid."""
-        data = copy.deepcopy(self.template)
+        data: object = self.template
         for found in self.ranges:
-            put(data, found.keys, copy.deepcopy(found.value(params)))
+            data = replaced(data, found.keys, found.value(params))
         return Recipe.from_dict(data, self.source, "recipe")
 
     def parameters_of(self, recipe: Mapping[str, object], key: str = "recipe") -> Parameters:
@@ -156,14 +157,12 @@ class _Attempts:
                 yield recipe
         for end in (end for found in self.space.ranges for end in found.ends()):
             if not any(end.items() <= point.items() for point in known):
-                point, recipe = self._with(end, chain((lowest, highest), self.drawn()))
+                point, recipe = self._with(end, chain((lowest, highest), self._drawn_for(_FIND_SECONDS)))
                 known.append(point)
                 yield recipe
 
     def warning(self) -> str:
-        began = time.monotonic()
-        enough = takewhile(lambda _: time.monotonic() < began + _ESTIMATE_SECONDS, self.drawn())
-        valid = [self.attempt(params) is not None for params in enough]
+        valid = [self.attempt(params) is not None for params in self._drawn_for(_ESTIMATE_SECONDS)]
         if self.refused is None:
             return ""
         refused = str(self.refused).removeprefix(f"{self.space.source}: ")
@@ -184,6 +183,10 @@ class _Attempts:
     def drawn(self) -> Iterator[dict[str, Value]]:
         for _ in range(_DRAWS):
             yield {name: value for found in self.space.ranges for name, value in found.draw(self.numbers).items()}
+
+    def _drawn_for(self, seconds: float) -> Iterator[dict[str, Value]]:
+        began = time.monotonic()
+        return takewhile(lambda _: time.monotonic() < began + seconds, self.drawn())
 
     def attempt(self, params: Parameters) -> Recipe | None:
         try:
