@@ -3,8 +3,8 @@
 What an ascent knows of its past is the parameters of its last proposal: Adam begins anew with each, so that any worker
 may go on with the next one, also after a kill.
 
-Guarantees: solutions are of the search split. Every fourth never steers; those that do not decide whether a step was
-one: where the loss on them no longer falls, the ascent is over.
+Guarantees: solutions are of the search split. Every fourth never steers: these choose how far a proposal goes on the
+way that the others show, and where the loss on them no longer falls, the ascent is over.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 
 import torch
 from transformers import PreTrainedModel
@@ -30,8 +31,8 @@ LEAST = 8
 # Of Adam.
 _DECAYS = (0.8, 0.95)
 _HELD_OUT = 4
-# How often a step that does not help is halved.
-_HALVINGS = 2
+# A solution whose loss is no higher at the first step of a proposal has hardly a gradient, and is left out of the next.
+_SAFE = 0.02
 
 
 class AscentOverError(Exception):
@@ -83,15 +84,11 @@ class Ascent:
         self, earlier: Sequence[TrialRecord], steering: Sequence[Solution], held_out: Sequence[Solution]
     ) -> tuple[Parameters, dict[str, object]]:
         start = self._start(earlier, held_out)
-        before = self._loss(start, held_out)
-        step = self.settings.step
-        for _ in range(_HALVINGS + 1):
-            found, steering_loss = self._climbed(start, steering, step)
-            after = self._loss(found, held_out)
-            if after < before:
-                return found, {"loss": steering_loss, "held_out": [before, after], "step": step}
-            step /= 2
-        raise AscentOverError(f"the loss on solutions that do not steer it no longer falls ({before:.3f})")
+        before, way = self._loss(start, held_out), self._climbed(start, steering)
+        after, found = min(((self._loss(point, held_out), point) for point in way), key=itemgetter(0))
+        if not after < before:
+            raise AscentOverError(f"the loss on solutions that do not steer it no longer falls ({before:.3f})")
+        return found, {"held_out": [before, after]}
 
     def _start(self, earlier: Sequence[TrialRecord], held_out: Sequence[Solution]) -> Parameters:
         if earlier:
@@ -113,31 +110,28 @@ class Ascent:
             self._known[key] = sum(found) / len(found)
         return self._known[key]
 
-    def _climbed(self, start: Parameters, solutions: Sequence[Solution], step: float) -> tuple[Parameters, list[float]]:
-        """Return parameters some steps of Adam further, and the loss before each step."""
-        adam, parameters, before = _Adam(step), start, []
+    def _climbed(self, start: Parameters, solutions: Sequence[Solution]) -> list[Parameters]:
+        """Return where some steps of Adam lead, one after the other."""
+        adam, way, doubtful = _Adam(self.settings.step), [start], solutions
         for number in range(self.settings.steps):
             self.progress(number, self.settings.steps)
-            loss, slopes = self._slopes(parameters, solutions)
-            before.append(loss)
-            parameters = self.box.parameters(adam.moved(self.box.point(parameters), slopes), parameters)
-        return parameters, before
-
-    def _slopes(self, parameters: Parameters, solutions: Sequence[Solution]) -> tuple[float, Mapping[str, float]]:
-        model = self.merger.apply(self.box.recipe_at(parameters))
-        loss = mean_loss_with_gradients(model, solutions)
-        return loss, self.box.slopes(self.merger, self.merger.take_gradients(), parameters)
+            model = self.merger.apply(self.box.recipe_at(way[-1]))
+            found = losses_with_gradients(model, doubtful)
+            slopes = self.box.slopes(self.merger, self.merger.take_gradients(), way[-1])
+            way.append(self.box.parameters(adam.moved(self.box.point(way[-1]), slopes), way[-1]))
+            if number == 0:
+                doubtful = [each for each, loss in zip(solutions, found, strict=True) if loss > _SAFE] or solutions
+        return way[1:]
 
 
-def mean_loss_with_gradients(model: PreTrainedModel, solutions: Sequence[Solution]) -> float:
-    """Return the mean loss, and leave its gradient in the model's parameters."""
+def losses_with_gradients(model: PreTrainedModel, solutions: Sequence[Solution]) -> list[float]:
+    """Return the loss of each solution, and leave the gradient of their sum in the model's parameters."""
     model.requires_grad_(True)
     try:
         with torch.enable_grad():
-            found = losses(model, solutions, lambda batch: torch.autograd.backward(batch.sum() / len(solutions)))
+            return losses(model, solutions, lambda batch: torch.autograd.backward(batch.sum()))
     finally:
         model.requires_grad_(False)
-    return sum(found) / len(found)
 
 
 @dataclass
