@@ -20,6 +20,7 @@ from search.errors import SearchError
 from search.identity import CONTENTS, DIGESTS, Identity, Names, check, differing
 from search.results import ResultsFolder
 from search.space.space import SearchSpace
+from search.study.looks import ALPHA
 from search.study.record import TAKEN_OVER, WARM_START, Parameters, Scoring, TrialRecord
 from search.study.store import Proposal
 
@@ -28,6 +29,7 @@ SEEN = "seen_earlier"
 
 _PROBLEMS: Final = "problems"
 _SEARCH: Final = "search"
+_REPORT: Final = "report"
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class EarlierSearch:
         identity: what it is of.
         records: its records.
         sets: the names of its problem sets, where there are several.
+        spent: what its looks at its report split cost of alpha.
     """
 
     folder: str
@@ -49,6 +52,7 @@ class EarlierSearch:
     identity: Identity
     records: Sequence[TrialRecord]
     sets: Sequence[str]
+    spent: float
 
     @classmethod
     def open(cls, folder: str, where: str, best: int) -> EarlierSearch:
@@ -58,7 +62,8 @@ class EarlierSearch:
             with results.reading() as store:
                 splits = store.splits
                 sets = [name for name, _, _ in splits[_SEARCH].parts] if splits else []
-                return cls(folder, where, best, store.identity, store.changed()[0], sets)
+                spent = sum(look.alpha for look in store.looks.made)
+                return cls(folder, where, best, store.identity, store.changed()[0], sets, spent)
         except SearchError as error:
             raise SearchError(f"{where}: {error}") from None
 
@@ -149,6 +154,14 @@ class Start:
                 told = _told(len(found), best)
             notes.append(f"{each.where}: {each.folder}: {told}")
         return cls(taken_over, proposals, notes)
+
+
+def spent_earlier(earlier: Iterable[EarlierSearch], report: ProblemSet) -> float:
+    """Return what the looks of earlier searches cost of alpha that were at some problems of this report split."""
+    names = [part.name for part in report.parts]
+    tasks = {own for task in report.task_ids for own in (task, _own(task, names))}
+    looked = (each for each in earlier if tasks & {_own(task, each.sets) for task in each.identity[_PROBLEMS][_REPORT]})
+    return min(ALPHA, sum(each.spent for each in looked))
 
 
 def seen_earlier(earlier: Iterable[EarlierSearch]) -> Sequence[str]:

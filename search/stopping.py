@@ -15,8 +15,8 @@ from search.study.record import TrialRecord
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """How a search stands.
+class SearchSoFar:
+    """What stop rules know of a search.
 
     Attributes:
         records: what it has found.
@@ -39,19 +39,19 @@ class Standing:
         return sorted(trials, key=lambda record: record.number)
 
 
-def _proven(now: Standing, stop: StopSection) -> str:
+def _proven(now: SearchSoFar, stop: StopSection) -> str:
     found = proven(now.records, now.splits, now.looks) if stop.proven else []
     return f"proven at trial {found[0]}" if found else ""
 
 
-def _target(now: Standing, stop: StopSection) -> str:
+def _target(now: SearchSoFar, stop: StopSection) -> str:
     if stop.target is None:
         return ""
     first = next((record for record in now.over if (record.search.score or 0) >= stop.target), None)
     return f"target reached at trial {first.number} ({first.search.score:.1%})" if first else ""
 
 
-def _patience(now: Standing, stop: StopSection) -> str:
+def _patience(now: SearchSoFar, stop: StopSection) -> str:
     if stop.patience is None:
         return ""
     best, since, last = None, 0, 0
@@ -67,22 +67,22 @@ def _patience(now: Standing, stop: StopSection) -> str:
     return f"out of patience: none of {since} trials was better{by} than trial {last}"
 
 
-def _trials(now: Standing, _: StopSection) -> str:
+def _trials(now: SearchSoFar, _: StopSection) -> str:
     return "all trials are over" if len(now.over) >= now.trials else ""
 
 
-def _timeout(now: Standing, _: StopSection) -> str:
+def _timeout(now: SearchSoFar, _: StopSection) -> str:
     return "time is over" if now.is_late else ""
 
 
-RULES: Mapping[str, Callable[[Standing, StopSection], str]] = {
+RULES: Mapping[str, Callable[[SearchSoFar, StopSection], str]] = {
     "trials": _trials, "proven": _proven, "target": _target, "patience": _patience, "timeout": _timeout,
 }  # fmt: skip
 """Each returns why the search ends, or nothing."""
 _OF_SEVERAL = ("trials", "timeout")
 
 
-def ended_by(now: Standing, stop: StopSection) -> str:
+def ended_by(now: SearchSoFar, stop: StopSection) -> str:
     """Return by which rule a search ends, in words, or nothing if it goes on.
 
     A search with several objectives ends by trials and time only.

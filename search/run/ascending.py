@@ -9,7 +9,7 @@ from search.ascent.ascent import Ascent
 from search.ascent.unit_box import UnitBox
 from search.run.setup import Session
 from search.space.config import SearchConfig
-from search.study.record import ASCENT, TrialRecord
+from search.study.record import ASCENT, Parameters, TrialRecord
 
 
 def why_none(config: SearchConfig) -> str:
@@ -29,8 +29,8 @@ def goes_on(records: Sequence[TrialRecord]) -> bool:
     )
 
 
-def ascent_of(session: Session) -> Ascent:
-    """Return the ascent of a search whose config wants one."""
+def ascent_of(session: Session, warm_starts: Sequence[Parameters]) -> Ascent:
+    """Return the ascent of a search whose config wants one; it may also begin at a warm start."""
     config, bench = session.config, session.bench
     assert config.search.ascent
     middle = config.space.middle()
@@ -40,5 +40,4 @@ def ascent_of(session: Session) -> Ascent:
         return bench.evaluator.solutions(tokenizer, bench.drafts, bench.splits["search"])
 
     box = UnitBox.of(config.space.ranges, lambda parameters: bench.located(config.space.recipe_at(parameters)))
-    starts = [middle, *config.warm_starts]
-    return Ascent(config.search.ascent, box, bench.merger, solutions, starts, bench.progress.step)
+    return Ascent(config.search.ascent, box, bench.merger, solutions, [middle, *warm_starts], bench.progress.step)

@@ -26,7 +26,7 @@ from search.run.ascending import ascent_of, goes_on, why_none
 from search.run.machine import Machine
 from search.run.setup import Session
 from search.run.trial import Result, describe, repeat_trial, run_job
-from search.stopping import Standing, ended_by
+from search.stopping import SearchSoFar, ended_by
 from search.study.looks import Look, Looks
 from search.study.record import ASCENT, TAKEN_OVER, WARM_START, Parameters, SamplerNotes, TrialRecord
 from search.study.samplers import Proposer
@@ -71,7 +71,7 @@ class Phases:
         others = self._others_at_trials()  # first: what is over meanwhile is counted below
         trials = [record for record in self.records.read() if record.kind == "trial"]
         ended = sum(record.is_over for record in trials)
-        if ended + others < self.total and not ended_by(self._standing, self.session.config.search.stop):
+        if ended + others < self.total and not ended_by(self._so_far, self.session.config.search.stop):
             if not self.session.store.at_work() - {self.session.worker}:
                 again = sum(bool(record.search.tries) for record in trials if not record.is_over)
                 waiting = f", and {again} could not be finished and will be run again" if again else ""
@@ -85,11 +85,11 @@ class Phases:
     def ended(self) -> str:
         """Return by which rule the search has ended, in words; nothing if it has not."""
         is_late = self.deadline is not None and time.monotonic() >= self.deadline
-        return ended_by(replace(self._standing, is_late=is_late), self.session.config.search.stop)
+        return ended_by(replace(self._so_far, is_late=is_late), self.session.config.search.stop)
 
     @property
-    def _standing(self) -> Standing:
-        return Standing(self.records.read(), self._splits, self.session.store.looks, self.total)
+    def _so_far(self) -> SearchSoFar:
+        return SearchSoFar(self.records.read(), self._splits, self.session.store.looks, self.total)
 
     @property
     def _progress(self) -> Progress:
@@ -128,7 +128,10 @@ class Phases:
             discordance = parents_discordance(self.records.read(), self._splits["search"])
             level = session.store.looks.at_end / session.config.search.finalists
             added = session.config.evaluation.more_with_mbpp
-            self._progress.say(power_line(problems, level, discordance, added))
+            nothing = (
+                "the searches that this one starts from have spent all of alpha on its report split: nothing is proven"
+            )
+            self._progress.say(power_line(problems, level, discordance, added) if level > 0 else nothing)
 
     def _run_trials(self) -> None:
         self._begin_search()
@@ -158,7 +161,7 @@ class Phases:
             if set(waiting) - set(self.machine.failed):
                 self._claim_reports(self._looked_at())
                 self._begin_search()
-        return bool(ended_by(self._standing, self.session.config.search.stop))
+        return bool(ended_by(self._so_far, self.session.config.search.stop))
 
     def _begin_look(self, due: Callable[[Sequence[TrialRecord], Splits, Looks], Look | None]) -> None:
         looks = self.session.store.looks
@@ -265,7 +268,7 @@ class Phases:
 
     @cached_property
     def _ascent(self) -> Ascent:
-        return ascent_of(self.session)
+        return ascent_of(self.session, warm_starts(self.records.read()))
 
     @cached_property
     def _proposer(self) -> Proposer:

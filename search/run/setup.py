@@ -23,7 +23,7 @@ from merging.notes import parent_notes
 from search.compute import Compute
 from search.contents import ParentContents
 from search.devices import choose_device
-from search.earlier import SEEN, EarlierSearch, Start, seen_earlier, unseen
+from search.earlier import SEEN, EarlierSearch, Start, seen_earlier, spent_earlier, unseen
 from search.errors import SearchError
 from search.identity import Identity, moved
 from search.prompt_checks import notes_on_prompts, require_template
@@ -154,7 +154,8 @@ class _Setup:
         )  # fmt: skip
         starts = [*(Proposal(parameters, WARM_START) for parameters in config.warm_starts), *start.proposals]
         read = {name: Split.of(split, evaluator.sampling.samples) for name, split in splits.items()}
-        store.begin(references, starts, read, self.total, retry_failed, start.taken_over)
+        spent = spent_earlier(earlier, splits["report"])
+        store.begin(references, starts, read, self.total, retry_failed, start.taken_over, spent)
         folder.require_parameters(store.changed()[0], config.space)
         folder.remove_lost_completions(store)
         return Session(config, bench, store, worker)

@@ -15,11 +15,12 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
+from search.study.looks import Look
 from search.study.record import ASCENT, Kind, Parameters, SamplerNotes, Scoring, SplitName, State, TrialRecord
 
 if TYPE_CHECKING:
     from evaluation import Draft, Verdict
-    from search.study.looks import Look, Looks
+    from search.study.looks import Looks
     from search.study.outcomes import Split
 
 DIED: Final = "its worker died"
@@ -57,6 +58,7 @@ class Store(ABC):
         planned: int = 0,
         retry_failed: bool = False,
         taken_over: Sequence[TrialRecord] = (),
+        spent: float = 0.0,
     ) -> None:
         """Begin the search, or go on with it.
 
@@ -69,6 +71,7 @@ class Store(ABC):
                 without it nothing can be compared.
             taken_over: trials of an earlier search, with their scores, which get numbers here; one whose parameters a
                 trial has is not added.
+            spent: what earlier looks at the report split cost of alpha; kept with the splits.
         """
         with self._writing():
             if not self._count("parent"):
@@ -76,6 +79,8 @@ class Store(ABC):
                     self._save(record)
             if splits and not self.splits:
                 self._keep_splits(splits, planned)
+                if spent:
+                    self._add_look(Look(None, spent, ()))
             self._add([*taken_over, *(_proposed(TrialRecord("trial"), proposal) for proposal in warm_starts)])
             for record in self._in_state("search", "failed"):
                 if retry_failed or (record.kind != "trial" and not record.search.tries):

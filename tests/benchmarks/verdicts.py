@@ -19,7 +19,7 @@ from evaluation.scoring import wilson_interval
 from search.board.ranking import unreported
 from search.board.verdict import SearchVerdict, last_look, next_look, search_verdict, unscored
 from search.space.sections import StopSection
-from search.stopping import Standing, ended_by
+from search.stopping import SearchSoFar, ended_by
 from search.study.looks import Look, Looks
 from search.study.outcomes import Split
 from search.study.record import Kind, Scoring, SplitName, TrialRecord
@@ -112,7 +112,7 @@ class Replay:
         return list(self._records.values())
 
     def _search(self, trials: int) -> None:
-        while not ended_by(Standing(self._all, self._splits, self._looks, trials), StopSection()):
+        while not ended_by(SearchSoFar(self._all, self._splits, self._looks, trials), StopSection()):
             is_good = self._random.random() < self._world.good
             self._add("trial", self.trials, self._world.gain * is_good)
             self._look(next_look(self._all, self._splits, self._looks))

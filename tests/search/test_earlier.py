@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ import pytest
 from evaluation import ProblemSet, load_problems
 from search import Leaderboard, SearchConfig, SearchError, run_search
 from search.board.ranking import finalists
-from search.earlier import EarlierSearch, Start, seen_earlier, unseen
+from search.earlier import EarlierSearch, Start, seen_earlier, spent_earlier, unseen
 from search.results import ResultsFolder
 from search.run.phases import warm_starts
+from search.study.looks import ALPHA
 from search.study.record import TrialRecord
 from tests.search.conftest import Command, fingerprint
 from tests.search.family import Family
@@ -201,10 +203,18 @@ def test_a_problem_was_seen_under_the_name_of_its_set_too(shared_family: Family)
 def test_what_the_searches_before_have_seen_was_seen(finished: Path) -> None:
     earlier = opened(finished)
     before = EarlierSearch(
-        "x", "x", 1, changed(earlier.identity, problems={"search": ["set/1"], "seen_earlier": ["2"]}), (), ["set"]
+        "x", "x", 1, changed(earlier.identity, problems={"search": ["set/1"], "seen_earlier": ["2"]}), (), ["set"], 0.0
     )
     assert before.seen == {"set/1", "1", "2"}
     assert seen_earlier([before, earlier]) == sorted({*before.seen, *earlier.identity["problems"]["search"]})
+
+
+def test_looks_at_the_same_report_split_were_paid_for(finished: Path, shared_family: Family) -> None:
+    earlier, problems = replace(opened(finished), spent=0.02), load_problems(shared_family.problems)
+    of_search, of_report = (problems.without(earlier.identity["problems"][other]) for other in ("report", "search"))
+    assert spent_earlier([earlier], of_report) == 0.02
+    assert spent_earlier([earlier, earlier, earlier], of_report) == ALPHA
+    assert spent_earlier([earlier], of_search) == 0.0
 
 
 def test_samplers_start_from_what_is_tried_first_or_was_best() -> None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from search.space.sections import StopSection
-from search.stopping import Standing, ended_by
+from search.stopping import SearchSoFar, ended_by
 from search.study.looks import Look, Looks
 from search.study.record import TrialRecord
 from tests.search.records import SPLITS, parent, trial
@@ -18,7 +18,7 @@ PARENT = parent(0, "/models/a", {0}, range(4))
 
 def end(records: Sequence[TrialRecord], trials: int = 100, is_late: bool = False, **stop: object) -> str:
     looks = Looks(trials, (Look(4, 0.005, (1,)),))
-    return ended_by(Standing(records, SPLITS, looks, trials, is_late), StopSection.model_validate(stop))
+    return ended_by(SearchSoFar(records, SPLITS, looks, trials, is_late), StopSection.model_validate(stop))
 
 
 def trials(*passed: int) -> list[TrialRecord]:

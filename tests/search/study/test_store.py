@@ -15,7 +15,7 @@ import pytest
 
 from evaluation import Draft, Verdict
 from search.study.local_store import LocalStore
-from search.study.looks import Look, Looks
+from search.study.looks import ALPHA, Look, Looks
 from search.study.outcomes import Split
 from search.study.record import ASCENT, Scoring, TrialRecord
 from search.study.store import Job, Proposal, Records, Store
@@ -444,6 +444,12 @@ def test_how_splits_are_read_is_kept_from_the_begin(store: Store) -> None:
     store.begin((), splits=splits)  # type: ignore[arg-type]
     store.begin((), splits={"search": Split(7)})
     assert store.splits == splits
+
+
+def test_what_earlier_looks_have_spent_is_spent_here(store: Store) -> None:
+    for _ in range(2):
+        store.begin((), splits={"search": Split(), "report": Split()}, planned=40, spent=0.02)
+    assert store.looks.left == pytest.approx(ALPHA - 0.02)
 
 
 def test_looks_are_kept_and_begun_by_one_worker(cluster: Cluster) -> None:
