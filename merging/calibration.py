@@ -24,21 +24,19 @@ from merging.errors import MergingError, first_line, shown
 from merging.live_model import build_model
 from merging.methods import METHODS
 from merging.methods.registry import Observed
-from merging.parents import ParentSet
+from merging.parents import OnRead, ParentSet
 from merging.planning.plan import Source, Step
 from merging.statistics import forms
 from merging.statistics.statistics import Kept
 from merging.tokenization.embeddings import RearrangedTensor
 from merging.tokenization.tokenizers import load_tokenizer
 
-Progress = Callable[[str, int, int], None]
-
 _OBSERVATIONS = forms.named(version=1)
 # What is longer is cut.
 _TOKENS = 512
 
 
-def calibrate(steps: Iterable[Step], parents: ParentSet, progress: Progress | None = None) -> None:
+def calibrate(steps: Iterable[Step], parents: ParentSet, progress: OnRead | None = None) -> None:
     """Run every parent over its calibration file where a step's method needs it and that was not done yet.
 
     Args:
@@ -78,7 +76,7 @@ def _rearranged(fisher: Tensor | None, own: Tensor) -> Tensor | None:
 
 
 def observations(
-    kind: Observed, parent: str, file: str, parents: ParentSet, progress: Progress | None = None
+    kind: Observed, parent: str, file: str, parents: ParentSet, progress: OnRead | None = None
 ) -> dict[str, Tensor]:
     """Return what is observed of a parent on a file, by tensor; computed at most once for a parent set."""
     sequences = cache(lambda: _tokenize(read_texts(file), parent, file, parents))
@@ -119,7 +117,7 @@ def _observe(
     file: str,
     sequences: Sequence[Tensor],
     parents: ParentSet,
-    progress: Progress | None,
+    progress: OnRead | None,
 ) -> dict[str, Tensor]:
     with torch.inference_mode(False):
         model = _float32_model(parent, parents)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from merging.parents import ParentSet
 from merging.planning.plan import Plan
 from merging.recipes.recipe import Recipe
-from merging.unread_numbers import unread, unread_notes
+from merging.unread_parameters import unread, unread_notes
 
 
 def notes_of(recipe: Recipe, plan: Plan, parents: ParentSet, *, written: bool = False) -> list[str]:

@@ -27,7 +27,7 @@ from merging.residency.residency import Residency
 from merging.statistics.digests import FileDigests
 from merging.statistics.statistics import Statistics
 
-Progress = Callable[[str, int, int], None]
+OnRead = Callable[[str, int, int], None]
 Sources: TypeAlias = tuple[tuple[str, str] | None, ...]
 
 
@@ -126,7 +126,7 @@ class ParentSet:
             torch.Size(tensor.shape).numel() for tensor in next(iter(self.checkpoints.values())).tensors.values()
         )
 
-    def load(self, progress: Progress | None = None) -> None:
+    def load(self, progress: OnRead | None = None) -> None:
         """Read the parents' weights into the memory that has room for them.
 
         Args:

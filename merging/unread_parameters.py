@@ -1,10 +1,10 @@
-"""Unread numbers: numbers of a recipe that do not affect the merge.
+"""Unread parameters: those of a recipe that do not affect the merge.
 
-To test a number, it is changed and the plan's steps are compared with those of before, so nothing here needs to know
-filters, knots, precedence and methods. Its effect on a parent that equals the base is tried on a few tensors.
+To test a parameter, its number is changed and the plan's steps are compared with those of before, so nothing here needs
+to know filters, knots, precedence and methods. Its effect on a parent that equals the base is tried on a few tensors.
 
-Guarantees: a reported number changes no tensor, or, if the report says so, only by being 0. Some numbers without an
-effect are not reported: rounding hides their effect.
+Guarantees: a reported parameter changes no tensor, or, if the report says so, only by being 0. Some parameters without
+an effect are not reported: rounding hides their effect.
 """
 
 from __future__ import annotations

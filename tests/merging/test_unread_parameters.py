@@ -12,7 +12,7 @@ import torch
 from merging import METHODS, MergeOptions, Merger, ParentSet, Recipe
 from merging.methods import Scope
 from merging.planning.plan import Plan
-from merging.unread_numbers import unread, unread_notes
+from merging.unread_parameters import unread, unread_notes
 from tests.merging.conftest import Family
 
 
