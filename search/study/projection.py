@@ -189,6 +189,7 @@ def _attributes(record: TrialRecord) -> dict[str, object]:
     told = {
         "log_likelihood": record.search.log_likelihood,
         "same_as": record.same_as,
+        "proposed_by": record.proposed_by,
         "worker": record.search.worker,
         "error": record.search.error,
     }

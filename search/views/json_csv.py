@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _CSV_KEYS = (
     "kind", "name", "trial", "state", "search_score", "report_score", "report_low", "report_high", "won", "lost",
-    "compared_on", "p_value", "seconds", "on_front", "same_as", "error",
+    "compared_on", "p_value", "seconds", "on_front", "same_as", "proposed_by", "error",
 )  # fmt: skip
 
 
@@ -101,7 +101,7 @@ def _row(row: Row) -> dict[str, Any]:
         "report_interval": row.report_interval, "report_scores": row.report_scores, "won": row.won, "lost": row.lost,
         "compared_on": row.compared_on, "p_value": row.p_value, "seconds": search.seconds.get("total", 0.0),
         "recipe": record.recipe, "parameters": record.parameters, "on_front": row.on_front, "same_as": record.same_as,
-        "error": search.error,
+        "proposed_by": record.proposed_by or None, "error": search.error,
     }  # fmt: skip
 
 

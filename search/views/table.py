@@ -11,6 +11,7 @@ from rich.text import Text
 
 from search.board.names import LABEL_WIDTH, parameter_lines, parent_names, shorten
 from search.board.verdict import shown_p
+from search.study.record import ASCENT, TAKEN_OVER, WARM_START
 
 if TYPE_CHECKING:
     from search.board.leaderboard import Leaderboard, Row
@@ -22,6 +23,8 @@ _LEAST_NAME = 26
 _SET_WIDTH = 16
 _BEST_PARENT = " (best parent)"
 _ON_FRONT = " (Pareto)"
+# Where parameters are from, if not from the sampler.
+_TOLD_SOURCES = (ASCENT, WARM_START, TAKEN_OVER)
 
 
 def plain_table(*columns: str, numeric: Sequence[str] = (), title: str | None = None) -> Table:
@@ -83,8 +86,9 @@ def _parent_names(board: Leaderboard, width: int) -> dict[str, str]:
 
 def _called(board: Leaderboard, row: Row, width: int) -> str:
     """Return what a row is called; no name pushes the scores off the screen."""
-    kind, same_as = row.record.kind, row.record.same_as
-    mark = f" (= {same_as})" if same_as is not None else _ON_FRONT if row.on_front else ""
+    kind, same_as, source = row.record.kind, row.record.same_as, row.record.proposed_by.partition(":")[0]
+    told = f" ({source})" if source in _TOLD_SOURCES else ""
+    mark = f" (= {same_as})" if same_as is not None else _ON_FRONT if row.on_front else told
     if (kind, row.name) == ("parent", board.best_parent):
         mark = _BEST_PARENT
     names = _parent_names(board, width - len(mark)) if kind == "parent" else {}

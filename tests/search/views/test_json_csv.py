@@ -27,7 +27,7 @@ def test_json_has_the_documented_keys() -> None:
         assert found.keys() == {
             "kind", "name", "trial", "state", "search_score", "search_scores", "log_likelihood", "report_score",
             "report_interval", "report_scores", "won", "lost", "compared_on", "p_value", "seconds", "recipe",
-            "parameters", "on_front", "same_as", "error",
+            "parameters", "on_front", "same_as", "proposed_by", "error",
         }  # fmt: skip
     first = read["rows"][0]
     assert (first["kind"], first["trial"], first["seconds"]) == ("trial", 1, 1.5)

@@ -88,6 +88,13 @@ def test_a_pruned_trial_and_a_repeated_one_say_so() -> None:
     assert any(line.startswith("trial 9 (= 0) ") for line in lines)
 
 
+def test_proposals_that_are_not_the_samplers_say_whose_they_are() -> None:
+    sources = ["ascent", "warm start: trial 3 of results/earlier", "tpe"]
+    found = shown(board(*(trial(number, {number}, proposed_by=source) for number, source in enumerate(sources))), 120)
+    names = [re.split(r"  +", line)[0] for line in found[2:]]
+    assert list(filter(None, names)) == ["trial 0 (ascent)", "trial 1 (warm start)", "trial 2"]
+
+
 @pytest.mark.parametrize("width", [80, 120, 160])
 def test_a_long_name_pushes_no_score_off_the_screen(width: int) -> None:
     long = "/x/a-model-whose-name-is-longer-than-anything-that-anybody-would-type-v1.5-instruct"
