@@ -36,7 +36,16 @@ _SAFE = 0.02
 
 
 class AscentOverError(Exception):
-    """The ascent has no further proposal; says why."""
+    """The ascent has no further proposal.
+
+    Args:
+        reason: why, for people.
+        evaluations: what it took to find that out, in forward passes over a solution.
+    """
+
+    def __init__(self, reason: str, evaluations: int = 0) -> None:
+        super().__init__(reason)
+        self.evaluations = evaluations
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +73,7 @@ class Ascent:
         """Return the next proposal. Raises AscentOverError if there is none."""
         earlier = [record for record in records if record.proposed_by == ASCENT and record.parameters]
         if len(earlier) >= self.settings.proposals:
-            raise AscentOverError(f"it made its {self.settings.proposals} proposals")
+            raise AscentOverError("it has made its last proposal")
         solutions = self.solutions()
         if len(solutions) < LEAST:
             raise AscentOverError(f"{len(solutions)} problems are solved, and it needs {LEAST}")
@@ -84,11 +93,13 @@ class Ascent:
         self, earlier: Sequence[TrialRecord], steering: Sequence[Solution], held_out: Sequence[Solution]
     ) -> tuple[Parameters, dict[str, object]]:
         start = self._start(earlier, held_out)
-        before, way = self._loss(start, held_out), self._climbed(start, steering)
+        before, (way, evaluations) = self._loss(start, held_out), self._climbed(start, steering)
         after, found = min(((self._loss(point, held_out), point) for point in way), key=itemgetter(0))
+        evaluations += len(self._known) * len(held_out)
         if not after < before:
-            raise AscentOverError(f"the loss on solutions that do not steer it no longer falls ({before:.3f})")
-        return found, {"held_out": [before, after]}
+            reason = f"the loss on solutions that do not steer it no longer falls ({before:.3f})"
+            raise AscentOverError(reason, evaluations)
+        return found, {"held_out": [before, after], "evaluations": evaluations}
 
     def _start(self, earlier: Sequence[TrialRecord], held_out: Sequence[Solution]) -> Parameters:
         if earlier:
@@ -110,18 +121,22 @@ class Ascent:
             self._known[key] = sum(found) / len(found)
         return self._known[key]
 
-    def _climbed(self, start: Parameters, solutions: Sequence[Solution]) -> list[Parameters]:
-        """Return where some steps of Adam lead, one after the other."""
-        adam, way, doubtful = _Adam(self.settings.step), [start], solutions
+    def _climbed(self, start: Parameters, solutions: Sequence[Solution]) -> tuple[list[Parameters], int]:
+        """Return where some steps of Adam lead, one after the other, and how many evaluations they cost.
+
+        A backward pass counts as two forward passes.
+        """
+        adam, way, doubtful, evaluations = _Adam(self.settings.step), [start], solutions, 0
         for number in range(self.settings.steps):
             self.progress(number, self.settings.steps)
             model = self.merger.apply(self.box.recipe_at(way[-1]))
             found = losses_with_gradients(model, doubtful)
+            evaluations += 3 * len(doubtful)
             slopes = self.box.slopes(self.merger, self.merger.take_gradients(), way[-1])
             way.append(self.box.parameters(adam.moved(self.box.point(way[-1]), slopes), way[-1]))
             if number == 0:
                 doubtful = [each for each, loss in zip(solutions, found, strict=True) if loss > _SAFE] or solutions
-        return way[1:]
+        return way[1:], evaluations
 
 
 def losses_with_gradients(model: PreTrainedModel, solutions: Sequence[Solution]) -> list[float]:

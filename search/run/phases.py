@@ -248,9 +248,10 @@ class Phases:
             except STOPS:
                 raise
             except Exception as error:  # whatever it is, the sampler goes on
+                cost = error.evaluations if isinstance(error, AscentOverError) else 0
                 if not isinstance(error, AscentOverError):
                     _LOG.exception("the ascent failed")
-                notes = {ASCENT: {"over": describe(error)}}
+                notes = {ASCENT: {"over": describe(error), "evaluations": cost}}
                 self._progress.say(f"the ascent is over: {describe(error)}")
         proposal = self._proposer.propose(job.record.number, records)
         return replace(proposal, sampler_notes={**proposal.sampler_notes, **notes})

@@ -82,7 +82,7 @@ def test_proposals_lower_the_loss_that_does_not_steer_them(
     second = found.propose([record])
     # It begins where the first one ended, whoever made that.
     assert second.sampler_notes[ASCENT]["held_out"][0] == pytest.approx(notes["held_out"][1])
-    with pytest.raises(AscentOverError, match="2 proposals"):
+    with pytest.raises(AscentOverError, match="its last proposal"):
         found.propose([record, replace(record, number=1)])
 
 

@@ -49,8 +49,8 @@ def test_its_proposals_are_trials_and_the_sampler_goes_on(
     assert first.search.state == "complete"
     assert after < before
     assert second.proposed_by == "tpe"
-    assert second.sampler_notes[ASCENT] == {"over": "it made its 1 proposals"}
-    assert told.said == ["the ascent is over: it made its 1 proposals"]
+    assert second.sampler_notes[ASCENT] == {"over": "it has made its last proposal", "evaluations": 0}
+    assert told.said == ["the ascent is over: it has made its last proposal"]
     assert "ascending" in told.phases
     # It is over for whoever goes on.
     monkeypatch.setattr(Ascent, "propose", None)
