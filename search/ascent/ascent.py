@@ -3,7 +3,7 @@
 What an ascent knows of its past is the parameters of its last proposal: Adam begins anew with each, so that any worker
 may go on with the next one, also after a kill.
 
-Guarantees: solutions are of the search split. Every fourth never steers: these choose how far a proposal goes on the
+Guarantees: solutions are of the search split. About a fourth never steers: these choose how far a proposal goes on the
 way that the others show, and where the loss on them no longer falls, the ascent is over.
 """
 
@@ -13,6 +13,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
+from typing import cast
+from zlib import crc32
 
 import torch
 from transformers import PreTrainedModel
@@ -74,20 +76,25 @@ class Ascent:
         earlier = [record for record in records if record.proposed_by == ASCENT and record.parameters]
         if len(earlier) >= self.settings.proposals:
             raise AscentOverError("it has made its last proposal")
-        solutions = self.solutions()
-        if len(solutions) < LEAST:
-            raise AscentOverError(f"{len(solutions)} problems are solved, and it needs {LEAST}")
         if not self.box.names:
             raise AscentOverError("no range of the recipe has a slope")
-        held_out, steering = solutions[::_HELD_OUT], [s for i, s in enumerate(solutions) if i % _HELD_OUT]
         try:
-            parameters, notes = self._next(earlier, steering, held_out)
+            parameters, notes = self._next(earlier, *_split(self._readable_solutions()))
         except MergingError as error:
             raise AscentOverError(f"a merge on its way failed: {error}") from error
         finally:
             self._known.clear()
         seen = sum(record.is_over for record in records if record.kind == "trial")
         return Proposal(parameters, ASCENT, seen, {ASCENT: notes})
+
+    def _readable_solutions(self) -> Sequence[Solution]:
+        """Return the solutions whose tokens the merges have embeddings for: one of a parent may have further tokens."""
+        model = self.merger.apply(self.box.recipe_at(self.starts[0]))
+        rows = cast("torch.nn.Embedding", model.get_input_embeddings()).weight.shape[0]
+        found = [each for each in self.solutions() if max(each.completion) < rows]
+        if len(found) < LEAST:
+            raise AscentOverError(f"{len(found)} problems are solved, and it needs {LEAST}")
+        return found
 
     def _next(
         self, earlier: Sequence[TrialRecord], steering: Sequence[Solution], held_out: Sequence[Solution]
@@ -145,8 +152,17 @@ def losses_with_gradients(model: PreTrainedModel, solutions: Sequence[Solution])
     try:
         with torch.enable_grad():
             return losses(model, solutions, lambda batch: torch.autograd.backward(batch.sum()))
+    except BaseException:
+        model.zero_grad(set_to_none=True)  # as large as the model, and of no use
+        raise
     finally:
         model.requires_grad_(False)
+
+
+def _split(solutions: Sequence[Solution]) -> tuple[Sequence[Solution], Sequence[Solution]]:
+    """Return the solutions that steer, and about a fourth that does not: the same whatever else is solved later."""
+    held_out = [each for each in solutions if crc32(each.task_id.encode()) % _HELD_OUT == 0] or solutions[:1]
+    return [each for each in solutions if each not in held_out], held_out
 
 
 @dataclass

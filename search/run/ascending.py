@@ -22,10 +22,16 @@ def why_none(config: SearchConfig) -> str:
 
 
 def goes_on(records: Sequence[TrialRecord]) -> bool:
-    """Whether an ascent may make the next proposal: all reference models are scored, and it was not over before."""
-    return all(
-        "over" not in record.sampler_notes.get(ASCENT, {}) and (record.kind == "trial" or record.is_over)
-        for record in records
+    """Whether an ascent may make the next proposal.
+
+    It may if all reference models are scored, it was not over before, and has not ended its workers.
+    """
+    if any(record.kind != "trial" and not record.is_over for record in records):
+        return False
+    trials = [record for record in records if record.kind == "trial"]
+    was_over = any("over" in record.sampler_notes.get(ASCENT, {}) for record in trials)
+    return not was_over and not any(
+        record.proposed_by == ASCENT and record.search.state == "failed" and not record.parameters for record in trials
     )
 
 
@@ -36,6 +42,7 @@ def ascent_of(session: Session, warm_starts: Sequence[Parameters]) -> Ascent:
     middle = config.space.middle()
 
     def solutions() -> Sequence[Solution]:
+        bench.drafts.sync()
         tokenizer = bench.tokenizer_of(config.space.recipe_at(middle))
         return bench.evaluator.solutions(tokenizer, bench.drafts, bench.splits["search"])
 

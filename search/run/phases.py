@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
+from evaluation.generation.free_memory import release_unused
 from merging import MergingError, Recipe
 from search.ascent.ascent import Ascent, AscentOverError
 from search.board.names import NAME_WIDTH, parent_names, record_name
@@ -240,7 +241,7 @@ class Phases:
 
     def _proposal(self, job: Job, records: Sequence[TrialRecord]) -> Proposal:
         notes: SamplerNotes = {}
-        if job.record.proposed_by == ASCENT:
+        if job.record.proposed_by == ASCENT and self._can_ascend:
             self._progress.phase("ascending")
             try:
                 with self.session.bench.parents.unchanged():
@@ -251,6 +252,7 @@ class Phases:
                 cost = error.evaluations if isinstance(error, AscentOverError) else 0
                 if not isinstance(error, AscentOverError):
                     _LOG.exception("the ascent failed")
+                    release_unused()
                 notes = {ASCENT: {"over": describe(error), "evaluations": cost}}
                 self._progress.say(f"the ascent is over: {describe(error)}")
         proposal = self._proposer.propose(job.record.number, records)
@@ -274,7 +276,7 @@ class Phases:
     @cached_property
     def _proposer(self) -> Proposer:
         config = self.session.config
-        start = next(iter(warm_starts(self.records.read())), {})
+        start = next(iter(centres(self.records.read())), {})
         search = config.search
         return Proposer(search.sampler, search.seed, config.space.distributions(), config.objectives, start)
 
@@ -322,6 +324,12 @@ class Phases:
         splits, search = self.session.bench.splits, self.session.config.search
         references = sum(record.kind != "trial" for record in self.records.read())
         return len(splits["report"]) / len(splits["search"]) * (references + min(search.finalists, self.total))
+
+
+def centres(records: Sequence[TrialRecord]) -> list[Parameters]:
+    """Return the parameters that a sampler with a centre may begin around, the first choice first."""
+    climbed = ranked(record for record in records if record.proposed_by == ASCENT and record.parameters)
+    return [record.parameters for record in climbed] + warm_starts(records)
 
 
 def warm_starts(records: Iterable[TrialRecord]) -> list[Parameters]:

@@ -235,18 +235,16 @@ class Store(ABC):
     def _next(self, trials: int, besides: Collection[str], ascends: bool) -> TrialRecord | None:
         every = self._in_state("search", "waiting")
         waiting = [record for record in every if record.key not in besides]
-        waiting.sort(key=lambda record: (record.kind == "trial", record.search.started is not None))
+        waiting.sort(key=lambda record: (record.kind == "trial", _has_begun(record)))
         first = waiting[0] if waiting else None
         if first and first.kind != "trial":
             return first
         number = self._count("trial")
         if number - len(every) >= trials:
             return None
-        if number >= trials or (first and first.search.started is None):
+        if number >= trials or (first and not _has_begun(first)):
             return first
-        ascends = ascends and all(
-            record.proposed_by != ASCENT for record in [*every, *self._in_state("search", "running")]
-        )
+        ascends = ascends and all(record.proposed_by != ASCENT for record in self._in_state("search", "running"))
         return TrialRecord("trial", number, proposed_by=ASCENT if ascends else "")
 
     def _lease(self, record: TrialRecord, split: SplitName, worker: str) -> Job:
@@ -266,8 +264,8 @@ class Store(ABC):
         alive = self.at_work() if running else frozenset()
         for record in running:
             if record.on(split).worker not in alive:
-                # A trial without parameters had not begun: that says nothing of it.
-                begun = record.kind != "trial" or bool(record.parameters)
+                # A trial that a sampler had not given parameters had not begun: that says nothing of it.
+                begun = record.kind != "trial" or bool(record.parameters) or record.proposed_by == ASCENT
                 released = _released(record.on(split), DIED if begun else "", ended=begun)
                 self._save(record.scored(split, released))
 
@@ -285,6 +283,11 @@ class Records:
         changed, self._revision = self._store.changed(self._revision)
         self._known |= {record.key: record for record in changed}
         return list(self._known.values())
+
+
+def _has_begun(record: TrialRecord) -> bool:
+    """Whether a model was being scored once. A trial without parameters never was."""
+    return record.search.started is not None and (record.kind != "trial" or bool(record.parameters))
 
 
 def _never_finished(tries: Sequence[str]) -> str:

@@ -11,7 +11,7 @@ import pytest
 
 from evaluation import DraftStore, Evaluator, Solution, load_problems
 from merging import Merger, ParentSet, Recipe
-from search.ascent.ascent import Ascent, AscentOverError
+from search.ascent.ascent import Ascent, AscentOverError, losses_with_gradients
 from search.ascent.unit_box import UnitBox
 from search.run.setup import reference_models
 from search.space.config import SearchConfig
@@ -98,6 +98,14 @@ def test_it_is_over_where_no_step_lowers_the_loss(
 
     with patch.object(UnitBox, "slopes", uphill), pytest.raises(AscentOverError, match="no longer falls"):
         found.propose([])
+
+
+def test_an_error_leaves_no_gradients(merger: Merger, config: SearchConfig, solutions: Sequence[Solution]) -> None:
+    model = merger.apply(config.space.recipe_at(config.space.middle()))
+    unreadable = Solution("last", solutions[0].prompt * 40, (10**6,))  # a batch of its own, after the others
+    with pytest.raises(IndexError):
+        losses_with_gradients(model, [*solutions, unreadable])
+    assert all(parameter.grad is None and not parameter.requires_grad for parameter in model.parameters())
 
 
 def test_few_solutions_are_not_enough(config: SearchConfig, merger: Merger, solutions: Sequence[Solution]) -> None:

@@ -71,6 +71,30 @@ def test_an_error_in_it_ends_it_and_not_the_search(file: Path, tmp_path: Path, m
 
 
 @pytest.mark.slow
+def test_a_worker_that_goes_on_knows_what_was_solved_before(file: Path, tmp_path: Path) -> None:
+    file.write_text(file.read_text(encoding="utf-8").replace("proposals: 1", "proposals: 2"), encoding="utf-8")
+    for count in (1, 2):
+        run_search(SearchConfig.load(file), tmp_path / "run", trials=count)
+    assert [record.proposed_by for record in trials(tmp_path / "run")] == [ASCENT, ASCENT]
+
+
+def test_one_that_was_switched_off_leaves_its_trial_to_the_sampler(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dies(*_: object) -> None:
+        raise SystemExit
+
+    monkeypatch.setattr(Ascent, "propose", dies)
+    with pytest.raises(SystemExit):
+        run_search(SearchConfig.load(file), tmp_path / "run")
+    told = Phases()
+    config = SearchConfig.load(file).updated("search", ascent=None)
+    run_search(config, tmp_path / "run", trials=1, progress=told)
+    assert [record.proposed_by for record in trials(tmp_path / "run")] == ["tpe"]
+    assert told.said == []
+
+
+@pytest.mark.slow
 def test_a_kill_costs_a_step(file: Path, tmp_path: Path) -> None:
     """The trial that the ascent was at is proposed again, and is again the ascent's."""
     file.write_text(file.read_text(encoding="utf-8").replace("proposals: 1", "proposals: 2"), encoding="utf-8")

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from evaluation import Draft, Verdict
+from search.run.ascending import goes_on
 from search.study.local_store import LocalStore
 from search.study.looks import ALPHA, Look, Looks
 from search.study.outcomes import Split
@@ -357,29 +358,29 @@ def test_one_worker_at_a_time_ascends_and_others_sample(store: Store, worker: st
     assert (third.record.number, third.record.proposed_by) == (2, ASCENT)
 
 
-def test_an_ascent_whose_worker_died_goes_on_elsewhere(cluster: Cluster, store: Store, worker: str) -> None:
+def test_an_ascent_whose_worker_died_goes_on_elsewhere_before_other_trials(
+    cluster: Cluster, store: Store, worker: str
+) -> None:
     cluster.die(lambda shared, dead: shared.claim(dead, 5, ascends=True))
-    again = store.claim(worker, 5, ascends=True)
-    assert again
-    # New trials come first, and meanwhile they are the sampler's.
-    while again.record.number:
-        assert again.record.proposed_by == ""
-        again = store.claim(worker, 5, ascends=True)
-        assert again
-    assert again.record.proposed_by == ASCENT
+    again = claimed(store.claim(worker, 5, ascends=True))
+    assert (again.record.number, again.record.proposed_by) == (0, ASCENT)
+    assert claimed(store.claim(worker, 5, ascends=True)).record.proposed_by == ""
 
 
-def test_trials_of_an_earlier_search_come_before_all_others_with_their_scores(store: Store, worker: str) -> None:
-    scored = [TrialRecord("trial", 7 + n, parameters={"density": n / 10}, search=DONE) for n in range(2)]
+def test_an_ascent_that_ended_two_workers_is_over(cluster: Cluster, store: Store, worker: str) -> None:
     for _ in range(2):
-        store.begin((), [Proposal({"density": 0.1}, "warm start"), Proposal({"density": 0.5}, "warm start")],
-                    taken_over=scored)  # fmt: skip
-    records = store.changed()[0]
-    assert [(record.number, record.parameters["density"], record.search.state) for record in records] == [
-        (0, 0.0, "complete"), (1, 0.1, "complete"), (2, 0.5, "waiting"),
-    ]  # fmt: skip
-    assert claimed(store.claim(worker, 3)).record.number == 2
-    assert store.claim(worker, 3) is None
+        assert goes_on(store.changed()[0])
+        cluster.die(lambda shared, dead: shared.claim(dead, 5, ascends=True))
+    other = claimed(store.claim(worker, 5))
+    assert other.record.number == 1
+    assert records(store)["trial-0"].search.state == "failed"
+    assert not goes_on(store.changed()[0])
+
+
+def test_a_proposal_whose_scoring_died_does_not_hold_up_the_ascent(cluster: Cluster, store: Store, worker: str) -> None:
+    cluster.die(lambda shared, dead: draw(shared, claimed(shared.claim(dead, 5, ascends=True))))
+    following = claimed(store.claim(worker, 5, ascends=True))
+    assert (following.record.number, following.record.proposed_by) == (1, ASCENT)
 
 
 def test_a_report_is_leased_to_any_worker_and_once(cluster: Cluster) -> None:
