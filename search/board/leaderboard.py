@@ -93,7 +93,7 @@ class Leaderboard:
         tests = (_versus(record, known, splits) if record is not reference else _NO_TEST for record in over)
         return cls(
             study=study,
-            verdict=search_verdict(over, splits, looks),
+            verdict=search_verdict(records, splits, looks),
             rows=tuple(_row(record, test, on_front, splits) for record, test in zip(over, tests, strict=True)),
             best=winner.number if winner else None,
             best_parent=record_name(reference) if reference else None,

@@ -1,7 +1,8 @@
 """The verdict of a search: whether a merge is proven to be better than every parent.
 
 A finalist is chosen by the search split and compared with each parent on the report split, by a one-sided exact test.
-The largest of the p-values counts, so that the test is against all of them (Berger 1982, Technometrics 24). The
+The largest of the p-values counts, so that the test is against all of them (Berger 1982, Technometrics 24). A
+parent that failed on the search split is left out; before all others are scored there, there is no look. The
 finalists of a look share its level by Holm's correction. `search.study.looks` says what a look is and costs.
 
 Guarantees: pure functions of records and looks. What was proven once stays so, whatever trials and looks follow.
@@ -10,19 +11,22 @@ Guarantees: pure functions of records and looks. What was proven once stays so, 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal, TypeAlias
 
 from evaluation.scoring import p_better, weighted_mean
 from search.board.names import NAME_WIDTH, parent_names, record_name
 from search.board.ranking import best, best_parent, finalists, ranked
-from search.study.looks import ALPHA, Look, Looks
+from search.study.looks import ALPHA, SPENT, Look, Looks
 from search.study.outcomes import Split
 from search.study.record import SplitName, TrialRecord
 
 Ruling: TypeAlias = Literal["proven", "not proven", "no better"]
 Splits: TypeAlias = Mapping[SplitName, Split]
+_NO_REPORT = (
+    "no problem is left in the report split (evaluation.report_fraction is 0, or earlier searches have seen them all)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +106,10 @@ def next_look(records: Sequence[TrialRecord], splits: Splits, looks: Looks) -> L
 
     It tests the best trial, provided that no look has been at that one, that the search split, which flatters it, finds
     it better than every parent at the level `ALPHA`, and that the report split has problems enough to prove anything.
+    None while a parent is still to be scored.
     """
     due = looks.due(sum(record.is_over for record in records if record.kind == "trial"))
-    if due is None or _objectives(records) > 1:
+    if due is None or _objectives(records) > 1 or not _parents_are_over(records):
         return None
     trial, parents = best(records), _scored_parents(records)
     if trial is None or not parents or any(trial.number in look.finalists for look in looks.made):
@@ -119,16 +124,19 @@ def next_look(records: Sequence[TrialRecord], splits: Splits, looks: Looks) -> L
 def last_look(records: Sequence[TrialRecord], splits: Splits, looks: Looks, count: int) -> Look | None:
     """Return the look at the end of a search, if it would tell anything new.
 
-    It tests those of the `count` finalists that are better than every parent on the search split.
+    It tests those of the `count` finalists that are better than every parent on the search split. None while a parent
+    is still to be scored, and where earlier searches have left nothing of alpha.
     """
-    trial, parent = best(records), best_parent(records)
+    trial, parent, alpha = best(records), best_parent(records), looks.alpha(None)
     if trial is None or parent is None or not splits["report"].problems or _objectives(records) > 1:
+        return None
+    if alpha <= 0 or not _parents_are_over(records):
         return None
     if trial.number in proven(records, splits, looks):
         return None
     chosen = tuple(record.number for record in finalists(records, count) if _score(record) > _score(parent))
     before = {number for look in looks.made if look.due is None for number in look.finalists}
-    return None if before.issuperset(chosen) else Look(None, looks.alpha(None), chosen)
+    return None if before.issuperset(chosen) else Look(None, alpha, chosen)
 
 
 def unscored(records: Sequence[TrialRecord], look: Look) -> list[TrialRecord]:
@@ -144,7 +152,20 @@ def proven(records: Sequence[TrialRecord], splits: Splits, looks: Looks) -> list
 
 
 def search_verdict(records: Sequence[TrialRecord], splits: Splits, looks: Looks) -> SearchVerdict:
-    """Return the verdict of a search as it stands."""
+    """Return the verdict of a search as it stands.
+
+    Args:
+        records: all, also those that are not over: no trial is proven while a parent is still to be scored.
+        splits: how their outcomes are read.
+        looks: at the report split.
+    """
+    found, names = _verdict(records, splits, looks), _names(records)
+    failed = [names[record.name] for record in records if record.kind == "parent" and record.search.state == "failed"]
+    left_out = f"; not compared with {', '.join(failed)}: scoring failed" if failed else ""
+    return replace(found, sentence=found.sentence + left_out)
+
+
+def _verdict(records: Sequence[TrialRecord], splits: Splits, looks: Looks) -> SearchVerdict:
     trial, parent, names = best(records), best_parent(records), _names(records)
     results = _results(records, splits, looks)
     if first := next((result for result in results if result.holds), None):
@@ -157,11 +178,15 @@ def search_verdict(records: Sequence[TrialRecord], splits: Splits, looks: Looks)
         reason = f"no trial solves more of the search split than the best parent, {names[parent.name]}"
         return SearchVerdict("no better", f"no better: {reason}")
     if not splits["report"].problems:
-        return SearchVerdict("not proven", "not proven: there is no report split (evaluation.report_fraction is 0)")
+        return SearchVerdict("not proven", f"not proven: {_NO_REPORT}")
     if not results:
-        reason = f"{record_name(trial)}, the best, is not tested on the report split yet"
-        return SearchVerdict("not proven", f"not proven: {reason}", trial.number)
-    is_best = results[0].trial.number == trial.number and all(result.test.points <= 0 for result in results)
+        untested = f"{record_name(trial)}, the best, is not tested on the report split yet"
+        return SearchVerdict("not proven", f"not proven: {untested if looks.left > 0 else SPENT}", trial.number)
+    if lacking := next((it for it in (results[0].trial, *_scored_parents(records)) if not _reported(it)), None):
+        reason = f"{names.get(lacking.name) or record_name(lacking)} could not be scored on the report split"
+        return SearchVerdict("not proven", f"not proven: {reason}; run --retry-failed", results[0].trial.number)
+    is_best = results[0].trial.number == trial.number
+    is_best &= all(_reported(result.trial) and result.test.points <= 0 for result in results)
     return results[0].verdict("no better" if is_best else "not proven", names)
 
 
@@ -200,7 +225,12 @@ def shown_p(p_value: float) -> str:
 
 
 def _results(records: Sequence[TrialRecord], splits: Splits, looks: Looks) -> list[_Result]:
-    """Return what the looks found that are over: of each trial the look that proved it, or else the last; by merit."""
+    """Return what the looks found that are over: of each trial the look that proved it, or else the last; by merit.
+
+    Nothing while a parent is still to be scored.
+    """
+    if not _parents_are_over(records):
+        return []
     found: dict[int, _Result] = {}
     parents = _scored_parents(records)
     looked_at = {number for look in looks.made for number in look.finalists} if parents else {}
@@ -214,6 +244,14 @@ def _results(records: Sequence[TrialRecord], splits: Splits, looks: Looks) -> li
             if number not in found or not found[number].holds:
                 found[number] = _Result(tests[number], look, p_value)
     return [found[record.number] for record in ranked(result.trial for result in found.values())]
+
+
+def _parents_are_over(records: Iterable[TrialRecord]) -> bool:
+    return all(record.is_over for record in records if record.kind == "parent")
+
+
+def _reported(record: TrialRecord) -> bool:
+    return bool(record.on("report").outcomes)
 
 
 def _scored_parents(records: Sequence[TrialRecord]) -> list[TrialRecord]:

@@ -215,7 +215,7 @@ def _show_power(config: SearchConfig) -> None:
         tell(f"what it could prove is not known: {error}")
         return
     if len(report) and config.objectives == 1:
-        level = Looks(config.search.trials).at_end / config.search.finalists
+        level = Looks(config.search.trials).at_end(config.search.trials) / config.search.finalists
         click.echo("\n" + power_line(len(report), level, added=config.evaluation.more_with_mbpp))
 
 

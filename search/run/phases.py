@@ -28,7 +28,7 @@ from search.run.machine import Machine
 from search.run.setup import Session
 from search.run.trial import Result, describe, repeat_trial, run_job
 from search.stopping import SearchSoFar, ended_by
-from search.study.looks import Look, Looks
+from search.study.looks import SPENT, Look, Looks
 from search.study.record import ASCENT, TAKEN_OVER, WARM_START, Parameters, SamplerNotes, TrialRecord
 from search.study.samplers import Proposer
 from search.study.store import Job, Proposal, Records
@@ -127,11 +127,10 @@ class Phases:
             self._progress.say("several objectives: no trial is proven, and only trials and timeout end the search")
         elif problems:
             discordance = parents_discordance(self.records.read(), self._splits["search"])
-            level = session.store.looks.at_end / session.config.search.finalists
+            at_end = session.store.looks.at_end(self.total, self._over(trials=True))
+            level = at_end / session.config.search.finalists
             added = session.config.evaluation.more_with_mbpp
-            nothing = (
-                "the searches that this one starts from have spent all of alpha on its report split: nothing is proven"
-            )
+            nothing = f"{SPENT}: nothing is proven"
             self._progress.say(power_line(problems, level, discordance, added) if level > 0 else nothing)
 
     def _run_trials(self) -> None:

@@ -1,10 +1,11 @@
 """Looks at the report split: when a search may test its best trial there, and how much of alpha each look costs.
 
 Every look tests at a level that is its part of `ALPHA`. Whatever the search does and however often it is resumed, the
-parts sum up to no more than `ALPHA`; by the union bound a search in which no merge is better than every parent says
-"proven" with no greater probability. The looks need not be independent, but neither their times nor their parts may
-depend on what the report split shows: they follow from the search split and the plan alone. (A look that proves its
-trial ends the search. The looks that it thereby cancels could only have added false claims.)
+parts, with those of earlier searches that looked at its report split, sum up to no more than `ALPHA`; by the union
+bound a search in which no merge is better than every parent says "proven" with no greater probability. The looks need
+not be independent, but neither their times nor their parts may depend on what the report split shows: they follow from
+the search split and the plan alone. (A look that proves its trial ends the search. The looks that it thereby cancels
+could only have added false claims.)
 
 The looks that are planned while trials run share `_WHILE_RUNNING` of alpha equally, and what one leaves unspent goes
 to the next. Each look after these, at an end or beyond the planned trials, takes half of what is left. So most of alpha
@@ -21,6 +22,8 @@ from typing import Final
 
 ALPHA: Final = 0.05
 """The most probable that "proven" may be where no merge is better than every parent."""
+SPENT: Final = "the searches that this one starts from have spent all of alpha on its report split"
+"""Why nothing can be proven where that is so."""
 _WHILE_RUNNING = 0.3
 _FIRST, _GROWTH = 4, 2.5
 
@@ -32,7 +35,8 @@ class Look:
     Attributes:
         due: how many trials had to be over; None at an end of the search.
         alpha: the level of its test, of all its finalists together.
-        finalists: the numbers of the trials that it tests, best first.
+        finalists: the numbers of the trials that it tests, best first; none where it stands for the
+            looks of earlier searches.
     """
 
     due: int | None
@@ -53,6 +57,11 @@ class Looks:
     made: tuple[Look, ...] = ()
 
     @property
+    def budget(self) -> float:
+        """What of alpha is this search's own: earlier searches that looked at its report split have spent the rest."""
+        return ALPHA - sum(look.alpha for look in self.made if not look.finalists)
+
+    @property
     def left(self) -> float:
         """What is left of alpha."""
         return ALPHA - sum(look.alpha for look in self.made)
@@ -62,24 +71,41 @@ class Looks:
         """After how many trials the planned looks are due, besides the one at the end."""
         return tuple(itertools.takewhile(lambda due: due < self.planned, _times()))
 
-    @property
-    def at_end(self) -> float:
-        """The least that the level of the next look at an end can be, whatever is spent before."""
-        return min(self.left, (1 - _WHILE_RUNNING) * ALPHA) / 2
+    def at_end(self, trials: int, over: int = 0) -> float:
+        """Return the least that the level of the next look at an end can be, whatever is spent before.
+
+        Args:
+            trials: how many the search is to have at that end.
+            over: how many of them are over.
+        """
+        first = self.due(over) or over
+        to_come = [due for due in itertools.takewhile(lambda due: due <= trials, _times()) if due >= first]
+        unplanned = [due for due in to_come if due > self._last and (self._has_ended or due not in self.times)]
+        left = self.left if self._has_ended else min(self.left, (1 - _WHILE_RUNNING) * self.budget)
+        return left * 0.5 ** (len(unplanned) + 1)
 
     def due(self, over: int) -> int | None:
         """Return the time of the look that is due when so many trials are over, if one is that was not made."""
         due = max(itertools.takewhile(lambda due: due <= over, _times()), default=None)
-        made = [look.due for look in self.made if look.due is not None]
-        return due if due is not None and due > max(made, default=0) else None
+        return due if due is not None and due > self._last else None
 
     def alpha(self, due: int | None) -> float:
         """Return the level of the next look if it is due then; None stands for an end."""
         times = self.times
-        if due not in times or any(look.due is None for look in self.made):
+        if due not in times or self._has_ended:
             return self.left / 2
         share = (times.index(due) + 1) / len(times)
-        return _WHILE_RUNNING * ALPHA * share - (ALPHA - self.left)
+        return _WHILE_RUNNING * self.budget * share - (self.budget - self.left)
+
+    @property
+    def _last(self) -> int:
+        """The time of the last look while trials ran; 0 before the first."""
+        return max((look.due for look in self.made if look.due is not None), default=0)
+
+    @property
+    def _has_ended(self) -> bool:
+        """Whether there was a look at an end of this search."""
+        return any(look.due is None and look.finalists for look in self.made)
 
 
 def _times() -> Iterator[int]:

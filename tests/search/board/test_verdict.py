@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
+from search.board.leaderboard import Leaderboard
 from search.board.verdict import (
     SearchVerdict,
     against_parents,
@@ -19,9 +20,9 @@ from search.board.verdict import (
     search_verdict,
     unscored,
 )  # fmt: skip
-from search.study.looks import Look, Looks
+from search.study.looks import ALPHA, SPENT, Look, Looks
 from search.study.outcomes import Split
-from search.study.record import Scoring, TrialRecord
+from search.study.record import Scoring, State, TrialRecord
 from tests.search.records import ON_REPORT, ON_SEARCH, SPLITS, parent, scoring, trial
 
 A = parent(0, "/models/a", {0}, range(4))
@@ -123,7 +124,7 @@ def test_where_nothing_can_be_proven_the_reason_is_said() -> None:
     assert "no trial has a score" in verdict([A, B]).sentence
     assert "no parent has a score" in verdict([best]).sentence
     assert "trial 0, the best, is not tested on the report split yet" in verdict([A, best]).sentence
-    assert "no report split" in search_verdict([A, best], no_report, Looks(10)).sentence
+    assert "no problem is left in the report split" in search_verdict([A, best], no_report, Looks(10)).sentence
     several = replace(best, search=replace(best.search, scores=(0.5, 0.5)))
     assert "several objectives" in verdict([A, several]).sentence
     assert {verdict(records).ruling for records in ([A], [best], [A, best], [A, several])} == {"not proven"}
@@ -144,6 +145,51 @@ def test_a_model_that_failed_on_the_report_split_proves_nothing() -> None:
     assert verdict([A, replace(B, report=failed), best], at_end(0)).ruling == "not proven"
     without_score = replace(B, search=failed, report=None)
     assert verdict([A, without_score, best], at_end(0)).ruling == "proven"
+
+
+def test_a_model_that_could_not_be_scored_on_the_report_split_is_named() -> None:
+    best, failed = trial(0, range(5), range(6)), Scoring("failed", error="x")
+    for records, name in (
+        ([A, B, replace(best, report=failed)], "trial 0"),
+        ([A, replace(B, report=failed), best], "b"),
+    ):
+        assert verdict(records, at_end(0)) == SearchVerdict(
+            "not proven", f"not proven: {name} could not be scored on the report split; run --retry-failed", 0
+        )
+    other = replace(trial(1, range(4)), report=failed)
+    assert verdict([A, B, best, other], at_end(0, 1)).ruling == "not proven"
+
+
+def test_nothing_is_tested_before_every_parent_is_scored() -> None:
+    trials = [trial(number, range(9), range(20)) for number in range(4)]
+    states: tuple[State, ...] = ("waiting", "running")
+    for state in states:
+        late = replace(B, search=Scoring(state), report=None)
+        assert next_look([A, late, *trials], SPLITS, Looks(100)) is None
+        assert last_look([A, late, *trials], SPLITS, Looks(100), 3) is None
+        assert proven([A, late, *trials], SPLITS, at_end(0)) == []
+        found = Leaderboard.of("run", [A, late, *trials], SPLITS, at_end(0)).verdict
+        assert found.sentence == "not proven: trial 0, the best, is not tested on the report split yet"
+    assert proven([A, B, *trials], SPLITS, at_end(0)) == [0]
+
+
+def test_a_parent_that_failed_is_left_out_and_named() -> None:
+    failed = replace(B, search=Scoring("failed", error="x"), report=None)
+    trials = [trial(number, range(9), range(20)) for number in range(4)]
+    assert next_look([A, failed, *trials], SPLITS, Looks(100)) is not None
+    found = verdict([A, failed, *trials], at_end(0))
+    assert (found.ruling, found.parent) == ("proven", "/models/a")
+    assert found.sentence.endswith("; not compared with b: scoring failed")
+
+
+def test_where_earlier_searches_spent_all_of_alpha_there_is_no_look_and_that_is_said() -> None:
+    records = [A, B, *(trial(number, range(9), range(20)) for number in range(4))]
+    spent = Looks(10, (Look(None, ALPHA, ()),))
+    assert next_look(records, SPLITS, spent) is None
+    assert last_look(records, SPLITS, spent, 3) is None
+    found = verdict(records, spent)
+    assert (found.ruling, found.trial) == ("not proven", 0)
+    assert found.sentence == f"not proven: {SPENT}"
 
 
 def test_weights_of_problem_sets_count_in_the_test() -> None:

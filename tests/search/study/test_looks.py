@@ -45,9 +45,30 @@ def test_most_of_alpha_is_kept_for_the_end_and_each_further_look_takes_half() ->
     assert [look.alpha for look in made(Looks(40), 4, 10, 25, None, 62, None).made[3:]] == pytest.approx(
         [0.0175, 0.00875, 0.004375]
     )
-    assert Looks(40).at_end == pytest.approx(0.0175)
-    assert made(Looks(40), 4, 10, 25).at_end == pytest.approx(0.0175)
-    assert made(Looks(40), None).at_end == pytest.approx(0.0125)
+    assert Looks(40).at_end(40) == pytest.approx(0.0175)
+    assert made(Looks(40), 4, 10, 25).at_end(40, over=40) == pytest.approx(0.0175)
+    assert made(Looks(40), 25, None).at_end(40, over=40) == pytest.approx(0.00875)
+
+
+@given(st.integers(1, 300), st.lists(st.tuples(st.integers(0, 300), st.booleans()), max_size=12), st.booleans())
+def test_no_end_costs_less_than_was_said(planned: int, plan: list[tuple[int, bool]], inherits: bool) -> None:
+    looks, over = Looks(planned, (Look(None, 0.02, ()),) * inherits), 0
+    said: list[tuple[int, float]] = []
+    for more, is_end in plan:
+        if is_end:
+            assert all(looks.alpha(None) >= least - 1e-12 for trials, least in said if over <= trials)
+            looks, said = made(looks, None), []
+        said.append((over + more, looks.at_end(over + more, over)))
+        over += more
+        if (due := looks.due(over)) is not None:
+            looks = made(looks, due)
+
+
+def test_what_earlier_searches_spent_is_not_there_to_be_planned_with() -> None:
+    looks = Looks(40, (Look(None, 0.02, ()),))
+    assert looks.budget == pytest.approx(0.03)
+    assert [look.alpha for look in made(looks, 4, 10, 25, None).made[1:]] == pytest.approx([0.003] * 3 + [0.0105])
+    assert looks.at_end(40) == pytest.approx(0.0105)
 
 
 def test_a_search_whose_time_was_over_goes_on_to_pay_from_what_is_left() -> None:
