@@ -536,7 +536,7 @@ def test_the_layers_of_the_sandbox_are_recorded_and_one_that_it_lacks_is_told(
         [[active, missing]] = database.execute("SELECT active, missing FROM workers").fetchall()
     assert {"rlimits", "no-new-privs", "seccomp (x86_64)"} <= set(json.loads(active))
     assert json.loads(missing) == ["bubblewrap (there is no bwrap on the PATH)"]
-    assert said == [
+    assert said[:1] == [
         "the sandbox works without bubblewrap (there is no bwrap on the PATH); run `merge-search check` for details"
     ]
 
