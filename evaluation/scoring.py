@@ -11,14 +11,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from statistics import NormalDist
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 Rate: TypeAlias = float
 Interval: TypeAlias = tuple[float, float]
 
 _RESAMPLES = 10_000
-# Rates are fractions of at most so many samples.
-_MOST_SAMPLES = 1000
+MOST_SAMPLES: Final = 1000
+"""Of how many samples a rate may be a fraction; `p_better` is exact up to there."""
 _WEIGHT_STEPS = 100
 
 
@@ -164,7 +164,7 @@ def tries(samples: int) -> Sequence[int]:
 
 def _steps(differences: Sequence[tuple[float, float]]) -> list[int]:
     """Return rates' differences, each times its weight, in whole multiples of their common unit."""
-    exact = {rate: Fraction(rate).limit_denominator(_MOST_SAMPLES) for rate, _ in set(differences)}
+    exact = {rate: Fraction(rate).limit_denominator(MOST_SAMPLES) for rate, _ in set(differences)}
     samples = math.lcm(*(fraction.denominator for fraction in exact.values()))
     heaviest = max((weight for _, weight in differences), default=1.0)
     parts = {weight: round(_WEIGHT_STEPS * weight / heaviest) for _, weight in set(differences)}

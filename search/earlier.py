@@ -147,7 +147,10 @@ class Start:
             if each.is_same(identity):
                 own = each.scored(space, names)
                 taken_over += own
-                told = f"is a search of the same; its {len(own)} scored trials are taken over, and count as trials here"
+                told = (
+                    f"searches the same space on the same problems; its {len(own)} scored trials are taken over, and "
+                    "count as trials here"
+                )
             else:
                 found, best = each.proposals(space, names)
                 proposals += found

@@ -23,7 +23,7 @@ from merging.checkpoints.references import renamed
 from merging.errors import MergingError, shown
 from merging.options import LoadOptions
 from merging.recipes.schema import Dtype, InputModel, OutputModule, RecipeFields
-from merging.recipes.yaml_file import YamlReader, join, place
+from merging.recipes.yaml_file import Dumper, YamlReader, join, place
 
 _YAML = YamlReader("recipe", MergingError)
 
@@ -118,25 +118,10 @@ class Recipe(RecipeFields):
     def to_yaml(self, names: Mapping[str, str] = MappingProxyType({})) -> str:
         """The recipe as YAML that mergekit reads; `names` renames models and files, by their references."""
         plain = renamed(self.to_dict(), names)
-        return yaml.dump(plain, sort_keys=False, Dumper=_Dumper, allow_unicode=True)
+        return yaml.dump(plain, sort_keys=False, Dumper=Dumper, allow_unicode=True)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Recipe) and self.__dict__ == other.__dict__
 
     def __hash__(self) -> int:
         return hash(self.model_dump_json())
-
-
-class _Dumper(yaml.SafeDumper):
-    """Writes gradients on one line, as people write them."""
-
-    def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002 - writes equal values twice, not as an alias
-        return True
-
-
-def _represent_list(dumper: _Dumper, data: list[object]) -> yaml.Node:
-    flow = all(isinstance(item, bool | int | float | str) for item in data)
-    return dumper.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=flow)
-
-
-_Dumper.add_representer(list, _represent_list)

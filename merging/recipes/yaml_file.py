@@ -64,6 +64,21 @@ class YamlReader:
             raise self.error(_explain(_first(error.errors(include_url=False)), schema, source, key)) from None
 
 
+class Dumper(yaml.SafeDumper):
+    """Writes what is shared twice, without anchors, and gradients on one line, as people write them."""
+
+    def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002, D102 - PyYAML asks whether to write no anchor
+        return True
+
+
+def _represent_list(dumper: Dumper, data: list[object]) -> yaml.Node:
+    flow = all(isinstance(item, bool | int | float | str) for item in data)
+    return dumper.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=flow)
+
+
+Dumper.add_representer(list, _represent_list)
+
+
 def join(path: str, rest: str) -> str:
     """Return the path of a key below another one."""
     if not path or not rest or rest.startswith("["):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from merging import MergingError, Recipe
+from merging.recipes.yaml_file import Dumper
 from search.errors import SearchError
 from search.space.config import located, located_enqueue, located_evaluation
 from search.space.ranges import Keys, at, path_of, range_places, replaced
@@ -67,7 +68,9 @@ def config_around(path: Path, fraction: float) -> str:
     head = (
         f"# Made by merge-search run {path.name} --around {fraction:g}; the results folder keeps it as config.yaml.\n"
     )
-    return head + yaml.safe_dump(made, sort_keys=False, default_flow_style=None, allow_unicode=True, width=120)
+    return head + yaml.dump(
+        made, sort_keys=False, default_flow_style=None, allow_unicode=True, width=120, Dumper=Dumper
+    )
 
 
 def _ranges(recipe: Mapping[str, Any], merge_method: str, fraction: float) -> Iterator[tuple[Keys, float, float]]:

@@ -30,6 +30,8 @@ from search.space.sections import (
 from search.space.space import SearchSpace
 from search.study.record import Parameters
 
+# What is not there and ends otherwise is taken for a results folder, which a search that has begun need not have.
+_RECIPE_ENDINGS = (".yaml", ".yml")
 _NO_NAMES: Mapping[str, str] = {}
 
 
@@ -164,7 +166,7 @@ def _warm_start(entry: WarmStart, places: Sequence[Path], where: str) -> Earlier
     if isinstance(entry, EarlierSection):  # a search that has begun goes on without it
         return entry.model_copy(update={"results": _locate(entry.results, places)})
     file = Path(_locate(entry, places))
-    if file.is_dir():
+    if file.is_dir() or not (file.exists() or file.suffix in _RECIPE_ENDINGS):
         return EarlierSection(results=str(file))
     if not file.is_file():
         raise SearchError(f"{where}: no recipe file or results folder {entry}; give one, or the recipe itself")

@@ -7,14 +7,13 @@ that names the key.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from merging import LoadOptions, MergingError
 from merging.checkpoints.references import parts_of
 from search.errors import SearchError
-from search.space.ranges import Keys, path_of, range_places
+from search.space.ranges import Keys, path_of, range_places, replaced
 
 _KNOTS, _LAYERS = "knots", "layers"
 _REMEDY = "give the number of knots"
@@ -32,12 +31,15 @@ def depth_of(model: object, options: LoadOptions) -> int:
         options: what opening it may do.
 
     Raises:
-        MergingError: the model is missing or broken.
+        MergingError: the model is missing or broken, or its config does not say it.
     """
     from merging.checkpoints.checkpoint import Checkpoint  # on demand: it imports torch
 
     config = Checkpoint.open("+".join(parts_of(model)), options).config
-    return int(config.get_text_config().num_hidden_layers)
+    layers = getattr(config.get_text_config(), "num_hidden_layers", None)
+    if not isinstance(layers, int):
+        raise MergingError(f"model {'+'.join(parts_of(model))}: its config has no num_hidden_layers")
+    return layers
 
 
 def with_layers(recipe: Mapping[str, object], source: str, depth: Callable[[object], int]) -> dict[str, Any]:
@@ -54,19 +56,18 @@ def with_layers(recipe: Mapping[str, object], source: str, depth: Callable[[obje
     Raises:
         SearchError: the number is not known; names the key.
     """
-    found: dict[str, Any] = copy.deepcopy(dict(recipe))
-    for keys, node in range_places(found):
+    found = dict(recipe)
+    for keys, node in range_places(recipe):
         if node.get(_KNOTS) != _LAYERS:
             continue
         try:
-            layers = _layers(found, keys, depth)
+            layers = _layers(recipe, keys, depth)
         except (_UnknownError, MergingError) as error:
             where = path_of(("recipe", *keys, _KNOTS))
             raise SearchError(f"{source}: {where}: the number of layers is not known: {error}; {_REMEDY}") from None
-        if layers > 1:
-            node[_KNOTS] = layers
-        else:
-            del node[_KNOTS]
+        plain = {key: value for key, value in node.items() if key != _KNOTS}
+        # A YAML alias may stand for the same range in another place, of other layers.
+        found = replaced(found, keys, {**node, _KNOTS: layers} if layers > 1 else plain)
     return found
 
 

@@ -29,6 +29,7 @@ from evaluation import (
     Sampling,
     load_problems,
 )
+from evaluation.scoring import MOST_SAMPLES
 from merging import LoadOptions, YamlReader, shown, suggest
 from merging.sizes import parse_size
 from search.errors import SearchError
@@ -110,7 +111,7 @@ class EvaluationSection(_Section):
     batch_size: int | None = Field(default=None, gt=0)
     report_fraction: float = Field(default=0.5, ge=0, lt=1)
     timeout: Duration | None = None
-    samples: int = Field(default=1, gt=0)
+    samples: int = Field(default=1, gt=0, le=MOST_SAMPLES)
     temperature: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     top_p: float = Field(default=1.0, gt=0, le=1)
     workers: int | None = Field(default=None, gt=0)

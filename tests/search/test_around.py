@@ -168,6 +168,13 @@ models:
     return file
 
 
+def test_the_config_has_no_anchors_for_what_the_recipe_and_its_ranges_share(tmp_path: Path) -> None:
+    shared = {"filter": "mlp", "value": 0.5}
+    text = config_around(written(tmp_path, recipe(weight=[shared, shared, {"value": 1.0}])), 0.2)
+    anchors = [token for token in yaml.scan(text) if isinstance(token, yaml.AnchorToken | yaml.AliasToken)]
+    assert not anchors
+
+
 def test_a_dry_run_shows_the_config_and_the_recipe(family: Family, command: Command) -> None:
     shown = command("run", plain_recipe(family), "--around", 0.2, "--dry-run")
     assert shown.exit_code == 0

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from evaluation.scoring import MOST_SAMPLES
 from merging import MergingError
 from search import SearchConfig, SearchError
 from search.space.sections import parse_duration
@@ -224,6 +225,15 @@ def test_a_warm_start_is_a_recipe_or_a_file_of_one(family: Family) -> None:
     (family.folder / "start.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
     config = SearchConfig.load(family.write(search=", enqueue: [start.yaml]"))
     assert [config.space.recipe_at(params) for params in config.warm_starts] == [recipe]
+
+
+def test_there_are_no_more_samples_than_the_test_of_a_proof_takes(family: Family) -> None:
+    def load(samples: int) -> SearchConfig:
+        return SearchConfig.load(family.write(evaluation=f", temperature: 0.2, samples: {samples}"))
+
+    assert load(MOST_SAMPLES).evaluation.samples == MOST_SAMPLES
+    with pytest.raises(SearchError, match=r"evaluation.samples: expected a number of 1000 or less, got 1001"):
+        load(MOST_SAMPLES + 1)
 
 
 def test_a_warm_start_that_is_not_there_is_named(family: Family) -> None:

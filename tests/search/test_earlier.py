@@ -95,7 +95,10 @@ def test_the_scores_of_a_search_of_the_same_are_taken_over(
     config = configured(shared_family, str(finished), ", sampler: random")
     run_search(config, tmp_path / "run", trials=4, progress=phases)
     assert fingerprint(finished) == before
-    assert any("is a search of the same; its 3 scored trials are taken over" in note for note in phases.said)
+    assert any(
+        "searches the same space on the same problems; its 3 scored trials are taken over" in note
+        for note in phases.said
+    )
     there, here = trials(finished), trials(tmp_path / "run")
     assert len(here) == 4
     for old, new in zip(there, here, strict=False):
@@ -140,6 +143,16 @@ def test_only_parameters_are_taken_of_another_search_and_its_problems_are_not_re
     assert [note for note in later.said if str(first) in note] == [
         f"{first}: read only when a search begins; this one goes on"
     ]
+
+
+@pytest.mark.sandbox
+@pytest.mark.parametrize("entry", ["results/earlier", "{results: results/earlier}"])
+def test_a_search_goes_on_without_the_folder_that_it_started_from(
+    one_trial: tuple[SearchConfig, Path], shared_family: Family, entry: str
+) -> None:
+    _, out = one_trial
+    run_search(configured(shared_family, entry), out, trials=1, progress=(phases := Phases()))
+    assert "results/earlier: read only when a search begins; this one goes on" in phases.said
 
 
 RECIPE = """
@@ -229,7 +242,10 @@ def test_samplers_start_from_what_is_tried_first_or_was_best() -> None:
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ("nowhere", r"search.enqueue\[0\]: no recipe file or results folder nowhere; give one, or the recipe itself"),
+        (
+            "nowhere.yml",
+            r"search.enqueue\[0\]: no recipe file or results folder nowhere.yml; give one, or the recipe itself",
+        ),
         ("{results: a, best: 0}", r"search.enqueue\[0\].best: expected a number above 0, got 0"),
         ("{results: a, bst: 1}", r"search.enqueue\[0\].bst: unknown key; did you mean 'best'"),
         ("{results: 3}", r"search.enqueue\[0\].results: expected a word, got 3"),
@@ -242,7 +258,7 @@ def test_what_is_no_earlier_search_is_named(shared_family: Family, entry: str, m
 
 
 def test_a_folder_without_a_search_is_named_and_nothing_is_written(shared_family: Family, tmp_path: Path) -> None:
-    for entry, folder in (("a", shared_family.a), ("{results: nowhere}", "nowhere")):
+    for entry, folder in (("a", shared_family.a), ("{results: nowhere}", "nowhere"), ("nowhere", "nowhere")):
         config = configured(shared_family, entry)
         with pytest.raises(SearchError, match=rf"mine.yaml: search.enqueue\[0\]: {folder}: holds no search"):
             run_search(config, tmp_path / "run")

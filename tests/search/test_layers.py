@@ -67,6 +67,15 @@ def test_a_parameter_of_all_slices_has_their_common_length() -> None:
     assert resolved(recipe)["parameters"]["scale"]["knots"] == 3
 
 
+def test_a_range_that_an_alias_repeats_has_the_length_of_each_slice() -> None:
+    recipe = slices([0, 3], [2, 6], [5, 6])
+    first, *others = (part["sources"][0]["parameters"] for part in recipe["slices"])
+    for other in others:
+        other["scale"] = first["scale"]  # as YAML reads *name
+    found = [part["sources"][0]["parameters"]["scale"].get("knots") for part in resolved(recipe)["slices"]]
+    assert found == [3, 4, None]
+
+
 def test_the_gradient_of_a_single_layer_is_a_number() -> None:
     space = SearchSpace.read(resolved(models("single", "single-b", base_model="single")), "mine.yaml")
     assert list(space.distributions()) == ["models[0].parameters.weight"]
@@ -100,6 +109,12 @@ def test_the_depth_of_a_model_is_what_its_config_says(tmp_path: Path, architectu
         assert depth_of(model, LoadOptions()) == 5
     with pytest.raises(MergingError, match="no such folder"):
         depth_of(str(tmp_path / "c"), LoadOptions())
+
+
+def test_a_model_whose_config_does_not_say_its_depth_is_named(family: Family) -> None:
+    (family.base / "config.json").write_text('{"model_type": "levit", "architectures": ["LevitModel"]}')
+    with pytest.raises(SearchError, match=r"weight.knots: the number of layers is not known: model .* has no num_hidd"):
+        SearchConfig.load(family.write(recipe=RECIPE))
 
 
 RECIPE = """
