@@ -73,8 +73,9 @@ def p_better(
 ) -> float:
     """Return the one-sided p-value of "the candidate is better", over the problems that both were scored on.
 
-    An exact permutation test of the mean difference: each problem's difference keeps its size and gets a random sign.
-    With one sample per problem and equal weights that is the exact McNemar test.
+    An exact sign-flip test of the mean difference: each problem's difference keeps its size and gets a random sign.
+    With one sample per problem and equal weights that is the exact McNemar test. Otherwise it is exact if each
+    difference is as probable with either sign, as of models that could be exchanged, and not if only the mean is 0.
 
     Args:
         candidate: its rates, by problem.

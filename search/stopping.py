@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from search.board.verdict import Splits, proven
 from search.space.sections import StopSection
 from search.study.looks import Looks
-from search.study.record import TrialRecord
+from search.study.record import TAKEN_OVER, TrialRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ def _patience(now: SearchSoFar, stop: StopSection) -> str:
         score = record.search.score
         if score is not None and (best is None or (score > best and score >= best + stop.patience.improvement)):
             best, since, last = score, 0, record.number
-        elif best is not None:
+        elif best is not None and not record.proposed_by.startswith(TAKEN_OVER):
             since += 1
     if since < stop.patience.trials:
         return ""

@@ -86,7 +86,8 @@ def export_trial(
         progress=progress,
         note=note,
     )
-    if note:
+    is_of_the_search = trial is None and verdict.trial is None  # which has no trial to be about
+    if note and record.kind == "trial" and (verdict.trial == record.number or is_of_the_search):
         note(verdict.sentence)
     return row
 

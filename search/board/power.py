@@ -70,15 +70,15 @@ def power_line(problems: int, alpha: float, discordance: float | None = None, ad
         added: how many problems more it would have with MBPP+.
     """
     assumed = ASSUMED_DISCORDANCE if discordance is None else discordance
-    because = f"if it differs from that on {assumed:.0%} of them"
-    if discordance is not None:
-        because += ", as the parents do"
     gain = least_gain(problems, assumed, alpha)
     if gain is None:
         return f"the report split has {problems} problems, which is too few to prove that any merge is better"
+    because = f"if it differs from each on {max(assumed, gain):.0%} of them"
+    if discordance is not None and discordance >= gain:
+        because += ", as the parents do"
     more = least_gain(problems + added, assumed, alpha) if added else None
     with_more = f"; with mbpp+ added, {more * 100:.1f} points" if more is not None else ""
     return (
         f"{problems} report problems prove, in 8 of 10 searches, a merge that solves {gain * 100:.1f} points more than "
-        f"the best parent ({because}{with_more})"
+        f"any parent ({because}{with_more})"
     )

@@ -2,10 +2,10 @@
 
 Every look tests at a level that is its part of `ALPHA`. Whatever the search does and however often it is resumed, the
 parts, with those of earlier searches that looked at its report split, sum up to no more than `ALPHA`; by the union
-bound a search in which no merge is better than every parent says "proven" with no greater probability. The looks need
-not be independent, but neither their times nor their parts may depend on what the report split shows: they follow from
-the search split and the plan alone. (A look that proves its trial ends the search. The looks that it thereby cancels
-could only have added false claims.)
+bound a search in which no merge is better than every parent says "proven" with no greater probability, where the test
+keeps its level (see `evaluation.scoring.p_better`). The looks need not be independent, but neither their times nor
+their parts may depend on what the report split shows: they follow from the search split and the plan alone. (A look
+that proves its trial ends the search. The looks that it thereby cancels could only have added false claims.)
 
 The looks that are planned while trials run share `_WHILE_RUNNING` of alpha equally, and what one leaves unspent goes
 to the next. Each look after these, at an end or beyond the planned trials, takes half of what is left. So most of alpha

@@ -68,6 +68,13 @@ def test_patience_ends_it(passed: Sequence[int], improvement: float, ends: bool)
         assert found == f"out of patience: none of 3 trials was better{by} than trial 0"
 
 
+def test_trials_of_an_earlier_search_do_not_wear_patience_out_but_are_to_be_surpassed() -> None:
+    old = [trial(n, range(count), proposed_by=f"taken over: trial {n} of x") for n, count in enumerate((5, 4, 3, 2))]
+    assert not end([PARENT, *old], patience=3)
+    new = [trial(number, range(4)) for number in range(4, 7)]
+    assert end([PARENT, *old, *new], patience=3) == "out of patience: none of 3 trials was better than trial 0"
+
+
 def test_failed_trials_wear_patience_out() -> None:
     assert end([*trials(5), *(trial(number, None) for number in range(1, 4))], patience=3)
 

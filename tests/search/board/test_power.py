@@ -53,8 +53,10 @@ def test_the_parents_discordance_is_the_mean_over_the_others() -> None:
 
 def test_the_line_says_what_it_assumes() -> None:
     assert power_line(500, 0.01) == (
-        "500 report problems prove, in 8 of 10 searches, a merge that solves 7.9 points more than the best parent "
-        "(if it differs from that on 30% of them)"
+        "500 report problems prove, in 8 of 10 searches, a merge that solves 7.9 points more than any parent "
+        "(if it differs from each on 30% of them)"
     )
     assert "on 44% of them, as the parents do; with mbpp+ added, " in power_line(82, 0.01, 0.44, 189)
+    assert "40 report problems" in (line := power_line(40, 0.01, 0.05))
+    assert line.endswith("solves 21.9 points more than any parent (if it differs from each on 22% of them)")
     assert "too few" in power_line(4, 0.01)
