@@ -143,8 +143,9 @@ class Phases:
 
     def _claim_all(self, trials: int, deadline: float | None = None) -> None:
         session = self.session
-        while not self.is_stopping() and (deadline is None or time.monotonic() < deadline):
-            if trials and self._is_ended():
+        while self._may_begin(deadline):
+            # A look takes as long as several trials: time may be over by then.
+            if trials and (self._is_ended() or not self._may_begin(deadline)):
                 return
             ascends = trials > 0 and self._ascends()
             job = session.store.claim(session.worker, trials, self.machine.failed, ascends)
@@ -153,13 +154,20 @@ class Phases:
             self._progress.trial(self._name(job.record), self._over(trials=trials > 0))
             self._run(job, partial(self._score, job))
 
+    def _may_begin(self, deadline: float | None) -> bool:
+        """Whether another job may begin now."""
+        return not self.is_stopping() and (deadline is None or time.monotonic() < deadline)
+
     def _is_ended(self) -> bool:
         """Whether a stop rule ends the search, after the look at the report split that is due."""
         if self.session.config.search.stop.proven:
             self._begin_look(next_look)
-            waiting = [record.key for record in self._looked_at() if record.on("report").state == "waiting"]
-            if set(waiting) - set(self.machine.failed):
-                self._claim_reports(self._looked_at())
+            alive, looked_at = self.session.store.at_work(), self._looked_at()
+            left = {
+                it.key for it in looked_at if it.on("report").state == "waiting" or it.on("report").worker not in alive
+            }
+            if left - set(self.machine.failed):
+                self._claim_reports(looked_at)
                 self._begin_search()
         return bool(ended_by(self._so_far, self.session.config.search.stop))
 

@@ -7,6 +7,7 @@ import json
 import logging
 import re
 import shutil
+import signal
 import sqlite3
 from collections.abc import Mapping
 from contextlib import closing
@@ -31,6 +32,7 @@ from search.run.setup import Session
 from search.run.trial import Bench
 from search.space.sections import StopSection
 from search.study.local_store import LocalStore
+from search.study.looks import Look
 from search.views.progress import Progress
 from search.views.table import leaderboard_table
 from search.views.terminal import Terminal
@@ -415,6 +417,34 @@ def test_a_search_whose_winner_is_proven_ends(one_trial: tuple[SearchConfig, Pat
     assert export_trial(out, tmp_path / "merged").record.number == 1
     on_and_on = config.updated("search", stop=StopSection(proven=False))
     assert run_search(on_and_on, out, trials=5).ended == "all trials are over"
+
+
+class Interrupt(Progress):
+    """Asks to stop while a model is scored on the report split."""
+
+    def __init__(self) -> None:
+        self.part = ""
+
+    def begin(self, what: str, *_: Any, **__: Any) -> None:
+        self.part = what
+
+    def trial(self, name: str, done: int) -> None:  # noqa: ARG002
+        if self.part == "report split":
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_a_look_whose_worker_died_is_finished_before_the_next_trial_and_a_stop_meanwhile_holds(
+    one_trial: tuple[SearchConfig, Path],
+) -> None:
+    config, out = one_trial
+    with closing(LocalStore(out)) as store, store.sign_in() as dead:
+        for _ in range(3):
+            finish(store, claim(store, dead, 4, config), config)
+        store.begin_look(Look(4, 0.001, (1,)), store.looks)
+        assert store.claim_report(dead, ["trial-1"])
+    board = run_search(config, out, trials=5, progress=Interrupt())
+    looked_at = next(row.record for row in board.rows if row.record.key == "trial-1")
+    assert (looked_at.on("report").state, parameters(board).keys()) == ("complete", {0, 1, 2, 3})
 
 
 def test_what_is_no_better_than_a_parent_is_exported_only_if_that_is_asked_for(
