@@ -9,11 +9,15 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Sequence
 from statistics import fmean
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from search.board.ranking import best_parent
+from search.study.looks import SPENT
 from search.study.outcomes import Split
 from search.study.record import TrialRecord
+
+if TYPE_CHECKING:
+    from search.space.config import SearchConfig
 
 ASSUMED_DISCORDANCE: Final = 0.3
 """On which share of the problems two models are taken to differ before any two were scored."""
@@ -58,6 +62,24 @@ def parents_discordance(records: Sequence[TrialRecord], search: Split) -> float 
     known = search.rates(first.search.outcomes)
     rates = [search.rates(other.search.outcomes) for other in others]
     return fmean(fmean(rate != known[place] for place, rate in each.items() if place in known) for each in rates)
+
+
+def what_is_provable(config: SearchConfig, problems: int, at_end: float, discordance: float | None = None) -> str:
+    """Return what a search can prove, or why nothing; empty without a report split.
+
+    Args:
+        config: the search's.
+        problems: how many its report split has.
+        at_end: the level of a look at the end, of all finalists together.
+        discordance: the parents' own, if it is known.
+    """
+    if config.objectives > 1:
+        return "several objectives: no trial is proven, and only trials and timeout end the search"
+    if not problems:
+        return ""
+    if at_end <= 0:
+        return f"{SPENT}: nothing is proven"
+    return power_line(problems, at_end / config.search.finalists, discordance, config.evaluation.more_with_mbpp)
 
 
 def power_line(problems: int, alpha: float, discordance: float | None = None, added: int = 0) -> str:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from merging.planning.plan import Step
     from search.board.compare import Comparison
     from search.board.leaderboard import Leaderboard
+    from search.earlier import EarlierSearch
     from search.prompt_formats import Tried
     from search.space.config import SearchConfig
     from search.views.progress import Progress
@@ -196,16 +197,22 @@ def show_search(config: SearchConfig, progress: Progress) -> None:
             click.echo(f"\n{warning}")
         unread = unread_lines(space, merger, recipes, progress)
         tell(*parent_notes(parents), *unread)
-    for key, each in config.earlier.items():
-        earlier = EarlierSearch.open(each.results, f"{config.source}: {key}", each.best)
-        tell(*Start.of([earlier], space, {}).notes)
-    _show_power(config)
+    earlier = [
+        EarlierSearch.open(each.results, f"{config.source}: {key}", each.best) for key, each in config.earlier.items()
+    ]
+    tell(*Start.of(earlier, space, {}).notes)
+    if earlier:
+        tell(
+            "whether an earlier search is the same, so that its scores are taken over instead, is decided at the start"
+        )
+    _show_power(config, earlier)
 
 
-def _show_power(config: SearchConfig) -> None:
+def _show_power(config: SearchConfig, earlier: Sequence[EarlierSearch]) -> None:
     """Print what the search could prove."""
-    from search.board.power import power_line
-    from search.study.looks import Looks
+    from search.board.power import what_is_provable
+    from search.earlier import seen_earlier, spent_earlier, unseen
+    from search.study.looks import Look, Looks
 
     try:
         _, report = config.evaluation.load_problems(config.source).split(
@@ -214,9 +221,11 @@ def _show_power(config: SearchConfig) -> None:
     except SearchError as error:
         tell(f"what it could prove is not known: {error}")
         return
-    if len(report) and config.objectives == 1:
-        level = Looks(config.search.trials).at_end(config.search.trials) / config.search.finalists
-        click.echo("\n" + power_line(len(report), level, added=config.evaluation.more_with_mbpp))
+    report = unseen(report, seen_earlier(earlier))
+    spent = spent_earlier(earlier, report)
+    looks = Looks(config.search.trials, (Look(None, spent, ()),) if spent else ())
+    if note := what_is_provable(config, len(report), looks.at_end(config.search.trials)):
+        click.echo(f"\n{note}")
 
 
 def show_plan(steps: Sequence[Step], names: Mapping[str, str], dtype: str | None) -> None:

@@ -18,7 +18,7 @@ from evaluation.generation.free_memory import release_unused
 from merging import MergingError, Recipe
 from search.ascent.ascent import Ascent, AscentOverError
 from search.board.names import NAME_WIDTH, parent_names, record_name
-from search.board.power import parents_discordance, power_line
+from search.board.power import parents_discordance, what_is_provable
 from search.board.ranking import ranked, unreported
 from search.board.verdict import Splits, last_look, next_look, unscored
 from search.errors import STOPS, SearchError
@@ -28,7 +28,7 @@ from search.run.machine import Machine
 from search.run.setup import Session
 from search.run.trial import Result, describe, repeat_trial, run_job
 from search.stopping import SearchSoFar, ended_by
-from search.study.looks import SPENT, Look, Looks
+from search.study.looks import Look, Looks
 from search.study.record import ASCENT, TAKEN_OVER, WARM_START, Parameters, SamplerNotes, TrialRecord
 from search.study.samplers import Proposer
 from search.study.store import Job, Proposal, Records
@@ -122,16 +122,11 @@ class Phases:
             )
 
     def _tell_power(self) -> None:
-        session, problems = self.session, self._splits["report"].problems
-        if session.config.objectives > 1:
-            self._progress.say("several objectives: no trial is proven, and only trials and timeout end the search")
-        elif problems:
-            discordance = parents_discordance(self.records.read(), self._splits["search"])
-            at_end = session.store.looks.at_end(self.total, self._over(trials=True))
-            level = at_end / session.config.search.finalists
-            added = session.config.evaluation.more_with_mbpp
-            nothing = f"{SPENT}: nothing is proven"
-            self._progress.say(power_line(problems, level, discordance, added) if level > 0 else nothing)
+        problems = self._splits["report"].problems
+        discordance = parents_discordance(self.records.read(), self._splits["search"])
+        at_end = self.session.store.looks.at_end(self.total, self._over(trials=True))
+        if note := what_is_provable(self.session.config, problems, at_end, discordance):
+            self._progress.say(note)
 
     def _run_trials(self) -> None:
         self._begin_search()

@@ -22,7 +22,7 @@ from typing import Final
 
 ALPHA: Final = 0.05
 """The most probable that "proven" may be where no merge is better than every parent."""
-SPENT: Final = "the searches that this one starts from have spent all of alpha on its report split"
+SPENT: Final = "the searches that this one starts from have used up the looks that its report split allows"
 """Why nothing can be proven where that is so."""
 _WHILE_RUNNING = 0.3
 _FIRST, _GROWTH = 4, 2.5

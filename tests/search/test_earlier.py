@@ -270,4 +270,15 @@ def test_a_dry_run_says_what_is_tried_first(finished: Path, family: Family, comm
     shown = command("run", family.write(search=f", enqueue: [{finished}]"), "--dry-run")
     assert shown.exit_code == 0
     assert f"{KEY}: {finished}: the parameters of its 3 best trials are tried first" in shown.stderr
+    assert "its scores are taken over instead, is decided at the start" in shown.stderr
     assert Leaderboard.open(finished).best is not None
+
+
+def test_a_dry_run_says_what_the_problems_that_are_left_can_prove(
+    finished: Path, family: Family, command: Command
+) -> None:
+    shown = command("run", family.write(search=f", enqueue: [{finished}], seed: 1"), "--dry-run")
+    _, report = load_problems(family.problems).split(0.5, seed=1)
+    left = len(set(report.task_ids) - opened(finished).seen)
+    assert 0 < left < len(report)
+    assert f"the report split has {left} problems, which is too few" in shown.stdout

@@ -7,7 +7,9 @@ import pytest
 from scipy.stats import binomtest
 
 from evaluation import p_better
-from search.board.power import least_gain, parents_discordance, power, power_line
+from search import SearchConfig
+from search.board.power import least_gain, parents_discordance, power, power_line, what_is_provable
+from tests.search.family import Family
 from tests.search.records import RECORDS, SPLITS, parent
 
 
@@ -60,3 +62,12 @@ def test_the_line_says_what_it_assumes() -> None:
     assert "40 report problems" in (line := power_line(40, 0.01, 0.05))
     assert line.endswith("solves 21.9 points more than any parent (if it differs from each on 22% of them)")
     assert "too few" in power_line(4, 0.01)
+
+
+def test_what_is_provable_follows_from_the_config_and_the_level(shared_family: Family) -> None:
+    config = SearchConfig.parse(shared_family.config(), folder=shared_family.folder)  # of two finalists
+    assert what_is_provable(config, 500, 0.02, 0.4) == power_line(500, 0.01, 0.4)
+    assert "nothing is proven" in what_is_provable(config, 500, 0.0)
+    assert not what_is_provable(config, 0, 0.02)
+    several = shared_family.config(search=", objectives: separate").replace("problems.jsonl", "[problems.jsonl, mbpp]")
+    assert what_is_provable(SearchConfig.parse(several, folder=shared_family.folder), 500, 0.02).startswith("several")
