@@ -1,1 +1,1 @@
-"""Ascent: proposes parameters by the gradient of the solutions' likelihood."""
+"""Ascent: proposes parameters by the gradient of the loss on solutions."""

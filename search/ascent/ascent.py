@@ -24,7 +24,7 @@ from merging import Merger, MergingError
 from search.ascent.loss import losses
 from search.ascent.unit_box import UnitBox
 from search.space.sections import AscentSection
-from search.study.record import ASCENT, Parameters, TrialRecord
+from search.study.record import ASCENT, Parameters, TrialRecord, Value
 from search.study.store import Proposal
 
 LEAST = 8
@@ -69,7 +69,7 @@ class Ascent:
     solutions: Callable[[], Sequence[Solution]]
     starts: Sequence[Parameters]
     progress: Callable[[int, int], None] = lambda _done, _total: None
-    _known: dict[tuple[tuple[str, float], ...], float] = field(default_factory=dict)
+    _known: dict[frozenset[tuple[str, Value]], float] = field(default_factory=dict)
 
     def propose(self, records: Sequence[TrialRecord]) -> Proposal:
         """Return the next proposal. Raises AscentOverError if there is none."""
@@ -117,7 +117,7 @@ class Ascent:
 
     def _loss(self, parameters: Parameters, solutions: Sequence[Solution]) -> float:
         """Return the mean loss at some parameters; infinite where they make no merge."""
-        key = tuple((name, float(parameters[name])) for name in self.box.names)
+        key = frozenset(parameters.items())  # choices too: starts may differ in nothing else
         if key not in self._known:
             try:
                 model = self.merger.apply(self.box.recipe_at(parameters))

@@ -120,3 +120,13 @@ def test_it_begins_where_the_loss_is_least(config: SearchConfig, merger: Merger,
     one = AscentSection(steps=1, step=0.01)
     found = Ascent(one, box, merger, lambda: solutions, [bad, good]).propose([])
     assert box.point(found.parameters) == pytest.approx(box.point(good), abs=0.011)
+
+
+def test_starts_may_differ_in_what_it_does_not_move(
+    config: SearchConfig, merger: Merger, solutions: Sequence[Solution]
+) -> None:
+    box = UnitBox.of(config.space.ranges[:1], config.space.recipe_at)
+    good = config.space.middle()
+    bad = {**good, **{name: 0.0 for name in good if name not in box.names}}
+    found = Ascent(AscentSection(), box, merger, lambda: solutions, [bad, good])
+    assert found._start([], solutions[:8]) == good
