@@ -55,7 +55,7 @@ def export_trial(
     record = _choose(records, folder.path, winner)
     if trial is None and verdict.ruling == "no better" and not anyway:
         raise SearchError(f"{folder.path}: {verdict.sentence}; --anyway exports it all the same")
-    row = next(row for row in leaderboard.rows if row.name == record_name(record))
+    row = leaderboard.row(record)
     first = record if record.same_as is None else find_record(records, str(record.same_as), folder.path)
     config = Sections.load(folder.config_file)
     with quick_imports():  # only now: what cannot be exported is told before torch is waited for
@@ -155,4 +155,4 @@ def _called(parent: str, leaderboard: Leaderboard) -> str:
     """Return what the card calls a parent: its hub id, or a short name instead of a path."""
     if not any(Path(part).exists() for part in (parent, *parts_of(parent))):
         return parent
-    return short_names(row.name for row in leaderboard.rows if row.record.kind == "parent").get(parent, parent)
+    return short_names(record.name for record in leaderboard.records if record.kind == "parent").get(parent, parent)

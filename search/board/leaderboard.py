@@ -7,9 +7,9 @@ that its score on the report split is unbiased.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import TypeAlias
 
 from evaluation.scoring import Interval, PairedTest, Rate, interval, paired_test
 from search.board.names import record_name
@@ -18,9 +18,6 @@ from search.board.verdict import SearchVerdict, search_verdict
 from search.study.looks import Looks
 from search.study.outcomes import Split
 from search.study.record import SplitName, TrialRecord
-
-_Versus: TypeAlias = tuple[PairedTest, SplitName | None]
-_NO_TEST: _Versus = PairedTest((), (), 1.0), None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +48,15 @@ class Row:
     on_front: bool | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Leaderboard:
     """The rows of a search, best first.
 
     Attributes:
         study: the name of the search.
         verdict: whether a trial is proven to be better than every parent.
-        rows: of all that is over, by merit; see `search.board.ranking.merit`.
+        records: of all that is over, by merit; see `search.board.ranking.merit`.
+        splits: how the outcomes on each split are read.
         best: the number of the best trial, or None.
         best_parent: the name of the parent that the others are compared with, or None.
         optimism: how much higher the best trial scores on the search split than on the report split, if it has both.
@@ -68,7 +66,8 @@ class Leaderboard:
 
     study: str
     verdict: SearchVerdict
-    rows: tuple[Row, ...] = ()
+    records: tuple[TrialRecord, ...] = ()
+    splits: Mapping[SplitName, Split] = field(default_factory=dict)
     best: int | None = None
     best_parent: str | None = None
     optimism: float | None = None
@@ -88,13 +87,12 @@ class Leaderboard:
             looks: at the report split.
         """
         over = ranked(record for record in records if record.is_over)
-        winner, reference, on_front = best(over), best_parent(over), front(over)
-        known = {split: how.rates(reference.on(split).outcomes) for split, how in splits.items()} if reference else {}
-        tests = (_versus(record, known, splits) if record is not reference else _NO_TEST for record in over)
+        winner, reference = best(over), best_parent(over)
         return cls(
             study=study,
             verdict=search_verdict(records, splits, looks),
-            rows=tuple(_row(record, test, on_front, splits) for record, test in zip(over, tests, strict=True)),
+            records=tuple(over),
+            splits=splits,
             best=winner.number if winner else None,
             best_parent=record_name(reference) if reference else None,
             optimism=optimism(winner) if winner else None,
@@ -107,48 +105,61 @@ class Leaderboard:
 
         return cls.of(*ResultsFolder.open(Path(path)).read())
 
+    @cached_property
+    def rows(self) -> tuple[Row, ...]:
+        """The rows of all records."""
+        return self.top(None)
+
     @property
     def best_row(self) -> Row | None:
         """The row of the best trial, if there is one."""
-        return next((row for row in self._trials if row.record.number == self.best), None)
-
-    def top(self, count: int | None) -> tuple[Row, ...]:
-        """Return the reference models and the best `count` trials, by default all."""
-        kept = {row.name for row in self._trials[:count]}
-        return tuple(row for row in self.rows if row.record.kind != "trial" or row.name in kept)
+        found = next((record for record in self.trials if record.number == self.best), None)
+        return self.row(found) if found else None
 
     @property
-    def _trials(self) -> list[Row]:
-        return [row for row in self.rows if row.record.kind == "trial"]
+    def trials(self) -> list[TrialRecord]:
+        """The trials among the records."""
+        return [record for record in self.records if record.kind == "trial"]
 
+    def top(self, count: int | None) -> tuple[Row, ...]:
+        """Return the rows of the reference models and of the best `count` trials, by default all."""
+        kept = {record.number for record in self.trials[:count]}
+        return tuple(self.row(it) for it in self.records if it.kind != "trial" or it.number in kept)
 
-def _row(record: TrialRecord, versus: _Versus, on_front: frozenset[int], splits: Mapping[SplitName, Split]) -> Row:
-    report, (test, compared_on) = record.on("report"), versus
-    return Row(
-        record=record,
-        name=record_name(record),
-        search_scores=splits["search"].scores(record.search.outcomes),
-        report_scores=splits["report"].scores(report.outcomes),
-        report_interval=interval(splits["report"].groups(report.outcomes)) if report.outcomes else None,
-        won=len(test.won),
-        lost=len(test.lost),
-        p_value=test.p_value if compared_on == "report" else None,
-        compared_on=compared_on,
-        on_front=record.number in on_front if on_front and record.kind == "trial" else None,
-    )
+    def row(self, record: TrialRecord) -> Row:
+        """Return a record with the evidence for its scores."""
+        report, (test, compared_on) = record.on("report"), self._versus(record)
+        of_report = self.splits["report"]
+        return Row(
+            record=record,
+            name=record_name(record),
+            search_scores=self.splits["search"].scores(record.search.outcomes),
+            report_scores=of_report.scores(report.outcomes),
+            report_interval=interval(of_report.groups(report.outcomes)) if report.outcomes else None,
+            won=len(test.won),
+            lost=len(test.lost),
+            p_value=test.p_value if compared_on == "report" else None,
+            compared_on=compared_on,
+            on_front=record.number in self._front if self._front and record.kind == "trial" else None,
+        )
 
+    def _versus(self, record: TrialRecord) -> tuple[PairedTest, SplitName | None]:
+        """Compare a model with the best parent: on the report split if both have outcomes there, or else on the other.
 
-def _versus(
-    record: TrialRecord, reference: Mapping[SplitName, Mapping[str, Rate]], splits: Mapping[SplitName, Split]
-) -> _Versus:
-    """Compare a model with the best parent: on the report split if both have outcomes there, else on the search split.
+        One without outcomes is not compared, nor the best parent with itself.
+        """
+        known = self._of_best_parent
+        if not known or record.search.score is None or (record.kind, record.name) == ("parent", self.best_parent):
+            return PairedTest((), (), 1.0), None
+        split: SplitName = "report" if known["report"] and record.on("report").outcomes else "search"
+        return paired_test(self.splits[split].rates(record.on(split).outcomes), known[split]), split
 
-    Args:
-        record: of the model; one without outcomes is not compared.
-        reference: the best parent's rates on each split.
-        splits: how outcomes are read.
-    """
-    if not reference or record.search.score is None:
-        return _NO_TEST
-    split: SplitName = "report" if reference["report"] and record.on("report").outcomes else "search"
-    return paired_test(splits[split].rates(record.on(split).outcomes), reference[split]), split
+    @cached_property
+    def _of_best_parent(self) -> Mapping[SplitName, Mapping[str, Rate]]:
+        """The rates of the best parent on each split; empty if there is no such parent."""
+        found = best_parent(self.records)
+        return {split: how.rates(found.on(split).outcomes) for split, how in self.splits.items()} if found else {}
+
+    @cached_property
+    def _front(self) -> frozenset[int]:
+        return front(self.records)

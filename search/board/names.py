@@ -116,7 +116,7 @@ def parameter_name(key: str, recipe: Mapping[str, object], names: Mapping[str, s
             labels += _label(node, index, names)
             words += f"({node['filter']})" if isinstance(node, dict) and node.get("filter") else ""
         if not part.isdigit():
-            node = node.get(part) if isinstance(node, dict) else None
+            node = node.get(part) if isinstance(node, Mapping) else None
             words += "" if part in _NEEDLESS else f".{part}" if words else part
     return " ".join(labels), words or key.rpartition(".")[2]
 

@@ -40,9 +40,10 @@ def print_leaderboard(found: Leaderboard, top: int | None) -> None:
     """Print the best `top` trials, by default all, and the reference models, as wide as the terminal."""
     from rich.console import Console
 
+    from search.board.names import record_name
     from search.views.table import best_parameters, leaderboard_table
 
-    if not found.rows:
+    if not found.records:
         click.echo(f"{found.study}: no trial is over yet")
         return
     console = Console() if sys.stdout.isatty() else Console(width=_PIPED_WIDTH)
@@ -54,7 +55,7 @@ def print_leaderboard(found: Leaderboard, top: int | None) -> None:
     if any(row.compared_on == "search" for row in found.top(top)):
         console.print("* on the search split, which the search has seen, so without a test", style="dim")
     if found.optimism is not None:
-        ended = sum(row.record.kind == "trial" and row.record.search.state == "complete" for row in found.rows)
+        ended = sum(record.search.state == "complete" for record in found.trials)
         more = "more" if found.optimism >= 0 else "less"
         console.print(
             f"optimism: the best of {ended} trials scores {abs(found.optimism) * 100:.1f} points {more} on the search "
@@ -65,11 +66,11 @@ def print_leaderboard(found: Leaderboard, top: int | None) -> None:
     for row in found.top(top):
         if row.record.search.state == "complete" and row.record.search.error:
             console.print(f"{row.name}: {row.record.search.error}", style="red", markup=False)
-    failed = [row for row in found.rows if row.record.search.state == "failed"]
+    failed = [record for record in found.records if record.search.state == "failed"]
     if failed:
         last = failed[-1]
         console.print(
-            f"{len(failed)} failed; the last, {last.name}: {last.record.search.error}", style="red", markup=False
+            f"{len(failed)} failed; the last, {record_name(last)}: {last.search.error}", style="red", markup=False
         )
 
 

@@ -59,7 +59,8 @@ CREATE TABLE workers (name TEXT PRIMARY KEY, host TEXT, started REAL, active TEX
 """
 _OF_RECORD = [each.name for each in fields(TrialRecord) if each.name not in ("search", "report")]
 _OF_SCORING = [each.name for each in fields(Scoring)]
-_JSON = {"parameters", "recipe", "sampler_notes", "end_tokens", "scores", "seconds", "tries"}
+_MAPPINGS = ("parameters", "recipe", "sampler_notes", "seconds")
+_TUPLES = ("end_tokens", "scores", "tries")
 _TABLES = {"search", "looks", "records", "scorings", "drafts", "verdicts", "workers"}
 _SELECT = f"""
 SELECT {", ".join(f"records.{name}" for name in _OF_RECORD)},
@@ -233,7 +234,7 @@ class LocalStore(Store):
     def _records(self, where: str, *values: object) -> Sequence[TrialRecord]:
         rows = self._select(_SELECT.format(where), *values)
         with damage(self.file):
-            return [_record(row) for row in rows]
+            return [_record(row, self.file) for row in rows]
 
     def _load(self, key: str) -> TrialRecord | None:
         return next(iter(self._records("records.key = ?", key)), None)
@@ -280,20 +281,57 @@ def _marks(row: Sequence[object]) -> str:
     return ", ".join("?" * len(row))
 
 
+class _Kept(Mapping[str, Any]):
+    """A mapping as it is kept, decoded when it is first read: a leaderboard shows few of the recipes that it loads."""
+
+    __slots__ = ("_file", "_plain", "_text")
+
+    def __init__(self, text: str, file: Path) -> None:
+        self._text, self._file = text, file
+        self._plain: dict[str, Any] | None = None
+
+    def __getitem__(self, key: str) -> Any:
+        return self._read()[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._read())
+
+    def __len__(self) -> int:
+        return len(self._read())
+
+    def _read(self) -> dict[str, Any]:
+        if self._plain is None:
+            with damage(self._file):
+                self._plain = dict(json.loads(self._text))
+        return self._plain
+
+    def __repr__(self) -> str:
+        return repr(self._read())
+
+
 def _encoded(data: TrialRecord | Scoring, names: Sequence[str]) -> list[object]:
     values = {name: getattr(data, name) for name in names}
-    return [json.dumps(value) if name in _JSON else value for name, value in values.items()]
+    return [_text(value) if name in _MAPPINGS + _TUPLES else value for name, value in values.items()]
 
 
-def _record(row: Sequence[Any]) -> TrialRecord:
+def _text(value: object) -> str:
+    return json.dumps(dict(value) if isinstance(value, Mapping) else value)
+
+
+def _record(row: Sequence[Any], file: Path) -> TrialRecord:
     of_record, of_splits = row[: len(_OF_RECORD)], row[len(_OF_RECORD) :]
     of_search, of_report = of_splits[: len(_OF_SCORING)], of_splits[len(_OF_SCORING) :]
-    report = None if of_report[0] is None else Scoring(**_decoded(_OF_SCORING, of_report))
-    return TrialRecord(
-        **_decoded(_OF_RECORD, of_record), search=Scoring(**_decoded(_OF_SCORING, of_search)), report=report
-    )
+    report = None if of_report[0] is None else Scoring(**_decoded(_OF_SCORING, of_report, file))
+    search = Scoring(**_decoded(_OF_SCORING, of_search, file))
+    return TrialRecord(**_decoded(_OF_RECORD, of_record, file), search=search, report=report)
 
 
-def _decoded(names: Sequence[str], values: Sequence[Any]) -> dict[str, Any]:
-    plain = {name: json.loads(value) if name in _JSON else value for name, value in zip(names, values, strict=True)}
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()}
+def _decoded(names: Sequence[str], values: Sequence[Any], file: Path) -> dict[str, Any]:
+    plain = dict(zip(names, values, strict=True))
+    for name in _MAPPINGS:
+        if name in plain:
+            plain[name] = _Kept(plain[name], file)
+    for name in _TUPLES:
+        if name in plain:
+            plain[name] = () if plain[name] == "[]" else tuple(json.loads(plain[name]))
+    return plain

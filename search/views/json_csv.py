@@ -100,8 +100,8 @@ def _row(row: Row) -> dict[str, Any]:
         "log_likelihood": search.log_likelihood, "report_score": record.on("report").score,
         "report_interval": row.report_interval, "report_scores": row.report_scores, "won": row.won, "lost": row.lost,
         "compared_on": row.compared_on, "p_value": row.p_value, "seconds": search.seconds.get("total", 0.0),
-        "recipe": record.recipe, "parameters": record.parameters, "on_front": row.on_front, "same_as": record.same_as,
-        "proposed_by": record.proposed_by or None, "error": search.error,
+        "recipe": dict(record.recipe), "parameters": dict(record.parameters), "on_front": row.on_front,
+        "same_as": record.same_as, "proposed_by": record.proposed_by or None, "error": search.error,
     }  # fmt: skip
 
 

@@ -81,7 +81,7 @@ def prompt_formats_table(tried: Sequence[Tried]) -> Table:
 
 
 def _parent_names(board: Leaderboard, width: int) -> dict[str, str]:
-    return parent_names((row.record.recipe for row in board.rows if row.record.kind == "parent"), width)
+    return parent_names((record.recipe for record in board.records if record.kind == "parent"), width)
 
 
 def _called(board: Leaderboard, row: Row, width: int) -> str:

@@ -152,8 +152,13 @@ def test_a_value_that_was_damaged_is_an_error_with_its_remedy(folder: Path, stor
     store.begin(PARENTS)
     with closing(sqlite3.connect(folder / "search.db")) as database, database:
         database.execute(change)
+
+    def read() -> object:
+        records = [(dict(it.parameters), dict(it.recipe), dict(it.search.seconds)) for it in store.changed()[0]]
+        return records, store.splits, store.name, store.identity, store.share_drafts([])
+
     with pytest.raises(SearchError, match=r"search.db: holds a damaged value; restore it .*--fresh"):
-        _ = (store.changed(), store.splits, store.name, store.identity, store.share_drafts([]))
+        read()
 
 
 def test_text_that_is_no_text_is_an_error_of_one_short_line(folder: Path, store: LocalStore) -> None:
