@@ -38,7 +38,7 @@ _STATES: Mapping[State, TrialState] = {
 
 
 class Projection:
-    """A study that shows the trials of a search under their numbers.
+    """A study that shows trials of a search, in the order of their numbers.
 
     Args:
         distributions: of each searched parameter.
@@ -63,17 +63,21 @@ class Projection:
         self._study_id = self._create()
 
     def update(self, records: Sequence[TrialRecord]) -> None:
-        """Show records as they are now, which hold those that were shown before."""
+        """Show the trials among some records as they are now.
+
+        It is quick where they begin with those that were shown before.
+        """
         trials = [record for record in records if record.kind == "trial"]
-        changed = [(old, new) for old, new in zip(self._shown, trials, strict=False) if old is not new]
+        pairs = enumerate(zip(self._shown, trials, strict=False))
+        changed = [(place, old, new) for place, (old, new) in pairs if old is not new]
         # Optuna changes no trial that is over; one that is run again all the same has the study made anew.
-        if any(old.is_over and old.search != new.search for old, new in changed):
+        if any(old.number != new.number or (old.is_over and old.search != new.search) for _, old, new in changed):
             self._storage.delete_study(self._study_id)
             self._study_id, self._shown = self._create(), []
             changed = []
-        for old, new in changed:
+        for place, old, new in changed:
             if not old.is_over:
-                self._change(new)
+                self._change(place, new)
         for new in trials[len(self._shown) :]:
             self._storage.create_new_trial(self._study_id, self._trial(new))
         self._shown = trials
@@ -85,7 +89,8 @@ class Projection:
             The parameters, and what the sampler wants to find with the trial again.
         """
         study = self.study
-        trial = study.get_trials(deepcopy=False)[number]
+        place = next(place for place, record in enumerate(self._shown) if record.number == number)
+        trial = study.get_trials(deepcopy=False)[place]
         sampler.before_trial(study, trial)
         drawn = sampler.sample_relative(study, trial, sampler.infer_relative_search_space(study, trial))
         for name, distribution in self._distributions.items():
@@ -122,9 +127,9 @@ class Projection:
                 trial.datetime_complete = trial.datetime_start + timedelta(seconds=seconds)
         return trial
 
-    def _change(self, record: TrialRecord) -> None:
+    def _change(self, place: int, record: TrialRecord) -> None:
         """Show a trial that was not over as it is now."""
-        storage, shown = self._storage, self._storage.get_all_trials(self._study_id, deepcopy=False)[record.number]
+        storage, shown = self._storage, self._storage.get_all_trials(self._study_id, deepcopy=False)[place]
         for name in record.parameters.keys() - shown.params.keys():
             distribution = self._distributions[name]
             internal = distribution.to_internal_repr(record.parameters[name])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import optuna
@@ -18,9 +18,12 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
+from search.board.ranking import ranked
 from search.study.projection import Projection, quiet
 from search.study.record import Parameters, TrialRecord
 from search.study.store import Proposal
+
+_SHOWN = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,11 +113,24 @@ class Proposer:
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             # x0 of CMA-ES is deprecated since Optuna 4.9 without anything in its place, and stays until 6.
             warnings.simplefilter("ignore", FutureWarning)
-            self._projection.update(records)
+            self._projection.update(history(records, number))
             sampler = SAMPLERS[self._name](Draw(self._seed, number, self._space, self._start))
             parameters, notes = self._projection.draw(number, sampler)
         seen = sum(record.is_over for record in records if record.kind == "trial")
         return Proposal(parameters, self._name, seen, notes)
+
+
+def history(records: Iterable[TrialRecord], number: int) -> list[TrialRecord]:
+    """Return the trials that a sampler is shown to draw the parameters of one more.
+
+    All of the newest, 500 or more, and of those before them the best 500: what a sampler takes grows with what it sees.
+    The border between the two moves once in 500 trials, since a study is made anew where it does.
+    """
+    trials = [record for record in records if record.kind == "trial"]
+    border = (number // _SHOWN - 1) * _SHOWN
+    older = ranked(record for record in trials if record.number < border)[:_SHOWN]
+    newer = [record for record in trials if record.number >= border]
+    return sorted(older, key=lambda record: record.number) + newer
 
 
 def _seed(search_seed: int, number: int) -> int:

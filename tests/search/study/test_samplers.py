@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from search import SearchConfig
-from search.study.samplers import SAMPLERS, Proposer
+from search.study.record import Scoring, TrialRecord
+from search.study.samplers import SAMPLERS, Proposer, history
 from search.study.store import Job, Proposal, Records
 from tests.search.family import Family
 from tests.search.study.memory_store import MemoryStore
@@ -66,6 +67,29 @@ def test_a_search_that_was_stopped_goes_on_as_if_it_had_not_been(config: SearchC
     assert parts.run(trials) == whole
     if sampler != "nsgaii":  # a child may be like its parent
         assert len({tuple(parameters.values()) for parameters in whole}) == trials
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "cmaes", "nsgaii", "qmc"])
+def test_a_long_search_that_was_stopped_goes_on_as_if_it_had_not_been(
+    config: SearchConfig, sampler: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("search.study.samplers._SHOWN", 10)
+    whole = Search(config, sampler).run(45)
+    parts = Search(config, sampler)
+    parts.run(38)
+    assert parts.run(45) == whole
+
+
+def test_of_a_long_history_the_newest_and_the_best_are_shown() -> None:
+    def trial(number: int) -> TrialRecord:
+        score = float(number % 700)
+        return TrialRecord("trial", number, search=Scoring("complete", score=score, scores=(score,)))
+
+    records = [TrialRecord("parent", 0, "a", search=Scoring("complete", score=9e9)), *map(trial, range(2_701))]
+    shown = [record.number for record in history(records, 2_700)]
+    assert shown[500:] == list(range(2_000, 2_701))
+    assert shown[:500] == sorted(sorted(range(2_000), key=lambda number: (-(number % 700), number))[:500])
+    assert history(records[:900], 899) == records[1:900]
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "cmaes", "qmc"])
