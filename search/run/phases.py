@@ -79,7 +79,9 @@ class Phases:
                 return f"{ended} of {self.total} trials are over{waiting}."
             # Between two trials the others run none.
             return f"{ended} of {self.total} trials are over; others work on." if self.is_stopping() else ""
-        left = 0 if others else len(self._unreported())
+        alive = self.session.store.at_work() - {self.session.worker}
+        scorings = [record.on("report") for record in self._unreported()]
+        left = 0 if others else sum(it.state == "waiting" or it.worker not in alive for it in scorings)
         models = "1 model waits" if left == 1 else f"{left} models wait"
         return f"The report split is not finished: {models} to be scored on it." if left else ""
 

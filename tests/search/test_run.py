@@ -599,6 +599,22 @@ def test_a_worker_that_ends_before_the_others_does_not_say_that_the_search_is_un
     assert (told(stopped) == "1 of 2 trials are over.") is not at_a_trial
 
 
+def test_a_worker_leaves_a_model_that_another_is_at_on_the_report_split(
+    finished: Path, shared_family: Family, tmp_path: Path
+) -> None:
+    config, out = SearchConfig.load(shared_family.write("finished.yaml")), tmp_path / "run"
+    shutil.copytree(finished, out)
+    with closing(sqlite3.connect(out / "search.db")) as database, database:
+        database.execute("DELETE FROM scorings WHERE split = 'report' AND key = 'average'")
+    with closing(LocalStore(out)) as store:
+        with store.sign_in() as other:
+            assert store.claim_report(other, ["average"])
+            assert run_search(config, out).unfinished == ""
+        board = run_search(config, out)
+    assert board.unfinished == ""
+    assert next(row for row in board.rows if row.name == "average").record.on("report").state == "complete"
+
+
 def test_a_program_whose_verdict_is_in_the_folder_is_not_executed_again(
     stopped_folder: Path, shared_family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
