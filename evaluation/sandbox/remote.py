@@ -31,7 +31,7 @@ class Remote:
         form: its form in a message.
     """
 
-    def __init__(self, form: list[object], solution: Solution) -> None:
+    def __init__(self, form: list[object], solution: RemoteSolution) -> None:
         self.form = form
         self._solution = solution
 
@@ -63,7 +63,7 @@ class RemoteFunction(Remote):
 class RemoteIterator(Remote):
     """One with a next item; equal only to itself."""
 
-    def __init__(self, form: list[object], solution: Solution) -> None:
+    def __init__(self, form: list[object], solution: RemoteSolution) -> None:
         super().__init__(form, solution)
         self._waiting: deque[object] = deque()
         self._end: BaseException | None = None
@@ -89,7 +89,7 @@ class RemoteIterator(Remote):
         return bool(self._waiting)
 
 
-class Solution:
+class RemoteSolution:
     """The solution's process, at the other end of a connection.
 
     Args:
