@@ -17,8 +17,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-from tests.tiny import TinyModel, save_tiny_model
-
 settings.register_profile("thorough", deadline=None, max_examples=100)
 settings.register_profile("quick", deadline=None, max_examples=20)
 settings.load_profile("quick")
@@ -38,6 +36,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture
 def make_model(tmp_path: Path) -> ModelMaker:
     """Return a function that saves a tiny random model and returns its folder."""
+    from tests.tiny import TinyModel, save_tiny_model  # on demand: the controller of pytest-xdist needs no torch
 
     def make(name: str, **options: object) -> str:
         return save_tiny_model(tmp_path / name, TinyModel(**options))  # type: ignore[arg-type]

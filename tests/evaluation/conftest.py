@@ -42,5 +42,5 @@ def adder() -> Problem:
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
     """A random float32 model and its byte-level tokenizer."""
     folder: Path = tmp_path_factory.mktemp("tiny")
-    save_tiny_model(folder / "model", TinyModel(dtype="float32"))
+    save_tiny_model(folder / "model", TinyModel(dtype="float32", layers=2))
     return load_model(str(folder / "model")), load_tokenizer(str(folder / "model"))

@@ -52,17 +52,17 @@ def written(model: Any, tokenizer: Any, prompts: list[list[int]], batch_size: in
 def test_in_float32_the_tokens_are_those_of_generate(
     make_model: ModelMaker, architecture: str, batch_size: int
 ) -> None:
-    folder = make_model("model", dtype="float32", architecture=architecture, hidden=64)
+    folder = make_model("model", dtype="float32", architecture=architecture, hidden=64, layers=2)
     model, tokenizer = load_model(folder), load_tokenizer(folder)
     prompts = [tokenizer.encode(prompt) for prompt in PROMPTS]
     # A token that the model likes to write ends the text, so that rows end at different steps.
-    alone = [by_generate(model, ids, 40) for ids in prompts]
+    alone = [by_generate(model, ids, 24) for ids in prompts]
     end = random.Random(0).choice([token for tokens in alone for token in tokens[5:]])
     assert model.generation_config is not None
     model.generation_config.eos_token_id = [end, 257]
-    expected = [by_generate(model, ids, 40) for ids in prompts]
+    expected = [by_generate(model, ids, 24) for ids in prompts]
     assert len({len(tokens) for tokens in expected}) > 1
-    found = written(model, tokenizer, prompts, batch_size)
+    found = written(model, tokenizer, prompts, batch_size, max_new_tokens=24)
     for index, tokens in enumerate(expected):
         assert list(found[index].tokens) == tokens
         assert found[index].text == tokenizer.decode(tokens, skip_special_tokens=True)
@@ -90,7 +90,7 @@ def test_a_stop_text_is_noticed_at_the_token_that_completes_it(kind: str, stops:
         tokenizer = byte_tokenizer() if kind == "bytes" else load_tokenizer(str(QUICKSTART))
     chance = random.Random(0)
     parts = ["\n", "def", "d", "ef", " ", "#", "x", " class", "class", "`", "``", "é", "ß"]
-    for _ in range(200):
+    for _ in range(70):
         texts = ["".join(chance.choices(parts, k=3)) for _ in range(8)]
         tokens = [token for text in texts for token in tokenizer.encode(text, add_special_tokens=False)]
         if kind != "blanks":  # which reads a line's end as no character, next to half of one
@@ -127,33 +127,34 @@ def test_a_text_ends_where_the_context_does(make_model: ModelMaker) -> None:
 
 
 def test_a_window_hides_what_is_older(make_model: ModelMaker) -> None:
-    folder = make_model("model", dtype="float32", architecture="mistral", hidden=64)
+    folder = make_model("model", dtype="float32", architecture="mistral", hidden=64, layers=2)
     model, tokenizer = load_model(folder), load_tokenizer(folder)
     prompts = [tokenizer.encode(prompt) for prompt in PROMPTS]
-    unlimited = [by_generate(model, ids, 40) for ids in prompts]
+    unlimited = [by_generate(model, ids, 24) for ids in prompts]
     model.config.sliding_window = 8
     for layer in model.model.layers:
         layer.self_attn.sliding_window = 8
-    expected = [by_generate(model, ids, 40) for ids in prompts]
+    expected = [by_generate(model, ids, 24) for ids in prompts]
     assert expected != unlimited
-    assert [list(found.tokens) for _, found in sorted(written(model, tokenizer, prompts, 5).items())] == expected
+    found = written(model, tokenizer, prompts, 5, max_new_tokens=24)
+    assert [list(each.tokens) for _, each in sorted(found.items())] == expected
 
 
 @pytest.mark.parametrize(("architecture", "batch_size"), [("llama", 1), ("gpt_neox", 3), ("gemma", 5)])
 def test_drafts_change_no_token(make_model: ModelMaker, architecture: str, batch_size: int) -> None:
-    folder = make_model("model", dtype="float32", architecture=architecture, hidden=64)
+    folder = make_model("model", dtype="float32", architecture=architecture, hidden=64, layers=2)
     model, tokenizer = load_model(folder), load_tokenizer(folder)
     prompts = [tokenizer.encode(prompt) for prompt in PROMPTS]
-    expected = [by_generate(model, ids, 40) for ids in prompts]
+    expected = [by_generate(model, ids, 24) for ids in prompts]
     draw = random.Random(batch_size)
     # Right up to some token, wrong from there on, then right again; or of another prompt; or of nothing at all.
     bent = [[*tokens[:at], 7, *tokens[at + 1 :]] for tokens in expected for at in [draw.randrange(len(tokens))]]
     drafts = [[bent[row], expected[row - 1], [], expected[row][:9]] for row in range(len(prompts))]
     with counted(model) as with_drafts:
-        found = written(model, tokenizer, prompts, batch_size, drafts=drafts)
+        found = written(model, tokenizer, prompts, batch_size, drafts=drafts, max_new_tokens=24)
     assert [list(found[index].tokens) for index in range(len(prompts))] == expected
     with counted(model) as without:
-        written(model, tokenizer, prompts, batch_size)
+        written(model, tokenizer, prompts, batch_size, max_new_tokens=24)
     assert len(with_drafts) < len(without)
 
 

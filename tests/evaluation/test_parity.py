@@ -20,16 +20,15 @@ def programs(problems: Sequence[Problem], mutants: int) -> list[tuple[Problem, s
     ]
 
 
-@pytest.mark.parametrize("part", [0, pytest.param(1, marks=pytest.mark.slow)])
-def test_a_sample_of_verdicts_is_human_evals(humaneval: ProblemSet, part: int) -> None:
-    found = compare(programs(humaneval.problems[part::8], mutants=3), timeout=0.5)
+def test_a_sample_of_verdicts_is_human_evals(humaneval: ProblemSet) -> None:
+    found = compare(programs(humaneval.problems[::12], mutants=3), timeout=0.5)
     assert found.disagreements == []
     assert 0.1 < found.passed / found.compared < 0.9
 
 
 @pytest.mark.slow
 def test_all_verdicts_are_human_evals(humaneval: ProblemSet) -> None:
-    found = compare(programs(humaneval.problems, mutants=8), timeout=1.0, workers=2)
-    assert found.compared > 1500
+    found = compare(programs(humaneval.problems, mutants=4), timeout=1.0, workers=2)
+    assert found.compared > 1100
     assert found.disagreements == []
     assert 0.1 < found.passed / found.compared < 0.9

@@ -39,7 +39,7 @@ def crowded() -> Iterator[None]:
     """Keep the pools of this process on one core with hogs, each of a session, and so of a share, of its own."""
     core = {max(os.sched_getaffinity(0))}
     command = [sys.executable, "-c", "while True: pass"]
-    hogs = [subprocess.Popen(command, start_new_session=True) for _ in range(8)]
+    hogs = [subprocess.Popen(command, start_new_session=True) for _ in range(4)]
     try:
         for process in family_of(os.getpid()):
             with contextlib.suppress(ProcessLookupError):

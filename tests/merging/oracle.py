@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ from unittest.mock import patch
 import torch
 import yaml
 from mergekit.architecture import get_architecture_info  # type: ignore[import-untyped]
+from mergekit.common import ModelReference  # type: ignore[import-untyped]
 from mergekit.config import MergeConfiguration  # type: ignore[import-untyped]
 from mergekit.graph import Executor  # type: ignore[import-untyped]
 from mergekit.io.tasks import LoaderCache  # type: ignore[import-untyped]
@@ -44,7 +46,7 @@ def mergekit_merge(recipe_yaml: str, stable_sort: bool = False) -> dict[str, tor
     With `stable_sort` the sorts in it keep equals in their order, so that trimming keeps the first of equal magnitudes;
     without, which of them it keeps is up to torch.
     """
-    with stable_sorts() if stable_sort else nullcontext():
+    with configs_read_once(), stable_sorts() if stable_sort else nullcontext():
         return _merge(recipe_yaml)
 
 
@@ -62,6 +64,7 @@ def mergekit_folder(recipe_yaml: str, folder: Path) -> Path:
     base_first = sorted(by_place, key=lambda model: model != config.base_model)
     unordered = PreTrainedTokenizerFast.get_vocab
     with (
+        configs_read_once(),
         patch.object(MergeConfiguration, "referenced_models", lambda _: base_first),
         patch.object(
             PreTrainedTokenizerFast,
@@ -71,6 +74,20 @@ def mergekit_folder(recipe_yaml: str, folder: Path) -> Path:
     ):
         run_merge(config, str(folder), options)
     return folder
+
+
+@contextmanager
+def configs_read_once() -> Iterator[None]:
+    """Let mergekit read each config once for a merge, which it does three or four times, and give it copies."""
+    read, found = ModelReference.config, {}
+
+    def config(model: Any, trust_remote_code: bool = False) -> Any:
+        if model not in found:
+            found[model] = read(model, trust_remote_code)
+        return copy.deepcopy(found[model])
+
+    with patch.object(ModelReference, "config", config):
+        yield
 
 
 @contextmanager

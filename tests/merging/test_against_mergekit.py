@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 
 import pytest
 import torch
@@ -80,13 +81,15 @@ CASES = [
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_a_method_gives_what_mergekits_gives(case: Case, dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(0)
-    for shape in SHAPES:
-        for change in CHANGES:
-            base = (torch.randn(shape, generator=generator) * 0.1).to(dtype)
-            inputs = [_parent(base, change, index, generator) for index in range(case.inputs)]
-            before = [tensor.clone() for tensor in (base, *inputs)]
-            _compare(case, base if case.base else None, inputs)
-            assert all(map(torch.equal, before, (base, *inputs)))
+    for number, (shape, change) in enumerate(product(SHAPES, CHANGES)):
+        odd = (number + number // len(CHANGES)) % 2
+        if odd != (dtype in (torch.float16, torch.float64)):  # bfloat16 and float32 have the other pairs
+            continue
+        base = (torch.randn(shape, generator=generator) * 0.1).to(dtype)
+        inputs = [_parent(base, change, index, generator) for index in range(case.inputs)]
+        before = [tensor.clone() for tensor in (base, *inputs)]
+        _compare(case, base if case.base else None, inputs)
+        assert all(map(torch.equal, before, (base, *inputs)))
 
 
 def _parent(base: Tensor, change: float | str, index: int, generator: torch.Generator) -> Tensor:

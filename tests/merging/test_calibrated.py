@@ -156,10 +156,10 @@ def test_one_parent_is_that_parent_and_weight_0_is_absence(name: str, shape: tup
 # --- what is observed -----------------------------------------------------------------------------------------------
 
 
-def tiny(vocabulary: int = 262, hidden: int = 16) -> Any:
+def tiny(vocabulary: int = 262, hidden: int = 16, layers: int = 2) -> Any:
     config = LlamaConfig(
-        vocab_size=vocabulary, hidden_size=hidden, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, bos_token_id=None, eos_token_id=None,
+        vocab_size=vocabulary, hidden_size=hidden, intermediate_size=24, num_hidden_layers=layers,
+        num_attention_heads=2, num_key_value_heads=1, bos_token_id=None, eos_token_id=None,
     )  # fmt: skip
     torch.manual_seed(0)
     model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32)  # type: ignore[no-untyped-call]
@@ -185,7 +185,7 @@ def test_gram_matrices_are_those_of_the_inputs_of_linear_layers() -> None:
 
 
 def test_the_fisher_information_is_that_of_the_models_own_distribution() -> None:
-    model = tiny(vocabulary=20)
+    model = tiny(vocabulary=20, layers=1)
     ids = torch.tensor([[3]])
     drawn = diagonal_fisher(model, [ids] * 300)
     # All labels, one after the other, weighed by their probability.
@@ -202,7 +202,7 @@ def test_the_fisher_information_is_that_of_the_models_own_distribution() -> None
 
 
 def test_the_information_of_many_tokens_is_their_mean() -> None:
-    model = tiny(vocabulary=20)
+    model = tiny(vocabulary=20, layers=1)
     texts = [torch.tensor([[1, 2, 3, 4]]), torch.tensor([[7, 5]])]
     head = diagonal_fisher(model, texts * 200)["lm_head.weight"].sum(dim=1)
     expected = torch.zeros(20)

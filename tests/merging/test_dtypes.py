@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def without_dtype(family: Family, method: str) -> str:
     return recipes(family, "bfloat16")[method].replace("\ndtype: bfloat16", "")
 
 
-@pytest.fixture(scope="module", params=["in all parents", "in one parent"])
+@pytest.fixture(scope="module")
 def mixed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Family:
     """A bfloat16 family that holds its norms in float32."""
     family = make_family(tmp_path_factory.mktemp("mixed"))
@@ -62,7 +63,15 @@ def check_reload(recipe: Recipe, folder: Path) -> None:
             assert torch.equal(loaded(TOKENS).logits, live(TOKENS).logits)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("mixed", "method"),
+    [
+        *zip(cycle(["in all parents", "in one parent"]), METHODS, strict=False),
+        ("in one parent", "ties"),
+        ("in all parents", "linear"),
+    ],
+    indirect=["mixed"],
+)
 def test_each_tensor_is_exported_in_the_dtype_that_mergekit_gives_it(
     mixed: Family, method: str, tmp_path: Path
 ) -> None:
@@ -77,6 +86,7 @@ def test_each_tensor_is_exported_in_the_dtype_that_mergekit_gives_it(
     check_reload(recipe, tmp_path / "merged")
 
 
+@pytest.mark.parametrize("mixed", ["in all parents", "in one parent"], indirect=True)
 def test_a_reload_of_mergekits_files_is_the_model_that_is_scored(mixed: Family, tmp_path: Path) -> None:
     text = without_dtype(mixed, "linear")
     theirs = AutoModelForCausalLM.from_pretrained(mergekit_folder(text, tmp_path / "theirs")).state_dict()

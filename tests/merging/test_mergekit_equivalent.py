@@ -33,9 +33,17 @@ dtype: {dtype}
 """
 
 
-@pytest.mark.parametrize("method", ["tsv_m", "consensus_ta"])
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
-@pytest.mark.parametrize("kind", ["family", "qwen_family"])
+@pytest.mark.parametrize(
+    ("method", "dtype", "kind"),
+    [
+        ("tsv_m", "bfloat16", "family"),
+        ("tsv_m", "float16", "qwen_family"),
+        ("tsv_m", "float32", "family"),
+        ("consensus_ta", "bfloat16", "qwen_family"),
+        ("consensus_ta", "float16", "family"),
+        ("consensus_ta", "float32", "qwen_family"),
+    ],
+)
 def test_mergekit_makes_the_same_tensors_of_the_equal(
     method: str, dtype: str, kind: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:

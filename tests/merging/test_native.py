@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import shutil
 import subprocess
-import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,7 @@ from merging.methods.task_vectors import mix
 from tests.merging.conftest import Family
 from tests.merging.operands import run
 from tests.merging.recipes import recipes
+from tests.search.processes import in_a_child
 
 KERNELS, IN_BLOCKS = NativeKernels(), NativeKernels(777)
 ELEMENTS = 5000
@@ -121,22 +123,21 @@ def test_an_overflow_is_noticed() -> None:
 
 
 def test_a_kernel_is_compiled_once_by_threads_and_kept_for_the_next_process(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    code = """
-import sys
-from concurrent.futures import ThreadPoolExecutor
-from merging.kernels.native.compiler import Compiler, Variant
-kernels, variant = Compiler(), Variant("weighted_sum", (("PARENTS", 2), ("FORMAT", 16), ("DIVIDE", 0), ("FMA", 0)))
-with ThreadPoolExecutor(4) as pool:
-    assert len(set(map(id, pool.map(lambda _: kernels.load(variant), range(8))))) == 1
-"""
     for _ in range(2):
-        subprocess.run([sys.executable, "-c", code], check=True)
+        assert in_a_child(compile_by_threads, tmp_path) == 0
         (library,) = (tmp_path / "merge-search" / "kernels").iterdir()
         first = library.stat().st_mtime_ns
     assert library.stat().st_mtime_ns == first
+
+
+def compile_by_threads(cache: Path) -> None:
+    os.environ["XDG_CACHE_HOME"] = str(cache)
+    variant = Variant("weighted_sum", (("PARENTS", 2), ("FORMAT", 16), ("DIVIDE", 0), ("FMA", 0)))
+    kernels = Compiler()
+    with ThreadPoolExecutor(4) as pool:
+        assert len(set(map(id, pool.map(lambda _: kernels.load(variant), range(8))))) == 1
 
 
 def test_without_a_compiler_one_is_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

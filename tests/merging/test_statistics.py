@@ -138,8 +138,7 @@ def test_a_merge_is_the_same_with_what_was_found_and_with_what_was_computed(
     assert spy.called
 
 
-@pytest.mark.parametrize("how", ["a bit", "cut", "empty", "foreign"])
-@pytest.mark.parametrize("method", ["ties", "pcb"])
+@pytest.mark.parametrize(("method", "how"), [("ties", "a bit"), ("pcb", "cut"), ("ties", "empty"), ("pcb", "foreign")])
 def test_what_is_damaged_is_computed_again_and_said(
     family: Family, tmp_path: Path, caplog: pytest.LogCaptureFixture, method: str, how: str
 ) -> None:
