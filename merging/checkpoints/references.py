@@ -46,7 +46,7 @@ def parts_named(reference: object, known: Container[str]) -> list[str]:
 
 def renamed(node: object, names: Mapping[str, str]) -> Any:
     """Return plain data, such as a recipe, with its models and files renamed."""
-    if isinstance(node, dict):
+    if isinstance(node, Mapping):  # a record's recipe need not be a dict
         return {key: renamed(value, names) for key, value in node.items()}
     if isinstance(node, list):
         return [renamed(item, names) for item in node]
