@@ -142,19 +142,30 @@ def find(
     return {name: _chosen(name, known[name], parts, results, digests) for name, parts in found.items()}
 
 
+def find_problems(identity: Identity, source: str, results: Path) -> str:
+    """Return where the problems of a source are now: of a file as `find` looks for a model, and else the source."""
+    held = identity.get(CONTENTS, {}).get(source)
+    return next((place for place in _places(source, held, results) if Path(place).exists()), source) if held else source
+
+
 def _candidates(name: str, held: Mapping[str, Any], results: Path, options: LoadOptions) -> Iterator[Contents]:
     """Yield what lies where a model or file was, or may have gone to."""
     if commit := held[DIGESTS].get(COMMIT):
         # Only what is asked for by its commit is not downloaded again where its branch has moved.
         yield from contents_of(f"{name.partition('@')[0]}@{commit}", options)
         return
-    bases = (results.resolve(), Path.cwd())
-    beside = [str((base / path).resolve()) for base, path in zip(bases, held[BESIDE], strict=True)]
-    for place in dict.fromkeys([name, held[PLACE], *beside]):
+    for place in _places(name, held, results):
         if FILE in held[DIGESTS] and Path(place).is_file():
             yield _file(place)
         elif FILE not in held[DIGESTS] and Path(place).is_dir():
             yield from contents_of(place, options, weights="weights" in held[DIGESTS])
+
+
+def _places(name: str, held: Mapping[str, Any], results: Path) -> list[str]:
+    """Return where a model or file was, or may have gone to."""
+    bases = (results.resolve(), Path.cwd())
+    beside = [str((base / path).resolve()) for base, path in zip(bases, held[BESIDE], strict=False)]
+    return list(dict.fromkeys([name, held[PLACE], *beside]))
 
 
 def _chosen(

@@ -43,7 +43,8 @@ class EarlierSearch:
         identity: what it is of.
         records: its records.
         sets: the names of its problem sets, where there are several.
-        spent: what its looks at its report split cost of alpha.
+        spent: what its looks at its report split, and at a confirmation, cost of alpha.
+        confirmed: the ids of the problems of its confirmation.
     """
 
     folder: str
@@ -53,6 +54,7 @@ class EarlierSearch:
     records: Sequence[TrialRecord]
     sets: Sequence[str]
     spent: float
+    confirmed: Sequence[str] = ()
 
     @classmethod
     def open(cls, folder: str, where: str, best: int) -> EarlierSearch:
@@ -63,7 +65,8 @@ class EarlierSearch:
                 splits = store.splits
                 sets = [name for name, _, _ in splits[_SEARCH].parts] if splits else []
                 spent = sum(look.alpha for look in store.looks.made)
-                return cls(folder, where, best, store.identity, store.changed()[0], sets, spent)
+                confirmed = store.confirmation.task_ids if store.confirmation else ()
+                return cls(folder, where, best, store.identity, store.changed()[0], sets, spent, confirmed)
         except SearchError as error:
             raise SearchError(f"{where}: {error}") from None
 
@@ -71,8 +74,21 @@ class EarlierSearch:
     def seen(self) -> frozenset[str]:
         """The ids of the problems that it has searched on, and of those that searches before it have."""
         problems = self.identity[_PROBLEMS]
-        tasks = problems[_SEARCH]
-        return frozenset([*tasks, *(_own(task, self.sets) for task in tasks), *problems.get(SEEN, ())])
+        return self._known(problems[_SEARCH]) | frozenset(problems.get(SEEN, ()))
+
+    @property
+    def looked_at(self) -> frozenset[str]:
+        """The ids of the problems that its looks were at, or may yet be."""
+        return self.reported | frozenset(self.confirmed)
+
+    @property
+    def reported(self) -> frozenset[str]:
+        """The ids of the problems of its report split."""
+        return self._known(self.identity[_PROBLEMS][_REPORT])
+
+    def _known(self, tasks: Iterable[str]) -> frozenset[str]:
+        """Return ids, and what they are in sets of their own."""
+        return frozenset(each for task in tasks for each in (task, _own(task, self.sets)))
 
     def is_same(self, identity: Identity) -> bool:
         """Whether a trial has the same score there as in the search of an identity: only the samplers may differ."""
@@ -163,7 +179,7 @@ def spent_earlier(earlier: Iterable[EarlierSearch], report: ProblemSet) -> float
     """Return what the looks of earlier searches cost of alpha that were at some problems of this report split."""
     names = [part.name for part in report.parts]
     tasks = {own for task in report.task_ids for own in (task, _own(task, names))}
-    looked = (each for each in earlier if tasks & {_own(task, each.sets) for task in each.identity[_PROBLEMS][_REPORT]})
+    looked = (each for each in earlier if tasks & each.looked_at)
     return min(ALPHA, sum(each.spent for each in looked))
 
 

@@ -2,8 +2,9 @@
 
     config.yaml            the config as it was given
     search.db              everything else that the search knows; see `LocalStore` (SQLite)
-    completions/KEY.jsonl  what a model wrote on the search split, one line per completion, and report-KEY.jsonl on the
-                           report split; a merge that was scored before has none again
+    completions/KEY.jsonl  what a model wrote on the search split, one line per completion, report-KEY.jsonl on the
+                           report split, and confirm-ROUND-KEY.jsonl in a round of a confirmation; a merge that was
+                           scored before has none again
     statistics/            what depends only on the parents; may be removed, and is then computed again
     worker.log             what happened, with tracebacks
 
@@ -25,6 +26,7 @@ from merging.caches import put, sweep
 from search.errors import MAKE_ROOM, RESTORE, SearchError
 from search.identity import COMPUTE_DTYPE, Identity, adopted, check, computes_in
 from search.locks import exclusive, is_held
+from search.study.confirmation import Confirmation
 from search.study.database import damage, folder_errors
 from search.study.local_store import DATABASE, WORKERS, LocalStore
 from search.study.looks import Looks
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
 _CONFIG, _COMPLETIONS, _LOG, _LOCK = "config.yaml", "completions", "worker.log", ".lock"
 # What a search of version 0.1 consists of.
 _OLD = ("search.json", "study.db")
-_REPORT = "report-"
+_REPORT, _CONFIRM = "report-", "confirm-"
 _UNKNOWN: dict[SplitName, Split] = {"search": Split(), "report": Split()}
 STATISTICS = "statistics"
 """What the folder of the statistics is called; it is read before the results folder is there to be opened."""
@@ -99,9 +101,7 @@ class ResultsFolder:
                 if not folder.config_file.exists():
                     put(folder.config_file, config.text.encode())
                 folder._sweep()
-                # Copies lack empty and hidden folders: git and zip leave them out.
-                (path / _COMPLETIONS).mkdir(exist_ok=True)
-                (path / WORKERS).mkdir(exist_ok=True)
+                folder._complete()
                 return folder
 
     @classmethod
@@ -165,6 +165,7 @@ class ResultsFolder:
     def working(self) -> Iterator[LocalStore]:
         """Open the store to work on the search, and log what happens. Raises SearchError."""
         with folder_errors(self.path), self.logging(), contextlib.closing(LocalStore(self.path)) as store:
+            self._complete()
             yield store
 
     def read(self) -> tuple[str, Sequence[TrialRecord], Mapping[SplitName, Split], Looks]:
@@ -194,6 +195,12 @@ class ResultsFolder:
         return {"search": list(known["search"]), "report": list(known["report"])}
 
     @property
+    def confirmation(self) -> Confirmation | None:
+        """The confirmation of the search, if one has begun. Raises SearchError."""
+        with self.reading() as store:
+            return store.confirmation
+
+    @property
     def compute_dtype(self) -> Literal["recipe", "float32"]:
         """What every model of the search computes in: the recipe's dtype, or float32. Raises SearchError."""
         return "float32" if computes_in(self.identity) == "float32" else "recipe"
@@ -213,6 +220,11 @@ class ResultsFolder:
         """Where the config lies, as it was given."""
         return self.path / _CONFIG
 
+    def _complete(self) -> None:
+        """Make the folders that a copy may lack: git and zip leave out what is empty or hidden."""
+        (self.path / _COMPLETIONS).mkdir(exist_ok=True)
+        (self.path / WORKERS).mkdir(exist_ok=True)
+
     def _sweep(self) -> None:
         """Remove what killed workers left half made, and their lock files."""
         sweep(self.path / WORKERS, "*")
@@ -223,15 +235,25 @@ class ResultsFolder:
     def _completions(self) -> Path:
         return self.path / _COMPLETIONS
 
-    def save_completions(self, record: TrialRecord, split: SplitName, outcomes: Iterable[Outcome]) -> None:
-        """Write what a model wrote, as a samples file that `merge-search score` reads. Raises SearchError."""
+    def save_completions(
+        self, record: TrialRecord, split: SplitName, outcomes: Iterable[Outcome], number: int = 1
+    ) -> None:
+        """Write what a model wrote, as a samples file that `merge-search score` reads. Raises SearchError.
+
+        Args:
+            record: of the model.
+            split: where it wrote that.
+            outcomes: what it wrote.
+            number: of the round, in a confirmation.
+        """
+        prefix = {"search": "", "report": _REPORT, "confirm": f"{_CONFIRM}{number}-"}[split]
         lines = [
             json.dumps(
                 {"task_id": o.task_id, "completion": o.completion, "status": o.status, "tokens": o.completion_tokens}
             )
             for o in outcomes
         ]
-        file = self._completions / f"{_REPORT if split == 'report' else ''}{record.key}.jsonl"
+        file = self._completions / f"{prefix}{record.key}.jsonl"
         try:
             put(file, "".join(line + "\n" for line in lines).encode())
         except OSError as error:
@@ -239,7 +261,7 @@ class ResultsFolder:
 
     def remove_lost_completions(self, store: Store) -> None:
         """Remove what models wrote on the search split whose scores were lost with their workers."""
-        found = [file for file in self._completions.glob("*.jsonl") if not file.name.startswith(_REPORT)]
+        found = [file for file in self._completions.glob("*.jsonl") if not file.name.startswith((_REPORT, _CONFIRM))]
         # Only now: who writes a file meanwhile is at work.
         records, alive = store.changed()[0], store.at_work()
         kept = {each.key for each in records if each.search.state == "complete" or each.search.worker in alive}

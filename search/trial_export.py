@@ -14,6 +14,7 @@ from search.errors import SearchError
 from search.results import ResultsFolder
 from search.space.sections import EvaluationSection, Sections
 from search.startup import quick_imports
+from search.study.confirmation import Confirmation
 from search.study.record import TrialRecord
 
 
@@ -69,7 +70,8 @@ def export_trial(
     device = choose_device(config.merging.device, f"{folder.config_file}: merging.device")
     target = Path(to)
     computed = "the model's own dtype" if folder.compute_dtype == "recipe" else folder.compute_dtype
-    card = model_card(recipe, target.resolve().name, seed, _evidence(row, leaderboard, config.evaluation, computed))
+    evidence = _evidence(row, leaderboard, config.evaluation, computed, folder.confirmation)
+    card = model_card(recipe, target.resolve().name, seed, evidence)
     export_model(
         recipe,
         target,
@@ -123,7 +125,13 @@ def _problems(settings: EvaluationSection) -> str:
     return ", ".join(f"`{name}`{weight}" for name, weight in named)
 
 
-def _evidence(row: Row, leaderboard: Leaderboard, settings: EvaluationSection, computed: str) -> str:
+def _evidence(
+    row: Row,
+    leaderboard: Leaderboard,
+    settings: EvaluationSection,
+    computed: str,
+    confirmation: Confirmation | None,
+) -> str:
     lines = [
         "",
         "## Scores",
@@ -139,6 +147,9 @@ def _evidence(row: Row, leaderboard: Leaderboard, settings: EvaluationSection, c
     if report_score is not None and row.report_interval is not None:
         low, high = row.report_interval
         lines.append(f"| report (never seen by the search) | {report_score:.1%} | {low:.1%} to {high:.1%} |")
+    if confirmation and (score := row.record.on("confirm").score) is not None:
+        how = f" at temperature {confirmation.temperature:g}" if confirmation.temperature else ", greedy"
+        lines.append(f"| confirmation ({leaderboard.confirmed_on}{how}) | {score:.1%} | |")
     if row.p_value is not None and leaderboard.best_parent:
         lines += [
             "",

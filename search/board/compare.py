@@ -44,7 +44,7 @@ class Scored:
             splits: how the outcomes on each split are read.
             task_ids: the problems of each split, in order.
         """
-        rates = {split: how.rates(record.on(split).outcomes) for split, how in splits.items()}
+        rates = {split: splits[split].rates(record.on(split).outcomes) for split in task_ids}
         return cls(name, {split: _by_task(found, task_ids[split]) for split, found in rates.items() if found})
 
     @property

@@ -7,17 +7,19 @@ that its score on the report split is unbiased.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 from evaluation.scoring import Interval, PairedTest, Rate, interval, paired_test
 from search.board.names import record_name
 from search.board.ranking import best, best_parent, front, optimism, ranked
-from search.board.verdict import SearchVerdict, search_verdict
+from search.board.verdict import SearchVerdict, better_finalists, objectives, rounds_of, search_verdict
 from search.study.looks import Looks
 from search.study.outcomes import Split
 from search.study.record import SplitName, TrialRecord
+
+_COMPARED: tuple[SplitName, ...] = ("search", "report")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,7 @@ class Leaderboard:
         optimism: how much higher the best trial scores on the search split than on the report split, if it has both.
         unfinished: what is left to do that no worker is at, in a sentence; known where a search has just ended.
         ended: by which rule the search ended, in words; known where it just has.
+        is_promising: whether more evidence may prove a trial: none is proven, and the best is better than every parent.
     """
 
     study: str
@@ -73,6 +76,7 @@ class Leaderboard:
     optimism: float | None = None
     unfinished: str = ""
     ended: str = ""
+    is_promising: bool = False
 
     @classmethod
     def of(
@@ -88,14 +92,17 @@ class Leaderboard:
         """
         over = ranked(record for record in records if record.is_over)
         winner, reference = best(over), best_parent(over)
+        verdict = search_verdict(records, splits, looks)
+        is_open = verdict.ruling == "not proven" and looks.left > 0 and objectives(records) == 1
         return cls(
             study=study,
-            verdict=search_verdict(records, splits, looks),
+            verdict=verdict,
             records=tuple(over),
             splits=splits,
             best=winner.number if winner else None,
             best_parent=record_name(reference) if reference else None,
             optimism=optimism(winner) if winner else None,
+            is_promising=is_open and bool(better_finalists(records, 1)),
         )
 
     @classmethod
@@ -109,6 +116,17 @@ class Leaderboard:
     def rows(self) -> tuple[Row, ...]:
         """The rows of all records."""
         return self.top(None)
+
+    @property
+    def confirmed_on(self) -> str:
+        """What the scores of a confirmation are of, in words, if it has had a round: ``650 problems in 4 rounds``."""
+        had = [outcomes for record in self.records if (outcomes := record.on("confirm").outcomes)]
+        if not had:
+            return ""
+        how = self.splits["confirm"]
+        rounds = {len(outcomes) // how.problems for outcomes in had}
+        so_far = " so far" if rounds != {how.samples} else ""
+        return f"{rounds_of(replace(how, samples=max(rounds)))}{so_far}"
 
     @property
     def best_row(self) -> Row | None:
@@ -158,7 +176,9 @@ class Leaderboard:
     def _of_best_parent(self) -> Mapping[SplitName, Mapping[str, Rate]]:
         """The rates of the best parent on each split; empty if there is no such parent."""
         found = best_parent(self.records)
-        return {split: how.rates(found.on(split).outcomes) for split, how in self.splits.items()} if found else {}
+        if not found:
+            return {}
+        return {split: self.splits[split].rates(found.on(split).outcomes) for split in _COMPARED}
 
     @cached_property
     def _front(self) -> frozenset[int]:

@@ -3,7 +3,8 @@
 A finalist is chosen by the search split and compared with each parent on the report split, by a one-sided exact test.
 The largest of the p-values counts, so that the test is against all of them (Berger 1982, Technometrics 24). A
 parent that failed on the search split is left out; before all others are scored there, there is no look. The
-finalists of a look share its level by Holm's correction. `search.study.looks` says what a look is and costs.
+finalists of a look share its level by Holm's correction. `search.study.looks` says what a look is and costs. A look at
+rounds of a confirmation (`search.board.confirmation`) compares in how many of them each problem was solved.
 
 Guarantees: pure functions of records and looks. What was proven once stays so, whatever trials and looks follow.
 """
@@ -70,7 +71,7 @@ class ParentTest:
 
 
 def against_parents(trial: TrialRecord, parents: Iterable[TrialRecord], split: SplitName, how: Split) -> ParentTest:
-    """Test whether a trial is better than every parent. A model without outcomes proves nothing.
+    """Test whether a trial is better than every parent. A model without outcomes (of every round) proves nothing.
 
     Args:
         trial: that makes the claim.
@@ -78,16 +79,20 @@ def against_parents(trial: TrialRecord, parents: Iterable[TrialRecord], split: S
         split: on which they are compared.
         how: its outcomes are read.
     """
-    mine = trial.on(split).outcomes
-    tests = [ParentTest(trial, parent, *_compared(mine, parent.on(split).outcomes, how)) for parent in parents]
+    tests = [ParentTest(trial, parent, *compared(trial, parent, split, how)) for parent in parents]
     return max(tests, key=lambda test: (test.p_value, -test.points))
 
 
+def compared(one: TrialRecord, other: TrialRecord, split: SplitName, how: Split) -> tuple[float, float]:
+    """Return by how much the score of one model surpasses that of another, and the p-value of that."""
+    return _compared(one.on(split).outcomes, other.on(split).outcomes, how, split == "confirm")
+
+
 @lru_cache(maxsize=256)  # a worker asks the same after every trial
-def _compared(mine: str, theirs: str, how: Split) -> tuple[float, float]:
-    """Return by how much the score of some outcomes surpasses that of others, and the p-value of that."""
-    points = weighted_mean(how.groups(mine)) - weighted_mean(how.groups(theirs))
-    return points, p_better(how.rates(mine), how.rates(theirs), how.weights) if mine and theirs else 1.0
+def _compared(mine: str, theirs: str, how: Split, in_rounds: bool) -> tuple[float, float]:
+    one, other = (how.rates(how.of_rounds(outcomes) if in_rounds else outcomes) for outcomes in (mine, theirs))
+    points = weighted_mean(how.grouped(one)) - weighted_mean(how.grouped(other))
+    return points, p_better(one, other, how.weights) if one and other else 1.0
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -109,9 +114,9 @@ def next_look(records: Sequence[TrialRecord], splits: Splits, looks: Looks) -> L
     None while a parent is still to be scored.
     """
     due = looks.due(sum(record.is_over for record in records if record.kind == "trial"))
-    if due is None or _objectives(records) > 1 or not _parents_are_over(records):
+    if due is None or objectives(records) > 1 or not parents_are_over(records):
         return None
-    trial, parents = best(records), _scored_parents(records)
+    trial, parents = best(records), scored_parents(records)
     if trial is None or not parents or any(trial.number in look.finalists for look in looks.made):
         return None
     alpha = looks.alpha(due)
@@ -128,21 +133,33 @@ def last_look(records: Sequence[TrialRecord], splits: Splits, looks: Looks, coun
     is still to be scored, and where earlier searches have left nothing of alpha.
     """
     trial, parent, alpha = best(records), best_parent(records), looks.alpha(None)
-    if trial is None or parent is None or not splits["report"].problems or _objectives(records) > 1:
+    if trial is None or parent is None or not splits["report"].problems or objectives(records) > 1:
         return None
-    if alpha <= 0 or not _parents_are_over(records):
+    if alpha <= 0 or not parents_are_over(records):
         return None
     if trial.number in proven(records, splits, looks):
         return None
-    chosen = tuple(record.number for record in finalists(records, count) if _score(record) > _score(parent))
-    before = {number for look in looks.made if look.due is None for number in look.finalists}
+    chosen = better_finalists(records, count)
+    at_ends = (look for look in looks.made if look.due is None and look.rounds is None)
+    before = {number for look in at_ends for number in look.finalists}
     return None if before.issuperset(chosen) else Look(None, alpha, chosen)
 
 
+def better_finalists(records: Sequence[TrialRecord], count: int) -> tuple[int, ...]:
+    """Return the numbers of those of the `count` finalists that are better than every parent on the search split."""
+    parent = best_parent(records)
+    return tuple(it.number for it in finalists(records, count) if parent and _score(it) > _score(parent))
+
+
 def unscored(records: Sequence[TrialRecord], look: Look) -> list[TrialRecord]:
-    """Return the models that a look compares and whose scoring on the report split is not over: parents first."""
+    """Return the models that a look compares and whose scoring on the report split is not over: parents first.
+
+    None for a look of a confirmation, which is made when its rounds are over.
+    """
+    if look.rounds is not None:
+        return []
     tested = [record for record in records if record.kind == "trial" and record.number in look.finalists]
-    wanted = [*_scored_parents(records), *tested] if tested else []
+    wanted = [*scored_parents(records), *tested] if tested else []
     return [record for record in wanted if record.on("report").state in ("waiting", "running")]
 
 
@@ -172,21 +189,22 @@ def _verdict(records: Sequence[TrialRecord], splits: Splits, looks: Looks) -> Se
         return first.verdict("proven", names)
     if trial is None or parent is None:
         return SearchVerdict("not proven", f"not proven: no {'parent' if trial else 'trial'} has a score")
-    if _objectives(records) > 1:
+    if objectives(records) > 1:
         return SearchVerdict("not proven", "not proven: of several objectives none says which trial is better")
     if _score(trial) <= _score(parent):
         reason = f"no trial solves more of the search split than the best parent, {names[parent.name]}"
         return SearchVerdict("no better", f"no better: {reason}")
-    if not splits["report"].problems:
+    if not results and not splits["report"].problems:
         return SearchVerdict("not proven", f"not proven: {_NO_REPORT}")
     if not results:
         untested = f"{record_name(trial)}, the best, is not tested on the report split yet"
         return SearchVerdict("not proven", f"not proven: {untested if looks.left > 0 else SPENT}", trial.number)
-    if lacking := next((it for it in (results[0].trial, *_scored_parents(records)) if not _reported(it)), None):
-        reason = f"{names.get(lacking.name) or record_name(lacking)} could not be scored on the report split"
-        return SearchVerdict("not proven", f"not proven: {reason}; run --retry-failed", results[0].trial.number)
+    compared_models = (results[0].trial, *scored_parents(records))
+    if lacking := next((it for it in compared_models if not results[0].has_read(it)), None):
+        reason = f"{names.get(lacking.name) or record_name(lacking)} could not be scored {results[0].where}"
+        return SearchVerdict("not proven", f"not proven: {reason}; {results[0].remedy}", results[0].trial.number)
     is_best = results[0].trial.number == trial.number
-    is_best &= all(_reported(result.trial) and result.test.points <= 0 for result in results)
+    is_best &= all(result.has_read(result.trial) and result.test.points <= 0 for result in results)
     return results[0].verdict("no better" if is_best else "not proven", names)
 
 
@@ -197,6 +215,20 @@ class _Result:
     test: ParentTest
     look: Look
     p_value: float
+    how: Split
+
+    @property
+    def where(self) -> str:
+        return "on the report split" if self.look.rounds is None else "in the confirmation"
+
+    @property
+    def remedy(self) -> str:
+        return "run --retry-failed" if self.look.rounds is None else "confirm runs it again"
+
+    def has_read(self, record: TrialRecord) -> bool:
+        if self.look.rounds is None:
+            return bool(record.on("report").outcomes)
+        return len(record.on("confirm").outcomes) >= self.look.rounds * self.how.problems
 
     @property
     def trial(self) -> TrialRecord:
@@ -214,9 +246,15 @@ class _Result:
             tested += f", corrected for {len(self.look.finalists)} finalists"
         if not self.holds:
             tested += f"; needed: {shown_p(self.look.alpha)}"
-        solves = f"{record_name(self.trial)} solves {more} of the report split {'than' if points else 'as'}"
+        of = "the report split" if self.look.rounds is None else rounds_of(self.how)
+        solves = f"{record_name(self.trial)} solves {more} of {of} {'than' if points else 'as'}"
         sentence = f"{ruling}: {solves} the closest parent, {names[parent]} ({tested})"
         return SearchVerdict(ruling, sentence, self.trial.number, parent, points, self.p_value, self.look.alpha)
+
+
+def rounds_of(how: Split) -> str:
+    """Return what outcomes of a confirmation are of, in words: ``650 problems in 4 rounds``."""
+    return f"{how.problems} problems" + (f" in {how.samples} rounds" if how.samples > 1 else "")
 
 
 def shown_p(p_value: float) -> str:
@@ -229,32 +267,39 @@ def _results(records: Sequence[TrialRecord], splits: Splits, looks: Looks) -> li
 
     Nothing while a parent is still to be scored.
     """
-    if not _parents_are_over(records):
+    if not parents_are_over(records):
         return []
     found: dict[int, _Result] = {}
-    parents = _scored_parents(records)
+    parents = scored_parents(records)
     looked_at = {number for look in looks.made for number in look.finalists} if parents else {}
     trials = {it.number: it for it in records if it.kind == "trial" and it.number in looked_at}
-    tests = {number: against_parents(it, parents, "report", splits["report"]) for number, it in trials.items()}
     for look in looks.made:
         if not trials.keys() >= set(look.finalists) or unscored([*parents, *trials.values()], look):
             continue
-        corrected = holm([tests[number].p_value for number in look.finalists])
-        for number, p_value in zip(look.finalists, corrected, strict=True):
+        split, how = read_by(look, splits)
+        tests = [against_parents(trials[number], parents, split, how) for number in look.finalists]
+        corrected = holm([test.p_value for test in tests])
+        for test, p_value in zip(tests, corrected, strict=True):
+            number = test.trial.number
             if number not in found or not found[number].holds:
-                found[number] = _Result(tests[number], look, p_value)
+                found[number] = _Result(test, look, p_value, how)
     return [found[record.number] for record in ranked(result.trial for result in found.values())]
 
 
-def _parents_are_over(records: Iterable[TrialRecord]) -> bool:
+def parents_are_over(records: Iterable[TrialRecord]) -> bool:
+    """Whether none of the parents is still to be scored on the search split."""
     return all(record.is_over for record in records if record.kind == "parent")
 
 
-def _reported(record: TrialRecord) -> bool:
-    return bool(record.on("report").outcomes)
+def read_by(look: Look, splits: Splits) -> tuple[SplitName, Split]:
+    """Return the split that a look reads, and how."""
+    if look.rounds is None:
+        return "report", splits["report"]
+    return "confirm", replace(splits["confirm"], samples=look.rounds)
 
 
-def _scored_parents(records: Sequence[TrialRecord]) -> list[TrialRecord]:
+def scored_parents(records: Iterable[TrialRecord]) -> list[TrialRecord]:
+    """Return the parents that trials are compared with: those with a score on the search split."""
     return [record for record in records if record.kind == "parent" and record.search.score is not None]
 
 
@@ -262,7 +307,8 @@ def _score(record: TrialRecord) -> float:
     return record.search.score or 0.0
 
 
-def _objectives(records: Iterable[TrialRecord]) -> int:
+def objectives(records: Iterable[TrialRecord]) -> int:
+    """Return how many scores the models have."""
     return max((len(record.search.scores) for record in records), default=1)
 
 

@@ -41,7 +41,7 @@ def print_leaderboard(found: Leaderboard, top: int | None) -> None:
     from rich.console import Console
 
     from search.board.names import record_name
-    from search.views.table import best_parameters, leaderboard_table
+    from search.views.table import best_parameters, leaderboard_table, parents_of
 
     if not found.records:
         click.echo(f"{found.study}: no trial is over yet")
@@ -63,6 +63,12 @@ def print_leaderboard(found: Leaderboard, top: int | None) -> None:
             style="dim",
             highlight=False,
         )
+    if found.confirmed_on:
+        scores = {record_name(record): record.on("confirm").score for record in found.records}
+        called = parents_of(found)
+        each = [f"{called.get(name, name)} {score:.1%}" for name, score in scores.items() if score is not None]
+        line = f"confirmed on {found.confirmed_on}: {', '.join(each)}"
+        console.print(line, style="dim", highlight=False, markup=False, soft_wrap=True)
     for row in found.top(top):
         if row.record.search.state == "complete" and row.record.search.error:
             console.print(f"{row.name}: {row.record.search.error}", style="red", markup=False)

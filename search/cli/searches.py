@@ -1,4 +1,4 @@
-"""The commands about a search and its results: run, leaderboard, export, compare."""
+"""The commands about a search and its results: run, confirm, leaderboard, export, compare."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from evaluation.problems import SOURCES
+from evaluation.scoring import MOST_SAMPLES
 from search.cli import shared_options
 from search.cli.printing import print_comparison, print_leaderboard, show_search, tell, tell_of_mergekit
 from search.errors import SearchError
@@ -19,6 +21,9 @@ from search.views.json_csv import FORMATS
 
 if TYPE_CHECKING:
     from search.board.compare import Scored
+    from search.board.leaderboard import Leaderboard
+
+_SUGGESTED_SAMPLES = 4
 
 
 def _seconds(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:  # noqa: ARG001
@@ -116,16 +121,84 @@ def run(
             tell(f"To continue:\n  {again}")
             raise
     print_leaderboard(found, 10)
+    _print_end(found, again)
+    if found.is_promising and not found.unfinished:
+        more = ["--problems", "mbpp+"] if loaded.evaluation.more_with_mbpp else []
+        more += ["--allow-code-execution"] * allow_code_execution
+        confirming = _command("confirm", folder, "--samples", _SUGGESTED_SAMPLES, *more)
+        click.echo(f"\nTo gather more evidence for the finalists:\n  {confirming}")
+    _print_export(found, folder)
+
+
+@click.command()
+@click.argument("results", type=click.Path(path_type=Path))
+@click.option("--problems", multiple=True, help=f"{SOURCES}; those that the search has seen are left out. Repeatable.")
+@click.option(
+    "--samples",
+    type=click.IntRange(1, MOST_SAMPLES),
+    help="Completions per problem, one in each round; 1 by default. Fixed when the confirmation begins.",
+)
+@click.option(
+    "--temperature",
+    type=click.FloatRange(min=0),
+    help="Of the samples; by default the search's, or 0.2 where that is greedy and there are several.",
+)
+@click.option("--timeout", callback=_seconds, metavar="TIME", help="Begin nothing after this time: 8h, 1h30m, 90m.")
+@shared_options.CONSENT
+def confirm(
+    results: Path,
+    problems: tuple[str, ...],
+    samples: int | None,
+    temperature: float | None,
+    timeout: float | None,
+    allow_code_execution: bool,
+) -> None:
+    """Gather more evidence for the finalists of a search that is over, until one is proven or refuted.
+
+    \b
+    Example:
+      merge-search confirm results/quickstart --samples 4
+      merge-search confirm results/first --problems mbpp+ --samples 4 --timeout 2h
+    """
+    from search.views.terminal import Terminal
+
+    given = [word for source in problems for word in ("--problems", source)]
+    for option, value in {"--samples": samples, "--temperature": temperature}.items():
+        given += [] if value is None else [option, f"{value:g}"]
+    again = _command("confirm", results, *given, *["--allow-code-execution"] * allow_code_execution)
+    with Terminal() as progress:
+        progress.begin("starting", 1)
+        from search.run.confirm import confirm_search
+
+        try:
+            found = confirm_search(
+                results, problems, samples=samples, temperature=temperature, timeout=timeout,
+                allow_code_execution=allow_code_execution, progress=progress,
+            )  # fmt: skip
+        except SystemExit:  # a signal
+            tell(f"To continue:\n  {again}")
+            raise
+    print_leaderboard(found, 10)
+    _print_end(found, again)
+    _print_export(found, results)
+
+
+def _print_end(found: Leaderboard, again: str) -> None:
+    """Say why a search, or its confirmation, has ended, and how it goes on."""
     if found.ended:
         click.echo(f"ended: {found.ended}")
     if found.unfinished:
         click.echo(f"\n{found.unfinished} To continue:\n  {again}")
-    if found.best is not None:
-        target = Path(f"{folder.resolve().name}-merged")
-        no_better = found.verdict.ruling == "no better"
-        next_step = "To export the best merge all the same" if no_better else "Next, export the best merge as a model"
-        words = ["export", folder, "--to", target, *["--anyway"] * no_better]
-        click.echo(f"\n{next_step}:\n  {_command(*words)}")
+
+
+def _print_export(found: Leaderboard, folder: Path) -> None:
+    if found.best is None:
+        return
+    target = Path(f"{folder.resolve().name}-merged")
+    no_better = found.verdict.ruling == "no better"
+    next_step = "To export the best merge all the same" if no_better else "Next, export the best merge as a model"
+    words = _command("export", folder, "--to", target, *["--anyway"] * no_better)
+    click.echo(f"\n{next_step}:\n  {words}")
 
 
 def _formats(command: Callable[..., None]) -> Callable[..., None]:

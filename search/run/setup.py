@@ -92,11 +92,13 @@ def set_up(
         SearchError, MergingError, EvaluationError: the config, the folder, the models or the problems cannot be used.
     """
     with ExitStack() as open_until_the_end:
-        yield _Setup(config, path, total, progress, fresh, open_until_the_end).session(retry_failed)
+        yield Setup(config, path, total, progress, fresh, open_until_the_end).session(retry_failed)
 
 
 @dataclass
-class _Setup:
+class Setup:
+    """What opens, one after another, all that a worker needs; see `set_up`, whose arguments these are."""
+
     config: SearchConfig
     path: Path
     total: int
@@ -105,6 +107,7 @@ class _Setup:
     opened: ExitStack
 
     def session(self, retry_failed: bool) -> Session:
+        """Return the session of a worker in a search."""
         config = self.config
         problems = config.evaluation.load_problems(config.source)
         earlier = self._earlier()
@@ -119,12 +122,12 @@ class _Setup:
         else:
             contents.begin()
         references = reference_models(config)
-        parents = self._parents(references, digests)
-        evaluator = self.opened.enter_context(self._evaluator(problems))
-        merger = self._merger(parents, len(references))
+        parents = self.parents(references, digests)
+        evaluator = self.opened.enter_context(self.evaluator(problems))
+        merger = self.merger(parents, len(references))
         candidates = self._fitting(merger)
         references = [record for record in references if self._can_be_had(record, merger)]
-        compute = self._load(parents, merger, candidates)
+        compute = self.load(parents, merger, candidates)
         self._tell_notes(parents, merger, candidates, references, problems)
         contents.wait(self.progress)
         identity = contents.identity(self.path, asked)
@@ -143,13 +146,13 @@ class _Setup:
             config = config.with_names({here: there for there, here in places.items()})
         store = self.opened.enter_context(folder.working())
         worker = self.opened.enter_context(store.sign_in())
-        merger.compute_dtype = self._as_recorded(compute, folder)
+        merger.compute_dtype = self.as_recorded(compute, folder)
         parents.statistics.write()
-        self._tell_isolation(evaluator, store, worker)
+        self.tell_isolation(evaluator, store, worker)
         evaluator.remember_in(store)
         drafts = SharedDrafts(store)
         bench = Bench(
-            merger, evaluator, splits, config.objectives, self._prompt_tokenizer, folder, drafts, self.progress,
+            merger, evaluator, splits, config.objectives, self.prompt_tokenizer, folder, drafts, self.progress,
             contents, places,
         )  # fmt: skip
         starts = [*(Proposal(parameters, WARM_START) for parameters in config.warm_starts), *start.proposals]
@@ -195,7 +198,8 @@ class _Setup:
             )
         return {"search": visible, "report": reported}
 
-    def _parents(self, references: Sequence[TrialRecord], digests: FileDigests) -> ParentSet:
+    def parents(self, references: Sequence[TrialRecord], digests: FileDigests) -> ParentSet:
+        """Open all models that recipes of the space, or some others, are merges of."""
         settings = self.config.merging
         recipes = [Recipe.from_dict(record.recipe, self.config.source) for record in references]
         options = MergeOptions(
@@ -208,7 +212,8 @@ class _Setup:
         parents = ParentSet.open([*self.config.space.extreme_recipes, *recipes], options, digests=digests)
         return self.opened.enter_context(parents)
 
-    def _evaluator(self, problems: ProblemSet) -> Evaluator:
+    def evaluator(self, problems: ProblemSet) -> Evaluator:
+        """Return what scores models as the config says."""
         settings = self.config.evaluation
         return Evaluator(
             problems,
@@ -222,7 +227,8 @@ class _Setup:
             sampling=settings.sampling(self.config.search.seed),
         )
 
-    def _merger(self, parents: ParentSet, references: int) -> Merger:
+    def merger(self, parents: ParentSet, references: int) -> Merger:
+        """Return what merges the trials and so many models besides."""
         settings = self.config.merging
         choice = choose_kernels(parents.elements * (self.total + references), parents.device, settings.compile)
         if choice.note:
@@ -233,7 +239,7 @@ class _Setup:
         """Return recipes of the space that can be merged, in which every choice stands."""
         recipes, warning = self.config.space.fitting_extremes(merger.steps)
         for recipe in recipes:
-            require_template(self.config, self._prompt_tokenizer or merger.tokenizer(recipe))
+            require_template(self.config, self.prompt_tokenizer or merger.tokenizer(recipe))
         if warning:
             self.progress.say(warning)
         return recipes
@@ -249,7 +255,7 @@ class _Setup:
             return False
         return True
 
-    def _load(self, parents: ParentSet, merger: Merger, candidates: Sequence[Recipe]) -> Compute:
+    def load(self, parents: ParentSet, merger: Merger, candidates: Sequence[Recipe]) -> Compute:
         """Load the parents, and return what models compute in where nothing is recorded."""
         compute = Compute.of_merges(merger, candidates, self.config.evaluation)
         if self.config.merging.memory_budget is None:
@@ -276,11 +282,11 @@ class _Setup:
         models: Mapping[str, Recipe] = {"the merges": candidates[0]} | {
             record.name: Recipe.from_dict(record.recipe, self.config.source) for record in references
         }
-        prompts = notes_on_prompts(self.config, problems, merger, models, self._prompt_tokenizer)
+        prompts = notes_on_prompts(self.config, problems, merger, models, self.prompt_tokenizer)
         for note in (*parent_notes(parents), *unread, *prompts):
             self.progress.say(note)
 
-    def _as_recorded(self, here: Compute, folder: ResultsFolder) -> torch.dtype | None:
+    def as_recorded(self, here: Compute, folder: ResultsFolder) -> torch.dtype | None:
         """Return what the search computes in, chosen by whoever began it, and say so if that is slow here."""
         compute, cost = here.instead(folder.compute_dtype)
         speeds = here.speeds and f"float32 is {here.speeds.speedup:.1f}x as fast as {replace(here, dtype='recipe')}"
@@ -289,14 +295,15 @@ class _Setup:
             self.progress.say(cost)
         return compute.torch_dtype
 
-    def _tell_isolation(self, evaluator: Evaluator, store: Store, worker: str) -> None:
+    def tell_isolation(self, evaluator: Evaluator, store: Store, worker: str) -> None:
+        """Keep which layers the sandbox has, and say which it lacks."""
         isolation = evaluator.sandbox.isolation
         _LOG.info("sandbox: %s", isolation)
         if store.describe_worker(worker, platform.node(), isolation.active, isolation.missing):
             self.progress.say(isolation.note)
 
     @cached_property
-    def _prompt_tokenizer(self) -> PreTrainedTokenizerBase | None:
+    def prompt_tokenizer(self) -> PreTrainedTokenizerBase | None:
         """The tokenizer that all models are asked with, if the config names one; loaded once."""
         name = self.config.evaluation.prompt.tokenizer
         try:

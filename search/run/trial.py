@@ -89,7 +89,7 @@ class Bench:
 
         Args:
             recipe: the merge.
-            split: what to score it on; on the report split without drafts and at a fixed batch size.
+            split: what to score it on; on any but the search split without drafts and at a fixed batch size.
             parent: whether it is a parent, or their average: what later candidates are compared with.
             pruners: makes new observers that may prune it.
         """
@@ -115,9 +115,9 @@ class Bench:
             tokenizer,
             problems=self.splits[split],
             observers=[OutcomeCounter(self.progress.step), *pruners()],
-            drafts=None if split == "report" else self.drafts,
+            drafts=self.drafts if split == "search" else None,
             parent=parent,
-            plain=split == "report",
+            plain=split != "search",
         )
         ended = time.perf_counter()
         seconds = {
@@ -146,7 +146,7 @@ class Result:
     device_lost: bool = False
 
 
-def run_job(job: Job, recipe: Callable[[], Recipe], bench: Bench, pruners: Pruners = list) -> Result:
+def run_job(job: Job, recipe: Callable[[], Recipe], bench: Bench, pruners: Pruners = list, number: int = 1) -> Result:
     """Run a job to its end.
 
     Args:
@@ -154,6 +154,7 @@ def run_job(job: Job, recipe: Callable[[], Recipe], bench: Bench, pruners: Prune
         recipe: gives the merge; may fail.
         bench: what to run it with.
         pruners: makes new observers that may prune the candidate.
+        number: of the round, in a confirmation.
 
     Raises:
         SearchError: a parent has changed, or the results folder cannot be written.
@@ -168,7 +169,7 @@ def run_job(job: Job, recipe: Callable[[], Recipe], bench: Bench, pruners: Prune
     try:
         with bench.parents.unchanged():
             report, seconds = bench.score(merge, job.split, parent=job.record.kind != "trial", pruners=pruners)
-            digest = bench.weights_digest(merge) if job.split == "report" else job.record.weights_digest
+            digest = bench.weights_digest(merge) if job.split != "search" else job.record.weights_digest
     except SearchError:
         raise
     except PrunedError as error:
@@ -179,7 +180,7 @@ def run_job(job: Job, recipe: Callable[[], Recipe], bench: Bench, pruners: Prune
         _LOG.exception("%s: the machine failed", name)
         return Result(None, time.perf_counter() - started, describe(error), is_device_lost(error))
     bench.drafts.sync()
-    bench.folder.save_completions(job.record, job.split, report.completions)
+    bench.folder.save_completions(job.record, job.split, report.completions, number)
     if report.note:
         _LOG.warning("%s: %s", name, report.note)
     _LOG.info("%s: %.4f in %.1f s", name, report.pass_at_1, seconds["total"])

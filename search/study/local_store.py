@@ -1,8 +1,8 @@
 """The store of a results folder: one SQLite file, and a lock file per worker that lives.
 
-    search.db    search: the search's name, identity, splits and planned trials; looks: those at the report split, in
-                 order; records and scorings: one row per model, and per model and split; drafts; verdicts; workers: who
-                 has worked on it, and in which sandbox
+    search.db    search: the search's name, identity, splits, planned trials and confirmation; looks: those at the
+                 report split and at rounds of the confirmation, in order; records and scorings: one row per model, and
+                 per model and split; drafts; verdicts; workers: who has worked on it, and in which sandbox
 
 Guarantees: a worker is at work exactly as long as its process holds its lock file, so that a kill -9 is seen at once. A
 store that was opened for reading writes nothing. What cannot be read or written is a SearchError with the remedy.
@@ -19,10 +19,11 @@ from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self, get_args
 
 from search.errors import RESTORE, SearchError
 from search.locks import held, is_held
+from search.study.confirmation import Confirmation
 from search.study.database import connect, damage, database_errors
 from search.study.looks import Look, Looks
 from search.study.outcomes import Split
@@ -36,10 +37,10 @@ if TYPE_CHECKING:
 DATABASE: Final = "search.db"
 WORKERS: Final = ".workers"
 
-_VERSION = 2
+_VERSION = 3
 _SCHEMA = """
-CREATE TABLE search (name TEXT, identity TEXT, splits TEXT, planned INTEGER);
-CREATE TABLE looks (place INTEGER PRIMARY KEY, due INTEGER, alpha REAL, finalists TEXT);
+CREATE TABLE search (name TEXT, identity TEXT, splits TEXT, planned INTEGER, confirmation TEXT);
+CREATE TABLE looks (place INTEGER PRIMARY KEY, due INTEGER, alpha REAL, finalists TEXT, rounds INTEGER);
 CREATE TABLE records (
     key TEXT PRIMARY KEY, kind TEXT, number INTEGER, name TEXT, parameters TEXT, recipe TEXT, same_as INTEGER,
     end_tokens TEXT, weights_digest TEXT, proposed_by TEXT, seen INTEGER, sampler_notes TEXT, revision INTEGER
@@ -57,17 +58,19 @@ CREATE INDEX drafts_by_prompt ON drafts (prompt, parent, place);
 CREATE TABLE verdicts (key BLOB PRIMARY KEY, status TEXT, detail TEXT) WITHOUT ROWID;
 CREATE TABLE workers (name TEXT PRIMARY KEY, host TEXT, started REAL, active TEXT, missing TEXT);
 """
-_OF_RECORD = [each.name for each in fields(TrialRecord) if each.name not in ("search", "report")]
+_SPLITS: tuple[SplitName, ...] = get_args(SplitName)
+_OF_RECORD = [each.name for each in fields(TrialRecord) if each.name not in _SPLITS]
 _OF_SCORING = [each.name for each in fields(Scoring)]
 _MAPPINGS = ("parameters", "recipe", "sampler_notes", "seconds")
 _TUPLES = ("end_tokens", "scores", "tries")
 _TABLES = {"search", "looks", "records", "scorings", "drafts", "verdicts", "workers"}
 _SELECT = f"""
 SELECT {", ".join(f"records.{name}" for name in _OF_RECORD)},
-       {", ".join(f"{split}.{name}" for split in ("search", "report") for name in _OF_SCORING)}
+       {", ".join(f"{split}.{name}" for split in _SPLITS for name in _OF_SCORING)}
 FROM records
 JOIN scorings AS search ON search.key = records.key AND search.split = 'search'
 LEFT JOIN scorings AS report ON report.key = records.key AND report.split = 'report'
+LEFT JOIN scorings AS confirm ON confirm.key = records.key AND confirm.split = 'confirm'
 WHERE {{}}
 ORDER BY kind = 'trial', kind = 'average', number
 """
@@ -110,7 +113,7 @@ class LocalStore(Store):
         with database_errors(file), contextlib.closing(connect(file)) as database:
             if not _tables(database):
                 database.executescript(f"BEGIN IMMEDIATE; PRAGMA user_version = {_VERSION}; {_SCHEMA}")
-                database.execute("INSERT INTO search VALUES (?, ?, '{}', 0)", (name, json.dumps(identity)))
+                database.execute("INSERT INTO search VALUES (?, ?, '{}', 0, NULL)", (name, json.dumps(identity)))
                 database.execute("COMMIT")
         return cls(folder)
 
@@ -158,9 +161,17 @@ class LocalStore(Store):
     def looks(self) -> Looks:
         """The looks of the search."""
         [[planned]] = self._select("SELECT planned FROM search")
-        rows = self._select("SELECT due, alpha, finalists FROM looks ORDER BY place")
+        rows = self._select("SELECT due, alpha, finalists, rounds FROM looks ORDER BY place")
         with damage(self.file):
-            return Looks(planned, tuple(Look(due, alpha, tuple(json.loads(keys))) for due, alpha, keys in rows))
+            made = (Look(due, alpha, tuple(json.loads(keys)), rounds) for due, alpha, keys, rounds in rows)
+            return Looks(planned, tuple(made))
+
+    @property
+    def confirmation(self) -> Confirmation | None:
+        """The confirmation of the search."""
+        [[kept]] = self._select("SELECT confirmation FROM search")
+        with damage(self.file):
+            return None if kept is None else Confirmation.restored(json.loads(kept))
 
     @contextlib.contextmanager
     def sign_in(self) -> Iterator[str]:
@@ -242,7 +253,7 @@ class LocalStore(Store):
     def _save(self, record: TrialRecord) -> None:
         row = [record.key, *_encoded(record, _OF_RECORD), self._revision]
         self._select(f"INSERT OR REPLACE INTO records VALUES ({_marks(row)})", *row)
-        for split, scoring in (("search", record.search), ("report", record.report)):
+        for split, scoring in zip(_SPLITS, (record.search, record.report, record.confirm), strict=True):
             if scoring is None:
                 self._select("DELETE FROM scorings WHERE key = ? AND split = ?", record.key, split)
             else:
@@ -260,9 +271,12 @@ class LocalStore(Store):
         plain = {name: asdict(split) for name, split in splits.items()}
         self._select("UPDATE search SET splits = ?, planned = ?", json.dumps(plain), planned)
 
+    def _keep_confirmation(self, plan: Confirmation) -> None:
+        self._select("UPDATE search SET confirmation = ?", json.dumps(asdict(plan)))
+
     def _add_look(self, look: Look) -> None:
-        finalists = json.dumps(look.finalists)
-        self._select("INSERT INTO looks VALUES (NULL, ?, ?, ?)", look.due, look.alpha, finalists)
+        row = look.due, look.alpha, json.dumps(look.finalists), look.rounds
+        self._select("INSERT INTO looks VALUES (NULL, ?, ?, ?, ?)", *row)
 
     def _check(self) -> None:
         """Raise SearchError if the database is not one of ours."""
@@ -319,11 +333,17 @@ def _text(value: object) -> str:
 
 
 def _record(row: Sequence[Any], file: Path) -> TrialRecord:
-    of_record, of_splits = row[: len(_OF_RECORD)], row[len(_OF_RECORD) :]
-    of_search, of_report = of_splits[: len(_OF_SCORING)], of_splits[len(_OF_SCORING) :]
-    report = None if of_report[0] is None else Scoring(**_decoded(_OF_SCORING, of_report, file))
-    search = Scoring(**_decoded(_OF_SCORING, of_search, file))
-    return TrialRecord(**_decoded(_OF_RECORD, of_record, file), search=search, report=report)
+    found: dict[SplitName, Scoring | None] = {}
+    for place, split in enumerate(_SPLITS):
+        first = len(_OF_RECORD) + place * len(_OF_SCORING)
+        own = row[first : first + len(_OF_SCORING)]
+        found[split] = None if own[0] is None else Scoring(**_decoded(_OF_SCORING, own, file))
+    return TrialRecord(
+        **_decoded(_OF_RECORD, row[: len(_OF_RECORD)], file),
+        search=found["search"] or Scoring(),
+        report=found["report"],
+        confirm=found["confirm"],
+    )
 
 
 def _decoded(names: Sequence[str], values: Sequence[Any], file: Path) -> dict[str, Any]:

@@ -8,8 +8,9 @@ their parts may depend on what the report split shows: they follow from the sear
 that proves its trial ends the search. The looks that it thereby cancels could only have added false claims.)
 
 The looks that are planned while trials run share `_WHILE_RUNNING` of alpha equally, and what one leaves unspent goes
-to the next. Each look after these, at an end or beyond the planned trials, takes half of what is left. So most of alpha
-is kept for the end, as O'Brien and Fleming do (doi:10.2307/2530245): a large gain proves itself at a small level, and a
+to the next. Each look after these, at an end or beyond the planned trials, takes half of what is left. The looks of a
+confirmation, one after each of its rounds, share what is then left equally, and one part is kept. So most of alpha is
+kept for the end, as O'Brien and Fleming do (doi:10.2307/2530245): a large gain proves itself at a small level, and a
 small one is to be had only after a long search. The exact test is discrete, and its true level lower still.
 """
 
@@ -37,11 +38,13 @@ class Look:
         alpha: the level of its test, of all its finalists together.
         finalists: the numbers of the trials that it tests, best first; none where it stands for the
             looks of earlier searches.
+        rounds: of a confirmation, how many it reads; None where the look is at the report split.
     """
 
     due: int | None
     alpha: float
     finalists: tuple[int, ...]
+    rounds: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +86,10 @@ class Looks:
         unplanned = [due for due in to_come if due > self._last and (self._has_ended or due not in self.times)]
         left = self.left if self._has_ended else min(self.left, (1 - _WHILE_RUNNING) * self.budget)
         return left * 0.5 ** (len(unplanned) + 1)
+
+    def at_round(self, number: int, rounds: int) -> float:
+        """Return the level of the look after a round of a confirmation, counted from 1, if it is made next."""
+        return self.left / (rounds - number + 2)
 
     def due(self, over: int) -> int | None:
         """Return the time of the look that is due when so many trials are over, if one is that was not made."""

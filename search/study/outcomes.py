@@ -26,7 +26,7 @@ class Split:
     """How the encoded outcomes of a split are read.
 
     Attributes:
-        samples: per problem; their characters follow each other.
+        samples: per problem; their characters follow each other. Of a confirmation the rounds; see `of_rounds`.
         parts: of several problem sets that are scored together, name, weight and number of problems, in order.
         problems: how many there are in all; 0 if there is no such split.
     """
@@ -55,6 +55,16 @@ class Split:
         each = [weight / count for _, weight, count in self.parts for _ in range(count)]
         return {str(place): weight for place, weight in enumerate(each)}
 
+    def of_rounds(self, outcomes: str) -> str:
+        """Return outcomes that follow each other round by round in the order in which this split reads them.
+
+        As many rounds as the split has samples, and nothing where some of these are missing.
+        """
+        end = self.samples * self.problems
+        if len(outcomes) < end:
+            return ""
+        return "".join(outcomes[place : end : self.problems] for place in range(self.problems))
+
     def rates(self, outcomes: str) -> dict[str, Rate]:
         """Return the share of its samples that passed for each problem with outcomes, by its place in the split."""
         starts = range(0, len(outcomes), self.samples)
@@ -64,7 +74,10 @@ class Split:
 
     def groups(self, outcomes: str) -> Sequence[Group]:
         """Return the rates of each part, or of all problems."""
-        rates = self.rates(outcomes)
+        return self.grouped(self.rates(outcomes))
+
+    def grouped(self, rates: Mapping[str, Rate]) -> Sequence[Group]:
+        """Return rates by place as those of each part, or of all problems."""
         if not self.parts:
             return [Group(1.0, list(rates.values()))]
         found, first = [], 0

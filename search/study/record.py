@@ -12,7 +12,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 Kind: TypeAlias = Literal["parent", "average", "trial"]
 State: TypeAlias = Literal["waiting", "running", "complete", "pruned", "failed"]
-SplitName: TypeAlias = Literal["search", "report"]
+SplitName: TypeAlias = Literal["search", "report", "confirm"]
 Value: TypeAlias = bool | int | float | str
 """A searched value as Optuna stores it: a number, or the label of a choice."""
 Parameters: TypeAlias = Mapping[str, Value]
@@ -33,7 +33,7 @@ class Scoring:
 
     Attributes:
         state: where it stands; ``complete`` if there are outcomes.
-        outcomes: one character per completion, in the split's order; see `Split`.
+        outcomes: one character per completion, in the split's order; see `Split`. Of a confirmation round after round.
         scores: pass@1 of each objective, in order; of a single objective one number.
         score: pass@1, of several problem sets their mean by weight; None without outcomes.
         log_likelihood: mean log-likelihood of the reference completions, in nats per token, as far as known.
@@ -72,9 +72,10 @@ class TrialRecord:
         recipe: the merge, as plain data; empty if its parameters make no valid recipe.
         search: what became of it on the search split.
         report: what became of it on the report split; None if nobody asked for that.
+        confirm: what became of it in the rounds of a confirmation, if it had some; ``waiting`` between two rounds.
         same_as: the number of an earlier trial of the same merge whose outcomes these are.
         end_tokens: the ids that ended its completions.
-        weights_digest: of the weights that were scored on the report split.
+        weights_digest: of the weights that were scored on the report split, or in a confirmation.
         proposed_by: where its parameters are from: a sampler's name, ``ascent`` or ``warm start``; with the latter or
             ``taken over`` at its beginning, a trial of an earlier search.
         seen: how many records were over when its parameters were drawn.
@@ -88,6 +89,7 @@ class TrialRecord:
     recipe: Mapping[str, object] = field(default_factory=dict)
     search: Scoring = Scoring()
     report: Scoring | None = None
+    confirm: Scoring | None = None
     same_as: int | None = None
     end_tokens: tuple[int, ...] = ()
     weights_digest: str | None = None
@@ -107,8 +109,12 @@ class TrialRecord:
 
     def on(self, split: SplitName) -> Scoring:
         """Return what became of it on a split."""
-        return self.search if split == "search" else self.report or Scoring()
+        if split == "search":
+            return self.search
+        return (self.report if split == "report" else self.confirm) or Scoring()
 
     def scored(self, split: SplitName, scoring: Scoring) -> TrialRecord:
         """Return the same with another scoring on a split."""
-        return replace(self, search=scoring) if split == "search" else replace(self, report=scoring)
+        if split == "search":
+            return replace(self, search=scoring)
+        return replace(self, report=scoring) if split == "report" else replace(self, confirm=scoring)

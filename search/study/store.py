@@ -15,6 +15,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
+from search.study.confirmation import Confirmation
 from search.study.looks import Look
 from search.study.record import ASCENT, Kind, Parameters, SamplerNotes, Scoring, SplitName, State, TrialRecord
 
@@ -116,12 +117,23 @@ class Store(ABC):
             keys: of the models' records, in the order of their claims; what is run again comes after all others.
             besides: keys of records that this worker does not run again.
         """
+        return self._claim_first("report", worker, keys, besides)
+
+    def claim_round(self, worker: str, keys: Sequence[str], besides: Collection[str] = ()) -> Job | None:
+        """Lease a round of the confirmation: of those models the first that has had the fewest, and that nobody is at.
+
+        A model is ``waiting`` until it has had all rounds. The arguments are those of `claim_report`.
+        """
+        return self._claim_first("confirm", worker, keys, besides)
+
+    def begin_confirmation(self, plan: Confirmation, split: Split) -> None:
+        """Begin the confirmation, unless one has begun; the rounds of models that failed are to be run again."""
         with self._writing():
-            self._release_dead("report")
-            found = [record for record in map(self._load, keys) if record and record.key not in besides]
-            waiting = [record for record in found if record.on("report").state == "waiting"]
-            record = min(waiting, key=lambda record: record.on("report").started is not None, default=None)
-            return self._lease(record, "report", worker) if record else None
+            if self.confirmation is None:
+                self._keep_splits({**self.splits, "confirm": split}, self.looks.planned)
+                self._keep_confirmation(plan)
+            for record in self._in_state("confirm", "failed"):
+                self._save(replace(record, confirm=next_round(record.on("confirm"))))
 
     def propose(self, job: Job, proposal: Proposal) -> Job:
         """Keep the parameters of a leased trial, which were drawn outside of any lock."""
@@ -177,6 +189,11 @@ class Store(ABC):
     def looks(self) -> Looks:
         """The looks at the report split, and what they are planned by."""
 
+    @property
+    @abstractmethod
+    def confirmation(self) -> Confirmation | None:
+        """The confirmation, if one has begun."""
+
     @abstractmethod
     def sign_in(self) -> AbstractContextManager[str]:
         """Be a worker: the name that is yielded is at work until the context ends, or its process dies."""
@@ -222,6 +239,9 @@ class Store(ABC):
     def _keep_splits(self, splits: Mapping[SplitName, Split], planned: int) -> None: ...
 
     @abstractmethod
+    def _keep_confirmation(self, plan: Confirmation) -> None: ...
+
+    @abstractmethod
     def _add_look(self, look: Look) -> None: ...
 
     def _add(self, trials: Sequence[TrialRecord]) -> None:
@@ -246,6 +266,18 @@ class Store(ABC):
             return first
         ascends = ascends and all(record.proposed_by != ASCENT for record in self._in_state("search", "running"))
         return TrialRecord("trial", number, proposed_by=ASCENT if ascends else "")
+
+    def _claim_first(self, split: SplitName, worker: str, keys: Sequence[str], besides: Collection[str]) -> Job | None:
+        def place(record: TrialRecord) -> tuple[int, bool]:
+            scoring = record.on(split)
+            return len(scoring.outcomes), scoring.started is not None
+
+        with self._writing():
+            self._release_dead(split)
+            found = [record for record in map(self._load, keys) if record and record.key not in besides]
+            waiting = [record for record in found if record.on(split).state == "waiting"]
+            record = min(waiting, key=place, default=None)
+            return self._lease(record, split, worker) if record else None
 
     def _lease(self, record: TrialRecord, split: SplitName, worker: str) -> Job:
         leased = replace(record.on(split), state="running", worker=worker, started=time.time())
@@ -283,6 +315,11 @@ class Records:
         changed, self._revision = self._store.changed(self._revision)
         self._known |= {record.key: record for record in changed}
         return list(self._known.values())
+
+
+def next_round(scoring: Scoring) -> Scoring:
+    """Return a scoring of a confirmation as it waits for its next round."""
+    return replace(scoring, state="waiting", started=None, error=None, tries=(), deaths=0)
 
 
 def _has_begun(record: TrialRecord) -> bool:

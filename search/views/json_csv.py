@@ -28,6 +28,8 @@ def leaderboard_json(board: Leaderboard, count: int | None = None) -> str:
         "study": board.study, "verdict": board.verdict.ruling, "evidence": verdict, "best": board.best,
         "optimism": board.optimism, "rows": rows,
     }  # fmt: skip
+    if board.confirmed_on:
+        content["confirmed_on"] = board.confirmed_on
     return json.dumps(content, allow_nan=False) + "\n"
 
 
@@ -38,14 +40,15 @@ def leaderboard_csv(board: Leaderboard, count: int | None = None) -> str:
     sets = _keys(row.search_scores for row in rows)
     out = io.StringIO()
     writer = csv.writer(out)
+    keys = (*_CSV_KEYS, "confirm_score") if board.confirmed_on else _CSV_KEYS
     of_sets = [f"{split} {name}" for name in sets for split in ("search", "report")]
-    writer.writerow([*_CSV_KEYS, *of_sets, *parameters])
+    writer.writerow([*keys, *of_sets, *parameters])
     for row in rows:
         scores = [found.get(name) for name in sets for found in (row.search_scores, row.report_scores)]
         low, high = row.report_interval or (None, None)
         found = _row(row)
         found |= {"report_low": low, "report_high": high, "seconds": round(found["seconds"], 3)}
-        cells = [found[key] for key in _CSV_KEYS]
+        cells = [found.get(key) for key in keys]
         writer.writerow([*cells, *scores, *map(row.record.parameters.get, parameters)])
     return out.getvalue()
 
@@ -102,7 +105,7 @@ def _row(row: Row) -> dict[str, Any]:
         "compared_on": row.compared_on, "p_value": row.p_value, "seconds": search.seconds.get("total", 0.0),
         "recipe": dict(record.recipe), "parameters": dict(record.parameters), "on_front": row.on_front,
         "same_as": record.same_as, "proposed_by": record.proposed_by or None, "error": search.error,
-    }  # fmt: skip
+    } | ({"confirm_score": record.confirm.score} if record.confirm else {})  # fmt: skip
 
 
 def _problem(outcomes: Sequence[Outcome]) -> Mapping[str, object]:

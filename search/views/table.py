@@ -44,7 +44,7 @@ def leaderboard_table(board: Leaderboard, count: int | None = None, width: int =
     columns = ["", "search", *titles, "report [95%]", "won:lost", "p", "s", "parameters"]
     limit = width // 4 if width >= _WIDE else max(width - others, _LEAST_NAME)
     called = [_called(board, row, limit) for row in rows]
-    short = _parent_names(board, LABEL_WIDTH)
+    short = parents_of(board, LABEL_WIDTH)
     room = width - others - max(map(cell_len, called), default=0)
     lines = [
         [name, *_cells(row, sets), "\n".join(parameter_lines(row.record.parameters, row.record.recipe, short, room))]
@@ -64,7 +64,7 @@ def best_parameters(board: Leaderboard, width: int) -> list[str]:
     best = board.best_row
     if best is None or width >= _WIDE:
         return []
-    names, record = _parent_names(board, LABEL_WIDTH), best.record
+    names, record = parents_of(board, LABEL_WIDTH), best.record
     return [f"{best.name}:", *parameter_lines(record.parameters, record.recipe, names, width)]
 
 
@@ -80,7 +80,8 @@ def prompt_formats_table(tried: Sequence[Tried]) -> Table:
     return table
 
 
-def _parent_names(board: Leaderboard, width: int) -> dict[str, str]:
+def parents_of(board: Leaderboard, width: int = LABEL_WIDTH) -> dict[str, str]:
+    """Return what the parents of a leaderboard are called, by their references."""
     return parent_names((record.recipe for record in board.records if record.kind == "parent"), width)
 
 
@@ -91,7 +92,7 @@ def _called(board: Leaderboard, row: Row, width: int) -> str:
     mark = f" (= {same_as})" if same_as is not None else _ON_FRONT if row.on_front else told
     if (kind, row.name) == ("parent", board.best_parent):
         mark = _BEST_PARENT
-    names = _parent_names(board, width - len(mark)) if kind == "parent" else {}
+    names = parents_of(board, width - len(mark)) if kind == "parent" else {}
     return (names.get(row.name) or shorten(row.name, width - len(mark))) + mark
 
 

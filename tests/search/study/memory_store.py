@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+from search.study.confirmation import Confirmation
 from search.study.looks import Look, Looks
 from search.study.record import Kind, SplitName, State, TrialRecord
 from search.study.store import Store
@@ -36,6 +37,7 @@ class MemoryStore(Store):
         self._revision = 0
         self._splits: dict[SplitName, Split] = {}
         self._looks = Looks()
+        self._confirmation: Confirmation | None = None
         self._heard: dict[str, float] = {}
         self._workers: dict[str, tuple[str, Sequence[str], Sequence[str]]] = {}
         self._drafts: list[Draft] = []
@@ -55,6 +57,11 @@ class MemoryStore(Store):
     def looks(self) -> Looks:
         """The looks of the search."""
         return self._looks
+
+    @property
+    def confirmation(self) -> Confirmation | None:
+        """The confirmation of the search."""
+        return self._confirmation
 
     @contextlib.contextmanager
     def sign_in(self) -> Iterator[str]:
@@ -117,7 +124,10 @@ class MemoryStore(Store):
         return sum(record.kind == kind for _, record in self._records.values())
 
     def _keep_splits(self, splits: Mapping[SplitName, Split], planned: int) -> None:
-        self._splits, self._looks = dict(splits), Looks(planned)
+        self._splits, self._looks = dict(splits), replace(self._looks, planned=planned)
+
+    def _keep_confirmation(self, plan: Confirmation) -> None:
+        self._confirmation = plan
 
     def _add_look(self, look: Look) -> None:
         self._looks = replace(self._looks, made=(*self._looks.made, look))

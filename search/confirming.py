@@ -1,0 +1,199 @@
+"""What a confirmation is of: its problems, its rounds and its finalists, fixed when it begins.
+
+Guarantees: no problem that the search has seen is among them, nor one twice. What a later command asks for is what the
+confirmation began with, or is refused by its key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from evaluation import EvaluationError, ProblemSet, load_problems
+from evaluation.problems import SETS
+from search.board.ranking import best, best_parent
+from search.board.verdict import better_finalists, objectives, parents_are_over
+from search.contents import find_problems
+from search.earlier import EarlierSearch, unseen
+from search.errors import SearchError
+from search.identity import Identity
+from search.results import ResultsFolder
+from search.space.sections import EvaluationSection, Sections
+from search.study.confirmation import Confirmation
+from search.study.looks import SPENT, Looks
+from search.study.outcomes import Split
+from search.study.record import TrialRecord
+
+SAMPLED_AT: Final = 0.2
+"""The temperature of a confirmation in several rounds where the search is greedy."""
+_MORE: Final = "give more --samples, which are drawn, or other --problems"
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a person asks of a confirmation; None leaves it to what it began with, or to the search."""
+
+    sources: tuple[str, ...] = ()
+    samples: int | None = None
+    temperature: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A confirmation that can be run.
+
+    Attributes:
+        plan: what it is of.
+        split: how its outcomes are read; its samples are the rounds.
+        problems: those of the report split, then the others.
+        takes_reported: whether outcomes on the report split are taken as they are: both are greedy.
+        notes: what a person should know of it.
+    """
+
+    plan: Confirmation
+    split: Split
+    problems: ProblemSet
+    takes_reported: bool
+    notes: tuple[str, ...]
+
+
+def require_confirmable(path: Path, records: Sequence[TrialRecord], looks: Looks, count: int) -> tuple[int, ...]:
+    """Return the finalists of a search that a confirmation can be of. Raises SearchError if there are none."""
+    if best(records) is None or best_parent(records) is None or not parents_are_over(records):
+        raise SearchError(f"{path}: the parents, or every trial, are still to be scored; run the search first")
+    if objectives(records) > 1:
+        raise SearchError(f"{path}: of several objectives none says which trial is better; compare trials instead")
+    chosen = better_finalists(records, count)
+    if not chosen:
+        raise SearchError(
+            f"{path}: no trial solves more of the search split than the best parent, so there is nothing to confirm; "
+            "run more trials"
+        )
+    if looks.left <= 0:
+        raise SearchError(f"{path}: {SPENT}")
+    return chosen
+
+
+def recorded_evaluation(identity: Identity, sections: Sections, results: Path) -> EvaluationSection:
+    """Return how a search scores, as it recorded that when it began, with its problems where they are now."""
+    recorded = {**identity["evaluation"], "workers": sections.evaluation.workers, "allow_code_execution": True}
+    found = EvaluationSection.model_validate(recorded)
+    sets = (it.model_copy(update={"source": find_problems(identity, it.source, results)}) for it in found.problems)
+    return found.model_copy(update={"problems": tuple(sets)})
+
+
+def plan_confirmation(
+    folder: ResultsFolder, evaluation: EvaluationSection, asked: Asked, finalists: tuple[int, ...]
+) -> Planned:
+    """Return the confirmation of a search: the one that has begun, or a new one.
+
+    Args:
+        folder: of the search.
+        evaluation: how it scores; see `recorded_evaluation`.
+        asked: what a person wants.
+        finalists: of a new one.
+
+    Raises:
+        SearchError: what is asked for makes no sense, or is not what has begun.
+    """
+    with folder.reading() as store:
+        identity, begun, known = store.identity, store.confirmation, store.splits.get("confirm")
+    if begun and known:
+        _require_same("samples", asked.samples, known.samples, folder.path)
+        _require_same("temperature", asked.temperature, begun.temperature, folder.path)
+    sources = tuple(map(_absolute, asked.sources)) or (begun.sources if begun else ())
+    report = _report_split(folder.path, evaluation, identity)
+    added, notes = _new_problems(folder.path, sources)
+    problems = ProblemSet("confirm", tuple(problem for each in (report, *added) for problem in each))
+    if begun and known:
+        if problems.digest != begun.digest:
+            there = ", ".join(begun.sources) or "those of the report split alone"
+            raise SearchError(
+                f"{folder.path}: --problems: are others than those that its confirmation began with ({there}); "
+                "leave it out, or restore them"
+            )
+        return Planned(begun, known, problems, _is_greedy(begun.temperature, evaluation), ())
+    rounds = asked.samples or 1
+    temperature = _temperature(asked, evaluation, rounds)
+    if temperature != asked.temperature and temperature != evaluation.temperature:
+        notes += (f"the search is greedy; {rounds} samples per problem are drawn at temperature {temperature:g}",)
+    takes_reported = _is_greedy(temperature, evaluation)
+    if not problems.problems:
+        raise SearchError(f"{folder.path}: has no report split; give --problems")
+    if takes_reported and not added:
+        raise SearchError(f"{folder.path}: greedy completions of the report split would be the same again; {_MORE}")
+    plan = Confirmation(
+        finalists,
+        sources,
+        problems.task_ids,
+        problems.digest,
+        temperature,
+        evaluation.top_p if temperature else 1.0,
+        int(identity["search"]["seed"]),
+    )
+    return Planned(plan, Split(rounds, _parts(report, added), len(problems)), problems, takes_reported, notes)
+
+
+def _require_same(key: str, given: float | None, begun: float, path: Path) -> None:
+    if given is not None and given != begun:
+        raise SearchError(
+            f"{path}: --{key}: is {begun:g} since its confirmation began, and its looks are planned by that; leave it "
+            "out"
+        )
+
+
+def _temperature(asked: Asked, evaluation: EvaluationSection, rounds: int) -> float:
+    if asked.temperature is None:
+        return evaluation.temperature or (SAMPLED_AT if rounds > 1 else 0.0)
+    if rounds > 1 and not asked.temperature:
+        raise SearchError(f"--samples {rounds}: are all the same at temperature 0; leave --temperature out")
+    return asked.temperature
+
+
+def _is_greedy(temperature: float, evaluation: EvaluationSection) -> bool:
+    return not temperature and not evaluation.temperature
+
+
+def _report_split(path: Path, evaluation: EvaluationSection, identity: Identity) -> ProblemSet:
+    found, known = evaluation.load_problems(str(path)), identity["problems"]
+    if found.digest != known["sha256"]:
+        named = ", ".join(entry.source for entry in evaluation.problems)
+        raise SearchError(f"{path}: problems {named}: have changed since the search began; restore what they were")
+    return found.subset(known["report"])
+
+
+def _new_problems(path: Path, sources: Sequence[str]) -> tuple[list[ProblemSet], tuple[str, ...]]:
+    """Return the problems of each source that are new to the search, and how many are kept out."""
+    search = EarlierSearch.open(str(path), str(path), best=0)
+    taken = search.seen | search.reported
+    added, notes = [], []
+    for source in sources:
+        try:
+            found = load_problems(source)
+        except EvaluationError as error:
+            raise SearchError(f"{path}: --problems: {error}") from None
+        new = unseen(found, taken)
+        seen = len(found) - len(unseen(found, search.seen))
+        if not len(new):
+            raise SearchError(f"{path}: --problems {source}: the search has all {len(found)} of them already; {_MORE}")
+        notes += [f"{source}: {seen} problems are kept out, because the search has seen them"] if seen else []
+        notes.append(f"{source}: {len(new)} problems are new")
+        added.append(new)
+        taken |= frozenset(new.task_ids)
+    return added, tuple(notes)
+
+
+def _parts(report: ProblemSet, added: Sequence[ProblemSet]) -> tuple[tuple[str, float, int], ...]:
+    """Return how sets are weighed: those of the report split as there, each new problem as their average."""
+    total = sum(part.weight for part in report.parts if part.task_ids)
+    if not total:
+        return ()
+    old = ((part.name, part.weight * len(report) / total, len(part.task_ids)) for part in report.parts)
+    return (*old, *((each.name, float(len(each)), len(each)) for each in added))
+
+
+def _absolute(source: str) -> str:
+    path = Path(source).expanduser()
+    return str(path.resolve()) if source not in SETS and path.exists() else source

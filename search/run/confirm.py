@@ -1,0 +1,79 @@
+"""The confirmation of a search that is over: more evidence for its finalists, whatever other workers do meanwhile.
+
+Guarantees: what is wrong with what is asked for, or with a parent, is found before a model is loaded. It may be stopped
+and killed as a search may, and goes on with the same command.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from evaluation import ConsentError
+from search.board.confirmation import confirmation_ended
+from search.board.leaderboard import Leaderboard
+from search.board.verdict import proven
+from search.confirming import Asked, plan_confirmation, recorded_evaluation, require_confirmable
+from search.results import ResultsFolder
+from search.run.worker import Stop
+from search.space.sections import Sections
+from search.startup import quick_imports
+from search.views.progress import Progress
+
+
+def confirm_search(
+    path: str | Path,
+    problems: Sequence[str] = (),
+    *,
+    samples: int | None = None,
+    temperature: float | None = None,
+    timeout: float | None = None,
+    allow_code_execution: bool = False,
+    progress: Progress | None = None,
+) -> Leaderboard:
+    """Score the finalists of a search, and its parents, until a finalist is proven or refuted; return the leaderboard.
+
+    Args:
+        path: the results folder.
+        problems: sources of problems beside those of the report split; without those that the search has seen.
+        samples: rounds, in each of which a model writes one completion per problem; 1 by default. Fixed at first.
+        temperature: of the samples; by default the search's, or 0.2 if that is greedy and there are several.
+        timeout: begin no further round of a model after this many seconds.
+        allow_code_execution: consent, if the config does not give it.
+        progress: told what happens; by default nobody is.
+
+    Raises:
+        SearchError, MergingError, EvaluationError: there is nothing to confirm; what is asked for makes no sense, or is
+            not what this confirmation began with; or a model or problem cannot be used.
+    """
+    folder, progress = ResultsFolder.open(Path(path)), progress or Progress()
+    deadline = time.monotonic() + timeout if timeout is not None else None
+    sections = Sections.load(folder.config_file)
+    if not (allow_code_execution or sections.evaluation.allow_code_execution):
+        raise ConsentError
+    name, records, splits, looks = folder.read()
+    board = Leaderboard.of(name, records, splits, looks)
+    begun = folder.confirmation
+    if found := proven(records, splits, looks):
+        return replace(board, ended=f"proven at trial {found[0]}")
+    finalists = (
+        begun.finalists if begun else require_confirmable(folder.path, records, looks, sections.search.finalists)
+    )
+    evaluation = recorded_evaluation(folder.identity, sections, folder.path)
+    planned = plan_confirmation(folder, evaluation, Asked(tuple(problems), samples, temperature), finalists)
+    if begun and (ended := confirmation_ended(records, splits, looks)):
+        return replace(board, ended=ended)
+    for note in planned.notes:
+        progress.say(note)
+    with quick_imports():  # only now: torch and transformers take seconds
+        from search.run.rounds import Rounds, set_up_rounds
+    stop = Stop(progress)
+    with stop.on_signals(), set_up_rounds(folder, evaluation, planned, progress) as session:
+        stop.waits_for_trial = True
+        rounds = Rounds(session, 0, deadline, lambda: stop.asked, planned)
+        rounds.run()
+        store = session.store
+        found_board = Leaderboard.of(name, rounds.records.read(), store.splits, store.looks)
+        return replace(found_board, unfinished=rounds.unfinished(), ended=rounds.ended())

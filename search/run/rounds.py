@@ -1,0 +1,216 @@
+"""The rounds of a confirmation as one worker goes through them, and what it needs for that.
+
+Guarantees: a kill costs at most one model's round. Nothing that it writes is read by a sampler, an ascent or a draft.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
+
+from evaluation.scoring import weighted_mean
+from merging import FileDigests, Recipe, renamed
+from search.board.confirmation import confirmation_ended, confirmed, hindrance, round_look, rounds_over
+from search.board.verdict import search_verdict
+from search.confirming import Planned
+from search.contents import ParentContents, find
+from search.errors import SearchError
+from search.identity import Identity
+from search.results import ResultsFolder
+from search.run.phases import Phases
+from search.run.setup import Session, Setup
+from search.run.trial import Bench, Result, run_job
+from search.space.config import SearchConfig
+from search.space.sections import EvaluationSection, Sections
+from search.space.space import SearchSpace
+from search.study.drafts import SharedDrafts
+from search.study.outcomes import Split
+from search.study.record import Scoring, TrialRecord
+from search.study.store import Job, next_round
+from search.views.progress import Progress
+
+
+@contextlib.contextmanager
+def set_up_rounds(
+    folder: ResultsFolder, evaluation: EvaluationSection, planned: Planned, progress: Progress
+) -> Iterator[Session]:
+    """Yield a worker's session in a confirmation, which has begun.
+
+    Args:
+        folder: of the search.
+        evaluation: how the search scores, with its problems where they are now.
+        planned: the confirmation.
+        progress: told what happens.
+
+    Raises:
+        SearchError: a parent has changed or is gone, or another confirmation has begun meanwhile.
+        MergingError, EvaluationError: the models cannot be loaded, or the problems cannot be scored.
+    """
+    with folder.reading() as store:
+        identity = store.identity
+        models = confirmed(store.changed()[0], planned.plan.finalists)
+    sections, digests = Sections.load(folder.config_file), FileDigests()
+    named = {"recipe": identity["recipe"], "models": [dict(it.recipe) for it in models]}
+    named["tokenizer"] = evaluation.prompt.tokenizer
+    places = find(
+        identity,
+        named,
+        folder.path,
+        digests,
+        sections.merging,
+        lambda what, *read: progress.count(what, "files", *read),
+    )
+    config = _config(folder, identity, sections, evaluation, places)
+    with ExitStack() as opened:
+        setup = Setup(config, folder.path, len(models) * planned.split.samples, progress, False, opened)
+        contents = ParentContents(config, digests)
+        here = [replace(it, recipe=renamed(it.recipe, places)) for it in models]
+        parents = setup.parents(here, digests)
+        evaluator = opened.enter_context(setup.evaluator(planned.problems))
+        merger = setup.merger(parents, 0)
+        recipes = [Recipe.from_dict(it.recipe, config.source) for it in here]
+        compute = setup.load(parents, merger, recipes)
+        for recipe in recipes:
+            merger.calibrate(recipe, lambda what, *read: progress.count(what, "texts", *read))
+        store = opened.enter_context(folder.working())
+        worker = opened.enter_context(store.sign_in())
+        merger.compute_dtype = setup.as_recorded(compute, folder)
+        parents.statistics.write()
+        setup.tell_isolation(evaluator, store, worker)
+        evaluator.remember_in(store)
+        bench = Bench(
+            merger, evaluator, {"confirm": planned.problems}, 1, setup.prompt_tokenizer, folder, SharedDrafts(store),
+            progress, contents, places,
+        )  # fmt: skip
+        store.begin_confirmation(planned.plan, planned.split)
+        if (store.confirmation, store.splits["confirm"]) != (planned.plan, planned.split):
+            raise SearchError(
+                f"{folder.path}: another confirmation has begun meanwhile; run `merge-search confirm` alone"
+            )
+        yield Session(config, bench, store, worker)
+
+
+def _config(
+    folder: ResultsFolder,
+    identity: Identity,
+    sections: Sections,
+    evaluation: EvaluationSection,
+    places: Mapping[str, str],
+) -> SearchConfig:
+    """Return the config of a search, with its models and files where they are now."""
+    source = str(folder.config_file)
+    tokenizer = evaluation.prompt.tokenizer
+    prompt = evaluation.prompt.model_copy(update={"tokenizer": tokenizer and places.get(tokenizer, tokenizer)})
+    return SearchConfig(
+        source,
+        "",
+        SearchSpace.read(renamed(identity["recipe"], places), source),
+        evaluation.model_copy(update={"prompt": prompt}),
+        sections.search.model_copy(update={"seed": identity["search"]["seed"]}),
+        sections.merging.model_copy(update=identity["merging"]),
+        (),
+        {},
+        folder.path,
+    )
+
+
+@dataclass
+class Rounds(Phases):
+    """The work of one worker in a confirmation; `total` does not count.
+
+    Attributes:
+        planned: the confirmation.
+    """
+
+    planned: Planned
+
+    def run(self) -> None:
+        """Run rounds, and look after each, until the confirmation ends, or the worker. Raises SearchError."""
+        session, rounds = self.session, self.planned.split.samples
+        keys = [record.key for record in self._models]
+        self._progress.begin("confirm", rounds * len(keys), self.deadline)
+        self._look()
+        while not self.ended() and self._may_begin(self.deadline):
+            job = session.store.claim_round(session.worker, keys, self.machine.failed)
+            if job is None:
+                break
+            number = self._had(job.record.on("confirm")) + 1
+            done = sum(self._had(record.on("confirm")) for record in self._models)
+            self._progress.trial(f"{self._name(job.record)}, round {number} of {rounds}", done)
+            self._run(job, partial(self._round, job, number))
+            self._look()
+        self.machine.rests()
+
+    def unfinished(self) -> str:
+        """Return what is left to do that no worker is at, in a sentence; mostly nothing."""
+        others = self.session.store.at_work() - {self.session.worker}
+        at_it = any(it.on("confirm").state == "running" and it.on("confirm").worker in others for it in self._models)
+        if at_it or confirmation_ended(self.records.read(), self._splits, self.session.store.looks):
+            return ""
+        over = rounds_over(self.records.read(), self._splits, self.planned.plan.finalists)
+        return f"{over} of {self.planned.split.samples} rounds of the confirmation are over."
+
+    def ended(self) -> str:
+        """Return why the confirmation has ended, or cannot go on, in words; nothing if it goes on."""
+        if found := confirmation_ended(self.records.read(), self._splits, self.session.store.looks):
+            return found
+        failed = hindrance(self.records.read(), self.planned.plan.finalists)
+        return f"{self._name(failed)} could not be scored: {failed.on('confirm').error}" if failed else ""
+
+    @property
+    def _models(self) -> list[TrialRecord]:
+        return confirmed(self.records.read(), self.planned.plan.finalists)
+
+    def _had(self, scoring: Scoring) -> int:
+        """Return how many rounds a model has had."""
+        return len(scoring.outcomes) // self.planned.split.problems
+
+    def _look(self) -> None:
+        """Make the looks that are due, and tell what they show."""
+        store, finalists = self.session.store, self.planned.plan.finalists
+        while look := round_look(self.records.read(), self._splits, looks := store.looks, finalists):
+            store.begin_look(look, looks)
+            verdict = search_verdict(self.records.read(), self._splits, store.looks)
+            self._progress.say(f"look {look.rounds} of {self.planned.split.samples}: {verdict.sentence}")
+
+    def _round(self, job: Job, number: int) -> Result:
+        """Run a round of a model, and add it to those before."""
+        bench, before, taken = self.session.bench, job.record.on("confirm"), ""
+        bench.evaluator.sampling = self.planned.plan.sampling(number)
+        if self.planned.takes_reported and (taken := job.record.on("report").outcomes):
+            rest = self.planned.problems.subset(self.planned.plan.task_ids[len(taken) :])
+            bench = replace(bench, splits={"confirm": rest})
+        recipe = partial(Recipe.from_dict, job.record.recipe, self.session.config.source)
+        result = run_job(job, recipe, bench, number=number)
+        if result.record is None or result.record.on("confirm").state == "failed":
+            return result
+        round_ = result.record.on("confirm")
+        added = added_up(before, replace(round_, outcomes=taken + round_.outcomes), self.planned.split)
+        return replace(result, record=result.record.scored("confirm", added))
+
+
+def added_up(before: Scoring, round_: Scoring, split: Split) -> Scoring:
+    """Return the scoring of a model after one more round.
+
+    Args:
+        before: after all rounds before.
+        round_: of this one.
+        split: of the confirmation.
+    """
+    outcomes = before.outcomes + round_.outcomes
+    how = replace(split, samples=len(outcomes) // split.problems)
+    score = weighted_mean(how.groups(how.of_rounds(outcomes)))
+    seconds = {phase: before.seconds.get(phase, 0.0) + took for phase, took in round_.seconds.items()}
+    scoring = replace(
+        round_,
+        outcomes=outcomes,
+        score=score,
+        scores=(score,),
+        log_likelihood=None,
+        seconds=seconds,
+        tokens=before.tokens + round_.tokens,
+    )
+    return scoring if how.samples == split.samples else next_round(scoring)
