@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,8 +16,16 @@ from search import SearchConfig, run_search
 from search.cli import main
 from search.results import ResultsFolder
 from tests.search.family import Family, make_family
+from tests.search.programs import executed_once
 
 Command = Callable[..., Result]
+
+
+@pytest.fixture(autouse=True)
+def programs_of_the_session() -> Iterator[None]:
+    """Execute no program that an earlier search of the session has executed."""
+    with executed_once():
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -38,7 +46,8 @@ def finished(shared_family: Family, tmp_path_factory: pytest.TempPathFactory) ->
     """Return the results folder of a search of three trials that is over; not to be changed."""
     out = tmp_path_factory.mktemp("results") / "finished"
     config = shared_family.write("finished.yaml")
-    run_search(SearchConfig.load(config), out)
+    with executed_once():
+        run_search(SearchConfig.load(config), out)
     return out
 
 
@@ -46,7 +55,8 @@ def finished(shared_family: Family, tmp_path_factory: pytest.TempPathFactory) ->
 def stopped_folder(shared_family: Family, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the results folder of the same search after its first trial; not to be changed."""
     out = tmp_path_factory.mktemp("results") / "stopped"
-    run_search(SearchConfig.load(shared_family.write("finished.yaml")), out, trials=1)
+    with executed_once():
+        run_search(SearchConfig.load(shared_family.write("finished.yaml")), out, trials=1)
     return out
 
 

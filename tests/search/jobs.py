@@ -43,3 +43,11 @@ def forget(out: Path, *tables: str) -> None:
             database.execute(f"DELETE FROM {table}")
     if not tables:
         shutil.rmtree(out / "completions", ignore_errors=True)
+
+
+def forget_reports(out: Path) -> None:
+    """Let no model have been scored on the report split."""
+    with closing(sqlite3.connect(out / "search.db")) as database, database:
+        database.execute("DELETE FROM scorings WHERE split = 'report'")
+    for file in (out / "completions").glob("report-*"):
+        file.unlink()

@@ -15,11 +15,14 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+
+from evaluation.sandbox.verdict import Verdict
+from tests.search.programs import VERDICTS, executed_once
 
 PATIENCE_SECONDS = 120.0
 _CONTEXT = multiprocessing.get_context("forkserver")
@@ -98,7 +101,8 @@ def running(
     stderr.touch()
     hold = (*held_at, held) if held_at else None
     process = _CONTEXT.Process(
-        target=_main, args=([str(word) for word in words], stdout, stderr, file_limit, heed_permissions, hold)
+        target=_main,
+        args=([str(word) for word in words], stdout, stderr, file_limit, heed_permissions, hold, VERDICTS),
     )
     process.start()
     try:
@@ -124,6 +128,7 @@ def _main(
     file_limit: int | None,
     heed_permissions: bool,
     hold: tuple[Callable[..., object], int, Path] | None,
+    verdicts: Mapping[bytes, Verdict],
 ) -> None:
     for number, file in ((1, stdout), (2, stderr)):
         os.dup2(os.open(file, os.O_WRONLY | os.O_APPEND), number)
@@ -136,7 +141,8 @@ def _main(
     sys.argv[1:] = words
     from search.cli import main
 
-    main()
+    with executed_once(verdicts):
+        main()
 
 
 def _hold(method: Callable[..., object], call: int, held: Path) -> None:

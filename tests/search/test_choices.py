@@ -14,7 +14,7 @@ from evaluation import Evaluator
 from merging import MergingError
 from search import SearchConfig, export_trial, run_search
 from tests.search.family import Family
-from tests.search.test_run import Phases
+from tests.search.told import Phases
 from tests.tiny import TinyModel, save_tiny_model
 
 FAMILY = Path(__file__).parents[2] / "configs" / "quickstart"

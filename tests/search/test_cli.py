@@ -23,8 +23,9 @@ from search import Leaderboard, SearchConfig, run_search
 from search.cli import main
 from tests.evaluation.settings import on_kernel
 from tests.search.conftest import Command, fingerprint
-from tests.search.family import Family
+from tests.search.family import NO_REPORT, Family
 from tests.search.processes import running
+from tests.search.programs import executed_anew
 from tests.tiny import TinyModel, save_tiny_model
 
 COMMANDS = list(main.commands)
@@ -46,6 +47,7 @@ def test_every_commands_help_shows_an_example(command: Command, name: str) -> No
     assert f"Example:\n    merge-search {name} " in command(name, "--help").output
 
 
+@pytest.mark.sandbox
 def test_check_shows_what_programs_are_confined_by(command: Command) -> None:
     result = command("check")
     assert result.exit_code == 0, result.output
@@ -320,6 +322,7 @@ def test_a_timeout_that_is_none_is_refused(command: Command, family: Family, val
     assert "8h, 1h30m, 90m or 45s" in result.stderr
 
 
+@pytest.mark.sandbox
 def test_a_run_ends_with_the_leaderboard_and_the_next_command(
     command: Command, family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -372,9 +375,11 @@ def test_trials_are_written_for_optuna_on_request(command: Command, finished: Pa
     }
 
 
+@pytest.mark.sandbox
 def test_a_plain_evaluation_gives_what_the_search_found(command: Command, family: Family, finished: Path) -> None:
     options = ["--problems", family.problems, "--max-new-tokens", "12", "--allow-code-execution"]
-    found = json.loads(command("evaluate", family.a, *options, "--json").stdout)
+    with executed_anew():
+        found = json.loads(command("evaluate", family.a, *options, "--json").stdout)
     assert found["pass@1"] == sum(problem["passed"] for problem in found["problems"].values()) / 16
     written = [json.loads(line) for line in (finished / "completions" / "parent-0.jsonl").read_text().splitlines()]
     assert {line["task_id"]: line["completion"] for line in written} == {
@@ -427,6 +432,7 @@ def test_a_dry_run_writes_nothing(command: Command, family: Family, tmp_path: Pa
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.sandbox
 def test_completions_from_anywhere_are_scored_in_the_order_of_the_lines(
     command: Command, family: Family, tmp_path: Path
 ) -> None:
@@ -459,7 +465,9 @@ def test_completions_of_a_trial_can_be_scored_again(
     few.write_text(file.read_text().splitlines(keepends=True)[0])
     told = command("score", few, "--problems", family.problems, "--allow-code-execution").stderr
     assert f"{few}: 15 of 16 problems have no completion and do not count: " in told
-    again = json.loads(command("score", file, "--problems", family.problems, "--allow-code-execution", "--json").stdout)
+    words = ["score", file, "--problems", family.problems, "--allow-code-execution", "--json"]
+    with executed_anew():
+        again = json.loads(command(*words).stdout)
     assert [verdict["status"] for verdict in again["verdicts"]] == [
         json.loads(line)["status"] for line in file.read_text().splitlines()
     ]
@@ -511,7 +519,9 @@ def test_the_package_is_a_program() -> None:
 
 
 def test_samples_are_drawn_and_tries_are_counted(command: Command, family: Family) -> None:
-    options = ["--problems", family.problems, "--max-new-tokens", "12", "--allow-code-execution"]
+    few = family.folder / "few.jsonl"
+    few.write_text("".join(family.problems.read_text().splitlines(keepends=True)[:4]))
+    options = ["--problems", few, "--max-new-tokens", "12", "--allow-code-execution"]
     drawn = ["--samples", "10", "--temperature", "0.8", "--top-p", "0.95"]
     found = json.loads(command("evaluate", family.a, *options, *drawn, "--json").stdout)
     assert 0 <= found["pass@1"] <= found["pass@10"] <= 1
@@ -593,7 +603,7 @@ def test_what_cannot_be_compared_is_named(command: Command, finished: Path, tmp_
 
 def test_models_with_colons_in_their_names_are_compared(command: Command, family: Family, tmp_path: Path) -> None:
     family.b.rename(family.folder / "b:1")
-    text = family.config(evaluation=", report_fraction: 0").replace("model: b\n", "model: b:1\n")
+    text = family.config(evaluation=NO_REPORT).replace("model: b\n", "model: b:1\n")
     run_search(SearchConfig.parse(text, folder=family.folder), tmp_path / "x:y", trials=0)
     shown = command("compare", f"{tmp_path / 'x:y'}:b:1", f"{tmp_path / 'x:y'}:a")
     assert shown.exit_code == 0, shown.stderr

@@ -17,7 +17,7 @@ from search.compute import Compute
 from search.results import ResultsFolder
 from tests.search.conftest import Command
 from tests.search.family import Family
-from tests.search.test_run import Phases
+from tests.search.told import Phases
 
 SLOW, FAST = Speeds(7.0, 1.0), Speeds(0.25, 1.0)  # processors without bfloat16, and with it
 Measure = Callable[[Speeds], None]

@@ -22,7 +22,7 @@ from search.study.record import TrialRecord
 from tests.search.conftest import Command, fingerprint
 from tests.search.family import Family
 from tests.search.records import trial
-from tests.search.test_run import Phases
+from tests.search.told import Phases
 
 KEY = "search.enqueue[0]"
 
@@ -87,7 +87,6 @@ def test_models_that_lie_elsewhere_are_the_same(finished: Path, shared_family: F
 # --- what is taken ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.sandbox
 def test_the_scores_of_a_search_of_the_same_are_taken_over(
     finished: Path, shared_family: Family, tmp_path: Path
 ) -> None:
@@ -111,7 +110,6 @@ def test_the_scores_of_a_search_of_the_same_are_taken_over(
     assert not any("kept out" in note for note in phases.said)
 
 
-@pytest.mark.sandbox
 def test_only_parameters_are_taken_of_another_search_and_its_problems_are_not_reported(
     finished: Path, shared_family: Family, tmp_path: Path
 ) -> None:
@@ -145,7 +143,6 @@ def test_only_parameters_are_taken_of_another_search_and_its_problems_are_not_re
     ]
 
 
-@pytest.mark.sandbox
 @pytest.mark.parametrize("entry", ["results/earlier", "{results: results/earlier}"])
 def test_a_search_goes_on_without_the_folder_that_it_started_from(
     one_trial: tuple[SearchConfig, Path], shared_family: Family, entry: str

@@ -18,7 +18,7 @@ from evaluation import Evaluator, load_problems
 from merging import Merger, MergingError, ParentSet, Recipe, load_tokenizer
 from search import Leaderboard, SearchConfig, SearchError, export_trial, run_search
 from tests.search.conftest import Command, load_as_scored
-from tests.search.family import Family
+from tests.search.family import NO_REPORT, Family
 from tests.search.processes import running
 
 MANY_METHODS = """
@@ -35,7 +35,7 @@ MANY_METHODS = """
 @pytest.mark.parametrize("merge_method", ["dare_ties", pytest.param("ties", marks=pytest.mark.slow)])
 def test_the_export_is_the_model_that_was_scored(family: Family, tmp_path: Path, merge_method: str) -> None:
     recipe = MANY_METHODS.replace("{choices: [dare_ties, ties]}", merge_method)
-    config = SearchConfig.load(family.write(recipe=recipe, more="merging: {random_seed: 7}"))
+    config = SearchConfig.load(family.write(recipe=recipe, evaluation=NO_REPORT, more="merging: {random_seed: 7}"))
     board = run_search(config, tmp_path / "run", trials=2)
     row = export_trial(tmp_path / "run", tmp_path / "out", anyway=True)
     assert row.record.number == board.best
@@ -105,7 +105,9 @@ def test_a_folder_that_holds_something_is_left_alone(command: Command, finished:
 def test_what_a_config_named_may_be_gone_when_its_trials_are_exported(family: Family, tmp_path: Path) -> None:
     space = SearchConfig.load(family.write()).space
     (family.folder / "start.yaml").write_text(space.example().to_yaml(), encoding="utf-8")
-    config = SearchConfig.load(family.write(search=", enqueue: [start.yaml]", more="merging: {random_seed: 7}"))
+    config = SearchConfig.load(
+        family.write(evaluation=NO_REPORT, search=", enqueue: [start.yaml]", more="merging: {random_seed: 7}")
+    )
     run_search(config, tmp_path / "run", trials=1)
     (family.folder / "start.yaml").unlink()
     family.problems.unlink()
@@ -156,7 +158,7 @@ def test_a_method_that_mergekit_does_not_have_is_named_and_exported_as_an_equal(
   base_model: base
   models: [{model: a}, {model: b, parameters: {weight: {low: 0.0, high: 1.0}}}]
 """
-    run_search(SearchConfig.load(family.write(recipe=recipe)), tmp_path / "run", trials=1)
+    run_search(SearchConfig.load(family.write(recipe=recipe, evaluation=NO_REPORT)), tmp_path / "run", trials=1)
     done = command("export", tmp_path / "run", "--to", tmp_path / "plain", "--anyway")
     assert done.exit_code == 0, done.output
     assert (
@@ -182,7 +184,7 @@ def test_methods_that_need_a_calibration_file_are_searched_like_others(family: F
   models: [{model: a}, {model: b, parameters: {weight: {low: 0.1, high: 2.0}}}]
   parameters: {calibration: problems.jsonl}
 """
-    file = family.write(recipe=recipe)
+    file = family.write(recipe=recipe, evaluation=NO_REPORT)
     board = run_search(SearchConfig.load(file), tmp_path / "run", trials=3)
     trials = [row for row in board.rows if row.record.kind == "trial"]
     assert [row.record.search.state for row in trials] == ["complete"] * 3, [row.record.search.error for row in trials]

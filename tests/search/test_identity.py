@@ -24,7 +24,8 @@ from search.views.progress import Progress
 from tests.search.conftest import Command, fingerprint
 from tests.search.family import Family, make_family
 from tests.search.jobs import forget
-from tests.search.test_run import Phases
+from tests.search.programs import executed_once
+from tests.search.told import Phases
 
 CHOICES = """
   merge_method: ties
@@ -242,7 +243,8 @@ def project_elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a project (models, config, problems, results of two trials) that was moved since; not to be changed."""
     family = make_family(tmp_path_factory.mktemp("begun") / "project")
     config = SearchConfig.load(family.write(recipe=CHOICES, search=", sampler: random"))
-    run_search(config, family.folder / "results" / "search", trials=2)
+    with executed_once():
+        run_search(config, family.folder / "results" / "search", trials=2)
     return family.folder.rename(family.folder.parent / "elsewhere")
 
 

@@ -28,8 +28,8 @@ from search.run.trial import Bench, describe
 from search.study.local_store import LocalStore
 from search.views.progress import Progress
 from tests.search.conftest import Command
-from tests.search.family import Family
-from tests.search.jobs import claim, finish, forget
+from tests.search.family import NO_REPORT, Family
+from tests.search.jobs import claim, finish, forget, forget_reports
 
 LOST = torch.AcceleratorError("CUDA error: device-side assert triggered")
 IO = OSError(errno.EIO, "Input/output error")
@@ -58,6 +58,13 @@ def begun(finished: Path, shared_family: Family, tmp_path: Path) -> tuple[Search
     """Return the config and the folder of a search of three trials that may go on."""
     shutil.copytree(finished, tmp_path / "run")
     return SearchConfig.load(shared_family.write("finished.yaml")), tmp_path / "run"
+
+
+@pytest.fixture
+def unreported(one_trial: tuple[SearchConfig, Path]) -> tuple[SearchConfig, Path]:
+    """Return the config and the folder of a search whose models, of one trial, are to be scored on the report split."""
+    forget_reports(one_trial[1])
+    return one_trial
 
 
 def break_merging(monkeypatch: pytest.MonkeyPatch, breaks: Break) -> list[Recipe]:
@@ -198,22 +205,25 @@ def test_the_command_line_says_so_in_one_line_and_ends_with_2(
     assert (out / "worker.log").read_text().count("the machine failed\nTraceback") == 3
 
 
-def test_a_parent_whose_file_vanishes_is_no_failure_of_the_candidates(family: Family, tmp_path: Path) -> None:
-    config = SearchConfig.load(family.write(more="merging: {memory_budget: 0}"))
+def test_a_parent_whose_file_vanishes_is_no_failure_of_the_candidates(
+    begun: tuple[SearchConfig, Path], family: Family
+) -> None:
+    config, out = SearchConfig.load(family.write(more="merging: {memory_budget: 0}")), begun[1]
     weights, away = family.a / "model.safetensors", family.folder / "away"
 
     class Unmount(Progress):
         def trial(self, name: str, done: int) -> None:  # noqa: ARG002
-            if name == "trial 1":
+            if name == "trial 3":
                 weights.rename(away)
 
-    with pytest.raises(SearchError, match=r"3 models in a row, the last one trial 3: .*a/model\.safetensors: tensor"):
-        run_search(config, tmp_path / "run", trials=5, progress=Unmount())
+    with pytest.raises(SearchError, match=r"3 models in a row, the last one trial 5: .*a/model\.safetensors: tensor"):
+        run_search(config, out, trials=SCORED + 3, progress=Unmount())
     away.rename(weights)
-    resumed = run_search(config, tmp_path / "run", trials=5)
-    assert (scored(resumed), failed(resumed)) == (5, [])
+    resumed = run_search(config, out, trials=SCORED + 3)
+    assert (scored(resumed), failed(resumed)) == (SCORED + 3, [])
 
 
+@pytest.mark.sandbox
 def test_a_sandbox_that_dies_is_no_failure_of_the_candidates(
     begun: tuple[SearchConfig, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -237,13 +247,13 @@ def test_a_sandbox_that_dies_is_no_failure_of_the_candidates(
 def test_parents_that_the_machine_fails_at_are_scored_when_it_works_again(
     family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = SearchConfig.load(family.write(evaluation=", report_fraction: 0"))
+    config = SearchConfig.load(family.write(evaluation=NO_REPORT))
     with monkeypatch.context() as broken:
         break_merging(broken, lambda before, _: LOST if before == 1 else None)
         with pytest.raises(SearchError, match=r"the machine fails at b: AcceleratorError"):
-            run_search(config, tmp_path / "run", trials=1)
-    resumed = run_search(config, tmp_path / "run", trials=1)
-    assert [row.record.search.state for row in resumed.rows] == ["complete"] * (PARENTS + 1)
+            run_search(config, tmp_path / "run", trials=0)
+    resumed = run_search(config, tmp_path / "run", trials=0)
+    assert [row.record.search.state for row in resumed.rows] == ["complete"] * PARENTS
 
 
 @pytest.mark.parametrize(
@@ -326,30 +336,30 @@ def test_failures_of_before_are_run_again_where_that_is_asked_for(
 
 
 def test_a_model_that_the_machine_fails_at_on_the_report_split_is_scored_there_later(
-    family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    unreported: tuple[SearchConfig, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = SearchConfig.load(family.write())
+    config, out = unreported
     with monkeypatch.context() as broken:
-        break_merging(broken, lambda before, _: LOST if before == PARENTS else None)
+        break_merging(broken, lambda before, _: LOST if before == 0 else None)
         with pytest.raises(SearchError, match=r"the machine fails at a: AcceleratorError"):
-            run_search(config, tmp_path / "run", trials=0)
+            run_search(config, out, trials=1)
     with monkeypatch.context() as broken:
         merges = break_merging(broken, lambda before, _: IO if before == 0 else None)
-        resumed = run_search(config, tmp_path / "run", trials=0)
-    assert len(merges) == PARENTS + 1
+        resumed = run_search(config, out, trials=1)
+    assert len(merges) == PARENTS + 1 + 1
     assert merges[-1] == merges[0]  # after all others
     assert resumed.unfinished == ""
     assert all(row.record.on("report").score is not None for row in resumed.rows)
 
 
 def test_a_model_that_kills_its_workers_on_the_report_split_is_left_out(
-    family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    unreported: tuple[SearchConfig, Path], shared_family: Family, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = SearchConfig.load(family.write())
-    score = Bench.score
+    config, out = unreported
+    score, b = Bench.score, str(shared_family.b)
 
     def die(bench: Bench, recipe: Recipe, *arguments: Any, **options: Any) -> Any:
-        if arguments == ("report",) and recipe.parents() == (str(family.b),):
+        if arguments == ("report",) and recipe.parents() == (b,):
             raise Killed
         return score(bench, recipe, *arguments, **options)
 
@@ -357,11 +367,11 @@ def test_a_model_that_kills_its_workers_on_the_report_split_is_left_out(
         deadly.setattr(Bench, "score", die)
         for _ in range(2):
             with pytest.raises(Killed):
-                run_search(config, tmp_path / "run", trials=0)
-        board = run_search(config, tmp_path / "run", trials=0)
-    assert {row.name for row in board.rows if row.record.on("report").score is None} == {str(family.b)}
+                run_search(config, out, trials=1)
+        board = run_search(config, out, trials=1)
+    assert {row.name for row in board.rows if row.record.on("report").score is None} == {b}
     assert board.unfinished == ""
-    retried = run_search(config, tmp_path / "run", trials=0, retry_failed=True)
+    retried = run_search(config, out, trials=1, retry_failed=True)
     assert all(row.record.on("report").score is not None for row in retried.rows)
 
 
@@ -381,30 +391,30 @@ def test_a_person_who_stops_a_worker_fails_no_trial(
 
 
 def test_a_person_who_stops_a_worker_at_the_report_split_keeps_no_model_from_it(
-    family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    unreported: tuple[SearchConfig, Path], shared_family: Family, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = SearchConfig.load(family.write())
+    (config, out), b = unreported, str(shared_family.b)
     with monkeypatch.context() as stopped:
-        break_merging(stopped, lambda before, _: SystemExit(130) if before >= PARENTS else None)
+        break_merging(stopped, lambda _, recipe: SystemExit(130) if recipe.parents() == (b,) else None)
         for _ in range(2):
             with pytest.raises(SystemExit):
-                run_search(config, tmp_path / "run", trials=0)
-    board = run_search(config, tmp_path / "run", trials=0)
+                run_search(config, out, trials=1)
+    board = run_search(config, out, trials=1)
     assert all(row.record.on("report").score is not None for row in board.rows)
 
 
 def test_a_parent_that_fails_is_run_once_more_at_the_next_start_and_not_at_every_one(
     family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = SearchConfig.load(family.write(evaluation=", report_fraction: 0"))
+    config = SearchConfig.load(family.write(evaluation=NO_REPORT))
 
     def breaks(_: int, recipe: Recipe) -> BaseException | None:
         return NonFiniteTensor("lm_head.weight", "linear") if recipe.parents() == (str(family.b),) else None
 
     merges = break_merging(monkeypatch, breaks)
     runs = []
-    for _ in range(4):
+    for _ in range(3):
         board = run_search(config, tmp_path / "run", trials=0)
         runs.append(len(merges))
         assert [row.name for row in board.rows if row.record.search.state == "failed"] == [str(family.b)]
-    assert runs == [PARENTS, PARENTS + 1, PARENTS + 1, PARENTS + 1]
+    assert runs == [PARENTS, PARENTS + 1, PARENTS + 1]

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 from merging import LoadOptions, load_model
 from search.cli import main
 from tests.search.conftest import Command
-from tests.search.family import Family
+from tests.search.family import NO_REPORT, Family
 from tests.tiny import TinyModel, TinyVocabulary, save_tiny_model
 
 SWITCHES = ("out_shard_size", "copy_tokenizer", "allow_crimes", "trust_remote_code", "write_model_card", "random_seed")
@@ -154,7 +154,7 @@ def test_parents_that_do_not_mean_the_same_are_told_or_refused(
     config = json.loads(file.read_text())
     file.write_text(json.dumps(config | {"rms_norm_eps": 0.5}))
     told = f"model {family.b}: has rms_norm_eps 0.5, "
-    search = family.write()
+    search = family.write(evaluation=NO_REPORT)
     for words in (
         ["merge", recipe, tmp_path / "out"],
         ["merge", recipe, tmp_path / "out", "--dry-run"],
@@ -236,7 +236,7 @@ def test_a_model_with_code_of_its_own_is_evaluated_where_it_is_trusted(
 
 def test_a_search_trusts_code_where_its_config_says_so(command: Command, own_code: Family, tmp_path: Path) -> None:
     refused(command("run", own_code.write(), "--out", tmp_path / "run"), "merging.trust_remote_code: true")
-    config = own_code.write(more="merging: {trust_remote_code: true}")
+    config = own_code.write(evaluation=NO_REPORT, more="merging: {trust_remote_code: true}")
     succeeded(command("run", config, "--out", tmp_path / "run", "--dry-run"))
     succeeded(command("run", config, "--out", tmp_path / "run", "--trials", "1"))
     succeeded(command("export", tmp_path / "run", "--to", tmp_path / "out", "--anyway"))
@@ -253,7 +253,7 @@ def test_a_search_merges_parents_of_different_vocabularies(command: Command, fam
     vocabulary = TinyVocabulary(words=("de", "def"), added=("<|end|>",))
     save_tiny_model(family.b, TinyModel(seed=2, vocabulary=vocabulary))
     base = "base_model: base"
-    config = family.write()
+    config = family.write(evaluation=NO_REPORT)
     config.write_text(config.read_text().replace(base, f"{base}\n  tokenizer_source: union"))
     succeeded(command("run", config, "--out", tmp_path / "run", "--trials", "1"))
     board = json.loads(command("leaderboard", tmp_path / "run", "--json").stdout)

@@ -20,14 +20,13 @@ from search.board.names import LABEL_WIDTH, parent_names
 from search.run.setup import reference_models
 from tests.search.conftest import Command
 from tests.search.family import Family
-from tests.search.test_run import Phases
+from tests.search.told import Phases, Stopped, Stops
 
 TEMPLATE = (
     "{% for m in messages %}<{{ m.role }}>{{ m.content }}<a>{% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
 CHAT = ", prompt: {format: chat}"
-PARENTS_ALONE = ", report_fraction: 0"  # where what is said before anything is scored is all that matters
 
 
 def edit(model: Path, **settings: object) -> None:
@@ -56,9 +55,18 @@ def lengthen(model: Path) -> None:
     file.save(str(model / "tokenizer.json"))
 
 
-def said(config: Path, out: Path, trials: int = 0) -> list[str]:
+def said(config: Path, out: Path, trials: int) -> list[str]:
+    """Return what a search says."""
     progress = Phases()
     run_search(SearchConfig.load(config), out, trials=trials, progress=progress)
+    return progress.said
+
+
+def said_first(config: SearchConfig, out: Path) -> list[str]:
+    """Return what a search says before anything is scored."""
+    progress = Stops()
+    with pytest.raises(Stopped):
+        run_search(config, out, progress=progress)
     return progress.said
 
 
@@ -79,7 +87,7 @@ def test_prompts_whose_tokens_the_models_lack_are_refused_before_anything_is_wri
     lengthen(Path(shutil.copytree(family.base, family.folder / "other")))
     config = family.write(evaluation=", prompt: {tokenizer: other}")
     with pytest.raises(SearchError, match=r"evaluation.prompt: one/alpha: its prompt has the token \d+ \('alpha'\)"):
-        said(config, tmp_path / "run")
+        run_search(SearchConfig.load(config), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -87,7 +95,7 @@ def test_a_parent_with_other_prompts_is_named(family: Family, tmp_path: Path) ->
     file = Tokenizer.from_file(str(family.b / "tokenizer.json"))
     file.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 256)])
     file.save(str(family.b / "tokenizer.json"))
-    (note,) = [note for note in said(family.write(evaluation=PARENTS_ALONE), tmp_path / "run") if "tokens" in note]
+    (note,) = [note for note in said_first(SearchConfig.load(family.write()), tmp_path / "run") if "tokens" in note]
     assert note == (
         "b: the prompts have other tokens than for the merges; set evaluation.prompt.tokenizer to use one tokenizer "
         "for all"
@@ -101,14 +109,11 @@ def test_notes_call_a_parent_as_every_other_screen_does(family: Family, tmp_path
     append_end(family.b)
     (family.folder / folder).parent.mkdir()
     family.b.rename(family.folder / folder)
-    text = family.config(evaluation=PARENTS_ALONE).replace("model: b\n", f"model: {folder}\n")
+    text = family.config().replace("model: b\n", f"model: {folder}\n")
     config = SearchConfig.parse(text, folder=family.folder)
-    progress = Phases()
-    board = run_search(config, tmp_path / "run", trials=0, progress=progress)
-    called = parent_names((row.record.recipe for row in board.rows if row.record.kind == "parent"), LABEL_WIDTH)[
-        str(family.folder / folder)
-    ]
-    (note,) = [note for note in progress.said if "</s>" in note]
+    (note,) = [note for note in said_first(config, tmp_path / "run") if "</s>" in note]
+    parents = [record.recipe for record in reference_models(config) if record.kind == "parent"]
+    called = parent_names(parents, LABEL_WIDTH)[str(family.folder / folder)]
     assert note.startswith(f"{called}: completion prompts end without </s>")
 
 
@@ -123,7 +128,8 @@ def test_the_tokenizer_that_asks_all_models_is_looked_at_once(
 
     monkeypatch.setattr(prompt_checks, "prompt_notes", look)
     append_end(family.b)
-    notes = said(family.write(evaluation=f"{PARENTS_ALONE}, prompt: {{tokenizer: b}}"), tmp_path / "run")
+    config = SearchConfig.load(family.write(evaluation=", prompt: {tokenizer: b}"))
+    notes = said_first(config, tmp_path / "run")
     assert len(looked) == 1
     assert (
         "completion prompts end without </s>, which the tokenizer appends: a model generates nothing after it" in notes
@@ -131,7 +137,7 @@ def test_the_tokenizer_that_asks_all_models_is_looked_at_once(
 
 
 def test_ordinary_models_need_no_word(family: Family, tmp_path: Path) -> None:
-    assert not [note for note in said(family.write(evaluation=PARENTS_ALONE), tmp_path / "run") if "prompt" in note]
+    assert not [note for note in said_first(SearchConfig.load(family.write()), tmp_path / "run") if "prompt" in note]
 
 
 def test_a_chat_export_ends_where_its_answers_did(family: Family, tmp_path: Path) -> None:

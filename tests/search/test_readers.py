@@ -17,7 +17,7 @@ from search.results import ResultsFolder
 from search.study.local_store import LocalStore
 from tests.search.conftest import Command as Runner
 from tests.search.conftest import fingerprint
-from tests.search.family import Family
+from tests.search.family import NO_REPORT, Family
 from tests.search.jobs import claim, finish
 from tests.search.processes import Command, running
 
@@ -102,6 +102,7 @@ def test_a_broken_database_is_read_without_a_trace(folder: Path, tmp_path: Path,
     assert fingerprint(folder) == was
 
 
+@pytest.mark.sandbox
 @pytest.mark.parametrize(
     "left",
     ["a database without studies", *(pytest.param(it, marks=pytest.mark.slow) for it in ("nothing", "an empty file"))],
@@ -123,7 +124,7 @@ def test_a_search_that_lost_its_database_is_not_begun_again_over_what_it_left(
     assert all("works without bubblewrap" in note for note in notes)  # not every machine has one
     assert re.fullmatch(r"merge-search: .*search\.db: (is missing|is empty|holds no search); .*", message)
     assert fingerprint(folder / "completions") == completions
-    anew = shared_family.write("anew.yaml", evaluation=", report_fraction: 0")
+    anew = shared_family.write("anew.yaml", evaluation=NO_REPORT)
     assert command("run", anew, "--out", folder, "--fresh", "--trials", "1").exit_code == 0
 
 

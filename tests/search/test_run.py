@@ -37,10 +37,10 @@ from search.views.progress import Progress
 from search.views.table import leaderboard_table
 from search.views.terminal import Terminal
 from tests.search.conftest import Command, fingerprint, load_as_scored
-from tests.search.family import Family
+from tests.search.family import NO_REPORT, Family
 from tests.search.jobs import claim, finish, forget
-
-pytestmark = pytest.mark.sandbox
+from tests.search.programs import executed_anew
+from tests.search.told import Phases, Stopped, Stops
 
 
 def parameters(board: Leaderboard) -> dict[int, Mapping[str, float]]:
@@ -54,30 +54,7 @@ def computed(log: str) -> int:
     return sum(map(int, counts))
 
 
-class Phases(Progress):
-    """Remembers what was said."""
-
-    def __init__(self) -> None:
-        self.begun: list[str] = []
-        self.phases: set[str] = set()
-        self.said: list[str] = []
-        self.notes: list[str] = []
-
-    def begin(self, what: str, total: int, deadline: float | None = None, later: float = 0.0) -> None:  # noqa: ARG002
-        self.begun.append(f"{what} {total}{' until a deadline' if deadline else ''}")
-
-    def phase(self, name: str) -> None:
-        self.phases.add(name)
-
-    def say(self, message: str) -> None:
-        # Not every machine has a bubblewrap, and every search says what it could prove.
-        if not message.startswith(("the sandbox works without bubblewrap", "8 report problems prove, in 8 of 10")):
-            self.said.append(message)
-
-    def scored(self, *told: Any) -> None:
-        self.notes += told[3:4] or [""]
-
-
+@pytest.mark.sandbox
 def test_a_run_leaves_a_folder_with_everything(finished: Path, shared_family: Family) -> None:
     assert {path.name for path in finished.iterdir() if not path.name.startswith(".")} == {
         "config.yaml", "search.db", "completions", "statistics", "worker.log",
@@ -145,11 +122,12 @@ def test_the_search_and_the_report_share_no_problem(finished: Path, shared_famil
     assert all(tasks == (report if name.startswith("report") else search) for name, tasks in seen.items())
 
 
+@pytest.mark.sandbox
 def test_a_parents_scores_are_those_of_a_plain_evaluation(finished: Path, shared_family: Family) -> None:
     problems = load_problems(shared_family.problems)
     parents = [row for row in Leaderboard.open(finished).rows if row.record.kind == "parent"]
     row = next(row for row in parents if row.record.search.score and row.record.search.score < 1)
-    with Evaluator(problems, allow_code_execution=True, max_new_tokens=12) as evaluator:
+    with executed_anew(), Evaluator(problems, allow_code_execution=True, max_new_tokens=12) as evaluator:
         model, tokenizer = load_as_scored(row.name, finished), load_tokenizer(row.name)
         scores = [evaluator.evaluate(model, tokenizer, problems=part).pass_at_1 for part in problems.split(0.5, seed=0)]
     assert [row.record.search.score, row.record.on("report").score] == scores
@@ -262,7 +240,7 @@ def test_a_failing_candidate_is_recorded_with_its_reason_and_ends_nothing(
     - {model: b, parameters: {weight: 0.5}}
 """
     (family.folder / "good.yaml").write_text(f"{recipe.replace('{low: 0.0, high: 1.0e+30}', '0.5')}")
-    config = SearchConfig.load(family.write(recipe=recipe, search=", enqueue: [good.yaml]"))
+    config = SearchConfig.load(family.write(recipe=recipe, evaluation=NO_REPORT, search=", enqueue: [good.yaml]"))
     board = run_search(config, tmp_path / "run")
     states = {row.record.number: row.record.search.state for row in board.rows if row.record.kind == "trial"}
     assert states == {0: "complete", 1: "failed", 2: "failed"}
@@ -288,7 +266,7 @@ def test_logits_that_are_not_finite_fail_their_problems_and_the_leaderboard_says
 ) -> None:
     overflow(family.a, 2.7e37)
     overflow(family.b, 6e37)
-    config = family.write(evaluation=", report_fraction: 0")
+    config = family.write(evaluation=NO_REPORT)
     phases = Phases()
     board = run_search(SearchConfig.load(config), tmp_path / "run", trials=0, progress=phases)
     rows = {Path(row.name).name: row for row in board.rows}
@@ -327,7 +305,7 @@ def test_numbers_that_make_no_valid_recipe_fail_their_trial(family: Family, tmp_
         - {model: a, layer_range: [{low: 0, high: 2, step: 1}, 3], parameters: {weight: 0.5}}
         - {model: b, layer_range: [{low: 0, high: 2, step: 1}, 3], parameters: {weight: 0.5}}
 """
-    config = SearchConfig.load(family.write(recipe=recipe, search=", sampler: qmc"))
+    config = SearchConfig.load(family.write(recipe=recipe, evaluation=NO_REPORT, search=", sampler: qmc"))
     board = run_search(config, tmp_path / "run", trials=4)
     reasons = [row.record.search.error for row in board.rows if row.record.search.state == "failed"]
     assert reasons
@@ -394,7 +372,7 @@ def test_no_problem_to_search_on_is_refused(family: Family, tmp_path: Path) -> N
 
 
 def test_without_a_report_split_there_is_no_report(family: Family, tmp_path: Path) -> None:
-    board = run_search(SearchConfig.load(family.write(evaluation=", report_fraction: 0")), tmp_path / "run", trials=1)
+    board = run_search(SearchConfig.load(family.write(evaluation=NO_REPORT)), tmp_path / "run", trials=1)
     assert {row.record.on("report").score for row in board.rows} == {None}
 
 
@@ -514,10 +492,11 @@ def test_parents_whose_worker_died_are_counted_once(
     assert re.findall(r"parents (\d/\d)", shown.getvalue()) == [f"{number}/4" for number in range(scored + 1, 5)]
 
 
-def test_no_trials_and_no_time_are_none(family: Family, tmp_path: Path) -> None:
-    config = SearchConfig.load(family.write(search=", timeout: 8h"))
-    assert parameters(run_search(config, tmp_path / "run", trials=0)) == {}
-    assert parameters(run_search(config, tmp_path / "run", timeout=0)) == {}
+def test_no_trials_and_no_time_are_none(one_trial: tuple[SearchConfig, Path], shared_family: Family) -> None:
+    _, out = one_trial
+    config = SearchConfig.load(shared_family.write("patient.yaml", search=", timeout: 8h"))
+    assert parameters(run_search(config, out, trials=0)).keys() == {0}
+    assert parameters(run_search(config, out, timeout=0)).keys() == {0}
 
 
 def test_the_same_merge_again_has_the_outcomes_that_it_had(family: Family, tmp_path: Path) -> None:
@@ -554,15 +533,17 @@ def test_the_same_merge_again_has_the_outcomes_that_it_had(family: Family, tmp_p
     assert f"trial {repeated.record.number} (= {repeated.record.same_as})" in shown(board)
 
 
+@pytest.mark.sandbox
 def test_the_layers_of_the_sandbox_are_recorded_and_one_that_it_lacks_is_told(
     family: Family, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert "sandbox: two processes, " in (finished / "worker.log").read_text()
     monkeypatch.setenv("PATH", "/nowhere")
     said: list[str] = []
-    progress = Progress()
+    progress = Stops()
     monkeypatch.setattr(progress, "say", said.append)
-    run_search(SearchConfig.load(family.write()), tmp_path / "run", trials=0, progress=progress)
+    with pytest.raises(Stopped):
+        run_search(SearchConfig.load(family.write()), tmp_path / "run", progress=progress)
     with closing(sqlite3.connect(tmp_path / "run" / "search.db")) as database:
         [[active, missing]] = database.execute("SELECT active, missing FROM workers").fetchall()
     assert {"rlimits", "no-new-privs", "seccomp (x86_64)"} <= set(json.loads(active))
@@ -615,6 +596,7 @@ def test_a_worker_leaves_a_model_that_another_is_at_on_the_report_split(
     assert next(row for row in board.rows if row.name == "average").record.on("report").state == "complete"
 
 
+@pytest.mark.sandbox
 def test_a_program_whose_verdict_is_in_the_folder_is_not_executed_again(
     stopped_folder: Path, shared_family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -634,7 +616,8 @@ def test_a_program_whose_verdict_is_in_the_folder_is_not_executed_again(
 
 def test_the_default_folder_is_called_like_the_config(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(family.folder)
-    run_search(SearchConfig.load(family.write("mine.yaml", evaluation=", report_fraction: 0")), trials=0)
+    with pytest.raises(Stopped):
+        run_search(SearchConfig.load(family.write("mine.yaml")), progress=Stops())
     assert Leaderboard.open("results/mine").study == "mine"
 
 
@@ -667,7 +650,8 @@ def test_the_scores_of_several_sets_may_be_objectives_of_their_own(
 
 def test_a_search_over_several_sets_and_samples_is_scored_by_their_weights(family: Family, tmp_path: Path) -> None:
     rows = family.problems.read_text().splitlines(keepends=True)
-    (family.folder / "other.jsonl").write_text("".join(rows[:6]))
+    family.problems.write_text("".join(rows[:6]))
+    (family.folder / "other.jsonl").write_text("".join(rows[4:8]))
     text = family.config().replace("problems.jsonl", "[problems.jsonl, {source: other.jsonl, weight: 3}]", 1)
     text = text.replace("max_new_tokens", "samples: 2, temperature: 0.5, max_new_tokens", 1)
     board = run_search(SearchConfig.parse(text, folder=family.folder), tmp_path / "run", trials=1)

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from search import SearchConfig
 from tests.search.family import Family
+from tests.search.jobs import forget_reports
 from tests.search.processes import running
 
 ROOT = Path(__file__).parents[2]
@@ -102,52 +104,44 @@ def test_a_file_that_is_opened_is_never_taken_for_a_stream_that_was_closed(tmp_p
     assert file.read_text() == "whole"
 
 
-@pytest.mark.parametrize(
-    "refusal",
-    [
-        "another seed",
-        "no model",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("a foreign folder", "no consent")),
-    ],
-)
 def test_what_the_config_and_the_folder_tell_is_refused_before_transformers_is_imported(
-    shared_family: Family, finished: Path, tmp_path: Path, refusal: str
+    shared_family: Family, finished: Path, tmp_path: Path
 ) -> None:
-    config, out = shared_family.write(f"{refusal}.yaml"), tmp_path / "run"
-    seed, message = None, "was made by another config"
-    if refusal == "another seed":
-        out, seed = finished, 7
-    elif refusal == "no model":
-        config.write_text(config.read_text().replace("model: b", "model: ./nowhere"))
-        message = "no such folder"
-    elif refusal == "a foreign folder":
-        out, message = shared_family.folder, "is not empty and holds no search"
-    else:
-        config.write_text(config.read_text().replace(", allow_code_execution: true", ""))
-        message = "--allow-code-execution"
+    plain = shared_family.config()
+    refusals = {
+        "was made by another config": (plain, finished, 7),
+        "no such folder": (plain.replace("model: b", "model: ./nowhere"), tmp_path / "run", None),
+        "is not empty and holds no search": (plain, shared_family.folder, None),
+        "--allow-code-execution": (plain.replace(", allow_code_execution: true", ""), tmp_path / "run", None),
+    }
+    given = [(text, str(out), seed) for text, out, seed in refusals.values()]
     code = f"""
+from pathlib import Path
 from search import SearchConfig, run_search
-try:
-    run_search(SearchConfig.load({str(config)!r}), {str(out)!r}, seed={seed})
-except Exception as error:
-    print(error)
-print("transformers" in sys.modules)
+for text, out, seed in {given!r}:
+    try:
+        run_search(SearchConfig.parse(text, folder=Path({str(shared_family.folder)!r})), out, seed=seed)
+    except Exception as error:
+        print("transformers" in sys.modules, error)
 """
-    told, imported = python(code, capture_output=True).stdout.splitlines()
-    assert message in told
-    assert imported == "False"
+    told = python(code, capture_output=True).stdout.splitlines()
+    assert [line.partition(" ")[0] for line in told] == ["False"] * len(refusals)
+    assert [message for message, line in zip(refusals, told, strict=True) if message not in line] == []
 
 
 @pytest.mark.parametrize("stream", ["stdout", pytest.param("stderr", marks=pytest.mark.slow)])
 def test_a_search_goes_on_where_nothing_can_be_written_to_a_stream(
-    shared_family: Family, tmp_path: Path, stream: str
+    one_trial: tuple[SearchConfig, Path], tmp_path: Path, stream: str
 ) -> None:
+    config, out = one_trial
+    forget_reports(out)
     (tmp_path / stream).symlink_to("/dev/full")
-    config = shared_family.write("streams.yaml")
-    with running(tmp_path, "run", config, "--out", tmp_path / "run", "--trials", "1") as process:
+    with running(tmp_path, "run", config.source, "--out", out, "--trials", "2") as process:
         assert process.wait() == (0 if stream == "stderr" else 2)
-    assert len(list((tmp_path / "run" / "completions").glob("report-*"))) == 5
-    log = (tmp_path / "run" / "worker.log").read_text()
+    names = {file.stem for file in (out / "completions").iterdir()}
+    references = {"report-parent-0", "report-parent-1", "report-parent-2", "report-average"}
+    assert {"trial-1", "report-trial-0", "report-trial-1"} | references <= names
+    log = (out / "worker.log").read_text()
     assert ("stderr cannot be written" in log) == (stream == "stderr")
 
 

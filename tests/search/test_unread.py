@@ -13,6 +13,7 @@ from search.unread import unread_lines
 from search.views.progress import Progress
 from tests.search.conftest import Command
 from tests.search.family import Family
+from tests.search.told import Stopped, Stops
 
 RANGE = "{low: 0.0, high: 1.0}"
 UNREAD = "nothing reads it: "
@@ -83,20 +84,6 @@ def test_numbers_of_a_parent_that_one_base_equals_are_read_with_another(family: 
     )
 
 
-class Stops(Progress):
-    """Keeps what is said, and ends the run before its first trial."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def say(self, message: str) -> None:
-        self.said.append(message)
-
-    def begin(self, what: str, total: int, deadline: float | None = None, later: float = 0.0) -> None:  # noqa: ARG002
-        if what == "parents":
-            raise KeyboardInterrupt
-
-
 def test_a_run_and_a_dry_run_say_so_first(command: Command, family: Family, tmp_path: Path) -> None:
     config = family.write(recipe=slerp(f"[{{filter: mpl, value: {RANGE}}}, {{value: 0.5}}]"))
     wanted = (
@@ -110,7 +97,7 @@ def test_a_run_and_a_dry_run_say_so_first(command: Command, family: Family, tmp_
     assert left_out in dry.stderr
     assert wanted not in dry.stdout
     progress = Stops()
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Stopped):
         run_search(SearchConfig.load(config), tmp_path / "run", progress=progress)
     assert any(line.startswith(wanted) for line in progress.said)
     assert left_out in progress.said

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.search.conftest import Command
 from tests.search.family import Family
 
 
+@pytest.mark.sandbox
 def test_a_problem_that_cannot_be_scored_ends_a_search_before_it_begins(
     family: Family, command: Command, tmp_path: Path
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -15,9 +16,8 @@ from search import Leaderboard, SearchConfig, SearchError, run_search
 from search.results import ResultsFolder
 from search.run.trial import Bench
 from tests.search.family import Family
+from tests.search.jobs import forget_reports
 from tests.search.processes import running
-
-pytestmark = pytest.mark.sandbox
 
 # The models that a search of the family begins with.
 REFERENCES = 4
@@ -31,10 +31,11 @@ def scored(out: Path) -> dict[str, float | None]:
         return {}
 
 
-def test_the_first_signal_lets_the_trial_finish(family: Family, tmp_path: Path) -> None:
-    config = family.write()
+def test_the_first_signal_lets_the_trial_finish(one_trial: tuple[SearchConfig, Path], tmp_path: Path) -> None:
+    config = one_trial[0].source
+    one_trial[1].rename(tmp_path / "my run")
     words = ["run", config, "--out", tmp_path / "my run", "--trials", "1000"]
-    with running(tmp_path, *words, held_at=(Bench.score, REFERENCES + 1)) as command:
+    with running(tmp_path, *words, held_at=(Bench.score, 0)) as command:
         command.until_held()
         command.send(signal.SIGINT)
         command.until_told("stopping when this trial is done")
@@ -45,10 +46,11 @@ def test_the_first_signal_lets_the_trial_finish(family: Family, tmp_path: Path) 
     again = f"merge-search run {config} --out '{tmp_path}/my run' --trials 1000"
     assert f"{ended} of 1000 trials are over. To continue:\n  {again}\n" in command.output
     assert f"merge-search export '{tmp_path}/my run' --to 'my run-merged'" in command.output
-    resumed = run_search(SearchConfig.load(config), tmp_path / "my run", trials=ended + 1)
+    resumed = run_search(one_trial[0], tmp_path / "my run", trials=ended + 1)
     assert sorted(row.record.number for row in resumed.rows if row.record.kind == "trial") == list(range(ended + 1))
 
 
+@pytest.mark.sandbox
 @pytest.mark.parametrize("held_at", [(Merger.apply, 1), (LlamaForCausalLM.forward, 9)], ids=["merging", "generating"])
 def test_the_second_signal_stops_at_once_and_the_trial_is_run_again(
     family: Family, tmp_path: Path, held_at: tuple[Callable[..., object], int]
@@ -69,18 +71,19 @@ def test_the_second_signal_stops_at_once_and_the_trial_is_run_again(
     assert [scoring.tries for scoring in begun if scoring.state != "complete"] == [()]
 
 
-def test_a_killed_worker_loses_no_scored_trial(family: Family, tmp_path: Path) -> None:
-    config, out = family.write(), tmp_path / "run"
-    with running(tmp_path, "run", config, "--out", out, "--trials", "1000") as command:
+@pytest.mark.sandbox
+def test_a_killed_worker_loses_no_scored_trial(one_trial: tuple[SearchConfig, Path], tmp_path: Path) -> None:
+    config, out = one_trial
+    with running(tmp_path, "run", config.source, "--out", out, "--trials", "1000") as command:
         command.until(lambda: len(scored(out)) >= 6)
         command.send(signal.SIGKILL)
         assert command.wait() == -signal.SIGKILL
     before = scored(out)
-    total = len(before) - 4 + 2
-    board = run_search(SearchConfig.load(config), out, trials=total)
+    total = len(before) - REFERENCES + 1
+    board = run_search(config, out, trials=total)
     after = {row.name: row.record.search.score for row in board.rows}
     assert {number: after[number] for number in before} == before
-    assert len(after) == 4 + total
+    assert len(after) == REFERENCES + total
     assert len({str(row.record.recipe) for row in board.rows}) == len(board.rows)
     assert board.best is not None
 
@@ -110,12 +113,14 @@ def test_two_workers_share_a_folder(family: Family, tmp_path: Path) -> None:
     assert len({str(row.record.recipe) for row in board.rows}) == len(board.rows)
 
 
-def test_the_trial_of_a_worker_that_was_killed_is_run_once_more_by_the_other(family: Family, tmp_path: Path) -> None:
-    config, out, total = family.write(evaluation=", report_fraction: 0"), tmp_path / "run", 5
-    words = ["run", str(config), "--out", str(out), "--trials", str(total)]
+def test_the_trial_of_a_worker_that_was_killed_is_run_once_more_by_the_other(
+    one_trial: tuple[SearchConfig, Path], tmp_path: Path
+) -> None:
+    (config, out), total = one_trial, 4
+    words = ["run", config.source, "--out", str(out), "--trials", str(total)]
     (tmp_path / "one").mkdir()
     (tmp_path / "other").mkdir()
-    with running(tmp_path / "one", *words, held_at=(Bench.score, REFERENCES)) as one:
+    with running(tmp_path / "one", *words, held_at=(Bench.score, 0)) as one:
         one.until_held()
         with running(tmp_path / "other", *words, held_at=(Bench.score, 1)) as other:
             other.until_held()
@@ -124,22 +129,25 @@ def test_the_trial_of_a_worker_that_was_killed_is_run_once_more_by_the_other(fam
             other.release()
             assert other.wait() == 0, other.errors
     board = Leaderboard.open(out)
-    assert [row.record.search.state for row in board.rows] == ["complete"] * (4 + total)
+    assert [row.record.search.state for row in board.rows] == ["complete"] * (REFERENCES + total)
     assert len({str(row.record.recipe) for row in board.rows}) == len(board.rows)
     assert sorted(row.record.number for row in board.rows if row.record.kind == "trial") == list(range(total))
 
 
-def test_a_trial_that_kills_its_workers_fails_and_the_search_ends(family: Family, tmp_path: Path) -> None:
-    config, out = family.write(evaluation=", report_fraction: 0"), tmp_path / "run"
-    words = ["run", config, "--out", out, "--trials", "2"]
-    for call in (REFERENCES, 1):  # the second time after the other one, which is scored
+def test_a_trial_that_kills_its_workers_fails_and_the_search_ends(
+    one_trial: tuple[SearchConfig, Path], tmp_path: Path
+) -> None:
+    config, out = one_trial
+    words = ["run", config.source, "--out", out, "--trials", "3"]
+    for call in (0, 1):  # the second time after the other one, which is scored
         with running(tmp_path, *words, held_at=(Bench.score, call)) as command:
             command.until_held()
             command.send(signal.SIGKILL)
             assert command.wait() == -signal.SIGKILL
             command.release()
-    board = run_search(SearchConfig.load(config), out, trials=2)
-    assert [row.record.search.state for row in board.rows if row.record.kind == "trial"] == ["complete", "failed"]
+    board = run_search(config, out, trials=3)
+    trials = {row.record.number: row.record.search.state for row in board.rows if row.record.kind == "trial"}
+    assert trials == {0: "complete", 1: "failed", 2: "complete"}
     assert "run 2 times and never finished (its worker died; its worker died)" in (
         board.rows[-1].record.search.error or ""
     )
@@ -175,11 +183,14 @@ def test_completions_that_cannot_be_written_end_the_search_with_what_to_do(
     assert "Traceback" not in command.errors
     assert re.search(r"merge-search: .*completions/trial-1\.jsonl: cannot be written: .*make room", command.errors)
     assert scored(out).keys() == {row.name for row in first.rows}
-    assert run_search(config, out).best is not None
+    assert run_search(config, out, trials=2).best is not None
 
 
-def test_a_search_that_is_stopped_at_the_report_split_says_so_and_how_to_go_on(family: Family, tmp_path: Path) -> None:
-    config, out = family.write(), tmp_path / "run"
+def test_a_search_that_is_stopped_at_the_report_split_says_so_and_how_to_go_on(
+    finished: Path, shared_family: Family, tmp_path: Path
+) -> None:
+    config, out = shared_family.write("finished.yaml"), Path(shutil.copytree(finished, tmp_path / "run"))
+    forget_reports(out)
     with running(tmp_path, "run", config, "--out", out, held_at=(Bench.weights_digest, 1)) as command:
         command.until_held()  # at the second model of the report split
         command.send(signal.SIGINT)

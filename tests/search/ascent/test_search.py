@@ -12,16 +12,21 @@ from search.ascent.ascent import Ascent
 from search.results import ResultsFolder
 from search.run.ascending import why_none
 from search.study.record import ASCENT, TrialRecord
+from tests.search.family import NO_REPORT, Family
 from tests.search.processes import running
-from tests.search.test_run import Phases
+from tests.search.told import Phases
 
 QUICKSTART = Path("configs/quickstart")
-
-pytestmark = pytest.mark.sandbox
 
 
 def trials(out: Path) -> list[TrialRecord]:
     return [record for record in ResultsFolder.open(out).read()[1] if record.kind == "trial"]
+
+
+def ascending(family: Family) -> SearchConfig:
+    """Return a config of tiny models with an ascent, which would find too few solutions."""
+    text = family.config(evaluation=NO_REPORT).replace("ascent: off", "ascent: {steps: 1, proposals: 1}")
+    return SearchConfig.parse(text, folder=family.folder)
 
 
 @pytest.fixture
@@ -58,15 +63,17 @@ def test_its_proposals_are_trials_and_the_sampler_goes_on(
     assert trials(tmp_path / "run")[2].proposed_by == "tpe"
 
 
-def test_an_error_in_it_ends_it_and_not_the_search(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_in_it_ends_it_and_not_the_search(
+    shared_family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fails(*_: object) -> None:
         raise ZeroDivisionError("of its own")
 
     monkeypatch.setattr(Ascent, "propose", fails)
     told = Phases()
-    run_search(SearchConfig.load(file), tmp_path / "run", progress=told)
+    run_search(ascending(shared_family), tmp_path / "run", trials=2, progress=told)
     assert told.said == ["the ascent is over: ZeroDivisionError: of its own"]
-    assert [record.search.state for record in trials(tmp_path / "run")] == ["complete"] * 3
+    assert [record.search.state for record in trials(tmp_path / "run")] == ["complete"] * 2
     assert "Traceback" in (tmp_path / "run" / "worker.log").read_text(encoding="utf-8")
 
 
@@ -79,16 +86,16 @@ def test_a_worker_that_goes_on_knows_what_was_solved_before(file: Path, tmp_path
 
 
 def test_one_that_was_switched_off_leaves_its_trial_to_the_sampler(
-    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shared_family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def dies(*_: object) -> None:
         raise SystemExit
 
     monkeypatch.setattr(Ascent, "propose", dies)
     with pytest.raises(SystemExit):
-        run_search(SearchConfig.load(file), tmp_path / "run")
+        run_search(ascending(shared_family), tmp_path / "run")
     told = Phases()
-    config = SearchConfig.load(file).updated("search", ascent=None)
+    config = ascending(shared_family).updated("search", ascent=None)
     run_search(config, tmp_path / "run", trials=1, progress=told)
     assert [record.proposed_by for record in trials(tmp_path / "run")] == ["tpe"]
     assert told.said == []
