@@ -151,7 +151,7 @@ class Merger:
         return model
 
     def take_gradients(self) -> dict[str, Tensor]:
-        """Return the gradients of the live model's tensors by their names in the merge, in float32, and clear them.
+        """Return the gradients of the live model's tensors by their names in the merge, and clear them.
 
         That of tensors which share their memory is the sum of theirs, under the name of the first.
         """
@@ -159,8 +159,7 @@ class Merger:
         for name, tensor in self._tensors.items():
             if tensor.grad is not None:
                 owner = self._owners.get(name, name)
-                gradient = tensor.grad.float()
-                found[owner] = found[owner] + gradient if owner in found else gradient
+                found[owner] = found[owner] + tensor.grad if owner in found else tensor.grad
                 tensor.grad = None
         return found
 

@@ -25,7 +25,7 @@ _BLOCK = 1 << 20
 def dots(
     steps: Sequence[Step], gradients: Mapping[str, Tensor], parents: ParentSet, random_seed: int, kernels: Kernels
 ) -> dict[str, float]:
-    """Return the scalar product of each merged tensor with the gradient of its name, both in float32, by name.
+    """Return the scalar product of each merged tensor with the gradient of its name, by name.
 
     Args:
         steps: what to merge; nothing is written anywhere.

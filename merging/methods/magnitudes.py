@@ -41,6 +41,8 @@ class Edge:
 class Magnitudes:
     """The magnitudes of one tensor that is made of the operands: a task vector, or a variance."""
 
+    name: str
+    inputs: Sequence[int]
     operands: Operands
     read: Callable[[Block], Tensor]
     table: MagnitudeTable
@@ -60,7 +62,7 @@ class Magnitudes:
         `dtype` is that of what `read` makes, if it is not the merge's.
         """
         table = operands.once(name, inputs, lambda: magnitude_table(_runs(operands, read)), kept=TABLE)
-        return cls(operands, read, table, dtype or operands.dtype)
+        return cls(name, inputs, operands, read, table, dtype or operands.dtype)
 
     def largest(self, k: int) -> Edge:
         """Return the edge that the k largest, 1 <= k <= elements, lie above; in a 16-bit dtype it may have a rank."""
@@ -78,7 +80,9 @@ class Magnitudes:
     def _kth(self, place: Place) -> tuple[float, int, int]:
         """Return the magnitude of the element at a place, and where it is: an index, and a rank from there on."""
         if self.dtype.itemsize > 2:
-            return *self._within_bin(place), 0
+            # Mostly the candidate before had the same density.
+            name = f"{self.name}, {'smallest' if place.rising else 'largest'}"
+            return *self.operands.last(name, self.inputs, place, lambda: self._within_bin(place)), 0
         magnitude = number_of(place.bin, self.dtype)  # every element of the bin has it
         if place.rank == place.count:
             return magnitude, self.operands.elements, 0
@@ -92,10 +96,12 @@ class Magnitudes:
             (inside,) = (magnitude_bins(values) == place.bin).nonzero(as_tuple=True)
             magnitudes.append(values[inside].abs())
             positions.append(inside + block.start)
-        ranked, order = torch.cat(magnitudes).sort(descending=not place.rising, stable=True)
-        magnitude = ranked[place.rank - 1]
-        equal = order[: place.rank][ranked[: place.rank] == magnitude]
-        return float(magnitude), int(torch.cat(positions)[equal].max()) + 1
+        inside_bin = torch.cat(magnitudes)
+        rank = place.rank if place.rising else len(inside_bin) + 1 - place.rank
+        magnitude = inside_bin.kthvalue(rank).values
+        beyond = inside_bin < magnitude if place.rising else inside_bin > magnitude
+        equal = torch.cat(positions)[inside_bin == magnitude]  # in their order
+        return float(magnitude), int(equal[place.rank - int(beyond.sum()) - 1]) + 1
 
 
 def locate(operands: Operands, read: Callable[[Block], Tensor], edge: Edge) -> Edge:

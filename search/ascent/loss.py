@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
@@ -21,8 +22,8 @@ from evaluation.generation.threads import threads_for
 # The margin at which a token is missed as good as never, in logits, and how much the worst tokens count more than
 # others: with 1, a completion of many doubtful tokens would be as lost as one without hope, and have no gradient.
 _SCALE, _POWER = 0.5, 0.3
-# Tokens of one forward pass, padding counted: enough to use all cores, and little memory for the logits.
-_TOKENS = 2048
+# Of one forward pass, padding counted: tokens enough to use all cores, and memory for the logits and their gradient.
+_TOKENS, _LOGITS = 2048, 1 << 25
 
 
 def loss_of(margins: Tensor) -> Tensor:
@@ -35,10 +36,10 @@ def loss_of(margins: Tensor) -> Tensor:
 
 
 def margins_of(logits: Tensor, tokens: Tensor) -> Tensor:
-    """Return the logits of tokens (tokens,) minus those of the best others, given all logits (tokens, vocabulary)."""
+    """Return the logits of tokens (..., tokens) minus those of the best others, given all logits (..., vocabulary)."""
     two = logits.topk(2, dim=-1)
-    others = torch.where(two.indices[:, 0] == tokens, two.values[:, 1], two.values[:, 0])
-    return (logits.gather(-1, tokens[:, None])[:, 0] - others).float()
+    others = torch.where(two.indices[..., 0] == tokens, two.values[..., 1], two.values[..., 0])
+    return (logits.gather(-1, tokens[..., None])[..., 0] - others).float()
 
 
 def losses(
@@ -53,7 +54,8 @@ def losses(
     """
     found: dict[str, float] = {}
     with threads_for(model):
-        for batch in _batches(solutions):
+        vocabulary = cast("torch.nn.Embedding", model.get_input_embeddings()).num_embeddings
+        for batch in _batches(solutions, min(_TOKENS, _LOGITS // vocabulary)):
             batch_losses = _losses(model, batch)
             if each:
                 each(batch_losses)
@@ -70,25 +72,27 @@ def _losses(model: PreTrainedModel, batch: Sequence[Solution]) -> Tensor:
     mask = torch.tensor([[1] * len(text) + [0] * (width - len(text)) for text in texts], device=device)
     wanted = {"logits_to_keep": torch.arange(first, width - 1, device=device)} if _keeps_logits(model) else {}
     logits = model(input_ids=ids, attention_mask=mask, use_cache=False, **wanted).logits
-    offset = first if wanted else 0
-
-    def margins(row: int) -> Tensor:
-        start, end = len(batch[row].prompt), len(texts[row])
-        return margins_of(logits[row, start - 1 - offset : end - 1 - offset], ids[row, start:end])
-
-    return torch.stack([loss_of(margins(row)) for row in range(len(batch))])
+    # All rows at once: the gradient of each part of the logits would be as large as the whole.
+    margins = margins_of(logits if wanted else logits[:, first:-1], ids[:, first + 1 :])
+    starts = [len(solution.prompt) - 1 - first for solution in batch]
+    return torch.stack(
+        [
+            loss_of(row[start : start + len(each.completion)])
+            for row, start, each in zip(margins, starts, batch, strict=True)
+        ]
+    )
 
 
 def _keeps_logits(model: PreTrainedModel) -> bool:
     return "logits_to_keep" in inspect.signature(model.forward).parameters
 
 
-def _batches(solutions: Sequence[Solution]) -> Iterator[list[Solution]]:
+def _batches(solutions: Sequence[Solution], tokens: int) -> Iterator[list[Solution]]:
     """Yield solutions of similar length together, as many as a pass may have tokens."""
     batch: list[Solution] = []
     for solution in sorted(solutions, key=lambda each: len(each.prompt) + len(each.completion)):
         longest = len(solution.prompt) + len(solution.completion)  # they come sorted
-        if batch and longest * (len(batch) + 1) > _TOKENS:
+        if batch and longest * (len(batch) + 1) > tokens:
             yield batch
             batch = []
         batch.append(solution)
