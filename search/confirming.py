@@ -133,7 +133,7 @@ def plan_confirmation(
         evaluation.top_p if temperature else 1.0,
         int(identity["search"]["seed"]),
     )
-    return Planned(plan, Split(rounds, _parts(report, added), len(problems)), problems, takes_reported, notes)
+    return Planned(plan, Split(rounds, parts(report, added), len(problems)), problems, takes_reported, notes)
 
 
 def _require_same(key: str, given: float | None, begun: float, path: Path) -> None:
@@ -185,7 +185,7 @@ def _new_problems(path: Path, sources: Sequence[str]) -> tuple[list[ProblemSet],
     return added, tuple(notes)
 
 
-def _parts(report: ProblemSet, added: Sequence[ProblemSet]) -> tuple[tuple[str, float, int], ...]:
+def parts(report: ProblemSet, added: Sequence[ProblemSet]) -> tuple[tuple[str, float, int], ...]:
     """Return how sets are weighed: those of the report split as there, each new problem as their average."""
     total = sum(part.weight for part in report.parts if part.task_ids)
     if not total:

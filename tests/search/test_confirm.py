@@ -10,16 +10,22 @@ import shutil
 import signal
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 
-from evaluation import Evaluator, load_problems
+from evaluation import Evaluator, ProblemSet, load_problems
 from merging import load_tokenizer
 from search import Leaderboard, SearchConfig, SearchError, export_trial
+from search.confirming import Asked, parts, plan_confirmation, recorded_evaluation
+from search.earlier import EarlierSearch, spent_earlier
 from search.results import ResultsFolder
 from search.run.confirm import confirm_search
 from search.run.trial import Bench
+from search.space.sections import Sections
+from search.study.outcomes import Split
 from search.study.record import Scoring
 from search.views.progress import Progress
 from tests.search.conftest import Command, load_as_scored
@@ -28,6 +34,7 @@ from tests.search.processes import running
 
 NEW = ("chi", "psi", "eta", "zeta", "iota", "kappa")
 REPORTED = 8
+SOME, REST = slice(2), slice(2, None)
 MODELS = ("parent-0", "parent-1", "parent-2", "trial-2")
 
 pytestmark = pytest.mark.sandbox
@@ -256,3 +263,35 @@ def test_a_search_that_proves_nothing_suggests_its_confirmation(
     assert done.exit_code == 0, done.output
     suggested = f"To gather more evidence for the finalists:\n  merge-search confirm {out} --samples 4\n"
     assert suggested in done.output
+
+
+def test_a_problem_of_two_sources_counts_once(out: Path, more: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.jsonl"
+    rows = [line.replace("more/zeta", "other/zeta") for line in more.read_text(encoding="utf-8").splitlines()]
+    other.write_text("\n".join(rows), encoding="utf-8")
+    folder = ResultsFolder.open(out)
+    evaluation = recorded_evaluation(folder.identity, Sections.load(folder.config_file), out)
+    planned = plan_confirmation(folder, evaluation, Asked((str(more), str(other)), 2), (2,))
+    assert planned.plan.task_ids == (*folder.splits["report"], *(f"more/{name}" for name in NEW), "other/zeta")
+    assert planned.split == Split(2, (), REPORTED + len(NEW) + 1)
+
+
+def test_a_new_problem_weighs_as_much_as_one_of_weighed_sets_on_average(more: Path) -> None:
+    problems = load_problems(more)
+    light, heavy = (replace(problems.subset(problems.task_ids[part]), name=str(part)) for part in (SOME, REST))
+    report = ProblemSet.joined([light, heavy], [1.0, 3.0])
+    weights = Split(1, parts(report, [problems]), len(report) + len(problems)).weights
+    assert weights
+    per_problem = list(weights.values())
+    assert fmean(per_problem[: len(report)]) == pytest.approx(1)
+    assert per_problem[len(report) :] == [1.0] * len(problems)
+    assert sum(per_problem[len(light) : len(report)]) == pytest.approx(3 * sum(per_problem[: len(light)]))
+    assert parts(problems, [problems]) == ()
+
+
+def test_what_a_confirmation_has_spent_is_spent_for_searches_that_report_on_its_problems(more: Path) -> None:
+    identity = {"problems": {"search": ["a"], "report": ["b"]}}
+    problems = load_problems(more)
+    for task, spent in ((problems.task_ids[0], 0.03), ("c", 0.0)):
+        earlier = EarlierSearch("results/first", "here", 1, identity, (), (), 0.03, (task,))
+        assert spent_earlier([earlier], problems) == spent
