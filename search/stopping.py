@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from search.board.verdict import Splits, proven
+from search.board.search_verdict import Splits, proven
 from search.space.sections import StopSection
 from search.study.looks import Looks
 from search.study.record import TAKEN_OVER, TrialRecord

@@ -14,7 +14,7 @@ from pathlib import Path
 from evaluation.scoring import Interval, PairedTest, Rate, interval, paired_test
 from search.board.names import record_name
 from search.board.ranking import best, best_parent, front, optimism, ranked
-from search.board.verdict import SearchVerdict, better_finalists, objectives, rounds_of, search_verdict
+from search.board.search_verdict import SearchVerdict, better_finalists, objectives, rounds_of, search_verdict
 from search.study.looks import Looks
 from search.study.outcomes import Split
 from search.study.record import SplitName, TrialRecord

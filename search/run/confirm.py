@@ -12,10 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from evaluation import ConsentError
-from search.board.confirmation import confirmation_ended
 from search.board.leaderboard import Leaderboard
-from search.board.verdict import proven
-from search.confirming import Asked, plan_confirmation, recorded_evaluation, require_confirmable
+from search.board.round_looks import confirmation_ended
+from search.board.search_verdict import proven
+from search.confirmation_plan import Asked, plan_confirmation, recorded_evaluation, require_confirmable
 from search.results import ResultsFolder
 from search.run.worker import Stop
 from search.space.sections import Sections

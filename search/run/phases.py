@@ -20,7 +20,7 @@ from search.ascent.ascent import Ascent, AscentOverError
 from search.board.names import NAME_WIDTH, parent_names, record_name
 from search.board.power import parents_discordance, what_is_provable
 from search.board.ranking import ranked, unreported
-from search.board.verdict import Splits, last_look, next_look, unscored
+from search.board.search_verdict import Splits, last_look, next_look, unscored
 from search.errors import STOPS, SearchError
 from search.pruning import pruners
 from search.run.ascending import ascent_of, goes_on, why_none

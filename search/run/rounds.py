@@ -13,9 +13,9 @@ from functools import partial
 
 from evaluation.scoring import weighted_mean
 from merging import FileDigests, Recipe, renamed
-from search.board.confirmation import confirmation_ended, confirmed, hindrance, round_look, rounds_over
-from search.board.verdict import search_verdict
-from search.confirming import Planned
+from search.board.round_looks import confirmation_ended, confirmed, hindrance, round_look, rounds_over
+from search.board.search_verdict import search_verdict
+from search.confirmation_plan import Planned
 from search.contents import ParentContents, find
 from search.errors import SearchError
 from search.identity import Identity

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from search.board.names import LABEL_WIDTH, parameter_lines, parent_names, shorten
-from search.board.verdict import shown_p
+from search.board.search_verdict import shown_p
 from search.study.record import ASCENT, TAKEN_OVER, WARM_START
 
 if TYPE_CHECKING:

@@ -22,9 +22,9 @@ import numpy as np
 import numpy.typing as npt
 
 from evaluation.scoring import wilson_interval
-from search.board.confirmation import confirmation_ended, confirmed, round_look
 from search.board.ranking import unreported
-from search.board.verdict import SearchVerdict, better_finalists, last_look, next_look, search_verdict, unscored
+from search.board.round_looks import confirmation_ended, confirmed, round_look
+from search.board.search_verdict import SearchVerdict, better_finalists, last_look, next_look, search_verdict, unscored
 from search.space.sections import StopSection
 from search.stopping import SearchSoFar, ended_by
 from search.study.looks import Look, Looks

@@ -19,7 +19,7 @@ import pytest
 from evaluation import Evaluator, ProblemSet, load_problems
 from merging import load_tokenizer
 from search import Leaderboard, SearchConfig, SearchError, export_trial
-from search.confirming import Asked, parts, plan_confirmation, recorded_evaluation
+from search.confirmation_plan import Asked, parts, plan_confirmation, recorded_evaluation
 from search.earlier import EarlierSearch, spent_earlier
 from search.results import ResultsFolder
 from search.run.confirm import confirm_search

@@ -10,7 +10,7 @@ import pytest
 from scipy.stats import binomtest
 
 from search.board.leaderboard import Leaderboard
-from search.board.verdict import (
+from search.board.search_verdict import (
     SearchVerdict,
     against_parents,
     holm,

@@ -14,7 +14,7 @@ from typing import Final
 from evaluation import EvaluationError, ProblemSet, load_problems
 from evaluation.problems import SETS
 from search.board.ranking import best, best_parent
-from search.board.verdict import better_finalists, objectives, parents_are_over
+from search.board.search_verdict import better_finalists, objectives, parents_are_over
 from search.contents import find_problems
 from search.earlier import EarlierSearch, unseen
 from search.errors import SearchError

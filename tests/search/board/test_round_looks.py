@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest, permutation_test
 
-from search.board.confirmation import confirmation_ended, hindrance, is_refuted, round_look, rounds_over
 from search.board.leaderboard import Leaderboard
-from search.board.verdict import last_look, proven, search_verdict, unscored
+from search.board.round_looks import confirmation_ended, hindrance, is_refuted, round_look, rounds_over
+from search.board.search_verdict import last_look, proven, search_verdict, unscored
 from search.study.looks import ALPHA, Look, Looks
 from search.study.outcomes import Split
 from search.study.record import Scoring, SplitName, State, TrialRecord

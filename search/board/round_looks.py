@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from search.board.verdict import Splits, compared, proven, read_by, scored_parents
+from search.board.search_verdict import Splits, compared, proven, read_by, scored_parents
 from search.study.looks import ALPHA, Look, Looks
 from search.study.record import TrialRecord
 
