@@ -1,8 +1,8 @@
 """When a confirmation looks at its rounds, and when it ends: pure functions of records and looks.
 
 A look is due after each round that all models have had. It compares the finalists with every parent, over the rounds so
-far, and shares what is left of alpha equally with the looks to come. A confirmation ends when a look has proven a
-finalist, when it is refuted, or after its last round. To end early without a claim costs nothing of alpha.
+far; `Looks.at_round` says at which level. A confirmation ends when a look has proven a finalist, when it is refuted, or
+after its last round. To end early without a claim costs nothing of alpha.
 """
 
 from __future__ import annotations

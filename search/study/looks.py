@@ -8,10 +8,11 @@ their parts may depend on what the report split shows: they follow from the sear
 that proves its trial ends the search. The looks that it thereby cancels could only have added false claims.)
 
 The looks that are planned while trials run share `_WHILE_RUNNING` of alpha equally, and what one leaves unspent goes
-to the next. Each look after these, at an end or beyond the planned trials, takes half of what is left. The looks of a
-confirmation, one after each of its rounds, share what is then left equally, and one part is kept. So most of alpha is
-kept for the end, as O'Brien and Fleming do (doi:10.2307/2530245): a large gain proves itself at a small level, and a
-small one is to be had only after a long search. The exact test is discrete, and its true level lower still.
+to the next. Each look after these, at an end or beyond the planned trials, takes half of what is left. Of the looks of
+a confirmation, one after each of its rounds, each takes twice what the one before took: the rounds are of the same
+problems, so that the last sees most of what all see. So most of alpha is kept for the end, as O'Brien and Fleming do
+(doi:10.2307/2530245): a large gain proves itself at a small level, and a small one is to be had only after a long
+search. The exact test is discrete, and its true level lower still.
 """
 
 from __future__ import annotations
@@ -88,8 +89,11 @@ class Looks:
         return left * 0.5 ** (len(unplanned) + 1)
 
     def at_round(self, number: int, rounds: int) -> float:
-        """Return the level of the look after a round of a confirmation, counted from 1, if it is made next."""
-        return self.left / (rounds - number + 2)
+        """Return the level of the look after a round of a confirmation, counted from 1, if it is made next.
+
+        Each takes twice what the one before it took, and the last half of what was left before the first.
+        """
+        return self.left / (2 ** (rounds - number + 1) - 1 + 2.0 ** (1 - number))
 
     def due(self, over: int) -> int | None:
         """Return the time of the look that is due when so many trials are over, if one is that was not made."""

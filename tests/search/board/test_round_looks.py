@@ -21,7 +21,7 @@ from tests.search.records import SPLITS, parent, trial
 
 PROBLEMS, ROUNDS = 10, 4
 CONFIRM: Mapping[SplitName, Split] = {**SPLITS, "confirm": Split(ROUNDS, (), PROBLEMS)}
-AFTER_ONE = Looks(10, (Look(None, 0.02, (0, 1)),))
+AFTER_ONE = Looks(10, (Look(None, 0.01, (0, 1)),))
 A, B = parent(0, "/models/a", {0}, range(4)), parent(1, "/models/b", {1}, range(6))
 TRIAL, OTHER = trial(0, range(5), range(7)), trial(1, range(4), range(7))
 
@@ -48,21 +48,21 @@ def test_rounds_are_read_as_samples_of_each_problem(rounds: int, codes: list[str
 
 
 @given(st.integers(1, 30), st.floats(0, ALPHA))
-def test_looks_share_what_is_left_equally_and_keep_a_part(rounds: int, spent: float) -> None:
+def test_each_look_takes_twice_what_the_one_before_took_and_the_last_half_of_all(rounds: int, spent: float) -> None:
     looks = Looks(10, (Look(None, spent, (7,)),))
     for number in range(1, rounds + 1):
         look = Look(None, looks.at_round(number, rounds), (0,), number)
         looks = replace(looks, made=(*looks.made, look))
     parts = [look.alpha for look in looks.made[1:]]
-    assert parts == pytest.approx([(ALPHA - spent) / (rounds + 1)] * rounds)
-    assert looks.left == pytest.approx((ALPHA - spent) / (rounds + 1))
+    assert parts == pytest.approx([(ALPHA - spent) / 2 ** (rounds - place) for place in range(rounds)])
+    assert 0 <= looks.left <= ALPHA - spent
 
 
 def test_a_look_is_due_after_each_round_that_all_models_have_had() -> None:
     one = [in_rounds(A, range(4)), in_rounds(B, range(4)), in_rounds(TRIAL, range(5)), in_rounds(OTHER, ())]
     assert rounds_over(one, CONFIRM, (0, 1)) == 1
     look = round_look(one, CONFIRM, AFTER_ONE, (0, 1))
-    assert look == Look(None, AFTER_ONE.left / (ROUNDS + 1), (0, 1), 1)
+    assert look == Look(None, AFTER_ONE.left / 2**ROUNDS, (0, 1), 1)
     assert unscored(one, look) == []
     late = [*one[:3], OTHER]
     assert round_look(late, CONFIRM, AFTER_ONE, (0, 1)) is None
