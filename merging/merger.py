@@ -159,7 +159,7 @@ class Merger:
         for name, tensor in self._tensors.items():
             if tensor.grad is not None:
                 owner = self._owners.get(name, name)
-                found[owner] = found[owner] + tensor.grad if owner in found else tensor.grad
+                found[owner] = found[owner].float() + tensor.grad if owner in found else tensor.grad
                 tensor.grad = None
         return found
 

@@ -1,4 +1,4 @@
-"""What a confirmation is of: its problems, its rounds and its finalists, fixed when it begins.
+"""What a confirmation covers: its problems, its rounds and its finalists, fixed when it begins.
 
 Guarantees: no problem that the search has seen is among them, nor one twice. What a later command asks for is what the
 confirmation began with, or is refused by its key.
@@ -105,7 +105,8 @@ def plan_confirmation(
         _require_same("temperature", asked.temperature, begun.temperature, folder.path)
     sources = tuple(map(_absolute, asked.sources)) or (begun.sources if begun else ())
     report = _report_split(folder.path, evaluation, identity)
-    added, notes = _new_problems(folder.path, sources)
+    left_out = frozenset(task for entry in evaluation.problems for task in entry.without)
+    added, notes = _new_problems(folder.path, sources, left_out)
     problems = ProblemSet("confirm", tuple(problem for each in (report, *added) for problem in each))
     if begun and known:
         if problems.digest != begun.digest:
@@ -164,22 +165,25 @@ def _report_split(path: Path, evaluation: EvaluationSection, identity: Identity)
     return found.subset(known["report"])
 
 
-def _new_problems(path: Path, sources: Sequence[str]) -> tuple[list[ProblemSet], tuple[str, ...]]:
+def _new_problems(
+    path: Path, sources: Sequence[str], left_out: frozenset[str]
+) -> tuple[list[ProblemSet], tuple[str, ...]]:
     """Return the problems of each source that are new to the search, and how many are kept out."""
     search = EarlierSearch.open(str(path), str(path), best=0)
-    taken = search.seen | search.reported
+    taken = search.seen | search.reported | left_out
     added, notes = [], []
     for source in sources:
         try:
             found = load_problems(source)
         except EvaluationError as error:
-            raise SearchError(f"{path}: --problems: {error}") from None
+            hint = "; if it has moved, give its new place with --problems" if Path(source).is_absolute() else ""
+            raise SearchError(f"{path}: --problems: {error}{hint}") from None
         new = unseen(found, taken)
         seen = len(found) - len(unseen(found, search.seen))
         if not len(new):
-            raise SearchError(f"{path}: --problems {source}: the search has all {len(found)} of them already; {_MORE}")
+            raise SearchError(f"{path}: --problems {source}: none of its {len(found)} problems is new; {_MORE}")
         notes += [f"{source}: {seen} problems are kept out, because the search has seen them"] if seen else []
-        notes.append(f"{source}: {len(new)} problems are new")
+        notes.append(f"{source}: {len(new)} new problems")
         added.append(new)
         taken |= frozenset(new.task_ids)
     return added, tuple(notes)

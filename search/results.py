@@ -182,6 +182,13 @@ class ResultsFolder:
                 if record.parameters:
                     space.require(record.parameters)
 
+    def is_at_work(self) -> bool:
+        """Whether a worker that lives scores a model on the search or the report split. Raises SearchError."""
+        with self.reading() as store:
+            alive = store.at_work()
+            scorings = [it.on(split) for it in store.changed()[0] for split in ("search", "report")]
+        return any(it.state == "running" and it.worker in alive for it in scorings)
+
     @property
     def identity(self) -> Identity:
         """What its search is of. Raises SearchError."""

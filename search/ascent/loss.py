@@ -55,7 +55,7 @@ def losses(
     found: dict[str, float] = {}
     with threads_for(model):
         vocabulary = cast("torch.nn.Embedding", model.get_input_embeddings()).num_embeddings
-        for batch in _batches(solutions, min(_TOKENS, _LOGITS // vocabulary)):
+        for batch in _batches(solutions, _LOGITS // vocabulary):
             batch_losses = _losses(model, batch)
             if each:
                 each(batch_losses)
@@ -87,12 +87,14 @@ def _keeps_logits(model: PreTrainedModel) -> bool:
     return "logits_to_keep" in inspect.signature(model.forward).parameters
 
 
-def _batches(solutions: Sequence[Solution], tokens: int) -> Iterator[list[Solution]]:
-    """Yield solutions of similar length together, as many as a pass may have tokens."""
+def _batches(solutions: Sequence[Solution], kept: int) -> Iterator[list[Solution]]:
+    """Yield solutions of similar length together, as many as a pass may have tokens, and positions with logits."""
     batch: list[Solution] = []
     for solution in sorted(solutions, key=lambda each: len(each.prompt) + len(each.completion)):
+        more = [*batch, solution]
         longest = len(solution.prompt) + len(solution.completion)  # they come sorted
-        if batch and longest * (len(batch) + 1) > tokens:
+        with_logits = longest - min(len(each.prompt) for each in more)
+        if batch and (longest * len(more) > _TOKENS or with_logits * len(more) > kept):
             yield batch
             batch = []
         batch.append(solution)

@@ -14,6 +14,7 @@ from pathlib import Path
 from evaluation.scoring import Interval, PairedTest, Rate, interval, paired_test
 from search.board.names import record_name
 from search.board.ranking import best, best_parent, front, optimism, ranked
+from search.board.round_looks import confirmation_ended
 from search.board.search_verdict import SearchVerdict, better_finalists, objectives, rounds_of, search_verdict
 from search.study.looks import Looks
 from search.study.outcomes import Split
@@ -64,7 +65,9 @@ class Leaderboard:
         optimism: how much higher the best trial scores on the search split than on the report split, if it has both.
         unfinished: what is left to do that no worker is at, in a sentence; known where a search has just ended.
         ended: by which rule the search ended, in words; known where it just has.
-        is_promising: whether more evidence may prove a trial: none is proven, and the best is better than every parent.
+        is_promising: whether more evidence may prove a trial: none is proven, the best is better than every parent, and
+            no confirmation has begun.
+        is_confirming: whether a confirmation has begun and not ended.
     """
 
     study: str
@@ -77,6 +80,7 @@ class Leaderboard:
     unfinished: str = ""
     ended: str = ""
     is_promising: bool = False
+    is_confirming: bool = False
 
     @classmethod
     def of(
@@ -102,7 +106,8 @@ class Leaderboard:
             best=winner.number if winner else None,
             best_parent=record_name(reference) if reference else None,
             optimism=optimism(winner) if winner else None,
-            is_promising=is_open and bool(better_finalists(records, 1)),
+            is_promising=is_open and "confirm" not in splits and bool(better_finalists(records, 1)),
+            is_confirming="confirm" in splits and not confirmation_ended(records, splits, looks),
         )
 
     @classmethod
@@ -124,9 +129,8 @@ class Leaderboard:
         if not had:
             return ""
         how = self.splits["confirm"]
-        rounds = {len(outcomes) // how.problems for outcomes in had}
-        so_far = " so far" if rounds != {how.samples} else ""
-        return f"{rounds_of(replace(how, samples=max(rounds)))}{so_far}"
+        rounds = min(len(outcomes) // how.problems for outcomes in had)
+        return f"{rounds_of(replace(how, samples=rounds))}{' so far' if self.is_confirming else ''}"
 
     @property
     def best_row(self) -> Row | None:

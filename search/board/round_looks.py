@@ -68,4 +68,6 @@ def confirmation_ended(records: Sequence[TrialRecord], splits: Splits, looks: Lo
         return f"proven at trial {found[0]}"
     if is_refuted(records, splits, looks):
         return "refuted: a parent is better than each finalist"
-    return "all rounds are over" if rounds_seen(looks) == splits["confirm"].samples else ""
+    finalists = next((look.finalists for look in looks.made if look.rounds), ())
+    is_over = all(it.on("confirm").state in ("complete", "failed") for it in confirmed(records, finalists))
+    return "all rounds are over" if is_over and rounds_seen(looks) == splits["confirm"].samples else ""

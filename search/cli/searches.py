@@ -164,7 +164,7 @@ def confirm(
 
     given = [word for source in problems for word in ("--problems", source)]
     for option, value in {"--samples": samples, "--temperature": temperature}.items():
-        given += [] if value is None else [option, f"{value:g}"]
+        given += [] if value is None else [option, str(value)]
     again = _command("confirm", results, *given, *["--allow-code-execution"] * allow_code_execution)
     with Terminal() as progress:
         progress.begin("starting", 1)

@@ -16,6 +16,7 @@ from search.board.leaderboard import Leaderboard
 from search.board.round_looks import confirmation_ended
 from search.board.search_verdict import proven
 from search.confirmation_plan import Asked, plan_confirmation, recorded_evaluation, require_confirmable
+from search.errors import SearchError
 from search.results import ResultsFolder
 from search.run.worker import Stop
 from search.space.sections import Sections
@@ -56,6 +57,8 @@ def confirm_search(
     name, records, splits, looks = folder.read()
     board = Leaderboard.of(name, records, splits, looks)
     begun = folder.confirmation
+    if not begun and folder.is_at_work():
+        raise SearchError(f"{folder.path}: a worker is still scoring models; confirm when the search has ended")
     if found := proven(records, splits, looks):
         return replace(board, ended=f"proven at trial {found[0]}")
     finalists = (
@@ -63,7 +66,8 @@ def confirm_search(
     )
     evaluation = recorded_evaluation(folder.identity, sections, folder.path)
     planned = plan_confirmation(folder, evaluation, Asked(tuple(problems), samples, temperature), finalists)
-    if begun and (ended := confirmation_ended(records, splits, looks)):
+    has_failed = any(record.on("confirm").state == "failed" for record in records)
+    if begun and not has_failed and (ended := confirmation_ended(records, splits, looks)):
         return replace(board, ended=ended)
     for note in planned.notes:
         progress.say(note)

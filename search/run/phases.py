@@ -282,7 +282,8 @@ class Phases:
         config = self.session.config
         start = next(iter(centres(self.records.read())), {})
         search = config.search
-        return Proposer(search.sampler, search.seed, config.space.distributions(), config.objectives, start)
+        space, options = config.space.distributions(), search.sampler_options
+        return Proposer(search.sampler, search.seed, space, config.objectives, start, options)
 
     def _tell(self, job: Job, result: Result) -> None:
         scoring = result.record.on(job.split) if result.record else None

@@ -13,12 +13,14 @@ from functools import partial
 
 from evaluation.scoring import weighted_mean
 from merging import FileDigests, Recipe, renamed
+from search.board.names import record_name
 from search.board.round_looks import confirmation_ended, confirmed, hindrance, round_look, rounds_over
 from search.board.search_verdict import search_verdict
 from search.confirmation_plan import Planned
 from search.contents import ParentContents, find
 from search.errors import SearchError
 from search.identity import Identity
+from search.prompt_checks import notes_on_prompts
 from search.results import ResultsFolder
 from search.run.phases import Phases
 from search.run.setup import Session, Setup
@@ -72,6 +74,9 @@ def set_up_rounds(
         evaluator = opened.enter_context(setup.evaluator(planned.problems))
         merger = setup.merger(parents, 0)
         recipes = [Recipe.from_dict(it.recipe, config.source) for it in here]
+        named_recipes = dict(zip(map(record_name, here), recipes, strict=True))
+        for note in notes_on_prompts(config, planned.problems, merger, named_recipes, setup.prompt_tokenizer):
+            progress.say(note)
         compute = setup.load(parents, merger, recipes)
         for recipe in recipes:
             merger.calibrate(recipe, lambda what, *read: progress.count(what, "texts", *read))
@@ -88,7 +93,8 @@ def set_up_rounds(
         store.begin_confirmation(planned.plan, planned.split)
         if (store.confirmation, store.splits["confirm"]) != (planned.plan, planned.split):
             raise SearchError(
-                f"{folder.path}: another confirmation has begun meanwhile; run `merge-search confirm` alone"
+                f"{folder.path}: another confirmation has begun meanwhile; run `merge-search confirm {folder.path}` "
+                "without options"
             )
         yield Session(config, bench, store, worker)
 

@@ -170,6 +170,9 @@ def run_job(job: Job, recipe: Callable[[], Recipe], bench: Bench, pruners: Prune
         with bench.parents.unchanged():
             report, seconds = bench.score(merge, job.split, parent=job.record.kind != "trial", pruners=pruners)
             digest = bench.weights_digest(merge) if job.split != "search" else job.record.weights_digest
+        if job.split == "confirm" and job.record.weights_digest not in (None, digest):
+            reason = "its weights differ here from those that were scored on the report split"
+            raise SearchError(f"{bench.folder.path}: {name}: {reason}; confirm it where the search ran")
     except SearchError:
         raise
     except PrunedError as error:

@@ -137,7 +137,7 @@ class SearchConfig:
         return {
             "recipe": self.space.template,
             "evaluation": self.evaluation.model_dump(exclude={"allow_code_execution", "workers"}),
-            "search": self.search.model_dump(include={"sampler", "seed", "objectives"}),
+            "search": self.search.model_dump(include={"sampler", "sampler_options", "seed", "objectives"}),
             "merging": self.merging.model_dump(include={"random_seed"}),
         }
 

@@ -215,6 +215,7 @@ class SearchSection(_Section):
 
     ascent: Annotated[AscentSection | None, BeforeValidator(_ascent)] = AscentSection()
     sampler: Annotated[str, AfterValidator(_known_sampler)] = "tpe"
+    sampler_options: dict[str, bool | int | float | str] = Field(default_factory=dict)
     trials: int = Field(default=100, gt=0)
     timeout: Duration | None = None
     stop: StopSection = StopSection()
@@ -235,6 +236,17 @@ class SearchSection(_Section):
     def _sampler_has_many_objectives(self) -> SearchSection:
         if self.objectives == "separate" and self.sampler == "cmaes":
             raise ValueError("objectives: separate: cmaes takes a single objective; set another sampler, such as tpe")
+        return self
+
+    @model_validator(mode="after")
+    def _sampler_has_options(self) -> SearchSection:
+        if self.sampler_options:
+            from search.study.samplers import check_options
+
+            try:
+                check_options(self.sampler, self.sampler_options)
+            except ValueError as error:
+                raise ValueError(f"sampler_options: {error}") from None
         return self
 
     @model_validator(mode="after")

@@ -4,6 +4,7 @@ In each round every parent with a score and every finalist writes one completion
 and how the outcomes are read, is the split ``confirm`` of the search.
 
 Guarantees: the levels of its looks follow from what is here and from the number of rounds, and from nothing it shows.
+(A look that the search makes in between lowers those after it.)
 """
 
 from __future__ import annotations

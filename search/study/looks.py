@@ -93,7 +93,7 @@ class Looks:
 
         Each takes twice what the one before it took, and the last half of what was left before the first.
         """
-        return self.left / (2 ** (rounds - number + 1) - 1 + 2.0 ** (1 - number))
+        return self.left / (2.0 ** (rounds - number + 1) - 1 + 2.0 ** (1 - number))
 
     def due(self, over: int) -> int | None:
         """Return the time of the look that is due when so many trials are over, if one is that was not made."""

@@ -90,8 +90,8 @@ class Projection:
         """
         study = self.study
         place = next(place for place, record in enumerate(self._shown) if record.number == number)
-        trial = study.get_trials(deepcopy=False)[place]
-        sampler.before_trial(study, trial)
+        sampler.before_trial(study, study.get_trials(deepcopy=False)[place])
+        trial = study.get_trials(deepcopy=False)[place]  # as the sampler has left it
         drawn = sampler.sample_relative(study, trial, sampler.infer_relative_search_space(study, trial))
         for name, distribution in self._distributions.items():
             if name not in drawn:

@@ -7,23 +7,34 @@ quasi-random sequence is the trial's number.
 
 from __future__ import annotations
 
+import inspect
 import random
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
+import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
+from merging import suggest
 from search.board.ranking import ranked
 from search.study.projection import Projection, quiet
 from search.study.record import Parameters, TrialRecord
 from search.study.store import Proposal
 
 _SHOWN = 500
+# What a search decides, and what no config can hold.
+_NOT_OPTIONS = (
+    "self", "draw", "seed", "x0", "independent_sampler", "warn_independent_sampling", "warn_asynchronous_seeding",
+    "constraints_func", "source_trials", "gamma", "weights", "mutation", "crossover", "restart_strategy",
+    "elite_population_selection_strategy", "child_generation_strategy", "after_trial_strategy", "consider_prior",
+    "consider_magic_clip", "prior_weight",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +46,14 @@ class Draw:
         number: the trial's.
         space: the distribution of each parameter.
         start: the parameters around which a sampler that has a centre begins; may be empty.
+        options: of the sampler, by the names that Optuna has for them.
     """
 
     search_seed: int
     number: int
     space: Mapping[str, BaseDistribution]
-    start: Parameters
+    start: Parameters = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def seed(self) -> int:
@@ -59,7 +72,8 @@ class _Sequence(optuna.samplers.QMCSampler):
     """A quasi-random sequence in which a trial has the place of its number, instead of one that the study counts."""
 
     def __init__(self, draw: Draw) -> None:
-        super().__init__(seed=_seed(draw.search_seed, 0), scramble=True, warn_independent_sampling=False)
+        given = {"scramble": True, "warn_independent_sampling": False, **draw.options}
+        super().__init__(seed=_seed(draw.search_seed, 0), **given)
         self._draw = draw
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:  # noqa: ARG002
@@ -69,15 +83,37 @@ class _Sequence(optuna.samplers.QMCSampler):
         return self._draw.number
 
 
+def _grid(draw: Draw, points: int = 3) -> BaseSampler:
+    """Return a sampler that tries every combination of so many values per range, in a random order."""
+    values = {name: _values(it, points) for name, it in draw.space.items()}
+    return optuna.samplers.GridSampler(values, seed=_seed(draw.search_seed, 0))  # the order is that of all trials
+
+
+def _values(distribution: BaseDistribution, points: int) -> list[Any]:
+    """Return up to so many values of a range, its ends among them, or all choices."""
+    if isinstance(distribution, CategoricalDistribution):
+        return list(distribution.choices)
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    low, high, step = distribution.low, distribution.high, distribution.step
+    values = (np.geomspace if distribution.log else np.linspace)(low, high, points)
+    if step is not None:
+        values = low + np.round((values - low) / step) * step
+    kind = int if isinstance(distribution, IntDistribution) else float
+    return list(dict.fromkeys(kind(value) for value in np.clip(values, low, high).tolist()))
+
+
 SAMPLERS: Mapping[str, Callable[[Draw], BaseSampler]] = {
-    "tpe": lambda draw: optuna.samplers.TPESampler(seed=draw.seed, multivariate=True, group=True),
-    "cmaes": lambda draw: optuna.samplers.CmaEsSampler(
-        seed=draw.seed, x0=dict(draw.start) or None, warn_independent_sampling=False
+    "tpe": lambda draw: optuna.samplers.TPESampler(
+        seed=draw.seed, **{"multivariate": True, "group": True, **draw.options}
     ),
-    "gp": lambda draw: optuna.samplers.GPSampler(seed=draw.seed, warn_independent_sampling=False),
-    "nsgaii": lambda draw: _Genetic(seed=draw.seed, population_size=20),
+    "cmaes": lambda draw: optuna.samplers.CmaEsSampler(
+        seed=draw.seed, x0=dict(draw.start) or None, warn_independent_sampling=False, **draw.options
+    ),
+    "gp": lambda draw: optuna.samplers.GPSampler(seed=draw.seed, warn_independent_sampling=False, **draw.options),
+    "nsgaii": lambda draw: _Genetic(seed=draw.seed, **{"population_size": 20, **draw.options}),
     "qmc": _Sequence,
-    "random": lambda draw: optuna.samplers.RandomSampler(seed=draw.seed),
+    "random": lambda draw: optuna.samplers.RandomSampler(seed=draw.seed, **draw.options),
+    "grid": lambda draw: _grid(draw, **draw.options),
 }
 
 
@@ -89,7 +125,7 @@ class Proposer:
         seed: the search's.
         space: the distribution of each parameter.
         objectives: how many scores a trial has.
-        start: see `Draw`.
+        start, options: see `Draw`.
     """
 
     def __init__(
@@ -99,11 +135,15 @@ class Proposer:
         space: Mapping[str, BaseDistribution],
         objectives: int = 1,
         start: Parameters | None = None,
+        options: Mapping[str, Any] | None = None,
     ) -> None:
         self._name = name
         self._seed = seed
         self._space = space
         self._start = start or {}
+        self._options = options or {}
+        # NSGA-II finds the parents of a generation in the generations before; several scores have no single best.
+        self._sees_all = name == "nsgaii" or objectives > 1
         with quiet():
             self._projection = Projection(space, objectives)
 
@@ -113,11 +153,27 @@ class Proposer:
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             # x0 of CMA-ES is deprecated since Optuna 4.9 without anything in its place, and stays until 6.
             warnings.simplefilter("ignore", FutureWarning)
-            self._projection.update(history(records, number))
-            sampler = SAMPLERS[self._name](Draw(self._seed, number, self._space, self._start))
+            self._projection.update(records if self._sees_all else history(records, number))
+            sampler = SAMPLERS[self._name](Draw(self._seed, number, self._space, self._start, self._options))
             parameters, notes = self._projection.draw(number, sampler)
         seen = sum(record.is_over for record in records if record.kind == "trial")
         return Proposal(parameters, self._name, seen, notes)
+
+
+def check_options(name: str, options: Mapping[str, Any]) -> None:
+    """Raise ValueError, with what there is, for an option that a sampler does not have, or a value that it refuses."""
+    with quiet(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        special: Mapping[str, Callable[..., Any]] = {"grid": _grid, "qmc": optuna.samplers.QMCSampler}
+        made = special.get(name) or type(SAMPLERS[name](Draw(0, 0, {})))
+        own = [key for key in inspect.signature(made).parameters if key not in _NOT_OPTIONS]
+        for key in options:
+            if key not in own:
+                raise ValueError(f"{name} has no option {key!r}{suggest(key, own)} (known: {', '.join(own) or 'none'})")
+        try:
+            SAMPLERS[name](Draw(0, 0, {}, options=options))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{name}: {error}") from None
 
 
 def history(records: Iterable[TrialRecord], number: int) -> list[TrialRecord]:

@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, get_args
 
 from search.study.confirmation import Confirmation
 from search.study.looks import Look
@@ -142,12 +142,16 @@ class Store(ABC):
         return replace(job, record=drawn)
 
     def finish(self, job: Job, record: TrialRecord) -> bool:
-        """Keep a job's record as it is now; return False, and keep nothing, if the lease has gone to another."""
+        """Keep a job's record as it is now; return False, and keep nothing, if the lease has gone to another.
+
+        What became of the model on other splits meanwhile stays.
+        """
         with self._writing():
-            held = self._held(job) is not None
+            held = self._held(job)
             if held:
-                self._save(record)
-            return held
+                others = {split: getattr(held, split) for split in get_args(SplitName) if split != job.split}
+                self._save(replace(record, **others))
+            return held is not None
 
     def release(self, job: Job, reason: str = "", ended: bool = False) -> None:
         """Leave a job to be run again; nothing is done if the lease has gone to another, or the job is over.
@@ -159,7 +163,7 @@ class Store(ABC):
         """
         with self._writing():
             if record := self._held(job):
-                self._save(record.scored(job.split, _released(record.on(job.split), reason, ended)))
+                self._save(record.scored(job.split, _released(record.on(job.split), job.split, reason, ended)))
 
     def begin_look(self, look: Look, before: Looks) -> None:
         """Begin a look at the report split, unless another worker has begun one since the looks were read."""
@@ -173,7 +177,7 @@ class Store(ABC):
             record = self._load(job.record.key)
             scoring = record.on(job.split) if record else Scoring()
             if record and scoring.state == "waiting" and len(scoring.tries) >= tries:
-                self._save(record.scored(job.split, _failed(scoring)))
+                self._save(record.scored(job.split, _failed(scoring, job.split)))
 
     @abstractmethod
     def changed(self, since: int = 0) -> tuple[Sequence[TrialRecord], int]:
@@ -298,7 +302,7 @@ class Store(ABC):
             if record.on(split).worker not in alive:
                 # A trial that a sampler had not given parameters had not begun: that says nothing of it.
                 begun = record.kind != "trial" or bool(record.parameters) or record.proposed_by == ASCENT
-                released = _released(record.on(split), DIED if begun else "", ended=begun)
+                released = _released(record.on(split), split, DIED if begun else "", ended=begun)
                 self._save(record.scored(split, released))
 
 
@@ -327,11 +331,12 @@ def _has_begun(record: TrialRecord) -> bool:
     return record.search.started is not None and (record.kind != "trial" or bool(record.parameters))
 
 
-def _never_finished(tries: Sequence[str]) -> str:
+def _never_finished(tries: Sequence[str], split: SplitName) -> str:
     """Return why a job has failed that was never finished: what came of each try."""
     if len(tries) == 1:
         return tries[0]
-    return f"was run {len(tries)} times and never finished ({'; '.join(tries)}); run --retry-failed runs it again"
+    again = "confirm" if split == "confirm" else "run --retry-failed"
+    return f"was run {len(tries)} times and never finished ({'; '.join(tries)}); {again} runs it again"
 
 
 def _proposed(record: TrialRecord, proposal: Proposal) -> TrialRecord:
@@ -344,11 +349,11 @@ def _proposed(record: TrialRecord, proposal: Proposal) -> TrialRecord:
     )
 
 
-def _released(scoring: Scoring, reason: str, ended: bool) -> Scoring:
+def _released(scoring: Scoring, split: SplitName, reason: str, ended: bool) -> Scoring:
     tries = (*scoring.tries, reason) if reason else scoring.tries
     released = replace(scoring, state="waiting", tries=tries, deaths=scoring.deaths + ended)
-    return _failed(released) if ended and released.deaths >= TRIES else released
+    return _failed(released, split) if ended and released.deaths >= TRIES else released
 
 
-def _failed(scoring: Scoring) -> Scoring:
-    return replace(scoring, state="failed", error=_never_finished(scoring.tries))
+def _failed(scoring: Scoring, split: SplitName) -> Scoring:
+    return replace(scoring, state="failed", error=_never_finished(scoring.tries, split))

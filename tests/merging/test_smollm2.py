@@ -1,4 +1,4 @@
-"""A real family merges as in mergekit 0.1.5: SmolLM2-135M-Instruct and two fine-tunes, every method, both widths.
+"""A real family merges as in mergekit 0.1.5: SmolLM2-135M-Instruct and two fine-tunes, every method, each in one width.
 
 All 30 layers are merged where many tensors are needed, and otherwise the first few with the embedding: mergekit takes
 minutes for all of every recipe.

@@ -110,7 +110,7 @@ def test_finalists_are_confirmed_in_rounds_of_old_and_new_problems(
     told = Told()
     board = confirm_search(out, [str(more)], samples=2, progress=told)
     assert told.lines[:2] == [
-        f"{more}: {len(NEW)} problems are new",
+        f"{more}: {len(NEW)} new problems",
         "the search is greedy; 2 samples per problem are drawn at temperature 0.2",
     ]
     assert [line.partition(":")[0] for line in told.lines if line.startswith("look")] == ["look 1 of 2", "look 2 of 2"]
@@ -236,7 +236,7 @@ def test_what_makes_no_sense_is_refused_with_the_remedy(
 
 
 def test_problems_that_the_search_has_are_no_new_ones(out: Path, family: Family) -> None:
-    with pytest.raises(SearchError, match="the search has all 16 of them already"):
+    with pytest.raises(SearchError, match="none of its 16 problems is new"):
         confirm_search(out, [str(family.problems)])
 
 

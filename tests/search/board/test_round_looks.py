@@ -150,7 +150,9 @@ def test_after_the_last_round_a_confirmation_ends() -> None:
     records = [in_rounds(it, *[range(4)] * ROUNDS) for it in (A, B, TRIAL, OTHER)]
     looks = looked(records)
     assert [look.rounds for look in looks.made] == [None, 1, 2, 3, 4]
-    assert confirmation_ended(records, CONFIRM, looks) == "all rounds are over"
+    assert confirmation_ended(records, CONFIRM, looks) == ""  # a model is to be scored again
+    over = [replace(it, confirm=replace(it.on("confirm"), state="complete")) for it in records]
+    assert confirmation_ended(over, CONFIRM, looks) == "all rounds are over"
     assert sum(look.alpha for look in looks.made) < ALPHA
 
 

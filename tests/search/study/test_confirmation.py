@@ -61,7 +61,7 @@ def test_each_round_draws_from_a_seed_of_its_own() -> None:
     assert (PLAN.sampling(1).temperature, PLAN.sampling(1).samples) == (0.2, 1)
 
 
-def test_no_model_has_a_round_before_all_have_had_the_one_before(
+def test_models_take_turns_whoever_scores_them(
     confirming: Store,
     cluster: Cluster,
     worker: str,
@@ -115,6 +115,19 @@ def test_a_round_that_kills_its_workers_fails_and_keeps_those_before(
     assert again.record.on("confirm") == Scoring(
         "running", "pf", worker=worker, started=again.record.on("confirm").started
     )
+
+
+def test_what_ends_on_one_split_leaves_the_others_alone(confirming: Store, worker: str) -> None:
+    reporting = claimed(confirming.claim_report(worker, ["parent-0"]))
+    round_ = claimed(confirming.claim_round(worker, ["parent-0"]))
+    end_round(confirming, round_)
+    reported = replace(reporting.record.on("report"), state="complete", outcomes="p", score=1.0)
+    assert confirming.finish(reporting, reporting.record.scored("report", reported))
+    assert records(confirming)["parent-0"].on("confirm").outcomes == "pf"
+    round_ = claimed(confirming.claim_round(worker, ["parent-0"]))
+    confirming.release(claimed(confirming.claim_report(worker, ["parent-1"])))
+    end_round(confirming, round_)
+    assert records(confirming)["parent-0"].on("report") == reported
 
 
 def test_a_round_that_was_stopped_is_not_held_against_its_model(confirming: Store, worker: str) -> None:

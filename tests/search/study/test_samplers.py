@@ -7,10 +7,13 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from optuna.distributions import FloatDistribution, IntDistribution
 
 from search import SearchConfig
 from search.study.record import Scoring, TrialRecord
-from search.study.samplers import SAMPLERS, Proposer, history
+from search.study.samplers import SAMPLERS, Proposer, _values, check_options, history
 from search.study.store import Job, Proposal, Records
 from tests.search.family import Family
 from tests.search.study.memory_store import MemoryStore
@@ -35,15 +38,22 @@ def merit(parameters: Parameters) -> float:
 class Search:
     """A search on a made-up score."""
 
-    def __init__(self, config: SearchConfig, sampler: str, seed: int = 0, start: Parameters | None = None) -> None:
+    def __init__(
+        self,
+        config: SearchConfig,
+        sampler: str,
+        seed: int = 0,
+        start: Parameters | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
         self.store = MemoryStore(lambda: 0.0)
         self.store.begin((), [Proposal(start, "warm start")] if start else [])
         self.space = config.space.distributions()
-        self._sampler, self._seed, self._start = sampler, seed, start
+        self._sampler, self._seed, self._start, self._options = sampler, seed, start, options
 
     def run(self, trials: int, score: Callable[[Parameters], float] = merit) -> list[Parameters]:
         """Run one worker until there are so many trials, and return their parameters."""
-        proposer = Proposer(self._sampler, self._seed, self.space, start=self._start)
+        proposer = Proposer(self._sampler, self._seed, self.space, start=self._start, options=self._options)
         records = Records(self.store)
         with self.store.sign_in() as worker:
             while job := self.store.claim(worker, trials):
@@ -69,7 +79,7 @@ def test_a_search_that_was_stopped_goes_on_as_if_it_had_not_been(config: SearchC
         assert len({tuple(parameters.values()) for parameters in whole}) == trials
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "cmaes", "nsgaii", "qmc"])
+@pytest.mark.parametrize("sampler", ["tpe", "cmaes", "qmc"])
 def test_a_long_search_that_was_stopped_goes_on_as_if_it_had_not_been(
     config: SearchConfig, sampler: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -143,3 +153,44 @@ def test_two_workers_at_once_propose_different_parameters(config: SearchConfig) 
         jobs = [search.store.claim(worker, 14) for _ in range(2)]
         drawn = [proposer.propose(job.record.number, search.store.changed()[0]).parameters for job in jobs if job]
     assert drawn[0] != drawn[1]
+
+
+@pytest.mark.parametrize(
+    ("sampler", "options", "complaint"),
+    [
+        ("tpe", {"n_startup": 3}, "tpe has no option 'n_startup'.*n_startup_trials"),
+        ("random", {"seed": 3}, r"random has no option 'seed' \(known: none\)"),
+        ("cmaes", {"x0": 1}, "cmaes has no option 'x0'"),
+        ("qmc", {"qmc_type": "sobel"}, "qmc: .*sobel"),
+    ],
+)
+def test_an_option_that_a_sampler_does_not_have_is_refused_by_name(
+    sampler: str, options: Mapping[str, Any], complaint: str
+) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        check_options(sampler, options)
+
+
+def test_options_reach_the_sampler(config: SearchConfig) -> None:
+    narrow = Search(config, "cmaes", start=START, options={"sigma0": 0.001, "n_startup_trials": 0})
+    for parameters in narrow.run(4):
+        assert parameters == pytest.approx(START, abs=0.01)
+
+
+def test_a_grid_tries_every_combination_once(config: SearchConfig) -> None:
+    found = Search(config, "grid", options={"points": 2}).run(8)
+    assert len({tuple(parameters.values()) for parameters in found}) == 8
+    assert {value for parameters in found for value in parameters.values()} == {
+        end for each in config.space.distributions().values() for end in (each.low, each.high)
+    }
+
+
+@given(st.integers(1, 9), st.integers(0, 5), st.integers(1, 20), st.integers(1, 4))
+def test_the_values_of_a_grid_are_of_the_range(points: int, low: int, width: int, step: int) -> None:
+    high = low + width * step
+    whole = _values(IntDistribution(low, high, step=step), points)
+    assert set(whole) <= set(range(low, high + 1, step))
+    assert len(whole) == min(points, width + 1) or points > 2
+    found = _values(FloatDistribution(low + 1, high + 1, log=True), points)
+    assert found[0] == pytest.approx(low + 1)
+    assert found[-1] == pytest.approx(high + 1 if points > 1 else low + 1)
