@@ -75,7 +75,13 @@ def check_every_element(text: str, relative: float) -> None:
         assert difference.max() <= relative * expected.double().abs().max(), name
 
 
-@pytest.mark.parametrize(("name", "dtype"), [*zip(NAMES, cycle(["bfloat16", "float16"]), strict=False)])
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        *zip(NAMES, cycle(["bfloat16", "float16"]), strict=False),
+        *(pytest.param(*it, marks=pytest.mark.slow) for it in zip(NAMES, cycle(["float16", "bfloat16"]), strict=False)),
+    ],
+)
 def test_a_16_bit_merge_has_mergekits_bits(family: Family, name: str, dtype: str) -> None:
     check(recipes(family, dtype)[name], relative=0.0)
 
