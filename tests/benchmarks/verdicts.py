@@ -150,7 +150,9 @@ class Replay:
         while chosen and not confirmation_ended(self._all, self._splits, self._looks):
             for key, first in greedy.items():
                 outcomes = self._records[key].on("confirm").outcomes + self._again(first, self._gains[key])
-                self._records[key] = self._records[key].scored("confirm", Scoring(outcomes=outcomes))
+                is_over = len(outcomes) == _ROUNDS * self._splits["confirm"].problems
+                scoring = Scoring("complete" if is_over else "running", outcomes)
+                self._records[key] = self._records[key].scored("confirm", scoring)
             self._look(round_look(self._all, self._splits, self._looks, chosen))
         return search_verdict(self._all, self._splits, self._looks)
 
