@@ -23,12 +23,12 @@ _SHOW_CURSOR = b"\x1b[?25h"
 
 @contextmanager
 def quick_imports() -> Iterator[None]:
-    """Import torch, and other large modules, without the garbage collector.
+    """Import torch, transformers and other large modules without the garbage collector.
 
     Imports create half a million objects that stay. The collector would traverse them again and again, and once more
-    when the process ends. Does nothing if torch is imported already: a process at work may well have garbage.
+    when the process ends. Does nothing if the largest is imported already: a process at work may well have garbage.
     """
-    if "torch" in sys.modules or not gc.isenabled():
+    if "transformers.modeling_utils" in sys.modules or not gc.isenabled():
         yield
         return
     gc.disable()

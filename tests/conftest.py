@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -31,6 +32,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "sandbox" in getattr(item, "fixturenames", ()):
             item.add_marker("sandbox")
+
+
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector the objects that imports and collection have left for good."""
+    gc.freeze()
 
 
 @pytest.fixture

@@ -92,16 +92,16 @@ def run(
     with Terminal() as progress:
         # PyTorch and transformers take seconds to import: this line says why nothing happens yet.
         progress.begin("starting", 1)
-        from search.space.config import SearchConfig
-
-        if around is None:
-            loaded = SearchConfig.load(config)
-        else:
+        with quick_imports():
             from search.space.around import config_around
+            from search.space.config import SearchConfig
 
-            made = config_around(config, around)
-            click.echo(made)
-            loaded = SearchConfig.parse(made, str(config), config.parent)
+            if around is None:
+                loaded = SearchConfig.load(config)
+            else:
+                made = config_around(config, around)
+                click.echo(made)
+                loaded = SearchConfig.parse(made, str(config), config.parent)
         if allow_code_execution:
             loaded = loaded.updated("evaluation", allow_code_execution=True)
         if compile is not None:

@@ -26,9 +26,7 @@ from tests.search.programs import VERDICTS, executed_once
 
 PATIENCE_SECONDS = 120.0
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(
-    ["search.run.setup", "search.run.phases", "search.trial_export", "transformers.models.llama.modeling_llama"]
-)
+_CONTEXT.set_forkserver_preload(["tests.search.preloaded"])
 
 
 @dataclass(frozen=True)
