@@ -11,6 +11,8 @@ from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("merging", "evaluation", "search")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -25,6 +27,7 @@ def test_every_package_that_is_imported_is_declared() -> None:
     assert engine == names(PROJECT["optional-dependencies"]["vllm"])
 
 
+@pytest.mark.slow
 def test_every_package_that_the_tests_import_is_declared() -> None:
     extras = PROJECT["optional-dependencies"]
     declared = names([*PROJECT["dependencies"], *extras["test"], *extras["vllm"]])

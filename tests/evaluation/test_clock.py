@@ -119,6 +119,7 @@ def test_a_check_is_over_by_its_own_time_and_starved_by_the_walls(
     assert judge_time(_Given(wall, effective), Run("", "", "f", 3.0, 30.0)) == judged
 
 
+@pytest.mark.slow
 def test_a_run_that_uses_up_its_processor_time_has_timed_out() -> None:
     spin = "from evaluation.sandbox.limits import restrict\nrestrict(0.5)\nwhile True: pass\n"
     ended = subprocess.run([sys.executable, "-c", spin], check=False).returncode

@@ -13,6 +13,7 @@ from evaluation import Speeds, compute_speeds
 from merging import compute_in_float32, load_model, load_tokenizer
 from tests.conftest import ModelMaker
 from tests.evaluation.test_generation import PROMPTS, by_generate, written
+from tests.parametrization import every
 
 
 @pytest.mark.parametrize(
@@ -69,7 +70,7 @@ def test_where_there_is_nothing_to_choose_nothing_is_measured(
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("tied", every(2, [True, False]))
 def test_a_model_of_16_bits_that_computes_in_float32_writes_what_generate_writes_in_float32(
     make_model: ModelMaker, dtype: str, tied: bool
 ) -> None:

@@ -20,6 +20,7 @@ def judge() -> Iterator[Judge]:
         yield one
 
 
+@pytest.mark.slow
 def test_humaneval_can_be_scored(judge: Judge, humaneval: ProblemSet, caplog: pytest.LogCaptureFixture) -> None:
     judge.admit(humaneval)
     assert caplog.text == ""
@@ -129,6 +130,7 @@ def test_what_was_found_before_a_caller_left_is_kept(adder: Problem, monkeypatch
         assert executed(judge, [programs[first]], monkeypatch) == 0
 
 
+@pytest.mark.slow
 def test_each_problem_has_its_own_time_unless_the_judge_gives_one(adder: Problem) -> None:
     busy = "    import time\n    while time.process_time() < 0.7: pass\n    return a + b\n"
     test = "def check(candidate):\n    assert candidate(1, 2) == 3\n"

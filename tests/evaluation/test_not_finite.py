@@ -98,6 +98,7 @@ def test_a_temperature_of_any_size_draws_a_token(temperature: float) -> None:
     assert temperature > 1 or found.tolist() == logits.argmax(-1).tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "draw",
     [None, TokenDraws("x", 0.7, 0.9)],

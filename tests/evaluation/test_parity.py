@@ -20,6 +20,7 @@ def programs(problems: Sequence[Problem], mutants: int) -> list[tuple[Problem, s
     ]
 
 
+@pytest.mark.slow
 def test_a_sample_of_verdicts_is_human_evals(humaneval: ProblemSet) -> None:
     found = compare(programs(humaneval.problems[::12], mutants=3), timeout=0.5)
     assert found.disagreements == []
@@ -28,7 +29,7 @@ def test_a_sample_of_verdicts_is_human_evals(humaneval: ProblemSet) -> None:
 
 @pytest.mark.slow
 def test_all_verdicts_are_human_evals(humaneval: ProblemSet) -> None:
-    found = compare(programs(humaneval.problems, mutants=4), timeout=1.0, workers=2)
-    assert found.compared > 1100
+    found = compare(programs(humaneval.problems, mutants=2), timeout=1.0, workers=2)
+    assert found.compared > 800
     assert found.disagreements == []
     assert 0.1 < found.passed / found.compared < 0.9

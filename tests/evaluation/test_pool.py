@@ -51,6 +51,7 @@ def crowded() -> Iterator[None]:
             hog.wait()
 
 
+@pytest.mark.slow
 def test_a_wall_clock_that_others_use_up_is_not_the_completions(adder: Problem) -> None:
     with SandboxPool(workers=1, timeout_seconds=0.3) as pool:
         assert pool.run(adder, HONEST).passed
@@ -75,6 +76,7 @@ def test_a_run_that_the_machine_starves_is_repeated_alone(adder: Problem, monkey
     assert alone  # the other may have had the machine by then
 
 
+@pytest.mark.slow
 def test_a_run_that_is_starved_alone_too_is_never_failed(adder: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(zygote_pair, "_HARD_WALL_BUDGETS", 0.01)
     monkeypatch.setattr(zygote_pair, "_HARD_WALL_BUDGETS_ALONE", 0.01)
@@ -99,6 +101,7 @@ def test_a_closed_pool_says_so(adder: Problem) -> None:
         pool.run(adder, HONEST)
 
 
+@pytest.mark.slow
 def test_a_pool_closes_at_once_whatever_runs(adder: Problem) -> None:
     seconds = 60
     pool = SandboxPool(workers=2, timeout_seconds=seconds)
@@ -114,6 +117,7 @@ def test_a_pool_closes_at_once_whatever_runs(adder: Problem) -> None:
         list(batch.rest())
 
 
+@pytest.mark.slow
 def test_a_pool_that_is_closed_while_it_starts_leaves_nothing() -> None:
     before = set(family_of(os.getpid()))
     for _ in range(5):
@@ -199,6 +203,7 @@ def left(family: list[int], folder: Path) -> list[object]:
     return [pid for pid in family if not is_zombie(pid)] + list(folder.iterdir())
 
 
+@pytest.mark.slow
 def test_a_pool_is_the_same_after_many_hostile_runs_as_after_some() -> None:
     chosen = [case for name, case in CASES.items() if not name.startswith(("hangs", "explodes"))]
     programs = [(Problem("toy/add", PROMPT, "add", "", case.test), case.completion) for case in chosen]

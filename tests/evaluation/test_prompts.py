@@ -11,6 +11,7 @@ from evaluation import EvaluationError, Problem, ProblemSet, SandboxPool, Verdic
 from evaluation.prompts import extract, render, stops, truncate
 
 
+@pytest.mark.slow
 def test_the_canonical_solution_survives_being_written_by_a_model(humaneval: ProblemSet, sandbox: SandboxPool) -> None:
     def written(problem: Problem) -> str:
         # A model continues the prompt as it was given, without the white space at its end, and then goes on.

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from _pytest.mark import ParameterSet
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, Gemma3Config
@@ -17,11 +19,20 @@ from tests.merging.conftest import Family
 from tests.merging.kinds import CONV, FULL, KINDS, LINEAR, SLIDING, in_live_layout, make_kind
 from tests.merging.oracle import mergekit_merge
 from tests.merging.zoo import Zoo, every_parent
+from tests.parametrization import every
 from tests.tiny import byte_tokenizer
 
 TOKENS = torch.arange(12)[None]
 # mergekit's own definitions of these name the tensors as files have them.
 BY_FILES = ("granitemoehybrid",)
+
+
+def most_are_slow(architectures: Iterable[str]) -> list[ParameterSet]:
+    """Return the architectures for a parametrization; two of them are in the default suite."""
+    return [
+        pytest.param(name, marks=[] if name in ("lfm2", "deepseek_v3") else [pytest.mark.slow])
+        for name in architectures
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +84,7 @@ def check_export(recipe: Recipe, folder: Path) -> Any:
     return loaded
 
 
-@pytest.mark.parametrize("architecture", KINDS)
+@pytest.mark.parametrize("architecture", most_are_slow(KINDS))
 def test_models_whose_layers_are_not_alike_are_merged_as_mergekit_does(
     families: dict[str, Family], architecture: str, tmp_path: Path
 ) -> None:
@@ -89,7 +100,7 @@ def test_models_whose_layers_are_not_alike_are_merged_as_mergekit_does(
         assert (ours[name] - expected).abs().max() <= 1e-6 * expected.abs().max(), name
 
 
-@pytest.mark.parametrize("method", [name for name, each in METHODS.items() if each.in_mergekit and not each.random])
+@pytest.mark.parametrize("method", every(4, (it.name for it in METHODS.values() if it.in_mergekit and not it.random)))
 def test_every_method_merges_layers_of_two_kinds_as_mergekit_does(method: str, families: dict[str, Family]) -> None:
     family = families["lfm2"]
     with ParentSet.open(every_parent(family)) as parents:
@@ -146,7 +157,7 @@ STACKED: dict[str, tuple[tuple[int, ...], dict[str, object]]] = {
 }
 
 
-@pytest.mark.parametrize("architecture", STACKED)
+@pytest.mark.parametrize("architecture", most_are_slow(STACKED))
 def test_what_a_config_says_of_layers_follows_them(
     families: dict[str, Family], architecture: str, tmp_path: Path
 ) -> None:

@@ -201,6 +201,7 @@ def test_the_fisher_information_is_that_of_the_models_own_distribution() -> None
     assert torch.equal(diagonal_fisher(model, [ids])["lm_head.weight"], diagonal_fisher(model, [ids])["lm_head.weight"])
 
 
+@pytest.mark.slow
 def test_the_information_of_many_tokens_is_their_mean() -> None:
     model = tiny(vocabulary=20, layers=1)
     texts = [torch.tensor([[1, 2, 3, 4]]), torch.tensor([[7, 5]])]

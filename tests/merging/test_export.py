@@ -35,6 +35,7 @@ from tests.merging.conftest import Family
 from tests.merging.disks import Limit, small_disk, small_files
 from tests.merging.oracle import mergekit_merge
 from tests.merging.recipes import recipes
+from tests.parametrization import every
 
 
 def recipe(family: Family, name: str = "ties") -> Recipe:
@@ -73,7 +74,7 @@ def assert_same_bits(folder: Path, expected: dict[str, Tensor]) -> None:
 
 
 @pytest.mark.parametrize("name", ["ties", "dare_ties", "slerp", "linear", "passthrough", "slices", "out_dtype"])
-@pytest.mark.parametrize("max_shard_size", ["5GB", "30KB"])
+@pytest.mark.parametrize("max_shard_size", every(2, ["30KB", "5GB"]))
 def test_the_scored_model_is_the_exported_model(family: Family, tmp_path: Path, name: str, max_shard_size: str) -> None:
     wanted = recipe(family, name)
     export_model(

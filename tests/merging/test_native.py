@@ -51,6 +51,7 @@ def assert_same_bits(one: Tensor, other: Tensor) -> None:
     assert torch.equal(as_bits(one), as_bits(other))
 
 
+@pytest.mark.slow
 @given(data=st.data())
 def test_a_compiled_merge_of_task_vectors_has_the_same_bits(data: st.DataObject) -> None:
     method = data.draw(st.sampled_from(TASK_VECTORS))

@@ -18,6 +18,7 @@ from tests.merging.conftest import Family, make_family
 from tests.merging.oracle import mergekit_merge
 from tests.merging.recipes import NAMES, recipes
 from tests.merging.zoo import STYLES, Zoo, every_parent
+from tests.parametrization import every
 
 
 def merge(text: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -92,7 +93,7 @@ def test_where_mergekit_keeps_the_first_of_equals_no_bit_differs(family: Family,
     check_every_element(recipes(family, dtype)[name], relative=0.0)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", every(2, NAMES))
 def test_a_float32_merge_is_mergekits(float32_family: Family, name: str) -> None:
     check(recipes(float32_family, "float32")[name], relative=1e-6)
 
@@ -117,13 +118,13 @@ def zoo(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 
 def every_method() -> list[ParameterSet]:
-    """Return every pair of architecture and method, and of each with a dtype; by default half of them."""
+    """Return every pair of architecture and method, and of each with a dtype; by default a quarter of them."""
     dtypes = ("float32", "bfloat16", "float16")
     methods = [name for name, method in METHODS.items() if method.in_mergekit]
     found = []
     for (row, architecture), (column, method) in product(enumerate(STYLES), enumerate(methods)):
         dtype = dtypes[(row + column) % len(dtypes)]
-        marks = [pytest.mark.slow] if (row + column) % 2 else []
+        marks = [pytest.mark.slow] if (row + column) % 4 else []
         found.append(pytest.param(architecture, method, dtype, marks=marks))
     return found
 
@@ -165,7 +166,7 @@ def test_a_random_merge_has_mergekits_density_mean_and_norm(float32_family: Fami
 
 
 @pytest.mark.parametrize("zoo", ["llama"], indirect=True)
-@pytest.mark.parametrize("method", [name for name, method in METHODS.items() if not method.observes])
+@pytest.mark.parametrize("method", every(3, (name for name, method in METHODS.items() if not method.observes)))
 def test_a_merge_has_the_same_bits_in_other_blocks_by_more_threads_and_again(
     zoo: Zoo, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -137,6 +137,7 @@ def assert_same_files(one: Path, other: Path) -> None:
 
 
 @pytest.mark.usefixtures("empty_memo")
+@pytest.mark.slow
 def test_a_second_merge_of_the_kind_needs_no_transformers_and_writes_the_same(family: Family, tmp_path: Path) -> None:
     first = {name: Recipe.parse(recipes(family, "bfloat16")[name]) for name in ("ties", "slices", "out_dtype")}
     (tmp_path / "first").mkdir()

@@ -17,6 +17,7 @@ from merging import ExportOptions, Merger, MergingError, ParentSet, Recipe, Scor
 from tests.merging.conftest import Family
 from tests.merging.test_export import assert_same_bits, scored
 from tests.merging.zoo import STYLES
+from tests.parametrization import every
 from tests.tiny import TinyModel, save_tiny_model
 
 TOKENS = torch.arange(12)[None]
@@ -57,7 +58,7 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Family]:
 # --- the digest of the weights --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("architecture", STYLES)
+@pytest.mark.parametrize("architecture", every(3, STYLES))
 def test_the_export_has_the_digest_of_what_was_scored(
     zoo: Callable[[str], Family], tmp_path: Path, architecture: str
 ) -> None:

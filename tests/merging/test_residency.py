@@ -93,6 +93,7 @@ def hollow(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return [save_hollow_model(folder / name, SEVEN_BILLION, first) for name, first in firsts.items()]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The given buffer is not writable")
 def test_a_plan_of_parents_of_7b_reads_no_weights(hollow: list[str]) -> None:
     base, a, b = hollow
@@ -292,6 +293,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     return Recipe.average([save_tiny_model(folder / str(seed), TinyModel(seed=seed, **options)) for seed in range(3)])  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_an_export_takes_the_memory_of_a_shard_and_not_of_its_parents(large: Recipe, tmp_path: Path) -> None:
     size = Checkpoint.open(large.config_source).nbytes
     assert size > 70e6
@@ -307,6 +309,7 @@ def test_an_export_takes_the_memory_of_a_shard_and_not_of_its_parents(large: Rec
     assert grown[0] > 2 * size, "the measure sees what is kept"
 
 
+@pytest.mark.slow
 def test_out_of_memory_falls_back_to_the_files_and_says_so(large: Recipe, caplog: pytest.LogCaptureFixture) -> None:
     limits = resource.getrlimit(resource.RLIMIT_AS)
     with ParentSet.open(large, MergeOptions(memory_budget=10**9)) as parents, caplog.at_level(logging.WARNING):

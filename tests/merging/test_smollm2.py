@@ -71,13 +71,13 @@ def test_a_float32_merge_is_mergekits(smollm2: Family, name: str) -> None:
 
 
 @pytest.mark.parametrize(("method", "dtype"), [("dare_linear", "float32"), ("dare_ties", "bfloat16")])
-def test_a_random_merge_keeps_as_much_of_each_tensor_as_mergekits(whole: Family, method: str, dtype: str) -> None:
-    text = recipes(whole, dtype)["task_arithmetic"].replace("task_arithmetic", method)
+def test_a_random_merge_keeps_as_much_of_each_tensor_as_mergekits(smollm2: Family, method: str, dtype: str) -> None:
+    text = recipes(smollm2, dtype)["task_arithmetic"].replace("task_arithmetic", method)
     text = text.replace("parameters: {}", "parameters: {density: [0.3, 0.8]}")
     ours, _ = merge(text)
     torch.manual_seed(0)
     theirs = mergekit_merge(text)
-    base = mergekit_merge(f"merge_method: passthrough\nmodels: [{{model: {whole.base}}}]\ndtype: {dtype}\n")
+    base = mergekit_merge(f"merge_method: passthrough\nmodels: [{{model: {smollm2.base}}}]\ndtype: {dtype}\n")
     deltas = {name: [merged[name].double() - base[name].double() for merged in (ours, theirs)] for name in theirs}
     for name, (one, other) in deltas.items() if dtype == "float32" else ():
         apart = five_deviations(other)

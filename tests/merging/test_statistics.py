@@ -31,6 +31,7 @@ from merging.statistics.folder import StatisticKey, StatisticsFolder
 from tests.merging.conftest import Family, make_family
 from tests.merging.disks import Limit, small_disk, small_files
 from tests.merging.peft_oracle import save_adapter
+from tests.parametrization import every
 from tests.tiny import TinyModel, TinyVocabulary, save_tiny_model
 
 TEXT = "def add(a, b):\n    return a + b\n\nfor each in range(3):\n    print(each)\n"
@@ -120,7 +121,7 @@ def break_file(file: Path, how: str) -> None:
         file.write_bytes(b"something else, of somebody else")
 
 
-@pytest.mark.parametrize("method", CASES)
+@pytest.mark.parametrize("method", every(3, CASES))
 def test_a_merge_is_the_same_with_what_was_found_and_with_what_was_computed(
     family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, method: str
 ) -> None:
@@ -138,6 +139,7 @@ def test_a_merge_is_the_same_with_what_was_found_and_with_what_was_computed(
     assert spy.called
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "how"), [("ties", "a bit"), ("pcb", "cut"), ("ties", "empty"), ("pcb", "foreign")])
 def test_what_is_damaged_is_computed_again_and_said(
     family: Family, tmp_path: Path, caplog: pytest.LogCaptureFixture, method: str, how: str
@@ -219,6 +221,7 @@ def test_an_adapter_with_another_scale_has_other_statistics(family: Family, tmp_
     assert_equal(merged(chosen, tmp_path / "statistics"), merged(chosen, None))
 
 
+@pytest.mark.slow
 def test_what_is_assembled_of_pieces_is_found_by_its_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     family = make_family(tmp_path / "models", architecture="mixtral")
     chosen, folder = CASES["ties"][0](family, tmp_path), tmp_path / "statistics"

@@ -24,6 +24,7 @@ from tests.conftest import ModelMaker
 from tests.merging.conftest import Family
 from tests.merging.oracle import mergekit_folder
 from tests.merging.peft_oracle import peft_merge, save_adapter
+from tests.parametrization import every
 from tests.tiny import TinyModel, TinyVocabulary, save_tiny_model
 
 # Fine-tunes that add tokens; parents that count their tokens in other orders and have other words, one of them with
@@ -112,11 +113,12 @@ SOURCES = {
 }
 
 
-@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("source", every(2, SOURCES))
 def test_a_merge_onto_a_base_has_mergekits_rows(unequal: Family, tmp_path: Path, source: str) -> None:
     assert_as_mergekit(task_arithmetic(unequal, SOURCES[source].format(**vars(unequal))), tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", SOURCES)
 def test_a_merge_without_a_base_has_mergekits_rows(unequal: Family, tmp_path: Path, source: str) -> None:
     assert_as_mergekit(linear(unequal, SOURCES[source].format(**vars(unequal))), tmp_path)

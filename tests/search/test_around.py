@@ -190,6 +190,7 @@ def test_an_own_recipe_needs_consent(family: Family, command: Command, tmp_path:
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_the_recipe_is_the_first_trial_and_the_config_in_the_results_goes_on(
     family: Family, command: Command, tmp_path: Path
 ) -> None:

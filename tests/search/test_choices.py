@@ -110,6 +110,7 @@ def test_methods_models_and_layers_are_searched_and_the_export_is_what_was_score
     assert (depth, digest(load_file(tmp_path / "merged" / "model.safetensors"))) in scored
 
 
+@pytest.mark.slow
 def test_a_recipe_of_chosen_method_model_and_layers_is_tried_first(tmp_path: Path) -> None:
     config = configured(tmp_path, "  sampler: cmaes\n  enqueue:" + START)
     board = run_search(config, tmp_path / "run", trials=3)
@@ -125,6 +126,7 @@ def test_a_recipe_of_chosen_method_model_and_layers_is_tried_first(tmp_path: Pat
     }
 
 
+@pytest.mark.slow
 def test_parents_of_unequal_depth_are_stacked_without_an_average(family: Family) -> None:
     deep = save_tiny_model(family.folder / "deep", TinyModel(seed=3, layers=4))
     recipe = f"""

@@ -346,6 +346,7 @@ def test_a_run_ends_with_the_leaderboard_and_the_next_command(
     assert (tmp_path / "my run-merged" / "model.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_a_suggested_command_works_where_a_folder_begins_with_a_dash(
     command: Command, family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -396,6 +397,7 @@ def test_a_model_that_lacks_a_tensor_is_not_scored_with_random_numbers(command: 
     refused(command(*words), f"model {family.b}: has no tensor model.norm.weight")
 
 
+@pytest.mark.slow
 def test_a_merge_is_evaluated_without_being_written(command: Command, family: Family, tmp_path: Path) -> None:
     recipe = average(family, tmp_path)
     options = ["--problems", family.problems, "--max-new-tokens", "12", "--allow-code-execution", "--json"]
@@ -407,6 +409,7 @@ def test_a_merge_is_evaluated_without_being_written(command: Command, family: Fa
     assert spread["problems"] == written["problems"]
 
 
+@pytest.mark.slow
 def test_a_pickle_is_merged_and_evaluated_behind_the_switch_that_mergekit_has(
     command: Command, family: Family, tmp_path: Path
 ) -> None:
@@ -457,6 +460,7 @@ def test_completions_from_anywhere_are_scored_in_the_order_of_the_lines(
     assert command(*words).stdout.endswith(f"pass@1 83.3% {interval} over 3 problems\n")
 
 
+@pytest.mark.slow
 def test_completions_of_a_trial_can_be_scored_again(
     command: Command, family: Family, finished: Path, tmp_path: Path
 ) -> None:
@@ -518,6 +522,7 @@ def test_the_package_is_a_program() -> None:
     assert done.stdout.startswith("Usage: merge-search [OPTIONS] COMMAND")
 
 
+@pytest.mark.slow
 def test_samples_are_drawn_and_tries_are_counted(command: Command, family: Family) -> None:
     few = family.folder / "few.jsonl"
     few.write_text("".join(family.problems.read_text().splitlines(keepends=True)[:4]))
@@ -531,6 +536,7 @@ def test_samples_are_drawn_and_tries_are_counted(command: Command, family: Famil
     refused(command("evaluate", family.a, *options, "--temperature", "1", "--top-p", "0"), "--top-p 0.0")
 
 
+@pytest.mark.slow
 def test_several_sets_are_scored_together(command: Command, family: Family, tmp_path: Path) -> None:
     other = tmp_path / "other.jsonl"
     other.write_text(family.problems.read_text().splitlines()[0] + "\n")
@@ -541,6 +547,7 @@ def test_several_sets_are_scored_together(command: Command, family: Family, tmp_
     assert "\nother.jsonl: pass@1 " in command("evaluate", family.a, *options).stdout
 
 
+@pytest.mark.slow
 def test_every_prompt_format_is_compared_under_every_parents_tokenizer(
     command: Command, family: Family, tmp_path: Path
 ) -> None:

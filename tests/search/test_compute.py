@@ -38,9 +38,10 @@ def recorded(folder: Path) -> Any:
     return ResultsFolder.open(folder).identity["evaluation"]["compute_dtype"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("speeds", "chosen", "elsewhere"),
-    [(SLOW, "float32", FAST), pytest.param(FAST, "recipe", SLOW, marks=pytest.mark.slow)],
+    [(SLOW, "float32", FAST), (FAST, "recipe", SLOW)],
 )
 def test_a_worker_elsewhere_takes_what_the_search_began_with_and_says_what_that_costs(
     speeds: Speeds,
@@ -149,6 +150,7 @@ def test_vllm_in_float32_is_refused_by_its_key(family: Family, command: Command)
     assert "--compute-dtype float32: vllm computes in the weights' dtype" in command(*words).stderr
 
 
+@pytest.mark.slow
 def test_an_evaluation_says_what_it_computed_in(family: Family, command: Command, processor: Measure) -> None:
     recipe = family.folder / "average.yaml"
     recipe.write_text(

@@ -54,6 +54,7 @@ def test_ds_trinity_plans_the_hand_made_merge(trinity: Path, command: Command, m
     assert numbers["layers 2-3"] == ["1.00 0.70→1.00", "0.50→0.10 0.50"]
 
 
+@pytest.mark.slow
 def test_ds_trinity_runs_with_the_hand_made_merge_as_a_trial(
     trinity: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -156,6 +156,7 @@ def test_finalists_are_confirmed_in_rounds_of_old_and_new_problems(
     assert f"| confirmation (14 problems in 2 rounds at temperature 0.2) | {found['trial-2'].score:.1%} | |" in card
 
 
+@pytest.mark.slow
 def test_one_greedy_round_takes_what_the_report_split_has_shown(out: Path, more: Path) -> None:
     before = {it.key: it.on("report").outcomes for it in ResultsFolder.open(out).read()[1]}
     told = Told()
@@ -168,6 +169,7 @@ def test_one_greedy_round_takes_what_the_report_split_has_shown(out: Path, more:
     assert "of 14 problems than the closest parent" in look
 
 
+@pytest.mark.slow
 def test_a_killed_confirmation_loses_one_round_of_one_model(out: Path, tmp_path: Path) -> None:
     with running(tmp_path, "confirm", out, "--samples", "2", held_at=(Bench.score, 5)) as process:
         process.until_held()  # at the second round of the second model
@@ -183,6 +185,7 @@ def test_a_killed_confirmation_loses_one_round_of_one_model(out: Path, tmp_path:
     assert [look.rounds for look in ResultsFolder.open(out).read()[3].made if look.rounds] == [1, 2]
 
 
+@pytest.mark.slow
 def test_the_first_signal_lets_a_round_finish_and_says_how_to_go_on(out: Path, tmp_path: Path) -> None:
     words = ["confirm", out, "--samples", "2", "--temperature", "0.5"]
     with running(tmp_path, *words, held_at=(Bench.score, 1)) as process:

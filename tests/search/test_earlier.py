@@ -110,6 +110,7 @@ def test_the_scores_of_a_search_of_the_same_are_taken_over(
     assert not any("kept out" in note for note in phases.said)
 
 
+@pytest.mark.slow
 def test_only_parameters_are_taken_of_another_search_and_its_problems_are_not_reported(
     finished: Path, shared_family: Family, tmp_path: Path
 ) -> None:
@@ -143,6 +144,7 @@ def test_only_parameters_are_taken_of_another_search_and_its_problems_are_not_re
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("entry", ["results/earlier", "{results: results/earlier}"])
 def test_a_search_goes_on_without_the_folder_that_it_started_from(
     one_trial: tuple[SearchConfig, Path], shared_family: Family, entry: str

@@ -102,6 +102,7 @@ def test_a_folder_that_holds_something_is_left_alone(command: Command, finished:
     assert [path.name for path in tmp_path.iterdir()] == ["note"]
 
 
+@pytest.mark.slow
 def test_what_a_config_named_may_be_gone_when_its_trials_are_exported(family: Family, tmp_path: Path) -> None:
     space = SearchConfig.load(family.write()).space
     (family.folder / "start.yaml").write_text(space.example().to_yaml(), encoding="utf-8")
@@ -150,6 +151,7 @@ def test_what_was_scored_on_the_report_split_is_compared_with_the_export(
             assert not to.exists()
 
 
+@pytest.mark.slow
 def test_a_method_that_mergekit_does_not_have_is_named_and_exported_as_an_equal(
     command: Command, family: Family, tmp_path: Path
 ) -> None:
@@ -177,6 +179,7 @@ def test_a_method_that_mergekit_does_not_have_is_named_and_exported_as_an_equal(
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+@pytest.mark.slow
 def test_methods_that_need_a_calibration_file_are_searched_like_others(family: Family, tmp_path: Path) -> None:
     recipe = """
   merge_method: {choices: [fisher, regmean]}

@@ -254,6 +254,7 @@ def project(project_elsewhere: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(project_elsewhere, tmp_path / "moved+here@2"))
 
 
+@pytest.mark.slow
 def test_a_moved_project_goes_on(project: Path, command: Command) -> None:
     out = project / "results" / "search"
     progress = Phases()
@@ -266,6 +267,7 @@ def test_a_moved_project_goes_on(project: Path, command: Command) -> None:
     assert str(project) in (project / "merged" / "recipe.yaml").read_text()
 
 
+@pytest.mark.slow
 def test_a_moved_project_is_exported(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     export_trial(project / "results" / "search", tmp_path / "beside the results", anyway=True)
     shutil.move(project / "results" / "search", tmp_path / "far away")
@@ -298,6 +300,7 @@ def test_neither_run_nor_export_take_other_weights_for_those_that_were_scored(
     assert command("compare", f"{out}:a", f"{out}:b").exit_code == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", ["search", "report split"])
 def test_a_parent_that_changes_while_the_search_runs_ends_it(project: Path, when: str) -> None:
     class Trainer(Progress):
@@ -316,6 +319,7 @@ def test_a_parent_that_changes_while_the_search_runs_ends_it(project: Path, when
     assert not [row for row in board.rows if row.record.on("report").score is not None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", ["search", "report split"])
 def test_a_model_that_fails_as_a_parent_changed_is_no_failure(
     project: Path, when: str, monkeypatch: pytest.MonkeyPatch

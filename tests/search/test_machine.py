@@ -205,6 +205,7 @@ def test_the_command_line_says_so_in_one_line_and_ends_with_2(
     assert (out / "worker.log").read_text().count("the machine failed\nTraceback") == 3
 
 
+@pytest.mark.slow
 def test_a_parent_whose_file_vanishes_is_no_failure_of_the_candidates(
     begun: tuple[SearchConfig, Path], family: Family
 ) -> None:
@@ -223,6 +224,7 @@ def test_a_parent_whose_file_vanishes_is_no_failure_of_the_candidates(
     assert (scored(resumed), failed(resumed)) == (SCORED + 3, [])
 
 
+@pytest.mark.slow
 @pytest.mark.sandbox
 def test_a_sandbox_that_dies_is_no_failure_of_the_candidates(
     begun: tuple[SearchConfig, Path], monkeypatch: pytest.MonkeyPatch
@@ -244,6 +246,7 @@ def test_a_sandbox_that_dies_is_no_failure_of_the_candidates(
     assert (scored(resumed), failed(resumed)) == (6, [])
 
 
+@pytest.mark.slow
 def test_parents_that_the_machine_fails_at_are_scored_when_it_works_again(
     family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -256,10 +259,11 @@ def test_parents_that_the_machine_fails_at_are_scored_when_it_works_again(
     assert [row.record.search.state for row in resumed.rows] == ["complete"] * PARENTS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "error",
     [
-        pytest.param(MemoryError(), marks=pytest.mark.slow),  # all that are taken as such are known by another test
+        MemoryError(),
         OutOfMemory("cuda:0 has no room for the 0.52 GB of one tensor of every parent"),
     ],
     ids=lambda error: type(error).__name__,
@@ -291,9 +295,8 @@ def test_a_trial_at_which_alone_the_machine_fails_is_run_once_more_and_fails(
     assert "--retry-failed" in reason
 
 
-@pytest.mark.parametrize(
-    ("error", "reason"), [pytest.param(LOST, "AcceleratorError", marks=pytest.mark.slow), (Killed(), "its worker died")]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("error", "reason"), [(LOST, "AcceleratorError"), (Killed(), "its worker died")])
 def test_a_trial_that_ends_its_worker_twice_fails_and_may_be_tried_again(
     error: BaseException,
     reason: str,
@@ -318,6 +321,7 @@ def test_a_trial_that_ends_its_worker_twice_fails_and_may_be_tried_again(
     assert (scored(healed), failed(healed)) == (SCORED + 2, [])
 
 
+@pytest.mark.slow
 def test_failures_of_before_are_run_again_where_that_is_asked_for(
     begun: tuple[SearchConfig, Path], command: Command
 ) -> None:
@@ -335,6 +339,7 @@ def test_failures_of_before_are_run_again_where_that_is_asked_for(
     assert [sum(row.record.parameters == params for row in board.rows) for params in lost] == [1, 1, 1]
 
 
+@pytest.mark.slow
 def test_a_model_that_the_machine_fails_at_on_the_report_split_is_scored_there_later(
     unreported: tuple[SearchConfig, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -352,6 +357,7 @@ def test_a_model_that_the_machine_fails_at_on_the_report_split_is_scored_there_l
     assert all(row.record.on("report").score is not None for row in resumed.rows)
 
 
+@pytest.mark.slow
 def test_a_model_that_kills_its_workers_on_the_report_split_is_left_out(
     unreported: tuple[SearchConfig, Path], shared_family: Family, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -375,7 +381,8 @@ def test_a_model_that_kills_its_workers_on_the_report_split_is_left_out(
     assert all(row.record.on("report").score is not None for row in retried.rows)
 
 
-@pytest.mark.parametrize("stop", [KeyboardInterrupt(), pytest.param(SystemExit(130), marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("stop", [KeyboardInterrupt(), SystemExit(130)])
 def test_a_person_who_stops_a_worker_fails_no_trial(
     stop: BaseException, begun: tuple[SearchConfig, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -390,6 +397,7 @@ def test_a_person_who_stops_a_worker_fails_no_trial(
     assert (scored(board), failed(board)) == (SCORED + 1, [])
 
 
+@pytest.mark.slow
 def test_a_person_who_stops_a_worker_at_the_report_split_keeps_no_model_from_it(
     unreported: tuple[SearchConfig, Path], shared_family: Family, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -403,6 +411,7 @@ def test_a_person_who_stops_a_worker_at_the_report_split_keeps_no_model_from_it(
     assert all(row.record.on("report").score is not None for row in board.rows)
 
 
+@pytest.mark.slow
 def test_a_parent_that_fails_is_run_once_more_at_the_next_start_and_not_at_every_one(
     family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -146,6 +146,7 @@ def test_a_crime_whose_tensors_do_not_fit_is_explained(command: Command, family:
     )
 
 
+@pytest.mark.slow
 def test_parents_that_do_not_mean_the_same_are_told_or_refused(
     command: Command, family: Family, tmp_path: Path
 ) -> None:
@@ -224,6 +225,7 @@ def test_code_of_a_model_is_executed_only_where_it_is_trusted(
     assert torch.isfinite(model(torch.arange(8).view(1, 8)).logits).all()
 
 
+@pytest.mark.slow
 def test_a_model_with_code_of_its_own_is_evaluated_where_it_is_trusted(
     command: Command, own_code: Family, tmp_path: Path
 ) -> None:
@@ -234,6 +236,7 @@ def test_a_model_with_code_of_its_own_is_evaluated_where_it_is_trusted(
         succeeded(command("evaluate", model, *options, "--trust-remote-code"))
 
 
+@pytest.mark.slow
 def test_a_search_trusts_code_where_its_config_says_so(command: Command, own_code: Family, tmp_path: Path) -> None:
     refused(command("run", own_code.write(), "--out", tmp_path / "run"), "merging.trust_remote_code: true")
     config = own_code.write(evaluation=NO_REPORT, more="merging: {trust_remote_code: true}")
@@ -249,6 +252,7 @@ def test_a_search_trusts_code_where_its_config_says_so(command: Command, own_cod
 # --- a search over different vocabularies ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_search_merges_parents_of_different_vocabularies(command: Command, family: Family, tmp_path: Path) -> None:
     vocabulary = TinyVocabulary(words=("de", "def"), added=("<|end|>",))
     save_tiny_model(family.b, TinyModel(seed=2, vocabulary=vocabulary))

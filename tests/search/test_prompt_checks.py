@@ -70,6 +70,7 @@ def said_first(config: SearchConfig, out: Path) -> list[str]:
     return progress.said
 
 
+@pytest.mark.slow
 def test_what_tokenizers_append_changes_no_score(family: Family, stopped_folder: Path, tmp_path: Path) -> None:
     for model in (family.base, family.a, family.b):
         append_end(model)
@@ -140,6 +141,7 @@ def test_ordinary_models_need_no_word(family: Family, tmp_path: Path) -> None:
     assert not [note for note in said_first(SearchConfig.load(family.write()), tmp_path / "run") if "prompt" in note]
 
 
+@pytest.mark.slow
 def test_a_chat_export_ends_where_its_answers_did(family: Family, tmp_path: Path) -> None:
     chatting(family.base, family.a, family.b)
     notes = said(family.write(evaluation=CHAT), tmp_path / "run", trials=1)
@@ -158,6 +160,7 @@ def test_a_chat_export_ends_where_its_answers_did(family: Family, tmp_path: Path
     assert end_tokens(written, load_tokenizer(str(tmp_path / "out"))) == scored
 
 
+@pytest.mark.slow
 def test_an_export_ends_as_the_tokenizer_of_the_prompts_ends(family: Family, tmp_path: Path) -> None:
     chatting(family.b)
     said(family.write(evaluation=", prompt: {format: chat, tokenizer: b}"), tmp_path / "run", trials=1)
@@ -172,6 +175,7 @@ def test_a_template_that_leaves_the_question_out_ends_a_search_before_it_begins(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_evaluate_says_what_is_unusual_about_the_prompts(command: Command, family: Family) -> None:
     append_end(family.a)
     options = ["--problems", family.problems, "--max-new-tokens", "2", "--allow-code-execution"]

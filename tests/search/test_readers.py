@@ -102,10 +102,11 @@ def test_a_broken_database_is_read_without_a_trace(folder: Path, tmp_path: Path,
     assert fingerprint(folder) == was
 
 
+@pytest.mark.slow
 @pytest.mark.sandbox
 @pytest.mark.parametrize(
     "left",
-    ["a database without studies", *(pytest.param(it, marks=pytest.mark.slow) for it in ("nothing", "an empty file"))],
+    ["a database without studies", "nothing", "an empty file"],
 )
 def test_a_search_that_lost_its_database_is_not_begun_again_over_what_it_left(
     folder: Path, shared_family: Family, command: Runner, left: str

@@ -64,6 +64,7 @@ def test_a_run_leaves_a_folder_with_everything(finished: Path, shared_family: Fa
     assert not list((finished / ".workers").iterdir())
 
 
+@pytest.mark.slow
 def test_a_search_whose_parents_have_no_room_and_are_pickles_finds_the_same(
     family: Family, stopped_folder: Path, tmp_path: Path
 ) -> None:
@@ -80,6 +81,7 @@ def test_a_search_whose_parents_have_no_room_and_are_pickles_finds_the_same(
     export_trial(tmp_path / "run", tmp_path / "merged", trial=found.best)
 
 
+@pytest.mark.slow
 def test_a_search_that_compiles_says_so_and_finds_the_same(
     family: Family, stopped_folder: Path, tmp_path: Path
 ) -> None:
@@ -147,6 +149,7 @@ def test_trials_know_how_likely_they_find_what_the_parents_passed_with(finished:
     assert keys == sorted(keys)
 
 
+@pytest.mark.slow
 def test_candidates_that_find_what_the_parents_passed_with_unlikely_are_pruned(family: Family, tmp_path: Path) -> None:
     text = family.config(search=", prune_margin: 0").replace("trials: 3", "trials: 5")
     board = run_search(SearchConfig.parse(text, folder=family.folder), tmp_path / "run")
@@ -203,6 +206,7 @@ def test_fewer_trials_than_there_are_runs_none(finished: Path, shared_family: Fa
     assert phases.begun == ["reading the parents 1", "parents 4", "search 1", "report split 0"]
 
 
+@pytest.mark.slow
 def test_fresh_begins_anew(one_trial: tuple[SearchConfig, Path], tmp_path: Path) -> None:
     config, out = one_trial
     first = Leaderboard.open(out)
@@ -216,6 +220,7 @@ def test_fresh_begins_anew(one_trial: tuple[SearchConfig, Path], tmp_path: Path)
     assert not (tmp_path / "run.1/statistics").exists()
 
 
+@pytest.mark.slow
 def test_after_its_time_a_search_takes_no_trial(family: Family, tmp_path: Path) -> None:
     config = SearchConfig.load(family.write(search=", timeout: 8h"))
     phases = Phases()
@@ -282,6 +287,7 @@ def test_logits_that_are_not_finite_fail_their_problems_and_the_leaderboard_says
     assert f"a: {rows['a'].record.search.error}" in shown
 
 
+@pytest.mark.slow
 def test_where_every_trial_failed_the_export_says_why(family: Family, command: Command, tmp_path: Path) -> None:
     recipe = """
   merge_method: task_arithmetic
@@ -296,6 +302,7 @@ def test_where_every_trial_failed_the_export_says_why(family: Family, command: C
     assert "holds NaN or Inf" in refused.stderr
 
 
+@pytest.mark.slow
 def test_numbers_that_make_no_valid_recipe_fail_their_trial(family: Family, tmp_path: Path) -> None:
     # Both ends of the ranges are valid; layer_range [2, 2] between them is not.
     recipe = """
@@ -371,6 +378,7 @@ def test_no_problem_to_search_on_is_refused(family: Family, tmp_path: Path) -> N
         run_search(config, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_without_a_report_split_there_is_no_report(family: Family, tmp_path: Path) -> None:
     board = run_search(SearchConfig.load(family.write(evaluation=NO_REPORT)), tmp_path / "run", trials=1)
     assert {row.record.on("report").score for row in board.rows} == {None}
@@ -443,6 +451,7 @@ def test_what_is_no_better_than_a_parent_is_exported_only_if_that_is_asked_for(
     assert (named.exit_code, reason in named.stderr) == (0, False)
 
 
+@pytest.mark.slow
 def test_while_another_worker_is_at_its_last_trial_the_finalists_are_left_to_it(
     one_trial: tuple[SearchConfig, Path],
 ) -> None:
@@ -468,7 +477,8 @@ def test_a_worker_that_died_is_not_waited_for(one_trial: tuple[SearchConfig, Pat
     assert board.rows[0].record.on("report").score is not None
 
 
-@pytest.mark.parametrize("scored", [3, *(pytest.param(count, marks=pytest.mark.slow) for count in (0, 1))])
+@pytest.mark.slow
+@pytest.mark.parametrize("scored", [3, 0, 1])
 def test_parents_whose_worker_died_are_counted_once(
     family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scored: int
 ) -> None:
@@ -499,6 +509,7 @@ def test_no_trials_and_no_time_are_none(one_trial: tuple[SearchConfig, Path], sh
     assert parameters(run_search(config, out, timeout=0)).keys() == {0}
 
 
+@pytest.mark.slow
 def test_the_same_merge_again_has_the_outcomes_that_it_had(family: Family, tmp_path: Path) -> None:
     recipe = """
   merge_method: linear
@@ -580,6 +591,7 @@ def test_a_worker_that_ends_before_the_others_does_not_say_that_the_search_is_un
     assert (told(stopped) == "1 of 2 trials are over.") is not at_a_trial
 
 
+@pytest.mark.slow
 def test_a_worker_leaves_a_model_that_another_is_at_on_the_report_split(
     finished: Path, shared_family: Family, tmp_path: Path
 ) -> None:
@@ -596,6 +608,7 @@ def test_a_worker_leaves_a_model_that_another_is_at_on_the_report_split(
     assert next(row for row in board.rows if row.name == "average").record.on("report").state == "complete"
 
 
+@pytest.mark.slow
 @pytest.mark.sandbox
 def test_a_program_whose_verdict_is_in_the_folder_is_not_executed_again(
     stopped_folder: Path, shared_family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -621,9 +634,8 @@ def test_the_default_folder_is_called_like_the_config(family: Family, monkeypatc
     assert Leaderboard.open("results/mine").study == "mine"
 
 
-@pytest.mark.parametrize(
-    "sampler", ["nsgaii", *(pytest.param(name, marks=pytest.mark.slow) for name in ("tpe", "gp", "qmc"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("sampler", ["nsgaii", "tpe", "gp", "qmc"])
 def test_the_scores_of_several_sets_may_be_objectives_of_their_own(
     family: Family, tmp_path: Path, sampler: str
 ) -> None:
@@ -648,6 +660,7 @@ def test_the_scores_of_several_sets_may_be_objectives_of_their_own(
     assert "(Pareto)" in shown(board)
 
 
+@pytest.mark.slow
 def test_a_search_over_several_sets_and_samples_is_scored_by_their_weights(family: Family, tmp_path: Path) -> None:
     rows = family.problems.read_text().splitlines(keepends=True)
     family.problems.write_text("".join(rows[:6]))

@@ -104,6 +104,7 @@ def test_a_file_that_is_opened_is_never_taken_for_a_stream_that_was_closed(tmp_p
     assert file.read_text() == "whole"
 
 
+@pytest.mark.slow
 def test_what_the_config_and_the_folder_tell_is_refused_before_transformers_is_imported(
     shared_family: Family, finished: Path, tmp_path: Path
 ) -> None:
@@ -129,7 +130,8 @@ for text, out, seed in {given!r}:
     assert [message for message, line in zip(refusals, told, strict=True) if message not in line] == []
 
 
-@pytest.mark.parametrize("stream", ["stdout", pytest.param("stderr", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
 def test_a_search_goes_on_where_nothing_can_be_written_to_a_stream(
     one_trial: tuple[SearchConfig, Path], tmp_path: Path, stream: str
 ) -> None:

@@ -31,6 +31,7 @@ def scored(out: Path) -> dict[str, float | None]:
         return {}
 
 
+@pytest.mark.slow
 def test_the_first_signal_lets_the_trial_finish(one_trial: tuple[SearchConfig, Path], tmp_path: Path) -> None:
     config = one_trial[0].source
     one_trial[1].rename(tmp_path / "my run")
@@ -50,6 +51,7 @@ def test_the_first_signal_lets_the_trial_finish(one_trial: tuple[SearchConfig, P
     assert sorted(row.record.number for row in resumed.rows if row.record.kind == "trial") == list(range(ended + 1))
 
 
+@pytest.mark.slow
 @pytest.mark.sandbox
 @pytest.mark.parametrize("held_at", [(Merger.apply, 1), (LlamaForCausalLM.forward, 9)], ids=["merging", "generating"])
 def test_the_second_signal_stops_at_once_and_the_trial_is_run_again(
@@ -113,6 +115,7 @@ def test_two_workers_share_a_folder(family: Family, tmp_path: Path) -> None:
     assert len({str(row.record.recipe) for row in board.rows}) == len(board.rows)
 
 
+@pytest.mark.slow
 def test_the_trial_of_a_worker_that_was_killed_is_run_once_more_by_the_other(
     one_trial: tuple[SearchConfig, Path], tmp_path: Path
 ) -> None:
@@ -134,6 +137,7 @@ def test_the_trial_of_a_worker_that_was_killed_is_run_once_more_by_the_other(
     assert sorted(row.record.number for row in board.rows if row.record.kind == "trial") == list(range(total))
 
 
+@pytest.mark.slow
 def test_a_trial_that_kills_its_workers_fails_and_the_search_ends(
     one_trial: tuple[SearchConfig, Path], tmp_path: Path
 ) -> None:
@@ -154,6 +158,7 @@ def test_a_trial_that_kills_its_workers_fails_and_the_search_ends(
     assert board.unfinished == ""
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_the_search_with_what_to_do_and_keeps_what_was_scored(
     one_trial: tuple[SearchConfig, Path], tmp_path: Path
 ) -> None:
@@ -171,6 +176,7 @@ def test_a_full_disk_ends_the_search_with_what_to_do_and_keeps_what_was_scored(
     assert kept.items() <= {row.name: row.record.search.score for row in resumed.rows}.items()
 
 
+@pytest.mark.slow
 def test_completions_that_cannot_be_written_end_the_search_with_what_to_do(
     one_trial: tuple[SearchConfig, Path], tmp_path: Path
 ) -> None:
@@ -186,6 +192,7 @@ def test_completions_that_cannot_be_written_end_the_search_with_what_to_do(
     assert run_search(config, out, trials=2).best is not None
 
 
+@pytest.mark.slow
 def test_a_search_that_is_stopped_at_the_report_split_says_so_and_how_to_go_on(
     finished: Path, shared_family: Family, tmp_path: Path
 ) -> None:

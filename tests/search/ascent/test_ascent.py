@@ -69,6 +69,7 @@ def test_solutions_are_what_was_generated_end_included(
     assert sum(solution.completion[-1] == tokenizer.eos_token_id for solution in solutions) > 0
 
 
+@pytest.mark.slow
 def test_proposals_lower_the_loss_that_does_not_steer_them(
     config: SearchConfig, merger: Merger, solutions: Sequence[Solution]
 ) -> None:

@@ -63,6 +63,7 @@ def test_its_proposals_are_trials_and_the_sampler_goes_on(
     assert trials(tmp_path / "run")[2].proposed_by == "tpe"
 
 
+@pytest.mark.slow
 def test_an_error_in_it_ends_it_and_not_the_search(
     shared_family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -85,6 +86,7 @@ def test_a_worker_that_goes_on_knows_what_was_solved_before(file: Path, tmp_path
     assert [record.proposed_by for record in trials(tmp_path / "run")] == [ASCENT, ASCENT]
 
 
+@pytest.mark.slow
 def test_one_that_was_switched_off_leaves_its_trial_to_the_sampler(
     shared_family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
