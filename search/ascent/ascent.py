@@ -4,7 +4,8 @@ What an ascent knows of its past is the parameters of its last proposal: Adam be
 may go on with the next one, also after a kill.
 
 Guarantees: solutions are of the search split. About a fourth never steers: these choose how far a proposal goes on the
-way that the others show, and where the loss on them no longer falls, the ascent is over.
+way that the others show. Where the loss on them no longer falls, or a proposal is worse than the one before it, the
+ascent is over.
 """
 
 from __future__ import annotations
@@ -20,21 +21,27 @@ import torch
 from transformers import PreTrainedModel
 
 from evaluation import Solution
-from merging import Merger, MergingError
+from evaluation.scoring import p_better
+from merging import Merger, MergingError, Recipe
 from search.ascent.loss import losses
 from search.ascent.unit_box import UnitBox
 from search.space.sections import AscentSection
+from search.study.outcomes import Split
 from search.study.record import ASCENT, Parameters, TrialRecord, Value
 from search.study.store import Proposal
 
 LEAST = 8
 """With fewer solutions there is no ascent."""
+LEAST_RANKED = 5
+"""With fewer models a rank correlation says nothing."""
 
 # Of Adam.
 _DECAYS = (0.8, 0.95)
 _HELD_OUT = 4
 # A solution whose loss is no higher at the first step of a proposal has hardly a gradient, and is left out of the next.
 _SAFE = 0.02
+# The level of the test by which a proposal is worse than the one before.
+_WORSE = 0.05
 
 
 class AscentOverError(Exception):
@@ -60,6 +67,7 @@ class Ascent:
         merger: merges candidates.
         solutions: returns what has been solved of the search split so far.
         starts: where it may begin: the one of the least loss is chosen.
+        split: how the outcomes of records on the search split are read.
         progress: told how many of its passes are done, and how many there will be.
     """
 
@@ -68,6 +76,7 @@ class Ascent:
     merger: Merger
     solutions: Callable[[], Sequence[Solution]]
     starts: Sequence[Parameters]
+    split: Split = field(default_factory=Split)
     progress: Callable[[int, int], None] = lambda _done, _total: None
     _known: dict[frozenset[tuple[str, Value]], float] = field(default_factory=dict)
 
@@ -78,6 +87,7 @@ class Ascent:
             raise AscentOverError("it has made its last proposal")
         if not self.box.names:
             raise AscentOverError("no range of the recipe has a slope")
+        self._require_no_fall(earlier)
         try:
             parameters, notes = self._next(earlier, *_split(self._readable_solutions()))
         except MergingError as error:
@@ -86,6 +96,37 @@ class Ascent:
             self._known.clear()
         seen = sum(record.is_over for record in records if record.kind == "trial")
         return Proposal(parameters, ASCENT, seen, {ASCENT: notes})
+
+    def rank_correlation(self, records: Sequence[TrialRecord], recipe_of: Callable[[TrialRecord], Recipe]) -> float:
+        """Return how well the loss ranks reference models and own proposals: Spearman's correlation with their scores.
+
+        1 if a lower loss always goes with a higher score, -1 if with a lower one; nan for fewer than `LEAST_RANKED`
+        models, or if all losses or all scores are equal.
+
+        Args:
+            records: of the search.
+            recipe_of: returns the merge of a record.
+        """
+        from scipy.stats import spearmanr
+
+        own = [record for record in records if record.kind != "trial" or record.proposed_by == ASCENT]
+        scored = [record for record in own if record.search.state == "complete" and record.same_as is None]
+        scores = [record.search.score for record in scored]
+        if len(scored) < LEAST_RANKED or len(set(scores)) == 1:
+            return math.nan
+        solutions = self._readable_solutions()
+        found = [self._mean_loss(recipe_of(record), solutions) for record in scored]
+        return -float(spearmanr(found, scores).statistic) if len(set(found)) > 1 else math.nan
+
+    def _require_no_fall(self, earlier: Sequence[TrialRecord]) -> None:
+        """Raise AscentOverError if the last proposal is worse than the one before it."""
+        scored = [record.search for record in earlier if record.search.state == "complete"]
+        if len(scored) < 2:
+            return
+        before, last = scored[-2:]
+        rates, rates_before = self.split.rates(last.outcomes), self.split.rates(before.outcomes)
+        if p_better(rates_before, rates, self.split.weights) < _WORSE:
+            raise AscentOverError(f"its last proposal scored {last.score:.1%}, the one before it {before.score:.1%}")
 
     def _readable_solutions(self) -> Sequence[Solution]:
         """Return the solutions whose tokens the merges have embeddings for: one of a parent may have further tokens."""
@@ -120,13 +161,16 @@ class Ascent:
         key = frozenset(parameters.items())  # choices too: starts may differ in nothing else
         if key not in self._known:
             try:
-                model = self.merger.apply(self.box.recipe_at(parameters))
+                self._known[key] = self._mean_loss(self.box.recipe_at(parameters), solutions)
             except MergingError:
                 return math.inf
-            with torch.inference_mode():
-                found = losses(model, solutions)
-            self._known[key] = sum(found) / len(found)
         return self._known[key]
+
+    def _mean_loss(self, recipe: Recipe, solutions: Sequence[Solution]) -> float:
+        model = self.merger.apply(recipe)
+        with torch.inference_mode():
+            found = losses(model, solutions)
+        return sum(found) / len(found)
 
     def _climbed(self, start: Parameters, solutions: Sequence[Solution]) -> tuple[list[Parameters], int]:
         """Return where some steps of Adam lead, one after the other, and how many evaluations they cost.

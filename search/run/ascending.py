@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from evaluation import Solution
+from merging import Recipe
 from search.ascent.ascent import Ascent
 from search.ascent.unit_box import UnitBox
 from search.run.setup import Session
 from search.space.config import SearchConfig
 from search.study.record import ASCENT, Parameters, TrialRecord
+
+_RANKS_WELL = 0.5
 
 
 def why_none(config: SearchConfig) -> str:
@@ -47,4 +51,14 @@ def ascent_of(session: Session, warm_starts: Sequence[Parameters]) -> Ascent:
         return bench.evaluator.solutions(tokenizer, bench.drafts, bench.splits["search"])
 
     box = UnitBox.of(config.space.ranges, lambda parameters: bench.located(config.space.recipe_at(parameters)))
-    return Ascent(config.search.ascent, box, bench.merger, solutions, [middle, *warm_starts], bench.progress.step)
+    starts, split = [middle, *warm_starts], session.store.splits["search"]
+    return Ascent(config.search.ascent, box, bench.merger, solutions, starts, split, bench.progress.step)
+
+
+def ranking(session: Session, ascent: Ascent, records: Sequence[TrialRecord]) -> str:
+    """Return how well the loss of an ascent that is over ranks models, for people; empty where that cannot be said."""
+    found = ascent.rank_correlation(records, lambda it: session.bench.located(Recipe.from_dict(it.recipe, it.key)))
+    if math.isnan(found):
+        return ""
+    warning = "" if found >= _RANKS_WELL else ", which is low: its proposals may be no better than others"
+    return f"its loss ranks models as their scores do with a rank correlation of {found:.2f}{warning}"

@@ -23,7 +23,7 @@ from search.board.ranking import ranked, unreported
 from search.board.search_verdict import Splits, last_look, next_look, unscored
 from search.errors import STOPS, SearchError
 from search.pruning import pruners
-from search.run.ascending import ascent_of, goes_on, why_none
+from search.run.ascending import ascent_of, goes_on, ranking, why_none
 from search.run.machine import Machine
 from search.run.setup import Session
 from search.run.trial import Result, describe, repeat_trial, run_job
@@ -257,10 +257,22 @@ class Phases:
                 if not isinstance(error, AscentOverError):
                     _LOG.exception("the ascent failed")
                     release_unused()
-                notes = {ASCENT: {"over": describe(error), "evaluations": cost}}
-                self._progress.say(f"the ascent is over: {describe(error)}")
+                told = "; ".join(filter(None, (describe(error), self._ranking(records))))
+                notes = {ASCENT: {"over": told, "evaluations": cost}}
+                self._progress.say(f"the ascent is over: {told}")
         proposal = self._proposer.propose(job.record.number, records)
         return replace(proposal, sampler_notes={**proposal.sampler_notes, **notes})
+
+    def _ranking(self, records: Sequence[TrialRecord]) -> str:
+        try:
+            return ranking(self.session, self._ascent, records)
+        except STOPS:
+            raise
+        except AscentOverError:  # too little is solved
+            return ""
+        except Exception:  # no more than something to tell
+            _LOG.exception("the loss of the ascent could not be held against scores")
+            return ""
 
     def _ascends(self) -> bool:
         """Whether the ascent goes on."""

@@ -1,10 +1,13 @@
-"""What the ascent is worth: report score, problem evaluations and seconds, against samplers by themselves.
+"""What the default search is worth against samplers by themselves: report score, problem evaluations and seconds.
 
-    python -m tests.benchmarks.proposals --folder FOLDER [--seeds 10] [--trials 100] [--searches default tpe cmaes gp]
+    python -m tests.benchmarks.proposals [--seeds 10] [--trials 100] [--first 5] [--families ...] [--searches ...]
 
 Each search is the command that a person types. `default` is the config as it comes, with `--first` trials; the others
-have no ascent, and all their trials. No search ends before its trials are over. FOLDER keeps every results folder: what
-is there is not run again, and the tables are printed from the records in it.
+have no ascent, and all their trials. No search ends before its trials are over. `mostly text` is a variant of the
+quickstart with four text problems to one of maths: there the best parent is good, and the gain of a merge small.
+
+Every search that has ended is a line of `records/proposals.jsonl`, which the tables are printed from. What is there is
+not run again, so the benchmark goes on where it was stopped.
 
 A problem evaluation is a completion of one problem of the search split, those of the reference models included. A step
 of an ascent counts as three of each solution that it reads. The report split is charged to all alike, and not counted.
@@ -16,122 +19,154 @@ import argparse
 import json
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 from statistics import mean, stdev
 
 import yaml
 
-from search.board.ranking import best
+from search.board.ranking import best, best_parent
 from search.results import ResultsFolder
 from search.study.record import ASCENT
 from tests.benchmarks.machine import describe_machine
+from tests.fixtures.quickstart.families import problems
 
 CONFIG = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
+RECORDS = Path(__file__).parent / "records" / "proposals.jsonl"
 COMMAND = [str(Path(sys.executable).with_name("merge-search"))]
-# Knots of each parent's density and weight; 1 for a single number.
-FAMILIES = {"6 parameters": (1, 2), "18 parameters": (3, 6)}
 DEFAULT = "default"
-SECONDS = "seconds.json"
+
+
+@dataclass(frozen=True)
+class Family:
+    """Knots of each parent's density and weight (1: a single number), and how many problems of text and maths."""
+
+    density: int
+    weight: int
+    text: int = 150
+    maths: int = 150
+
+
+FAMILIES = {
+    "6 parameters": Family(1, 2),
+    "18 parameters": Family(3, 6),
+    "mostly text": Family(1, 2, text=240, maths=60),
+}
 
 
 @dataclass(frozen=True)
 class Ended:
-    """What a search came to: the best trial's scores in [0, 1], and what it took."""
+    """What a search came to: scores in [0, 1] of the best trial and of the best parent, and what it took."""
 
+    family: str
+    name: str
+    seed: int
+    trials: int
     search: float
     report: float
+    parent: float
     evaluations: int
     seconds: float
+    machine: str
 
 
 def main() -> None:
     """Run what is missing, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--trials", type=int, default=100)
     parser.add_argument("--first", type=int, default=5)
     parser.add_argument("--families", nargs="+", default=list(FAMILIES), choices=list(FAMILIES))
     parser.add_argument("--searches", nargs="+", default=[DEFAULT, "tpe", "cmaes", "gp"])
     given = parser.parse_args()
-    print(f"{describe_machine()}\n")
+    lines = RECORDS.read_text(encoding="utf-8").splitlines() if RECORDS.exists() else []
+    known = {(it.family, it.name, it.seed, it.trials): it for it in (Ended(**json.loads(line)) for line in lines)}
+    seeds = range(given.seeds)
+    trials = {name: given.first if name == DEFAULT else given.trials for name in given.searches}
+    for seed, family, name in product(seeds, given.families, given.searches):
+        key = (family, name, seed, trials[name])
+        if key not in known:
+            known[key] = run(*key)
+            with RECORDS.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(asdict(known[key])) + "\n")
+            print(known[key], file=sys.stderr, flush=True)
     for family in given.families:
-        found = {name: [] for name in given.searches}
-        for seed in range(given.seeds):
-            for name in given.searches:
-                trials = given.first if name == DEFAULT else given.trials
-                found[name].append(run(given.folder, family, name, seed, trials))
-        print(f"{family}, {given.seeds} seeds of split and sampler\n")
-        print("\n".join(table(found)) + "\n", flush=True)
+        found = {name: [known[family, name, seed, trials[name]] for seed in seeds] for name in given.searches}
+        print("\n".join(table(family, found)) + "\n")
 
 
-def run(folder: Path, family: str, name: str, seed: int, trials: int) -> Ended:
-    """Run a search, unless the folder has it, and return what it came to."""
-    place = folder / f"{family.replace(' ', '-')}-{name}-{seed}"
-    out, noted = place / "results", place / SECONDS
-    if not noted.exists():
-        place.mkdir(parents=True, exist_ok=True)
-        config = place / "config.yaml"
-        config.write_text(yaml.safe_dump(configured(family, name)), encoding="utf-8")
+def run(family: str, name: str, seed: int, trials: int) -> Ended:
+    """Run a search, and return what it came to."""
+    with tempfile.TemporaryDirectory() as place:
+        config, out = Path(place) / "config.yaml", Path(place) / "results"
+        config.write_text(yaml.safe_dump(configured(FAMILIES[family], name, Path(place))), encoding="utf-8")
         command = [*COMMAND, "run", str(config), "--out", str(out), "--seed", str(seed), "--trials", str(trials)]
         started = time.perf_counter()
         subprocess.run(command, check=True, capture_output=True)
-        noted.write_text(json.dumps(time.perf_counter() - started), encoding="utf-8")
-    return ended(out, json.loads(noted.read_text(encoding="utf-8")))
+        seconds = time.perf_counter() - started
+        _, records, _ = ResultsFolder.open(out).read()
+    winner, parent = best(records), best_parent(records)
+    assert winner
+    assert winner.search.score is not None
+    assert winner.report
+    assert winner.report.score is not None
+    assert parent
+    assert parent.report
+    assert parent.report.score is not None
+    scored = sum(len(record.search.outcomes) for record in records if record.same_as is None)
+    ascended = sum(record.sampler_notes.get(ASCENT, {}).get("evaluations", 0) for record in records)
+    scores = (winner.search.score, winner.report.score, parent.report.score)
+    return Ended(family, name, seed, trials, *scores, scored + ascended, seconds, describe_machine())
 
 
-def configured(family: str, name: str) -> dict[str, object]:
-    """Return the config of a search."""
+def configured(family: Family, name: str, place: Path) -> dict[str, object]:
+    """Return the config of a search, whose problems are written to a folder."""
     config = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))
-    density, weight = FAMILIES[family]
     recipe = config["recipe"]
     recipe["base_model"] = str(CONFIG.parent / recipe["base_model"])
     for model in recipe["models"]:
         model["model"] = str(CONFIG.parent / model["model"])
-        for key, knots in (("density", density), ("weight", weight)):
+        for key, knots in (("density", family.density), ("weight", family.weight)):
             model["parameters"][key].pop("knots", None)
             model["parameters"][key] |= {"knots": knots} if knots > 1 else {}
-    config["evaluation"]["problems"] = str(CONFIG.parent / config["evaluation"]["problems"])
+    asked = place / "problems.jsonl"
+    rows = [*problems("strings", family.text, seed=0), *problems("numbers", family.maths, seed=0)]
+    asked.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    config["evaluation"]["problems"] = str(asked)
     config["search"] |= {"finalists": 1, "stop": {"proven": False}}
     if name != DEFAULT:
         config["search"] |= {"sampler": name, "ascent": "off"}
     return config
 
 
-def ended(out: Path, seconds: float) -> Ended:
-    """Read what a search came to from its records."""
-    _, records, _ = ResultsFolder.open(out).read()
-    winner = best(records)
-    assert winner
-    assert winner.search.score is not None
-    assert winner.report
-    assert winner.report.score is not None
-    scored = sum(len(record.search.outcomes) for record in records if record.same_as is None)
-    ascended = sum(record.sampler_notes.get(ASCENT, {}).get("evaluations", 0) for record in records)
-    return Ended(winner.search.score, winner.report.score, scored + ascended, seconds)
-
-
-def table(found: dict[str, list[Ended]]) -> Iterator[str]:
+def table(family: str, found: dict[str, list[Ended]]) -> Iterator[str]:
     """Yield the lines of a family's table."""
     first = next(iter(found.values()))
-    yield "| search | search split | report split | report, less the first [95%] | problem evaluations | seconds |"
-    yield "|---|---|---|---|---|---|"
+    parent = mean(run.parent for run in first)
+    yield f"{family}, {len(first)} seeds of split and sampler; the best parent has {parent:.1%} on the report split"
+    yield ""
+    yield from sorted({run.machine for runs in found.values() for run in runs})
+    yield ""
+    yield "| search | trials | search split | report split | less the first [95%] | problem evaluations | seconds |"
+    yield "|---|---|---|---|---|---|---|"
     for name, runs in found.items():
-        differences = [mine.report - theirs.report for mine, theirs in zip(runs, first, strict=True)]
-        spread = 1.96 * stdev(differences) / len(differences) ** 0.5 if len(differences) > 1 else float("nan")
-        middle = mean(differences)
-        less = (
-            ""
-            if runs is first
-            else f"{middle * 100:+.1f} [{(middle - spread) * 100:+.1f}, {(middle + spread) * 100:+.1f}]"
+        search, report, evaluations, seconds = (
+            mean(getattr(run, field) for run in runs) for field in ("search", "report", "evaluations", "seconds")
         )
-        yield (
-            f"| {name} | {mean(run.search for run in runs):.1%} | {mean(run.report for run in runs):.1%} | {less} "
-            f"| {mean(run.evaluations for run in runs):,.0f} | {mean(run.seconds for run in runs):.1f} |"
-        )
+        less = "" if runs is first else difference(runs, first)
+        scores = f"{search:.1%} | {report:.1%} | {less}"
+        yield f"| {name} | {runs[0].trials} | {scores} | {evaluations:,.0f} | {seconds:.1f} |"
+
+
+def difference(runs: Sequence[Ended], others: Sequence[Ended]) -> str:
+    """Return how much better some searches are on the report split, paired by seed, in points with an interval."""
+    apart = [100 * (one.report - other.report) for one, other in zip(runs, others, strict=True)]
+    spread = 1.96 * stdev(apart) / len(apart) ** 0.5 if len(apart) > 1 else float("nan")
+    return f"{mean(apart):+.1f} [{mean(apart) - spread:+.1f}, {mean(apart) + spread:+.1f}]"
 
 
 if __name__ == "__main__":

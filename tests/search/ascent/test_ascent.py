@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from statistics import mean
 from typing import Any
 from unittest.mock import patch
 
 import pytest
+from scipy.stats import spearmanr
 
 from evaluation import DraftStore, Evaluator, Solution, load_problems
 from merging import Merger, ParentSet, Recipe
-from search.ascent.ascent import Ascent, AscentOverError, losses_with_gradients
+from search.ascent.ascent import LEAST_RANKED, Ascent, AscentOverError, losses_with_gradients
+from search.ascent.loss import losses
 from search.ascent.unit_box import UnitBox
 from search.run.setup import reference_models
 from search.space.config import SearchConfig
 from search.space.sections import AscentSection
-from search.study.record import ASCENT, TrialRecord
+from search.study.record import ASCENT, Scoring, TrialRecord
 
 QUICKSTART = "configs/quickstart.yaml"
 
@@ -131,3 +135,42 @@ def test_starts_may_differ_in_what_it_does_not_move(
     bad = {**good, **{name: 0.0 for name in good if name not in box.names}}
     found = Ascent(AscentSection(), box, merger, lambda: solutions, [bad, good])
     assert found._start([], solutions[:8]) == good
+
+
+@pytest.mark.parametrize("outcomes", ["ffffffff", "ppppppff"])
+def test_it_is_over_where_a_proposal_is_worse_than_the_one_before(
+    config: SearchConfig, merger: Merger, solutions: Sequence[Solution], outcomes: str
+) -> None:
+    found = ascent(config, merger, solutions, AscentSection(proposals=3, steps=1))
+    start, earlier = found.starts[0], []
+    for number, each in enumerate(("pppppppp", outcomes)):
+        scoring = Scoring("complete", each, each.count("p") / 8)
+        earlier.append(TrialRecord("trial", number, parameters=start, search=scoring, proposed_by=ASCENT))
+    if outcomes == "ppppppff":  # two of eight may be chance
+        assert found.propose(earlier).proposed_by == ASCENT
+    else:
+        with pytest.raises(AscentOverError, match=r"scored 0\.0%, the one before it 100\.0%"):
+            found.propose(earlier)
+
+
+def test_its_loss_ranks_models_by_spearmans_correlation(
+    config: SearchConfig, merger: Merger, solutions: Sequence[Solution]
+) -> None:
+    found, middle = ascent(config, merger, solutions), config.space.middle()
+    points = [found.box.parameters(dict.fromkeys(found.box.names, at), middle) for at in (0.1, 0.3, 0.5, 0.7, 0.9)]
+    recipes = [config.space.recipe_at(point) for point in points]
+    by_models = [mean(losses(merger.apply(recipe), solutions)) for recipe in recipes]
+    scores = [0.5, 0.9, 0.6, 0.2, 0.7]
+    records = [
+        TrialRecord("trial", place, search=Scoring("complete", score=score), proposed_by=ASCENT)
+        for place, score in enumerate(scores)
+    ]
+
+    def recipe_of(record: TrialRecord) -> Recipe:
+        return recipes[record.number]
+
+    expected = spearmanr([-loss for loss in by_models], scores).statistic
+    assert found.rank_correlation(records, recipe_of) == pytest.approx(expected)
+    assert math.isnan(found.rank_correlation(records[: LEAST_RANKED - 1], recipe_of))
+    equal = [replace(record, search=records[0].search) for record in records]
+    assert math.isnan(found.rank_correlation(equal, recipe_of))
