@@ -108,7 +108,7 @@ def run(family: str, name: str, seed: int, trials: int) -> Ended:
         started = time.perf_counter()
         subprocess.run(command, check=True, capture_output=True)
         seconds = time.perf_counter() - started
-        _, records, _ = ResultsFolder.open(out).read()
+        records = ResultsFolder.open(out).read()[1]
     winner, parent = best(records), best_parent(records)
     assert winner
     assert winner.search.score is not None

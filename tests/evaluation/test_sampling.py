@@ -17,6 +17,7 @@ from evaluation.generation.engine.generator import TransformersGenerator
 from evaluation.generation.sampling import Sampling, TokenDraws
 from evaluation.generation.stock_generator import StockGenerator
 from evaluation.generation.token_choice import choose, drawn, least_in_nucleus
+from tests.parametrization import every
 
 VOCABULARY = 700
 
@@ -113,7 +114,7 @@ def requests_of(tokenizer: Any, sampling: Sampling, drafts: dict[int, Any] | Non
     ]
 
 
-@pytest.mark.parametrize("top_p", [1.0, 0.9])
+@pytest.mark.parametrize("top_p", every(2, [0.9, 1.0]))
 def test_neither_the_batch_nor_the_order_nor_drafts_change_a_sample(tiny_model: tuple[Any, Any], top_p: float) -> None:
     model, tokenizer = tiny_model
     sampling = Sampling(samples=3, temperature=0.7, top_p=top_p, seed=5)

@@ -15,6 +15,7 @@ from evaluation import EvaluationError, Problem, ProblemSet, SandboxPool, load_p
 from evaluation.problems.sources import SETS
 from tests.evaluation.evalplus_cases import JUDGED
 from tests.hubs import refusing_proxy, silent_hub
+from tests.parametrization import every
 
 Row = Mapping[str, Any]
 
@@ -184,7 +185,7 @@ def test_problems_may_be_left_out_and_asked_in_their_own_way(humaneval: ProblemS
             load_problems("humaneval", without=[unknown])
 
 
-@pytest.mark.parametrize("reference", ["no-such/problems", "no-such/problems:config", "mbpp"])
+@pytest.mark.parametrize("reference", every(3, ["no-such/problems", "no-such/problems:config", "mbpp"]))
 def test_a_hub_that_never_answers_is_not_asked_again_and_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reference: str
 ) -> None:

@@ -114,6 +114,7 @@ parameters: {{density: 0.5, weight: 1}}
         assert bytes_read_of(file) < 2e6  # a page of each tensor was written just now
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The given buffer is not writable")
 def test_the_dry_run_of_a_search_over_7b_reads_no_weights(hollow: list[str], tmp_path: Path) -> None:
     base, a, b = hollow

@@ -515,7 +515,9 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize(
+    "sampler", [pytest.param(it, marks=[pytest.mark.slow] if it == "gp" else []) for it in SAMPLERS]
+)
 def test_what_a_sampler_draws_is_in_its_range_and_comes_back_from_the_recipe(sampler: str) -> None:
     template = recipe()
     template["models"][0]["parameters"] = dict(KINDS)

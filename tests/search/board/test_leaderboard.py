@@ -99,6 +99,7 @@ def test_before_any_trial_there_is_no_best() -> None:
     assert (found.best, found.best_parent, found.optimism, found.best_row, found.rows) == (None, None, None, None, ())
 
 
+@pytest.mark.slow
 def test_many_trials_are_ranked_at_once() -> None:
     first = RECORDS[4]
     many = [*RECORDS, *(replace(first, number=number) for number in range(10, 20_000))]
