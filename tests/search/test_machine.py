@@ -173,7 +173,7 @@ def test_merging_and_scoring_see_the_same_free_memory(
 
 @pytest.mark.parametrize(
     ("error", "merges"),
-    [(LOST, 1), pytest.param(IO, 3, marks=pytest.mark.slow), (MemoryError(), 6)],
+    [(LOST, 1), pytest.param(IO, 3, marks=pytest.mark.slow), pytest.param(MemoryError(), 6, marks=pytest.mark.slow)],
     ids=["lost", "I/O", "memory"],
 )
 def test_a_machine_that_fails_ends_the_worker_and_no_trial(
