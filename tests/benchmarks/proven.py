@@ -8,7 +8,7 @@ memory; transformers' `generate` in batches of 32, in float32, on all cores; and
 samples, as a process of its own. It runs with everything imported, and its parents cost it nothing.
 
 An oracle stops it: after the first trial at which its best one so far is proven on the report split, against every
-parent, at 5% and as if nobody had looked before. What the oracle computes is not counted. Every pair is a line of
+fine-tune, at 5% and as if nobody had looked before. What the oracle computes is not counted. Every pair is a line of
 `records/proven.jsonl`, which the table is printed from; what is there is not run again.
 """
 
@@ -123,7 +123,7 @@ class Peers:
     Attributes:
         config: the same as ours.
         seed: of the splits, and of pycma.
-        seconds: what it has taken, by part; pycma's own time counts as merging.
+        seconds: what it has taken, by part; pycma's own time is not counted.
         trials: how many it has made.
         proven: whether the oracle has stopped it.
     """
@@ -156,7 +156,7 @@ class Peers:
         strategy = cma.CMAEvolutionStrategy(
             [0.5] * len(space), 1 / 6, {"bounds": [0, 1], "seed": self.seed + 1, "verbose": -9}
         )
-        best, asked = -1.0, dict[str, torch.Tensor]()
+        best = -1.0
         while not self.proven and self.trials < most_trials and sum(self.seconds.values()) < most_seconds:
             points = strategy.ask()
             scores = []
@@ -168,12 +168,11 @@ class Peers:
                 scores.append(-mean(passed.values()))
                 self.trials += 1
                 if -scores[-1] > best:
-                    best, asked = -scores[-1], weights
-                    if self._is_proven(asked):
-                        self.proven = True
+                    best = -scores[-1]
+                    self.proven = self._is_proven(weights)
+                    if self.proven:
                         return
-            if len(scores) == len(points):
-                strategy.tell(points, scores)
+            strategy.tell(points, scores)
 
     def _is_proven(self, weights: Mapping[str, torch.Tensor]) -> bool:
         """The oracle, whose time is not counted."""
