@@ -30,7 +30,7 @@ def test_every_package_that_is_imported_is_declared() -> None:
 @pytest.mark.slow
 def test_every_package_that_the_tests_import_is_declared() -> None:
     extras = PROJECT["optional-dependencies"]
-    declared = names([*PROJECT["dependencies"], *extras["test"], *extras["vllm"]])
+    declared = names([*PROJECT["dependencies"], *extras["test"], *extras["dev"], *extras["vllm"]])
     declared.add("evalplus")  # makes a table, tests/evaluation/evalplus_table.py, which is kept
     found = {file: imports(file) - declared for file in sources("tests")}
     assert {file: missing for file, missing in found.items() if missing} == {}
