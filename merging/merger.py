@@ -92,8 +92,16 @@ class Merger:
 
     @property
     def random_seed(self) -> int:
-        """The seed. It is read-only because tensors that are already written are not drawn again."""
+        """The seed; a new value takes effect with the next `apply`."""
         return self._random_seed
+
+    @random_seed.setter
+    def random_seed(self, seed: int) -> None:
+        self._random_seed, self._written = seed, {}  # tensors that are already written would not be drawn again
+
+    def is_random(self, recipe: Recipe) -> bool:
+        """Whether a merge draws random numbers, so that its weights depend on the seed."""
+        return any(METHODS[step.method].random for step in self.steps(recipe))
 
     def plan(self, recipe: Recipe) -> Plan:
         """Return the plan of a recipe's structure. Raises MergingError where the recipe does not fit the parents."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from merging import Recipe, parts_of, renamed, short_names
-from search.board.leaderboard import Leaderboard, Row
+from search.board.leaderboard import Leaderboard, Row, shown_by_seed
 from search.board.names import find_record, record_name
 from search.board.ranking import best
 from search.devices import choose_device
@@ -150,6 +150,8 @@ def _evidence(
     if confirmation and (score := row.record.on("confirm").score) is not None:
         how = f" at temperature {confirmation.temperature:g}" if confirmation.temperature else ", greedy"
         lines.append(f"| confirmation ({leaderboard.confirmed_on}{how}) | {score:.1%} | |")
+    if by_seed := row.record.on("confirm").by_seed:
+        lines += ["", f"The merge draws random numbers: {shown_by_seed(by_seed)}."]
     if row.p_value is not None and leaderboard.best_parent:
         lines += [
             "",

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from statistics import fmean, stdev
 
 from evaluation.scoring import Interval, PairedTest, Rate, interval, paired_test
 from search.board.names import record_name
@@ -21,6 +22,15 @@ from search.study.outcomes import Split
 from search.study.record import SplitName, TrialRecord
 
 _COMPARED: tuple[SplitName, ...] = ("search", "report")
+
+
+def shown_by_seed(scores: Sequence[float]) -> str:
+    """Return what a merge that draws random numbers scored under several seeds, that of the search first, in words."""
+    each = ", ".join(f"{score:.1%}" for score in scores)
+    return (
+        f"{fmean(scores):.1%} on average under {len(scores)} random seeds in the first round ({each}), standard "
+        f"deviation {100 * stdev(scores):.1f} points"
+    )
 
 
 @dataclass(frozen=True, slots=True)

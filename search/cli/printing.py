@@ -40,6 +40,7 @@ def print_leaderboard(found: Leaderboard, top: int | None) -> None:
     """Print the best `top` trials, by default all, and the reference models, as wide as the terminal."""
     from rich.console import Console
 
+    from search.board.leaderboard import shown_by_seed
     from search.board.names import record_name
     from search.views.table import best_parameters, leaderboard_table, parents_of
 
@@ -69,6 +70,10 @@ def print_leaderboard(found: Leaderboard, top: int | None) -> None:
         each = [f"{called.get(name, name)} {score:.1%}" for name, score in scores.items() if score is not None]
         line = f"confirmed on {found.confirmed_on}: {', '.join(each)}"
         console.print(line, style="dim", highlight=False, markup=False, soft_wrap=True)
+    for record in found.trials:
+        if by_seed := record.on("confirm").by_seed:
+            line = f"{record_name(record)} draws random numbers: {shown_by_seed(by_seed)}"
+            console.print(line, style="dim", highlight=False, soft_wrap=True)
     for row in found.top(top):
         if row.record.search.state == "complete" and row.record.search.error:
             console.print(f"{row.name}: {row.record.search.error}", style="red", markup=False)

@@ -6,6 +6,7 @@ Guarantees: a kill costs at most one model's round. Nothing that it writes is re
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -18,13 +19,13 @@ from search.board.round_looks import confirmation_ended, confirmed, hindrance, r
 from search.board.search_verdict import search_verdict
 from search.confirmation_plan import Planned
 from search.contents import ParentContents, find
-from search.errors import SearchError
+from search.errors import STOPS, SearchError
 from search.identity import Identity
 from search.prompt_checks import notes_on_prompts
 from search.results import ResultsFolder
 from search.run.phases import Phases
 from search.run.setup import Session, Setup
-from search.run.trial import Bench, Result, run_job
+from search.run.trial import Bench, Result, describe, run_job
 from search.space.config import SearchConfig
 from search.space.sections import EvaluationSection, Sections
 from search.space.space import SearchSpace
@@ -33,6 +34,8 @@ from search.study.outcomes import Split
 from search.study.record import Scoring, TrialRecord
 from search.study.store import Job, next_round
 from search.views.progress import Progress
+
+_LOG = logging.getLogger("search.rounds")
 
 
 @contextlib.contextmanager
@@ -195,7 +198,21 @@ class Rounds(Phases):
             return result
         round_ = result.record.on("confirm")
         added = added_up(before, replace(round_, outcomes=taken + round_.outcomes), self.planned.split)
+        if number == 1 and added.score is not None and job.record.kind == "trial":
+            added = replace(added, by_seed=self._by_seed(recipe(), added.score))
         return replace(result, record=result.record.scored("confirm", added))
+
+    def _by_seed(self, recipe: Recipe, score: float) -> tuple[float, ...]:
+        """Return the score of a finalist that draws random numbers, and those under other seeds; else nothing."""
+        try:
+            others = self.session.bench.under_other_seeds(recipe, "confirm")
+        except STOPS:
+            raise
+        except Exception as error:  # whatever it is, the round itself is over
+            _LOG.exception("scoring under other random seeds")
+            self._progress.say(f"not scored under other random seeds: {describe(error)}")
+            return ()
+        return (score, *others) if others else ()
 
 
 def added_up(before: Scoring, round_: Scoring, split: Split) -> Scoring:

@@ -34,6 +34,9 @@ Pruners: TypeAlias = Callable[[], list[Observer]]
 
 _LOG = logging.getLogger("search.trial")
 
+OTHER_SEEDS = 2
+"""Under how many other random seeds a finalist is scored in its confirmation."""
+
 
 @dataclass(frozen=True, slots=True)
 class Bench:
@@ -75,6 +78,23 @@ class Bench:
     def weights_digest(self, recipe: Recipe) -> str:
         """Return the digest of the live model's weights, which are those of this recipe."""
         return self.merger.weights_digest(self.located(recipe))
+
+    def under_other_seeds(self, recipe: Recipe, split: SplitName) -> tuple[float, ...]:
+        """Return pass@1 of a merge under `OTHER_SEEDS` random seeds; none if it draws no random numbers.
+
+        Raises MergingError if it cannot be merged with one of them.
+        """
+        if not self.merger.is_random(self.located(recipe)):
+            return ()
+        seed = self.merger.random_seed
+        found = []
+        try:
+            for other in range(seed + 1, seed + 1 + OTHER_SEEDS):
+                self.merger.random_seed = other
+                found.append(self.score(recipe, split)[0].pass_at_1)
+        finally:
+            self.merger.random_seed = seed
+        return tuple(found)
 
     def located(self, recipe: Recipe) -> Recipe:
         """Return a recipe that names its models by where they lie now."""

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 DATABASE: Final = "search.db"
 WORKERS: Final = ".workers"
 
-_VERSION = 3
+_VERSION = 4
 _SCHEMA = """
 CREATE TABLE search (name TEXT, identity TEXT, splits TEXT, planned INTEGER, confirmation TEXT);
 CREATE TABLE looks (place INTEGER PRIMARY KEY, due INTEGER, alpha REAL, finalists TEXT, rounds INTEGER);
@@ -50,6 +50,7 @@ CREATE INDEX records_by_revision ON records (revision);
 CREATE TABLE scorings (
     key TEXT REFERENCES records, split TEXT, state TEXT, outcomes TEXT, score REAL, scores TEXT, log_likelihood REAL,
     seconds TEXT, tokens INTEGER, worker TEXT, started REAL, error TEXT, tries TEXT, deaths INTEGER,
+    by_seed TEXT,
     PRIMARY KEY (key, split)
 );
 CREATE INDEX scorings_by_state ON scorings (split, state);
@@ -62,7 +63,7 @@ _SPLITS: tuple[SplitName, ...] = get_args(SplitName)
 _OF_RECORD = [each.name for each in fields(TrialRecord) if each.name not in _SPLITS]
 _OF_SCORING = [each.name for each in fields(Scoring)]
 _MAPPINGS = ("parameters", "recipe", "sampler_notes", "seconds")
-_TUPLES = ("end_tokens", "scores", "tries")
+_TUPLES = ("end_tokens", "scores", "tries", "by_seed")
 _TABLES = {"search", "looks", "records", "scorings", "drafts", "verdicts", "workers"}
 _SELECT = f"""
 SELECT {", ".join(f"records.{name}" for name in _OF_RECORD)},

@@ -44,6 +44,8 @@ class Scoring:
         error: why it failed or was pruned, or what else is wrong with a model that has a score.
         tries: why earlier runs did not finish, one line per run.
         deaths: how many workers it has ended.
+        by_seed: pass@1 of a merge that draws random numbers, in the first round of its confirmation: under the random
+            seed of the search, then under others.
     """
 
     state: State = "waiting"
@@ -58,6 +60,7 @@ class Scoring:
     error: str | None = None
     tries: tuple[str, ...] = ()
     deaths: int = 0
+    by_seed: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

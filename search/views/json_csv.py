@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from evaluation import Outcome, Report, ScoredSamples
     from search.board.compare import Comparison
     from search.board.leaderboard import Leaderboard, Row
+    from search.study.record import Scoring
 
 _CSV_KEYS = (
     "kind", "name", "trial", "state", "search_score", "report_score", "report_low", "report_high", "won", "lost",
@@ -105,7 +106,13 @@ def _row(row: Row) -> dict[str, Any]:
         "compared_on": row.compared_on, "p_value": row.p_value, "seconds": search.seconds.get("total", 0.0),
         "recipe": dict(record.recipe), "parameters": dict(record.parameters), "on_front": row.on_front,
         "same_as": record.same_as, "proposed_by": record.proposed_by or None, "error": search.error,
-    } | ({"confirm_score": record.confirm.score} if record.confirm else {})  # fmt: skip
+    } | _confirmed(record.confirm)  # fmt: skip
+
+
+def _confirmed(scoring: Scoring | None) -> dict[str, object]:
+    if not scoring:
+        return {}
+    return {"confirm_score": scoring.score} | ({"confirm_by_seed": scoring.by_seed} if scoring.by_seed else {})
 
 
 def _problem(outcomes: Sequence[Outcome]) -> Mapping[str, object]:

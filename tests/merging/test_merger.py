@@ -254,12 +254,15 @@ parameters: {{density: 0.5, weight: 1, rescale: false, normalize: false{more}}}
         assert all(0.3 < (mask == other).float().mean() < 0.7 for other in every[index + 1 :])
 
 
-def test_the_seed_of_a_merger_stays(family: Family) -> None:
-    with ParentSet.open(Recipe.parse(text(family))) as parents:
+def test_a_merger_with_another_seed_merges_as_one_that_began_with_it(family: Family) -> None:
+    recipe = Recipe.parse(text(family, "dare_ties"))
+    with ParentSet.open(recipe) as parents:
         merger = Merger(parents, random_seed=7)
-        with pytest.raises(AttributeError):
-            merger.random_seed = 8  # type: ignore[misc]
-        assert merger.random_seed == 7
+        first = tensors(merger.apply(recipe))
+        merger.random_seed = 8
+        assert equal(tensors(merger.apply(recipe)), tensors(Merger(parents, random_seed=8).apply(recipe)))
+        merger.random_seed = 7
+        assert equal(tensors(merger.apply(recipe)), first)
 
 
 @pytest.mark.parametrize("source", ["", "tokenizer_source: union"])

@@ -158,7 +158,7 @@ def test_an_anchor_used_twice_is_two_ranges(family: Family) -> None:
         (
             "trials: 3",
             "trials: 3, sampler: tpee",
-            "search.sampler: unknown sampler 'tpee'; did you mean 'tpe'. .known: tpe",
+            "search.sampler: unknown sampler 'tpee'; did you mean 'tpe'. .known: auto, tpe",
         ),
         ("trials: 3", "trials: 3, timeout: soon", "search.timeout: 'soon' is not a duration"),
         ("trials: 3", "trials: 3, trials: 4", "the key 'trials' is given twice"),

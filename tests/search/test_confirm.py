@@ -15,10 +15,11 @@ from pathlib import Path
 from statistics import fmean
 
 import pytest
+import torch
 
 from evaluation import Evaluator, ProblemSet, load_problems
-from merging import load_tokenizer
-from search import Leaderboard, SearchConfig, SearchError, export_trial
+from merging import Merger, ParentSet, Recipe, load_tokenizer
+from search import Leaderboard, SearchConfig, SearchError, export_trial, run_search
 from search.confirmation_plan import Asked, parts, plan_confirmation, recorded_evaluation
 from search.earlier import EarlierSearch, spent_earlier
 from search.results import ResultsFolder
@@ -154,6 +155,50 @@ def test_finalists_are_confirmed_in_rounds_of_old_and_new_problems(
     export_trial(out, tmp_path / "merged", trial=2)
     card = (tmp_path / "merged" / "README.md").read_text(encoding="utf-8")
     assert f"| confirmation (14 problems in 2 rounds at temperature 0.2) | {found['trial-2'].score:.1%} | |" in card
+
+
+@pytest.mark.slow
+def test_finalists_of_random_methods_are_scored_under_other_seeds(
+    family: Family, tmp_path: Path, command: Command
+) -> None:
+    recipe = """
+  merge_method: dare_ties
+  base_model: base
+  models:
+    - {model: a, parameters: {density: {low: 0.2, high: 0.6}, weight: 1.0}}
+    - {model: b, parameters: {density: 0.5, weight: 0.7}}
+"""
+    out = tmp_path / "random"
+    config = SearchConfig.load(family.write(recipe=recipe, search=", sampler: random, stop: {proven: false}"))
+    run_search(config, out)
+    with closing(sqlite3.connect(out / "search.db")) as database, database:  # so that a trial is better
+        for key, outcomes in (("parent-0", "f" * REPORTED), ("parent-1", "f" * REPORTED)):
+            scores = "outcomes = ?, score = 0.0, scores = '[0.0]'"
+            database.execute(f"UPDATE scorings SET {scores} WHERE key = ? AND split = 'search'", (outcomes, key))
+    board = confirm_search(out, samples=2)
+    scored = {it.number: it for it in board.trials if it.on("confirm").by_seed}
+    assert set(scored) == {it.number for it in board.trials if it.confirm}
+    first = next(iter(scored.values()))
+    own, *others = first.on("confirm").by_seed
+    how = replace(ResultsFolder.open(out).read()[2]["confirm"], samples=1)
+    assert own == pytest.approx(fmean(how.rates(first.on("confirm").outcomes[:REPORTED]).values()))
+    folder, merge = ResultsFolder.open(out), Recipe.from_dict(first.recipe, "the trial")
+    assert folder.confirmation
+    problems = load_problems(family.problems).subset(folder.confirmation.task_ids)
+    parents = ParentSet.open([merge])
+    parents.load()
+    compute = {"float32": torch.float32}.get(folder.compute_dtype)
+    sampling = folder.confirmation.sampling(1)
+    with Evaluator(problems, allow_code_execution=True, max_new_tokens=12, workers=1, sampling=sampling) as evaluator:
+        for seed, score in enumerate(others, start=1):
+            merger = Merger(parents, random_seed=seed, compute_dtype=compute)
+            model = merger.apply(merge)
+            report = evaluator.evaluate(model, merger.tokenizer(merge), problems=problems, plain=True)
+            assert report.pass_at_1 == pytest.approx(score)
+    shown = command("leaderboard", out).output
+    assert f"trial {first.number} draws random numbers: " in shown
+    rows = {row["trial"]: row for row in json.loads(command("leaderboard", out, "--json").output)["rows"]}
+    assert rows[first.number]["confirm_by_seed"] == [own, *others]
 
 
 @pytest.mark.slow
