@@ -65,15 +65,16 @@ _OF_SCORING = [each.name for each in fields(Scoring)]
 _MAPPINGS = ("parameters", "recipe", "sampler_notes", "seconds")
 _TUPLES = ("end_tokens", "scores", "tries", "by_seed")
 _TABLES = {"search", "looks", "records", "scorings", "drafts", "verdicts", "workers"}
+# Every record has a scoring on the search split; an inner join would let SQLite begin with all of those, whatever the
+# condition is, and reading what has changed would take as long as reading everything.
 _SELECT = f"""
 SELECT {", ".join(f"records.{name}" for name in _OF_RECORD)},
        {", ".join(f"{split}.{name}" for split in _SPLITS for name in _OF_SCORING)}
 FROM records
-JOIN scorings AS search ON search.key = records.key AND search.split = 'search'
+LEFT JOIN scorings AS search ON search.key = records.key AND search.split = 'search'
 LEFT JOIN scorings AS report ON report.key = records.key AND report.split = 'report'
 LEFT JOIN scorings AS confirm ON confirm.key = records.key AND confirm.split = 'confirm'
 WHERE {{}}
-ORDER BY kind = 'trial', kind = 'average', number
 """
 # Beside the parents' this many completions are kept per prompt: no model looks at more.
 _DRAFTS_PER_PROMPT = 16
@@ -246,7 +247,7 @@ class LocalStore(Store):
     def _records(self, where: str, *values: object) -> Sequence[TrialRecord]:
         rows = self._select(_SELECT.format(where), *values)
         with damage(self.file):
-            return [_record(row, self.file) for row in rows]
+            return sorted((_record(row, self.file) for row in rows), key=_order)
 
     def _load(self, key: str) -> TrialRecord | None:
         return next(iter(self._records("records.key = ?", key)), None)
@@ -335,6 +336,10 @@ def _encoded(data: TrialRecord | Scoring, names: Sequence[str]) -> list[object]:
 
 def _text(value: object) -> str:
     return json.dumps(dict(value) if isinstance(value, Mapping) else value)
+
+
+def _order(record: TrialRecord) -> tuple[bool, bool, int]:
+    return record.kind == "trial", record.kind == "average", record.number
 
 
 def _record(row: Sequence[Any], file: Path) -> TrialRecord:

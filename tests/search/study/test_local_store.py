@@ -136,6 +136,27 @@ def test_the_database_is_asked_no_more_for_many_trials_than_for_few(store: Local
         assert statements() == few
 
 
+def test_reading_what_has_changed_takes_no_longer_where_there_is_more(store: LocalStore) -> None:
+    """Counted in instructions of SQLite's virtual machine."""
+
+    def instructions() -> int:
+        executed: list[None] = []
+        store._database.set_progress_handler(lambda: executed.append(None), 1)
+        found, _ = store.changed(before)
+        store._database.set_progress_handler(None, 1)
+        assert len(found) == 1
+        return len(executed)
+
+    store.begin(PARENTS)
+    counts = []
+    with store.sign_in() as worker:
+        for _ in range(60):
+            _, before = store.changed()
+            store.claim(worker, 1000)
+            counts.append(instructions())
+    assert counts[-1] == counts[2]  # the first two are the parents
+
+
 @pytest.mark.parametrize(
     "change",
     [
