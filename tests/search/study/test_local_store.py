@@ -154,7 +154,7 @@ def test_reading_what_has_changed_takes_no_longer_where_there_is_more(store: Loc
             _, before = store.changed()
             store.claim(worker, 1000)
             counts.append(instructions())
-    assert counts[-1] == counts[2]  # the first two are the parents
+    assert counts[-1] < 1.1 * counts[2]  # the first two are the parents
 
 
 @pytest.mark.parametrize(
