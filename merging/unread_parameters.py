@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 
@@ -28,9 +28,7 @@ from merging.parents import ParentSet
 from merging.planning.plan import Plan, Step
 from merging.recipes.recipe import Recipe
 from merging.recipes.settings import Conditional, parse_setting
-from merging.recipes.yaml_file import path_of
-
-Keys: TypeAlias = tuple[str | int, ...]
+from merging.recipes.yaml_file import Keys, path_of
 
 NO_PARAMETER = "has no parameter"
 """The reason for a number that the method does not know."""

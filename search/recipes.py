@@ -8,8 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from merging import MergingError, Recipe, YamlReader
+from merging.recipes.yaml_file import path_of
 from search.errors import SearchError
-from search.space.ranges import path_of, range_places
+from search.space.ranges import range_places
 
 _YAML = YamlReader("recipe", SearchError)
 

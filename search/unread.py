@@ -13,7 +13,8 @@ from typing import Any
 
 from merging import Merger, Recipe
 from merging.planning.parameter_lookup import structure_of
-from merging.unread_parameters import NO_PARAMETER, Keys, unread, unread_notes
+from merging.recipes.yaml_file import Keys
+from merging.unread_parameters import NO_PARAMETER, unread, unread_notes
 from search.space.space import SearchSpace
 from search.views.progress import Progress
 

@@ -111,7 +111,7 @@ def _mix(kernels: PassKernels, operands: Operands, block: Block, mixture: Mixtur
 _PASSES: Mapping[Combine, Pass] = {linear: _linear, slerp: _slerp, mix: _mix}
 
 
-class Kind(enum.IntEnum):
+class PassKind(enum.IntEnum):
     """The kinds of sparsification that a pass can be compiled for, as task_vectors.c counts them."""
 
     TOP_K = 0
@@ -121,14 +121,14 @@ class Kind(enum.IntEnum):
     RANKED_WIDE = 4
 
 
-def kind_of(sparsifications: Iterable[Sparsification | None]) -> Kind:
+def kind_of(sparsifications: Iterable[Sparsification | None]) -> PassKind:
     """Return the kind that does for all of some sparsifications."""
-    return max(map(_kind, filter(None, sparsifications)), default=Kind.TOP_K)
+    return max(map(_kind, filter(None, sparsifications)), default=PassKind.TOP_K)
 
 
-def _kind(sparsification: Sparsification) -> Kind:
+def _kind(sparsification: Sparsification) -> PassKind:
     if sparsification.ranks is not None:
-        return Kind.RANKED if sparsification.ranks.dtype == torch.int16 else Kind.RANKED_WIDE
+        return PassKind.RANKED if sparsification.ranks.dtype == torch.int16 else PassKind.RANKED_WIDE
     if sparsification.key is not None:
-        return Kind.RANDOM
-    return Kind.TOP_K if sparsification.ceiling == NO_CEILING else Kind.BAND
+        return PassKind.RANDOM
+    return PassKind.TOP_K if sparsification.ceiling == NO_CEILING else PassKind.BAND

@@ -13,7 +13,7 @@ from merging.checkpoints.architecture import Architecture, Stack
 from merging.errors import MergingError
 from merging.parents import ParentSet
 from merging.recipes.recipe import Recipe
-from merging.recipes.schema import InputModel, InputSlice, OutputSlice, Parameters
+from merging.recipes.schema import InputModel, InputSlice, OutputSlice, ParameterBlock
 
 DEFAULT = "default"
 """mergekit's name for the single module of a language model, and for that of the tensors outside all stacks."""
@@ -24,7 +24,7 @@ class Module:
     """One module of the output: its slices, each with its base among its sources, and their common parameters."""
 
     slices: Sequence[OutputSlice]
-    parameters: Parameters
+    parameters: ParameterBlock
 
 
 def name_of(architecture: Architecture, stack: Stack) -> str:

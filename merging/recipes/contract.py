@@ -9,7 +9,7 @@ from typing import TypeAlias
 from merging.errors import suggest
 from merging.methods import METHODS, Method, Parameter, Scope
 from merging.methods.declarations import Number
-from merging.recipes.schema import InputModel, OutputSlice, Parameters, RecipeFields, last_sources
+from merging.recipes.schema import InputModel, OutputSlice, ParameterBlock, RecipeFields, last_sources
 from merging.recipes.settings import Conditional, Setting, knots_at, leaves
 
 Complaint: TypeAlias = tuple[str, str]  # (path of a key, what is wrong with it)
@@ -34,7 +34,7 @@ def complaints(recipe: RecipeFields) -> Iterator[Complaint]:
 class _Input:
     path: str
     model: str
-    own: Parameters
+    own: ParameterBlock
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class _InputGroup:
 
     path: str
     inputs: tuple[_Input, ...]
-    outer: tuple[Parameters, ...]  # parameter blocks by precedence, after the inputs' own
+    outer: tuple[ParameterBlock, ...]  # parameter blocks by precedence, after the inputs' own
     base: str | None
     note: str = ""  # added to every complaint about it
 
@@ -59,7 +59,7 @@ def _groups_of(
     prefix: str,
     models: Sequence[InputModel] | None,
     slices: Sequence[OutputSlice] | None,
-    outer: tuple[Parameters, ...],
+    outer: tuple[ParameterBlock, ...],
     base: str | None,
 ) -> Iterator[_InputGroup]:
     if models:
@@ -77,7 +77,7 @@ def _groups_of(
         yield _InputGroup(path, sources[: len(last)], (part.parameters, *outer), part.base_model or base, note)
 
 
-def _blocks(recipe: RecipeFields) -> Iterator[tuple[str, Parameters]]:
+def _blocks(recipe: RecipeFields) -> Iterator[tuple[str, ParameterBlock]]:
     yield "parameters", recipe.parameters
     for name, module in (recipe.modules or {}).items():
         yield f"modules.{name}.parameters", module.parameters
@@ -125,7 +125,7 @@ def _check_group(method: Method, group: _InputGroup) -> Iterator[Complaint]:
                 yield from _check_together(method, each, group.outer)
 
 
-def _check_together(method: Method, each: _Input, outer: tuple[Parameters, ...]) -> Iterator[Complaint]:
+def _check_together(method: Method, each: _Input, outer: tuple[ParameterBlock, ...]) -> Iterator[Complaint]:
     assert method.refuses_together
     for t in (0.0, 1.0):  # some tensor has the value at each end of a gradient, whatever the models are
         numbers = {parameter.key: _number_at(parameter, each, outer, t) for parameter in method.parameters}
@@ -134,7 +134,7 @@ def _check_together(method: Method, each: _Input, outer: tuple[Parameters, ...])
             return
 
 
-def _number_at(parameter: Parameter, each: _Input, outer: tuple[Parameters, ...], t: float) -> Number | None:
+def _number_at(parameter: Parameter, each: _Input, outer: tuple[ParameterBlock, ...], t: float) -> Number | None:
     """Return an input's value at `t`, or None if it depends on the tensor because of filters."""
     setting = next((block[parameter.key] for block in (each.own, *outer) if parameter.key in block), parameter.default)
     if setting is None or (isinstance(setting, tuple) and any(isinstance(item, Conditional) for item in setting)):

@@ -73,7 +73,7 @@ def _write_reference(reference: str) -> object:
 
 
 ModelReference: TypeAlias = Annotated[str, BeforeValidator(_parse_reference), PlainSerializer(_write_reference)]
-Parameters: TypeAlias = Annotated[
+ParameterBlock: TypeAlias = Annotated[
     dict[str, Annotated[Any, BeforeValidator(parse_setting)]],
     BeforeValidator(lambda raw: {} if raw is None else raw),
 ]
@@ -87,7 +87,7 @@ class InputModel(_Strict):
     """One entry of `models`."""
 
     model: ModelReference
-    parameters: Parameters = Field(default_factory=dict)
+    parameters: ParameterBlock = Field(default_factory=dict)
 
 
 class InputSlice(_Strict):
@@ -95,7 +95,7 @@ class InputSlice(_Strict):
 
     model: ModelReference
     layer_range: tuple[int, int]
-    parameters: Parameters = Field(default_factory=dict)
+    parameters: ParameterBlock = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _range_is_not_empty(self) -> InputSlice:
@@ -114,7 +114,7 @@ class OutputSlice(_Strict):
     sources: tuple[InputSlice, ...] = Field(min_length=1)
     base_model: ModelReference | None = None
     residual_weight: float | None = None
-    parameters: Parameters = Field(default_factory=dict)
+    parameters: ParameterBlock = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _same_length(self) -> OutputSlice:
@@ -137,7 +137,7 @@ class OutputModule(_Strict):
 
     slices: tuple[OutputSlice, ...] | None = None
     models: tuple[InputModel, ...] | None = None
-    parameters: Parameters = Field(default_factory=dict)
+    parameters: ParameterBlock = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _one_kind_of_input(self) -> OutputModule:
@@ -203,7 +203,7 @@ class RecipeFields(_Strict):
     models: tuple[InputModel, ...] | None = None
     slices: tuple[OutputSlice, ...] | None = None
     modules: dict[str, OutputModule] | None = None
-    parameters: Parameters = Field(default_factory=dict)
+    parameters: ParameterBlock = Field(default_factory=dict)
     dtype: Dtype | None = None
     out_dtype: Dtype | None = None
     tokenizer_source: ModelReference | None = None

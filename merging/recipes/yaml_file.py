@@ -9,7 +9,7 @@ import inspect
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar, get_args, get_origin
+from typing import Literal, TypeAlias, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -18,6 +18,7 @@ from pydantic_core import ErrorDetails
 from merging.errors import shown, suggest
 
 Schema = TypeVar("Schema", bound=BaseModel)
+Keys: TypeAlias = tuple[str | int, ...]  # where a value is in plain data
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +87,8 @@ def join(path: str, rest: str) -> str:
     return f"{path}.{rest}"
 
 
-def path_of(keys: Iterable[int | str]) -> str:
-    """Return the path of a key as errors show it, such as ``models[0].parameters.weight``."""
+def path_of(keys: Iterable[str | int]) -> str:
+    """Return the path of a key as errors and searched parameters show it: ``models[0].parameters.weight``."""
     return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys).removeprefix(".")
 
 

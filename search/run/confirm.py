@@ -1,7 +1,7 @@
 """The confirmation of a search that is over: more evidence for its finalists, whatever other workers do meanwhile.
 
 Guarantees: what is wrong with what is asked for, or with a parent, is found before a model is loaded. It may be stopped
-and killed as a search may, and goes on with the same command.
+and killed like a search; the same command continues it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from search.board.search_verdict import proven
 from search.confirmation_plan import Asked, plan_confirmation, recorded_evaluation, require_confirmable
 from search.errors import SearchError
 from search.results import ResultsFolder
-from search.run.worker import Stop
+from search.run.worker import StopRequest
 from search.space.sections import Sections
 from search.startup import quick_imports
 from search.views.progress import Progress
@@ -39,7 +39,7 @@ def confirm_search(
     Args:
         path: the results folder.
         problems: sources of problems beside those of the report split; without those that the search has seen.
-        samples: rounds, in each of which a model writes one completion per problem; 1 by default. Fixed at first.
+        samples: rounds, in each of which a model generates one completion per problem; 1 by default. Fixed at first.
         temperature: of the samples; by default the search's, or 0.2 if that is greedy and there are several.
         timeout: begin no further round of a model after this many seconds.
         allow_code_execution: consent, if the config does not give it.
@@ -73,7 +73,7 @@ def confirm_search(
         progress.say(note)
     with quick_imports():  # only now: torch and transformers take seconds
         from search.run.rounds import Rounds, set_up_rounds
-    stop = Stop(progress)
+    stop = StopRequest(progress)
     with stop.on_signals(), set_up_rounds(folder, evaluation, planned, progress) as session:
         stop.waits_for_trial = True
         rounds = Rounds(session, 0, deadline, lambda: stop.asked, planned)

@@ -65,7 +65,7 @@ def run_search(
     limit = config.search.timeout if timeout is None else timeout
     deadline = time.monotonic() + limit if limit is not None else None
     progress = progress or Progress()
-    stop = Stop(progress)
+    stop = StopRequest(progress)
     with stop.on_signals(), set_up(config, path, total, progress, fresh, retry_failed) as session:
         stop.waits_for_trial = True
         phases = Phases(session, total, deadline, lambda: stop.asked)
@@ -81,7 +81,7 @@ def default_folder(config: SearchConfig) -> Path:
 
 
 @dataclass
-class Stop:
+class StopRequest:
     """Whether a person has asked to stop.
 
     Attributes:

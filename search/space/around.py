@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from merging import MergingError, Recipe
-from merging.recipes.yaml_file import Dumper
+from merging.recipes.yaml_file import Dumper, Keys, path_of
 from search.errors import SearchError
 from search.space.config import located, located_enqueue, located_evaluation
-from search.space.ranges import Keys, at, path_of, range_places, replaced
+from search.space.ranges import at, range_places, replaced
 from search.space.sections import YAML, Sections
 
 if TYPE_CHECKING:

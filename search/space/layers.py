@@ -12,8 +12,9 @@ from typing import Any
 
 from merging import LoadOptions, MergingError
 from merging.checkpoints.references import parts_of
+from merging.recipes.yaml_file import Keys, path_of
 from search.errors import SearchError
-from search.space.ranges import Keys, path_of, range_places, replaced
+from search.space.ranges import range_places, replaced
 
 _KNOTS, _LAYERS = "knots", "layers"
 _REMEDY = "give the number of knots"

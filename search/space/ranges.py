@@ -33,13 +33,12 @@ from pydantic import (
 from merging import YamlReader
 from merging.errors import shown
 from merging.recipes.parameter_types import parameter_types
+from merging.recipes.yaml_file import Keys, path_of
 from search.errors import SearchError
 from search.study.record import Parameters, Value
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
-
-Keys: TypeAlias = tuple[str | int, ...]
 
 _YAML = YamlReader("config", SearchError)
 # What other programs call the keys of a range.
@@ -52,11 +51,6 @@ _AS = "as"
 _NAME = re.compile(r"[^\W\d][\w-]*")
 # Keys outside of parameters that take whole numbers.
 _WHOLE = ("layer_range", "pad_to_multiple_of", "token_id")
-
-
-def path_of(keys: Keys) -> str:
-    """Return the path of a key as errors and parameters have it: ``models[0].parameters.weight``."""
-    return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys).removeprefix(".")
 
 
 def at(data: Any, keys: Keys) -> Any:
@@ -86,7 +80,7 @@ def _number(value: object) -> float:
     return number
 
 
-Number: TypeAlias = Annotated[float, PlainValidator(_number)]
+FiniteNumber: TypeAlias = Annotated[float, PlainValidator(_number)]
 
 
 def _choice(value: object) -> object:
@@ -113,11 +107,11 @@ class Range(BaseModel):
     """A place of the recipe that is searched, and what may stand there."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    low: Number = 0.0
-    high: Number = 0.0
+    low: FiniteNumber = 0.0
+    high: FiniteNumber = 0.0
     knots: int = Field(default=0, ge=2, strict=True)  # 0 is a single number
     log: bool = Field(default=False, strict=True)
-    step: Number | None = None
+    step: FiniteNumber | None = None
     choices: Annotated[tuple[Annotated[object, AfterValidator(_choice)], ...], AfterValidator(_distinct)] = Field(
         default=(), min_length=2
     )

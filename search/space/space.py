@@ -19,8 +19,9 @@ from itertools import chain, takewhile
 from typing import TYPE_CHECKING
 
 from merging import MergingError, Recipe, shown
+from merging.recipes.yaml_file import Keys
 from search.errors import SearchError
-from search.space.ranges import Keys, Range, find_ranges, replaced
+from search.space.ranges import Range, find_ranges, replaced
 from search.study.record import Parameters, Value
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from merging.arithmetic.bits import Finite, all_finite
 from merging.errors import MergingError, first_line
-from merging.kernels.compiled.mixture import DIVISOR, LAMBDA, MixtureForm, Number, merge_task_vectors
+from merging.kernels.compiled.mixture import DIVISOR, LAMBDA, Column, MixtureForm, merge_task_vectors
 from merging.kernels.compiled.weighted_sum import SumForm, weighted_sum
 from merging.kernels.passes import PassKernels, kind_of
 from merging.methods.operands import Block, Operands
@@ -92,9 +92,9 @@ class CompiledKernels(PassKernels):
             search=block.base.element_size() == 2 and any(map(_has_edges, given)),
         )
         rows = [_row(each, weight) for each, weight in zip(given, mixture.weights, strict=True)]
-        last = [0.0] * len(Number)
+        last = [0.0] * len(Column)
         last[DIVISOR], last[LAMBDA] = mixture.divisor, mixture.scale
-        table = _on(block.base.device, [*chain.from_iterable(rows), *last], "d").view(-1, len(Number))
+        table = _on(block.base.device, [*chain.from_iterable(rows), *last], "d").view(-1, len(Column))
         function = self._function(merge_task_vectors, form, len(given), block.base)
         function(block.base, [block.inputs[each.index] for each in mixture.contributions], ranks, table, out)
         return cannot_overflow(operands, mixture) or all_finite(out)

@@ -17,13 +17,13 @@ from torch import Tensor
 from merging.arithmetic.magnitude_table import RUN
 from merging.arithmetic.random_bits import random_numbers
 from merging.kernels.compiled.rounding import rounded
-from merging.kernels.passes import Kind
+from merging.kernels.passes import PassKind
 from merging.methods.sparsification import SMALLEST_NORM
 
 _SIDE = 1 << 8  # a run is searched as a square
 
 
-class Number(enum.IntEnum):
+class Column(enum.IntEnum):
     """The columns of a parent's row in the table of numbers; whole ones are exact in float64."""
 
     FLOOR_UNTIL = 0
@@ -51,7 +51,7 @@ DIVISOR, LAMBDA = 0, 1
 class MixtureForm:
     """What a merge is compiled for, besides the number of its parents and their dtype."""
 
-    kind: Kind
+    kind: PassKind
     elect: bool
     normalize: bool
     rescale: bool
@@ -78,7 +78,7 @@ def merge_task_vectors(
         base: (elements,).
         parents: those that take part, (elements,) each, of the base's dtype.
         ranks: one per parent, (elements,) int16 or int32, where masks depend on ranks.
-        table: (parents + 1, columns) float64, what `Number`, `DIVISOR` and `LAMBDA` say.
+        table: (parents + 1, columns) float64, what `Column`, `DIVISOR` and `LAMBDA` say.
         out: (elements,), of the base's dtype.
     """
     dtype, wide = base.dtype, base.float()
@@ -87,8 +87,8 @@ def merge_task_vectors(
     for part, mask in enumerate(kept):
         delta = deltas[part] if mask is None else torch.where(mask, deltas[part], 0.0)
         if form.rescale:
-            delta = rounded(delta * _scale(delta, table[part, Number.NORM], dtype), dtype)
-        deltas[part] = rounded(delta * table[part, Number.WEIGHT].float(), dtype)
+            delta = rounded(delta * _scale(delta, table[part, Column.NORM], dtype), dtype)
+        deltas[part] = rounded(delta * table[part, Column.WEIGHT].float(), dtype)
     mixed = _elected(form, deltas, table, dtype) if form.elect else _sum(form, deltas, table, dtype)
     mixed = rounded(mixed * table[-1, LAMBDA].float(), dtype)
     out.copy_((mixed + wide).to(dtype))
@@ -104,7 +104,7 @@ def _elected(form: MixtureForm, deltas: Sequence[Tensor], table: Tensor, dtype: 
     turned = [torch.where(negative, -delta, delta) for delta in deltas]
     total = rounded(_added([delta.clamp(min=0.0) for delta in turned]), dtype)
     if form.normalize:
-        weights = [table[part, Number.WEIGHT].float() for part in range(len(deltas))]
+        weights = [table[part, Column.WEIGHT].float() for part in range(len(deltas))]
         agreeing = [torch.where(delta > 0, weight, 0.0) for delta, weight in zip(turned, weights, strict=True)]
         divisor = rounded(_added(agreeing), dtype)
         total = rounded(total / torch.where(divisor == 0, 1.0, divisor), dtype)
@@ -128,13 +128,13 @@ def _kept(
 ) -> list[Tensor | None]:
     """Return which elements of each task vector are kept, (elements,) bool; None for all."""
     index = torch.arange(base.numel(), device=base.device)
-    if form.kind not in (Kind.TOP_K, Kind.BAND):
+    if form.kind not in (PassKind.TOP_K, PassKind.BAND):
         return [
-            _random_numbers(index, row) < (_limits(ranks[part], row) if ranks else row[Number.LIMIT].long())
+            _random_numbers(index, row) < (_limits(ranks[part], row) if ranks else row[Column.LIMIT].long())
             for part, row in enumerate(table[:-1].unbind())
         ]
-    band = form.kind == Kind.BAND
-    edges = _edges(table, (Number.FLOOR_UNTIL, Number.CEILING_UNTIL) if band else (Number.FLOOR_UNTIL,))
+    band = form.kind == PassKind.BAND
+    edges = _edges(table, (Column.FLOOR_UNTIL, Column.CEILING_UNTIL) if band else (Column.FLOOR_UNTIL,))
     until = _search(base, parents, edges) if form.search else edges.until
     at = [torch.where(index < until[edge], edges.before[edge], edges.after[edge]) for edge in range(len(until))]
     kept: list[Tensor | None] = []
@@ -190,9 +190,9 @@ def _scale(kept: Tensor, before: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _random_numbers(index: Tensor, row: Tensor) -> Tensor:
     """Return the random numbers of the elements, int64: limits may be 2**31."""
-    key, second_key = (row[column].to(torch.int32) for column in (Number.KEY, Number.SECOND_KEY))
+    key, second_key = (row[column].to(torch.int32) for column in (Column.KEY, Column.SECOND_KEY))
     return random_numbers(index.to(torch.int32), key, second_key).long()
 
 
 def _limits(ranks: Tensor, row: Tensor) -> Tensor:
-    return (ranks.float() * row[Number.SLOPE].float() + row[Number.INTERCEPT].float()).long()
+    return (ranks.float() * row[Column.SLOPE].float() + row[Column.INTERCEPT].float()).long()

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from merging.arithmetic.magnitude_table import RUN
 from merging.kernels.native.compiler import Compiler, Variant
-from merging.kernels.passes import FORMATS, Kind, PassKernels, kind_of
+from merging.kernels.passes import FORMATS, PassKernels, PassKind, kind_of
 from merging.methods.magnitudes import Edge
 from merging.methods.operands import Block, Operands
 from merging.methods.sparsification import Sparsification, rescaled
@@ -103,7 +103,7 @@ class NativeKernels(PassKernels):
         if not edge.rank:
             return edge
         block = operands.block(edge.until, RUN)
-        function = self._one_parent(Kind.TOP_K, block.base.dtype).nth_equal
+        function = self._one_parent(PassKind.TOP_K, block.base.dtype).nth_equal
         function.restype = _Long
         position: int = function(
             _Pointer(block.base.data_ptr()),
@@ -129,7 +129,7 @@ class NativeKernels(PassKernels):
             for block in operands.blocks(_BLOCK)
         )
 
-    def _one_parent(self, kind: Kind, dtype: torch.dtype) -> ctypes.CDLL:
+    def _one_parent(self, kind: PassKind, dtype: torch.dtype) -> ctypes.CDLL:
         flags = dict.fromkeys(("WIDE", "SCALED", "ELECT", "NORMALIZE", "LAMBDA"), False)
         return self._compiler.load(_variant("task_vectors", 1, dtype, KIND=kind, **flags))
 
