@@ -229,13 +229,6 @@ class SearchSection(_Section):
     prune_margin: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     enqueue: tuple[WarmStart, ...] = ()
 
-    @model_validator(mode="before")
-    @classmethod
-    def _keys_are_current(cls, data: object) -> object:
-        if isinstance(data, dict) and "screen" in data:
-            raise ValueError("screen is now called prune_margin")
-        return data
-
     @model_validator(mode="after")
     def _sampler_has_many_objectives(self) -> SearchSection:
         if self.objectives == "separate" and self.sampler == "cmaes":

@@ -180,7 +180,6 @@ def test_an_anchor_used_twice_is_two_ranges(family: Family) -> None:
         ("problems.jsonl", "problems.jsonl, temperature: 1, top_p: 1.5", "evaluation.top_p: expected .* 1"),
         ("recipe:", "recipe: [1]\nignored:", "ignored: unknown key"),
         ("recipe:", "recipes:", "recipes: unknown key|recipe: is missing"),
-        ("trials: 3", "trials: 3, screen: 0.5", "search: screen is now called prune_margin"),
         ("trials: 3", "trials: 3, stop: {prven: true}", "search.stop.prven: unknown key; did you mean 'proven'"),
         ("trials: 3", "trials: 3, stop: {patience: 0}", "search.stop.patience.trials: expected a number above 0"),
         ("trials: 3", "trials: 3, stop: {target: 85}", "search.stop.target: expected .* 1"),
