@@ -67,7 +67,7 @@ def merge(
     random_seed: int,
     device: str,
 ) -> None:
-    """Merge a mergekit recipe into a folder; no search.
+    """Merge a mergekit recipe into a folder, without a search.
 
     \b
     Example:
@@ -127,14 +127,20 @@ def merge(
     help="Compare every prompt format under the tokenizer and chat template of each parent, instead of --prompt.",
 )
 @click.option("--samples", type=click.IntRange(min=1), default=1, show_default=True, help="Completions per problem.")
-@click.option("--temperature", type=float, default=0.0, show_default=True, help="Of sampling; 0 decodes greedily.")
-@click.option("--top-p", type=float, default=1.0, show_default=True, help="Sample from this share of the likeliest.")
+@click.option("--temperature", type=float, default=0.0, show_default=True, help="Sampling temperature; 0 is greedy.")
+@click.option(
+    "--top-p",
+    type=float,
+    default=1.0,
+    show_default=True,
+    help="Sample from the likeliest tokens up to this probability.",
+)
 @click.option(
     "--max-new-tokens",
     type=click.IntRange(min=1),
     default=512,
     show_default=True,
-    help="Where a completion is cut off.",
+    help="The most tokens of a completion.",
 )
 @click.option("--batch-size", type=click.IntRange(min=1), help="Prompts per batch; chosen automatically if not given.")
 @shared_options.BACKEND
@@ -234,7 +240,7 @@ def evaluate(
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @shared_options.CONSENT
 def score(samples: Path, problems: tuple[str, ...], as_json: bool, allow_code_execution: bool) -> None:
-    """Score completions that came from anywhere: lines of {"task_id": ..., "completion": ...}.
+    """Score completions from any source: lines of {"task_id": ..., "completion": ...}.
 
     \b
     Example:
@@ -262,7 +268,7 @@ def score(samples: Path, problems: tuple[str, ...], as_json: bool, allow_code_ex
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def check(as_json: bool) -> None:
-    """Try to break out of the sandbox and show its layers; exit with 2 if they are too few to score models.
+    """Try to break out of the sandbox and show its layers; exit with code 2 if too few work to score models.
 
     \b
     Example:

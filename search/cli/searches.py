@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,10 +54,10 @@ def _seconds(ctx: click.Context, param: click.Parameter, value: str | None) -> f
     "--around",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
     metavar="FRACTION",
-    help="Take a recipe, or a config without ranges, and search around its numbers; 0.2: by 20% up and down.",
+    help="Take a recipe, or a config without ranges, and search around its numbers; 0.2 is ±20%.",
 )
 @click.option("--fresh", is_flag=True, help="Start over; existing results are moved aside.")
-@click.option("--retry-failed", is_flag=True, help="Run everything again that has failed so far.")
+@click.option("--retry-failed", is_flag=True, help="Run again what has failed so far.")
 @click.option("--dry-run", is_flag=True, help="Show the search space and one plan without running anything.")
 @shared_options.COMPILE
 @shared_options.CONSENT
@@ -112,15 +113,11 @@ def run(
         from search.run.worker import default_folder, run_search
 
         folder = out or default_folder(loaded)
-        try:
+        with _continued_by(again):
             found = run_search(
                 loaded, folder, trials=trials, timeout=timeout, seed=seed, fresh=fresh, retry_failed=retry_failed,
                 progress=progress,
             )  # fmt: skip
-        except SystemExit:  # a signal
-            tell(f"To continue:\n  {again}")
-            raise
-    print_leaderboard(found, 10)
     _print_end(found, again)
     if found.is_promising and not found.unfinished:
         more = ["--problems", "mbpp+"] if loaded.evaluation.more_with_mbpp else []
@@ -132,7 +129,11 @@ def run(
 
 @click.command()
 @click.argument("results", type=click.Path(path_type=Path))
-@click.option("--problems", multiple=True, help=f"{SOURCES}; those that the search has seen are left out. Repeatable.")
+@click.option(
+    "--problems",
+    multiple=True,
+    help=f"Further problems: {SOURCES}. Those that the search has seen are left out. The option may be repeated.",
+)
 @click.option(
     "--samples",
     type=click.IntRange(1, MOST_SAMPLES),
@@ -141,9 +142,9 @@ def run(
 @click.option(
     "--temperature",
     type=click.FloatRange(min=0),
-    help="Of the samples; by default the search's, or 0.2 where that is greedy and there are several.",
+    help="Sampling temperature; by default the search's, or 0.2 if it is greedy and there are several samples.",
 )
-@click.option("--timeout", callback=_seconds, metavar="TIME", help="Begin nothing after this time: 8h, 1h30m, 90m.")
+@click.option("--timeout", callback=_seconds, metavar="TIME", help="Start no round after this time: 8h, 1h30m, 90m.")
 @shared_options.CONSENT
 def confirm(
     results: Path,
@@ -170,21 +171,28 @@ def confirm(
         progress.begin("starting", 1)
         from search.run.confirm import confirm_search
 
-        try:
+        with _continued_by(again):
             found = confirm_search(
                 results, problems, samples=samples, temperature=temperature, timeout=timeout,
                 allow_code_execution=allow_code_execution, progress=progress,
             )  # fmt: skip
-        except SystemExit:  # a signal
-            tell(f"To continue:\n  {again}")
-            raise
-    print_leaderboard(found, 10)
     _print_end(found, again)
     _print_export(found, results)
 
 
+@contextmanager
+def _continued_by(again: str) -> Iterator[None]:
+    """Print the command that continues what runs inside, if a signal ends it."""
+    try:
+        yield
+    except SystemExit:
+        tell(f"To continue:\n  {again}")
+        raise
+
+
 def _print_end(found: Leaderboard, again: str) -> None:
-    """Say why a search, or its confirmation, has ended, and how it goes on."""
+    """Print the leaderboard of a search or a confirmation, why it has ended, and the command that continues it."""
+    print_leaderboard(found, 10)
     if found.ended:
         click.echo(f"ended: {found.ended}")
     if found.unfinished:
@@ -215,7 +223,7 @@ def _formats(command: Callable[..., None]) -> Callable[..., None]:
 @click.option(
     "--optuna",
     type=click.Path(path_type=Path),
-    help="Also write the trials into this SQLite file, as a study of Optuna's; optuna-dashboard shows it.",
+    help="Also write the trials to this SQLite file, as an Optuna study; optuna-dashboard shows it.",
 )
 def leaderboard(results: Path, top: int | None, optuna: Path | None, **formats: bool) -> None:
     """Show the trials and reference models of a search, best first; also while it runs.

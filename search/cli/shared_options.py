@@ -24,13 +24,13 @@ COMPUTE_DTYPE = click.option(
     help="What the model computes in: the dtype of its weights, or float32; auto: on a CPU the faster of the two.",
 )
 CONSENT = click.option(
-    "--allow-code-execution", is_flag=True, help="Agree to execute the code that the models write, in a sandbox."
+    "--allow-code-execution", is_flag=True, help="Agree to execute the code that the models generate, in a sandbox."
 )
 DEVICE = click.option(
     "--device",
     default="auto",
     show_default=True,
-    help="Where to work, as torch names devices; auto: a GPU if there is one.",
+    help="The device, as torch names it; auto: a GPU if there is one.",
 )
 DEVICE_MAP = click.option(
     "--device-map", type=click.Choice(["auto"]), help="Spread the model over all GPUs, instead of --device."
