@@ -101,9 +101,10 @@ def keep_all(operands: Operands, index: int, density: tuple[float, ...], rescale
 
 
 def top_k(operands: Operands, index: int, density: tuple[float, ...], rescale: bool) -> Sparsification | None:
-    """Keep exactly the max(1, int(density · elements)) largest entries of a task vector (TIES, arXiv:2306.01708: trim).
+    """Keep exactly the max(1, int(density · elements)) largest entries of a task vector.
 
-    With `rescale` the kept elements are scaled so that the L1 norm of the task vector stays what it was.
+    Step 1 of TIES's algorithm 1 (arXiv:2306.01708): trim. With `rescale` the kept elements are scaled so that the L1
+    norm of the task vector stays what it was.
     """
     if density[index] >= 1 or operands.elements == 0:
         return None
@@ -116,7 +117,7 @@ def top_k(operands: Operands, index: int, density: tuple[float, ...], rescale: b
 
 
 def random_mask(operands: Operands, index: int, density: tuple[float, ...], rescale: bool) -> Sparsification | None:
-    """Keep each element with probability `density` (DARE, arXiv:2311.03099).
+    """Keep each element with probability `density` (DARE, arXiv:2311.03099, eq. (1)).
 
     With `rescale` the kept elements are scaled so that the L1 norm of the task vector stays what it was, as in
     mergekit; the paper divides them by the density.

@@ -177,8 +177,8 @@ def _elect(
 ) -> tuple[Tensor, Tensor | float]:
     """Return the sum of the deltas that have the sign of their sum, and what normalizing divides it by.
 
-    The steps of TIES after its trim: elect sign, disjoint merge. Overwrites `weighted`. Decided on the bits: shifted to
-    the right, a sign bit fills the number.
+    Steps 2 and 3 of TIES's algorithm 1: elect the final signs, disjoint merge. Overwrites `weighted`. Decided on the
+    bits: shifted to the right, a sign bit fills the number.
     """
     if len(weighted) == 1:
         return weighted[0], weights[0]

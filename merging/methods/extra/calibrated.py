@@ -120,7 +120,7 @@ def least_squares(
         left.add_(shrunk)
         right.addmm_(matrix - average, shrunk)
     left.diagonal().add_(left.diagonal() == 0)  # an input that is always zero
-    solved: Tensor = torch.linalg.solve(left, right.T)
+    solved: Tensor = torch.linalg.solve(left, right.T)  # RegMean, eq. (2), of the differences to the average
     return average.add_(solved.T)
 
 
