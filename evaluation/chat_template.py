@@ -29,7 +29,7 @@ class TurnEnd:
 
     Attributes:
         text: as the template writes it.
-        token: its id; None if the vocabulary lacks the token, so that a model writes it as text.
+        token: its id; None if the vocabulary lacks the token, so that a model generates it as text.
     """
 
     text: str

@@ -140,7 +140,7 @@ def _of_turn_end(tokenizer: PreTrainedTokenizerBase, ends: Collection[int | None
     if end and end.token is None:
         yield (
             f"the chat template ends an answer with {end.text}, which is not a token of the tokenizer; an answer ends "
-            "where the model writes it as text"
+            "where the model generates it as text"
         )
     elif end and end.token not in ends:
         yield (

@@ -245,12 +245,12 @@ class ResultsFolder:
     def save_completions(
         self, record: TrialRecord, split: SplitName, outcomes: Iterable[Outcome], number: int = 1
     ) -> None:
-        """Write what a model wrote, as a samples file that `merge-search score` reads. Raises SearchError.
+        """Write what a model generated, as a samples file that `merge-search score` reads. Raises SearchError.
 
         Args:
             record: of the model.
-            split: where it wrote that.
-            outcomes: what it wrote.
+            split: of the problems.
+            outcomes: its completions and what became of them.
             number: of the round, in a confirmation.
         """
         prefix = {"search": "", "report": _REPORT, "confirm": f"{_CONFIRM}{number}-"}[split]

@@ -1,4 +1,4 @@
-"""Executes what models write in separate processes, under limits, and judges it from outside.
+"""Executes what models generate in separate processes, under limits, and judges it from outside.
 
 Guarantees and limits are those of ``pool`` and ``confinement``.
 """

@@ -1,4 +1,4 @@
-"""Plain data between the two sides: tagged JSON that decodes to builtin types, and to stand-ins for anything else.
+"""Plain data between the two sides: tagged JSON that decodes to builtin types, and to references to anything else.
 
 Guarantees: decoding runs no code of the sender's; what arrives is of exactly a builtin or collections type, a subclass
 as the type that it extends, a numpy scalar as its `item`. A value without a plain form (an iterator, a function,

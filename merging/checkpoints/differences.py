@@ -19,7 +19,7 @@ _NAMED = 3
 _COMPUTED_TENSORS = (".inv_freq", ".masked_bias", ".attn.bias", ".attention.bias", "position_ids")
 # Nearly all tensors are inside these, so they do not identify a module.
 _INSIDE = ("model", "transformer")
-# Settings of a generation config that change what a model writes, with the value that changes nothing.
+# Settings of a generation config that change what a model generates, with the value that changes nothing.
 _ALWAYS: Mapping[str, object] = {
     "repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "encoder_repetition_penalty": 1.0,
     "encoder_no_repeat_ngram_size": 0, "min_length": 0, "min_new_tokens": 0, "num_beams": 1, "penalty_alpha": 0.0,

@@ -1,5 +1,8 @@
 """A folder of statistics: what was computed from the parents, by what it was made of, for the next process.
 
+This pays each time that a search is started again: tests/benchmarks/statistics_on_disk.py times the start with and
+without it.
+
     numbers.json           statistics that are a few numbers
     NAME-KEY.safetensors   each of the others
 

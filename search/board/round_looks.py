@@ -2,7 +2,7 @@
 
 A look is due after each round that all models have had. It compares the finalists with every parent, over the rounds so
 far; `Looks.at_round` says at which level. A confirmation ends when a look has proven a finalist, when it is refuted, or
-after its last round. To end early without a claim costs nothing of alpha.
+after its last round. Ending early without a claim spends nothing of alpha.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A finalist is chosen by the search split and compared with each parent on the report split, by a one-sided exact test.
 The largest of the p-values counts, so that the test is against all of them (Berger 1982, Technometrics 24). A
-parent that failed on the search split is left out; before all others are scored there, there is no look. The
+parent that failed on the search split is left out; no look is made before all others are scored there. The
 finalists of a look share its level by Holm's correction. `search.study.looks` says what a look is and costs. A look at
 rounds of a confirmation (`search.board.round_looks`) compares in how many of them each problem was solved.
 

@@ -213,7 +213,7 @@ def run_job(job: Job, recipe: Callable[[], Recipe], bench: Bench, pruners: Prune
 
 
 def repeat_trial(job: Job, first: TrialRecord) -> Result:
-    """Give a claimed trial the outcomes of one with the same parameters, which would write the same completions."""
+    """Give a claimed trial the outcomes of one with the same parameters, which would generate the same completions."""
     _LOG.info("%s: the same merge as %s, and so its outcomes", record_name(job.record), record_name(first))
     own = job.record.search
     record = replace(

@@ -1,7 +1,7 @@
 """A confirmation: more evidence for the finalists of a search, gathered in rounds, and fixed at its beginning.
 
-In each round every parent with a score and every finalist writes one completion per problem. How many rounds there are,
-and how the outcomes are read, is the split ``confirm`` of the search.
+In each round every parent with a score and every finalist generates one completion per problem. The split ``confirm``
+of the search says how many rounds it has, and how the outcomes are read.
 
 Guarantees: the levels of its looks follow from what is here and from the number of rounds, and from nothing it shows.
 (A look that the search makes in between lowers those after it.)

@@ -11,7 +11,7 @@ The looks that are planned while trials run share `_WHILE_RUNNING` of alpha equa
 to the next. Each look after these, at an end or beyond the planned trials, takes half of what is left. Of the looks of
 a confirmation, one after each of its rounds, each takes twice what the one before took: the rounds are of the same
 problems, so that the last sees most of what all see. So most of alpha is kept for the end, as O'Brien and Fleming do
-(doi:10.2307/2530245): a large gain proves itself at a small level, and a small one is to be had only after a long
+(doi:10.2307/2530245): a large gain is proven at a small level, and a small gain only after a long
 search. The exact test is discrete, and its true level lower still.
 """
 

@@ -6,7 +6,7 @@ Each replay is a search whose models are drawn instead of scored: on the problem
 model passes with a chance of its own. Everything that decides is the product's: which trial is looked at and when, the
 level of each look, the stop rules and the verdict. A search that ends without proof is resumed twice, with more trials;
 if it still is "not proven", its finalists are confirmed in four rounds, on as many new problems as MBPP+ has. In each
-round a model writes what it wrote before on four of five problems, and on the others passes by its chance.
+round a model generates what it generated before on four of five problems, and on the others passes by its chance.
 """
 
 from __future__ import annotations

@@ -334,7 +334,7 @@ def test_a_chat_answer_ends_with_its_turn(make_model: ModelMaker) -> None:
     model, tokenizer = load_model(folder), load_tokenizer(folder)
     prompt = tokenizer.encode(PROMPTS[0])
     written_alone = by_generate(model, prompt, 12)
-    # What the model writes in the fifth place becomes a token that ends turns, and nothing else.
+    # What the model generates in the fifth place becomes a token that ends turns, and nothing else.
     end = tokenizer.convert_tokens_to_ids("<a>")
     with torch.no_grad():
         model.lm_head.weight[end] = 1.01 * model.lm_head.weight[written_alone[4]]

@@ -44,7 +44,7 @@ def requests_of(tokenizer: Any, samples: int = 1, draw: TokenDraws | None = None
 
 
 def plainly(model: Any, tokenizer: Any, requests: list[Request]) -> list[tuple[int, ...]]:
-    """Return what a model writes, each text by itself and without guesses."""
+    """Return what a model generates, each text by itself and without guesses."""
     found = dict(TransformersGenerator(model, tokenizer, 1, drafting=False).generate(requests))
     return [found[index].tokens for index in range(len(requests))]
 

@@ -64,7 +64,7 @@ def make_family(folder: Path) -> Family:
 
 
 def _problem(name: str, kind: str) -> dict[str, str]:
-    # What a model writes stands in a comment, and is harmless until it begins a new line.
+    # What a model generates stands in a comment, and is harmless until it begins a new line.
     return {
         "task_id": f"{kind}/{name}",
         "prompt": f"def {name}(x):\n    return x  # {kind} {name}",

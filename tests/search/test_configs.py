@@ -1,4 +1,4 @@
-"""The configs that come with the project, on tiny stand-ins of the same architecture."""
+"""The configs that come with the project, on tiny models of the same architecture."""
 
 from __future__ import annotations
 
