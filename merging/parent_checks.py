@@ -122,10 +122,10 @@ def _differences(parents: ParentSet, checkpoint: Checkpoint) -> Iterator[str]:
     ]
     if heads and not parents.options.allow_crimes:
         raise MergingError(
-            f"{told[0]}; tensors whose heads are cut differently do not mean the same, though their shapes fit; "
+            f"{told[0]}; their tensors fit in shape, but are split into other heads and mean different things; "
             "--allow-crimes (allow_crimes=True) merges them"
         )
-    yield from (f"{each}; a merge computes as its base" for each in told)
+    yield from (f"{each}; the merge computes as its base does" for each in told)
 
 
 def _left_out(parents: ParentSet, checkpoint: Checkpoint) -> Iterator[str]:

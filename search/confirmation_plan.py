@@ -64,7 +64,7 @@ def require_confirmable(path: Path, records: Sequence[TrialRecord], looks: Looks
     if best(records) is None or best_parent(records) is None or not parents_are_over(records):
         raise SearchError(f"{path}: the parents, or every trial, are still to be scored; run the search first")
     if objectives(records) > 1:
-        raise SearchError(f"{path}: of several objectives none says which trial is better; compare trials instead")
+        raise SearchError(f"{path}: with several objectives no trial is the best; compare trials instead")
     chosen = better_finalists(records, count)
     if not chosen:
         raise SearchError(
@@ -110,9 +110,9 @@ def plan_confirmation(
     problems = ProblemSet("confirm", tuple(problem for each in (report, *added) for problem in each))
     if begun and known:
         if problems.digest != begun.digest:
-            there = ", ".join(begun.sources) or "those of the report split alone"
+            there = ", ".join(begun.sources) or "only those of the report split"
             raise SearchError(
-                f"{folder.path}: --problems: are others than those that its confirmation began with ({there}); "
+                f"{folder.path}: --problems: differ from those that its confirmation began with ({there}); "
                 "leave it out, or restore them"
             )
         return Planned(begun, known, problems, _is_greedy(begun.temperature, evaluation), ())
@@ -140,8 +140,7 @@ def plan_confirmation(
 def _require_same(key: str, given: float | None, begun: float, path: Path) -> None:
     if given is not None and given != begun:
         raise SearchError(
-            f"{path}: --{key}: is {begun:g} since its confirmation began, and its looks are planned by that; leave it "
-            "out"
+            f"{path}: --{key}: is {begun:g} since its confirmation began, which planned its looks by that; leave it out"
         )
 
 

@@ -190,7 +190,7 @@ def _verdict(records: Sequence[TrialRecord], splits: Splits, looks: Looks) -> Se
     if trial is None or parent is None:
         return SearchVerdict("not proven", f"not proven: no {'parent' if trial else 'trial'} has a score")
     if objectives(records) > 1:
-        return SearchVerdict("not proven", "not proven: of several objectives none says which trial is better")
+        return SearchVerdict("not proven", "not proven: with several objectives no trial is the best")
     if _score(trial) <= _score(parent):
         reason = f"no trial solves more of the search split than the best parent, {names[parent.name]}"
         return SearchVerdict("no better", f"no better: {reason}")

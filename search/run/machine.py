@@ -47,7 +47,7 @@ class Machine:
             self._settle(_MOST_TRIES)
         raise SearchError(
             f"the machine fails {row}{name}: {reason.partition(chr(10))[0]}; {self._log} tells more; what was "
-            "scored is kept: put the machine right and run the same command again, which goes on"
+            "scored is kept: fix the machine and run the same command again, which continues"
         )
 
     def rests(self) -> None:

@@ -70,7 +70,7 @@ def test_what_is_computed_otherwise_is_told(
     change(parents[1] / "config.json", edit)
     (note,) = notes(parents)
     assert note.startswith(f"model {parents[1]}: {told.format(base=parents[0])}")
-    assert note.endswith("; a merge computes as its base")
+    assert note.endswith("; the merge computes as its base does")
 
 
 def test_ids_that_are_exchanged_are_told_where_rows_are_merged_by_id(parents: tuple[Path, Path]) -> None:

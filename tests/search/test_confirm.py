@@ -141,7 +141,7 @@ def test_finalists_are_confirmed_in_rounds_of_old_and_new_problems(
         confirm_search(out, samples=3)
     fewer = tmp_path / "fewer.jsonl"
     fewer.write_text(more.read_text(encoding="utf-8").partition("\n")[0], encoding="utf-8")
-    with pytest.raises(SearchError, match="--problems: are others than those that its confirmation began with"):
+    with pytest.raises(SearchError, match="--problems: differ from those that its confirmation began with"):
         confirm_search(out, [str(fewer)])
     shown = command("leaderboard", out).output
     assert f"confirmed on {REPORTED + len(NEW)} problems in 2 rounds: trial 2 {found['trial-2'].score:.1%}, a " in shown
