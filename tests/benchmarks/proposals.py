@@ -1,10 +1,12 @@
 """What the default search is worth against samplers by themselves: report score, problem evaluations and seconds.
 
     python -m tests.benchmarks.proposals [--seeds 10] [--trials 100] [--first 5] [--families ...] [--searches ...]
+    python -m tests.benchmarks.proposals --families smollm2 --seeds 3  # after smollm2.py --only-base
 
 Each search is the command that a person types. `default` is the config as it comes, with `--first` trials; the others
 have no ascent, and all their trials. No search ends before its trials are over. `mostly text` is a variant of the
 quickstart with four text problems to one of maths: there the best parent is good, and the gain of a merge small.
+`smollm2` is the search of configs/smollm2_adapters.yaml.
 
 Every search that has ended is a line of `records/proposals.jsonl`, which the tables are printed from. What is there is
 not run again, so the benchmark goes on where it was stopped.
@@ -21,8 +23,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from itertools import product
 from pathlib import Path
 from statistics import mean, stdev
@@ -31,11 +33,12 @@ import yaml
 
 from search.board.ranking import best, best_parent
 from search.results import ResultsFolder
+from search.space.config import located
 from search.study.record import ASCENT
 from tests.benchmarks.machine import describe_machine
-from tests.fixtures.quickstart.families import problems
+from tests.fixtures.quickstart.families import Kind, of_kind, problems
 
-CONFIG = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
+CONFIGS = Path(__file__).parents[2] / "configs"
 RECORDS = Path(__file__).parent / "records" / "proposals.jsonl"
 COMMAND = [str(Path(sys.executable).with_name("merge-search"))]
 DEFAULT = "default"
@@ -43,19 +46,24 @@ DEFAULT = "default"
 
 @dataclass(frozen=True)
 class Family:
-    """Knots of each parent's density and weight (1: a single number), and how many problems of text and maths."""
+    """A config, with other knots of each parent's density and weight (1: a single number).
+
+    Where `problems` are counted by kind, they are made anew; otherwise they are the config's own.
+    """
 
     density: int
     weight: int
-    text: int = 150
-    maths: int = 150
+    problems: Mapping[Kind, int] = field(default_factory=dict)
+    config: str = "quickstart"
 
 
 FAMILIES = {
     "6 parameters": Family(1, 2),
     "18 parameters": Family(3, 6),
-    "mostly text": Family(1, 2, text=240, maths=60),
+    "mostly text": Family(1, 2, {"strings": 240, "numbers": 60}),
+    "smollm2": Family(1, 2, config="smollm2_adapters"),
 }
+QUICKSTART = [name for name, family in FAMILIES.items() if family.config == "quickstart"]
 
 
 @dataclass(frozen=True)
@@ -80,7 +88,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--trials", type=int, default=100)
     parser.add_argument("--first", type=int, default=5)
-    parser.add_argument("--families", nargs="+", default=list(FAMILIES), choices=list(FAMILIES))
+    parser.add_argument("--families", nargs="+", default=QUICKSTART, choices=list(FAMILIES))
     parser.add_argument("--searches", nargs="+", default=[DEFAULT, "tpe", "cmaes", "gp"])
     given = parser.parse_args()
     lines = RECORDS.read_text(encoding="utf-8").splitlines() if RECORDS.exists() else []
@@ -124,18 +132,18 @@ def run(family: str, name: str, seed: int, trials: int) -> Ended:
 
 
 def configured(family: Family, name: str, place: Path) -> dict[str, object]:
-    """Return the config of a search, whose problems are written to a folder."""
-    config = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))
-    recipe = config["recipe"]
-    recipe["base_model"] = str(CONFIG.parent / recipe["base_model"])
+    """Return the config of a search; problems that are made anew are written to a folder."""
+    config = yaml.safe_load((CONFIGS / f"{family.config}.yaml").read_text(encoding="utf-8"))
+    recipe = config["recipe"] = located(config["recipe"], [CONFIGS, CONFIGS.parent])
     for model in recipe["models"]:
-        model["model"] = str(CONFIG.parent / model["model"])
         for key, knots in (("density", family.density), ("weight", family.weight)):
             model["parameters"][key].pop("knots", None)
             model["parameters"][key] |= {"knots": knots} if knots > 1 else {}
-    asked = place / "problems.jsonl"
-    rows = [*problems("strings", family.text, seed=0), *problems("numbers", family.maths, seed=0)]
-    asked.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    asked = CONFIGS / config["evaluation"]["problems"]
+    if family.problems:
+        asked = place / "problems.jsonl"
+        rows = [row for kind, count in family.problems.items() for row in problems(kind, of_kind(kind), count, seed=0)]
+        asked.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     config["evaluation"]["problems"] = str(asked)
     config["search"] |= {"finalists": 1, "stop": {"proven": False}}
     if name != DEFAULT:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import yaml
 from transformers import AutoTokenizer
 
+from merging.checkpoints.checkpoint import Checkpoint
 from search import Leaderboard, SearchConfig, run_search
 from tests.search.conftest import Command
 from tests.search.family import make_family
@@ -82,6 +84,28 @@ def test_smollm2_is_a_search_over_the_hub_model_and_two_local_ones() -> None:
     assert parents == [("smollm2", "text"), ("smollm2", "numeric")]
     assert [entry.source for entry in config.evaluation.problems] == ["humaneval"]
     assert config.search.trials >= 8
+
+
+def test_smollm2_adapters_is_a_search_over_three_adapters_of_the_base_that_the_script_makes() -> None:
+    config = SearchConfig.load(CONFIGS / "smollm2_adapters.yaml")
+    *parents, base = config.space.example().parents()
+    assert Path(base).parts[-3:] == ("models", "smollm2", "base")
+    assert parents == [f"{base}+{CONFIGS / 'smollm2-adapters' / name}" for name in ("first", "second", "third")]
+    (problems,) = [Path(entry.source) for entry in config.evaluation.problems]
+    rows = map(json.loads, problems.read_text(encoding="utf-8").splitlines())
+    assert Counter(row["task_id"].split("/")[0] for row in rows) == {"first": 100, "second": 100, "third": 100}
+
+
+@pytest.mark.slow
+def test_each_of_the_smollm2_adapters_changes_every_projection_of_the_base(smollm2_folder: Path) -> None:
+    text = (CONFIGS / "smollm2_adapters.yaml").read_text(encoding="utf-8")
+    text = text.replace("models/smollm2/base", str(smollm2_folder / "base"))
+    config = SearchConfig.parse(text, source="smollm2_adapters.yaml", folder=CONFIGS)
+    *parents, base = [Checkpoint.open(parent) for parent in config.space.example().parents()]
+    projections = [name for name in base.tensors if name.endswith("_proj.weight")]
+    assert len(projections) == 30 * 7
+    for parent in parents:
+        assert sorted(parent.adapted()) == sorted(projections)
 
 
 @pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.yaml")), ids=lambda file: file.stem)
