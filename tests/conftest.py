@@ -56,13 +56,11 @@ def make_model(tmp_path: Path) -> ModelMaker:
 @pytest.fixture(scope="session")
 def smollm2_folder() -> Path:
     """Return the folder of SmolLM2-135M-Instruct and two fine-tunes; made where it is missing, and kept."""
-    folder = ROOT / "models" / "smollm2-short"
+    folder = ROOT / "models" / "smollm2-adapted"
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):
-        script = [sys.executable, "-m", "tests.fixtures.smollm2", "--to", str(folder), "--short"]
-        # A test has one thread, but the others wait for this one.
-        environment = os.environ | {"OMP_NUM_THREADS": str(os.cpu_count())}
-        subprocess.run(script, cwd=ROOT, env=environment, check=True)
+        script = [sys.executable, "-m", "tests.fixtures.smollm2", "--to", str(folder), "--adapted"]
+        subprocess.run(script, cwd=ROOT, check=True)
     return folder
 
 
