@@ -1,19 +1,19 @@
 """Ascent: proposes parameters by the gradient of the loss on solutions; see `loss.py`.
 
-What an ascent knows of its past is the parameters of its last proposal: Adam begins anew with each, so that any worker
-may go on with the next one, also after a kill.
+What an ascent knows of its past is its last proposal and what it noted of it: Adam begins anew with each, so that any
+worker may go on with the next one, also after a kill.
 
-Guarantees: solutions are of the search split. About a fourth never steers: these choose how far a proposal goes on the
-way that the others show. Where the loss on them no longer falls, or a proposal is worse than the one before it, the
-ascent is over.
+Guarantees: solutions are of the search split. About a fourth of those known at the first proposal never steers: these
+say how far each proposal goes on the way that the others show. Where the loss on them no longer falls, or a proposal is
+worse than the one before it, the ascent is over.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from operator import itemgetter
+from dataclasses import asdict, dataclass, field, replace
+from statistics import mean
 from typing import cast
 from zlib import crc32
 
@@ -22,23 +22,23 @@ from transformers import PreTrainedModel
 
 from evaluation import Solution
 from evaluation.scoring import p_better
-from merging import Merger, MergingError, Recipe
+from merging import Merger, MergingError
 from search.ascent.loss import losses
 from search.ascent.unit_box import UnitBox
 from search.space.sections import AscentSection
 from search.study.outcomes import Split
-from search.study.record import ASCENT, Parameters, TrialRecord, Value
+from search.study.record import ASCENT, Parameters, TrialRecord
 from search.study.store import Proposal
 
 LEAST = 8
 """With fewer solutions there is no ascent."""
-LEAST_RANKED = 5
-"""With fewer models a rank correlation says nothing."""
 
 # Of Adam.
 _DECAYS = (0.8, 0.95)
 _HELD_OUT = 4
-# A solution whose loss is no higher at the first step of a proposal has hardly a gradient, and is left out of the next.
+# How much of the way of its steps a proposal goes: the first of these where the loss falls.
+_PARTS = (1.0, 0.5, 0.25, 0.125)
+# A solution whose loss is no higher at the first step of a proposal has hardly a gradient: no later step reads it.
 _SAFE = 0.02
 # The level of the test by which a proposal is worse than the one before.
 _WORSE = 0.05
@@ -55,6 +55,21 @@ class AscentOverError(Exception):
     def __init__(self, reason: str, evaluations: int = 0) -> None:
         super().__init__(reason)
         self.evaluations = evaluations
+
+
+@dataclass(frozen=True, slots=True)
+class Notes:
+    """What is noted of a proposal, for whoever makes the next one.
+
+    Attributes:
+        loss: the mean loss of solutions that do not steer.
+        held_out: the problems of these: the same in a whole ascent.
+        evaluations: what the proposal took, in forward passes over a solution.
+    """
+
+    loss: float
+    held_out: Sequence[str]
+    evaluations: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +93,6 @@ class Ascent:
     starts: Sequence[Parameters]
     split: Split = field(default_factory=Split)
     progress: Callable[[int, int], None] = lambda _done, _total: None
-    _known: dict[frozenset[tuple[str, Value]], float] = field(default_factory=dict)
 
     def propose(self, records: Sequence[TrialRecord]) -> Proposal:
         """Return the next proposal. Raises AscentOverError if there is none."""
@@ -89,34 +103,11 @@ class Ascent:
             raise AscentOverError("no range of the recipe has a slope")
         self._require_no_fall(earlier)
         try:
-            parameters, notes = self._next(earlier, *_split(self._readable_solutions()))
+            parameters, notes = self._next(earlier)
         except MergingError as error:
             raise AscentOverError(f"a merge on its way failed: {error}") from error
-        finally:
-            self._known.clear()
         seen = sum(record.is_over for record in records if record.kind == "trial")
-        return Proposal(parameters, ASCENT, seen, {ASCENT: notes})
-
-    def rank_correlation(self, records: Sequence[TrialRecord], recipe_of: Callable[[TrialRecord], Recipe]) -> float:
-        """Return how well the loss ranks reference models and own proposals: Spearman's correlation with their scores.
-
-        1 if a lower loss always goes with a higher score, -1 if with a lower one; nan for fewer than `LEAST_RANKED`
-        models, or if all losses or all scores are equal.
-
-        Args:
-            records: of the search.
-            recipe_of: returns the merge of a record.
-        """
-        from scipy.stats import spearmanr
-
-        own = [record for record in records if record.kind != "trial" or record.proposed_by == ASCENT]
-        scored = [record for record in own if record.search.state == "complete" and record.same_as is None]
-        scores = [record.search.score for record in scored]
-        if len(scored) < LEAST_RANKED or len(set(scores)) == 1:
-            return math.nan
-        solutions = self._readable_solutions()
-        found = [self._mean_loss(recipe_of(record), solutions) for record in scored]
-        return -float(spearmanr(found, scores).statistic) if len(set(found)) > 1 else math.nan
+        return Proposal(parameters, ASCENT, seen, {ASCENT: asdict(notes)})
 
     def _require_no_fall(self, earlier: Sequence[TrialRecord]) -> None:
         """Raise AscentOverError if the last proposal is worse than the one before it."""
@@ -128,66 +119,66 @@ class Ascent:
         if p_better(rates_before, rates, self.split.weights) < _WORSE:
             raise AscentOverError(f"its last proposal scored {last.score:.1%}, the one before it {before.score:.1%}")
 
-    def _readable_solutions(self) -> Sequence[Solution]:
+    def _next(self, earlier: Sequence[TrialRecord]) -> tuple[Parameters, Notes]:
+        solutions = self._readable_solutions(earlier[-1].parameters if earlier else self.starts[0])
+        start, last = self._start(earlier, solutions)
+        stopping = frozenset(last.held_out)
+        held_out = [it for it in solutions if it.task_id in stopping]
+        steering = [it for it in solutions if it.task_id not in stopping]
+        end, evaluations = self._climbed(start, steering)
+        evaluations += last.evaluations
+        for part in _PARTS:
+            place = {name: (1 - part) * at + part * end[name] for name, at in self.box.point(start).items()}
+            found = self.box.parameters(place, start)
+            loss = self._loss(found, held_out)
+            evaluations += len(held_out)
+            if loss < last.loss:
+                return found, Notes(loss, last.held_out, evaluations)
+        reason = f"the loss on solutions that do not steer it no longer falls ({last.loss:.3f})"
+        raise AscentOverError(reason, evaluations)
+
+    def _readable_solutions(self, parameters: Parameters) -> Sequence[Solution]:
         """Return the solutions whose tokens the merges have embeddings for: one of a parent may have further tokens."""
-        model = self.merger.apply(self.box.recipe_at(self.starts[0]))
+        model = self.merger.apply(self.box.recipe_at(parameters))
         rows = cast("torch.nn.Embedding", model.get_input_embeddings()).weight.shape[0]
         found = [each for each in self.solutions() if max(each.completion) < rows]
         if len(found) < LEAST:
             raise AscentOverError(f"{len(found)} problems are solved, and it needs {LEAST}")
         return found
 
-    def _next(
-        self, earlier: Sequence[TrialRecord], steering: Sequence[Solution], held_out: Sequence[Solution]
-    ) -> tuple[Parameters, dict[str, object]]:
-        start = self._start(earlier, held_out)
-        before, (way, evaluations) = self._loss(start, held_out), self._climbed(start, steering)
-        after, found = min(((self._loss(point, held_out), point) for point in way), key=itemgetter(0))
-        evaluations += len(self._known) * len(held_out)
-        if not after < before:
-            reason = f"the loss on solutions that do not steer it no longer falls ({before:.3f})"
-            raise AscentOverError(reason, evaluations)
-        return found, {"held_out": [before, after], "evaluations": evaluations}
-
-    def _start(self, earlier: Sequence[TrialRecord], held_out: Sequence[Solution]) -> Parameters:
+    def _start(self, earlier: Sequence[TrialRecord], solutions: Sequence[Solution]) -> tuple[Parameters, Notes]:
+        """Return the last proposal, or the start of the least loss, and what is noted of it."""
         if earlier:
-            return earlier[-1].parameters
-        if len(self.starts) == 1:
-            return self.starts[0]
-        return min(self.starts, key=lambda start: self._loss(start, held_out))
+            return earlier[-1].parameters, replace(Notes(**earlier[-1].sampler_notes[ASCENT]), evaluations=0)
+        held_out = [it for it in solutions if crc32(it.task_id.encode()) % _HELD_OUT == 0] or solutions[:1]
+        found = [self._loss(start, held_out) for start in self.starts]
+        notes = Notes(min(found), [it.task_id for it in held_out], len(found) * len(held_out))
+        return self.starts[found.index(min(found))], notes
 
     def _loss(self, parameters: Parameters, solutions: Sequence[Solution]) -> float:
         """Return the mean loss at some parameters; infinite where they make no merge."""
-        key = frozenset(parameters.items())  # choices too: starts may differ in nothing else
-        if key not in self._known:
-            try:
-                self._known[key] = self._mean_loss(self.box.recipe_at(parameters), solutions)
-            except MergingError:
-                return math.inf
-        return self._known[key]
-
-    def _mean_loss(self, recipe: Recipe, solutions: Sequence[Solution]) -> float:
-        model = self.merger.apply(recipe)
+        try:
+            model = self.merger.apply(self.box.recipe_at(parameters))
+        except MergingError:
+            return math.inf
         with torch.inference_mode():
-            found = losses(model, solutions)
-        return sum(found) / len(found)
+            return mean(losses(model, solutions))
 
-    def _climbed(self, start: Parameters, solutions: Sequence[Solution]) -> tuple[list[Parameters], int]:
-        """Return where some steps of Adam lead, one after the other, and how many evaluations they cost.
+    def _climbed(self, start: Parameters, steering: Sequence[Solution]) -> tuple[dict[str, float], int]:
+        """Return the place in the box that some steps of Adam lead to, and how many evaluations they cost.
 
         A backward pass counts as two forward passes.
         """
-        adam, way, doubtful, evaluations = _Adam(self.settings.step), [start], solutions, 0
+        adam, place, doubtful, evaluations = _Adam(self.settings.step), self.box.point(start), steering, 0
         for number in range(self.settings.steps):
             self.progress(number, self.settings.steps)
-            model = self.merger.apply(self.box.recipe_at(way[-1]))
-            found = losses_with_gradients(model, doubtful)
+            parameters = self.box.parameters(place, start)
+            found = losses_with_gradients(self.merger.apply(self.box.recipe_at(parameters)), doubtful)
             evaluations += 3 * len(doubtful)
-            slopes = self.box.slopes(self.merger, self.merger.take_gradients(), way[-1])
-            way.append(self.box.parameters(adam.moved(self.box.point(way[-1]), slopes), way[-1]))
+            place = adam.moved(place, self.box.slopes(self.merger, self.merger.take_gradients(), parameters))
             if number == 0:
-                doubtful = [each for each, loss in zip(solutions, found, strict=True) if loss > _SAFE] or solutions
-        return way[1:], evaluations
+                doubtful = [it for it, loss in zip(steering, found, strict=True) if loss > _SAFE] or steering
+        return place, evaluations
 
 
 def losses_with_gradients(model: PreTrainedModel, solutions: Sequence[Solution]) -> list[float]:
@@ -201,12 +192,6 @@ def losses_with_gradients(model: PreTrainedModel, solutions: Sequence[Solution])
         raise
     finally:
         model.requires_grad_(False)
-
-
-def _split(solutions: Sequence[Solution]) -> tuple[Sequence[Solution], Sequence[Solution]]:
-    """Return the solutions that steer, and about a fourth that does not: the same whatever else is solved later."""
-    held_out = [each for each in solutions if crc32(each.task_id.encode()) % _HELD_OUT == 0] or solutions[:1]
-    return [each for each in solutions if each not in held_out], held_out
 
 
 @dataclass

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from evaluation import Solution
-from merging import Recipe
 from search.ascent.ascent import Ascent
 from search.ascent.unit_box import UnitBox
 from search.run.setup import Session
 from search.space.config import SearchConfig
 from search.study.record import ASCENT, Parameters, TrialRecord
 
-_RANKS_WELL = 0.5
+_LEAST_RANKED, _RANKS_WELL = 3, 0.5
 
 
 def why_none(config: SearchConfig) -> str:
@@ -55,10 +53,16 @@ def ascent_of(session: Session, warm_starts: Sequence[Parameters]) -> Ascent:
     return Ascent(config.search.ascent, box, bench.merger, solutions, starts, split, bench.progress.step)
 
 
-def ranking(session: Session, ascent: Ascent, records: Sequence[TrialRecord]) -> str:
-    """Return how well the loss of an ascent that is over ranks models, for people; empty where that cannot be said."""
-    found = ascent.rank_correlation(records, lambda it: session.bench.located(Recipe.from_dict(it.recipe, it.key)))
-    if math.isnan(found):
+def ranking(records: Sequence[TrialRecord]) -> str:
+    """Return how well the loss of an ascent ranks its proposals, for people; empty where that cannot be said."""
+    from scipy.stats import spearmanr
+
+    own = [it for it in records if it.proposed_by == ASCENT and it.search.state == "complete"]
+    found = [it.sampler_notes[ASCENT]["loss"] for it in own]
+    scores = [it.search.score for it in own]
+    if len(own) < _LEAST_RANKED or len(set(scores)) == 1:
         return ""
-    warning = "" if found >= _RANKS_WELL else ", which is low: its proposals may be no better than others"
-    return f"its loss ranks models as their scores do with a rank correlation of {found:.2f}{warning}"
+    correlation = -float(spearmanr(found, scores).statistic)
+    warning = "" if correlation >= _RANKS_WELL else ", which is low: they may be no better than others"
+    told = f"its loss ranks its {len(own)} proposals as their scores do with a rank correlation of"
+    return f"{told} {correlation:.2f}{warning}"

@@ -257,22 +257,11 @@ class Phases:
                 if not isinstance(error, AscentOverError):
                     _LOG.exception("the ascent failed")
                     release_unused()
-                told = "; ".join(filter(None, (describe(error), self._ranking(records))))
+                told = "; ".join(filter(None, (describe(error), ranking(records))))
                 notes = {ASCENT: {"over": told, "evaluations": cost}}
                 self._progress.say(f"the ascent is over: {told}")
         proposal = self._proposer.propose(job.record.number, records)
         return replace(proposal, sampler_notes={**proposal.sampler_notes, **notes})
-
-    def _ranking(self, records: Sequence[TrialRecord]) -> str:
-        try:
-            return ranking(self.session, self._ascent, records)
-        except STOPS:
-            raise
-        except AscentOverError:  # too little is solved
-            return ""
-        except Exception:  # no more than something to tell
-            _LOG.exception("the loss of the ascent could not be held against scores")
-            return ""
 
     def _ascends(self) -> bool:
         """Whether the ascent goes on."""

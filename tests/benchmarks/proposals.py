@@ -11,8 +11,9 @@ quickstart with four text problems to one of maths: there the best parent is goo
 Every search that has ended is a line of `records/proposals.jsonl`, which the tables are printed from. What is there is
 not run again, so the benchmark goes on where it was stopped.
 
-A problem evaluation is a completion of one problem of the search split, those of the reference models included. A step
-of an ascent counts as three of each solution that it reads. The report split is charged to all alike, and not counted.
+A problem evaluation is a completion of one problem of the search split, those of the reference models included. In an
+ascent, a forward pass over a solution counts as one, and a step as three of each solution that it reads. The report
+split is charged to all alike, and not counted.
 """
 
 from __future__ import annotations

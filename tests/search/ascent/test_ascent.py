@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from statistics import mean
-from typing import Any
 from unittest.mock import patch
 
 import pytest
-from scipy.stats import spearmanr
 
 from evaluation import DraftStore, Evaluator, Solution, load_problems
 from merging import Merger, ParentSet, Recipe
-from search.ascent.ascent import LEAST_RANKED, Ascent, AscentOverError, losses_with_gradients
+from search.ascent import ascent as module
+from search.ascent.ascent import Ascent, AscentOverError, losses_with_gradients
 from search.ascent.loss import losses
 from search.ascent.unit_box import UnitBox
 from search.run.setup import reference_models
 from search.space.config import SearchConfig
 from search.space.sections import AscentSection
-from search.study.record import ASCENT, Scoring, TrialRecord
+from search.study.record import ASCENT, Parameters, Scoring, TrialRecord
+from search.study.store import Proposal
 
 QUICKSTART = "configs/quickstart.yaml"
 
@@ -61,6 +60,12 @@ def ascent(
     return Ascent(settings or AscentSection(), box, merger, lambda: solutions, [config.space.middle()])
 
 
+def trial(number: int, proposal: Proposal) -> TrialRecord:
+    """Return the record of a proposal."""
+    notes = proposal.sampler_notes
+    return TrialRecord("trial", number, parameters=proposal.parameters, proposed_by=ASCENT, sampler_notes=notes)
+
+
 def test_solutions_are_what_was_generated_end_included(
     config: SearchConfig, merger: Merger, solutions: Sequence[Solution]
 ) -> None:
@@ -80,13 +85,15 @@ def test_proposals_lower_the_loss_that_does_not_steer_them(
     found = ascent(config, merger, solutions, AscentSection(proposals=2, steps=2))
     first = found.propose([])
     assert first.proposed_by == ASCENT
-    notes: Mapping[str, Sequence[float]] = first.sampler_notes[ASCENT]
-    assert notes["held_out"][1] < notes["held_out"][0]
     config.space.require(first.parameters)
-    record = TrialRecord("trial", 0, parameters=first.parameters, proposed_by=ASCENT)
+    record = trial(0, first)
     second = found.propose([record])
-    # It begins where the first one ended, whoever made that.
-    assert second.sampler_notes[ASCENT]["held_out"][0] == pytest.approx(notes["held_out"][1])
+    held_out = [each for each in solutions if each.task_id in first.sampler_notes[ASCENT]["held_out"]]
+    points = [found.starts[0], first.parameters, second.parameters]
+    at_points = [mean(losses(merger.apply(config.space.recipe_at(point)), held_out)) for point in points]
+    assert at_points[0] > at_points[1] > at_points[2]
+    noted = [proposal.sampler_notes[ASCENT]["loss"] for proposal in (first, second)]
+    assert noted == pytest.approx(at_points[1:])
     with pytest.raises(AscentOverError, match="its last proposal"):
         found.propose([record, replace(record, number=1)])
 
@@ -94,15 +101,21 @@ def test_proposals_lower_the_loss_that_does_not_steer_them(
 def test_it_is_over_where_no_step_lowers_the_loss(
     config: SearchConfig, merger: Merger, solutions: Sequence[Solution]
 ) -> None:
-    """Uphill, for example."""
     found = ascent(config, merger, solutions, AscentSection(steps=1))
-    downhill = UnitBox.slopes
+    held_out = found.propose([]).sampler_notes[ASCENT]["held_out"]
+    asked: list[Parameters] = []
 
-    def uphill(*given: Any) -> dict[str, float]:
-        return {name: -slope for name, slope in downhill(*given).items()}
+    def rising(_: Ascent, parameters: Parameters, given: Sequence[Solution]) -> float:
+        asked.append(parameters)
+        assert [each.task_id for each in given] == held_out
+        return float(len(asked))
 
-    with patch.object(UnitBox, "slopes", uphill), pytest.raises(AscentOverError, match="no longer falls"):
+    with patch.object(Ascent, "_loss", rising), pytest.raises(AscentOverError, match="no longer falls") as over:
         found.propose([])
+    at, *places = ([found.box.point(each)[name] for name in found.box.names] for each in asked)
+    parts = [(place[0] - at[0]) / (places[0][0] - at[0]) for place in places]
+    assert parts == pytest.approx([1, 0.5, 0.25, 0.125])
+    assert over.value.evaluations % 3 == len(asked) * len(held_out) % 3
 
 
 def test_an_error_leaves_no_gradients(merger: Merger, config: SearchConfig, solutions: Sequence[Solution]) -> None:
@@ -134,7 +147,7 @@ def test_starts_may_differ_in_what_it_does_not_move(
     good = config.space.middle()
     bad = {**good, **{name: 0.0 for name in good if name not in box.names}}
     found = Ascent(AscentSection(), box, merger, lambda: solutions, [bad, good])
-    assert found._start([], solutions[:8]) == good
+    assert found._start([], solutions)[0] == good
 
 
 @pytest.mark.parametrize("outcomes", ["ffffffff", "ppppppff"])
@@ -142,10 +155,9 @@ def test_it_is_over_where_a_proposal_is_worse_than_the_one_before(
     config: SearchConfig, merger: Merger, solutions: Sequence[Solution], outcomes: str
 ) -> None:
     found = ascent(config, merger, solutions, AscentSection(proposals=3, steps=1))
-    start, earlier = found.starts[0], []
-    for number, each in enumerate(("pppppppp", outcomes)):
-        scoring = Scoring("complete", each, each.count("p") / 8)
-        earlier.append(TrialRecord("trial", number, parameters=start, search=scoring, proposed_by=ASCENT))
+    first = found.propose([])
+    both = (Scoring("complete", each, each.count("p") / 8) for each in ("pppppppp", outcomes))
+    earlier = [replace(trial(number, first), search=scoring) for number, scoring in enumerate(both)]
     if outcomes == "ppppppff":  # two of eight may be chance
         assert found.propose(earlier).proposed_by == ASCENT
     else:
@@ -153,24 +165,30 @@ def test_it_is_over_where_a_proposal_is_worse_than_the_one_before(
             found.propose(earlier)
 
 
-def test_its_loss_ranks_models_by_spearmans_correlation(
+def test_what_is_solved_later_steers(config: SearchConfig, merger: Merger, solutions: Sequence[Solution]) -> None:
+    one_step = AscentSection(proposals=2, steps=1)
+    first = ascent(config, merger, solutions[:-9], one_step).propose([])
+    held_out = first.sampler_notes[ASCENT]["held_out"]
+    assert 0 < len(held_out) < len(solutions) / 2
+    with patch.object(module, "losses_with_gradients", wraps=losses_with_gradients) as asked:
+        second = ascent(config, merger, solutions, one_step).propose([trial(0, first)])
+    read = {each.task_id for each in asked.call_args.args[1]}
+    assert read == {each.task_id for each in solutions} - {*held_out}
+    assert second.sampler_notes[ASCENT]["held_out"] == held_out
+
+
+def test_it_goes_no_farther_than_the_loss_falls(
     config: SearchConfig, merger: Merger, solutions: Sequence[Solution]
 ) -> None:
-    found, middle = ascent(config, merger, solutions), config.space.middle()
-    points = [found.box.parameters(dict.fromkeys(found.box.names, at), middle) for at in (0.1, 0.3, 0.5, 0.7, 0.9)]
-    recipes = [config.space.recipe_at(point) for point in points]
-    by_models = [mean(losses(merger.apply(recipe), solutions)) for recipe in recipes]
-    scores = [0.5, 0.9, 0.6, 0.2, 0.7]
-    records = [
-        TrialRecord("trial", place, search=Scoring("complete", score=score), proposed_by=ASCENT)
-        for place, score in enumerate(scores)
-    ]
+    found = ascent(config, merger, solutions, AscentSection(steps=1))
+    first, start, loss = found.propose([]), found.box.point(found.starts[0]), Ascent._loss
+    way = {name: at - start[name] for name, at in found.box.point(first.parameters).items()}
 
-    def recipe_of(record: TrialRecord) -> Recipe:
-        return recipes[record.number]
+    def with_a_cliff(self: Ascent, parameters: Parameters, given: Sequence[Solution]) -> float:
+        return 2.0 if parameters == pytest.approx(first.parameters) else loss(self, parameters, given)
 
-    expected = spearmanr([-loss for loss in by_models], scores).statistic
-    assert found.rank_correlation(records, recipe_of) == pytest.approx(expected)
-    assert math.isnan(found.rank_correlation(records[: LEAST_RANKED - 1], recipe_of))
-    equal = [replace(record, search=records[0].search) for record in records]
-    assert math.isnan(found.rank_correlation(equal, recipe_of))
+    with patch.object(Ascent, "_loss", with_a_cliff):
+        second = found.propose([])
+    assert found.box.point(second.parameters) == pytest.approx({name: start[name] + way[name] / 2 for name in way})
+    notes = [proposal.sampler_notes[ASCENT] for proposal in (first, second)]
+    assert notes[1]["evaluations"] == notes[0]["evaluations"] + len(notes[0]["held_out"])
