@@ -8,8 +8,8 @@ float32 holds the same values. After an error the model's tensors are undefined 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import chain
@@ -187,11 +187,53 @@ class Merger:
             MergingError: a recipe does not fit the parents.
             NonFiniteTensor: a merged tensor holds NaN or Inf.
         """
-        pairs = [
-            (first, second)
-            for first, second in zip(self.steps(low), self.steps(high), strict=True)
-            if first.name in gradients and self._simplified(first) != self._simplified(second)
-        ]
+        return self._changes([pair for pair in self._pairs(low, high) if pair[0].name in gradients], gradients)
+
+    @contextmanager
+    def slopes_in_backward(self, pairs: Sequence[tuple[Recipe, Recipe]]) -> Iterator[Sequence[dict[str, float]]]:
+        """Take slopes while the live model's backward passes run, so that there is one tensor's gradient at a time.
+
+        Within it, every backward pass adds what `slopes` says of its gradient, and clears that. It needs no memory for
+        the whole gradient, but every pass merges every tensor again.
+
+        Args:
+            pairs: recipes of the live model's structure, each low and high.
+
+        Yields:
+            Per pair, the changes by tensor, summed over the passes so far.
+        """
+        found: list[dict[str, float]] = [{} for _ in pairs]
+        steps: dict[str, list[tuple[int, tuple[Step, Step]]]] = {}
+        for index, recipes in enumerate(pairs):
+            for pair in self._pairs(*recipes):
+                steps.setdefault(pair[0].name, []).append((index, pair))
+
+        def take(name: str, parameter: Tensor) -> None:
+            gradient, parameter.grad = parameter.grad, None
+            assert gradient is not None
+            for index, pair in steps.get(name, ()):
+                change = self._changes([pair], {name: gradient})[name]
+                found[index][name] = found[index].get(name, 0.0) + change
+
+        names: dict[Tensor, str] = {}
+        for name, tensor in self._tensors.items():
+            if isinstance(tensor, torch.nn.Parameter):
+                names.setdefault(tensor, self._owners.get(name, name))  # a tied one has several names
+        with ExitStack() as hooks:
+            for parameter, name in names.items():
+                parameter.requires_grad_(True)
+                hooks.callback(parameter.requires_grad_, False)
+                hook = parameter.register_post_accumulate_grad_hook(partial(take, name))  # type: ignore[no-untyped-call]
+                hooks.callback(hook.remove)
+            yield found
+
+    def _pairs(self, low: Recipe, high: Recipe) -> list[tuple[Step, Step]]:
+        """Return the steps of two recipes that make different tensors."""
+        pairs = zip(self.steps(low), self.steps(high), strict=True)
+        return [pair for pair in pairs if self._simplified(pair[0]) != self._simplified(pair[1])]
+
+    def _changes(self, pairs: Sequence[tuple[Step, Step]], gradients: Mapping[str, Tensor]) -> dict[str, float]:
+        """Return the products of gradients with the differences of two merges, by tensor."""
         before, after = (
             dots([pair[end] for pair in pairs], gradients, self.parents, self._random_seed, self.kernels)
             for end in (0, 1)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from random import Random
 from statistics import mean
 from typing import cast
 from zlib import crc32
@@ -23,6 +24,7 @@ from transformers import PreTrainedModel
 from evaluation import Solution
 from evaluation.scoring import p_better
 from merging import Merger, MergingError
+from search.ascent.checkpointing import checkpointed
 from search.ascent.loss import losses
 from search.ascent.unit_box import UnitBox
 from search.space.sections import AscentSection
@@ -38,8 +40,9 @@ _DECAYS = (0.8, 0.95)
 _HELD_OUT = 4
 # How much of the way of its steps a proposal goes: the first of these where the loss falls.
 _PARTS = (1.0, 0.5, 0.25, 0.125)
-# A solution whose loss is no higher at the first step of a proposal has hardly a gradient: no later step reads it.
-_SAFE = 0.02
+# How many solutions a step reads, chosen at random. One whose loss was no higher than _SAFE has hardly a gradient, and
+# is not read again.
+_READ, _SAFE = 40, 0.02
 # The level of the test by which a proposal is worse than the one before.
 _WORSE = 0.05
 
@@ -64,11 +67,13 @@ class Notes:
     Attributes:
         loss: the mean loss of solutions that do not steer.
         held_out: the problems of these: the same in a whole ascent.
+        safe: the problems whose solutions no step reads any more.
         evaluations: what the proposal took, in forward passes over a solution.
     """
 
     loss: float
     held_out: Sequence[str]
+    safe: Sequence[str]
     evaluations: int
 
 
@@ -84,6 +89,8 @@ class Ascent:
         starts: where it may begin: the one of the least loss is chosen.
         split: how the outcomes of records on the search split are read.
         progress: told how many of its passes are done, and how many there will be.
+        is_short_of_memory: whether memory has no room for the gradient of a whole model: slopes are then taken tensor
+            by tensor, and activations are computed twice, which takes several times as long.
     """
 
     settings: AscentSection
@@ -93,6 +100,7 @@ class Ascent:
     starts: Sequence[Parameters]
     split: Split = field(default_factory=Split)
     progress: Callable[[int, int], None] = lambda _done, _total: None
+    is_short_of_memory: Callable[[PreTrainedModel], bool] = lambda _model: False
 
     def propose(self, records: Sequence[TrialRecord]) -> Proposal:
         """Return the next proposal. Raises AscentOverError if there is none."""
@@ -125,7 +133,8 @@ class Ascent:
         stopping = frozenset(last.held_out)
         held_out = [it for it in solutions if it.task_id in stopping]
         steering = [it for it in solutions if it.task_id not in stopping]
-        end, evaluations = self._climbed(start, steering)
+        draw = Random(len(earlier))  # whoever makes the proposal
+        end, safe, evaluations = self._climbed(start, steering, frozenset(last.safe), draw)
         evaluations += last.evaluations
         for part in _PARTS:
             place = {name: (1 - part) * at + part * end[name] for name, at in self.box.point(start).items()}
@@ -133,7 +142,7 @@ class Ascent:
             loss = self._loss(found, held_out)
             evaluations += len(held_out)
             if loss < last.loss:
-                return found, Notes(loss, last.held_out, evaluations)
+                return found, Notes(loss, last.held_out, sorted(safe), evaluations)
         reason = f"the loss on solutions that do not steer it no longer falls ({last.loss:.3f})"
         raise AscentOverError(reason, evaluations)
 
@@ -152,7 +161,7 @@ class Ascent:
             return earlier[-1].parameters, replace(Notes(**earlier[-1].sampler_notes[ASCENT]), evaluations=0)
         held_out = [it for it in solutions if crc32(it.task_id.encode()) % _HELD_OUT == 0] or solutions[:1]
         found = [self._loss(start, held_out) for start in self.starts]
-        notes = Notes(min(found), [it.task_id for it in held_out], len(found) * len(held_out))
+        notes = Notes(min(found), [it.task_id for it in held_out], (), len(found) * len(held_out))
         return self.starts[found.index(min(found))], notes
 
     def _loss(self, parameters: Parameters, solutions: Sequence[Solution]) -> float:
@@ -164,21 +173,40 @@ class Ascent:
         with torch.inference_mode():
             return mean(losses(model, solutions))
 
-    def _climbed(self, start: Parameters, steering: Sequence[Solution]) -> tuple[dict[str, float], int]:
-        """Return the place in the box that some steps of Adam lead to, and how many evaluations they cost.
+    def _climbed(
+        self, start: Parameters, steering: Sequence[Solution], safe: frozenset[str], draw: Random
+    ) -> tuple[dict[str, float], frozenset[str], int]:
+        """Return the place in the box that some steps of Adam lead to, what is safe by then, and the evaluations.
 
         A backward pass counts as two forward passes.
         """
-        adam, place, doubtful, evaluations = _Adam(self.settings.step), self.box.point(start), steering, 0
+        adam, place, evaluations = _Adam(self.settings.step), self.box.point(start), 0
         for number in range(self.settings.steps):
             self.progress(number, self.settings.steps)
-            parameters = self.box.parameters(place, start)
-            found = losses_with_gradients(self.merger.apply(self.box.recipe_at(parameters)), doubtful)
-            evaluations += 3 * len(doubtful)
-            place = adam.moved(place, self.box.slopes(self.merger, self.merger.take_gradients(), parameters))
-            if number == 0:
-                doubtful = [it for it, loss in zip(steering, found, strict=True) if loss > _SAFE] or steering
-        return place, evaluations
+            doubtful = [it for it in steering if it.task_id not in safe] or steering
+            read = draw.sample(doubtful, min(len(doubtful), _READ))
+            found, slopes = self._slopes(self.box.parameters(place, start), read)
+            evaluations += 3 * len(read)
+            place = adam.moved(place, slopes)
+            safe |= {it.task_id for it, loss in zip(read, found, strict=True) if loss <= _SAFE}
+        return place, safe, evaluations
+
+    def _slopes(self, parameters: Parameters, solutions: Sequence[Solution]) -> tuple[list[float], dict[str, float]]:
+        """Return the loss of each solution, and the slopes of their sum."""
+        moves = self.box.moves(self.merger, parameters)
+        pairs = [(move.low, move.high) for move in moves]
+        model = self.merger.apply(self.box.recipe_at(parameters))
+        if self.is_short_of_memory(model):
+            with self.merger.slopes_in_backward(pairs) as changes, checkpointed(model):
+                found = losses_with_gradients(model, solutions)
+        else:
+            found = losses_with_gradients(model, solutions)
+            gradients = self.merger.take_gradients()
+            changes = [self.merger.slopes(gradients, *pair) for pair in pairs]
+        slopes: dict[str, float] = {}
+        for move, change in zip(moves, changes, strict=True):
+            slopes |= move.slopes(self.merger, change)
+        return found, slopes
 
 
 def losses_with_gradients(model: PreTrainedModel, solutions: Sequence[Solution]) -> list[float]:

@@ -9,8 +9,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from merging import Merger, Recipe
 from merging.planning.plan import Step
 from search.space.ranges import Range
@@ -54,38 +52,66 @@ class UnitBox:
         moved = {name: _value(found, point[name]) for found in self.ranges for name in found.names}
         return {**others, **moved}
 
-    def slopes(self, merger: Merger, gradients: Mapping[str, Tensor], parameters: Parameters) -> dict[str, float]:
-        """Return the slope of a function of the merged weights along each parameter, over its whole range.
+    def moves(self, merger: Merger, parameters: Parameters) -> list[Move]:
+        """Return moves along all parameters from a place, as few as can tell them apart.
 
-        Parameters that no tensor reads together are moved in one pair of merges; what a tensor's change says of each
-        of them follows from how far it moves what the tensor is merged with.
+        Parameters that no tensor reads together are moved in one pair of merges.
 
         Args:
             merger: merges the recipes of the space.
-            gradients: of the function, by tensor, at these parameters; see `Merger.take_gradients`.
-            parameters: where the slopes are wanted.
+            parameters: the place.
 
         Raises:
             MergingError: a recipe nearby cannot be merged.
         """
-        move = _Move(self, self.point(parameters), parameters)
-        base = merger.steps(move.recipe({}))
-        readers = [_differing(base, merger.steps(move.recipe(move.to_ends(found)))) for found in self.ranges]
-        slopes = dict.fromkeys(self.names, 0.0)
+        near = _Neighbourhood(self, self.point(parameters), parameters)
+        base = merger.steps(near.recipe({}))
+        readers = [_differing(base, merger.steps(near.recipe(near.to_ends(found)))) for found in self.ranges]
+        moves = []
         for together in _apart(self.ranges, readers):
-            low, high = ({k: v for found in together for k, v in move.ends(found)[end].items()} for end in (0, 1))
-            changes = merger.slopes(gradients, move.recipe(low), move.recipe(high))
-            from_, to = merger.steps(move.recipe(low)), merger.steps(move.recipe(high))
-            for name in low:
-                one = merger.steps(move.recipe({**low, name: high[name]}))
-                shares = {a.name: _share(a, b, c) for a, b, c in zip(from_, one, to, strict=True) if a.name in changes}
-                slopes[name] = sum(changes[each] * share for each, share in shares.items()) / (high[name] - low[name])
+            low, high = ({k: v for found in together for k, v in near.ends(found)[end].items()} for end in (0, 1))
+            moves.append(Move(near.recipe(low), near.recipe(high), low, high, near.recipe))
+        return moves
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A move along some parameters at once.
+
+    Attributes:
+        low, high: the recipes that it goes from and to.
+        start, end: the places of its parameters there, by name.
+        recipe: returns the recipe with some of them at other places.
+    """
+
+    low: Recipe
+    high: Recipe
+    start: Mapping[str, float]
+    end: Mapping[str, float]
+    recipe: Callable[[Mapping[str, float]], Recipe]
+
+    def slopes(self, merger: Merger, changes: Mapping[str, float]) -> dict[str, float]:
+        """Return the slope of a function of the merged weights along each parameter, over its whole range.
+
+        What a tensor's change says of each parameter follows from how far that moves what the tensor is merged with.
+
+        Args:
+            merger: merges the recipes.
+            changes: of the function from `low` to `high`, by tensor; see `Merger.slopes`.
+        """
+        from_, to = merger.steps(self.low), merger.steps(self.high)
+        slopes = {}
+        for name in self.start:
+            one = merger.steps(self.recipe({**self.start, name: self.end[name]}))
+            shares = {a.name: _share(a, b, c) for a, b, c in zip(from_, one, to, strict=True) if a.name in changes}
+            change = sum(changes[each] * share for each, share in shares.items())
+            slopes[name] = change / (self.end[name] - self.start[name])
         return slopes
 
 
 @dataclass(frozen=True, slots=True)
-class _Move:
-    """Moves from a point of a box."""
+class _Neighbourhood:
+    """Places near a point of a box."""
 
     box: UnitBox
     point: Mapping[str, float]

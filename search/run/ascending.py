@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache, partial
+
+from transformers import PreTrainedModel
 
 from evaluation import Solution
+from evaluation.generation.free_memory import free_bytes
 from search.ascent.ascent import Ascent
 from search.ascent.unit_box import UnitBox
 from search.run.setup import Session
@@ -50,7 +54,20 @@ def ascent_of(session: Session, warm_starts: Sequence[Parameters]) -> Ascent:
 
     box = UnitBox.of(config.space.ranges, lambda parameters: bench.located(config.space.recipe_at(parameters)))
     starts, split = [middle, *warm_starts], session.store.splits["search"]
-    return Ascent(config.search.ascent, box, bench.merger, solutions, starts, split, bench.progress.step)
+    short = partial(_is_short_of_memory, cache(bench.progress.say))
+    return Ascent(config.search.ascent, box, bench.merger, solutions, starts, split, bench.progress.step, short)
+
+
+def _is_short_of_memory(say: Callable[[str], None], model: PreTrainedModel) -> bool:
+    """Whether memory has no room for a gradient as large as a model, and say what that costs."""
+    size = sum(parameter.nbytes for parameter in model.parameters())
+    if size <= free_bytes(model.device):
+        return False
+    say(
+        f"ascent: memory has no room for a gradient of {size / 1e9:.1f} GB; slopes are taken tensor by tensor, which "
+        "merges every tensor again for each batch of solutions"
+    )
+    return True
 
 
 def ranking(records: Sequence[TrialRecord]) -> str:

@@ -163,8 +163,8 @@ class AscentSection(_Section):
     """How far the ascent goes; see `search.ascent`."""
 
     proposals: int = Field(default=4, gt=0)
-    steps: int = Field(default=3, gt=0)
-    step: float = Field(default=0.06, gt=0, le=1)
+    steps: int = Field(default=2, gt=0)
+    step: float = Field(default=0.1, gt=0, le=1)
 
 
 def _ascent(value: object) -> object:

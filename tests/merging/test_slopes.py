@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from merging import METHODS, Merger, ParentSet, Recipe, load_model
 from merging.methods import Scope
+from tests.conftest import ModelMaker
 from tests.merging.conftest import Family, make_family
 
 TOKENS = torch.tensor([[5, 17, 40, 3, 99, 23, 8, 61], [9, 2, 77, 31, 18, 4, 52, 90]])
@@ -167,6 +168,39 @@ def test_tensors_that_share_their_memory_count_together(float32_family: Family) 
     name = "model.layers.{}.mlp.up_proj.weight"
     assert name.format(2) not in found
     torch.testing.assert_close(found[name.format(0)], own[0] + own[1])
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_slopes_are_the_same_where_no_gradient_outlives_its_tensor(make_model: ModelMaker, tied: bool) -> None:
+    base, a, b = (make_model(name, seed=seed, tied=tied) for seed, name in enumerate("xyz"))
+
+    def at(weight: float) -> Recipe:
+        models = [{"model": model, "parameters": {"weight": weight}} for model in (a, b)]
+        data = {"merge_method": "ties", "base_model": base, "models": models, "dtype": "float32"}
+        return Recipe.from_dict(data, "test")
+
+    pairs = [(at(0.3), at(0.5)), (at(0.4), at(0.9))]
+    with ParentSet.open(at(0.4)) as parents:
+        merger = Merger(parents)
+        found = gradients(merger, at(0.4))
+        whole = [merger.slopes(found, *pair) for pair in pairs]
+        model = merger.apply(at(0.4))
+        most = 0
+
+        def count(_: Tensor) -> None:
+            nonlocal most
+            most = max(most, sum(parameter.grad is not None for parameter in model.parameters()))
+
+        with merger.slopes_in_backward(pairs) as changes:
+            for parameter in model.parameters():
+                parameter.register_post_accumulate_grad_hook(count)
+            for _ in range(2):
+                with torch.enable_grad():
+                    loss(model(TOKENS).logits).backward()
+    assert most == 0
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    for one, twice in zip(whole, changes, strict=True):
+        assert twice == pytest.approx({name: 2 * change for name, change in one.items()}, rel=1e-5, abs=1e-9)
 
 
 def test_the_live_model_stays_as_it_is(float32_family: Family) -> None:

@@ -98,6 +98,17 @@ def test_proposals_lower_the_loss_that_does_not_steer_them(
         found.propose([record, replace(record, number=1)])
 
 
+def test_with_little_memory_the_proposal_is_the_same(
+    config: SearchConfig, merger: Merger, solutions: Sequence[Solution]
+) -> None:
+    one_step = ascent(config, merger, solutions, AscentSection(steps=1))
+    frugal = replace(one_step, is_short_of_memory=lambda _: True)
+    with patch.object(merger, "take_gradients", side_effect=AssertionError):
+        found = frugal.propose([])
+    wanted = one_step.propose([])
+    assert found.parameters == pytest.approx(wanted.parameters, abs=1e-4)
+
+
 def test_it_is_over_where_no_step_lowers_the_loss(
     config: SearchConfig, merger: Merger, solutions: Sequence[Solution]
 ) -> None:
@@ -165,15 +176,20 @@ def test_it_is_over_where_a_proposal_is_worse_than_the_one_before(
             found.propose(earlier)
 
 
-def test_what_is_solved_later_steers(config: SearchConfig, merger: Merger, solutions: Sequence[Solution]) -> None:
+def test_what_is_solved_later_steers(
+    config: SearchConfig, merger: Merger, solutions: Sequence[Solution], monkeypatch: pytest.MonkeyPatch
+) -> None:
     one_step = AscentSection(proposals=2, steps=1)
+    monkeypatch.setattr(module, "_READ", len(solutions))
     first = ascent(config, merger, solutions[:-9], one_step).propose([])
     held_out = first.sampler_notes[ASCENT]["held_out"]
     assert 0 < len(held_out) < len(solutions) / 2
     with patch.object(module, "losses_with_gradients", wraps=losses_with_gradients) as asked:
         second = ascent(config, merger, solutions, one_step).propose([trial(0, first)])
     read = {each.task_id for each in asked.call_args.args[1]}
-    assert read == {each.task_id for each in solutions} - {*held_out}
+    later = {each.task_id for each in solutions[-9:]} - {*held_out}
+    assert later
+    assert read == {each.task_id for each in solutions} - {*held_out, *first.sampler_notes[ASCENT]["safe"]}
     assert second.sampler_notes[ASCENT]["held_out"] == held_out
 
 
