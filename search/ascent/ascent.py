@@ -41,7 +41,7 @@ _HELD_OUT = 4
 # How much of the way of its steps a proposal goes: the first of these where the loss falls.
 _PARTS = (1.0, 0.5, 0.25, 0.125)
 # How many solutions a step reads, chosen at random. One whose loss was no higher than _SAFE has hardly a gradient, and
-# is not read again.
+# is not read again, unless all are so.
 _READ, _SAFE = 40, 0.02
 # The level of the test by which a proposal is worse than the one before.
 _WORSE = 0.05
@@ -67,7 +67,7 @@ class Notes:
     Attributes:
         loss: the mean loss of solutions that do not steer.
         held_out: the problems of these: the same in a whole ascent.
-        safe: the problems whose solutions no step reads any more.
+        safe: the problems whose solutions no step reads any more, unless all are safe.
         evaluations: what the proposal took, in forward passes over a solution.
     """
 
@@ -88,7 +88,7 @@ class Ascent:
         solutions: returns what has been solved of the search split so far.
         starts: where it may begin: the one of the least loss is chosen.
         split: how the outcomes of records on the search split are read.
-        progress: told how many of its passes are done, and how many there will be.
+        progress: told how many steps of a proposal are done, and how many there will be.
         is_short_of_memory: whether memory has no room for the gradient of a whole model: slopes are then taken tensor
             by tensor, and activations are computed twice, which takes several times as long.
     """
@@ -133,6 +133,8 @@ class Ascent:
         stopping = frozenset(last.held_out)
         held_out = [it for it in solutions if it.task_id in stopping]
         steering = [it for it in solutions if it.task_id not in stopping]
+        if not held_out:
+            raise AscentOverError("the solutions that do not steer it are gone")
         draw = Random(len(earlier))  # whoever makes the proposal
         end, safe, evaluations = self._climbed(start, steering, frozenset(last.safe), draw)
         evaluations += last.evaluations

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 
+import torch
 from transformers import PreTrainedModel
 
 from evaluation import Solution
@@ -15,7 +17,8 @@ from search.run.setup import Session
 from search.space.config import SearchConfig
 from search.study.record import ASCENT, Parameters, TrialRecord
 
-_LEAST_RANKED, _RANKS_WELL = 3, 0.5
+# Of fewer proposals than _LEAST_JUDGED, a low correlation is as likely to be chance.
+_LEAST_RANKED, _LEAST_JUDGED, _RANKS_WELL = 3, 6, 0.5
 
 
 def why_none(config: SearchConfig) -> str:
@@ -59,13 +62,15 @@ def ascent_of(session: Session, warm_starts: Sequence[Parameters]) -> Ascent:
 
 
 def _is_short_of_memory(say: Callable[[str], None], model: PreTrainedModel) -> bool:
-    """Whether memory has no room for a gradient as large as a model, and say what that costs."""
-    size = sum(parameter.nbytes for parameter in model.parameters())
-    if size <= free_bytes(model.device):
+    """Whether a device of a model has no room for the gradient of what is there, and say what that costs."""
+    sizes: Counter[torch.device] = Counter()
+    for parameter in model.parameters():
+        sizes[parameter.device] += parameter.nbytes
+    if all(size <= free_bytes(device) for device, size in sizes.items()):
         return False
     say(
-        f"ascent: memory has no room for a gradient of {size / 1e9:.1f} GB; slopes are taken tensor by tensor, which "
-        "merges every tensor again for each batch of solutions"
+        f"ascent: memory has no room for a gradient of {sizes.total() / 1e9:.1f} GB; slopes are taken tensor by "
+        "tensor, which merges every tensor again for each batch of solutions"
     )
     return True
 
@@ -75,11 +80,12 @@ def ranking(records: Sequence[TrialRecord]) -> str:
     from scipy.stats import spearmanr
 
     own = [it for it in records if it.proposed_by == ASCENT and it.search.state == "complete"]
-    found = [it.sampler_notes[ASCENT]["loss"] for it in own]
     scores = [it.search.score for it in own]
     if len(own) < _LEAST_RANKED or len(set(scores)) == 1:
         return ""
+    found = [it.sampler_notes[ASCENT]["loss"] for it in own]
     correlation = -float(spearmanr(found, scores).statistic)
-    warning = "" if correlation >= _RANKS_WELL else ", which is low: they may be no better than others"
+    is_low = len(own) >= _LEAST_JUDGED and correlation < _RANKS_WELL
+    warning = ", which is low: they may be no better than others" if is_low else ""
     told = f"its loss ranks its {len(own)} proposals as their scores do with a rank correlation of"
     return f"{told} {correlation:.2f}{warning}"

@@ -198,21 +198,26 @@ class Rounds(Phases):
             return result
         round_ = result.record.on("confirm")
         added = added_up(before, replace(round_, outcomes=taken + round_.outcomes), self.planned.split)
-        if number == 1 and added.score is not None and job.record.kind == "trial":
-            added = replace(added, by_seed=self._by_seed(recipe(), added.score))
+        if number == 1 and job.record.kind == "trial":
+            added = replace(added, by_seed=self._by_seed(recipe(), added.outcomes, self._name(job.record)))
         return replace(result, record=result.record.scored("confirm", added))
 
-    def _by_seed(self, recipe: Recipe, score: float) -> tuple[float, ...]:
-        """Return the score of a finalist that draws random numbers, and those under other seeds; else nothing."""
+    def _by_seed(self, recipe: Recipe, outcomes: str, name: str) -> tuple[float, ...]:
+        """Return the score of a round of a finalist that draws random numbers, and those under other seeds."""
+        bench, how = self.session.bench, replace(self.planned.split, samples=1)
         try:
-            others = self.session.bench.under_other_seeds(recipe, "confirm")
+            if not bench.merger.is_random(bench.located(recipe)):
+                return ()
+            self._progress.trial(f"{name}, under other random seeds", 0)
+            with bench.parents.unchanged():
+                others = bench.under_other_seeds(recipe, "confirm")
         except STOPS:
             raise
         except Exception as error:  # whatever it is, the round itself is over
             _LOG.exception("scoring under other random seeds")
             self._progress.say(f"not scored under other random seeds: {describe(error)}")
             return ()
-        return (score, *others) if others else ()
+        return tuple(weighted_mean(how.groups(each)) for each in (outcomes, *others))
 
 
 def added_up(before: Scoring, round_: Scoring, split: Split) -> Scoring:

@@ -79,22 +79,21 @@ class Bench:
         """Return the digest of the live model's weights, which are those of this recipe."""
         return self.merger.weights_digest(self.located(recipe))
 
-    def under_other_seeds(self, recipe: Recipe, split: SplitName) -> tuple[float, ...]:
-        """Return pass@1 of a merge under `OTHER_SEEDS` random seeds; none if it draws no random numbers.
+    def under_other_seeds(self, recipe: Recipe, split: SplitName) -> list[str]:
+        """Return the outcomes of a merge that draws random numbers under each of `OTHER_SEEDS` other seeds.
 
         Raises MergingError if it cannot be merged with one of them.
         """
-        if not self.merger.is_random(self.located(recipe)):
-            return ()
         seed = self.merger.random_seed
         found = []
         try:
             for other in range(seed + 1, seed + 1 + OTHER_SEEDS):
                 self.merger.random_seed = other
-                found.append(self.score(recipe, split)[0].pass_at_1)
+                report, _ = self.score(recipe, split)
+                found.append(encode(report, self.splits[split], self.evaluator.sampling.samples))
         finally:
             self.merger.random_seed = seed
-        return tuple(found)
+        return found
 
     def located(self, recipe: Recipe) -> Recipe:
         """Return a recipe that names its models by where they lie now."""

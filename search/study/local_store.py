@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 DATABASE: Final = "search.db"
 WORKERS: Final = ".workers"
 
-_VERSION = 4
+_VERSION = 5
 _SCHEMA = """
 CREATE TABLE search (name TEXT, identity TEXT, splits TEXT, planned INTEGER, confirmation TEXT);
 CREATE TABLE looks (place INTEGER PRIMARY KEY, due INTEGER, alpha REAL, finalists TEXT, rounds INTEGER);

@@ -165,7 +165,7 @@ def test_parents_that_do_not_mean_the_same_are_told_or_refused(
         done = command(*words)
         assert done.exit_code == 0
         assert told in done.stderr
-        assert " has 1e-06; a merge" in done.stderr
+        assert " has 1e-06; the merge" in done.stderr
     file.write_text(json.dumps(config | {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 4}))
     for words in (["merge", recipe, tmp_path / "other"], ["run", search, "--out", tmp_path / "other"]):
         refused(command(*words), f"model {family.b}: has num_attention_heads 8", "--allow-crimes")

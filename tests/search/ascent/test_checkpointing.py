@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import OPTConfig, OPTForCausalLM, PreTrainedModel
 
 from merging import load_model
 from search.ascent.checkpointing import checkpointed
 from tests.search.family import Family
 
 
-def test_gradients_are_the_same_and_fewer_activations_are_kept(shared_family: Family) -> None:
-    model = load_model(str(shared_family.a)).float()
+def opt() -> PreTrainedModel:
+    """A model whose layers read themselves whether they train, for dropout."""
+    sizes = {"hidden_size": 32, "ffn_dim": 64, "word_embed_proj_dim": 32, "num_attention_heads": 4}
+    config = OPTConfig(vocab_size=64, num_hidden_layers=4, max_position_embeddings=128, dropout=0.5, **sizes)
+    return OPTForCausalLM(config).eval()
+
+
+@pytest.mark.parametrize("kind", ["llama", "opt"])
+def test_gradients_are_the_same_and_fewer_activations_are_kept(shared_family: Family, kind: str) -> None:
+    model = opt() if kind == "opt" else load_model(str(shared_family.a)).float()
     whole, kept = gradients(model)
     with checkpointed(model):
         again, fewer = gradients(model)

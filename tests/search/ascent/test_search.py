@@ -137,7 +137,11 @@ def test_where_there_is_none_the_reason_is_said(file: Path) -> None:
     ("scores", "told"),
     [
         ((0.5, 0.7, 0.6, 0.9), "its 4 proposals as their scores do with a rank correlation of 0.80"),
-        ((0.9, 0.6, 0.6), "its 3 proposals as their scores do with a rank correlation of -0.87, which is low"),
+        ((0.9, 0.6, 0.6), "its 3 proposals as their scores do with a rank correlation of -0.87"),
+        (
+            (0.9, 0.8, 0.7, 0.6, 0.5, 0.4),
+            "its 6 proposals as their scores do with a rank correlation of -1.00, which is low",
+        ),
         ((0.5, 0.5, 0.5), ""),
         ((0.5, 0.9), ""),
     ],
@@ -152,3 +156,4 @@ def test_its_loss_ranks_its_proposals_by_spearmans_correlation(scores: Sequence[
     others = [TrialRecord("parent", search=Scoring("complete", score=0.1)), TrialRecord("trial", 9, proposed_by=ASCENT)]
     assert told in ranking([*records, *others])
     assert bool(ranking([*records, *others])) is bool(told)
+    assert ("which is low" in ranking(records)) is ("which is low" in told)
