@@ -78,6 +78,7 @@ def scored(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, str]]:
     return seen
 
 
+@pytest.mark.slow
 def test_methods_models_and_layers_are_searched_and_the_export_is_what_was_scored(
     scored: list[tuple[int, str]], tmp_path: Path
 ) -> None:

@@ -73,6 +73,7 @@ def test_the_second_signal_stops_at_once_and_the_trial_is_run_again(
     assert [scoring.tries for scoring in begun if scoring.state != "complete"] == [()]
 
 
+@pytest.mark.slow
 @pytest.mark.sandbox
 def test_a_killed_worker_loses_no_scored_trial(one_trial: tuple[SearchConfig, Path], tmp_path: Path) -> None:
     config, out = one_trial

@@ -98,6 +98,7 @@ def test_proposals_lower_the_loss_that_does_not_steer_them(
         found.propose([record, replace(record, number=1)])
 
 
+@pytest.mark.slow
 def test_with_little_memory_the_proposal_is_the_same(
     config: SearchConfig, merger: Merger, solutions: Sequence[Solution]
 ) -> None:
