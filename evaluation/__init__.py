@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from evaluation.generation.backends import BACKENDS, BackendName
     from evaluation.generation.compute_dtype import Speeds, compute_speeds
     from evaluation.generation.drafting.draft_store import Draft, DraftStore
+    from evaluation.generation.room import Room
     from evaluation.generation.sampling import Sampling
     from evaluation.observer import Observer, OutcomeCounter
     from evaluation.problems import PROMPT_FORMATS, Problem, ProblemSet, PromptFormat, load_problem_sets, load_problems
@@ -37,6 +38,7 @@ _NAMES = {
     "generation.compute_dtype": "Speeds compute_speeds",
     "generation.drafting.draft_store": "Draft DraftStore",
     "generation.backend_protocol": "ComputeDtype Generated Request",
+    "generation.room": "Room",
     "generation.sampling": "Sampling",
     "observer": "Observer OutcomeCounter",
     "tokenizer_notes": "prompt_notes",

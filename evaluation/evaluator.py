@@ -21,6 +21,7 @@ from evaluation.errors import ConsentError, EvaluationError, LogitsError
 from evaluation.generation.backend_protocol import Generated, Request
 from evaluation.generation.backends import BackendName, make_backend
 from evaluation.generation.drafting.draft_store import Draft, DraftStore, prompt_key
+from evaluation.generation.room import UNLIMITED, Room
 from evaluation.generation.sampling import Sampling, TokenDraws
 from evaluation.generation.text import end_tokens
 from evaluation.judge import Judge
@@ -66,6 +67,7 @@ class Evaluator:
         workers: sandbox processes; by default one per core.
         backend: what runs the models; vllm is an extra of this package.
         sampling: how many completions per problem, and how they are drawn; by default one greedy completion.
+        room: the memory that generation may take.
 
     Attributes:
         sandbox: where the code is executed; `sandbox.isolation` lists its layers, active and missing.
@@ -88,6 +90,7 @@ class Evaluator:
         workers: int | None = None,
         backend: BackendName = "transformers",
         sampling: Sampling = GREEDY,
+        room: Room = UNLIMITED,
     ) -> None:
         if not allow_code_execution:
             raise ConsentError
@@ -96,7 +99,7 @@ class Evaluator:
         self.max_new_tokens = max_new_tokens
         self.batch_size = batch_size
         self.sampling = sampling
-        self._backend = make_backend(backend, batch_size)
+        self._backend = make_backend(backend, batch_size, room)
         self._judge = Judge(workers=workers, timeout_seconds=timeout_seconds)
         self.sandbox = self._judge.sandbox
         try:

@@ -5,18 +5,19 @@ from __future__ import annotations
 from typing import Literal, TypeAlias, get_args
 
 from evaluation.generation.backend_protocol import Backend
+from evaluation.generation.room import UNLIMITED, Room
 
 BackendName: TypeAlias = Literal["transformers", "vllm"]
 BACKENDS: tuple[BackendName, ...] = get_args(BackendName)
 
 
-def make_backend(name: BackendName, batch_size: int | None = None) -> Backend:
-    """Return a backend. Raises EvaluationError if it is not installed."""
+def make_backend(name: BackendName, batch_size: int | None = None, room: Room = UNLIMITED) -> Backend:
+    """Return a backend that keeps to its room. Raises EvaluationError if it is not installed."""
     # Imported on demand: the names are known without waiting for torch.
     if name == "vllm":
         from evaluation.generation.vllm_backend import VllmBackend
 
-        return VllmBackend(batch_size)
+        return VllmBackend(batch_size, room=room)
     from evaluation.generation.transformers_backend import TransformersBackend
 
-    return TransformersBackend(batch_size)
+    return TransformersBackend(batch_size, room)

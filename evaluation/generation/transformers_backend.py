@@ -10,23 +10,24 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from evaluation.generation.backend_protocol import Completions, OnLikelihood, Request
 from evaluation.generation.engine.attention import UnsupportedAttentionError
 from evaluation.generation.engine.generator import TransformersGenerator
+from evaluation.generation.room import UNLIMITED, Room
 from evaluation.generation.stock_generator import StockGenerator
 
 _LOG = logging.getLogger(__name__)
-
-# The batch size of plain generation: all models are compared in passes of one shape.
-_PLAIN_ROWS = 64
 
 
 class TransformersBackend:
     """Runs the live model itself.
 
     Args:
-        batch_size: requests decoded at once; by default found from free memory.
+        batch_size: requests decoded at once; by default as many as there is room for. Plain generation has a fixed
+            number by default, so that all models are compared in passes of one shape.
+        room: the memory that a batch may take.
     """
 
-    def __init__(self, batch_size: int | None = None) -> None:
+    def __init__(self, batch_size: int | None = None, room: Room = UNLIMITED) -> None:
         self._batch_size = batch_size
+        self._room = room
 
     def generate(
         self,
@@ -38,9 +39,9 @@ class TransformersBackend:
         plain: bool = False,
     ) -> Completions:
         """Generate with our own attention, or else with the model's own, slower and with a warning; see `Backend`."""
-        rows = self._batch_size or (_PLAIN_ROWS if plain else None)
+        rows = self._batch_size or (self._room.plain_rows if plain else None)
         try:
-            generator = TransformersGenerator(model, tokenizer, rows, drafting=not plain)
+            generator = TransformersGenerator(model, tokenizer, rows, drafting=not plain, room=self._room)
         except UnsupportedAttentionError as error:
             name = type(model).__name__
             _LOG.warning("%s: generating with transformers' own attention, which is slower: %s", name, error)

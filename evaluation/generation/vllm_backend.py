@@ -31,6 +31,7 @@ from evaluation.errors import EvaluationError
 from evaluation.generation.backend_protocol import Completions, Generated, OnLikelihood, Request
 from evaluation.generation.drafting.numbered_text import digits_of
 from evaluation.generation.free_memory import free_bytes
+from evaluation.generation.room import UNLIMITED, Room
 from evaluation.generation.text import (
     TAIL_TOKENS,
     context_length,
@@ -59,12 +60,15 @@ class VllmBackend:
     Args:
         batch_size: requests decoded at once; by default 256.
         draft_tokens: the most tokens guessed at once; 0 makes no guesses, and needs no room for them.
+        room: the memory that the engine may take.
 
     Raises:
         EvaluationError: vLLM is not installed.
     """
 
-    def __init__(self, batch_size: int | None = None, draft_tokens: int = _DRAFT_TOKENS) -> None:
+    def __init__(
+        self, batch_size: int | None = None, draft_tokens: int = _DRAFT_TOKENS, *, room: Room = UNLIMITED
+    ) -> None:
         if find_spec("vllm") is None:
             raise EvaluationError(
                 "backend vllm is not installed; pip install 'merge-search[vllm]' on a machine with a "
@@ -72,6 +76,7 @@ class VllmBackend:
             )
         self._batch_size = batch_size or _MOST_ROWS
         self._draft_tokens = draft_tokens
+        self._room = room
         self._engine: EngineProcess | None = None
         self._kind: _Kind | None = None
         self._length = 0
@@ -153,9 +158,12 @@ class VllmBackend:
         if on_cpu:
             weights = sum(tensor.nbytes for tensor in tensors.values())
             wanted = self._slots(requests) * _bytes_per_slot(model)
-            cache = max(min(wanted, free - 2 * weights), self._length * _bytes_per_slot(model))
+            given = self._room.engine_cache_bytes
+            limit = free - 2 * weights if given is None else given
+            cache = max(min(wanted, limit), self._length * _bytes_per_slot(model))
         else:
-            memory_part = free / torch.cuda.mem_get_info(model.device)[1]
+            given = self._room.engine_bytes
+            memory_part = (free if given is None else given) / torch.cuda.mem_get_info(model.device)[1]
         return EngineSettings(
             folder="",
             dtype=str(model.dtype).removeprefix("torch."),

@@ -31,6 +31,7 @@ from evaluation.generation.engine.batch import Batch
 from evaluation.generation.engine.pass_layout import PassLayout, Piece
 from evaluation.generation.engine.slots import Slots
 from evaluation.generation.free_memory import free_bytes, is_out_of_memory
+from evaluation.generation.room import UNLIMITED, Room
 from evaluation.generation.text import end_tokens, most_tokens, within_context
 from evaluation.generation.threads import threads_for
 from evaluation.generation.token_choice import NONE, choose
@@ -61,6 +62,7 @@ class TransformersGenerator:
         batch_size: requests decoded at once; by default as many as memory has room for, up to 256. Halved, with a line
             in the log, if memory runs out all the same.
         drafting: whether to make guesses; without them, a pass has the same shape for every model.
+        room: the memory that the keys and values of a batch may take.
 
     Raises:
         UnsupportedAttentionError: the attention of the model's layers cannot be replaced.
@@ -73,11 +75,13 @@ class TransformersGenerator:
         batch_size: int | None = None,
         *,
         drafting: bool = True,
+        room: Room = UNLIMITED,
     ) -> None:
         self._model = model
         self._tokenizer = tokenizer
         self._most_rows = batch_size or _MOST_ROWS
         self._drafting = drafting
+        self._room = room
         self._ends = end_tokens(model, tokenizer)
         self._is_spread = len(set(getattr(model, "hf_device_map", {}).values())) > 1
         self._kind = "cpu" if model.device.type == "cpu" else "cuda"
@@ -177,7 +181,8 @@ class TransformersGenerator:
         return slots.bytes_per_slot
 
     def _rows_that_fit(self, length: int, wanted: int) -> int:
-        fitting = free_bytes(self._model.device) // (_PROBED[self._model] * length)
+        cache = self._room.cache_bytes
+        fitting = (free_bytes(self._model.device) if cache is None else cache) // (_PROBED[self._model] * length)
         return max(1, min(self._most_rows, wanted, fitting))
 
 
