@@ -12,6 +12,8 @@ from pathlib import Path
 
 import torch
 
+from merging.residency.streaming import CHUNK
+
 # Messages of the host, of a device, and of the libraries that compute on it.
 _NO_MEMORY = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
 _UNKNOWN = sys.maxsize
@@ -28,10 +30,17 @@ _GROUPS = (
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """The bytes that parents may take: of the device's memory (0 where that is the host's) and of the host's."""
+    """The bytes that parents and their statistics may take: of the device's memory, and of the host's.
+
+    Attributes:
+        device: of the device's memory; 0 where that is the host's.
+        host: of the host's memory.
+        chunk: of the parents that do not fit, the bytes that are copied to the device together (see streaming.py).
+    """
 
     device: int
     host: int
+    chunk: int = CHUNK
 
     @classmethod
     def of(cls, device: torch.device, live_model_bytes: int, limit: int | None = None, part: float = 1.0) -> Budget:

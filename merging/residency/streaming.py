@@ -1,0 +1,63 @@
+"""Streaming: the memory that it takes to bring parents to a device that has no room to keep them, from sizes alone.
+
+The sources of one tensor that are not kept on the device are a group. A group of up to a chunk is copied ahead of the
+work into one of two buffers. A larger one is not: it is merged piece by piece, each copied when its turn comes. So the
+memory never exceeds three chunks, whatever the models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+CHUNK = 256 << 20
+"""The bytes of a group that is copied as a whole, where nothing else is asked for."""
+
+ALIGNMENT = 512
+"""Where tensors begin in a buffer."""
+
+# Of a chunk, a piece's sources take a quarter: what eager kernels make of them needs the rest.
+_INTERMEDIATE = 4
+
+
+@dataclass(frozen=True, slots=True)
+class StreamingBytes:
+    """The bytes that streaming takes at most: of the device's memory, and of the host's, pinned."""
+
+    device: int
+    host: int
+
+
+def streaming_bytes(groups: Iterable[Sequence[int]], chunk: int = CHUNK, *, from_files: bool = False) -> StreamingBytes:
+    """Return what streaming takes on a device.
+
+    Args:
+        groups: for each tensor of the merge, the bytes of each of its sources that is not kept on the device.
+        chunk: the bytes of a group that is copied as a whole.
+        from_files: whether some sources are kept nowhere, and are read into pinned memory first.
+    """
+    sizes = [group_bytes(group) for group in groups]
+    buffer = max((size for size in sizes if size <= chunk), default=0)
+    pieces = chunk if any(size > chunk for size in sizes) else 0
+    return StreamingBytes(2 * buffer + pieces, 2 * buffer * from_files)
+
+
+def group_bytes(sizes: Iterable[int]) -> int:
+    """Return the bytes that tensors of these sizes take in a buffer."""
+    return sum(map(aligned, sizes))
+
+
+def aligned(size: int) -> int:
+    """Return a size rounded up to the alignment."""
+    return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+def piece_elements(bytes_per_element: int, chunk: int, multiple: int) -> int:
+    """Return the elements of a piece.
+
+    Args:
+        bytes_per_element: of all sources together.
+        chunk: the bytes that a piece and what is made of it may take.
+        multiple: what the number is a multiple of.
+    """
+    return max(1, chunk // _INTERMEDIATE // (bytes_per_element * multiple)) * multiple

@@ -1,0 +1,86 @@
+"""The memory of statistics, from methods and sizes alone: what a search must leave room for.
+
+Guarantees: what is kept for each candidate is exact for the methods that keep tensors of the parents' size; magnitude
+tables and what is needed only while a statistic is computed are upper bounds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from math import prod
+
+# Of float16 each of the 2**15 magnitudes may occur in a run of 2**16 elements, and has an int32 there; of bfloat16,
+# whose exponents have 7 bits of mantissa, those of 30 powers of two do.
+_TABLE = {"float16": 2.0, "float32": 2.0, "float64": 2.0, "bfloat16": 0.25}
+_BY_MAGNITUDE = {"ties", "breadcrumbs", "breadcrumbs_ties", "sce", "pcb"}
+_BY_RANK = {"della", "della_linear"}
+_BY_MATRIX = {"tsv_m", "iso_c", "iso_cts", "wudi"}
+_INT16 = 1 << 15
+# They see a tensor as a whole.
+_WHOLE = {"arcee_fusion", "karcher", "model_stock", "multislerp", "nuslerp", "sce"}
+# A decomposition (or an optimizer) of a matrix holds its factors, copies, and the solver's memory besides.
+_SOLVING = 8
+# Elements whose magnitudes are counted or ranked at once, and the bytes that each takes meanwhile.
+_AT_ONCE, _COUNTING = 1 << 24, 24
+
+
+@dataclass(frozen=True, slots=True)
+class StatisticsBytes:
+    """The bytes that statistics take.
+
+    Attributes:
+        kept: tensors that each candidate reads: on the device where that has room, else pinned on the host.
+        host: tables on the host, wherever the parents are.
+        working: the most that one statistic needs on the device besides, while it is computed.
+    """
+
+    kept: int
+    host: int
+    working: int
+
+
+def statistics_bytes(
+    methods: Collection[str], tensors: Iterable[tuple[tuple[int, ...], bool]], inputs: int, dtype: str = "bfloat16"
+) -> StatisticsBytes:
+    """Return the bytes of the statistics that methods keep of parents.
+
+    Args:
+        methods: what the search may merge with.
+        tensors: of the merge: each one's shape, and whether it is the matrix of a linear layer.
+        inputs: the models that are merged, without the base.
+        dtype: of the merge.
+    """
+    used = set(methods)
+    wide = 8 if dtype == "float64" else 4
+    kept, host, working = 0, 0, 0
+    for shape, is_matrix in tensors:
+        elements = prod(shape)
+        if used & _BY_RANK:
+            kept += inputs * elements * (2 if (shape[1] if len(shape) > 1 else elements) <= _INT16 else 4)
+        if used & _BY_MAGNITUDE:
+            host += int(inputs * elements * _TABLE[dtype])
+        if used & (_BY_RANK | _BY_MAGNITUDE):
+            working = max(working, min(elements, _AT_ONCE) * _COUNTING)
+        if used & _WHOLE:
+            working = max(working, (inputs + 1) * elements * 3 * wide)
+        if is_matrix and (found := used & _BY_MATRIX):
+            kept += elements * wide * (inputs if "tsv_m" in found else 1)
+            working = max(working, (2 * inputs + _SOLVING) * elements * wide)
+        if is_matrix and "regmean" in used:
+            gram = shape[-1] ** 2
+            kept += inputs * gram * 4 + elements * wide
+            working = max(working, (inputs + 3) * (gram + elements) * 8)
+        if "fisher" in used:
+            kept += inputs * elements * 4
+    return StatisticsBytes(kept, host, working)
+
+
+def calibration_bytes(methods: Collection[str], elements: int) -> int:
+    """Return the bytes of a device that running one parent over a calibration file takes, without what is observed.
+
+    Args:
+        methods: what the search may merge with.
+        elements: of the parent.
+    """
+    return 4 * elements if {"fisher", "regmean"} & set(methods) else 0
