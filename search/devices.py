@@ -1,31 +1,94 @@
-"""Devices: the default one, and whether a named one is available."""
+"""Devices: the default one, whether a named one is available, and which cards a worker is on.
+
+Guarantees: a device on which merge-search does not work is refused in one line that says why and what to give instead.
+"""
 
 from __future__ import annotations
 
+import platform
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
 from search.errors import SearchError
+from search.study.store import Workplace
+
+if TYPE_CHECKING:
+    import torch
+
+    from evaluation import BackendName
+    from search.space.sections import MergingSection
+
+_REFUSED: Mapping[str, str] = {
+    "mps": "merges sum in float64, which Apple's GPUs lack",
+    "xpu": "merge-search cannot tell how much of its memory is free",
+}
+_UNTRIED = "merge-search works on NVIDIA's and AMD's GPUs (cuda), and on the CPU"
 
 
-def choose_device(name: str, where: str = "--device") -> str:
-    """Return a device as torch names it; ``auto`` is the GPU if there is one.
+def choose_device(name: str, where: str = "--device", backend: BackendName = "transformers") -> str:
+    """Return a device as torch names it; ``auto`` is the GPU if there is one that merge-search works on.
 
     Args:
         name: the device, or ``auto``.
         where: the option, or the file and the key, that names it.
+        backend: what runs models on it.
 
     Raises:
-        SearchError: this machine has no such device.
+        SearchError: this machine has no such device, merge-search does not work on it, or the backend does not.
     """
     import torch
 
     if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        name, where = ("cuda" if torch.cuda.is_available() else "cpu"), f"{where}: auto"
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     count = torch.accelerator.device_count() if accelerator else 0
-    known = ["cpu", *(f"{accelerator.type}:{index}" for index in range(count) if accelerator)]
+    here = [f"{accelerator.type}:{index}" for index in range(count) if accelerator]
+    known = ", ".join(["cpu", *(each for each in here if each.startswith("cuda"))])
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise SearchError(f"{where}: {name!r} is not a device; give auto or one of {', '.join(known)}") from None
-    if f"{device.type}:{device.index or 0}" not in [*known, "cpu:0"]:
-        raise SearchError(f"{where}: this machine has no {name}; give auto or one of {', '.join(known)}")
+        raise SearchError(f"{where}: {name!r} is not a device; give auto or one of {known}") from None
+    if f"{device.type}:{device.index or 0}" not in [*here, "cpu:0"]:
+        raise SearchError(f"{where}: this machine has no {name}; give auto or one of {known}")
+    if device.type not in ("cuda", "cpu"):
+        raise SearchError(f"{where}: {name}: {_REFUSED.get(device.type, _UNTRIED)}; give auto or one of {known}")
+    if device.type == "cuda" and torch.version.hip and backend == "vllm":
+        raise SearchError(
+            f"{where}: {name}: vllm as merge-search installs it is built for CUDA, and this card is AMD's (ROCm); take "
+            "the transformers backend"
+        )
     return name
+
+
+def with_device(section: MergingSection, device: str | None, backend: BackendName, source: str) -> MergingSection:
+    """Return a config's section with the device that ``--device`` gives, if it is given.
+
+    Raises:
+        SearchError: the device cannot be used, or the section spreads the model; `source` is the config's file.
+    """
+    if device is None:
+        return section
+    if section.device_map is not None:
+        raise SearchError(
+            f"--device {device}: {source}: merging.device_map also says where to merge; leave out one of the two"
+        )
+    return section.model_copy(update={"device": choose_device(device, backend=backend)})
+
+
+def workplace(devices: Iterable[torch.device]) -> Workplace:
+    """Return where a worker is that merges and evaluates on some devices."""
+    return Workplace(platform.node(), {str(device): _identity(device) for device in devices})
+
+
+def cards_here() -> Mapping[str, str]:
+    """Return the identities of this machine's cards, by the names that torch gives them."""
+    import torch
+
+    return {name: _identity(torch.device(name)) for name in map("cuda:{}".format, range(torch.cuda.device_count()))}
+
+
+def _identity(device: torch.device) -> str:
+    """Return what the driver calls a card, whatever torch does: CUDA_VISIBLE_DEVICES changes that; "" for the CPU."""
+    import torch
+
+    return str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else ""

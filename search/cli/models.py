@@ -189,6 +189,8 @@ def evaluate(
         raise EvaluationError(f"--{str(error).replace('top_p', 'top-p', 1)}") from None
     if device_map and device != "auto":
         raise click.UsageError("--device and --device-map say where to work; give one of the two")
+    if device_map and backend == "vllm":
+        raise click.UsageError("--device-map: vllm runs a model on one card; give --device, or --backend transformers")
     if backend == "vllm" and compute_dtype == "float32":
         raise click.UsageError("--compute-dtype float32: vllm computes in the weights' dtype; take auto or recipe")
     with bar() as progress:  # from here on seconds may pass: torch and transformers are imported
@@ -210,7 +212,7 @@ def evaluate(
             Evaluator(chosen, allow_code_execution=allow_code_execution, **settings) as evaluator,
             _model(
                 reference,
-                choose_device(device),
+                choose_device(device, backend=backend),
                 device_map,
                 random_seed,
                 LoadOptions(lazy_unpickle, trust_remote_code),

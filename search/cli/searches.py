@@ -6,6 +6,7 @@ import json
 import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,6 +60,7 @@ def _seconds(ctx: click.Context, param: click.Parameter, value: str | None) -> f
 @click.option("--fresh", is_flag=True, help="Start over; existing results are moved aside.")
 @click.option("--retry-failed", is_flag=True, help="Run again what has failed so far.")
 @click.option("--dry-run", is_flag=True, help="Show the search space and one plan without running anything.")
+@shared_options.DEVICE_OF_SEARCH
 @shared_options.COMPILE
 @shared_options.CONSENT
 def run(
@@ -71,6 +73,7 @@ def run(
     fresh: bool,
     retry_failed: bool,
     dry_run: bool,
+    device: str | None,
     compile: bool | None,
     allow_code_execution: bool,
 ) -> None:
@@ -80,12 +83,13 @@ def run(
     Example:
       merge-search run configs/quickstart.yaml --trials 40 --out results/first
       merge-search run ties.yaml --around 0.2 --allow-code-execution
+      merge-search run configs/ds-trinity-7b.yaml --device cuda:3 --allow-code-execution
     """
     from search.views.terminal import Terminal
 
     if fresh and retry_failed:
         raise click.UsageError("--fresh starts over, so nothing has failed yet; give it or --retry-failed")
-    given = {"--out": out, "--trials": trials, "--seed": seed, "--around": around}
+    given = {"--out": out, "--trials": trials, "--seed": seed, "--around": around, "--device": device}
     words = [word for option, value in given.items() if value is not None for word in (option, value)]
     words += ["--allow-code-execution"] * allow_code_execution
     words += [] if compile is None else ["--compile" if compile else "--no-compile"]
@@ -105,6 +109,11 @@ def run(
                 loaded = SearchConfig.parse(made, str(config), config.parent)
         if allow_code_execution:
             loaded = loaded.updated("evaluation", allow_code_execution=True)
+        if device is not None:
+            from search.devices import with_device
+
+            section = with_device(loaded.merging, device, loaded.evaluation.backend, loaded.source)
+            loaded = replace(loaded, merging=section)
         if compile is not None:
             loaded = loaded.updated("merging", compile=compile)
         if dry_run:
@@ -145,6 +154,7 @@ def run(
     help="Sampling temperature; by default the search's, or 0.2 if it is greedy and there are several samples.",
 )
 @click.option("--timeout", callback=_seconds, metavar="TIME", help="Start no round after this time: 8h, 1h30m, 90m.")
+@shared_options.DEVICE_OF_SEARCH
 @shared_options.CONSENT
 def confirm(
     results: Path,
@@ -152,6 +162,7 @@ def confirm(
     samples: int | None,
     temperature: float | None,
     timeout: float | None,
+    device: str | None,
     allow_code_execution: bool,
 ) -> None:
     """Gather more evidence for the finalists of a search that is over, until one is proven or refuted.
@@ -164,7 +175,7 @@ def confirm(
     from search.views.terminal import Terminal
 
     given = [word for source in problems for word in ("--problems", source)]
-    for option, value in {"--samples": samples, "--temperature": temperature}.items():
+    for option, value in {"--samples": samples, "--temperature": temperature, "--device": device}.items():
         given += [] if value is None else [option, str(value)]
     again = _command("confirm", results, *given, *["--allow-code-execution"] * allow_code_execution)
     with Terminal() as progress:
@@ -173,7 +184,7 @@ def confirm(
 
         with _continued_by(again):
             found = confirm_search(
-                results, problems, samples=samples, temperature=temperature, timeout=timeout,
+                results, problems, samples=samples, temperature=temperature, timeout=timeout, device=device,
                 allow_code_execution=allow_code_execution, progress=progress,
             )  # fmt: skip
     _print_end(found, again)

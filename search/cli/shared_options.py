@@ -32,6 +32,9 @@ DEVICE = click.option(
     show_default=True,
     help="The device, as torch names it; auto: a GPU if there is one.",
 )
+DEVICE_OF_SEARCH = click.option(
+    "--device", help="The device of this worker, as torch names it (cuda:3), instead of the config's merging.device."
+)
 DEVICE_MAP = click.option(
     "--device-map", type=click.Choice(["auto"]), help="Spread the model over all GPUs, instead of --device."
 )

@@ -31,6 +31,7 @@ def confirm_search(
     samples: int | None = None,
     temperature: float | None = None,
     timeout: float | None = None,
+    device: str | None = None,
     allow_code_execution: bool = False,
     progress: Progress | None = None,
 ) -> Leaderboard:
@@ -42,6 +43,7 @@ def confirm_search(
         samples: rounds, in each of which a model generates one completion per problem; 1 by default. Fixed at first.
         temperature: of the samples; by default the search's, or 0.2 if that is greedy and there are several.
         timeout: begin no further round of a model after this many seconds.
+        device: what to merge and evaluate on, instead of `merging.device`.
         allow_code_execution: consent, if the config does not give it.
         progress: told what happens; by default nobody is.
 
@@ -74,7 +76,7 @@ def confirm_search(
     with quick_imports():  # only now: torch and transformers take seconds
         from search.run.rounds import Rounds, set_up_rounds
     stop = StopRequest(progress)
-    with stop.on_signals(), set_up_rounds(folder, evaluation, planned, progress) as session:
+    with stop.on_signals(), set_up_rounds(folder, evaluation, planned, progress, device) as session:
         stop.waits_for_trial = True
         rounds = Rounds(session, 0, deadline, lambda: stop.asked, planned)
         rounds.run()

@@ -19,6 +19,7 @@ from search.board.round_looks import confirmation_ended, confirmed, hindrance, r
 from search.board.search_verdict import search_verdict
 from search.confirmation_plan import Planned
 from search.contents import ParentContents, find
+from search.devices import with_device
 from search.errors import STOPS, SearchError
 from search.identity import Identity
 from search.prompt_checks import notes_on_prompts
@@ -40,7 +41,11 @@ _LOG = logging.getLogger("search.rounds")
 
 @contextlib.contextmanager
 def set_up_rounds(
-    folder: ResultsFolder, evaluation: EvaluationSection, planned: Planned, progress: Progress
+    folder: ResultsFolder,
+    evaluation: EvaluationSection,
+    planned: Planned,
+    progress: Progress,
+    device: str | None = None,
 ) -> Iterator[Session]:
     """Yield a worker's session in a confirmation, which has begun.
 
@@ -49,6 +54,7 @@ def set_up_rounds(
         evaluation: how the search scores, with its problems where they are now.
         planned: the confirmation.
         progress: told what happens.
+        device: what to merge and evaluate on, instead of what the config says.
 
     Raises:
         SearchError: a parent has changed or is gone, or another confirmation has begun meanwhile.
@@ -58,6 +64,8 @@ def set_up_rounds(
         identity = store.identity
         models = confirmed(store.changed()[0], planned.plan.finalists)
     sections, digests = Sections.load(folder.config_file), FileDigests()
+    merging = with_device(sections.merging, device, evaluation.backend, str(folder.config_file))
+    sections = sections.model_copy(update={"merging": merging})
     named = {"recipe": identity["recipe"], "models": [dict(it.recipe) for it in models]}
     named["tokenizer"] = evaluation.prompt.tokenizer
     places = find(
@@ -87,7 +95,7 @@ def set_up_rounds(
         worker = opened.enter_context(store.sign_in())
         merger.compute_dtype = setup.as_recorded(compute, folder)
         parents.statistics.write()
-        setup.tell_isolation(evaluator, store, worker)
+        setup.describe(parents, evaluator, store, worker)
         evaluator.remember_in(store)
         bench = Bench(
             merger, evaluator, {"confirm": planned.problems}, 1, setup.prompt_tokenizer, folder, SharedDrafts(store),

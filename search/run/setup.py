@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -22,18 +23,19 @@ from merging import FileDigests, MergeOptions, Merger, MergingError, ParentSet, 
 from merging.notes import parent_notes
 from search.compute import Compute
 from search.contents import ParentContents
-from search.devices import choose_device
+from search.devices import cards_here, choose_device, workplace
 from search.earlier import SEEN, EarlierSearch, Start, seen_earlier, spent_earlier, unseen
 from search.errors import SearchError
 from search.identity import Identity, moved
 from search.prompt_checks import notes_on_prompts, require_template
 from search.results import STATISTICS, ResultsFolder
+from search.run.neighbours import notes_on_cards, on_machine, processes_of
 from search.run.trial import Bench
 from search.space.config import SearchConfig
 from search.study.drafts import SharedDrafts
 from search.study.outcomes import Split
 from search.study.record import WARM_START, SplitName, TrialRecord
-from search.study.store import Proposal, Store
+from search.study.store import Proposal, Store, Workplace
 from search.unread import unread_lines
 from search.views.progress import Progress
 
@@ -148,7 +150,7 @@ class Setup:
         worker = self.opened.enter_context(store.sign_in())
         merger.compute_dtype = self.as_recorded(compute, folder)
         parents.statistics.write()
-        self.tell_isolation(evaluator, store, worker)
+        self.describe(parents, evaluator, store, worker)
         evaluator.remember_in(store)
         drafts = SharedDrafts(store)
         bench = Bench(
@@ -200,21 +202,43 @@ class Setup:
 
     def parents(self, references: Sequence[TrialRecord], digests: FileDigests) -> ParentSet:
         """Open all models that recipes of the space, or some others, are merges of."""
-        settings = self.config.merging
-        recipes = [Recipe.from_dict(record.recipe, self.config.source) for record in references]
+        settings, source = self.config.merging, self.config.source
+        recipes = [Recipe.from_dict(record.recipe, source) for record in references]
         options = MergeOptions(
-            choose_device(settings.device, f"{self.config.source}: merging.device"),
+            choose_device(settings.device, f"{source}: merging.device", self.config.evaluation.backend),
             settings.device_map,
             settings.memory_budget,
             statistics=self.path / STATISTICS,
             load=settings.load_options,
         )
         parents = ParentSet.open([*self.config.space.extreme_recipes, *recipes], options, digests=digests)
-        return self.opened.enter_context(parents)
+        self.opened.enter_context(parents)
+        for device in parents.placement.devices:
+            choose_device(str(device), f"{source}: merging.device_map")
+        self._tell_neighbours(parents, self._others)
+        return parents
+
+    @cached_property
+    def _others(self) -> Mapping[str, Workplace]:
+        """Where the workers are that were on the search before this one, by name."""
+        if not self.fresh:
+            with contextlib.suppress(SearchError), ResultsFolder.open(self.path).reading() as store:
+                return store.workplaces()
+        return {}
+
+    def _tell_neighbours(self, parents: ParentSet, others: Mapping[str, Workplace]) -> None:
+        for note in notes_on_cards(workplace(parents.placement.devices), others, cards_here()):
+            self.progress.say(note)
 
     def evaluator(self, problems: ProblemSet) -> Evaluator:
         """Return what scores models as the config says."""
-        settings = self.config.evaluation
+        settings, workers = self.config.evaluation, self.config.evaluation.workers
+        if workers is None and (others := on_machine(platform.node(), self._others)):
+            workers = processes_of(os.cpu_count() or 1, others)
+            self.progress.say(
+                f"workers on this machine before this one: {others}; this one checks {workers} programs at once, "
+                "unless evaluation.workers gives a number"
+            )
         return Evaluator(
             problems,
             allow_code_execution=settings.allow_code_execution,
@@ -222,7 +246,7 @@ class Setup:
             max_new_tokens=settings.max_new_tokens,
             batch_size=settings.batch_size,
             timeout_seconds=settings.timeout,
-            workers=settings.workers,
+            workers=workers,
             backend=settings.backend,
             sampling=settings.sampling(self.config.search.seed),
         )
@@ -295,11 +319,13 @@ class Setup:
             self.progress.say(cost)
         return compute.torch_dtype
 
-    def tell_isolation(self, evaluator: Evaluator, store: Store, worker: str) -> None:
-        """Keep which layers the sandbox has, and say which it lacks."""
-        isolation = evaluator.sandbox.isolation
+    def describe(self, parents: ParentSet, evaluator: Evaluator, store: Store, worker: str) -> None:
+        """Keep where the worker is and which layers its sandbox has; say which it lacks, and who else is there."""
+        came_since = {name: place for name, place in store.workplaces().items() if name not in self._others}
+        self._tell_neighbours(parents, came_since)
+        place, isolation = workplace(parents.placement.devices), evaluator.sandbox.isolation
         _LOG.info("sandbox: %s", isolation)
-        if store.describe_worker(worker, platform.node(), isolation.active, isolation.missing):
+        if store.describe_worker(worker, place, isolation.active, isolation.missing):
             self.progress.say(isolation.note)
 
     @cached_property

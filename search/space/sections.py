@@ -286,6 +286,15 @@ class Sections(_Section):
     merging: MergingSection = MergingSection()
 
     @model_validator(mode="after")
+    def _vllm_has_one_card(self) -> Sections:
+        if self.evaluation.backend == "vllm" and self.merging.device_map is not None:
+            raise ValueError(
+                "evaluation.backend: vllm runs a model on one card, and merging.device_map spreads it; leave out "
+                "device_map, or set backend: transformers"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _objectives_have_sets(self) -> Sections:
         if self.search.objectives == "separate" and len(self.evaluation.problems) == 1:
             raise ValueError("search.objectives: separate needs several sets in evaluation.problems")

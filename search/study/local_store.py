@@ -2,7 +2,7 @@
 
     search.db    search: the search's name, identity, splits, planned trials and confirmation; looks: those at the
                  report split and at rounds of the confirmation, in order; records and scorings: one row per model, and
-                 per model and split; drafts; verdicts; workers: who has worked on it, and in which sandbox
+                 per model and split; drafts; verdicts; workers: who has worked on it, where, and in which sandbox
 
 Guarantees: a worker is at work exactly as long as its process holds its lock file, so that a kill -9 is seen at once. A
 store that was opened for reading writes nothing. What cannot be read or written is a SearchError with the remedy.
@@ -28,7 +28,7 @@ from search.study.database import connect, damage, database_errors
 from search.study.looks import Look, Looks
 from search.study.outcomes import Split
 from search.study.record import Kind, Scoring, SplitName, State, TrialRecord
-from search.study.store import Store
+from search.study.store import Store, Workplace
 
 if TYPE_CHECKING:
     from evaluation import Draft, Verdict
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 DATABASE: Final = "search.db"
 WORKERS: Final = ".workers"
 
-_VERSION = 5
+_VERSION = 6
 _SCHEMA = """
 CREATE TABLE search (name TEXT, identity TEXT, splits TEXT, planned INTEGER, confirmation TEXT);
 CREATE TABLE looks (place INTEGER PRIMARY KEY, due INTEGER, alpha REAL, finalists TEXT, rounds INTEGER);
@@ -57,7 +57,9 @@ CREATE INDEX scorings_by_state ON scorings (split, state);
 CREATE TABLE drafts (place INTEGER PRIMARY KEY, prompt TEXT, tokens BLOB, parent INTEGER, passed INTEGER);
 CREATE INDEX drafts_by_prompt ON drafts (prompt, parent, place);
 CREATE TABLE verdicts (key BLOB PRIMARY KEY, status TEXT, detail TEXT) WITHOUT ROWID;
-CREATE TABLE workers (name TEXT PRIMARY KEY, host TEXT, started REAL, active TEXT, missing TEXT);
+CREATE TABLE workers (
+    name TEXT PRIMARY KEY, host TEXT, devices TEXT, started REAL, active TEXT, missing TEXT
+);
 """
 _SPLITS: tuple[SplitName, ...] = get_args(SplitName)
 _OF_RECORD = [each.name for each in fields(TrialRecord) if each.name not in _SPLITS]
@@ -186,13 +188,20 @@ class LocalStore(Store):
         """Return the names of the workers that live."""
         return frozenset(file.name for file in self._workers.glob("*") if is_held(file))
 
-    def describe_worker(self, worker: str, host: str, active: Sequence[str], missing: Sequence[str]) -> bool:
-        """Keep which layers a worker's sandbox has."""
-        row = (worker, host, time.time(), json.dumps(active), json.dumps(missing))
+    def describe_worker(self, worker: str, place: Workplace, active: Sequence[str], missing: Sequence[str]) -> bool:
+        """Keep where a worker is, and which layers its sandbox has."""
+        devices = json.dumps(dict(place.devices))
+        row = (worker, place.host, devices, time.time(), json.dumps(active), json.dumps(missing))
         with self._writing():
             known = self._select("SELECT name FROM workers WHERE missing = ?", row[-1])
-            self._select("INSERT OR REPLACE INTO workers VALUES (?, ?, ?, ?, ?)", *row)
+            self._select("INSERT OR REPLACE INTO workers VALUES (?, ?, ?, ?, ?, ?)", *row)
         return bool(missing) and not known
+
+    def workplaces(self) -> Mapping[str, Workplace]:
+        """Return where the workers that live are."""
+        living, rows = self.at_work(), self._select("SELECT name, host, devices FROM workers")
+        with damage(self.file):
+            return {name: Workplace(host, json.loads(devices)) for name, host, devices in rows if name in living}
 
     def share_drafts(self, entries: Sequence[Draft], since: int = 0) -> tuple[Sequence[Draft], int]:
         """Keep drafts, and return those of others."""

@@ -48,6 +48,20 @@ class Proposal:
     sampler_notes: SamplerNotes = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Workplace:
+    """Where a worker is.
+
+    Attributes:
+        host: the machine's name.
+        devices: what it merges and evaluates on, by the names that it has for them; each with the card's identity as
+            the driver reports it, or "".
+    """
+
+    host: str
+    devices: Mapping[str, str]
+
+
 class Store(ABC):
     """What the workers of a search share. Every method is a transaction of its own."""
 
@@ -207,8 +221,15 @@ class Store(ABC):
         """Return the names of the workers that live."""
 
     @abstractmethod
-    def describe_worker(self, worker: str, host: str, active: Sequence[str], missing: Sequence[str]) -> bool:
-        """Keep which layers a worker's sandbox has; return whether it lacks some, and others than any before lacked."""
+    def describe_worker(self, worker: str, place: Workplace, active: Sequence[str], missing: Sequence[str]) -> bool:
+        """Keep where a worker is, and which layers its sandbox has.
+
+        Returns whether it lacks some, and others than any before lacked.
+        """
+
+    @abstractmethod
+    def workplaces(self) -> Mapping[str, Workplace]:
+        """Return where the workers that live are, by name; those that have said so."""
 
     @abstractmethod
     def share_drafts(self, entries: Sequence[Draft], since: int = 0) -> tuple[Sequence[Draft], int]:

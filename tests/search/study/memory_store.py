@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from search.study.confirmation import Confirmation
 from search.study.looks import Look, Looks
 from search.study.record import Kind, SplitName, State, TrialRecord
-from search.study.store import Store
+from search.study.store import Store, Workplace
 
 if TYPE_CHECKING:
     from evaluation import Draft, Verdict
@@ -39,7 +39,7 @@ class MemoryStore(Store):
         self._looks = Looks()
         self._confirmation: Confirmation | None = None
         self._heard: dict[str, float] = {}
-        self._workers: dict[str, tuple[str, Sequence[str], Sequence[str]]] = {}
+        self._workers: dict[str, tuple[Workplace, Sequence[str], Sequence[str]]] = {}
         self._drafts: list[Draft] = []
         self._verdicts: dict[bytes, Verdict] = {}
 
@@ -81,11 +81,15 @@ class MemoryStore(Store):
         """Return the names of the workers whose leases have not ended."""
         return frozenset(name for name, heard in self._heard.items() if self._clock() - heard < LEASE_SECONDS)
 
-    def describe_worker(self, worker: str, host: str, active: Sequence[str], missing: Sequence[str]) -> bool:
-        """Keep which layers a worker's sandbox has."""
+    def describe_worker(self, worker: str, place: Workplace, active: Sequence[str], missing: Sequence[str]) -> bool:
+        """Keep where a worker is, and which layers its sandbox has."""
         is_new = bool(missing) and all(missing != lacked for *_, lacked in self._workers.values())
-        self._workers[worker] = host, active, missing
+        self._workers[worker] = place, active, missing
         return is_new
+
+    def workplaces(self) -> Mapping[str, Workplace]:
+        """Return where the workers are whose leases have not ended."""
+        return {name: place for name, (place, *_) in self._workers.items() if name in self.at_work()}
 
     def share_drafts(self, entries: Sequence[Draft], since: int = 0) -> tuple[Sequence[Draft], int]:
         """Keep drafts, and return those of others."""

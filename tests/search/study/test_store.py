@@ -19,11 +19,12 @@ from search.study.local_store import LocalStore
 from search.study.looks import ALPHA, Look, Looks
 from search.study.outcomes import Split
 from search.study.record import ASCENT, Scoring, TrialRecord
-from search.study.store import Job, Proposal, Records, Store
+from search.study.store import Job, Proposal, Records, Store, Workplace
 from tests.search.study.memory_store import LEASE_SECONDS, MemoryStore
 
 PARENTS = (TrialRecord("parent", 0, "a", recipe={"merge_method": "linear"}), TrialRecord("parent", 1, "b"))
 REFERENCES = (*PARENTS, TrialRecord("average", name="average"))
+PLACE = Workplace("host", {"cpu": ""})
 DONE = Scoring("complete", "pf", 0.5, (0.5,), -1.25, {"total": 1.0}, 7)
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
@@ -433,10 +434,20 @@ def test_workers_are_at_work_until_they_sign_out_or_die(cluster: Cluster, store:
 
 
 def test_layers_that_no_worker_lacked_before_are_news(store: Store, worker: str) -> None:
-    assert not store.describe_worker(worker, "host", ["rlimits"], [])
-    assert store.describe_worker("another", "host", ["rlimits"], ["bubblewrap"])
-    assert not store.describe_worker("a third", "host", ["rlimits"], ["bubblewrap"])
-    assert store.describe_worker("a fourth", "host", [], ["bubblewrap", "landlock"])
+    assert not store.describe_worker(worker, PLACE, ["rlimits"], [])
+    assert store.describe_worker("another", PLACE, ["rlimits"], ["bubblewrap"])
+    assert not store.describe_worker("a third", PLACE, ["rlimits"], ["bubblewrap"])
+    assert store.describe_worker("a fourth", PLACE, [], ["bubblewrap", "landlock"])
+
+
+def test_where_workers_are_is_known_as_long_as_they_live(cluster: Cluster, store: Store, worker: str) -> None:
+    card = Workplace("host", {"cuda:3": "8f3a"})
+    store.describe_worker(worker, PLACE, [], [])
+    with store.sign_in() as other, store.sign_in():
+        store.describe_worker(other, card, [], [])
+        assert cluster.store().workplaces() == {worker: PLACE, other: card}
+    cluster.die(lambda its_store, dead: its_store.describe_worker(dead, card, [], []))
+    assert cluster.store().workplaces() == {worker: PLACE}
 
 
 def test_how_splits_are_read_is_kept_from_the_begin(store: Store) -> None:
