@@ -7,6 +7,7 @@ quasi-random sequence is the trial's number.
 
 from __future__ import annotations
 
+import heapq
 import inspect
 import random
 import warnings
@@ -22,7 +23,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial
 
 from merging import suggest
-from search.board.ranking import ranked
+from search.board.ranking import merit
 from search.study.projection import Projection, quiet
 from search.study.record import Parameters, TrialRecord
 from search.study.store import Proposal
@@ -68,6 +69,20 @@ class _Genetic(optuna.samplers.NSGAIISampler):
         return sorted(super().get_parent_population(study, generation), key=lambda trial: trial.number)
 
 
+class _Estimator(optuna.samplers.TPESampler):
+    """TPE that is told the space, instead of finding it again in each trial that it is shown: all have the same."""
+
+    def __init__(self, draw: Draw) -> None:
+        super().__init__(seed=draw.seed, **{"multivariate": True, **draw.options})
+        self._draw = draw
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        if self._draw.options.get("group") or not self._draw.options.get("multivariate", True):
+            return super().infer_relative_search_space(study, trial)
+        # In an order that does not depend on the config's.
+        return {name: each for name, each in sorted(self._draw.space.items()) if not each.single()}
+
+
 class _Sequence(optuna.samplers.QMCSampler):
     """A quasi-random sequence in which a trial has the place of its number, instead of one that the study counts."""
 
@@ -103,9 +118,7 @@ def _values(distribution: BaseDistribution, points: int) -> list[Any]:
 
 
 SAMPLERS: Mapping[str, Callable[[Draw], BaseSampler]] = {
-    "tpe": lambda draw: optuna.samplers.TPESampler(
-        seed=draw.seed, **{"multivariate": True, "group": True, **draw.options}
-    ),
+    "tpe": _Estimator,
     "cmaes": lambda draw: optuna.samplers.CmaEsSampler(
         seed=draw.seed, x0=dict(draw.start) or None, warn_independent_sampling=False, **draw.options
     ),
@@ -164,7 +177,9 @@ def check_options(name: str, options: Mapping[str, Any]) -> None:
     """Raise ValueError, with what there is, for an option that a sampler does not have, or a value that it refuses."""
     with quiet(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        special: Mapping[str, Callable[..., Any]] = {"grid": _grid, "qmc": optuna.samplers.QMCSampler}
+        special: Mapping[str, Callable[..., Any]] = {
+            "grid": _grid, "qmc": optuna.samplers.QMCSampler, "tpe": optuna.samplers.TPESampler,
+        }  # fmt: skip
         made = special.get(name) or type(SAMPLERS[name](Draw(0, 0, {})))
         own = [key for key in inspect.signature(made).parameters if key not in _NOT_OPTIONS]
         for key in options:
@@ -184,7 +199,7 @@ def history(records: Iterable[TrialRecord], number: int) -> list[TrialRecord]:
     """
     trials = [record for record in records if record.kind == "trial"]
     border = (number // _SHOWN - 1) * _SHOWN
-    older = ranked(record for record in trials if record.number < border)[:_SHOWN]
+    older = heapq.nlargest(_SHOWN, (record for record in trials if record.number < border), key=merit)
     newer = [record for record in trials if record.number >= border]
     return sorted(older, key=lambda record: record.number) + newer
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from optuna.distributions import FloatDistribution, IntDistribution
+from optuna.samplers import TPESampler
 
 from search import SearchConfig
 from search.study.record import Scoring, TrialRecord
@@ -88,6 +89,14 @@ def test_a_long_search_that_was_stopped_goes_on_as_if_it_had_not_been(
     parts = Search(config, sampler)
     parts.run(38)
     assert parts.run(45) == whole
+
+
+def test_tpe_proposes_what_optunas_does_which_finds_the_space_in_the_trials(
+    config: SearchConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = Search(config, "tpe").run(14)
+    monkeypatch.setitem(SAMPLERS, "tpe", lambda draw: TPESampler(seed=draw.seed, multivariate=True, group=True))
+    assert Search(config, "tpe").run(14) == ours
 
 
 def test_of_a_long_history_the_newest_and_the_best_are_shown() -> None:
