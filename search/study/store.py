@@ -271,11 +271,13 @@ class Store(ABC):
 
     def _add(self, trials: Sequence[TrialRecord]) -> None:
         known = {frozenset(record.parameters.items()) for record in self.changed()[0]} if trials else set()
+        number = self._count("trial")
         for trial in trials:
             point = frozenset(trial.parameters.items())
             if point not in known:
-                self._save(replace(trial, number=self._count("trial")))
+                self._save(replace(trial, number=number))
                 known.add(point)
+                number += 1
 
     def _next(self, trials: int, besides: Collection[str], ascends: bool) -> TrialRecord | None:
         every = self._in_state("search", "waiting")
