@@ -25,10 +25,23 @@ _SHOW_CURSOR = b"\x1b[?25h"
 def quick_imports() -> Iterator[None]:
     """Import torch, transformers and other large modules without the garbage collector.
 
-    Imports create half a million objects that stay. The collector would traverse them again and again, and once more
-    when the process ends. Does nothing if the largest is imported already: a process at work may well have garbage.
+    Imports create half a million objects that stay. Does nothing if the largest is imported already: a process at work
+    may well have garbage.
     """
-    if "transformers.modeling_utils" in sys.modules or not gc.isenabled():
+    if "transformers.modeling_utils" in sys.modules:
+        yield
+        return
+    with without_collector():
+        yield
+
+
+@contextmanager
+def without_collector() -> Iterator[None]:
+    """Make many objects that stay without the garbage collector.
+
+    It would traverse them again and again, and once more when the process ends.
+    """
+    if not gc.isenabled():
         yield
         return
     gc.disable()

@@ -104,19 +104,19 @@ class Leaderboard:
             splits: how the outcomes on each split are read.
             looks: at the report split.
         """
-        over = ranked(record for record in records if record.is_over)
-        winner, reference = best(over), best_parent(over)
+        winner, reference = best(records), best_parent(records)
+        first = [record for record in (winner, reference) if record]
         verdict = search_verdict(records, splits, looks)
         is_open = verdict.ruling == "not proven" and looks.left > 0 and objectives(records) == 1
         return cls(
             study=study,
             verdict=verdict,
-            records=tuple(over),
+            records=tuple(ranked(record for record in records if record.is_over)),
             splits=splits,
             best=winner.number if winner else None,
             best_parent=record_name(reference) if reference else None,
             optimism=optimism(winner) if winner else None,
-            is_promising=is_open and "confirm" not in splits and bool(better_finalists(records, 1)),
+            is_promising=is_open and "confirm" not in splits and bool(better_finalists(first, 1)),
             is_confirming="confirm" in splits and not confirmation_ended(records, splits, looks),
         )
 
@@ -135,7 +135,7 @@ class Leaderboard:
     @property
     def confirmed_on(self) -> str:
         """What the scores of a confirmation are of, in words, if it has had a round: ``650 problems in 4 rounds``."""
-        had = [outcomes for record in self.records if (outcomes := record.on("confirm").outcomes)]
+        had = [record.confirm.outcomes for record in self.records if record.confirm and record.confirm.outcomes]
         if not had:
             return ""
         how = self.splits["confirm"]
@@ -148,15 +148,19 @@ class Leaderboard:
         found = next((record for record in self.trials if record.number == self.best), None)
         return self.row(found) if found else None
 
-    @property
+    @cached_property
     def trials(self) -> list[TrialRecord]:
         """The trials among the records."""
         return [record for record in self.records if record.kind == "trial"]
 
+    @cached_property
+    def references(self) -> list[TrialRecord]:
+        """The reference models among the records."""
+        return [record for record in self.records if record.kind != "trial"]
+
     def top(self, count: int | None) -> tuple[Row, ...]:
         """Return the rows of the reference models and of the best `count` trials, by default all."""
-        kept = {record.number for record in self.trials[:count]}
-        return tuple(self.row(it) for it in self.records if it.kind != "trial" or it.number in kept)
+        return tuple(map(self.row, ranked([*self.references, *self.trials[:count]])))
 
     def row(self, record: TrialRecord) -> Row:
         """Return a record with the evidence for its scores."""
@@ -189,7 +193,7 @@ class Leaderboard:
     @cached_property
     def _of_best_parent(self) -> Mapping[SplitName, Mapping[str, Rate]]:
         """The rates of the best parent on each split; empty if there is no such parent."""
-        found = best_parent(self.records)
+        found = best_parent(self.references)
         if not found:
             return {}
         return {split: self.splits[split].rates(found.on(split).outcomes) for split in _COMPARED}

@@ -17,7 +17,7 @@ from evaluation.scoring import MOST_SAMPLES
 from search.cli import shared_options
 from search.cli.printing import print_comparison, print_leaderboard, show_search, tell, tell_of_mergekit
 from search.errors import SearchError
-from search.startup import quick_imports
+from search.startup import quick_imports, without_collector
 from search.views.bar import bar
 from search.views.json_csv import FORMATS
 
@@ -243,12 +243,13 @@ def leaderboard(results: Path, top: int | None, optuna: Path | None, **formats: 
     Example:
       merge-search leaderboard results/quickstart --top 10
     """
-    from search.board.leaderboard import Leaderboard
-
     chosen = [name for name, is_given in formats.items() if is_given]
     if len(chosen) > 1:
         raise click.UsageError(f"give --{chosen[0]} or --{chosen[1]}, not both")
-    found = Leaderboard.open(results)
+    with without_collector():  # several objects for each of many trials
+        from search.board.leaderboard import Leaderboard
+
+        found = Leaderboard.open(results)
     if optuna:
         _write_study(results, optuna)
     if chosen:

@@ -16,10 +16,11 @@ import sqlite3
 import time
 import uuid
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self, get_args
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, get_args
 
 from search.errors import RESTORE, SearchError
 from search.locks import held, is_held
@@ -64,6 +65,9 @@ CREATE TABLE workers (
 _SPLITS: tuple[SplitName, ...] = get_args(SplitName)
 _OF_RECORD = [each.name for each in fields(TrialRecord) if each.name not in _SPLITS]
 _OF_SCORING = [each.name for each in fields(Scoring)]
+# Of a record so many columns come before its splits, and the rest after them.
+_BEFORE_SPLITS = [each.name for each in fields(TrialRecord)].index(_SPLITS[0])
+_Decoder: TypeAlias = Callable[[str, Path], Any]
 _MAPPINGS = ("parameters", "recipe", "sampler_notes", "seconds")
 _TUPLES = ("end_tokens", "scores", "tries", "by_seed")
 _TABLES = {"search", "looks", "records", "scorings", "drafts", "verdicts", "workers"}
@@ -352,25 +356,36 @@ def _order(record: TrialRecord) -> tuple[bool, bool, int]:
 
 
 def _record(row: Sequence[Any], file: Path) -> TrialRecord:
-    found: dict[SplitName, Scoring | None] = {}
-    for place, split in enumerate(_SPLITS):
-        first = len(_OF_RECORD) + place * len(_OF_SCORING)
-        own = row[first : first + len(_OF_SCORING)]
-        found[split] = None if own[0] is None else Scoring(**_decoded(_OF_SCORING, own, file))
-    return TrialRecord(
-        **_decoded(_OF_RECORD, row[: len(_OF_RECORD)], file),
-        search=found["search"] or Scoring(),
-        report=found["report"],
-        confirm=found["confirm"],
-    )
+    own = _decoded(row[: len(_OF_RECORD)], _DECODERS_OF_RECORD, file)
+    starts = range(len(_OF_RECORD), len(row), len(_OF_SCORING))
+    search, report, confirm = [_scoring(row[start : start + len(_OF_SCORING)], file) for start in starts]
+    return TrialRecord(*[*own[:_BEFORE_SPLITS], search or Scoring(), report, confirm, *own[_BEFORE_SPLITS:]])
 
 
-def _decoded(names: Sequence[str], values: Sequence[Any], file: Path) -> dict[str, Any]:
-    plain = dict(zip(names, values, strict=True))
-    for name in _MAPPINGS:
-        if name in plain:
-            plain[name] = _Kept(plain[name], file)
-    for name in _TUPLES:
-        if name in plain:
-            plain[name] = () if plain[name] == "[]" else tuple(json.loads(plain[name]))
-    return plain
+def _scoring(row: Sequence[Any], file: Path) -> Scoring | None:
+    return None if row[0] is None else Scoring(*_decoded(row, _DECODERS_OF_SCORING, file))
+
+
+def _decoded(row: Sequence[Any], decoders: Mapping[int, _Decoder], file: Path) -> list[Any]:
+    values = list(row)
+    for place, decoder in decoders.items():
+        values[place] = decoder(values[place], file)
+    return values
+
+
+def _mapping(text: str, file: Path) -> Mapping[str, Any]:
+    return _NOTHING if text == "{}" else _Kept(text, file)
+
+
+def _tuple(text: str, _file: Path) -> tuple[Any, ...]:
+    return () if text == "[]" else tuple(json.loads(text))
+
+
+def _decoders(names: Sequence[str]) -> Mapping[int, _Decoder]:
+    """Return how the columns are decoded that are not kept as they are, by their places."""
+    of_name = {**dict.fromkeys(_MAPPINGS, _mapping), **dict.fromkeys(_TUPLES, _tuple)}
+    return {place: of_name[name] for place, name in enumerate(names) if name in of_name}
+
+
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
+_DECODERS_OF_RECORD, _DECODERS_OF_SCORING = _decoders(_OF_RECORD), _decoders(_OF_SCORING)

@@ -63,6 +63,9 @@ class Scoring:
     by_seed: tuple[float, ...] = ()
 
 
+_UNSCORED: Final = Scoring()
+
+
 @dataclass(frozen=True, slots=True)
 class TrialRecord:
     """One candidate, or one reference model (a parent, or the parents' average).
@@ -90,7 +93,7 @@ class TrialRecord:
     name: str = ""
     parameters: Parameters = field(default_factory=dict)
     recipe: Mapping[str, object] = field(default_factory=dict)
-    search: Scoring = Scoring()
+    search: Scoring = _UNSCORED
     report: Scoring | None = None
     confirm: Scoring | None = None
     same_as: int | None = None
@@ -114,7 +117,7 @@ class TrialRecord:
         """Return what became of it on a split."""
         if split == "search":
             return self.search
-        return (self.report if split == "report" else self.confirm) or Scoring()
+        return (self.report if split == "report" else self.confirm) or _UNSCORED
 
     def scored(self, split: SplitName, scoring: Scoring) -> TrialRecord:
         """Return the same with another scoring on a split."""

@@ -82,7 +82,7 @@ def prompt_formats_table(tried: Sequence[Tried]) -> Table:
 
 def parents_of(board: Leaderboard, width: int = LABEL_WIDTH) -> dict[str, str]:
     """Return what the parents of a leaderboard are called, by their references."""
-    return parent_names((record.recipe for record in board.records if record.kind == "parent"), width)
+    return parent_names((record.recipe for record in board.references if record.kind == "parent"), width)
 
 
 def _called(board: Leaderboard, row: Row, width: int) -> str:
