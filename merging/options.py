@@ -35,8 +35,10 @@ class MergeOptions:
         device: the device, as torch names it.
         device_map: spreads the live model over several devices instead: ``auto``, or a device for each module by name,
             as accelerate takes it. Each tensor is merged on its device, and parents are kept there.
-        memory_budget: bytes for keeping the parents, first in the device's memory and then in the host's; what does not
-            fit is read again for every candidate. By default the free memory.
+        memory_budget: bytes for keeping the parents in all, or a budget for the device and the host each; what does not
+            fit is read again for every candidate. By default there is no limit: the device is filled until it is full,
+            and then the host. Nothing asks how much is free, so give a budget where parents do not fit into the host's
+            memory.
         random_seed: the seed of methods that draw random numbers.
         compile: whether to merge with compiled kernels; None to use them if they save time.
         statistics: a folder with statistics of the parents; written only after a call of

@@ -21,7 +21,7 @@ from merging.checkpoints.weights import Digest, StoredTensor
 from merging.options import MERGE, LoadOptions, MergeOptions
 from merging.parent_checks import check_parents
 from merging.recipes.recipe import Recipe
-from merging.residency.memory import Budget
+from merging.residency.memory import UNLIMITED, Budget
 from merging.residency.placement import DeviceMap, Placement
 from merging.residency.residency import Residency
 from merging.statistics.digests import FileDigests
@@ -99,14 +99,13 @@ class ParentSet:
             recipe.require(load)
         memo = Statistics(options.statistics, digests)  # comes first, so that a file that changes later gets no digest
         checkpoints = {name: Checkpoint.open(name, load) for name in names}
-        budget = options.memory_budget
+        budget = UNLIMITED if options.memory_budget is None else options.memory_budget
         if not isinstance(budget, Budget):
-            largest = max(checkpoint.nbytes for checkpoint in checkpoints.values())
-            budget = Budget.of(where, largest, budget)
+            budget = Budget.in_all(budget, where.type != "cpu")
         parents = cls(checkpoints, where, budget, memo, load)
         parents._notes = tuple(dict.fromkeys(check_parents(parents, checkpoints, every)))
         if device_map is not None:
-            parents._spread(device_map, None if options.memory_budget is None else budget)
+            parents._spread(device_map, budget)
         return parents
 
     @property
@@ -135,9 +134,7 @@ class ParentSet:
         Raises:
             MergingError: a file cannot be read.
         """
-        wanted = [(name, self.stored(name, tensor)) for name in self.checkpoints for tensor in self.names(name)] + [
-            (name, derived) for (name, _), derived in self._derived.items()
-        ]
+        wanted = self.stored_tensors()
         for done, (name, stored) in enumerate(wanted, start=1):
             self._residency(stored.name).keep(stored)
             if progress:
@@ -145,10 +142,15 @@ class ParentSet:
         for residency in self._residencies.values():
             residency.note_shortage({each for _, each in wanted if self._residency(each.name) is residency})
 
-    def leave_room(self, nbytes: int) -> None:
-        """Leave this many more bytes to the live model, whose dtype is wider than that of the parents."""
-        for residency in self._residencies.values():
-            residency.leave_room(nbytes // len(self._residencies))
+    def stored_tensors(self) -> list[tuple[str, StoredTensor]]:
+        """Return what `load` reads: each parent with its tensors in order, and last what is made of others."""
+        own = [(name, self.stored(name, tensor)) for name in self.checkpoints for tensor in self.names(name)]
+        return [*own, *((name, derived) for (name, _), derived in self._derived.items())]
+
+    def keep_within(self, budgets: Mapping[torch.device, Budget]) -> None:
+        """Let the parents take so much of each device of the live model, and of the host for it, before `load`."""
+        for device, budget in budgets.items():
+            self._residencies[device].keep_within(budget)
 
     def tensor(self, parent: str, name: str, device: torch.device | None = None) -> Tensor:
         """Return a parent's tensor in the dtype it was saved in; a tied head is its embedding.
@@ -243,7 +245,7 @@ class ParentSet:
     def _residency(self, name: str) -> Residency:
         return self._residencies[self.placement.device_of(name)]
 
-    def _spread(self, device_map: DeviceMap, budget: Budget | None) -> None:
+    def _spread(self, device_map: DeviceMap, budget: Budget) -> None:
         """Keep each parent's tensors where the device map puts the live model's; split the budget by their sizes."""
         layout = self.architecture.layout
         names = {live: layout.name_of(live) for live in layout.model.state_dict()}
@@ -254,10 +256,8 @@ class ParentSet:
         live = dict.fromkeys(self.placement.devices, 0)
         for stored in largest.tensors.values():
             live[self.placement.device_of(stored.name)] += stored.nbytes
-        limit = None if budget is None else budget.device + budget.host
-        parts = {device: size / largest.nbytes for device, size in live.items()}
         self._residencies = {
-            device: Residency(device, Budget.of(device, live[device], limit, part)) for device, part in parts.items()
+            device: Residency(device, budget.part(size / largest.nbytes)) for device, size in live.items()
         }
 
     def _own_stacks(self, checkpoint: Checkpoint) -> dict[str, Stack]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from math import prod
 from typing import Literal
 
 import torch
@@ -21,13 +20,11 @@ class Compute:
     Attributes:
         dtype: the recipe's, or float32.
         own: the recipe's, as torch names it.
-        elements: how many a model has.
         speeds: what was measured here, if anything was.
     """
 
     dtype: Literal["recipe", "float32"]
     own: torch.dtype
-    elements: int
     speeds: Speeds | None = None
 
     @classmethod
@@ -38,6 +35,7 @@ class Compute:
         shapes: Sequence[Sequence[int]],
         device: str = "cpu",
         backend: BackendName = "transformers",
+        fits: Callable[[], bool] = lambda: True,
     ) -> Compute:
         """Choose what models compute in: for ``auto`` what is faster on a CPU, and their own dtype anywhere else.
 
@@ -47,21 +45,24 @@ class Compute:
             shapes: the shapes of these.
             device: where the models are.
             backend: what runs them.
+            fits: whether memory has room for them in float32.
         """
-        elements = sum(map(prod, shapes))
         if wanted != "auto":
-            return cls(wanted, own, elements)
+            return cls(wanted, own)
         speeds = compute_speeds(shapes, own, device) if backend == "transformers" else None
+        speeds = speeds and replace(speeds, fits=speeds.fits and fits())
         on_cpu = torch.device(device).type == "cpu"
-        return cls(speeds.choice if speeds and on_cpu else "recipe", own, elements, speeds)
+        return cls(speeds.choice if speeds and on_cpu else "recipe", own, speeds)
 
     @classmethod
-    def of_merges(cls, merger: Merger, recipes: Sequence[Recipe], settings: EvaluationSection) -> Compute:
-        """Choose what the merges of a search compute in, by the first of 16 bits."""
+    def of_merges(
+        cls, merger: Merger, recipes: Sequence[Recipe], settings: EvaluationSection, fits: Callable[[], bool]
+    ) -> Compute:
+        """Choose what the merges of a search compute in, by the first of 16 bits; `fits` as in `choose`."""
         recipe = next((each for each in recipes if merger.plan(each).model_dtype.itemsize == 2), recipes[0])
         device, plan = str(merger.parents.device), merger.plan(recipe)
         shapes = [entry.shape for entry in plan.entries]
-        return cls.choose(settings.compute_dtype, plan.model_dtype, shapes, device, settings.backend)
+        return cls.choose(settings.compute_dtype, plan.model_dtype, shapes, device, settings.backend, fits)
 
     @property
     def torch_dtype(self) -> torch.dtype | None:
@@ -69,9 +70,9 @@ class Compute:
         return torch.float32 if self.dtype == "float32" else None
 
     @property
-    def more_bytes(self) -> int:
-        """The memory that a model takes beyond that of its own dtype."""
-        return self.elements * max(0, torch.float32.itemsize - self.own.itemsize) * (self.dtype == "float32")
+    def itemsize(self) -> int:
+        """The bytes of an element of a live model."""
+        return max(self.own.itemsize, torch.float32.itemsize) if self.dtype == "float32" else self.own.itemsize
 
     def __str__(self) -> str:
         # What has more bits than float32 is never narrowed.

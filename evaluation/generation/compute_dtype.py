@@ -18,7 +18,6 @@ from typing import Literal
 
 import torch
 
-from evaluation.generation.free_memory import free_bytes
 from evaluation.generation.threads import one_thread
 
 # If float32 is less than this many times as fast, a model computes in its own dtype, as it does elsewhere.
@@ -36,7 +35,7 @@ _TRIES = 4
 class Speeds:
     """Seconds of the same matrix products in a model's own dtype and in float32.
 
-    `fits` says whether memory has room for the model in float32.
+    `fits` says whether memory has room for the model in float32, which is for others to find out.
     """
 
     own: float
@@ -66,7 +65,7 @@ def compute_speeds(shapes: Iterable[Sequence[int]], dtype: torch.dtype, device: 
         return None
     # The last two sizes are those of a linear map; a tensor of experts holds several maps.
     elements: Counter[tuple[int, int]] = Counter()
-    for shape in (known := list(shapes)):
+    for shape in shapes:
         if len(shape) > 1:
             elements[shape[-2], shape[-1]] += prod(shape)
     dtypes = (dtype, torch.float32)
@@ -78,8 +77,7 @@ def compute_speeds(shapes: Iterable[Sequence[int]], dtype: torch.dtype, device: 
                 taken = _product(min(rows, _MULTIPLICATIONS // (tokens * part)), part, tokens, dtypes, device)
                 for each in dtypes:
                     seconds[each] += weight * taken[each]
-    fits = sum(map(prod, known)) * torch.float32.itemsize <= free_bytes(torch.device(device))
-    return Speeds(seconds[dtype], seconds[torch.float32], fits) if elements else None
+    return Speeds(seconds[dtype], seconds[torch.float32]) if elements else None
 
 
 def _product(

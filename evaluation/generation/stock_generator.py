@@ -17,7 +17,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from evaluation.generation.backend_protocol import Completions, Request
 from evaluation.generation.engine.active_request import ActiveRequest
-from evaluation.generation.free_memory import is_out_of_memory
+from evaluation.generation.out_of_memory import is_out_of_memory
 from evaluation.generation.text import end_tokens, within_context
 from evaluation.generation.threads import threads_for
 from evaluation.generation.token_choice import NONE, choose

@@ -30,7 +30,6 @@ from transformers.core_model_loading import revert_weight_conversion
 from evaluation.errors import EvaluationError
 from evaluation.generation.backend_protocol import Completions, Generated, OnLikelihood, Request
 from evaluation.generation.drafting.numbered_text import digits_of
-from evaluation.generation.free_memory import free_bytes
 from evaluation.generation.room import UNLIMITED, Room
 from evaluation.generation.text import (
     TAIL_TOKENS,
@@ -52,6 +51,8 @@ _LENGTH_STEP = 1024
 # vLLM reserves keys and values in blocks; on a CPU a block has 128 tokens.
 _BLOCK = 128
 _DRAFT_TOKENS = 64
+# Of a GPU, where nobody says what an engine may take: vLLM's own default.
+_OWN_PART = 0.9
 
 
 class VllmBackend:
@@ -133,7 +134,7 @@ class VllmBackend:
         if self._engine is None or kind != self._kind or length > self._length:
             self.close()
             self._length = length
-            settings = self._settings(model, tokenizer, tensors, requests)
+            settings = self._settings(model, tokenizer, requests)
             self._engine = EngineProcess(settings, _config(model), tokenizer, tensors, model.device)
             self._kind = kind
         self._engine.load(tensors)
@@ -149,21 +150,19 @@ class VllmBackend:
         self,
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
-        tensors: Mapping[str, Tensor],
         requests: Sequence[Request],
     ) -> EngineSettings:
         on_cpu = model.device.type == "cpu"
-        free = free_bytes(model.device)
         cache = memory_part = None
         if on_cpu:
-            weights = sum(tensor.nbytes for tensor in tensors.values())
-            wanted = self._slots(requests) * _bytes_per_slot(model)
-            given = self._room.engine_cache_bytes
-            limit = free - 2 * weights if given is None else given
-            cache = max(min(wanted, limit), self._length * _bytes_per_slot(model))
+            cache = self._slots(requests) * _bytes_per_slot(model)
+            if self._room.engine_cache_bytes is not None:
+                cache = max(min(cache, self._room.engine_cache_bytes), self._length * _bytes_per_slot(model))
+        elif self._room.engine_bytes is None:
+            memory_part = _OWN_PART
         else:
-            given = self._room.engine_bytes
-            memory_part = (free if given is None else given) / torch.cuda.mem_get_info(model.device)[1]
+            total = torch.cuda.get_device_properties(model.device).total_memory
+            memory_part = self._room.engine_bytes / total
         return EngineSettings(
             folder="",
             dtype=str(model.dtype).removeprefix("torch."),

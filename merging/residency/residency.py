@@ -42,10 +42,9 @@ class Residency:
         self._slab = torch.empty(0, dtype=torch.uint8)
         self._transfers = Transfers(self.device) if device.type == "cuda" else None
 
-    def leave_room(self, nbytes: int) -> None:
-        """Leave this many more bytes of the device's memory to others; tensors already kept stay."""
-        place = "host" if self.device.type == "cpu" else "device"
-        self._left[place] = max(0, self._left[place] - nbytes)
+    def keep_within(self, budget: Budget) -> None:
+        """Take a budget from now on; tensors already kept stay, and do not count."""
+        self._left = {"device": budget.device, "host": budget.host}
 
     def get(self, stored: StoredTensor) -> Tensor:
         """Return a tensor on the device. Do not write to it.
@@ -128,6 +127,8 @@ class Residency:
         return part.view(stored.dtype).view(stored.shape)
 
     def _give_up(self, place: str) -> None:
+        if place == "device":
+            self._left["host"] += self._left["device"]
         self._left[place] = 0
         full = str(self.device) if place == "device" else "the host"
         below = "kept in host memory" if place == "device" else "read from the files for every candidate"

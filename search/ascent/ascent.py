@@ -100,7 +100,7 @@ class Ascent:
     starts: Sequence[Parameters]
     split: Split = field(default_factory=Split)
     progress: Callable[[int, int], None] = lambda _done, _total: None
-    is_short_of_memory: Callable[[PreTrainedModel], bool] = lambda _model: False
+    is_short_of_memory: bool = False
 
     def propose(self, records: Sequence[TrialRecord]) -> Proposal:
         """Return the next proposal. Raises AscentOverError if there is none."""
@@ -198,7 +198,7 @@ class Ascent:
         moves = self.box.moves(self.merger, parameters)
         pairs = [(move.low, move.high) for move in moves]
         model = self.merger.apply(self.box.recipe_at(parameters))
-        if self.is_short_of_memory(model):
+        if self.is_short_of_memory:
             with self.merger.slopes_in_backward(pairs) as changes, checkpointed(model):
                 found = losses_with_gradients(model, solutions)
         else:

@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from evaluation import Solution
+from evaluation.generation.pass_memory import ModelShape
 from evaluation.generation.threads import threads_for
 
 # The margin at which a token is missed as good as never, in logits, and how much the worst tokens count more than
@@ -24,6 +25,8 @@ from evaluation.generation.threads import threads_for
 _SCALE, _POWER = 0.5, 0.3
 # Of one forward pass, padding counted: tokens enough to use all cores, and memory for the logits and their gradient.
 _TOKENS, _LOGITS = 2048, 1 << 25
+# What a layer keeps of each token: vectors as wide as the model, and as its MLP.
+_STATES, _MLP_STATES = 10, 4
 
 
 def loss_of(margins: Tensor) -> Tensor:
@@ -61,6 +64,18 @@ def losses(
                 each(batch_losses)
             found |= zip((solution.task_id for solution in batch), batch_losses.tolist(), strict=True)
     return [found[solution.task_id] for solution in solutions]
+
+
+def backward_bytes(shape: ModelShape, layers: int, longest: int) -> int:
+    """Return the bytes that a backward pass keeps of some layers, beside the gradient; see docs/searching.md.
+
+    Args:
+        shape: of the model.
+        layers: how many.
+        longest: tokens of the longest solution.
+    """
+    kept = _STATES * shape.hidden + _MLP_STATES * shape.intermediate
+    return shape.itemsize * max(_TOKENS, longest) * layers * kept
 
 
 def _losses(model: PreTrainedModel, batch: Sequence[Solution]) -> Tensor:

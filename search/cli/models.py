@@ -31,7 +31,7 @@ from search.views.bar import bar
 if TYPE_CHECKING:
     import torch
 
-    from evaluation import BackendName, ComputeDtype
+    from evaluation import BackendName, ComputeDtype, PromptFormat
     from merging import Recipe
     from search.compute import Compute
 
@@ -155,7 +155,7 @@ def merge(
 def evaluate(
     model: str,
     problems: tuple[str, ...],
-    prompt: str,
+    prompt: PromptFormat,
     prompt_formats: str | None,
     samples: int,
     temperature: float,
@@ -201,22 +201,33 @@ def evaluate(
             from evaluation.generation.text import configured_ends
             from search.compute import Compute
             from search.devices import choose_device
+            from search.errors import SearchError
+            from search.planned_memory import Generation, is_enough, plans_of_evaluation
+        formats, load = PROMPT_FORMATS if prompt_formats else (prompt,), LoadOptions(lazy_unpickle, trust_remote_code)
+        where = MergeOptions(choose_device(device, backend=backend), device_map, load=load)
+        own, wide = plans_of_evaluation(
+            _spread(reference, device_map),
+            where,
+            lambda tokenizer: Generation.of(backend, [chosen], tokenizer, formats, max_new_tokens, samples, batch_size),
+        )
+        fits = is_enough(wide, own)
+        if refusal := (wide if compute_dtype == "float32" else own).refusal:
+            raise SearchError(f"{model}: has no room here: {refusal}")
         settings: dict[str, Any] = {
             "prompt_format": prompt,
             "max_new_tokens": max_new_tokens,
             "batch_size": batch_size,
             "backend": backend,
             "sampling": sampling,
+            "room": (wide if fits else own).room,
         }
         with (
             Evaluator(chosen, allow_code_execution=allow_code_execution, **settings) as evaluator,
             _model(
                 reference,
-                choose_device(device, backend=backend),
-                device_map,
+                where,
                 random_seed,
-                LoadOptions(lazy_unpickle, trust_remote_code),
-                partial(Compute.choose, compute_dtype, backend=backend),
+                partial(Compute.choose, compute_dtype, backend=backend, fits=lambda: fits),
                 progress,
             ) as (loaded, tokenizer, generation),
         ):
@@ -302,26 +313,23 @@ def _tokenizers(reference: str | Recipe, own: Any, options: LoadOptions) -> dict
 @contextlib.contextmanager
 def _model(
     reference: str | Recipe,
-    device: str,
-    device_map: Literal["auto"] | None,
+    where: MergeOptions,
     random_seed: int,
-    load: LoadOptions,
     compute: Callable[[torch.dtype, Sequence[Sequence[int]], str], Compute],
     progress: Callable[[str, int, int], None],
 ) -> Iterator[tuple[Any, Any, Any]]:
     """Yield the live model of a checkpoint or a recipe, its tokenizer and its generation config."""
-    from merging import Merger, ParentSet, Recipe, compute_in_float32, load_model, load_tokenizer
+    from merging import Merger, ParentSet, compute_in_float32, load_model, load_tokenizer
     from merging.notes import notes_of
 
-    if isinstance(reference, str) and device_map:
-        reference = Recipe.single(reference)  # a merge of one model spreads its tensors over the devices
+    reference, load = _spread(reference, where.device_map), where.load
     if isinstance(reference, str):
-        plain = load_model(reference, device, options=load, note=tell)
-        if compute(plain.dtype, [each.shape for each in plain.parameters()], device).torch_dtype:
+        plain = load_model(reference, where.device, options=load, note=tell)
+        if compute(plain.dtype, [each.shape for each in plain.parameters()], where.device).torch_dtype:
             compute_in_float32(plain)
         yield plain, load_tokenizer(reference, load), plain.generation_config
         return
-    with ParentSet.open(reference, MergeOptions(device, device_map, memory_budget=0, load=load)) as parents:
+    with ParentSet.open(reference, replace(where, memory_budget=0)) as parents:
         merger = Merger(parents, random_seed)
         plan = merger.plan(reference)
         tell(*notes_of(reference, plan, parents))
@@ -329,3 +337,10 @@ def _model(
         merger.compute_dtype = chosen.torch_dtype
         model = merger.apply(reference, lambda done, total: progress("merging", done, total))
         yield model, merger.tokenizer(reference), parents.checkpoints[reference.config_source].generation_config
+
+
+def _spread(reference: str | Recipe, device_map: object) -> str | Recipe:
+    """Return a model that is spread over devices as a merge of one, whose tensors a device map can place."""
+    from merging import Recipe
+
+    return Recipe.single(reference) if device_map and isinstance(reference, str) else reference

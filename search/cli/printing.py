@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from evaluation import Isolation, Report, ScoredSamples
-    from merging import Recipe
+    from merging import ParentSet, Recipe
     from merging.planning.plan import Step
     from search.board.compare import Comparison
     from search.board.leaderboard import Leaderboard
@@ -209,6 +209,7 @@ def show_search(config: SearchConfig, progress: Progress) -> None:
             click.echo(f"\n{warning}")
         unread = unread_lines(space, merger, recipes, progress)
         tell(*parent_notes(parents), *unread)
+        _show_memory(config, parents, recipes)
     earlier = [
         EarlierSearch.open(each.results, f"{config.source}: {key}", each.best) for key, each in config.earlier.items()
     ]
@@ -218,6 +219,37 @@ def show_search(config: SearchConfig, progress: Progress) -> None:
             "whether an earlier search is the same, so that its scores are taken over instead, is decided at the start"
         )
     _show_power(config, earlier)
+
+
+def _show_memory(config: SearchConfig, parents: ParentSet, recipes: Sequence[Recipe]) -> None:
+    """Print what the search would take of the memory of this machine."""
+    import torch
+
+    from merging import MergeOptions, Merger, MergingError, ParentSet, load_tokenizer
+    from search.cli.memory_table import memory_lines, memory_table
+    from search.devices import choose_device
+    from search.planned_memory import Planner
+
+    section, name = config.merging, config.evaluation.prompt.tokenizer
+    try:
+        splits = config.evaluation.load_problems(config.source).split(
+            config.evaluation.report_fraction, config.search.seed
+        )
+        tokenizer = load_tokenizer(name, section.load_options) if name else None
+        if section.device_map is None:
+            device = torch.device(choose_device(section.device, f"{config.source}: merging.device"))
+            plan = Planner.of_search(config, Merger(parents), recipes, splits, tokenizer, [device]).plan()
+        else:
+            options = MergeOptions(device_map=section.device_map, memory_budget=0, load=section.load_options)
+            with ParentSet.open(config.space.extreme_recipes, options) as spread:
+                plan = Planner.of_search(config, Merger(spread), recipes, splits, tokenizer).plan()
+    except (SearchError, MergingError) as error:
+        tell(f"what it takes of the memory is not known: {error}")
+        return
+    click.echo()
+    _print_table(memory_table(plan))
+    for line in memory_lines(plan):
+        click.echo(f"\n{textwrap.fill(line, _width())}")
 
 
 def _show_power(config: SearchConfig, earlier: Sequence[EarlierSearch]) -> None:

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Sequence
-from functools import cache, partial
-
-import torch
-from transformers import PreTrainedModel
+from collections.abc import Sequence
 
 from evaluation import Solution
-from evaluation.generation.free_memory import free_bytes
 from search.ascent.ascent import Ascent
 from search.ascent.unit_box import UnitBox
 from search.run.setup import Session
@@ -56,23 +50,8 @@ def ascent_of(session: Session, warm_starts: Sequence[Parameters]) -> Ascent:
         return bench.evaluator.solutions(tokenizer, bench.drafts, bench.splits["search"])
 
     box = UnitBox.of(config.space.ranges, lambda parameters: bench.located(config.space.recipe_at(parameters)))
-    starts, split = [middle, *warm_starts], session.store.splits["search"]
-    short = partial(_is_short_of_memory, cache(bench.progress.say))
+    starts, split, short = [middle, *warm_starts], session.store.splits["search"], not session.gradient_fits
     return Ascent(config.search.ascent, box, bench.merger, solutions, starts, split, bench.progress.step, short)
-
-
-def _is_short_of_memory(say: Callable[[str], None], model: PreTrainedModel) -> bool:
-    """Whether a device of a model has no room for the gradient of what is there, and say what that costs."""
-    sizes: Counter[torch.device] = Counter()
-    for parameter in model.parameters():
-        sizes[parameter.device] += parameter.nbytes
-    if all(size <= free_bytes(device) for device, size in sizes.items()):
-        return False
-    say(
-        f"ascent: memory has no room for a gradient of {sizes.total() / 1e9:.1f} GB; slopes are taken tensor by "
-        "tensor, which merges every tensor again for each batch of solutions"
-    )
-    return True
 
 
 def ranking(records: Sequence[TrialRecord]) -> str:

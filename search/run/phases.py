@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
-from evaluation.generation.free_memory import release_unused
+from evaluation.generation.out_of_memory import release_unused
 from merging import MergingError, Recipe
 from search.ascent.ascent import Ascent, AscentOverError
 from search.board.names import NAME_WIDTH, parent_names, record_name

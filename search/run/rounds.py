@@ -82,13 +82,14 @@ def set_up_rounds(
         contents = ParentContents(config, digests)
         here = [replace(it, recipe=renamed(it.recipe, places)) for it in models]
         parents = setup.parents(here, digests)
-        evaluator = opened.enter_context(setup.evaluator(planned.problems))
         merger = setup.merger(parents, 0)
         recipes = [Recipe.from_dict(it.recipe, config.source) for it in here]
         named_recipes = dict(zip(map(record_name, here), recipes, strict=True))
         for note in notes_on_prompts(config, planned.problems, merger, named_recipes, setup.prompt_tokenizer):
             progress.say(note)
-        compute = setup.load(parents, merger, recipes)
+        compute, plan = setup.plan(merger, recipes, [planned.problems])
+        evaluator = opened.enter_context(setup.evaluator(planned.problems, plan.room))
+        setup.load(parents, plan)
         for recipe in recipes:
             merger.calibrate(recipe, lambda what, *read: progress.count(what, "texts", *read))
         store = opened.enter_context(folder.working())

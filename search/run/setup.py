@@ -19,6 +19,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from evaluation import Evaluator, ProblemSet
+from evaluation.generation.room import Room
 from merging import FileDigests, MergeOptions, Merger, MergingError, ParentSet, Recipe, choose_kernels, load_tokenizer
 from merging.notes import parent_notes
 from search.compute import Compute
@@ -27,6 +28,8 @@ from search.devices import cards_here, choose_device, workplace
 from search.earlier import SEEN, EarlierSearch, Start, seen_earlier, spent_earlier, unseen
 from search.errors import SearchError
 from search.identity import Identity, moved
+from search.memory_plan import MemoryPlan
+from search.planned_memory import Planner, budgets_of
 from search.prompt_checks import notes_on_prompts, require_template
 from search.results import STATISTICS, ResultsFolder
 from search.run.neighbours import notes_on_cards, on_machine, processes_of
@@ -51,12 +54,14 @@ class Session:
         bench: what the worker scores with.
         store: what it shares with others; the search has begun there.
         worker: its name in the store.
+        gradient_fits: whether memory has room for the gradient of a whole model.
     """
 
     config: SearchConfig
     bench: Bench
     store: Store
     worker: str
+    gradient_fits: bool = True
 
 
 def reference_models(config: SearchConfig) -> list[TrialRecord]:
@@ -125,11 +130,12 @@ class Setup:
             contents.begin()
         references = reference_models(config)
         parents = self.parents(references, digests)
-        evaluator = self.opened.enter_context(self.evaluator(problems))
         merger = self.merger(parents, len(references))
         candidates = self._fitting(merger)
         references = [record for record in references if self._can_be_had(record, merger)]
-        compute = self.load(parents, merger, candidates)
+        compute, plan = self.plan(merger, candidates, list(splits.values()))
+        evaluator = self.opened.enter_context(self.evaluator(problems, plan.room))
+        self.load(parents, plan)
         self._tell_notes(parents, merger, candidates, references, problems)
         contents.wait(self.progress)
         identity = contents.identity(self.path, asked)
@@ -163,7 +169,7 @@ class Setup:
         store.begin(references, starts, read, self.total, retry_failed, start.taken_over, spent)
         folder.require_parameters(store.changed()[0], config.space)
         folder.remove_lost_completions(store)
-        return Session(config, bench, store, worker)
+        return Session(config, bench, store, worker, plan.gradient_fits)
 
     @cached_property
     def _begun(self) -> Identity | None:
@@ -207,7 +213,7 @@ class Setup:
         options = MergeOptions(
             choose_device(settings.device, f"{source}: merging.device", self.config.evaluation.backend),
             settings.device_map,
-            settings.memory_budget,
+            memory_budget=0,  # until there is a plan
             statistics=self.path / STATISTICS,
             load=settings.load_options,
         )
@@ -230,8 +236,8 @@ class Setup:
         for note in notes_on_cards(workplace(parents.placement.devices), others, cards_here()):
             self.progress.say(note)
 
-    def evaluator(self, problems: ProblemSet) -> Evaluator:
-        """Return what scores models as the config says."""
+    def evaluator(self, problems: ProblemSet, room: Room) -> Evaluator:
+        """Return what scores models as the config says, in this room."""
         settings, workers = self.config.evaluation, self.config.evaluation.workers
         if workers is None and (others := on_machine(platform.node(), self._others)):
             workers = processes_of(os.cpu_count() or 1, others)
@@ -249,6 +255,7 @@ class Setup:
             workers=workers,
             backend=settings.backend,
             sampling=settings.sampling(self.config.search.seed),
+            room=room,
         )
 
     def merger(self, parents: ParentSet, references: int) -> Merger:
@@ -279,13 +286,27 @@ class Setup:
             return False
         return True
 
-    def load(self, parents: ParentSet, merger: Merger, candidates: Sequence[Recipe]) -> Compute:
-        """Load the parents, and return what models compute in where nothing is recorded."""
-        compute = Compute.of_merges(merger, candidates, self.config.evaluation)
-        if self.config.merging.memory_budget is None:
-            parents.leave_room(self._as_begun(compute).more_bytes)
+    def plan(
+        self, merger: Merger, candidates: Sequence[Recipe], splits: Sequence[ProblemSet]
+    ) -> tuple[Compute, MemoryPlan]:
+        """Return what models compute in where nothing is recorded, and the plan of the memory.
+
+        Raises SearchError where the plan says that the search cannot work here.
+        """
+        workers = 1 + on_machine(platform.node(), self._others)
+        planner = Planner.of_search(self.config, merger, candidates, splits, self.prompt_tokenizer, workers=workers)
+        compute = Compute.of_merges(merger, candidates, self.config.evaluation, planner.fits_in_float32)
+        plan = planner.plan(self._as_begun(compute).itemsize)
+        if plan.refusal:
+            raise SearchError(f"{self.config.source}: the search has no room here: {plan.refusal}")
+        for note in plan.notes:
+            self.progress.say(note)
+        return compute, plan
+
+    def load(self, parents: ParentSet, plan: MemoryPlan) -> None:
+        """Load the parents as far as the plan has room for them."""
+        parents.keep_within(budgets_of(plan, parents.placement.devices))
         parents.load(lambda _parent, *read: self.progress.count("reading the parents", "tensors", *read))
-        return compute
 
     def _as_begun(self, compute: Compute) -> Compute:
         """Return what the search in the folder computes in, or what it will if none is there."""

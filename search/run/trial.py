@@ -17,7 +17,7 @@ from typing import TypeAlias
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evaluation import EvaluationError, Evaluator, Observer, OutcomeCounter, ProblemSet, Report
-from evaluation.generation.free_memory import is_device_lost, is_out_of_memory, release_unused
+from evaluation.generation.out_of_memory import is_device_lost, is_out_of_memory, release_unused
 from merging import Merger, MergingError, OutOfMemory, Recipe, renamed
 from search.ascent.ascent import AscentOverError
 from search.board.names import record_name

@@ -259,6 +259,7 @@ class MergingSection(_Section):
     device: str = "auto"
     device_map: Literal["auto"] | dict[str, int | str] | None = None
     memory_budget: Size | None = None
+    device_budget: Size | None = None
     lazy_unpickle: bool = False
     random_seed: int = 0
     compile: bool | None = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -28,16 +27,6 @@ from tests.parametrization import every
 )
 def test_float32_is_chosen_where_it_is_a_third_faster(own: float, float32: float, choice: str) -> None:
     assert Speeds(own, float32).choice == choice
-
-
-@pytest.mark.parametrize(("free", "choice"), [(0, "recipe"), (1 << 40, "float32")])
-def test_a_model_that_has_no_room_in_float32_keeps_its_dtype(
-    free: int, choice: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("evaluation.generation.compute_dtype.free_bytes", lambda _: free)
-    speeds = compute_speeds([(64, 32)], torch.bfloat16)
-    assert speeds is not None
-    assert replace(speeds, own=2 * speeds.float32).choice == choice
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -18,13 +18,14 @@ import pytest
 import torch
 from click.testing import CliRunner
 from safetensors.torch import save_file
+from torch import Tensor
 from transformers import LlamaConfig
 
 from merging import ExportOptions, MergeOptions, Merger, MergingError, ParentSet, Recipe, export_model
 from merging.checkpoints.architecture import skeleton
 from merging.checkpoints.checkpoint import Checkpoint
-from merging.checkpoints.weights import read_header
-from merging.residency.memory import Budget, free_host_bytes
+from merging.checkpoints.weights import StoredTensor, read_header
+from merging.residency.memory import Budget
 from merging.residency.residency import Residency
 from search.cli import main
 from tests.merging.conftest import Family
@@ -210,11 +211,11 @@ def test_what_finds_no_room_is_told(family: Family) -> None:
             assert parents.notes == notes
 
 
-def test_parents_leave_room_for_a_live_model_that_is_wider(family: Family) -> None:
+def test_parents_keep_within_a_budget_that_is_made_once_they_are_open(family: Family) -> None:
     recipe = Recipe.average([family.base, family.a])
     size = Checkpoint.open(family.base).nbytes
-    with ParentSet.open(recipe, MergeOptions(memory_budget=2 * size)) as parents:
-        parents.leave_room(size)
+    with ParentSet.open(recipe, MergeOptions(memory_budget=0)) as parents:
+        parents.keep_within({CPU: Budget(0, size)})
         parents.load()
         kept = [
             name
@@ -329,9 +330,18 @@ def test_out_of_memory_falls_back_to_the_files_and_says_so(large: Recipe, caplog
     assert all(torch.equal(whole[name], expected[name]) for name in expected)
 
 
-def test_the_budget_leaves_room_for_the_live_model() -> None:
-    free = free_host_bytes()
-    assert 0 < free < 1 << 50
-    assert Budget.of(CPU, live_model_bytes=0).host <= free
-    assert Budget.of(CPU, live_model_bytes=1 << 60) == Budget(0, 0)
-    assert Budget.of(CPU, live_model_bytes=1 << 60, limit=7) == Budget(0, 7)
+def test_the_rest_of_a_device_that_is_full_becomes_the_hosts(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+    stored = sorted(Checkpoint.open(family.base).tensors.values(), key=lambda each: each.nbytes)
+    residency = Residency(CPU, Budget(sum(each.nbytes for each in stored), 0))
+    read = Residency._read_into
+
+    def full(self: Residency, place: str, tensor: StoredTensor) -> Tensor:
+        if place == "device" and tensor is stored[2]:
+            raise torch.OutOfMemoryError
+        return read(self, place, tensor)
+
+    monkeypatch.setattr(Residency, "_read_into", full)
+    assert all(residency.keep(each) is not None for each in stored)
+    assert residency.notes == [
+        "cpu ran out of memory while the parents were read; the rest of them is kept in host memory"
+    ]

@@ -12,9 +12,12 @@ import torch
 from safetensors.torch import load_file
 
 from evaluation import Speeds
+from merging import ParentSet
 from search import SearchConfig, SearchError, export_trial, run_search
 from search.compute import Compute
+from search.memory_plan import LIVE, MemoryPlan
 from search.results import ResultsFolder
+from search.run.setup import Setup
 from tests.search.conftest import Command
 from tests.search.family import Family
 from tests.search.told import Phases
@@ -55,9 +58,15 @@ def test_a_worker_elsewhere_takes_what_the_search_began_with_and_says_what_that_
     processor(speeds)
     config, phases = SearchConfig.load(family.write()), Phases()
     room: list[int] = []
+    load = Setup.load
     used: list[torch.dtype] = []
     monkeypatch.setattr("search.run.trial.Merger.apply", _remembering(used))
-    monkeypatch.setattr("search.run.setup.ParentSet.leave_room", lambda _, nbytes: room.append(nbytes))
+
+    def remembering(self: Setup, parents: ParentSet, plan: MemoryPlan) -> None:
+        room.append(next(part.bytes for part in plan.places[0].parts if part.what == LIVE))
+        load(self, parents, plan)
+
+    monkeypatch.setattr(Setup, "load", remembering)
     run_search(config, tmp_path / "run", trials=1, progress=phases)
     assert recorded(tmp_path / "run") == chosen
     assert not phases.said
@@ -72,9 +81,9 @@ def test_a_worker_elsewhere_takes_what_the_search_began_with_and_says_what_that_
     ]
     # Parents, their average, trials and finalists.
     assert set(used) == {getattr(torch, there)}
-    # A live model in float32 takes twice the memory of one in bfloat16, which parents leave.
+    # A live model in float32 takes twice the memory of one in bfloat16, and the plan knows which it is.
     elements = sum(tensor.numel() for tensor in load_file(family.a / "model.safetensors").values())
-    assert room == [2 * elements * (chosen == "float32")] * 2
+    assert room == [elements * (4 if chosen == "float32" else 2)] * 2
     log = (tmp_path / "run" / "worker.log").read_text()
     assert log.count(f"scoring computes in {there}") == 2
     export_trial(tmp_path / "run", tmp_path / "merged", anyway=True)
@@ -121,6 +130,13 @@ def test_a_cost_is_told_where_there_is_one(here: Speeds, recorded: Any, cost: st
     there, told = Compute.choose("auto", torch.bfloat16, [(64, 32)]).instead(recorded)
     assert there.dtype == recorded
     assert told.partition("; ")[2] == cost
+
+
+@pytest.mark.parametrize(("fits", "choice"), [(False, "recipe"), (True, "float32")])
+def test_a_model_that_has_no_room_in_float32_keeps_its_dtype(fits: bool, choice: str, processor: Measure) -> None:
+    processor(SLOW)
+    found = Compute.choose("auto", torch.bfloat16, [(64, 32)], fits=lambda: fits)
+    assert (found.dtype, found.itemsize) == (choice, 4 if fits else 2)
 
 
 @pytest.mark.parametrize(

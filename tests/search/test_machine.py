@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import inspect
 import shutil
 from collections.abc import Callable
 from contextlib import closing
@@ -15,12 +14,11 @@ import torch
 
 from evaluation import EvaluationError, ModelError
 from evaluation.errors import LogitsError
-from evaluation.generation.free_memory import free_host_bytes, is_out_of_memory
+from evaluation.generation.out_of_memory import is_out_of_memory
 from evaluation.sandbox.errors import SandboxError
 from evaluation.sandbox.verdict import Verdict
 from evaluation.sandbox.zygote_pair import ZygotePair
 from merging import MachineError, Merger, MergingError, NonFiniteTensor, OutOfMemory, Recipe
-from merging.residency.memory import free_host_bytes as merging_free_host_bytes
 from merging.residency.memory import is_out_of_memory as merging_is_out_of_memory
 from search import Leaderboard, SearchConfig, SearchError, run_search
 from search.errors import PrunedError, is_of_the_candidate
@@ -145,30 +143,6 @@ def test_an_error_without_words_goes_by_its_name() -> None:
 )
 def test_merging_and_scoring_take_the_same_errors_for_want_of_memory(error: Exception, out_of_memory: bool) -> None:
     assert [merging_is_out_of_memory(error), is_out_of_memory(error)] == [out_of_memory] * 2
-
-
-@pytest.mark.parametrize(
-    ("limit", "used", "cached", "left"),
-    [("5000", 3000, 0, 2000), ("5000", 4900, 1000, 1100), ("100", 3000, 0, 0), ("max", 3000, 0, None)],
-)
-def test_merging_and_scoring_see_the_same_free_memory(
-    limit: str, used: int, cached: int, left: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name, text in {
-        "memory.max": limit,
-        "memory.current": str(used),
-        "memory.stat": f"inactive_file {cached}",
-    }.items():
-        (tmp_path / name).write_text(f"{text}\n")
-    modules = [inspect.getmodule(function) for function in (merging_free_host_bytes, free_host_bytes)]
-    for module in modules:
-        monkeypatch.setattr(module, "_GROUPS", [(tmp_path, "memory.max", "memory.current", "inactive_file")])
-    found = [merging_free_host_bytes(), free_host_bytes()]
-    if left is None:
-        assert found[0] == pytest.approx(found[1], rel=0.2)  # others use the machine meanwhile
-        assert min(found) > 5000
-    else:
-        assert found == [left, left]
 
 
 @pytest.mark.parametrize(

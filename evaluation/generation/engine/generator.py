@@ -30,7 +30,8 @@ from evaluation.generation.engine.attention import UnsupportedAttentionError, at
 from evaluation.generation.engine.batch import Batch
 from evaluation.generation.engine.pass_layout import PassLayout, Piece
 from evaluation.generation.engine.slots import Slots
-from evaluation.generation.free_memory import free_bytes, is_out_of_memory
+from evaluation.generation.out_of_memory import is_out_of_memory
+from evaluation.generation.pass_memory import PASS_TOKENS
 from evaluation.generation.room import UNLIMITED, Room
 from evaluation.generation.text import end_tokens, most_tokens, within_context
 from evaluation.generation.threads import threads_for
@@ -39,8 +40,6 @@ from evaluation.generation.token_choice import NONE, choose
 _LOG = logging.getLogger(__name__)
 
 _MOST_ROWS = 256
-# Tokens per pass: enough to keep the processor busy, few enough for its caches and for the memory of the logits.
-_PASS_TOKENS = {"cpu": 1024, "cuda": 8192}
 # How many slots read by a query take as long as one more call of the attention; an estimate on a GPU.
 _CALL_WORTH_SLOTS = {"cpu": 2000, "cuda": 100_000}
 # How many more tokens in a pass take as long as a pass of their own: this decides which guesses are worth their place.
@@ -59,7 +58,7 @@ class TransformersGenerator:
     Args:
         model: a causal language model in eval mode.
         tokenizer: its tokenizer.
-        batch_size: requests decoded at once; by default as many as memory has room for, up to 256. Halved, with a line
+        batch_size: requests decoded at once; by default as many as there is room for, up to 256. Halved, with a line
             in the log, if memory runs out all the same.
         drafting: whether to make guesses; without them, a pass has the same shape for every model.
         room: the memory that the keys and values of a batch may take.
@@ -125,7 +124,7 @@ class TransformersGenerator:
 
     def _pass(self, batch: Batch, on_likelihood: OnLikelihood | None) -> Sequence[ActiveRequest]:
         """Run one pass and return the requests that it finished."""
-        pieces = batch.pieces(_PASS_TOKENS[self._kind], _PASS_WORTH_TOKENS[self._kind])
+        pieces = batch.pieces(PASS_TOKENS[self._kind], _PASS_WORTH_TOKENS[self._kind])
         rows = [batch.rows[piece.row] for piece in pieces]
         counts = [len(row.draft) + 1 for row in rows]
         logits = self._forward(pieces, counts, batch.slots)
@@ -181,9 +180,10 @@ class TransformersGenerator:
         return slots.bytes_per_slot
 
     def _rows_that_fit(self, length: int, wanted: int) -> int:
-        cache = self._room.cache_bytes
-        fitting = (free_bytes(self._model.device) if cache is None else cache) // (_PROBED[self._model] * length)
-        return max(1, min(self._most_rows, wanted, fitting))
+        rows = min(self._most_rows, wanted)
+        if self._room.cache_bytes is not None:
+            rows = min(rows, self._room.cache_bytes // (_PROBED[self._model] * length))
+        return max(1, rows)
 
 
 def _mean_log_likelihood(logits: Tensor, tokens: Sequence[int]) -> float:

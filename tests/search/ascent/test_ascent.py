@@ -103,7 +103,7 @@ def test_with_little_memory_the_proposal_is_the_same(
     config: SearchConfig, merger: Merger, solutions: Sequence[Solution]
 ) -> None:
     one_step = ascent(config, merger, solutions, AscentSection(steps=1))
-    frugal = replace(one_step, is_short_of_memory=lambda _: True)
+    frugal = replace(one_step, is_short_of_memory=True)
     with patch.object(merger, "take_gradients", side_effect=AssertionError):
         found = frugal.propose([])
     wanted = one_step.propose([])

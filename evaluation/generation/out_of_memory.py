@@ -1,0 +1,35 @@
+"""Out of memory: how to recognize that it ran out, or that a device is lost, and how to give memory back.
+
+`is_out_of_memory` is also in merging, since neither package may import the other; a test holds both to the same
+answers.
+"""
+
+from __future__ import annotations
+
+import gc
+
+import torch
+
+# What errors say: the host's, a device's, and those of the libraries that compute on it.
+_NO_MEMORY = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error means that memory ran out; torch has no error class for that on a CPU."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _NO_MEMORY)
+
+
+def is_device_lost(error: Exception) -> bool:
+    """Whether a GPU has failed so that this process cannot use it again."""
+    of_device = isinstance(error, torch.AcceleratorError) or (
+        isinstance(error, RuntimeError) and "CUDA error" in str(error)
+    )
+    return of_device and not is_out_of_memory(error)
+
+
+def release_unused() -> None:
+    """Return unused memory to the device and the system."""
+    gc.collect()
+    torch.cuda.empty_cache()

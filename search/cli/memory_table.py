@@ -1,0 +1,45 @@
+"""The memory table of --dry-run: what a search takes of each device and of the host, and what is free there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from search.memory_plan import UNKNOWN, gigabytes
+from search.views.table import plain_table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.table import Table
+
+    from search.memory_plan import MemoryPlan
+
+
+def memory_table(plan: MemoryPlan) -> Table:
+    """Return a line for each part of the plan, and a column for each device and the host."""
+    names = [place.memory.name for place in plan.places]
+    table = plain_table("memory, in GB", *names, numeric=names)
+    sizes = [{part.what: part.bytes for part in place.parts} for place in plan.places]
+    for what in dict.fromkeys(what for own in sizes for what in own):
+        table.add_row(what, *(_shown(own.get(what, 0)) for own in sizes))
+    table.add_row("in all", *(_shown(place.planned) for place in plan.places), style="bold")
+    table.add_row("free now", *(_shown(place.memory.free) for place in plan.places))
+    return table
+
+
+def memory_lines(plan: MemoryPlan) -> Iterator[str]:
+    """Yield what the table does not tell, in sentences."""
+    if plan.refusal:
+        yield f"The search has no room here: {plan.refusal}"
+        return
+    if plan.rows:
+        yield f"{plan.rows} problems are decoded at once."
+    if plan.from_host:
+        yield f"{gigabytes(plan.from_host)} of the parents are copied from the host's memory for every candidate."
+    yield from plan.notes
+
+
+def _shown(size: int) -> str:
+    if size == 0:
+        return ""
+    return "unknown" if size >= UNKNOWN else f"{size / 1e9:.1f}" if size >= 5e7 else f"{size / 1e9:.3f}"

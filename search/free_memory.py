@@ -1,0 +1,66 @@
+"""Free memory: what the system says, of the host and of each device.
+
+Guarantees: on Linux the control group's limit counts. Where nothing is known, the answer is unlimited. Only
+planned_memory.py asks; a test holds that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+
+from search.memory_plan import UNKNOWN, Machine, Memory
+
+_MEMINFO = Path("/proc/meminfo")
+# Files of a memory control group, versions 2 and 1: limit, usage, and the part of the usage that caches files.
+_GROUPS = (
+    (Path("/sys/fs/cgroup"), "memory.max", "memory.current", "inactive_file"),
+    (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
+
+
+def machine_of(devices: Sequence[torch.device], workers: int = 1) -> Machine:
+    """Return the memory that this process can take.
+
+    Args:
+        devices: of the live model; those that compute in the host's memory have none of their own.
+        workers: processes that share this machine, this one included.
+    """
+    own = tuple(_device(device) for device in devices if device.type == "cuda")
+    return Machine(_host(), own, workers)
+
+
+def _device(device: torch.device) -> Memory:
+    free, total = torch.cuda.mem_get_info(device)
+    # What torch holds there unused is free, too.
+    free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return Memory(str(torch.empty(0, device=device).device), total, free)
+
+
+def _host() -> Memory:
+    """Return what this process can take without swapping or being killed."""
+    found = [(_of_meminfo("MemTotal"), _of_meminfo("MemAvailable")), *_groups()]
+    return Memory("host", min(total for total, _ in found), min(free for _, free in found))
+
+
+def _of_meminfo(key: str) -> int:
+    try:
+        lines = _MEMINFO.read_text(encoding="ascii").splitlines()
+    except OSError:
+        return UNKNOWN
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:")), UNKNOWN)
+
+
+def _groups() -> Iterator[tuple[int, int]]:
+    """Yield the limit of each control group, and what is left of it."""
+    for folder, limit, usage, cached in _GROUPS:
+        try:
+            most = (folder / limit).read_text(encoding="ascii").strip()
+            used = int((folder / usage).read_text(encoding="ascii"))
+            stat = dict(line.split() for line in (folder / "memory.stat").read_text(encoding="ascii").splitlines())
+        except (OSError, ValueError):
+            continue
+        if most != "max":
+            yield int(most), max(0, int(most) - used + int(stat.get(cached, 0)))

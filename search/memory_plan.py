@@ -1,0 +1,444 @@
+"""The memory plan: what a search takes of each device and of the host, before it takes anything.
+
+It is arithmetic on sizes that headers and configs tell, and on what is free. Keys and values for min(82, problems) rows
+come first, because a batch that is starved costs minutes; parents get what is left, because a parent on the card saves
+a fraction of a second a candidate. What has no room on a device is kept in the host's memory, and else read from files.
+Generation, merging and an ascent take turns, so the gradient of an ascent lies where keys and values lie otherwise.
+
+Guarantees: what is planned for a device or the host is no more than is free there. A plan that cannot work says so
+with numbers, before anything is loaded. Does not know what an allocator loses: a part of each memory stays free for it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from evaluation.generation.pass_memory import PASS_TOKENS, ModelShape, layers_bytes, logits_bytes
+from evaluation.generation.room import PLAIN_ROWS, Room
+from merging.residency.memory import Budget
+
+FIRST_ROWS = 82
+"""Rows that are given room before parents are: half of HumanEval."""
+
+_MOST_ROWS = 256
+# What stays free of a device: for the libraries' workspaces, and what the allocator rounds up and cannot use.
+_DEVICE_MARGIN, _DEVICE_MARGIN_PART = 500_000_000, 0.02
+# And of the host's free memory: for the sandbox, other programs, and the files that the system caches.
+_HOST_MARGIN_PART = 0.1
+# Pinned memory comes in slabs of 1 GiB, whose ends are lost.
+_PINNED_WASTE = 0.05
+# What a vLLM engine takes of a GPU besides: its process's context, a step's activations and logits, CUDA graphs. An
+# estimate: never measured on a GPU.
+_ENGINE_OVERHEAD = 3_500_000_000
+# It reserves keys and values in blocks, for guesses beside what a request asks for, and for one text of a round length.
+_ENGINE_BLOCK, _ENGINE_GUESSES, _ENGINE_LENGTH = 128, 64, 1024
+# When rows end, those that are left move together, which takes a copy of one layer's keys or values.
+_COPIED = 1
+
+FREE, LIVE, PASS, CACHE, PARENTS = "left free", "live model", "logits and activations", "keys and values", "parents"
+BUFFERS, STATISTICS, TABLES = "transfer buffers", "statistics", "magnitude tables"
+MERGING, WEIGHTS, ENGINE = "merging and ascent, besides", "engine: weights", "engine: activations, graphs"
+UNKNOWN = sys.maxsize
+"""Stands for a memory of which nothing is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """The memory of a device or the host, in bytes; `UNKNOWN` where nothing is known."""
+
+    name: str
+    total: int
+    free: int
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What there is.
+
+    Attributes:
+        host: its memory.
+        devices: those of the live model, in the order of the demand's shares; none if it lies in the host's memory.
+        workers: on this machine, this one included; each plans with its part of the host's memory. Of a card it plans
+            with what is free, since each may have its own.
+    """
+
+    host: Memory
+    devices: tuple[Memory, ...] = ()
+    workers: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What of the models belongs on one device, in bytes.
+
+    Attributes:
+        parents: all parents' tensors.
+        live: the live model in the dtype that it computes in; 0 if there is no whole one.
+        slot: the keys and values of one token.
+        streaming: what parents pass through that are not kept there.
+        staging: what of them that come from files passes through in the host's memory.
+        statistics: what methods keep of the parents.
+        working: the most that a merge takes besides, while nothing is generated.
+        calibration: what calibrating takes once, before there is a live model.
+        gradient: of an ascent, and what its backward pass keeps; 0 without one.
+        engine: the weights of a vLLM engine.
+        has_head: whether the logits are computed there.
+    """
+
+    parents: int
+    live: int
+    slot: int
+    streaming: int = 0
+    staging: int = 0
+    statistics: int = 0
+    working: int = 0
+    calibration: int = 0
+    gradient: int = 0
+    engine: int = 0
+    has_head: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What a search wants.
+
+    Attributes:
+        shares: what belongs on each device.
+        shape: of the live model.
+        length: tokens of the longest request, its completion included.
+        requests: how many may run at once: problems times samples.
+        host_statistics: what methods keep in the host's memory.
+        batch_size: rows that the user asks for.
+        parents_limit: bytes that the user lets parents take in all.
+        device_limit: bytes that the user lets them take on all devices.
+    """
+
+    shares: tuple[Share, ...]
+    shape: ModelShape
+    length: int
+    requests: int
+    host_statistics: int = 0
+    batch_size: int | None = None
+    parents_limit: int | None = None
+    device_limit: int | None = None
+
+    @property
+    def first_rows(self) -> int:
+        """The rows that come before parents."""
+        return min(self.batch_size or FIRST_ROWS, max(1, self.requests))
+
+    @property
+    def most_rows(self) -> int:
+        """The rows that are of use where there is room."""
+        return min(self.batch_size or _MOST_ROWS, max(1, self.requests))
+
+    @property
+    def has_engine(self) -> bool:
+        """Whether vLLM generates."""
+        return any(share.engine for share in self.shares)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What something takes, in bytes."""
+
+    what: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What is planned for a device or the host.
+
+    Attributes:
+        memory: what is there.
+        parts: what is taken of it, the margin included.
+    """
+
+    memory: Memory
+    parts: tuple[Part, ...]
+
+    @property
+    def planned(self) -> int:
+        """The bytes of all parts."""
+        return sum(part.bytes for part in self.parts)
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPlan:
+    """A plan.
+
+    Attributes:
+        places: the devices and, last, the host.
+        budgets: what parents may take, by device, as in the demand.
+        rows: that are decoded at once.
+        room: what generation may take.
+        gradient_fits: whether an ascent has room for a whole gradient.
+        from_host: bytes of parents that are copied from the host's memory for every candidate.
+        from_files: bytes that are read from files for every candidate.
+        notes: what a person should know, in sentences.
+        refusal: why it cannot work, in a sentence; empty if it can.
+    """
+
+    places: tuple[Place, ...]
+    budgets: tuple[Budget, ...]
+    rows: int
+    room: Room
+    gradient_fits: bool
+    from_host: int
+    from_files: int
+    notes: tuple[str, ...] = ()
+    refusal: str = ""
+
+
+@dataclass
+class _Account:
+    """The memory of a place while it is given away."""
+
+    memory: Memory
+    left: int
+    sizes: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, memory: Memory, workers: int, margin: int) -> _Account:
+        own = min(memory.free, memory.total // workers)
+        margin = min(margin, own) if memory.free < UNKNOWN else 0
+        account = cls(memory, own)
+        account.take(FREE, margin)
+        return account
+
+    def take(self, what: str, size: int) -> None:
+        if size:
+            self.sizes[what] = self.sizes.get(what, 0) + size
+            self.left -= size
+
+    @property
+    def place(self) -> Place:
+        return Place(self.memory, tuple(Part(what, size) for what, size in self.sizes.items()))
+
+
+@dataclass
+class _Device:
+    """One share of the models where it is planned: on a device, or in the host's memory."""
+
+    account: _Account
+    share: Share
+    demand: Demand
+    on_gpu: bool
+    kept: int = 0
+
+    @property
+    def buffers(self) -> int:
+        """What parents that are not kept pass through: none in the host's memory, where their files are mapped."""
+        return self.share.streaming if self.on_gpu else 0
+
+    @property
+    def row(self) -> int:
+        """Keys and values of the longest row."""
+        if self.share.engine:
+            return _rounded(self.demand.length + _ENGINE_GUESSES, _ENGINE_BLOCK) * self.share.slot
+        copied = self.share.slot * _COPIED // (2 * self.demand.shape.layers)
+        return self.demand.length * (self.share.slot + copied)
+
+    @property
+    def first_row(self) -> int:
+        """Keys and values without which nothing is generated: an engine has room for a text of a round length."""
+        if not self.share.engine:
+            return self.row
+        length = _rounded(self.demand.length, _ENGINE_LENGTH) + _ENGINE_GUESSES
+        return _rounded(length, _ENGINE_BLOCK) * self.share.slot
+
+    def take_models(self) -> None:
+        shape, length, take = self.demand.shape, self.demand.length, self.account.take
+        take(LIVE, self.share.live)
+        if self.share.engine:
+            take(WEIGHTS, self.share.engine)
+            take(ENGINE, _ENGINE_OVERHEAD if self.on_gpu else _ENGINE_OVERHEAD // 2)
+        else:
+            tokens = PASS_TOKENS["cuda" if self.on_gpu else "cpu"]
+            logits = logits_bytes(shape, tokens, length) if self.share.has_head else 0
+            take(PASS, max(logits, layers_bytes(shape, tokens, length)))
+
+    def rows_in(self, size: int) -> int:
+        if not self.row:
+            return _MOST_ROWS
+        return max(0, size) // self.row if size >= self.first_row else 0
+
+    def cache(self, rows: int) -> int:
+        return max(rows * self.row, self.first_row)
+
+    def besides(self, size: int) -> int:
+        """What takes turns with generation takes beside the memory of keys, values and a pass."""
+        sizes = self.account.sizes
+        return max(0, size - sizes.get(CACHE, 0) - sizes.get(PASS, 0)) if not self.share.engine else size
+
+    def take_parents(self, limit: int) -> None:
+        """Keep parents and statistics as far as there is room; what has none passes through the buffers."""
+        room = self.account.left
+        if self.share.calibration:
+            other = sum(self.account.sizes.get(what, 0) for what in (LIVE, PASS, CACHE, MERGING))
+            room = min(room, room + other - self.share.calibration)
+        wanted = min(self.share.parents + self.share.statistics, limit)
+        if wanted > room or wanted < self.share.parents + self.share.statistics:
+            self.account.take(BUFFERS, self.buffers)
+            room -= self.buffers
+        self.kept = max(0, min(wanted, room))
+        parents = min(self.kept, self.share.parents)
+        self.account.take(PARENTS, parents)
+        self.account.take(STATISTICS, self.kept - parents)
+
+    @property
+    def elsewhere(self) -> int:
+        """Parents and statistics that have no room here."""
+        return self.share.parents + self.share.statistics - self.kept
+
+
+def plan_memory(machine: Machine, demand: Demand) -> MemoryPlan:
+    """Plan the memory of a search, or of a single evaluation."""
+    on_gpu = bool(machine.devices)
+    host = _Account.of(machine.host, machine.workers, int(_HOST_MARGIN_PART * machine.host.free))
+    accounts = [_Account.of(each, 1, _device_margin(each)) for each in machine.devices]
+    devices = [
+        _Device(account, share, demand, on_gpu)
+        for account, share in zip(accounts or [host], demand.shares, strict=True)
+    ]
+    for device in devices:
+        device.take_models()
+    fits = min(device.rows_in(device.account.left - device.buffers) for device in devices)
+    places = (*(account.place for account in accounts), host.place)
+    if refusal := _refusal(devices, fits):
+        return MemoryPlan(places, (), 0, Room(), False, 0, 0, (), refusal)
+    rows = min(demand.first_rows, fits)
+    for device in devices:
+        device.account.take(CACHE, device.cache(rows))
+    # Where a search keeps them on disk, they are mapped from there, and give way.
+    host.take(TABLES, min(demand.host_statistics, max(0, host.left)))
+    gradient_fits = all(each.besides(each.share.gradient) + each.buffers <= each.account.left for each in devices)
+    for device in devices:
+        besides = device.besides(max(device.share.working, device.share.gradient if gradient_fits else 0))
+        device.account.take(MERGING, max(0, min(besides, device.account.left - device.buffers)))
+        device.take_parents(_limit(device, demand))
+    on_host = _take_host(host, devices, demand) if on_gpu else [0]
+    if rows == demand.first_rows < demand.most_rows:  # parents have what they can use
+        more = min(demand.most_rows - rows, *(device.rows_in(device.account.left) for device in devices))
+        for device in devices:
+            device.account.take(CACHE, more * device.row)
+        rows += more
+    from_files = sum(device.elsewhere for device in devices) - sum(on_host)
+    budgets = tuple(
+        Budget(device.kept, pinned) if on_gpu else Budget(0, device.kept)
+        for device, pinned in zip(devices, on_host, strict=True)
+    )
+    return MemoryPlan(
+        (*(account.place for account in accounts), host.place),
+        budgets,
+        rows,
+        _room(devices, demand, rows, fits),
+        gradient_fits,
+        sum(on_host),
+        from_files,
+        tuple(_notes(devices, demand, rows, gradient_fits, from_files)),
+    )
+
+
+def _device_margin(memory: Memory) -> int:
+    return _DEVICE_MARGIN + int(_DEVICE_MARGIN_PART * memory.total)
+
+
+def _limit(device: _Device, demand: Demand) -> int:
+    """Return what the user lets parents take here: each device has the part of a limit that it has of the parents."""
+    limits = [demand.parents_limit, demand.device_limit if device.on_gpu else None]
+    whole = sum(share.parents for share in demand.shares)
+    part = device.share.parents / whole if whole else 1.0
+    return min((int(limit * part) for limit in limits if limit is not None), default=UNKNOWN)
+
+
+def _take_host(host: _Account, devices: Sequence[_Device], demand: Demand) -> list[int]:
+    """Keep in the host's memory what the devices have no room for; return the bytes for each device."""
+    wanted = sum(device.elsewhere for device in devices)
+    limit = UNKNOWN if demand.parents_limit is None else demand.parents_limit - sum(each.kept for each in devices)
+    kept = min(wanted, limit, _without_waste(host.left))
+    if kept < wanted:  # the rest comes from files, through pinned memory as large as the buffers
+        staging = sum(device.share.staging for device in devices if device.elsewhere)
+        host.take("buffers for reading files", min(staging, max(0, host.left)))
+        kept = max(0, min(kept, _without_waste(host.left)))
+    parts = [device.elsewhere * kept // wanted if wanted else 0 for device in devices]
+    host.take(PARENTS, sum(parts))
+    host.take("ends of pinned slabs", int(_PINNED_WASTE * sum(parts)))
+    return parts
+
+
+def _rounded(number: int, step: int) -> int:
+    return -(-number // step) * step
+
+
+def _without_waste(size: int) -> int:
+    return int(max(0, size) / (1 + _PINNED_WASTE))
+
+
+def _room(devices: Sequence[_Device], demand: Demand, rows: int, fits: int) -> Room:
+    plain = min(PLAIN_ROWS, fits)
+    if not demand.has_engine:
+        slot = sum(device.share.slot for device in devices)
+        return Room(cache_bytes=rows * demand.length * slot, plain_rows=plain)
+    (device,) = (device for device in devices if device.share.engine)
+    cache = device.account.sizes.get(CACHE, 0)
+    whole = device.share.engine + device.account.sizes[ENGINE] + cache
+    return Room(plain_rows=plain, engine_bytes=whole, engine_cache_bytes=cache)
+
+
+def _refusal(devices: Sequence[_Device], fits: int) -> str:
+    """Return why nothing can run, in a sentence, or nothing."""
+    for device in devices:
+        free = device.account.left + sum(size for what, size in device.account.sizes.items() if what != FREE)
+        if device.share.calibration > free:
+            return (
+                f"{device.account.memory.name} can give {gigabytes(free)}, and calibration takes "
+                f"{gigabytes(device.share.calibration)} for a model with its gradients in float32; take a method that "
+                "needs none, or a device with more memory"
+            )
+    if fits:
+        return ""
+    device = min(devices, key=lambda each: each.account.left - each.buffers - each.first_row)
+    parts = {what: size for what, size in device.account.sizes.items() if what != FREE}
+    needed = parts | {BUFFERS: device.buffers, "keys and values of a row": device.first_row}
+    free = device.account.left + sum(parts.values())
+    told = ", ".join(f"{what} {gigabytes(size)}" for what, size in needed.items() if size)
+    return (
+        f"{device.account.memory.name} can give {gigabytes(free)}, and the least that is needed there is "
+        f"{gigabytes(sum(needed.values()))}: {told}; "
+        + (
+            "take the backend transformers, or a GPU with more memory"
+            if device.share.engine
+            else "spread the model over several GPUs (merging.device_map: auto), or take a GPU with more memory"
+            if device.on_gpu
+            else "take a machine with more memory, or smaller models"
+        )
+    )
+
+
+def _notes(
+    devices: Sequence[_Device], demand: Demand, rows: int, gradient_fits: bool, from_files: int
+) -> Iterator[str]:
+    if rows < demand.first_rows:
+        device = min(devices, key=lambda each: each.rows_in(each.account.sizes.get(CACHE, 0)) * each.row)
+        yield (
+            f"{rows} of {demand.first_rows} rows are decoded at once: keys and values of a row of {demand.length:,} "
+            f"tokens take {gigabytes(device.row)}, and {device.account.memory.name} has room for no more"
+        )
+    if not gradient_fits and any(device.share.gradient for device in devices):
+        size = sum(device.share.gradient for device in devices)
+        yield (
+            f"ascent: memory has no room for a gradient and its backward pass ({gigabytes(size)}); slopes are taken "
+            "tensor by tensor, which merges every tensor again for each batch of solutions"
+        )
+    if from_files:
+        yield f"{gigabytes(from_files)} of the parents have no room in memory and are read for every candidate"
+
+
+def gigabytes(size: int) -> str:
+    """Return a size for people."""
+    unit, scale = next((pair for pair in (("GB", 1e9), ("MB", 1e6)) if size >= pair[1]), ("KB", 1e3))
+    return f"{size / scale:.{1 if unit == 'GB' else 0}f} {unit}"

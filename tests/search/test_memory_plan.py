@@ -1,0 +1,260 @@
+"""What is planned fits; rows come before parents; what cannot work is refused with numbers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from evaluation import BackendName
+from evaluation.generation.pass_memory import ModelShape
+from search.cli.memory_table import memory_lines, memory_table
+from search.memory_plan import (
+    CACHE,
+    FREE,
+    LIVE,
+    PARENTS,
+    STATISTICS,
+    UNKNOWN,
+    Demand,
+    Machine,
+    Memory,
+    MemoryPlan,
+    Place,
+    Share,
+    plan_memory,
+)
+from tests.benchmarks.memory_plan import CARDS, LARGE, MODELS, Model, demand_of, machine_of, plans
+
+BACKENDS: tuple[BackendName, ...] = ("transformers", "vllm")
+SIZES = st.integers(0, 200_000_000_000)
+SHAPES = st.builds(
+    ModelShape,
+    layers=st.integers(1, 80),
+    hidden=st.integers(64, 8192),
+    intermediate=st.integers(64, 28_672),
+    vocabulary=st.integers(256, 256_000),
+    heads=st.just(32),
+    kv_heads=st.sampled_from([1, 4, 8, 32]),
+    head_size=st.sampled_from([64, 128]),
+    itemsize=st.sampled_from([2, 4]),
+)
+
+
+@st.composite
+def shares(draw: st.DrawFn, shape: ModelShape, *, has_engine: bool = False) -> Share:
+    live = draw(SIZES)
+    streaming = draw(st.integers(0, 800_000_000))
+    return Share(
+        parents=draw(SIZES),
+        live=live,
+        slot=shape.slot_bytes,
+        streaming=streaming,
+        staging=streaming,
+        statistics=draw(st.sampled_from([0, 10**9, 30 * 10**9])),
+        working=draw(st.sampled_from([0, 10**9])),
+        calibration=draw(st.sampled_from([0, 2 * live])),
+        gradient=0 if has_engine else draw(st.sampled_from([0, live])),
+        engine=live if has_engine else 0,
+    )
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> tuple[Machine, Demand]:
+    shape, has_engine = draw(SHAPES), draw(st.booleans())
+    devices = 1 if has_engine else draw(st.integers(0, 4))
+    memories = []
+    for index in range(devices):
+        total = draw(SIZES)
+        memories.append(Memory(f"cuda:{index}", total, draw(st.integers(0, total))))
+    total = draw(SIZES)
+    machine = Machine(Memory("host", total, draw(st.integers(0, total))), tuple(memories), draw(st.integers(1, 8)))
+    wanted = tuple(draw(shares(shape, has_engine=has_engine)) for _ in range(max(1, devices)))
+    limit = st.none() | SIZES
+    demand = Demand(
+        wanted, shape, draw(st.integers(1, 8192)), draw(st.integers(0, 1000)), draw(SIZES),
+        draw(st.none() | st.integers(1, 300)), draw(limit), draw(limit),
+    )  # fmt: skip
+    return machine, demand
+
+
+def on(place: Place, what: str) -> int:
+    return sum(part.bytes for part in place.parts if part.what == what)
+
+
+@given(cases())
+def test_a_plan_fits_into_what_is_free(case: tuple[Machine, Demand]) -> None:
+    machine, demand = case
+    plan = plan_memory(machine, demand)
+    if plan.refusal:
+        return
+    for place in plan.places:
+        assert all(part.bytes >= 0 for part in place.parts)
+        assert place.planned <= place.memory.free
+    assert sum(budget.device + budget.host for budget in plan.budgets) + plan.from_files == sum(
+        share.parents + share.statistics for share in demand.shares
+    )
+
+
+@given(cases())
+def test_a_plan_has_the_rows_that_are_wanted_or_a_reason(case: tuple[Machine, Demand]) -> None:
+    plan = plan_memory(*case)
+    if plan.refusal:
+        assert plan.rows == 0
+        assert "can give" in plan.refusal
+    elif plan.rows < case[1].first_rows:
+        assert any(f"{plan.rows} of {case[1].first_rows} rows" in note for note in plan.notes)
+    else:
+        assert plan.rows <= case[1].most_rows
+
+
+@given(cases(), st.integers(0, 100_000_000_000))
+def test_more_memory_never_costs_rows_or_kept_parents(case: tuple[Machine, Demand], more: int) -> None:
+    machine, demand = case
+    # The gradient of an ascent takes the place of parents from where it fits.
+    demand = replace(demand, shares=tuple(replace(share, gradient=0) for share in demand.shares))
+
+    def larger(memory: Memory) -> Memory:
+        return replace(memory, total=memory.total + more, free=memory.free + more)
+
+    if not machine.devices:
+        machine = replace(machine, host=larger(machine.host))
+    grown = replace(machine, devices=tuple(map(larger, machine.devices)))
+    small, large = plan_memory(machine, demand), plan_memory(grown, demand)
+    assert large.rows >= small.rows
+    assert bool(large.refusal) <= bool(small.refusal)
+    if not small.refusal:
+        assert large.from_files <= small.from_files
+
+
+@given(cases(), st.integers(0, 100_000_000_000))
+def test_more_parents_never_cost_rows_that_come_first(case: tuple[Machine, Demand], more: int) -> None:
+    machine, demand = case
+    many = replace(demand, shares=tuple(replace(share, parents=share.parents + more) for share in demand.shares))
+    few, found = plan_memory(machine, demand), plan_memory(machine, many)
+    assert min(few.rows, demand.first_rows) == min(found.rows, demand.first_rows)
+
+
+@given(cases(), st.integers(1, 8))
+def test_workers_of_one_machine_never_plan_more_than_there_is(case: tuple[Machine, Demand], workers: int) -> None:
+    machine = replace(case[0], workers=workers)
+    plan = plan_memory(machine, case[1])
+    if not plan.refusal:
+        assert workers * plan.places[-1].planned <= machine.host.total
+
+
+# As their model cards have it.
+PARAMETERS = [6.74e9, 7.62e9, 8.03e9, 70.6e9]
+
+
+@pytest.mark.parametrize(("model", "parameters"), list(zip([*MODELS, LARGE], PARAMETERS, strict=True)))
+def test_the_layouts_have_the_parameters_of_the_models(model: Model, parameters: float) -> None:
+    assert model.parameters == pytest.approx(parameters, rel=0.002)
+    halves = [sum(model.on_device(index, 2)) for index in range(2)]
+    assert sum(halves) == model.parameters
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.name)
+@pytest.mark.parametrize("card", CARDS)
+def test_a_card_has_enough_rows_or_says_why_not(card: int, model: Model, backend: BackendName) -> None:
+    plan = plan_memory(machine_of(card), demand_of(model, backend))
+    place = plan.places[0]
+    if backend == "transformers":
+        assert not plan.refusal
+        assert on(place, LIVE) == 2 * model.parameters
+        assert plan.rows >= {24: 14, 48: 50, 80: 82, 141: 82}[card]
+        assert card < 80 or (plan.from_files == 0 and plan.gradient_fits)
+    if plan.refusal:
+        assert card == 24
+    else:
+        assert place.planned <= place.memory.free
+        assert plan.rows >= 32 or plan.notes
+        assert on(place, CACHE) >= plan.rows * 1110 * model.shape.slot_bytes
+    if card == 141:
+        assert plan.rows == 82
+        assert on(place, PARENTS) == 6 * model.parameters
+
+
+def test_an_engine_is_given_what_it_needs_or_is_refused() -> None:
+    for _, model, backend, plan in plans():
+        if backend == "vllm" and not plan.refusal:
+            assert plan.room.engine_bytes is not None
+            assert plan.room.engine_cache_bytes is not None
+            assert plan.room.engine_bytes - plan.room.engine_cache_bytes > 2 * model.parameters
+            assert plan.room.engine_cache_bytes >= plan.rows * 1110 * model.shape.slot_bytes
+
+
+def test_a_model_that_is_spread_has_rows_by_all_its_devices() -> None:
+    plan = plan_memory(machine_of(80, 4), demand_of(LARGE, devices=4))
+    assert (plan.refusal, plan.rows) == ("", 82)
+    assert [place.memory.name for place in plan.places] == ["cuda:0", "cuda:1", "cuda:2", "cuda:3", "host"]
+    assert plan.room.cache_bytes == 82 * 1110 * LARGE.shape.slot_bytes
+    assert plan_memory(machine_of(80), demand_of(LARGE)).refusal.startswith("cuda:0 can give 82.8 GB")
+
+
+def test_plain_generation_has_the_same_rows_whatever_the_requests() -> None:
+    demand = demand_of(MODELS[0])
+    rooms = [plan_memory(machine_of(80), replace(demand, requests=each)).room for each in (1, 20, 164)]
+    assert {room.plain_rows for room in rooms} == {64}
+    assert plan_memory(machine_of(24), demand).room.plain_rows == 15
+
+
+def test_limits_of_the_user_are_kept_on_the_device_and_in_all() -> None:
+    demand = replace(demand_of(MODELS[1]), parents_limit=20 * 10**9, device_limit=5 * 10**9)
+    plan = plan_memory(machine_of(141), demand)
+    assert (plan.budgets[0].device, plan.budgets[0].host) == (5 * 10**9, 15 * 10**9)
+    assert plan.from_files == demand.shares[0].parents - 20 * 10**9
+
+
+def test_a_host_of_which_nothing_is_known_has_room_for_everything() -> None:
+    machine = Machine(Memory("host", UNKNOWN, UNKNOWN))
+    plan = plan_memory(machine, replace(demand_of(MODELS[0]), requests=164))
+    assert (plan.rows, plan.from_files, plan.refusal) == (164, 0, "")
+
+
+def test_calibration_that_has_no_room_is_refused_before_anything_is_loaded() -> None:
+    demand = demand_of(MODELS[0])
+    share = replace(demand.shares[0], calibration=27 * 10**9)
+    refused = plan_memory(machine_of(24), replace(demand, shares=(share,)))
+    assert "calibration takes 27.0 GB" in refused.refusal
+    fitting = plan_memory(machine_of(80), replace(demand, shares=(share,)))
+    assert not fitting.refusal
+    # Parents are there before it, the live model and the cache are not.
+    assert on(fitting.places[0], PARENTS) + share.calibration <= fitting.places[0].memory.free
+
+
+def test_statistics_that_have_no_room_on_the_card_are_kept_on_the_host() -> None:
+    demand = demand_of(MODELS[0])
+    share = replace(demand.shares[0], statistics=27 * 10**9)
+    plan = plan_memory(machine_of(80), replace(demand, shares=(share,)))
+    assert on(plan.places[0], STATISTICS) == 0
+    assert plan.from_host == share.parents + share.statistics - on(plan.places[0], PARENTS)
+
+
+@pytest.mark.parametrize("width", [80, 160])
+@pytest.mark.parametrize("devices", [0, 1, 4])
+def test_the_table_fits_a_terminal_and_adds_up(width: int, devices: int) -> None:
+    if devices:
+        plan = plan_memory(machine_of(80, devices), demand_of(LARGE if devices > 1 else MODELS[0], devices=devices))
+    else:
+        plan = plan_memory(Machine(Memory("host", 10**11, 9 * 10**10)), demand_of(MODELS[0]))
+    console = Console(width=width, record=True, file=None, quiet=True)
+    with console.capture() as capture:
+        console.print(memory_table(plan))
+    text = capture.get() or console.export_text()
+    assert max(map(len, text.splitlines()), default=0) <= width
+    table = shown(plan)
+    assert table[0][0] == "memory, in GB"
+    assert FREE in [row[0] for row in table]
+    assert next(iter(memory_lines(plan))).startswith(f"{plan.rows} problems")
+
+
+def shown(plan: MemoryPlan) -> list[list[str]]:
+    """Return the cells of the table."""
+    table = memory_table(plan)
+    columns = [[str(column.header), *map(str, column.cells)] for column in table.columns]
+    return [list(row) for row in zip(*columns, strict=True)]

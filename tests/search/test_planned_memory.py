@@ -1,0 +1,96 @@
+"""The plan of a search is made of headers, and is the plan that the search keeps to."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from evaluation.generation.engine import generator
+from evaluation.generation.engine.generator import TransformersGenerator
+from merging import MergeOptions, Merger, ParentSet, load_model, load_tokenizer
+from merging.residency.memory import Budget
+from search import SearchConfig, SearchError, run_search
+from search.memory_plan import Machine, Memory
+from search.planned_memory import Generation, Planner, budgets_of, demand_of
+from tests.parametrization import every
+from tests.search.conftest import Command
+from tests.search.family import Family
+
+SCARCE = Machine(Memory("host", 10**6, 10**5))
+
+
+def test_the_sizes_of_a_search_are_those_of_its_files(family: Family) -> None:
+    config = SearchConfig.load(family.write())
+    elements = [
+        sum(tensor.numel() for tensor in load_file(Path(folder) / "model.safetensors").values())
+        for folder in dict.fromkeys(name for recipe in config.space.extreme_recipes for name in recipe.parents())
+    ]
+    with ParentSet.open(config.space.extreme_recipes, MergeOptions(memory_budget=0)) as parents:
+        merger = Merger(parents)
+        demand = demand_of(merger, config.space.extreme_recipes, Generation("transformers", 100, 7))
+        (share,) = demand.shares
+        itemsize = parents.stored_tensors()[0][1].dtype.itemsize
+        assert share.parents == sum(elements) * itemsize
+        assert share.live == elements[0] * itemsize
+        wide = demand_of(merger, config.space.extreme_recipes, Generation("vllm", 100, 7), itemsize=4).shares[0]
+        assert (wide.live, wide.engine) == (4 * elements[0],) * 2
+        assert (demand.first_rows, demand.length) == (7, 100)
+
+
+def test_a_slot_takes_what_the_generator_finds(family: Family) -> None:
+    config = SearchConfig.load(family.write())
+    with ParentSet.open(config.space.extreme_recipes, MergeOptions(memory_budget=0)) as parents:
+        name = next(iter(parents.checkpoints))
+        model, tokenizer = load_model(name), load_tokenizer(name)
+        demand = demand_of(Merger(parents), config.space.extreme_recipes, Generation("transformers", 100, 7))
+        TransformersGenerator(model, tokenizer)
+        assert demand.shares[0].slot * model.dtype.itemsize == generator._PROBED[model] * demand.shape.itemsize
+
+
+def test_several_cpus_share_the_budget_of_the_host(family: Family) -> None:
+    config = SearchConfig.load(family.write())
+    with ParentSet.open(config.space.extreme_recipes, MergeOptions(memory_budget=0)) as parents:
+        machine = Machine(Memory("host", 10**10, 10**10))
+        planner = Planner(Merger(parents), config.space.extreme_recipes, Generation("transformers", 100, 7), machine)
+        plan = planner.plan()
+        whole = plan.budgets[0].host
+        assert budgets_of(plan, [torch.device("cpu")]) == {torch.device("cpu"): Budget(0, whole)}
+        halves = budgets_of(plan, [torch.device("cpu"), torch.device("cpu:0")])
+        assert [budget.host for budget in halves.values()] == [whole // 2] * 2
+        assert planner.fits_in_float32()
+        assert not replace(planner, machine=SCARCE).fits_in_float32()
+
+
+def test_a_search_without_room_is_refused_before_anything_is_written(
+    family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("search.planned_memory.machine_of", lambda *_: SCARCE)
+    monkeypatch.setattr(ParentSet, "load", pytest.fail)
+    with pytest.raises(
+        SearchError, match=r"the search has no room here: host can give 90 KB, and the least .* is .* MB"
+    ):
+        run_search(SearchConfig.load(family.write()), tmp_path / "run", trials=1)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("machine", "told"),
+    every(
+        2,
+        [
+            (Machine(Memory("host", 10**10, 8 * 10**9)), "problems are decoded at once."),
+            (SCARCE, "The search has no room here: host can give 90 KB"),
+        ],
+    ),
+)
+def test_a_dry_run_shows_the_plan(
+    machine: Machine, told: str, family: Family, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("search.planned_memory.machine_of", lambda *_: machine)
+    done = command("run", family.write(), "--dry-run")
+    assert done.exit_code == 0
+    assert all(part in done.stdout for part in ("memory, in GB", "free now", told))
