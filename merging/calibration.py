@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
@@ -26,8 +27,10 @@ from merging.methods import METHODS
 from merging.methods.registry import Observed
 from merging.parents import OnRead, ParentSet
 from merging.planning.plan import Source, Step
+from merging.residency.memory import is_out_of_memory
+from merging.residency.room import with_room
 from merging.statistics import forms
-from merging.statistics.statistics import Kept
+from merging.statistics.statistics import Kept, Place
 from merging.tokenization.embeddings import RearrangedTensor
 from merging.tokenization.tokenizers import load_tokenizer
 
@@ -87,7 +90,9 @@ def observations(
     def made_of(digest: Digest) -> object:
         return _made_of(parent, sequences(), parents, digest)
 
-    return parents.statistics.once((kind, parent, file), observe, Kept(kind, _OBSERVATIONS, made_of, parents.device))
+    return parents.statistics.once(
+        (kind, parent, file), observe, Kept(kind, _OBSERVATIONS, made_of, parents.place(parents.device))
+    )
 
 
 def _made_of(parent: str, sequences: Sequence[Tensor], parents: ParentSet, digest: Digest) -> object:
@@ -119,11 +124,18 @@ def _observe(
     parents: ParentSet,
     progress: OnRead | None,
 ) -> dict[str, Tensor]:
-    with torch.inference_mode(False):
+    watch = partial(progress, f"calibrating {Path(parent).name}") if progress else None
+    place = parents.place(parents.device)
+
+    def run() -> dict[str, Tensor]:
         model = _float32_model(parent, parents)
-        run = {"gram": mean_grams, "fisher": diagonal_fisher}[kind]
         on_device = [ids.to(parents.device) for ids in sequences]
-        found = run(model, on_device, partial(progress, f"calibrating {Path(parent).name}") if progress else None)
+        observe = {"gram": mean_grams, "fisher": diagonal_fisher}[kind]
+        return in_parts(lambda names: observe(model, on_device, watch, names), observable(kind, model), place)
+
+    with torch.inference_mode(False):
+        what = f"{parents.device} ran out of memory while {parent} was calibrated"
+        found = with_room(run, lambda: parents.give_up_some(parents.device), what)
     by_name = {parents.architecture.layout.name_of(name): tensor for name, tensor in found.items()}
     merged = parents.names(parent)
     found = {name: by_name[name] for name in merged if name in by_name}
@@ -138,6 +150,39 @@ def _observe(
                 f"model {parent}: what it computes of {file} is not finite (seen at {name}); "
                 "look for NaN or Inf in its weights"
             )
+    return found
+
+
+def observable(kind: Observed, model: nn.Module) -> list[str]:
+    """Return the names of the tensors of which something can be observed."""
+    if kind == "fisher":
+        return [name for name, _ in model.named_parameters()]
+    return [f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+
+
+def in_parts(
+    observe: Callable[[Sequence[str]], dict[str, Tensor]], names: Sequence[str], place: Place | None = None
+) -> dict[str, Tensor]:
+    """Observe many tensors together, or where memory runs out, half of them at a time and so on.
+
+    Args:
+        observe: what is observed of some tensors, by name; what it is does not depend on the others.
+        names: of all of them.
+        place: puts a tensor where there is room for it.
+    """
+    found: dict[str, Tensor] = {}
+    left = [list(names)]
+    while left:
+        some = left.pop()
+        try:
+            own = observe(some)
+        except Exception as error:
+            if len(some) < 2 or not is_out_of_memory(error):
+                raise
+            left += [some[len(some) // 2 :], some[: len(some) // 2]]
+        else:
+            found |= {name: place(tensor, None) if place else tensor for name, tensor in own.items()}
+            del own
     return found
 
 
@@ -186,7 +231,7 @@ def _float32_model(parent: str, parents: ParentSet) -> nn.Module:
     model = build_model(config, parents)
     targets = {parents.architecture.layout.name_of(name): tensor for name, tensor in model.state_dict().items()}
     for name in _names(parent, parents):
-        targets[name].copy_(parents.tensor(parent, name))
+        targets[name].copy_(parents.source(parent, name))
     return model
 
 
@@ -206,15 +251,19 @@ def _tokenize(texts: Sequence[str], parent: str, file: str, parents: ParentSet) 
 Watch = Callable[[int, int], None]
 
 
-def mean_grams(model: nn.Module, sequences: Sequence[Tensor], watch: Watch | None = None) -> dict[str, Tensor]:
+def mean_grams(
+    model: nn.Module, sequences: Sequence[Tensor], watch: Watch | None = None, names: Collection[str] | None = None
+) -> dict[str, Tensor]:
     """Return the mean over all tokens of x xᵀ of the inputs x of each nn.Linear, (in, in), by its weight's name.
 
     Args:
         model: a model in float32.
         sequences: token ids, (1, tokens) each.
         watch: called with (sequences done, in all).
+        names: of the weights; by default all.
     """
-    linears = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    found = {f"{name}.weight": each for name, each in model.named_modules() if isinstance(each, nn.Linear)}
+    linears = {name: each for name, each in found.items() if names is None or name in names}
     grams = {name: each.weight.new_zeros(each.in_features, each.in_features) for name, each in linears.items()}
 
     def observe(name: str, _module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -232,31 +281,43 @@ def mean_grams(model: nn.Module, sequences: Sequence[Tensor], watch: Watch | Non
         for hook in hooks:
             hook.remove()
     tokens = sum(ids.numel() for ids in sequences)
-    return {f"{name}.weight": gram.div_(tokens) for name, gram in grams.items()}
+    return {name: gram.div_(tokens) for name, gram in grams.items()}
 
 
-def diagonal_fisher(model: nn.Module, sequences: Sequence[Tensor], watch: Watch | None = None) -> dict[str, Tensor]:
+def diagonal_fisher(
+    model: nn.Module, sequences: Sequence[Tensor], watch: Watch | None = None, names: Collection[str] | None = None
+) -> dict[str, Tensor]:
     """Return the mean over all tokens of (∇ log p(y | x))², y drawn from the model itself, by the parameter's name.
 
     Labels are drawn for each position by itself, so the square of a text's summed gradient has the sum of the
-    positions' squares as its mean.
+    positions' squares as its mean. Of each parameter the gradient goes as soon as it is squared.
 
     Args:
         model: a model in float32.
         sequences: token ids, (1, tokens) each.
         watch: called with (sequences done, in all).
+        names: of the parameters; by default all.
     """
     generator = torch.Generator().manual_seed(0)
-    parameters = dict(model.named_parameters())
-    model.requires_grad_(True)
+    parameters = {name: each for name, each in model.named_parameters() if names is None or name in names}
     fisher = {name: torch.zeros_like(parameter, requires_grad=False) for name, parameter in parameters.items()}
-    with torch.enable_grad():
+
+    def square(name: str, parameter: Tensor) -> None:
+        gradient, parameter.grad = parameter.grad, None
+        assert gradient is not None
+        fisher[name].addcmul_(gradient, gradient)
+
+    with ExitStack() as hooks, torch.enable_grad():
+        for name, parameter in model.named_parameters():
+            hooks.callback(parameter.requires_grad_, parameter.requires_grad)
+            parameter.requires_grad_(name in parameters)
+        for name, parameter in parameters.items():
+            hook = parameter.register_post_accumulate_grad_hook(partial(square, name))  # type: ignore[no-untyped-call]
+            hooks.callback(hook.remove)
         for done, ids in enumerate(sequences, start=1):
             likelihood = log_likelihood_of_a_draw(model(ids).logits[0], generator)
-            gradients = torch.autograd.grad(likelihood, list(parameters.values()), allow_unused=True)
-            for total, gradient in zip(fisher.values(), gradients, strict=True):
-                if gradient is not None:
-                    total.addcmul_(gradient, gradient)
+            if likelihood.requires_grad:  # a model may not use the parameters
+                likelihood.backward()  # type: ignore[no-untyped-call]
             if watch:
                 watch(done, len(sequences))
     tokens = sum(ids.numel() for ids in sequences)

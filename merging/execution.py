@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from merging.arithmetic.bits import Finite
+from merging.arithmetic.magnitude_table import RUN
 from merging.arithmetic.random_bits import keys
 from merging.calibration import calibrate, observed
 from merging.errors import MergingError, NonFiniteTensor
@@ -28,6 +29,8 @@ from merging.methods.sparsification import Sparsification
 from merging.parents import ParentSet
 from merging.planning.plan import Step
 from merging.residency.placement import by_device
+from merging.residency.room import with_room
+from merging.residency.streaming import piece_elements
 from merging.statistics.forms import Form
 from merging.statistics.statistics import Kept
 
@@ -51,10 +54,15 @@ class StepOperands(Operands):
         workspace: Workspace,
     ) -> None:
         device = parents.placement.device_of(step.name)
-        flat = [parents.tensor(source.parent, source.tensor, device).reshape(-1) for source in step.sources()]
+        flat = [parents.source(source.parent, source.tensor, device).reshape(-1) for source in step.sources()]
         base, inputs = (flat[0], flat[1:]) if step.base else (None, flat)
         super().__init__(base, inputs, shape, step.dtype, device, workspace)
-        self.step, self.parents, self.random_seed, self.kernels = step, parents, random_seed, kernels
+        self.step, self.parents, self.random_seed = step, parents, random_seed
+        if any(source.device != device for source in flat):
+            width = sum(max(source.itemsize, step.dtype.itemsize) for source in flat)
+            self.at_once = piece_elements(width, parents.chunk, RUN)
+        # A compiled pass takes a tensor as a whole; copying one in pieces takes longer than merging them does.
+        self.kernels = kernels if self.at_once >= self.elements else EAGER
 
     @property
     def is_matrix(self) -> bool:
@@ -81,7 +89,8 @@ class StepOperands(Operands):
     def _statistic(self, name: str, inputs: Sequence[int], form: Form[T] | None) -> tuple[Hashable, Kept[T] | None]:
         """Return what a statistic is known by in memory, and on disk if it has a form there."""
         sources = (self.step.base, *(self.step.inputs[index] for index in inputs))
-        kept = Kept(name, form, partial(self.parents.made_of, sources, self.dtype), self.device) if form else None
+        made_of, place = partial(self.parents.made_of, sources, self.dtype), self.parents.place(self.device)
+        kept = Kept(name, form, made_of, place) if form else None
         return (name, self.dtype, self.device, sources), kept
 
     def completed(self, index: int, sparsification: Sparsification, rescale: bool) -> Sparsification:
@@ -125,18 +134,26 @@ def run_steps(
 
     Raises:
         NonFiniteTensor: of the first step whose result holds NaN or Inf.
+        OutOfMemory: memory ran out, and no parent has any to give up.
         MergingError: a method has no answer for some tensors, or a parent cannot be calibrated.
     """
     calibrate((step for step, _ in work), parents)
     own = threading.local()
 
-    def run(*some: tuple[Step, AbstractContextManager[Tensor]]) -> list[Finite]:
+    def merge(step: Step, out: Tensor) -> Finite:
         workspace = own.__dict__.setdefault("workspace", Workspace())
+        return run_step(step, parents, out, random_seed, kernels, workspace, dtypes.get(step.name))
+
+    def give_up(step: Step) -> int:
+        own.__dict__.pop("workspace", None)
+        return parents.give_up_some(parents.placement.device_of(step.name))
+
+    def run(*some: tuple[Step, AbstractContextManager[Tensor]]) -> list[Finite]:
         found = []
         with torch.inference_mode():  # which belongs to a thread, too
             for step, place in some:
                 with place as out:
-                    found.append(run_step(step, parents, out, random_seed, kernels, workspace, dtypes.get(step.name)))
+                    found.append(with_room(partial(merge, step, out), partial(give_up, step), _doing(step, parents)))
         return found
 
     if parents.device.type != "cpu" or len(parents.placement.devices) > 1:
@@ -150,6 +167,11 @@ def run_steps(
                 _check([step for step, _ in group], result.result(), done)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _doing(step: Step, parents: ParentSet) -> str:
+    device = parents.placement.device_of(step.name)
+    return f"{device} ran out of memory while {step.name} was merged (method {step.method})"
 
 
 def _check(steps: Sequence[Step], finite: Sequence[Finite], done: Callable[[Step], None]) -> None:
@@ -238,6 +260,6 @@ def run_step(
     roundings = (stored,) if torch.promote_types(stored, last) == last else (stored, last)
     operands = StepOperands(step, parents, out.shape, random_seed, usable, workspace)
     try:
-        return usable.merge(method, operands, step.parameters, Target(out.view(-1), roundings))
+        return operands.kernels.merge(method, operands, step.parameters, Target(out.view(-1), roundings))
     except Undefined as reason:
         raise MergingError(f"tensor {step.name} cannot be merged (method {step.method}): {reason}") from None

@@ -25,7 +25,7 @@ from merging.residency.memory import UNLIMITED, Budget
 from merging.residency.placement import DeviceMap, Placement
 from merging.residency.residency import Residency
 from merging.statistics.digests import FileDigests
-from merging.statistics.statistics import Statistics
+from merging.statistics.statistics import Place, Statistics
 
 OnRead = Callable[[str, int, int], None]
 Sources: TypeAlias = tuple[tuple[str, str] | None, ...]
@@ -139,13 +139,40 @@ class ParentSet:
             self._residency(stored.name).keep(stored)
             if progress:
                 progress(name, done, len(wanted))
+        groups: dict[str, list[StoredTensor]] = {}
+        for _, stored in wanted:
+            groups.setdefault(stored.name, []).append(stored)
         for residency in self._residencies.values():
-            residency.note_shortage({each for _, each in wanted if self._residency(each.name) is residency})
+            own = [group for name, group in groups.items() if self._residency(name) is residency]
+            residency.note_shortage({each for group in own for each in group})
+            residency.reserve(own)
+
+    @property
+    def chunk(self) -> int:
+        """The bytes that may be copied to a device together."""
+        return min(residency.chunk for residency in self._residencies.values())
+
+    def place(self, device: torch.device) -> Place | None:
+        """Return what puts a statistic's tensor where there is room for it; None where that is the host anyway."""
+        return None if device.type == "cpu" else self._residencies[device].hold
+
+    def give_up_some(self, device: torch.device) -> int:
+        """Let go of some tensors that are kept on a device; return their bytes. They are read again when merged."""
+        return self._residencies[device].give_up_some()
+
+    def _comes_late(self, stored: StoredTensor) -> bool:
+        """Whether a tensor of every parent can be copied together: what cannot is best kept on the device."""
+        return stored.nbytes * len(self.checkpoints) <= self.chunk
 
     def stored_tensors(self) -> list[tuple[str, StoredTensor]]:
-        """Return what `load` reads: each parent with its tensors in order, and last what is made of others."""
+        """Return what `load` reads: each parent with its tensors in order, and last what is made of others.
+
+        On a GPU, tensors too large to be copied together with those of the other parents come first: it is best to keep
+        them there.
+        """
         own = [(name, self.stored(name, tensor)) for name in self.checkpoints for tensor in self.names(name)]
-        return [*own, *((name, derived) for (name, _), derived in self._derived.items())]
+        found = [*own, *((name, derived) for (name, _), derived in self._derived.items())]
+        return found if self.device.type == "cpu" else sorted(found, key=lambda each: self._comes_late(each[1]))
 
     def keep_within(self, budgets: Mapping[torch.device, Budget]) -> None:
         """Let the parents take so much of each device of the live model, and of the host for it, before `load`."""
@@ -159,6 +186,10 @@ class ParentSet:
         room to keep it, it stays valid until two more steps have begun.
         """
         return self._residencies[device or self.placement.device_of(name)].get(self.stored(parent, name))
+
+    def source(self, parent: str, name: str, device: torch.device | None = None) -> Tensor:
+        """Return a parent's tensor as `tensor` does, but on the host where it is not on the device yet."""
+        return self._residencies[device or self.placement.device_of(name)].source(self.stored(parent, name))
 
     def kept(self, parent: str, name: str) -> Tensor | None:
         """Return a parent's tensor if memory keeps it between candidates, or None if it is read each time."""
@@ -188,8 +219,8 @@ class ParentSet:
         """Whether some tensors, each given as (parent, name), have the same dtype and the same values."""
 
         def equal() -> bool:
-            first, *others = (self.tensor(*source) for source in sources)
-            return all(other.dtype == first.dtype and torch.equal(other.to(first.device), first) for other in others)
+            first, *others = (self.source(*source) for source in sources)
+            return all(other.dtype == first.dtype and _equal(first, other, self.chunk) for other in others)
 
         return self.statistics.once(("all_equal", sources), equal)
 
@@ -280,6 +311,15 @@ class ParentSet:
     def _stored_name(self, parent: str, name: str) -> str:
         tensors = self.checkpoints[parent].tensors
         return name if name in tensors else self.architecture.tied_weights.get(name, name)
+
+
+def _equal(one: Tensor, other: Tensor, chunk: int) -> bool:
+    """Whether two tensors, of which either may be on the host, are equal; on a device they take half a chunk."""
+    if one.shape != other.shape or one.device == other.device:
+        return one.shape == other.shape and torch.equal(one, other)
+    device = one.device if other.device.type == "cpu" else other.device
+    parts = zip(*(torch.split(each.reshape(-1), chunk // 4 // one.itemsize) for each in (one, other)), strict=True)
+    return all(torch.equal(a.to(device), b.to(device)) for a, b in parts)
 
 
 def _content(config: Config) -> str:

@@ -8,7 +8,7 @@ those of float16, which has more magnitudes, are larger than those of bfloat16.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -22,6 +22,8 @@ from merging.statistics.forms import Form, Named
 
 RUN = 1 << 16
 """The elements that a table counts together, and among which a k-th magnitude is then searched."""
+
+_BINS = 1 << 15
 
 Array: TypeAlias = npt.NDArray[np.signedinteger[Any]]
 
@@ -79,32 +81,50 @@ def magnitude_bins(values: Tensor) -> Tensor:
     return magnitudes >> (width - 16) if width > 16 else magnitudes
 
 
-def magnitude_table(runs: Iterable[Tensor]) -> MagnitudeTable:
-    """Count the magnitudes of a tensor that comes in flat runs."""
-    # What a run has is kept by its few bins: memory for all of them, 128 KB a run, would leave the heap in pieces.
-    found = [_count(magnitude_bins(run).numpy(force=True)) for run in runs]
+def magnitude_table(pieces: Iterable[Tensor]) -> MagnitudeTable:
+    """Count the magnitudes of a tensor that comes in flat pieces of whole runs; each where it is, device or host."""
+    # What a piece has is kept by its few bins: memory for all of them, 128 KB a run, would leave the heap in pieces.
+    found = [counts for piece in pieces for counts in _counts(magnitude_bins(piece))]
     bins = np.unique(np.concatenate([own for own, _ in found]))
-    until = np.zeros((len(bins), len(found)), dtype=np.int32)
-    for run, (own, counts) in enumerate(found):
-        until[bins.searchsorted(own), run] = counts
+    until = np.zeros((len(bins), sum(counts.shape[1] for _, counts in found)), dtype=np.int32)
+    run = 0
+    for own, counts in found:
+        until[bins.searchsorted(own), run : run + counts.shape[1]] = counts
+        run += counts.shape[1]
     np.cumsum(until, axis=1, out=until)
     below = np.zeros(len(bins) + 1, dtype=np.int64)
     np.cumsum(until[:, -1], out=below[1:])
     return MagnitudeTable(bins, below, until)
 
 
-def _count(values: Array) -> tuple[Array, Array]:
-    """Return which values there are, rising, and how often each; np.unique, which sorts, is slower."""
-    counts = np.bincount(values)
+def _counts(bins: Tensor) -> Iterator[tuple[Array, Array]]:
+    """Yield which bins there are, rising, and how often each is in each run, (bins, runs)."""
+    if bins.device.type == "cpu":
+        return (count_on_host(run.numpy(force=True)) for run in torch.split(bins, RUN))
+    return iter((count_on_device(bins),))
+
+
+def count_on_host(run: Array) -> tuple[Array, Array]:
+    """Return which values a run has, rising, and how often each, (values, 1); np.unique, which sorts, is slower."""
+    counts = np.bincount(run)
     (present,) = counts.nonzero()
-    return present, counts[present]
+    return present, counts[present, None]
+
+
+def count_on_device(bins: Tensor) -> tuple[Array, Array]:
+    """Return which bins there are, rising, and how often each is in each run, (bins, runs), counted where they are."""
+    runs = -(-len(bins) // RUN)
+    index = torch.arange(len(bins), device=bins.device).div_(RUN, rounding_mode="floor").mul_(_BINS).add_(bins)
+    counts = torch.bincount(index, minlength=runs * _BINS).view(runs, _BINS)
+    (present,) = counts.any(dim=0).nonzero(as_tuple=True)
+    return present.numpy(force=True), counts[:, present].to(torch.int32).T.numpy(force=True)
 
 
 def _tensors(table: MagnitudeTable) -> Named:
     return {name: torch.from_numpy(getattr(table, name)) for name in ("bins", "below", "until")}
 
 
-def _table(tensors: Named, _: torch.device) -> MagnitudeTable:
+def _table(tensors: Named) -> MagnitudeTable:
     return MagnitudeTable(*(tensors[name].numpy() for name in ("bins", "below", "until")))
 
 

@@ -31,7 +31,7 @@ class EagerKernels:
     def merge(self, method: Method, operands: Operands, parameters: ParameterValues, target: Target) -> Finite:
         """Merge one tensor by the method's own functions."""
         prepared = method.prepare(operands, parameters)
-        size = _BLOCK.get(operands.device.type, _WHOLE)
+        size = min(_BLOCK.get(operands.device.type, _WHOLE), operands.at_once)
 
         def write(block: Block) -> Finite:
             return target.write(block, method.combine(block, prepared).view(-1))

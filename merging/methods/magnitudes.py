@@ -61,7 +61,7 @@ class Magnitudes:
 
         `dtype` is that of what `read` makes, if it is not the merge's.
         """
-        table = operands.once(name, inputs, lambda: magnitude_table(_runs(operands, read)), kept=TABLE)
+        table = operands.once(name, inputs, lambda: magnitude_table(_pieces(operands, read)), kept=TABLE)
         return cls(name, inputs, operands, read, table, dtype or operands.dtype)
 
     def largest(self, k: int) -> Edge:
@@ -117,10 +117,8 @@ def locate(operands: Operands, read: Callable[[Block], Tensor], edge: Edge) -> E
 
 def read_size(operands: Operands) -> int:
     """Return how many elements to read at once, a multiple of a run: as many as the device is good at."""
-    return RUN if operands.device.type == "cpu" else _RUNS_AT_ONCE * RUN
+    return RUN if operands.device.type == "cpu" else min(_RUNS_AT_ONCE * RUN, operands.at_once)
 
 
-def _runs(operands: Operands, read: Callable[[Block], Tensor]) -> Iterator[Tensor]:
-    # Brought to the host, which counts them, in large pieces.
-    for block in operands.blocks(read_size(operands)):
-        yield from torch.split(read(block).cpu(), RUN)
+def _pieces(operands: Operands, read: Callable[[Block], Tensor]) -> Iterator[Tensor]:
+    return (read(block) for block in operands.blocks(read_size(operands)))

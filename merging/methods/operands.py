@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -59,6 +60,11 @@ class Block:
         assert self.base_or_none is not None
         return self.base_or_none
 
+    def part(self, whole: Tensor) -> Tensor:
+        """Return what a flat statistic, which may lie on the host, has for this block, where the block is."""
+        device = (self.inputs[0] if self.inputs else self.base).device
+        return whole[self.start : self.start + len(self)].to(device, non_blocking=True)
+
     def __len__(self) -> int:
         return (self.inputs[0] if self.inputs else self.base).numel()
 
@@ -75,7 +81,12 @@ class Operands(ABC):
         dtype: of the merge.
         device: where the tensor is merged.
         workspace: memory for what is in between.
+
+    Attributes:
+        at_once: how many elements may be read together, where that is limited, a multiple of a run of magnitude tables.
     """
+
+    at_once: int = sys.maxsize
 
     def __init__(
         self,
@@ -97,6 +108,8 @@ class Operands(ABC):
 
     def _part(self, source: Tensor, start: int, size: int) -> Tensor:
         part = source if start == 0 and size >= source.numel() else source[start : start + size]
+        if part.device != self.device:
+            part = part.to(self.device, non_blocking=True)
         return part if part.dtype == self.dtype else part.to(self.dtype)
 
     def blocks(self, size: int) -> Iterator[Block]:

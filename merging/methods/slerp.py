@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -21,8 +23,8 @@ _SMALLEST_NORM = 1e-8
 def angle_cosine(operands: Operands) -> Tensor:
     """Return the cosine between the base and the other parent as flat vectors, shape (1, 1)."""
 
-    def pairs() -> list[tuple[Tensor, Tensor]]:
-        return [(_wide(b.base), _wide(b.inputs[0])) for b in operands.blocks(_RUN)]
+    def pairs() -> Iterator[tuple[Tensor, Tensor]]:
+        return ((_wide(b.base), _wide(b.inputs[0])) for b in operands.blocks(_RUN))
 
     def norm(side: int) -> Tensor:
         parts = [torch.linalg.vector_norm(pair[side], dim=1, keepdim=True) for pair in pairs()]

@@ -42,7 +42,7 @@ class Sparsification:
         ceiling: the magnitude that they do not lie above.
         key: the keys of the elements' random numbers, which are in [0, 2**31).
         limit: smaller random numbers are kept.
-        ranks: the ranks of all elements of the tensor, (elements,) int16 or int32.
+        ranks: the ranks of all elements of the tensor, (elements,) int16 or int32, perhaps on the host.
         slope: of the limit by rank.
         intercept: of the limit by rank.
         scale: what the kept elements are multiplied by.
@@ -65,14 +65,15 @@ class Sparsification:
         if self.key is None:
             self._apply_edges(delta, start)
         else:
-            mask = keep_below(self._limits(start, delta.numel()), self.key, start, delta.numel(), delta.device)
+            limits = self._limits(start, delta.numel(), delta.device)
+            mask = keep_below(limits, self.key, start, delta.numel(), delta.device)
             as_bits(delta).bitwise_and_(mask.to(bits_dtype(delta.dtype)))
         return delta if self.scale == 1.0 else delta.mul_(self.scale)
 
-    def _limits(self, start: int, count: int) -> int | Tensor:
+    def _limits(self, start: int, count: int, device: torch.device) -> int | Tensor:
         if self.ranks is None:
             return self.limit
-        ranks = self.ranks[start : start + count]
+        ranks = self.ranks[start : start + count].to(device, non_blocking=True)
         return ranks.to(torch.float32).mul_(self.slope).add_(self.intercept).to(torch.int32)
 
     def _apply_edges(self, delta: Tensor, start: int) -> None:

@@ -36,10 +36,15 @@ def streaming_bytes(groups: Iterable[Sequence[int]], chunk: int = CHUNK, *, from
         chunk: the bytes of a group that is copied as a whole.
         from_files: whether some sources are kept nowhere, and are read into pinned memory first.
     """
-    sizes = [group_bytes(group) for group in groups]
-    buffer = max((size for size in sizes if size <= chunk), default=0)
-    pieces = chunk if any(size > chunk for size in sizes) else 0
+    groups = list(groups)
+    buffer = buffer_bytes(groups, chunk)
+    pieces = chunk if any(group_bytes(group) > chunk for group in groups) else 0
     return StreamingBytes(2 * buffer + pieces, 2 * buffer * from_files)
+
+
+def buffer_bytes(groups: Iterable[Sequence[int]], chunk: int = CHUNK) -> int:
+    """Return the bytes of each of the two buffers: those of the largest group that is copied as a whole."""
+    return max((size for group in groups if (size := group_bytes(group)) <= chunk), default=0)
 
 
 def group_bytes(sizes: Iterable[int]) -> int:

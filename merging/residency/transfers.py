@@ -1,109 +1,132 @@
 """Transfers: copies to a GPU that run while it computes, alternating between two buffers.
 
-Guarantees: at most two groups of tensors are on the device at a time. A group is complete before it is used, and its
-buffer is not overwritten before the work enqueued with it is done. Only for CUDA devices.
+Guarantees: at most two groups of tensors are on the device at a time, each of a chunk at most. A group is complete
+before it is used, and its buffer is not overwritten before the work enqueued with it is done. A group that has no room
+is not copied, and no error.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
 
 from merging.checkpoints.weights import StoredTensor
-from merging.errors import OutOfMemory
+from merging.residency.copy_queue import CopyQueue
 from merging.residency.memory import is_out_of_memory
+from merging.residency.streaming import CHUNK, aligned, group_bytes
 
-_ALIGNMENT = 512
+_LOG = logging.getLogger("merging.residency")
+
+Mark = TypeVar("Mark")
 
 
 @dataclass
-class _Buffer:
-    """Device memory for one group, pinned memory for data from files, and the group in it."""
+class _Buffer(Generic[Mark]):
+    """Device memory for one group, pinned memory for data from files, the group in it, and the end of its copies."""
 
-    ready: torch.cuda.Event
     memory: Tensor
     staging: Tensor
     group: dict[StoredTensor, Tensor] = field(default_factory=dict)
+    ready: Mark | None = None
 
 
-class Transfers:
-    """Copies groups of tensors to a device, one ahead of the work."""
+class Transfers(Generic[Mark]):
+    """Copies groups of tensors to a device, one ahead of the work.
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    Args:
+        queue: of the device's copies.
+        chunk: the bytes that a group may take.
+
+    Attributes:
+        most: the same; less where memory had no room.
+    """
+
+    def __init__(self, queue: CopyQueue[Mark], chunk: int = CHUNK) -> None:
+        self._queue = queue
+        self.most = chunk
         self._buffers = [self._buffer(), self._buffer()]
+
+    def reserve(self, size: int, from_files: bool) -> None:
+        """Take the memory for groups of that size, if there is room for them."""
+        for buffer in self._buffers:
+            self._has_room(buffer, size, from_files)
 
     @torch.inference_mode(False)  # so that the copies also work outside of it
     def begin(self, group: Mapping[StoredTensor, Tensor | None]) -> None:
-        """Begin to copy a group: each tensor from the pinned memory given with it, or from its file.
+        """Begin to copy a group, if it has room: each tensor from the pinned memory given with it, or from its file.
 
-        The work with the group before the last must already be enqueued. Raises OutOfMemory if the device has no room
-        for the group.
+        The work with the group before the last must already be enqueued.
         """
         buffer = self._buffers[0]
-        self._buffers.reverse()
-        buffer.group.clear()
         from_files = any(kept is None for kept in group.values())
-        self._make_room(buffer, sum(map(_aligned, group)), from_files)
-        if from_files:
-            buffer.ready.synchronize()  # copies from its staging memory may still run
+        if not group or not self._has_room(buffer, group_bytes(stored.nbytes for stored in group), from_files):
+            return
+        self._buffers.reverse()
+        if from_files and buffer.ready is not None:
+            self._queue.wait(buffer.ready)  # copies from its staging memory may still run
         # Work with the buffer's last group precedes this point in the device's queue, so the host need not wait.
-        self._stream.wait_stream(torch.cuda.current_stream(self._device))
-        start = 0
-        with torch.cuda.stream(self._stream):
-            for stored, kept in group.items():
-                part = slice(start, start + stored.nbytes)
-                source = self._staged(buffer, part, stored) if kept is None else kept
-                target = buffer.memory[part].view(stored.dtype).view(stored.shape)
-                buffer.group[stored] = target.copy_(source, non_blocking=True)
-                start += _aligned(stored)
-            buffer.ready.record(self._stream)
+        self._queue.follow_work()
+        buffer.group.clear()
+        start, copied = 0, {}
+        for stored, kept in group.items():
+            part = slice(start, start + stored.nbytes)
+            source = self._staged(buffer, part, stored) if kept is None else kept
+            target = buffer.memory[part].view(stored.dtype).view(stored.shape)
+            self._queue.copy(target, source)
+            copied[stored] = target
+            start += aligned(stored.nbytes)
+        buffer.group, buffer.ready = copied, self._queue.mark()
 
     def take(self, stored: StoredTensor) -> Tensor | None:
         """Return a tensor of the last two groups for work on the current stream, or None."""
         for buffer in self._buffers:
             if stored in buffer.group:
-                torch.cuda.current_stream(self._device).wait_event(buffer.ready)
+                assert buffer.ready is not None
+                self._queue.require(buffer.ready)
                 return buffer.group[stored]
         return None
 
     def close(self) -> None:
         """Give the buffers' memory back."""
         with contextlib.suppress(torch.AcceleratorError):  # a lost device has nothing to wait for
-            torch.cuda.synchronize(self._device)
+            self._queue.wait_for_all()
         self._buffers = [self._buffer(), self._buffer()]
 
-    def _buffer(self) -> _Buffer:
+    def _buffer(self) -> _Buffer[Mark]:
         nothing = torch.empty(0, dtype=torch.uint8)
-        return _Buffer(torch.cuda.Event(), nothing, nothing)  # type: ignore[no-untyped-call]
+        return _Buffer(nothing, nothing)
 
-    def _make_room(self, buffer: _Buffer, size: int, from_files: bool) -> None:
+    def _has_room(self, buffer: _Buffer[Mark], size: int, from_files: bool) -> bool:
+        """Make a buffer as large as that, if it may be and memory has room; else groups of half the size are next."""
+        if size > self.most:
+            return False
+        grows, stages = size > buffer.memory.numel(), from_files and size > buffer.staging.numel()
+        if not (grows or stages):
+            return True
+        self._queue.wait_for_all()  # no work and no copy may still use the freed memory
         try:
-            if size > buffer.memory.numel():
-                torch.cuda.synchronize(self._device)  # no work may still use the freed memory
+            if grows:
+                buffer.group.clear()
                 buffer.memory = torch.empty(0, dtype=torch.uint8)
-                buffer.memory = torch.empty(size, dtype=torch.uint8, device=self._device)
-            if from_files and size > buffer.staging.numel():
-                buffer.ready.synchronize()  # no copy may still read the freed memory
-                buffer.staging = torch.empty(size, dtype=torch.uint8, pin_memory=True)
+                buffer.memory = self._queue.device_memory(size)
+            if stages:
+                buffer.staging = torch.empty(0, dtype=torch.uint8)
+                buffer.staging = self._queue.pinned_memory(size)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            raise OutOfMemory(
-                f"{self._device} has no room for the {size / 1e9:.2f} GB of one tensor of every parent "
-                f"({type(error).__name__}); choose another device (device: cpu) or fewer parents"
-            ) from None
+            self.most = size // 2
+            _LOG.warning("no room to copy %.2f GB of parents together; they are merged piece by piece", size / 1e9)
+            return False
+        return True
 
-    def _staged(self, buffer: _Buffer, part: slice, stored: StoredTensor) -> Tensor:
+    def _staged(self, buffer: _Buffer[Mark], part: slice, stored: StoredTensor) -> Tensor:
         memory = buffer.staging[part].view(stored.dtype).view(stored.shape)
         stored.read_into(memory)
         return memory
-
-
-def _aligned(stored: StoredTensor) -> int:
-    return -(-stored.nbytes // _ALIGNMENT) * _ALIGNMENT

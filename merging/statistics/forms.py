@@ -25,46 +25,53 @@ class Form(Generic[T]):
     Attributes:
         version: of the code that computes it; to be raised when that makes something else of the same parents.
         tensors: returns the tensors, on any device, that a value is made of.
-        value: makes the value again of its tensors, which lie on the CPU, for merging on a device.
+        value: makes the value again of its tensors.
+        is_placed: whether the tensors lie where there is room for them, and else on the host. Whoever reads one brings
+            what it reads to the device.
+        is_written: whether it is worth its place on disk.
     """
 
     version: int
     tensors: Callable[[T], Named]
-    value: Callable[[Named, torch.device], T]
+    value: Callable[[Named], T]
+    is_placed: bool = False
+    is_written: bool = True
 
 
 def plain(version: int) -> Form[T]:
     """Return the form of a number, a truth value, or a tuple of such or of tuples."""
-    return Form(version, lambda value: {"json": _bytes(json.dumps(value))}, lambda named, _: _plain(named["json"]))
+    return Form(version, lambda value: {"json": _bytes(json.dumps(value))}, lambda named: _plain(named["json"]))
 
 
-def tensor(version: int) -> Form[Tensor]:
-    """Return the form of a tensor, on the device."""
-    return Form(version, lambda value: {"tensor": value}, lambda named, device: named["tensor"].to(device))
+def tensor(version: int, is_written: bool = True) -> Form[Tensor]:
+    """Return the form of a tensor."""
+    return Form(version, lambda value: {"tensor": value}, lambda named: named["tensor"], True, is_written)
 
 
 def optional_tensor(version: int) -> Form[Tensor | None]:
-    """Return the form of a tensor, on the device, or of None."""
+    """Return the form of a tensor or of None."""
     one = tensor(version)
     return Form(
         version,
         lambda value: {} if value is None else one.tensors(value),
-        lambda named, device: one.value(named, device) if named else None,
+        lambda named: one.value(named) if named else None,
+        is_placed=True,
     )
 
 
 def tensors(version: int) -> Form[Any]:
-    """Return the form of a tuple of tensors, on the device."""
+    """Return the form of a tuple of tensors."""
     return Form(
         version,
         lambda values: {str(index): value for index, value in enumerate(values)},
-        lambda named, device: tuple(named[str(index)].to(device) for index in range(len(named))),
+        lambda named: tuple(named[str(index)] for index in range(len(named))),
+        is_placed=True,
     )
 
 
 def named(version: int) -> Form[dict[str, Tensor]]:
-    """Return the form of tensors that have names, on the device."""
-    return Form(version, lambda value: value, lambda named, device: {name: t.to(device) for name, t in named.items()})
+    """Return the form of tensors that have names."""
+    return Form(version, lambda value: value, lambda named: dict(named), is_placed=True)
 
 
 def _bytes(text: str) -> Tensor:

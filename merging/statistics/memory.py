@@ -69,7 +69,7 @@ def statistics_bytes(
             working = max(working, (2 * inputs + _SOLVING) * elements * wide)
         if is_matrix and "regmean" in used:
             gram = shape[-1] ** 2
-            kept += inputs * gram * 4 + elements * wide
+            kept += inputs * gram * 4 + elements * (2 if dtype.endswith("16") else wide)
             working = max(working, (inputs + 3) * (gram + elements) * 8)
         if "fisher" in used:
             kept += inputs * elements * 4

@@ -10,18 +10,22 @@ import logging
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
 import torch
+from torch import Tensor
 
 from merging.statistics.digests import FileDigests
 from merging.statistics.folder import StatisticKey, StatisticsFolder
-from merging.statistics.forms import Form
+from merging.statistics.forms import Form, Named
 
 _LOG = logging.getLogger("merging.statistics")
 
 T = TypeVar("T")
 
+Place: TypeAlias = Callable[[Tensor, Tensor | None], Tensor]
+
+_NOTHING: Named = {}
 # From this size on, a written statistic is mapped from its file, so that it takes no memory of its own.
 _LARGE = 1 << 20
 
@@ -34,13 +38,14 @@ class Kept(Generic[T]):
         name: what it is called.
         form: how it lies on disk.
         made_of: returns plain data that tells what it is made of, given what returns a file's digest.
-        device: where its tensors are wanted.
+        place: returns a tensor where there is room for it, given what it is instead of, which is of no use any more;
+            None where tensors stay where they are made.
     """
 
     name: str
     form: Form[T]
     made_of: Callable[[Callable[[Path], str]], object]
-    device: torch.device
+    place: Place | None
 
 
 class Statistics:
@@ -71,8 +76,11 @@ class Statistics:
         """
         entry = self._memo.get(key)
         if not (isinstance(entry, tuple) and entry[0] == numbers):
-            self._memo.pop(key, None)  # its memory goes before the next one's comes
-            entry = (numbers, compute() if kept is None else self._find(key, numbers, compute, kept))
+            self._memo.pop(key, None)  # its memory goes before the next one's comes, unless that takes it over
+            is_placed = kept is not None and kept.form.is_placed and kept.place is not None
+            old = kept.form.tensors(entry[1]) if kept and is_placed and isinstance(entry, tuple) else _NOTHING
+            entry = None
+            entry = (numbers, compute() if kept is None else self._find(key, numbers, compute, kept, old))
             self._memo[key] = entry
         value: T = entry[1]
         return value
@@ -85,7 +93,7 @@ class Statistics:
         self._folder.clean()
         for key, (identity, kept) in self._unwritten.items():
             if key in self._memo:
-                self._memo[key] = self._written(identity, kept, self._memo[key])
+                self._memo[key] = self._mapped(identity, kept, self._write(identity, kept, self._memo[key]))
         self._unwritten.clear()
         self.save()
 
@@ -102,37 +110,50 @@ class Statistics:
         self._memo.clear()
         self._unwritten.clear()
 
-    def _find(self, key: Hashable, numbers: object, compute: Callable[[], T], kept: Kept[T]) -> T:
-        folder = self._folder
+    def _find(
+        self, key: Hashable, numbers: object, compute: Callable[[], T], kept: Kept[T], old: Named = _NOTHING
+    ) -> T:
+        folder = self._folder if kept.form.is_written else None
         identity = folder.identity(kept.name, kept.form.version, kept.made_of, numbers) if folder else None
         if folder is None or identity is None:
-            return compute()
+            return _placed(compute(), kept, old)
         if found := self._read(identity, kept):
             self._found += 1
-            return found[0]
+            return _placed(found[0], kept, old)
         self._computed += 1
         made = compute()
         if folder.identity(kept.name, kept.form.version, kept.made_of, numbers) is None:
-            return made  # a file has changed meanwhile, and what was read of it may be of either
+            return _placed(made, kept, old)  # a file has changed meanwhile, and what was read of it may be of either
         if folder.writes:
-            return self._written(identity, kept, made)
+            self._write(identity, kept, made)
+            return self._mapped(identity, kept, _placed(made, kept, old))
         if numbers is None:
             self._unwritten[key] = identity, kept  # type: ignore[assignment]
-        return made
+        return _placed(made, kept, old)
 
     def _read(self, identity: StatisticKey, kept: Kept[T]) -> tuple[T] | None:
         assert self._folder is not None
         # Whoever asks first may be in inference mode; what outlives it must be of use outside, too.
         with torch.inference_mode(False), torch.no_grad():
             tensors = self._folder.read(identity)
-            return None if tensors is None else (kept.form.value(tensors, kept.device),)
+            return None if tensors is None else (kept.form.value(tensors),)
 
-    def _written(self, identity: StatisticKey, kept: Kept[T], value: T) -> T:
-        """Write a value, and return it; a large one as it is found then, in memory that the system may take back."""
+    def _write(self, identity: StatisticKey, kept: Kept[T], value: T) -> T:
         assert self._folder is not None
-        tensors = kept.form.tensors(value)
-        self._folder.write(identity, tensors)
-        if kept.device.type != "cpu" or sum(tensor.nbytes for tensor in tensors.values()) < _LARGE:
-            return value
-        again = self._read(identity, kept)
+        self._folder.write(identity, kept.form.tensors(value))
+        return value
+
+    def _mapped(self, identity: StatisticKey, kept: Kept[T], value: T) -> T:
+        """Return a written value; a large one as it is found then, in memory that the system may take back."""
+        tensors = kept.form.tensors(value).values()
+        in_memory = sum(tensor.nbytes for tensor in tensors if tensor.device.type == "cpu" and not tensor.is_pinned())
+        again = self._read(identity, kept) if in_memory >= _LARGE else None
         return again[0] if again else value
+
+
+def _placed(made: T, kept: Kept[T], old: Named) -> T:
+    """Return a value whose tensors lie where there is room for them."""
+    place = kept.place
+    if place is None or not kept.form.is_placed:
+        return made
+    return kept.form.value({name: place(each, old.get(name)) for name, each in kept.form.tensors(made).items()})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -16,8 +16,18 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 
-from merging import Merger, MergingError, ParentSet, Recipe, calibration, export_model, load_model, load_tokenizer
-from merging.calibration import diagonal_fisher, mean_grams, observations, read_texts
+from merging import (
+    Merger,
+    MergingError,
+    OutOfMemory,
+    ParentSet,
+    Recipe,
+    calibration,
+    export_model,
+    load_model,
+    load_tokenizer,
+)
+from merging.calibration import diagonal_fisher, in_parts, mean_grams, observations, read_texts
 from tests.merging.conftest import Family
 from tests.merging.operands import run
 from tests.merging.peft_oracle import save_adapter
@@ -199,6 +209,42 @@ def test_the_fisher_information_is_that_of_the_models_own_distribution() -> None
     for name in exact:
         assert float(drawn[name].sum()) == pytest.approx(float(exact[name].sum()), rel=0.1), name
     assert torch.equal(diagonal_fisher(model, [ids])["lm_head.weight"], diagonal_fisher(model, [ids])["lm_head.weight"])
+
+
+@pytest.mark.parametrize("observe", [mean_grams, diagonal_fisher])
+def test_what_is_observed_in_parts_has_the_same_bits(observe: Callable[..., dict[str, Tensor]]) -> None:
+    model = tiny(vocabulary=20, layers=1)
+    texts = [torch.tensor([[1, 2, 3, 4]]), torch.tensor([[7, 5]])]
+    whole = observe(model, texts)
+    parts: list[int] = []
+
+    def small(names: Sequence[str]) -> dict[str, Tensor]:
+        if len(names) > 3:
+            raise torch.OutOfMemoryError("out of memory")
+        parts.append(len(names))
+        return observe(model, texts, None, names)
+
+    found = in_parts(small, list(whole))
+    assert sum(parts) == len(found) > max(parts)
+    assert found.keys() == whole.keys()
+    assert all(torch.equal(found[name], whole[name]) for name in whole)
+
+
+def test_one_tensor_without_room_is_an_error() -> None:
+    with pytest.raises(torch.OutOfMemoryError):
+        in_parts(Mock(side_effect=torch.OutOfMemoryError("out of memory")), ["a", "b"])
+
+
+def test_a_parent_without_room_to_be_run_is_one_line(
+    family: Family, texts: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calibration, "mean_grams", Mock(side_effect=torch.OutOfMemoryError("CUDA out of memory.\nTry")))
+    wanted = recipe("regmean", [family.a, family.b], texts)
+    with ParentSet.open(wanted) as parents:
+        parents.load()
+        with pytest.raises(OutOfMemory, match=rf"^cpu ran out of memory while {family.a} was calibrated: CUDA out of"):
+            Merger(parents).calibrate(wanted)
+        assert not any(parents._residencies[torch.device("cpu")]._kept)  # they gave up what they had first
 
 
 @pytest.mark.slow

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from itertools import product
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from merging.arithmetic.bits import as_bits, bits_of, number_of
-from merging.arithmetic.magnitude_table import magnitude_table
+from merging.arithmetic.magnitude_table import RUN, count_on_device, count_on_host, magnitude_bins, magnitude_table
 from merging.arithmetic.random_bits import keep_mask, keys
 from merging.execution import run_step
 from merging.kernels import EAGER
@@ -71,6 +72,19 @@ def test_the_magnitude_table_knows_every_kth_largest(values: list[float], data: 
     assert (place.count, equal[place.rank - 1]) == (len(equal), index)
     run, rank = table.run_of(place)
     assert [i for i in equal if (i >= 7) == run][rank - 1] == index
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("elements", [1, RUN - 1, RUN, 2 * RUN + 5])
+def test_magnitudes_counted_where_they_are_are_those_counted_on_the_host(dtype: torch.dtype, elements: int) -> None:
+    bins = magnitude_bins(torch.randn(elements, dtype=torch.float64).mul_(100).to(dtype))
+    here, counted = count_on_device(bins)
+    assert counted.shape == (len(here), -(-elements // RUN))
+    for place, values in enumerate(bins.split(RUN)):
+        there, expected = count_on_host(values.numpy())
+        occurs = counted[:, place] > 0
+        assert np.array_equal(here[occurs], there)
+        assert np.array_equal(counted[occurs, place], expected[:, 0])
 
 
 @pytest.mark.parametrize("density", [0.0, 0.1, 0.5, 0.9, 1.0])

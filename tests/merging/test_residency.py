@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock, call
 
 import pytest
@@ -21,7 +22,18 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import LlamaConfig
 
-from merging import ExportOptions, MergeOptions, Merger, MergingError, ParentSet, Recipe, export_model
+from merging import (
+    ExportOptions,
+    MergeOptions,
+    Merger,
+    MergingError,
+    OutOfMemory,
+    ParentSet,
+    Recipe,
+    execution,
+    export_model,
+)
+from merging.arithmetic.bits import Finite
 from merging.checkpoints.architecture import skeleton
 from merging.checkpoints.checkpoint import Checkpoint
 from merging.checkpoints.weights import StoredTensor, read_header
@@ -333,15 +345,47 @@ def test_out_of_memory_falls_back_to_the_files_and_says_so(large: Recipe, caplog
 def test_the_rest_of_a_device_that_is_full_becomes_the_hosts(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
     stored = sorted(Checkpoint.open(family.base).tensors.values(), key=lambda each: each.nbytes)
     residency = Residency(CPU, Budget(sum(each.nbytes for each in stored), 0))
-    read = Residency._read_into
+    read = Residency._read_onto_device
 
-    def full(self: Residency, place: str, tensor: StoredTensor) -> Tensor:
-        if place == "device" and tensor is stored[2]:
+    def full(self: Residency, tensor: StoredTensor) -> Tensor | None:
+        if tensor is stored[2]:
             raise torch.OutOfMemoryError
-        return read(self, place, tensor)
+        return read(self, tensor)
 
-    monkeypatch.setattr(Residency, "_read_into", full)
+    monkeypatch.setattr(Residency, "_read_onto_device", full)
     assert all(residency.keep(each) is not None for each in stored)
     assert residency.notes == [
         "cpu ran out of memory while the parents were read; the rest of them is kept in host memory"
     ]
+
+
+def test_parents_give_up_memory_before_a_merge_fails(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = Recipe.average([family.base, family.a])
+    expected = merged(recipe, None)
+    failures = iter([True, False, True])
+
+    def run_step(*arguments: Any) -> Finite:
+        if next(failures, False):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return original(*arguments)
+
+    original = execution.run_step
+    with ParentSet.open(recipe) as parents:
+        parents.load()
+        monkeypatch.setattr(execution, "run_step", run_step)
+        found = Merger(parents).apply(recipe).state_dict()
+        assert all(torch.equal(found[name], expected[name]) for name in expected)
+        assert parents.notes == (
+            "the host ran out of memory while they were merged; a part of the parents is read from the files for every "
+            "candidate",
+        )
+
+
+def test_a_merge_without_room_and_with_nothing_to_give_up_is_one_line(
+    family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = Recipe.average([family.base, family.a])
+    monkeypatch.setattr(execution, "run_step", Mock(side_effect=torch.OutOfMemoryError("CUDA out of memory.\nTry")))
+    line = r"^cpu ran out of memory while \S+ was merged \(method linear\): CUDA"
+    with ParentSet.open(recipe, MergeOptions(memory_budget=0)) as parents, pytest.raises(OutOfMemory, match=line):
+        Merger(parents).apply(recipe)

@@ -550,7 +550,7 @@ numbers = st.recursive(
 @given(numbers)
 def test_numbers_are_read_as_they_were_written(value: object) -> None:
     form: forms.Form[object] = forms.plain(version=1)
-    again = form.value(form.tensors(value), CPU)
+    again = form.value(form.tensors(value))
     assert again == value
     assert repr(again) == repr(value)
 
@@ -558,7 +558,7 @@ def test_numbers_are_read_as_they_were_written(value: object) -> None:
 @given(st.lists(st.floats(width=16, allow_nan=False, allow_infinity=False), min_size=1, max_size=60), st.integers(1, 9))
 def test_a_table_is_read_as_it_was_written(values: list[float], run: int) -> None:
     table = magnitude_table(torch.tensor(values, dtype=torch.float16).split(run))
-    again = TABLE.value(TABLE.tensors(table), CPU)
+    again = TABLE.value(TABLE.tensors(table))
     places = [table.place_of(k) for k in range(1, len(values) + 1)]
     assert [again.place_of(k) for k in range(1, len(values) + 1)] == places
     assert [again.run_of(place) for place in places] == [table.run_of(place) for place in places]
@@ -576,7 +576,7 @@ def test_a_tensor_is_read_as_it_was_written(tmp_path: Path, value: Tensor | None
         folder.save()
         found = StatisticsFolder(tmp_path).read(identity)
         assert found is not None
-        again = form.value(found, CPU)
+        again = form.value(found)
         if value is None:
             assert again is None
         else:

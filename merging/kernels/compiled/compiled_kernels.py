@@ -82,8 +82,9 @@ class CompiledKernels(PassKernels):
         and read it again.
         """
         given = [each.sparsification or _KEEP_ALL for each in mixture.contributions]
-        found = [each.ranks for each in given if each.ranks is not None]
-        ranks = [each.ranks if each.ranks is not None else found[0] for each in given] if found else []
+        own = [each.ranks if each.ranks is None else block.part(each.ranks) for each in given]
+        found = [ranks for ranks in own if ranks is not None]
+        ranks = [found[0] if each is None else each for each in own] if found else []
         form = MixtureForm(
             kind_of(given),
             mixture.elect,

@@ -17,10 +17,13 @@ from merging.methods.declarations import Default, PerParent, Shared
 from merging.methods.extra.task_vector_sums import taking_part, wide
 from merging.methods.operands import Block, Operands
 from merging.methods.registry import Undefined, method
+from merging.statistics import forms
 
 # With all of the off-diagonal, directions that no text has would be solved for by the rounding errors of the Gram
 # matrices, which are float32.
 _LARGEST_ALPHA = 1 - 1e-6
+# Quickly made of what is kept of the parents.
+_SOLVED = forms.tensor(version=1, is_written=False)
 
 
 # --- Fisher ---------------------------------------------------------------------------------------------------------
@@ -60,7 +63,7 @@ def fisher(block: Block, fishers: Fishers) -> Tensor:
     for parent, weight, whole in zip(block.inputs, weights, diagonals, strict=True):
         if whole is None:
             continue
-        share = whole[block.start : block.start + len(block)].to(average.dtype) * weight
+        share = block.part(whole).to(average.dtype) * weight
         divisor.add_(share)
         total.addcmul_(share, parent.to(average.dtype) - average)
     return average.add_(total.div_(divisor.masked_fill_(divisor == 0, 1))).to(block.inputs[0].dtype)
@@ -86,9 +89,9 @@ def regress(
         block = operands.whole()
         chosen = [block.inputs[index].to(torch.float64) for index in inputs]
         solved = least_squares(chosen, [gram for gram in grams if gram is not None], [weight[i] for i in inputs], alpha)
-        return solved.to(wide(operands.dtype)).reshape(-1)
+        return solved.to(wide(operands.dtype)).to(operands.dtype).reshape(-1)
 
-    return operands.last("regmean", inputs, (weight, alpha, calibration), compute)
+    return operands.last("regmean", inputs, (weight, alpha, calibration), compute, _SOLVED)
 
 
 @method("regmean", source="arXiv:2212.09849", base="optional", prepare=regress, in_mergekit=False, observes="gram")
@@ -101,7 +104,7 @@ def regmean(block: Block, merged: Tensor | tuple[float, ...]) -> Tensor:
     """
     if isinstance(merged, tuple):
         return averaged(block, merged).to(block.inputs[0].dtype)
-    return merged[block.start : block.start + len(block)].to(block.inputs[0].dtype)
+    return block.part(merged)
 
 
 def least_squares(
@@ -110,11 +113,14 @@ def least_squares(
     """Return RegMean's matrix (out, in), float64, given matrices (out, in), Gram matrices (in, in) and weights.
 
     Solved for the difference to the average, which is nothing where the parents are equal or the inputs always zero.
+    The Gram matrices may lie on the host.
     """
     alpha = min(alpha, _LARGEST_ALPHA)
     average = torch.stack([w * m for w, m in zip(weights, matrices, strict=True)]).sum(dim=0).div_(sum(weights))
-    left, right = torch.zeros_like(grams[0], dtype=torch.float64), torch.zeros_like(average)
-    for matrix, gram, weight in zip(matrices, grams, weights, strict=True):
+    left = average.new_zeros(grams[0].shape)
+    right = torch.zeros_like(average)
+    for matrix, given, weight in zip(matrices, grams, weights, strict=True):
+        gram = given.to(matrix.device, non_blocking=True)
         shrunk = gram.to(torch.float64).mul(weight * alpha)
         shrunk.diagonal().add_(gram.diagonal(), alpha=weight * (1 - alpha))
         left.add_(shrunk)

@@ -71,7 +71,8 @@ def tsv_m(block: Block, change: TaskVectorSum) -> Tensor:
 
 
 def _kept(operands: Operands, index: int, vector: Tensor) -> Factors:
-    return operands.once("svd", [index], lambda: decompose(vector), kept=_FACTORS)
+    u, s, vh = operands.once("svd", [index], lambda: decompose(vector), kept=_FACTORS)
+    return u.to(vector.device), s.to(vector.device), vh.to(vector.device)  # they may be kept on the host
 
 
 def low_rank(factors: Sequence[Factors], rank: int) -> Tensor:

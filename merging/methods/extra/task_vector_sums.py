@@ -39,7 +39,7 @@ def plus_base(block: Block, change: TaskVectorSum) -> Tensor:
         if change.parts is None:
             total.add_(part.copy_(block.inputs[index]).sub_(base), alpha=factor)
         else:
-            total.add_(change.parts[index, block.start : block.start + len(block)], alpha=factor)
+            total.add_(block.part(change.parts[index]), alpha=factor)
     return block.workspace.like(block.base).copy_(total)
 
 
