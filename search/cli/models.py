@@ -219,6 +219,7 @@ def evaluate(
             "batch_size": batch_size,
             "backend": backend,
             "sampling": sampling,
+            "tell": tell,
             "room": (wide if fits else own).room,
         }
         with (

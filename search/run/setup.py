@@ -256,6 +256,7 @@ class Setup:
             backend=settings.backend,
             sampling=settings.sampling(self.config.search.seed),
             room=room,
+            tell=self.progress.say,
         )
 
     def merger(self, parents: ParentSet, references: int) -> Merger:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
 import os
 import signal
 import subprocess
@@ -9,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +21,13 @@ import torch
 from evaluation import Evaluator, Sampling, load_problems
 from evaluation.errors import EvaluationError
 from evaluation.generation.backend_protocol import Generated, Request
+from evaluation.generation.room import Room
 from evaluation.generation.text import text_after
 from evaluation.generation.vllm_backend import VllmBackend
+from evaluation.generation.vllm_engine.settings import capture_sizes, llm_arguments, settings_for
 from merging import load_model, load_tokenizer
 from search import SearchConfig, run_search
+from tests.evaluation.test_engine_settings import card, demand
 from tests.tiny import TinyModel, TinyVocabulary, save_tiny_model
 
 PROMPTS = ["def f(x):", "a", "import os\nimport sys\n\n\ndef main() -> None:\n    ", "x = [1, 2", "# " + "long " * 20]
@@ -35,6 +41,7 @@ class Family:
     """A tiny model that is merged again and again, in a fashion: one live model with the weights of several."""
 
     def __init__(self, folder: Path) -> None:
+        self.folder = folder
         folders = [self._saved(folder / str(seed), seed) for seed in range(3)]
         self.tokenizer = load_tokenizer(folders[0])
         self.model = load_model(folders[0])
@@ -218,6 +225,69 @@ def test_a_text_ends_where_the_context_does(backend: VllmBackend, family: Family
     context = family.model.config.max_position_embeddings
     found = generated(backend, family, [Request([5] * length) for length in (context - 3, context)])
     assert [len(one.tokens) for one in found] == [3, 0]
+
+
+@pytest.mark.vllm
+def test_a_candidate_whose_weights_fail_on_the_way_leaves_the_engine_for_the_next(
+    backend: VllmBackend, family: Family
+) -> None:
+    family.become(0)
+    engine = backend.engine(family.model, family.tokenizer, asked(family))
+
+    def broken() -> Iterator[tuple[str, torch.Tensor]]:
+        yield from itertools.islice(family.members[1].items(), 7)
+        raise ArithmeticError
+
+    with pytest.raises(ArithmeticError):
+        engine.load(broken())
+    found = generated(backend, family, asked(family))
+    assert backend.engine(family.model, family.tokenizer, asked(family)).pid == engine.pid
+    assert [one.tokens for one in found] == [family.written(prompt) for prompt in family.prompts]
+
+
+@pytest.mark.vllm
+def test_an_engine_as_on_a_gpu_writes_the_same_and_tells_that_it_starts(family: Family) -> None:
+    """With 15 guesses at once, weights in pieces smaller than a tensor, and keys and values for few rows."""
+    told: list[str] = []
+    family.become(1)
+    right = [family.written(prompt) for prompt in family.prompts]
+    with closing(VllmBackend(draft_tokens=15, room=Room(engine_cache_bytes=1), tell=told.append)) as backend:
+        requests = [request for written in right for request in asked(family, drafts=[written])]
+        found = generated(backend, family, requests)
+    assert [one.tokens for one in found] == right * len(right)
+    assert [message.partition(" in ")[0] for message in told] == [
+        "vLLM starts: this takes half a minute or so",
+        "vLLM has started",
+    ]
+
+
+@pytest.mark.vllm
+@pytest.mark.parametrize("model", ["Llama-3.1-8B"])
+def test_vllm_takes_the_arguments_of_an_engine_on_a_gpu(family: Family, model: str) -> None:
+    """vLLM's own checks of them, and its own sizes of CUDA graphs, as far as it makes them without a GPU."""
+    from vllm.config import CompilationConfig
+    from vllm.engine.arg_utils import EngineArgs
+
+    family.model.config.save_pretrained(family.folder)
+    settings = settings_for(demand(model), card(80), Room(), "float32", {})
+    arguments = llm_arguments(replace(settings, folder=str(family.folder), length=1024), "some.Proposer")
+    graphs = arguments.pop("compilation_config")
+    assert isinstance(graphs, dict)
+    EngineArgs(**arguments, skip_tokenizer_init=True)
+    sizes = CompilationConfig(**graphs).cudagraph_capture_sizes
+    assert sizes == list(capture_sizes(1024))
+
+
+@pytest.mark.vllm
+def test_what_vllm_says_is_in_the_error_when_it_does_not_start(family: Family) -> None:
+    with closing(VllmBackend()) as backend:
+        config = copy.deepcopy(family.model.config)
+        family.model.config.num_attention_heads = 7
+        try:
+            with pytest.raises(EvaluationError, match=r"vLLM does not start with 0\.\d\d GB for keys and values of"):
+                generated(backend, family, asked(family))
+        finally:
+            family.model.config = config
 
 
 @pytest.mark.vllm

@@ -1,31 +1,40 @@
-"""The engine's process: `python -m evaluation.generation.vllm_engine CONNECTION WEIGHTS`, two inherited descriptors.
+"""The engine's process: `python -m evaluation.generation.vllm_engine CONNECTION`, an inherited descriptor.
 
 Guarantees: it ends when the other side of the connection does, even in the middle of a completion.
 """
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import traceback
+from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection
 
 from evaluation.errors import EvaluationError
 from evaluation.generation.vllm_engine.messages import (
     Answer,
     Cancel,
+    Chunk,
     Done,
-    EngineSettings,
     Generate,
     Load,
+    Loaded,
     Order,
+    Start,
 )
+from evaluation.generation.vllm_engine.weight_stream import Piece
+
+
+class CancelledError(Exception):
+    """The other side has no more weights."""
 
 
 def main() -> None:
     """Serve until the other side hangs up."""
     connection: Connection[Answer, Order] = Connection(int(sys.argv[1]))
     try:
-        _serve(connection, int(sys.argv[2]))
+        _serve(connection)
     except (EOFError, ConnectionError):
         return
     except Exception as error:  # whatever it is, the other side must know
@@ -33,25 +42,34 @@ def main() -> None:
         connection.send(EvaluationError(f"{type(error).__name__}: {error}"))
 
 
-def _serve(connection: Connection[Answer, Order], file: int) -> None:
-    settings = connection.recv()
-    assert isinstance(settings, EngineSettings)
+def _serve(connection: Connection[Answer, Order]) -> None:
+    start = connection.recv()
+    assert isinstance(start, Start)
     # Imported here, so that a vLLM that cannot be imported is reported like other failures.
     from evaluation.generation.vllm_engine.engine import Engine
-    from evaluation.generation.vllm_engine.shared_weights import SeenWeights
+    from evaluation.generation.vllm_engine.weight_stream import WeightReader
 
-    engine = Engine(settings, SeenWeights(file))
+    engine = Engine(start.settings, WeightReader(start.memory))
     connection.send(Done())
     while True:
         order = connection.recv()
         if isinstance(order, Load):
-            engine.load(order.weights)
+            with contextlib.suppress(CancelledError):
+                engine.load(_chunks(connection), lambda: connection.send(Done()))
         elif isinstance(order, Generate):
             for completed in engine.generate(order, lambda: _is_cancelled(connection)):
                 connection.send(completed)
         elif isinstance(order, Cancel):
             continue  # it came after the last completion, whose end was answered
         connection.send(Done())
+
+
+def _chunks(connection: Connection[Answer, Order]) -> Iterator[Sequence[Piece]]:
+    while not isinstance(order := connection.recv(), Loaded):
+        if isinstance(order, Cancel):
+            raise CancelledError
+        assert isinstance(order, Chunk)
+        yield order.pieces
 
 
 def _is_cancelled(connection: Connection[Answer, Order]) -> bool:

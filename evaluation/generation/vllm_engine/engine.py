@@ -5,20 +5,22 @@ Guarantees: `load` replaces all weights or raises, and drops what was computed f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
 import vllm
+from vllm.config import VllmConfig, set_current_vllm_config
 from vllm.inputs import tokens_input
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 from vllm.sampling_params import RequestOutputKind
 
 from evaluation.generation.backend_protocol import Request
-from evaluation.generation.vllm_engine.messages import Completed, EngineSettings, Generate, Likelihood
+from evaluation.generation.vllm_engine.messages import Completed, Generate, Likelihood
 from evaluation.generation.vllm_engine.proposer import DraftProposer
-from evaluation.generation.vllm_engine.shared_weights import SeenWeights, SharedTensor
+from evaluation.generation.vllm_engine.settings import EngineSettings, llm_arguments
+from evaluation.generation.vllm_engine.weight_stream import Piece, WeightReader
 
 
 class Engine:
@@ -26,34 +28,37 @@ class Engine:
 
     Args:
         settings: of the engine.
-        weights: those of the candidates, in shared memory.
+        weights: reads those of the candidates.
     """
 
-    def __init__(self, settings: EngineSettings, weights: SeenWeights) -> None:
+    def __init__(self, settings: EngineSettings, weights: WeightReader) -> None:
         self._weights = weights
-        self._llm = vllm.LLM(
-            settings.folder,
-            dtype=settings.dtype,
-            load_format="dummy",
-            generation_config="vllm",
-            max_model_len=settings.length,
-            max_num_seqs=settings.rows,
-            enable_prefix_caching=False,
-            **_on_device(settings),
-            **_speculation(settings),
-        )
+        arguments: dict[str, Any] = llm_arguments(settings, f"{DraftProposer.__module__}.{DraftProposer.__name__}")
+        self._llm = vllm.LLM(**arguments)
         self._engine = self._llm.llm_engine
         self._drafting: DraftProposer | None = None
         if settings.draft_tokens:
             runner = self._engine.model_executor.driver_worker.worker.model_runner
             self._drafting = runner.drafter
-            self._drafting.begin(runner.input_batch, settings.digits)
+            self._drafting.begin(runner.input_batch, settings)
 
-    def load(self, shared: Sequence[SharedTensor]) -> None:
-        """Replace all weights. Raises ValueError if some are missing; names them."""
-        load = partial(_load, weights=self._weights.tensors(shared), config=self._engine.model_config)
+    def load(self, chunks: Iterable[Sequence[Piece]], taken: Callable[[], None]) -> None:
+        """Replace all weights by those that follow.
+
+        After an error of the chunks, which is passed on, the weights are undefined until the next call.
+
+        Args:
+            chunks: what is in the shared memory, in order.
+            taken: called when all of a chunk is read.
+
+        Raises:
+            ValueError: some weights are missing; names them.
+            RuntimeError: prefixes that were computed from earlier weights would stay.
+        """
+        load = partial(_load, weights=self._weights.tensors(chunks, taken), config=self._engine.vllm_config)
         self._llm.apply_model(load)
-        self._llm.reset_prefix_cache()
+        if not self._llm.reset_prefix_cache():
+            raise RuntimeError("vLLM keeps cached prefixes of earlier weights, since requests are running")
 
     def generate(self, order: Generate, is_cancelled: Callable[[], bool]) -> Iterator[Completed | Likelihood]:
         """Yield likelihoods and completions as they are ready; ask before each step whether to go on."""
@@ -128,35 +133,20 @@ def _mean_log_likelihood(of_prompt: Sequence[dict[int, Any]], request: Request) 
     return float(sum(found) / len(found))
 
 
-def _load(model: Any, weights: Iterator[tuple[str, Any]], config: Any) -> None:
+def _load(model: Any, weights: Iterator[tuple[str, Any]], config: VllmConfig) -> None:
     """Load weights into vLLM's model, layer by layer, in place: what it compiled or captured stays valid."""
     wanted = {name for name, _ in model.named_parameters()}
-    initialize_layerwise_reload(model)
-    loaded = model.load_weights(weights)
-    finalize_layerwise_reload(model, config)
+    with set_current_vllm_config(config):  # as in vLLM's own `reload_weights`: some layers ask for it
+        initialize_layerwise_reload(model)
+        try:
+            loaded = model.load_weights(weights)
+        finally:  # a model that is half loaded could not be loaded again
+            finalize_layerwise_reload(model, config.model_config)
+    for _ in weights:  # what vLLM does not need
+        pass
     # vLLM 0.32 packs weights for a CPU; a head tied to the embedding would keep the packed weights of the model before.
     for layer in model.modules():
         if isinstance(layer, ParallelLMHead):
             layer.quant_method.process_weights_after_loading(layer)
     if missing := sorted(wanted - loaded):
         raise ValueError(f"{type(model).__name__} of vLLM lacks {', '.join(missing[:5])}")
-
-
-def _on_device(settings: EngineSettings) -> dict[str, Any]:
-    if settings.memory_part is None:
-        # On a CPU, code that torch compiles keeps the weights that it was compiled with.
-        return {"enforce_eager": True, "kv_cache_memory_bytes": settings.cache_bytes}
-    return {"gpu_memory_utilization": settings.memory_part}
-
-
-def _speculation(settings: EngineSettings) -> dict[str, Any]:
-    if not settings.draft_tokens:
-        return {}
-    path = f"{DraftProposer.__module__}.{DraftProposer.__name__}"
-    return {
-        "speculative_config": {
-            "method": "custom_class",
-            "model": path,
-            "num_speculative_tokens": settings.draft_tokens,
-        }
-    }

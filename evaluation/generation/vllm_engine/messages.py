@@ -2,45 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from evaluation.errors import EvaluationError
 from evaluation.generation.backend_protocol import Request
-from evaluation.generation.vllm_engine.shared_weights import SharedTensor
+from evaluation.generation.vllm_engine.settings import EngineSettings
+from evaluation.generation.vllm_engine.weight_stream import Piece, SharedMemory
 
 
 @dataclass(frozen=True, slots=True)
-class EngineSettings:
-    """The settings of an engine; the first message.
+class Start:
+    """Start an engine; the first message."""
 
-    Attributes:
-        folder: of the model's config and tokenizer; weights are not read from it.
-        dtype: of weights, keys and values, as torch names it.
-        rows: requests decoded at once.
-        length: the most tokens of a prompt plus its completion.
-        cache_bytes: for keys and values on a CPU; None leaves it to vLLM.
-        memory_part: of a GPU's memory, for weights, keys, values and activations; None on a CPU.
-        draft_tokens: the most tokens guessed at once; 0 makes no guesses.
-        digits: of the tokenizer, see `digits_of`.
-    """
-
-    folder: str
-    dtype: str
-    rows: int
-    length: int
-    cache_bytes: int | None
-    memory_part: float | None
-    draft_tokens: int
-    digits: Mapping[int, str]
+    settings: EngineSettings
+    memory: SharedMemory
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Load these weights, named as in a checkpoint."""
+    """Replace all weights by those that follow."""
 
-    weights: Sequence[SharedTensor]
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Some of the weights are in the shared memory; answered by Done as soon as they may be overwritten."""
+
+    pieces: Sequence[Piece]
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """There were all weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +48,7 @@ class Generate:
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    """Stop generating; answered by one Done, together with the order that it ends."""
+    """Stop loading or generating; answered by one Done, together with the order that it ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +72,6 @@ class Done:
     """The order is carried out."""
 
 
-Order: TypeAlias = EngineSettings | Load | Generate | Cancel
+Order: TypeAlias = Start | Load | Chunk | Loaded | Generate | Cancel
 # An error says why an order cannot be carried out; the engine ends with it.
 Answer: TypeAlias = Completed | Likelihood | Done | EvaluationError

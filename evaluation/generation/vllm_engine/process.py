@@ -11,7 +11,8 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Generator, Mapping, Sequence
+import time
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import replace
 from multiprocessing import Pipe
 from pathlib import Path
@@ -25,19 +26,28 @@ from evaluation.generation.backend_protocol import Request
 from evaluation.generation.vllm_engine.messages import (
     Answer,
     Cancel,
+    Chunk,
     Completed,
     Done,
-    EngineSettings,
     Generate,
     Likelihood,
     Load,
+    Loaded,
     Order,
+    Start,
 )
-from evaluation.generation.vllm_engine.shared_weights import SharedWeights
+from evaluation.generation.vllm_engine.settings import EngineSettings
+from evaluation.generation.vllm_engine.weight_stream import WeightWriter
 
+_WORK = {
+    "cpu": "this takes half a minute or so",
+    "cuda": "it compiles the model and captures CUDA graphs, which takes a minute or two the first time",
+}
 _ROOT = Path(__file__).parents[3]
 _PATIENCE_SECONDS = 5.0
 _LOG_LINES = 15
+# What takes longer than this is told.
+_TOLD_SECONDS = 2.0
 
 
 class EngineProcess:
@@ -47,8 +57,8 @@ class EngineProcess:
         settings: of the engine; the folder is filled in here.
         config: of the models that it will run.
         tokenizer: their tokenizer.
-        tensors: the names, shapes and dtypes of their weights.
         device: where they are.
+        tell: told that the engine starts, if that takes long, and when it has started.
 
     Raises:
         EvaluationError: vLLM cannot be started with this model.
@@ -59,29 +69,29 @@ class EngineProcess:
         settings: EngineSettings,
         config: PreTrainedConfig,
         tokenizer: PreTrainedTokenizerBase,
-        tensors: Mapping[str, Tensor],
         device: torch.device,
+        tell: Callable[[str], None],
     ) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="merge-search-vllm-")
         self._log = Path(self._folder.name) / "engine.log"
-        self._weights = SharedWeights(tensors)
+        self._weights = WeightWriter(device)
         self._connection, theirs = Pipe()
         config.save_pretrained(self._folder.name)
         tokenizer.save_pretrained(self._folder.name)
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", __package__, str(theirs.fileno()), str(self._weights.file)],
+                [sys.executable, "-m", __package__, str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                pass_fds=(theirs.fileno(), self._weights.file),
+                pass_fds=(theirs.fileno(), self._weights.shared.file),
                 env=os.environ | _environment(device),
                 start_new_session=True,
             )
         theirs.close()
         try:
-            self._order(replace(settings, folder=self._folder.name))
-            self._done()
+            self._order(Start(replace(settings, folder=self._folder.name), self._weights.shared))
+            self._started(settings, tell)
         except BaseException:
             self.close()
             raise
@@ -91,10 +101,38 @@ class EngineProcess:
         """The process's id."""
         return self._process.pid
 
-    def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Replace the engine's weights. Raises EvaluationError."""
-        self._order(Load(self._weights.put(tensors)))
-        self._done()
+    def load(self, tensors: Iterable[tuple[str, Tensor]]) -> None:
+        """Replace the engine's weights by tensors that may come into being as they are asked for.
+
+        After an error of theirs, which is passed on, the weights are undefined until the next call.
+
+        Args:
+            tensors: by their names in a checkpoint; each is read before the next is asked for.
+
+        Raises:
+            EvaluationError: the engine failed.
+        """
+        self._order(Load())
+        unread = 0
+        chunks = self._weights.chunks(tensors)
+        while True:
+            try:
+                pieces = next(chunks, None)
+            except BaseException:
+                self._order(Cancel())
+                for _ in range(unread + 1):
+                    self._done()
+                raise
+            if pieces is None:
+                break
+            self._order(Chunk(pieces))
+            unread += 1
+            if unread == 2:
+                self._done()
+                unread = 1
+        self._order(Loaded())
+        for _ in range(unread + 1):
+            self._done()
 
     def generate(
         self, requests: Sequence[Request], ends: Sequence[int], guess: bool
@@ -124,6 +162,19 @@ class EngineProcess:
             self._process.wait()
         self._weights.close()
         self._folder.cleanup()
+
+    def _started(self, settings: EngineSettings, tell: Callable[[str], None]) -> None:
+        began = time.monotonic()
+        is_long = not self._connection.poll(_TOLD_SECONDS)
+        if is_long:
+            tell(f"vLLM starts: {_WORK[settings.kind]}")
+        try:
+            self._done()
+        except EvaluationError as error:
+            cache = f"{settings.cache_bytes / 1e9:.2f} GB for keys and values of {settings.length} tokens a text"
+            raise EvaluationError(f"vLLM does not start with {cache}: {error}") from None
+        if is_long:
+            tell(f"vLLM has started in {time.monotonic() - began:.0f} s")
 
     def _order(self, order: Order) -> None:
         with contextlib.suppress(BrokenPipeError):  # the answer says why

@@ -5,7 +5,7 @@ vLLM 0.32 makes an instance of the class that `speculative_config` names, and ca
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,10 +13,7 @@ from numpy.typing import NDArray
 
 from evaluation.generation.backend_protocol import Request
 from evaluation.generation.drafting.drafter import Drafter, Trust
-from evaluation.generation.drafting.numbered_text import NO_DIGITS
-
-# A guess costs one position of a step; a step costs as much as this many positions, plus those of its rows.
-_STEP_POSITIONS = 20
+from evaluation.generation.vllm_engine.settings import EngineSettings
 
 
 class DraftProposer:
@@ -31,19 +28,19 @@ class DraftProposer:
         self._trust = Trust()
         self._drafts: dict[str, Drafter] = {}
         self._left: dict[str, int] = {}
-        self._batch: Any = None
-        self._digits = NO_DIGITS
+        self._batch: Any
+        self._settings: EngineSettings
 
     def load_model(self, *_: Any, **__: Any) -> None:
         """Do nothing: no model makes these guesses."""
 
-    def begin(self, batch: Any, digits: Mapping[int, str]) -> None:
-        """Accept the worker's batch, which knows the request of each row, and the tokenizer's digits."""
-        self._batch, self._digits = batch, digits
+    def begin(self, batch: Any, settings: EngineSettings) -> None:
+        """Accept the worker's batch, which knows the request of each row, and the engine's settings."""
+        self._batch, self._settings = batch, settings
 
     def know(self, identifier: str, request: Request) -> None:
         """Make guesses for a request from now on."""
-        self._drafts[identifier] = Drafter(request.prompt, request.drafts, self._trust, self._digits)
+        self._drafts[identifier] = Drafter(request.prompt, request.drafts, self._trust, self._settings.digits)
         self._left[identifier] = request.max_new_tokens
 
     def forget(self) -> None:
@@ -62,13 +59,14 @@ class DraftProposer:
             tokens: (rows, length) of prompt plus completion.
         """
         writing = sum(map(bool, sampled))
-        certainty = writing / (writing + _STEP_POSITIONS)
+        certainty = writing / (writing + self._settings.step_positions)
+        most = min(self._most, self._settings.most_positions // max(1, writing) - 1)
         return [
-            self._guess(row, new, tokens[row, : lengths[row]], certainty) if new else []
+            self._guess(row, new, tokens[row, : lengths[row]], most, certainty) if new else []
             for row, new in enumerate(sampled)
         ]
 
-    def _guess(self, row: int, new: Sequence[int], tokens: NDArray[np.int32], certainty: float) -> list[int]:
+    def _guess(self, row: int, new: Sequence[int], tokens: NDArray[np.int32], most: int, certainty: float) -> list[int]:
         identifier = self._batch.req_ids[row]
         drafts = self._drafts.get(identifier)
         if drafts is None:
@@ -76,5 +74,5 @@ class DraftProposer:
         drafts.learn(len(new) - 1)
         generated = tokens[self._batch.num_prompt_tokens[row] :].tolist()
         # The token after the guesses is chosen in the same step.
-        most = min(self._most, self._left[identifier] - len(generated) - 1)
+        most = min(most, self._left[identifier] - len(generated) - 1)
         return list(drafts.propose(generated, max(most, 0), certainty))

@@ -1,0 +1,165 @@
+"""Weights on their way to another process: through a small memory that both see, piece after piece.
+
+On a CPU it is an anonymous file that both processes map: it needs no /dev/shm (64 MB in a container by default) and
+disappears with the processes. On a GPU it is one allocation, which the other process opens once (CUDA IPC); torch makes
+a new event, and wraps the allocation once more, for each handle.
+
+Guarantees: neither side holds more of a model than this memory and the tensor that is being read.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.multiprocessing.reductions import rebuild_cuda_tensor, reduce_tensor
+
+_HALF_BYTES = {"cpu": 64 << 20, "cuda": 256 << 20}
+_ALIGNMENT = 64
+# Where `reduce_tensor` (torch 2.13) puts the device's index: the other process sees only that device.
+_DEVICE_INDEX = 6
+
+
+@dataclass(frozen=True, slots=True)
+class SharedMemory:
+    """How the other process finds the memory.
+
+    Attributes:
+        file: the descriptor of the shared file; of no length where it is on a GPU.
+        handle: opens a GPU's memory; None on a CPU.
+    """
+
+    file: int
+    handle: tuple[Any, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Some bytes of a tensor; the pieces of one follow each other.
+
+    Attributes:
+        name: of the tensor.
+        dtype: as torch names it.
+        shape: of the tensor.
+        place: of the first byte in the shared memory.
+        start: of the first byte in the tensor.
+        count: how many bytes there are.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    place: int
+    start: int
+    count: int
+
+
+class WeightWriter:
+    """The side that writes.
+
+    Args:
+        device: where the tensors are.
+        half_bytes: of each half of the memory; one is read while the other is written.
+    """
+
+    def __init__(self, device: torch.device, half_bytes: int | None = None) -> None:
+        kind = "cpu" if device.type == "cpu" else "cuda"
+        half = half_bytes or _HALF_BYTES[kind]
+        self._half = -(-half // _ALIGNMENT) * _ALIGNMENT
+        self._device = device
+        file = os.memfd_create("merge-search weights")
+        handle = None
+        if kind == "cpu":
+            os.ftruncate(file, 2 * self._half)
+            self._memory = _mapped(file)
+        else:
+            self._memory = torch.empty(2 * self._half, dtype=torch.uint8, device=device)
+            _, handle = reduce_tensor(self._memory)  # type: ignore[no-untyped-call]
+        self.shared = SharedMemory(file, handle)
+
+    def chunks(self, tensors: Iterable[tuple[str, Tensor]]) -> Iterator[Sequence[Piece]]:
+        """Write tensors into the halves in turn; yield the pieces of each half that is full.
+
+        Before asking for more, the caller waits until the half before this one is read.
+        """
+        half, used, pieces = 0, 0, list[Piece]()
+        for name, tensor in tensors:
+            flat = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+            dtype, shape, start = str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape), 0
+            while start < len(flat) or not start:
+                count = min(len(flat) - start, self._half - used)
+                place = half * self._half + used
+                self._memory[place : place + count].copy_(flat[start : start + count])
+                pieces.append(Piece(name, dtype, shape, place, start, count))
+                used, start = used + -(-count // _ALIGNMENT) * _ALIGNMENT, start + count
+                if used >= self._half:
+                    yield self._written(pieces)
+                    half, used, pieces = 1 - half, 0, []
+                if not len(flat):
+                    break
+        if pieces:
+            yield self._written(pieces)
+
+    def close(self) -> None:
+        """Release the memory."""
+        os.close(self.shared.file)
+        self._memory = torch.empty(0, dtype=torch.uint8)
+
+    def _written(self, pieces: Sequence[Piece]) -> Sequence[Piece]:
+        _wait_for(self._device)
+        return pieces
+
+
+class WeightReader:
+    """The side that reads.
+
+    Args:
+        memory: that of the side that writes.
+    """
+
+    def __init__(self, memory: SharedMemory) -> None:
+        self._memory = _mapped(memory.file) if memory.handle is None else _opened(memory.handle)
+
+    def tensors(self, chunks: Iterable[Sequence[Piece]], taken: Callable[[], None]) -> Iterator[tuple[str, Tensor]]:
+        """Yield each tensor's name and a copy of it.
+
+        Args:
+            chunks: what was written, in order.
+            taken: called when all pieces of a chunk are read.
+        """
+        flat = self._memory[:0]
+        for pieces in chunks:
+            for piece in pieces:
+                dtype: torch.dtype = getattr(torch, piece.dtype)
+                size = torch.Size(piece.shape).numel() * dtype.itemsize
+                if not piece.start:
+                    flat = torch.empty(size, dtype=torch.uint8, device=self._memory.device)
+                end = piece.start + piece.count
+                flat[piece.start : end] = self._memory[piece.place : piece.place + piece.count]
+                if end == size:
+                    yield piece.name, flat.view(dtype).view(piece.shape)
+            _wait_for(self._memory.device)
+            taken()
+
+
+def _wait_for(device: torch.device) -> None:
+    """Wait until a device has done what it was given: the other process does not know of that."""
+    if device.type == "cuda":
+        torch.cuda.current_stream(device).synchronize()
+
+
+def _mapped(file: int) -> Tensor:
+    """Return the bytes of a file as a tensor that keeps the mapping open."""
+    return torch.frombuffer(mmap.mmap(file, 0), dtype=torch.uint8)
+
+
+def _opened(handle: tuple[Any, ...]) -> Tensor:
+    arguments = list(handle)
+    arguments[_DEVICE_INDEX] = 0
+    opened: Tensor = rebuild_cuda_tensor(*arguments)  # type: ignore[no-untyped-call]
+    return opened
