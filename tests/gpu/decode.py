@@ -58,7 +58,7 @@ class Sizes:
         return min(128, self.hidden // 4)
 
 
-SMALL = Sizes(hidden=64, layers=2, vocabulary=300, rows=4, prompt=24, merged_layers=1)
+SMALL = Sizes(hidden=128, layers=2, vocabulary=300, rows=4, prompt=24, merged_layers=1)
 
 
 def random_model(sizes: Sizes, device: torch.device, dtype: torch.dtype) -> LlamaForCausalLM:
