@@ -7,7 +7,6 @@ and no likelihood of a reference is computed.
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -17,12 +16,11 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from evaluation.generation.backend_protocol import Completions, Request
 from evaluation.generation.engine.active_request import ActiveRequest
+from evaluation.generation.engine.batch_limit import BatchLimit
 from evaluation.generation.out_of_memory import is_out_of_memory
 from evaluation.generation.text import end_tokens, within_context
 from evaluation.generation.threads import threads_for
 from evaluation.generation.token_choice import NONE, choose
-
-_LOG = logging.getLogger(__name__)
 
 _DEFAULT_BATCH = 96
 # `generate` runs until the last row ends. It is called for this many tokens first, then for twice as many with the rows
@@ -36,15 +34,15 @@ class StockGenerator:
     Args:
         model: a causal language model in eval mode.
         tokenizer: its tokenizer.
-        batch_size: prompts decoded at once; halved when memory runs out.
+        limit: of a batch, which learns where memory runs out; by default 96 prompts at once.
     """
 
     def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int | None = None
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, limit: BatchLimit | int | None = None
     ) -> None:
         self._model = model
         self._tokenizer = tokenizer
-        self._batch_size = batch_size or _DEFAULT_BATCH
+        self._limit = limit if isinstance(limit, BatchLimit) else BatchLimit(limit)
         self._ends = end_tokens(model, tokenizer)
 
     def generate(self, requests: Sequence[Request]) -> Completions:
@@ -55,7 +53,7 @@ class StockGenerator:
         while waiting:
             start = 0
             while start < len(waiting):
-                rows = waiting[start : start + self._batch_size]
+                rows = waiting[start : start + (self._limit.rows or _DEFAULT_BATCH)]
                 if self._fits(rows, tokens):
                     start += len(rows)
                     yield from ((row.index, row.generation) for row in rows if row.finished)
@@ -69,8 +67,7 @@ class StockGenerator:
         except RuntimeError as error:
             if not is_out_of_memory(error) or len(rows) == 1:
                 raise
-            self._batch_size = len(rows) // 2
-            _LOG.warning("out of memory: continuing with %d prompts at a time", self._batch_size)
+            self._limit.ran_out(len(rows))
         else:
             return True
         torch.cuda.empty_cache()

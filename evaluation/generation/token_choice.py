@@ -1,25 +1,84 @@
 """Which token is chosen: the likeliest or a drawn one, as a function of the logits and the token's position.
 
 Guarantees: a draw depends on its key and the position, and not on the batch, the order or the drafts, so that guesses
-are verified as in greedy decoding. If logits are not finite, no token is chosen; this check never waits for the
-device.
+are verified as in greedy decoding. If logits are not finite, no token is chosen. Nothing here waits for the device,
+except `choose`, where a nucleus is large.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from evaluation.generation.packed_numbers import PackedNumbers
 from evaluation.generation.sampling import TokenDraws
 
 # A vocabulary is summed and sorted in blocks of this many tokens: sorting all of it takes longer than a pass.
 _BLOCK = 64
 NONE = -1
 """Stands for no token: the logits have NaN or +Inf, or all are -Inf."""
+OPEN = -2
+"""Stands for a token that `settle` has to choose: its nucleus is large."""
 # Most nuclei are this small.
 _FEW = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """How tokens are drawn at some positions.
+
+    Attributes:
+        where: (n,) the positions; None for all.
+        temperature: (n,), above 0.
+        top_p: (n,), within (0, 1]; None if all are 1.
+        uniform: (n,), float64 in [0, 1).
+    """
+
+    where: Tensor | None
+    temperature: Tensor
+    top_p: Tensor | None
+    uniform: Tensor
+
+
+def pack_drawing(
+    numbers: PackedNumbers, draws: Sequence[TokenDraws | None], starts: Sequence[int], counts: Sequence[int]
+) -> Callable[[Tensor], Drawing] | None:
+    """Pack how tokens are drawn; return what unpacks it, or None if each completion takes the likeliest.
+
+    Args:
+        numbers: gets the numbers.
+        draws: per completion; None takes the likeliest.
+        starts: per completion, the place of its first chosen token.
+        counts: per completion, how many positions it has.
+    """
+    if not any(draws):
+        return None
+    places: list[int] = []
+    options: list[tuple[float, float, float]] = []
+    first = 0
+    for draw, start, count in zip(draws, starts, counts, strict=True):
+        if draw is not None:
+            places += range(first, first + count)
+            options += [(draw.temperature, draw.top_p, uniform) for uniform in draw.uniforms(start, count)]
+        first += count
+    where = numbers.integers(places) if len(places) < first else None
+    # In float64 a random number near 1 stays below it.
+    temperature, top_p, uniform = (numbers.reals(each) for each in zip(*options, strict=True))
+    in_nucleus = any(draw.top_p < 1 for draw in draws if draw)
+
+    def unpacked(sent: Tensor) -> Drawing:
+        reals = sent.view(torch.float64)
+        return Drawing(
+            None if where is None else sent[where],
+            reals[temperature].float(),
+            reals[top_p].float() if in_nucleus else None,
+            reals[uniform],
+        )
+
+    return unpacked
 
 
 def choose(logits: Tensor, draws: Sequence[TokenDraws | None], starts: Sequence[int], counts: Sequence[int]) -> Tensor:
@@ -34,62 +93,77 @@ def choose(logits: Tensor, draws: Sequence[TokenDraws | None], starts: Sequence[
     Returns:
         The tokens, (positions,), int64; `NONE` where logits are not finite.
     """
-    places: list[int] = []
-    numbers: list[tuple[float, float, float]] = []
-    first = 0
-    for draw, start, count in zip(draws, starts, counts, strict=True):
-        if draw is not None:
-            places += range(first, first + count)
-            numbers += [(draw.temperature, draw.top_p, uniform) for uniform in draw.uniforms(start, count)]
-        first += count
-    if not places:
-        return _likeliest(logits)
-    # In float64 a random number near 1 stays below it.
-    temperature, top_p, uniform = torch.tensor(numbers, dtype=torch.float64, device=logits.device).unbind(dim=1)
-    if len(places) == len(logits):
-        return drawn(logits, temperature.float(), top_p.float(), uniform)
-    chosen, where = _likeliest(logits), torch.tensor(places, device=logits.device)
-    chosen[where] = drawn(logits[where], temperature.float(), top_p.float(), uniform)
-    return chosen
+    numbers = PackedNumbers()
+    unpacked = pack_drawing(numbers, draws, starts, counts)
+    drawing = unpacked(numbers.sent(logits.device)) if unpacked else None
+    chosen = choose_at_once(logits, drawing)
+    return settle(chosen, logits, drawing) if drawing and bool((chosen == OPEN).any()) else chosen
 
 
-def drawn(logits: Tensor, temperature: Tensor, top_p: Tensor, uniform: Tensor) -> Tensor:
-    """Return the token (n,) at which the cumulative probability exceeds a random number.
-
-    `NONE` where logits are not finite.
+def choose_at_once(logits: Tensor, drawing: Drawing | None) -> Tensor:
+    """Choose a token at each position, without waiting for the device.
 
     Args:
-        logits: (n, vocabulary).
-        temperature: (n,), above 0.
-        top_p: (n,), within (0, 1].
-        uniform: (n,), float64 in [0, 1).
+        logits: (positions, vocabulary).
+        drawing: how tokens are drawn; None takes the likeliest.
+
+    Returns:
+        The tokens, (positions,), int64; `NONE` where logits are not finite, `OPEN` where `settle` has to choose.
     """
-    weights, finite = _weights(logits, temperature)
-    if bool((top_p < 1).any()):
-        least = torch.where(top_p < 1, least_in_nucleus(weights, top_p), 0)
+    if drawing is None:
+        return _likeliest(logits)
+    if drawing.where is None:
+        return drawn(logits, drawing)
+    chosen = _likeliest(logits)
+    return chosen.index_copy_(0, drawing.where, drawn(logits[drawing.where], drawing))
+
+
+def settle(chosen: Tensor, logits: Tensor, drawing: Drawing) -> Tensor:
+    """Return the tokens with those chosen that were `OPEN`, by sorting the whole vocabulary."""
+    places = (chosen == OPEN).nonzero().squeeze(1)
+    own = places if drawing.where is None else torch.searchsorted(drawing.where, places)
+    top_p = None if drawing.top_p is None else drawing.top_p[own]
+    some = Drawing(None, drawing.temperature[own], top_p, drawing.uniform[own])
+    return chosen.index_copy(0, places, drawn(logits[places], some, whole=True))
+
+
+def drawn(logits: Tensor, drawing: Drawing, *, whole: bool = False) -> Tensor:
+    """Return the token (n,) at which the cumulative probability exceeds a random number.
+
+    `NONE` where logits (n, vocabulary) are not finite, `OPEN` where a nucleus needs ``whole``.
+    """
+    weights, finite = _weights(logits, drawing.temperature)
+    known = None
+    if drawing.top_p is not None:
+        least, known = least_in_nucleus(weights, drawing.top_p, whole=whole)
         weights = weights.masked_fill_(weights < least[:, None], 0)
     blocks = weights.view(len(weights), -1, _BLOCK)
     sums = blocks.sum(dim=-1)
-    block, rest = _reached(sums, uniform * sums.sum(dim=-1, dtype=torch.float64))
+    block, rest = _reached(sums, drawing.uniform * sums.sum(dim=-1, dtype=torch.float64))
     own = blocks.gather(1, block[:, None, None].expand(-1, 1, _BLOCK)).squeeze(1)
-    return torch.where(finite, block * _BLOCK + _reached(own, rest)[0], NONE)
+    token = block * _BLOCK + _reached(own, rest)[0]
+    if known is not None:
+        token = torch.where(known, token, OPEN)
+    return torch.where(finite, token, NONE)
 
 
-def least_in_nucleus(weights: Tensor, top_p: Tensor) -> Tensor:
-    """Return the least weight (n,) in the nucleus: the largest weights that together reach the part top_p (n,) of all.
+def least_in_nucleus(weights: Tensor, top_p: Tensor, *, whole: bool = False) -> tuple[Tensor, Tensor]:
+    """Return the least weight (n,) in the nucleus, and whether (n,) it was found.
 
-    Tokens with the same weight as the last one in the nucleus belong to it, too.
+    The nucleus is the largest weights that together reach the part top_p (n,) of all. Tokens with the same weight as
+    the last one in the nucleus belong to it, too. With ``whole``, the least weight is found in any case.
     """
     wanted = top_p * weights.sum(dim=-1)
+    all_tokens = top_p >= 1
+    if whole:
+        least = _least(weights.sort(dim=-1, descending=True).values, wanted)[0]
+        return torch.where(all_tokens, 0, least), torch.ones_like(all_tokens)
     blocks = weights.view(len(weights), -1, _BLOCK)
     # The largest weights lie in the blocks with the largest maxima: most of the vocabulary need not be sorted.
     largest = blocks.amax(dim=-1).topk(min(_FEW, blocks.shape[1]), dim=-1).indices
     some = blocks.gather(1, largest[..., None].expand(-1, -1, _BLOCK)).flatten(1)
     least, reached = _least(some.topk(min(_FEW, some.shape[-1]), dim=-1).values, wanted)
-    if not bool(reached.all()):
-        rest = ~reached
-        least[rest] = _least(weights[rest].sort(dim=-1, descending=True).values, wanted[rest])[0]
-    return least
+    return torch.where(all_tokens, 0, least), reached | all_tokens
 
 
 def _likeliest(logits: Tensor) -> Tensor:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evaluation.generation.backend_protocol import Completions, OnLikelihood, Request
 from evaluation.generation.engine.attention import UnsupportedAttentionError
+from evaluation.generation.engine.batch_limit import BatchLimit
 from evaluation.generation.engine.generator import TransformersGenerator
 from evaluation.generation.room import UNLIMITED, Room
 from evaluation.generation.stock_generator import StockGenerator
@@ -26,8 +28,10 @@ class TransformersBackend:
     """
 
     def __init__(self, batch_size: int | None = None, room: Room = UNLIMITED) -> None:
-        self._batch_size = batch_size
         self._room = room
+        self._plain = BatchLimit(batch_size or room.plain_rows, fixed=True)
+        self._batch_size = batch_size
+        self._limits: dict[tuple[torch.device, int], BatchLimit] = {}
 
     def generate(
         self,
@@ -39,14 +43,21 @@ class TransformersBackend:
         plain: bool = False,
     ) -> Completions:
         """Generate with our own attention, or else with the model's own, slower and with a warning; see `Backend`."""
-        rows = self._batch_size or (self._room.plain_rows if plain else None)
+        limit = self._plain if plain else self._limit(model)
         try:
-            generator = TransformersGenerator(model, tokenizer, rows, drafting=not plain, room=self._room)
+            generator = TransformersGenerator(model, tokenizer, limit, drafting=not plain)
         except UnsupportedAttentionError as error:
             name = type(model).__name__
             _LOG.warning("%s: generating with transformers' own attention, which is slower: %s", name, error)
-            return StockGenerator(model, tokenizer, rows).generate(requests)
+            return StockGenerator(model, tokenizer, limit).generate(requests)
         return generator.generate(requests, on_likelihood)
 
     def close(self) -> None:
-        """Do nothing: nothing outlives a model."""
+        """Do nothing: nothing outlives a model but what was learned about memory."""
+
+    def _limit(self, model: PreTrainedModel) -> BatchLimit:
+        """Return the limit of batches of models of this size; it is kept, as candidates are alike."""
+        size = model.device, sum(each.nbytes for each in model.parameters())
+        if size not in self._limits:
+            self._limits[size] = BatchLimit(self._batch_size, self._room.cache_bytes)
+        return self._limits[size]

@@ -21,7 +21,7 @@ from evaluation.generation.backend_protocol import Request
 from evaluation.generation.engine.generator import TransformersGenerator
 from evaluation.generation.sampling import TokenDraws
 from evaluation.generation.stock_generator import StockGenerator
-from evaluation.generation.token_choice import NONE, choose, drawn
+from evaluation.generation.token_choice import NONE, Drawing, choose, drawn
 from evaluation.report import NOT_FINITE
 
 PROMPTS = ["def f(x):", "a", "import os\n", "b", "x = [1, 2", "# long"]
@@ -93,7 +93,7 @@ def no_token_is_chosen(dtype: torch.dtype, kind: str, vocabulary: int, top_p: fl
 def test_a_temperature_of_any_size_draws_a_token(temperature: float) -> None:
     logits = torch.randn(3, 300, generator=torch.Generator().manual_seed(0)) * 1000
     uniform = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
-    found = drawn(logits, torch.full((3,), temperature), torch.ones(3), uniform)
+    found = drawn(logits, Drawing(None, torch.full((3,), temperature), None, uniform))
     assert (found >= 0).all()
     assert temperature > 1 or found.tolist() == logits.argmax(-1).tolist()
 

@@ -16,7 +16,7 @@ from evaluation.generation.backend_protocol import Request
 from evaluation.generation.engine.generator import TransformersGenerator
 from evaluation.generation.sampling import Sampling, TokenDraws
 from evaluation.generation.stock_generator import StockGenerator
-from evaluation.generation.token_choice import choose, drawn, least_in_nucleus
+from evaluation.generation.token_choice import Drawing, choose, drawn, least_in_nucleus
 from tests.parametrization import every
 
 VOCABULARY = 700
@@ -38,7 +38,10 @@ def test_the_nucleus_is_that_of_transformers(seed: int, scale: float, temperatur
     kept = TopPLogitsWarper(top_p)(None, warped) > -torch.inf
     probabilities = (logits / temperature).softmax(-1)
     padded = torch.nn.functional.pad(probabilities, (0, 64 - VOCABULARY % 64))
-    least = least_in_nucleus(padded, torch.full((3,), top_p))
+    least, found = least_in_nucleus(padded, torch.full((3,), top_p), whole=True)
+    assert found.all()
+    quick, found = least_in_nucleus(padded, torch.full((3,), top_p))
+    assert torch.equal(quick[found], least[found])
     ours = (probabilities >= least[:, None]) & (probabilities > 0)
     # Both add up float32 numbers, in opposite orders: what lies within that of the edge may fall on either side.
     doubtful = (ours ^ (kept & (probabilities > 0))).nonzero()
@@ -74,7 +77,7 @@ def test_a_random_number_at_either_end_draws_a_token_that_is_possible() -> None:
     logits = torch.tensor([[-torch.inf, 1.0, 0.0, -torch.inf]]).expand(2, -1)
     ones = torch.ones(2)
     uniform = torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64)
-    assert drawn(logits, ones, ones, uniform).tolist() == [1, 2]
+    assert drawn(logits, Drawing(None, ones, None, uniform)).tolist() == [1, 2]
 
 
 def test_without_a_draw_the_likeliest_is_chosen() -> None:

@@ -80,7 +80,15 @@ class ActiveRequest:
             room = self.request.max_new_tokens - len(self.generated) - 1
             self.draft = self._drafter.propose(self.generated, room, certainty)
         known = [*self.request.prompt, *self.generated]
-        return Piece(place, self.cached, [*known[self.cached :], *self.draft])
+        return Piece(
+            place,
+            self.cached,
+            [*known[self.cached :], *self.draft],
+            len(self.draft),
+            self.reads_reference,
+            self.request.draw,
+            len(self.generated),
+        )
 
     def overflowed(self) -> None:
         """Note that the logits of a pass are not finite, and that the slots hold nothing any more.

@@ -15,8 +15,9 @@ import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
-from evaluation.generation.engine.pass_layout import AttentionGroup, PassLayout
+from evaluation.generation.engine.pass_layout import AttentionGroup, PackedPass
 from evaluation.generation.engine.slots import Slots
+from evaluation.generation.engine.tuning import Tuning
 
 _NAME = "merge_search_slots"
 # Arguments of attention functions in transformers 5.24 that change the result, and that this function lacks.
@@ -27,7 +28,7 @@ class UnsupportedAttentionError(Exception):
     """The attention of a model cannot be replaced by this one."""
 
 
-_RUNNING: ContextVar[tuple[PassLayout, Slots]] = ContextVar("running")
+_RUNNING: ContextVar[tuple[PackedPass, Slots]] = ContextVar("running")
 
 
 @contextlib.contextmanager
@@ -42,11 +43,12 @@ def attention_over_slots(model: PreTrainedModel) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def running(layout: PassLayout, slots: Slots) -> Iterator[None]:
-    """Make the model's next forward a pass of this layout over these slots."""
-    token = _RUNNING.set((layout, slots))
+def running(packed: PackedPass, slots: Slots, tuning: Tuning) -> Iterator[None]:
+    """Make the model's next forward this pass over these slots."""
+    token = _RUNNING.set((packed, slots))
     try:
-        yield
+        with tuning.attention():
+            yield
     finally:
         _RUNNING.reset(token)
 
@@ -66,17 +68,18 @@ def _attend(
     for name in _UNKNOWN:
         if others.get(name) is not None:
             raise UnsupportedAttentionError(f"attention with {name}")
-    layout, slots = _RUNNING.get()
+    packed, slots = _RUNNING.get()
+    layout = packed.on(key.device)
     layer = module.layer_idx
     assert isinstance(layer, int)
-    slots.write(layer, layout.places.to(key.device), key[0].transpose(0, 1), value[0].transpose(0, 1))
+    slots.write(layer, layout.places, key[0].transpose(0, 1), value[0].transpose(0, 1))
     queries = query[0].transpose(0, 1)
     masks = layout.masks(query.shape[1] // key.shape[1], sliding_window, query.dtype)
     parts = [
         _attend_group(queries, *slots.read(layer, group.rows, group.length), group, mask, scaling)
         for group, mask in zip(layout.groups, masks, strict=True)
     ]
-    return torch.cat(parts)[None], None
+    return (torch.cat(parts) if len(parts) > 1 else parts[0])[None], None
 
 
 def _attend_group(
@@ -84,14 +87,15 @@ def _attend_group(
 ) -> Tensor:
     """Return the attention (tokens, heads, dim) of a group's tokens, among the queries (all tokens, heads, dim)."""
     rows, kv_heads = keys.shape[:2]
-    width, heads, device = group.positions.shape[1], queries.shape[1], queries.device
+    width, heads = group.positions.shape[1], queries.shape[1]
     # All query heads of a key head become queries of that one head: no key is copied, and on a CPU torch 2.13 computes
     # this five times faster than enable_gqa does.
-    chosen = queries[group.queries.to(device)].view(rows, width, kv_heads, heads // kv_heads, -1)
+    chosen = queries[group.queries].view(rows, width, kv_heads, heads // kv_heads, -1)
     folded = chosen.permute(0, 2, 3, 1, 4).reshape(rows, kv_heads, heads // kv_heads * width, -1)
-    found = F.scaled_dot_product_attention(folded, keys, values, attn_mask=mask.to(device), scale=scaling)
+    found = F.scaled_dot_product_attention(folded, keys, values, attn_mask=mask, scale=scaling)
     unfolded = found.view(rows, kv_heads, heads // kv_heads, width, -1).permute(0, 3, 1, 2, 4)
-    return unfolded.reshape(rows * width, heads, -1)[group.answers.to(device)]
+    answers = unfolded.reshape(rows * width, heads, -1)
+    return answers if group.answers is None else answers[group.answers]
 
 
 AttentionInterface.register(_NAME, _attend)

@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
-import torch
-
+from evaluation.generation.backend_protocol import Completions
 from evaluation.generation.engine.active_request import ActiveRequest
 from evaluation.generation.engine.pass_layout import Piece
 from evaluation.generation.engine.slots import Slots
@@ -26,10 +25,10 @@ class Batch:
         rows: the request in each row; finished ones stay until the others are moved together.
     """
 
-    def __init__(self, slots: Slots, device: torch.device) -> None:
+    def __init__(self, slots: Slots) -> None:
         self.slots = slots
         self.rows: list[ActiveRequest] = []
-        self._device = device
+        self._ended: deque[ActiveRequest] = deque()
 
     @property
     def alive(self) -> bool:
@@ -82,7 +81,17 @@ class Batch:
         chosen += [self.rows[place].piece(place, certainty) for place in alive if self.rows[place].cached]
         return sorted(chosen, key=lambda piece: piece.row)
 
+    def note_ends(self, pieces: Sequence[Piece]) -> None:
+        """Note which requests a pass has finished."""
+        self._ended += (row for row in (self.rows[piece.row] for piece in pieces) if row.finished)
+
+    def completions(self) -> Completions:
+        """Yield (index of the request, its completion) of the requests that have finished, each once."""
+        while self._ended:
+            row = self._ended.popleft()
+            yield row.index, row.generation
+
     def _keep(self, kept: Sequence[int]) -> None:
         self.rows = [self.rows[place] for place in kept]
         used = max((len(row.request.prompt) + len(row.generated) for row in self.rows), default=0)
-        self.slots.keep(torch.tensor(kept, dtype=torch.long, device=self._device), used)
+        self.slots.keep(kept, used)

@@ -12,14 +12,16 @@ finite ends, and changes no other.
 
 from __future__ import annotations
 
-import logging
+import contextlib
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
 from typing import Protocol
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evaluation.generation.backend_protocol import Completions, OnLikelihood, Request
@@ -28,24 +30,43 @@ from evaluation.generation.drafting.numbered_text import digits_of
 from evaluation.generation.engine.active_request import ActiveRequest
 from evaluation.generation.engine.attention import UnsupportedAttentionError, attention_over_slots, running
 from evaluation.generation.engine.batch import Batch
-from evaluation.generation.engine.pass_layout import PassLayout, Piece
+from evaluation.generation.engine.batch_limit import BatchLimit
+from evaluation.generation.engine.pass_layout import PackedPass, Piece
 from evaluation.generation.engine.slots import Slots
+from evaluation.generation.engine.tuning import Tuning
 from evaluation.generation.out_of_memory import is_out_of_memory
-from evaluation.generation.pass_memory import PASS_TOKENS
-from evaluation.generation.room import UNLIMITED, Room
 from evaluation.generation.text import end_tokens, most_tokens, within_context
 from evaluation.generation.threads import threads_for
-from evaluation.generation.token_choice import NONE, choose
+from evaluation.generation.token_choice import NONE, OPEN, Drawing, choose_at_once, settle
 
-_LOG = logging.getLogger(__name__)
-
-_MOST_ROWS = 256
-# How many slots read by a query take as long as one more call of the attention; an estimate on a GPU.
-_CALL_WORTH_SLOTS = {"cpu": 2000, "cuda": 100_000}
-# How many more tokens in a pass take as long as a pass of their own: this decides which guesses are worth their place.
-_PASS_WORTH_TOKENS = {"cpu": 30, "cuda": 130}
 # The bytes per slot of live models: each holds one candidate after another.
 _PROBED: WeakKeyDictionary[PreTrainedModel, int] = WeakKeyDictionary()
+
+
+@dataclass(frozen=True, slots=True)
+class _Launched:
+    """A pass that the device runs.
+
+    Attributes:
+        pieces: what it reads.
+        logits: (choices, vocabulary).
+        drawing: how tokens are drawn from them.
+        answers: (choices + scored pieces,) the tokens, then the mean log-likelihoods.
+    """
+
+    pieces: Sequence[Piece]
+    logits: Tensor
+    drawing: Drawing | None
+    answers: Tensor
+
+    def read(self) -> tuple[list[int], list[float]]:
+        """Wait for the device; return the tokens and the mean log-likelihoods."""
+        count = len(self.logits)
+        answers = self.answers.tolist()
+        tokens = answers[:count]
+        if OPEN in tokens and self.drawing:
+            tokens = settle(self.answers[:count].long(), self.logits, self.drawing).tolist()
+        return [int(token) for token in tokens], answers[count:]
 
 
 class _Logits(Protocol):
@@ -58,10 +79,9 @@ class TransformersGenerator:
     Args:
         model: a causal language model in eval mode.
         tokenizer: its tokenizer.
-        batch_size: requests decoded at once; by default as many as there is room for, up to 256. Halved, with a line
-            in the log, if memory runs out all the same.
+        limit: of a batch, which learns where memory runs out. By default it has up to 256 rows.
         drafting: whether to make guesses; without them, a pass has the same shape for every model.
-        room: the memory that the keys and values of a batch may take.
+        tuning: what is fast; by default what is on the model's device.
 
     Raises:
         UnsupportedAttentionError: the attention of the model's layers cannot be replaced.
@@ -71,21 +91,20 @@ class TransformersGenerator:
         self,
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
-        batch_size: int | None = None,
+        limit: BatchLimit | int | None = None,
         *,
         drafting: bool = True,
-        room: Room = UNLIMITED,
+        tuning: Tuning | None = None,
     ) -> None:
         self._model = model
         self._tokenizer = tokenizer
-        self._most_rows = batch_size or _MOST_ROWS
+        self._limit = limit if isinstance(limit, BatchLimit) else BatchLimit(limit)
         self._drafting = drafting
-        self._room = room
         self._ends = end_tokens(model, tokenizer)
-        self._is_spread = len(set(getattr(model, "hf_device_map", {}).values())) > 1
-        self._kind = "cpu" if model.device.type == "cpu" else "cuda"
+        self._tuning = tuning or Tuning.of(model.device)
         if model not in _PROBED:
             _PROBED[model] = self._probe()
+        self._slot_bytes = _PROBED[model]
 
     def generate(self, requests: Sequence[Request], on_likelihood: OnLikelihood | None = None) -> Completions:
         """Yield (index of the request, its completion) as completions end; see `Backend`."""
@@ -102,39 +121,61 @@ class TransformersGenerator:
     def _batch(self, waiting: deque[ActiveRequest], on_likelihood: OnLikelihood | None) -> Completions:
         """Serve waiting requests until there are none; if memory runs out, put back those that are not finished."""
         length = max(most_tokens(row.request) for row in waiting)
-        batch = Batch(Slots(self._rows_that_fit(length, len(waiting)), length), self._model.device)
+        row_bytes = length * self._slot_bytes
+        batch = Batch(Slots(self._limit.rows_of(len(waiting), row_bytes), length))
         try:
-            while waiting or batch.alive:
-                batch.admit(waiting)
-                batch.share()
-                for row in self._pass(batch, on_likelihood):
-                    yield row.index, row.generation
+            yield from self._passes(batch, waiting, on_likelihood)
         except RuntimeError as error:
             if not is_out_of_memory(error) or batch.slots.rows == 1:
                 raise
-            self._most_rows = batch.slots.rows // 2
+            self._limit.ran_out(batch.slots.rows, row_bytes)
         else:
             return
-        _LOG.warning("out of memory: continuing with %d prompts at a time", self._most_rows)
+        yield from batch.completions()
         for row in batch.rows:
             row.cached = 0
         waiting.extendleft(reversed([row for row in batch.rows if not row.finished]))
         del batch
         torch.cuda.empty_cache()
 
-    def _pass(self, batch: Batch, on_likelihood: OnLikelihood | None) -> Sequence[ActiveRequest]:
-        """Run one pass and return the requests that it finished."""
-        pieces = batch.pieces(PASS_TOKENS[self._kind], _PASS_WORTH_TOKENS[self._kind])
-        rows = [batch.rows[piece.row] for piece in pieces]
-        counts = [len(row.draft) + 1 for row in rows]
-        logits = self._forward(pieces, counts, batch.slots)
-        draws, starts = [row.request.draw for row in rows], [len(row.generated) for row in rows]
-        choices = choose(logits, draws, starts, counts).tolist()
+    def _passes(self, batch: Batch, waiting: deque[ActiveRequest], on_likelihood: OnLikelihood | None) -> Completions:
+        while waiting or batch.alive:
+            batch.admit(waiting)
+            batch.share()
+            launched = self._launch(batch)
+            # Whoever takes a completion works on it while the device runs the next pass.
+            yield from batch.completions()
+            self._finish(batch, launched, on_likelihood)
+            del launched
+            if not self._tuning.overlaps:
+                yield from batch.completions()
+        yield from batch.completions()
+
+    @torch.inference_mode()
+    def _launch(self, batch: Batch) -> _Launched:
+        """Start a pass, without waiting for the device."""
+        pieces = batch.pieces(self._tuning.pass_tokens, self._tuning.pass_worth_tokens)
+        logits, packed = self._forward(pieces, batch.slots)
+        layout = packed.on(logits.device)
+        chosen = choose_at_once(logits, layout.drawing)
+        if not layout.targets:
+            return _Launched(pieces, logits, layout.drawing, chosen)
+        # float64 holds each token, so that all answers are read at once.
+        scored = _mean_log_likelihoods(logits, pieces, layout.targets)
+        return _Launched(pieces, logits, layout.drawing, torch.cat([chosen.double(), scored]))
+
+    @torch.inference_mode()
+    def _finish(self, batch: Batch, launched: _Launched, on_likelihood: OnLikelihood | None) -> None:
+        """Wait for a pass, and give each row what the model chose."""
+        choices, likelihoods = launched.read()
+        likelihood = iter(likelihoods)
         first = 0
-        for row, piece, count in zip(rows, pieces, counts, strict=True):
-            own = choices[first : first + count]
-            if row.reads_reference:
-                row.log_likelihood = _mean_log_likelihood(logits[first : first + count - 1], row.draft)
+        for piece in launched.pieces:
+            row = batch.rows[piece.row]
+            own = choices[first : first + piece.choices]
+            first += piece.choices
+            if piece.scored:
+                row.log_likelihood = next(likelihood)
                 if on_likelihood:
                     on_likelihood(row.index, row.log_likelihood)
             if NONE in own:
@@ -143,29 +184,17 @@ class TransformersGenerator:
                 batch.slots.clear(piece.row)
             else:
                 row.accept(own)
-            first += count
-        return [row for row in rows if row.finished]
+        batch.note_ends(launched.pieces)
+
+    def _forward(self, pieces: Sequence[Piece], slots: Slots) -> tuple[Tensor, PackedPass]:
+        """Return the logits (choices, vocabulary) of a pass, and its numbers."""
+        packed = PackedPass(pieces, (slots.rows, slots.length), self._tuning)
+        layout = packed.on(self._model.device)
+        with running(packed, slots, self._tuning), _logits_where_wanted(self._model, packed):
+            output: _Logits = self._model(input_ids=layout.tokens, position_ids=layout.positions, use_cache=False)
+        return output.logits[0], packed
 
     @torch.inference_mode()
-    def _forward(self, pieces: Sequence[Piece], counts: Sequence[int], slots: Slots) -> Tensor:
-        """Return the logits (sum of counts, vocabulary) of the last positions of each piece."""
-        device = self._model.device
-        layout = PassLayout.of(pieces, slots.length, _CALL_WORTH_SLOTS[self._kind], device)
-        wanted: list[int] = []
-        end = 0
-        for piece, count in zip(pieces, counts, strict=True):
-            end += len(piece.tokens)
-            wanted += range(end - count, end)
-        with running(layout, slots):
-            output: _Logits = self._model(
-                input_ids=layout.tokens,
-                position_ids=layout.positions,
-                use_cache=False,
-                # If accelerate spread the model, its last states are on another device than its inputs and outputs.
-                logits_to_keep=0 if self._is_spread else torch.tensor(wanted, device=device),
-            )
-        return output.logits[0][wanted] if self._is_spread else output.logits[0]
-
     def _probe(self) -> int:
         """Return the bytes of one slot. Raises UnsupportedAttentionError."""
         config = self._model.config.get_text_config()
@@ -174,19 +203,40 @@ class TransformersGenerator:
             raise UnsupportedAttentionError(f"layer types {', '.join(sorted(others))}")
         slots = Slots(1, 1)
         with threads_for(self._model), attention_over_slots(self._model):
-            self._forward([Piece(0, 0, [0])], [1], slots)
+            self._forward([Piece(0, 0, [0])], slots)
         if slots.layers != frozenset(range(config.num_hidden_layers)):
             raise UnsupportedAttentionError(f"{len(slots.layers)} of {config.num_hidden_layers} layers attend")
         return slots.bytes_per_slot
 
-    def _rows_that_fit(self, length: int, wanted: int) -> int:
-        rows = min(self._most_rows, wanted)
-        if self._room.cache_bytes is not None:
-            rows = min(rows, self._room.cache_bytes // (_PROBED[self._model] * length))
-        return max(1, rows)
+
+@contextlib.contextmanager
+def _logits_where_wanted(model: PreTrainedModel, packed: PackedPass) -> Iterator[None]:
+    """Give the head only the states whose logits are wanted.
+
+    ``logits_to_keep`` cannot: accelerate moves what a spread model is given to the first device, and the last states
+    are on another.
+    """
+
+    def chosen(_module: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor]:
+        return (given[0][:, packed.on(given[0].device).wanted],)
+
+    head: nn.Module = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    with head.register_forward_pre_hook(chosen):
+        yield
 
 
-def _mean_log_likelihood(logits: Tensor, tokens: Sequence[int]) -> float:
-    """Return the mean over tokens (n,) of their log-likelihood under logits (n, vocabulary), in nats."""
-    chosen = logits.float().log_softmax(dim=-1)[range(len(tokens)), list(tokens)]
-    return float(chosen.mean())
+def _mean_log_likelihoods(logits: Tensor, pieces: Sequence[Piece], targets: Sequence[Tensor]) -> Tensor:
+    """Return the mean log-likelihood, in nats, of the guesses of each scored piece, (scored pieces,) float64.
+
+    Args:
+        logits: (choices of all pieces, vocabulary).
+        pieces: of the pass.
+        targets: per scored piece, its guesses (n,).
+    """
+    starts = accumulate((piece.choices for piece in pieces), initial=0)
+    scored = [(start, piece.guesses) for start, piece in zip(starts, pieces, strict=False) if piece.scored]
+    means = [
+        logits[start : start + count].float().log_softmax(dim=-1).gather(1, tokens[:, None]).mean()
+        for (start, count), tokens in zip(scored, targets, strict=True)
+    ]
+    return torch.stack(means).double()

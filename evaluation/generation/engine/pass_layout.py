@@ -1,33 +1,54 @@
 """How the tokens of several rows share one forward pass: end to end, without padding, as many as each row has.
 
 Guarantees: a token sees the slots of its own row up to its own position. Only attention is padded, within groups of
-neighbouring rows.
+neighbouring rows. All numbers of a pass reach a device in one copy.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-# Reading a slot from memory takes as long as this many queries of it.
-_ROW_QUERIES = 2
+from evaluation.generation.engine.tuning import Tuning
+from evaluation.generation.packed_numbers import PackedNumbers
+from evaluation.generation.sampling import TokenDraws
+from evaluation.generation.token_choice import Drawing, pack_drawing
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """The tokens of one row in a pass, and the position of the first."""
+    """The tokens of one row in a pass.
+
+    Attributes:
+        row: the row.
+        position: of the first token.
+        tokens: what the row's slots lack, and guesses.
+        guesses: how many of the tokens are guesses.
+        scored: whether the likelihood of the guesses is wanted.
+        draw: how the tokens after the last known one and after each guess are drawn; None takes the likeliest.
+        start: how many tokens of the completion were chosen before.
+    """
 
     row: int
     position: int
     tokens: Sequence[int]
+    guesses: int = 0
+    scored: bool = False
+    draw: TokenDraws | None = None
+    start: int = 0
 
     @property
     def end(self) -> int:
         """How many slots of the row are filled after the pass."""
         return self.position + len(self.tokens)
+
+    @property
+    def choices(self) -> int:
+        """How many tokens are chosen in the pass."""
+        return self.guesses + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,15 +58,15 @@ class AttentionGroup:
     Attributes:
         rows: the rows of the slots.
         length: how many slots per row are read.
-        queries: (rows * width,) the token of the pass in each place; any token where there is padding.
-        answers: (tokens,) the place of each of the group's tokens.
+        queries: the token of the pass in each of the rows * width places; any token where there is padding.
+        answers: the place of each of the group's tokens; None if they are all places in this order.
         positions: (rows, width) of the queries.
     """
 
     rows: slice
     length: int
-    queries: Tensor
-    answers: Tensor
+    queries: Tensor | slice
+    answers: Tensor | None
     positions: Tensor
 
     def mask(self, repeats: int, window: int | None, dtype: torch.dtype) -> Tensor:
@@ -67,40 +88,26 @@ class AttentionGroup:
 
 @dataclass(frozen=True, slots=True)
 class PassLayout:
-    """The layout of a pass.
+    """The layout of a pass, on a device.
 
     Attributes:
         tokens: (1, tokens), of all rows.
         positions: (1, tokens).
         places: (tokens,) the slots for their keys and values.
+        wanted: (wanted,) the tokens whose logits are wanted.
+        targets: per piece that is scored, its guesses (n,).
+        drawing: how tokens are drawn from the wanted logits; None takes the likeliest.
         groups: in the order of the tokens.
     """
 
     tokens: Tensor
     positions: Tensor
     places: Tensor
+    wanted: Tensor
+    targets: tuple[Tensor, ...]
+    drawing: Drawing | None
     groups: tuple[AttentionGroup, ...]
     _masks: dict[tuple[int, int | None, torch.dtype], list[Tensor]] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, pieces: Sequence[Piece], slots: int, call_worth: int, device: torch.device) -> PassLayout:
-        """Lay out pieces that are in the order of their rows.
-
-        Args:
-            pieces: one per row.
-            slots: per row.
-            call_worth: how many slots read by a query take as long as one more group.
-            device: of the model's first layer.
-        """
-        tokens = [token for piece in pieces for token in piece.tokens]
-        positions = [position for piece in pieces for position in range(piece.position, piece.end)]
-        places = [piece.row * slots + position for piece in pieces for position in range(piece.position, piece.end)]
-        groups, first = [], 0
-        for members in _grouped(pieces, call_worth):
-            groups.append(_group(members, first, device))
-            first += sum(len(piece.tokens) for piece in members)
-        packed = torch.tensor([tokens, positions, places], device=device)
-        return cls(packed[:1], packed[1:2], packed[2], tuple(groups))
 
     def masks(self, repeats: int, window: int | None, dtype: torch.dtype) -> Sequence[Tensor]:
         """Return the mask of each group; layers that need the same masks share them."""
@@ -110,15 +117,75 @@ class PassLayout:
         return self._masks[key]
 
 
-def _grouped(pieces: Sequence[Piece], call_worth: int) -> Iterator[list[Piece]]:
+class PackedPass:
+    """The numbers of a pass, on their way to the devices of a model.
+
+    Args:
+        pieces: one per row, in the order of the rows.
+        slots: rows, and slots per row.
+        tuning: of the device.
+    """
+
+    def __init__(self, pieces: Sequence[Piece], slots: tuple[int, int], tuning: Tuning) -> None:
+        self._numbers = numbers = PackedNumbers()
+        self._count = sum(len(piece.tokens) for piece in pieces)
+        self._tokens = numbers.integers(token for piece in pieces for token in piece.tokens)
+        self._positions = numbers.integers(at for piece in pieces for at in range(piece.position, piece.end))
+        firsts = [(piece.row * slots[1] + piece.position, len(piece.tokens)) for piece in pieces]
+        self._places = numbers.integers(place for first, count in firsts for place in range(first, first + count))
+        self._wanted = numbers.integers(_ends(pieces))
+        scored = [piece for piece in pieces if piece.scored]
+        self._targets = [numbers.integers(piece.tokens[-piece.guesses :]) for piece in scored]
+        draws, starts, counts = zip(*((piece.draw, piece.start, piece.choices) for piece in pieces), strict=True)
+        self._drawing = pack_drawing(numbers, draws, starts, counts)
+        self._groups: list[Callable[[Tensor], AttentionGroup]] = []
+        first = 0
+        for members in _grouped(pieces, tuning):
+            self._groups.append(_group(members, first, slots, tuning, numbers))
+            first += sum(len(piece.tokens) for piece in members)
+        self._layouts: dict[torch.device, PassLayout] = {}
+
+    def on(self, device: torch.device) -> PassLayout:
+        """Return the layout on a device; what was sent once is not sent again."""
+        if device not in self._layouts:
+            self._layouts[device] = self._unpacked(self._numbers.sent(device))
+        return self._layouts[device]
+
+    def _unpacked(self, numbers: Tensor) -> PassLayout:
+        return PassLayout(
+            numbers[self._tokens][None],
+            numbers[self._positions][None],
+            numbers[self._places],
+            numbers[self._wanted],
+            tuple(numbers[tokens] for tokens in self._targets),
+            self._drawing(numbers) if self._drawing else None,
+            tuple(unpacked(numbers) for unpacked in self._groups),
+        )
+
+
+def _ends(pieces: Sequence[Piece]) -> Iterator[int]:
+    """Yield the places of the tokens after which one is chosen."""
+    end = 0
+    for piece in pieces:
+        end += len(piece.tokens)
+        yield from range(end - piece.choices, end)
+
+
+def _grouped(pieces: Sequence[Piece], tuning: Tuning) -> Iterator[list[Piece]]:
     """Yield groups of neighbours whose attention costs less together and padded than apart."""
+
+    def cost(rows: int, width: int, length: int) -> int:
+        """Return the cost of a group's attention, in slots read by a query."""
+        rows, width, length = tuning.shape(rows, width, length)
+        return rows * length * (width + tuning.row_queries)
+
     group: list[Piece] = []
     width = length = 0
     for piece in pieces:
         wider, longer = max(width, len(piece.tokens)), max(length, piece.end)
         if group:
-            apart = _cost(piece.row - group[0].row, width, length) + _cost(1, len(piece.tokens), piece.end) + call_worth
-            if _cost(piece.row - group[0].row + 1, wider, longer) > apart:
+            apart = cost(group[-1].row - group[0].row + 1, width, length) + cost(1, len(piece.tokens), piece.end)
+            if cost(piece.row - group[0].row + 1, wider, longer) > apart + tuning.call_worth_slots:
                 yield group
                 group, wider, longer = [], len(piece.tokens), piece.end
         group.append(piece)
@@ -127,25 +194,31 @@ def _grouped(pieces: Sequence[Piece], call_worth: int) -> Iterator[list[Piece]]:
         yield group
 
 
-def _cost(rows: int, width: int, length: int) -> int:
-    """Return the cost of a group's attention, in slots read by a query."""
-    return rows * length * (width + _ROW_QUERIES)
-
-
-def _group(pieces: Sequence[Piece], first: int, device: torch.device) -> AttentionGroup:
-    start, stop = pieces[0].row, pieces[-1].row + 1
+def _group(
+    pieces: Sequence[Piece], first: int, slots: tuple[int, int], tuning: Tuning, numbers: PackedNumbers
+) -> Callable[[Tensor], AttentionGroup]:
+    """Pack the numbers of a group whose first token is the ``first`` of the pass; return what unpacks them."""
     width = max(len(piece.tokens) for piece in pieces)
-    # Rows in between that have no token in the pass repeat the first query, and nobody reads their answer.
-    queries = [first] * ((stop - start) * width)
+    rows, width, length = tuning.shape(pieces[-1].row - pieces[0].row + 1, width, max(piece.end for piece in pieces))
+    rows, length = min(rows, slots[0]), min(length, slots[1])
+    start = min(pieces[0].row, slots[0] - rows)
+    # Rows that have no token in the pass repeat the first query, and nobody reads their answer.
+    queries = [first] * (rows * width)
     positions = [0] * len(queries)
     answers: list[int] = []
+    token = first
     for piece in pieces:
         at, count = (piece.row - start) * width, len(piece.tokens)
-        queries[at : at + count] = range(first, first + count)
+        queries[at : at + count] = range(token, token + count)
         positions[at : at + count] = range(piece.position, piece.end)
         answers += range(at, at + count)
-        first += count
-    numbers = torch.tensor([queries, positions], device=device)
-    length = max(piece.end for piece in pieces)
-    where = torch.tensor(answers, device=device)
-    return AttentionGroup(slice(start, stop), length, numbers[0], where, numbers[1].view(stop - start, width))
+        token += count
+    where = numbers.integers(positions)
+    if len(answers) == len(queries):  # no padding
+        return lambda sent: AttentionGroup(
+            slice(start, start + rows), length, slice(first, token), None, sent[where].view(rows, width)
+        )
+    asked, answered = numbers.integers(queries), numbers.integers(answers)
+    return lambda sent: AttentionGroup(
+        slice(start, start + rows), length, sent[asked], sent[answered], sent[where].view(rows, width)
+    )

@@ -7,12 +7,14 @@ writes to them, and never grow.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from evaluation.generation.packed_numbers import PackedNumbers
 
 
 class Slots:
@@ -53,10 +55,15 @@ class Slots:
             buffer[row].zero_()
 
     @torch.inference_mode()
-    def keep(self, rows: Tensor, used: int) -> None:
+    def keep(self, rows: Sequence[int], used: int) -> None:
         """Move these rows to the front, in this order, with their first ``used`` slots."""
+        if not rows:
+            return
+        numbers = PackedNumbers()
+        numbers.integers(rows)
+        sent = {device: numbers.sent(device) for device in {buffer.device for buffer in self._buffers}}
         for buffer in self._buffers:
-            buffer[: len(rows), :used] = buffer[rows, :used]
+            buffer[: len(rows), :used] = buffer[sent[buffer.device], :used]
 
     @property
     def layers(self) -> frozenset[int]:
@@ -65,7 +72,7 @@ class Slots:
 
     @property
     def bytes_per_slot(self) -> int:
-        """The bytes of one slot of one row, over all layers that have written."""
+        """The bytes of one slot of one row, over all layers that have written, on all devices."""
         return sum(buffer[0, 0].nbytes for buffer in self._buffers)
 
     @property

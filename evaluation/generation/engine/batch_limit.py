@@ -1,0 +1,52 @@
+"""How large a batch may be: told at first, and learned where memory runs out."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+_LOG = logging.getLogger(__name__)
+
+_MOST_ROWS = 256
+
+
+@dataclass(slots=True)
+class BatchLimit:
+    """The limit of a batch. It outlives a model, so that memory runs out once and not with every candidate.
+
+    Attributes:
+        rows: the most rows; None for 256.
+        cache_bytes: the most bytes of keys and values, over all devices; None for no limit.
+        fixed: whether all batches have to be alike, whatever memory is free.
+    """
+
+    rows: int | None = None
+    cache_bytes: int | None = None
+    fixed: bool = False
+
+    def rows_of(self, wanted: int, row_bytes: int) -> int:
+        """Return how many rows a batch has, at least 1.
+
+        Args:
+            wanted: how many there are requests for.
+            row_bytes: what a row's keys and values take.
+        """
+        rows = min(wanted, self.rows or _MOST_ROWS)
+        return rows if self.cache_bytes is None else max(1, min(rows, self.cache_bytes // row_bytes))
+
+    def ran_out(self, rows: int, row_bytes: int = 0) -> None:
+        """Note that memory ran out with so many rows, of so many bytes each, if that is known."""
+        left = rows // 2
+        if self.fixed:
+            _LOG.warning(
+                "out of memory: continuing with %d prompts at a time in place of %d, for this model and all later "
+                "ones; 16-bit scores of earlier models may differ by a problem or two for that reason",
+                left,
+                rows,
+            )
+        else:
+            _LOG.warning("out of memory: continuing with %d prompts at a time", left)
+        if row_bytes and not self.fixed:  # rows of another length may be more
+            self.cache_bytes = left * row_bytes
+        else:
+            self.rows = left
