@@ -23,7 +23,7 @@ Names: TypeAlias = Mapping[str, str]
 CONTENTS, PLACE, BESIDE, DIGESTS = "contents", "place", "beside", "digests"
 # Kinds of digests besides those of a model's files: of the hub's models, and of files that are not models.
 COMMIT, FILE, PROBLEMS = "commit", "file", "problems"
-COMPUTE_DTYPE = "compute_dtype"
+COMPUTE_DTYPE, PLAIN_ROWS = "compute_dtype", "plain_rows"
 _EVALUATION = "evaluation"
 # Part of the contents only under trust_remote_code, which may be switched between runs.
 _CODE = "code"
@@ -41,6 +41,8 @@ def check(path: Path, there: Identity, here: Identity, source: str) -> None:
     for key, one, other in _leaves(_settings(there), _settings(here), ""):
         if other == "auto" and key == f"{_EVALUATION}.{COMPUTE_DTYPE}":
             continue  # whatever is faster here: what was chosen where the search began holds
+        if key == f"{_EVALUATION}.{PLAIN_ROWS}":
+            continue  # as many as have room here: the number of where the search began holds
         pairs = _pairs(one, other, there, here)
         for before, now in pairs:
             kinds = differing(there[CONTENTS][before][DIGESTS], here[CONTENTS][now][DIGESTS])
@@ -79,6 +81,11 @@ def adopted(there: Identity, here: Identity) -> Identity:
 def computes_in(identity: Identity) -> str:
     """Return what models are scored in: the recipe's dtype or float32, or ``auto`` before one is chosen."""
     return str(identity[_EVALUATION][COMPUTE_DTYPE])
+
+
+def plain_rows(identity: Identity, other: int) -> int:
+    """Return how many problems of the report split are decoded at once; `other` if nothing is recorded."""
+    return int(identity[_EVALUATION].get(PLAIN_ROWS, other))
 
 
 def _settings(identity: Identity) -> Identity:

@@ -25,7 +25,7 @@ from search.identity import Identity
 from search.prompt_checks import notes_on_prompts
 from search.results import ResultsFolder
 from search.run.phases import Phases
-from search.run.setup import Session, Setup
+from search.run.setup import Session, Setup, room_in
 from search.run.trial import Bench, Result, describe, run_job
 from search.space.config import SearchConfig
 from search.space.sections import EvaluationSection, Sections
@@ -88,7 +88,7 @@ def set_up_rounds(
         for note in notes_on_prompts(config, planned.problems, merger, named_recipes, setup.prompt_tokenizer):
             progress.say(note)
         compute, plan = setup.plan(merger, recipes, [planned.problems])
-        evaluator = opened.enter_context(setup.evaluator(planned.problems, plan.room))
+        evaluator = opened.enter_context(setup.evaluator(planned.problems, room_in(identity, plan)))
         setup.load(parents, plan)
         for recipe in recipes:
             merger.calibrate(recipe, lambda what, *read: progress.count(what, "texts", *read))

@@ -27,7 +27,7 @@ from search.contents import ParentContents
 from search.devices import cards_here, choose_device, workplace
 from search.earlier import SEEN, EarlierSearch, Start, seen_earlier, spent_earlier, unseen
 from search.errors import SearchError
-from search.identity import Identity, moved
+from search.identity import COMPUTE_DTYPE, PLAIN_ROWS, Identity, moved, plain_rows
 from search.memory_plan import MemoryPlan
 from search.planned_memory import Planner, budgets_of
 from search.prompt_checks import notes_on_prompts, require_template
@@ -79,6 +79,12 @@ def reference_models(config: SearchConfig) -> list[TrialRecord]:
         average = average.model_copy(update={"chat_template": extremes[0].chat_template})
         found.append(TrialRecord("average", name="average", recipe=average.to_dict()))
     return found
+
+
+def room_in(begun: Identity | None, plan: MemoryPlan) -> Room:
+    """Return the room of an evaluator, whose batches of the report split are those of where the search began."""
+    rows = plan.room.plain_rows
+    return replace(plan.room, plain_rows=rows if begun is None else plain_rows(begun, rows))
 
 
 @contextlib.contextmanager
@@ -134,7 +140,8 @@ class Setup:
         candidates = self._fitting(merger)
         references = [record for record in references if self._can_be_had(record, merger)]
         compute, plan = self.plan(merger, candidates, list(splits.values()))
-        evaluator = self.opened.enter_context(self.evaluator(problems, plan.room))
+        room = room_in(self._begun, plan)
+        evaluator = self.opened.enter_context(self.evaluator(problems, room))
         self.load(parents, plan)
         self._tell_notes(parents, merger, candidates, references, problems)
         contents.wait(self.progress)
@@ -144,11 +151,19 @@ class Setup:
         for recipe in candidates:
             merger.calibrate(recipe, lambda what, *read: self.progress.count(what, "texts", *read))
         # Only now is anything written.
-        identity["evaluation"]["compute_dtype"] = compute.dtype
+        identity["evaluation"] |= {COMPUTE_DTYPE: compute.dtype, PLAIN_ROWS: room.plain_rows}
         start = Start.of(earlier, config.space, identity)
         for note in start.notes:
             self.progress.say(note)
         folder = ResultsFolder.create(self.path, config, identity, self.fresh, self.progress.say)
+        if (agreed := room_in(folder.identity, plan)) != room:  # another worker has begun it meanwhile
+            evaluator = self.opened.enter_context(self.evaluator(problems, agreed))
+        if agreed.plain_rows > plan.room.plain_rows:
+            self.progress.say(
+                f"the report split is decoded {agreed.plain_rows} problems at a time, as where this search began; here "
+                f"memory has room for {plan.room.plain_rows}: if it runs out, the batch is smaller, and 16-bit scores "
+                "may differ"
+            )
         # Where the parents were moved since, the records call them as they always did.
         if places := moved(folder.identity, identity):
             config = config.with_names({here: there for there, here in places.items()})

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -110,19 +110,23 @@ def status(key: str) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{key}:")) * 1024
 
 
+class Filled(Exception):
+    """The cache is full: what follows adds nothing."""
+
+
 def fill(requests: Sequence[Request], model: PreTrainedModel, folder: str, room: Room) -> None:
-    """Generate until every row has read its reference, which fills the cache; what follows adds nothing."""
+    """Generate until every row has read its reference, which fills the cache."""
     left = set(range(len(requests)))
 
     def read(index: int, _: float) -> None:
         left.discard(index)
+        if not left:
+            raise Filled
 
-    with closing(
-        make_backend("transformers", None, room).generate(model, load_tokenizer(folder), requests, read)
-    ) as it:
-        for _ in it:
-            if not left:
-                break
+    backend = make_backend("transformers", None, room)
+    with suppress(Filled), closing(backend.generate(model, load_tokenizer(folder), requests, read)) as completions:
+        for _ in completions:
+            assert left
 
 
 def measure(shape: Shape, names: list[str]) -> tuple[MemoryPlan, int]:
@@ -176,7 +180,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             make_parents(shape, Path(folder))
             command = [sys.executable, "-m", "tests.benchmarks.memory_peaks", "--only", str(number), "--child", folder]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         parts, peak, rows = json.loads(done.stdout.splitlines()[-1])
         planned = sum(parts.values())
         cells = " | ".join(f"{parts.get(what, 0) / 1e6:.0f}" for what in (PARENTS, LIVE, CACHE, PASS))

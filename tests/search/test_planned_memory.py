@@ -9,16 +9,21 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from evaluation import Evaluator, ProblemSet
 from evaluation.generation.engine import generator
 from evaluation.generation.engine.generator import TransformersGenerator
+from evaluation.generation.room import Room
 from merging import MergeOptions, Merger, ParentSet, load_model, load_tokenizer
 from merging.residency.memory import Budget
 from search import SearchConfig, SearchError, run_search
 from search.memory_plan import Machine, Memory
 from search.planned_memory import Generation, Planner, budgets_of, demand_of
+from search.results import ResultsFolder
+from search.run.setup import Setup
 from tests.parametrization import every
 from tests.search.conftest import Command
 from tests.search.family import Family
+from tests.search.told import Phases
 
 SCARCE = Machine(Memory("host", 10**6, 10**5))
 
@@ -94,3 +99,32 @@ def test_a_dry_run_shows_the_plan(
     done = command("run", family.write(), "--dry-run")
     assert done.exit_code == 0
     assert all(part in done.stdout for part in ("memory, in GB", "free now", told))
+
+
+@pytest.mark.slow
+def test_the_report_split_is_decoded_in_batches_of_one_size_for_a_whole_search(
+    family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rooms: list[Room] = []
+    evaluator, plan = Setup.evaluator, Planner.plan
+
+    def remembering(self: Setup, problems: ProblemSet, room: Room) -> Evaluator:
+        rooms.append(room)
+        return evaluator(self, problems, room)
+
+    def with_rows(rows: int) -> list[str]:
+        room = Room(cache_bytes=10**8, plain_rows=rows)
+        monkeypatch.setattr(Planner, "plan", lambda *given: replace(plan(*given), room=room))
+        phases = Phases()
+        run_search(SearchConfig.load(family.write()), tmp_path / "run", trials=1, progress=phases)
+        return [line for line in phases.said if "report split" in line]
+
+    monkeypatch.setattr(Setup, "evaluator", remembering)
+    assert with_rows(12) == []
+    assert ResultsFolder.open(tmp_path / "run").identity["evaluation"]["plain_rows"] == 12
+    assert with_rows(64) == []
+    assert with_rows(5) == [
+        "the report split is decoded 12 problems at a time, as where this search began; here memory has room for 5: if "
+        "it runs out, the batch is smaller, and 16-bit scores may differ"
+    ]
+    assert [room.plain_rows for room in rooms] == [12, 12, 12]
