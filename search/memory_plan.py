@@ -17,6 +17,12 @@ from dataclasses import dataclass, field
 
 from evaluation.generation.pass_memory import PASS_TOKENS, ModelShape, layers_bytes, logits_bytes
 from evaluation.generation.room import PLAIN_ROWS, Room
+from evaluation.generation.vllm_engine.settings import (
+    ENGINE_OVERHEAD_BYTES,
+    DeviceKind,
+    least_cache_bytes,
+    row_bytes,
+)
 from merging.residency.memory import Budget
 
 FIRST_ROWS = 82
@@ -27,17 +33,15 @@ _MOST_ROWS = 256
 _DEVICE_MARGIN, _DEVICE_MARGIN_PART = 500_000_000, 0.02
 # And of the host's free memory: for the sandbox, other programs, and the files that the system caches.
 _HOST_MARGIN_PART = 0.1
-# Pinned memory comes in slabs of 1 GiB, whose ends are lost.
-_PINNED_WASTE = 0.05
-# What a vLLM engine takes of a GPU besides: its process's context, a step's activations and logits, CUDA graphs. An
-# estimate: never measured on a GPU.
-_ENGINE_OVERHEAD = 3_500_000_000
-# It reserves keys and values in blocks, for guesses beside what a request asks for, and for one text of a round length.
-_ENGINE_BLOCK, _ENGINE_GUESSES, _ENGINE_LENGTH = 128, 64, 1024
+# Pinned memory comes in slabs of 1 GiB and less, of whose ends a part is lost, and of the last one any part.
+_SLAB, _PINNED_WASTE = 1 << 30, 0.05
+# A vLLM engine on a CPU has no graphs, and activations of shorter steps; an estimate.
+_CPU_ENGINE_BYTES = ENGINE_OVERHEAD_BYTES // 2
 # When rows end, those that are left move together, which takes a copy of one layer's keys or values.
 _COPIED = 1
 
 FREE, LIVE, PASS, CACHE, PARENTS = "left free", "live model", "logits and activations", "keys and values", "parents"
+SLABS = "ends of pinned slabs"
 BUFFERS, STATISTICS, TABLES = "transfer buffers", "statistics", "magnitude tables"
 MERGING, WEIGHTS, ENGINE = "merging and ascent, besides", "engine: weights", "engine: activations, graphs"
 UNKNOWN = sys.maxsize
@@ -230,6 +234,10 @@ class _Device:
     kept: int = 0
 
     @property
+    def _kind(self) -> DeviceKind:
+        return "cuda" if self.on_gpu else "cpu"
+
+    @property
     def buffers(self) -> int:
         """What parents that are not kept pass through: none in the host's memory, where their files are mapped."""
         return self.share.streaming if self.on_gpu else 0
@@ -238,7 +246,7 @@ class _Device:
     def row(self) -> int:
         """Keys and values of the longest row."""
         if self.share.engine:
-            return _rounded(self.demand.length + _ENGINE_GUESSES, _ENGINE_BLOCK) * self.share.slot
+            return row_bytes(self.demand.length, self.share.slot, self._kind)
         copied = self.share.slot * _COPIED // (2 * self.demand.shape.layers)
         return self.demand.length * (self.share.slot + copied)
 
@@ -247,17 +255,16 @@ class _Device:
         """Keys and values without which nothing is generated: an engine has room for a text of a round length."""
         if not self.share.engine:
             return self.row
-        length = _rounded(self.demand.length, _ENGINE_LENGTH) + _ENGINE_GUESSES
-        return _rounded(length, _ENGINE_BLOCK) * self.share.slot
+        return least_cache_bytes(self.demand.length, self.share.slot, self._kind)
 
     def take_models(self) -> None:
         shape, length, take = self.demand.shape, self.demand.length, self.account.take
         take(LIVE, self.share.live)
         if self.share.engine:
             take(WEIGHTS, self.share.engine)
-            take(ENGINE, _ENGINE_OVERHEAD if self.on_gpu else _ENGINE_OVERHEAD // 2)
+            take(ENGINE, ENGINE_OVERHEAD_BYTES if self.on_gpu else _CPU_ENGINE_BYTES)
         else:
-            tokens = PASS_TOKENS["cuda" if self.on_gpu else "cpu"]
+            tokens = PASS_TOKENS[self._kind]
             logits = logits_bytes(shape, tokens, length) if self.share.has_head else 0
             take(PASS, max(logits, layers_bytes(shape, tokens, length)))
 
@@ -327,9 +334,10 @@ def plan_memory(machine: Machine, demand: Demand) -> MemoryPlan:
             device.account.take(CACHE, more * device.row)
         rows += more
     from_files = sum(device.elsewhere for device in devices) - sum(on_host)
+    has_ends = any(part.what == SLABS for part in host.place.parts)
     budgets = tuple(
-        Budget(device.kept, pinned) if on_gpu else Budget(0, device.kept)
-        for device, pinned in zip(devices, on_host, strict=True)
+        Budget(device.kept, _slabs(part) if has_ends else part) if on_gpu else Budget(0, device.kept)
+        for device, part in zip(devices, on_host, strict=True)
     )
     return MemoryPlan(
         (*(account.place for account in accounts), host.place),
@@ -359,23 +367,27 @@ def _take_host(host: _Account, devices: Sequence[_Device], demand: Demand) -> li
     """Keep in the host's memory what the devices have no room for; return the bytes for each device."""
     wanted = sum(device.elsewhere for device in devices)
     limit = UNKNOWN if demand.parents_limit is None else demand.parents_limit - sum(each.kept for each in devices)
-    kept = min(wanted, limit, _without_waste(host.left))
+    ends = _SLAB * sum(device.elsewhere > 0 for device in devices)
+    kept = min(wanted, limit, _in_slabs(host.left - ends))
     if kept < wanted:  # the rest comes from files, through pinned memory as large as the buffers
         staging = sum(device.share.staging for device in devices if device.elsewhere)
         host.take("buffers for reading files", min(staging, max(0, host.left)))
-        kept = max(0, min(kept, _without_waste(host.left)))
+        kept = max(0, min(kept, _in_slabs(host.left - ends)))
     parts = [device.elsewhere * kept // wanted if wanted else 0 for device in devices]
     host.take(PARENTS, sum(parts))
-    host.take("ends of pinned slabs", int(_PINNED_WASTE * sum(parts)))
+    if kept < limit:  # a budget of the user bounds the slabs themselves
+        host.take(SLABS, sum(_slabs(part) - part for part in parts))
     return parts
 
 
-def _rounded(number: int, step: int) -> int:
-    return -(-number // step) * step
-
-
-def _without_waste(size: int) -> int:
+def _in_slabs(size: int) -> int:
+    """Return the bytes of tensors that pinned slabs of so many bytes hold, their last slabs apart."""
     return int(max(0, size) / (1 + _PINNED_WASTE))
+
+
+def _slabs(size: int) -> int:
+    """Return the bytes of the slabs that hold so many bytes of tensors."""
+    return int(size * (1 + _PINNED_WASTE)) + _SLAB if size else 0
 
 
 def _room(devices: Sequence[_Device], demand: Demand, rows: int, fits: int) -> Room:

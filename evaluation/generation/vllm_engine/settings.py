@@ -157,6 +157,16 @@ def settings_for(
     )
 
 
+def row_bytes(text: int, slot_bytes: int, kind: DeviceKind) -> int:
+    """Return the keys and values of a text of so many tokens, with its guesses."""
+    return _rounded(text + _GUESSES[kind], _BLOCK[kind]) * slot_bytes
+
+
+def least_cache_bytes(text: int, slot_bytes: int, kind: DeviceKind) -> int:
+    """Return the keys and values without which an engine for a text of so many tokens does not start."""
+    return _blocks([_rounded(text, _LENGTH_STEP) + _GUESSES[kind]], kind) * slot_bytes
+
+
 def llm_arguments(settings: EngineSettings, proposer: str) -> dict[str, object]:
     """Return the arguments of `vllm.LLM`.
 
