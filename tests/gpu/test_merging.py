@@ -14,6 +14,7 @@ from merging.checkpoints.checkpoint import Checkpoint
 from merging.kernels import EAGER
 from merging.kernels.compiled import CompiledKernels
 from merging.methods import METHODS
+from merging.residency.copy_queue import CudaCopyQueue
 from merging.residency.memory import Budget
 from merging.residency.transfers import Transfers
 from tests.merging.conftest import make_family
@@ -115,7 +116,8 @@ def test_parents_that_do_not_fit_are_kept_in_host_memory_and_that_is_said(tmp_pa
 def test_copies_run_beside_the_work(tmp_path: Path) -> None:
     stored = list(Checkpoint.open(save_tiny_model(tmp_path / "m", TinyModel(hidden=1024, layers=4))).tensors.values())
     pinned = {each: each.read().pin_memory() for each in stored}
-    device, transfers = torch.device("cuda", 0), Transfers(torch.device("cuda", 0))
+    device = torch.device("cuda", 0)
+    transfers = Transfers(CudaCopyQueue(device))
     cycles = 2_000_000  # about a millisecond
 
     def seconds(copies: bool, work: bool) -> float:

@@ -9,6 +9,7 @@ import torch
 
 from merging import MergeOptions, Merger, ParentSet, Recipe
 from merging.checkpoints.checkpoint import Checkpoint
+from merging.residency.copy_queue import CudaCopyQueue
 from merging.residency.memory import Budget
 from merging.residency.residency import Residency
 from merging.residency.transfers import Transfers
@@ -35,13 +36,14 @@ def merged(recipe: Recipe, device: str, budget: Budget | None) -> dict[str, torc
         return {name: tensor.cpu() for name, tensor in again.items()}
 
 
-@pytest.mark.parametrize("method", ["ties", "dare_ties", "task_arithmetic"])
+@pytest.mark.parametrize("method", ["ties", "dare_ties", "della", "task_arithmetic"])
 def test_a_merge_has_the_same_bits_wherever_its_parents_are(family: Family, method: str) -> None:
     recipe = Recipe.parse(text(family, method))
     size = Checkpoint.open(family.base).nbytes
     expected = merged(recipe, "cuda", Budget(PLENTY, 0))
     for budget in (
-        Budget(0, PLENTY), Budget(0, 0), Budget(size, PLENTY), Budget(size, size), Budget(0, size), None
+        Budget(0, PLENTY), Budget(0, 0), Budget(size, PLENTY), Budget(size, size), Budget(0, size), None,
+        Budget(0, PLENTY, chunk=1), Budget(0, 0, chunk=1), Budget(size, size, chunk=1),
     ):  # fmt: skip
         found = merged(recipe, "cuda", budget)
         assert all(torch.equal(found[name], expected[name]) for name in expected), budget
@@ -76,7 +78,7 @@ def test_a_group_stays_whole_while_the_next_one_is_copied(family: Family) -> Non
     device = torch.device("cuda", 0)
     stored = list(Checkpoint.open(family.a).tensors.values())
     groups = [stored[index : index + 2] for index in range(0, len(stored) - 1, 2)] * 20
-    transfers = Transfers(device)
+    transfers = Transfers(CudaCopyQueue(device))
     sums: list[torch.Tensor] = []
     transfers.begin(dict.fromkeys(groups[0]))
     for index, group in enumerate(groups):

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 from unittest.mock import patch
+from weakref import finalize
 
 import torch
 from torch import Tensor
@@ -42,6 +43,9 @@ class Counts(TorchDispatchMode):
     copied_bytes: int = 0
     waits: int = 0
     names: list[str] = field(default_factory=list)
+    live: int = 0
+    most: int = 0  # bytes of the device that were taken at a time, besides what was there
+    known: set[int] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -54,6 +58,10 @@ class Counts(TorchDispatchMode):
         found = function(*args, **(kwargs or {}))
         given = [each for each in tree_leaves((args, kwargs or {})) if isinstance(each, Tensor)]
         made = [each for each in tree_leaves(found) if isinstance(each, Tensor)]
+        before = {each.untyped_storage()._cdata for each in given}
+        for tensor in made:
+            if tensor.untyped_storage()._cdata not in before:
+                self._watch(tensor)
         devices = {each.device for each in (*given, *made)}
         name = function.overloadpacket.__name__
         is_no_work = any(one is each for one in made for each in given) and not name.endswith("_")
@@ -65,6 +73,19 @@ class Counts(TorchDispatchMode):
                 self.launches += 1
                 self.names.append(name)
         return found
+
+    def _watch(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        if tensor.device != DEVICE or storage._cdata in self.known:
+            return
+        self.known.add(storage._cdata)
+        self.live += storage.nbytes()
+        self.most = max(self.most, self.live)
+        finalize(storage, self._forget, storage._cdata, storage.nbytes())
+
+    def _forget(self, which: int, size: int) -> None:
+        self.known.discard(which)
+        self.live -= size
 
 
 class Queue:
@@ -99,13 +120,16 @@ class Queue:
         """Nothing runs later."""
 
 
-def counted_candidates(recipes: list[Recipe], budget: Budget, kernels: Kernels | None = None) -> list[Counts]:
+def counted_candidates(
+    recipes: list[Recipe], budget: Budget, kernels: Kernels | None = None, statistics: torch.device = DEVICE
+) -> list[Counts]:
     """Merge candidates of one space on the device; return what each has asked of it.
 
     Args:
         recipes: the candidates; the first is not counted.
         budget: of the parents on the device and on the host.
         kernels: how to compute; by default as on a GPU.
+        statistics: where they lie.
     """
     with (
         ParentSet.open(recipes, MergeOptions("cpu")) as here,
@@ -119,19 +143,19 @@ def counted_candidates(recipes: list[Recipe], budget: Budget, kernels: Kernels |
         with patch.object(Tensor, "pin_memory", lambda tensor: tensor):
             for recipe in recipes:
                 on_cpu.apply(recipe)
-                _take_over(here.statistics, parents.statistics)
+                _take_over(here.statistics, parents.statistics, statistics)
                 counts.append(Counts())
                 with _counted_waits(counts[-1]), counts[-1]:
                     merger.apply(recipe)
         return counts[1:]
 
 
-def _take_over(here: Statistics, there: Statistics) -> None:
+def _take_over(here: Statistics, there: Statistics, place: torch.device) -> None:
     """Let a device have the statistics that were computed on the CPU."""
     cpu = torch.device("cpu")
 
     def moved(value: Any) -> Any:
-        return value.to(DEVICE) if isinstance(value, Tensor) and value.numel() > 1 else value
+        return value.to(place) if isinstance(value, Tensor) and value.numel() > 1 else value
 
     for key, value in here._memo.items():
         if isinstance(key, tuple):

@@ -139,6 +139,37 @@ def test_a_merge_is_the_same_with_what_was_found_and_with_what_was_computed(
     assert spy.called
 
 
+@pytest.mark.parametrize("method", every(3, ["della", "tsv_m", "regmean", "iso_c", "fisher"]))
+def test_a_merge_is_the_same_wherever_there_is_room_for_its_statistics(
+    family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    first = CASES[method][0](family, tmp_path)
+    models = [model.model_copy(update={"parameters": {**model.parameters, "weight": 0.3}}) for model in first.models]
+    other = first.model_copy(update={"models": tuple(models)})
+    expected = merged(other, None)
+    held: list[Tensor] = []
+    replaced: list[Tensor] = []
+
+    def place(made: Tensor, instead_of: Tensor | None) -> Tensor:
+        if instead_of is not None:
+            assert any(each is instead_of for each in held)
+            replaced.append(instead_of)
+            return instead_of.copy_(made)
+        if not any(each is made for each in held):
+            held.append(made.clone())
+            return held[-1]
+        return made
+
+    monkeypatch.setattr(ParentSet, "place", lambda *_: place)
+    with ParentSet.open(first) as parents:
+        merger = Merger(parents)
+        merger.apply(first)
+        once = len(held)
+        assert_equal(dict(merger.apply(other).state_dict()), expected)
+        assert 0 < len(held) == once  # what depends on the weights is replaced, and all else is there
+        assert bool(replaced) == (method in ("iso_c", "regmean"))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("method", "how"), [("ties", "a bit"), ("pcb", "cut"), ("ties", "empty"), ("pcb", "foreign")])
 def test_what_is_damaged_is_computed_again_and_said(

@@ -20,6 +20,7 @@ from merging.residency.residency import Residency
 from merging.residency.slabs import Slabs
 from merging.residency.streaming import aligned, streaming_bytes
 from merging.residency.transfers import Transfers
+from tests.merging.counted import DEVICE, Queue
 
 SIZES = (300, 5000, 40, 2600, 9000, 700, 7000)  # an odd number, so that the buffers change places with each candidate
 
@@ -227,3 +228,32 @@ def test_a_residency_streams_what_it_does_not_keep(parents: list[list[StoredTens
         device.wait_for_all()
         assert all(torch.equal(one, stored.read()) for one, stored in zip(found, group, strict=True))
     assert device.most <= streaming_bytes([[s.nbytes for s in g] for g in parents], 1 << 14, from_files=True).device
+
+
+def test_statistics_lie_on_the_device_then_in_pinned_memory_then_on_the_host() -> None:
+    queue = Queue()
+    residency = Residency(DEVICE, Budget(4096, 8192), queue)
+    tensors = [torch.full((2048,), number, dtype=torch.uint8) for number in range(8)]
+    held = [residency.hold(tensor) for tensor in tensors]
+    assert [tensor.device.type for tensor in held] == ["meta"] * 2 + ["cpu"] * 6
+    on_host = held[2:]
+    assert all(torch.equal(one, other) for one, other in zip(on_host, tensors[2:], strict=True))
+    slab = [one.untyped_storage().data_ptr() for one in on_host]
+    assert slab[:4] == [slab[0]] * 4
+    assert len({*slab[3:]}) == 3  # the budget is spent
+    assert all(residency.hold(tensor) is tensor for tensor in held)  # and nothing is charged twice
+
+
+def test_a_statistic_takes_over_the_memory_of_the_one_before() -> None:
+    residency = Residency(DEVICE, Budget(0, 4096), Queue())
+    first = residency.hold(torch.zeros(1024))
+    with torch.inference_mode():
+        second = residency.hold(torch.ones(1024), first)
+    assert second is first
+    assert torch.equal(second, torch.ones(1024))
+    assert residency.hold(torch.ones(512), first) is not first
+
+
+def test_on_the_host_alone_a_statistic_stays_where_it_is() -> None:
+    made = torch.ones(4)
+    assert Residency(torch.device("cpu"), Budget(0, 0)).hold(made) is made

@@ -12,7 +12,7 @@ from merging.merger import Merger
 from merging.residency.memory import Budget
 from tests.benchmarks.candidates import METHODS, benchmark_recipes, candidate
 from tests.merging.conftest import Family, make_family
-from tests.merging.counted import counted_candidates
+from tests.merging.counted import DEVICE, counted_candidates
 from tests.parametrization import every
 
 PLENTY = 1 << 40
@@ -37,6 +37,17 @@ def test_the_host_waits_at_most_once_a_candidate(family: Family, method: str, bu
     assert counts.copies <= (1 + sources) * passes  # the numbers of a tensor come in one copy
 
 
+@pytest.mark.parametrize("budget", every(2, [Budget(PLENTY, 0), Budget(0, PLENTY)]))
+def test_ranks_that_have_no_room_on_the_device_are_copied_and_not_waited_for(family: Family, budget: Budget) -> None:
+    recipe = Recipe.parse(benchmark_recipes(family)["della"])
+    recipes = [recipe, candidate(recipe, 1)]
+    (here,), (on_host,) = (
+        counted_candidates(recipes, budget, statistics=place) for place in (DEVICE, torch.device("cpu"))
+    )
+    assert (on_host.waits, on_host.launches) == (here.waits, here.launches)
+    assert on_host.copies > here.copies
+
+
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Family:
     """A family of which some tensors have several runs."""
@@ -53,6 +64,8 @@ def test_what_is_too_large_for_a_buffer_is_copied_in_pieces(large: Family, metho
     assert pieces.waits <= 1
     assert pieces.copies > together.copies
     assert pieces.copied_bytes == pytest.approx(together.copied_bytes, rel=0.01)  # each source once
+    sources = 2 if method == "slerp" else 3
+    assert pieces.most <= 8 * sources * RUN * 2  # a piece is a run here, of bfloat16
 
 
 @pytest.mark.slow
