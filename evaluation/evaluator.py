@@ -18,8 +18,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evaluation.chat_template import turn_end
 from evaluation.errors import ConsentError, EvaluationError, LogitsError
-from evaluation.generation.backend_protocol import Generated, Request
-from evaluation.generation.backends import BackendName, make_backend
+from evaluation.generation.backend_protocol import Generated, Request, StreamedWeights
+from evaluation.generation.backends import STREAMING, BackendName, make_backend
 from evaluation.generation.drafting.draft_store import Draft, DraftStore, prompt_key
 from evaluation.generation.room import UNLIMITED, Room
 from evaluation.generation.sampling import Sampling, TokenDraws
@@ -101,6 +101,7 @@ class Evaluator:
         self.max_new_tokens = max_new_tokens
         self.batch_size = batch_size
         self.sampling = sampling
+        self.streams = backend in STREAMING
         self._backend = make_backend(backend, batch_size, room, tell)
         self._judge = Judge(workers=workers, timeout_seconds=timeout_seconds)
         self.sandbox = self._judge.sandbox
@@ -122,11 +123,12 @@ class Evaluator:
         drafts: DraftStore | None = None,
         parent: bool = False,
         plain: bool = False,
+        weights: StreamedWeights | None = None,
     ) -> Report:
         """Score a model.
 
         Args:
-            model: a causal language model in eval mode, on its device.
+            model: a causal language model in eval mode, on its device; on `meta` if its weights are given.
             tokenizer: its tokenizer (and chat template, for chat prompts).
             problems: some of the evaluator's problems; by default all of them.
             prompt_format: by default the evaluator's.
@@ -137,6 +139,7 @@ class Evaluator:
             parent: whether the model's completions stay in the draft store, and may become references.
             plain: generate without drafts or guesses and at a fixed batch size, so that 16-bit models are compared
                 under the same conditions.
+            weights: the model's, made while the backend reads them; only where the evaluator `streams`.
 
         Raises:
             LogitsError: the model's logits are not finite for any prompt. If only some prompts are affected, they fail.
@@ -155,7 +158,9 @@ class Evaluator:
         run = _Run(prompts, requests, observers)
         # Closed here, so that an observer's error leaves the model and the sandbox as they were.
         with (
-            closing(self._backend.generate(model, tokenizer, requests, run.on_likelihood, plain=plain)) as generated,
+            closing(
+                self._backend.generate(model, tokenizer, requests, run.on_likelihood, plain=plain, weights=weights)
+            ) as generated,
             closing(self._judge.verdicts(run.programs(generated))) as verdicts,
         ):
             for index, verdict in verdicts:

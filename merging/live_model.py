@@ -28,6 +28,11 @@ def build_model(config: PreTrainedConfig, parents: ParentSet) -> PreTrainedModel
     return model
 
 
+def build_skeleton(config: PreTrainedConfig, parents: ParentSet) -> PreTrainedModel:
+    """Build the model of a config without memory for its tensors, which are on the device `meta`, in eval mode."""
+    return _build(config, parents, torch.device("meta"))
+
+
 def _build(config: PreTrainedConfig, parents: ParentSet, device: torch.device) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM
     from transformers.initialization import no_init_weights

@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from torch import Tensor
 from merging.calibration import calibrate
 from merging.execution import run_steps
 from merging.kernels import EAGER, Kernels
-from merging.live_model import build_model, compute_in_float32
+from merging.live_model import build_model, build_skeleton, compute_in_float32
 from merging.merged_config import generation_config, merged_config
 from merging.methods import METHODS
 from merging.parents import ParentSet
@@ -32,13 +32,15 @@ from merging.sharing import owners, share
 from merging.slopes import dots
 from merging.tokenization.merged_tokenizer import MergedTokenizer
 from merging.tokenization.tokenizers import has_tokenizer
-from merging.weights_digest import digest_of_model
+from merging.weights_digest import digest_of_groups, digest_of_model
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 # A space with layer ranges has too many structures to keep every plan (1 MB per 1,000 tensors).
 _STRUCTURES = 32
+# Tensors of a stream that are merged together: enough to keep the processor busy, few enough to take little memory.
+_GROUP_BYTES = {"cpu": 64 << 20, "cuda": 256 << 20}
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,7 @@ class Merger:
         self._config: tuple[Mapping[str, Any], torch.dtype | None] | None = None
         self._plan_of = lru_cache(_STRUCTURES)(lambda structure: Plan.of(structure, parents))
         self._target_of = lru_cache(_STRUCTURES)(partial(_target, parents, self._plan_of))
+        self._skeleton: tuple[Mapping[str, Any], PreTrainedModel] | None = None
         self._owners: dict[str, str] = {}
         self._written: dict[str, Step] = {}
         self._tensors: dict[str, Tensor] = {}
@@ -157,6 +160,70 @@ class Merger:
         run_steps(work, self.parents, self._random_seed, self.kernels, done, self._dtypes)
         self.parents.statistics.save()
         return model
+
+    def skeleton(self, recipe: Recipe) -> PreTrainedModel:
+        """Return the model of a recipe on the device `meta`, for one that takes the tensors from `stream`.
+
+        Raises MergingError where the recipe does not fit the parents.
+        """
+        structure, _ = structure_of(recipe)
+        target = self._target_of(structure)
+        if self._skeleton is None or self._skeleton[0] != target.content:
+            self._skeleton = target.content, build_skeleton(copy.deepcopy(target.config), self.parents)
+        model = self._skeleton[1]
+        model.generation_config = target.generation_config
+        return model
+
+    def stream(
+        self, recipe: Recipe, progress: Callable[[int, int], None] | None = None
+    ) -> Iterator[tuple[str, Tensor]]:
+        """Merge a recipe a few tensors at a time, with no live model; yield each with its name in a checkpoint.
+
+        They are those of `apply` in the recipe's dtype, bit for bit, on the parents' device, in the order of the
+        skeleton's layers, tied ones once.
+
+        Args:
+            recipe: the merge.
+            progress: called with (tensors done, tensors in all).
+
+        Raises:
+            MergingError: the recipe does not fit the parents.
+            NonFiniteTensor: a merged tensor holds NaN or Inf.
+        """
+        for group in self._groups(recipe, progress):
+            while group:  # so that it is gone when the next one is made
+                name = next(iter(group))
+                yield from self.parents.architecture.layout.disassemble(name, group.pop(name)).items()
+
+    def streamed_digest(self, recipe: Recipe) -> str:
+        """Return what `weights_digest` would say of the tensors of `stream`, for which they are merged again."""
+        return digest_of_groups(self._groups(recipe), self.plan(recipe), self.parents)
+
+    def _groups(
+        self, recipe: Recipe, progress: Callable[[int, int], None] | None = None
+    ) -> Iterator[dict[str, Tensor]]:
+        """Merge a few tensors at a time; yield them by their names in the merge."""
+        steps = {step.name: self._simplified(step) for step in self.steps(recipe)}
+        layout, device = self.parents.architecture.layout, self.parents.device
+        wanted = {layout.name_of(live): tensor for live, tensor in _tensors_of(self.skeleton(recipe)).items()}
+        calibrate(steps.values(), self.parents)
+        done = 0
+
+        def tell(_: Step) -> None:
+            nonlocal done
+            done += 1
+            if progress:
+                progress(done, len(wanted))
+
+        for names in _in_groups(wanted, _GROUP_BYTES["cpu" if device.type == "cpu" else "cuda"]):
+            group = {name: torch.empty_like(wanted[name], device=device, requires_grad=False) for name in names}
+            work = [(steps[name], nullcontext(tensor)) for name, tensor in group.items()]
+            with torch.no_grad():
+                run_steps(work, self.parents, self._random_seed, self.kernels, tell)
+            del work
+            yield group
+            del group
+        self.parents.statistics.save()
 
     def take_gradients(self) -> dict[str, Tensor]:
         """Return the gradients of the live model's tensors by their names in the merge, and clear them.
@@ -276,6 +343,37 @@ class Merger:
                 compute_in_float32(self._model)
         self._model.generation_config = target.generation_config
         return self._model
+
+
+def streamed_bytes(largest: int, kind: Literal["cpu", "cuda"]) -> int:
+    """Return what `Merger.stream` holds at most: a group of tensors, and one of the group before.
+
+    Args:
+        largest: the bytes of the largest tensor.
+        kind: of the device.
+    """
+    return max(_GROUP_BYTES[kind], largest) + largest
+
+
+def _tensors_of(model: PreTrainedModel) -> dict[str, Tensor]:
+    """Return a model's tensors by their names there, tied ones once."""
+    once: dict[int, tuple[str, Tensor]] = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        once.setdefault(id(tensor), (name, tensor))
+    return dict(once.values())
+
+
+def _in_groups(tensors: Mapping[str, Tensor], most_bytes: int) -> Iterator[list[str]]:
+    """Yield the names of tensors that follow each other, of so many bytes together; a larger one stands alone."""
+    group, size = list[str](), 0
+    for name, tensor in tensors.items():
+        if group and size + tensor.nbytes > most_bytes:
+            yield group
+            group, size = [], 0
+        group.append(name)
+        size += tensor.nbytes
+    if group:
+        yield group
 
 
 def _target(parents: ParentSet, plan_of: Callable[[Recipe], Plan], structure: Recipe) -> _Target:

@@ -12,6 +12,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -19,6 +20,9 @@ from torch import Tensor
 from merging.checkpoints.weights import StoredTensor
 from merging.parents import ParentSet
 from merging.planning.plan import Plan
+
+# Name, shape, dtype and digest of the bytes.
+_Entry: TypeAlias = tuple[str, list[int], str, str]
 
 
 def digest_of_model(tensors: Mapping[str, Tensor], plan: Plan, parents: ParentSet) -> str:
@@ -35,6 +39,23 @@ def digest_of_model(tensors: Mapping[str, Tensor], plan: Plan, parents: ParentSe
         return lambda: layout.disassemble(name, tensors[name].detach().to("cpu", dtype).contiguous())
 
     return _digest(pieces(name, dtype) for name, dtype in _dtypes(plan).items())
+
+
+def digest_of_groups(groups: Iterable[Mapping[str, Tensor]], plan: Plan, parents: ParentSet) -> str:
+    """Return the same of tensors that are there a few at a time, by their names in the merge."""
+    layout, dtypes = parents.architecture.layout, _dtypes(plan)
+
+    def pieces(name: str, tensor: Tensor) -> Callable[[], Mapping[str, Tensor]]:
+        return lambda: layout.disassemble(name, tensor.detach().to("cpu", dtypes[name]).contiguous())
+
+    with ThreadPoolExecutor(torch.get_num_threads(), "digest") as pool:
+        found = [
+            entry
+            for group in groups
+            for entries in pool.map(_hashed, map(pieces, group, group.values()))
+            for entry in entries
+        ]
+    return _of_entries(found)
 
 
 def digest_of_files(stored: Mapping[str, StoredTensor], plan: Plan, parents: ParentSet) -> str:
@@ -58,14 +79,19 @@ def _dtypes(plan: Plan) -> dict[str, torch.dtype]:
 
 
 def _digest(tensors: Iterable[Callable[[], Mapping[str, Tensor]]]) -> str:
-    def hashed(pieces: Callable[[], Mapping[str, Tensor]]) -> list[tuple[str, list[int], str, str]]:
-        with torch.inference_mode():
-            return [(name, list(each.shape), str(each.dtype), _of_bytes(each)) for name, each in pieces().items()]
-
     # Hashing releases the GIL. blake2b is fast on every processor, sha256 only on some.
     with ThreadPoolExecutor(torch.get_num_threads(), "digest") as pool:
-        found = [entry for entries in pool.map(hashed, tensors) for entry in entries]
-    return blake2b(json.dumps(sorted(found)).encode(), digest_size=32).hexdigest()
+        found = [entry for entries in pool.map(_hashed, tensors) for entry in entries]
+    return _of_entries(found)
+
+
+def _hashed(pieces: Callable[[], Mapping[str, Tensor]]) -> list[_Entry]:
+    with torch.inference_mode():
+        return [(name, list(each.shape), str(each.dtype), _of_bytes(each)) for name, each in pieces().items()]
+
+
+def _of_entries(entries: Iterable[_Entry]) -> str:
+    return blake2b(json.dumps(sorted(entries)).encode(), digest_size=32).hexdigest()
 
 
 def _of_bytes(tensor: Tensor) -> str:

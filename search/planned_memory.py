@@ -8,15 +8,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
 from evaluation import BackendName, EvaluationError, ProblemSet, PromptFormat
 from evaluation.generation.pass_memory import ModelShape
+from evaluation.generation.vllm_engine.weight_stream import SHARED_BYTES
 from evaluation.prompts import prompt_tokens
 from merging import MergeOptions, Merger, ParentSet, Recipe, load_tokenizer
 from merging.checkpoints.checkpoint import Checkpoint
+from merging.merger import streamed_bytes
 from merging.planning.plan import Plan
 from merging.residency.memory import Budget
 from merging.residency.streaming import streaming_bytes
@@ -26,9 +29,6 @@ from search.errors import SearchError
 from search.free_memory import machine_of
 from search.memory_plan import Demand, Machine, MemoryPlan, Share, plan_memory
 from search.space.config import SearchConfig
-
-LIVE_BESIDE_ENGINE = True
-"""Whether a whole live model is on the device of a vLLM engine, which has weights of its own."""
 
 # A batch with fewer rows does not keep a processor busy.
 _ENOUGH_ROWS = 32
@@ -246,6 +246,8 @@ def demand_of(
     shape = ModelShape.of(
         parents.reference.config.get_text_config(), itemsize, largest.layers or None, index.vocabulary(largest)
     )
+    largest_tensor = max(torch.Size(entry.shape).numel() for entry in largest.entries)
+    on_gpu = parents.device.type != "cpu"
     of_layer, has_engine = shape.slot_bytes // shape.layers, generation.backend == "vllm"
     shares, tables = [], 0
     for place in range(index.count):
@@ -255,7 +257,7 @@ def demand_of(
         tables += statistics.host
         share = Share(
             parents=sum(map(sum, sizes)),
-            live=live[place] if LIVE_BESIDE_ENGINE or not has_engine else 0,
+            live=beside_engine(largest_tensor * itemsize, on_gpu) if has_engine else live[place],
             slot=of_layer * layers[place],
             streaming=streaming.device,
             staging=streaming.host,
@@ -268,6 +270,17 @@ def demand_of(
         )
         shares.append(share)
     return _demand(tuple(shares), shape, generation, tables, limits)
+
+
+def beside_engine(largest: int, on_gpu: bool) -> int:
+    """Return what of a merge is on the device of a vLLM engine, which reads it as a stream, besides its own weights.
+
+    Args:
+        largest: the bytes of the largest tensor.
+        on_gpu: whether that is a GPU.
+    """
+    kind: Literal["cpu", "cuda"] = "cuda" if on_gpu else "cpu"
+    return streamed_bytes(largest, kind) + SHARED_BYTES[kind]
 
 
 def _demand(

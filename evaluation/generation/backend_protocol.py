@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 import collections.abc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 from evaluation.generation.sampling import TokenDraws
 
 if TYPE_CHECKING:  # a command that scores nothing does not wait for torch
+    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 # What models compute in: always the recipe's dtype, always float32, or whichever of them is faster on this CPU.
 ComputeDtype: TypeAlias = Literal["auto", "recipe", "float32"]
 # Called with the index of a request and the mean log-likelihood of its reference.
 OnLikelihood: TypeAlias = Callable[[int, float], None]
+
+
+@dataclass(frozen=True, slots=True)
+class StreamedWeights:
+    """The tensors of a model that is on the device `meta`, made while they are read.
+
+    Attributes:
+        device: where they are made.
+        tensors: yields them by their names in a checkpoint, in the order of its layers, tied ones once. What goes wrong
+            with them reaches the caller of `Evaluator.evaluate`.
+    """
+
+    device: torch.device
+    tensors: Callable[[], Iterator[tuple[str, torch.Tensor]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +87,7 @@ class Backend(Protocol):
         on_likelihood: OnLikelihood | None = None,
         *,
         plain: bool = False,
+        weights: StreamedWeights | None = None,
     ) -> Completions:
         """Yield (index of the request, its completion) as completions end; a caller may close the iterator early.
 
@@ -81,6 +97,7 @@ class Backend(Protocol):
             requests: they are started in this order.
             on_likelihood: called with the likelihood of each reference as soon as it is known, which is before most
                 tokens are generated; an exception from it ends generation.
+            weights: the model's, if it holds none itself; only for backends in `STREAMING`.
             plain: make no guesses, and use a batch size that depends on free memory only where there is too little.
         """
 

@@ -10,6 +10,8 @@ from evaluation.generation.room import UNLIMITED, Room
 
 BackendName: TypeAlias = Literal["transformers", "vllm"]
 BACKENDS: tuple[BackendName, ...] = get_args(BackendName)
+# Those that need no live model: they read its weights while these are made.
+STREAMING: frozenset[BackendName] = frozenset({"vllm"})
 
 
 def make_backend(

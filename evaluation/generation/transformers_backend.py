@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from evaluation.generation.backend_protocol import Completions, OnLikelihood, Request
+from evaluation.generation.backend_protocol import Completions, OnLikelihood, Request, StreamedWeights
 from evaluation.generation.engine.attention import UnsupportedAttentionError
 from evaluation.generation.engine.batch_limit import BatchLimit
 from evaluation.generation.engine.generator import TransformersGenerator
@@ -41,6 +41,7 @@ class TransformersBackend:
         on_likelihood: OnLikelihood | None = None,
         *,
         plain: bool = False,
+        weights: StreamedWeights | None = None,  # noqa: ARG002 - see `STREAMING`
     ) -> Completions:
         """Generate with our own attention, or else with the model's own, slower and with a warning; see `Backend`."""
         limit = self._plain if plain else self._limit(model)

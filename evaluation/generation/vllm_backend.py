@@ -28,7 +28,13 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from transformers.core_model_loading import revert_weight_conversion
 
 from evaluation.errors import EvaluationError
-from evaluation.generation.backend_protocol import Completions, Generated, OnLikelihood, Request
+from evaluation.generation.backend_protocol import (
+    Completions,
+    Generated,
+    OnLikelihood,
+    Request,
+    StreamedWeights,
+)
 from evaluation.generation.drafting.numbered_text import digits_of
 from evaluation.generation.room import UNLIMITED, Room
 from evaluation.generation.text import (
@@ -90,6 +96,7 @@ class VllmBackend:
         on_likelihood: OnLikelihood | None = None,
         *,
         plain: bool = False,
+        weights: StreamedWeights | None = None,
     ) -> Completions:
         """Yield (index of the request, its completion) as completions end; see `Backend`.
 
@@ -105,7 +112,7 @@ class VllmBackend:
             return
         bounded = [within_context(requests[index], model) for index in indices]
         try:
-            engine = self.engine(model, tokenizer, bounded)
+            engine = self.engine(model, tokenizer, bounded, weights)
             ends = sorted(end_tokens(model, tokenizer))
             likelihoods: dict[int, float] = {}
             # Closed at once, whatever ends this: until then the engine keeps generating.
@@ -124,11 +131,15 @@ class VllmBackend:
             raise
 
     def engine(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, requests: Sequence[Request]
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        requests: Sequence[Request],
+        weights: StreamedWeights | None = None,
     ) -> EngineProcess:
-        """Return an engine with the model's weights and room for the requests."""
-        tensors = _weights(model)
-        kind = _Kind.of(model, tokenizer, tensors)
+        """Return an engine with the model's weights, which it may hold itself, and room for the requests."""
+        tensors, device = _tensors(model), weights.device if weights else model.device
+        kind = _Kind.of(model, tokenizer, tensors, device)
         demand = Demand(
             sum(tensor.nbytes for tensor in tensors.values()),
             _bytes_per_slot(model),
@@ -139,16 +150,17 @@ class VllmBackend:
             self.close()
             settings = settings_for(
                 demand,
-                _device(model.device),
+                _device(device),
                 self._room,
                 str(model.dtype).removeprefix("torch."),
                 digits_of(tokenizer),
                 self._batch_size,
                 self._draft_tokens,
             )
-            self._engine = EngineProcess(settings, _config(model), tokenizer, model.device, self._tell)
+            self._engine = EngineProcess(settings, _config(model), tokenizer, device, self._tell)
             self._kind, self._length, self._guesses = kind, demand.length, settings.draft_tokens
-        self._engine.load(tensors.items())
+        # transformers 5 keeps the experts of a layer in one tensor; checkpoints and vLLM have a tensor per expert.
+        self._engine.load(weights.tensors() if weights else revert_weight_conversion(model, tensors).items())
         return self._engine
 
     def close(self) -> None:
@@ -182,11 +194,17 @@ class _Kind:
     device: torch.device
 
     @classmethod
-    def of(cls, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tensors: Mapping[str, Tensor]) -> _Kind:
+    def of(
+        cls,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        tensors: Mapping[str, Tensor],
+        device: torch.device,
+    ) -> _Kind:
         layout = tuple((name, tensor.dtype, tensor.shape) for name, tensor in tensors.items())
         vocabulary = json.dumps(tokenizer.get_vocab(), sort_keys=True).encode()
         digest = hashlib.sha256(vocabulary).hexdigest()
-        return cls(_config(model).to_json_string(use_diff=False), digest, layout, model.device)
+        return cls(_config(model).to_json_string(use_diff=False), digest, layout, device)
 
 
 def _config(model: PreTrainedModel) -> PreTrainedConfig:
@@ -198,14 +216,12 @@ def _config(model: PreTrainedModel) -> PreTrainedConfig:
     return config
 
 
-def _weights(model: PreTrainedModel) -> dict[str, Tensor]:
-    """Return the model's tensors by their names in a checkpoint, tied ones once."""
+def _tensors(model: PreTrainedModel) -> dict[str, Tensor]:
+    """Return the model's tensors by their names in it, tied ones once."""
     once: dict[int, tuple[str, Tensor]] = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
         once.setdefault(id(tensor), (name, tensor))
-    # transformers 5 keeps the experts of a layer in one tensor; checkpoints and vLLM have a tensor per expert.
-    weights: dict[str, Tensor] = revert_weight_conversion(model, dict(once.values()))
-    return weights
+    return dict(once.values())
 
 
 def _device(device: torch.device) -> Device:

@@ -105,7 +105,9 @@ class Phases:
             return
         self._progress.begin("compiling", 1)
         try:
-            bench.merge(self.session.config.space.example())
+            _, weights = bench.merge(self.session.config.space.example())
+            for _ in weights.tensors() if weights else ():
+                pass
         except Exception as error:  # one candidate that cannot be, or the machine: the trials will tell
             _LOG.warning("warming up: %s", error)
 

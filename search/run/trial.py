@@ -12,11 +12,13 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeAlias
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evaluation import EvaluationError, Evaluator, Observer, OutcomeCounter, ProblemSet, Report
+from evaluation.generation.backend_protocol import StreamedWeights
 from evaluation.generation.out_of_memory import is_device_lost, is_out_of_memory, release_unused
 from merging import Merger, MergingError, OutOfMemory, Recipe, renamed
 from search.ascent.ascent import AscentOverError
@@ -66,18 +68,22 @@ class Bench:
     parents: ParentContents
     places: Mapping[str, str]
 
-    def merge(self, recipe: Recipe) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-        """Return the live model of a recipe, and the tokenizer of its prompts."""
-        model = self.merger.apply(self.located(recipe), progress=self.progress.step)
-        return model, self.tokenizer_of(recipe)
+    def merge(self, recipe: Recipe) -> tuple[PreTrainedModel, StreamedWeights | None]:
+        """Return the live model of a recipe; or one without tensors, with what makes them when they are read."""
+        located = self.located(recipe)
+        if not self.evaluator.streams:
+            return self.merger.apply(located, progress=self.progress.step), None
+        device, tensors = self.merger.parents.device, partial(self.merger.stream, located, self.progress.step)
+        return self.merger.skeleton(located), StreamedWeights(device, tensors)
 
     def tokenizer_of(self, recipe: Recipe) -> PreTrainedTokenizerBase:
         """Return the tokenizer of a recipe's prompts."""
         return self.tokenizer or self.merger.tokenizer(self.located(recipe))
 
     def weights_digest(self, recipe: Recipe) -> str:
-        """Return the digest of the live model's weights, which are those of this recipe."""
-        return self.merger.weights_digest(self.located(recipe))
+        """Return the digest of the weights of a recipe, which are those of the live model if there is one."""
+        located = self.located(recipe)
+        return (self.merger.streamed_digest if self.evaluator.streams else self.merger.weights_digest)(located)
 
     def under_other_seeds(self, recipe: Recipe, split: SplitName) -> list[str]:
         """Return the outcomes of a merge that draws random numbers under each of `OTHER_SEEDS` other seeds.
@@ -126,7 +132,8 @@ class Bench:
     ) -> tuple[Report, dict[str, float]]:
         started = time.perf_counter()
         self.progress.phase("merging")
-        model, tokenizer = self.merge(recipe)
+        tokenizer = self.tokenizer_of(recipe)
+        model, weights = self.merge(recipe)
         merged = time.perf_counter()
         self.progress.phase("evaluating")
         report = self.evaluator.evaluate(
@@ -137,6 +144,7 @@ class Bench:
             drafts=self.drafts if split == "search" else None,
             parent=parent,
             plain=split != "search",
+            weights=weights,
         )
         ended = time.perf_counter()
         seconds = {

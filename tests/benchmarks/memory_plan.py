@@ -32,7 +32,7 @@ from search.memory_plan import (
     Share,
     plan_memory,
 )
-from search.planned_memory import LIVE_BESIDE_ENGINE
+from search.planned_memory import beside_engine
 
 CARDS = {24: 24_564, 48: 46_068, 80: 81_559, 141: 143_771}
 """The memory of cards in MiB, by the gigabytes that they are sold with: RTX 4090, L40S, A100 or H100, H200."""
@@ -103,7 +103,7 @@ def demand_of(
         layers = sum(each == model.shape.hidden * model.shape.intermediate for each in elements) // 3
         share = Share(
             parents=parents * size,
-            live=size if LIVE_BESIDE_ENGINE or not has_engine else 0,
+            live=beside_engine(2 * max(elements), on_gpu=True) if has_engine else size,
             slot=model.shape.slot_bytes // model.shape.layers * layers,
             streaming=streaming.device,
             staging=streaming.host,

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,12 @@ import torch
 
 from evaluation import Evaluator, Sampling, load_problems
 from evaluation.errors import EvaluationError
-from evaluation.generation.backend_protocol import Generated, Request
+from evaluation.generation.backend_protocol import Generated, Request, StreamedWeights
 from evaluation.generation.room import Room
 from evaluation.generation.text import text_after
 from evaluation.generation.vllm_backend import VllmBackend
 from evaluation.generation.vllm_engine.settings import capture_sizes, llm_arguments, settings_for
-from merging import load_model, load_tokenizer
+from merging import Merger, ParentSet, Recipe, load_model, load_tokenizer
 from search import SearchConfig, run_search
 from tests.evaluation.test_engine_settings import card, demand
 from tests.tiny import TinyModel, TinyVocabulary, save_tiny_model
@@ -291,7 +292,23 @@ def test_what_vllm_says_is_in_the_error_when_it_does_not_start(family: Family) -
 
 
 @pytest.mark.vllm
-def test_a_search_runs_on_it(tmp_path: Path) -> None:
+def test_a_merge_that_is_streamed_writes_what_its_live_model_does(backend: VllmBackend, family: Family) -> None:
+    models = "".join(f"- {{model: {family.folder / seed}, parameters: {{weight: {seed}}}}}\n" for seed in ("1", "2"))
+    recipe = Recipe.parse(f"merge_method: linear\nmodels:\n{models}dtype: float32\n")
+    with ParentSet.open(recipe) as parents:
+        merger = Merger(parents)
+        weights = StreamedWeights(parents.device, partial(merger.stream, recipe))
+        requests = asked(family)
+        found = dict(backend.generate(merger.skeleton(recipe), family.tokenizer, requests, weights=weights))
+        family.model.load_state_dict(merger.apply(recipe).state_dict())
+    assert [found[index].tokens for index in range(len(requests))] == [
+        family.written(prompt) for prompt in family.prompts
+    ]
+
+
+@pytest.mark.vllm
+def test_a_search_runs_on_it_without_a_live_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Merger, "apply", None)
     text = (QUICKSTART.read_text(encoding="utf-8")).replace("evaluation:\n", "evaluation:\n  backend: vllm\n")
     config = SearchConfig.parse(text, folder=QUICKSTART.parent)
     board = run_search(config, tmp_path / "results", trials=2)

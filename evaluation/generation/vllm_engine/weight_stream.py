@@ -19,7 +19,11 @@ import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import rebuild_cuda_tensor, reduce_tensor
 
-_HALF_BYTES = {"cpu": 64 << 20, "cuda": 256 << 20}
+from evaluation.generation.vllm_engine.settings import DeviceKind
+
+SHARED_BYTES: dict[DeviceKind, int] = {"cpu": 128 << 20, "cuda": 512 << 20}
+"""The size of the memory, by the kind of device that it is on."""
+
 _ALIGNMENT = 64
 # Where `reduce_tensor` (torch 2.13) puts the device's index: the other process sees only that device.
 _DEVICE_INDEX = 6
@@ -68,8 +72,8 @@ class WeightWriter:
     """
 
     def __init__(self, device: torch.device, half_bytes: int | None = None) -> None:
-        kind = "cpu" if device.type == "cpu" else "cuda"
-        half = half_bytes or _HALF_BYTES[kind]
+        kind: DeviceKind = "cpu" if device.type == "cpu" else "cuda"
+        half = half_bytes or SHARED_BYTES[kind] // 2
         self._half = -(-half // _ALIGNMENT) * _ALIGNMENT
         self._device = device
         file = os.memfd_create("merge-search weights")
