@@ -58,7 +58,7 @@ class StepOperands(Operands):
         base, inputs = (flat[0], flat[1:]) if step.base else (None, flat)
         super().__init__(base, inputs, shape, step.dtype, device, workspace)
         self.step, self.parents, self.random_seed = step, parents, random_seed
-        if any(source.device != device for source in flat):
+        if any(source.device.type != device.type for source in flat):
             width = sum(max(source.itemsize, step.dtype.itemsize) for source in flat)
             self.at_once = piece_elements(width, parents.chunk, RUN)
         # A compiled pass takes a tensor as a whole; copying one in pieces takes longer than merging them does.

@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -28,6 +28,7 @@ from merging.parents import ParentSet
 from merging.planning.parameter_lookup import structure_of
 from merging.planning.plan import Plan, Step
 from merging.recipes.recipe import Recipe
+from merging.residency.room import with_room
 from merging.sharing import owners, share
 from merging.slopes import dots
 from merging.tokenization.merged_tokenizer import MergedTokenizer
@@ -36,6 +37,8 @@ from merging.weights_digest import digest_of_groups, digest_of_model
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+T = TypeVar("T")
 
 # A space with layer ranges has too many structures to keep every plan (1 MB per 1,000 tensors).
 _STRUCTURES = 32
@@ -141,6 +144,7 @@ class Merger:
         Raises:
             MergingError: the recipe does not fit the parents.
             NonFiniteTensor: a merged tensor holds NaN or Inf.
+            OutOfMemory: memory ran out, and no parent has any to give up.
         """
         planned = self.steps(recipe)
         model = self._live_model(recipe)
@@ -336,13 +340,19 @@ class Merger:
             self._model = None  # frees its memory before the next model is built
             self._owners, self._written, self._tensors = {}, {}, {}
             self._config = content
-            self._model = build_model(copy.deepcopy(target.config), self.parents)
+            self._model = self._with_room(partial(build_model, copy.deepcopy(target.config), self.parents))
             self._tensors = self._by_name(self._model)
             self._dtypes = {name: tensor.dtype for name, tensor in self._tensors.items()}
             if self.compute_dtype == torch.float32:
-                compute_in_float32(self._model)
+                self._with_room(partial(compute_in_float32, self._model))
         self._model.generation_config = target.generation_config
         return self._model
+
+    def _with_room(self, work: Callable[[], T]) -> T:
+        """Make the live model; where its devices have no room for it, the parents give theirs up."""
+        devices = self.parents.placement.devices
+        what = f"{', '.join(map(str, devices))} ran out of memory while the live model was made"
+        return with_room(work, lambda: sum(map(self.parents.give_up_some, devices)), what)
 
 
 def streamed_bytes(largest: int, kind: Literal["cpu", "cuda"]) -> int:

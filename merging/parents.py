@@ -53,7 +53,7 @@ class ParentSet:
         statistics: Statistics,
         options: LoadOptions,
     ) -> None:
-        self.device = device
+        self.device = torch.empty(0, device=device).device  # "cuda" is "cuda:0" to a tensor
         self.options = options
         # Prefer a model with its own output head: a tied model lacks only that tensor.
         untied = (name for name, each in checkpoints.items() if not each.config.tie_word_embeddings)
@@ -69,8 +69,8 @@ class ParentSet:
         self._stacks = {name: self._own_stacks(checkpoint) for name, checkpoint in self.checkpoints.items()}
         self._layer_shapes: dict[tuple[str, str, int], Mapping[str, torch.Size]] = {}
         self._notes: tuple[str, ...] = ()
-        self.placement = Placement({"": torch.empty(0, device=device).device})
-        self._residencies = {self.placement.devices[0]: Residency(device, budget)}
+        self.placement = Placement({"": self.device})
+        self._residencies = {self.device: Residency(self.device, budget)}
 
     @classmethod
     def open(

@@ -108,7 +108,7 @@ class Operands(ABC):
 
     def _part(self, source: Tensor, start: int, size: int) -> Tensor:
         part = source if start == 0 and size >= source.numel() else source[start : start + size]
-        if part.device != self.device:
+        if part.device.type != self.device.type:
             part = part.to(self.device, non_blocking=True)
         return part if part.dtype == self.dtype else part.to(self.dtype)
 

@@ -32,6 +32,7 @@ from merging import (
     Recipe,
     execution,
     export_model,
+    merger,
 )
 from merging.arithmetic.bits import Finite
 from merging.checkpoints.architecture import skeleton
@@ -379,6 +380,21 @@ def test_parents_give_up_memory_before_a_merge_fails(family: Family, monkeypatch
             "the host ran out of memory while they were merged; a part of the parents is read from the files for every "
             "candidate",
         )
+
+
+def test_parents_give_up_memory_for_the_live_model(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = Recipe.average([family.base, family.a])
+    expected = merged(recipe, None)
+    fails = torch.OutOfMemoryError("CUDA out of memory")
+    with ParentSet.open(recipe) as parents:
+        parents.load()
+        kept = [parents.kept(family.a, name) for name in parents.names(family.a)]
+        assert all(tensor is not None for tensor in kept)
+        built = Mock(side_effect=[fails, merger.build_model(parents.reference.transformers_config, parents)])
+        monkeypatch.setattr(merger, "build_model", built)
+        found = Merger(parents).apply(recipe).state_dict()
+        assert all(torch.equal(found[name], expected[name]) for name in expected)
+        assert parents.kept(family.a, parents.names(family.a)[0]) is None
 
 
 def test_a_merge_without_room_and_with_nothing_to_give_up_is_one_line(
