@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Generic, Protocol, TypeVar
 
 import torch
@@ -22,8 +23,8 @@ class CopyQueue(Protocol, Generic[Mark]):
     def follow_work(self) -> None:
         """Let the copies to come begin after the work that was given to the device so far."""
 
-    def copy(self, target: Tensor, source: Tensor) -> None:
-        """Enqueue a copy."""
+    def copy(self, pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
+        """Enqueue copies, given as (target, source)."""
 
     def mark(self) -> Mark:
         """Return a mark behind the copies so far."""
@@ -57,10 +58,11 @@ class CudaCopyQueue:
         """Wait, on the device, for the current stream."""
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
 
-    def copy(self, target: Tensor, source: Tensor) -> None:
+    def copy(self, pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
         """Copy on the stream."""
         with torch.cuda.stream(self._stream):
-            target.copy_(source, non_blocking=True)
+            for target, source in pairs:
+                target.copy_(source, non_blocking=True)
 
     def mark(self) -> torch.cuda.Event:
         """Record an event."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -73,14 +73,8 @@ class Transfers(Generic[Mark]):
         # Work with the buffer's last group precedes this point in the device's queue, so the host need not wait.
         self._queue.follow_work()
         buffer.group.clear()
-        start, copied = 0, {}
-        for stored, kept in group.items():
-            part = slice(start, start + stored.nbytes)
-            source = self._staged(buffer, part, stored) if kept is None else kept
-            target = buffer.memory[part].view(stored.dtype).view(stored.shape)
-            self._queue.copy(target, source)
-            copied[stored] = target
-            start += aligned(stored.nbytes)
+        copied: dict[StoredTensor, Tensor] = {}
+        self._queue.copy(self._pairs(buffer, group, copied))
         buffer.group, buffer.ready = copied, self._queue.mark()
 
     def take(self, stored: StoredTensor) -> Tensor | None:
@@ -125,6 +119,17 @@ class Transfers(Generic[Mark]):
             _LOG.warning("no room to copy %.2f GB of parents together; they are merged piece by piece", size / 1e9)
             return False
         return True
+
+    def _pairs(
+        self, buffer: _Buffer[Mark], group: Mapping[StoredTensor, Tensor | None], copied: dict[StoredTensor, Tensor]
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield what is copied, target and source; a file is read while the tensor before it is on its way."""
+        start = 0
+        for stored, kept in group.items():
+            part = slice(start, start + stored.nbytes)
+            copied[stored] = buffer.memory[part].view(stored.dtype).view(stored.shape)
+            yield copied[stored], self._staged(buffer, part, stored) if kept is None else kept
+            start += aligned(stored.nbytes)
 
     def _staged(self, buffer: _Buffer[Mark], part: slice, stored: StoredTensor) -> Tensor:
         memory = buffer.staging[part].view(stored.dtype).view(stored.shape)

@@ -8,7 +8,7 @@ candidate does on a device. A compiled function counts as one launch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -104,8 +104,9 @@ class Queue:
     def follow_work(self) -> None:
         """Nothing runs later."""
 
-    def copy(self, target: Tensor, source: Tensor) -> None:
-        target.copy_(source)
+    def copy(self, pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
+        for target, source in pairs:
+            target.copy_(source)
 
     def mark(self) -> int:
         return 0

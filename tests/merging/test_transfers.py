@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from weakref import finalize
 
@@ -55,8 +56,9 @@ class LateDevice:
         enqueued = len(self.work)
         self.copies.append(lambda: self.run_work(enqueued))
 
-    def copy(self, target: Tensor, source: Tensor) -> None:
-        self.copies.append(lambda: target.copy_(source))  # type: ignore[arg-type, func-returns-value]
+    def copy(self, pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
+        for target, source in pairs:
+            self.copies.append(partial(_copy, target, source))
 
     def mark(self) -> int:
         return len(self.copies)
@@ -82,6 +84,10 @@ class LateDevice:
 
     def _freed(self, size: int) -> None:
         self.live -= size
+
+
+def _copy(target: Tensor, source: Tensor) -> None:
+    target.copy_(source)
 
 
 def _nothing() -> None:
