@@ -16,14 +16,20 @@ if TYPE_CHECKING:
 
 
 def memory_table(plan: MemoryPlan) -> Table:
-    """Return a line for each part of the plan, and a column for each device and the host."""
-    names = [place.memory.name for place in plan.places]
-    table = plain_table("memory, in GB", *names, numeric=names)
+    """Return a line for each part of the plan, and a column for each device and the host; cards alike share one."""
     sizes = [{part.what: part.bytes for part in place.parts} for place in plan.places]
-    for what in dict.fromkeys(what for own in sizes for what in own):
-        table.add_row(what, *(_shown(own.get(what, 0)) for own in sizes))
-    table.add_row("in all", *(_shown(place.planned) for place in plan.places), style="bold")
-    table.add_row("free now", *(_shown(place.memory.free) for place in plan.places))
+    lines = list(dict.fromkeys(what for own in sizes for what in own))
+    columns: list[tuple[list[str], list[str]]] = []
+    for place, own in zip(plan.places, sizes, strict=True):
+        cells = [_shown(size) for size in (*(own.get(what, 0) for what in lines), place.planned, place.memory.free)]
+        if columns and columns[-1][1] == cells:
+            columns[-1][0].append(place.memory.name)
+        else:
+            columns.append(([place.memory.name], cells))
+    names = [names[0] + (f"-{names[-1].rpartition(':')[2]}" if len(names) > 1 else "") for names, _ in columns]
+    table = plain_table("memory, in GB", *names, numeric=names)
+    for index, what in enumerate((*lines, "in all", "free now")):
+        table.add_row(what, *(cells[index] for _, cells in columns), style="bold" if what == "in all" else None)
     return table
 
 

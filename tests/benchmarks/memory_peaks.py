@@ -51,7 +51,7 @@ class Shape:
     name: str
     config: PreTrainedConfig
     compute: torch.dtype | None = None
-    rows: int = 32
+    rows: int = 8
     parents_limit: int | None = None
 
 
@@ -63,14 +63,15 @@ def _sizes(hidden: int, intermediate: int, layers: int, heads: int, vocabulary: 
 
 
 SHAPES = (
-    Shape("Llama, 60M, 32k tokens", LlamaConfig(**_sizes(512, 1408, 8, 8, 32_256), dtype="float32")),
+    Shape("Llama, 60M, 32k tokens", LlamaConfig(**_sizes(512, 1408, 8, 8, 32_256), dtype="float32"), rows=32),
     Shape(
-        "Llama with grouped queries, 135M, 49k tokens",
-        LlamaConfig(**_sizes(576, 1536, 20, 9, 49_152), num_key_value_heads=3, dtype="bfloat16"),
+        "Llama with grouped queries, 61M, 49k tokens, in bfloat16",
+        LlamaConfig(**_sizes(512, 1408, 4, 8, 49_152), num_key_value_heads=2, dtype="bfloat16"),
+        rows=4,
     ),
     Shape(
         "the same, computing in float32",
-        LlamaConfig(**_sizes(576, 1536, 20, 9, 49_152), num_key_value_heads=3, dtype="bfloat16"),
+        LlamaConfig(**_sizes(512, 1408, 4, 8, 49_152), num_key_value_heads=2, dtype="bfloat16"),
         torch.float32,
     ),
     Shape(
@@ -78,13 +79,12 @@ SHAPES = (
         Qwen2Config(
             **_sizes(384, 1024, 4, 6, 152_064), num_key_value_heads=2, tie_word_embeddings=False, dtype="float32"
         ),
-        rows=16,
     ),
-    Shape("GPT-NeoX, 160M, 50k tokens", GPTNeoXConfig(**_sizes(768, 3072, 12, 12, 50_304), dtype="float32")),
+    Shape("GPT-NeoX, 77M, 50k tokens", GPTNeoXConfig(**_sizes(512, 2048, 8, 8, 50_304), dtype="float32")),
     Shape(
-        "Llama, 180M, 32k tokens, parents from files",
-        LlamaConfig(**_sizes(1024, 2816, 9, 8, 32_256), dtype="float32"),
-        rows=64,
+        "Llama, 113M, 32k tokens, parents from files",
+        LlamaConfig(**_sizes(768, 2048, 9, 12, 32_256), dtype="float32"),
+        rows=16,
         parents_limit=0,
     ),
 )

@@ -241,7 +241,7 @@ def test_statistics_that_have_no_room_on_the_card_are_kept_on_the_host() -> None
 
 
 @pytest.mark.parametrize("width", [80, 160])
-@pytest.mark.parametrize("devices", [0, 1, 4])
+@pytest.mark.parametrize("devices", [0, 1, 4, 8])
 def test_the_table_fits_a_terminal_and_adds_up(width: int, devices: int) -> None:
     if devices:
         plan = plan_memory(machine_of(80, devices), demand_of(LARGE if devices > 1 else MODELS[0], devices=devices))
@@ -256,6 +256,11 @@ def test_the_table_fits_a_terminal_and_adds_up(width: int, devices: int) -> None
     assert table[0][0] == "memory, in GB"
     assert FREE in [row[0] for row in table]
     assert next(iter(memory_lines(plan))).startswith(f"{plan.rows} problems")
+
+
+def test_cards_alike_share_a_column() -> None:
+    plan = plan_memory(machine_of(80, 8), demand_of(LARGE, devices=8))
+    assert shown(plan)[0] == ["memory, in GB", "cuda:0", "cuda:1-6", "cuda:7", "host"]
 
 
 def shown(plan: MemoryPlan) -> list[list[str]]:
