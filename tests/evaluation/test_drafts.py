@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import cycle, islice
 
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from evaluation import Draft, DraftStore
@@ -163,3 +164,23 @@ ENTRIES = st.lists(
 def test_the_key_of_a_prompt_tells_tokenizers_apart() -> None:
     assert prompt_key("a b", [1, 2]) == prompt_key("a b", (1, 2))
     assert len({prompt_key("a b", [1, 2]), prompt_key("a b", [1, 3]), prompt_key("a c", [1, 2])}) == 3
+
+
+def after_the_longest_match(own: list[int], texts: list[list[int]], most: int) -> list[int]:
+    """Return what follows the last place of the longest match, tried length by length and place by place."""
+    for length in range(min(16, len(own)), 1, -1):
+        for text, searched in ((own, own[:-1]), *((each, each) for each in texts)):
+            ends = [end for end in range(length, len(searched) + 1) if searched[end - length : end] == own[-length:]]
+            if ends and ends[-1] < len(text):
+                following = text[ends[-1] :][:most]
+                return list(islice(cycle(following), most)) if text is own else following
+    return []
+
+
+@given(TOKENS, COMPLETIONS, TOKENS)
+def test_without_a_completion_that_agrees_a_guess_follows_the_longest_match(
+    prompt: list[int], known: list[list[int]], written: list[int]
+) -> None:
+    assume(not any(each[: len(written)] == written and len(each) > len(written) for each in known))
+    guesses = Drafter(prompt, known, Trust()).propose(written, 5, 0)
+    assert list(guesses) == after_the_longest_match([*prompt, *written], known, 5)

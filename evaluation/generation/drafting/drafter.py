@@ -9,7 +9,6 @@ Guarantees: the generator verifies every guess, so a bad one only costs time.
 
 from __future__ import annotations
 
-from array import array
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import accumulate, cycle, islice, pairwise, takewhile
@@ -17,9 +16,6 @@ from operator import mul
 from typing import Literal, TypeAlias
 
 from evaluation.generation.drafting.numbered_text import NO_DIGITS, WINDOW, continued
-
-_TYPE = "I"
-_WIDTH = array(_TYPE).itemsize
 
 # Where a guess comes from: known completions that agree with all tokens so far (all of several, a single one, most),
 # a numbered text, or a place where this many of the newest tokens also occur.
@@ -126,20 +122,20 @@ class Drafter:
         return path, sources
 
     def _numbered(self, most: int, certainty: float) -> _Path | None:
-        tokens = continued(_unpacked(self._own[-WINDOW * _WIDTH :]), self._digits, most)
+        tokens = continued(_unpacked(self._own[-WINDOW:]), self._digits, most)
         return self._while_likely(tokens, ["numbered"] * len(tokens), certainty) if tokens else None
 
     def _found(self, most: int, certainty: float) -> _Path | None:
-        shortest = self._own[-_SHORTEST_MATCH * _WIDTH :]
-        texts = [text for text in self._texts if shortest in text]
-        for length in range(min(_LONGEST_MATCH, len(self._own) // _WIDTH), _SHORTEST_MATCH - 1, -1):
-            wanted = self._own[-length * _WIDTH :]
-            for text in (self._own, *texts):
-                if tokens := _after(wanted, text, most, repeats=text is self._own):
-                    # Each guess that holds makes the match one token longer.
-                    sources = [min(length + index, _LONGEST_MATCH) for index in range(len(tokens))]
-                    return self._while_likely(tokens, sources, certainty)
-        return None
+        match = _longest_match(self._own, self._texts) if most > 0 else None
+        if match is None:
+            return None
+        length, text, end = match
+        following = _unpacked(text[end : end + most])
+        # A text that has begun to repeat itself is expected to continue so, beyond its end.
+        tokens = list(islice(cycle(following), most)) if text is self._own else following
+        # Each guess that holds makes the match one token longer.
+        sources = [min(length + index, _LONGEST_MATCH) for index in range(len(tokens))]
+        return self._while_likely(tokens, sources, certainty)
 
     def _while_likely(self, tokens: Sequence[int], sources: Sequence[GuessSource], certainty: float) -> _Path:
         likely = accumulate((self._trust[source] for source in sources[: len(tokens)]), mul)
@@ -155,32 +151,39 @@ def distinct(completions: Sequence[Sequence[int]], most: int) -> list[tuple[int,
     return [completion for completion in kept if completion not in prefixes][:most]
 
 
-def _packed(tokens: Sequence[int]) -> bytes:
-    return array(_TYPE, tokens).tobytes()
+def _packed(tokens: Sequence[int]) -> str:
+    """Return tokens as the characters of a string, in which Python finds others fastest."""
+    return "".join(map(chr, tokens))
 
 
-def _unpacked(packed: bytes) -> Sequence[int]:
-    return array(_TYPE, packed).tolist()
+def _unpacked(packed: str) -> Sequence[int]:
+    return list(map(ord, packed))
 
 
-def _after(wanted: bytes, text: bytes, most: int, repeats: bool) -> Sequence[int]:
-    """Return up to ``most`` tokens that follow the last place where the wanted ones occur in a text.
+def _longest_match(own: str, texts: Sequence[str]) -> tuple[int, str, int] | None:
+    """Return how many of the newest tokens of a text also occur at an earlier place of it, or in another text.
 
     Args:
-        wanted: tokens.
-        text: tokens.
-        most: how many to return.
-        repeats: whether the text ends with the wanted tokens. Then an earlier place counts, and what follows is
-            repeated beyond the text's end: a text that has begun to repeat itself is expected to continue so.
+        own: the text.
+        texts: the others; the text itself comes first, where several have a match.
+
+    Returns:
+        The number of tokens, the text of the match, and the end of its last place; None if there is no match that is
+        long enough and has tokens after it.
     """
-    place = _last_place(text[:-_WIDTH] if repeats else text, wanted)
-    following = _unpacked(text[place + len(wanted) :][: most * _WIDTH]) if place >= 0 else []
-    return list(islice(cycle(following), most)) if repeats else following
-
-
-def _last_place(text: bytes, wanted: bytes) -> int:
-    """Return the last byte at which whole tokens occur in a text, or -1."""
-    place = text.rfind(wanted)
-    while place >= 0 and place % _WIDTH:
-        place = text.rfind(wanted, 0, place + len(wanted) - 1)
-    return place
+    longest = min(_LONGEST_MATCH, len(own))
+    best = None
+    places = [(own, own[:-1]), *((text, text) for text in texts)]
+    # Mostly a match is the longest one, or short. Where a text has no short match, it has no longer one.
+    for length in (longest, *range(_SHORTEST_MATCH, longest)) if longest >= _SHORTEST_MATCH else ():
+        wanted = own[-length:]
+        found = [(text, searched, searched.rfind(wanted)) for text, searched in places]
+        ends = ((length, text, at + length) for text, _, at in found if 0 <= at < len(text) - length)
+        best = next(ends, best)
+        if length < longest:
+            places = [(text, searched) for text, searched, at in found if at >= 0]
+        elif best:
+            return best
+        if not places:
+            break
+    return best

@@ -35,6 +35,8 @@ def continued(text: Sequence[int], digits: Mapping[int, str], most: int) -> Sequ
         digits: the digit of each digit token.
         most: how many tokens to return.
     """
+    if digits.keys().isdisjoint(text):
+        return []
     end = len(text)
     while end and text[end - 1] in digits:  # a number that may be incomplete
         end -= 1
@@ -71,6 +73,8 @@ def _period(items: Sequence[int | str]) -> int:
     """Return the number of items after which a text repeats itself except for its numbers; 0 if those repeat, too."""
     shape = [0 if isinstance(item, str) else item + 1 for item in items]
     for period in range(1, len(shape) // 2 + 1):
+        if shape[-1] != shape[-1 - period]:  # mostly so, and known sooner than by slices
+            continue
         last, before = slice(-period, None), slice(-2 * period, -period)
         if shape[last] == shape[before] and items[last] != items[before]:
             return period
