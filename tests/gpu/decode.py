@@ -11,10 +11,11 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from statistics import median
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
@@ -26,6 +27,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from evaluation import Request
 from evaluation.generation.backends import BackendName, make_backend
+from evaluation.generation.engine import tuning
 from tests.tiny import TinyVocabulary, byte_tokenizer
 
 _ATTENTION = "aten::_scaled_dot_product_"
@@ -179,14 +181,10 @@ def wait(device: torch.device) -> None:
 
 
 @contextmanager
-def cudnn_attention(allowed: bool) -> Iterator[None]:
-    """Let torch choose cuDNN's attention, or not."""
-    before = torch.backends.cuda.cudnn_sdp_enabled()
-    torch.backends.cuda.enable_cudnn_sdp(allowed)
-    try:
+def any_attention() -> Iterator[None]:
+    """Let torch choose among all its backends of attention, cuDNN's too, where generation does not."""
+    with patch.object(tuning, "GPU", replace(tuning.GPU, backends=())):
         yield
-    finally:
-        torch.backends.cuda.enable_cudnn_sdp(before)
 
 
 def pass_seconds(model: Any, sizes: Sizes) -> float:

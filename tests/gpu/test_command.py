@@ -154,7 +154,7 @@ def test_what_a_check_has_started_ends_with_it() -> None:
 def test_all_of_it_runs_on_a_cpu_and_goes_on(tmp_path: Path) -> None:
     out = tmp_path / "card.jsonl"
     assert command.main([*CPU, "--out", str(out), "--only", "machine", "attention"]) == 0
-    chosen = ["machine", "attention", "tokens", "decode", "decode without cuDNN", "memory", "merge speed"]
+    chosen = ["machine", "attention", "tokens", "decode", "decode with cuDNN", "memory", "merge speed"]
     assert command.main([*CPU, "--out", str(out), "--only", *chosen]) == 0
     found = {line["check"]: line for line in lines(out)}
     assert list(found) == chosen
