@@ -10,11 +10,12 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeAlias
 
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evaluation import EvaluationError, Evaluator, Observer, OutcomeCounter, ProblemSet, Report
@@ -73,8 +74,13 @@ class Bench:
         located = self.located(recipe)
         if not self.evaluator.streams:
             return self.merger.apply(located, progress=self.progress.step), None
-        device, tensors = self.merger.parents.device, partial(self.merger.stream, located, self.progress.step)
-        return self.merger.skeleton(located), StreamedWeights(device, tensors)
+        weights = StreamedWeights(self.merger.parents.device, partial(self._streamed, located))
+        return self.merger.skeleton(located), weights
+
+    def _streamed(self, located: Recipe) -> Iterator[tuple[str, Tensor]]:
+        self.progress.phase("merging")
+        yield from self.merger.stream(located, self.progress.step)
+        self.progress.phase("evaluating")
 
     def tokenizer_of(self, recipe: Recipe) -> PreTrainedTokenizerBase:
         """Return the tokenizer of a recipe's prompts."""

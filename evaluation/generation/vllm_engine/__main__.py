@@ -47,9 +47,8 @@ def _serve(connection: Connection[Answer, Order]) -> None:
     assert isinstance(start, Start)
     # Imported here, so that a vLLM that cannot be imported is reported like other failures.
     from evaluation.generation.vllm_engine.engine import Engine
-    from evaluation.generation.vllm_engine.weight_stream import WeightReader
 
-    engine = Engine(start.settings, WeightReader(start.memory))
+    engine = Engine(start.settings, start.memory)
     connection.send(Done())
     while True:
         order = connection.recv()

@@ -20,7 +20,7 @@ from evaluation.generation.backend_protocol import Request
 from evaluation.generation.vllm_engine.messages import Completed, Generate, Likelihood
 from evaluation.generation.vllm_engine.proposer import DraftProposer
 from evaluation.generation.vllm_engine.settings import EngineSettings, llm_arguments
-from evaluation.generation.vllm_engine.weight_stream import Piece, WeightReader
+from evaluation.generation.vllm_engine.weight_stream import Piece, SharedMemory, WeightReader
 
 
 class Engine:
@@ -28,13 +28,13 @@ class Engine:
 
     Args:
         settings: of the engine.
-        weights: reads those of the candidates.
+        memory: in which the weights of candidates come.
     """
 
-    def __init__(self, settings: EngineSettings, weights: WeightReader) -> None:
-        self._weights = weights
+    def __init__(self, settings: EngineSettings, memory: SharedMemory) -> None:
         arguments: dict[str, Any] = llm_arguments(settings, f"{DraftProposer.__module__}.{DraftProposer.__name__}")
         self._llm = vllm.LLM(**arguments)
+        self._weights = WeightReader(memory)  # only now: vLLM chooses the device, and looks what is free there
         self._engine = self._llm.llm_engine
         self._drafting: DraftProposer | None = None
         if settings.draft_tokens:
