@@ -44,7 +44,7 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     forward, seen = TransformersGenerator._forward, [object()]
 
     def limited(self: Any, pieces: Sequence[Any], slots: Any) -> Any:
-        if slots.length > 1 and slots is not seen[0]:
+        if slots.length > 2 and slots is not seen[0]:
             seen[0] = slots
             begun.append(slots.rows)
         if slots.rows > 4:

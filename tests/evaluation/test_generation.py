@@ -307,6 +307,17 @@ def test_attention_with_capped_scores_is_refused(make_model: ModelMaker, caplog:
     assert "generating with transformers' own attention" in caplog.text
 
 
+@pytest.mark.parametrize("head", [None, torch.nn.Linear(32, 262)])
+def test_a_model_with_an_unknown_head_is_refused(
+    make_model: ModelMaker, monkeypatch: pytest.MonkeyPatch, head: torch.nn.Module | None
+) -> None:
+    folder = make_model("model", dtype="float32")
+    model, tokenizer = load_model(folder), load_tokenizer(folder)
+    monkeypatch.setattr(type(model), "get_output_embeddings", lambda _: head)
+    with pytest.raises(UnsupportedAttentionError, match="head"):
+        TransformersGenerator(model, tokenizer)
+
+
 @pytest.mark.slow
 def test_on_a_real_model_the_tokens_are_those_of_generate_with_and_without_drafts(smollm2_folder: Path) -> None:
     folder = str(smollm2_folder / "base")

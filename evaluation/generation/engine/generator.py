@@ -201,9 +201,13 @@ class TransformersGenerator:
         others = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
         if others or not self._model._can_set_attn_implementation():
             raise UnsupportedAttentionError(f"layer types {', '.join(sorted(others))}")
-        slots = Slots(1, 1)
+        if self._model.get_output_embeddings() is None:  # type: ignore[no-untyped-call]
+            raise UnsupportedAttentionError("no head that makes logits of states")
+        slots = Slots(1, 2)
         with threads_for(self._model), attention_over_slots(self._model):
-            self._forward([Piece(0, 0, [0])], slots)
+            logits, _ = self._forward([Piece(0, 0, [0, 0])], slots)
+        if len(logits) != 1:
+            raise UnsupportedAttentionError("logits that another module makes than the head")
         if slots.layers != frozenset(range(config.num_hidden_layers)):
             raise UnsupportedAttentionError(f"{len(slots.layers)} of {config.num_hidden_layers} layers attend")
         return slots.bytes_per_slot
