@@ -26,7 +26,7 @@ from evaluation.generation.room import Room
 from evaluation.generation.text import text_after
 from evaluation.generation.vllm_backend import VllmBackend
 from evaluation.generation.vllm_engine.settings import capture_sizes, llm_arguments, settings_for
-from merging import Merger, ParentSet, Recipe, load_model, load_tokenizer
+from merging import Merger, NonFiniteTensor, ParentSet, Recipe, load_model, load_tokenizer
 from search import SearchConfig, run_search
 from tests.evaluation.test_engine_settings import card, demand
 from tests.tiny import TinyModel, TinyVocabulary, save_tiny_model
@@ -308,15 +308,27 @@ def test_a_merge_that_is_streamed_writes_what_its_live_model_does(backend: VllmB
 
 @pytest.mark.vllm
 def test_a_search_runs_on_it_without_a_live_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A candidate turns out not to be finite while the engine reads it: it fails, and the next one does not."""
     monkeypatch.setattr(Merger, "apply", None)
+    stream, calls = Merger.stream, itertools.count(1)
+
+    def broken(merger: Merger, *given: Any) -> Iterator[tuple[str, torch.Tensor]]:
+        is_fifth = next(calls) == 5  # after three parents and their average
+        for index, each in enumerate(stream(merger, *given)):
+            if is_fifth and index == 3:
+                raise NonFiniteTensor(each[0], "ties")
+            yield each
+
+    monkeypatch.setattr(Merger, "stream", broken)
     text = (QUICKSTART.read_text(encoding="utf-8")).replace("evaluation:\n", "evaluation:\n  backend: vllm\n")
     config = SearchConfig.parse(text, folder=QUICKSTART.parent)
     board = run_search(config, tmp_path / "results", trials=2)
-    scores = {Path(row.name).name: row.record.search.score for row in board.rows}
-    assert None not in scores.values()
-    assert len(scores) == 6  # three parents, their average, two trials
+    found = {Path(row.name).name: row.record.search for row in board.rows}
+    assert {name: each.state for name, each in found.items() if each.state != "complete"} == {"trial 0": "failed"}
+    assert "NaN or Inf" in (found["trial 0"].error or "")
+    assert len(found) == 6  # three parents, their average, two trials
     # Bits of 16 may fall another way in another engine, but a parent remains what it is.
-    assert scores["text"] == pytest.approx(0.487, abs=0.03)
+    assert found["text"].score == pytest.approx(0.487, abs=0.03)
 
 
 @pytest.mark.vllm
