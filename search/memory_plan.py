@@ -264,9 +264,9 @@ class _Device:
             take(WEIGHTS, self.share.engine)
             take(ENGINE, ENGINE_OVERHEAD_BYTES if self.on_gpu else _CPU_ENGINE_BYTES)
         else:
-            tokens = PASS_TOKENS[self._kind]
+            tokens = PASS_TOKENS[self._kind] + length
             logits = logits_bytes(shape, tokens, length) if self.share.has_head else 0
-            take(PASS, max(logits, layers_bytes(shape, tokens, length)))
+            take(PASS, logits + layers_bytes(shape, tokens, length))
 
     def rows_in(self, size: int) -> int:
         if not self.row:

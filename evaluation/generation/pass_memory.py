@@ -1,7 +1,8 @@
 """What generation takes of memory, as arithmetic on a model's shape: nothing is measured, and nothing is asked.
 
 Guarantees: bounds a pass of our own engine from above, over the tensors that live at once; does not know what an
-allocator loses by rounding and fragments.
+allocator loses by rounding and fragments. What layers took is free when the logits are made, but allocators keep it in
+pieces that are too small for these, so that both count.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 PASS_TOKENS: Mapping[str, int] = {"cpu": 1024, "cuda": 8192}
-"""Tokens per pass: enough to keep the processor busy, few enough for its caches and for the memory of the logits."""
+"""Tokens per pass: enough to keep the processor busy, few enough for its caches and for the memory of the logits. The
+row that reaches them may have more."""
 
 # The widest tensors of a decoder layer that live at once, each of one row per token: in its MLP the states, the
 # normalized ones, act(gate), up and their product; in its attention queries in the order of the groups, and answers.
@@ -96,12 +98,7 @@ def logits_bytes(shape: ModelShape, tokens: int, length: int) -> int:
         length: of the longest row, whose log-likelihood is computed in float32.
     """
     scored = (1 + (shape.itemsize != _FLOAT32)) * _FLOAT32 * min(tokens, length) * shape.vocabulary
-    return shape.itemsize * tokens * (shape.vocabulary + shape.hidden + _masks(shape, length)) + scored
-
-
-def pass_bytes(shape: ModelShape, tokens: int, length: int) -> int:
-    """Return the most bytes that a whole pass takes on one device beside weights, keys and values."""
-    return max(layers_bytes(shape, tokens, length), logits_bytes(shape, tokens, length))
+    return shape.itemsize * tokens * (shape.vocabulary + shape.hidden) + scored
 
 
 def _masks(shape: ModelShape, length: int) -> int:

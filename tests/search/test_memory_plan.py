@@ -205,7 +205,7 @@ def test_plain_generation_has_the_same_rows_whatever_the_requests() -> None:
     demand = demand_of(MODELS[0])
     rooms = [plan_memory(machine_of(80), replace(demand, requests=each)).room for each in (1, 20, 164)]
     assert {room.plain_rows for room in rooms} == {64}
-    assert plan_memory(machine_of(24), demand).room.plain_rows == 15
+    assert plan_memory(machine_of(24), demand).room.plain_rows == 14
 
 
 def test_limits_of_the_user_are_kept_on_the_device_and_in_all() -> None:
