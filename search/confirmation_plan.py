@@ -18,7 +18,7 @@ from search.board.search_verdict import better_finalists, objectives, parents_ar
 from search.contents import find_problems
 from search.earlier import EarlierSearch, unseen
 from search.errors import SearchError
-from search.identity import Identity
+from search.identity import PLAIN_ROWS, Identity
 from search.results import ResultsFolder
 from search.space.sections import EvaluationSection, Sections
 from search.study.confirmation import Confirmation
@@ -79,6 +79,7 @@ def require_confirmable(path: Path, records: Sequence[TrialRecord], looks: Looks
 def recorded_evaluation(identity: Identity, sections: Sections, results: Path) -> EvaluationSection:
     """Return how a search scores, as it recorded that when it began, with its problems where they are now."""
     recorded = {**identity["evaluation"], "workers": sections.evaluation.workers, "allow_code_execution": True}
+    recorded.pop(PLAIN_ROWS, None)  # no setting, and the same for what is confirmed
     found = EvaluationSection.model_validate(recorded)
     sets = (it.model_copy(update={"source": find_problems(identity, it.source, results)}) for it in found.problems)
     return found.model_copy(update={"problems": tuple(sets)})
