@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow  # the metadata of every package is read
+
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("merging", "evaluation", "search")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -27,7 +29,6 @@ def test_every_package_that_is_imported_is_declared() -> None:
     assert engine == names(PROJECT["optional-dependencies"]["vllm"])
 
 
-@pytest.mark.slow
 def test_every_package_that_the_tests_import_is_declared() -> None:
     extras = PROJECT["optional-dependencies"]
     declared = names([*PROJECT["dependencies"], *extras["test"], *extras["dev"], *extras["vllm"]])

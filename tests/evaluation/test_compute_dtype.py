@@ -58,7 +58,7 @@ def test_where_there_is_nothing_to_choose_nothing_is_measured(
     assert compute_speeds(shapes, dtype) is None
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("dtype", every(2, ["bfloat16", "float16"]))
 @pytest.mark.parametrize("tied", every(2, [True, False]))
 def test_a_model_of_16_bits_that_computes_in_float32_writes_what_generate_writes_in_float32(
     make_model: ModelMaker, dtype: str, tied: bool

@@ -105,6 +105,7 @@ def problem(check: str) -> Problem:
     return Problem("toy/f", "def f(x):\n", "f", "", test)
 
 
+@pytest.mark.slow
 def test_the_programs_below_are_right() -> None:
     programs = [(problem(check), textwrap.indent(body, "    ") + "\n") for check, body in RIGHT.values()]
     assert human_eval_results(programs, timeout=20) == ["passed"] * len(programs)

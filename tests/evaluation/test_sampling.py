@@ -108,7 +108,7 @@ def requests_of(tokenizer: Any, sampling: Sampling, drafts: dict[int, Any] | Non
     return [
         Request(
             tokenizer.encode(prompt),
-            max_new_tokens=16,
+            max_new_tokens=8,
             draw=sampling.draw(prompt, sample),
             drafts=[drafts[index * sampling.samples + sample].tokens] if drafts else (),
         )

@@ -64,7 +64,7 @@ def check(base: str, adapter: str, at_least: int = 1) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "dtype"),
-    every(2, [*zip(KINDS, cycle(["bfloat16", "float16"]), strict=False), *((kind, "float32") for kind in KINDS)]),
+    every(3, [*zip(KINDS, cycle(["bfloat16", "float16"]), strict=False), *((kind, "float32") for kind in KINDS)]),
 )
 def test_an_adapter_is_merged_as_peft_does(make_model: ModelMaker, tmp_path: Path, kind: str, dtype: str) -> None:
     base = make_model("base", dtype=dtype)

@@ -65,10 +65,10 @@ def half(tmp_path_factory: pytest.TempPathFactory) -> Family:
 
 
 def by_kind() -> list[ParameterSet]:
-    """Return every kind of models and method; of float16 by default two methods."""
-    seldom = {("half", method) for method in METHODS if method not in ("ties", "slices")}
+    """Return every kind of models and method; by default some methods, and of float16 one."""
+    often = {*(("family", method) for method in ("ties", "linear", "slices", "out_dtype")), ("half", "slices")}
     pairs = product(("family", "half"), METHODS)
-    return [pytest.param(*pair, marks=[pytest.mark.slow] if pair in seldom else []) for pair in pairs]
+    return [pytest.param(*pair, marks=[] if pair in often else [pytest.mark.slow]) for pair in pairs]
 
 
 @pytest.mark.parametrize(("kind", "method"), by_kind())

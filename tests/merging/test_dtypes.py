@@ -19,6 +19,7 @@ from tests.merging.conftest import Family, make_family
 from tests.merging.kinds import KINDS, make_kind
 from tests.merging.oracle import mergekit_folder, mergekit_merge
 from tests.merging.recipes import recipes
+from tests.parametrization import every
 
 TOKENS = torch.arange(12)[None]
 METHODS = ("ties", "task_arithmetic", "slerp", "linear", "passthrough", "slices", "out_dtype")
@@ -65,11 +66,14 @@ def check_reload(recipe: Recipe, folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("mixed", "method"),
-    [
-        *zip(cycle(["in all parents", "in one parent"]), METHODS, strict=False),
-        ("in one parent", "ties"),
-        ("in all parents", "linear"),
-    ],
+    every(
+        3,
+        [
+            *zip(cycle(["in all parents", "in one parent"]), METHODS, strict=False),
+            ("in one parent", "ties"),
+            ("in all parents", "linear"),
+        ],
+    ),
     indirect=["mixed"],
 )
 def test_each_tensor_is_exported_in_the_dtype_that_mergekit_gives_it(

@@ -84,7 +84,7 @@ def test_the_scored_model_is_the_exported_model(family: Family, tmp_path: Path, 
 
 
 @pytest.mark.parametrize("name", ["ties", "dare_ties", "linear"])
-@pytest.mark.parametrize("max_shard_size", ["5GB", "30KB"])
+@pytest.mark.parametrize("max_shard_size", every(2, ["5GB", "30KB"]))
 def test_a_tied_head_is_exported_once(qwen_family: Family, tmp_path: Path, name: str, max_shard_size: str) -> None:
     wanted = recipe(qwen_family, name)
     export_model(wanted, tmp_path / "merge", files=ExportOptions(max_shard_size=max_shard_size))

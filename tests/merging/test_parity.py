@@ -118,13 +118,13 @@ def zoo(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 
 def every_method() -> list[ParameterSet]:
-    """Return every pair of architecture and method, and of each with a dtype; by default a quarter of them."""
+    """Return every pair of architecture and method, and of each with a dtype; by default a fifth of them."""
     dtypes = ("float32", "bfloat16", "float16")
     methods = [name for name, method in METHODS.items() if method.in_mergekit]
     found = []
     for (row, architecture), (column, method) in product(enumerate(STYLES), enumerate(methods)):
         dtype = dtypes[(row + column) % len(dtypes)]
-        marks = [pytest.mark.slow] if (row + column) % 4 else []
+        marks = [pytest.mark.slow] if (row + column) % 5 else []
         found.append(pytest.param(architecture, method, dtype, marks=marks))
     return found
 

@@ -81,13 +81,16 @@ def test_the_export_has_the_digest_of_what_was_scored(
 
 @pytest.mark.parametrize(
     ("wide", "dtypes"),
-    [
-        ("norm", "dtype: float32\nout_dtype: float16"),
-        ("mlp", "dtype: float32"),
-        ("norm", ""),
-        ("mlp", ""),
-        ("mlp", "out_dtype: bfloat16"),
-    ],
+    every(
+        2,
+        [
+            ("norm", "dtype: float32\nout_dtype: float16"),
+            ("mlp", "dtype: float32"),
+            ("norm", ""),
+            ("mlp", ""),
+            ("mlp", "out_dtype: bfloat16"),
+        ],
+    ),
 )
 def test_a_digest_holds_for_any_mix_of_dtypes(family: Family, tmp_path: Path, dtypes: str, wide: str) -> None:
     copies = {name: tmp_path / name for name in ("base", "a", "b")}

@@ -13,6 +13,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 from evaluation import load_problems
 from merging import MergingError, load_tokenizer
 from tests.conftest import ModelMaker
+from tests.parametrization import every
 
 PROBLEMS = load_problems("humaneval")
 PROMPTS = [problem.prompt for problem in PROBLEMS]
@@ -106,14 +107,17 @@ def test_humaneval_has_164_prompts() -> None:
 @pytest.mark.parametrize("make", [smollm, deepseek, sentencepiece, spaces_and_digits])
 @pytest.mark.parametrize(
     ("model_type", "tokenizer_class"),
-    [
-        ("llama", "LlamaTokenizer"),
-        ("llama", "LlamaTokenizerFast"),
-        ("llama", "PreTrainedTokenizerFast"),
-        ("llama", "GPT2Tokenizer"),
-        ("qwen2", "Qwen2Tokenizer"),
-        ("qwen2", "PreTrainedTokenizerFast"),
-    ],
+    every(
+        2,
+        [
+            ("llama", "LlamaTokenizer"),
+            ("llama", "LlamaTokenizerFast"),
+            ("llama", "PreTrainedTokenizerFast"),
+            ("llama", "GPT2Tokenizer"),
+            ("qwen2", "Qwen2Tokenizer"),
+            ("qwen2", "PreTrainedTokenizerFast"),
+        ],
+    ),
 )
 def test_the_ids_of_humanevals_prompts_are_the_files_own(
     tmp_path: Path, make: Callable[[], Tokenizer], model_type: str, tokenizer_class: str

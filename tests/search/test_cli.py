@@ -609,6 +609,7 @@ def test_what_cannot_be_compared_is_named(command: Command, finished: Path, tmp_
     refused(command("compare", tmp_path / "empty.json", f"{finished}:a"), "have no problem in common")
 
 
+@pytest.mark.slow
 def test_models_with_colons_in_their_names_are_compared(command: Command, family: Family, tmp_path: Path) -> None:
     family.b.rename(family.folder / "b:1")
     text = family.config(evaluation=NO_REPORT).replace("model: b\n", "model: b:1\n")

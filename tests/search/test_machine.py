@@ -145,9 +145,10 @@ def test_merging_and_scoring_take_the_same_errors_for_want_of_memory(error: Exce
     assert [merging_is_out_of_memory(error), is_out_of_memory(error)] == [out_of_memory] * 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("error", "merges"),
-    [(LOST, 1), pytest.param(IO, 3, marks=pytest.mark.slow), pytest.param(MemoryError(), 6, marks=pytest.mark.slow)],
+    [(LOST, 1), (IO, 3), (MemoryError(), 6)],
     ids=["lost", "I/O", "memory"],
 )
 def test_a_machine_that_fails_ends_the_worker_and_no_trial(

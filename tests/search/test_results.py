@@ -26,6 +26,7 @@ from search.results import ResultsFolder
 from search.study.database import folder_errors
 from search.study.local_store import LocalStore
 from search.study.record import TrialRecord
+from tests.parametrization import every
 from tests.search.conftest import fingerprint
 from tests.search.family import Family
 
@@ -130,7 +131,7 @@ def test_fresh_does_not_move_a_search_that_runs(config: SearchConfig, tmp_path: 
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-@pytest.mark.parametrize("step", range(16))
+@pytest.mark.parametrize("step", every(2, range(16)))
 def test_a_fresh_start_that_is_killed_anywhere_is_begun_again(config: SearchConfig, tmp_path: Path, step: int) -> None:
     folder = create(tmp_path / "run", config)
     folder.statistics.mkdir()

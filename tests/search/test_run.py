@@ -124,6 +124,7 @@ def test_the_search_and_the_report_share_no_problem(finished: Path, shared_famil
     assert all(tasks == (report if name.startswith("report") else search) for name, tasks in seen.items())
 
 
+@pytest.mark.slow
 @pytest.mark.sandbox
 def test_a_parents_scores_are_those_of_a_plain_evaluation(finished: Path, shared_family: Family) -> None:
     problems = load_problems(shared_family.problems)

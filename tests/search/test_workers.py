@@ -91,6 +91,7 @@ def test_a_killed_worker_loses_no_scored_trial(one_trial: tuple[SearchConfig, Pa
     assert board.best is not None
 
 
+@pytest.mark.slow
 def test_two_workers_share_a_folder(family: Family, tmp_path: Path) -> None:
     config, out = family.write(), tmp_path / "run"
 

@@ -34,7 +34,7 @@ def ascending(family: Family) -> SearchConfig:
 def file(tmp_path: Path) -> Path:
     """Return a config of the quickstart's models and some of its problems, with an ascent of one proposal."""
     lines = (QUICKSTART / "problems.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
-    (tmp_path / "some.jsonl").write_text("".join(lines[::13]), encoding="utf-8")
+    (tmp_path / "some.jsonl").write_text("".join(lines[::20]), encoding="utf-8")
     text = (QUICKSTART.parent / "quickstart.yaml").read_text(encoding="utf-8")
     text = text.replace("quickstart/problems.jsonl", "some.jsonl\n  report_fraction: 0").replace(
         "quickstart/", f"{QUICKSTART.resolve()}/"
