@@ -2,6 +2,7 @@
 
     python -m tests.benchmarks.proposals [--seeds 10] [--trials 100] [--first 5] [--families ...] [--searches ...]
     python -m tests.benchmarks.proposals --families smollm2 --seeds 3  # after smollm2.py --only-base
+    python -m tests.benchmarks.proposals --jobs 2  # two searches at once: sooner, but their seconds are not recorded
 
 Each search is the command that a person types. `default` is the config as it comes, with `--first` trials; the others
 have no ascent, and all their trials. No search ends before its trials are over. `mostly text` is a variant of the
@@ -25,6 +26,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
 from itertools import product
 from pathlib import Path
@@ -69,7 +71,10 @@ QUICKSTART = [name for name, family in FAMILIES.items() if family.config == "qui
 
 @dataclass(frozen=True)
 class Ended:
-    """What a search came to: scores in [0, 1] of the best trial and of the best parent, and what it took."""
+    """What a search came to: scores in [0, 1] of the best trial and of the best parent, and what it took.
+
+    The seconds of a search that ran beside another are None.
+    """
 
     family: str
     name: str
@@ -79,7 +84,7 @@ class Ended:
     report: float
     parent: float
     evaluations: int
-    seconds: float
+    seconds: float | None
     machine: str
 
 
@@ -91,24 +96,26 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=5)
     parser.add_argument("--families", nargs="+", default=QUICKSTART, choices=list(FAMILIES))
     parser.add_argument("--searches", nargs="+", default=[DEFAULT, "tpe", "cmaes", "gp"])
+    parser.add_argument("--jobs", type=int, default=1)
     given = parser.parse_args()
     lines = RECORDS.read_text(encoding="utf-8").splitlines() if RECORDS.exists() else []
     known = {(it.family, it.name, it.seed, it.trials): it for it in (Ended(**json.loads(line)) for line in lines)}
     seeds = range(given.seeds)
     trials = {name: given.first if name == DEFAULT else given.trials for name in given.searches}
-    for seed, family, name in product(seeds, given.families, given.searches):
-        key = (family, name, seed, trials[name])
-        if key not in known:
-            known[key] = run(*key)
+    keys = [(family, name, seed, trials[name]) for seed, family, name in product(seeds, given.families, given.searches)]
+    with ThreadPoolExecutor(given.jobs) as pool:
+        running = [pool.submit(run, *key, alone=given.jobs == 1) for key in keys if key not in known]
+        for ended in map(Future.result, as_completed(running)):
+            known[ended.family, ended.name, ended.seed, ended.trials] = ended
             with RECORDS.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(asdict(known[key])) + "\n")
-            print(known[key], file=sys.stderr, flush=True)
+                file.write(json.dumps(asdict(ended)) + "\n")
+            print(ended, file=sys.stderr, flush=True)
     for family in given.families:
         found = {name: [known[family, name, seed, trials[name]] for seed in seeds] for name in given.searches}
         print("\n".join(table(family, found)) + "\n")
 
 
-def run(family: str, name: str, seed: int, trials: int) -> Ended:
+def run(family: str, name: str, seed: int, trials: int, *, alone: bool) -> Ended:
     """Run a search, and return what it came to."""
     with tempfile.TemporaryDirectory() as place:
         config, out = Path(place) / "config.yaml", Path(place) / "results"
@@ -129,7 +136,8 @@ def run(family: str, name: str, seed: int, trials: int) -> Ended:
     scored = sum(len(record.search.outcomes) for record in records if record.same_as is None)
     ascended = sum(record.sampler_notes.get(ASCENT, {}).get("evaluations", 0) for record in records)
     scores = (winner.search.score, winner.report.score, parent.report.score)
-    return Ended(family, name, seed, trials, *scores, scored + ascended, seconds, describe_machine())
+    took = seconds if alone else None
+    return Ended(family, name, seed, trials, *scores, scored + ascended, took, describe_machine())
 
 
 def configured(family: Family, name: str, place: Path) -> dict[str, object]:
@@ -160,15 +168,18 @@ def table(family: str, found: dict[str, list[Ended]]) -> Iterator[str]:
     yield ""
     yield from sorted({run.machine for runs in found.values() for run in runs})
     yield ""
-    yield "| search | trials | search split | report split | less the first [95%] | problem evaluations | seconds |"
+    heads = ("search", "trials", "search split", "report split", "less the first [95%]", "problem evaluations")
+    yield f"| {' | '.join(heads)} | seconds (of searches) |"
     yield "|---|---|---|---|---|---|---|"
     for name, runs in found.items():
-        search, report, evaluations, seconds = (
-            mean(getattr(run, field) for run in runs) for field in ("search", "report", "evaluations", "seconds")
+        search, report, evaluations = (
+            mean(getattr(run, field) for run in runs) for field in ("search", "report", "evaluations")
         )
+        alone = [run.seconds for run in runs if run.seconds]
+        seconds = f"{mean(alone):.1f} ({len(alone)})" if alone else ""
         less = "" if runs is first else difference(runs, first)
         scores = f"{search:.1%} | {report:.1%} | {less}"
-        yield f"| {name} | {runs[0].trials} | {scores} | {evaluations:,.0f} | {seconds:.1f} |"
+        yield f"| {name} | {runs[0].trials} | {scores} | {evaluations:,.0f} | {seconds} |"
 
 
 def difference(runs: Sequence[Ended], others: Sequence[Ended]) -> str:
