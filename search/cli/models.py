@@ -211,8 +211,10 @@ def evaluate(
             lambda tokenizer: Generation.of(backend, [chosen], tokenizer, formats, max_new_tokens, samples, batch_size),
         )
         fits = is_enough(wide, own)
-        if refusal := (wide if compute_dtype == "float32" else own).refusal:
-            raise SearchError(f"{model}: has no room here: {refusal}")
+        may_widen = compute_dtype == "auto" and fits and backend == "transformers" and where.device.startswith("cpu")
+        plan = wide if compute_dtype == "float32" or may_widen else own
+        if plan.refusal:
+            raise SearchError(f"{model}: has no room here: {plan.refusal}")
         settings: dict[str, Any] = {
             "prompt_format": prompt,
             "max_new_tokens": max_new_tokens,
@@ -220,7 +222,7 @@ def evaluate(
             "backend": backend,
             "sampling": sampling,
             "tell": tell,
-            "room": (wide if fits else own).room,
+            "room": plan.room,
         }
         with (
             Evaluator(chosen, allow_code_execution=allow_code_execution, **settings) as evaluator,

@@ -19,8 +19,11 @@ import torch
 from click.testing import Result
 from safetensors.torch import load_file, save_file
 
+from evaluation import EvaluationError
+from evaluation.generation.room import Room
 from search import Leaderboard, SearchConfig, run_search
 from search.cli import main
+from search.memory_plan import MemoryPlan
 from tests.evaluation.settings import on_kernel
 from tests.parametrization import every
 from tests.search.conftest import Command, fingerprint
@@ -396,6 +399,28 @@ def test_a_model_that_lacks_a_tensor_is_not_scored_with_random_numbers(command: 
     without_a_tensor(family)
     words = ["evaluate", family.b, "--problems", family.problems, "--allow-code-execution"]
     refused(command(*words), f"model {family.b}: has no tensor model.norm.weight")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "rows_in_float32", "expected"),
+    [("recipe", 82, "own"), ("auto", 82, "float32"), ("auto", 3, "own"), ("float32", 3, "float32")],
+)
+def test_an_evaluation_has_the_room_of_the_dtype_that_it_may_compute_in(
+    dtype: str, rows_in_float32: int, expected: str, command: Command, family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, wide = (MemoryPlan((), (), rows, Room(cache_bytes=rows), True, 0, 0) for rows in (82, rows_in_float32))
+    rooms: list[Room] = []
+
+    def made(*_: object, room: Room, **__: object) -> None:
+        rooms.append(room)
+        raise EvaluationError("no more is wanted")
+
+    monkeypatch.setattr("search.planned_memory.plans_of_evaluation", lambda *_: (own, wide))
+    monkeypatch.setattr("evaluation.Evaluator", made)
+    options = ["--problems", family.problems, "--device", "cpu", "--allow-code-execution"]
+    command("evaluate", family.a, *options, "--compute-dtype", dtype)
+    (room,) = rooms
+    assert room is {"own": own, "float32": wide}[expected].room
 
 
 @pytest.mark.slow
