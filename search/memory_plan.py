@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from evaluation.generation.pass_memory import PASS_TOKENS, ModelShape, layers_bytes, logits_bytes
-from evaluation.generation.room import PLAIN_ROWS, Room
+from evaluation.generation.room import MOST_ROWS, PLAIN_ROWS, Room
 from evaluation.generation.vllm_engine.settings import (
     ENGINE_OVERHEAD_BYTES,
     DeviceKind,
@@ -28,17 +28,14 @@ from merging.residency.memory import Budget
 FIRST_ROWS = 82
 """Rows that are given room before parents are: half of HumanEval."""
 
-_MOST_ROWS = 256
 # What stays free of a device: for the libraries' workspaces, and what the allocator rounds up and cannot use.
 _DEVICE_MARGIN, _DEVICE_MARGIN_PART = 500_000_000, 0.02
-# And of the host's free memory: for the sandbox, other programs, and the files that the system caches.
+# And of a worker's part of the host's: for the sandbox, other programs, and the files that the system caches.
 _HOST_MARGIN_PART = 0.1
 # Pinned memory comes in slabs of 1 GiB and less, of whose ends a part is lost, and of the last one any part.
 _SLAB, _PINNED_WASTE = 1 << 30, 0.05
 # A vLLM engine on a CPU has no graphs, and activations of shorter steps; an estimate.
 _CPU_ENGINE_BYTES = ENGINE_OVERHEAD_BYTES // 2
-# When rows end, those that are left move together, which takes a copy of one layer's keys or values.
-_COPIED = 1
 
 FREE, LIVE, PASS, CACHE, PARENTS = "left free", "live model", "logits and activations", "keys and values", "parents"
 SLABS = "ends of pinned slabs"
@@ -71,6 +68,11 @@ class Machine:
     host: Memory
     devices: tuple[Memory, ...] = ()
     workers: int = 1
+
+    @property
+    def host_part(self) -> int:
+        """What this worker may take of the host's memory, in bytes: what is free, and no more than an equal part."""
+        return min(self.host.free, self.host.total // self.workers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +138,7 @@ class Demand:
     @property
     def most_rows(self) -> int:
         """The rows that are of use where there is room."""
-        return min(self.batch_size or _MOST_ROWS, max(1, self.requests))
+        return min(self.batch_size or MOST_ROWS, max(1, self.requests))
 
     @property
     def has_engine(self) -> bool:
@@ -206,11 +208,9 @@ class _Account:
     sizes: dict[str, int] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, memory: Memory, workers: int, margin: int) -> _Account:
-        own = min(memory.free, memory.total // workers)
-        margin = min(margin, own) if memory.free < UNKNOWN else 0
+    def of(cls, memory: Memory, own: int, margin: int) -> _Account:
         account = cls(memory, own)
-        account.take(FREE, margin)
+        account.take(FREE, min(margin, own) if memory.free < UNKNOWN else 0)
         return account
 
     def take(self, what: str, size: int) -> None:
@@ -247,7 +247,9 @@ class _Device:
         """Keys and values of the longest row."""
         if self.share.engine:
             return row_bytes(self.demand.length, self.share.slot, self._kind)
-        copied = self.share.slot * _COPIED // (2 * self.demand.shape.layers)
+        # When rows end, those that are left move together, which takes a copy of one layer's keys or values.
+        whole = sum(share.slot for share in self.demand.shares)
+        copied = min(self.share.slot, whole // (2 * self.demand.shape.layers))
         return self.demand.length * (self.share.slot + copied)
 
     @property
@@ -270,7 +272,7 @@ class _Device:
 
     def rows_in(self, size: int) -> int:
         if not self.row:
-            return _MOST_ROWS
+            return MOST_ROWS
         return max(0, size) // self.row if size >= self.first_row else 0
 
     def cache(self, rows: int) -> int:
@@ -305,8 +307,8 @@ class _Device:
 def plan_memory(machine: Machine, demand: Demand) -> MemoryPlan:
     """Plan the memory of a search, or of a single evaluation."""
     on_gpu = bool(machine.devices)
-    host = _Account.of(machine.host, machine.workers, int(_HOST_MARGIN_PART * machine.host.free))
-    accounts = [_Account.of(each, 1, _device_margin(each)) for each in machine.devices]
+    host = _Account.of(machine.host, machine.host_part, int(_HOST_MARGIN_PART * machine.host_part))
+    accounts = [_Account.of(each, each.free, _device_margin(each)) for each in machine.devices]
     devices = [
         _Device(account, share, demand, on_gpu)
         for account, share in zip(accounts or [host], demand.shares, strict=True)

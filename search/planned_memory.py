@@ -247,7 +247,6 @@ def demand_of(
         parents.reference.config.get_text_config(), itemsize, largest.layers or None, index.vocabulary(largest)
     )
     largest_tensor = max(torch.Size(entry.shape).numel() for entry in largest.entries)
-    on_gpu = parents.device.type != "cpu"
     of_layer, has_engine = shape.slot_bytes // shape.layers, generation.backend == "vllm"
     shares, tables = [], 0
     for place in range(index.count):
@@ -257,7 +256,7 @@ def demand_of(
         tables += statistics.host
         share = Share(
             parents=sum(map(sum, sizes)),
-            live=beside_engine(largest_tensor * itemsize, on_gpu) if has_engine else live[place],
+            live=beside_engine(largest_tensor * itemsize, devices > 0) if has_engine else live[place],
             slot=of_layer * layers[place],
             streaming=streaming.device,
             staging=streaming.host,

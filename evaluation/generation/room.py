@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+MOST_ROWS = 256
+"""The most rows of a batch where nobody gives another number."""
+
 PLAIN_ROWS = 64
 """The rows of plain generation where nobody gives another number."""
 

@@ -7,10 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evaluation.errors import EvaluationError
-from evaluation.generation.room import UNLIMITED, Room
+from evaluation.generation.room import MOST_ROWS, UNLIMITED, Room
 from evaluation.generation.vllm_engine.settings import (
     ENGINE_OVERHEAD_BYTES,
-    MOST_ROWS,
     Demand,
     Device,
     EngineSettings,

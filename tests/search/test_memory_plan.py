@@ -151,6 +151,15 @@ def test_workers_of_one_machine_never_plan_more_than_there_is(case: tuple[Machin
         assert workers * plan.places[-1].planned <= machine.host.total
 
 
+@pytest.mark.parametrize("workers", [1, 4, 12])
+def test_each_worker_leaves_a_tenth_of_its_part_of_the_host_free(workers: int) -> None:
+    machine = Machine(Memory("host", 240 * 10**9, 240 * 10**9), workers=workers)
+    share = Share(parents=10**9, live=10**9, slot=MODELS[0].shape.slot_bytes)
+    plan = plan_memory(machine, replace(demand_of(MODELS[0]), shares=(share,)))
+    assert plan.refusal == ""
+    assert on(plan.places[0], FREE) == machine.host.total // workers // 10
+
+
 # As their model cards have it.
 PARAMETERS = [6.74e9, 7.62e9, 8.03e9, 70.6e9]
 
@@ -198,6 +207,8 @@ def test_a_model_that_is_spread_has_rows_by_all_its_devices() -> None:
     assert (plan.refusal, plan.rows) == ("", 82)
     assert [place.memory.name for place in plan.places] == ["cuda:0", "cuda:1", "cuda:2", "cuda:3", "host"]
     assert plan.room.cache_bytes == 82 * 1110 * LARGE.shape.slot_bytes
+    slots, layer = 20 * LARGE.shape.slot_bytes // 80, LARGE.shape.slot_bytes // 80
+    assert on(plan.places[0], CACHE) == 82 * 1110 * (slots + layer // 2)  # the keys of a layer, to move rows together
     assert plan_memory(machine_of(80), demand_of(LARGE)).refusal.startswith("cuda:0 can give 82.8 GB")
 
 

@@ -45,6 +45,9 @@ def test_the_sizes_of_a_search_are_those_of_its_files(family: Family) -> None:
         largest = max(tensor.numel() for tensor in load_file(Path(name) / "model.safetensors").values())
         assert (wide.live, wide.engine) == (beside_engine(4 * largest, on_gpu=False), 4 * elements[0])
         assert (demand.first_rows, demand.length) == (7, 100)
+        # A dry run opens the parents on the CPU, whatever device the search is for.
+        (share,) = demand_of(merger, config.space.extreme_recipes, Generation("vllm", 100, 7), devices=1).shares
+        assert share.live == beside_engine(itemsize * largest, on_gpu=True)
 
 
 def test_a_slot_takes_what_the_generator_finds(family: Family) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
-_LOG = logging.getLogger(__name__)
+from evaluation.generation.room import MOST_ROWS
 
-_MOST_ROWS = 256
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -15,7 +15,7 @@ class BatchLimit:
     """The limit of a batch. It outlives a model, so that memory runs out once and not with every candidate.
 
     Attributes:
-        rows: the most rows; None for 256.
+        rows: the most rows; None for `MOST_ROWS`.
         cache_bytes: the most bytes of keys and values, over all devices; None for no limit.
         fixed: whether all batches have to be alike, whatever memory is free.
     """
@@ -31,7 +31,7 @@ class BatchLimit:
             wanted: how many there are requests for.
             row_bytes: what a row's keys and values take.
         """
-        rows = min(wanted, self.rows or _MOST_ROWS)
+        rows = min(wanted, self.rows or MOST_ROWS)
         return rows if self.cache_bytes is None else max(1, min(rows, self.cache_bytes // row_bytes))
 
     def ran_out(self, rows: int, row_bytes: int = 0) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from evaluation.errors import EvaluationError
-from evaluation.generation.room import Room
+from evaluation.generation.room import MOST_ROWS, Room
 
 DeviceKind: TypeAlias = Literal["cpu", "cuda"]
 
@@ -20,7 +20,6 @@ ENGINE_OVERHEAD_BYTES = 3_500_000_000
 """What an engine takes of a GPU besides weights, keys and values: the CUDA context, a step's activations and logits, a
 tensor that is being loaded, CUDA graphs. An estimate: it was never measured on a GPU."""
 
-MOST_ROWS = 256
 _GUESSES: Mapping[DeviceKind, int] = {"cpu": 64, "cuda": 15}
 # A guess costs one position of a step; a step costs as much as this many positions, plus those of its rows. The number
 # of a GPU is an estimate.
