@@ -97,8 +97,8 @@ class Backend(Protocol):
             requests: they are started in this order.
             on_likelihood: called with the likelihood of each reference as soon as it is known, which is before most
                 tokens are generated; an exception from it ends generation.
-            weights: the model's, if it holds none itself; only for backends in `STREAMING`.
             plain: make no guesses, and use a batch size that depends on free memory only where there is too little.
+            weights: the model's, if it holds none itself; only for backends in `STREAMING`.
         """
 
     def close(self) -> None:
