@@ -1,6 +1,6 @@
 """The memory plan against measured peaks on a CPU: three parents, their merge, and a batch that fills its cache.
 
-    python -m tests.benchmarks.memory_peaks [--only NAME ...]
+    python -m tests.benchmarks.memory_peaks [--only NUMBER ...]
 
 For each shape a process of its own makes a plan of headers, does what was planned for, and reads the highest resident
 set (VmHWM) beyond that of the program. Weights are random. All rows read a reference first, so that a pass has as many
