@@ -16,6 +16,7 @@ from merging.methods.declarations import Number
 from merging.methods.registry import Undefined
 from tests.merging.operands import run
 from tests.merging.oracle import mergekit_method
+from tests.parametrization import every
 
 SHAPES = [(1,), (37,), (5, 1), (1, 7), (33, 65), (4, 6, 9), (300, 129)]
 CHANGES = [0.02, 1e-4, "zero", "equal"]
@@ -77,7 +78,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", every(2, [torch.bfloat16, torch.float16, torch.float32, torch.float64]))
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_a_method_gives_what_mergekits_gives(case: Case, dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -31,6 +32,7 @@ from merging.calibration import diagonal_fisher, in_parts, mean_grams, observati
 from tests.merging.conftest import Family
 from tests.merging.operands import run
 from tests.merging.peft_oracle import save_adapter
+from tests.parametrization import every
 from tests.tiny import TinyModel, TinyVocabulary, byte_tokenizer, save_tiny_model
 
 QUICKSTART = Path(__file__).parents[2] / "configs/quickstart"
@@ -313,7 +315,7 @@ def texts(tmp_path: Path) -> str:
     return str(file)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", every(2, METHODS))
 def test_the_quickstart_family_merges_into_a_finite_model(method: str, tmp_path: Path) -> None:
     problems = (QUICKSTART / "problems.jsonl").read_text(encoding="utf-8").splitlines()
     (tmp_path / "few.jsonl").write_text("\n".join(problems[::20]), encoding="utf-8")
@@ -367,8 +369,7 @@ def test_the_parents_are_run_once_for_all_candidates(
     assert runs.call_count == 2
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("kind", ["family", "qwen_family"])
+@pytest.mark.parametrize(("kind", "method"), every(3, product(("family", "qwen_family"), METHODS)))
 def test_the_exported_model_is_the_scored_one_and_mergekit_is_told_of(
     kind: str, texts: str, tmp_path: Path, method: str, request: pytest.FixtureRequest
 ) -> None:
@@ -384,7 +385,7 @@ def test_the_exported_model_is_the_scored_one_and_mergekit_is_told_of(
     assert all(torch.equal(exported[name], scored[name]) for name in scored)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", every(2, METHODS))
 def test_a_base_model_gives_the_config_and_takes_no_part(family: Family, texts: str, method: str) -> None:
     wanted = recipe(method, [family.a, family.b], texts)
     onto = wanted.model_copy(update={"base_model": family.base})
@@ -468,7 +469,7 @@ def test_what_is_observed_goes_by_the_names_of_the_merge(
         torch.testing.assert_close(tensor, expected[name])
 
 
-@pytest.mark.parametrize("kind", ["gram", "fisher"])
+@pytest.mark.parametrize("kind", every(2, ["gram", "fisher"]))
 def test_a_parent_with_an_adapter_is_run_with_it(family: Family, tmp_path: Path, texts: str, kind: Any) -> None:
     adapter = save_adapter(family.a, tmp_path / "adapter", target_modules=["q_proj", "down_proj", "lm_head"])
     parent = f"{family.a}+{adapter}"

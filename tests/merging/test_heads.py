@@ -55,7 +55,7 @@ def exported(text: str, folder: Path) -> dict[str, Tensor]:
 @pytest.mark.parametrize(
     ("names", "base", "has_head"),
     every(
-        2,
+        3,
         [
             (("tied", "tied too"), None, False),
             (("untied", "untied too"), None, True),
@@ -105,7 +105,7 @@ def whole(models: dict[str, str], method: str, names: tuple[str, ...], base: str
 @pytest.mark.parametrize(
     ("method", "names", "base", "has_head"),
     every(
-        2,
+        3,
         [
             ("linear", ("tied", "untied"), None, True),
             ("linear", ("untied", "tied"), None, True),

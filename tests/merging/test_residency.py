@@ -43,6 +43,7 @@ from merging.residency.residency import Residency
 from search.cli import main
 from tests.merging.conftest import Family
 from tests.merging.test_merger import text as recipe_text
+from tests.parametrization import every
 from tests.tiny import TinyModel, byte_tokenizer, save_tiny_model
 
 CPU = torch.device("cpu")
@@ -164,7 +165,7 @@ def test_bytes_that_are_read_are_seen(tmp_path: Path) -> None:
 # --- tiers ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", ["ties", "dare_ties", "task_arithmetic"])
+@pytest.mark.parametrize("method", every(2, ["ties", "dare_ties", "task_arithmetic"]))
 def test_a_merge_has_the_same_bits_wherever_its_parents_are(family: Family, method: str) -> None:
     recipe = Recipe.parse(recipe_text(family, method))
     everything = merged(recipe, None)

@@ -102,7 +102,7 @@ def address(model: torch.nn.Module, layer: int, tail: str = "mlp.up_proj.weight"
     return model.get_parameter(f"model.layers.{layer}.{tail}").data_ptr()
 
 
-@pytest.mark.parametrize("name", every(2, STACKS))
+@pytest.mark.parametrize("name", every(3, STACKS))
 @pytest.mark.parametrize(("kind", "dtype"), [("family", "bfloat16"), ("float32_family", "float32")])
 def test_a_stack_is_mergekits(name: str, kind: str, dtype: str, request: pytest.FixtureRequest) -> None:
     text = stack(request.getfixturevalue(kind), STACKS[name], dtype)

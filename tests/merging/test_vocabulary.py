@@ -113,7 +113,7 @@ SOURCES = {
 }
 
 
-@pytest.mark.parametrize("source", every(2, SOURCES))
+@pytest.mark.parametrize("source", every(3, SOURCES))
 def test_a_merge_onto_a_base_has_mergekits_rows(unequal: Family, tmp_path: Path, source: str) -> None:
     assert_as_mergekit(task_arithmetic(unequal, SOURCES[source].format(**vars(unequal))), tmp_path)
 
