@@ -34,7 +34,7 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """There were all weights."""
+    """All weights have been sent."""
 
 
 @dataclass(frozen=True, slots=True)
