@@ -1,12 +1,12 @@
 """Free memory: what the system says, of the host and of each device.
 
-Guarantees: on Linux the control group's limit counts. Where nothing is known, the answer is unlimited. Only
-planned_memory.py asks; a test holds that.
+Guarantees: on Linux the limits of the process's control group and of those around it count. Where nothing is known,
+the answer is unlimited. Only planned_memory.py asks; a test holds that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -14,10 +14,13 @@ import torch
 from search.memory_plan import UNKNOWN, Machine, Memory
 
 _MEMINFO = Path("/proc/meminfo")
-# Files of a memory control group, versions 2 and 1: limit, usage, and the part of the usage that caches files.
+# Says which control groups the process is in: number, controllers and path, with a colon between them.
+_OWN_GROUPS = Path("/proc/self/cgroup")
+# Memory control groups, versions 2 and 1: controller, root, and files with the limit, the usage, and the part of the
+# usage that caches files.
 _GROUPS = (
-    (Path("/sys/fs/cgroup"), "memory.max", "memory.current", "inactive_file"),
-    (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ("", Path("/sys/fs/cgroup"), "memory.max", "memory.current", "inactive_file"),
+    ("memory", Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 )
 
 
@@ -55,12 +58,30 @@ def _of_meminfo(key: str) -> int:
 
 def _groups() -> Iterator[tuple[int, int]]:
     """Yield the limit of each control group, and what is left of it."""
-    for folder, limit, usage, cached in _GROUPS:
-        try:
-            most = (folder / limit).read_text(encoding="ascii").strip()
-            used = int((folder / usage).read_text(encoding="ascii"))
-            stat = dict(line.split() for line in (folder / "memory.stat").read_text(encoding="ascii").splitlines())
-        except (OSError, ValueError):
-            continue
-        if most != "max":
-            yield int(most), max(0, int(most) - used + int(stat.get(cached, 0)))
+    own = _own_groups()
+    for controller, root, limit, usage, cached in _GROUPS:
+        inner = root / own.get(controller, "")
+        # In a container the path may be the host's, and its root is the process's own group.
+        for folder in dict.fromkeys([inner, *inner.parents, root]):
+            if folder.is_relative_to(root):
+                yield from _group(folder, limit, usage, cached)
+
+
+def _own_groups() -> Mapping[str, str]:
+    """Return the path of the process's group below the root, by controller; version 2 has one for all, called ""."""
+    try:
+        lines = [line.split(":", 2) for line in _OWN_GROUPS.read_text(encoding="utf-8").splitlines()]
+    except OSError:
+        return {}
+    return {controller: path.lstrip("/") for _, names, path in lines for controller in names.split(",")}
+
+
+def _group(folder: Path, limit: str, usage: str, cached: str) -> Iterator[tuple[int, int]]:
+    try:
+        most = (folder / limit).read_text(encoding="ascii").strip()
+        used = int((folder / usage).read_text(encoding="ascii"))
+        stat = dict(line.split() for line in (folder / "memory.stat").read_text(encoding="ascii").splitlines())
+    except (OSError, ValueError):
+        return
+    if most != "max":
+        yield int(most), max(0, int(most) - used + int(stat.get(cached, 0)))

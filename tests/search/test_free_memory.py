@@ -25,12 +25,36 @@ def test_a_control_group_limits_what_is_free(
     files = {"memory.max": limit, "memory.current": str(used), "memory.stat": f"inactive_file {cached}"}
     for name, text in files.items():
         (tmp_path / name).write_text(f"{text}\n")
-    monkeypatch.setattr(free_memory, "_GROUPS", [(tmp_path, "memory.max", "memory.current", "inactive_file")])
+    monkeypatch.setattr(free_memory, "_GROUPS", [("", tmp_path, "memory.max", "memory.current", "inactive_file")])
     host = machine_of([torch.device("cpu")]).host
     if left is None:
         assert 5000 < host.free <= host.total < 1 << 50
     else:
         assert (host.free, host.total) == (left, int(limit))
+
+
+@pytest.mark.parametrize(
+    ("version", "lines"),
+    [(2, "0::/user.slice/job.scope\n"), (1, "0::/\n5:devices:/elsewhere\n4:cpu,memory:/user.slice/job.scope\n")],
+)
+@pytest.mark.parametrize(("outer", "inner", "left"), [(9000, 5000, 2000), (4000, 5000, 1000)])
+def test_the_groups_around_a_process_limit_it(
+    version: int, lines: str, outer: int, inner: int, left: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a job of Slurm, or a scope of systemd with MemoryMax; the process's own group has the limit."""
+    groups = free_memory._GROUPS[2 - version]
+    root = tmp_path / "root"
+    for folder, limit in ((root / "user.slice", outer), (root / "user.slice/job.scope", inner)):
+        folder.mkdir(parents=True)
+        for name, text in zip(groups[2:], (limit, 3000), strict=False):
+            (folder / name).write_text(f"{text}\n")
+        (folder / "memory.stat").write_text("anon 3000\n")
+    own = tmp_path / "cgroup"
+    own.write_text(lines)
+    monkeypatch.setattr(free_memory, "_OWN_GROUPS", own)
+    monkeypatch.setattr(free_memory, "_GROUPS", [(groups[0], root, *groups[2:])])
+    host = machine_of([torch.device("cpu")]).host
+    assert (host.free, host.total) == (left, min(outer, inner))
 
 
 def test_a_system_that_tells_nothing_is_unlimited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
