@@ -114,10 +114,11 @@ def _device(module: str, name: str | int) -> torch.device:
         device = torch.device("cuda", name) if isinstance(name, int) else torch.device(name)
         found = torch.empty(0, device=device).device  # "cuda" is "cuda:0" to a tensor
         return device if device.type == "cpu" else found
-    except (RuntimeError, AssertionError, ValueError) as error:
+    except (RuntimeError, AssertionError, ValueError, ImportError) as error:
         count = torch.cuda.device_count()
         here = ", ".join(["cpu", *(f"cuda:{index}" for index in range(count))])
-        raise MergingError(f"{where}: there is no device {name!r} ({first_line(error)}); available: {here}") from None
+        reason = first_line(error).partition(". ")[0]  # torch goes on with all that it knows
+        raise MergingError(f"{where}: there is no device {name!r} ({reason}); available: {here}") from None
 
 
 def by_device(names: Iterable[str], placement: Placement) -> dict[torch.device, list[int]]:

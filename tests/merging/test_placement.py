@@ -76,6 +76,8 @@ def test_a_budget_is_shared_by_what_the_devices_hold(family: Family) -> None:
         ({"": "gpu"}, "all others: there is no device 'gpu'"),
         ({"": "cuda:17"}, r"there is no device 'cuda:17' .*; available: cpu"),
         ({"": 17}, "there is no device 17"),
+        ({"": "hpu"}, "all others: there is no device 'hpu'"),
+        ({"": "mps"}, r"^device_map: all others: there is no device 'mps' \(.{1,120}\); available: cpu"),
         ({"model": "cpu"}, "has no device for lm_head.weight; name its module, or '' for all others"),
         ({"": "cpu", "model.layer.0": "cpu"}, r"no module 'model\.layer\.0'; did you mean 'model\.layers\.0'"),
     ],
