@@ -30,8 +30,9 @@ FIRST_ROWS = 82
 
 # What stays free of a device: for the libraries' workspaces, and what the allocator rounds up and cannot use.
 _DEVICE_MARGIN, _DEVICE_MARGIN_PART = 500_000_000, 0.02
-# And of a worker's part of the host's: for the sandbox, other programs, and the files that the system caches.
-_HOST_MARGIN_PART = 0.1
+# And of a worker's part of the host's: for the sandbox, libraries that are imported later, other programs, and the
+# files that the system caches. What they take at least is an estimate.
+_HOST_MARGIN, _HOST_MARGIN_PART = 200_000_000, 0.1
 # Pinned memory comes in slabs of 1 GiB and less, of whose ends a part is lost, and of the last one any part.
 _SLAB, _PINNED_WASTE = 1 << 30, 0.05
 # A vLLM engine on a CPU has no graphs, and activations of shorter steps; an estimate.
@@ -307,7 +308,8 @@ class _Device:
 def plan_memory(machine: Machine, demand: Demand) -> MemoryPlan:
     """Plan the memory of a search, or of a single evaluation."""
     on_gpu = bool(machine.devices)
-    host = _Account.of(machine.host, machine.host_part, int(_HOST_MARGIN_PART * machine.host_part))
+    host_margin = max(_HOST_MARGIN, int(_HOST_MARGIN_PART * machine.host_part))
+    host = _Account.of(machine.host, machine.host_part, host_margin)
     accounts = [_Account.of(each, each.free, _device_margin(each)) for each in machine.devices]
     devices = [
         _Device(account, share, demand, on_gpu)
@@ -424,7 +426,7 @@ def _refusal(devices: Sequence[_Device], fits: int) -> str:
         f"{device.account.memory.name} can give {gigabytes(free)}, and the least that is needed there is "
         f"{gigabytes(sum(needed.values()))}: {told}; "
         + (
-            "take the backend transformers, or a GPU with more memory"
+            f"take the backend transformers, or a {'GPU' if device.on_gpu else 'machine'} with more memory"
             if device.share.engine
             else "spread the model over several GPUs (merging.device_map: auto), or take a GPU with more memory"
             if device.on_gpu

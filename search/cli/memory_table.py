@@ -21,7 +21,8 @@ def memory_table(plan: MemoryPlan) -> Table:
     lines = list(dict.fromkeys(what for own in sizes for what in own))
     columns: list[tuple[list[str], list[str]]] = []
     for place, own in zip(plan.places, sizes, strict=True):
-        cells = [_shown(size) for size in (*(own.get(what, 0) for what in lines), place.planned, place.memory.free)]
+        cells = [_shown(own[what]) if own.get(what) else "" for what in lines]
+        cells += [_shown(place.planned), _shown(place.memory.free)]
         if columns and columns[-1][1] == cells:
             columns[-1][0].append(place.memory.name)
         else:
@@ -39,13 +40,11 @@ def memory_lines(plan: MemoryPlan) -> Iterator[str]:
         yield f"The search has no room here: {plan.refusal}"
         return
     if plan.rows:
-        yield f"{plan.rows} problems are decoded at once."
+        yield f"{plan.rows} problems are decoded at once." if plan.rows > 1 else "1 problem is decoded at once."
     if plan.from_host:
         yield f"{gigabytes(plan.from_host)} of the parents are copied from the host's memory for every candidate."
     yield from plan.notes
 
 
 def _shown(size: int) -> str:
-    if size == 0:
-        return ""
     return "unknown" if size >= UNKNOWN else f"{size / 1e9:.1f}" if size >= 5e7 else f"{size / 1e9:.3f}"

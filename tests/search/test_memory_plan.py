@@ -232,6 +232,17 @@ def test_a_host_of_which_nothing_is_known_has_room_for_everything() -> None:
     assert (plan.rows, plan.from_files, plan.refusal) == (164, 0, "")
 
 
+def test_a_host_keeps_room_for_what_is_not_planned_however_small_it_is() -> None:
+    """The sandbox, and libraries that are imported while a search runs, take as much beside a small model."""
+    shape = ModelShape(
+        layers=1, hidden=64, intermediate=64, vocabulary=256, heads=1, kv_heads=1, head_size=64, itemsize=2
+    )
+    demand = Demand((Share(parents=0, live=1_000_000, slot=shape.slot_bytes),), shape, length=100, requests=1)
+    refused = plan_memory(Machine(Memory("host", 10**9, 10**8)), demand)
+    assert refused.refusal.startswith("host can give 0 KB, and the least that is needed there is ")
+    assert not plan_memory(Machine(Memory("host", 10**9, 3 * 10**8)), demand).refusal
+
+
 def test_calibration_that_has_no_room_is_refused_before_anything_is_loaded() -> None:
     demand = demand_of(MODELS[0])
     share = replace(demand.shares[0], calibration=27 * 10**9)
@@ -267,6 +278,7 @@ def test_the_table_fits_a_terminal_and_adds_up(width: int, devices: int) -> None
     assert table[0][0] == "memory, in GB"
     assert FREE in [row[0] for row in table]
     assert next(iter(memory_lines(plan))).startswith(f"{plan.rows} problems")
+    assert next(iter(memory_lines(replace(plan, rows=1)))) == "1 problem is decoded at once."
 
 
 def test_cards_alike_share_a_column() -> None:

@@ -25,7 +25,7 @@ from tests.search.conftest import Command
 from tests.search.family import Family
 from tests.search.told import Phases
 
-SCARCE = Machine(Memory("host", 10**6, 10**5))
+SCARCE = Machine(Memory("host", 10**9, 200_090_000))
 
 
 def test_the_sizes_of_a_search_are_those_of_its_files(family: Family) -> None:
