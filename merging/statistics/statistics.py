@@ -144,11 +144,18 @@ class Statistics:
         return value
 
     def _mapped(self, identity: StatisticKey, kept: Kept[T], value: T) -> T:
-        """Return a written value; a large one as it is found then, in memory that the system may take back."""
-        tensors = kept.form.tensors(value).values()
-        in_memory = sum(tensor.nbytes for tensor in tensors if tensor.device.type == "cpu" and not tensor.is_pinned())
-        again = self._read(identity, kept) if in_memory >= _LARGE else None
-        return again[0] if again else value
+        """Return a written value; what is large on the host is as it is found then, in memory that the system may take.
+
+        What has a place on a device, or is pinned, stays there.
+        """
+        own = kept.form.tensors(value)
+        in_memory = {name for name, each in own.items() if each.device.type == "cpu" and not each.is_pinned()}
+        is_large = sum(own[name].nbytes for name in in_memory) >= _LARGE
+        again = self._read(identity, kept) if is_large else None
+        if again is None:
+            return value
+        mapped = kept.form.tensors(again[0])
+        return kept.form.value({name: mapped[name] if name in in_memory else each for name, each in own.items()})
 
 
 def _placed(made: T, kept: Kept[T], old: Named) -> T:

@@ -28,6 +28,7 @@ from merging.arithmetic.magnitude_table import TABLE, magnitude_table
 from merging.statistics import digests, forms
 from merging.statistics.digests import FileChanged, FileDigests
 from merging.statistics.folder import StatisticKey, StatisticsFolder
+from merging.statistics.statistics import Kept, Statistics
 from tests.merging.conftest import Family, make_family
 from tests.merging.disks import Limit, small_disk, small_files
 from tests.merging.peft_oracle import save_adapter
@@ -366,6 +367,22 @@ def test_what_is_large_is_mapped(family: Family, tmp_path: Path, monkeypatch: py
             ranks = list(folder.glob("ranks-*"))
             assert ranks
             assert all(str(file) in maps for file in ranks)
+
+
+def test_what_is_mapped_leaves_the_rest_where_it_has_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("merging.statistics.statistics._LARGE", 0)
+    large, small = torch.arange(1 << 18), torch.arange(8)
+
+    def place(made: Tensor, _: Tensor | None) -> Tensor:
+        return made.to("meta") if len(made) == len(small) else made  # the device has room for the small one
+
+    kept = Kept("both", forms.tensors(version=1), lambda _: "nothing", place)
+    statistics = Statistics(tmp_path)
+    statistics.write()
+    found = statistics.once("both", lambda: (large, small), kept)
+    assert [each.device.type for each in found] == ["cpu", "meta"]
+    assert torch.equal(found[0], large)
+    assert str(tmp_path) in Path("/proc/self/maps").read_text()
 
 
 # --- the disk -------------------------------------------------------------------------------------------------------
