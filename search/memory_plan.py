@@ -451,7 +451,7 @@ def _notes(
             "tensor by tensor, which merges every tensor again for each batch of solutions"
         )
     if from_files:
-        yield f"{gigabytes(from_files)} of the parents have no room in memory and are read for every candidate"
+        yield f"{gigabytes(from_files)} of the parents are not kept in memory, but read for every candidate"
 
 
 def gigabytes(size: int) -> str:

@@ -237,7 +237,9 @@ def _show_memory(config: SearchConfig, parents: ParentSet, recipes: Sequence[Rec
         )
         tokenizer = load_tokenizer(name, section.load_options) if name else None
         if section.device_map is None:
-            device = torch.device(choose_device(section.device, f"{config.source}: merging.device"))
+            device = torch.device(
+                choose_device(section.device, f"{config.source}: merging.device", config.evaluation.backend)
+            )
             plan = Planner.of_search(config, Merger(parents), recipes, splits, tokenizer, [device]).plan()
         else:
             options = MergeOptions(device_map=section.device_map, memory_budget=0, load=section.load_options)

@@ -257,8 +257,8 @@ class Setup:
         if workers is None and (others := on_machine(platform.node(), self._others)):
             workers = processes_of(os.cpu_count() or 1, others)
             self.progress.say(
-                f"workers on this machine before this one: {others}; this one checks {workers} programs at once, "
-                "unless evaluation.workers gives a number"
+                f"workers on this machine before this one: {others}; this one checks {workers} "
+                f"program{'s' * (workers > 1)} at once, unless evaluation.workers gives a number"
             )
         return Evaluator(
             problems,

@@ -138,4 +138,7 @@ def _run(chosen: Sequence[Check], sizes: Sizes, device: str, out: Path, limit: f
 
 if __name__ == "__main__":
     _CONTEXT.set_forkserver_preload(["tests.gpu.checks"])
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit("stopped; the same command goes on")
