@@ -323,7 +323,6 @@ def test_a_model_with_an_unknown_head_is_refused(
 def test_on_a_real_model_the_tokens_are_those_of_generate_with_and_without_drafts(smollm2_folder: Path) -> None:
     folder = str(smollm2_folder / "base")
     model, tokenizer = load_model(folder).float(), load_tokenizer(folder)
-    # Reading a prompt takes as long as writing tens of tokens.
     texts = sorted((problem.prompt.strip() for problem in load_problems("humaneval").problems), key=len)[:40:10]
     prompts = [tokenizer.encode(text) for text in texts]
     assert len({len(ids) for ids in prompts}) == 4
