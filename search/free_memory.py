@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from search.memory_plan import UNKNOWN, Machine, Memory
+from search.memory_demand import UNKNOWN, Machine, Memory
 
 _MEMINFO = Path("/proc/meminfo")
 # Says which control groups the process is in: number, controllers and path, with a colon between them.

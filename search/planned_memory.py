@@ -27,7 +27,8 @@ from merging.statistics.memory import StatisticsBytes, calibration_bytes, statis
 from search.ascent.loss import backward_bytes
 from search.errors import SearchError
 from search.free_memory import machine_of
-from search.memory_plan import Demand, Machine, MemoryPlan, Share, plan_memory
+from search.memory_demand import Demand, Machine, Share
+from search.memory_plan import MemoryPlan, plan_memory
 from search.space.config import SearchConfig
 
 # A batch with fewer rows does not keep a processor busy.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from search.memory_plan import UNKNOWN, gigabytes
+from search.memory_demand import UNKNOWN
+from search.memory_plan import gigabytes
 from search.views.table import plain_table
 
 if TYPE_CHECKING:

@@ -17,21 +17,8 @@ from evaluation.generation.pass_memory import ModelShape
 from merging.residency.streaming import streaming_bytes
 from search.ascent.loss import backward_bytes
 from search.cli.memory_table import memory_table
-from search.memory_plan import (
-    CACHE,
-    ENGINE,
-    LIVE,
-    PARENTS,
-    PASS,
-    WEIGHTS,
-    Demand,
-    Machine,
-    Memory,
-    MemoryPlan,
-    Place,
-    Share,
-    plan_memory,
-)
+from search.memory_demand import Demand, Machine, Memory, Share
+from search.memory_plan import CACHE, ENGINE, LIVE, PARENTS, PASS, WEIGHTS, MemoryPlan, Place, plan_memory
 from search.planned_memory import beside_engine
 
 CARDS = {24: 24_564, 48: 46_068, 80: 81_559, 141: 143_771}

@@ -9,7 +9,7 @@ import torch
 
 from search import free_memory
 from search.free_memory import machine_of
-from search.memory_plan import UNKNOWN
+from search.memory_demand import UNKNOWN
 
 ROOT = Path(__file__).parents[2]
 ASKING = ("mem_get_info", "MemAvailable", "virtual_memory", "get_balanced_memory")

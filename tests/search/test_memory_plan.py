@@ -13,21 +13,8 @@ from evaluation import BackendName
 from evaluation.generation.pass_memory import ModelShape
 from merging.residency.memory import Budget
 from search.cli.memory_table import memory_lines, memory_table
-from search.memory_plan import (
-    CACHE,
-    FREE,
-    LIVE,
-    PARENTS,
-    STATISTICS,
-    UNKNOWN,
-    Demand,
-    Machine,
-    Memory,
-    MemoryPlan,
-    Place,
-    Share,
-    plan_memory,
-)
+from search.memory_demand import UNKNOWN, Demand, Machine, Memory, Share
+from search.memory_plan import CACHE, FREE, LIVE, PARENTS, STATISTICS, MemoryPlan, Place, plan_memory
 from tests.benchmarks.memory_plan import CARDS, LARGE, MODELS, Model, demand_of, machine_of, plans
 
 BACKENDS: tuple[BackendName, ...] = ("transformers", "vllm")

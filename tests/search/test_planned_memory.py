@@ -16,7 +16,7 @@ from evaluation.generation.room import Room
 from merging import MergeOptions, Merger, ParentSet, load_model, load_tokenizer
 from merging.residency.memory import Budget
 from search import SearchConfig, SearchError, run_search
-from search.memory_plan import Machine, Memory
+from search.memory_demand import Machine, Memory
 from search.planned_memory import Generation, Planner, beside_engine, budgets_of, demand_of
 from search.results import ResultsFolder
 from search.run.setup import Setup
