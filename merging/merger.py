@@ -30,6 +30,7 @@ from merging.planning.plan import Plan, Step
 from merging.recipes.recipe import Recipe
 from merging.residency.room import with_room
 from merging.sharing import owners, share
+from merging.sizes import runs
 from merging.slopes import dots
 from merging.tokenization.merged_tokenizer import MergedTokenizer
 from merging.tokenization.tokenizers import has_tokenizer
@@ -219,7 +220,8 @@ class Merger:
             if progress:
                 progress(done, len(wanted))
 
-        for names in _in_groups(wanted, _GROUP_BYTES["cpu" if device.type == "cpu" else "cuda"]):
+        most = _GROUP_BYTES["cpu" if device.type == "cpu" else "cuda"]
+        for names in runs(wanted, lambda name: wanted[name].nbytes, most):
             group = {name: torch.empty_like(wanted[name], device=device, requires_grad=False) for name in names}
             work = [(steps[name], nullcontext(tensor)) for name, tensor in group.items()]
             with torch.no_grad():
@@ -371,19 +373,6 @@ def _tensors_of(model: PreTrainedModel) -> dict[str, Tensor]:
     for name, tensor in model.state_dict(keep_vars=True).items():
         once.setdefault(id(tensor), (name, tensor))
     return dict(once.values())
-
-
-def _in_groups(tensors: Mapping[str, Tensor], most_bytes: int) -> Iterator[list[str]]:
-    """Yield the names of tensors that follow each other, of so many bytes together; a larger one stands alone."""
-    group, size = list[str](), 0
-    for name, tensor in tensors.items():
-        if group and size + tensor.nbytes > most_bytes:
-            yield group
-            group, size = [], 0
-        group.append(name)
-        size += tensor.nbytes
-    if group:
-        yield group
 
 
 def _target(parents: ParentSet, plan_of: Callable[[Recipe], Plan], structure: Recipe) -> _Target:

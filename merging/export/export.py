@@ -24,7 +24,7 @@ from merging.export.disk_space import check_free, check_space, shard_limit, size
 from merging.export.mergekit_equivalent import DELTA, equivalent, mergekit_card
 from merging.export.model_card import model_card
 from merging.export.reopening import check_export
-from merging.export.shards import Destination, split, write_shard
+from merging.export.shards import Destination, write_shard
 from merging.kernels import Kernels
 from merging.kernels.choose import choose_kernels
 from merging.merged_config import config_text, ends_besides, generation_config_text
@@ -34,6 +34,7 @@ from merging.options import MERGE, MergeOptions
 from merging.parents import ParentSet
 from merging.planning.plan import Plan, Step
 from merging.recipes.recipe import Recipe
+from merging.sizes import runs
 from merging.statistics.digests import FileDigests
 from merging.tokenization.merged_tokenizer import MergedTokenizer
 from merging.tokenization.special_tokens import SpecialTokens
@@ -188,7 +189,7 @@ def _write_weights(
     progress: Callable[[str, int, int], None] | None,
 ) -> None:
     by_name = {step.name: step for step in steps}
-    shards = list(split(plan.entries, limit))
+    shards = list(runs(plan.entries, lambda entry: entry.nbytes, limit))
     layout = parents.architecture.layout
     index: dict[str, str] = {}
     merged = 0

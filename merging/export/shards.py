@@ -23,20 +23,6 @@ Destination: TypeAlias = AbstractContextManager[Tensor]
 """The place of a tensor: entering it gives memory for the elements, leaving it writes them to the file."""
 
 
-def split(entries: Sequence[TensorEntry], limit: int) -> Iterator[list[TensorEntry]]:
-    """Yield runs of tensors of at most `limit` bytes together; a larger tensor is a run of its own."""
-    run: list[TensorEntry] = []
-    size = 0
-    for entry in entries:
-        if run and size + entry.nbytes > limit:
-            yield run
-            run, size = [], 0
-        run.append(entry)
-        size += entry.nbytes
-    if run:
-        yield run
-
-
 def write_shard(
     file: Path,
     entries: Sequence[TensorEntry],

@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from merging.checkpoints.headers import TensorEntry
-from merging.export.shards import Destination, split, write_shard
+from merging.export.shards import Destination, write_shard
+from merging.sizes import runs
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.int8, torch.bool]
 ENTRIES = st.lists(
@@ -129,7 +130,7 @@ def test_a_tensor_that_files_hold_in_pieces_is_filled_whole(tmp_path: Path) -> N
 @given(sizes=st.lists(st.integers(1, 9), max_size=12), limit=st.integers(1, 20))
 def test_runs_keep_to_the_limit_and_leave_nothing_out(sizes: list[int], limit: int) -> None:
     entries = [TensorEntry(str(index), (size,), torch.int8) for index, size in enumerate(sizes)]
-    runs = list(split(entries, limit))
-    assert [entry for run in runs for entry in run] == entries
-    assert all(len(run) == 1 or sum(entry.nbytes for entry in run) <= limit for run in runs)
-    assert all(runs)
+    found = list(runs(entries, lambda entry: entry.nbytes, limit))
+    assert [entry for run in found for entry in run] == entries
+    assert all(len(run) == 1 or sum(entry.nbytes for entry in run) <= limit for run in found)
+    assert all(found)
