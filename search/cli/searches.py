@@ -63,7 +63,7 @@ def _seconds(ctx: click.Context, param: click.Parameter, value: str | None) -> f
 @click.option(
     "--dry-run",
     is_flag=True,
-    help="Show the search space, one plan and what memory it takes, but run nothing; exit with 1 if it cannot run here.",
+    help="Show the search space, a plan and what memory it takes; run nothing. Exits with 1 if it cannot run here.",
 )
 @shared_options.DEVICE_OF_SEARCH
 @shared_options.COMPILE
