@@ -5,9 +5,10 @@
     python -m tests.benchmarks.proposals --jobs 2  # two searches at once: sooner, but their seconds are not recorded
 
 Each search is the command that a person types. `default` is the config as it comes, with `--first` trials; the others
-have no ascent, and all their trials. No search ends before its trials are over. `mostly text` is a variant of the
-quickstart with four text problems to one of maths: there the best parent is good, and the gain of a merge small.
-`smollm2` is the search of configs/smollm2_adapters.yaml.
+have no ascent, and all their trials. `pycma` alone is no command: it is pycma as mergekit-evolve sets it up (x0 = equal
+weights, sigma0 = 1/6), on our merger and evaluator. No search ends before its trials are over. `mostly text` is a
+variant of the quickstart with four text problems to one of maths: there the best parent is good, and the gain of a
+merge small. `smollm2` is the search of configs/smollm2_adapters.yaml.
 
 Every search that has ended is a line of `records/proposals.jsonl`, which the tables are printed from. What is there is
 not run again, so the benchmark goes on where it was stopped.
@@ -25,26 +26,31 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
 from itertools import product
 from pathlib import Path
 from statistics import mean, stdev
 
+import cma
 import yaml
+from optuna.distributions import BaseDistribution, FloatDistribution
 
+from merging import Recipe
 from search.board.ranking import best, best_parent
 from search.results import ResultsFolder
-from search.space.config import located
-from search.study.record import ASCENT
+from search.run.setup import set_up
+from search.space.config import SearchConfig, located
+from search.study.record import ASCENT, SplitName
+from search.views.progress import Progress
 from tests.benchmarks.machine import describe_machine
 from tests.fixtures.quickstart.families import Kind, of_kind, problems
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 RECORDS = Path(__file__).parent / "records" / "proposals.jsonl"
 COMMAND = [str(Path(sys.executable).with_name("merge-search"))]
-DEFAULT = "default"
+DEFAULT, PYCMA = "default", "pycma"
 
 
 @dataclass(frozen=True)
@@ -95,7 +101,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=100)
     parser.add_argument("--first", type=int, default=5)
     parser.add_argument("--families", nargs="+", default=QUICKSTART, choices=list(FAMILIES))
-    parser.add_argument("--searches", nargs="+", default=[DEFAULT, "tpe", "cmaes", "gp"])
+    parser.add_argument("--searches", nargs="+", default=[DEFAULT, "tpe", "cmaes", "gp", PYCMA])
     parser.add_argument("--jobs", type=int, default=1)
     given = parser.parse_args()
     lines = RECORDS.read_text(encoding="utf-8").splitlines() if RECORDS.exists() else []
@@ -120,11 +126,20 @@ def run(family: str, name: str, seed: int, trials: int, *, alone: bool) -> Ended
     with tempfile.TemporaryDirectory() as place:
         config, out = Path(place) / "config.yaml", Path(place) / "results"
         config.write_text(yaml.safe_dump(configured(FAMILIES[family], name, Path(place))), encoding="utf-8")
-        command = [*COMMAND, "run", str(config), "--out", str(out), "--seed", str(seed), "--trials", str(trials)]
         started = time.perf_counter()
-        subprocess.run(command, check=True, capture_output=True)
-        seconds = time.perf_counter() - started
-        records = ResultsFolder.open(out).read()[1]
+        if name == PYCMA:
+            search, report, parent, evaluations = by_pycma(SearchConfig.load(config), out, seed, trials)
+        else:
+            command = [*COMMAND, "run", str(config), "--out", str(out), "--seed", str(seed), "--trials", str(trials)]
+            subprocess.run(command, check=True, capture_output=True)
+            search, report, parent, evaluations = found_in(out)
+        took = time.perf_counter() - started if alone else None
+    return Ended(family, name, seed, trials, search, report, parent, evaluations, took, describe_machine())
+
+
+def found_in(out: Path) -> tuple[float, float, float, int]:
+    """Return the scores of a search's best trial on both splits, the best parent's on the second, and what it took."""
+    records = ResultsFolder.open(out).read()[1]
     winner, parent = best(records), best_parent(records)
     assert winner
     assert winner.search.score is not None
@@ -135,9 +150,44 @@ def run(family: str, name: str, seed: int, trials: int, *, alone: bool) -> Ended
     assert parent.report.score is not None
     scored = sum(len(record.search.outcomes) for record in records if record.same_as is None)
     ascended = sum(record.sampler_notes.get(ASCENT, {}).get("evaluations", 0) for record in records)
-    scores = (winner.search.score, winner.report.score, parent.report.score)
-    took = seconds if alone else None
-    return Ended(family, name, seed, trials, *scores, scored + ascended, took, describe_machine())
+    return winner.search.score, winner.report.score, parent.report.score, scored + ascended
+
+
+def by_pycma(config: SearchConfig, out: Path, seed: int, trials: int) -> tuple[float, float, float, int]:
+    """Return the same of a search by pycma, which needs neither the base nor the average."""
+    searched = config.updated("search", seed=seed)
+    with set_up(searched, out, trials, Progress(), fresh=False, retry_failed=False) as session:
+        bench, space = session.bench, searched.space
+
+        def score(recipe: Recipe, split: SplitName) -> float:
+            return bench.score(recipe, split)[0].pass_at_1
+
+        middle = space.recipe_at(space.middle()).to_dict()
+        parents = [Recipe.single(model["model"], middle["dtype"]) for model in middle["models"]]
+        best_of_parents = max(parents, key=lambda parent: score(parent, "search"))
+        ranges = space.distributions()
+        options = {"bounds": [0, 1], "seed": seed + 1, "verbose": -9}
+        strategy = cma.CMAEvolutionStrategy([0.5] * len(ranges), 1 / 6, options)
+        tried: list[tuple[float, Recipe]] = []
+        while len(tried) < trials:
+            points = strategy.ask()[: trials - len(tried)]
+            recipes = [space.recipe_at(parameters_at(ranges, point)) for point in points]
+            scores = [score(recipe, "search") for recipe in recipes]
+            tried += zip(scores, recipes, strict=True)
+            if len(points) == strategy.popsize:
+                strategy.tell(points, [-each for each in scores])
+        best_score, winner = max(tried, key=lambda pair: pair[0])
+        evaluations = (len(parents) + len(tried)) * len(bench.splits["search"])
+        return best_score, score(winner, "report"), score(best_of_parents, "report"), evaluations
+
+
+def parameters_at(ranges: Mapping[str, BaseDistribution], point: Iterable[float]) -> dict[str, float]:
+    """Return the parameters at a point of the unit box; all ranges are of floats."""
+    found = {}
+    for (name, it), place in zip(ranges.items(), point, strict=True):
+        assert isinstance(it, FloatDistribution)
+        found[name] = it.low + (it.high - it.low) * float(place)
+    return found
 
 
 def configured(family: Family, name: str, place: Path) -> dict[str, object]:
@@ -155,7 +205,7 @@ def configured(family: Family, name: str, place: Path) -> dict[str, object]:
         asked.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     config["evaluation"]["problems"] = str(asked)
     config["search"] |= {"finalists": 1, "stop": {"proven": False}}
-    if name != DEFAULT:
+    if name not in {DEFAULT, PYCMA}:
         config["search"] |= {"sampler": name, "ascent": "off"}
     return config
 

@@ -38,7 +38,7 @@ from evaluation.scoring import p_better
 from merging import Recipe, load_model, load_tokenizer, split_reference
 from search import SearchConfig
 from tests.benchmarks.machine import describe_machine
-from tests.benchmarks.proposals import COMMAND, DEFAULT, FAMILIES, configured
+from tests.benchmarks.proposals import COMMAND, DEFAULT, FAMILIES, configured, parameters_at
 from tests.merging.oracle import mergekit_merge
 
 RECORDS = Path(__file__).parent / "records" / "proven.jsonl"
@@ -171,9 +171,7 @@ class Peers:
             points = strategy.ask()
             scores = []
             for point in points:
-                values = zip(space.items(), point, strict=True)
-                parameters = {name: it.low + (it.high - it.low) * float(at) for (name, it), at in values}  # type: ignore[attr-defined]
-                weights = self._merged(self.config.space.recipe_at(parameters))
+                weights = self._merged(self.config.space.recipe_at(parameters_at(space, point)))
                 passed = self._passed(weights, self._search)
                 scores.append(-mean(passed.values()))
                 self.trials += 1
