@@ -22,6 +22,10 @@ class OutOfMemory(MachineError):
     """Memory has run out. A caller that frees some may try again."""
 
 
+class PlacementError(MergingError):
+    """A device map that cannot be followed; the message begins with that word, and a search adds its file."""
+
+
 class NonFiniteTensor(MergingError):
     """A merged tensor holds NaN or Inf.
 

@@ -5,10 +5,12 @@ Guarantees: a device on which merge-search does not work is refused in one line 
 
 from __future__ import annotations
 
+import contextlib
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from merging.errors import PlacementError
 from search.errors import SearchError
 from search.study.store import Workplace
 
@@ -73,6 +75,15 @@ def with_device(section: MergingSection, device: str | None, backend: BackendNam
             f"--device {device}: {source}: merging.device_map also says where to merge; leave out one of the two"
         )
     return section.model_copy(update={"device": choose_device(device, backend=backend)})
+
+
+@contextlib.contextmanager
+def device_map_of(source: str) -> Iterator[None]:
+    """Raise SearchError, with the config's file and the key, where a device map cannot be followed."""
+    try:
+        yield
+    except PlacementError as error:
+        raise SearchError(f"{source}: merging.{error}") from None
 
 
 def workplace(devices: Iterable[torch.device]) -> Workplace:

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 
-from merging.errors import MergingError, first_line, suggest
+from merging.errors import PlacementError, first_line, suggest
 
 DeviceMap: TypeAlias = Literal["auto"] | Mapping[str, str | int]
 
@@ -33,7 +33,7 @@ class Placement:
             dtype: the dtype of its weights.
 
         Raises:
-            MergingError: a device does not exist, a module is unknown or has no device, or the devices are of several
+            PlacementError: a device does not exist, a module is unknown or has no device, or the devices are of several
                 kinds.
         """
         given = _auto(model, dtype) if device_map == "auto" else device_map
@@ -41,12 +41,12 @@ class Placement:
         modules = dict(model.named_modules())
         for module in placement.modules:
             if module not in modules:
-                raise MergingError(f"device_map: the model has no module {module!r}{suggest(module, modules)}")
+                raise PlacementError(f"device_map: the model has no module {module!r}{suggest(module, modules)}")
         for name in model.state_dict():
             placement.device_of(name)
         kinds = {device.type for device in placement.devices}
         if len(kinds) > 1:
-            raise MergingError(
+            raise PlacementError(
                 f"device_map: names devices of several kinds ({', '.join(sorted(kinds))}); put all weights on "
                 "GPUs, or all on the cpu, so that they stay where the model computes"
             )
@@ -63,14 +63,14 @@ class Placement:
         return len({str(device) if device.type != "cpu" else "cpu" for device in self.devices}) > 1
 
     def device_of(self, name: str) -> torch.device:
-        """Return the device of a module or tensor. Raises MergingError if it has none."""
+        """Return the device of a module or tensor. Raises PlacementError if it has none."""
         if len(self.modules) == 1 and "" in self.modules:
             return self.modules[""]
         part = name
         while part and part not in self.modules:
             part = part.rpartition(".")[0]
         if part not in self.modules:
-            raise MergingError(f"device_map: has no device for {name}; name its module, or '' for all others")
+            raise PlacementError(f"device_map: has no device for {name}; name its module, or '' for all others")
         return self.modules[part]
 
     def named(self, names: Mapping[str, str]) -> Placement:
@@ -102,14 +102,14 @@ def _auto(model: Any, dtype: torch.dtype) -> Mapping[str, str | int]:
     found = infer_auto_device_map(model, room, no_split_module_classes=whole, dtype=dtype)
     devices = set(found.values())
     if "disk" in devices or ("cpu" in devices and len(devices) > 1):
-        raise MergingError("device_map: auto: the model does not fit on the available GPUs; free memory, or add GPUs")
+        raise PlacementError("device_map: auto: the model does not fit on the available GPUs; free memory, or add GPUs")
     return dict(found)
 
 
 def _device(module: str, name: str | int) -> torch.device:
     where = f"device_map: {module or 'all others'}"
     if name in ("disk", "meta"):
-        raise MergingError(f"{where}: weights on {name!r} cannot be merged into; give a GPU (0, cuda:1) or cpu")
+        raise PlacementError(f"{where}: weights on {name!r} cannot be merged into; give a GPU (0, cuda:1) or cpu")
     try:
         device = torch.device("cuda", name) if isinstance(name, int) else torch.device(name)
         found = torch.empty(0, device=device).device  # "cuda" is "cuda:0" to a tensor
@@ -118,7 +118,7 @@ def _device(module: str, name: str | int) -> torch.device:
         count = torch.cuda.device_count()
         here = ", ".join(["cpu", *(f"cuda:{index}" for index in range(count))])
         reason = first_line(error).partition(". ")[0]  # torch goes on with all that it knows
-        raise MergingError(f"{where}: there is no device {name!r} ({reason}); available: {here}") from None
+        raise PlacementError(f"{where}: there is no device {name!r} ({reason}); available: {here}") from None
 
 
 def by_device(names: Iterable[str], placement: Placement) -> dict[torch.device, list[int]]:

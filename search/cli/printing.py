@@ -239,12 +239,12 @@ def _has_backend(config: SearchConfig) -> bool:
 
 
 def _show_memory(config: SearchConfig, parents: ParentSet, recipes: Sequence[Recipe]) -> bool:
-    """Print what the search would take of the memory of this machine; return False if that is too much."""
+    """Print what the search would take of the memory of this machine; return False if that is too much or not known."""
     import torch
 
     from merging import MergeOptions, Merger, MergingError, ParentSet, load_tokenizer
     from search.cli.memory_table import memory_lines, memory_table
-    from search.devices import choose_device
+    from search.devices import choose_device, device_map_of
     from search.planned_memory import Planner
 
     section, name = config.merging, config.evaluation.prompt.tokenizer
@@ -260,11 +260,11 @@ def _show_memory(config: SearchConfig, parents: ParentSet, recipes: Sequence[Rec
             plan = Planner.of_search(config, Merger(parents), recipes, splits, tokenizer, [device]).plan()
         else:
             options = MergeOptions(device_map=section.device_map, memory_budget=0, load=section.load_options)
-            with ParentSet.open(config.space.extreme_recipes, options) as spread:
+            with device_map_of(config.source), ParentSet.open(config.space.extreme_recipes, options) as spread:
                 plan = Planner.of_search(config, Merger(spread), recipes, splits, tokenizer).plan()
     except (SearchError, MergingError) as error:
         tell(f"what it takes of the memory is not known: {error}")
-        return True
+        return False
     click.echo()
     _print_table(memory_table(plan))
     for line in memory_lines(plan):

@@ -24,7 +24,7 @@ from merging import FileDigests, MergeOptions, Merger, MergingError, ParentSet, 
 from merging.notes import parent_notes
 from search.compute import Compute
 from search.contents import ParentContents
-from search.devices import cards_here, choose_device, workplace
+from search.devices import cards_here, choose_device, device_map_of, workplace
 from search.earlier import SEEN, EarlierSearch, Start, seen_earlier, spent_earlier, unseen
 from search.errors import SearchError
 from search.identity import COMPUTE_DTYPE, PLAIN_ROWS, Identity, moved, plain_rows
@@ -232,7 +232,8 @@ class Setup:
             statistics=self.path / STATISTICS,
             load=settings.load_options,
         )
-        parents = ParentSet.open([*self.config.space.extreme_recipes, *recipes], options, digests=digests)
+        with device_map_of(source):
+            parents = ParentSet.open([*self.config.space.extreme_recipes, *recipes], options, digests=digests)
         self.opened.enter_context(parents)
         for device in parents.placement.devices:
             choose_device(str(device), f"{source}: merging.device_map")

@@ -253,11 +253,20 @@ class SearchSection(_Section):
         return self
 
 
+DeviceMap: TypeAlias = Literal["auto"] | dict[str, int | str]
+
+
+def _device_map(value: object) -> object:
+    if value in ("auto", None) or isinstance(value, dict):
+        return value
+    raise ValueError(f"{value!r} is not a device map; give auto, or a device for each module, like {{model: cuda:0}}")
+
+
 class MergingSection(_Section):
     """Where merging happens, what it may read, and its random seed."""
 
     device: str = "auto"
-    device_map: Literal["auto"] | dict[str, int | str] | None = None
+    device_map: Annotated[DeviceMap | None, BeforeValidator(_device_map)] = None
     memory_budget: Size | None = None
     device_budget: Size | None = None
     lazy_unpickle: bool = False

@@ -273,7 +273,7 @@ def test_where_to_merge_is_a_device_or_a_device_map(family: Family) -> None:
     assert given.merging.device_map == {"model": 0, "lm_head": "cuda:1"}
     with pytest.raises(SearchError, match=r"merging: .*device and device_map both say where to merge"):
         SearchConfig.parse(f"{text}\nmerging: {{device_map: auto, device: cpu}}", folder=family.folder)
-    with pytest.raises(SearchError, match=r"merging\.device_map"):
+    with pytest.raises(SearchError, match=r"merging\.device_map: 'balanced' is not a device map; give auto, or"):
         SearchConfig.parse(f"{text}\nmerging: {{device_map: balanced}}", folder=family.folder)
 
 

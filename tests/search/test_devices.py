@@ -116,6 +116,14 @@ def test_it_is_refused_beside_a_device_map(family: Family, command: Command) -> 
     )
 
 
+@pytest.mark.parametrize("option", ["--dry-run", "--fresh"])
+def test_a_device_map_is_refused_by_its_file_and_key(family: Family, command: Command, option: str) -> None:
+    config = family.write(more="merging: {device_map: {'': cpu, head: cpu}}")
+    done = command("run", config, "--out", family.folder / "run", option)
+    assert done.exit_code == (1 if option == "--dry-run" else 2)
+    assert f"{config}: merging.device_map: the model has no module 'head'" in done.stderr
+
+
 def test_vllm_beside_a_device_map_is_refused(family: Family, command: Command) -> None:
     config = family.write(evaluation=", backend: vllm", more="merging: {device_map: auto}")
     with pytest.raises(SearchError, match=r"vllm runs a model on one card, and merging\.device_map spreads"):
