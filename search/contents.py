@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from merging import Contents, FileChanged, FileDigests, LoadOptions, contents_of, parts_named
-from search.errors import SearchError
+from search.errors import SearchError, anew
 from search.identity import (
     BESIDE,
     COMMIT,
@@ -38,13 +38,15 @@ class ParentContents:
     Args:
         config: the search's.
         digests: made before any of them is opened.
+        results: the results folder.
 
     Raises:
         MergingError: a model is not there.
     """
 
-    def __init__(self, config: SearchConfig, digests: FileDigests) -> None:
+    def __init__(self, config: SearchConfig, digests: FileDigests, results: Path) -> None:
         self._config = config
+        self._results = results
         self._digests = digests
         self._parts = {part.place: part for part in _parts(config)}
         self._hashed: list[Future[str]] = []
@@ -86,23 +88,19 @@ class ParentContents:
             if not all(map(self._digests.is_unchanged, _files([part]))):
                 raise SearchError(
                     f"model {part.place}: has changed while the search runs, and the scores so far are of the old "
-                    "files; restore it and run the same command again, or begin anew with --fresh"
+                    "files; restore it and run the same command again, or begin anew with "
+                    f"{anew(self._results)}"
                 )
 
-    def identity(self, results: Path, problems: Mapping[str, object]) -> Identity:
-        """Return the identity of the search.
+    def identity(self, problems: Mapping[str, object]) -> Identity:
+        """Return the identity of the search, given the digest and the splits of the problems.
 
-        Args:
-            results: the results folder.
-            problems: the digest and the splits of the problems.
-
-        Raises:
-            SearchError: a file has changed since its model was opened.
+        Raises SearchError: a file has changed since its model was opened.
         """
         sources = [Path(entry.source) for entry in self._config.evaluation.problems]
         digests = {str(source): {PROBLEMS: str(problems["sha256"])} for source in sources if source.is_absolute()}
         digests |= {name: _digests_of(part, self._digests) for name, part in self._parts.items()}
-        bases = (results.resolve(), self._config.folder.resolve())
+        bases = (self._results.resolve(), self._config.folder.resolve())
         found = {name: _described(name, bases) | {DIGESTS: kinds} for name, kinds in digests.items()}
         return self._config.identity | {"problems": dict(problems), CONTENTS: found}
 
@@ -178,7 +176,7 @@ def _chosen(
         refusal = refusal or changed(part.place, kinds)
     if refusal:
         raise SearchError(
-            f"{results}: {refusal} since it was scored; restore what it was, or search again with `run --fresh`"
+            f"{results}: {refusal} since it was scored; restore what it was, or search again with {anew(results)}"
         )
     kind = "file" if FILE in held[DIGESTS] else "model"
     raise SearchError(

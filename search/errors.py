@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import shlex
+from pathlib import Path
+
 from evaluation.errors import ModelError
 from merging.errors import MachineError, MergingError
 
-# Remedies of what may become of a results folder.
-RESTORE = "restore it from a copy, or begin anew with --fresh"
+# What may be done about a results folder whose disk is full.
 MAKE_ROOM = "what was scored is kept: make room (or the folder writable) and run the same command again"
 
 
 class SearchError(Exception):
     """A config, a results folder or a search that cannot be used as requested."""
+
+
+def anew(folder: Path, config: str = "CONFIG") -> str:
+    """Return the command that begins the search of a results folder anew; what is there is moved aside."""
+    return f"`{shlex.join(['merge-search', 'run', config, '--out', str(folder), '--fresh'])}`"
+
+
+def restore(folder: Path) -> str:
+    """Return what may be done about a results folder that is damaged."""
+    return f"restore it from a copy, or begin anew with {anew(folder)}"
 
 
 class PrunedError(Exception):

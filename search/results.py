@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from merging.caches import put, sweep
-from search.errors import MAKE_ROOM, RESTORE, SearchError
+from search.errors import MAKE_ROOM, SearchError, anew, restore
 from search.identity import COMPUTE_DTYPE, Identity, adopted, check, computes_in
 from search.locks import exclusive, is_held
 from search.study.confirmation import Confirmation
@@ -333,10 +333,10 @@ def _is_begun(path: Path) -> bool:
     if state == "is missing" and _is_old(path):
         raise SearchError(
             f"{path}: holds a search of merge-search 0.1 ({_OLD[0]}, {_OLD[1]}); finish it with that version, or begin "
-            "anew with --fresh, which moves it aside"
+            f"anew with {anew(path)}, which moves it aside"
         )
     if state == "is not a file" or _holds_scores(path):
-        raise SearchError(f"{file}: {state}; {RESTORE}")
+        raise SearchError(f"{file}: {state}; {restore(path)}")
     return False
 
 

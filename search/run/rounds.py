@@ -79,7 +79,7 @@ def set_up_rounds(
     config = _config(folder, identity, sections, evaluation, places)
     with ExitStack() as opened:
         setup = Setup(config, folder.path, len(models) * planned.split.samples, progress, False, opened)
-        contents = ParentContents(config, digests)
+        contents = ParentContents(config, digests, folder.path)
         here = [replace(it, recipe=renamed(it.recipe, places)) for it in models]
         parents = setup.parents(here, digests)
         merger = setup.merger(parents, 0)

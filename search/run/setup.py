@@ -129,9 +129,9 @@ class Setup:
         asked = {"sha256": problems.digest, "search": splits["search"].task_ids, "report": splits["report"].task_ids}
         asked |= {SEEN: seen} if seen else {}
         digests = FileDigests()  # before anything is opened: what changes after this has no digest
-        contents = ParentContents(config, digests)
+        contents = ParentContents(config, digests, self.path)
         if contents.known and not self.fresh:
-            ResultsFolder.check(self.path, config, contents.identity(self.path, asked))
+            ResultsFolder.check(self.path, config, contents.identity(asked))
         else:
             contents.begin()
         references = reference_models(config)
@@ -145,7 +145,7 @@ class Setup:
         self.load(parents, plan)
         self._tell_notes(parents, merger, candidates, references, problems)
         contents.wait(self.progress)
-        identity = contents.identity(self.path, asked)
+        identity = contents.identity(asked)
         if not self.fresh:
             ResultsFolder.check(self.path, config, identity)
         for recipe in candidates:

@@ -12,7 +12,7 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
-from search.errors import MAKE_ROOM, RESTORE, SearchError
+from search.errors import MAKE_ROOM, SearchError, restore
 
 # How long a worker waits for another one's write.
 _BUSY_SECONDS = 60
@@ -36,7 +36,7 @@ def database_errors(file: Path) -> Iterator[None]:
     except (sqlite3.Error, UnicodeDecodeError) as error:
         # What it could not decode follows in full.
         line = str(error).partition("\n")[0].partition(" with text ")[0]
-        remedy = next((remedy for sign, remedy in _REMEDIES.items() if sign in line), RESTORE)
+        remedy = next((remedy for sign, remedy in _REMEDIES.items() if sign in line), restore(file.parent))
         raise SearchError(f"{file}: {line}; {remedy}") from error
 
 
@@ -46,7 +46,7 @@ def damage(file: Path) -> Iterator[None]:
     try:
         yield
     except (ValueError, TypeError, LookupError) as error:
-        raise SearchError(f"{file}: holds a damaged value; {RESTORE}") from error
+        raise SearchError(f"{file}: holds a damaged value; {restore(file.parent)}") from error
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, get_args
 
-from search.errors import RESTORE, SearchError
+from search.errors import SearchError, anew, restore
 from search.locks import held, is_held
 from search.study.confirmation import Confirmation
 from search.study.database import connect, damage, database_errors
@@ -296,10 +296,13 @@ class LocalStore(Store):
     def _check(self) -> None:
         """Raise SearchError if the database is not one of ours."""
         if _TABLES - _tables(self._database):
-            raise SearchError(f"{self.file}: holds no search; {RESTORE}")
+            raise SearchError(f"{self.file}: holds no search; {restore(self.file.parent)}")
         [[version]] = self._select("PRAGMA user_version")
         if version != _VERSION:
-            raise SearchError(f"{self.file}: was made by another version of merge-search; use that one, or --fresh")
+            raise SearchError(
+                f"{self.file}: was made by another version of merge-search; use that one, or begin anew with "
+                f"{anew(self.file.parent)}"
+            )
 
 
 def _tables(database: sqlite3.Connection) -> set[str]:

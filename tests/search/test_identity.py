@@ -47,10 +47,10 @@ ADAPTED = """
 
 def identity(config: SearchConfig, out: Path) -> Identity:
     """Return what a search is of that would begin now."""
-    contents = ParentContents(config, FileDigests())
+    contents = ParentContents(config, FileDigests(), out)
     contents.begin()
     contents.wait(Progress())
-    return contents.identity(out, {"sha256": config.evaluation.load_problems().digest, "search": [], "report": []})
+    return contents.identity({"sha256": config.evaluation.load_problems().digest, "search": [], "report": []})
 
 
 def begin(config: SearchConfig, out: Path) -> ResultsFolder:
@@ -206,7 +206,7 @@ def test_hashing_that_takes_its_time_is_shown(family: Family, monkeypatch: pytes
     monkeypatch.setattr("search.contents._QUIET_SECONDS", 0)
     hash_file = digests.file_digest
     monkeypatch.setattr(digests, "file_digest", lambda *given: time.sleep(0.02) or hash_file(*given))
-    contents, progress = ParentContents(SearchConfig.load(family.write()), FileDigests()), Phases()
+    contents, progress = ParentContents(SearchConfig.load(family.write()), FileDigests(), Path("run")), Phases()
     contents.begin()
     contents.wait(progress)
     assert progress.begun == ["hashing the parents 1"]

@@ -101,7 +101,7 @@ def test_a_file_that_is_no_database_is_named_with_the_remedy(folder: Path) -> No
 def test_a_store_of_another_version_is_refused(folder: Path) -> None:
     with closing(sqlite3.connect(folder / "search.db")) as database:
         database.execute("PRAGMA user_version = 99")
-    with pytest.raises(SearchError, match=r"search\.db: was made by another version of merge-search"):
+    with pytest.raises(SearchError, match=r"search\.db: was made by another version .* run CONFIG --out .* --fresh`"):
         LocalStore(folder)
 
 
@@ -187,7 +187,7 @@ def test_text_that_is_no_text_is_an_error_of_one_short_line(folder: Path, store:
         database.execute("UPDATE search SET identity = CAST(? AS TEXT)", (b"{" + b"\xff" * 5000,))
     with pytest.raises(SearchError, match="restore it") as caught:
         _ = store.identity
-    assert len(str(caught.value).removeprefix(str(store.file))) < 200
+    assert len(str(caught.value).replace(str(folder), "")) < 200
 
 
 def test_a_table_whose_name_is_no_text_is_an_error_with_its_remedy(folder: Path) -> None:
