@@ -26,6 +26,9 @@ from merging.methods.operands import Block, Operands
 BaseRule: TypeAlias = Literal["required", "optional", "ignored"]
 # What a method needs to know of its inputs besides their weights; merging/calibration.py observes it.
 Observed: TypeAlias = Literal["gram", "fisher"]
+# What a method computes of the parents once and keeps: tables of the magnitudes of task vectors, or of their variance
+# over all parents; the rank of each element; or what it makes of a matrix, one for all inputs or one per input.
+Statistic: TypeAlias = Literal["magnitudes", "variance", "ranks", "matrix", "matrix per input"]
 Prepare: TypeAlias = Callable[..., object]
 Combine: TypeAlias = Callable[..., Tensor]
 # Called with the values that one input has, by key, None for one that is not known yet. Returns why they cannot stand
@@ -54,6 +57,7 @@ class Method:
     refuses_together: RefuseTogether | None
     in_mergekit: bool
     observes: Observed | None
+    keeps: Statistic | None
 
     def prepare(self, operands: Operands, parameters: ParameterValues) -> object:
         """Return what `combine` takes besides a block: what a reduction over whole tensors gave, or the parameters."""
@@ -105,6 +109,7 @@ def method(
     refuses_together: RefuseTogether | None = None,
     in_mergekit: bool = True,
     observes: Observed | None = None,
+    keeps: Statistic | None = None,
 ) -> Callable[[Combine], Combine]:
     """Register `combine` as the method `name`.
 
@@ -121,6 +126,7 @@ def method(
         refuses_together: why the values of an input, each legal by itself, are not so together.
         in_mergekit: whether mergekit 0.1.5 has the method, and so can read a recipe that uses it.
         observes: what it needs to know of what the inputs do with a text, the parameter `calibration` of each.
+        keeps: what of the parents it keeps that takes memory, so that a search can plan for it.
     """
 
     def register(combine: Combine) -> Combine:
@@ -138,6 +144,7 @@ def method(
             refuses_together=refuses_together,
             in_mergekit=in_mergekit,
             observes=observes,
+            keeps=keeps,
         )
         return combine
 

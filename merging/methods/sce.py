@@ -52,7 +52,7 @@ def select(
     return SelectedElements(top_k, _weights(operands, top_k))
 
 
-@method("sce", source="arXiv:2408.07990", base="required", prepare=select)
+@method("sce", source="arXiv:2408.07990", base="required", prepare=select, keeps="variance")
 def sce(block: Block, selection: SelectedElements) -> Tensor:
     """Return the base plus the weighted mean of the selected changes that have the sign of their sum.
 

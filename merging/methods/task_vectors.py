@@ -23,7 +23,7 @@ from merging.methods.breadcrumbs import band
 from merging.methods.declarations import Default, PerParent, Shared, declared_by
 from merging.methods.della import random_mask_by_rank, refuse_probabilities
 from merging.methods.operands import Block, Operands, Workspace
-from merging.methods.registry import Combine, Prepare, RefuseTogether, method
+from merging.methods.registry import Combine, Prepare, RefuseTogether, Statistic, method
 from merging.methods.sparsification import (
     KEEP_NONE,
     Sparsification,
@@ -44,11 +44,13 @@ class Sparsifier:
             it declares; None keeps all of it.
         random: whether it draws random numbers.
         refuses_together: why a density and these values cannot stand together.
+        keeps: what of the parents it keeps.
     """
 
     find: Callable[..., Sparsification | None]
     random: bool = False
     refuses_together: RefuseTogether | None = None
+    keeps: Statistic | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,14 +229,15 @@ def _register(name: str, source: str, sparsifier: Sparsifier, elect: bool, norma
         random=sparsifier.random,
         keeps_base=True,
         refuses_together=sparsifier.refuses_together,
+        keeps=sparsifier.keeps,
     )(mix)
 
 
 _ALL = Sparsifier(keep_all)
-_TOP_K = Sparsifier(top_k)
+_TOP_K = Sparsifier(top_k, keeps="magnitudes")
 _RANDOM = Sparsifier(random_mask, random=True)
-_RANDOM_BY_RANK = Sparsifier(random_mask_by_rank, random=True, refuses_together=refuse_probabilities)
-_BAND = Sparsifier(band)
+_RANDOM_BY_RANK = Sparsifier(random_mask_by_rank, True, refuse_probabilities, keeps="ranks")
+_BAND = Sparsifier(band, keeps="magnitudes")
 
 # (name, source, sparsifier, elect, normalize, rescale); the switches are mergekit 0.1.5's defaults.
 task_arithmetic = _register("task_arithmetic", "arXiv:2212.04089", _ALL, False, False, False)

@@ -1,4 +1,4 @@
-"""The memory of statistics, from methods and sizes alone: what a search must leave room for.
+"""The memory of statistics, from what methods declare and from sizes: what a search must leave room for.
 
 Guarantees: what is kept for each candidate is exact for the methods that keep tensors of the parents' size; magnitude
 tables and what is needed only while a statistic is computed are upper bounds.
@@ -10,15 +10,12 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from math import prod
 
+from merging.methods import METHODS
+
 # Of float16 each of the 2**15 magnitudes may occur in a run of 2**16 elements, and has an int32 there; of bfloat16,
 # whose exponents have 7 bits of mantissa, those of 30 powers of two do.
 _TABLE = {"float16": 2.0, "float32": 2.0, "float64": 2.0, "bfloat16": 0.25}
-_BY_MAGNITUDE = {"ties", "breadcrumbs", "breadcrumbs_ties", "sce", "pcb"}
-_BY_RANK = {"della", "della_linear"}
-_BY_MATRIX = {"tsv_m", "iso_c", "iso_cts", "wudi"}
 _INT16 = 1 << 15
-# They see a tensor as a whole.
-_WHOLE = {"arcee_fusion", "karcher", "model_stock", "multislerp", "nuslerp", "sce"}
 # A decomposition (or an optimizer) of a matrix holds its factors, copies, and the solver's memory besides.
 _SOLVING = 8
 # Elements whose magnitudes are counted or ranked at once, and the bytes that each takes meanwhile.
@@ -51,27 +48,30 @@ def statistics_bytes(
         inputs: the models that are merged, without the base.
         dtype: of the merge.
     """
-    used = set(methods)
+    used = [METHODS[name] for name in methods]
+    keeps, observes = {method.keeps for method in used}, {method.observes for method in used}
+    has_tables, has_ranks = bool(keeps & {"magnitudes", "variance"}), "ranks" in keeps
+    sees_whole = "variance" in keeps or any(method.whole for method in used)
     wide = 8 if dtype == "float64" else 4
     kept, host, working = 0, 0, 0
     for shape, is_matrix in tensors:
         elements = prod(shape)
-        if used & _BY_RANK:
+        if has_ranks:
             kept += inputs * elements * (2 if (shape[1] if len(shape) > 1 else elements) <= _INT16 else 4)
-        if used & _BY_MAGNITUDE:
+        if has_tables:
             host += int(inputs * elements * _TABLE[dtype])
-        if used & (_BY_RANK | _BY_MAGNITUDE):
+        if has_ranks or has_tables:
             working = max(working, min(elements, _AT_ONCE) * _COUNTING)
-        if used & _WHOLE:
+        if sees_whole:
             working = max(working, (inputs + 1) * elements * 3 * wide)
-        if is_matrix and (found := used & _BY_MATRIX):
-            kept += elements * wide * (inputs if "tsv_m" in found else 1)
+        if is_matrix and keeps & {"matrix", "matrix per input"}:
+            kept += elements * wide * (inputs if "matrix per input" in keeps else 1)
             working = max(working, (2 * inputs + _SOLVING) * elements * wide)
-        if is_matrix and "regmean" in used:
+        if is_matrix and "gram" in observes:
             gram = shape[-1] ** 2
             kept += inputs * gram * 4 + elements * (2 if dtype.endswith("16") else wide)
             working = max(working, (inputs + 3) * (gram + elements) * 8)
-        if "fisher" in used:
+        if "fisher" in observes:
             kept += inputs * elements * 4
     return StatisticsBytes(kept, host, working)
 
@@ -83,4 +83,4 @@ def calibration_bytes(methods: Collection[str], elements: int) -> int:
         methods: what the search may merge with.
         elements: of the parent.
     """
-    return 4 * elements if {"fisher", "regmean"} & set(methods) else 0
+    return 4 * elements if any(METHODS[name].observes for name in methods) else 0

@@ -98,7 +98,15 @@ def select(
     return Winners(competition, floors, weight, lambda_)
 
 
-@method("pcb", source="arXiv:2410.02396", base="required", prepare=select, keeps_base=True, in_mergekit=False)
+@method(
+    "pcb",
+    source="arXiv:2410.02396",
+    base="required",
+    prepare=select,
+    keeps_base=True,
+    in_mergekit=False,
+    keeps="magnitudes",
+)
 def pcb(block: Block, winners: Winners | None) -> Tensor:
     """Return base + lambda · Σ score · weight · τ_i / Σ score over the parents whose element wins; else the base.
 

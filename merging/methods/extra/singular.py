@@ -60,7 +60,15 @@ def decorrelate(
     return TaskVectorSum(tuple(lambda_ * weight[index] for index in inputs), found.flatten(1))
 
 
-@method("tsv_m", source="arXiv:2412.00081", base="required", prepare=decorrelate, keeps_base=True, in_mergekit=False)
+@method(
+    "tsv_m",
+    source="arXiv:2412.00081",
+    base="required",
+    prepare=decorrelate,
+    keeps_base=True,
+    in_mergekit=False,
+    keeps="matrix per input",
+)
 def tsv_m(block: Block, change: TaskVectorSum) -> Tensor:
     """Return base + lambda · Σ weight · U⊥ S V⊥ᵀ: of each parent the leading singular vectors, kept from the others'.
 
@@ -98,7 +106,15 @@ def flatten_common(
     return _isotropic(operands, weight, lambda_, "iso_c", (), lambda vectors: isotropic(*decompose(vectors.sum(dim=0))))
 
 
-@method("iso_c", source="arXiv:2502.04959", base="required", prepare=flatten_common, keeps_base=True, in_mergekit=False)
+@method(
+    "iso_c",
+    source="arXiv:2502.04959",
+    base="required",
+    prepare=flatten_common,
+    keeps_base=True,
+    in_mergekit=False,
+    keeps="matrix",
+)
 def iso_c(block: Block, change: TaskVectorSum) -> Tensor:
     """Return base + lambda · mean(σ) · U Vᵀ, where U diag(σ) Vᵀ is the sum of the weighted task vectors."""
     return plus_base(block, change)  # eq. (9)
@@ -129,6 +145,7 @@ def flatten_common_and_specific(
     prepare=flatten_common_and_specific,
     keeps_base=True,
     in_mergekit=False,
+    keeps="matrix",
 )
 def iso_cts(block: Block, change: TaskVectorSum) -> Tensor:
     """Return as Iso-C does, but each parent's own directions outside the common ones replace the sum's least."""

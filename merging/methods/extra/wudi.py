@@ -44,7 +44,15 @@ def optimize(
     return mean if found is None else TaskVectorSum((lambda_,), found.flatten().unsqueeze(0))
 
 
-@method("wudi", source="arXiv:2503.08099", base="required", prepare=optimize, keeps_base=True, in_mergekit=False)
+@method(
+    "wudi",
+    source="arXiv:2503.08099",
+    base="required",
+    prepare=optimize,
+    keeps_base=True,
+    in_mergekit=False,
+    keeps="matrix",
+)
 def wudi(block: Block, change: TaskVectorSum) -> Tensor:
     """Return base + lambda · τ, where τ minimizes Σ ‖(τ - τ_i) τ_iᵀ‖² / ‖τ_i‖²; all parents count alike."""
     return plus_base(block, change)
