@@ -22,9 +22,9 @@ def parse_size(value: object) -> int:
 
 
 def shown_size(count: int) -> str:
-    """Return a number of bytes in the largest unit that does not exceed it."""
+    """Return a number of bytes in the largest unit that does not exceed it, gigabytes with one decimal."""
     unit, factor = next(((unit, factor) for unit, factor in _SHOWN if count >= factor), _SHOWN[-1])
-    return f"{count / factor:.{2 if factor > 1 else 0}f} {unit}"
+    return f"{count / factor:.{1 if unit == 'GB' else 0}f} {unit}"
 
 
 def runs(items: Iterable[_Item], size: Callable[[_Item], int], limit: int) -> Iterator[list[_Item]]:

@@ -23,6 +23,7 @@ from evaluation.generation.vllm_engine.settings import (
     row_bytes,
 )
 from merging.residency.memory import Budget
+from merging.sizes import shown_size
 from search.memory_demand import UNKNOWN, Demand, Machine, Memory, Share
 
 # What stays free of a device: for the libraries' workspaces, and what the allocator rounds up and cannot use.
@@ -305,8 +306,8 @@ def _refusal(devices: Sequence[_Device], fits: int) -> str:
         free = device.account.left + sum(size for what, size in device.account.sizes.items() if what != FREE)
         if device.share.calibration > free:
             return (
-                f"{device.account.memory.name} can give {gigabytes(free)}, and calibration takes "
-                f"{gigabytes(device.share.calibration)} for a model with its gradients in float32; take a method that "
+                f"{device.account.memory.name} can give {shown_size(free)}, and calibration takes "
+                f"{shown_size(device.share.calibration)} for a model with its gradients in float32; take a method that "
                 "needs none, or a device with more memory"
             )
     if fits:
@@ -315,10 +316,10 @@ def _refusal(devices: Sequence[_Device], fits: int) -> str:
     parts = {what: size for what, size in device.account.sizes.items() if what != FREE}
     needed = parts | {BUFFERS: device.buffers, "keys and values of a row": device.first_row}
     free = device.account.left + sum(parts.values())
-    told = ", ".join(f"{what} {gigabytes(size)}" for what, size in needed.items() if size)
+    told = ", ".join(f"{what} {shown_size(size)}" for what, size in needed.items() if size)
     return (
-        f"{device.account.memory.name} can give {gigabytes(free)}, and the least that is needed there is "
-        f"{gigabytes(sum(needed.values()))}: {told}; "
+        f"{device.account.memory.name} can give {shown_size(free)}, and the least that is needed there is "
+        f"{shown_size(sum(needed.values()))}: {told}; "
         + (
             f"take the backend transformers, or a {'GPU' if device.on_gpu else 'machine'} with more memory"
             if device.share.engine
@@ -336,19 +337,13 @@ def _notes(
         device = min(devices, key=lambda each: each.rows_in(each.account.sizes.get(CACHE, 0)) * each.row)
         yield (
             f"{rows} of {demand.first_rows} rows are decoded at once: keys and values of a row of {demand.length:,} "
-            f"tokens take {gigabytes(device.row)}, and {device.account.memory.name} has room for no more"
+            f"tokens take {shown_size(device.row)}, and {device.account.memory.name} has room for no more"
         )
     if not gradient_fits and any(device.share.gradient for device in devices):
         size = sum(device.share.gradient for device in devices)
         yield (
-            f"ascent: memory has no room for a gradient and its backward pass ({gigabytes(size)}); slopes are taken "
+            f"ascent: memory has no room for a gradient and its backward pass ({shown_size(size)}); slopes are taken "
             "tensor by tensor, which merges every tensor again for each batch of solutions"
         )
     if from_files:
-        yield f"{gigabytes(from_files)} of the parents are not kept in memory, but read for every candidate"
-
-
-def gigabytes(size: int) -> str:
-    """Return a size for people."""
-    unit, scale = next((pair for pair in (("GB", 1e9), ("MB", 1e6)) if size >= pair[1]), ("KB", 1e3))
-    return f"{size / scale:.{1 if unit == 'GB' else 0}f} {unit}"
+        yield f"{shown_size(from_files)} of the parents are not kept in memory, but read for every candidate"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from merging.sizes import shown_size
 from search.memory_demand import UNKNOWN
-from search.memory_plan import gigabytes
 from search.views.table import plain_table
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def memory_lines(plan: MemoryPlan) -> Iterator[str]:
     if plan.rows:
         yield f"{plan.rows} problems are decoded at once." if plan.rows > 1 else "1 problem is decoded at once."
     if plan.from_host:
-        yield f"{gigabytes(plan.from_host)} of the parents are copied from the host's memory for every candidate."
+        yield f"{shown_size(plan.from_host)} of the parents are copied from the host's memory for every candidate."
     yield from plan.notes
 
 

@@ -311,7 +311,7 @@ def test_too_little_room_is_seen_before_anything_is_written(
     with pytest.raises(MergingError) as caught:
         export_model(recipe(family), tmp_path / "merge")
     assert str(caught.value).startswith(f"{tmp_path}/merge: the export needs ")
-    assert re.search(r"needs \d\d\d?\.\d\d KB and the disk has 1\.00 KB free; make room", str(caught.value))
+    assert re.search(r"needs \d\d\d? KB and the disk has 1 KB free; make room", str(caught.value))
     assert not list(tmp_path.iterdir())
 
 

@@ -30,7 +30,7 @@ def test_what_is_no_size_is_refused_with_examples(text: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "text"), [(0, "0 bytes"), (999, "999 bytes"), (1000, "1.00 KB"), (24_500_000_000, "24.50 GB")]
+    ("count", "text"), [(0, "0 bytes"), (999, "999 bytes"), (1000, "1 KB"), (24_500_000_000, "24.5 GB")]
 )
 def test_a_size_is_shown_in_the_largest_unit_that_it_fills(count: int, text: str) -> None:
     assert shown_size(count) == text
