@@ -226,7 +226,7 @@ def test_a_host_keeps_room_for_what_is_not_planned_however_small_it_is() -> None
     )
     demand = Demand((Share(parents=0, live=1_000_000, slot=shape.slot_bytes),), shape, length=100, requests=1)
     refused = plan_memory(Machine(Memory("host", 10**9, 10**8)), demand)
-    assert refused.refusal.startswith("host can give 0 KB, and the least that is needed there is ")
+    assert refused.refusal.startswith("host can give 0 bytes, and the least that is needed there is ")
     assert not plan_memory(Machine(Memory("host", 10**9, 3 * 10**8)), demand).refusal
 
 
