@@ -234,8 +234,11 @@ def plan_memory(machine: Machine, demand: Demand) -> MemoryPlan:
         rows += more
     from_files = sum(device.elsewhere for device in devices) - sum(on_host)
     has_ends = any(part.what == SLABS for part in host.place.parts)
+    spare, kept = max(0, host.left), sum(device.kept for device in devices)
     budgets = tuple(
-        Budget(device.kept, _slabs(part) if has_ends else part) if on_gpu else Budget(0, device.kept)
+        Budget(device.kept, _slabs(part) if has_ends else part, spare=spare * device.kept // max(1, kept))
+        if on_gpu
+        else Budget(0, device.kept)
         for device, part in zip(devices, on_host, strict=True)
     )
     return MemoryPlan(

@@ -41,7 +41,7 @@ class Residency:
         self.device = torch.empty(0, device=device).device  # "cuda" is "cuda:0" to a tensor
         self.notes: list[str] = []
         self.chunk = budget.chunk
-        self._left_on_device = budget.device
+        self._left_on_device, self._spare = budget.device, budget.spare
         self._kept: dict[StoredTensor, Tensor] = {}
         self._statistics: dict[int, ref[Tensor]] = {}
         self._lock = threading.Lock()
@@ -53,6 +53,7 @@ class Residency:
     def keep_within(self, budget: Budget) -> None:
         """Take a budget from now on; tensors already kept stay, and do not count."""
         self._left_on_device, self._slabs.left, self.chunk = budget.device, budget.host, budget.chunk
+        self._spare = budget.spare
         if self._transfers:
             self._transfers.most = budget.chunk
 
@@ -218,12 +219,12 @@ class Residency:
 
     def _give_up(self, place: str, when: str) -> None:
         if place == "device":
-            self._slabs.left += self._left_on_device
+            self._slabs.left += min(self._left_on_device, self._spare)
             self._left_on_device = 0
         else:
             self._slabs.left = 0
         full = str(self.device) if place == "device" else "the host"
-        below = "kept in host memory" if place == "device" else "read from the files for every candidate"
+        below = "kept in host memory" if self._slabs.left else "read from the files for every candidate"
         rest = "the rest of them" if "read" in when else "a part of the parents"
         note = f"{full} ran out of memory {when}; {rest} is {below}"
         if note not in self.notes:

@@ -344,9 +344,13 @@ def test_out_of_memory_falls_back_to_the_files_and_says_so(large: Recipe, caplog
     assert all(torch.equal(whole[name], expected[name]) for name in expected)
 
 
-def test_the_rest_of_a_device_that_is_full_becomes_the_hosts(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("has_spare", [True, False])
+def test_the_rest_of_a_device_that_is_full_becomes_the_hosts_where_that_has_room(
+    family: Family, has_spare: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stored = sorted(Checkpoint.open(family.base).tensors.values(), key=lambda each: each.nbytes)
-    residency = Residency(CPU, Budget(sum(each.nbytes for each in stored), 0))
+    size = sum(each.nbytes for each in stored)
+    residency = Residency(CPU, Budget.in_all(size, True) if has_spare else Budget(size, 0))
     read = Residency._read_onto_device
 
     def full(self: Residency, tensor: StoredTensor) -> Tensor | None:
@@ -355,10 +359,10 @@ def test_the_rest_of_a_device_that_is_full_becomes_the_hosts(family: Family, mon
         return read(self, tensor)
 
     monkeypatch.setattr(Residency, "_read_onto_device", full)
-    assert all(residency.keep(each) is not None for each in stored)
-    assert residency.notes == [
-        "cpu ran out of memory while the parents were read; the rest of them is kept in host memory"
-    ]
+    kept = [residency.keep(each) is not None for each in stored]
+    assert kept == [True] * 2 + [has_spare] * (len(stored) - 2)
+    rest = "kept in host memory" if has_spare else "read from the files for every candidate"
+    assert residency.notes == [f"cpu ran out of memory while the parents were read; the rest of them is {rest}"]
 
 
 def test_parents_give_up_memory_before_a_merge_fails(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:

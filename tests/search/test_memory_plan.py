@@ -86,7 +86,7 @@ def test_a_plan_fits_into_what_is_free(case: tuple[Machine, Demand]) -> None:
     if machine.devices:
         assert sum(budget.device for budget in plan.budgets) + plan.from_host + plan.from_files == wanted
         pinned = sum(budget.host for budget in plan.budgets)
-        assert plan.from_host <= pinned <= machine.host.free
+        assert plan.from_host <= pinned <= machine.host.free - sum(budget.spare for budget in plan.budgets)
     else:
         assert plan.budgets == (Budget(0, wanted - plan.from_files),)
 
@@ -211,6 +211,11 @@ def test_limits_of_the_user_are_kept_on_the_device_and_in_all() -> None:
     plan = plan_memory(machine_of(141), demand)
     assert (plan.budgets[0].device, plan.budgets[0].host) == (5 * 10**9, 15 * 10**9)
     assert plan.from_files == demand.shares[0].parents - 20 * 10**9
+
+
+def test_the_host_has_room_for_what_a_full_card_leaves() -> None:
+    plan = plan_memory(machine_of(80), demand_of(MODELS[0]))
+    assert plan.budgets[0].spare > plan.budgets[0].device > 10**10
 
 
 def test_a_host_of_which_nothing_is_known_has_room_for_everything() -> None:
