@@ -27,10 +27,9 @@ from merging.methods import METHODS
 from merging.methods.registry import Observed
 from merging.parents import OnRead, ParentSet
 from merging.planning.plan import Source, Step
-from merging.residency.memory import is_out_of_memory
-from merging.residency.room import with_room
+from merging.residency.memory_errors import is_out_of_memory, with_room
 from merging.statistics import forms
-from merging.statistics.statistics import Kept, Place
+from merging.statistics.statistics import Kept, Placing
 from merging.tokenization.embeddings import RearrangedTensor
 from merging.tokenization.tokenizers import load_tokenizer
 
@@ -161,7 +160,7 @@ def observable(kind: Observed, model: nn.Module) -> list[str]:
 
 
 def in_parts(
-    observe: Callable[[Sequence[str]], dict[str, Tensor]], names: Sequence[str], place: Place | None = None
+    observe: Callable[[Sequence[str]], dict[str, Tensor]], names: Sequence[str], place: Placing | None = None
 ) -> dict[str, Tensor]:
     """Observe many tensors together, or where memory runs out, half of them at a time and so on.
 

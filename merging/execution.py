@@ -28,8 +28,8 @@ from merging.methods.registry import Undefined
 from merging.methods.sparsification import Sparsification
 from merging.parents import ParentSet
 from merging.planning.plan import Step
+from merging.residency.memory_errors import with_room
 from merging.residency.placement import by_device
-from merging.residency.room import with_room
 from merging.residency.streaming import piece_elements
 from merging.statistics.forms import Form
 from merging.statistics.statistics import Kept

@@ -28,7 +28,7 @@ from merging.parents import ParentSet
 from merging.planning.parameter_lookup import structure_of
 from merging.planning.plan import Plan, Step
 from merging.recipes.recipe import Recipe
-from merging.residency.room import with_room
+from merging.residency.memory_errors import with_room
 from merging.sharing import owners, share
 from merging.sizes import runs
 from merging.slopes import dots

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from merging.residency.memory import Budget
+    from merging.residency.budget import Budget
     from merging.residency.placement import DeviceMap
 
 

@@ -21,11 +21,11 @@ from merging.checkpoints.weights import Digest, StoredTensor
 from merging.options import MERGE, LoadOptions, MergeOptions
 from merging.parent_checks import check_parents
 from merging.recipes.recipe import Recipe
-from merging.residency.memory import UNLIMITED, Budget
+from merging.residency.budget import UNLIMITED, Budget
 from merging.residency.placement import DeviceMap, Placement
 from merging.residency.residency import Residency
 from merging.statistics.digests import FileDigests
-from merging.statistics.statistics import Place, Statistics
+from merging.statistics.statistics import Placing, Statistics
 
 OnRead = Callable[[str, int, int], None]
 Sources: TypeAlias = tuple[tuple[str, str] | None, ...]
@@ -152,7 +152,7 @@ class ParentSet:
         """The bytes that may be copied to a device together."""
         return min(residency.chunk for residency in self._residencies.values())
 
-    def place(self, device: torch.device) -> Place | None:
+    def place(self, device: torch.device) -> Placing | None:
         """Return what puts a statistic's tensor where there is room for it; None where that is the host anyway."""
         return None if device.type == "cpu" else self._residencies[device].hold
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from search.memory_demand import UNKNOWN, Machine, Memory
+from search.memory_demand import UNKNOWN, MachineMemory, Memory
 
 _MEMINFO = Path("/proc/meminfo")
 # Says which control groups the process is in: number, controllers and path, with a colon between them.
@@ -24,7 +24,7 @@ _GROUPS = (
 )
 
 
-def machine_of(devices: Sequence[torch.device], workers: int = 1) -> Machine:
+def machine_of(devices: Sequence[torch.device], workers: int = 1) -> MachineMemory:
     """Return the memory that this process can take.
 
     Args:
@@ -32,7 +32,7 @@ def machine_of(devices: Sequence[torch.device], workers: int = 1) -> Machine:
         workers: processes that share this machine, this one included.
     """
     own = tuple(_device(device) for device in devices if device.type == "cuda")
-    return Machine(_host(), own, workers)
+    return MachineMemory(_host(), own, workers)
 
 
 def _device(device: torch.device) -> Memory:

@@ -25,7 +25,7 @@ class Memory:
 
 
 @dataclass(frozen=True, slots=True)
-class Machine:
+class MachineMemory:
     """What there is.
 
     Attributes:

@@ -16,15 +16,15 @@ from dataclasses import dataclass, field
 
 from evaluation.generation.pass_memory import PASS_TOKENS, layers_bytes, logits_bytes
 from evaluation.generation.room import MOST_ROWS, PLAIN_ROWS, Room
-from evaluation.generation.vllm_engine.settings import (
+from evaluation.generation.vllm_engine.engine_settings import (
     ENGINE_OVERHEAD_BYTES,
     DeviceKind,
     least_cache_bytes,
     row_bytes,
 )
-from merging.residency.memory import Budget
+from merging.residency.budget import Budget
 from merging.sizes import shown_size
-from search.memory_demand import UNKNOWN, Demand, Machine, Memory, Share
+from search.memory_demand import UNKNOWN, Demand, MachineMemory, Memory, Share
 
 # What stays free of a device: for the libraries' workspaces, and what the allocator rounds up and cannot use.
 _DEVICE_MARGIN, _DEVICE_MARGIN_PART = 500_000_000, 0.02
@@ -43,7 +43,7 @@ MERGING, WEIGHTS, ENGINE = "merging and ascent, besides", "engine: weights", "en
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class MemoryPart:
     """What something takes, in bytes."""
 
     what: str
@@ -51,7 +51,7 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class PlacePlan:
     """What is planned for a device or the host.
 
     Attributes:
@@ -60,7 +60,7 @@ class Place:
     """
 
     memory: Memory
-    parts: tuple[Part, ...]
+    parts: tuple[MemoryPart, ...]
 
     @property
     def planned(self) -> int:
@@ -84,7 +84,7 @@ class MemoryPlan:
         refusal: why it cannot work, in a sentence; empty if it can.
     """
 
-    places: tuple[Place, ...]
+    places: tuple[PlacePlan, ...]
     budgets: tuple[Budget, ...]
     rows: int
     room: Room
@@ -115,8 +115,8 @@ class _Account:
             self.left -= size
 
     @property
-    def place(self) -> Place:
-        return Place(self.memory, tuple(Part(what, size) for what, size in self.sizes.items()))
+    def place(self) -> PlacePlan:
+        return PlacePlan(self.memory, tuple(MemoryPart(what, size) for what, size in self.sizes.items()))
 
 
 @dataclass
@@ -200,7 +200,7 @@ class _Device:
         return self.share.parents + self.share.statistics - self.kept
 
 
-def plan_memory(machine: Machine, demand: Demand) -> MemoryPlan:
+def plan_memory(machine: MachineMemory, demand: Demand) -> MemoryPlan:
     """Plan the memory of a search, or of a single evaluation."""
     on_gpu = bool(machine.devices)
     host_margin = max(_HOST_MARGIN, int(_HOST_MARGIN_PART * machine.host_part))

@@ -21,13 +21,13 @@ from merging import MergeOptions, Merger, ParentSet, Recipe, load_tokenizer
 from merging.checkpoints.checkpoint import Checkpoint
 from merging.merger import streamed_bytes
 from merging.planning.plan import Plan
-from merging.residency.memory import Budget
+from merging.residency.budget import Budget
 from merging.residency.streaming import streaming_bytes
 from merging.statistics.memory import StatisticsBytes, calibration_bytes, statistics_bytes
 from search.ascent.loss import backward_bytes
 from search.errors import SearchError
 from search.free_memory import machine_of
-from search.memory_demand import Demand, Machine, Share
+from search.memory_demand import Demand, MachineMemory, Share
 from search.memory_plan import MemoryPlan, plan_memory
 from search.space.config import SearchConfig
 
@@ -114,7 +114,7 @@ class Planner:
     merger: Merger
     recipes: Sequence[Recipe]
     generation: Generation
-    machine: Machine
+    machine: MachineMemory
     ascends: bool = False
     limits: Limits = NO_LIMITS
 

@@ -45,9 +45,9 @@ from evaluation.generation.text import (
     text_after,
     within_context,
 )
+from evaluation.generation.vllm_engine.engine_settings import Device, EngineDemand, settings_for
 from evaluation.generation.vllm_engine.messages import Likelihood
 from evaluation.generation.vllm_engine.process import EngineProcess
-from evaluation.generation.vllm_engine.settings import Demand, Device, settings_for
 
 _LOG = logging.getLogger(__name__)
 
@@ -131,7 +131,7 @@ class VllmBackend:
         """Return an engine with the model's weights, which it may hold itself, and room for the requests."""
         tensors, device = _tensors(model), weights.device if weights else model.device
         kind = _Kind.of(model, tokenizer, tensors, device)
-        demand = Demand(
+        demand = EngineDemand(
             sum(tensor.nbytes for tensor in tensors.values()),
             _bytes_per_slot(model),
             context_length(model),

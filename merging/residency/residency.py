@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from merging.checkpoints.weights import StoredTensor
+from merging.residency.budget import Budget
 from merging.residency.copy_queue import CopyQueue, CudaCopyQueue
-from merging.residency.memory import Budget, is_out_of_memory
+from merging.residency.memory_errors import is_out_of_memory
 from merging.residency.slabs import Slabs
 from merging.residency.streaming import buffer_bytes
 from merging.residency.transfers import Transfers

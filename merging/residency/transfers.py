@@ -18,7 +18,7 @@ from torch import Tensor
 
 from merging.checkpoints.weights import StoredTensor
 from merging.residency.copy_queue import CopyQueue
-from merging.residency.memory import is_out_of_memory
+from merging.residency.memory_errors import is_out_of_memory
 from merging.residency.streaming import CHUNK, aligned, group_bytes
 
 _LOG = logging.getLogger("merging.residency")

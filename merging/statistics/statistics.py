@@ -23,7 +23,7 @@ _LOG = logging.getLogger("merging.statistics")
 
 T = TypeVar("T")
 
-Place: TypeAlias = Callable[[Tensor, Tensor | None], Tensor]
+Placing: TypeAlias = Callable[[Tensor, Tensor | None], Tensor]
 
 _NOTHING: Named = {}
 # From this size on, a written statistic is mapped from its file, so that it takes no memory of its own.
@@ -45,7 +45,7 @@ class Kept(Generic[T]):
     name: str
     form: Form[T]
     made_of: Callable[[Callable[[Path], str]], object]
-    place: Place | None
+    place: Placing | None
 
 
 class Statistics:

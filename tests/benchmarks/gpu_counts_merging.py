@@ -17,7 +17,7 @@ import warnings
 from pathlib import Path
 
 from merging import Recipe
-from merging.residency.memory import Budget
+from merging.residency.budget import Budget
 from merging.residency.streaming import streaming_bytes
 from tests.benchmarks.candidates import benchmark_recipes, candidate
 from tests.benchmarks.memory_plan import LARGE, MODELS, PARENTS_OF_SEARCH

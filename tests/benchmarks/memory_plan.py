@@ -17,8 +17,8 @@ from evaluation.generation.pass_memory import ModelShape
 from merging.residency.streaming import streaming_bytes
 from search.ascent.loss import backward_bytes
 from search.cli.memory_table import memory_table
-from search.memory_demand import Demand, Machine, Memory, Share
-from search.memory_plan import CACHE, ENGINE, LIVE, PARENTS, PASS, WEIGHTS, MemoryPlan, Place, plan_memory
+from search.memory_demand import Demand, MachineMemory, Memory, Share
+from search.memory_plan import CACHE, ENGINE, LIVE, PARENTS, PASS, WEIGHTS, MemoryPlan, PlacePlan, plan_memory
 from search.planned_memory import beside_engine
 
 CARDS = {24: 24_564, 48: 46_068, 80: 81_559, 141: 143_771}
@@ -102,10 +102,10 @@ def demand_of(
     return Demand(tuple(shares), model.shape, PROMPT + NEW_TOKENS, ROWS)
 
 
-def machine_of(card: int, devices: int = 1, host: Memory = _HOST) -> Machine:
+def machine_of(card: int, devices: int = 1, host: Memory = _HOST) -> MachineMemory:
     """Return a machine with cards of so many gigabytes, on which nothing is but this process."""
     total = CARDS[card] << 20
-    return Machine(host, tuple(Memory(f"cuda:{index}", total, total - _CONTEXT) for index in range(devices)))
+    return MachineMemory(host, tuple(Memory(f"cuda:{index}", total, total - _CONTEXT) for index in range(devices)))
 
 
 def plans() -> Iterator[tuple[str, Model, BackendName, MemoryPlan]]:
@@ -115,11 +115,11 @@ def plans() -> Iterator[tuple[str, Model, BackendName, MemoryPlan]]:
         for model in MODELS:
             for backend in backends:
                 yield f"{card} GB", model, backend, plan_memory(machine_of(card), demand_of(model, backend))
-    large = Machine(replace(_HOST, total=512 * 10**9, free=480 * 10**9), machine_of(80, 4).devices)
+    large = MachineMemory(replace(_HOST, total=512 * 10**9, free=480 * 10**9), machine_of(80, 4).devices)
     yield "4 x 80 GB", LARGE, "transformers", plan_memory(large, demand_of(LARGE, devices=4))
 
 
-def _on(place: Place, *kinds: str) -> str:
+def _on(place: PlacePlan, *kinds: str) -> str:
     return f"{sum(part.bytes for part in place.parts if part.what in kinds) / 1e9:.1f}"
 
 

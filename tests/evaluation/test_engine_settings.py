@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from evaluation.errors import EvaluationError
 from evaluation.generation.room import MOST_ROWS, UNLIMITED, Room
-from evaluation.generation.vllm_engine.settings import (
+from evaluation.generation.vllm_engine.engine_settings import (
     ENGINE_OVERHEAD_BYTES,
-    Demand,
     Device,
+    EngineDemand,
     EngineSettings,
     capture_sizes,
     llm_arguments,
@@ -25,12 +25,12 @@ CARDS = {24: 25.8, 48: 51.5, 80: 85.5, 141: 150.8}
 LENGTH = 2048 + 15
 
 
-def demand(model: str, texts: int = 82) -> Demand:
+def demand(model: str, texts: int = 82) -> EngineDemand:
     weights, slot = MODELS[model]
-    return Demand(int(weights * GB), slot, 16_384, (1_100,) * texts)
+    return EngineDemand(int(weights * GB), slot, 16_384, (1_100,) * texts)
 
 
-def of(asked: Demand, device: Device, room: Room = UNLIMITED, draft_tokens: int | None = None) -> EngineSettings:
+def of(asked: EngineDemand, device: Device, room: Room = UNLIMITED, draft_tokens: int | None = None) -> EngineSettings:
     return settings_for(asked, device, room, "bfloat16", {}, draft_tokens=draft_tokens)
 
 
@@ -96,7 +96,7 @@ def test_what_does_not_fit_is_refused_with_its_numbers(size: int, room: Room, ma
 def test_the_longest_text_fits_and_its_guesses_do_too(
     kind: str, text: int, texts: int, context: int, guesses: int | None
 ) -> None:
-    asked = Demand(GB, 10_000, context, (min(text, context),) * texts)
+    asked = EngineDemand(GB, 10_000, context, (min(text, context),) * texts)
     device = Device("cpu") if kind == "cpu" else card(80)
     settings = of(asked, device, draft_tokens=guesses)
     assert settings.length >= min(context, text + settings.draft_tokens)

@@ -25,7 +25,7 @@ from evaluation.generation.backend_protocol import Generated, Request, StreamedW
 from evaluation.generation.room import Room
 from evaluation.generation.text import text_after
 from evaluation.generation.vllm_backend import VllmBackend
-from evaluation.generation.vllm_engine.settings import capture_sizes, llm_arguments, settings_for
+from evaluation.generation.vllm_engine.engine_settings import capture_sizes, llm_arguments, settings_for
 from merging import Merger, NonFiniteTensor, ParentSet, Recipe, load_model, load_tokenizer
 from search import SearchConfig, run_search
 from tests.evaluation.test_engine_settings import card, demand

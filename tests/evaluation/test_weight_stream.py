@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from evaluation.generation.vllm_engine import weight_stream
-from evaluation.generation.vllm_engine.weight_stream import Piece, SharedMemory, WeightReader, WeightWriter
+from evaluation.generation.vllm_engine.weight_stream import SharedMemory, WeightPiece, WeightReader, WeightWriter
 
 CPU = torch.device("cpu")
 DTYPES = [torch.bfloat16, torch.float16, torch.float32, torch.int64]
@@ -21,9 +21,9 @@ SHAPES = st.lists(st.integers(0, 9), max_size=3).map(tuple)
 
 def passed(tensors: Sequence[tuple[str, Tensor]], writer: WeightWriter) -> list[tuple[str, Tensor]]:
     """Return what the reader gets; a half is spoilt as soon as it is read, as by the next one."""
-    pending: list[Sequence[Piece]] = []
+    pending: list[Sequence[WeightPiece]] = []
 
-    def chunks() -> Iterator[Sequence[Piece]]:
+    def chunks() -> Iterator[Sequence[WeightPiece]]:
         for pieces in writer.chunks(tensors):
             pending.append(pieces)
             yield pieces

@@ -35,7 +35,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 from merging import MergeOptions, Merger, ParentSet, Recipe, choose_kernels
-from merging.residency.memory import Budget
+from merging.residency.budget import Budget
 from tests.benchmarks.candidates import METHODS, benchmark_recipes, candidate
 from tests.benchmarks.machine import describe_machine
 from tests.merging.conftest import Family

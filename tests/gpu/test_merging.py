@@ -14,8 +14,8 @@ from merging.checkpoints.checkpoint import Checkpoint
 from merging.kernels import EAGER
 from merging.kernels.compiled import CompiledKernels
 from merging.methods import METHODS
+from merging.residency.budget import Budget
 from merging.residency.copy_queue import CudaCopyQueue
-from merging.residency.memory import Budget
 from merging.residency.transfers import Transfers
 from tests.merging.conftest import make_family
 from tests.merging.operands import run

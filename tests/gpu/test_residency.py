@@ -9,8 +9,8 @@ import torch
 
 from merging import MergeOptions, Merger, ParentSet, Recipe
 from merging.checkpoints.checkpoint import Checkpoint
+from merging.residency.budget import Budget
 from merging.residency.copy_queue import CudaCopyQueue
-from merging.residency.memory import Budget
 from merging.residency.residency import Residency
 from merging.residency.transfers import Transfers
 from tests.merging.conftest import Family, make_family

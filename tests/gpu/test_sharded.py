@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from merging import MergeOptions, Merger, MergingError, ParentSet, Recipe
-from merging.residency.memory import Budget
+from merging.residency.budget import Budget
 from tests.merging.conftest import make_family
 from tests.merging.recipes import recipes
 from tests.merging.test_native import assert_same_bits

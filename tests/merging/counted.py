@@ -24,7 +24,7 @@ from torch.utils._pytree import tree_leaves
 from merging import MergeOptions, Merger, ParentSet, Recipe
 from merging.kernels import Kernels
 from merging.kernels.compiled import CompiledKernels
-from merging.residency.memory import Budget
+from merging.residency.budget import Budget
 from merging.residency.residency import Residency
 from merging.statistics.statistics import Statistics
 

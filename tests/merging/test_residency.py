@@ -38,7 +38,7 @@ from merging.arithmetic.bits import Finite
 from merging.checkpoints.architecture import skeleton
 from merging.checkpoints.checkpoint import Checkpoint
 from merging.checkpoints.weights import StoredTensor, read_header
-from merging.residency.memory import Budget
+from merging.residency.budget import Budget
 from merging.residency.residency import Residency
 from search.cli import main
 from tests.merging.conftest import Family

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from merging.checkpoints.weights import StoredTensor, read_header
-from merging.residency.memory import Budget
+from merging.residency.budget import Budget
 from merging.residency.residency import Residency
 from merging.residency.slabs import Slabs
 from merging.residency.streaming import aligned, streaming_bytes

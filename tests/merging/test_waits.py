@@ -9,7 +9,7 @@ from merging import ParentSet, Recipe, execution
 from merging.arithmetic.magnitude_table import RUN
 from merging.kernels import EAGER
 from merging.merger import Merger
-from merging.residency.memory import Budget
+from merging.residency.budget import Budget
 from tests.benchmarks.candidates import METHODS, benchmark_recipes, candidate
 from tests.merging.conftest import Family, make_family
 from tests.merging.counted import DEVICE, counted_candidates

@@ -19,7 +19,7 @@ from evaluation.sandbox.errors import SandboxError
 from evaluation.sandbox.verdict import Verdict
 from evaluation.sandbox.zygote_pair import ZygotePair
 from merging import MachineError, Merger, MergingError, NonFiniteTensor, OutOfMemory, Recipe
-from merging.residency.memory import is_out_of_memory as merging_is_out_of_memory
+from merging.residency.memory_errors import is_out_of_memory as merging_is_out_of_memory
 from search import Leaderboard, SearchConfig, SearchError, run_search
 from search.errors import PrunedError, is_of_the_candidate
 from search.run.trial import Bench, describe

@@ -11,10 +11,10 @@ from rich.console import Console
 
 from evaluation import BackendName
 from evaluation.generation.pass_memory import ModelShape
-from merging.residency.memory import Budget
+from merging.residency.budget import Budget
 from search.cli.memory_table import memory_lines, memory_table
-from search.memory_demand import UNKNOWN, Demand, Machine, Memory, Share
-from search.memory_plan import CACHE, FREE, LIVE, PARENTS, STATISTICS, MemoryPlan, Place, plan_memory
+from search.memory_demand import UNKNOWN, Demand, MachineMemory, Memory, Share
+from search.memory_plan import CACHE, FREE, LIVE, PARENTS, STATISTICS, MemoryPlan, PlacePlan, plan_memory
 from tests.benchmarks.memory_plan import CARDS, LARGE, MODELS, Model, demand_of, machine_of, plans
 
 BACKENDS: tuple[BackendName, ...] = ("transformers", "vllm")
@@ -51,7 +51,7 @@ def shares(draw: st.DrawFn, shape: ModelShape, *, has_engine: bool = False) -> S
 
 
 @st.composite
-def cases(draw: st.DrawFn) -> tuple[Machine, Demand]:
+def cases(draw: st.DrawFn) -> tuple[MachineMemory, Demand]:
     shape, has_engine = draw(SHAPES), draw(st.booleans())
     devices = 1 if has_engine else draw(st.integers(0, 4))
     memories = []
@@ -59,7 +59,9 @@ def cases(draw: st.DrawFn) -> tuple[Machine, Demand]:
         total = draw(SIZES)
         memories.append(Memory(f"cuda:{index}", total, draw(st.integers(0, total))))
     total = draw(SIZES)
-    machine = Machine(Memory("host", total, draw(st.integers(0, total))), tuple(memories), draw(st.integers(1, 8)))
+    machine = MachineMemory(
+        Memory("host", total, draw(st.integers(0, total))), tuple(memories), draw(st.integers(1, 8))
+    )
     wanted = tuple(draw(shares(shape, has_engine=has_engine)) for _ in range(max(1, devices)))
     limit = st.none() | SIZES
     demand = Demand(
@@ -69,12 +71,12 @@ def cases(draw: st.DrawFn) -> tuple[Machine, Demand]:
     return machine, demand
 
 
-def on(place: Place, what: str) -> int:
+def on(place: PlacePlan, what: str) -> int:
     return sum(part.bytes for part in place.parts if part.what == what)
 
 
 @given(cases())
-def test_a_plan_fits_into_what_is_free(case: tuple[Machine, Demand]) -> None:
+def test_a_plan_fits_into_what_is_free(case: tuple[MachineMemory, Demand]) -> None:
     machine, demand = case
     plan = plan_memory(machine, demand)
     if plan.refusal:
@@ -92,7 +94,7 @@ def test_a_plan_fits_into_what_is_free(case: tuple[Machine, Demand]) -> None:
 
 
 @given(cases())
-def test_a_plan_has_the_rows_that_are_wanted_or_a_reason(case: tuple[Machine, Demand]) -> None:
+def test_a_plan_has_the_rows_that_are_wanted_or_a_reason(case: tuple[MachineMemory, Demand]) -> None:
     plan = plan_memory(*case)
     if plan.refusal:
         assert plan.rows == 0
@@ -104,7 +106,7 @@ def test_a_plan_has_the_rows_that_are_wanted_or_a_reason(case: tuple[Machine, De
 
 
 @given(cases(), st.integers(0, 100_000_000_000))
-def test_more_memory_never_costs_rows_or_kept_parents(case: tuple[Machine, Demand], more: int) -> None:
+def test_more_memory_never_costs_rows_or_kept_parents(case: tuple[MachineMemory, Demand], more: int) -> None:
     machine, demand = case
     # The gradient of an ascent takes the place of parents from where it fits.
     demand = replace(demand, shares=tuple(replace(share, gradient=0) for share in demand.shares))
@@ -123,7 +125,7 @@ def test_more_memory_never_costs_rows_or_kept_parents(case: tuple[Machine, Deman
 
 
 @given(cases(), st.integers(0, 100_000_000_000))
-def test_more_parents_never_cost_rows_that_come_first(case: tuple[Machine, Demand], more: int) -> None:
+def test_more_parents_never_cost_rows_that_come_first(case: tuple[MachineMemory, Demand], more: int) -> None:
     machine, demand = case
     many = replace(demand, shares=tuple(replace(share, parents=share.parents + more) for share in demand.shares))
     few, found = plan_memory(machine, demand), plan_memory(machine, many)
@@ -131,7 +133,7 @@ def test_more_parents_never_cost_rows_that_come_first(case: tuple[Machine, Deman
 
 
 @given(cases(), st.integers(1, 8))
-def test_workers_of_one_machine_never_plan_more_than_there_is(case: tuple[Machine, Demand], workers: int) -> None:
+def test_workers_of_one_machine_never_plan_more_than_there_is(case: tuple[MachineMemory, Demand], workers: int) -> None:
     machine = replace(case[0], workers=workers)
     plan = plan_memory(machine, case[1])
     if not plan.refusal:
@@ -140,7 +142,7 @@ def test_workers_of_one_machine_never_plan_more_than_there_is(case: tuple[Machin
 
 @pytest.mark.parametrize("workers", [1, 4, 12])
 def test_each_worker_leaves_a_tenth_of_its_part_of_the_host_free(workers: int) -> None:
-    machine = Machine(Memory("host", 240 * 10**9, 240 * 10**9), workers=workers)
+    machine = MachineMemory(Memory("host", 240 * 10**9, 240 * 10**9), workers=workers)
     share = Share(parents=10**9, live=10**9, slot=MODELS[0].shape.slot_bytes)
     plan = plan_memory(machine, replace(demand_of(MODELS[0]), shares=(share,)))
     assert plan.refusal == ""
@@ -219,7 +221,7 @@ def test_the_host_has_room_for_what_a_full_card_leaves() -> None:
 
 
 def test_a_host_of_which_nothing_is_known_has_room_for_everything() -> None:
-    machine = Machine(Memory("host", UNKNOWN, UNKNOWN))
+    machine = MachineMemory(Memory("host", UNKNOWN, UNKNOWN))
     plan = plan_memory(machine, replace(demand_of(MODELS[0]), requests=164))
     assert (plan.rows, plan.from_files, plan.refusal) == (164, 0, "")
 
@@ -230,9 +232,9 @@ def test_a_host_keeps_room_for_what_is_not_planned_however_small_it_is() -> None
         layers=1, hidden=64, intermediate=64, vocabulary=256, heads=1, kv_heads=1, head_size=64, itemsize=2
     )
     demand = Demand((Share(parents=0, live=1_000_000, slot=shape.slot_bytes),), shape, length=100, requests=1)
-    refused = plan_memory(Machine(Memory("host", 10**9, 10**8)), demand)
+    refused = plan_memory(MachineMemory(Memory("host", 10**9, 10**8)), demand)
     assert refused.refusal.startswith("host can give 0 bytes, and the least that is needed there is ")
-    assert not plan_memory(Machine(Memory("host", 10**9, 3 * 10**8)), demand).refusal
+    assert not plan_memory(MachineMemory(Memory("host", 10**9, 3 * 10**8)), demand).refusal
 
 
 def test_calibration_that_has_no_room_is_refused_before_anything_is_loaded() -> None:
@@ -260,7 +262,7 @@ def test_the_table_fits_a_terminal_and_adds_up(width: int, devices: int) -> None
     if devices:
         plan = plan_memory(machine_of(80, devices), demand_of(LARGE if devices > 1 else MODELS[0], devices=devices))
     else:
-        plan = plan_memory(Machine(Memory("host", 10**11, 9 * 10**10)), demand_of(MODELS[0]))
+        plan = plan_memory(MachineMemory(Memory("host", 10**11, 9 * 10**10)), demand_of(MODELS[0]))
     console = Console(width=width, record=True, file=None, quiet=True)
     with console.capture() as capture:
         console.print(memory_table(plan))

@@ -15,9 +15,9 @@ from evaluation.generation.engine import generator
 from evaluation.generation.engine.generator import TransformersGenerator
 from evaluation.generation.room import Room
 from merging import MergeOptions, Merger, ParentSet, load_model, load_tokenizer
-from merging.residency.memory import Budget
+from merging.residency.budget import Budget
 from search import SearchConfig, SearchError, run_search
-from search.memory_demand import Machine, Memory
+from search.memory_demand import MachineMemory, Memory
 from search.planned_memory import Generation, Planner, beside_engine, budgets_of, demand_of
 from search.results import ResultsFolder
 from search.run.setup import Setup
@@ -26,7 +26,7 @@ from tests.search.conftest import Command
 from tests.search.family import Family
 from tests.search.told import Phases
 
-SCARCE = Machine(Memory("host", 10**9, 200_090_000))
+SCARCE = MachineMemory(Memory("host", 10**9, 200_090_000))
 
 
 def test_the_sizes_of_a_search_are_those_of_its_files(family: Family) -> None:
@@ -64,7 +64,7 @@ def test_a_slot_takes_what_the_generator_finds(family: Family) -> None:
 def test_several_cpus_share_the_budget_of_the_host(family: Family) -> None:
     config = SearchConfig.load(family.write())
     with ParentSet.open(config.space.extreme_recipes, MergeOptions(memory_budget=0)) as parents:
-        machine = Machine(Memory("host", 10**10, 10**10))
+        machine = MachineMemory(Memory("host", 10**10, 10**10))
         planner = Planner(Merger(parents), config.space.extreme_recipes, Generation("transformers", 100, 7), machine)
         plan = planner.plan()
         whole = plan.budgets[0].host
@@ -92,13 +92,13 @@ def test_a_search_without_room_is_refused_before_anything_is_written(
     every(
         2,
         [
-            (Machine(Memory("host", 10**10, 8 * 10**9)), "problems are decoded at once.", 0),
+            (MachineMemory(Memory("host", 10**10, 8 * 10**9)), "problems are decoded at once.", 0),
             (SCARCE, "The search has no room here: host can give 90 KB", 1),
         ],
     ),
 )
 def test_a_dry_run_shows_the_plan(
-    machine: Machine, told: str, code: int, family: Family, command: Command, monkeypatch: pytest.MonkeyPatch
+    machine: MachineMemory, told: str, code: int, family: Family, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("search.planned_memory.machine_of", lambda *_: machine)
     done = command("run", family.write(), "--dry-run")

@@ -21,9 +21,9 @@ from evaluation.generation.vllm_engine.messages import (
     Load,
     Loaded,
     Order,
-    Start,
+    StartEngine,
 )
-from evaluation.generation.vllm_engine.weight_stream import Piece
+from evaluation.generation.vllm_engine.weight_stream import WeightPiece
 
 
 class CancelledError(Exception):
@@ -44,7 +44,7 @@ def main() -> None:
 
 def _serve(connection: Connection[Answer, Order]) -> None:
     start = connection.recv()
-    assert isinstance(start, Start)
+    assert isinstance(start, StartEngine)
     # Imported here, so that a vLLM that cannot be imported is reported like other failures.
     from evaluation.generation.vllm_engine.engine import Engine
 
@@ -63,7 +63,7 @@ def _serve(connection: Connection[Answer, Order]) -> None:
         connection.send(Done())
 
 
-def _chunks(connection: Connection[Answer, Order]) -> Iterator[Sequence[Piece]]:
+def _chunks(connection: Connection[Answer, Order]) -> Iterator[Sequence[WeightPiece]]:
     while not isinstance(order := connection.recv(), Loaded):
         if isinstance(order, Cancel):
             raise CancelledError

@@ -17,10 +17,10 @@ from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, i
 from vllm.sampling_params import RequestOutputKind
 
 from evaluation.generation.backend_protocol import Request
+from evaluation.generation.vllm_engine.engine_settings import EngineSettings, llm_arguments
 from evaluation.generation.vllm_engine.messages import Completed, Generate, Likelihood
 from evaluation.generation.vllm_engine.proposer import DraftProposer
-from evaluation.generation.vllm_engine.settings import EngineSettings, llm_arguments
-from evaluation.generation.vllm_engine.weight_stream import Piece, SharedMemory, WeightReader
+from evaluation.generation.vllm_engine.weight_stream import SharedMemory, WeightPiece, WeightReader
 
 
 class Engine:
@@ -42,7 +42,7 @@ class Engine:
             self._drafting = runner.drafter
             self._drafting.begin(runner.input_batch, settings)
 
-    def load(self, chunks: Iterable[Sequence[Piece]], taken: Callable[[], None]) -> None:
+    def load(self, chunks: Iterable[Sequence[WeightPiece]], taken: Callable[[], None]) -> None:
         """Replace all weights by those that follow.
 
         After an error of the chunks, which is passed on, the weights are undefined until the next call.

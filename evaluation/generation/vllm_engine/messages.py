@@ -8,12 +8,12 @@ from typing import TypeAlias
 
 from evaluation.errors import EvaluationError
 from evaluation.generation.backend_protocol import Request
-from evaluation.generation.vllm_engine.settings import EngineSettings
-from evaluation.generation.vllm_engine.weight_stream import Piece, SharedMemory
+from evaluation.generation.vllm_engine.engine_settings import EngineSettings
+from evaluation.generation.vllm_engine.weight_stream import SharedMemory, WeightPiece
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
+class StartEngine:
     """Start an engine; the first message."""
 
     settings: EngineSettings
@@ -29,7 +29,7 @@ class Load:
 class Chunk:
     """Some of the weights are in the shared memory; answered by Done as soon as they may be overwritten."""
 
-    pieces: Sequence[Piece]
+    pieces: Sequence[WeightPiece]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +72,6 @@ class Done:
     """The order is carried out."""
 
 
-Order: TypeAlias = Start | Load | Chunk | Loaded | Generate | Cancel
+Order: TypeAlias = StartEngine | Load | Chunk | Loaded | Generate | Cancel
 # An error says why an order cannot be carried out; the engine ends with it.
 Answer: TypeAlias = Completed | Likelihood | Done | EvaluationError

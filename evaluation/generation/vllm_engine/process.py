@@ -23,6 +23,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from evaluation.errors import EvaluationError
 from evaluation.generation.backend_protocol import Request
+from evaluation.generation.vllm_engine.engine_settings import EngineSettings
 from evaluation.generation.vllm_engine.messages import (
     Answer,
     Cancel,
@@ -34,9 +35,8 @@ from evaluation.generation.vllm_engine.messages import (
     Load,
     Loaded,
     Order,
-    Start,
+    StartEngine,
 )
-from evaluation.generation.vllm_engine.settings import EngineSettings
 from evaluation.generation.vllm_engine.weight_stream import WeightWriter
 
 _WORK = {
@@ -90,7 +90,7 @@ class EngineProcess:
             )
         theirs.close()
         try:
-            self._order(Start(replace(settings, folder=self._folder.name), self._weights.shared))
+            self._order(StartEngine(replace(settings, folder=self._folder.name), self._weights.shared))
             self._started(settings, tell)
         except BaseException:
             self.close()

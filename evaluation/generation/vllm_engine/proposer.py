@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from evaluation.generation.backend_protocol import Request
 from evaluation.generation.drafting.drafter import Drafter, Trust
-from evaluation.generation.vllm_engine.settings import EngineSettings
+from evaluation.generation.vllm_engine.engine_settings import EngineSettings
 
 
 class DraftProposer:

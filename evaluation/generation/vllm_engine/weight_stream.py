@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import rebuild_cuda_tensor, reduce_tensor
 
-from evaluation.generation.vllm_engine.settings import DeviceKind
+from evaluation.generation.vllm_engine.engine_settings import DeviceKind
 
 SHARED_BYTES: dict[DeviceKind, int] = {"cpu": 128 << 20, "cuda": 512 << 20}
 """The size of the memory, by the kind of device that it is on."""
@@ -43,7 +43,7 @@ class SharedMemory:
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class WeightPiece:
     """Some bytes of a tensor; the pieces of one follow each other.
 
     Attributes:
@@ -86,12 +86,12 @@ class WeightWriter:
             _, handle = reduce_tensor(self._memory)  # type: ignore[no-untyped-call]
         self.shared = SharedMemory(file, handle)
 
-    def chunks(self, tensors: Iterable[tuple[str, Tensor]]) -> Iterator[Sequence[Piece]]:
+    def chunks(self, tensors: Iterable[tuple[str, Tensor]]) -> Iterator[Sequence[WeightPiece]]:
         """Write tensors into the halves in turn; yield the pieces of each half that is full.
 
         Before asking for more, the caller waits until the half before this one is read.
         """
-        half, used, pieces = 0, 0, list[Piece]()
+        half, used, pieces = 0, 0, list[WeightPiece]()
         for name, tensor in tensors:
             flat = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
             dtype, shape, start = str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape), 0
@@ -99,7 +99,7 @@ class WeightWriter:
                 count = min(len(flat) - start, self._half - used)
                 place = half * self._half + used
                 self._memory[place : place + count].copy_(flat[start : start + count])
-                pieces.append(Piece(name, dtype, shape, place, start, count))
+                pieces.append(WeightPiece(name, dtype, shape, place, start, count))
                 used, start = used + -(-count // _ALIGNMENT) * _ALIGNMENT, start + count
                 if used >= self._half:
                     yield self._written(pieces)
@@ -114,7 +114,7 @@ class WeightWriter:
         os.close(self.shared.file)
         self._memory = torch.empty(0, dtype=torch.uint8)
 
-    def _written(self, pieces: Sequence[Piece]) -> Sequence[Piece]:
+    def _written(self, pieces: Sequence[WeightPiece]) -> Sequence[WeightPiece]:
         _wait_for(self._device)
         return pieces
 
@@ -129,7 +129,9 @@ class WeightReader:
     def __init__(self, memory: SharedMemory) -> None:
         self._memory = _mapped(memory.file) if memory.handle is None else _opened(memory.handle)
 
-    def tensors(self, chunks: Iterable[Sequence[Piece]], taken: Callable[[], None]) -> Iterator[tuple[str, Tensor]]:
+    def tensors(
+        self, chunks: Iterable[Sequence[WeightPiece]], taken: Callable[[], None]
+    ) -> Iterator[tuple[str, Tensor]]:
         """Yield each tensor's name and a copy of it.
 
         Args:

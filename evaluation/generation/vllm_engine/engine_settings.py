@@ -38,7 +38,7 @@ _LENGTH_STEP = 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Demand:
+class EngineDemand:
     """What is asked of an engine.
 
     Attributes:
@@ -107,7 +107,7 @@ class EngineSettings:
 
 
 def settings_for(
-    demand: Demand,
+    demand: EngineDemand,
     device: Device,
     room: Room,
     dtype: str,
@@ -214,7 +214,7 @@ def capture_sizes(most: int) -> tuple[int, ...]:
     return tuple(sizes)
 
 
-def _available(demand: Demand, device: Device, room: Room) -> int:
+def _available(demand: EngineDemand, device: Device, room: Room) -> int:
     """Return the bytes that keys and values may take."""
     if room.engine_cache_bytes is not None:
         return room.engine_cache_bytes
@@ -223,7 +223,7 @@ def _available(demand: Demand, device: Device, room: Room) -> int:
     return whole - demand.weight_bytes - ENGINE_OVERHEAD_BYTES
 
 
-def _wanted(demand: Demand, kind: DeviceKind, rows: int, length: int, guesses: int) -> int:
+def _wanted(demand: EngineDemand, kind: DeviceKind, rows: int, length: int, guesses: int) -> int:
     """Return the bytes of keys and values that can be used: on a CPU, whose memory others use too, by these texts."""
     longest = sorted((text + guesses for text in demand.texts), reverse=True)[:rows]
     return _blocks([length] * rows if kind == "cuda" else longest, kind) * demand.slot_bytes
@@ -234,7 +234,7 @@ def _blocks(texts: Sequence[int], kind: DeviceKind) -> int:
     return sum(_rounded(text, _BLOCK[kind]) for text in [*texts, 1])
 
 
-def _too_small(demand: Demand, device: Device, room: Room, length: int, least: int) -> str:
+def _too_small(demand: EngineDemand, device: Device, room: Room, length: int, least: int) -> str:
     gigabytes = "{:.1f} GB".format
     parts = (
         f"{gigabytes(demand.weight_bytes / 1e9)} for weights, {gigabytes(ENGINE_OVERHEAD_BYTES / 1e9)} for activations "

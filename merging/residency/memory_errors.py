@@ -1,14 +1,24 @@
-"""Room: what to do where memory runs out while parents are merged or run."""
+"""Memory that ran out: how to recognize it, and how to make room and go on."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import TypeVar
 
+import torch
+
 from merging.errors import OutOfMemory, first_line
-from merging.residency.memory import is_out_of_memory
 
 T = TypeVar("T")
+# Messages of the host, of a device, and of the libraries that compute on it.
+_NO_MEMORY = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory ran out: on a CPU, torch has no error class for that."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _NO_MEMORY)
 
 
 def with_room(work: Callable[[], T], give_up: Callable[[], int], what: str) -> T:

@@ -1,4 +1,4 @@
-"""Memory: what parents may take of it, and how to recognize that it ran out.
+"""Budgets: the memory that parents may take.
 
 Does not ask how much is free: whoever knows what else a process will take makes the budget.
 """
@@ -8,12 +8,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, replace
 
-import torch
-
 from merging.residency.streaming import CHUNK
-
-# Messages of the host, of a device, and of the libraries that compute on it.
-_NO_MEMORY = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +40,3 @@ class Budget:
 
 UNLIMITED = Budget(sys.maxsize, sys.maxsize)
 """Fills the device until it says that it is full, and then the host."""
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error says that memory ran out: on a CPU, torch has no error class for that."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _NO_MEMORY)
