@@ -30,7 +30,7 @@ from search.run.trial import Result, describe, repeat_trial, run_job
 from search.stopping import SearchSoFar, ended_by
 from search.study.looks import Look, Looks
 from search.study.record import ASCENT, TAKEN_OVER, WARM_START, Parameters, SamplerNotes, TrialRecord
-from search.study.samplers import Proposer
+from search.study.samplers import Centre, Proposer
 from search.study.store import Job, Proposal, Records
 from search.views.progress import Progress, SearchStatus
 
@@ -262,7 +262,7 @@ class Phases:
                 told = "; ".join(filter(None, (describe(error), ranking(records))))
                 notes = {ASCENT: {"over": told, "evaluations": cost}}
                 self._progress.say(f"the ascent is over: {told}")
-        proposal = self._proposer.propose(job.record.number, records)
+        proposal = self._proposer.propose(job.record.number, records, self._centre(records))
         return replace(proposal, sampler_notes={**proposal.sampler_notes, **notes})
 
     def _ascends(self) -> bool:
@@ -282,11 +282,16 @@ class Phases:
 
     @cached_property
     def _proposer(self) -> Proposer:
-        config = self.session.config
-        start = next(iter(centres(self.records.read())), {})
-        search = config.search
+        config, search = self.session.config, self.session.config.search
         space, options = config.space.distributions(), search.sampler_options
-        return Proposer(search.sampler, search.seed, space, config.objectives, start, options)
+        return Proposer(search.sampler, search.seed, space, config.objectives, options)
+
+    def _centre(self, records: Sequence[TrialRecord]) -> Centre:
+        """Return where a sampler that has a centre begins: at the best proposal of the ascent, or a warm start."""
+        ascent = self.session.config.search.ascent
+        if ascent and (climbed := ranked(it for it in records if it.proposed_by == ASCENT and it.parameters)):
+            return Centre(climbed[0].parameters, ascent.step)
+        return Centre(next(iter(warm_starts(records)), {}))
 
     def _tell(self, job: Job, result: Result) -> None:
         scoring = result.record.on(job.split) if result.record else None
@@ -332,12 +337,6 @@ class Phases:
         splits, search = self.session.bench.splits, self.session.config.search
         references = sum(record.kind != "trial" for record in self.records.read())
         return len(splits["report"]) / len(splits["search"]) * (references + min(search.finalists, self.total))
-
-
-def centres(records: Sequence[TrialRecord]) -> list[Parameters]:
-    """Return the parameters that a sampler with a centre may begin around, the first choice first."""
-    climbed = ranked(record for record in records if record.proposed_by == ASCENT and record.parameters)
-    return [record.parameters for record in climbed] + warm_starts(records)
 
 
 def warm_starts(records: Iterable[TrialRecord]) -> list[Parameters]:

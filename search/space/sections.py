@@ -41,8 +41,6 @@ YAML = YamlReader("config", SearchError)
 
 # How many problems MBPP+ v0.2.0 has.
 _MBPP_PLUS = 378
-# By docs/benchmarks.md, "What the default search is worth": no sampler is better on both families.
-_BEST_SAMPLER = "tpe"
 _DURATION = re.compile(r"(?:(?P<h>\d+(?:\.\d+)?)h)?(?:(?P<m>\d+(?:\.\d+)?)m)?(?:(?P<s>\d+(?:\.\d+)?)s?)?")
 
 
@@ -150,12 +148,11 @@ class EvaluationSection(_Section):
 
 
 def _known_sampler(name: str) -> str:
-    if name == "auto":
-        return _BEST_SAMPLER
-    from search.study.samplers import SAMPLERS  # takes a moment, and the default is not looked up
+    from search.study.samplers import AUTO, SAMPLERS  # takes a moment, and the default is not looked up
 
-    if name not in SAMPLERS:
-        raise ValueError(f"unknown sampler {name!r}{suggest(name, SAMPLERS)} (known: auto, {', '.join(SAMPLERS)})")
+    known = [AUTO, *SAMPLERS]
+    if name not in known:
+        raise ValueError(f"unknown sampler {name!r}{suggest(name, known)} (known: {', '.join(known)})")
     return name
 
 
@@ -218,7 +215,7 @@ class SearchSection(_Section):
     """How many candidates are proposed, and how."""
 
     ascent: Annotated[AscentSection | None, BeforeValidator(_ascent)] = AscentSection()
-    sampler: Annotated[str, AfterValidator(_known_sampler)] = _BEST_SAMPLER
+    sampler: Annotated[str, AfterValidator(_known_sampler)] = "auto"
     sampler_options: dict[str, bool | int | float | str] = Field(default_factory=dict)
     trials: int = Field(default=100, gt=0)
     timeout: Duration | None = None

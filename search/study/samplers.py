@@ -28,6 +28,8 @@ from search.study.projection import Projection, quiet
 from search.study.record import Parameters, TrialRecord
 from search.study.store import Proposal
 
+AUTO = "auto"
+"""The sampler that is CMA-ES around the best proposal of an ascent, and TPE where no ascent has led anywhere."""
 _SHOWN = 500
 # What a search decides, and what no config can hold.
 _NOT_OPTIONS = (
@@ -39,6 +41,19 @@ _NOT_OPTIONS = (
 
 
 @dataclass(frozen=True, slots=True)
+class Centre:
+    """Where a sampler that has a centre begins.
+
+    Attributes:
+        parameters: around which it begins; empty where there is no such place.
+        ascended: how far a step of the ascent that led there goes, as a fraction of each range; None without one.
+    """
+
+    parameters: Parameters = field(default_factory=dict)
+    ascended: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Draw:
     """What the parameters of one trial are drawn with.
 
@@ -46,14 +61,14 @@ class Draw:
         search_seed: the search's seed.
         number: the trial's.
         space: the distribution of each parameter.
-        start: the parameters around which a sampler that has a centre begins; may be empty.
+        centre: where a sampler that has a centre begins.
         options: of the sampler, by the names that Optuna has for them.
     """
 
     search_seed: int
     number: int
     space: Mapping[str, BaseDistribution]
-    start: Parameters = field(default_factory=dict)
+    centre: Centre = Centre()
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -117,11 +132,17 @@ def _values(distribution: BaseDistribution, points: int) -> list[Any]:
     return list(dict.fromkeys(kind(value) for value in np.clip(values, low, high).tolist()))
 
 
+def _evolution(draw: Draw) -> BaseSampler:
+    """Return CMA-ES; around what an ascent has found it begins with the spread of the ascent's steps."""
+    centre = draw.centre
+    spread = {"sigma0": centre.ascended} if centre.ascended else {}
+    given = {"warn_independent_sampling": False, **spread, **draw.options}
+    return optuna.samplers.CmaEsSampler(seed=draw.seed, x0=dict(centre.parameters) or None, **given)
+
+
 SAMPLERS: Mapping[str, Callable[[Draw], BaseSampler]] = {
     "tpe": _Estimator,
-    "cmaes": lambda draw: optuna.samplers.CmaEsSampler(
-        seed=draw.seed, x0=dict(draw.start) or None, warn_independent_sampling=False, **draw.options
-    ),
+    "cmaes": _evolution,
     "gp": lambda draw: optuna.samplers.GPSampler(seed=draw.seed, warn_independent_sampling=False, **draw.options),
     "nsgaii": lambda draw: _Genetic(seed=draw.seed, **{"population_size": 20, **draw.options}),
     "qmc": _Sequence,
@@ -138,7 +159,7 @@ class Proposer:
         seed: the search's.
         space: the distribution of each parameter.
         objectives: how many scores a trial has.
-        start, options: see `Draw`.
+        options: see `Draw`.
     """
 
     def __init__(
@@ -147,34 +168,43 @@ class Proposer:
         seed: int,
         space: Mapping[str, BaseDistribution],
         objectives: int = 1,
-        start: Parameters | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> None:
         self._name = name
         self._seed = seed
         self._space = space
-        self._start = start or {}
         self._options = options or {}
         # NSGA-II finds the parents of a generation in the generations before; several scores have no single best.
         self._sees_all = name == "nsgaii" or objectives > 1
         with quiet():
             self._projection = Projection(space, objectives)
 
-    def propose(self, number: int, records: Sequence[TrialRecord]) -> Proposal:
+    def propose(self, number: int, records: Sequence[TrialRecord], centre: Centre = Centre()) -> Proposal:
         """Draw the parameters of a trial, which is among the records and has none."""
+        name = self._sampler_at(centre)
         with quiet(), warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             # x0 of CMA-ES is deprecated since Optuna 4.9 without anything in its place, and stays until 6.
             warnings.simplefilter("ignore", FutureWarning)
             self._projection.update(records if self._sees_all else history(records, number))
-            sampler = SAMPLERS[self._name](Draw(self._seed, number, self._space, self._start, self._options))
+            sampler = SAMPLERS[name](Draw(self._seed, number, self._space, centre, self._options))
             parameters, notes = self._projection.draw(number, sampler)
         seen = sum(record.is_over for record in records if record.kind == "trial")
-        return Proposal(parameters, self._name, seen, notes)
+        return Proposal(parameters, name, seen, notes)
+
+    def _sampler_at(self, centre: Centre) -> str:
+        """Return which sampler draws: CMA-ES would draw choices, and a parameter by itself, at random."""
+        if self._name != AUTO:
+            return self._name
+        varied = [found for found in self._space.values() if not found.single()]
+        has_choices = any(isinstance(found, CategoricalDistribution) for found in varied)
+        return "cmaes" if centre.ascended and len(varied) > 1 and not has_choices else "tpe"
 
 
 def check_options(name: str, options: Mapping[str, Any]) -> None:
     """Raise ValueError, with what there is, for an option that a sampler does not have, or a value that it refuses."""
+    if name == AUTO:
+        raise ValueError(f"{AUTO} has no options, as it may be one of two samplers; set sampler, such as tpe or cmaes")
     with quiet(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         special: Mapping[str, Callable[..., Any]] = {

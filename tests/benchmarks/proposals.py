@@ -4,11 +4,11 @@
     python -m tests.benchmarks.proposals --families smollm2 --seeds 3  # after smollm2.py --only-base
     python -m tests.benchmarks.proposals --jobs 2  # two searches at once: sooner, but their seconds are not recorded
 
-Each search is the command that a person types. `default` is the config as it comes, with `--first` trials; the others
-have no ascent, and all their trials. `pycma` alone is no command: it is pycma as mergekit-evolve sets it up (x0 = equal
-weights, sigma0 = 1/6), on our merger and evaluator. No search ends before its trials are over. `mostly text` is a
-variant of the quickstart with four text problems to one of maths: there the best parent is good, and the gain of a
-merge small. `smollm2` is the search of configs/smollm2_adapters.yaml.
+Each search is the command that a person types. `default` is the config as it comes, with `--first` trials, and
+`default, whole` the same with all trials, as the others, which have no ascent. `pycma` alone is no command: it is pycma
+as mergekit-evolve sets it up (x0 = equal weights, sigma0 = 1/6), on our merger and evaluator. No search ends before its
+trials are over. `mostly text` is a variant of the quickstart with four text problems to one of maths: there the best
+parent is good, and the gain of a merge small. `smollm2` is the search of configs/smollm2_adapters.yaml.
 
 Every search that has ended is a line of `records/proposals.jsonl`, which the tables are printed from. What is there is
 not run again, so the benchmark goes on where it was stopped.
@@ -50,7 +50,7 @@ from tests.fixtures.quickstart.families import Kind, of_kind, problems
 CONFIGS = Path(__file__).parents[2] / "configs"
 RECORDS = Path(__file__).parent / "records" / "proposals.jsonl"
 COMMAND = [str(Path(sys.executable).with_name("merge-search"))]
-DEFAULT, PYCMA = "default", "pycma"
+DEFAULT, WHOLE, PYCMA = "default", "default, whole", "pycma"
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=100)
     parser.add_argument("--first", type=int, default=5)
     parser.add_argument("--families", nargs="+", default=QUICKSTART, choices=list(FAMILIES))
-    parser.add_argument("--searches", nargs="+", default=[DEFAULT, "tpe", "cmaes", "gp", PYCMA])
+    parser.add_argument("--searches", nargs="+", default=[DEFAULT, WHOLE, "tpe", "cmaes", "gp", PYCMA])
     parser.add_argument("--jobs", type=int, default=1)
     given = parser.parse_args()
     lines = RECORDS.read_text(encoding="utf-8").splitlines() if RECORDS.exists() else []
@@ -205,7 +205,7 @@ def configured(family: Family, name: str, place: Path) -> dict[str, object]:
         asked.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     config["evaluation"]["problems"] = str(asked)
     config["search"] |= {"finalists": 1, "stop": {"proven": False}}
-    if name not in {DEFAULT, PYCMA}:
+    if name not in {DEFAULT, WHOLE, PYCMA}:
         config["search"] |= {"sampler": name, "ascent": "off"}
     return config
 

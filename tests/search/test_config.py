@@ -35,7 +35,7 @@ def test_a_config_has_defaults_for_everything_but_the_recipe(family: Family) -> 
         "{model: b, parameters: {weight: 1}}]}",
         folder=family.folder,
     )
-    assert config.search.sampler == "tpe"
+    assert config.search.sampler == "auto"
     assert [entry.source for entry in config.evaluation.problems] == ["humaneval"]
     assert not config.evaluation.allow_code_execution
 

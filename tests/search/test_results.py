@@ -64,7 +64,7 @@ def test_a_folder_whose_name_is_no_text_is_refused(config: SearchConfig, tmp_pat
     [
         ("low: 0.2", "low: 0.3", r"recipe.models\[0\].parameters.density.low was 0.2 there and is 0.3 now"),
         ("max_new_tokens: 12", "max_new_tokens: 13", "evaluation.max_new_tokens was 12 there and is 13 now"),
-        ("trials: 3", "trials: 3, sampler: random", "search.sampler was 'tpe' there and is 'random' now"),
+        ("trials: 3", "trials: 3, sampler: random", "search.sampler was 'auto' there and is 'random' now"),
         (
             "max_new_tokens: 12",
             "max_new_tokens: 12, batch_size: 2",

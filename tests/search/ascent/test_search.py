@@ -53,14 +53,14 @@ def test_its_proposals_are_trials_and_the_sampler_goes_on(
     assert first.proposed_by == ASCENT
     assert first.search.state == "complete"
     assert 0 < first.sampler_notes[ASCENT]["loss"] < 1
-    assert second.proposed_by == "tpe"
+    assert second.proposed_by == "cmaes"
     assert second.sampler_notes[ASCENT]["over"] == "it has made its last proposal"
     assert told.said == ["the ascent is over: it has made its last proposal"]
     assert "ascending" in told.phases
     # It is over for whoever goes on.
     monkeypatch.setattr(Ascent, "propose", None)
     run_search(SearchConfig.load(file), tmp_path / "run", trials=3)
-    assert trials(tmp_path / "run")[2].proposed_by == "tpe"
+    assert trials(tmp_path / "run")[2].proposed_by == "cmaes"
 
 
 @pytest.mark.slow
@@ -115,7 +115,7 @@ def test_a_kill_costs_a_step(file: Path, tmp_path: Path) -> None:
     assert (second.proposed_by, dict(second.parameters)) == (ASCENT, {})
     run_search(SearchConfig.load(file), tmp_path / "run")
     found = trials(tmp_path / "run")
-    assert [record.proposed_by for record in found] == [ASCENT, ASCENT, "tpe"]
+    assert [record.proposed_by for record in found] == [ASCENT, ASCENT, "cmaes"]
     assert found[0].search == first.search
     # As if there had been no kill.
     run_search(SearchConfig.load(file), tmp_path / "whole")

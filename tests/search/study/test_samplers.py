@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from optuna.distributions import FloatDistribution, IntDistribution
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import TPESampler
 
 from search import SearchConfig
 from search.study.record import Scoring, TrialRecord
-from search.study.samplers import SAMPLERS, Proposer, _values, check_options, history
+from search.study.samplers import SAMPLERS, Centre, Proposer, _values, check_options, history
 from search.study.store import Job, Proposal, Records
 from tests.search.family import Family
 from tests.search.study.memory_store import MemoryStore
@@ -46,20 +46,22 @@ class Search:
         seed: int = 0,
         start: Parameters | None = None,
         options: Mapping[str, Any] | None = None,
+        ascended: float | None = None,
     ) -> None:
         self.store = MemoryStore(lambda: 0.0)
         self.store.begin((), [Proposal(start, "warm start")] if start else [])
         self.space = config.space.distributions()
-        self._sampler, self._seed, self._start, self._options = sampler, seed, start, options
+        self._sampler, self._seed, self._options = sampler, seed, options
+        self._centre = Centre(start or {}, ascended)
 
     def run(self, trials: int, score: Callable[[Parameters], float] = merit) -> list[Parameters]:
         """Run one worker until there are so many trials, and return their parameters."""
-        proposer = Proposer(self._sampler, self._seed, self.space, start=self._start, options=self._options)
+        proposer = Proposer(self._sampler, self._seed, self.space, options=self._options)
         records = Records(self.store)
         with self.store.sign_in() as worker:
             while job := self.store.claim(worker, trials):
                 if not job.record.parameters:
-                    job = self.store.propose(job, proposer.propose(job.record.number, records.read()))
+                    job = self.store.propose(job, proposer.propose(job.record.number, records.read(), self._centre))
                 self.finish(job, score(job.record.parameters))
         return [record.parameters for record in records.read()]
 
@@ -142,6 +144,27 @@ def test_cmaes_begins_around_the_first_warm_start(config: SearchConfig) -> None:
     assert sum(weights) / len(weights) < 0.35
 
 
+def test_auto_is_cmaes_around_what_an_ascent_has_found(config: SearchConfig) -> None:
+    found = Search(config, "auto", start=START, ascended=0.01)
+    first, *others = found.run(9, lambda _: 0.5)
+    assert first == START
+    for parameters in others:  # within four steps, of ranges no wider than 1.5
+        assert parameters == pytest.approx(START, abs=4 * 0.01 * 1.5)
+    assert {record.proposed_by for record in found.store.changed()[0]} == {"warm start", "cmaes"}
+
+
+def test_auto_is_tpe_where_no_ascent_has_led_anywhere(config: SearchConfig) -> None:
+    assert Search(config, "auto", start=START).run(14) == Search(config, "tpe", start=START).run(14)
+
+
+@pytest.mark.parametrize("further", [{"method": CategoricalDistribution(["ties", "linear"])}, None])
+def test_auto_is_tpe_where_cmaes_would_draw_at_random(config: SearchConfig, further: Any) -> None:
+    space = config.space.distributions()
+    space = space | further if further else dict(list(space.items())[:1])
+    trial = TrialRecord("trial", 0)
+    assert Proposer("auto", 0, space).propose(0, [trial], Centre(START, 0.1)).proposed_by == "tpe"
+
+
 def test_a_proposal_says_what_it_was_drawn_from(config: SearchConfig) -> None:
     search = Search(config, "cmaes")
     search.run(3)
@@ -171,6 +194,7 @@ def test_two_workers_at_once_propose_different_parameters(config: SearchConfig) 
         ("random", {"seed": 3}, r"random has no option 'seed' \(known: none\)"),
         ("cmaes", {"x0": 1}, "cmaes has no option 'x0'"),
         ("qmc", {"qmc_type": "sobel"}, "qmc: .*sobel"),
+        ("auto", {"sigma0": 0.1}, "auto has no options, .*; set sampler"),
     ],
 )
 def test_an_option_that_a_sampler_does_not_have_is_refused_by_name(
