@@ -141,7 +141,7 @@ def plan_confirmation(
 def _require_same(key: str, given: float | None, begun: float, path: Path) -> None:
     if given is not None and given != begun:
         raise SearchError(
-            f"{path}: --{key}: is {begun:g} since its confirmation began, which planned its looks by that; leave it out"
+            f"{path}: --{key}: its confirmation began with {begun:g} and planned its looks by that; leave it out"
         )
 
 

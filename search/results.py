@@ -157,7 +157,7 @@ class ResultsFolder:
     def reading(self) -> Iterator[LocalStore]:
         """Open the store without writing anything. Raises SearchError, also if no record is kept yet."""
         if not _is_begun(self.path):
-            raise SearchError(f"{self.path}: a search begins here; no trial is over yet")
+            raise SearchError(f"{self.path}: a search is starting here; no trial is over yet")
         with contextlib.closing(LocalStore(self.path, reading=True)) as store:
             yield store
 

@@ -34,11 +34,13 @@ class Sampling:
         if not 0 <= self.temperature < float("inf"):
             raise ValueError(f"temperature {self.temperature}: needs to be 0 or more")
         if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p {self.top_p}: needs to be above 0, and 1 at most")
+            raise ValueError(f"top_p {self.top_p}: needs to be above 0 and at most 1")
         if self.temperature == 0 and self.samples > 1:
-            raise ValueError(f"samples {self.samples}: are all the same at temperature 0; give a temperature, as 0.2")
+            raise ValueError(
+                f"samples {self.samples}: are all the same at temperature 0; give a temperature, such as 0.2"
+            )
         if self.temperature == 0 and self.top_p < 1:
-            raise ValueError(f"top_p {self.top_p}: changes nothing at temperature 0; give a temperature, as 0.2")
+            raise ValueError(f"top_p {self.top_p}: changes nothing at temperature 0; give a temperature, such as 0.2")
 
     def draw(self, problem: str, sample: int) -> TokenDraws | None:
         """Return how a sample of a problem is drawn; None takes the likeliest tokens."""

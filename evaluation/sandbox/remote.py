@@ -122,9 +122,9 @@ class RemoteSolution:
         with self._reading():
             succeeded, answer, changed = self._ask([number, given])
             if changed is not None:
-                _write_back((*arguments, *keywords.values()), decode(changed, self._stand_in))
+                _write_back((*arguments, *keywords.values()), decode(changed, self._remote))
             if succeeded is True:
-                return decode(answer, self._stand_in)
+                return decode(answer, self._remote)
             error = _rebuild(decode(answer))
         raise error
 
@@ -134,7 +134,7 @@ class RemoteSolution:
             succeeded, items, end = self._ask([number, count])
             if succeeded is not True:
                 return deque(), _rebuild(decode(items))
-            found = decode(items, self._stand_in)
+            found = decode(items, self._remote)
             if not isinstance(found, list) or not (found or end):
                 raise CodecError
             return deque(found), None if end is None else _rebuild(decode(end))
@@ -185,7 +185,7 @@ class RemoteSolution:
         items = list(itertools.islice(value, MAX_ITEMS + 1))
         return [ITERATOR, *cast("list[object]", encode(items, self._form, exact=True))[1:]]
 
-    def _stand_in(self, content: list[object]) -> Remote:
+    def _remote(self, content: list[object]) -> Remote:
         number, kind, name = content
         if not isinstance(number, int) or not isinstance(kind, str) or not isinstance(name, str):
             raise TypeError

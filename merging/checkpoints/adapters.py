@@ -54,7 +54,7 @@ def read_config(reference: str, folder: Path) -> Mapping[str, Any]:
         reason = f"uses {key}" if config.get(key) else reason
     if reason:
         raise MergingError(
-            f"adapter {reference}: {reason}, which is not merged here; merge it into its base with peft "
+            f"adapter {reference}: {reason}, which merge-search cannot merge; merge it into its base with peft "
             "(merge_and_unload, save_pretrained) and give that folder"
         )
     return config

@@ -3,13 +3,12 @@
 A merge needs no model, but only transformers knows which tensors a config asks for, what its class fills in, and which
 ids a tokenizer gives to special tokens. To answer, it must be imported and build the model without weights. All answers
 depend on a few small files, so each is asked once per content of these files. This pays in each merge and export
-command: in tests/benchmarks/export_speed.py, the columns "our first" are without it, the columns "ours" with
-it.
+command: in tests/benchmarks/export_speed.py, the columns "our first" are without it, the columns "ours" with it.
 
 Guarantees: an answer is reused only for the same question and the same versions of transformers, tokenizers, torch,
 Python and this package's code. Errors are not remembered. Where the home cannot be written, or transformers is a
-development version, the question is asked each time. Callers never
-ask here what a model's own code would answer (`Checkpoint.remembered`).
+development version, the question is asked each time. Callers never ask here what a model's own code would answer
+(`Checkpoint.remembered`).
 """
 
 from __future__ import annotations

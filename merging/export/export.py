@@ -169,7 +169,7 @@ def _tokenizer(recipe: Recipe, parents: ParentSet, copy_tokenizer: bool) -> Merg
         )
     if recipe.chat_template:
         raise MergingError(
-            "chat_template: needs a tokenizer, but --no-copy-tokenizer leaves it out; drop one of the two"
+            "chat_template: needs a tokenizer, but --no-copy-tokenizer leaves it out; remove one of the two"
         )
     return None
 

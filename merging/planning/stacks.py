@@ -153,8 +153,8 @@ def check_stack(
         keys = [key for key in _DECIDING if key in config.get_text_config().to_dict()]
         raise MergingError(
             f"slices: layer {layer.index} of {layer.parent} has {had} {name} in its new place, but a "
-            f"{config.model_type} model of {len(stack)} layers has {has} there, as its config's "
-            f"{', '.join(keys) or 'number of layers'} has it; stack layers of one kind in each place"
+            f"{config.model_type} model of {len(stack)} layers has {has} there, by "
+            f"{', '.join(keys) or 'the number of layers'} in its config; stack layers of one kind in each place"
         )
 
 

@@ -46,7 +46,7 @@ class Machine:
         if not device_lost:
             self._settle(_MOST_TRIES)
         raise SearchError(
-            f"the machine fails {row}{name}: {reason.partition(chr(10))[0]}; {self._log} tells more; what was "
+            f"the machine fails {row}{name}: {reason.partition(chr(10))[0]}; see {self._log}; what was "
             "scored is kept: fix the machine and run the same command again, which continues"
         )
 

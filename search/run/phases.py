@@ -121,7 +121,7 @@ class Phases:
         if all(record.is_over for record in references) and all(it.search.state == "failed" for it in parents):
             first = parents[0]
             raise SearchError(
-                f"{self.session.config.source}: none of the parents could be scored, so that no merge of them would "
+                f"{self.session.config.source}: none of the parents could be scored, so no merge of them could "
                 f"be; {first.name}: {first.search.error or ''}"
             )
 

@@ -128,7 +128,7 @@ class Range(BaseModel):
         if missing := [key for key in ("low", "high") if key not in self.model_fields_set]:
             raise ValueError(f"{missing[0]} is missing; a range has 'low' and 'high'")
         if low > high:
-            raise ValueError(f"low ({low:g}) is above high ({high:g}); exchange them")
+            raise ValueError(f"low ({low:g}) is above high ({high:g}); swap them")
         if low == high:
             raise ValueError(f"low and high are both {low:g}; write the number itself")
         if self.log and (low <= 0 or step != (1 if self.whole else None)):
@@ -305,7 +305,7 @@ def _spelled_out(
     if name not in named:
         where = path_of(("recipe", *keys))
         known = f"the names are {', '.join(named)}" if named else "no range has a name"
-        raise SearchError(f"{source}: {where}: as: {name} is the name of no range; give low and high here ({known})")
+        raise SearchError(f"{source}: {where}: as: no range is called {name}; give low and high here ({known})")
     found = named[name]
     return found.model_dump(by_alias=True, include=found.model_fields_set | ({"step"} if found.whole else set()))
 

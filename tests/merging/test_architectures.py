@@ -219,10 +219,10 @@ def test_models_of_one_architecture_whose_layers_are_of_other_kinds_are_stacked(
 KINDS_LFM2 = KINDS["lfm2"]
 REFUSED = {
     "jamba": ((0, 1, 3), "layer 3 of .*/a has a tensor .* attn_layer_offset, attn_layer_period, expert_layer_offset"),
-    "recurrent_gemma": ((1, 0), "layer 1 of .*/a has a tensor .* as its config's block_types has it"),
-    "deepseek_v3": ((1, 0), r"layer 1 of .*/a has a tensor .*experts.* has no tensor .*first_k_dense_replace has it"),
-    "lfm2_moe": ((0, 1, 2, 1), "layer 1 of .*/b has a tensor .* num_dense_layers has it; stack layers of one kind"),
-    "zamba2": ((0, 1, 2, 1, 2, 3), "layer 1 of .*/b .* number of layers has it"),
+    "recurrent_gemma": ((1, 0), "layer 1 of .*/a has a tensor .* by block_types in its config"),
+    "deepseek_v3": ((1, 0), r"layer 1 of .*/a has a tensor .*experts.* has no tensor .*by first_k_dense_replace in"),
+    "lfm2_moe": ((0, 1, 2, 1), "layer 1 of .*/b has a tensor .* by num_dense_layers in its config; stack layers of one kind"),
+    "zamba2": ((0, 1, 2, 1, 2, 3), "layer 1 of .*/b .* by the number of layers in its config"),
 }
 
 

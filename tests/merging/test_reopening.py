@@ -134,7 +134,7 @@ KEYS: dict[str, object] = {
 
 
 @pytest.mark.parametrize("keys", [["quantization_config"], ["auto_map"], list(KEYS)], ids=", ".join)
-def test_what_says_how_to_load_the_donor_does_not_slip_into_the_merge(
+def test_what_says_how_to_load_the_config_source_does_not_slip_into_the_merge(
     family: Family, tmp_path: Path, keys: list[str]
 ) -> None:
     base = shutil.copytree(family.base, tmp_path / "base")

@@ -192,7 +192,7 @@ parameters: {{t: 0.5, weight: 0.5}}
     assert kinds == {False: [SLIDING, SLIDING], True: [FULL, SLIDING]}
 
 
-def test_a_layer_whose_model_names_no_kinds_is_of_the_kind_that_the_donor_has_there(
+def test_a_layer_whose_model_names_no_kinds_is_of_the_kind_that_the_config_source_has_there(
     make_model: ModelMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(CONFIGS, "mistral", MistralConfig)

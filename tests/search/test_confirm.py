@@ -137,7 +137,7 @@ def test_finalists_are_confirmed_in_rounds_of_old_and_new_problems(
     ]
     again = confirm_search(out)
     assert (again.verdict, again.ended) == (board.verdict, board.ended)
-    with pytest.raises(SearchError, match="--samples: is 2 since its confirmation began"):
+    with pytest.raises(SearchError, match="--samples: its confirmation began with 2 "):
         confirm_search(out, samples=3)
     fewer = tmp_path / "fewer.jsonl"
     fewer.write_text(more.read_text(encoding="utf-8").partition("\n")[0], encoding="utf-8")

@@ -158,7 +158,7 @@ def test_a_machine_that_fails_ends_the_worker_and_no_trial(
     was = Leaderboard.open(out)
     with monkeypatch.context() as broken:
         tried = break_merging(broken, lambda *_: error)
-        with pytest.raises(SearchError, match=r"^the machine fails at .*trial \d+: .*worker\.log tells more.*same c"):
+        with pytest.raises(SearchError, match=r"^the machine fails at .*trial \d+: .*see .*worker\.log;.*same c"):
             run_search(config, out, trials=SCORED + 3)
     assert len(tried) == merges
     assert Leaderboard.open(out) == was
