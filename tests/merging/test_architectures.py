@@ -221,7 +221,7 @@ REFUSED = {
     "jamba": ((0, 1, 3), "layer 3 of .*/a has a tensor .* attn_layer_offset, attn_layer_period, expert_layer_offset"),
     "recurrent_gemma": ((1, 0), "layer 1 of .*/a has a tensor .* by block_types in its config"),
     "deepseek_v3": ((1, 0), r"layer 1 of .*/a has a tensor .*experts.* has no tensor .*by first_k_dense_replace in"),
-    "lfm2_moe": ((0, 1, 2, 1), "layer 1 of .*/b has a tensor .* by num_dense_layers in its config; stack layers of one kind"),
+    "lfm2_moe": ((0, 1, 2, 1), "layer 1 of .*/b has a tensor .* by num_dense_layers in its config; stack layers"),
     "zamba2": ((0, 1, 2, 1, 2, 3), "layer 1 of .*/b .* by the number of layers in its config"),
 }
 
