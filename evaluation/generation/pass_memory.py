@@ -101,6 +101,20 @@ def logits_bytes(shape: ModelShape, tokens: int, length: int) -> int:
     return shape.itemsize * tokens * (shape.vocabulary + shape.hidden) + scored
 
 
+def row_of_generate_bytes(shape: ModelShape, width: int, length: int) -> int:
+    """Return the most bytes that a row takes in transformers' own `generate`, which reads whole prompts in one pass.
+
+    Args:
+        shape: of the model.
+        width: of the prompts.
+        length: tokens of the row at its end.
+    """
+    scores = shape.heads * width * width * (2 * shape.itemsize + _FLOAT32)  # whose softmax is taken in float32
+    logits = shape.vocabulary * (shape.itemsize + 2 * _FLOAT32)
+    # Keys and values are copied whenever they grow by a token, and what they were leaves pieces that are too small.
+    return 2 * length * shape.slot_bytes + layers_bytes(shape, width, width) + scores + logits
+
+
 def _masks(shape: ModelShape, length: int) -> int:
     """Return the elements of the attention's masks per token: each query sees the slots of its row."""
     return shape.heads // shape.kv_heads * length

@@ -18,6 +18,7 @@ from evaluation.generation.backend_protocol import Completions, Request
 from evaluation.generation.engine.active_request import ActiveRequest
 from evaluation.generation.engine.batch_limit import BatchLimit
 from evaluation.generation.out_of_memory import is_out_of_memory
+from evaluation.generation.pass_memory import ModelShape, row_of_generate_bytes
 from evaluation.generation.text import end_tokens, within_context
 from evaluation.generation.threads import threads_for
 from evaluation.generation.token_choice import NONE, choose
@@ -34,7 +35,8 @@ class StockGenerator:
     Args:
         model: a causal language model in eval mode.
         tokenizer: its tokenizer.
-        limit: of a batch, which learns where memory runs out; by default 96 prompts at once.
+        limit: of a batch, which learns where memory runs out; by default 96 prompts at once. What reading the prompts
+            takes counts with keys and values.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class StockGenerator:
         self._tokenizer = tokenizer
         self._limit = limit if isinstance(limit, BatchLimit) else BatchLimit(limit)
         self._ends = end_tokens(model, tokenizer)
+        self._shape = ModelShape.of(model.config.get_text_config(), model.dtype.itemsize)
 
     def generate(self, requests: Sequence[Request]) -> Completions:
         """Yield (index of the request, its completion), batch by batch; see `Backend`."""
@@ -51,30 +54,32 @@ class StockGenerator:
         waiting = [ActiveRequest(index, it, self._tokenizer, self._ends) for index, it in enumerate(bounded)]
         tokens = _FIRST_TOKENS
         while waiting:
-            start = 0
+            start, width = 0, max(len(_text(row)) for row in waiting)
+            row_bytes = row_of_generate_bytes(self._shape, width, width + tokens)
             while start < len(waiting):
-                rows = waiting[start : start + (self._limit.rows or _DEFAULT_BATCH)]
-                if self._fits(rows, tokens):
+                most = min(len(waiting) - start, self._limit.rows or _DEFAULT_BATCH)
+                rows = waiting[start : start + self._limit.rows_of(most, row_bytes)]
+                if self._fits(rows, tokens, row_bytes):
                     start += len(rows)
                     yield from ((row.index, row.generation) for row in rows if row.finished)
             waiting = [row for row in waiting if not row.finished]
             tokens *= 2
 
-    def _fits(self, rows: Sequence[ActiveRequest], most: int) -> bool:
+    def _fits(self, rows: Sequence[ActiveRequest], most: int, row_bytes: int) -> bool:
         """Generate up to so many tokens of each row; return False, with a smaller batch size, if memory runs out."""
         try:
             self._extend(rows, most)
         except RuntimeError as error:
             if not is_out_of_memory(error) or len(rows) == 1:
                 raise
-            self._limit.ran_out(len(rows))
+            self._limit.ran_out(len(rows), row_bytes)
         else:
             return True
         torch.cuda.empty_cache()
         return False
 
     def _extend(self, rows: Sequence[ActiveRequest], most: int) -> None:
-        texts = [[*row.request.prompt, *row.generated] for row in rows]
+        texts = list(map(_text, rows))
         width, pad = max(map(len, texts)), self._tokenizer.pad_token_id or 0
         # Left padding, so that the newest token of every row is in the last column.
         prompts = [[pad] * (width - len(text)) + text for text in texts]
@@ -106,6 +111,11 @@ class StockGenerator:
                 logits_processor=[choose_tokens],
                 stopping_criteria=[have_ended],
             )
+
+
+def _text(row: ActiveRequest) -> list[int]:
+    """Return the tokens of a row's prompt and of what it has generated."""
+    return [*row.request.prompt, *row.generated]
 
 
 @contextlib.contextmanager
