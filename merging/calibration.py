@@ -34,8 +34,8 @@ from merging.tokenization.embeddings import RearrangedTensor
 from merging.tokenization.tokenizers import load_tokenizer
 
 _OBSERVATIONS = forms.named(version=1)
-# What is longer is cut.
-_TOKENS = 512
+CALIBRATION_TOKENS = 512
+"""What of a text is longer is cut."""
 
 
 def calibrate(steps: Iterable[Step], parents: ParentSet, progress: OnRead | None = None) -> None:
@@ -239,7 +239,7 @@ def _float32_model(parent: str, parents: ParentSet) -> nn.Module:
 def _tokenize(texts: Sequence[str], parent: str, file: str, parents: ParentSet) -> list[Tensor]:
     tokenizer = load_tokenizer(parent, parents.options)
     text_config = parents.checkpoints[parent].config.get_text_config()
-    length = min(_TOKENS, getattr(text_config, "max_position_embeddings", _TOKENS))
+    length = min(CALIBRATION_TOKENS, getattr(text_config, "max_position_embeddings", CALIBRATION_TOKENS))
     encoded = [torch.tensor(tokenizer(text).input_ids[:length]) for text in texts]
     for ids in encoded:
         if ids.numel() and int(ids.max()) >= text_config.vocab_size:

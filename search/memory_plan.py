@@ -310,7 +310,7 @@ def _refusal(devices: Sequence[_Device], fits: int) -> str:
         if device.share.calibration > free:
             return (
                 f"{device.account.memory.name} can give {shown_size(free)}, and calibration takes "
-                f"{shown_size(device.share.calibration)} for a model with its gradients in float32; take a method that "
+                f"{shown_size(device.share.calibration)} for a parent and a text in float32; take a method that "
                 "needs none, or a device with more memory"
             )
     if fits:

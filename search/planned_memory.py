@@ -14,10 +14,11 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from evaluation import BackendName, EvaluationError, ProblemSet, PromptFormat
-from evaluation.generation.pass_memory import ModelShape
+from evaluation.generation.pass_memory import ModelShape, logits_bytes
 from evaluation.generation.vllm_engine.weight_stream import SHARED_BYTES
 from evaluation.prompts import prompt_tokens
 from merging import MergeOptions, Merger, ParentSet, Recipe, load_tokenizer
+from merging.calibration import CALIBRATION_TOKENS
 from merging.checkpoints.checkpoint import Checkpoint
 from merging.merger import streamed_bytes
 from merging.planning.plan import Plan
@@ -263,13 +264,22 @@ def demand_of(
             staging=streaming.host,
             statistics=statistics.kept,
             working=statistics.working,
-            calibration=calibration_bytes(methods, live[place] // itemsize),
+            calibration=_calibration(methods, shape, live[place] // itemsize, layers[place]),
             gradient=live[place] + backward_bytes(shape, layers[place], generation.length) if ascends else 0,
             engine=live[place] if has_engine else 0,
             has_head=place == index.head,
         )
         shares.append(share)
     return _demand(tuple(shares), shape, generation, tables, limits)
+
+
+def _calibration(methods: Collection[str], shape: ModelShape, elements: int, layers: int) -> int:
+    """Return what running a parent over a calibration file takes on a device: its weights and a text, in float32."""
+    weights, wide = calibration_bytes(methods, elements), replace(shape, itemsize=torch.float32.itemsize)
+    if not weights:
+        return 0
+    states = backward_bytes(wide, layers, CALIBRATION_TOKENS)
+    return weights + states + logits_bytes(wide, CALIBRATION_TOKENS, CALIBRATION_TOKENS)
 
 
 def beside_engine(largest: int, on_gpu: bool) -> int:

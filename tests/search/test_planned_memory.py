@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
 from evaluation import Evaluator, ProblemSet
 from evaluation.generation.engine import generator
 from evaluation.generation.engine.generator import TransformersGenerator
 from evaluation.generation.room import Room
-from merging import MergeOptions, Merger, ParentSet, load_model, load_tokenizer
+from merging import MergeOptions, Merger, ParentSet, compute_in_float32, load_model, load_tokenizer
+from merging.calibration import CALIBRATION_TOKENS, diagonal_fisher
 from merging.residency.budget import Budget
 from search import SearchConfig, SearchError, run_search
 from search.memory_demand import MachineMemory, Memory
@@ -59,6 +61,29 @@ def test_a_slot_takes_what_the_generator_finds(family: Family) -> None:
         demand = demand_of(Merger(parents), config.space.extreme_recipes, Generation("transformers", 100, 7))
         TransformersGenerator(model, tokenizer)
         assert demand.shares[0].slot * model.dtype.itemsize == generator._PROBED[model] * demand.shape.itemsize
+
+
+def test_calibration_is_planned_with_what_a_text_keeps_for_its_backward_pass(family: Family) -> None:
+    (family.folder / "text.txt").write_text("text")
+    models = "".join(f"\n  - {{model: {name}, parameters: {{calibration: text.txt}}}}" for name in ("a", "b"))
+    recipe = f"\n  merge_method: fisher\n  models:{models}\n  parameters: {{scale: {{low: 0.5, high: 1.0}}}}\n"
+    config = SearchConfig.load(family.write(recipe=recipe))
+    with ParentSet.open(config.space.extreme_recipes, MergeOptions(memory_budget=0)) as parents:
+        demand = demand_of(Merger(parents), config.space.extreme_recipes, Generation("transformers", 100, 7))
+    model = load_model(str(family.a))
+    compute_in_float32(model)
+    weights = {each.untyped_storage().data_ptr(): 4 * each.numel() for each in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        if tensor.untyped_storage().data_ptr() not in weights:
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        diagonal_fisher(model, [torch.full((1, CALIBRATION_TOKENS), 5)])
+    planned = demand.shares[0].calibration - sum(weights.values())
+    assert sum(kept.values()) <= planned <= 4 * sum(kept.values())
 
 
 def test_several_cpus_share_the_budget_of_the_host(family: Family) -> None:
