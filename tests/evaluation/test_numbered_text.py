@@ -12,7 +12,7 @@ from tokenizers.models import WordLevel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from evaluation.generation.drafting.drafter import Drafter, Trust
-from evaluation.generation.drafting.numbered_text import continued, digits_of
+from evaluation.generation.drafting.numbered_text import WINDOW, continued, digits_of
 
 # Each character is a token.
 DIGITS = {ord(digit): digit for digit in "0123456789"}
@@ -66,6 +66,19 @@ def test_what_does_not_count_has_no_next(text: str) -> None:
 @given(st.lists(st.integers(0, 12), max_size=60), st.integers(0, 30))
 def test_any_text_has_as_many_guesses_as_asked_for_or_none(text: list[int], most: int) -> None:
     assert len(continued(text, {token: str(token) for token in range(10)}, most)) in (0, most)
+
+
+@given(
+    st.lists(st.sampled_from("0123ab\n"), max_size=60).map("".join)
+    | st.lists(PARTS, max_size=3).map(
+        lambda parts: "".join(f"{word}{start + step * number}" for number in range(4) for word, start, step in parts)
+    )
+)
+def test_the_drafter_overlooks_no_numbered_text(text: str) -> None:
+    tokens = [ord(character) for character in text]
+    guesses = continued(tokens[-WINDOW:], DIGITS, 16)
+    if guesses:
+        assert Drafter(tokens, [], Trust(), DIGITS).propose([], 16, 0.0) == guesses
 
 
 def test_a_tokenizer_with_a_token_a_digit_is_known(tiny_model: tuple[PreTrainedModel, PreTrainedTokenizerBase]) -> None:

@@ -69,7 +69,7 @@ class Drafter:
         self._texts = [_packed(completion) for completion in self._agreeing]
         self._own = _packed(prompt)
         self._trust = trust
-        self._digits = digits
+        self._digits, self._digit_characters = digits, _packed(list(digits))
         self._sources: Sequence[GuessSource] = ()
         self._cap = _FIRST
 
@@ -122,7 +122,13 @@ class Drafter:
         return path, sources
 
     def _numbered(self, most: int, certainty: float) -> _Path | None:
-        tokens = continued(_unpacked(self._own[-WINDOW:]), self._digits, most)
+        window = self._own[-WINDOW:]
+        # Sooner known than by a look at every token: what follows the last whole number has followed one before.
+        whole = window.rstrip(self._digit_characters)
+        last = max(map(whole.rfind, self._digit_characters), default=-1)
+        if whole.find(whole[last + 1 :], 0, max(0, last)) < 0:
+            return None
+        tokens = continued(_unpacked(window), self._digits, most)
         return self._while_likely(tokens, ["numbered"] * len(tokens), certainty) if tokens else None
 
     def _found(self, most: int, certainty: float) -> _Path | None:
