@@ -256,7 +256,13 @@ class ResultsFolder:
         prefix = {"search": "", "report": _REPORT, "confirm": f"{_CONFIRM}{number}-"}[split]
         lines = [
             json.dumps(
-                {"task_id": o.task_id, "completion": o.completion, "status": o.status, "tokens": o.completion_tokens}
+                {
+                    "task_id": o.task_id,
+                    "completion": o.completion,
+                    "status": o.status,
+                    "detail": o.detail,
+                    "tokens": o.completion_tokens,
+                }
             )
             for o in outcomes
         ]

@@ -264,6 +264,13 @@ def test_a_lost_config_is_written_again(config: SearchConfig, tmp_path: Path) ->
     assert folder.config_file.read_text(encoding="utf-8") == config.text
 
 
+def test_a_kept_completion_tells_what_became_of_it(finished: Path) -> None:
+    files = sorted((finished / "completions").iterdir())
+    kept = [json.loads(line) for file in files for line in file.read_text(encoding="utf-8").splitlines()]
+    assert {each["status"] for each in kept} == {"passed", "failed"}
+    assert all(bool(each["detail"]) == (each["status"] != "passed") for each in kept)
+
+
 def test_completions_that_fill_the_disk_are_one_message(config: SearchConfig, tmp_path: Path) -> None:
     folder = create(tmp_path / "run", config)
     outcomes = [Outcome("one/alpha", False, "failed", "", "x" * 100_000, 100_000)]
