@@ -18,7 +18,7 @@ import contextlib
 import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -46,6 +46,25 @@ _REPORT, _CONFIRM = "report-", "confirm-"
 _UNKNOWN: dict[SplitName, Split] = {"search": Split(), "report": Split()}
 STATISTICS = "statistics"
 """What the folder of the statistics is called; it is read before the results folder is there to be opened."""
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What a model wrote for a problem, and what became of it.
+
+    Attributes:
+        task_id: of the problem; with several samples each has its own completion, in order.
+        completion: the text.
+        status: see `evaluation.Status`.
+        tokens: how many it took.
+        detail: what the program ended with, as far as kept.
+    """
+
+    task_id: str
+    completion: str
+    status: str
+    tokens: int = 0
+    detail: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +209,11 @@ class ResultsFolder:
         return any(it.state == "running" and it.worker in alive for it in scorings)
 
     @property
+    def has_begun(self) -> bool:
+        """Whether there is a store to read. Raises SearchError if there was one once."""
+        return _is_begun(self.path)
+
+    @property
     def identity(self) -> Identity:
         """What its search is of. Raises SearchError."""
         with self.reading() as store:
@@ -253,24 +277,40 @@ class ResultsFolder:
             outcomes: its completions and what became of them.
             number: of the round, in a confirmation.
         """
-        prefix = {"search": "", "report": _REPORT, "confirm": f"{_CONFIRM}{number}-"}[split]
         lines = [
-            json.dumps(
-                {
-                    "task_id": o.task_id,
-                    "completion": o.completion,
-                    "status": o.status,
-                    "detail": o.detail,
-                    "tokens": o.completion_tokens,
-                }
-            )
+            json.dumps(asdict(Completion(o.task_id, o.completion, o.status, o.completion_tokens, o.detail)))
             for o in outcomes
         ]
-        file = self._completions / f"{prefix}{record.key}.jsonl"
+        file = self._completions_file(record.key, split, number)
         try:
             put(file, "".join(line + "\n" for line in lines).encode())
         except OSError as error:
             raise SearchError(f"{file}: cannot be written: {error.strerror}; {MAKE_ROOM}") from None
+
+    def completions(self, record: TrialRecord, split: SplitName, number: int = 1) -> Sequence[Completion]:
+        """Return what a model wrote, with that of the same merge where it was scored before; empty if it is not kept.
+
+        Args:
+            record: of the model.
+            split: of the problems.
+            number: of the round, in a confirmation.
+
+        Raises:
+            SearchError: the file is damaged.
+        """
+        keys = [record.key] + ([] if record.same_as is None else [TrialRecord("trial", record.same_as).key])
+        files = (self._completions_file(key, split, number) for key in keys)
+        file = next((file for file in files if file.is_file()), None)
+        if file is None:
+            return ()
+        try:
+            return [Completion(**json.loads(line)) for line in file.read_text(encoding="utf-8").splitlines()]
+        except (OSError, ValueError, TypeError) as error:
+            raise SearchError(f"{file}: is damaged: {error}; {restore(self.path)}") from None
+
+    def _completions_file(self, key: str, split: SplitName, number: int) -> Path:
+        prefix = {"search": "", "report": _REPORT, "confirm": f"{_CONFIRM}{number}-"}[split]
+        return self._completions / f"{prefix}{key}.jsonl"
 
     def remove_lost_completions(self, store: Store) -> None:
         """Remove what models wrote on the search split whose scores were lost with their workers."""

@@ -201,11 +201,13 @@ class LocalStore(Store):
             self._select("INSERT OR REPLACE INTO workers VALUES (?, ?, ?, ?, ?, ?)", *row)
         return bool(missing) and not known
 
-    def workplaces(self) -> Mapping[str, Workplace]:
-        """Return where the workers that live are."""
+    def workplaces(self, past: bool = False) -> Mapping[str, Workplace]:
+        """Return where the workers that live are, or all that ever said so."""
         living, rows = self.at_work(), self._select("SELECT name, host, devices FROM workers")
         with damage(self.file):
-            return {name: Workplace(host, json.loads(devices)) for name, host, devices in rows if name in living}
+            return {
+                name: Workplace(host, json.loads(devices)) for name, host, devices in rows if past or name in living
+            }
 
     def share_drafts(self, entries: Sequence[Draft], since: int = 0) -> tuple[Sequence[Draft], int]:
         """Keep drafts, and return those of others."""

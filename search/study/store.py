@@ -228,8 +228,12 @@ class Store(ABC):
         """
 
     @abstractmethod
-    def workplaces(self) -> Mapping[str, Workplace]:
-        """Return where the workers that live are, by name; those that have said so."""
+    def workplaces(self, past: bool = False) -> Mapping[str, Workplace]:
+        """Return where the workers that live are, by name; those that have said so.
+
+        Args:
+            past: also where those were that are gone.
+        """
 
     @abstractmethod
     def share_drafts(self, entries: Sequence[Draft], since: int = 0) -> tuple[Sequence[Draft], int]:

@@ -87,9 +87,9 @@ class MemoryStore(Store):
         self._workers[worker] = place, active, missing
         return is_new
 
-    def workplaces(self) -> Mapping[str, Workplace]:
-        """Return where the workers are whose leases have not ended."""
-        return {name: place for name, (place, *_) in self._workers.items() if name in self.at_work()}
+    def workplaces(self, past: bool = False) -> Mapping[str, Workplace]:
+        """Return where the workers are whose leases have not ended, or all that ever said so."""
+        return {name: place for name, (place, *_) in self._workers.items() if past or name in self.at_work()}
 
     def share_drafts(self, entries: Sequence[Draft], since: int = 0) -> tuple[Sequence[Draft], int]:
         """Keep drafts, and return those of others."""

@@ -1,0 +1,116 @@
+// The frame of the page: data, figures drawn when they come into view, light and dark.
+//
+// A section's script calls report.section("KEY", draw). draw(element, data) runs once, when the section comes near the
+// window, or before the page is printed. It draws figures with report.figure(element, {data, layout}).
+"use strict";
+const report = (() => {
+  const draws = new Map(), figures = new Map(), known = new Map();
+  let library = null;
+
+  async function inflated(text) {
+    const bytes = Uint8Array.from(atob(text.trim()), (sign) => sign.charCodeAt(0));
+    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
+    return await new Response(stream).text();
+  }
+
+  // The data of a section, read once.
+  function dataOf(key) {
+    if (!known.has(key)) {
+      const element = document.getElementById("data-" + key);
+      const text = !element ? Promise.resolve("null")
+        : "deflated" in element.dataset ? inflated(element.textContent) : Promise.resolve(element.textContent);
+      known.set(key, text.then(JSON.parse));
+    }
+    return known.get(key);
+  }
+
+  function plotly() {
+    library ??= inflated(document.getElementById("plotly").textContent).then((code) => {
+      const script = document.createElement("script");
+      script.textContent = code;
+      document.head.append(script);
+      return window.Plotly;
+    });
+    return library;
+  }
+
+  function colour(name) {
+    return getComputedStyle(document.documentElement).getPropertyValue("--" + name).trim();
+  }
+
+  // A colour of the page ("--blue") wherever it stands in a figure as a value of its own.
+  function painted(node) {
+    if (typeof node === "string") return node.startsWith("--") ? colour(node.slice(2)) : node;
+    if (Array.isArray(node)) return node.map(painted);
+    if (node && typeof node === "object" && !ArrayBuffer.isView(node))
+      return Object.fromEntries(Object.entries(node).map(([key, value]) => [key, painted(value)]));
+    return node;
+  }
+
+  function dressed(layout) {
+    const plain = { ...layout };
+    plain.paper_bgcolor = plain.plot_bgcolor = "rgba(0,0,0,0)";
+    plain.font = { family: "system-ui, sans-serif", size: 12, ...plain.font, color: colour("text") };
+    plain.hoverlabel = { bgcolor: colour("panel"), bordercolor: colour("line"), font: { color: colour("text") }, ...plain.hoverlabel };
+    for (const key of Object.keys(plain).concat("xaxis", "yaxis"))
+      if (/^[xy]axis\d*$/.test(key))
+        plain[key] = { gridcolor: colour("line"), zerolinecolor: colour("line"), linecolor: colour("line"), automargin: true, ...plain[key] };
+    return painted(plain);
+  }
+
+  // Draw a figure, or draw it again with other content. Resolves when it is drawn.
+  async function figure(element, { data, layout }) {
+    figures.set(element, { data, layout });
+    const Plotly = await plotly();
+    await Plotly.react(element, painted(data), dressed(layout), { responsive: true, displaylogo: false });
+    element.classList.add("drawn");
+    return element;
+  }
+
+  function section(key, draw) {
+    draws.set(key, draw);
+  }
+
+  async function begin(element) {
+    const draw = draws.get(element.id);
+    if (!draw) return;
+    draws.delete(element.id);
+    try {
+      await draw(element, await dataOf(element.id));
+    } catch (error) {
+      console.error(error);
+      const note = document.createElement("p");
+      note.className = "error";
+      note.textContent = "This part could not be drawn: " + error;
+      element.append(note);
+    }
+  }
+
+  function setTheme(theme) {
+    document.documentElement.dataset.theme = theme;
+    document.getElementById("theme").textContent = theme === "dark" ? "light" : "dark";
+    for (const [element, given] of figures) figure(element, given);
+    document.dispatchEvent(new Event("themechange"));
+  }
+
+  document.addEventListener("DOMContentLoaded", () => {
+    const button = document.getElementById("theme"), dark = matchMedia("(prefers-color-scheme: dark)");
+    const current = () => document.documentElement.dataset.theme ?? (dark.matches ? "dark" : "light");
+    button.hidden = false;
+    button.textContent = current() === "dark" ? "light" : "dark";
+    button.addEventListener("click", () => setTheme(current() === "dark" ? "light" : "dark"));
+    dark.addEventListener("change", () => setTheme(dark.matches ? "dark" : "light"));
+    const near = new IntersectionObserver((entries) => {
+      for (const entry of entries.filter((each) => each.isIntersecting)) {
+        near.unobserve(entry.target);
+        begin(entry.target);
+      }
+    }, { rootMargin: "300px" });
+    for (const element of document.querySelectorAll("main > section")) near.observe(element);
+    addEventListener("beforeprint", () => {
+      for (const element of document.querySelectorAll("main > section")) begin(element);
+    });
+  });
+
+  return { section, figure, plotly, dataOf, inflated, colour };
+})();

@@ -1,0 +1,141 @@
+"""The evidence: all that the report reads of a search. Sections read this and nothing else.
+
+Guarantees: opening it writes nothing, and downloads no model. What cannot be had any more (problems, files of
+completions) is empty, and a sentence says why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from search.board.leaderboard import Leaderboard
+from search.errors import SearchError
+from search.study.outcomes import Split
+from search.study.record import SplitName, TrialRecord
+
+if TYPE_CHECKING:
+    from evaluation.problems import Problem
+    from search.results import Completion, ResultsFolder
+    from search.space.space import SearchSpace
+    from search.study.store import Workplace
+
+ReadCompletions: TypeAlias = "Callable[[TrialRecord, SplitName], Sequence[Completion]]"
+
+
+def _nothing_written(record: TrialRecord, split: SplitName) -> Sequence[Completion]:  # noqa: ARG001
+    return ()
+
+
+@dataclass(frozen=True)
+class SearchEvidence:
+    """What is known of a search.
+
+    Attributes:
+        name: the search's.
+        folder: its results folder, as commands name it.
+        board: its leaderboard, whose records are over.
+        records: all of them, by kind and number, also those that are not over.
+        splits: how the outcomes on each split are read.
+        tasks: the ids of the problems of each split, in the order of its outcomes.
+        identity: what the search is of; empty where it has not begun.
+        config_text: the config, as it was given.
+        completions: returns what a model wrote on the problems of a split; empty where that is not kept. (On the
+            split ``confirm`` in the first round.)
+        problems: by task id; empty where they cannot be loaded.
+        no_problems: why there are none, in a sentence; empty where there are.
+        space: what is searched; None where the search has not begun.
+        workplaces: where its workers are and were, by their names.
+        is_at_work: whether a worker is at it now.
+    """
+
+    name: str
+    folder: Path
+    board: Leaderboard
+    records: tuple[TrialRecord, ...] = ()
+    splits: Mapping[SplitName, Split] = field(default_factory=dict)
+    tasks: Mapping[SplitName, Sequence[str]] = field(default_factory=dict)
+    identity: Mapping[str, Any] = field(default_factory=dict)
+    config_text: str = ""
+    completions: ReadCompletions = _nothing_written
+    problems: Mapping[str, Problem] = field(default_factory=dict)
+    no_problems: str = ""
+    space: SearchSpace | None = None
+    workplaces: Mapping[str, Workplace] = field(default_factory=dict)
+    is_at_work: bool = False
+
+    @classmethod
+    def open(cls, path: str | Path) -> SearchEvidence:
+        """Read what a results folder holds. Raises SearchError if it holds no search."""
+        from search.results import ResultsFolder
+
+        folder = ResultsFolder.open(Path(path))
+        name, records, splits, looks = folder.read()
+        board = Leaderboard.of(name, records, splits, looks)
+        if not folder.has_begun:
+            return cls(name, folder.path, board, splits=splits, no_problems="The search is only starting.")
+        from search.space.space import SearchSpace
+
+        identity = folder.identity
+        space = SearchSpace.read(identity["recipe"], str(folder.path))
+        folder.require_parameters(records, space)
+        problems, no_problems = _problems(folder)
+        with folder.reading() as store:
+            workplaces, at_work = store.workplaces(past=True), bool(store.at_work())
+        return cls(
+            name,
+            folder.path,
+            board,
+            tuple(records),
+            splits,
+            _tasks(folder),
+            identity,
+            folder.config_file.read_text(encoding="utf-8", errors="replace") if folder.config_file.exists() else "",
+            folder.completions,
+            problems,
+            no_problems,
+            space,
+            workplaces,
+            at_work,
+        )
+
+    @property
+    def trials(self) -> list[TrialRecord]:
+        """The trials, by number, also those that are not over."""
+        return [record for record in self.records if record.kind == "trial"]
+
+    @property
+    def winner(self) -> TrialRecord | None:
+        """The trial that the verdict is about, or else the best one; None where none has a score."""
+        number = self.board.best if self.board.verdict.trial is None else self.board.verdict.trial
+        return next((record for record in self.trials if record.number == number), None)
+
+
+def _tasks(folder: ResultsFolder) -> dict[SplitName, Sequence[str]]:
+    tasks: dict[SplitName, Sequence[str]] = {**folder.splits}
+    if plan := folder.confirmation:
+        tasks["confirm"] = plan.task_ids
+    return tasks
+
+
+def _problems(folder: ResultsFolder) -> tuple[Mapping[str, Problem], str]:
+    """Return the problems of a search by task id, or why they cannot be had."""
+    from evaluation import EvaluationError, load_problems
+    from search.confirmation_plan import recorded_evaluation
+    from search.space.sections import Sections
+
+    try:
+        evaluation = recorded_evaluation(folder.identity, Sections.load(folder.config_file), folder.path)
+        found = evaluation.load_problems(str(folder.path))
+        if found.digest != folder.identity["problems"]["sha256"]:
+            return {}, "The problems cannot be shown: their files have changed since the search began."
+        extra = [
+            each
+            for source in (folder.confirmation.sources if folder.confirmation else ())
+            for each in load_problems(source)
+        ]
+    except (SearchError, EvaluationError, OSError) as error:
+        return {}, f"The problems cannot be shown: {error}"
+    return {problem.task_id: problem for problem in [*extra, *found]}, ""

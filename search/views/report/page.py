@@ -1,0 +1,73 @@
+"""The page: the sections of the report, in their order, and one HTML file of them.
+
+Guarantees: the file needs no other, and nothing from any network. Text and tables stand in it as such; figures are
+drawn by scripts when they are scrolled into view.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING
+
+from search.views.report.leaderboard import leaderboard
+from search.views.report.section import Section, embedded, rendered
+from search.views.report.verdict import verdict
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+    from search.views.report.evidence import SearchEvidence
+
+SECTIONS: list[Callable[[SearchEvidence], Section | None]] = [verdict, leaderboard]
+"""What makes each section, in the order of the page; None where a search has nothing to show there."""
+_FRAME_SCRIPTS = ("report.js", "tables.js")
+
+
+def page(evidence: SearchEvidence) -> str:
+    """Return the report of a search."""
+    found = [section for make in SECTIONS if (section := make(evidence))]
+    return page_of(evidence.name, found)
+
+
+def page_of(title: str, sections: Iterable[Section], scripts: Iterable[str] = ()) -> str:
+    """Return a page of some sections.
+
+    Args:
+        title: of the window.
+        sections: in their order.
+        scripts: further files in ``assets/`` that the page runs.
+    """
+    sections = list(sections)
+    own = [section.script for section in sections if section.script]
+    text = rendered(
+        "page.html",
+        title=title,
+        sections=sections,
+        style=asset("report.css"),
+        scripts=[asset(name) for name in dict.fromkeys([*_FRAME_SCRIPTS, *own, *scripts])],
+        plotly=plotly(),
+    )
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}")
+
+
+@cache
+def asset(name: str) -> Markup:
+    """Return a file of ``assets/`` as it stands in the page."""
+    from markupsafe import Markup
+
+    return Markup(files("search.views.report").joinpath("assets", name).read_text(encoding="utf-8"))
+
+
+@cache
+def plotly() -> Markup:
+    """Return plotly.js, deflated."""
+    from plotly.offline import get_plotlyjs
+
+    return embedded(get_plotlyjs())
+
+
+def utf8(text: str) -> bytes:
+    """Return a page as a file holds it; half of a surrogate pair, which UTF-8 has not, becomes a question mark."""
+    return text.encode(errors="replace")
