@@ -1,0 +1,54 @@
+"""The command that reads the config of another program: import-evolve."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from evaluation.problems import SOURCES
+from search.cli import shared_options
+from search.cli.printing import tell
+from search.startup import quick_imports
+
+
+@click.command()
+@click.argument("genome", type=click.Path(path_type=Path))
+@click.option("--to", type=click.Path(path_type=Path), help="The config to write; by default it is printed.")
+@click.option(
+    "--problems",
+    multiple=True,
+    help=f"What is scored in place of the genome's tasks: {SOURCES}. The option may be repeated.",
+)
+@click.option(
+    "--slices",
+    is_flag=True,
+    help="Give each group of layers a slice of its own, as in mergekit-evolve, in place of a gradient.",
+)
+@shared_options.TRUST
+def import_evolve(
+    genome: Path, to: Path | None, problems: tuple[str, ...], slices: bool, trust_remote_code: bool
+) -> None:
+    """Turn a config of mergekit-evolve into one of merge-search, and say how they differ.
+
+    \b
+    Example:
+      merge-search import-evolve genome.yaml --to search.yaml
+    """
+    with quick_imports():
+        from search.errors import SearchError
+        from search.space.genome import translated
+
+    if to is not None and to.exists():
+        raise SearchError(f"{to}: is there already; remove it, or give another file with --to")
+    found = translated(genome, to or Path("config.yaml"), problems, slices, trust_remote_code)
+    if to is None:
+        click.echo(found.text, nl=False)
+        return
+    try:
+        to.write_text(found.text, encoding="utf-8")
+    except OSError as error:
+        raise SearchError(f"{to}: cannot be written: {error.strerror}; give another file with --to") from None
+    tell(*found.notes)
+    count = sum(len(each.names) for each in found.config.space.ranges)
+    click.echo(f"{to}: searches {count} values; next:\n  merge-search run {to} --dry-run")
