@@ -303,10 +303,10 @@ def compare(first: str, second: str, as_json: bool) -> None:
     """
     from search.board.compare import compare as compare_scored
 
-    print_comparison(compare_scored(_scored(first), _scored(second)), as_json)
+    print_comparison(compare_scored(scored(first), scored(second)), as_json)
 
 
-def _scored(reference: str) -> Scored:
+def scored(reference: str) -> Scored:
     """Read a report's file, or a record given as RESULTS:NAME. Raises SearchError."""
     from search.board.compare import Scored
 

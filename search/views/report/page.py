@@ -12,6 +12,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING
 
 from search.views.report.leaderboard import leaderboard
+from search.views.report.problems import matrix, problems
 from search.views.report.section import Section, embedded, rendered
 from search.views.report.verdict import verdict
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from search.views.report.evidence import SearchEvidence
 
-SECTIONS: list[Callable[[SearchEvidence], Section | None]] = [verdict, leaderboard]
+SECTIONS: list[Callable[[SearchEvidence], Section | None]] = [verdict, leaderboard, problems, matrix]
 """What makes each section, in the order of the page; None where a search has nothing to show there."""
 _FRAME_SCRIPTS = ("report.js", "tables.js")
 
@@ -45,7 +46,7 @@ def page_of(title: str, sections: Iterable[Section], scripts: Iterable[str] = ()
         "page.html",
         title=title,
         sections=sections,
-        style=asset("report.css"),
+        style=asset("report.css") + asset("problems.css"),
         scripts=[asset(name) for name in dict.fromkeys([*_FRAME_SCRIPTS, *own, *scripts])],
         plotly=plotly(),
     )

@@ -1,0 +1,140 @@
+"""Answers: what models wrote for problems, and what became of it, as data that scripts of the page read.
+
+Guarantees: a text stands in the data once, however many models wrote it. Of a long text the beginning stands there, and
+how long it was. Where the texts of all models are too much, those of the models given last are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, get_args
+
+from evaluation import Status
+from search.study.outcomes import CODES
+
+if TYPE_CHECKING:
+    from search.results import Completion
+
+MOST_CHARACTERS: Final = 8_000
+"""Of a longer text only the beginning is shown."""
+MOST_LINES: Final = 400
+"""The same, in lines."""
+MOST_SAMPLES: Final = 3
+"""Of more samples of a problem, only so many are shown: among them one that passed and one that did not."""
+ROOM: Final = 6_000_000
+"""How many characters all texts may have; deflated they take about a sixth of that."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What one model wrote on one split.
+
+    Attributes:
+        outcomes: `samples` characters per problem, in the split's order; see `search.study.outcomes`.
+        samples: per problem.
+        written: the completions, problem by problem; None where they are not to be shown, or not kept.
+    """
+
+    outcomes: str
+    samples: int = 1
+    written: Sequence[Completion] | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model and its answers.
+
+    Attributes:
+        name: what people call it.
+        kind: ``trial``, ``parent``, ``average``, or ``report`` for a report of `merge-search evaluate`.
+        word: what `merge-search compare` calls it, as a shell takes it.
+        answers: by split; without an entry where it has no outcomes.
+    """
+
+    name: str
+    kind: str
+    word: str
+    answers: Mapping[str, Answers]
+
+
+def answers_data(
+    models: Sequence[Model], tasks: Mapping[str, Sequence[str]], prompts: Mapping[str, str], room: int = ROOM
+) -> dict[str, Any]:
+    """Return models, problems and texts as plain data.
+
+    Args:
+        models: in the order in which they are shown.
+        tasks: the ids of the problems of each split, in the order of the outcomes.
+        prompts: by task id, as far as known.
+        room: how many characters all texts may have.
+    """
+    texts = _Texts()
+    splits = {
+        split: {
+            "tasks": list(ids),
+            "prompts": [texts.add(prompts[task]) if task in prompts else -1 for task in ids],
+        }
+        for split, ids in tasks.items()
+    }
+    return {
+        "splits": splits,
+        "models": [_model(model, tasks, texts, room) for model in models],
+        "texts": texts.shown,
+        "cut": texts.cut,
+        "statuses": {CODES[status]: status.replace("_", " ") for status in get_args(Status)},
+    }
+
+
+class _Texts:
+    """Texts, each once, by number."""
+
+    def __init__(self) -> None:
+        self.shown: list[str] = []
+        self.cut: dict[int, int] = {}
+        self.size = 0
+        self._numbers: dict[str, int] = {}
+
+    def add(self, text: str) -> int:
+        """Return the number of a text."""
+        number = self._numbers.setdefault(text, len(self._numbers))
+        if number == len(self.shown):
+            beginning = "".join(text[:MOST_CHARACTERS].splitlines(keepends=True)[:MOST_LINES])
+            if len(beginning) < len(text):
+                self.cut[number] = len(text)
+            self.shown.append(beginning)
+            self.size += len(beginning)
+        return number
+
+
+def _model(model: Model, tasks: Mapping[str, Sequence[str]], texts: _Texts, room: int) -> dict[str, Any]:
+    shown = {
+        split: _written(found.written, tasks[split], texts)
+        for split, found in model.answers.items()
+        if found.written is not None and texts.size < room
+    }
+    return {
+        "name": model.name,
+        "kind": model.kind,
+        "word": model.word,
+        "outcomes": {split: found.outcomes for split, found in model.answers.items()},
+        "samples": {split: found.samples for split, found in model.answers.items()},
+        "answers": shown,
+    }
+
+
+def _written(written: Sequence[Completion], tasks: Sequence[str], texts: _Texts) -> list[list[int]]:
+    """Return the shown samples of each problem: for each its number, and those of its text and its error."""
+    by_task: dict[str, list[Completion]] = {}
+    for completion in written:
+        by_task.setdefault(completion.task_id, []).append(completion)
+    return [_samples(by_task.get(task, ()), texts) for task in tasks]
+
+
+def _samples(samples: Sequence[Completion], texts: _Texts) -> list[int]:
+    passed = [each.status == "passed" for each in samples]
+    first = {passed.index(state) for state in (True, False) if state in passed}
+    others = [number for number in range(len(samples)) if number not in first]
+    chosen = sorted([*first, *others[: MOST_SAMPLES - len(first)]])
+    pairs = [(number, samples[number]) for number in chosen]
+    return [value for number, it in pairs for value in (number, texts.add(it.completion), texts.add(it.detail))]
