@@ -140,6 +140,28 @@ def find(
     return {name: _chosen(name, known[name], parts, results, digests) for name, parts in found.items()}
 
 
+def on_disk(identity: Mapping[str, Any], results: Path) -> Names:
+    """Return where the models and files of a search are on this disk, by their names; what they hold is not read.
+
+    Raises SearchError if one is not there; nothing is downloaded.
+    """
+    known = identity.get(CONTENTS, {})
+    return {name: _on_disk(name, held, results) for name, held in known.items() if PROBLEMS not in held[DIGESTS]}
+
+
+def _on_disk(name: str, held: Mapping[str, Any], results: Path) -> str:
+    place = next((place for place in _places(name, held, results) if Path(place).exists()), None)
+    if place is None and (commit := held[DIGESTS].get(COMMIT)):
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import LocalEntryNotFoundError
+
+        with contextlib.suppress(LocalEntryNotFoundError):
+            place = snapshot_download(name.partition("@")[0], revision=commit, local_files_only=True)
+    if place is None:
+        raise SearchError(f"{results}: model {name}: is not on this disk")
+    return place
+
+
 def find_problems(identity: Identity, source: str, results: Path) -> str:
     """Return where the problems of a source are now: of a file as `find` looks for a model, and else the source."""
     held = identity.get(CONTENTS, {}).get(source)

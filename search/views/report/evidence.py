@@ -6,7 +6,7 @@ completions) is empty, and a sentence says why.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -18,15 +18,31 @@ from search.study.record import SplitName, TrialRecord
 
 if TYPE_CHECKING:
     from evaluation.problems import Problem
+    from search.layer_values import Curve
     from search.results import Completion, ResultsFolder
     from search.space.space import SearchSpace
     from search.study.store import Workplace
 
+# Of so many trials, and with so many values in all, a page shows the layers.
+_MOST_CURVES, _MOST_VALUES = 200, 100_000
 ReadCompletions: TypeAlias = "Callable[[TrialRecord, SplitName], Sequence[Completion]]"
 
 
 def _nothing_written(record: TrialRecord, split: SplitName) -> Sequence[Completion]:  # noqa: ARG001
     return ()
+
+
+@dataclass(frozen=True)
+class Layers:
+    """What the parameters of merges are over the layers.
+
+    Attributes:
+        curves: of some trials, by their numbers; the winner and the best.
+        no_layers: why the curves have knots in place of layers, in a sentence; empty if they have layers.
+    """
+
+    curves: Mapping[int, Sequence[Curve]] = field(default_factory=dict)
+    no_layers: str = ""
 
 
 @dataclass(frozen=True)
@@ -47,6 +63,7 @@ class SearchEvidence:
         problems: by task id; empty where they cannot be loaded.
         no_problems: why there are none, in a sentence; empty where there are.
         space: what is searched; None where the search has not begun.
+        layers: what the parameters of the best trials are over the layers.
         workplaces: where its workers are and were, by their names.
         is_at_work: whether a worker is at it now.
     """
@@ -63,6 +80,7 @@ class SearchEvidence:
     problems: Mapping[str, Problem] = field(default_factory=dict)
     no_problems: str = ""
     space: SearchSpace | None = None
+    layers: Layers = Layers()
     workplaces: Mapping[str, Workplace] = field(default_factory=dict)
     is_at_work: bool = False
 
@@ -97,6 +115,7 @@ class SearchEvidence:
             problems,
             no_problems,
             space,
+            _layers(folder, board),
             workplaces,
             at_work,
         )
@@ -109,8 +128,11 @@ class SearchEvidence:
     @property
     def winner(self) -> TrialRecord | None:
         """The trial that the verdict is about, or else the best one; None where none has a score."""
-        number = self.board.best if self.board.verdict.trial is None else self.board.verdict.trial
-        return next((record for record in self.trials if record.number == number), None)
+        return next((record for record in self.trials if record.number == _winner(self.board)), None)
+
+
+def _winner(board: Leaderboard) -> int | None:
+    return board.best if board.verdict.trial is None else board.verdict.trial
 
 
 def _tasks(folder: ResultsFolder) -> dict[SplitName, Sequence[str]]:
@@ -139,3 +161,29 @@ def _problems(folder: ResultsFolder) -> tuple[Mapping[str, Problem], str]:
     except (SearchError, EvaluationError, OSError) as error:
         return {}, f"The problems cannot be shown: {error}"
     return {problem.task_id: problem for problem in [*extra, *found]}, ""
+
+
+def _layers(folder: ResultsFolder, board: Leaderboard) -> Layers:
+    """Return the curves of the winner and of the best trials, as many as a page has room for."""
+    from merging import MergingError
+    from search.layer_values import knot_values, layer_values
+    from search.space.sections import Sections
+
+    records = [record for record in board.trials if record.search.score is not None and record.recipe]
+    records.sort(key=lambda record: record.number != _winner(board))
+    curves: dict[int, Sequence[Curve]] = {}
+    no_layers, room = "", _MOST_VALUES
+    try:
+        load = Sections.load(folder.config_file).merging.load_options
+        found: Iterable[Sequence[Curve]] = layer_values(
+            [record.recipe for record in records[:_MOST_CURVES]], folder.identity, folder.path, load
+        )
+        for record, lines in zip(records, found, strict=False):
+            curves[record.number] = lines
+            room -= sum(len(line.values) for line in lines)
+            if room < 0:
+                break
+    except (SearchError, MergingError) as error:
+        no_layers = f"The knots of the gradients are shown, not the layers: {error}."
+        curves = {record.number: knot_values(record.recipe, folder.path) for record in records[:_MOST_CURVES]}
+    return Layers(curves, no_layers)

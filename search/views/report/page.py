@@ -6,14 +6,18 @@ drawn by scripts when they are scrolled into view.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable
 from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
+from search.views.report.colours import COLOURS
+from search.views.report.history import history
+from search.views.report.layers import layers
 from search.views.report.leaderboard import leaderboard
 from search.views.report.problems import matrix, problems
-from search.views.report.section import Section, embedded, rendered
+from search.views.report.section import Section, embedded, rendered, safe
 from search.views.report.verdict import verdict
 
 if TYPE_CHECKING:
@@ -21,7 +25,14 @@ if TYPE_CHECKING:
 
     from search.views.report.evidence import SearchEvidence
 
-SECTIONS: list[Callable[[SearchEvidence], Section | None]] = [verdict, leaderboard, problems, matrix]
+SECTIONS: list[Callable[[SearchEvidence], Section | None]] = [
+    verdict,
+    leaderboard,
+    history,
+    layers,
+    problems,
+    matrix,
+]
 """What makes each section, in the order of the page; None where a search has nothing to show there."""
 _FRAME_SCRIPTS = ("report.js", "tables.js")
 
@@ -49,6 +60,8 @@ def page_of(title: str, sections: Iterable[Section], scripts: Iterable[str] = ()
         style=asset("report.css") + asset("problems.css"),
         scripts=[asset(name) for name in dict.fromkeys([*_FRAME_SCRIPTS, *own, *scripts])],
         plotly=plotly(),
+        colours=_colours,
+        palette=safe(json.dumps({name: light for name, (light, _) in COLOURS.items()})),
     )
     return text.replace("\0", "\N{REPLACEMENT CHARACTER}")
 
@@ -67,6 +80,10 @@ def plotly() -> Markup:
     from plotly.offline import get_plotlyjs
 
     return embedded(get_plotlyjs())
+
+
+def _colours(theme: int) -> str:
+    return " ".join(f"--{name}: {both[theme]};" for name, both in COLOURS.items())
 
 
 def utf8(text: str) -> bytes:

@@ -29,7 +29,8 @@ class Section:
         key: its name in links and for its script, such as ``leaderboard``.
         title: its heading.
         html: what it shows before any script runs.
-        data: what its script reads, as JSON has it; None if it has no script.
+        data: what its script reads, as JSON has it. Without a script of its own, ``{"figures": {NAME: FIGURE}}`` is
+            drawn into the elements with ``data-figure="NAME"``.
         script: the file in ``assets/`` that draws it, which calls ``report.section(KEY, draw)``.
     """
 

@@ -4,7 +4,7 @@
 // window, or before the page is printed. It draws figures with report.figure(element, {data, layout}).
 "use strict";
 const report = (() => {
-  const draws = new Map(), figures = new Map(), known = new Map();
+  const draws = new Map(), figures = new Map(), known = new Map(), begun = new Set();
   let library = null;
 
   async function inflated(text) {
@@ -38,9 +38,10 @@ const report = (() => {
     return getComputedStyle(document.documentElement).getPropertyValue("--" + name).trim();
   }
 
-  // A colour of the page ("--blue") wherever it stands in a figure as a value of its own.
+  // A figure with the colours of the page in place of those that Python gave it: as in dark mode, if that is on.
+  const names = new Map(Object.entries(JSON.parse(document.getElementById("colours").textContent)).map(([name, value]) => [value, name]));
   function painted(node) {
-    if (typeof node === "string") return node.startsWith("--") ? colour(node.slice(2)) : node;
+    if (typeof node === "string") return names.has(node) ? colour(names.get(node)) : node;
     if (Array.isArray(node)) return node.map(painted);
     if (node && typeof node === "object" && !ArrayBuffer.isView(node))
       return Object.fromEntries(Object.entries(node).map(([key, value]) => [key, painted(value)]));
@@ -67,14 +68,23 @@ const report = (() => {
     return element;
   }
 
+  // Text as a figure shows it: plotly takes some HTML in names and titles.
+  function plain(text) {
+    return text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
+  }
+
   function section(key, draw) {
     draws.set(key, draw);
   }
 
+  async function drawFigures(element, data) {
+    for (const place of element.querySelectorAll("[data-figure]")) await figure(place, data.figures[place.dataset.figure]);
+  }
+
   async function begin(element) {
-    const draw = draws.get(element.id);
-    if (!draw) return;
-    draws.delete(element.id);
+    if (begun.has(element) || !document.getElementById("data-" + element.id)) return;
+    begun.add(element);
+    const draw = draws.get(element.id) ?? drawFigures;
     try {
       await draw(element, await dataOf(element.id));
     } catch (error) {
@@ -112,5 +122,5 @@ const report = (() => {
     });
   });
 
-  return { section, figure, plotly, dataOf, inflated, colour };
+  return { section, figure, plotly, plain, dataOf, inflated, colour };
 })();
