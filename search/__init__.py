@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from search.board.leaderboard import Leaderboard, Row
+    from search.callbacks.callback import Callback
+    from search.callbacks.mlflow_tracker import MlflowTracker
+    from search.callbacks.wandb_tracker import WandbTracker
     from search.errors import SearchError
     from search.run.worker import run_search
     from search.space.config import SearchConfig
@@ -20,6 +23,9 @@ if TYPE_CHECKING:
 # What each module gives, imported on first use (PEP 562): `merge-search --help` does not wait for torch or optuna.
 _NAMES = {
     "board.leaderboard": "Leaderboard Row",
+    "callbacks.callback": "Callback",
+    "callbacks.mlflow_tracker": "MlflowTracker",
+    "callbacks.wandb_tracker": "WandbTracker",
     "errors": "SearchError",
     "run.worker": "run_search",
     "space.config": "SearchConfig",

@@ -18,20 +18,27 @@ pytestmark = pytest.mark.slow  # the metadata of every package is read
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("merging", "evaluation", "search")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-ENGINE = ROOT / "evaluation" / "generation" / "vllm_engine"
+OPTIONAL = {
+    "vllm": "evaluation/generation/vllm_engine",
+    "mlflow": "search/callbacks/mlflow_tracker.py",
+    "wandb": "search/callbacks/wandb_tracker.py",
+}
+"""Where each extra is imported, and nowhere else."""
 
 
 def test_every_package_that_is_imported_is_declared() -> None:
     declared = names(PROJECT["dependencies"])
     found = {file: imports(file) - declared for file in sources(*PACKAGES)}
-    assert {file: missing for file, missing in found.items() if missing and ENGINE not in file.parents} == {}
-    engine = set().union(*(missing for file, missing in found.items() if ENGINE in file.parents))
-    assert engine == names(PROJECT["optional-dependencies"]["vllm"])
+    for extra, place in OPTIONAL.items():
+        there = {file for file in found if file.is_relative_to(ROOT / place)}
+        of_extra = set().union(*(found.pop(file) for file in there))
+        assert of_extra == names(PROJECT["optional-dependencies"][extra])
+    assert {file: missing for file, missing in found.items() if missing} == {}
 
 
 def test_every_package_that_the_tests_import_is_declared() -> None:
     extras = PROJECT["optional-dependencies"]
-    declared = names([*PROJECT["dependencies"], *extras["test"], *extras["dev"], *extras["vllm"]])
+    declared = names([*PROJECT["dependencies"], *(each for extra in extras.values() for each in extra)])
     declared.add("evalplus")  # makes a table, tests/evaluation/evalplus_table.py, which is kept
     found = {file: imports(file) - declared for file in sources("tests")}
     assert {file: missing for file, missing in found.items() if missing} == {}

@@ -67,6 +67,7 @@ def _seconds(ctx: click.Context, param: click.Parameter, value: str | None) -> f
 )
 @shared_options.DEVICE_OF_SEARCH
 @shared_options.COMPILE
+@shared_options.TRACK
 @shared_options.CONSENT
 def run(
     config: Path,
@@ -80,6 +81,7 @@ def run(
     dry_run: bool,
     device: str | None,
     compile: bool | None,
+    track: tuple[str, ...],
     allow_code_execution: bool,
 ) -> None:
     """Run a search, or continue it where it stopped.
@@ -98,6 +100,7 @@ def run(
     words = [word for option, value in given.items() if value is not None for word in (option, value)]
     words += ["--allow-code-execution"] * allow_code_execution
     words += [] if compile is None else ["--compile" if compile else "--no-compile"]
+    words += [word for name in track for word in ("--track", name)]
     again = _command("run", config, *words)
     with Terminal() as progress:
         # PyTorch and transformers take seconds to import: this line says why nothing happens yet.
@@ -123,13 +126,14 @@ def run(
             loaded = loaded.updated("merging", compile=compile)
         if dry_run:
             sys.exit(0 if show_search(loaded, progress) else 1)
+        from search.callbacks.trackers import trackers
         from search.run.worker import default_folder, run_search
 
         folder = out or default_folder(loaded)
         with _continued_by(again):
             found = run_search(
                 loaded, folder, trials=trials, timeout=timeout, seed=seed, fresh=fresh, retry_failed=retry_failed,
-                progress=progress,
+                progress=progress, callbacks=trackers(track),
             )  # fmt: skip
     _print_end(found, again)
     if found.is_promising and not found.unfinished:
@@ -159,6 +163,7 @@ def run(
 )
 @click.option("--timeout", callback=_seconds, metavar="TIME", help="Start no round after this time: 8h, 1h30m, 90m.")
 @shared_options.DEVICE_OF_SEARCH
+@shared_options.TRACK
 @shared_options.CONSENT
 def confirm(
     results: Path,
@@ -167,6 +172,7 @@ def confirm(
     temperature: float | None,
     timeout: float | None,
     device: str | None,
+    track: tuple[str, ...],
     allow_code_execution: bool,
 ) -> None:
     """Gather more evidence for the finalists of a search that is over, until one is proven or refuted.
@@ -181,15 +187,17 @@ def confirm(
     given = [word for source in problems for word in ("--problems", source)]
     for option, value in {"--samples": samples, "--temperature": temperature, "--device": device}.items():
         given += [] if value is None else [option, str(value)]
+    given += [word for name in track for word in ("--track", name)]
     again = _command("confirm", results, *given, *["--allow-code-execution"] * allow_code_execution)
     with Terminal() as progress:
         progress.begin("starting", 1)
+        from search.callbacks.trackers import trackers
         from search.run.confirm import confirm_search
 
         with _continued_by(again):
             found = confirm_search(
                 results, problems, samples=samples, temperature=temperature, timeout=timeout, device=device,
-                allow_code_execution=allow_code_execution, progress=progress,
+                allow_code_execution=allow_code_execution, progress=progress, callbacks=trackers(track),
             )  # fmt: skip
     _print_end(found, again)
     _print_export(found, results)

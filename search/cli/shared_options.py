@@ -8,6 +8,7 @@ import click
 
 from evaluation import BACKENDS, ComputeDtype
 from evaluation.problems import SOURCES
+from search.callbacks.trackers import TRACKERS
 
 BACKEND = click.option(
     "--backend",
@@ -78,6 +79,12 @@ COMPILE = click.option(
     "--compile/--no-compile",
     default=None,
     help="Merge with compiled kernels; by default if that saves time. The result has the same bits.",
+)
+TRACK = click.option(
+    "--track",
+    type=click.Choice(list(TRACKERS)),
+    multiple=True,
+    help="Also keep it in MLflow or Weights & Biases; pip install 'merge-search[mlflow]' or [wandb]. May be repeated.",
 )
 PROBLEMS = click.option(
     "--problems",

@@ -7,7 +7,7 @@ and killed like a search; the same command continues it.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from evaluation import ConsentError
 from search.board.leaderboard import Leaderboard
 from search.board.round_looks import confirmation_ended
 from search.board.search_verdict import proven
+from search.callbacks.callback import Callback, Callbacks
 from search.confirmation_plan import Asked, plan_confirmation, recorded_evaluation, require_confirmable
 from search.errors import SearchError
 from search.results import ResultsFolder
@@ -34,6 +35,7 @@ def confirm_search(
     device: str | None = None,
     allow_code_execution: bool = False,
     progress: Progress | None = None,
+    callbacks: Iterable[Callback] = (),
 ) -> Leaderboard:
     """Score the finalists of a search, and its parents, until a finalist is proven or refuted; return the leaderboard.
 
@@ -46,6 +48,7 @@ def confirm_search(
         device: what to merge and evaluate on, instead of `merging.device`.
         allow_code_execution: consent, if the config does not give it.
         progress: told what happens; by default nobody is.
+        callbacks: told what becomes of each round; one that raises is switched off.
 
     Raises:
         SearchError, MergingError, EvaluationError: there is nothing to confirm; what is asked for makes no sense, or is
@@ -78,8 +81,8 @@ def confirm_search(
     stop = StopRequest(progress)
     with stop.on_signals(), set_up_rounds(folder, evaluation, planned, progress, device) as session:
         stop.waits_for_trial = True
-        rounds = Rounds(session, 0, deadline, lambda: stop.asked, planned)
-        rounds.run()
-        store = session.store
-        found_board = Leaderboard.of(name, rounds.records.read(), store.splits, store.looks)
-        return replace(found_board, unfinished=rounds.unfinished(), ended=rounds.ended())
+        told = Callbacks.of(callbacks, progress.say)
+        rounds = Rounds(session, 0, deadline, lambda: stop.asked, told, planned)
+        with told.during(rounds.begun, rounds.leaderboard):
+            rounds.run()
+        return rounds.leaderboard()

@@ -17,10 +17,12 @@ from functools import cached_property, partial
 from evaluation.generation.out_of_memory import release_unused
 from merging import MergingError, Recipe
 from search.ascent.ascent import Ascent, AscentOverError
+from search.board.leaderboard import Leaderboard
 from search.board.names import NAME_WIDTH, parent_names, record_name
 from search.board.power import parents_discordance, what_is_provable
 from search.board.ranking import ranked, unreported
 from search.board.search_verdict import Splits, last_look, next_look, unscored
+from search.callbacks.callback import BegunSearch, Callbacks
 from search.errors import STOPS, SearchError
 from search.pruning import pruners
 from search.run.ascending import ascent_of, goes_on, ranking, why_none
@@ -46,12 +48,14 @@ class Phases:
         total: how many trials the search has in all.
         deadline: when its last job on the search split begins at the latest, on time.monotonic's clock.
         is_stopping: whether no other job is to be begun.
+        callbacks: told what becomes of each model.
     """
 
     session: Session
     total: int
     deadline: float | None
     is_stopping: Callable[[], bool]
+    callbacks: Callbacks
     machine: Machine = field(init=False)
 
     def __post_init__(self) -> None:
@@ -89,6 +93,20 @@ class Phases:
         """Return by which rule the search has ended, in words; nothing if it has not."""
         is_late = self.deadline is not None and time.monotonic() >= self.deadline
         return ended_by(replace(self._so_far, is_late=is_late), self.session.config.search.stop)
+
+    def leaderboard(self) -> Leaderboard:
+        """Return the leaderboard as it stands, and why the search has ended if it has."""
+        store = self.session.store
+        found = Leaderboard.of(self.session.bench.folder.name, self.records.read(), store.splits, store.looks)
+        return replace(found, unfinished=self.unfinished(), ended=self.ended())
+
+    def begun(self) -> BegunSearch:
+        """Return what callbacks are told of the search when the worker begins."""
+        session, records = self.session, tuple(self.records.read())
+        others = session.store.at_work() - {session.worker}
+        over = tuple(it for it in records if it.is_over and not {it.search.worker, it.on("report").worker} & others)
+        folder, say = session.bench.folder, self._progress.say
+        return BegunSearch(folder, session.config, records, over, self._splits, say)
 
     @property
     def _so_far(self) -> SearchSoFar:
@@ -203,11 +221,11 @@ class Phases:
 
     def _run(self, job: Job, run: Callable[[], Result]) -> None:
         """Run a claimed job; where it cannot be finished, leave it to be run again."""
-        store = self.session.store
+        store, is_kept = self.session.store, False
         try:
             result = run()
             if result.record:
-                store.finish(job, result.record)
+                is_kept = store.finish(job, result.record)
         except STOPS:
             with contextlib.suppress(SearchError):  # of the same folder
                 store.release(job)
@@ -215,6 +233,8 @@ class Phases:
         if result.record is None:
             store.release(job, result.note, result.device_lost)
         self._tell(job, result)
+        if result.record and is_kept:
+            self.callbacks.record(result.record, job.split, SearchStatus.of(self.records.read()))
         if result.record is None:
             give_up = partial(store.give_up, job)
             name = self._name(job.record)

@@ -10,13 +10,14 @@ import contextlib
 import signal
 import threading
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
 from evaluation import ConsentError
 from search.board.leaderboard import Leaderboard
+from search.callbacks.callback import Callback, Callbacks
 from search.results import ResultsFolder
 from search.space.config import SearchConfig
 from search.startup import quick_imports
@@ -33,6 +34,7 @@ def run_search(
     fresh: bool = False,
     retry_failed: bool = False,
     progress: Progress | None = None,
+    callbacks: Iterable[Callback] = (),
 ) -> Leaderboard:
     """Run a search, or go on with one, and return its leaderboard.
 
@@ -45,6 +47,7 @@ def run_search(
         fresh: begin anew; an existing folder is moved aside.
         retry_failed: run again all that has failed so far.
         progress: told what happens; by default nobody is.
+        callbacks: told what becomes of each model, such as `MlflowTracker()`; one that raises is switched off.
 
     Raises:
         SearchError, MergingError, EvaluationError: the config, the folder, the models or the problems cannot be used,
@@ -68,11 +71,11 @@ def run_search(
     stop = StopRequest(progress)
     with stop.on_signals(), set_up(config, path, total, progress, fresh, retry_failed) as session:
         stop.waits_for_trial = True
-        phases = Phases(session, total, deadline, lambda: stop.asked)
-        phases.run()
-        store = session.store
-        found = Leaderboard.of(session.bench.folder.name, phases.records.read(), store.splits, store.looks)
-        return replace(found, unfinished=phases.unfinished(), ended=phases.ended())
+        told = Callbacks.of(callbacks, progress.say)
+        phases = Phases(session, total, deadline, lambda: stop.asked, told)
+        with told.during(phases.begun, phases.leaderboard):
+            phases.run()
+        return phases.leaderboard()
 
 
 def default_folder(config: SearchConfig) -> Path:

@@ -1,0 +1,1 @@
+"""Callbacks: what is told of a search while it runs, such as MLflow and Weights & Biases."""
