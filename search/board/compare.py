@@ -60,7 +60,7 @@ class Comparison:
     Attributes:
         names: of both.
         split: ``report`` or ``search``, if the problems are those of one.
-        problems: how many.
+        tasks: their ids, in order.
         scores: pass@1 of both.
         intervals: their 95% intervals.
         test: what distinguishes the first from the second.
@@ -68,10 +68,15 @@ class Comparison:
 
     names: tuple[str, str]
     split: str
-    problems: int
+    tasks: tuple[str, ...]
     scores: tuple[float, float]
     intervals: tuple[Interval, Interval]
     test: PairedTest
+
+    @property
+    def problems(self) -> int:
+        """How many problems there are."""
+        return len(self.tasks)
 
 
 def compare(first: Scored, second: Scored) -> Comparison:
@@ -86,7 +91,7 @@ def compare(first: Scored, second: Scored) -> Comparison:
     return Comparison(
         (first.name, second.name),
         split,
-        len(common),
+        tuple(common),
         (groups[0].mean, groups[1].mean),
         (interval(groups[:1]), interval(groups[1:])),
         paired_test(mine, theirs),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from collections.abc import Callable, Iterator
@@ -17,13 +16,11 @@ from evaluation.problems import SOURCES
 from evaluation.scoring import MOST_SAMPLES
 from search.cli import shared_options
 from search.cli.printing import print_comparison, print_leaderboard, show_search, tell, tell_of_mergekit
-from search.errors import SearchError
 from search.startup import quick_imports, without_collector
 from search.views.bar import bar
 from search.views.json_csv import FORMATS
 
 if TYPE_CHECKING:
-    from search.board.compare import Scored
     from search.board.leaderboard import Leaderboard
 
 _SUGGESTED_SAMPLES = 4
@@ -301,51 +298,26 @@ def export(
 @click.argument("first")
 @click.argument("second")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def compare(first: str, second: str, as_json: bool) -> None:
+@click.option("--html", type=click.Path(path_type=Path), help="Also write a page with both answers to each problem.")
+@click.option("--problems", multiple=True, help=f"Where the page of two reports has the prompts from: {SOURCES}.")
+def compare(first: str, second: str, as_json: bool, html: Path | None, problems: tuple[str, ...]) -> None:
     """Compare two models problem by problem: reports (of evaluate --json), or trials and parents of a search.
 
     \b
     Example:
       merge-search compare results/quickstart:33 results/quickstart:text
-      merge-search compare merged.json parent.json
+      merge-search compare results/quickstart:33 results/quickstart:text --html compared.html
+      merge-search compare merged.json parent.json --html compared.html --problems humaneval
     """
     from search.board.compare import compare as compare_scored
+    from search.cli.compared import scored, write_page
 
-    print_comparison(compare_scored(scored(first), scored(second)), as_json)
-
-
-def scored(reference: str) -> Scored:
-    """Read a report's file, or a record given as RESULTS:NAME. Raises SearchError."""
-    from search.board.compare import Scored
-
-    parts = reference.split(":")
-    for place in range(len(parts) - 1, 0, -1):  # the name of a folder or a parent may hold colons, too
-        path, called = ":".join(parts[:place]), ":".join(parts[place:])
-        if path and called and Path(path).is_dir():
-            return _recorded(Path(path), called, reference)
-    what = "give a report (of merge-search evaluate --json), or RESULTS:TRIAL, RESULTS:PARENT or RESULTS:average"
-    if Path(reference).is_dir():
-        raise SearchError(f"{reference}: is a folder; {what}")
-    if not Path(reference).is_file():
-        raise SearchError(f"{reference}: no such file; {what}")
-    try:
-        return Scored.of_report(reference, json.loads(Path(reference).read_bytes()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError):
-        raise SearchError(f"{reference}: holds no report; {what}") from None
-
-
-def _recorded(path: Path, called: str, reference: str) -> Scored:
-    from search.board.compare import Scored
-    from search.board.names import find_record
-    from search.results import ResultsFolder
-
-    folder = ResultsFolder.open(path)
-    _, records, splits, _ = folder.read()
-    record = find_record(records, called, path)
-    if not record.search.outcomes:
-        how = "was pruned" if record.search.state == "pruned" else "failed"
-        raise SearchError(f"{reference}: {how}, so it has no outcomes to compare")
-    return Scored.of_record(reference, record, splits, folder.splits)
+    found = compare_scored(scored(first), scored(second))
+    if html:
+        write_page(html, found, problems)
+    print_comparison(found, as_json)
+    if html:
+        tell(f"{html}: open it in a browser")
 
 
 def _write_study(results: Path, file: Path) -> None:

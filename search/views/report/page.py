@@ -43,13 +43,14 @@ def page(evidence: SearchEvidence) -> str:
     return page_of(evidence.name, found)
 
 
-def page_of(title: str, sections: Iterable[Section], scripts: Iterable[str] = ()) -> str:
+def page_of(title: str, sections: Iterable[Section], scripts: Iterable[str] = (), figures: bool = True) -> str:
     """Return a page of some sections.
 
     Args:
         title: of the window.
         sections: in their order.
         scripts: further files in ``assets/`` that the page runs.
+        figures: whether the page has some, which need plotly.js.
     """
     sections = list(sections)
     own = [section.script for section in sections if section.script]
@@ -59,7 +60,7 @@ def page_of(title: str, sections: Iterable[Section], scripts: Iterable[str] = ()
         sections=sections,
         style=asset("report.css") + asset("problems.css"),
         scripts=[asset(name) for name in dict.fromkeys([*_FRAME_SCRIPTS, *own, *scripts])],
-        plotly=plotly(),
+        plotly=plotly() if figures else None,
         colours=_colours,
         palette=safe(json.dumps({name: light for name, (light, _) in COLOURS.items()})),
     )

@@ -140,7 +140,8 @@ def _versus(evidence: SearchEvidence) -> _Versus | None:
     first, second = evidence.winner, best_parent(evidence.records)
     if not first or not second:
         return None
-    both = [split for split in reversed(SPLITS) if first.on(split).outcomes and second.on(split).outcomes]
+    splits = [split for split in reversed(SPLITS) if evidence.tasks.get(split)]
+    both = [split for split in splits if first.on(split).outcomes and second.on(split).outcomes]
     if not both:
         return None
     how, tasks = evidence.splits[both[0]], evidence.tasks[both[0]]

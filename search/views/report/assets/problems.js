@@ -268,7 +268,7 @@ const answers = (() => {
       const split = problems.common(state.first, state.second);
       list.replaceChildren();
       modes.replaceChildren();
-      if (!split) return count.replaceChildren("These two have no problem in common.");
+      if (split === undefined) return count.replaceChildren("These two have no problem in common.");
       const places = problems.splits[split].tasks.map((_, place) => place).filter((place) => [state.first, state.second].every((model) => problems.outcomes(model, split, place)));
       const rates = (place) => [problems.rate(state.first, split, place), problems.rate(state.second, split, place)];
       for (const [mode, holds] of Object.entries(MODES)) {
@@ -283,7 +283,7 @@ const answers = (() => {
         search.setAttribute("aria-invalid", "true");
       }
       const found = places.filter((place) => MODES[state.mode](...rates(place)) && matches(split, place));
-      count.replaceChildren(`${found.length} of the ${places.length} problems of the ${split} split`.replace(" of the  split", ""));
+      count.replaceChildren(`${found.length} of the ${places.length} problems${split ? ` of the ${split} split` : ""}`);
       list.append(...found.slice(0, MOST_LISTED).map((place) => item(split, place)));
       if (found.length > MOST_LISTED) list.append(h("button", { type: "button", onclick: (event) => event.target.replaceWith(...found.slice(MOST_LISTED).map((place) => item(split, place))) }, `show ${found.length - MOST_LISTED} more`));
     }

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from search.board.compare import compare
-from search.cli.searches import scored
+from search.cli.compared import scored
 from search.errors import SearchError
 from search.results import Completion
 from search.study.record import SplitName, TrialRecord
