@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from merging import Recipe, parts_of, renamed, short_names
-from search.board.leaderboard import Leaderboard, Row, shown_by_seed
+from merging import Recipe, renamed
+from search.board.leaderboard import Leaderboard, Row
 from search.board.names import find_record, record_name
 from search.board.ranking import best
 from search.devices import choose_device
 from search.errors import SearchError
+from search.publishing.card import command_section, evidence, export_command
 from search.results import ResultsFolder
-from search.space.sections import EvaluationSection, Sections
+from search.space.sections import Sections
 from search.startup import quick_imports
-from search.study.confirmation import Confirmation
 from search.study.record import TrialRecord
 
 
@@ -26,6 +26,7 @@ def export_trial(
     anyway: bool = False,
     max_shard_size: str = "5GB",
     mergekit_compatible: bool = False,
+    for_hub: bool = False,
     progress: Callable[[str, int, int], None] | None = None,
     note: Callable[[str], None] | None = None,
 ) -> Row:
@@ -38,6 +39,8 @@ def export_trial(
         anyway: export the best trial even if the verdict is that it is no better than the best parent.
         max_shard_size: the most that one file of weights may hold.
         mergekit_compatible: whether mergekit must be able to read what is exported.
+        for_hub: whether it will be published: then the hub is asked for the parents' licences, and a folder that
+            holds this very export already stays as it is.
         progress: called with (phase, done, in all).
         note: called with what a person should know of the export, in sentences.
 
@@ -62,16 +65,31 @@ def export_trial(
     with quick_imports():  # only now: what cannot be exported is told before torch is waited for
         from merging import ExportOptions, FileDigests, MergeOptions, ScoredMerge, export_model, model_card
         from search.contents import find
+        from search.publishing.parent_models import metadata, parent_models, parents_section
 
     digests = FileDigests()
     places = find(folder.identity, record.recipe, folder.path, digests, config.merging, progress)
     recipe = Recipe.from_dict(renamed(record.recipe, places), f"{folder.path}: {row.name}")
+    target = Path(to)
+    words = ["--trial", record_name(record).removeprefix("trial ") if record.kind == "trial" else str(trial)]
+    words += ["--mergekit-compatible"] * mergekit_compatible
+    command = export_command(folder.path, words)
+    if for_hub and _is_exported(target, recipe, command):
+        if note:
+            note(f"{target}: holds this export already, so it is not made again")
+        return row
     seed = config.merging.random_seed
     device = choose_device(config.merging.device, f"{folder.config_file}: merging.device")
-    target = Path(to)
     computed = "the model's own dtype" if folder.compute_dtype == "recipe" else folder.compute_dtype
-    evidence = _evidence(row, leaderboard, config.evaluation, computed, folder.confirmation)
-    card = model_card(recipe, target.resolve().name, seed, evidence)
+    parents = parent_models(recipe, for_hub)
+    card = model_card(
+        recipe,
+        target.resolve().name,
+        seed,
+        evidence(row, leaderboard, config.evaluation, computed, folder.confirmation),
+        metadata=metadata(parents),
+        sections=command_section(command, target) + parents_section(parents),
+    )
     export_model(
         recipe,
         target,
@@ -94,6 +112,18 @@ def export_trial(
     return row
 
 
+def _is_exported(to: Path, recipe: Recipe, command: str) -> bool:
+    """Whether a folder holds a whole export of a recipe, made by this command: it gets its name only when complete."""
+    from merging.export.mergekit_equivalent import DELTA
+
+    model = to / DELTA if (to / DELTA).is_dir() else to
+    try:
+        is_same = (model / "recipe.yaml").read_text(encoding="utf-8") == recipe.to_yaml()
+        return is_same and f"{command} --to " in (model / "README.md").read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return False
+
+
 def _choose(records: Sequence[TrialRecord], path: Path, called: int | str | None) -> TrialRecord:
     """Return the record that is to be exported. Raises SearchError if it has no merge to export."""
     record = best(records) if called is None else find_record(records, str(called), path)
@@ -109,63 +139,3 @@ def _choose(records: Sequence[TrialRecord], path: Path, called: int | str | None
             f"{record_name(failed[-1])}: {failed[-1].search.error}"
         )
     raise SearchError(f"{path}: no trial has been scored yet; run the search first")
-
-
-def _decoding(settings: EvaluationSection) -> str:
-    if not settings.temperature:
-        return "greedy"
-    return (
-        f"{settings.samples} samples per problem at temperature {settings.temperature:g} and top_p {settings.top_p:g}"
-    )
-
-
-def _problems(settings: EvaluationSection) -> str:
-    weighed = len(settings.problems) > 1
-    named = ((Path(entry.source).name, f" (weight {entry.weight:g})" * weighed) for entry in settings.problems)
-    return ", ".join(f"`{name}`{weight}" for name, weight in named)
-
-
-def _evidence(
-    row: Row,
-    leaderboard: Leaderboard,
-    settings: EvaluationSection,
-    computed: str,
-    confirmation: Confirmation | None,
-) -> str:
-    lines = [
-        "",
-        "## Scores",
-        "",
-        f"pass@1, {_decoding(settings)}, prompt format `{settings.prompt.format}`, problems {_problems(settings)}, up "
-        f"to {settings.max_new_tokens} new tokens, computed in {computed}.",
-        "",
-        "| split | score | 95% interval |",
-        "|---|---|---|",
-        f"| search (chosen on it) | {row.record.search.score or 0:.1%} | |",
-    ]
-    report_score = row.record.on("report").score
-    if report_score is not None and row.report_interval is not None:
-        low, high = row.report_interval
-        lines.append(f"| report (never seen by the search) | {report_score:.1%} | {low:.1%} to {high:.1%} |")
-    if confirmation and (score := row.record.on("confirm").score) is not None:
-        how = f" at temperature {confirmation.temperature:g}" if confirmation.temperature else ", greedy"
-        lines.append(f"| confirmation ({leaderboard.confirmed_on}{how}) | {score:.1%} | |")
-    if by_seed := row.record.on("confirm").by_seed:
-        lines += ["", f"The merge draws random numbers: {shown_by_seed(by_seed)}."]
-    if row.p_value is not None and leaderboard.best_parent:
-        lines += [
-            "",
-            f"Against the best parent (`{_called(leaderboard.best_parent, leaderboard)}`) on the report split: "
-            f"{row.won} problems won, {row.lost} lost, exact McNemar p = {row.p_value:.2g}.",
-        ]
-    if leaderboard.verdict.trial == row.record.number and row.record.kind == "trial":
-        sentence = leaderboard.verdict.sentence
-        lines += ["", f"{sentence[:1].upper()}{sentence[1:]}."]
-    return "\n".join([*lines, ""])
-
-
-def _called(parent: str, leaderboard: Leaderboard) -> str:
-    """Return what the card calls a parent: its hub id, or a short name instead of a path."""
-    if not any(Path(part).exists() for part in (parent, *parts_of(parent))):
-        return parent
-    return short_names(record.name for record in leaderboard.records if record.kind == "parent").get(parent, parent)

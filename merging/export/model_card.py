@@ -14,21 +14,34 @@ from merging.methods import METHODS
 from merging.recipes.recipe import Recipe
 
 
-def model_card(recipe: Recipe, name: str, random_seed: int, evidence: str = "") -> str:
+def model_card(
+    recipe: Recipe,
+    name: str,
+    random_seed: int,
+    evidence: str = "",
+    *,
+    metadata: Mapping[str, object] | None = None,
+    sections: str = "",
+) -> str:
     """Return a model card: metadata for the hub, the recipe, and the evidence of its scores.
 
     Models in folders appear under short names, since local paths mean nothing to others.
+
+    Args:
+        recipe: the merge.
+        name: of the merge.
+        random_seed: with which it is made.
+        evidence: sections about its scores, in Markdown; each begins with an empty line.
+        metadata: what is known of the parents; by default their names, as `base_model`.
+        sections: further ones, after the recipe.
     """
     names = _names(recipe)
-    parents = [renamed(parent, names) for parent in recipe.parents()]
-    front = [
-        "---",
-        "base_model:",
-        yaml.safe_dump(parents, allow_unicode=True, width=math.inf).rstrip(),
-        "library_name: transformers",
-    ]
+    known = {"base_model": [renamed(parent, names) for parent in recipe.parents()]} if metadata is None else metadata
     in_mergekit = METHODS[recipe.merge_method].in_mergekit
-    front += ["tags:", "- merge", *(["- mergekit"] if in_mergekit else []), "- merge-search", "---"]
+    tags = ["merge", *(["mergekit"] if in_mergekit else []), "merge-search"]
+    front = yaml.safe_dump(
+        {**known, "library_name": "transformers", "tags": tags}, allow_unicode=True, width=math.inf, sort_keys=False
+    )
     again = f"`merge-search merge recipe.yaml DIR --random-seed {random_seed}` makes it again"
     again = f"`mergekit-yaml recipe.yaml DIR` or {again}." if in_mergekit else f"{again}; mergekit has no such method."
     body = f"""
@@ -44,8 +57,8 @@ and config are those of `{renamed(recipe.config_source, names)}`.
 ```yaml
 {recipe.to_yaml(names).rstrip()}
 ```
-"""
-    return "\n".join(front) + "\n" + body
+{sections}"""
+    return f"---\n{front}---\n{body}"
 
 
 def _names(recipe: Recipe) -> Mapping[str, str]:

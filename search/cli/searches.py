@@ -1,4 +1,4 @@
-"""The commands about a search and its results: run, confirm, leaderboard, export, compare."""
+"""The commands about a search and its results: run, confirm, leaderboard, compare."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ import click
 from evaluation.problems import SOURCES
 from evaluation.scoring import MOST_SAMPLES
 from search.cli import shared_options
-from search.cli.printing import print_comparison, print_leaderboard, show_search, tell, tell_of_mergekit
+from search.cli.printing import print_comparison, print_leaderboard, show_search, tell
 from search.startup import quick_imports, without_collector
-from search.views.bar import bar
 from search.views.json_csv import FORMATS
 
 if TYPE_CHECKING:
@@ -265,33 +264,6 @@ def leaderboard(results: Path, top: int | None, optuna: Path | None, **formats: 
         click.echo(FORMATS[chosen[0]](found, top), nl=False)
     else:
         print_leaderboard(found, top)
-
-
-@click.command()
-@click.argument("results", type=click.Path(path_type=Path))
-@click.option("--trial", help="The trial's number, by default the best; or a parent's name, or average.")
-@click.option("--to", required=True, type=click.Path(path_type=Path), help="The folder to create.")
-@click.option("--anyway", is_flag=True, help="Export the best trial even if it is no better than the best parent.")
-@shared_options.SHARD_SIZE
-@shared_options.COMPATIBLE
-def export(
-    results: Path, trial: str | None, to: Path, anyway: bool, max_shard_size: str, mergekit_compatible: bool
-) -> None:
-    """Write the model of a trial, by default of the proven or the best one, as a folder that transformers loads.
-
-    \b
-    Example:
-      merge-search export results/quickstart --to merged
-    """
-    with bar() as progress:
-        with quick_imports():
-            from search.trial_export import export_trial
-        row = export_trial(
-            results, to, trial=trial, anyway=anyway, max_shard_size=max_shard_size,
-            mergekit_compatible=mergekit_compatible, progress=progress, note=tell,
-        )  # fmt: skip
-    click.echo(f"{to}: {row.name}, {row.record.search.score or 0:.1%} on the search split")
-    tell_of_mergekit(to, str(row.record.recipe["merge_method"]), mergekit_compatible)
 
 
 @click.command()

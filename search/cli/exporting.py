@@ -1,0 +1,81 @@
+"""The command that exports what a search has found, and may publish it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from search.cli import shared_options
+from search.cli.printing import tell, tell_of_mergekit
+from search.startup import quick_imports
+from search.views.bar import bar
+
+if TYPE_CHECKING:
+    from search.board.leaderboard import Row
+    from search.publishing.upload import Upload
+
+
+@click.command()
+@click.argument("results", type=click.Path(path_type=Path))
+@click.option("--trial", help="The trial's number, by default the best; or a parent's name, or average.")
+@click.option("--to", required=True, type=click.Path(path_type=Path), help="The folder to create.")
+@click.option("--anyway", is_flag=True, help="Export the best trial even if it is no better than the best parent.")
+@shared_options.SHARD_SIZE
+@shared_options.COMPATIBLE
+@click.option(
+    "--push-to-hub",
+    metavar="USER/NAME",
+    help="Also upload the folder to this repository of the hub; the same command goes on where an upload stopped.",
+)
+@click.option("--private", is_flag=True, help="Make the repository private.")
+@click.option(
+    "--file-results",
+    is_flag=True,
+    help="File scores on the hub also of benchmarks that chose the merge, with a note that they did.",
+)
+def export(
+    results: Path,
+    trial: str | None,
+    to: Path,
+    anyway: bool,
+    max_shard_size: str,
+    mergekit_compatible: bool,
+    push_to_hub: str | None,
+    private: bool,
+    file_results: bool,
+) -> None:
+    """Write the model of a trial, by default of the proven or the best one, as a folder that transformers loads.
+
+    \b
+    Example:
+      merge-search export results/quickstart --to merged
+      merge-search export results/quickstart --to merged --push-to-hub ada/my-merge --private
+    """
+    if not push_to_hub and (private or file_results):
+        raise click.UsageError(f"--{'private' if private else 'file-results'}: is for --push-to-hub")
+    upload = None
+    with bar() as progress:
+        if push_to_hub:
+            from search.publishing.upload import Upload
+
+            upload = Upload.prepare(push_to_hub, private)
+        with quick_imports():
+            from search.trial_export import export_trial
+        row = export_trial(
+            results, to, trial=trial, anyway=anyway, max_shard_size=max_shard_size,
+            mergekit_compatible=mergekit_compatible, for_hub=upload is not None, progress=progress, note=tell,
+        )  # fmt: skip
+    click.echo(f"{to}: {row.name}, {row.record.search.score or 0:.1%} on the search split")
+    tell_of_mergekit(to, str(row.record.recipe["merge_method"]), mergekit_compatible)
+    if upload:
+        click.echo(_publish(results, row, to, upload, file_results))
+
+
+def _publish(results: Path, row: Row, folder: Path, upload: Upload, file_results: bool) -> str:
+    """Upload an export with those of its scores that may be filed; return where it is."""
+    from search.publishing.eval_results import write_results
+
+    write_results(results, row.record, folder, upload, file_results, tell)
+    return upload.push(folder)

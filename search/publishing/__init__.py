@@ -1,0 +1,1 @@
+"""Publishing: what an export tells of itself, and its way to the hub."""
