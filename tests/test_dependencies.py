@@ -72,7 +72,7 @@ def tree(file: Path) -> ast.Module:
 
 def imports(file: Path) -> set[str]:
     """Return the distributions that a file imports from, however deep in it."""
-    ours = {*PACKAGES, "tests", "_typeshed", *sys.stdlib_module_names}  # the type checker has _typeshed
+    ours = {*PACKAGES, "tests", "docs", "_typeshed", *sys.stdlib_module_names}  # the type checker has _typeshed
     return {normal(distributions().get(name, [name])[0]) for name in imported(ast.walk(tree(file))) if name not in ours}
 
 

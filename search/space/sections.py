@@ -65,7 +65,9 @@ class PromptSection(_Section):
     """The format of the prompts, and the tokenizer that renders them."""
 
     format: PromptFormat = "completion"
+    """Completion gives the problem as code to be completed, chat as a message to a chat model."""
     tokenizer: str | None = None
+    """The model whose tokenizer and chat template render the prompts; by default the merge's own."""
 
     @model_validator(mode="before")
     @classmethod
@@ -77,10 +79,15 @@ class ProblemsEntry(_Section):
     """One problem set that candidates are scored on."""
 
     source: str
+    """A set's name, a file, a folder, or a hub id (owner/name)."""
     weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    """What the set counts in the objective."""
     prompt: PromptFormat | None = None
+    """The set's own prompt format, instead of evaluation.prompt."""
     timeout: Duration | None = None
+    """The time limit of all tests of a completion; by default the set's own. evaluation.timeout overrides it."""
     without: tuple[str, ...] = ()
+    """The ids of problems to leave out."""
 
     def load(self, where: str) -> ProblemSet:
         """Load its problems; errors begin with `where`. Raises SearchError."""
@@ -104,18 +111,31 @@ class EvaluationSection(_Section):
     problems: Annotated[tuple[ProblemsEntry, ...], BeforeValidator(_entries)] = Field(
         default=(ProblemsEntry(source="humaneval"),), min_length=1
     )
+    """What is solved: one set or a list of sets; a set is a name, a path, a hub id, or a mapping with these keys."""
     prompt: PromptSection = PromptSection()
+    """The prompt format (completion or chat), or a mapping with these keys."""
     backend: BackendName = "transformers"
+    """What runs the models; vllm comes with the extra `vllm` and needs a GPU."""
     compute_dtype: ComputeDtype = "auto"
+    """What scoring computes in: the recipe's dtype, float32, or on a CPU the faster of the two (auto)."""
     max_new_tokens: int = Field(default=512, gt=0)
+    """The most tokens of a completion."""
     batch_size: int | None = Field(default=None, gt=0)
+    """Prompts per batch; by default as many as the memory plan has room for."""
     report_fraction: float = Field(default=0.5, ge=0, lt=1)
+    """The fraction of the problems that the search never sees."""
     timeout: Duration | None = None
+    """The time limit of all tests of a completion, for all sets; by default that of each set."""
     samples: int = Field(default=1, gt=0, le=MOST_SAMPLES)
+    """Completions per problem."""
     temperature: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """The sampling temperature; 0 is greedy."""
     top_p: float = Field(default=1.0, gt=0, le=1)
+    """Samples come from the likeliest tokens up to this probability."""
     workers: int | None = Field(default=None, gt=0)
+    """How many programs a worker checks at once; by default one per core, shared by the workers of a machine."""
     allow_code_execution: bool = False
+    """Your consent to execute the code that the models generate, in a sandbox."""
 
     @model_validator(mode="after")
     def _settings_agree(self) -> EvaluationSection:
@@ -157,11 +177,14 @@ def _known_sampler(name: str) -> str:
 
 
 class AscentSection(_Section):
-    """How far the ascent goes; see `search.ascent`."""
+    """How far the ascent goes."""
 
     proposals: int = Field(default=4, gt=0)
+    """The most trials that the ascent proposes."""
     steps: int = Field(default=2, gt=0)
+    """Gradient steps per trial."""
     step: float = Field(default=0.1, gt=0, le=1)
+    """How far a step may move a number, as a fraction of its range."""
 
 
 def _ascent(value: object) -> object:
@@ -173,7 +196,9 @@ class EarlierSection(_Section):
     """The results folder of an earlier search, and how many of its best trials are tried first."""
 
     results: str
+    """The folder."""
     best: int = Field(default=5, gt=0)
+    """How many of its best trials are tried."""
 
 
 def _kind_of_start(value: object) -> str:
@@ -195,7 +220,9 @@ class PatienceSection(_Section):
     """Ends a search when so many trials in a row were no better than the best one by at least `improvement`."""
 
     trials: int = Field(gt=0)
+    """How many trials in a row."""
     improvement: float = Field(default=0.0, ge=0, lt=1)
+    """By how much a score must exceed the best to count as better."""
 
     @model_validator(mode="before")
     @classmethod
@@ -207,24 +234,38 @@ class StopSection(_Section):
     """What ends a search besides its trials and its time."""
 
     proven: bool = True
+    """Whether a proven trial ends the search."""
     patience: PatienceSection | None = None
+    """A number of trials without improvement that ends the search, or a mapping with these keys."""
     target: float | None = Field(default=None, gt=0, le=1)
+    """The score on the search split that ends the search."""
 
 
 class SearchSection(_Section):
     """How many candidates are proposed, and how."""
 
     ascent: Annotated[AscentSection | None, BeforeValidator(_ascent)] = AscentSection()
+    """The first trials follow a gradient: auto, off, or a mapping with these keys."""
     sampler: Annotated[str, AfterValidator(_known_sampler)] = "auto"
+    """What proposes the trials after the ascent."""
     sampler_options: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    """Options of Optuna's class of the sampler, by name."""
     trials: int = Field(default=100, gt=0)
+    """Trials in all."""
     timeout: Duration | None = None
+    """Start no trial after this time: 8h, 1h30m, 90m."""
     stop: StopSection = StopSection()
+    """What else ends the search."""
     seed: int = Field(default=0, ge=0)
+    """The seed of the sampler and of the split."""
     finalists: int = Field(default=3, ge=1)
+    """How many of the best trials are scored on the report split."""
     objectives: Objectives = "weighted"
+    """The weighted mean of the sets' pass@1, or one objective per set."""
     prune_margin: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    """Prune candidates that find what the parents passed with so much less likely (nats per token) than a trial did."""
     enqueue: tuple[WarmStart, ...] = ()
+    """What is tried first: recipes, their files, results folders, or mappings with these keys."""
 
     @model_validator(mode="after")
     def _sampler_has_many_objectives(self) -> SearchSection:
@@ -263,14 +304,23 @@ class MergingSection(_Section):
     """Where merging happens, what it may read, and its random seed."""
 
     device: str = "auto"
+    """Where to merge and score, as torch names it; auto is the first GPU, or the CPU."""
     device_map: Annotated[DeviceMap | None, BeforeValidator(_device_map)] = None
+    """Spreads a model over several GPUs: auto, or a device per module."""
     memory_budget: Size | None = None
+    """The most memory for the parents, in all; by default by the memory plan."""
     device_budget: Size | None = None
+    """The most of that on the GPU."""
     lazy_unpickle: bool = False
+    """Whether to read torch pickles (pytorch_model.bin); reading them never runs code."""
     random_seed: int = 0
+    """The seed of the random masks of DARE and DELLA."""
     compile: bool | None = None
+    """Whether compiled passes merge; by default wherever they pay. The bits are the same."""
     trust_remote_code: bool = False
+    """Whether to run Python code that comes with a model on the hub."""
     allow_crimes: bool = False
+    """Whether to merge parents of different architectures, as in mergekit."""
 
     @model_validator(mode="after")
     def _one_of_device_and_map(self) -> MergingSection:
@@ -288,9 +338,13 @@ class Sections(_Section):
     """A whole config file."""
 
     recipe: dict[str, object]
+    """A mergekit recipe in which any value may be a range."""
     evaluation: EvaluationSection = EvaluationSection()
+    """What candidates are scored on."""
     search: SearchSection = SearchSection()
+    """How many candidates are proposed, and how."""
     merging: MergingSection = MergingSection()
+    """Where merging happens, and what it may read."""
 
     @model_validator(mode="after")
     def _vllm_has_one_card(self) -> Sections:
