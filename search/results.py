@@ -172,6 +172,11 @@ class ResultsFolder:
             return cls(path, path.resolve().name)
         raise SearchError(f"{path}: holds no search; `merge-search run CONFIG --out {path}` makes one")
 
+    @staticmethod
+    def is_one(path: Path) -> bool:
+        """Whether a folder is that of a search, which may be damaged, of version 0.1, or just starting."""
+        return _holds_search(path) or (path / _LOCK).exists()
+
     @contextlib.contextmanager
     def reading(self) -> Iterator[LocalStore]:
         """Open the store without writing anything. Raises SearchError, also if no record is kept yet."""

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from search.earlier import EarlierSearch
     from search.prompt_formats import Tried
     from search.space.config import SearchConfig
+    from search.standing import Standing
     from search.views.progress import Progress
 
 # The width of tables that do not go to a terminal.
@@ -168,6 +169,16 @@ def print_comparison(found: Comparison, as_json: bool) -> None:
     click.echo(f"\nexact McNemar test: p = {test.p_value:.2g}")
     if found.split == "search":
         click.echo("the search chose by this split, so the test favours what it chose")
+
+
+def print_standings(found: Sequence[Standing], as_json: bool) -> None:
+    """Print where searches stand."""
+    from search.views.searches import standing_data, standings_table
+
+    if as_json:
+        click.echo(json.dumps([standing_data(each) for each in found]))
+    else:
+        _print_table(standings_table(found, _width()))
 
 
 def print_scored(scored: ScoredSamples, as_json: bool) -> None:

@@ -1,0 +1,136 @@
+"""Where searches stand, for `merge-search list`: a line for each results folder below a folder.
+
+Guarantees: writes nothing. A folder that cannot be read has a line that says why.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from search.board.leaderboard import Leaderboard, Row
+from search.board.round_looks import confirmation_ended
+from search.errors import SearchError
+from search.results import ResultsFolder
+from search.space.sections import Sections, StopSection
+from search.stopping import SearchSoFar, ended_by
+from search.study.record import SplitName, TrialRecord
+
+State: TypeAlias = Literal["starting", "running", "stopped", "ended", "unreadable"]
+_SPLITS: tuple[SplitName, ...] = ("search", "report", "confirm")
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where one search stands.
+
+    Attributes:
+        path: its results folder.
+        state: ``running`` if a worker is at work; ``stopped`` if none is, and something is left to do.
+        why: by which rule it ended, what is left to do, or why it cannot be read; in words.
+        board: its leaderboard, if it can be read.
+        planned: how many trials it was to have when it was made; 0 if that is not known yet.
+        workers: how many are at work.
+        active: when something was last begun or over, in seconds since the epoch.
+    """
+
+    path: Path
+    state: State
+    why: str = ""
+    board: Leaderboard | None = None
+    planned: int = 0
+    workers: int = 0
+    active: float | None = None
+
+    @classmethod
+    def of(cls, path: Path) -> Standing:
+        """Read where the search in a results folder stands."""
+        try:
+            return _standing(ResultsFolder.open(path))
+        except (SearchError, OSError) as error:
+            reason = error.strerror or type(error).__name__ if isinstance(error, OSError) else str(error)
+            return cls(path, "unreadable", reason.removeprefix(f"{path}: ").removeprefix(f"{path}/"))
+
+    @property
+    def done(self) -> int:
+        """How many trials are over."""
+        return len(self.board.trials) if self.board else 0
+
+    @property
+    def failed(self) -> int:
+        """How many of them failed."""
+        return sum(record.search.state == "failed" for record in self.board.trials) if self.board else 0
+
+    @property
+    def best(self) -> Row | None:
+        """The row of the best trial, if there is one."""
+        return self.board.best_row if self.board else None
+
+
+def standings(folder: Path) -> Sequence[Standing]:
+    """Return where the searches in a folder and below stand, what was active last first.
+
+    Raises SearchError if there is no such folder.
+    """
+    if not folder.is_dir():
+        raise SearchError(f"{folder}: no such folder; give the one that holds your results folders")
+    found = [Standing.of(path) for path in _results_folders(folder)]
+    return sorted(found, key=lambda each: (-(each.active or 0.0), str(each.path)))
+
+
+def _results_folders(folder: Path) -> Iterator[Path]:
+    """Yield the results folders in a folder and below; what one holds is not looked at."""
+    if ResultsFolder.is_one(folder):
+        yield folder
+        return
+    try:
+        below = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=False))
+        linked = sorted(entry.name for entry in os.scandir(folder) if entry.is_symlink() and entry.is_dir())
+    except OSError:
+        return
+    yield from (folder / name for name in linked if ResultsFolder.is_one(folder / name))
+    for name in below:
+        if not name.startswith("."):
+            yield from _results_folders(folder / name)
+
+
+def _standing(folder: ResultsFolder) -> Standing:
+    if not folder.has_begun:
+        return Standing(folder.path, "starting", "no model is scored yet")
+    with folder.reading() as store:
+        workers = len(store.at_work())  # first: what they end meanwhile is read below
+    name, records, splits, looks = folder.read()
+    found = SearchSoFar(records, splits, looks, looks.planned)
+    ended, left = ("", "") if workers else _at_rest(folder, found)
+    state: State = "running" if workers else "ended" if ended else "stopped"
+    board = Leaderboard.of(name, records, splits, looks)
+    return Standing(folder.path, state, ended or left, board, looks.planned, workers, _active(records))
+
+
+def _at_rest(folder: ResultsFolder, found: SearchSoFar) -> tuple[str, str]:
+    """Return by which rule a search at which nobody works has ended, or else what is left to do."""
+    if "confirm" in found.splits:
+        ended = confirmation_ended(found.records, found.splits, found.looks)
+        return ended, "" if ended else "the confirmation is not over"
+    try:
+        stop = Sections.load(folder.config_file).search.stop
+    except SearchError:  # a copy may lack it, or somebody has changed it
+        stop = StopSection()
+    if not (ended := ended_by(found, stop)):
+        return "", _left(found.trials - len(found.over), "trial")
+    waiting = sum(record.on("report").state in ("waiting", "running") for record in found.records if record.report)
+    return ("", f"{_left(waiting, 'model')} to be scored on the report split") if waiting else (ended, "")
+
+
+def _left(count: int, what: str) -> str:
+    return f"{count} {what} is left" if count == 1 else f"{count} {what}s are left"
+
+
+def _active(records: Sequence[TrialRecord]) -> float | None:
+    """Return when the scoring of a model was last begun, or was over."""
+    scorings = [record.on(split) for record in records for split in _SPLITS]
+    times = [it.started + it.seconds.get("total", 0.0) for it in scorings if it.started is not None]
+    return max(times, default=None)
