@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from search.cli.printing import print_standings
+from search.cli.printing import print_standings, tell
 from search.startup import quick_imports, without_collector
 
 
@@ -28,3 +28,23 @@ def list_searches(folder: Path, as_json: bool) -> None:
         print_standings(found, as_json)
     else:
         click.echo(f"{folder}: holds no search; `merge-search run CONFIG --out {folder / 'NAME'}` makes one")
+
+
+@click.command()
+@click.argument("results", type=click.Path(path_type=Path))
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="Where to listen; 0: a free port."
+)
+def dashboard(results: Path, port: int) -> None:
+    """Show a search in optuna-dashboard, also while it runs; needs pip install 'merge-search[dashboard]'.
+
+    \b
+    Example:
+      merge-search dashboard results/quickstart
+    """
+    with quick_imports():
+        from search.views.dashboard import Dashboard, serve
+
+    with serve(Dashboard(results, tell), port) as server:
+        click.echo(f"http://localhost:{server.server_port}/ shows {results}, also while it runs; Ctrl-C ends it")
+        server.serve_forever()
