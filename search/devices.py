@@ -6,8 +6,11 @@ Guarantees: a device on which merge-search does not work is refused in one line 
 from __future__ import annotations
 
 import contextlib
+import os
 import platform
 from collections.abc import Iterable, Iterator, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from merging.errors import PlacementError
@@ -24,6 +27,8 @@ _REFUSED: Mapping[str, str] = {
     "mps": "merges sum in float64, which Apple's GPUs lack",
     "xpu": "merge-search cannot tell how much of its memory is free",
 }
+# Whose versions a search records.
+_SOFTWARE = ("merge-search", "torch", "transformers", "optuna", "vllm")
 _UNTRIED = "merge-search works on NVIDIA's and AMD's GPUs (cuda), and on the CPU"
 
 
@@ -88,7 +93,36 @@ def device_map_of(source: str) -> Iterator[None]:
 
 def workplace(devices: Iterable[torch.device]) -> Workplace:
     """Return where a worker is that merges and evaluates on some devices."""
-    return Workplace(platform.node(), {str(device): _identity(device) for device in devices})
+    devices = list(devices)
+    identities = {str(device): _identity(device) for device in devices}
+    return Workplace(platform.node(), identities, _hardware(devices), _software())
+
+
+def _hardware(devices: Iterable[torch.device]) -> str:
+    """Return the processor and the cards in words: ``AMD EPYC 9654, 16 cores; NVIDIA H200``."""
+    import torch
+
+    cards = [torch.cuda.get_device_name(device) for device in devices if device.type == "cuda"]
+    return "; ".join([f"{_processor()}, {os.cpu_count()} cores", *cards])
+
+
+def _processor() -> str:
+    """Return what the processor calls itself, or its architecture."""
+    file = Path("/proc/cpuinfo")
+    lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.exists() else []
+    names = (
+        value.strip() for name, _, value in (line.partition(":") for line in lines) if name.strip() == "model name"
+    )
+    return next(names, platform.machine())
+
+
+def _software() -> dict[str, str]:
+    """Return the versions of what does the work, by name; of what is not installed none."""
+    found = {"python": platform.python_version()}
+    for name in _SOFTWARE:
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def cards_here() -> Mapping[str, str]:

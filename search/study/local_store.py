@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 DATABASE: Final = "search.db"
 WORKERS: Final = ".workers"
 
-_VERSION = 6
+_VERSION = 7
 _SCHEMA = """
 CREATE TABLE search (name TEXT, identity TEXT, splits TEXT, planned INTEGER, confirmation TEXT);
 CREATE TABLE looks (place INTEGER PRIMARY KEY, due INTEGER, alpha REAL, finalists TEXT, rounds INTEGER);
@@ -59,7 +59,8 @@ CREATE TABLE drafts (place INTEGER PRIMARY KEY, prompt TEXT, tokens BLOB, parent
 CREATE INDEX drafts_by_prompt ON drafts (prompt, parent, place);
 CREATE TABLE verdicts (key BLOB PRIMARY KEY, status TEXT, detail TEXT) WITHOUT ROWID;
 CREATE TABLE workers (
-    name TEXT PRIMARY KEY, host TEXT, devices TEXT, started REAL, active TEXT, missing TEXT
+    name TEXT PRIMARY KEY, host TEXT, devices TEXT, hardware TEXT, software TEXT, started REAL, active TEXT,
+    missing TEXT
 );
 """
 _SPLITS: tuple[SplitName, ...] = get_args(SplitName)
@@ -195,18 +196,22 @@ class LocalStore(Store):
     def describe_worker(self, worker: str, place: Workplace, active: Sequence[str], missing: Sequence[str]) -> bool:
         """Keep where a worker is, and which layers its sandbox has."""
         devices = json.dumps(dict(place.devices))
-        row = (worker, place.host, devices, time.time(), json.dumps(active), json.dumps(missing))
+        where = (worker, place.host, devices, place.hardware, json.dumps(dict(place.software)))
+        row = (*where, time.time(), json.dumps(active), json.dumps(missing))
         with self._writing():
             known = self._select("SELECT name FROM workers WHERE missing = ?", row[-1])
-            self._select("INSERT OR REPLACE INTO workers VALUES (?, ?, ?, ?, ?, ?)", *row)
+            self._select(f"INSERT OR REPLACE INTO workers VALUES ({_marks(row)})", *row)
         return bool(missing) and not known
 
     def workplaces(self, past: bool = False) -> Mapping[str, Workplace]:
         """Return where the workers that live are, or all that ever said so."""
-        living, rows = self.at_work(), self._select("SELECT name, host, devices FROM workers")
+        rows = self._select("SELECT name, host, devices, hardware, software FROM workers")
+        living = self.at_work()
         with damage(self.file):
             return {
-                name: Workplace(host, json.loads(devices)) for name, host, devices in rows if past or name in living
+                name: Workplace(host, json.loads(devices), hardware, json.loads(software))
+                for name, host, devices, hardware, software in rows
+                if past or name in living
             }
 
     def share_drafts(self, entries: Sequence[Draft], since: int = 0) -> tuple[Sequence[Draft], int]:

@@ -56,10 +56,14 @@ class Workplace:
         host: the machine's name.
         devices: what it merges and evaluates on, by the names that it has for them; each with the card's identity as
             the driver reports it, or "".
+        hardware: its processor and cards, in words.
+        software: the versions of what does the work, by name.
     """
 
     host: str
     devices: Mapping[str, str]
+    hardware: str = ""
+    software: Mapping[str, str] = field(default_factory=dict)
 
 
 class Store(ABC):

@@ -29,17 +29,25 @@ def plain(figure: go.Figure) -> dict[str, Any]:
 
 
 def figure_section(
-    key: str, title: str, figures: dict[str, go.Figure], before: str = "", after: str = "", **heights: int
+    key: str,
+    title: str,
+    figures: dict[str, go.Figure],
+    before: str = "",
+    after: str = "",
+    *,
+    beside: bool = False,
+    **heights: int,
 ) -> Section:
-    """Return a section of some figures below each other, with a sentence before and after.
+    """Return a section of some figures, with a sentence before and after.
 
     Args:
         key, title: see `Section`.
         figures: by name.
         before, after: sentences.
+        beside: whether figures stand beside each other where there is room.
         heights: of figures in pixels, by name.
     """
-    text = rendered("figures.html", names=list(figures), heights=heights, before=before, after=after)
+    text = rendered("figures.html", names=list(figures), heights=heights, before=before, after=after, beside=beside)
     return Section(key, title, text, {"figures": {name: plain(figure) for name, figure in figures.items()}})
 
 

@@ -165,7 +165,7 @@ def _add_references(figure: go.Figure, evidence: SearchEvidence, ends: tuple[int
         score = record.search.score or 0.0
         name = as_text(f"{names.get(record.name, record.name)} {score:.1%}")
         line = {
-            "color": SERIES[place % len(SERIES)],
+            "color": LIGHT[SERIES[place % len(SERIES)]],
             "width": 1.3,
             "dash": "dot" if record.kind == "average" else "dash",
         }

@@ -12,12 +12,18 @@ from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
+from search.views.report.about import about, ran
 from search.views.report.colours import COLOURS
 from search.views.report.history import history
+from search.views.report.importances import importances
 from search.views.report.layers import layers
 from search.views.report.leaderboard import leaderboard
+from search.views.report.optimism import optimism
+from search.views.report.parallel import parallel
+from search.views.report.pareto import pareto
 from search.views.report.problems import matrix, problems
 from search.views.report.section import Section, embedded, rendered, safe
+from search.views.report.time import time
 from search.views.report.verdict import verdict
 
 if TYPE_CHECKING:
@@ -32,6 +38,12 @@ SECTIONS: list[Callable[[SearchEvidence], Section | None]] = [
     layers,
     problems,
     matrix,
+    pareto,
+    importances,
+    parallel,
+    optimism,
+    time,
+    about,
 ]
 """What makes each section, in the order of the page; None where a search has nothing to show there."""
 _FRAME_SCRIPTS = ("report.js", "tables.js")
@@ -40,16 +52,20 @@ _FRAME_SCRIPTS = ("report.js", "tables.js")
 def page(evidence: SearchEvidence) -> str:
     """Return the report of a search."""
     found = [section for make in SECTIONS if (section := make(evidence))]
-    return page_of(evidence.name, found)
+    hosts = {place.host for place in evidence.workplaces.values()}
+    return page_of(evidence.name, found, subtitle=" · ".join([f"merge search, {ran(evidence)}", *sorted(hosts)]))
 
 
-def page_of(title: str, sections: Iterable[Section], scripts: Iterable[str] = (), figures: bool = True) -> str:
+def page_of(
+    title: str, sections: Iterable[Section], scripts: Iterable[str] = (), subtitle: str = "", figures: bool = True
+) -> str:
     """Return a page of some sections.
 
     Args:
         title: of the window.
         sections: in their order.
         scripts: further files in ``assets/`` that the page runs.
+        subtitle: a line below the title.
         figures: whether the page has some, which need plotly.js.
     """
     sections = list(sections)
@@ -57,6 +73,7 @@ def page_of(title: str, sections: Iterable[Section], scripts: Iterable[str] = ()
     text = rendered(
         "page.html",
         title=title,
+        subtitle=subtitle,
         sections=sections,
         style=asset("report.css") + asset("problems.css"),
         scripts=[asset(name) for name in dict.fromkeys([*_FRAME_SCRIPTS, *own, *scripts])],

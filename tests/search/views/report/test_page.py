@@ -20,6 +20,7 @@ from search.views.report.section import Section
 from tests.search.conftest import Command
 from tests.search.records import RECORDS, SPLITS, board
 
+TASKS = {name: [f"{name}/{place}" for place in range(split.problems)] for name, split in SPLITS.items()}
 HOSTILE = "</script><script>alert(1)</script><!-- \0 \u2028 \u202e &lt; \ud800"
 
 
@@ -64,7 +65,7 @@ def test_hostile_data_stays_data(times: int) -> None:
 
 
 def test_the_page_needs_no_other_file() -> None:
-    found = _Elements(page(SearchEvidence("run", Path("results/run"), board(), RECORDS, SPLITS)))
+    found = _Elements(page(SearchEvidence("run", Path("results/run"), board(), RECORDS, SPLITS, TASKS)))
     linked = [attributes for _, attributes in found.elements if attributes.keys() & {"src", "href"}]
     assert all(str(attributes["href"]).startswith("#") for attributes in linked)
     policy = next(str(of["content"]) for _, of in found.elements if of.get("http-equiv") == "Content-Security-Policy")
