@@ -108,7 +108,7 @@ def _facts(identity: Mapping[str, Any], evidence: SearchEvidence) -> dict[str, s
 
 
 def ran(evidence: SearchEvidence) -> str:
-    """Return when a search ran and how long, from its first model to its last: ``2026-03-01 22:10 UTC, for 8:01:30``."""
+    """Return when a search ran and how long, from its first model to its last."""
     runs = [
         (each.started, each.started + each.seconds.get("total", 0.0))
         for record in evidence.records
