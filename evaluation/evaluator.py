@@ -171,6 +171,7 @@ class Evaluator:
             chosen.name, prompt_format or self.prompt_format, ordered, chosen.parts,
             time.perf_counter() - started, run.generated_at - started,
             str(model.dtype).removeprefix("torch."), tuple(sorted(end_tokens(model, tokenizer))),
+            run.guessed, run.accepted,
         )  # fmt: skip
 
     def prompt_tokens(
@@ -262,11 +263,13 @@ class _Run:
     Attributes:
         outcomes: those known so far, by task id and sample.
         generated_at: when the last completion ended, by `time.perf_counter`.
+        guessed, accepted: see `Report`.
     """
 
     def __init__(self, prompts: Sequence[_Prompt], requests: Sequence[Request], observers: Sequence[Observer]) -> None:
         self.outcomes: dict[tuple[str, int], Outcome] = {}
         self.generated_at = 0.0
+        self.guessed = self.accepted = 0
         self._prompts = prompts
         self._observers = observers
         self._references = sum(bool(request.reference) for request in requests)
@@ -282,7 +285,11 @@ class _Run:
     def programs(self, generated: Iterable[tuple[int, Generated]]) -> Iterator[tuple[Problem, str]]:
         """Yield the programs to judge. Raises LogitsError if the logits were not finite for any prompt."""
         not_finite: list[tuple[_Prompt, str, Generated]] = []
-        for index, one in generated:
+        for done, (index, one) in enumerate(generated, start=1):
+            self.guessed += one.guessed
+            self.accepted += one.accepted
+            for observer in self._observers:
+                observer.on_completion(done, len(self._prompts))
             prompt = self._prompts[index]
             completion = extract(prompt.problem, prompt.format, truncate(one.text, prompt.stops))
             if one.finite:

@@ -12,10 +12,10 @@ from evaluation.report import Outcome
 
 
 class Observer:
-    """Receives each event of an evaluation. A subclass overrides one method or both.
+    """Receives each event of an evaluation. A subclass overrides what it wants to know.
 
-    In both, `done` counts the events of that kind so far, this one included, and `total` says how many there will be
-    if nothing ends the evaluation.
+    In all methods, `done` counts the events of that kind so far, this one included, and `total` says how many there
+    will be if nothing ends the evaluation.
     """
 
     def on_likelihood(self, task_id: str, log_likelihood: float, done: int, total: int) -> None:
@@ -26,6 +26,14 @@ class Observer:
             log_likelihood: the mean over the reference's tokens, in nats; NaN where the logits are.
             done: references so far.
             total: references of all problems that have one; a `StockGenerator` reads none of them.
+        """
+
+    def on_completion(self, done: int, total: int) -> None:
+        """Receive that a completion is generated; its outcome follows.
+
+        Args:
+            done: completions so far.
+            total: samples of all problems.
         """
 
     def on_outcome(self, outcome: Outcome, done: int, total: int) -> None:
@@ -42,11 +50,26 @@ class Observer:
 
 
 class OutcomeCounter(Observer):
-    """Calls a function with (outcomes so far, outcomes in all), as for a progress bar."""
+    """Calls a function with (outcomes so far, outcomes in all), as for a progress bar.
 
-    def __init__(self, tell: Callable[[int, int], None]) -> None:
+    Args:
+        tell: the function.
+        generated: the same, called once when all is generated, if outcomes are still to come.
+    """
+
+    def __init__(
+        self, tell: Callable[[int, int], None], generated: Callable[[int, int], None] = lambda _done, _total: None
+    ) -> None:
         self._tell = tell
+        self._generated = generated
+        self._outcomes = 0
+
+    def on_completion(self, done: int, total: int) -> None:
+        """Note whether it was the last."""
+        if done == total and self._outcomes < total:
+            self._generated(self._outcomes, total)
 
     def on_outcome(self, outcome: Outcome, done: int, total: int) -> None:  # noqa: ARG002 - it only counts
         """Pass the counts on."""
+        self._outcomes = done
         self._tell(done, total)

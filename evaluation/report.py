@@ -39,6 +39,8 @@ class Report:
         generation_seconds: from the first prompt to the end of the last completion.
         compute_dtype: the dtype that the model computed in, as torch names it.
         end_tokens: the ids that ended a completion.
+        guessed: how many tokens were guessed while generating; 0 where the backend does not count them.
+        accepted: how many of the guesses the model accepted.
     """
 
     problems: str
@@ -49,6 +51,8 @@ class Report:
     generation_seconds: float
     compute_dtype: str = ""
     end_tokens: tuple[int, ...] = ()
+    guessed: int = 0
+    accepted: int = 0
 
     @property
     def outcomes(self) -> Mapping[str, Outcome]:

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -106,8 +106,18 @@ def secure_streams() -> None:
     if (stdout := sys.stdout) is sys.__stdout__ and isinstance(stdout, io.TextIOWrapper):
         stdout.reconfigure(errors="surrogateescape")
     if (stderr := sys.stderr) is sys.__stderr__ and isinstance(stderr, io.TextIOWrapper):
-        raw = io.BufferedWriter(_Lasting(2, "wb", closefd=False))
-        sys.stderr = io.TextIOWrapper(raw, stderr.encoding, "backslashreplace", line_buffering=True)
+        sys.stderr = _lasting(2, stderr.encoding, "stderr")
+
+
+def lasting_stdout() -> TextIO:
+    """Return stdout as what keeps the process alive if it fails, unless a test or notebook has replaced it."""
+    return _lasting(1, "utf-8", "stdout") if sys.stdout is sys.__stdout__ else sys.stdout
+
+
+def _lasting(descriptor: int, encoding: str, called: str) -> TextIO:
+    raw = _Lasting(descriptor, "wb", closefd=False)
+    raw.called = called
+    return io.TextIOWrapper(io.BufferedWriter(raw), encoding, "backslashreplace", line_buffering=True)
 
 
 def speak_utf8() -> None:
@@ -120,6 +130,7 @@ def speak_utf8() -> None:
 class _Lasting(io.FileIO):
     """A stream that drops what cannot be written, and logs that once."""
 
+    called = ""
     _told = False
 
     def write(self, data: ReadableBuffer, /) -> int:
@@ -129,6 +140,6 @@ class _Lasting(io.FileIO):
         except OSError as error:
             if not self._told and _LOG.hasHandlers():  # logging's last resort is stderr itself
                 self._told = True
-                _LOG.warning("stderr cannot be written (%s); progress is no longer shown", error.strerror)
+                _LOG.warning("%s cannot be written (%s); progress is no longer shown", self.called, error.strerror)
             written = None
         return memoryview(data).nbytes if written is None else written  # None: a full pipe that must not be waited for

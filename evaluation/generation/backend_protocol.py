@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections.abc
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 from evaluation.generation.sampling import TokenDraws
@@ -65,12 +65,16 @@ class Generated:
         log_likelihood: the mean over the tokens of the request's reference, in nats; None without a reference, NaN
             where the logits are.
         finite: whether all tokens had finite logits to be chosen by; generation ends at NaN or infinity.
+        guessed: how many tokens were guessed for it; 0 where the backend does not count them.
+        accepted: how many of the guesses are its tokens.
     """
 
     text: str
     tokens: tuple[int, ...]
     log_likelihood: float | None = None
     finite: bool = True
+    guessed: int = field(default=0, compare=False)
+    accepted: int = field(default=0, compare=False)
 
 
 Completions: TypeAlias = collections.abc.Generator[tuple[int, Generated], None, None]

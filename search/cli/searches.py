@@ -65,6 +65,8 @@ def _seconds(ctx: click.Context, param: click.Parameter, value: str | None) -> f
 @shared_options.COMPILE
 @shared_options.TRACK
 @shared_options.CONSENT
+@shared_options.LOG_JSON
+@shared_options.QUIET
 def run(
     config: Path,
     out: Path | None,
@@ -79,6 +81,8 @@ def run(
     compile: bool | None,
     track: tuple[str, ...],
     allow_code_execution: bool,
+    log_json: bool,
+    quiet: bool,
 ) -> None:
     """Run a search, or continue it where it stopped.
 
@@ -88,17 +92,18 @@ def run(
       merge-search run ties.yaml --around 0.2 --allow-code-execution
       merge-search run configs/ds-trinity-7b.yaml --device cuda:3 --allow-code-execution
     """
-    from search.views.terminal import Terminal
+    from search.views.terminal import display
 
     if fresh and retry_failed:
         raise click.UsageError("--fresh starts over, so nothing has failed yet; give it or --retry-failed")
+    _require_one(log_json=log_json, quiet=quiet, dry_run=dry_run)
     given = {"--out": out, "--trials": trials, "--seed": seed, "--around": around, "--device": device}
     words = [word for option, value in given.items() if value is not None for word in (option, value)]
     words += ["--allow-code-execution"] * allow_code_execution
     words += [] if compile is None else ["--compile" if compile else "--no-compile"]
     words += [word for name in track for word in ("--track", name)]
     again = _command("run", config, *words)
-    with Terminal() as progress:
+    with display(log_json, quiet) as progress:
         # PyTorch and transformers take seconds to import: this line says why nothing happens yet.
         progress.begin("starting", 1)
         with quick_imports():
@@ -109,7 +114,7 @@ def run(
                 loaded = SearchConfig.load(config)
             else:
                 made = config_around(config, around)
-                click.echo(made)
+                click.echo(made, err=log_json)
                 loaded = SearchConfig.parse(made, str(config), config.parent)
         if allow_code_execution:
             loaded = loaded.updated("evaluation", allow_code_execution=True)
@@ -131,6 +136,9 @@ def run(
                 loaded, folder, trials=trials, timeout=timeout, seed=seed, fresh=fresh, retry_failed=retry_failed,
                 progress=progress, callbacks=trackers(track),
             )  # fmt: skip
+        progress.end(found, str(folder))
+    if log_json:
+        return
     _print_end(found, again)
     if found.is_promising and not found.unfinished:
         more = ["--problems", "mbpp+"] if loaded.evaluation.more_with_mbpp else []
@@ -161,6 +169,8 @@ def run(
 @shared_options.DEVICE_OF_SEARCH
 @shared_options.TRACK
 @shared_options.CONSENT
+@shared_options.LOG_JSON
+@shared_options.QUIET
 def confirm(
     results: Path,
     problems: tuple[str, ...],
@@ -170,6 +180,8 @@ def confirm(
     device: str | None,
     track: tuple[str, ...],
     allow_code_execution: bool,
+    log_json: bool,
+    quiet: bool,
 ) -> None:
     """Gather more evidence for the finalists of a search that is over, until one is proven or refuted.
 
@@ -178,14 +190,15 @@ def confirm(
       merge-search confirm results/quickstart --samples 4
       merge-search confirm results/first --problems mbpp+ --samples 4 --timeout 2h
     """
-    from search.views.terminal import Terminal
+    from search.views.terminal import display
 
+    _require_one(log_json=log_json, quiet=quiet)
     given = [word for source in problems for word in ("--problems", source)]
     for option, value in {"--samples": samples, "--temperature": temperature, "--device": device}.items():
         given += [] if value is None else [option, str(value)]
     given += [word for name in track for word in ("--track", name)]
     again = _command("confirm", results, *given, *["--allow-code-execution"] * allow_code_execution)
-    with Terminal() as progress:
+    with display(log_json, quiet) as progress:
         progress.begin("starting", 1)
         from search.callbacks.trackers import trackers
         from search.run.confirm import confirm_search
@@ -195,8 +208,18 @@ def confirm(
                 results, problems, samples=samples, temperature=temperature, timeout=timeout, device=device,
                 allow_code_execution=allow_code_execution, progress=progress, callbacks=trackers(track),
             )  # fmt: skip
+        progress.end(found, str(results))
+    if log_json:
+        return
     _print_end(found, again)
     _print_export(found, results)
+
+
+def _require_one(**options: bool) -> None:
+    """Refuse options of which a command takes one."""
+    given = [f"--{name.replace('_', '-')}" for name, is_given in options.items() if is_given]
+    if len(given) > 1:
+        raise click.UsageError(f"give {given[0]} or {given[1]}, not both")
 
 
 @contextmanager
@@ -252,8 +275,7 @@ def leaderboard(results: Path, top: int | None, optuna: Path | None, **formats: 
       merge-search leaderboard results/quickstart --top 10
     """
     chosen = [name for name, is_given in formats.items() if is_given]
-    if len(chosen) > 1:
-        raise click.UsageError(f"give --{chosen[0]} or --{chosen[1]}, not both")
+    _require_one(**formats)
     with without_collector():  # several objects for each of many trials
         from search.board.leaderboard import Leaderboard
 

@@ -10,6 +10,10 @@ from evaluation import BACKENDS, ComputeDtype
 from evaluation.problems import SOURCES
 from search.callbacks.trackers import TRACKERS
 
+LOG_JSON = click.option(
+    "--log-json", is_flag=True, help="Print a JSON object per event on stdout, and no leaderboard at the end."
+)
+QUIET = click.option("--quiet", "-q", is_flag=True, help="Show no progress, only the leaderboard at the end.")
 BACKEND = click.option(
     "--backend",
     type=click.Choice(BACKENDS),

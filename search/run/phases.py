@@ -64,6 +64,7 @@ class Phases:
 
     def run(self) -> None:
         """Go through all phases. Raises SearchError."""
+        self._progress.watch(self._status)
         self._warm_up()
         self._run_references()
         self._tell_power()
@@ -321,7 +322,11 @@ class Phases:
             return
         ended = scoring.state if scoring else "to be run again"
         score = scoring.score if scoring else None
-        self._progress.scored(score, result.seconds, SearchStatus.of(self.records.read()), note, ended)
+        self._progress.scored(score, result.seconds, self._status(), note, ended)
+
+    def _status(self) -> SearchStatus:
+        """Return how the search stands."""
+        return SearchStatus.of(self.records.read(), self.session.store.workplaces(), self.session.worker)
 
     def _name(self, record: TrialRecord) -> str:
         """Return what a model is called while it runs."""

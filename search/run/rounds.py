@@ -149,6 +149,7 @@ class Rounds(Phases):
         """Run rounds, and look after each, until the confirmation ends, or the worker. Raises SearchError."""
         session, rounds = self.session, self.planned.split.samples
         keys = [record.key for record in self._models]
+        self._progress.watch(self._status)
         self._progress.begin("confirm", rounds * len(keys), self.deadline)
         self._look()
         while not self.ended() and self._may_begin(self.deadline):
@@ -249,5 +250,7 @@ def added_up(before: Scoring, round_: Scoring, split: Split) -> Scoring:
         log_likelihood=None,
         seconds=seconds,
         tokens=before.tokens + round_.tokens,
+        guessed=before.guessed + round_.guessed,
+        accepted=before.accepted + round_.accepted,
     )
     return scoring if how.samples == split.samples else next_round(scoring)

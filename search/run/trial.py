@@ -146,7 +146,7 @@ class Bench:
             model,
             tokenizer,
             problems=self.splits[split],
-            observers=[OutcomeCounter(self.progress.step), *pruners()],
+            observers=[OutcomeCounter(self.progress.step, self._checking), *pruners()],
             drafts=self.drafts if split == "search" else None,
             parent=parent,
             plain=split != "search",
@@ -160,6 +160,10 @@ class Bench:
             "total": ended - started,
         }
         return report, seconds
+
+    def _checking(self, done: int, total: int) -> None:
+        self.progress.phase("checking")
+        self.progress.step(done, total)
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,6 +267,8 @@ def _scored(job: Job, report: Report, seconds: Mapping[str, float], bench: Bench
         log_likelihood=_finite(report.log_likelihood),
         seconds=seconds,
         tokens=sum(outcome.completion_tokens for outcome in report.completions),
+        guessed=report.guessed,
+        accepted=report.accepted,
         error=report.note or None,
     )
 

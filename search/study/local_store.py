@@ -50,8 +50,8 @@ CREATE INDEX records_by_kind ON records (kind);
 CREATE INDEX records_by_revision ON records (revision);
 CREATE TABLE scorings (
     key TEXT REFERENCES records, split TEXT, state TEXT, outcomes TEXT, score REAL, scores TEXT, log_likelihood REAL,
-    seconds TEXT, tokens INTEGER, worker TEXT, started REAL, error TEXT, tries TEXT, deaths INTEGER,
-    by_seed TEXT,
+    seconds TEXT, tokens INTEGER, guessed INTEGER, accepted INTEGER, worker TEXT, started REAL, error TEXT, tries TEXT,
+    deaths INTEGER, by_seed TEXT,
     PRIMARY KEY (key, split)
 );
 CREATE INDEX scorings_by_state ON scorings (split, state);

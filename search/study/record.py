@@ -39,6 +39,8 @@ class Scoring:
         log_likelihood: mean log-likelihood of the reference completions, in nats per token, as far as known.
         seconds: by phase; ``total`` is their sum.
         tokens: how many tokens the model generated.
+        guessed: how many tokens were guessed while it generated; 0 where the backend does not count them.
+        accepted: how many of the guesses the model accepted.
         worker: who claimed it last.
         started: when it was claimed last, in seconds since the epoch.
         error: why it failed or was pruned, or what else is wrong with a model that has a score.
@@ -55,6 +57,8 @@ class Scoring:
     log_likelihood: float | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
     tokens: int = 0
+    guessed: int = 0
+    accepted: int = 0
     worker: str = ""
     started: float | None = None
     error: str | None = None

@@ -35,7 +35,7 @@ from search.results import ResultsFolder
 from search.study.drafts import SharedDrafts
 from search.study.record import TrialRecord
 from search.study.samplers import Proposer
-from search.views.terminal import Terminal
+from search.views.terminal import terminal
 from tests.benchmarks.machine import describe_machine
 
 ROOT = Path(__file__).parents[2]
@@ -55,7 +55,7 @@ def load_config(models: Path, most: int) -> SearchConfig:
 
 def searched(config: SearchConfig, folder: Path, trials: int) -> tuple[DraftStore, Recipe]:
     """Run a search, or take one that ran; return its drafts and the candidate that it would try next."""
-    with Terminal() as progress:
+    with terminal() as progress:
         run_search(config, folder, trials=trials, progress=progress)
     results = ResultsFolder.open(folder)
     with results.working() as store:

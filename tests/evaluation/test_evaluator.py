@@ -142,6 +142,7 @@ class Recorder(Observer):
 
     def __init__(self, likelihoods: int = 0, outcomes: int = 0) -> None:
         self.likelihoods: list[tuple[str, float, int, int]] = []
+        self.completions: list[tuple[int, int]] = []
         self.outcomes: list[tuple[Outcome, int, int]] = []
         self._most = likelihoods, outcomes
 
@@ -149,6 +150,9 @@ class Recorder(Observer):
         self.likelihoods.append((task_id, log_likelihood, done, total))
         if done == self._most[0]:
             raise Enough
+
+    def on_completion(self, done: int, total: int) -> None:
+        self.completions.append((done, total))
 
     def on_outcome(self, outcome: Outcome, done: int, total: int) -> None:
         self.outcomes.append((outcome, done, total))
@@ -172,6 +176,22 @@ def test_observers_hear_of_every_likelihood_and_every_outcome(
     for recorder, own in ((first, first.outcomes[:2]), (second, second.outcomes)):
         assert [counts for _, *counts in own] == [[1, 2], [2, 2]], recorder
     assert {it.task_id: it for it, *_ in second.outcomes} == report.outcomes
+    assert first.completions[:2] == second.completions == [(1, 2), (2, 2)]
+    assert 0 < report.accepted <= report.guessed
+
+
+def test_a_counter_says_when_outcomes_are_all_that_is_left(problems: ProblemSet) -> None:
+    events: list[object] = []
+    counter = OutcomeCounter(
+        lambda *counts: events.append(counts), lambda *counts: events.append(("checking", *counts))
+    )
+    outcome = Outcome(problems.task_ids[0], True, "passed", "", "", 1)
+    counter.on_completion(1, 3)
+    counter.on_outcome(outcome, 1, 3)
+    counter.on_completion(2, 3)
+    counter.on_completion(3, 3)
+    counter.on_outcome(outcome, 2, 3)
+    assert events == [(1, 3), ("checking", 1, 3), (2, 3)]
 
 
 @pytest.mark.parametrize("event", ["likelihoods", "outcomes"])

@@ -167,6 +167,18 @@ def test_what_was_written_before_is_verified_in_a_pass(tiny_model: tuple[Any, An
         again = written(model, tokenizer, prompts, 5, drafts=[[before[row].tokens] for row in range(5)])
     assert again == before
     assert len(passes) < 8
+    assert sum(each.accepted for each in again.values()) > 0.9 * sum(each.guessed for each in again.values()) > 0
+
+
+def test_each_token_is_a_guess_that_was_accepted_or_a_pass(tiny_model: tuple[Any, Any]) -> None:
+    model, tokenizer = tiny_model
+    prompt = tokenizer.encode(PROMPTS[0])
+    expected = by_generate(model, prompt, 24)
+    draft = [*expected[:10], 7, *expected[11:]]
+    with counted(model) as passes:
+        found = written(model, tokenizer, [prompt], 1, drafts=[[draft]], max_new_tokens=24)[0]
+    assert 10 <= found.accepted < found.guessed
+    assert len(found.tokens) == len(passes) + found.accepted
 
 
 @contextmanager

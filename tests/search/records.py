@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from search.board.leaderboard import Leaderboard, Row
@@ -56,7 +57,7 @@ def trial(number: int, passed: Iterable[int] | None, report: Iterable[int] | Non
     if passed is None:
         error = "merged tensor lm_head.weight holds NaN\nand more"
         return TrialRecord("trial", number, search=Scoring("failed", error=error), **found | more)
-    return scored("trial", number, passed, report, **found | more)
+    return replace(scored("trial", number, passed, report, **found), **more)
 
 
 RECORDS = (

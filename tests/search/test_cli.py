@@ -319,6 +319,38 @@ def test_what_needs_no_torch_does_not_wait_for_it(finished: Path, tmp_path: Path
     ]
 
 
+@pytest.mark.sandbox
+def test_a_run_in_json_lines_prints_nothing_else(
+    command: Command, one_trial: tuple[SearchConfig, Path], shared_family: Family
+) -> None:
+    _, out = one_trial
+    done = command("run", shared_family.write("finished.yaml"), "--out", out, "--trials", "2", "--log-json")
+    assert (done.exit_code, done.stderr) == (0, "")
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    assert (events[0]["event"], events[0]["part"]) == ("begin", "starting")
+    [scored] = [each for each in events if each["event"] == "scored" and each["part"] == "search"]
+    assert (scored["model"], scored["done"], scored["complete"], scored["workers"]) == ("trial 1", 2, 2, 1)
+    assert scored["tokens_per_second"] > 0
+    assert 0 < scored["acceptance"] <= 1
+    phases = [each["phase"] for each in events if each["event"] == "phase" and each["model"] == "trial 1"]
+    assert phases[:2] == ["merging", "evaluating"]
+    end = events[-1]
+    assert (end["event"], end["results"], end["ended"]) == ("end", str(out), "all trials are over")
+    assert end["best"] == json.loads(command("leaderboard", out, "--json").stdout)["best"]
+
+
+def test_quiet_prints_only_the_leaderboard(command: Command, finished: Path, shared_family: Family) -> None:
+    done = command("run", shared_family.write("finished.yaml"), "--out", finished, "--quiet")
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert "a (best parent)" in done.stdout
+
+
+@pytest.mark.parametrize("given", ["--log-json --quiet", "--log-json --dry-run", "--quiet --dry-run"])
+def test_one_display_is_chosen(command: Command, tmp_path: Path, given: str) -> None:
+    done = command("run", tmp_path / "none.yaml", *given.split())
+    assert (done.exit_code, f"give {given.replace(' ', ' or ')}, not both" in done.stderr) == (2, True)
+
+
 @pytest.mark.parametrize("value", ["soon", "0", "-1h"])
 def test_a_timeout_that_is_none_is_refused(command: Command, family: Family, value: str) -> None:
     result = command("run", family.write(), "--timeout", value)

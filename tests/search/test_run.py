@@ -33,9 +33,9 @@ from search.run.trial import Bench
 from search.space.sections import StopSection
 from search.study.local_store import LocalStore
 from search.study.looks import Look
+from search.views.lines import PlainLines
 from search.views.progress import Progress
 from search.views.table import leaderboard_table
-from search.views.terminal import Terminal
 from tests.search.conftest import Command, fingerprint, load_as_scored
 from tests.search.family import NO_REPORT, Family
 from tests.search.jobs import claim, finish, forget
@@ -343,7 +343,7 @@ def test_parents_that_cannot_be_scored_end_the_search_with_the_reason(family: Fa
     config = SearchConfig.parse(text, source="mine.yaml", folder=family.folder)
     shown = io.StringIO()
     with (
-        Terminal(shown) as progress,
+        PlainLines(shown) as progress,
         pytest.raises(SearchError, match=r"mine.yaml: none of the parents could be scored.* no chat template"),
     ):
         run_search(config, tmp_path / "run", progress=progress)
@@ -498,7 +498,7 @@ def test_parents_whose_worker_died_are_counted_once(
         run_search(config, tmp_path / "run")
     monkeypatch.setattr(Bench, "score", score)
     shown = io.StringIO()
-    with Terminal(shown) as progress:
+    with PlainLines(shown) as progress:
         run_search(config, tmp_path / "run", trials=0, progress=progress)
     assert re.findall(r"parents (\d/\d)", shown.getvalue()) == [f"{number}/4" for number in range(scored + 1, 5)]
 

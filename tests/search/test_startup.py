@@ -79,6 +79,24 @@ print("done")
     assert log.count("stderr cannot be written (No space left on device)") == len(log.splitlines()) == 1
 
 
+def test_a_stdout_for_events_that_cannot_be_written_ends_nothing_and_is_logged_once(tmp_path: Path) -> None:
+    code = f"""
+import logging
+from search.startup import lasting_stdout
+logging.basicConfig(filename={str(tmp_path / "log")!r})
+secure_streams()
+events = lasting_stdout()
+for number in range(1000):
+    print(number, file=events, flush=True)
+print("done", file=sys.stderr)
+"""
+    with Path("/dev/full").open("w") as full:
+        done = python(code, stdout=full, stderr=subprocess.PIPE)
+    assert (done.returncode, done.stderr) == (0, "done\n")
+    log = (tmp_path / "log").read_text()
+    assert log.count("stdout cannot be written (No space left on device)") == len(log.splitlines()) == 1
+
+
 @pytest.mark.parametrize("wait", [True, False])
 def test_a_stderr_whose_reader_has_gone_or_reads_no_more_ends_nothing(wait: bool) -> None:
     reading, writing = os.pipe()

@@ -33,6 +33,8 @@ class ActiveRequest:
         cached: how many tokens the slots hold; 0 once they hold nothing of this request.
         draft: the guesses in the running pass.
         log_likelihood: of the request's reference, once the model has read it.
+        guessed: how many guesses the model has verified.
+        accepted: how many of them held.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class ActiveRequest:
         self.cached = 0
         self.draft: Sequence[int] = ()
         self.log_likelihood: float | None = None
+        self.guessed = self.accepted = 0
         self._tokenizer = tokenizer
         self._ends = ends
         self._drafter = drafter
@@ -64,7 +67,7 @@ class ActiveRequest:
     def generation(self) -> Generated:
         """The tokens so far, as a completion."""
         text = text_after(self.request.prompt, self.generated, self._tokenizer)
-        return Generated(text, tuple(self.generated), self.log_likelihood, self.finite)
+        return Generated(text, tuple(self.generated), self.log_likelihood, self.finite, self.guessed, self.accepted)
 
     def piece(self, place: int, certainty: float) -> Piece:
         """Return the tokens for the next pass: those that the slots lack, and guesses.
@@ -113,6 +116,8 @@ class ActiveRequest:
         if self._drafter and self.draft:
             agreed = sum(1 for token, guess in zip(self.generated[before:], self.draft, strict=False) if token == guess)
             self._drafter.learn(agreed)
+            self.guessed += len(self.draft)
+            self.accepted += agreed
 
     def _is_complete(self) -> bool:
         if self.generated[-1] in self._ends or len(self.generated) >= self.request.max_new_tokens:
