@@ -26,6 +26,7 @@ from evaluation.judge import Judge
 from evaluation.sandbox.pool import Submissions
 from merging import MergingError, load_tokenizer
 from search import Leaderboard, SearchConfig, SearchError, export_trial, run_search
+from search.callbacks.callback import Callbacks
 from search.results import ResultsFolder
 from search.run.phases import Phases as Work
 from search.run.setup import Session
@@ -580,7 +581,8 @@ def test_a_worker_that_ends_before_the_others_does_not_say_that_the_search_is_un
 
     def told(stopping: bool) -> str:
         with ResultsFolder.open(out).working() as own_store, own_store.sign_in() as own:
-            return Work(Session(config, bench, own_store, own), 2, None, lambda: stopping).unfinished()
+            session = Session(config, bench, own_store, own)
+            return Work(session, 2, None, lambda: stopping, Callbacks()).unfinished()
 
     bench = SimpleNamespace(folder=ResultsFolder.open(out), splits={"search": [1], "report": []})
     with closing(LocalStore(out)) as store, store.sign_in() as other:
