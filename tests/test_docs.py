@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import itertools
 import os
 import re
 import shlex
@@ -40,7 +41,7 @@ from search.space.space import SearchSpace
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 RUN = [page for page in PAGES if "<!-- docs: commands are run -->" in page.read_text(encoding="utf-8")]
-BLOCK = re.compile(r"(?:<!-- docs: (.*?) -->\n)?^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"(?:<!-- docs: ([^\n]*?) -->\n)?^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 INDENTED = re.compile(r"(?:(?<=\n\n)|(?<=\A))((?: {4}.*\n)+)")
 MENTIONED = re.compile(r"(?<!`)`(merge-search [a-z].*?)`", re.DOTALL)
 
@@ -73,6 +74,14 @@ def test_every_command_has_these_arguments_and_options(page: Path) -> None:
             parse(words)
 
 
+def test_commands_are_found_in_blocks_indented_lines_and_sentences(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    text = "Say `merge-search list`.\n\n    A=b pip install x && merge-search run a.yaml | jq 'a | b' # why\n\n"
+    page.write_text(f"{text}```bash\nmerge-search merge \\\n    a.yaml b > c\n```\n")
+    assert list(commands(page)) == [["merge", "a.yaml", "b"], ["run", "a.yaml"]]
+    assert list(mentions(page)) == [["list"]]
+
+
 def test_a_wrong_option_is_found() -> None:
     with pytest.raises(click.NoSuchOption):
         parse(["run", "configs/quickstart.yaml", "--trails", "3"])
@@ -83,11 +92,18 @@ def commands(page: Path) -> Iterator[list[str]]:
     text = page.read_text(encoding="utf-8")
     shown = [block.text for block in blocks(page, "bash")] + INDENTED.findall(BLOCK.sub("", text))
     for line in "\n".join(shown).replace("\\\n", " ").splitlines():
-        for part in re.split(r"&&|\|(?!\|)", line):
-            words = shlex.split(re.sub(r"^\s*(\w+=\S+ )+", "", part), comments=True)
+        for words in calls(line):
             if "merge-search" in words and words[0] in ("merge-search", "nohup", "docker") and "build" not in words:
-                found = words[len(words) - words[::-1].index("merge-search") :]
-                yield found[: found.index(">")] if ">" in found else found
+                yield words[len(words) - words[::-1].index("merge-search") :]
+
+
+def calls(line: str) -> Iterator[list[str]]:
+    """Yield the words of each program that a line of shell calls, without variables, redirections and comments."""
+    lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
+    lexer.whitespace_split = True
+    for is_operator, words in itertools.groupby(lexer, lambda word: set(word) <= set(lexer.punctuation_chars)):
+        if not is_operator:
+            yield list(itertools.dropwhile(re.compile(r"\w+=").match, words))
 
 
 def mentions(page: Path) -> Iterator[list[str]]:

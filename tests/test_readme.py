@@ -63,8 +63,9 @@ def _exists(page: Path, link: str) -> bool:
     return target.exists() and (not heading or heading in [each.lower().replace(" ", "-") for each in headings])
 
 
-def test_the_readme_links_every_page() -> None:
-    assert [page.name for page in PAGES[1:] if page.name not in README] == []
+def test_the_readme_and_the_overview_link_every_page_beside_them() -> None:
+    linked = README + (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    assert [page.name for page in PAGES[1:] if page.name not in linked] == []
 
 
 def test_the_documentation_names_every_method() -> None:

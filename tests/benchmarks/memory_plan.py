@@ -2,7 +2,8 @@
 
     python -m tests.benchmarks.memory_plan
 
-prints the table of docs/gpu.md. Sizes are those of the models' configs; a search has three parents and one live model.
+prints the table of docs/gpu-figures.md. Sizes are those of the models' configs; a search has three parents and one live
+model.
 """
 
 from __future__ import annotations
