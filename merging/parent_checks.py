@@ -7,7 +7,7 @@ rows of embeddings may differ, if every recipe says how to merge them.) Reads he
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from merging.checkpoints.architecture import pattern
 from merging.checkpoints.assembled import assemble
@@ -24,8 +24,17 @@ if TYPE_CHECKING:
     from merging.recipes.recipe import Recipe
 
 
-def check_parents(parents: ParentSet, files: Mapping[str, Checkpoint], recipes: Sequence[Recipe]) -> Iterator[str]:
-    """Yield sentences for the user about the parents.
+class ParentNote(NamedTuple):
+    """A sentence for the user about the parents, and whether merges of them may be worse for what it tells."""
+
+    text: str
+    is_doubt: bool
+
+
+def check_parents(
+    parents: ParentSet, files: Mapping[str, Checkpoint], recipes: Sequence[Recipe]
+) -> Iterator[ParentNote]:
+    """Yield notes for the user about the parents.
 
     Args:
         parents: the parents.
@@ -42,18 +51,19 @@ def check_parents(parents: ParentSet, files: Mapping[str, Checkpoint], recipes: 
         _check_names(parents, checkpoint)
     for checkpoint in parents.checkpoints.values():
         _check_shapes(parents, checkpoint)
-        yield from _differences(parents, checkpoint)
-        yield from _left_out(parents, checkpoint)
+        yield from (ParentNote(each, True) for each in _differences(parents, checkpoint))
+        yield from (ParentNote(each, False) for each in _left_out(parents, checkpoint))
     for recipe in recipes:
         _check_rows(parents, recipe)
-        yield from _other_ids(parents, recipe)
+        yield from (ParentNote(each, True) for each in _other_ids(parents, recipe))
         config_source = parents.checkpoints[recipe.config_source]
         _ = config_source.generation_settings  # the merge gets its generation config, which must be usable
         if keys := config_source.loading_keys:
-            yield (
+            text = (
                 f"model {recipe.config_source}: its config.json says how to load it ({', '.join(keys)}); a merge "
                 "has plain tensors and leaves these keys out"
             )
+            yield ParentNote(text, False)
 
 
 def _check_type(parents: ParentSet, checkpoint: Checkpoint) -> None:

@@ -19,7 +19,7 @@ from merging.checkpoints.checkpoint import Checkpoint
 from merging.checkpoints.model_config import Config
 from merging.checkpoints.weights import Digest, StoredTensor
 from merging.options import MERGE, LoadOptions, MergeOptions
-from merging.parent_checks import check_parents
+from merging.parent_checks import ParentNote, check_parents
 from merging.recipes.recipe import Recipe
 from merging.residency.budget import UNLIMITED, Budget
 from merging.residency.placement import DeviceMap, Placement
@@ -68,7 +68,7 @@ class ParentSet:
         }
         self._stacks = {name: self._own_stacks(checkpoint) for name, checkpoint in self.checkpoints.items()}
         self._layer_shapes: dict[tuple[str, str, int], Mapping[str, torch.Size]] = {}
-        self._notes: tuple[str, ...] = ()
+        self._notes: tuple[ParentNote, ...] = ()
         self.placement = Placement({"": self.device})
         self._residencies = {self.device: Residency(self.device, budget)}
 
@@ -111,7 +111,13 @@ class ParentSet:
     @property
     def notes(self) -> tuple[str, ...]:
         """Sentences for the user about the parents and the device."""
-        return (*self._notes, *(note for each in self._residencies.values() for note in each.notes))
+        texts = (note.text for note in self._notes)
+        return (*texts, *(note for each in self._residencies.values() for note in each.notes))
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """Those of the notes that merges may be worse for."""
+        return tuple(note.text for note in self._notes if note.is_doubt)
 
     @property
     def reference(self) -> Checkpoint:

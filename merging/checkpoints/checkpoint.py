@@ -47,7 +47,8 @@ _QUIET_SECONDS = 2.0
 _SAFETENSORS, _ADAPTER = "model.safetensors", "adapter_model.safetensors"
 _PICKLE = "pytorch_model.bin"
 _INDEX = ".index.json"
-_PATTERNS = ("*.json", "*.safetensors", "*.jinja", "tokenizer.model", "*.txt")
+WANTED_FILES = ("*.json", "*.safetensors", "*.jinja", "tokenizer.model", "*.txt")
+"""What is downloaded of a model on the hub, besides pickles and code."""
 
 
 @dataclass(frozen=True)
@@ -229,7 +230,7 @@ def _download(reference: str, options: LoadOptions, what: str) -> Path:
     from huggingface_hub import is_offline_mode, snapshot_download
 
     name, _, revision = reference.partition("@")
-    patterns = [*_PATTERNS, *(["*.py"] if options.trust_remote_code else [])]
+    patterns = [*WANTED_FILES, *(["*.py"] if options.trust_remote_code else [])]
     try:
         with _asking_the_hub(f"{what} {reference}"):
             folder = Path(snapshot_download(name, revision=revision or None, allow_patterns=patterns))

@@ -12,7 +12,7 @@ from search.startup import secure_streams, speak_utf8, stopped_by_signals
 with stopped_by_signals():  # so that Ctrl-C prints no traceback meanwhile
     import click
 
-    from search.cli import exporting, folders, migration, models, report, searches
+    from search.cli import exporting, folders, migration, models, preflighting, report, searches
 
 # Errors of a stdout that cannot be written; if a pipe's reader is gone, click ends quietly.
 _UNWRITTEN = (errno.ENOSPC, errno.EIO, errno.EBADF)
@@ -68,7 +68,7 @@ def main() -> None:
     """
 
 
-for topic in (models, searches, report, migration, exporting, folders):
+for topic in (models, searches, report, migration, exporting, folders, preflighting):
     for found in vars(topic).values():
         if isinstance(found, click.Command):
             main.add_command(found)

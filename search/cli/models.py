@@ -1,4 +1,4 @@
-"""The commands that need no search: merge, evaluate, score, check."""
+"""The commands that need no search: merge, evaluate, score."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from merging import LoadOptions, MergeOptions
 from search.cli import shared_options
 from search.cli.printing import (
     names_of,
-    print_isolation,
     print_report,
     print_scored,
     print_tried,
@@ -279,29 +278,6 @@ def score(samples: Path, problems: tuple[str, ...], as_json: bool, allow_code_ex
             f"{samples}: {len(missing)} of {len(wanted)} problems have no completion and do not count: {missing[0]} ..."
         )
     print_scored(scored, as_json)
-
-
-@click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def check(as_json: bool) -> None:
-    """Try to break out of the sandbox and show its layers; exit with code 2 if too few work to score models.
-
-    \b
-    Example:
-      merge-search check --json
-    """
-    from evaluation.sandbox.errors import ConfinementError
-    from evaluation.sandbox.pool import SandboxPool
-
-    with SandboxPool(workers=1) as pool:
-        refusal = None
-        try:
-            isolation = pool.isolation
-        except ConfinementError as error:
-            isolation, refusal = error.isolation, error
-    print_isolation(isolation, as_json)
-    if refusal is not None:
-        raise refusal
 
 
 def _tokenizers(reference: str | Recipe, own: Any, options: LoadOptions) -> dict[str, Any]:

@@ -23,11 +23,12 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from evaluation import Isolation, Report, ScoredSamples
-    from merging import ParentSet, Recipe
+    from merging import Recipe
     from merging.planning.plan import Step
     from search.board.compare import Comparison
     from search.board.leaderboard import Leaderboard
-    from search.earlier import EarlierSearch
+    from search.preflight.finding import Finding
+    from search.preflight.subject import Subject
     from search.prompt_formats import Tried
     from search.space.config import SearchConfig
     from search.standing import Standing
@@ -201,38 +202,35 @@ def show_search(config: SearchConfig, progress: Progress) -> bool:
 
     Raises MergingError.
     """
-    from merging import MergeOptions, Merger, ParentSet
-    from merging.notes import parent_notes
     from search.cli.plan_table import ranges_table
-    from search.earlier import EarlierSearch, Start
-    from search.unread import unread_lines
+    from search.earlier import Start
+    from search.preflight.finding import untoward
+    from search.preflight.parent_findings import notes_on_parents
+    from search.preflight.search_findings import unread_findings
+    from search.preflight.subject import Subject
 
     config.require_files()
     space = config.space
     example = space.recipe_at(config.warm_starts[0]) if config.warm_starts else space.example()
     names = names_of(space.extreme_recipes)
     _print_table(ranges_table(space.ranges, example.to_dict(), names, _width()))
-    options = MergeOptions(memory_budget=0, load=config.merging.load_options)
-    with ParentSet.open(space.extreme_recipes, options) as parents:
-        merger = Merger(parents)
-        recipes, warning = space.fitting_extremes(merger.steps)
-        steps = merger.steps(example)
+    with Subject(config, Path(), progress) as subject:
+        recipes, steps = subject.candidates, subject.merger.steps(example)
         click.echo(f"\n{'The first warm start' if config.warm_starts else 'The low end of every range'}:\n")
         show_plan(steps, names, example.dtype)
-        if warning:
-            click.echo(f"\n{warning}")
-        unread = unread_lines(space, merger, recipes, progress)
-        tell(*parent_notes(parents), *unread)
-        has_room = _show_memory(config, parents, recipes)
-    earlier = [
-        EarlierSearch.open(each.results, f"{config.source}: {key}", each.best) for key, each in config.earlier.items()
-    ]
-    tell(*Start.of(earlier, space, {}).notes)
-    if earlier:
-        tell(
-            "whether an earlier search is the same, so that its scores are taken over instead, is decided at the start"
-        )
-    _show_power(config, earlier)
+        if subject.space_warning:
+            click.echo(f"\n{subject.space_warning}")
+        unread = unread_findings(space, subject.merger, recipes, progress)
+        tell(*untoward([*notes_on_parents(subject.parents), *unread]))
+        start = Start.of(subject.earlier, space, {})
+        has_room = _show_memory(subject)
+        tell(*start.notes)
+        if subject.earlier:
+            tell(
+                "whether an earlier search is the same, so that its scores are taken over instead, is decided at the "
+                "start"
+            )
+        _show_power(subject)
     return _has_backend(config) and has_room
 
 
@@ -249,30 +247,13 @@ def _has_backend(config: SearchConfig) -> bool:
     return True
 
 
-def _show_memory(config: SearchConfig, parents: ParentSet, recipes: Sequence[Recipe]) -> bool:
+def _show_memory(subject: Subject) -> bool:
     """Print what the search would take of the memory of this machine; return False if that is too much or not known."""
-    import torch
-
-    from merging import MergeOptions, Merger, MergingError, ParentSet, load_tokenizer
+    from merging import MergingError
     from search.cli.memory_table import memory_lines, memory_table
-    from search.devices import choose_device, device_map_of
-    from search.planned_memory import Planner
 
-    section, name = config.merging, config.evaluation.prompt.tokenizer
     try:
-        splits = config.evaluation.load_problems(config.source).split(
-            config.evaluation.report_fraction, config.search.seed
-        )
-        tokenizer = load_tokenizer(name, section.load_options) if name else None
-        if section.device_map is None:
-            device = torch.device(
-                choose_device(section.device, f"{config.source}: merging.device", config.evaluation.backend)
-            )
-            plan = Planner.of_search(config, Merger(parents), recipes, splits, tokenizer, [device]).plan()
-        else:
-            options = MergeOptions(device_map=section.device_map, memory_budget=0, load=section.load_options)
-            with device_map_of(config.source), ParentSet.open(config.space.extreme_recipes, options) as spread:
-                plan = Planner.of_search(config, Merger(spread), recipes, splits, tokenizer).plan()
+        plan = subject.memory
     except (SearchError, MergingError) as error:
         tell(f"what it takes of the memory is not known: {error}")
         return False
@@ -283,24 +264,34 @@ def _show_memory(config: SearchConfig, parents: ParentSet, recipes: Sequence[Rec
     return not plan.refusal
 
 
-def _show_power(config: SearchConfig, earlier: Sequence[EarlierSearch]) -> None:
+def _show_power(subject: Subject) -> None:
     """Print what the search could prove."""
-    from search.board.power import what_is_provable
-    from search.earlier import seen_earlier, spent_earlier, unseen
-    from search.study.looks import Look, Looks
+    from search.preflight.search_findings import evidence
 
     try:
-        _, report = config.evaluation.load_problems(config.source).split(
-            config.evaluation.report_fraction, config.search.seed
-        )
+        found = list(evidence(subject))
     except SearchError as error:
         tell(f"what it could prove is not known: {error}")
         return
-    report = unseen(report, seen_earlier(earlier))
-    spent = spent_earlier(earlier, report)
-    looks = Looks(config.search.trials, (Look(None, spent, ()),) if spent else ())
-    if note := what_is_provable(config, len(report), looks.at_end(config.search.trials)):
-        click.echo(f"\n{note}")
+    for finding in found:
+        click.echo(f"\n{finding.sentence}")
+
+
+def print_preflight(subject: Subject, findings: Sequence[Finding], command: str, as_json: bool) -> None:
+    """Print what a preflight found, the memory plan where there is one, and what to do now."""
+    from search.cli.memory_table import memory_table
+    from search.views.preflight_table import findings_table, last_line, preflight_data
+
+    # Where a check has failed, nobody has asked for the plan.
+    plan = subject.memory if any(it.what == "memory" and it.level == "ok" for it in findings) else None
+    if as_json:
+        click.echo(json.dumps(preflight_data(findings, plan, command)))
+        return
+    _print_table(findings_table(findings))
+    if plan:
+        click.echo()
+        _print_table(memory_table(plan))
+    click.echo(f"\n{last_line(findings, command)}")
 
 
 def show_plan(steps: Sequence[Step], names: Mapping[str, str], dtype: str | None) -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,8 +14,10 @@ import click
 from evaluation.problems import SOURCES
 from evaluation.scoring import MOST_SAMPLES
 from search.cli import shared_options
+from search.cli.given_config import given_config
+from search.cli.given_config import shell_command as _command
 from search.cli.printing import print_comparison, print_leaderboard, show_search, tell
-from search.startup import quick_imports, without_collector
+from search.startup import without_collector
 from search.views.json_csv import FORMATS
 
 if TYPE_CHECKING:
@@ -37,9 +38,7 @@ def _seconds(ctx: click.Context, param: click.Parameter, value: str | None) -> f
 
 @click.command()
 @click.argument("config", type=click.Path(path_type=Path))
-@click.option(
-    "--out", type=click.Path(path_type=Path), help="Results folder; by default results/ plus the config's name."
-)
+@shared_options.OUT
 @click.option("--trials", type=click.IntRange(min=1), help="Trials in all, instead of the config's number.")
 @click.option(
     "--timeout",
@@ -48,12 +47,7 @@ def _seconds(ctx: click.Context, param: click.Parameter, value: str | None) -> f
     help="Start no trial after this time: 8h, 1h30m, 90m. Parents and the report split are scored in any case.",
 )
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of the sampler and the split.")
-@click.option(
-    "--around",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    metavar="FRACTION",
-    help="Take a recipe, or a config without ranges, and search around its numbers; 0.2 is ±20%.",
-)
+@shared_options.AROUND
 @click.option("--fresh", is_flag=True, help="Start over; existing results are moved aside.")
 @click.option("--retry-failed", is_flag=True, help="Run again what has failed so far.")
 @click.option(
@@ -106,23 +100,7 @@ def run(
     with display(log_json, quiet) as progress:
         # PyTorch and transformers take seconds to import: this line says why nothing happens yet.
         progress.begin("starting", 1)
-        with quick_imports():
-            from search.space.around import config_around
-            from search.space.config import SearchConfig
-
-            if around is None:
-                loaded = SearchConfig.load(config)
-            else:
-                made = config_around(config, around)
-                click.echo(made, err=log_json)
-                loaded = SearchConfig.parse(made, str(config), config.parent)
-        if allow_code_execution:
-            loaded = loaded.updated("evaluation", allow_code_execution=True)
-        if device is not None:
-            from search.devices import with_device
-
-            section = with_device(loaded.merging, device, loaded.evaluation.backend, loaded.source)
-            loaded = replace(loaded, merging=section)
+        loaded = given_config(config, around, allow_code_execution, device, partial(click.echo, err=log_json))
         if compile is not None:
             loaded = loaded.updated("merging", compile=compile)
         if dry_run:
@@ -325,9 +303,3 @@ def _write_study(results: Path, file: Path) -> None:
     folder.require_parameters(records, space)
     objectives = max((len(record.search.scores) for record in records), default=1) or 1
     write_study(file, name, records, space.distributions(), objectives)
-
-
-def _command(*words: str | float | Path) -> str:
-    """Return a command as a shell takes it; a path that begins with a dash gets `./`, or it would be an option."""
-    plain = (f"./{word}" if isinstance(word, Path) and str(word).startswith("-") else str(word) for word in words)
-    return shlex.join(["merge-search", *plain])

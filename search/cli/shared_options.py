@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import get_args
 
 import click
@@ -30,6 +31,15 @@ COMPUTE_DTYPE = click.option(
 )
 CONSENT = click.option(
     "--allow-code-execution", is_flag=True, help="Agree to execute the code that the models generate, in a sandbox."
+)
+OUT = click.option(
+    "--out", type=click.Path(path_type=Path), help="Results folder; by default results/ plus the config's name."
+)
+AROUND = click.option(
+    "--around",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    metavar="FRACTION",
+    help="Take a recipe, or a config without ranges, and search around its numbers; 0.2 is ±20%.",
 )
 DEVICE = click.option(
     "--device",

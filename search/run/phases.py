@@ -124,9 +124,7 @@ class Phases:
             return
         self._progress.begin("compiling", 1)
         try:
-            _, weights = bench.merge(self.session.config.space.example())
-            for _ in weights.tensors() if weights else ():
-                pass
+            bench.warm_up(self.session.config.space.example())
         except Exception as error:  # one candidate that cannot be, or the machine: the trials will tell
             _LOG.warning("warming up: %s", error)
 

@@ -21,7 +21,6 @@ from transformers import PreTrainedTokenizerBase
 from evaluation import Evaluator, ProblemSet
 from evaluation.generation.room import Room
 from merging import FileDigests, MergeOptions, Merger, MergingError, ParentSet, Recipe, choose_kernels, load_tokenizer
-from merging.notes import parent_notes
 from search.compute import Compute
 from search.contents import ParentContents
 from search.devices import cards_here, choose_device, device_map_of, workplace
@@ -30,7 +29,11 @@ from search.errors import SearchError
 from search.identity import COMPUTE_DTYPE, PLAIN_ROWS, Identity, moved, plain_rows
 from search.memory_plan import MemoryPlan
 from search.planned_memory import Planner, budgets_of
-from search.prompt_checks import notes_on_prompts, require_template
+from search.preflight.finding import untoward
+from search.preflight.machine_findings import disk_findings, export_bytes, results_bytes
+from search.preflight.parent_findings import config_leftovers, notes_on_parents
+from search.preflight.search_findings import prompt_findings, unread_findings
+from search.prompt_checks import require_template
 from search.results import STATISTICS, ResultsFolder
 from search.run.neighbours import notes_on_cards, on_machine, processes_of
 from search.run.trial import Bench
@@ -39,7 +42,6 @@ from search.study.drafts import SharedDrafts
 from search.study.outcomes import Split
 from search.study.record import WARM_START, SplitName, TrialRecord
 from search.study.store import Proposal, Store, Workplace
-from search.unread import unread_lines
 from search.views.progress import Progress
 
 _LOG = logging.getLogger("search.worker")
@@ -79,6 +81,20 @@ def reference_models(config: SearchConfig) -> list[TrialRecord]:
         average = average.model_copy(update={"chat_template": extremes[0].chat_template})
         found.append(TrialRecord("average", name="average", recipe=average.to_dict()))
     return found
+
+
+def split_problems(config: SearchConfig, problems: ProblemSet) -> tuple[ProblemSet, ProblemSet]:
+    """Return the problems of the search split, and those of the report split.
+
+    Raises SearchError if the search would see nothing of an objective.
+    """
+    visible, report = problems.split(config.evaluation.report_fraction, config.search.seed)
+    empty = [part.name for part in visible.parts if not part.task_ids] if config.objectives > 1 else []
+    if empty or not len(visible):
+        of_set = f" of {empty[0]}" if empty else ""
+        reason = f"evaluation.report_fraction: leaves no problem{of_set} to search on"
+        raise SearchError(f"{config.source}: {reason}")
+    return visible, report
 
 
 def room_in(begun: Identity | None, plan: MemoryPlan) -> Room:
@@ -143,7 +159,7 @@ class Setup:
         room = room_in(self._begun, plan)
         evaluator = self.opened.enter_context(self.evaluator(problems, room))
         self.load(parents, plan)
-        self._tell_notes(parents, merger, candidates, references, problems)
+        self._tell_notes(parents, merger, candidates, references, problems, plan)
         contents.wait(self.progress)
         identity = contents.identity(asked)
         if not self.fresh:
@@ -205,13 +221,8 @@ class Setup:
         return [EarlierSearch.open(each.results, f"{config.source}: {key}", each.best) for key, each in given.items()]
 
     def _split(self, problems: ProblemSet, seen: Sequence[str]) -> dict[SplitName, ProblemSet]:
-        """Return the problems of each split. Raises SearchError if the search would see nothing of an objective."""
-        visible, report = problems.split(self.config.evaluation.report_fraction, self.config.search.seed)
-        empty = [part.name for part in visible.parts if not part.task_ids] if self.config.objectives > 1 else []
-        if empty or not len(visible):
-            of_set = f" of {empty[0]}" if empty else ""
-            reason = f"evaluation.report_fraction: leaves no problem{of_set} to search on"
-            raise SearchError(f"{self.config.source}: {reason}")
+        """Return the problems of each split. Raises SearchError, as `split_problems`."""
+        visible, report = split_problems(self.config, problems)
         reported = unseen(report, seen)
         if (kept_out := len(report) - len(reported)) and not self._begun:
             left = f"{len(reported)} are left" if len(reported) else "none is left, so that nothing can be proven"
@@ -339,13 +350,23 @@ class Setup:
         candidates: Sequence[Recipe],
         references: Sequence[TrialRecord],
         problems: ProblemSet,
+        plan: MemoryPlan,
     ) -> None:
-        unread = unread_lines(self.config.space, merger, candidates, self.progress)
+        config = self.config
         models: Mapping[str, Recipe] = {"the merges": candidates[0]} | {
-            record.name: Recipe.from_dict(record.recipe, self.config.source) for record in references
+            record.name: Recipe.from_dict(record.recipe, config.source) for record in references
         }
-        prompts = notes_on_prompts(self.config, problems, merger, models, self.prompt_tokenizer)
-        for note in (*parent_notes(parents), *unread, *prompts):
+        sources = {recipe.config_source for recipe in candidates}
+        found = [
+            *notes_on_parents(parents),
+            *unread_findings(config.space, merger, candidates, self.progress),
+            *prompt_findings(config, problems, merger, models, self.prompt_tokenizer),
+        ]
+        less = [
+            *config_leftovers(parents.checkpoints, sources),
+            *disk_findings(self.path, results_bytes(config, len(problems), plan), export_bytes(merger, candidates)),
+        ]
+        for note in [*untoward(found), *untoward(less, "warning", "problem")]:
             self.progress.say(note)
 
     def as_recorded(self, here: Compute, folder: ResultsFolder) -> torch.dtype | None:

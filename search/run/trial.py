@@ -77,6 +77,12 @@ class Bench:
         weights = StreamedWeights(self.merger.parents.device, partial(self._streamed, located))
         return self.merger.skeleton(located), weights
 
+    def warm_up(self, recipe: Recipe) -> None:
+        """Merge a recipe once: what is compiled for it, or depends only on the parents, is then there."""
+        _, weights = self.merge(recipe)
+        for _ in weights.tensors() if weights else ():
+            pass
+
     def _streamed(self, located: Recipe) -> Iterator[tuple[str, Tensor]]:
         self.progress.phase("merging")
         yield from self.merger.stream(located, self.progress.step)

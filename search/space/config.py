@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from evaluation.problems import SETS, SOURCES, is_there
-from merging import missing_part, renamed, shown, split_reference
+from merging import MergingError, missing_part, renamed, shown, split_reference
 from merging.checkpoints.named import FILES, REFERENCES, kind_of, references_in, require_files, require_models
 from search.errors import SearchError
 from search.identity import Identity
@@ -106,25 +106,35 @@ class SearchConfig:
 
     def require_files(self) -> None:
         """Raise SearchError or MergingError, with the key, if a model or file that the config names is missing."""
-        wanted = [(f"recipe.{key}", reference) for key, reference in references_in(self.space.template)]
-        if self.evaluation.prompt.tokenizer:
-            wanted.append(("evaluation.prompt.tokenizer", self.evaluation.prompt.tokenizer))
-        for key, reference in wanted:
+        for error in self.missing():
+            raise error
+        require_models([(f"{self.source}: {key}", name) for key, name in self._models()], self.merging.load_options)
+
+    def missing(self) -> Iterator[SearchError | MergingError]:
+        """Yield an error, with the key, for each model or file that the config names and that is missing here."""
+        for key, reference in self._models():
             if missing := missing_part(reference):
-                raise SearchError(
+                yield SearchError(
                     f"{self.source}: {key}: model {missing}: no such folder, here or beside the config; give one, or "
                     "a hub id (owner/name)"
                 )
         for entry in self.evaluation.problems:
             if not is_there(entry.source):
-                raise SearchError(
+                yield SearchError(
                     f"{self.source}: evaluation.problems: {entry.source}: no such file, here or beside the config; "
                     f"give {SOURCES}"
                 )
-        files = references_in(self.space.template, FILES)
-        require_files((f"{self.source}: recipe.{key}", file) for key, file in files)
-        named = [(f"{self.source}: {key}", reference) for key, reference in wanted]
-        require_models(named, self.merging.load_options)
+        for key, file in references_in(self.space.template, FILES):
+            try:
+                require_files([(f"{self.source}: recipe.{key}", file)])
+            except MergingError as error:
+                yield error
+
+    def _models(self) -> Sequence[tuple[str, str]]:
+        """Return the models that the config names, each after its key."""
+        found = [(f"recipe.{key}", reference) for key, reference in references_in(self.space.template)]
+        tokenizer = self.evaluation.prompt.tokenizer
+        return [*found, *([("evaluation.prompt.tokenizer", tokenizer)] if tokenizer else [])]
 
     @property
     def objectives(self) -> int:

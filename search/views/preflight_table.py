@@ -1,0 +1,78 @@
+"""What `merge-search check CONFIG` found: a table for people, plain data for programs, and the line at the end."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+from rich.text import Text
+
+from search.memory_demand import UNKNOWN
+
+if TYPE_CHECKING:
+    from search.memory_plan import MemoryPlan
+    from search.preflight.finding import Finding, Level
+
+_STYLES: Mapping[Level, str] = {"ok": "green", "note": "cyan", "warning": "yellow", "problem": "bold red"}
+
+
+def findings_table(findings: Sequence[Finding]) -> Table:
+    """Return a line per finding; a remedy has a line of its own below."""
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(ratio=1)
+    before = ""
+    for finding in findings:
+        what = "" if finding.what == before else finding.what
+        told = Text(_printable(finding.detail), overflow="fold")
+        if finding.remedy:
+            told.append(f"\n→ {_printable(finding.remedy)}", style="bold")
+        table.add_row(Text(what), Text(finding.level, style=_STYLES[finding.level]), told)
+        before = finding.what
+    return table
+
+
+def last_line(findings: Sequence[Finding], command: str) -> str:
+    """Return what to do now: run the search, or what to mend before."""
+    counts = Counter(finding.level for finding in findings)
+    if problems := list(dict.fromkeys(each.what for each in findings if each.level == "problem")):
+        return f"Not ready: {_counted(counts['problem'], 'problem')} ({', '.join(problems)}); mend what stands above"
+    if warnings := list(dict.fromkeys(each.what for each in findings if each.level == "warning")):
+        return f"Ready, with {_counted(counts['warning'], 'warning')} ({', '.join(warnings)}): {command}"
+    return f"All green: {command}"
+
+
+def preflight_data(findings: Sequence[Finding], plan: MemoryPlan | None, command: str) -> Mapping[str, object]:
+    """Return the findings, the memory plan if there is one, and the command, as plain data."""
+    memory = plan and [
+        {
+            "place": place.memory.name,
+            "free": _known(place.memory.free),
+            "total": _known(place.memory.total),
+            "parts": {part.what: part.bytes for part in place.parts},
+        }
+        for place in plan.places
+    ]
+    return {
+        "ready": all(finding.level != "problem" for finding in findings),
+        "findings": [
+            {"what": each.what, "level": each.level, "detail": each.detail, "remedy": each.remedy} for each in findings
+        ],
+        "memory": memory,
+        "command": command,
+    }
+
+
+def _known(size: int) -> int | None:
+    return None if size >= UNKNOWN else size
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'s' * (count != 1)}"
+
+
+def _printable(text: str) -> str:
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)

@@ -1,0 +1,57 @@
+"""`merge-search check CONFIG`: the exit code, what is printed, and the command that it ends with."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.search.conftest import Command
+from tests.search.family import Family
+
+
+@pytest.mark.sandbox
+def test_all_green_ends_with_the_command_to_run(shared_family: Family, command: Command) -> None:
+    config = shared_family.write("night.yaml", evaluation=", report_fraction: 0.75")
+    words = [config, "--out", shared_family.folder / "night", "--device", "cpu"]
+    done = command("check", *words)
+    assert done.exit_code == 0, done.output
+    lines = done.stdout.splitlines()
+    assert lines[-1] == f"All green: merge-search run {' '.join(map(str, words))}"
+    assert {"memory, in GB", "free now"} <= {line.partition("  ")[0] for line in lines}
+    assert not (shared_family.folder / "night").exists()
+
+
+def test_a_problem_is_told_to_people_and_to_programs(family: Family, command: Command) -> None:
+    text = family.config().replace("model: b\n", "model: nowhere\n").replace(", allow_code_execution: true", "")
+    config = family.folder / "broken.yaml"
+    config.write_text(text)
+    done = command("check", config)
+    assert done.exit_code == 2
+    assert done.stdout.splitlines()[-1] == "Not ready: 1 problem (parents); mend what stands above"
+    done = command("check", config, "--json")
+    assert done.exit_code == 2
+    told = json.loads(done.stdout)
+    assert (told["ready"], told["memory"]) == (False, None)
+    assert told["command"] == f"merge-search run {config} --allow-code-execution"
+    assert [each["what"] for each in told["findings"] if each["level"] == "problem"] == ["parents"]
+
+
+@pytest.mark.slow
+@pytest.mark.sandbox
+def test_a_probe_says_how_many_trials_the_night_has_time_for(shared_family: Family, command: Command) -> None:
+    done = command("check", shared_family.write("night.yaml"), "--probe", "--json")
+    assert done.exit_code == 0, done.output
+    probed = [each["detail"] for each in json.loads(done.stdout)["findings"] if each["what"] == "probe"]
+    assert [each.partition(" ")[0] for each in probed] == ["a", "3", "until"]
+
+
+def test_what_makes_no_sense_is_refused(shared_family: Family, command: Command) -> None:
+    done = command("check", "--probe")
+    assert done.exit_code == 2
+    assert "--probe needs a config" in done.stderr
+    config = shared_family.folder / "no-consent.yaml"
+    config.write_text(shared_family.config().replace(", allow_code_execution: true", ""))
+    done = command("check", config, "--probe")
+    assert done.exit_code == 2
+    assert "--allow-code-execution" in done.stderr
