@@ -124,6 +124,7 @@ def run(
         confirming = _command("confirm", folder, "--samples", _SUGGESTED_SAMPLES, *more)
         click.echo(f"\nTo gather more evidence for the finalists:\n  {confirming}")
     _print_export(found, folder)
+    _print_report(found, folder)
 
 
 @click.command()
@@ -191,6 +192,7 @@ def confirm(
         return
     _print_end(found, again)
     _print_export(found, results)
+    _print_report(found, results)
 
 
 def _require_one(**options: bool) -> None:
@@ -229,6 +231,11 @@ def _print_export(found: Leaderboard, folder: Path) -> None:
     click.echo(f"\n{next_step}:\n  {words}")
 
 
+def _print_report(found: Leaderboard, folder: Path) -> None:
+    if found.records:
+        click.echo(f"\nTo see it in a browser: {_command('report', folder)}")
+
+
 def _formats(command: Callable[..., None]) -> Callable[..., None]:
     """Add an option for each of `FORMATS`."""
     for name in reversed(FORMATS):
@@ -264,6 +271,7 @@ def leaderboard(results: Path, top: int | None, optuna: Path | None, **formats: 
         click.echo(FORMATS[chosen[0]](found, top), nl=False)
     else:
         print_leaderboard(found, top)
+        _print_report(found, results)
 
 
 @click.command()

@@ -91,14 +91,27 @@ def shares(scored: Sequence[TrialRecord], distributions: Mapping[str, BaseDistri
 
     Optuna's PED-ANOVA (arXiv:2304.10255), which needs no random forest.
     """
+    from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+
+    from search.study.projection import Projection, quiet
+
     scores = [record.search.score or 0.0 for record in scored]
     if len(set(scores)) < 2:
         return []
-    own, draw, chance = _shares(scored, scores, distributions), random.Random(0), dict.fromkeys(distributions, 0.0)
-    for _ in range(_SHUFFLES):
-        shuffled = _shares(scored, draw.sample(scores, len(scores)), distributions)
-        chance = {name: max(chance[name], shuffled.get(name, 0.0)) for name in chance}
-    return [Importance(name, own[name], chance[name]) for name in distributions if name in own]
+    draw = random.Random(0)
+    with quiet(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it is experimental
+        projection = Projection(distributions)
+        projection.update([replace(each, search=replace(each.search, scores=(0.0,))) for each in scored])
+        study = projection.study
+
+        def of(values: Sequence[float]) -> dict[str, float]:
+            evaluator = PedAnovaImportanceEvaluator()
+            return get_param_importances(study, evaluator=evaluator, target=lambda trial: values[trial.number])
+
+        own = of(scores)
+        chances = [of(draw.sample(scores, len(scores))) for _ in range(_SHUFFLES)]
+    return [Importance(name, share, max(each[name] for each in chances)) for name, share in own.items()]
 
 
 def parameter_labels(evidence: SearchEvidence) -> dict[str, str]:
@@ -114,22 +127,3 @@ def parameter_labels(evidence: SearchEvidence) -> dict[str, str]:
         knot = f" {counts[pair]}" if pair in several else ""
         labels[key] = f"{': '.join(filter(None, pair))}{knot}"
     return labels
-
-
-def _shares(
-    scored: Sequence[TrialRecord], scores: Sequence[float], distributions: Mapping[str, BaseDistribution]
-) -> dict[str, float]:
-    from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
-
-    from search.study.projection import Projection, quiet
-
-    with quiet(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it is experimental
-        study = Projection(distributions)
-        study.update(
-            [
-                replace(record, search=replace(record.search, score=score, scores=(score,)))
-                for record, score in zip(scored, scores, strict=True)
-            ]
-        )
-        return get_param_importances(study.study, evaluator=PedAnovaImportanceEvaluator())
