@@ -12,7 +12,7 @@ from search.startup import secure_streams, speak_utf8, stopped_by_signals
 with stopped_by_signals():  # so that Ctrl-C prints no traceback meanwhile
     import click
 
-    from search.cli import exporting, folders, migration, models, preflighting, report, searches
+    from search.cli import examples, exporting, folders, migration, models, preflighting, report, searches
 
 # Errors of a stdout that cannot be written; if a pipe's reader is gone, click ends quietly.
 _UNWRITTEN = (errno.ENOSPC, errno.EIO, errno.EBADF)
@@ -55,7 +55,24 @@ def _is_for_people(error: Exception) -> bool:
     return isinstance(error, SearchError | MergingError | EvaluationError | SandboxError)
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+_EXIT_CODES = """\b
+Exit codes:
+  0    done; also a search that one Ctrl-C has stopped after its trial
+  1    a bug, with its traceback; a run --dry-run that says it could not run here; output that nobody reads
+  2    something to put right, in one line: an option, a file, a model, the machine
+  130  stopped at once by Ctrl-C or SIGTERM, during a search by the second one
+
+\b
+Completion in bash; for zsh and fish write their names in place of bash:
+  eval "$(_MERGE_SEARCH_COMPLETE=bash_source merge-search)"
+"""
+
+
+@click.group(
+    cls=_Commands,
+    epilog=_EXIT_CODES,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(package_name="merge-search")
 def main() -> None:
     """Search for the merge of your models that writes the best code.
@@ -68,7 +85,7 @@ def main() -> None:
     """
 
 
-for topic in (models, searches, report, migration, exporting, folders, preflighting):
+for topic in (examples, models, searches, report, migration, exporting, folders, preflighting):
     for found in vars(topic).values():
         if isinstance(found, click.Command):
             main.add_command(found)

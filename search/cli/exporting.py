@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from search.cli import shared_options
+from search.cli.completions import scored_models
 from search.cli.printing import tell, tell_of_mergekit
 from search.startup import quick_imports
 from search.views.bar import bar
@@ -18,8 +19,12 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("results", type=click.Path(path_type=Path))
-@click.option("--trial", help="The trial's number, by default the best; or a parent's name, or average.")
+@shared_options.RESULTS
+@click.option(
+    "--trial",
+    shell_complete=scored_models,
+    help="The trial's number, by default the best; or a parent's name, or average.",
+)
 @click.option("--to", required=True, type=click.Path(path_type=Path), help="The folder to create.")
 @click.option("--anyway", is_flag=True, help="Export the best trial even if it is no better than the best parent.")
 @shared_options.SHARD_SIZE

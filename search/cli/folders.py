@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from search.cli import shared_options
 from search.cli.printing import print_standings, tell
 from search.startup import quick_imports, without_collector
 
@@ -31,7 +32,7 @@ def list_searches(folder: Path, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("results", type=click.Path(path_type=Path))
+@shared_options.RESULTS
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="Where to listen; 0: a free port."
 )

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import click
 
+from search.cli import shared_options
 from search.errors import SearchError
 from search.startup import quick_imports, without_collector
 
 
 @click.command()
-@click.argument("results", type=click.Path(path_type=Path))
+@shared_options.RESULTS
 @click.option("--to", type=click.Path(path_type=Path), help="The file to write; by default RESULTS/report.html.")
 def report(results: Path, to: Path | None) -> None:
     """Write one HTML file that shows a search: opens in a browser, needs no network; also while the search runs.

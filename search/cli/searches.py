@@ -128,7 +128,7 @@ def run(
 
 
 @click.command()
-@click.argument("results", type=click.Path(path_type=Path))
+@shared_options.RESULTS
 @click.option(
     "--problems",
     multiple=True,
@@ -244,7 +244,7 @@ def _formats(command: Callable[..., None]) -> Callable[..., None]:
 
 
 @click.command()
-@click.argument("results", type=click.Path(path_type=Path))
+@shared_options.RESULTS
 @click.option("--top", type=click.IntRange(min=0), help="Show this many trials; reference models are always shown.")
 @_formats
 @click.option(

@@ -10,7 +10,9 @@ import click
 from evaluation import BACKENDS, ComputeDtype
 from evaluation.problems import SOURCES
 from search.callbacks.trackers import TRACKERS
+from search.cli.completions import results_folders
 
+RESULTS = click.argument("results", type=click.Path(path_type=Path), shell_complete=results_folders)
 LOG_JSON = click.option(
     "--log-json", is_flag=True, help="Print a JSON object per event on stdout, and no leaderboard at the end."
 )
