@@ -175,10 +175,14 @@ class Evaluator:
         )  # fmt: skip
 
     def prompt_tokens(
-        self, tokenizer: PreTrainedTokenizerBase, prompt_format: PromptFormat
+        self, tokenizer: PreTrainedTokenizerBase, prompt_format: PromptFormat, problems: ProblemSet | None = None
     ) -> tuple[tuple[int, ...], ...]:
-        """Return the token ids of each problem's prompt. Raises EvaluationError where a prompt cannot be made."""
-        return tuple(tuple(tokens) for _, tokens in prompt_tokens(self.problems, prompt_format, tokenizer))
+        """Return the token ids of each problem's prompt, by default of all problems.
+
+        Raises EvaluationError where a prompt cannot be made.
+        """
+        chosen = self.problems if problems is None else problems
+        return tuple(tuple(tokens) for _, tokens in prompt_tokens(chosen, prompt_format, tokenizer))
 
     def solutions(
         self, tokenizer: PreTrainedTokenizerBase, drafts: DraftStore, problems: ProblemSet

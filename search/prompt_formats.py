@@ -9,7 +9,8 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from evaluation import PROMPT_FORMATS, EvaluationError, Evaluator, OutcomeCounter, PromptFormat, Report
+from evaluation import PROMPT_FORMATS, EvaluationError, Evaluator, OutcomeCounter, ProblemSet, PromptFormat, Report
+from evaluation.generation.text import end_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,14 +35,16 @@ def try_prompt_formats(
     model: PreTrainedModel,
     tokenizers: Mapping[str, PreTrainedTokenizerBase],
     progress: Callable[[str, int, int], None],
+    problems: ProblemSet | None = None,
 ) -> Sequence[Tried]:
-    """Score a model in each prompt format under each tokenizer; the same prompts are not scored again.
+    """Score a model in each prompt format under each tokenizer; the same prompts and ends are not scored again.
 
     Args:
         evaluator: scores it.
         model: the model.
         tokenizers: by their owners.
         progress: called with (what is scored, problems scored, problems in all).
+        problems: some of the evaluator's, by default all.
     """
     rows: list[Tried] = []
     scored: dict[object, str] = {}
@@ -49,17 +52,20 @@ def try_prompt_formats(
         for name, tokenizer in tokenizers.items():
             here = f"{prompt}, {name}"
             try:
-                tokens = evaluator.prompt_tokens(tokenizer, prompt)
-                if (before := scored.get(tokens)) is not None:
+                tokens = evaluator.prompt_tokens(tokenizer, prompt, problems)
+                asked = (tokens, end_tokens(model, tokenizer))
+                if (before := scored.get(asked)) is not None:
                     rows.append(Tried(prompt, name, None, f"the same prompts as {before}"))
                     continue
                 _check_ids(tokens, model)
                 counter = OutcomeCounter(partial(progress, here))
-                report = evaluator.evaluate(model, tokenizer, prompt_format=prompt, observers=[counter])
+                report = evaluator.evaluate(
+                    model, tokenizer, problems=problems, prompt_format=prompt, observers=[counter]
+                )
             except EvaluationError as error:
                 rows.append(Tried(prompt, name, None, str(error).partition(";")[0]))
                 continue
-            scored[tokens] = here
+            scored[asked] = here
             rows.append(Tried(prompt, name, report))
     return rows
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from merging import Recipe, renamed
 from search.board.leaderboard import Leaderboard, Row
@@ -17,6 +18,10 @@ from search.space.sections import Sections
 from search.startup import quick_imports
 from search.study.record import TrialRecord
 
+if TYPE_CHECKING:
+    from search.prompt_formats import Tried
+    from search.tokenizer_choice import Candidate, TokenizerChoice
+
 
 def export_trial(
     path: str | Path,
@@ -26,7 +31,10 @@ def export_trial(
     anyway: bool = False,
     max_shard_size: str = "5GB",
     mergekit_compatible: bool = False,
+    tokenizer: str | None = None,
+    allow_code_execution: bool = False,
     for_hub: bool = False,
+    show: Callable[[Sequence[Tried]], None] | None = None,
     progress: Callable[[str, int, int], None] | None = None,
     note: Callable[[str], None] | None = None,
 ) -> Row:
@@ -39,8 +47,12 @@ def export_trial(
         anyway: export the best trial even if the verdict is that it is no better than the best parent.
         max_shard_size: the most that one file of weights may hold.
         mergekit_compatible: whether mergekit must be able to read what is exported.
+        tokenizer: the parent whose tokenizer is written in place of the recipe's; or ``best``: scores the model under
+            each, in each prompt format, on the search split.
+        allow_code_execution: consent for that, if the config does not give it.
         for_hub: whether it will be published: then the hub is asked for the parents' licences, and a folder that
             holds this very export already stays as it is.
+        show: called with what ``best`` has compared.
         progress: called with (phase, done, in all).
         note: called with what a person should know of the export, in sentences.
 
@@ -66,6 +78,7 @@ def export_trial(
         from merging import ExportOptions, FileDigests, MergeOptions, ScoredMerge, export_model, model_card
         from search.contents import find
         from search.publishing.parent_models import metadata, parent_models, parents_section
+        from search.tokenizer_choice import Candidate
 
     digests = FileDigests()
     places = find(folder.identity, record.recipe, folder.path, digests, config.merging, progress)
@@ -73,11 +86,18 @@ def export_trial(
     target = Path(to)
     words = ["--trial", record_name(record).removeprefix("trial ") if record.kind == "trial" else str(trial)]
     words += ["--mergekit-compatible"] * mergekit_compatible
+    words += ["--tokenizer", Path(tokenizer).name if Path(tokenizer).is_absolute() else tokenizer] if tokenizer else []
     command = export_command(folder.path, words)
     if for_hub and _is_exported(target, recipe, command):
         if note:
             note(f"{target}: holds this export already, so it is not made again")
         return row
+    chosen = None
+    if tokenizer:
+        merge = Candidate(folder, record, places, digests, progress or (lambda *_: None))
+        chosen = _chosen(merge, tokenizer, allow_code_execution, note or (lambda _: None))
+        if show and chosen.tried:
+            show(chosen.tried)
     seed = config.merging.random_seed
     device = choose_device(config.merging.device, f"{folder.config_file}: merging.device")
     computed = "the model's own dtype" if folder.compute_dtype == "recipe" else folder.compute_dtype
@@ -86,10 +106,12 @@ def export_trial(
         recipe,
         target.resolve().name,
         seed,
-        evidence(row, leaderboard, config.evaluation, computed, folder.confirmation),
+        evidence(row, leaderboard, config.evaluation, computed, folder.confirmation)
+        + (chosen.section if chosen else ""),
         metadata=metadata(parents),
         sections=command_section(command, target) + parents_section(parents),
     )
+    ends = record.end_tokens if chosen is None or chosen.end_tokens is None else chosen.end_tokens
     export_model(
         recipe,
         target,
@@ -100,8 +122,13 @@ def export_trial(
             statistics=folder.statistics,
             load=config.merging.load_options,
         ),
-        ExportOptions(max_shard_size, card=card, mergekit_compatible=mergekit_compatible),
-        scored=ScoredMerge(record.end_tokens, record.weights_digest or first.weights_digest),
+        ExportOptions(
+            max_shard_size,
+            card=card,
+            mergekit_compatible=mergekit_compatible,
+            tokenizer=chosen.owner if chosen else None,
+        ),
+        scored=ScoredMerge(ends, record.weights_digest or first.weights_digest),
         digests=digests,
         progress=progress,
         note=note,
@@ -110,6 +137,16 @@ def export_trial(
     if note and record.kind == "trial" and (verdict.trial == record.number or is_of_the_search):
         note(verdict.sentence)
     return row
+
+
+def _chosen(
+    merge: Candidate, tokenizer: str, allow_code_execution: bool, note: Callable[[str], None]
+) -> TokenizerChoice:
+    from search.tokenizer_choice import BEST, best_tokenizer, named_tokenizer
+
+    if tokenizer == BEST:
+        return best_tokenizer(merge, allow_code_execution, note)
+    return named_tokenizer(merge, tokenizer)
 
 
 def _is_exported(to: Path, recipe: Recipe, command: str) -> bool:

@@ -51,6 +51,7 @@ class ExportOptions:
         card: its text; by default it shows the recipe.
         copy_tokenizer: whether a merge whose recipe names no tokenizer gets that of its base.
         mergekit_compatible: whether mergekit must be able to read what is exported.
+        tokenizer: the model whose tokenizer is written, with its ids of special tokens, in place of the recipe's.
     """
 
     max_shard_size: str = "5GB"
@@ -58,6 +59,7 @@ class ExportOptions:
     card: str | None = None
     copy_tokenizer: bool = True
     mergekit_compatible: bool = False
+    tokenizer: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +122,7 @@ def export_model(
         if note:
             for sentence in (*notes_of(recipe, plan, parents, written=True), *filter(None, [choice.note])):
                 note(sentence)
-        tokenizer = _tokenizer(recipe, parents, files.copy_tokenizer)
+        tokenizer = _tokenizer(recipe, plan, parents, files)
         calibrate(steps, parents, progress)
         try:
             to.parent.mkdir(parents=True, exist_ok=True)
@@ -159,7 +161,11 @@ def export_model(
             raise _unwritable(to, error) from None
 
 
-def _tokenizer(recipe: Recipe, parents: ParentSet, copy_tokenizer: bool) -> MergedTokenizer | None:
+def _tokenizer(recipe: Recipe, plan: Plan, parents: ParentSet, files: ExportOptions) -> MergedTokenizer | None:
+    copy_tokenizer = files.copy_tokenizer
+    if files.tokenizer:
+        rows = plan.rows or parents.shape(recipe.config_source, parents.architecture.embedding)[0]
+        return MergedTokenizer.lent(files.tokenizer, rows, parents.options)
     if recipe.vocabulary_source or (copy_tokenizer and has_tokenizer(parents.checkpoints[recipe.config_source].folder)):
         return MergedTokenizer.of(recipe, parents)
     if copy_tokenizer:

@@ -64,6 +64,16 @@ class MergedTokenizer:
             ("tokenizer", *_key(recipe), recipe.chat_template), lambda: _make(recipe, parents)
         )
 
+    @classmethod
+    def lent(cls, owner: str, rows: int, options: LoadOptions) -> MergedTokenizer:
+        """Return a model's own tokenizer for a merge whose embedding has so many rows.
+
+        Raises MergingError if the model has no tokenizer, or if that has ids beyond these rows.
+        """
+        tokenizer = read_tokenizer(owner, options)
+        _check_ids(owner, max(tokenizer.get_vocab().values()), rows)
+        return cls(owner, None, None, SpecialTokens.of(tokenizer, None), lambda: tokenizer)
+
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer, with its template and a padding token."""

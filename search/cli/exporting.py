@@ -9,7 +9,7 @@ import click
 
 from search.cli import shared_options
 from search.cli.completions import scored_models
-from search.cli.printing import tell, tell_of_mergekit
+from search.cli.printing import print_tried, tell, tell_of_mergekit
 from search.startup import quick_imports
 from search.views.bar import bar
 
@@ -30,6 +30,13 @@ if TYPE_CHECKING:
 @shared_options.SHARD_SIZE
 @shared_options.COMPATIBLE
 @click.option(
+    "--tokenizer",
+    metavar="best|PARENT",
+    help="Write this parent's tokenizer and chat template; best: that under which the model, in the prompt format that "
+    "suits it, solves most of the search split.",
+)
+@shared_options.CONSENT
+@click.option(
     "--push-to-hub",
     metavar="USER/NAME",
     help="Also upload the folder to this repository of the hub; the same command goes on where an upload stopped.",
@@ -47,6 +54,8 @@ def export(
     anyway: bool,
     max_shard_size: str,
     mergekit_compatible: bool,
+    tokenizer: str | None,
+    allow_code_execution: bool,
     push_to_hub: str | None,
     private: bool,
     file_results: bool,
@@ -56,6 +65,7 @@ def export(
     \b
     Example:
       merge-search export results/quickstart --to merged
+      merge-search export results/quickstart --to merged --tokenizer best
       merge-search export results/quickstart --to merged --push-to-hub ada/my-merge --private
     """
     if not push_to_hub and (private or file_results):
@@ -70,17 +80,22 @@ def export(
             from search.trial_export import export_trial
         row = export_trial(
             results, to, trial=trial, anyway=anyway, max_shard_size=max_shard_size,
-            mergekit_compatible=mergekit_compatible, for_hub=upload is not None, progress=progress, note=tell,
+            mergekit_compatible=mergekit_compatible, tokenizer=tokenizer, allow_code_execution=allow_code_execution,
+            show=lambda rows: print_tried(rows, as_json=False), for_hub=upload is not None, progress=progress,
+            note=tell,
         )  # fmt: skip
     click.echo(f"{to}: {row.name}, {row.record.search.score or 0:.1%} on the search split")
     tell_of_mergekit(to, str(row.record.recipe["merge_method"]), mergekit_compatible)
     if upload:
-        click.echo(_publish(results, row, to, upload, file_results))
+        click.echo(_publish(results, row, to, upload, file_results, tokenizer))
 
 
-def _publish(results: Path, row: Row, folder: Path, upload: Upload, file_results: bool) -> str:
+def _publish(results: Path, row: Row, folder: Path, upload: Upload, file_results: bool, tokenizer: str | None) -> str:
     """Upload an export with those of its scores that may be filed; return where it is."""
     from search.publishing.eval_results import write_results
 
-    write_results(results, row.record, folder, upload, file_results, tell)
+    if tokenizer:
+        tell("no score is filed: the scores are of the search's tokenizer and prompt; for that leave --tokenizer out")
+    else:
+        write_results(results, row.record, folder, upload, file_results, tell)
     return upload.push(folder)
