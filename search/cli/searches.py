@@ -123,8 +123,8 @@ def run(
         more += ["--allow-code-execution"] * allow_code_execution
         confirming = _command("confirm", folder, "--samples", _SUGGESTED_SAMPLES, *more)
         click.echo(f"\nTo gather more evidence for the finalists:\n  {confirming}")
-    _print_export(found, folder)
     _print_report(found, folder)
+    _print_export(found, folder)
 
 
 @click.command()
@@ -191,8 +191,8 @@ def confirm(
     if log_json:
         return
     _print_end(found, again)
-    _print_export(found, results)
     _print_report(found, results)
+    _print_export(found, results)
 
 
 def _require_one(**options: bool) -> None:
