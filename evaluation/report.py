@@ -109,10 +109,13 @@ class Report:
         found = [Group(part.weight, [pass_at_k({task: passed[task] for task in part.task_ids}, k)]) for part in present]
         return weighted_mean(found)
 
+    def grouped(self, rates: Mapping[str, Rate]) -> Sequence[Group]:
+        """Return rates of the same problems by set, as the score of a model with these is made of them."""
+        return [Group(part.weight, [rates[task] for task in part.task_ids]) for part in self._all_parts]
+
     @property
     def _groups(self) -> Sequence[Group]:
-        rates = self.rates
-        return [Group(part.weight, [rates[task] for task in part.task_ids]) for part in self._all_parts]
+        return self.grouped(self.rates)
 
     @property
     def _all_parts(self) -> Sequence[Part]:

@@ -28,5 +28,18 @@ class Room:
     engine_bytes: int | None = None
     engine_cache_bytes: int | None = None
 
+    def within(self, other: Room) -> Room:
+        """Return the room that is in both."""
+        return Room(
+            _lesser(self.cache_bytes, other.cache_bytes),
+            min(self.plain_rows, other.plain_rows),
+            _lesser(self.engine_bytes, other.engine_bytes),
+            _lesser(self.engine_cache_bytes, other.engine_cache_bytes),
+        )
+
+
+def _lesser(one: int | None, other: int | None) -> int | None:
+    return one if other is None else other if one is None else min(one, other)
+
 
 UNLIMITED = Room()

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+import sys
 from dataclasses import replace
-from functools import partial
+from functools import reduce
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -18,6 +17,7 @@ from search.cli.printing import (
     names_of,
     print_report,
     print_scored,
+    print_side_by_side,
     print_tried,
     show_plan,
     tell,
@@ -28,11 +28,9 @@ from search.startup import quick_imports
 from search.views.bar import bar
 
 if TYPE_CHECKING:
-    import torch
+    from transformers import PreTrainedTokenizerBase
 
     from evaluation import BackendName, ComputeDtype, PromptFormat
-    from merging import Recipe
-    from search.compute import Compute
 
 
 @click.command()
@@ -111,7 +109,7 @@ def merge(
 
 
 @click.command()
-@click.argument("model")
+@click.argument("models", nargs=-1, required=True)
 @shared_options.PROBLEMS
 @click.option(
     "--prompt",
@@ -152,7 +150,7 @@ def merge(
 @shared_options.DEVICE_MAP
 @shared_options.CONSENT
 def evaluate(
-    model: str,
+    models: tuple[str, ...],
     problems: tuple[str, ...],
     prompt: PromptFormat,
     prompt_formats: str | None,
@@ -171,11 +169,12 @@ def evaluate(
     device_map: Literal["auto"] | None,
     allow_code_execution: bool,
 ) -> None:
-    """Score a model (a folder or a hub id) or a recipe (a .yaml file) on a problem set.
+    """Score a model (a folder or a hub id) or a recipe (a .yaml file) on a problem set; several side by side.
 
     \b
     Example:
       merge-search evaluate ./model --problems humaneval --allow-code-execution
+      merge-search evaluate ./one ./another ./third --allow-code-execution
     """
     from evaluation import ConsentError, EvaluationError, Sampling, load_problem_sets
     from search.recipes import load_recipe
@@ -186,6 +185,10 @@ def evaluate(
         sampling = Sampling(samples, temperature, top_p, random_seed)
     except ValueError as error:
         raise EvaluationError(f"--{str(error).replace('top_p', 'top-p', 1)}") from None
+    if twice := next((name for name in models if models.count(name) > 1), None):
+        raise click.UsageError(f"{twice} is given twice")
+    if prompt_formats and len(models) > 1:
+        raise click.UsageError("--prompt-formats compares the prompt formats of one model")
     if device_map and device != "auto":
         raise click.UsageError("--device and --device-map say where to work; give one of the two")
     if device_map and backend == "vllm":
@@ -195,55 +198,46 @@ def evaluate(
     with bar() as progress:  # from here on seconds may pass: torch and transformers are imported
         chosen = load_problem_sets(problems)
         with quick_imports():
-            reference = load_recipe(model) if model.endswith((".yaml", ".yml")) else model
-            from evaluation import Evaluator, OutcomeCounter, prompt_notes
-            from evaluation.generation.text import configured_ends
-            from search.compute import Compute
+            references = [load_recipe(each) if each.endswith((".yaml", ".yml")) else each for each in models]
+            from evaluation import Evaluator, Room
+            from search.candidates import Candidate, score_each
             from search.devices import choose_device
-            from search.errors import SearchError
-            from search.planned_memory import Generation, is_enough, plans_of_evaluation
+            from search.planned_memory import Generation
         formats, load = PROMPT_FORMATS if prompt_formats else (prompt,), LoadOptions(lazy_unpickle, trust_remote_code)
         where = MergeOptions(choose_device(device, backend=backend), device_map, load=load)
-        own, wide = plans_of_evaluation(
-            _spread(reference, device_map),
-            where,
-            lambda tokenizer: Generation.of(backend, [chosen], tokenizer, formats, max_new_tokens, samples, batch_size),
-        )
-        fits = is_enough(wide, own)
-        may_widen = compute_dtype == "auto" and fits and backend == "transformers" and where.device.startswith("cpu")
-        plan = wide if compute_dtype == "float32" or may_widen else own
-        if plan.refusal:
-            raise SearchError(f"{model}: has no room here: {plan.refusal}")
-        settings: dict[str, Any] = {
-            "prompt_format": prompt,
-            "max_new_tokens": max_new_tokens,
-            "batch_size": batch_size,
-            "backend": backend,
-            "sampling": sampling,
-            "tell": tell,
-            "room": plan.room,
-        }
-        with (
-            Evaluator(chosen, allow_code_execution=allow_code_execution, **settings) as evaluator,
-            _model(
-                reference,
-                where,
-                random_seed,
-                partial(Compute.choose, compute_dtype, backend=backend, fits=lambda: fits),
-                progress,
-            ) as (loaded, tokenizer, generation),
-        ):
+
+        def generation(tokenizer: PreTrainedTokenizerBase) -> Generation:
+            return Generation.of(backend, [chosen], tokenizer, formats, max_new_tokens, samples, batch_size)
+
+        candidates = [
+            Candidate.planned(name, reference, where, compute_dtype, backend, generation)
+            for name, reference in zip(models, references, strict=True)
+        ]
+        with Evaluator(
+            chosen,
+            allow_code_execution=allow_code_execution,
+            prompt_format=prompt,
+            max_new_tokens=max_new_tokens,
+            batch_size=batch_size,
+            backend=backend,
+            sampling=sampling,
+            tell=tell,
+            room=reduce(Room.within, (candidate.room for candidate in candidates)),
+        ) as evaluator:
             tell_isolation(evaluator.sandbox.isolation)
-            if prompt_formats:
+            if len(models) > 1:
+                reports, failed = score_each(candidates, evaluator, random_seed, progress, tell)
+            elif prompt_formats:
                 from search.prompt_formats import try_prompt_formats
 
-                tokenizers = _tokenizers(reference, tokenizer, LoadOptions(trust_remote_code=trust_remote_code))
-                tried = try_prompt_formats(evaluator, loaded, tokenizers, progress)
+                with candidates[0].loaded(random_seed, progress, tell) as (model, tokenizer, _):
+                    tried = try_prompt_formats(evaluator, model, candidates[0].tokenizers(tokenizer), progress)
             else:
-                tell(*prompt_notes(chosen, evaluator.prompt_format, tokenizer, configured_ends(generation, tokenizer)))
-                counter = OutcomeCounter(partial(progress, "scoring"))
-                report = evaluator.evaluate(loaded, tokenizer, observers=[counter])
-    if prompt_formats:
+                report = candidates[0].scored(evaluator, random_seed, progress, tell)
+    if len(models) > 1:
+        print_side_by_side(reports, failed, as_json)
+        sys.exit(2 if failed else 0)
+    elif prompt_formats:
         print_tried(tried, as_json)
     else:
         print_report(report, as_json)
@@ -278,48 +272,3 @@ def score(samples: Path, problems: tuple[str, ...], as_json: bool, allow_code_ex
             f"{samples}: {len(missing)} of {len(wanted)} problems have no completion and do not count: {missing[0]} ..."
         )
     print_scored(scored, as_json)
-
-
-def _tokenizers(reference: str | Recipe, own: Any, options: LoadOptions) -> dict[str, Any]:
-    """Return the tokenizer of a model, or those of a merge and its parents, by their owners' names."""
-    from merging import load_tokenizer
-
-    if isinstance(reference, str):
-        return {reference: own}
-    return {"the merge": own} | {parent: load_tokenizer(parent, options) for parent in reference.parents()}
-
-
-@contextlib.contextmanager
-def _model(
-    reference: str | Recipe,
-    where: MergeOptions,
-    random_seed: int,
-    compute: Callable[[torch.dtype, Sequence[Sequence[int]], str], Compute],
-    progress: Callable[[str, int, int], None],
-) -> Iterator[tuple[Any, Any, Any]]:
-    """Yield the live model of a checkpoint or a recipe, its tokenizer and its generation config."""
-    from merging import Merger, ParentSet, compute_in_float32, load_model, load_tokenizer
-    from merging.notes import notes_of
-
-    reference, load = _spread(reference, where.device_map), where.load
-    if isinstance(reference, str):
-        plain = load_model(reference, where.device, options=load, note=tell)
-        if compute(plain.dtype, [each.shape for each in plain.parameters()], where.device).torch_dtype:
-            compute_in_float32(plain)
-        yield plain, load_tokenizer(reference, load), plain.generation_config
-        return
-    with ParentSet.open(reference, replace(where, memory_budget=0)) as parents:
-        merger = Merger(parents, random_seed)
-        plan = merger.plan(reference)
-        tell(*notes_of(reference, plan, parents))
-        chosen = compute(plan.model_dtype, [entry.shape for entry in plan.entries], str(parents.device))
-        merger.compute_dtype = chosen.torch_dtype
-        model = merger.apply(reference, lambda done, total: progress("merging", done, total))
-        yield model, merger.tokenizer(reference), parents.checkpoints[reference.config_source].generation_config
-
-
-def _spread(reference: str | Recipe, device_map: object) -> str | Recipe:
-    """Return a model that is spread over devices as a merge of one, whose tensors a device map can place."""
-    from merging import Recipe
-
-    return Recipe.single(reference) if device_map and isinstance(reference, str) else reference

@@ -172,9 +172,31 @@ def print_comparison(found: Comparison, as_json: bool) -> None:
         click.echo("the search chose by this split, so the test favours what it chose")
 
 
+def print_side_by_side(reports: Mapping[str, Report], failed: Mapping[str, Exception], as_json: bool) -> None:
+    """Print what several models solve, alone and in pairs."""
+    from merging import Recipe
+    from search.board.complements import complements
+    from search.views.side_by_side import models_table, pairs_table, side_by_side_data, side_by_side_lines
+
+    found = complements(reports) if reports else None
+    if as_json:
+        click.echo(json.dumps(side_by_side_data(reports, failed, found)))
+    elif found:
+        names = names_of(map(Recipe.single, reports))
+        _print_table(models_table(reports, found, names))
+        if found.pairs:
+            click.echo()
+            _print_table(pairs_table(found, names))
+            for line in side_by_side_lines(found, names):
+                few = textwrap.wrap(
+                    line, _width(), max_lines=3, placeholder=" ... (all with --json)", break_on_hyphens=False
+                )
+                click.echo("\n" + "\n".join(few))
+
+
 def print_standings(found: Sequence[Standing], as_json: bool) -> None:
     """Print where searches stand."""
-    from search.views.searches import standing_data, standings_table
+    from search.views.standings import standing_data, standings_table
 
     if as_json:
         click.echo(json.dumps([standing_data(each) for each in found]))

@@ -47,11 +47,11 @@ _DEFAULT_METRIC, _PASS_AT_1 = "acc,none", ("pass@1", "pass_at_1")
 _WIDTH = 118
 
 
-class _Section(BaseModel):
+class _Keys(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Task(_Section):
+class EvolveTask(_Keys):
     """One task of lm-evaluation-harness, and its weight in the score."""
 
     name: str
@@ -71,7 +71,7 @@ class Task(_Section):
         return metric
 
 
-class Definition(_Section):
+class Definition(_Keys):
     """The section `genome`: which models are merged, and how."""
 
     models: tuple[ModelReference, ...] = Field(min_length=2)
@@ -111,11 +111,11 @@ class Definition(_Section):
         return [model for model in self.models if self.merge_method not in _OF_CHANGES or model != self.base_model]
 
 
-class Genome(_Section):
+class Genome(_Keys):
     """A whole file."""
 
     genome: Definition
-    tasks: tuple[Task, ...]
+    tasks: tuple[EvolveTask, ...]
     limit: int | None = Field(default=None, gt=0)
     num_fewshot: int | None = None
     shuffle: bool = False

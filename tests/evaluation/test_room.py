@@ -48,3 +48,9 @@ def test_a_batch_of_transformers_own_generate_takes_no_more_than_its_room(
     limit = BatchLimit(cache_bytes=int(rows_of_bytes * row_bytes))
     assert dict(StockGenerator(model, tokenizer, limit).generate(requests)) == written
     assert begun == batches
+
+
+def test_the_room_in_two_rooms_keeps_to_each_of_their_limits() -> None:
+    one, other = Room(10, 64, None, 7), Room(None, 16, 5, 9)
+    assert one.within(other) == other.within(one) == Room(10, 16, 5, 7)
+    assert one.within(Room()) == one

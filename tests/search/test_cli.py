@@ -447,7 +447,7 @@ def test_an_evaluation_has_the_room_of_the_dtype_that_it_may_compute_in(
         rooms.append(room)
         raise EvaluationError("no more is wanted")
 
-    monkeypatch.setattr("search.planned_memory.plans_of_evaluation", lambda *_: (own, wide))
+    monkeypatch.setattr("search.candidates.plans_of_evaluation", lambda *_: (own, wide))
     monkeypatch.setattr("evaluation.Evaluator", made)
     options = ["--problems", family.problems, "--device", "cpu", "--allow-code-execution"]
     command("evaluate", family.a, *options, "--compute-dtype", dtype)
