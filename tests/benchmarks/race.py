@@ -1,6 +1,6 @@
 """What a paired race would save: a trial is given up as soon as it is significantly worse than the best before it.
 
-    python -m tests.benchmarks.race [--trials 60] [--block 10]
+    python -m tests.benchmarks.race [--trials 60] [--sampler tpe] [--blocks 10 30 75]
 
 Runs a search of the quickstart without an ascent, whose samplers propose many bad trials, so that a race has the most
 to save. Each trial is then replayed: problems come in blocks, those first on which earlier trials differ most, and
@@ -67,7 +67,7 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=60)
-    parser.add_argument("--block", type=int, default=10)
+    parser.add_argument("--blocks", type=int, nargs="+", default=[10, 30, 75])
     parser.add_argument("--sampler", default="tpe")
     given = parser.parse_args()
     settings = {"ascent": None, "sampler": given.sampler, "stop": StopSection(proven=False), "trials": given.trials}
@@ -80,16 +80,19 @@ def main() -> None:
         problems = found.splits["search"]
     trials = [record for record in records if record.kind == "trial"]
     rates = [splits["search"].rates(record.search.outcomes) for record in trials]
-    raced = list(races(rates, trials, given.block))
-    generated = sum(len(each.order) for each in raced) / sum(len(rates[0]) for _ in raced)
     winner = max(range(len(trials)), key=lambda number: sum(rates[number].values()))
-    lost = any(each.is_out and each.record is trials[winner] for each in raced)
-    ended = sum(each.is_out for each in raced)
-    print(f"{ended} of {len(raced)} trials end early; the best one is {'lost' if lost else 'kept'}")
-    print(f"completions: {1 - generated:.0%} saved")
-    whole, racing = seconds(config, raced[5::5], problems, given.block)
-    saved = 1 - racing / whole
-    print(f"processor seconds per trial: {whole:.2f} all at once, {racing:.2f} in a race: {saved:.0%} saved")
+    print(
+        "| problems per block | trials that end early | the best one | completions saved | seconds a trial | saved |"
+    )
+    print("|---:|---:|---|---:|---:|---:|")
+    for block in given.blocks:
+        raced = list(races(rates, trials, block))
+        out = [each for each in raced if each.is_out]
+        saved = 1 - sum(len(each.order) for each in raced) / (len(rates[0]) * len(raced))
+        kept = "lost" if trials[winner] in [each.record for each in out] else "kept"
+        whole, racing = seconds(config, raced[5::5], problems, block)
+        row = f"{block} | {len(out)} of {len(raced)} | {kept} | {saved:.0%} | {racing:.2f} instead of {whole:.2f}"
+        print(f"| {row} | {1 - racing / whole:.0%} |", flush=True)
 
 
 def seconds(config: SearchConfig, raced: Sequence[Raced], names: Sequence[str], block: int) -> tuple[float, float]:
