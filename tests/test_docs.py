@@ -93,7 +93,11 @@ def commands(page: Path) -> Iterator[list[str]]:
     shown = [block.text for block in blocks(page, "bash")] + INDENTED.findall(BLOCK.sub("", text))
     for line in "\n".join(shown).replace("\\\n", " ").splitlines():
         for words in calls(line):
-            if "merge-search" in words and words[0] in ("merge-search", "nohup", "docker") and "build" not in words:
+            if (
+                "merge-search" in words[:-1]
+                and words[0] in ("merge-search", "nohup", "docker")
+                and "build" not in words
+            ):
                 yield words[len(words) - words[::-1].index("merge-search") :]
 
 

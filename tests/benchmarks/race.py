@@ -81,9 +81,7 @@ def main() -> None:
     trials = [record for record in records if record.kind == "trial"]
     rates = [splits["search"].rates(record.search.outcomes) for record in trials]
     winner = max(range(len(trials)), key=lambda number: sum(rates[number].values()))
-    print(
-        "| problems per block | trials that end early | the best one | completions saved | seconds a trial | saved |"
-    )
+    print("| problems per block | trials that end early | the best one | completions saved | seconds a trial | saved |")
     print("|---:|---:|---|---:|---:|---:|")
     for block in given.blocks:
         raced = list(races(rates, trials, block))
