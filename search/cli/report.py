@@ -1,4 +1,4 @@
-"""The command that writes the report of a search."""
+"""The command that writes the report of a search, or serves it while the search runs."""
 
 from __future__ import annotations
 
@@ -14,14 +14,24 @@ from search.startup import quick_imports, without_collector
 @click.command()
 @shared_options.RESULTS
 @click.option("--to", type=click.Path(path_type=Path), help="The file to write; by default RESULTS/report.html.")
-def report(results: Path, to: Path | None) -> None:
+@click.option("--live", is_flag=True, help="Serve the page on this machine, always as it stands, until Ctrl-C.")
+@click.option("--port", type=click.IntRange(0, 65535), help="Where to serve it; 8765, or a free one, by default.")
+def report(results: Path, to: Path | None, live: bool, port: int | None) -> None:
     """Write one HTML file that shows a search: opens in a browser, needs no network; also while the search runs.
 
     \b
     Example:
       merge-search report results/quickstart
       merge-search report results/quickstart --to quickstart.html
+      merge-search report results/quickstart --live
     """
+    if live and to:
+        raise click.UsageError("--live serves the page, and --to writes it; give one of them")
+    if port is not None and not live:
+        raise click.UsageError("--port is where the page is served; give --live, too")
+    if live:
+        _serve(results, port)
+        return
     with quick_imports(), without_collector():
         from search.views.report.evidence import SearchEvidence
         from search.views.report.page import page, utf8
@@ -33,3 +43,21 @@ def report(results: Path, to: Path | None) -> None:
     except OSError as error:
         raise SearchError(f"{file}: cannot be written: {error.strerror}; give another file with --to") from None
     click.echo(f"{file}: {len(content) / 1e6:.1f} MB; open it in a browser")
+
+
+def _serve(results: Path, port: int | None) -> None:
+    """Serve the page until a signal ends the process. Raises SearchError."""
+    with quick_imports():
+        from search.views.report.server import PORT, LivePage, server_of
+    if results.is_file():
+        raise SearchError(f"{results}: is a file; give a results folder, such as results/{results.stem}")
+    page = LivePage(results)
+    try:
+        server = server_of(page, PORT if port is None else port)
+    except OSError as error:
+        if port is not None:
+            raise SearchError(f"--port {port}: {error.strerror}; give another one, or none") from None
+        server = server_of(page, 0)
+    with server:
+        click.echo(f"{results}: http://127.0.0.1:{server.server_port}/ shows it as it stands; Ctrl-C ends this")
+        server.serve_forever()

@@ -49,35 +49,37 @@ SECTIONS: list[Callable[[SearchEvidence], Section | None]] = [
 _FRAME_SCRIPTS = ("report.js", "tables.js")
 
 
-def page(evidence: SearchEvidence) -> str:
-    """Return the report of a search."""
+def page(evidence: SearchEvidence, live: str = "") -> str:
+    """Return the report of a search; see `page_of`."""
     found = [section for make in SECTIONS if (section := make(evidence))]
     hosts = {place.host for place in evidence.workplaces.values()}
-    return page_of(evidence.name, found, subtitle=" · ".join([f"merge search, {ran(evidence)}", *sorted(hosts)]))
+    subtitle = " · ".join([f"merge search, {ran(evidence)}", *sorted(hosts)])
+    return page_of(evidence.name, found, subtitle=subtitle, live=live)
 
 
 def page_of(
-    title: str, sections: Iterable[Section], scripts: Iterable[str] = (), subtitle: str = "", figures: bool = True
+    title: str, sections: Iterable[Section], *, subtitle: str = "", figures: bool = True, live: str = ""
 ) -> str:
     """Return a page of some sections.
 
     Args:
         title: of the window.
         sections: in their order.
-        scripts: further files in ``assets/`` that the page runs.
         subtitle: a line below the title.
         figures: whether the page has some, which need plotly.js.
+        live: the version of a page that is served, and loads itself again when there is another.
     """
     sections = list(sections)
-    own = [section.script for section in sections if section.script]
+    own = [section.script for section in sections if section.script] + ["live.js"] * bool(live)
     text = rendered(
         "page.html",
         title=title,
         subtitle=subtitle,
         sections=sections,
         style=asset("report.css") + asset("problems.css"),
-        scripts=[asset(name) for name in dict.fromkeys([*_FRAME_SCRIPTS, *own, *scripts])],
+        scripts=[asset(name) for name in dict.fromkeys([*_FRAME_SCRIPTS, *own])],
         plotly=plotly() if figures else None,
+        live=live,
         colours=_colours,
         palette=safe(json.dumps({name: light for name, (light, _) in COLOURS.items()})),
     )

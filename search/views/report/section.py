@@ -79,7 +79,13 @@ def templates() -> Environment:
         lstrip_blocks=True,
     )  # fmt: skip
     found.filters["percent"] = lambda share: "" if share is None else f"{share:.1%}"
+    found.filters["printable"] = printable
     return found
+
+
+def printable(text: str) -> str:
+    """Return a text in which characters that do not print, or that reverse a line, are escapes."""
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
 
 
 def rendered(template: str, **values: object) -> Markup:

@@ -133,10 +133,12 @@ const answers = (() => {
   }
 
   function diff(one, other) {
-    const lines = difference(one.text, other.text).map(([sign, line]) =>
+    const found = difference(one.text, other.text), differ = found.some(([sign]) => sign !== " ");
+    const lines = found.map(([sign, line]) =>
       h({ "-": "del", "+": "ins", " ": "span" }[sign], { className: "line" }, ...shown(line + "\n")));
     const notes = [one, other].filter((each) => each.cut).map((each) =>
       h("p", { className: "note" }, `cut: one has ${each.cut.toLocaleString("en")} characters, and the first ${each.text.length.toLocaleString("en")} are compared`));
+    if (!differ) notes.push(h("p", { className: "note" }, "One ends with a newline, and the other does not."));
     return [h("pre", { className: "code diff", dir: "ltr" }, ...lines), ...notes];
   }
 
@@ -169,7 +171,7 @@ const answers = (() => {
     const [mine, theirs] = pair(problems, first, second, split, place), parts = [];
     parts.push(prompt(problems, split, place, true), verdict(problems, second, split, place, theirs, "−"), verdict(problems, first, split, place, mine, "+"));
     if (mine && theirs) return mine.text === theirs.text
-      ? [...parts, h("p", { className: "note" }, "Both wrote the same text:"), ...code(mine.text, mine.cut)]
+      ? [...parts, h("p", { className: "note" }, mine.cut || theirs.cut ? "What is shown of both is the same:" : "Both wrote the same text:"), ...code(mine.text, mine.cut)]
       : [...parts, ...diff(theirs, mine)];
     for (const [model, found] of [[second, theirs], [first, mine]])
       parts.push(...(found ? code(found.text, found.cut) : [absent(problems, model, first, second)]));

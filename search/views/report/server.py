@@ -1,0 +1,139 @@
+"""The report as a server shows it while its search runs.
+
+Guarantees: only this machine can ask it, and no page of another site can (other ``Host`` headers are refused). A page
+is made when somebody asks for it and records have changed, and takes at most a tenth of the time of a core.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Final
+
+from search.errors import SearchError
+from search.results import ResultsFolder
+from search.study.local_store import DATABASE
+from search.views.report.evidence import SearchEvidence
+from search.views.report.page import page, page_of, utf8
+from search.views.report.section import Section, rendered
+
+ADDRESS: Final = "127.0.0.1"
+PORT: Final = 8765
+"""Where the report is served if no port is given, and nobody else is there."""
+_NAMES: Final = frozenset({ADDRESS, "localhost", "[::1]"})  # with any port: ssh may forward another
+_PAUSE: Final = 9  # so many times as long as a page took to make, none is made
+_HEADERS: Final = {
+    "Cache-Control": "no-store",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+
+
+class LivePage:
+    """The page of a search as it stands.
+
+    Args:
+        folder: of the results; need not be there yet.
+        clock: the time in seconds.
+    """
+
+    def __init__(self, folder: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        self._folder = folder
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._version = ""
+        self._content = b""
+        self._rests_until = float("-inf")
+
+    def version(self) -> str:
+        """Return the version of the page that would be shown now; it changes with the records."""
+        with self._lock:
+            return self._version if self._rests else _version(self._folder)
+
+    def content(self) -> bytes:
+        """Return the page, made again if records have changed."""
+        with self._lock:
+            version = self._version if self._rests else _version(self._folder)
+            if version != self._version:
+                began = self._clock()
+                self._content = self._made(version)
+                self._version, ended = version, self._clock()
+                self._rests_until = ended + _PAUSE * (ended - began)
+            return self._content
+
+    @property
+    def _rests(self) -> bool:
+        return self._clock() < self._rests_until
+
+    def _made(self, version: str) -> bytes:
+        try:
+            return utf8(page(SearchEvidence.open(self._folder), live=version))
+        except SearchError as error:
+            html = rendered("waiting.html", folder=self._folder, error=str(error) if _is_there(self._folder) else "")
+            section = Section("waiting", "Not yet", html)
+            return utf8(page_of(self._folder.name, [section], figures=False, live=version))
+
+
+def _is_there(folder: Path) -> bool:
+    return (folder / DATABASE).exists()
+
+
+def _version(folder: Path) -> str:
+    """Return what changes whenever the page of a results folder would."""
+    try:
+        # One that was begun anew has another file, and counts its revisions anew.
+        file = (folder / DATABASE).stat().st_ino
+        with ResultsFolder.open(folder).reading() as store:
+            revision, workers = store.changed(since=2**62)[1], len(store.at_work())
+        now = f"{file} {revision} {workers}"
+    except (SearchError, OSError) as error:
+        now = str(error)
+    return hashlib.sha256(now.encode(errors="replace")).hexdigest()
+
+
+def server_of(live: LivePage, port: int) -> ThreadingHTTPServer:
+    """Return a server of the page on this machine; with port 0 on any free one. Raises OSError."""
+    return ThreadingHTTPServer((ADDRESS, port), partial(_Handler, live))
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """Answers ``/`` with the page, and ``/version`` with its version."""
+
+    def __init__(self, live: LivePage, *given: object) -> None:
+        self._live = live
+        super().__init__(*given)  # type: ignore[arg-type]  # what the server gives
+
+    def do_GET(self) -> None:
+        """Answer a request."""
+        name = self.headers.get("Host", "").rpartition(":")
+        if (name[0] if name[2].isdigit() else name[2]) not in _NAMES:
+            self._send(HTTPStatus.FORBIDDEN, b"open this page as localhost or 127.0.0.1\n", "text/plain; charset=utf-8")
+        elif self.path == "/":
+            self._send(HTTPStatus.OK, self._live.content(), "text/html; charset=utf-8")
+        elif self.path == "/version":
+            self._send(HTTPStatus.OK, self._live.version().encode(errors="replace"), "text/plain; charset=utf-8")
+        elif self.path == "/favicon.ico":
+            self._send(HTTPStatus.NO_CONTENT, b"", "image/png")
+        else:
+            self._send(HTTPStatus.NOT_FOUND, b"there is only /\n", "text/plain; charset=utf-8")
+
+    def _send(self, status: HTTPStatus, content: bytes, kind: str) -> None:
+        headers = {"Content-Type": kind, "Content-Length": str(len(content)), **_HEADERS}
+        self.send_response(status)
+        for key, value in headers.items():
+            self.send_header(key, value)
+        with contextlib.suppress(ConnectionError):  # who asked has gone
+            self.end_headers()
+            self.wfile.write(content)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing of each request."""
