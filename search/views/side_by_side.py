@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
+from search.board.names import shorten
 from search.board.search_verdict import shown_p
 from search.views.json_csv import report_data
-from search.views.table import plain_table
+from search.views.table import SET_WIDTH, plain_table
 
 if TYPE_CHECKING:
     from evaluation import Report
@@ -28,7 +29,8 @@ def models_table(reports: Mapping[str, Report], found: Complements, names: Mappi
         names: what they are called, by their names.
     """
     sets = list(next(iter(reports.values())).scores)
-    table = plain_table("", "pass@1 [95%]", *sets, "alone", "s", numeric=(*_NUMERIC, *sets))
+    titles = [shorten(each, SET_WIDTH) for each in sets]
+    table = plain_table("", "pass@1 [95%]", *titles, "alone", "s", numeric=(*_NUMERIC, *titles))
     for name, report in sorted(reports.items(), key=lambda item: -item[1].pass_at_1):
         low, high = report.interval
         cells = [names[name], f"{report.pass_at_1:.1%} [{low:.0%}, {high:.0%}]"]
@@ -49,14 +51,16 @@ def pairs_table(found: Complements, names: Mapping[str, str]) -> Table:
 
 def side_by_side_lines(found: Complements, names: Mapping[str, str]) -> Iterator[str]:
     """Yield what the tables show, in sentences, and the problems that one model alone solves."""
-    best = found.pairs[0]
+    best, most = found.pairs[0], max(found.pairs, key=lambda pair: pair.either)
     if best.gain > 0:
         yield (
-            f"most promising to merge: {_called(best, names)}; between them they solve {best.either:.1%}, "
-            f"{best.gain * 100:.1f} points more than the better one alone"
+            f"most to gain: {_called(best, names)}; between them they solve {best.either:.1%}, {best.gain * 100:.1f} "
+            "points more than the better one alone"
         )
     else:
         yield "no two of them solve more than the better one alone"
+    if most.either > best.either:
+        yield f"most solved by two: {_called(most, names)}, {most.either:.1%}"
     yield f"any of the {len(found.alone)} solves {found.any:.1%}"
     solved = {f"only {names[name]} solves": tasks for name, tasks in found.alone.items()}
     for who, tasks in {**solved, "none solves": found.unsolved}.items():

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 # From this width on there is room for the parameters, beside what the other columns and the gaps take.
 _WIDE, _OTHER_COLUMNS = 120, 54
 _LEAST_NAME = 26
-_SET_WIDTH = 16
+SET_WIDTH = 16
+"""How wide the name of a problem set is at most."""
 _BEST_PARENT = " (best parent)"
 _ON_FRONT = " (Pareto)"
 # Where parameters are from, if not from the sampler.
@@ -39,7 +40,7 @@ def leaderboard_table(board: Leaderboard, count: int | None = None, width: int =
     """Return the leaderboard with its best `count` trials; a narrow terminal has no room for the parameters."""
     rows = board.top(count)
     sets = list(dict.fromkeys(name for row in rows for name in row.search_scores))
-    titles = [shorten(name, _SET_WIDTH) for name in sets]
+    titles = [shorten(name, SET_WIDTH) for name in sets]
     others = _OTHER_COLUMNS + sum(max(len(title), len("100.0%")) + 2 for title in titles)
     columns = ["", "search", *titles, "report [95%]", "won:lost", "p", "s", "parameters"]
     limit = width // 4 if width >= _WIDE else max(width - others, _LEAST_NAME)
