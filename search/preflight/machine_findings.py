@@ -16,7 +16,7 @@ from merging import Merger, Recipe
 from merging.caches import cache_folder
 from merging.sizes import shown_size
 from search.memory_demand import UNKNOWN
-from search.memory_plan import TABLES, MemoryPlan
+from search.memory_plan import PARENTS, TABLES, MemoryPlan
 from search.preflight.finding import Finding
 from search.space.config import SearchConfig
 
@@ -66,7 +66,18 @@ def memory_findings(plan: MemoryPlan) -> Iterator[Finding]:
         for place in plan.places
         if place.planned
     ]
-    yield Finding("ok", "memory", f"{', '.join(places)}; {plan.rows} problems are decoded at once")
+    tiers = [
+        f"{shown_size(part.bytes)} on {place.memory.name}"
+        for place in plan.places
+        for part in place.parts
+        if part.what == PARENTS
+    ]
+    tiers += [f"{shown_size(plan.from_files)} in files"] if plan.from_files else []
+    yield Finding(
+        "ok",
+        "memory",
+        f"{', '.join(places)}; parents: {', '.join(tiers)}; {plan.rows} problems are decoded at once",
+    )
 
 
 def _shown(size: int) -> str:

@@ -115,10 +115,11 @@ def vocabularies(subject: Subject) -> Iterator[Finding]:
                 "take the tokenizer that the model was trained with",
             )
         ends[name] = _ends(checkpoint, tokenizer)
-    if len(set(ends.values())) > 1:
-        each = "; ".join(f"{name} at {' or '.join(found) or 'no token'}" for name, found in ends.items())
+    kinds = {found: [name for name in ends if ends[name] == found] for found in dict.fromkeys(ends.values())}
+    if len(kinds) > 1:
+        each = "; ".join(f"at {' or '.join(found) or 'no token'}: {', '.join(names)}" for found, names in kinds.items())
         source = subject.candidates[0].config_source
-        yield Finding("note", _VOCABULARY, f"texts end at different tokens: {each}; merges end as {source} does")
+        yield Finding("note", _VOCABULARY, f"texts end at different tokens, {each}; merges end as {source} does")
     yield Finding("ok", _VOCABULARY, _told_sizes(sizes, ends))
 
 

@@ -14,7 +14,10 @@ from tempfile import TemporaryDirectory
 from time import perf_counter
 
 from evaluation import ConsentError
+from evaluation.generation.out_of_memory import is_out_of_memory
 from merging import Recipe
+from merging.errors import first_line
+from search.errors import SearchError
 from search.preflight.finding import Finding
 from search.preflight.subject import Subject
 from search.run.setup import set_up
@@ -69,7 +72,14 @@ class Probe:
 
 def run_probe(subject: Subject) -> Iterator[Finding]:
     """Run a parent and a trial, and yield what that says of the night."""
-    found = probe(subject.config, subject.progress)
+    try:
+        found = probe(subject.config, subject.progress)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise SearchError(
+            f"memory runs out: {first_line(error)}; give parents less of it (merging.memory_budget)"
+        ) from error
     yield from probe_findings(subject.config, found, datetime.now().astimezone())
 
 

@@ -11,12 +11,13 @@ import pytest
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, normalizers
 
-from search import SearchConfig
+from search import SearchConfig, run_search
 from search.preflight.checklist import CHECKS, PROBE, Check, run_checks
 from search.preflight.finding import Finding
 from search.preflight.subject import Subject
 from search.views.progress import Progress
 from tests.search.family import Family
+from tests.search.told import Stopped, Stops
 from tests.tiny import TinyModel, TinyVocabulary, save_tiny_model
 
 LINEAR = """
@@ -114,7 +115,7 @@ def test_where_nothing_is_amiss_every_check_says_what_it_saw(shared_family: Fami
             another(vocabulary=TinyVocabulary(eos="<c>")),
             "note",
             "vocabulary",
-            "texts end at different tokens: base at </s>; a at </s>; b at <c>; merges end as base does",
+            "texts end at different tokens, at </s>: base, a; at <c>: b; merges end as base does",
         ),
         (
             longer_tokenizer,
@@ -206,3 +207,12 @@ def test_the_problems_must_fit_into_the_models_context(shared_family: Family) ->
         "has 39 tokens, which leaves 2,009 of 2,040 for its completion: models have a context of 2,048" in warnings[0]
     )
     assert "too few to prove that any merge is better; score on more problems" in warnings[1]
+
+
+def test_a_run_says_at_its_start_what_a_check_warns_of(family: Family, tmp_path: Path) -> None:
+    without_cache(family)
+    config, progress = family.write(), Stops()
+    ((_, _, warning),) = untoward(found(config, "configs"))
+    with pytest.raises(Stopped):
+        run_search(SearchConfig.load(config), tmp_path / "run", progress=progress)
+    assert progress.said == [warning.replace("base: ", f"{family.base}: ", 1)]
