@@ -231,9 +231,10 @@ class Phases:
             raise
         if result.record is None:
             store.release(job, result.note, result.device_lost)
-        self._tell(job, result)
+        status = self._status()
+        self._tell(job, result, status)
         if result.record and is_kept:
-            self.callbacks.record(result.record, job.split, SearchStatus.of(self.records.read()))
+            self.callbacks.record(result.record, job.split, status)
         if result.record is None:
             give_up = partial(store.give_up, job)
             name = self._name(job.record)
@@ -312,7 +313,7 @@ class Phases:
             return Centre(climbed[0].parameters, ascent.step)
         return Centre(next(iter(warm_starts(records)), {}))
 
-    def _tell(self, job: Job, result: Result) -> None:
+    def _tell(self, job: Job, result: Result, status: SearchStatus) -> None:
         scoring = result.record.on(job.split) if result.record else None
         note = result.note.partition("\n")[0]
         if job.split == "report" and scoring and scoring.state == "failed":
@@ -320,7 +321,7 @@ class Phases:
             return
         ended = scoring.state if scoring else "to be run again"
         score = scoring.score if scoring else None
-        self._progress.scored(score, result.seconds, self._status(), note, ended)
+        self._progress.scored(score, result.seconds, status, note, ended)
 
     def _status(self) -> SearchStatus:
         """Return how the search stands."""

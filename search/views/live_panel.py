@@ -16,7 +16,6 @@ from typing import Self, TextIO
 from rich.box import ASCII, ROUNDED
 from rich.cells import cell_len
 from rich.console import Console, Group, RenderableType
-from rich.live import Live
 from rich.panel import Panel
 from rich.text import Text
 
@@ -24,6 +23,7 @@ from search.board.names import LABEL_WIDTH, NAME_WIDTH, record_name, shorten
 from search.errors import SearchError
 from search.study.record import TrialRecord
 from search.views.progress import SearchStatus, WorkerStatus
+from search.views.reflowed import ReflowedLive
 from search.views.sparkline import NO_NUMBER, best_of_each, sparkline
 from search.views.tracked import Tracked, clock, ended_line, plain
 
@@ -56,12 +56,7 @@ class LivePanel(Tracked):
         self._is_stopping = False
         self._status: Callable[[], SearchStatus] | None = None
         self._next_read = 0.0
-        self._live = Live(
-            console=self.console,
-            get_renderable=self.panel,
-            refresh_per_second=REFRESHES_PER_SECOND,
-            transient=True,
-        )
+        self._live = ReflowedLive(self.panel, self.console, REFRESHES_PER_SECOND)
 
     def __enter__(self) -> Self:
         self._live.start()
@@ -142,12 +137,12 @@ class LivePanel(Tracked):
             (2, "best", _best_row(status)),
             (3, "best parent" if width >= _NARROW else "parent", _parent_row(status)),
             (4, "history", self._history_row(room)),
-            (7, "over", _over_row(status)),
-            (6, "speed", self._speed_row()),
+            (7, "trials", _trials_row(status)),
+            (6, "speed", self._speed_row(room)),
         ]
         known = [(priority, name, row) for priority, name, row in rows if row is not None]
         if len(status.workers) > 1 and (left := most - sum(priority < _OF_WORKERS for priority, _, _ in known)) > 0:
-            workers = _worker_rows(status.workers, room, left)
+            workers = self._worker_rows(room, left)
             known += ((_OF_WORKERS, "" if place else "workers", row) for place, row in enumerate(workers))
         kept = sorted(range(len(known)), key=lambda place: known[place][0])[:most]
         return [_labelled(known[place][1], known[place][2], label) for place in sorted(kept)]
@@ -175,22 +170,49 @@ class LivePanel(Tracked):
         parent = status.best_parent.search.score if status.best_parent else None
         low, high = min([*known, parent or 1.0], default=0.0), max([*known, parent or 0.0], default=0.0)
         text = f"  {min(known):.1%} to {max(known):.1%}" if known else ""
-        values, size = best_of_each(status.history, max(8, min(_BAR, room - len(text))))
-        if size > 1:
+        values, size = best_of_each(status.history, min(_BAR, room - len(text)))
+        if size > 1 and room > _BAR / 2:
             text += f", best of each {size}"
-            values, size = best_of_each(status.history, max(8, min(_BAR, room - len(text))))
+            values, size = best_of_each(status.history, min(_BAR, room - len(text)))
         row = Text()
         for value, sign in zip(values, sparkline(values, low, high, blocks=self._blocks), strict=True):
             is_better = value is not None and parent is not None and value > parent
             row.append(sign, "red" if sign == NO_NUMBER else "green" if is_better else "dim")
         return row.append(text)
 
-    def _speed_row(self) -> Text | None:
+    def _speed_row(self, room: int) -> Text | None:
         rate, acceptance = self.status.tokens_per_second, self.status.acceptance
         found = [f"{_seconds(self.pace)} per trial"] if self.pace is not None else []
         found += [f"{rate:,.0f} tokens/s"] if rate is not None else []
         found += [f"{acceptance:.0%} of drafts accepted"] if acceptance is not None else []
+        while len(found) > 1 and len("  ·  ".join(found)) > room:
+            found.pop()
         return Text("  ·  ".join(found)) if found else None
+
+    def _worker_rows(self, room: int, most: int) -> list[Text]:
+        """Return a row for each worker, the own one first, and at most so many."""
+        ordered = sorted(self.status.workers, key=lambda worker: (not worker.is_own, worker.name))
+        shown = ordered if len(ordered) <= most else ordered[: most - 1]
+        cells = [self._worker_cells(worker) for worker in shown]
+        widths = [max(map(cell_len, column)) for column in zip(*cells, strict=True)]
+        while len(widths) > 1 and sum(widths) + 2 * len(widths) - 2 > room:  # the last column says least
+            widths.pop()
+        rows = []
+        for row in cells:
+            padded = (cell + " " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=False))
+            rows.append(Text("  ".join(padded).rstrip()))
+        return [*rows, Text(f"and {left} more")] if (left := len(ordered) - len(shown)) else rows
+
+    def _worker_cells(self, worker: WorkerStatus) -> list[str]:
+        devices = ", ".join(worker.place.devices) if worker.place else ""
+        place = f"{devices} on {shorten(worker.place.host, LABEL_WIDTH)}" if worker.place else ""
+        last = worker.last
+        rate = f"{last.tokens / last.seconds['generation']:,.0f} tokens/s" if last else ""
+        if worker.is_own:  # known better than from what was read
+            return ["this one", self.model, clock(time.monotonic() - self.since), rate, place]
+        since = clock(max(0.0, time.time() - worker.since)) if worker.since is not None else ""
+        model = _short(worker.record) if worker.record else "between models"
+        return [worker.name[:_WORKER_NAME], model, since, rate, place]
 
 
 def _best_row(status: SearchStatus) -> Text | None:
@@ -216,7 +238,7 @@ def _score(record: TrialRecord) -> Text:
     return row.append(f" ({each})" if each else "", "not bold")
 
 
-def _over_row(status: SearchStatus) -> Text | None:
+def _trials_row(status: SearchStatus) -> Text | None:
     counts = {"pruned": status.pruned, "failed": status.failed}
     if not (status.complete or any(counts.values())):
         return None
@@ -225,34 +247,6 @@ def _over_row(status: SearchStatus) -> Text | None:
         if count:
             row.append(", ").append(f"{count} {state}", "red" if state == "failed" else "")
     return row.append(f"  ·  {status.ascended} by the ascent" if status.ascended else "")
-
-
-def _worker_rows(workers: tuple[WorkerStatus, ...], room: int, most: int) -> list[Text]:
-    """Return a row for each worker, the own one first, and at most so many."""
-    ordered = sorted(workers, key=lambda worker: (not worker.is_own, worker.name))
-    shown = ordered if len(ordered) <= most else ordered[: most - 1]
-    cells = [_worker_cells(worker) for worker in shown]
-    widths = [max(map(cell_len, column)) for column in zip(*cells, strict=True)]
-    while len(widths) > 1 and sum(widths) + 2 * len(widths) - 2 > room:  # the last column says least
-        widths.pop()
-    rows = []
-    for row in cells:
-        text = Text("  ".join(cell + " " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=False)))
-        text.rstrip()
-        rows.append(text)
-    if left := len(ordered) - len(shown):
-        rows.append(Text(f"and {left} more"))
-    return rows
-
-
-def _worker_cells(worker: WorkerStatus) -> list[str]:
-    name = "this one" if worker.is_own else worker.name[:_WORKER_NAME]
-    devices = ", ".join(worker.place.devices) if worker.place else ""
-    place = f"{devices} on {shorten(worker.place.host, LABEL_WIDTH)}" if worker.place else ""
-    since = clock(max(0.0, time.time() - worker.since)) if worker.since is not None else ""
-    last = worker.last
-    rate = f"{last.tokens / last.seconds['generation']:,.0f} tokens/s" if last else ""
-    return [name, _short(worker.record) if worker.record else "between two", since, rate, place]
 
 
 def _short(record: TrialRecord) -> str:

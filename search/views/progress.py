@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, get_args
+from typing import TYPE_CHECKING, Self
 
 from search.board.ranking import best, best_parent
-from search.study.record import ASCENT, Scoring, SplitName, TrialRecord
+from search.study.record import ASCENT, Scoring, TrialRecord
 from search.study.store import Workplace
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ class SearchStatus:
             alive: where the workers are that live, by name.
             own: the name of the worker that tells.
         """
-        over = sorted((it for it in records if it.kind == "trial" and it.is_over), key=lambda record: record.number)
+        over = sorted((it for it in records if it.kind == "trial" and it.is_over), key=attrgetter("number"))
         states = Counter(record.search.state for record in over)
         return cls(
             best(records),
@@ -178,8 +179,8 @@ def _workers(records: Sequence[TrialRecord], alive: Mapping[str, Workplace], own
     at: dict[str, tuple[TrialRecord, float | None]] = {}
     last: dict[str, Scoring] = {}
     for record in records if alive else ():
-        for scoring in (record.on(split) for split in get_args(SplitName)):
-            if scoring.worker not in alive:
+        for scoring in (record.search, record.report, record.confirm):
+            if scoring is None or scoring.worker not in alive:
                 continue
             if scoring.state == "running":
                 at[scoring.worker] = record, scoring.started

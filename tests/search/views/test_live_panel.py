@@ -68,7 +68,7 @@ def test_it_shows_what_runs_and_how_the_search_stands() -> None:
         "best         80.0%  trial 1  +30.0 points",
         "best parent  50.0%  b",
         "history      ▅█x▂▁x  10.0% to 80.0%",
-        "over         4 scored, 2 failed  ·  1 by the ascent",
+        "trials       4 scored, 2 failed  ·  1 by the ascent",
         "╰─╯",
     ]
 
@@ -103,9 +103,9 @@ def test_several_workers_are_rows_and_the_own_one_is_the_first() -> None:
     place = next(place for place, line in enumerate(lines) if "workers" in line)
     cells = [re.split(r" {2,}", line.strip("│ ").removeprefix("workers").strip()) for line in lines[place : place + 3]]
     assert cells == [
-        ["this one", "trial 51", "0s", "1,500 tokens/s", "cuda:1 on host1"],
+        ["this one", "trial 9", "0s", "1,500 tokens/s", "cuda:1 on host1"],
         ["00abcdef", "trial 50", "0s", "1,500 tokens/s", "cuda:0 on host0"],
-        ["02abcdef", "between two", "1,500 tokens/s", "cuda:2 on host2"],
+        ["02abcdef", "between models", "1,500 tokens/s", "cuda:2 on host2"],
     ]
     assert any("4,500 tokens/s  ·  84% of drafts accepted" in line for line in lines)
     assert any("80.0% (90.0%, 80.0%, 70.0%)  trial 0" in line for line in lines)
