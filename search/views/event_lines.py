@@ -41,6 +41,7 @@ class EventLines(Tracked):
     def trial(self, name: str, done: int) -> None:
         """Write that a trial begins."""
         super().trial(name, done)
+        self.model = name
         self._write("trial", part=self.part, model=name, done=done, total=self.total)
 
     def phase(self, name: str) -> None:

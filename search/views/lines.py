@@ -7,7 +7,6 @@ import os
 import time
 from typing import TextIO
 
-from search.board.names import NAME_WIDTH, shorten
 from search.views.progress import SearchStatus
 from search.views.tracked import STOPPING, Tracked, clock, ended_line, plain, standing
 
@@ -27,10 +26,6 @@ class PlainLines(Tracked):
         super().__init__()
         self._stream = stream
         self._last_line = time.monotonic()
-
-    def trial(self, name: str, done: int) -> None:
-        """Note which trial runs."""
-        super().trial(shorten(name, NAME_WIDTH), done)
 
     def step(self, done: int, total: int) -> None:
         """Say how far the phase is, if nothing was said for long."""

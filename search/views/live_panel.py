@@ -73,7 +73,7 @@ class LivePanel(Tracked):
 
     def trial(self, name: str, done: int) -> None:
         """Show which trial runs."""
-        super().trial(shorten(name, NAME_WIDTH), done)
+        super().trial(name, done)
         self._read()
 
     def step(self, done: int, total: int) -> None:
@@ -156,11 +156,13 @@ class LivePanel(Tracked):
 
     def _now_row(self, room: int) -> Text | None:
         used = clock(time.monotonic() - self.since)
-        what = "  ".join(filter(None, (self.model, self.doing)))
-        if self.steps is None:
-            return Text(f"{what}  {used}") if what else None
-        done, total = self.steps
-        return _with_bar(what, done, total, f"{_count(done, total)}  {used}", room)
+        counts = _count(*self.steps) if self.steps else ""
+        others = [part for part in (self.doing, counts, used) if part]
+        name = shorten(self.model, max(8, room - sum(cell_len(part) + 2 for part in others)))
+        what = "  ".join(part for part in (name, self.doing) if part)
+        if not what:
+            return None
+        return _with_bar(what, *self.steps, f"{counts}  {used}", room) if self.steps else Text(f"{what}  {used}")
 
     def _history_row(self, room: int) -> Text | None:
         status = self.status
@@ -193,7 +195,9 @@ class LivePanel(Tracked):
         """Return a row for each worker, the own one first, and at most so many."""
         ordered = sorted(self.status.workers, key=lambda worker: (not worker.is_own, worker.name))
         shown = ordered if len(ordered) <= most else ordered[: most - 1]
-        cells = [self._worker_cells(worker) for worker in shown]
+        # Beside the name, and for how long.
+        widest = min(LABEL_WIDTH, max(8, room - 2 * _WORKER_NAME))
+        cells = [self._worker_cells(worker, widest) for worker in shown]
         widths = [max(map(cell_len, column)) for column in zip(*cells, strict=True)]
         while len(widths) > 1 and sum(widths) + 2 * len(widths) - 2 > room:  # the last column says least
             widths.pop()
@@ -203,16 +207,16 @@ class LivePanel(Tracked):
             rows.append(Text("  ".join(padded).rstrip()))
         return [*rows, Text(f"and {left} more")] if (left := len(ordered) - len(shown)) else rows
 
-    def _worker_cells(self, worker: WorkerStatus) -> list[str]:
+    def _worker_cells(self, worker: WorkerStatus, widest: int) -> list[str]:
         devices = ", ".join(worker.place.devices) if worker.place else ""
         place = f"{devices} on {shorten(worker.place.host, LABEL_WIDTH)}" if worker.place else ""
         last = worker.last
         rate = f"{last.tokens / last.seconds['generation']:,.0f} tokens/s" if last else ""
         if worker.is_own:  # known better than from what was read
-            return ["this one", self.model, clock(time.monotonic() - self.since), rate, place]
+            return ["this one", shorten(self.model, widest), clock(time.monotonic() - self.since), rate, place]
         since = clock(max(0.0, time.time() - worker.since)) if worker.since is not None else ""
         model = _short(worker.record) if worker.record else "between models"
-        return [worker.name[:_WORKER_NAME], model, since, rate, place]
+        return [worker.name[:_WORKER_NAME], shorten(model, widest), since, rate, place]
 
 
 def _best_row(status: SearchStatus) -> Text | None:
@@ -223,19 +227,22 @@ def _best_row(status: SearchStatus) -> Text | None:
     if parent and parent.search.score is not None:
         more = 100 * (best.search.score - parent.search.score)
         row.append(f"  {more:+.1f} points", "green" if more > 0 else "yellow")
-    return row
+    return row.append(_scores(best))
 
 
 def _parent_row(status: SearchStatus) -> Text | None:
     parent = status.best_parent
-    return _score(parent).append(f"  {_short(parent)}") if parent else None
+    return _score(parent).append(f"  {_short(parent)}").append(_scores(parent)) if parent else None
 
 
 def _score(record: TrialRecord) -> Text:
-    scores = record.search.scores
-    row = Text(f"{record.search.score:.1%}", "bold")
-    each = ", ".join(f"{score:.1%}" for score in scores) if len(scores) > 1 else ""
-    return row.append(f" ({each})" if each else "", "not bold")
+    return Text().append(f"{record.search.score:.1%}", "bold")
+
+
+def _scores(record: TrialRecord) -> str:
+    """Return the score of each objective, if there are several."""
+    each = ", ".join(f"{score:.1%}" for score in record.search.scores)
+    return f"  ({each})" if len(record.search.scores) > 1 else ""
 
 
 def _trials_row(status: SearchStatus) -> Text | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from search.board.names import record_name
+from search.board.names import NAME_WIDTH, record_name, shorten
 from search.views.progress import Progress, SearchStatus
 
 STOPPING = "stopping when this trial is done; once more to stop at once"
@@ -51,7 +51,7 @@ class Tracked(Progress):
     def trial(self, name: str, done: int) -> None:
         """Note which trial runs."""
         self._first = done if self._first is None else self._first
-        self.model, self.done, self.doing, self.steps = plain(name), done, "", None
+        self.model, self.done, self.doing, self.steps = shorten(plain(name), NAME_WIDTH), done, "", None
         self.since = time.monotonic()
 
     def phase(self, name: str) -> None:

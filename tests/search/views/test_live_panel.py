@@ -11,11 +11,14 @@ from dataclasses import replace
 
 import pytest
 from rich.cells import cell_len
+from rich.console import Console, ConsoleDimensions
+from rich.text import Text
 
 from search.study.record import ASCENT, Scoring, TrialRecord
 from search.study.store import Workplace
 from search.views.live_panel import LivePanel
 from search.views.progress import SearchStatus
+from search.views.reflowed import ReflowedLive
 from tests.search.records import RECORDS, trial
 
 UGLY = "/models/深度求索-代码-模型-指令-微调-" + "x" * 80 + "-\x1b[31m-第二版"
@@ -35,7 +38,7 @@ def search(blocks: bool = True) -> LivePanel:
 
 def screen(shown: LivePanel, width: int, height: int) -> list[str]:
     """Return the lines of the panel on a terminal of that size."""
-    shown.console.size = (width, height)  # type: ignore[assignment]
+    shown.console.size = ConsoleDimensions(width, height)
     lines = shown.console.render_lines(shown.panel(), pad=False)
     return ["".join(segment.text for segment in line) for line in lines]
 
@@ -108,7 +111,7 @@ def test_several_workers_are_rows_and_the_own_one_is_the_first() -> None:
         ["02abcdef", "between models", "1,500 tokens/s", "cuda:2 on host2"],
     ]
     assert any("4,500 tokens/s  ·  84% of drafts accepted" in line for line in lines)
-    assert any("80.0% (90.0%, 80.0%, 70.0%)  trial 0" in line for line in lines)
+    assert any("80.0%  trial 0  +30.0 points  (90.0%, 80.0%, 70.0%)" in line for line in lines)
     shown.status = crowd(40)
     assert any("and 33 more" in line for line in screen(shown, 90, 16))
 
@@ -144,3 +147,15 @@ def test_on_a_real_terminal_it_is_drawn_and_leaves_the_lines_of_what_is_over() -
         while "search 6/40: trial 9  52.5%  1.2 s" not in read:
             read += os.read(ours, 4096).decode()
     os.close(ours)
+
+
+def test_what_a_narrower_terminal_has_wrapped_is_erased() -> None:
+    stream = io.StringIO()
+    console = Console(file=stream, force_terminal=True, width=40, height=20)
+    live = ReflowedLive(lambda: Text("x" * 40 + "\n" + "y" * 5), console, 0.001)
+    with live:
+        live.refresh()
+        drawn = len(stream.getvalue())
+        console.size = ConsoleDimensions(15, 20)
+        live.refresh()
+        assert stream.getvalue()[drawn:].count("\x1b[1A") == 3  # the first line takes three rows now, the second one
