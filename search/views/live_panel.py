@@ -30,7 +30,9 @@ from search.views.tracked import Tracked, clock, ended_line, plain
 REFRESHES_PER_SECOND = 4
 _SECONDS_BETWEEN_READS = 2.0
 # A frame costs two lines and four columns, which a smaller terminal has not.
-_FRAMED_WIDTH, _FRAMED_HEIGHT = 60, 16
+_FRAMED_WIDTH, _FRAMED_HEIGHT = 58, 16
+# Ctrl-C is echoed as ^C behind the last row: in the next one, what is above would no longer be erased.
+_ECHO = 2
 _LABEL, _NARROW_LABEL, _NARROW = 13, 9, 60
 _BAR = 60
 # How much the rows of workers say, by which they are left out: the fewer lines, the lower the numbers that stay.
@@ -98,7 +100,8 @@ class LivePanel(Tracked):
 
     def panel(self) -> RenderableType:
         """Return the panel as it fits the terminal now."""
-        width, height = self.console.size
+        columns, height = self.console.size
+        width = max(1, columns - _ECHO)
         is_framed = width >= _FRAMED_WIDTH and height >= _FRAMED_HEIGHT
         inner = width - 4 if is_framed else width
         # One line stays for what is printed above.
@@ -171,7 +174,8 @@ class LivePanel(Tracked):
             return None
         parent = status.best_parent.search.score if status.best_parent else None
         low, high = min([*known, parent or 1.0], default=0.0), max([*known, parent or 0.0], default=0.0)
-        text = f"  {min(known):.1%} to {max(known):.1%}" if known else ""
+        ends = dict.fromkeys(f"{score:.1%}" for score in (min(known), max(known))) if known else {}
+        text = f"  {' to '.join(ends)}" if ends else ""
         values, size = best_of_each(status.history, min(_BAR, room - len(text)))
         if size > 1 and room > _BAR / 2:
             text += f", best of each {size}"
