@@ -20,16 +20,15 @@ report.section("parallel", async (element, data) => {
     const least = sorted[Math.max(0, Math.round(share.value * count) - 1)];
     const axes = data.axes.map((axis, index) => index || share.value === "1" ? { ...axis } : { ...axis, constraintrange: [least, highest] });
     const line = { color: data.scores, colorscale: data.colours, cmin: lowest, cmax: highest > lowest ? highest : lowest + 0.01, showscale: false };
-    const font = { size: 11, color: report.colour("text") };
+    const font = { size: 11, color: report.palette.text };
     await report.figure(place, {
-      data: [{ type: "parcoords", line, dimensions: axes, labelfont: font, tickfont: { ...font, size: 10 }, rangefont: { ...font, size: 10 }, labelangle: -12, unselected: { line: { color: report.colour("line"), opacity: 0.15 } } }],
-      layout: { margin: { t: 80, l: 60, r: 60, b: 30 } },
+      data: [{ type: "parcoords", line, dimensions: axes, labelfont: font, tickfont: { ...font, size: 10 }, rangefont: { ...font, size: 10 }, labelangle: -12, unselected: { line: { color: report.palette.line, opacity: 0.15 } } }],
+      layout: { margin: { t: 80, l: 60, r: 60, b: 30 }, uirevision: share.value }, // brushes outlast a change of colours
     });
     tell();
   }
 
   share.addEventListener("change", draw);
-  document.addEventListener("themechange", draw);
   await draw();
   place.on("plotly_restyle", tell);
 });

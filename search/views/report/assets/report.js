@@ -5,7 +5,8 @@
 "use strict";
 const report = (() => {
   const draws = new Map(), figures = new Map(), known = new Map(), begun = new Set();
-  let library = null;
+  const PRINTED = 700; // pixels that a printed page has room for
+  let library = null, printing = false;
 
   async function inflated(text) {
     const bytes = Uint8Array.from(atob(text.trim()), (sign) => sign.charCodeAt(0));
@@ -38,8 +39,9 @@ const report = (() => {
     return getComputedStyle(document.documentElement).getPropertyValue("--" + name).trim();
   }
 
-  // A figure with the colours of the page in place of those that Python gave it: as in dark mode, if that is on.
-  const names = new Map(Object.entries(JSON.parse(document.getElementById("colours").textContent)).map(([name, value]) => [value, name]));
+  // A figure in which each colour of the palette, which is the light one, is that of the page: dark, if that is on.
+  const palette = JSON.parse(document.getElementById("colours").textContent);
+  const names = new Map(Object.entries(palette).map(([name, value]) => [value, name]));
   function painted(node) {
     if (typeof node === "string") return names.has(node) ? colour(names.get(node)) : node;
     if (Array.isArray(node)) return node.map(painted);
@@ -49,7 +51,7 @@ const report = (() => {
   }
 
   function dressed(layout) {
-    const plain = { ...layout };
+    const plain = { ...layout, ...(printing ? { width: PRINTED } : {}) };
     plain.paper_bgcolor = plain.plot_bgcolor = "rgba(0,0,0,0)";
     plain.font = { family: "system-ui, sans-serif", size: 12, ...plain.font, color: colour("text") };
     plain.hoverlabel = { bgcolor: colour("panel"), bordercolor: colour("line"), font: { color: colour("text") }, ...plain.hoverlabel };
@@ -65,6 +67,7 @@ const report = (() => {
     const Plotly = await plotly();
     await Plotly.react(element, painted(data), dressed(layout), { responsive: true, displaylogo: false });
     element.classList.add("drawn");
+    performance.mark("drawn");
     return element;
   }
 
@@ -96,11 +99,29 @@ const report = (() => {
     }
   }
 
+  function drawAgain() {
+    for (const [element, given] of figures) figure(element, given);
+  }
+
   function setTheme(theme) {
     document.documentElement.dataset.theme = theme;
     document.getElementById("theme").textContent = theme === "dark" ? "light" : "dark";
-    for (const [element, given] of figures) figure(element, given);
+    drawAgain();
     document.dispatchEvent(new Event("themechange"));
+  }
+
+  // What printing needs is read before anybody prints: nothing waits for a promise there.
+  async function prepare() {
+    if (document.getElementById("plotly")) await plotly();
+    for (const element of document.querySelectorAll("main > section")) await dataOf(element.id);
+    document.documentElement.dataset.ready = "";
+  }
+
+  // Draw everything as paper has room for it.
+  function layOut() {
+    printing = true;
+    setTheme("light");
+    for (const element of document.querySelectorAll("main > section")) begin(element);
   }
 
   document.addEventListener("DOMContentLoaded", () => {
@@ -117,10 +138,17 @@ const report = (() => {
       }
     }, { rootMargin: "300px" });
     for (const element of document.querySelectorAll("main > section")) near.observe(element);
+    let before = "light";
     addEventListener("beforeprint", () => {
-      for (const element of document.querySelectorAll("main > section")) begin(element);
+      before = current();
+      layOut();
     });
+    addEventListener("afterprint", () => {
+      printing = false;
+      setTheme(before);
+    });
+    addEventListener("load", () => requestIdleCallback(prepare));
   });
 
-  return { section, figure, plotly, plain, dataOf, inflated, colour };
+  return { section, figure, plotly, plain, dataOf, inflated, colour, palette };
 })();
