@@ -6,31 +6,22 @@ chosen. The weights stay as they are. What the search scored with is left only f
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-import torch
-
-from evaluation import PROMPT_FORMATS, ConsentError, Evaluator, OutcomeCounter, ProblemSet, Report, paired_test
-from evaluation.generation.room import Room
-from merging import FileDigests, MergeOptions, Merger, ParentSet, Recipe, load_tokenizer, renamed
+from evaluation import OutcomeCounter, Report, paired_test
+from merging import Recipe, load_tokenizer
+from merging.checkpoints.checkpoint import locate
 from merging.tokenization.tokenizers import has_tokenizer
-from search.board.names import LABEL_WIDTH, parent_names
 from search.board.search_verdict import shown_p
-from search.confirmation_plan import recorded_evaluation
-from search.devices import choose_device, device_map_of
 from search.errors import SearchError
-from search.planned_memory import Generation, plans_of_evaluation
 from search.prompt_formats import Tried, try_prompt_formats
-from search.results import ResultsFolder
-from search.space.sections import EvaluationSection, Sections
-from search.study.record import TrialRecord
+from search.rescoring import Candidate, scored_again
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
 BEST: Final = "best"
 """Of all parents' tokenizers, and in every prompt format."""
@@ -52,42 +43,6 @@ class TokenizerChoice:
     section: str
     tried: tuple[Tried, ...] = ()
     end_tokens: tuple[int, ...] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A merge whose tokenizer is to be chosen.
-
-    Attributes:
-        folder: of its search.
-        record: of the merge.
-        places: where its parents are, by what the record calls them.
-        digests: of their files.
-        progress: called with (phase, done, in all).
-    """
-
-    folder: ResultsFolder
-    record: TrialRecord
-    places: Mapping[str, str]
-    digests: FileDigests
-    progress: Callable[[str, int, int], None]
-
-    @property
-    def recipe(self) -> Recipe:
-        """The recipe, with its models called by where they are."""
-        return Recipe.from_dict(renamed(self.record.recipe, self.places), str(self.folder.path))
-
-    @property
-    def owners(self) -> dict[str, str]:
-        """Where the parents are, by the names that people call them."""
-        recipe = Recipe.from_dict(self.record.recipe, str(self.folder.path))
-        names = parent_names([Recipe.single(name).to_dict() for name in recipe.parents()], LABEL_WIDTH)
-        return {names[name]: renamed(name, self.places) for name in recipe.parents()}
-
-    @property
-    def evaluation(self) -> EvaluationSection:
-        """How the search scored."""
-        return recorded_evaluation(self.folder.identity, Sections.load(self.folder.config_file), self.folder.path)
 
 
 def named_tokenizer(merge: Candidate, wanted: str) -> TokenizerChoice:
@@ -120,17 +75,11 @@ def best_tokenizer(merge: Candidate, allow_code_execution: bool, note: Callable[
         ConsentError: nobody has consented to execute code.
         SearchError, MergingError, EvaluationError: the merge cannot be scored here.
     """
-    config = Sections.load(merge.folder.config_file)
-    if not (allow_code_execution or config.evaluation.allow_code_execution):
-        raise ConsentError
     _require_plain_rows(merge.recipe)
-    settings = merge.evaluation
-    problems, tasks = settings.load_problems(str(merge.folder.path)), merge.folder.identity["problems"]
-    if problems.digest != tasks["sha256"]:
-        raise SearchError(f"{merge.folder.path}: the problems have changed since the search began; restore them")
-    with _live(merge, config, problems) as (evaluator, model, own):
-        asked = settings.prompt.tokenizer
-        tokenizers, owners = _tokenizers(merge, own, config, asked)
+    settings, tasks = merge.evaluation, merge.folder.splits
+    with scored_again(merge, allow_code_execution) as (evaluator, model, own):
+        problems = evaluator.problems
+        tokenizers, owners = _tokenizers(merge, own)
         scored_by = next(iter(tokenizers))
         tried = try_prompt_formats(evaluator, model, tokenizers, merge.progress, problems.subset(tasks["search"]))
         before = next(row for row in tried if (row.prompt, row.tokenizer) == (settings.prompt.format, scored_by))
@@ -161,82 +110,19 @@ def _require_plain_rows(recipe: Recipe) -> None:
         )
 
 
-@contextlib.contextmanager
-def _live(
-    merge: Candidate, config: Sections, problems: ProblemSet
-) -> Iterator[tuple[Evaluator, PreTrainedModel, PreTrainedTokenizerBase]]:
-    """Yield an evaluator that scores as the search did, the live merge, and the recipe's own tokenizer."""
-    settings, recipe, source = merge.evaluation, merge.recipe, str(merge.folder.config_file)
-    where = MergeOptions(
-        choose_device(config.merging.device, f"{source}: merging.device", settings.backend),
-        config.merging.device_map,
-        memory_budget=0,
-        statistics=merge.folder.statistics,
-        load=config.merging.load_options,
-    )
-    with device_map_of(source), ParentSet.open(recipe, where, digests=merge.digests) as parents:
-        merger = Merger(parents, config.merging.random_seed)
-        is_wide = merge.folder.compute_dtype == "float32"
-        own = merger.tokenizer(recipe)
-        with Evaluator(
-            problems,
-            allow_code_execution=True,
-            prompt_format=settings.prompt.format,
-            max_new_tokens=settings.max_new_tokens,
-            batch_size=settings.batch_size,
-            timeout_seconds=settings.timeout,
-            workers=settings.workers,
-            backend=settings.backend,
-            sampling=settings.sampling(merge.folder.identity["search"]["seed"]),
-            room=_room(recipe, where, settings, problems, is_wide),
-        ) as evaluator:
-            merger.calibrate(recipe, lambda what, *read: merge.progress(what, *read))
-            merger.compute_dtype = torch.float32 if is_wide else None
-            model = merger.apply(recipe, lambda *done: merge.progress("merging", *done))
-            yield evaluator, model, own
-
-
-def _room(
-    recipe: Recipe, where: MergeOptions, settings: EvaluationSection, problems: ProblemSet, is_wide: bool
-) -> Room:
-    own, wide = plans_of_evaluation(
-        recipe,
-        where,
-        lambda tokenizer: Generation.of(
-            settings.backend,
-            [problems],
-            tokenizer,
-            PROMPT_FORMATS,
-            settings.max_new_tokens,
-            settings.samples,
-            settings.batch_size,
-        ),
-    )
-    plan = wide if is_wide else own
-    if plan.refusal:
-        raise SearchError(f"--tokenizer {BEST}: the merge has no room here to be scored: {plan.refusal}")
-    return plan.room
-
-
 def _tokenizers(
-    merge: Candidate, own: PreTrainedTokenizerBase, config: Sections, asked: str | None
+    merge: Candidate, own: PreTrainedTokenizerBase
 ) -> tuple[dict[str, PreTrainedTokenizerBase], dict[str, str | None]]:
     """Return the tokenizers that are tried, that which the search used first, and their owners, by people's names."""
-    options, owners = config.merging.load_options, merge.owners
+    options, owners = merge.sections.merging.load_options, merge.owners
     places: dict[str, str | None] = {_OWN: None}
-    places.update((name, place) for name, place in owners.items() if _has_tokenizer(place))
-    if asked:
+    places.update((name, place) for name, place in owners.items() if has_tokenizer(locate(place)))
+    if asked := merge.evaluation.prompt.tokenizer:
         place = merge.places.get(asked, asked)
         name = next((name for name, at in owners.items() if at == place), Path(asked).name)
         places = {name: place, **places}
     found = {name: load_tokenizer(place, options) if place else own for name, place in places.items()}
     return found, places
-
-
-def _has_tokenizer(place: str) -> bool:
-    from merging.checkpoints.checkpoint import locate
-
-    return has_tokenizer(locate(place))
 
 
 def _best(tried: Sequence[Tried], before: Tried) -> Tried:
@@ -282,7 +168,11 @@ def _ruling(tried: Sequence[Tried], best: Tried, before: Tried, report: Report |
 
 
 def _called(row: Tried) -> str:
-    return f"{row.prompt} with the tokenizer of {row.tokenizer}"
+    return f"{row.prompt} with the tokenizer of {_named(row)}"
+
+
+def _named(row: Tried) -> str:
+    return row.tokenizer if row.tokenizer == _OWN else f"`{row.tokenizer}`"
 
 
 def _percent(row: Tried) -> str:
@@ -304,7 +194,7 @@ def _section(tried: Sequence[Tried], best: Tried, before: Tried, report: Report 
     return f"""
 ## Tokenizer and prompt
 
-The tokenizer and chat template here are those of {best.tokenizer}; ask the model in the format `{best.prompt}`.
+The tokenizer and chat template here are those of {_named(best)}; ask the model in the format `{best.prompt}`.
 
 {_ruling(tried, best, before, report)}
 

@@ -20,7 +20,8 @@ from search.study.record import TrialRecord
 
 if TYPE_CHECKING:
     from search.prompt_formats import Tried
-    from search.tokenizer_choice import Candidate, TokenizerChoice
+    from search.rescoring import Candidate
+    from search.tokenizer_choice import TokenizerChoice
 
 
 def export_trial(
@@ -78,7 +79,7 @@ def export_trial(
         from merging import ExportOptions, FileDigests, MergeOptions, ScoredMerge, export_model, model_card
         from search.contents import find
         from search.publishing.parent_models import metadata, parent_models, parents_section
-        from search.tokenizer_choice import Candidate
+        from search.rescoring import Candidate
 
     digests = FileDigests()
     places = find(folder.identity, record.recipe, folder.path, digests, config.merging, progress)

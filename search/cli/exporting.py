@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,8 +16,9 @@ from search.startup import quick_imports
 from search.views.bar import bar
 
 if TYPE_CHECKING:
-    from search.board.leaderboard import Row
-    from search.publishing.upload import Upload
+    from evaluation.scoring import Rate
+    from search.results import ResultsFolder
+    from search.study.record import TrialRecord
 
 
 @click.command()
@@ -86,16 +89,24 @@ def export(
         )  # fmt: skip
     click.echo(f"{to}: {row.name}, {row.record.search.score or 0:.1%} on the search split")
     tell_of_mergekit(to, str(row.record.recipe["merge_method"]), mergekit_compatible)
-    if upload:
-        click.echo(_publish(results, row, to, upload, file_results, tokenizer))
-
-
-def _publish(results: Path, row: Row, folder: Path, upload: Upload, file_results: bool, tokenizer: str | None) -> str:
-    """Upload an export with those of its scores that may be filed; return where it is."""
-    from search.publishing.eval_results import write_results
-
+    if not upload:
+        return
     if tokenizer:
         tell("no score is filed: the scores are of the search's tokenizer and prompt; for that leave --tokenizer out")
     else:
-        write_results(results, row.record, folder, upload, file_results, tell)
-    return upload.push(folder)
+        from search.publishing.eval_results import write_results
+
+        more = partial(_on_all, allow_code_execution) if file_results else None
+        write_results(results, row.record, to, upload, tell, more)
+    click.echo(upload.push(to))
+
+
+def _on_all(allow_code_execution: bool, folder: ResultsFolder, record: TrialRecord) -> Mapping[str, Rate]:
+    """Score a merge on those problems of its search that it has no outcomes on."""
+    from search.publishing.eval_results import known_rates
+
+    with bar() as progress:
+        from search.rescoring import Candidate, rates_on_the_rest
+
+        merge = Candidate.found(folder, record, progress)
+        return rates_on_the_rest(merge, known_rates(folder, record), allow_code_execution)

