@@ -52,7 +52,7 @@ class Standing:
             return _standing(ResultsFolder.open(path))
         except (SearchError, OSError) as error:
             reason = error.strerror or type(error).__name__ if isinstance(error, OSError) else str(error)
-            return cls(path, "unreadable", reason.removeprefix(f"{path}: ").removeprefix(f"{path}/"))
+            return cls(path, "unreadable", reason.removeprefix(f"{path}: ").removeprefix(f"{path.resolve()}/"))
 
     @property
     def done(self) -> int:

@@ -19,7 +19,7 @@ def list_searches(folder: Path, as_json: bool) -> None:
 
     \b
     Example:
-      merge-search list
+      merge-search list results
     """
     with quick_imports(), without_collector():
         from search.standing import standings

@@ -302,6 +302,7 @@ def test_what_needs_no_torch_does_not_wait_for_it(finished: Path, tmp_path: Path
         ["export", "nowhere", "--to", "out"],
         ["export", str(finished), "--trial", "99", "--to", "out"],
         ["leaderboard", str(finished)],
+        ["list", str(finished)],
     ]
     code = (
         "import json, sys\n"
@@ -313,7 +314,7 @@ def test_what_needs_no_torch_does_not_wait_for_it(finished: Path, tmp_path: Path
     )
     words = [sys.executable, "-c", code, json.dumps(commands)]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True)
-    codes = ["2"] * (len(commands) - 1) + ["0"]
+    codes = ["2"] * (len(commands) - 2) + ["0", "0"]
     assert done.stdout.splitlines() == [
         " ".join([code, "[]", *words]) for code, words in zip(codes, commands, strict=True)
     ]

@@ -75,7 +75,9 @@ def test_a_search_runs_while_a_worker_is_at_work(one_trial: tuple[object, Path],
     assert Standing.of(out).state == "ended"
 
 
-def test_a_folder_that_cannot_be_read_is_a_line_that_says_why(finished: Path, tmp_path: Path, command: Command) -> None:
+def test_a_folder_that_cannot_be_read_is_a_line_that_says_why(
+    finished: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = tmp_path / "results"
     for name in ("whole", "group/lost", "group/junk", "other", ".hidden"):
         shutil.copytree(finished, folder / name)
@@ -99,7 +101,8 @@ def test_a_folder_that_cannot_be_read_is_a_line_that_says_why(finished: Path, tm
             ResultsFolder.open(folder / name)
         assert str(caught.value).endswith(found[name].why)
         assert found[name].why
-    shown = command("list", folder)
+    monkeypatch.chdir(tmp_path)
+    shown = command("list")
     assert shown.exit_code == 0
     assert all(name in shown.stdout for name in found)
     assert "unreadable: search.db: is missing" in shown.stdout
