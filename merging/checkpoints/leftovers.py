@@ -41,7 +41,8 @@ def ignored_keys(checkpoint: Checkpoint) -> list[str]:
         known |= {found.name for found in dataclasses.fields(kind)} if dataclasses.is_dataclass(kind) else set()
         known |= {*inspect.signature(kind.__init__).parameters, *vars(kind)}
     content = json.loads((checkpoint.folder / CONFIG).read_text(encoding="utf-8"))
-    return [key for key in content if key not in known and key not in loading_keys(content, has_code=False)]
+    known |= {*loading_keys(content, has_code=False)}
+    return [key for key in content if key not in known and not key.startswith("_") and not key.endswith(_ENDINGS)]
 
 
 def differing_keys(checkpoint: Checkpoint, other: Checkpoint) -> Iterator[tuple[str, object, object]]:

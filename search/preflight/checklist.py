@@ -70,12 +70,14 @@ def run_checks(subject: Subject, checks: Iterable[Check] = CHECKS) -> Iterator[F
     """Run checks and yield what they find; parents have their short names there."""
     failed: set[str] = set()
     left: list[str] = []
-    for check in checks:
+    wanted = list(checks)
+    for number, check in enumerate(wanted):
         if failed & {*check.needs}:
             failed.add(check.what)
             left.append(check.what)
             continue
         subject.progress.begin(f"checking: {check.what}", 1)
+        subject.progress.step(number, len(wanted))
         found = list(_attempted(check, subject))
         if any(finding.level == "problem" for finding in found):
             failed.add(check.what)

@@ -6,6 +6,7 @@ Guarantees: downloads nothing. Asks the hub about a model that is not here, for 
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterable, Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 from shutil import disk_usage
@@ -18,25 +19,24 @@ from search.preflight.finding import Finding
 from search.preflight.machine_findings import existing
 
 
-def missing_from_cache(part: str) -> Finding | None:
-    """Return what is missing of a model or adapter with a hub id, and how to get it; None if it is here whole."""
-    if Path(part).expanduser().is_dir() or (reason := _reason(part)) is None:
-        return None
-    name, _, revision = part.partition("@")
-    told, size, exists = _on_the_hub(name, revision)
-    if not exists:
-        return Finding("problem", "parents", f"{part}: {reason}, and {told}")
-    command = shlex.join(["hf", "download", name, *(["--revision", revision] if revision else [])])
+def missing_from_cache(parts: Iterable[str]) -> Iterator[Finding]:
+    """Yield what is missing of models and adapters with a hub id, and how to get it."""
     from huggingface_hub import constants
 
     cache = Path(constants.HF_HUB_CACHE)
     free = disk_usage(existing(cache)).free
-    room = f"the cache {cache} has {shown_size(free)} free"
-    if size > free:
-        return Finding(
-            "problem", "parents", f"{part}: {reason}; {told}, and {room}", "make room there, or set HF_HOME elsewhere"
-        )
-    return Finding("problem", "parents", f"{part}: {reason}; {told}{f', and {room}' if size else ''}", f"run {command}")
+    for part in parts:
+        if Path(part).expanduser().is_dir() or (reason := _reason(part)) is None:
+            continue
+        name, _, revision = part.partition("@")
+        told, size, may_exist = _on_the_hub(name, revision)
+        command = shlex.join(["hf", "download", name, *(["--revision", revision] if revision else [])])
+        remedy = f"run {command}" if may_exist else ""
+        if size:
+            told += f", and its cache {cache} has {shown_size(max(0, free))} free"
+            free -= size  # the next one gets what this one leaves
+            remedy = remedy if free >= 0 else f"make room, or set HF_HOME to a folder on another disk; then {remedy}"
+        yield Finding("problem", "parents", f"{part}: {reason}; {told}", remedy)
 
 
 def _reason(part: str) -> str | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from functools import partial
 from typing import TYPE_CHECKING
 
 from evaluation.generation.text import configured_ends
@@ -39,7 +38,7 @@ def parents_here(subject: Subject) -> Iterator[Finding]:
     missing = [Finding("problem", _PARENTS, str(error)) for error in config.missing()]
     names = [*subject.names, *filter(None, [config.evaluation.prompt.tokenizer])]
     parts = dict.fromkeys(part for name in names for part in split_reference(name) if part)
-    missing += filter(None, map(missing_from_cache, filter(is_hub_id, parts)))
+    missing += missing_from_cache(filter(is_hub_id, parts))
     yield from missing
     for name in subject.names if not missing else ():
         try:
@@ -153,8 +152,6 @@ def leftovers(subject: Subject) -> Iterator[Finding]:
 
 def config_leftovers(checkpoints: Mapping[str, Checkpoint], sources: Collection[str]) -> Iterator[Finding]:
     """Yield the leftovers of some models; `sources` gives merges their configs."""
-    note = partial(Finding, "note", _CONFIGS)
-    first = next(iter(checkpoints.values()))
     for name, checkpoint in checkpoints.items():
         if name in sources and generates_without_cache(checkpoint):
             yield Finding(
@@ -164,17 +161,26 @@ def config_leftovers(checkpoints: Mapping[str, Checkpoint], sources: Collection[
                 "transformers then generates many times slower",
                 f"set use_cache to true in the generation_config.json or config.json in {checkpoint.folder}",
             )
-        if name not in sources and (keys := checkpoint.loading_keys):
-            yield note(f"{name}: its config.json says how to load it ({', '.join(keys)}); merges do not take that over")
-        if keys := ignored_keys(checkpoint):
-            yield note(f"{name}: transformers ignores {_listed(keys)} in its config.json")
-        if dtype := says_other_dtype(checkpoint):
-            stored = str(checkpoint.dtype).removeprefix("torch.")
-            yield note(f"{name}: its config.json says {dtype}, and its weights are {stored}; the weights count")
-        if differing := sorted(differing_keys(checkpoint, first), key=lambda each: each[0]):
-            keys = [f"{key} {shown(own)} ({shown(other)})" for key, own, other in differing]
-            taken = f"; merges take that of {name}" if name in sources else ""
-            yield note(f"{name}: its config differs from that of {first.reference}: {_listed(keys)}{taken}")
+    first, notes = next(iter(checkpoints.values())), dict[str, list[str]]()
+    for name, checkpoint in checkpoints.items():
+        for note in _leftover_notes(checkpoint, first, name in sources):
+            notes.setdefault(note, []).append(name)
+    yield from (Finding("note", _CONFIGS, f"{', '.join(names)}: {note}") for note, names in notes.items())
+
+
+def _leftover_notes(checkpoint: Checkpoint, first: Checkpoint, is_source: bool) -> Iterator[str]:
+    """Yield what is left over in a model's config, compared with the first model's."""
+    if not is_source and (keys := checkpoint.loading_keys):
+        yield f"its config.json says how to load it ({', '.join(keys)}); merges do not take that over"
+    if keys := ignored_keys(checkpoint):
+        yield f"transformers ignores {_listed(keys)} in its config.json"
+    if dtype := says_other_dtype(checkpoint):
+        stored = str(checkpoint.dtype).removeprefix("torch.")
+        yield f"its config.json says {dtype}, and its weights are {stored}; the weights count"
+    if differing := sorted(differing_keys(checkpoint, first), key=lambda each: each[0]):
+        keys = [f"{key} {shown(own)} ({shown(other)})" for key, own, other in differing]
+        taken = "; merges take its own" if is_source else ""
+        yield f"its config differs from that of {first.reference}: {_listed(keys)}{taken}"
 
 
 def _listed(words: Sequence[str]) -> str:

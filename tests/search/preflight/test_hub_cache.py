@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from shutil import disk_usage
 from urllib.parse import unquote
 
 import pytest
@@ -60,24 +61,21 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def test_what_is_not_here_is_told_with_its_size_and_the_command(hub: Path) -> None:
-    found = missing_from_cache("a/code@v2")
-    assert found
+    found, gated = missing_from_cache(["a/code@v2", "a/gated"])
     assert found.detail.startswith(
-        f"a/code@v2: not downloaded yet; it has 13.5 GB to download, and the cache {hub} has"
+        f"a/code@v2: not downloaded yet; it has 13.5 GB to download, and its cache {hub} has"
     )
     assert found.remedy == "run hf download a/code --revision v2"
     assert not hub.exists()
-    gated = missing_from_cache("a/gated")
-    assert gated
     assert "its owner grants access: log in with hf auth login" in gated.detail
 
 
 @pytest.mark.usefixtures("hub")
-def test_a_disk_that_has_no_room_for_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(SIZES, "model.safetensors", 10**18)
-    found = missing_from_cache("a/code")
-    assert found
-    assert found.remedy == "make room there, or set HF_HOME elsewhere"
+def test_a_disk_that_has_no_room_for_all_of_them_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SIZES, "model.safetensors", disk_usage(tmp_path).free * 2 // 3)
+    first, second = missing_from_cache(["a/code", "a/gated"])
+    assert first.remedy == "run hf download a/code"
+    assert second.remedy == ("make room, or set HF_HOME to a folder on another disk; then run hf download a/gated")
 
 
 @pytest.mark.usefixtures("hub")
@@ -86,16 +84,14 @@ def test_a_disk_that_has_no_room_for_it_is_told(monkeypatch: pytest.MonkeyPatch)
     [("b/nothing", "the hub has no such model"), ("a/code@v3", "the hub has no revision v3 of it")],
 )
 def test_what_the_hub_does_not_know_is_not_to_be_downloaded(part: str, told: str) -> None:
-    found = missing_from_cache(part)
-    assert found
+    (found,) = missing_from_cache([part])
     assert told in found.detail
     assert found.remedy == ""
 
 
 def test_without_the_hub_it_is_told_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    found = missing_from_cache("a/code")
-    assert found
+    (found,) = missing_from_cache(["a/code"])
     assert (found.level, found.remedy) == ("problem", "run hf download a/code")
     assert found.detail == "a/code: not downloaded yet; the hub is not asked, because HF_HUB_OFFLINE is set"
 
@@ -109,8 +105,7 @@ def test_only_what_lies_in_the_cache_as_a_whole_is_here(
     (repository / "refs" / "main").write_text("c0ffee")
     (repository / "snapshots").mkdir()
     Path(make_model("model", shards=True)).rename(repository / "snapshots" / "c0ffee")
-    assert missing_from_cache("a/code") is None
+    assert list(missing_from_cache(["a/code"])) == []
     next((repository / "snapshots" / "c0ffee").glob("*-00002-*")).unlink()
-    found = missing_from_cache("a/code")
-    assert found
+    (found,) = missing_from_cache(["a/code"])
     assert "only a part is here" in found.detail
