@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.plots
 
-writes docs/images/*.svg. One of them, the line of an ascent, runs a search of the quickstart; it takes half a minute.
+writes docs/images/*.svg. Two of them, those of the ascent and of the race, run searches of the quickstart.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from search.board.power import least_gain
 from search.space.sections import StopSection
 from search.study.looks import Looks
 from search.study.record import Parameters
+from tests.benchmarks.race import races, searched, without_ascent
 from tests.merging.operands import run
 
 ROOT = Path(__file__).parents[2]
@@ -184,6 +185,17 @@ def _along(
                 yield score, mean(losses(model, solutions))
 
 
+def race() -> Chart:
+    """How many trials of a sampler a race would still have after so many problems."""
+    trials, rates, problems = searched(without_ascent("tpe", 60))
+    lines = {}
+    for block in (10, 30, 75):
+        read = [len(each.order) if each.is_out else len(problems) for each in races(rates, trials, block)]
+        places = range(0, len(problems), block)
+        lines[f"blocks of {block}"] = [(at, mean(each > at for each in read)) for at in places]
+    return Chart("problems read", "trials still in the race", lines, _counts(150, 30), _percent(5), frozenset(lines))
+
+
 def optimism() -> Chart:
     """How much the best of many equal merges seems to gain on the problems that chose it."""
     lines = {
@@ -228,13 +240,17 @@ def power() -> Chart:
     )
 
 
+def _counts(end: int, step: int) -> dict[float, str]:
+    return {float(n): str(n) for n in range(0, end + 1, step)}
+
+
 def _percent(steps: int) -> dict[float, str]:
     return {n / steps: f"{100 * n / steps:g}%" for n in range(steps + 1)}
 
 
 def main() -> None:
     """Write the plots."""
-    for draw in (densities, gradients, optimism, power, ascent):
+    for draw in (densities, gradients, optimism, power, ascent, race):
         (IMAGES / f"{draw.__name__}.svg").write_text(draw().svg(), encoding="utf-8")
 
 

@@ -63,6 +63,23 @@ def _is_worse(trial: Mapping[str, Rate], best: Mapping[str, Rate], seen: Sequenc
     return p_better({place: best[place] for place in seen}, {place: trial[place] for place in seen}) < _LEVEL
 
 
+def without_ascent(sampler: str, trials: int) -> SearchConfig:
+    """Return the config of a search by a sampler alone, which ends with its trials."""
+    settings = {"ascent": None, "sampler": sampler, "stop": StopSection(proven=False), "trials": trials}
+    return SearchConfig.load(CONFIG).updated("search", **settings)
+
+
+def searched(config: SearchConfig) -> tuple[list[TrialRecord], list[Mapping[str, Rate]], list[str]]:
+    """Run a search. Return its trials, their rates by the problems' places, and the ids of these."""
+    with tempfile.TemporaryDirectory() as folder:
+        run_search(config, folder)
+        found = ResultsFolder.open(Path(folder))
+        _, records, splits, _ = found.read()
+        problems = found.splits["search"]
+    trials = [record for record in records if record.kind == "trial"]
+    return trials, [splits["search"].rates(record.search.outcomes) for record in trials], problems
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -70,16 +87,9 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, nargs="+", default=[10, 30, 75])
     parser.add_argument("--sampler", default="tpe")
     given = parser.parse_args()
-    settings = {"ascent": None, "sampler": given.sampler, "stop": StopSection(proven=False), "trials": given.trials}
-    config = SearchConfig.load(CONFIG).updated("search", **settings)
     print(f"{describe_machine()}\n")
-    with tempfile.TemporaryDirectory() as folder:
-        run_search(config, folder)
-        found = ResultsFolder.open(Path(folder))
-        _, records, splits, _ = found.read()
-        problems = found.splits["search"]
-    trials = [record for record in records if record.kind == "trial"]
-    rates = [splits["search"].rates(record.search.outcomes) for record in trials]
+    config = without_ascent(given.sampler, given.trials)
+    trials, rates, problems = searched(config)
     winner = max(range(len(trials)), key=lambda number: sum(rates[number].values()))
     print("| problems per block | trials that end early | the best one | completions saved | seconds a trial | saved |")
     print("|---:|---:|---|---:|---:|---:|")
