@@ -190,6 +190,7 @@ def test_the_reference_is_that_of_the_code() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # of the whole tutorial
 @pytest.mark.parametrize("page", RUN, ids=name)
 def test_what_a_page_shows_runs(page: Path, tmp_path: Path) -> None:
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
