@@ -61,7 +61,7 @@ class EventLines(Tracked):
         self, score: float | None, seconds: float, status: SearchStatus, note: str = "", ended: str = "failed"
     ) -> None:
         """Write what became of a trial, and how the search stands."""
-        self.is_over(status)
+        self.note_end(status)
         self._write(
             "scored", part=self.part, model=self.model, done=self.done, total=self.total, score=score,
             state="complete" if score is not None else ended, seconds=seconds, note=note,

@@ -39,7 +39,7 @@ class PlainLines(Tracked):
         self, score: float | None, seconds: float, status: SearchStatus, note: str = "", ended: str = "failed"
     ) -> None:
         """Write a line for a trial that is over."""
-        self.is_over(status)
+        self.note_end(status)
         line = ended_line(self, score, seconds, ended)
         self.say(_JOINT.join([line, *([note] if note else []), *self._outlook()]))
 

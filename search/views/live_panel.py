@@ -87,7 +87,7 @@ class LivePanel(Tracked):
         self, score: float | None, seconds: float, status: SearchStatus, note: str = "", ended: str = "failed"
     ) -> None:
         """Print a line for a trial that is over, above the panel."""
-        self.is_over(status)
+        self.note_end(status)
         self.say("  ·  ".join([ended_line(self, score, seconds, ended), *([note] if note else [])]))
 
     def say(self, message: str) -> None:

@@ -62,7 +62,7 @@ class Tracked(Progress):
         """Note how far the phase is."""
         self.steps = done, total
 
-    def is_over(self, status: SearchStatus) -> None:
+    def note_end(self, status: SearchStatus) -> None:
         """Note that the trial is over, and how the search stands now."""
         self.done += 1
         self.status = status
