@@ -17,7 +17,7 @@ from playwright.sync_api import sync_playwright
 from search.cli import main as merge_search
 
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
-SECTIONS = ("verdict", "history", "layers", "matrix")
+SECTIONS = ("history", "layers", "matrix")
 
 
 def main() -> None:
