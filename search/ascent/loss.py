@@ -67,7 +67,7 @@ def losses(
 
 
 def backward_bytes(shape: ModelShape, layers: int, longest: int) -> int:
-    """Return the bytes that a backward pass keeps of some layers, beside the gradient; see docs/searching.md.
+    """Return the bytes that a backward pass keeps of some layers, beside the gradient; see docs/concepts/proposals.md.
 
     Args:
         shape: of the model.

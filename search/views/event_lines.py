@@ -1,4 +1,4 @@
-"""A search in JSON lines, for other programs: one object per event. The keys are a contract; see docs/searching.md."""
+"""A search in JSON lines, for other programs: one object per event. The keys are a contract; see docs/watching.md."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A search in JSON lines: the keys are those that docs/searching.md names."""
+"""A search in JSON lines: the keys are those that docs/watching.md names."""
 
 from __future__ import annotations
 
