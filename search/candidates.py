@@ -43,7 +43,7 @@ from search.planned_memory import Generation, is_enough, plans_of_evaluation
 
 
 @dataclass(frozen=True)
-class Candidate:
+class ParentCandidate:
     """A model that is to be scored.
 
     Attributes:
@@ -73,7 +73,7 @@ class Candidate:
         compute_dtype: ComputeDtype,
         backend: BackendName,
         generation: Callable[[PreTrainedTokenizerBase], Generation],
-    ) -> Candidate:
+    ) -> ParentCandidate:
         """Plan the memory of a candidate, without loading it; the arguments are its attributes, and the next one.
 
         Args:
@@ -144,7 +144,7 @@ class Candidate:
 
 
 def score_each(
-    candidates: Sequence[Candidate],
+    candidates: Sequence[ParentCandidate],
     evaluator: Evaluator,
     random_seed: int,
     progress: Callable[[str, int, int], None],

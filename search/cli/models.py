@@ -200,7 +200,7 @@ def evaluate(
         with quick_imports():
             references = [load_recipe(each) if each.endswith((".yaml", ".yml")) else each for each in models]
             from evaluation import Evaluator, Room
-            from search.candidates import Candidate, score_each
+            from search.candidates import ParentCandidate, score_each
             from search.devices import choose_device
             from search.planned_memory import Generation
         formats, load = PROMPT_FORMATS if prompt_formats else (prompt,), LoadOptions(lazy_unpickle, trust_remote_code)
@@ -210,7 +210,7 @@ def evaluate(
             return Generation.of(backend, [chosen], tokenizer, formats, max_new_tokens, samples, batch_size)
 
         candidates = [
-            Candidate.planned(name, reference, where, compute_dtype, backend, generation)
+            ParentCandidate.planned(name, reference, where, compute_dtype, backend, generation)
             for name, reference in zip(models, references, strict=True)
         ]
         with Evaluator(
