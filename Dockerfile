@@ -16,11 +16,11 @@ RUN case "$TORCH" in \
 
 ARG EXTRAS=
 COPY . /merge-search
-RUN pip install --no-cache-dir "/merge-search[$EXTRAS]" && rm -rf /merge-search
+RUN pip install --no-cache-dir "/merge-search${EXTRAS:+[$EXTRAS]}"
 
 # Whoever runs it, with --user too, may write here.
 RUN mkdir --mode 1777 /work /cache && mkdir --mode 1777 /cache/huggingface
-ENV HOME=/cache HF_HOME=/cache/huggingface
+ENV USER=searcher HOME=/cache HF_HOME=/cache/huggingface
 USER nobody
 WORKDIR /work
 ENTRYPOINT ["merge-search"]

@@ -32,6 +32,8 @@ class MlflowTracker(Tracker):
 
     def begin(self, run: str | None) -> str:
         """Go on with a run, or begin one; see `Tracker`."""
+        # By default a search would wait five minutes for a server that is gone.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         self._client = MlflowClient()
         self._run = run if run and self._is_there(run) else self._new()
         self._client.update_run(self._run, RunStatus.to_string(RunStatus.RUNNING))

@@ -59,7 +59,7 @@ _EXIT_CODES = """\b
 Exit codes:
   0    done; also a search that one Ctrl-C has stopped after its trial
   1    a bug, with its traceback; a run --dry-run that says it could not run here; output that nobody reads
-  2    something to put right, in one line: an option, a file, a model, the machine
+  2    something to put right, in one line: an option, a file, a model, the machine; a check that finds a problem
   130  stopped at once by Ctrl-C or SIGTERM, during a search by the second one
 
 \b
