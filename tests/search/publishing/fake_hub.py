@@ -49,6 +49,7 @@ class FakeHub:
         address: where it answers.
         drops: how many uploads of a file it begins to read and then cuts off.
         benchmarks: the eval.yaml of each dataset that it lists as a benchmark.
+        reached: set by the upload of a file, which then gets no answer; None to answer it.
         requests: the method and path of each request.
     """
 
@@ -58,6 +59,7 @@ class FakeHub:
     readmes: dict[str, str] = field(default_factory=dict)
     benchmarks: dict[str, str] = field(default_factory=dict)
     drops: int = 0
+    reached: threading.Event | None = None
     requests: list[str] = field(default_factory=list)
 
     def sent(self, start: str) -> int:
@@ -113,6 +115,12 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, method: str) -> None:
         path = unquote(urlsplit(self.path).path)
         self.hub.requests.append(f"{method} {path}")
+        if method == "PUT" and self.hub.reached:
+            self.hub.reached.set()
+            while self.rfile.read(1):  # until the client is gone
+                pass
+            self.close_connection = True
+            return
         if method == "PUT" and self.hub.drops:
             self.hub.drops -= 1
             self.rfile.read(100)

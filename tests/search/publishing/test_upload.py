@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import subprocess
+import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +14,7 @@ import pytest
 import yaml
 
 from tests.search.conftest import Command
-from tests.search.publishing.fake_hub import FakeHub, Repository, fake_hub
+from tests.search.publishing.fake_hub import TOKEN, FakeHub, Repository, fake_hub
 
 TO = "ada/my-merge"
 # huggingface_hub 2.4 sends LFS files (which it does without hf_xet) by an argument that its HTTP client has renamed.
@@ -47,7 +51,6 @@ def test_an_upload_that_was_cut_off_goes_on_where_it_stopped(
     told = push(command, finished, folder, *more)
     assert told.startswith("0: "), told
     assert "holds this export already" in told
-    print(told)
     assert f"{hub.address}/{TO}" in told
     assert {file: file.stat().st_mtime_ns for file in folder.rglob("*.safetensors")} == made
     assert hub.sent("PUT") - before == len(made) + 1 - 2  # the tokenizer.json is a large file, too
@@ -110,3 +113,24 @@ def test_what_an_earlier_export_left_is_removed_and_what_its_owner_added_stays(
     assert weights == ["model.safetensors"]
     assert "picture.png" in hub.models[TO].paths
     assert ".eval_results/old.yaml" not in hub.models[TO].paths
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_while_it_uploads_is_followed_by_one_that_finishes(
+    finished: Path, tmp_path: Path, hub: FakeHub
+) -> None:
+    words = [sys.executable, "-m", "search", "export", finished, "--anyway", "--to", tmp_path / "out"]
+    words += ["--push-to-hub", TO]
+    settings = {"HF_ENDPOINT": hub.address, "HF_TOKEN": TOKEN, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(tmp_path)}
+    settings["HF_HUB_OFFLINE"] = "0"
+    hub.reached = threading.Event()
+    with subprocess.Popen(words, env=os.environ | settings, stderr=subprocess.DEVNULL) as killed:
+        assert hub.reached.wait(120)
+        killed.kill()
+    hub.reached = None
+    assert hub.models[TO].paths == [".gitattributes", "README.md"]
+    done = subprocess.run(words, env=os.environ | settings, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "holds this export already" in done.stderr
+    assert done.stdout.endswith(f"{hub.address}/{TO}\n")
+    assert {"model.safetensors", "tokenizer.json"} <= hub.models[TO].lfs.keys()
