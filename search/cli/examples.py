@@ -20,7 +20,7 @@ def init(folder: Path) -> None:
 
     \b
     Example:
-      merge-search init
+      merge-search init configs
       merge-search run configs/quickstart.yaml
     """
     try:

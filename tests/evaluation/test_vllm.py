@@ -99,7 +99,7 @@ def asked(family: Family, **options: Any) -> list[Request]:
 
 
 def test_a_backend_that_is_not_installed_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("evaluation.generation.vllm_backend.find_spec", lambda _: None)
+    monkeypatch.setattr("evaluation.generation.backends.find_spec", lambda _: None)
     with pytest.raises(EvaluationError, match=r"pip install 'merge-search\[vllm\]'"):
         Evaluator(load_problems("humaneval"), allow_code_execution=True, backend="vllm")
 

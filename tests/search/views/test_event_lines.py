@@ -14,7 +14,7 @@ from search.views.event_lines import EventLines
 from search.views.progress import SearchStatus
 from tests.search.records import RECORDS, board
 
-DOCUMENTED = Path(__file__).parents[3] / "docs" / "searching.md"
+DOCUMENTED = Path(__file__).parents[3] / "docs" / "watching.md"
 
 
 def events(stream: io.StringIO) -> list[dict[str, Any]]:
