@@ -36,6 +36,7 @@ def figure_section(
     after: str = "",
     *,
     beside: bool = False,
+    least: int = 0,
     **heights: int,
 ) -> Section:
     """Return a section of some figures, with a sentence before and after.
@@ -45,9 +46,12 @@ def figure_section(
         figures: by name.
         before, after: sentences.
         beside: whether figures stand beside each other where there is room.
+        least: the least width in pixels; a narrower window scrolls.
         heights: of figures in pixels, by name.
     """
-    text = rendered("figures.html", names=list(figures), heights=heights, before=before, after=after, beside=beside)
+    text = rendered(
+        "figures.html", names=list(figures), heights=heights, before=before, after=after, beside=beside, least=least
+    )
     return Section(key, title, text, {"figures": {name: plain(figure) for name, figure in figures.items()}})
 
 

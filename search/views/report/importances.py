@@ -71,7 +71,7 @@ def importances(evidence: SearchEvidence) -> Section | None:
     figure.update_layout(
         showlegend=False,
         xaxis={"title": {"text": "share of the importance (PED-ANOVA)"}, "tickformat": ".0%", "rangemode": "tozero"},
-        yaxis={"type": "category"},
+        yaxis={"type": "category", "range": [-0.5, len(found) - 0.5]},
         margin={"t": 10, "r": 20, "l": 10},
         bargap=0.35,
     )
@@ -82,7 +82,12 @@ def importances(evidence: SearchEvidence) -> Section | None:
         f"{_SHUFFLES} shuffles of the scores gave; a grey bar does not exceed its mark. {told}"
     )
     return figure_section(
-        "importances", "Parameter importances", {"importances": figure}, before, importances=90 + 26 * len(found)
+        "importances",
+        "Parameter importances",
+        {"importances": figure},
+        before,
+        least=560,
+        importances=90 + 26 * len(found),
     )
 
 

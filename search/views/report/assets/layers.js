@@ -5,6 +5,8 @@ report.section("layers", async (element, data) => {
   const chosen = element.querySelector("#layers-trial"), other = element.querySelector("#layers-other");
   const highest = Math.max(1, ...Object.values(data.trials).flat().flatMap((line) => [...line.values, ...line.outside]));
   const lowest = Math.min(0, ...Object.values(data.trials).flat().flatMap((line) => [...line.values, ...line.outside]));
+  const depth = Math.max(...Object.values(data.trials).flat().map((line) => line.values.length));
+  const ticks = data.hasLayers ? { tickvals: [...Array(depth).keys()].filter((layer) => layer % Math.ceil(depth / 6) === 0) } : {};
   const axis = (name, index) => name + (index ? index + 1 : "");
 
   // With knots in place of layers, their places lie within [0, 1].
@@ -38,7 +40,7 @@ report.section("layers", async (element, data) => {
     data.panels.forEach((panel, index) => {
       const column = index % columns, row = Math.floor(index / columns), left = column * (width + gapX), top = 1 - row * (height + gapY);
       const isLast = index + columns >= data.panels.length;
-      found[axis("xaxis", index)] = { domain: [left, left + width], anchor: axis("y", index), zeroline: false, title: isLast ? { text: data.hasLayers ? "layer" : "position", standoff: 4 } : undefined, rangemode: "normal" };
+      found[axis("xaxis", index)] = { domain: [left, left + width], anchor: axis("y", index), zeroline: false, ...ticks, title: isLast ? { text: data.hasLayers ? "layer" : "position", standoff: 4 } : undefined, rangemode: "normal" };
       found[axis("yaxis", index)] = { domain: [Math.max(0, top - height), top], anchor: axis("x", index), range: [lowest - 0.04 * (highest - lowest), highest + 0.04 * (highest - lowest)], zeroline: false };
       found.annotations.push({ text: report.plain(panel.name), x: left, y: top, xref: "paper", yref: "paper", xanchor: "left", yanchor: "bottom", showarrow: false, font: { size: 12 } });
     });

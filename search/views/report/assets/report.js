@@ -6,6 +6,7 @@
 const report = (() => {
   const draws = new Map(), figures = new Map(), known = new Map(), begun = new Set();
   const PRINTED = 700; // pixels that a printed page has room for
+  const NARROW = 600, ENTRY = 19, AXIS = 70; // in a window narrower than this an entry of a legend has a line, so many pixels high
   let library = null, printing = false;
 
   async function inflated(text) {
@@ -61,11 +62,21 @@ const report = (() => {
     return painted(plain);
   }
 
+  // On a phone the legend is a list below the figure, which grows by it.
+  function listed(element, data, layout) {
+    const entries = data.filter((trace) => trace.name && trace.showlegend !== false).length;
+    if (printing || element.clientWidth >= NARROW || layout.legend?.orientation !== "h" || entries < 4) return layout;
+    element.dataset.height ??= element.clientHeight;
+    const height = Number(element.dataset.height), room = entries * ENTRY, plot = height - (layout.margin?.t ?? 20) - AXIS;
+    element.style.height = height + room + "px";
+    return { ...layout, height: height + room, legend: { ...layout.legend, y: -AXIS / plot }, margin: { ...layout.margin, b: room + AXIS } };
+  }
+
   // Draw a figure, or draw it again with other content. Resolves when it is drawn.
   async function figure(element, { data, layout }) {
     figures.set(element, { data, layout });
     const Plotly = await plotly();
-    await Plotly.react(element, painted(data), dressed(layout), { responsive: true, displaylogo: false });
+    await Plotly.react(element, painted(data), dressed(listed(element, data, layout)), { responsive: true, displaylogo: false });
     element.classList.add("drawn");
     performance.mark("drawn");
     return element;
