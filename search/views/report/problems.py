@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from evaluation.scoring import paired_test
@@ -15,6 +15,7 @@ from search.board.names import NAME_WIDTH, record_name
 from search.board.ranking import best_parent, ranked
 from search.board.search_verdict import shown_p
 from search.errors import SearchError
+from search.study.outcomes import Split
 from search.study.record import SplitName, TrialRecord
 from search.views.report.answers import Answers, Model, answers_data
 from search.views.report.section import Section, rendered
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 MOST_MODELS: Final = 1_000
 """The matrix has a column for so many models at most."""
 _UNBROKEN: Final = 10**6  # wider than any name
-SPLITS: Final[tuple[SplitName, ...]] = ("search", "report")
+SPLITS: Final[tuple[SplitName, ...]] = ("search", "report", "confirm")
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def _data(evidence: SearchEvidence, records: Sequence[TrialRecord]) -> dict[str,
 
 
 def _matters(record: TrialRecord, first: TrialRecord | None, second: TrialRecord | None) -> int:
-    """Return the class of a record, the lowest for those whose texts are wanted most; see `_is_written`."""
+    """Return the class of a record, the lowest for those whose texts are wanted most."""
     if record in (first, second):
         return 0
     return 1 if record.on("report").outcomes else 2
@@ -111,18 +112,23 @@ def _models(
     for record in records:
         is_written = record.kind != "trial" or record == evidence.winner or bool(record.on("report").outcomes)
         answers: dict[str, Answers] = {
-            split: Answers(
-                record.on(split).outcomes,
-                evidence.splits[split].samples,
-                _written(evidence, record, split, damaged) if is_written else None,
-            )
+            split: Answers(*outcomes, _written(evidence, record, split, damaged) if is_written else None)
             for split in splits
-            if record.on(split).outcomes
+            if (outcomes := _outcomes(record, split, evidence.splits[split]))[0]
         }
         word = str(record.number) if record.kind == "trial" else words.get(record.name, record.name)
         name = names.get(record.name, record.name) if record.kind == "parent" else record_name(record)
         found.append(Model(name, record.kind, shlex.quote(f"{evidence.folder}:{word}"), answers))
     return found
+
+
+def _outcomes(record: TrialRecord, split: SplitName, how: Split) -> tuple[str, int]:
+    """Return the outcomes problem by problem, and how many each problem has: of a confirmation one per whole round."""
+    found = record.on(split).outcomes
+    if split != "confirm":
+        return found, how.samples
+    rounds = len(found) // how.problems
+    return replace(how, samples=rounds).of_rounds(found), rounds
 
 
 def _written(
@@ -140,7 +146,7 @@ def _versus(evidence: SearchEvidence) -> _Versus | None:
     first, second = evidence.winner, best_parent(evidence.records)
     if not first or not second:
         return None
-    splits = [split for split in reversed(SPLITS) if evidence.tasks.get(split)]
+    splits: list[SplitName] = [split for split in ("report", "search") if evidence.tasks.get(split)]
     both = [split for split in splits if first.on(split).outcomes and second.on(split).outcomes]
     if not both:
         return None

@@ -38,10 +38,10 @@
     const tip = h("div", { className: "tip", hidden: true });
     const search = h("input", { type: "search", placeholder: "words of the id or the prompt, or /regex/", value: state.query, "aria-label": "search problems" });
     const buttons = h("div", { className: "modes", role: "group", "aria-label": "which problems" });
-    const choice = h("select", { "aria-label": "split" }, ...splits.map((split) => h("option", { value: split, selected: split === state.split }, `${split} split`)));
+    const choice = h("select", { "aria-label": "split" }, ...splits.map((split) => h("option", { value: split, selected: split === state.split }, answers.called(split))));
     const swatch = ([name, sign]) => h("span", {}, h("i", { className: "swatch " + sign }), " " + name);
     const several = problems.models.some((model) => Math.max(...Object.values(model.samples)) > 1);
-    const legend = h("p", { className: "note legend" }, ...LEGEND.filter(([, sign]) => problems.models.some((model) => Object.values(model.outcomes).some((found) => found.includes(sign)))).map(swatch), several ? h("span", {}, "several samples: the more of them pass, the darker") : null,
+    const legend = h("p", { className: "note legend" }, ...LEGEND.filter(([, sign]) => problems.models.some((model) => Object.values(model.outcomes).some((found) => found.includes(sign)))).map(swatch), several ? h("span", {}, "several samples: the more of them pass, the stronger the colour") : null,
       h("span", {}, "above: the models, or the share that each passes; parents in blue"));
     element.querySelector(".matrix").replaceChildren(h("div", { className: "bar" }, splits.length > 1 ? choice : null, buttons, search), legend, box, told, tip);
 
@@ -125,7 +125,7 @@
         context.fillStyle = colours[name];
         context.fillRect(left, high, width - gap, ROW - 1);
       };
-      if (passed < found.length) paintOne([...found].find((sign) => sign !== "p"), 1);
+      if (passed < found.length) paintOne(passed ? "f" : found[0], 1);
       if (passed) paintOne("p", passed / found.length);
       context.globalAlpha = 1;
     }

@@ -22,6 +22,7 @@ const answers = (() => {
     return code < 256 ? "\\x" + hex.padStart(2, "0") : code < 65536 ? "\\u" + hex.padStart(4, "0") : "\\U" + hex.padStart(8, "0");
   }
 
+  const called = (split) => split === "confirm" ? "confirmation" : `${split} split`;
   const plain = (text) => text.replace(UNPRINTED, escaped);
 
   // A text as nodes: what does not print is marked.
@@ -285,7 +286,7 @@ const answers = (() => {
         search.setAttribute("aria-invalid", "true");
       }
       const found = places.filter((place) => MODES[state.mode](...rates(place)) && matches(split, place));
-      count.replaceChildren(`${found.length} of the ${places.length} problems${split ? ` of the ${split} split` : ""}`);
+      count.replaceChildren(`${found.length} of the ${places.length} problems${split ? ` of the ${called(split)}` : ""}`);
       list.append(...found.slice(0, MOST_LISTED).map((place) => item(split, place)));
       if (found.length > MOST_LISTED) list.append(h("button", { type: "button", onclick: (event) => event.target.replaceWith(...found.slice(MOST_LISTED).map((place) => item(split, place))) }, `show ${found.length - MOST_LISTED} more`));
     }
@@ -294,5 +295,5 @@ const answers = (() => {
 
   report.kept ??= () => ({});
   report.section("problems", async (element) => draw(element, await load()));
-  return { load, h, shown, plain, open };
+  return { load, h, shown, plain, open, called };
 })();

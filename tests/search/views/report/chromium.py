@@ -1,4 +1,4 @@
-"""A page in a real Chromium."""
+"""A page in a real Chromium; playwright is imported on demand, since the default suite only collects its tests."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import Locator, LocatorAssertions, Page
 
 
 @contextmanager
@@ -25,3 +25,23 @@ def chromium(width: int = 1280, height: int = 900, ignored: str = "") -> Iterato
         yield page
         browser.close()
     assert not [error for error in errors if not ignored or ignored not in error]
+
+
+def expect(locator: Locator) -> LocatorAssertions:
+    """Return what can be expected of a part of a page, within some seconds."""
+    from playwright.sync_api import expect as expect_of
+
+    return expect_of(locator)
+
+
+def show(page: Page, part: str) -> None:
+    """Scroll to a section until it is drawn and stays: those above it grow while they are drawn."""
+    page.wait_for_function(
+        """(part) => {
+            const section = document.getElementById(part), before = section.getBoundingClientRect().top;
+            section.scrollIntoView();
+            return section.querySelector(".bar") && before === section.getBoundingClientRect().top;
+        }""",
+        arg=part,
+        polling=200,
+    )

@@ -8,14 +8,17 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-from playwright.sync_api import Page, expect
 
 from search.views.report.server import LivePage
-from tests.search.views.report.chromium import chromium
+from tests.search.views.report.chromium import chromium, expect, show
 from tests.search.views.report.test_server import served
 from tests.search.views.report.ugly import Search, at_work, make
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
 
 pytestmark = pytest.mark.browser
 
@@ -36,8 +39,8 @@ def test_the_page_shows_a_search_that_begins_later_and_keeps_its_readers_place(t
         shutil.copytree(elsewhere, folder)
         expect(page.locator("#leaderboard-table")).to_be_visible(timeout=30_000)
 
-        page.locator("#matrix").scroll_into_view_if_needed()
-        expect(page.locator("#matrix .bar")).to_be_visible()
+        show(page, "problems")
+        show(page, "matrix")
         page.locator("#problems .modes button").filter(has_text=re.compile("^both")).click()
         page.locator("#problems .list summary").nth(3).click()
         page.locator("#problems .list").evaluate("element => { element.scrollTop = 40 }")
@@ -61,7 +64,7 @@ def test_the_page_waits_while_an_answer_is_open(tmp_path: Path) -> None:
     folder = make(tmp_path / "run", LONG)
     with served(LivePage(folder, clock=lambda: 0.0)) as port, chromium() as page:
         page.goto(f"http://127.0.0.1:{port}/")
-        page.locator("#matrix").scroll_into_view_if_needed()
+        show(page, "matrix")
         page.locator("#matrix .grid").click(position={"x": 200, "y": 100})
         page.evaluate("window.sameDocument = true")
         with at_work(folder):

@@ -8,14 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from search.board.compare import compare
+from search.board.leaderboard import Leaderboard
 from search.cli.compared import scored
 from search.errors import SearchError
 from search.results import Completion
-from search.study.record import SplitName, TrialRecord
+from search.study.outcomes import Split
+from search.study.record import Scoring, SplitName, TrialRecord
 from search.views.report.answers import MOST_CHARACTERS, MOST_LINES, Answers, Model, answers_data
 from search.views.report.evidence import SearchEvidence
 from search.views.report.problems import matrix, problems
-from tests.search.records import ON_REPORT, ON_SEARCH, RECORDS, SPLITS, board
+from tests.search.records import LOOKS, ON_REPORT, ON_SEARCH, RECORDS, SPLITS, board
 
 TASKS: dict[SplitName, Sequence[str]] = {
     "search": [f"task/{place}" for place in range(ON_SEARCH)],
@@ -66,6 +68,21 @@ def test_a_trial_that_is_no_finalist_has_no_text_but_a_command_that_shows_it(fin
     assert real
     references = [scored(shlex.split(model["word"])[0]) for model in real.data["models"]]
     assert all(compare(references[0], other).problems for other in references)
+
+
+def test_the_rounds_of_a_confirmation_are_samples_of_its_problems() -> None:
+    rounds = Scoring("complete", "pf" + "pp" + "f", 0.75)  # two whole rounds, and what a third one may have left
+    records = [replace(record, confirm=rounds) if record.key == "trial-1" else record for record in RECORDS]
+    splits = {**SPLITS, "confirm": Split(4, (), 2)}
+    found = Leaderboard.of("run", records, splits, LOOKS)
+    evidence = SearchEvidence(
+        "run", Path("r"), found, tuple(records), splits, {**TASKS, "confirm": ["task/a", "task/b"]}
+    )
+    section = problems(evidence)
+    assert section
+    model = section.data["models"][section.data["first"]]
+    assert (model["outcomes"]["confirm"], model["samples"]["confirm"]) == ("ppfp", 2)
+    assert "confirm" not in section.data["models"][section.data["second"]]["outcomes"]
 
 
 def test_a_text_stands_in_the_data_once() -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-from playwright.sync_api import Page, expect
 
 from evaluation.problems import Problem
 from search.results import Completion
@@ -15,9 +15,12 @@ from search.study.record import SplitName, TrialRecord
 from search.views.report.evidence import SearchEvidence
 from search.views.report.page import page, utf8
 from tests.search.records import RECORDS, SPLITS, board
-from tests.search.views.report.chromium import chromium
+from tests.search.views.report.chromium import chromium, expect, show
 from tests.search.views.report.conftest import Shown
 from tests.search.views.report.test_problems import TASKS
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
 
 pytestmark = pytest.mark.browser
 
@@ -76,19 +79,13 @@ def browser() -> Iterator[Page]:
         yield opened
 
 
-def show(browser: Page, file: Path, part: str) -> None:
-    browser.goto(file.as_uri())
-    browser.locator(f"#{part}").scroll_into_view_if_needed()
-    expect(browser.locator(f"#{part} .bar")).to_be_visible()
-    browser.locator(f"#{part}").scroll_into_view_if_needed()
-
-
 def wider(browser: Page) -> int:
     return int(browser.evaluate("document.documentElement.scrollWidth - innerWidth"))
 
 
 def test_what_hostile_models_wrote_stays_text(browser: Page, hostile_page: Path) -> None:
-    show(browser, hostile_page, "problems")
+    browser.goto(hostile_page.as_uri())
+    show(browser, "problems")
     shown = ""
     for mode in ("won", "lost", "both pass", "neither passes"):
         browser.locator("#problems .modes button").filter(has_text=re.compile(f"^{mode}")).click()
@@ -109,7 +106,8 @@ def test_what_hostile_models_wrote_stays_text(browser: Page, hostile_page: Path)
 
 
 def test_the_list_shows_both_answers_as_a_diff(browser: Page, large: Path) -> None:
-    show(browser, large, "problems")
+    browser.goto(large.as_uri())
+    show(browser, "problems")
     browser.locator("#problems .list summary").first.click()
     opened = browser.locator("#problems .list > details[open]").first
     expect(opened.locator("pre.diff del").first).to_contain_text("return")
@@ -120,7 +118,8 @@ def test_the_list_shows_both_answers_as_a_diff(browser: Page, large: Path) -> No
 
 
 def test_a_trial_without_texts_names_the_command_that_shows_them(browser: Page, large: Path) -> None:
-    show(browser, large, "problems")
+    browser.goto(large.as_uri())
+    show(browser, "problems")
     choice = browser.locator("#problems select").first
     choice.select_option(index=choice.locator("option").count() // 2)
     browser.locator("#problems .list summary").first.click()
@@ -129,8 +128,9 @@ def test_a_trial_without_texts_names_the_command_that_shows_them(browser: Page, 
 
 
 def test_searching_shows_the_problems_that_match(browser: Page, large: Path) -> None:
+    browser.goto(large.as_uri())
     for part in ("problems", "matrix"):
-        show(browser, large, part)
+        show(browser, part)
         box = browser.locator(f"#{part} input[type=search]")
         box.fill("/set0.1[0-3]$|case 15\\b/")
         text = "2 problems" if part == "matrix" else "of the 82 problems"
@@ -142,7 +142,8 @@ def test_searching_shows_the_problems_that_match(browser: Page, large: Path) -> 
 
 
 def test_the_matrix_tells_what_the_mouse_is_on_and_opens_it(browser: Page, large: Path) -> None:
-    show(browser, large, "matrix")
+    browser.goto(large.as_uri())
+    show(browser, "matrix")
     told, grid = browser.locator("#matrix-cell"), browser.locator("#matrix .grid")
     expect(told).to_contain_text("82 problems, ")
     grid.hover(position={"x": 230, "y": 60})
@@ -157,7 +158,8 @@ def test_the_matrix_tells_what_the_mouse_is_on_and_opens_it(browser: Page, large
 
 
 def test_the_matrix_is_read_by_keyboard(browser: Page, large: Path) -> None:
-    show(browser, large, "matrix")
+    browser.goto(large.as_uri())
+    show(browser, "matrix")
     grid, told = browser.locator("#matrix .grid"), browser.locator("#matrix-cell")
     grid.focus()
     browser.keyboard.press("ArrowDown")
@@ -173,7 +175,8 @@ def test_the_matrix_is_read_by_keyboard(browser: Page, large: Path) -> None:
 
 
 def test_the_matrix_draws_what_comes_into_view_at_once(browser: Page, large: Path) -> None:
-    show(browser, large, "matrix")
+    browser.goto(large.as_uri())
+    show(browser, "matrix")
     drawn = """(where) => new Promise((resolve) => {
         const box = document.querySelector("#matrix .grid"), canvas = box.querySelector("canvas");
         [box.scrollLeft, box.scrollTop] = where;
@@ -193,8 +196,9 @@ def test_the_matrix_draws_what_comes_into_view_at_once(browser: Page, large: Pat
 def test_nothing_is_wider_than_the_window(large: Path, width: int, theme: str) -> None:
     with chromium(width) as browser:
         browser.emulate_media(color_scheme=theme)  # type: ignore[arg-type]
+        browser.goto(large.as_uri())
         for part in ("problems", "matrix"):
-            show(browser, large, part)
+            show(browser, part)
         assert wider(browser) <= 0
         passed, failed = (
             browser.evaluate(f"getComputedStyle(document.querySelector('.swatch.{sign}')).backgroundColor")
