@@ -136,7 +136,8 @@ def probe_findings(config: SearchConfig, found: Probe, now: datetime) -> list[Fi
             "ok",
             "probe",
             f"{search.trials:,} trials, {found.references} reference models and the report split take about "
-            f"{shown_seconds(whole)}, until {end:%H:%M}{_days(now, end)}; trials of an ascent take longer",
+            f"{shown_seconds(whole)}, until {end:%H:%M}{_days(now, end)}; trials of an ascent take longer, and "
+            "drafts make later ones faster",
         ),
     ]
     if search.timeout is not None:
