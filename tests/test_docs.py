@@ -40,7 +40,7 @@ from search.space.space import SearchSpace
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-RUN = [page for page in PAGES if "<!-- docs: commands are run -->" in page.read_text(encoding="utf-8")]
+RUN = [page for page in PAGES if "\n<!-- docs: commands are run -->\n" in page.read_text(encoding="utf-8")]
 BLOCK = re.compile(r"(?:<!-- docs: ([^\n]*?) -->\n)?^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 INDENTED = re.compile(r"(?:(?<=\n\n)|(?<=\A))((?: {4}.*\n)+)")
 MENTIONED = re.compile(r"(?<!`)`(merge-search [a-z].*?)`", re.DOTALL)
