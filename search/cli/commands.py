@@ -12,7 +12,7 @@ from search.startup import secure_streams, speak_utf8, stopped_by_signals
 with stopped_by_signals():  # so that Ctrl-C prints no traceback meanwhile
     import click
 
-    from search.cli import examples, exporting, folders, migration, models, preflighting, report, searches
+    from search.cli import examples, exporting, folders, migration, models, preflighting, reporting, searches
 
 # Errors of a stdout that cannot be written; if a pipe's reader is gone, click ends quietly.
 _UNWRITTEN = (errno.ENOSPC, errno.EIO, errno.EBADF)
@@ -85,7 +85,7 @@ def main() -> None:
     """
 
 
-for topic in (examples, models, searches, report, migration, exporting, folders, preflighting):
+for topic in (examples, models, searches, reporting, migration, exporting, folders, preflighting):
     for found in vars(topic).values():
         if isinstance(found, click.Command):
             main.add_command(found)

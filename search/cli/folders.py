@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import click
@@ -48,4 +49,7 @@ def dashboard(results: Path, port: int) -> None:
 
     with serve(Dashboard(results, tell), port) as server:
         click.echo(f"http://localhost:{server.server_port}/ shows {results}, also while it runs; Ctrl-C ends it")
-        server.serve_forever()
+        # In a thread of its own: wsgiref swallows whatever a signal raises while it answers.
+        answering = threading.Thread(target=server.serve_forever, daemon=True)
+        answering.start()
+        answering.join()

@@ -99,7 +99,7 @@ def test_a_search_refuses_it(family: Family, finished: Path, command: Command, w
 def test_a_search_goes_on_where_the_option_says(family: Family, finished: Path, command: Command) -> None:
     out = shutil.copytree(finished, family.folder / "run")
     config = family.write(more="merging: {device: gpu}")
-    done = command("run", config, "--out", out, "--trials", "9", "--timeout", "1s", "--device", "cpu")
+    done = command("run", config, "--out", out, "--trials", "99999", "--timeout", "1s", "--device", "cpu")
     assert done.exit_code == 0, done.output
     assert re.search(r"To continue:\n  merge-search run .* --device cpu", done.output)
     put_scores(out)

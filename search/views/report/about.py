@@ -23,7 +23,7 @@ _TIME = "%Y-%m-%d %H:%M UTC"
 
 
 @dataclass(frozen=True, slots=True)
-class Machine:
+class WorkerMachine:
     """A place where workers were: how many, on what, and with what."""
 
     host: str
@@ -59,7 +59,7 @@ def about(evidence: SearchEvidence) -> Section:
     return Section("about", "About this search", html)
 
 
-def machines(places: Iterable[Workplace]) -> list[Machine]:
+def machines(places: Iterable[Workplace]) -> list[WorkerMachine]:
     """Return the machines of some workers, those alike in one line."""
     counts: dict[tuple[str, str, str, str], int] = {}
     for place in places:
@@ -67,7 +67,7 @@ def machines(places: Iterable[Workplace]) -> list[Machine]:
         key = (place.host, place.hardware, ", ".join(place.devices), software)
         counts[key] = counts.get(key, 0) + 1
     return [
-        Machine(host, count, hardware, devices, software)
+        WorkerMachine(host, count, hardware, devices, software)
         for (host, hardware, devices, software), count in counts.items()
     ]
 

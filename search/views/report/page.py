@@ -16,15 +16,15 @@ from search.views.report.about import about, ran
 from search.views.report.colours import COLOURS
 from search.views.report.history import history
 from search.views.report.importances import importances
-from search.views.report.layers import layers
-from search.views.report.leaderboard import leaderboard
+from search.views.report.layers_section import layers
+from search.views.report.leaderboard_section import leaderboard
 from search.views.report.optimism import optimism
 from search.views.report.parallel import parallel
 from search.views.report.pareto import pareto
 from search.views.report.problems import matrix, problems
 from search.views.report.section import Section, embedded, rendered, safe
 from search.views.report.time import time
-from search.views.report.verdict import verdict
+from search.views.report.verdict_section import verdict
 
 if TYPE_CHECKING:
     from markupsafe import Markup

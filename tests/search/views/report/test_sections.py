@@ -16,15 +16,15 @@ from search.views.report.about import about, command, digest_of, machines
 from search.views.report.evidence import SearchEvidence
 from search.views.report.history import history, interval_of, records_so_far
 from search.views.report.importances import importances, parameter_labels, shares
-from search.views.report.layers import layers
-from search.views.report.leaderboard import leaderboard
+from search.views.report.layers_section import layers
+from search.views.report.leaderboard_section import leaderboard
 from search.views.report.optimism import optimism
 from search.views.report.page import SECTIONS, page
 from search.views.report.parallel import parallel
 from search.views.report.pareto import intervals_of_sets, pareto
 from search.views.report.section import Section
 from search.views.report.time import phases, spans, time
-from search.views.report.verdict import verdict
+from search.views.report.verdict_section import verdict
 from tests.search.records import RECORDS, SPLITS, board
 from tests.search.views.report.conftest import Shown
 from tests.search.views.report.ugly import CASES
