@@ -44,9 +44,9 @@ def shown(made: Callable[[str], Path]) -> Shown:
     return once
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Return a headless Chromium."""
+    """Return a headless Chromium; it ends with its module: playwright runs once at a time in a process."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
