@@ -100,7 +100,17 @@ def running(
     hold = (*held_at, held) if held_at else None
     process = _CONTEXT.Process(
         target=_main,
-        args=([str(word) for word in words], stdout, stderr, file_limit, heed_permissions, hold, VERDICTS),
+        # The server that processes are forked from may be older than what a test has set of the environment.
+        args=(
+            [str(word) for word in words],
+            stdout,
+            stderr,
+            file_limit,
+            heed_permissions,
+            hold,
+            VERDICTS,
+            dict(os.environ),
+        ),
     )
     process.start()
     try:
@@ -127,7 +137,9 @@ def _main(
     heed_permissions: bool,
     hold: tuple[Callable[..., object], int, Path] | None,
     verdicts: Mapping[bytes, Verdict],
+    environment: Mapping[str, str],
 ) -> None:
+    os.environ.update(environment)
     for number, file in ((1, stdout), (2, stderr)):
         os.dup2(os.open(file, os.O_WRONLY | os.O_APPEND), number)
     if file_limit is not None:
