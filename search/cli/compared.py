@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from search.cli.written_file import write_whole
 from search.errors import SearchError
 
 if TYPE_CHECKING:
@@ -42,11 +43,7 @@ def write_page(file: Path, found: Comparison, sources: Sequence[str]) -> None:
 
     prompts = _prompts(sources)
     first, second = found.names
-    content = utf8(comparison_page(found, (_answered(first), _answered(second)), prompts))
-    try:
-        file.write_bytes(content)
-    except OSError as error:
-        raise SearchError(f"{file}: cannot be written: {error.strerror}; give another file with --html") from None
+    write_whole(file, utf8(comparison_page(found, (_answered(first), _answered(second)), prompts)), "--html")
 
 
 def _record(reference: str) -> tuple[Path, str] | None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from pathlib import Path
 
 import click
 
+from merging.caches import part_folder
 from search.errors import SearchError
 
 _QUICKSTART, _LARGE = "quickstart.yaml", "ds-trinity-7b.yaml"
@@ -29,15 +31,29 @@ def init(folder: Path) -> None:
             raise SearchError(
                 f"{folder / there[0]}: exists; remove it, or give another folder: merge-search init FOLDER"
             )
-        for name in _EXAMPLES:
-            source = _shipped() / name
-            (shutil.copytree if source.is_dir() else shutil.copy)(source, folder / name)
+        _copy(folder)
     except OSError as error:
-        raise SearchError(f"{error.filename or folder}: cannot be written: {error.strerror}") from None
+        raise SearchError(
+            f"{folder}: cannot be written: {error.strerror}; give another folder: merge-search init FOLDER"
+        ) from None
     quickstart, large = folder / _QUICKSTART, folder / _LARGE
     click.echo(f"{quickstart}: a search over the three tiny models beside it; seconds on a CPU")
     click.echo(f"{large}: a search over models of 7B parameters, to be changed to your own; one GPU")
-    click.echo(f"\nNext, run a search:\n  merge-search run {quickstart}")
+    click.echo(f"\nNext, run a search:\n  merge-search run {shlex.quote(str(quickstart))}")
+
+
+def _copy(folder: Path) -> None:
+    """Copy the examples into a folder, whole or not at all. Raises OSError."""
+    shipped = _shipped()
+    with part_folder(folder / _QUICKSTART) as part:
+        for name in _EXAMPLES:
+            for source in sorted((shipped / name).rglob("*")) or [shipped / name]:
+                copy = part / source.relative_to(shipped)
+                if source.is_file():  # file by file: the error of shutil.copytree does not say why
+                    copy.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copy(source, copy)
+        for name in _EXAMPLES:
+            (part / name).rename(folder / name)
 
 
 def _shipped() -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import click
@@ -9,6 +10,7 @@ import click
 from evaluation.problems import SOURCES
 from search.cli import shared_options
 from search.cli.printing import tell
+from search.cli.written_file import write_whole
 from search.startup import quick_imports
 
 
@@ -45,10 +47,7 @@ def import_evolve(
     if to is None:
         click.echo(found.text, nl=False)
         return
-    try:
-        to.write_text(found.text, encoding="utf-8")
-    except OSError as error:
-        raise SearchError(f"{to}: cannot be written: {error.strerror}; give another file with --to") from None
+    write_whole(to, found.text.encode(), "--to")
     tell(*found.notes)
     count = sum(len(each.names) for each in found.config.space.ranges)
-    click.echo(f"{to}: searches {count} values; next:\n  merge-search run {to} --dry-run")
+    click.echo(f"{to}: searches {count} values; next:\n  merge-search run {shlex.quote(str(to))} --dry-run")

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from search.cli import shared_options
+from search.cli.written_file import write_whole
 from search.errors import SearchError
 from search.startup import quick_imports, without_collector
 
@@ -38,10 +39,7 @@ def report(results: Path, to: Path | None, live: bool, port: int | None) -> None
 
         content = utf8(page(SearchEvidence.open(results)))
     file = to or results / "report.html"
-    try:
-        file.write_bytes(content)
-    except OSError as error:
-        raise SearchError(f"{file}: cannot be written: {error.strerror}; give another file with --to") from None
+    write_whole(file, content, "--to")
     click.echo(f"{file}: {len(content) / 1e6:.1f} MB; open it in a browser")
 
 

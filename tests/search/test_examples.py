@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from search import SearchConfig
+from tests.merging.disks import small_files
 from tests.search.conftest import Command
 
 SHIPPED = Path(__file__).parents[2] / "configs"
@@ -36,7 +37,24 @@ def test_init_writes_the_quickstart_and_overwrites_nothing(
 def test_init_says_where_it_cannot_write(command: Command, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     done = command("init", tmp_path / "file")
-    assert (done.exit_code, done.stderr) == (2, f"merge-search: {tmp_path}/file: cannot be written: File exists\n")
+    assert (done.exit_code, done.stderr) == (
+        2,
+        f"merge-search: {tmp_path}/file: cannot be written: File exists; give another folder: "
+        "merge-search init FOLDER\n",
+    )
+
+
+def test_init_on_a_full_disk_leaves_nothing_half_done(command: Command, tmp_path: Path) -> None:
+    with small_files(tmp_path):
+        done = command("init", tmp_path)
+    assert done.stderr.startswith(f"merge-search: {tmp_path}: cannot be written: File too large; give another folder")
+    assert list(tmp_path.iterdir()) == []
+    assert command("init", tmp_path).exit_code == 0
+
+
+def test_init_quotes_the_command_that_comes_next(command: Command, tmp_path: Path) -> None:
+    done = command("init", tmp_path / "my configs")
+    assert done.output.splitlines()[-1] == f"  merge-search run '{tmp_path}/my configs/quickstart.yaml'"
 
 
 def contents(folder: Path) -> dict[str, bytes]:
