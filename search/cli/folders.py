@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from search.cli import shared_options
-from search.cli.printing import print_standings, tell
+from search.cli.printing import print_overview, tell
 from search.startup import quick_imports, without_collector
 
 
@@ -23,11 +23,11 @@ def list_searches(folder: Path, as_json: bool) -> None:
       merge-search list results
     """
     with quick_imports(), without_collector():
-        from search.standing import standings
+        from search.overview import overviews
 
-        found = standings(folder)
+        found = overviews(folder)
     if found or as_json:
-        print_standings(found, as_json)
+        print_overview(found, as_json)
     else:
         click.echo(f"{folder}: holds no search; `merge-search run CONFIG --out {folder / 'NAME'}` makes one")
 

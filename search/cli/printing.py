@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from merging.planning.plan import Step
     from search.board.compare import Comparison
     from search.board.leaderboard import Leaderboard
+    from search.overview import SearchOverview
     from search.preflight.finding import Finding
     from search.preflight.subject import Subject
     from search.prompt_formats import Tried
     from search.space.config import SearchConfig
-    from search.standing import Standing
     from search.views.progress import Progress
 
 # The width of tables that do not go to a terminal.
@@ -194,14 +194,14 @@ def print_side_by_side(reports: Mapping[str, Report], failed: Mapping[str, Excep
                 click.echo("\n" + "\n".join(few))
 
 
-def print_standings(found: Sequence[Standing], as_json: bool) -> None:
+def print_overview(found: Sequence[SearchOverview], as_json: bool) -> None:
     """Print where searches stand."""
-    from search.views.standings import standing_data, standings_table
+    from search.views.overview_table import overview_data, overview_table
 
     if as_json:
-        click.echo(json.dumps([standing_data(each) for each in found]))
+        click.echo(json.dumps([overview_data(each) for each in found]))
     else:
-        _print_table(standings_table(found, _width()))
+        _print_table(overview_table(found, _width()))
 
 
 def print_scored(scored: ScoredSamples, as_json: bool) -> None:

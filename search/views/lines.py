@@ -8,7 +8,7 @@ import time
 from typing import TextIO
 
 from search.views.progress import SearchStatus
-from search.views.tracked import STOPPING, Tracked, clock, ended_line, plain, standing
+from search.views.tracked import STOPPING, Tracked, clock, ended_line, plain, status_text
 
 _JOINT = "  ·  "
 # A phase that takes longer than this says how far it is.
@@ -54,5 +54,5 @@ class PlainLines(Tracked):
             os.write(self._stream.fileno(), f"{STOPPING}\n".encode())
 
     def _outlook(self) -> list[str]:
-        left, stands = self.seconds_left(), standing(self.status)
+        left, stands = self.seconds_left(), status_text(self.status)
         return [*([f"{clock(left)} left"] if left and round(left) else []), *([stands] if stands else [])]

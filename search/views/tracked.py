@@ -93,7 +93,7 @@ def ended_line(shown: Tracked, score: float | None, seconds: float, ended: str) 
     return f"{shown.part} {shown.done}/{shown.total}: {shown.model}  {found}  {seconds:.1f} s"
 
 
-def standing(status: SearchStatus) -> str:
+def status_text(status: SearchStatus) -> str:
     """Return in one line how a search stands; empty at its beginning."""
     best, parent = status.best, status.best_parent
     found = [f"best {best.search.score:.1%} ({record_name(best)})"] if best else []

@@ -13,8 +13,8 @@ import pytest
 
 from search.board.leaderboard import Leaderboard
 from search.errors import SearchError
+from search.overview import SearchOverview, overviews
 from search.results import ResultsFolder
-from search.standing import Standing, standings
 from search.study.local_store import LocalStore
 from tests.search.conftest import Command, fingerprint
 
@@ -46,20 +46,20 @@ def test_a_line_says_what_the_leaderboard_says(command: Command, finished: Path)
 def test_a_search_ends_by_its_rules_or_was_stopped(one_trial: tuple[object, Path]) -> None:
     _, out = one_trial
     planned(out, 3)
-    assert (Standing.of(out).state, Standing.of(out).why) == ("stopped", "2 trials are left")
+    assert (SearchOverview.of(out).state, SearchOverview.of(out).why) == ("stopped", "2 trials are left")
     config = out / "config.yaml"
     text = config.read_text(encoding="utf-8")
     config.write_text(text.replace("search: {", "search: {stop: {target: 0.001}, "), encoding="utf-8")
-    best = Standing.of(out).best
+    best = SearchOverview.of(out).best
     assert best
     assert best.record.search.score
-    assert Standing.of(out).why.startswith("target reached at trial 0")
+    assert SearchOverview.of(out).why.startswith("target reached at trial 0")
     config.write_text("{", encoding="utf-8")
-    assert Standing.of(out).why == "2 trials are left"
+    assert SearchOverview.of(out).why == "2 trials are left"
     planned(out, 1)
     with closing(sqlite3.connect(out / "search.db")) as database, database:
         database.execute("UPDATE scorings SET state = 'waiting' WHERE split = 'report' AND key = 'parent-0'")
-    assert (Standing.of(out).state, Standing.of(out).why) == (
+    assert (SearchOverview.of(out).state, SearchOverview.of(out).why) == (
         "stopped",
         "1 model is left to be scored on the report split",
     )
@@ -68,11 +68,11 @@ def test_a_search_ends_by_its_rules_or_was_stopped(one_trial: tuple[object, Path
 def test_a_search_runs_while_a_worker_is_at_work(one_trial: tuple[object, Path], command: Command) -> None:
     _, out = one_trial
     with closing(LocalStore(out)) as store, store.sign_in():
-        found = Standing.of(out)
+        found = SearchOverview.of(out)
         assert (found.state, found.workers, found.done) == ("running", 1, 1)
         with store.sign_in():
             assert "running, 2 workers" in command("list", out).stdout
-    assert Standing.of(out).state == "ended"
+    assert SearchOverview.of(out).state == "ended"
 
 
 def test_a_folder_that_cannot_be_read_is_a_line_that_says_why(
@@ -91,7 +91,7 @@ def test_a_folder_that_cannot_be_read_is_a_line_that_says_why(
     (folder / "new/.lock").touch()
     (folder / "linked").symlink_to(finished)
     (folder / "loop").symlink_to(folder)
-    found = {str(each.path.relative_to(folder)): each for each in standings(folder)}
+    found = {str(each.path.relative_to(folder)): each for each in overviews(folder)}
     assert {name: each.state for name, each in found.items()} == {
         "whole": "ended", "linked": "ended", "new": "starting", "group/lost": "unreadable", "group/junk": "unreadable",
         "other": "unreadable", "old": "unreadable",

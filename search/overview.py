@@ -1,4 +1,4 @@
-"""Where searches stand, for `merge-search list`: a line for each results folder below a folder.
+"""An overview of searches, for `merge-search list`: a line for each results folder below a folder.
 
 Guarantees: writes nothing. A folder that cannot be read has a line that says why.
 """
@@ -24,8 +24,8 @@ _SPLITS: tuple[SplitName, ...] = ("search", "report", "confirm")
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """Where one search stands.
+class SearchOverview:
+    """The state of one search.
 
     Attributes:
         path: its results folder.
@@ -46,10 +46,10 @@ class Standing:
     active: float | None = None
 
     @classmethod
-    def of(cls, path: Path) -> Standing:
+    def of(cls, path: Path) -> SearchOverview:
         """Read where the search in a results folder stands."""
         try:
-            return _standing(ResultsFolder.open(path))
+            return _overview(ResultsFolder.open(path))
         except (SearchError, OSError) as error:
             reason = error.strerror or type(error).__name__ if isinstance(error, OSError) else str(error)
             return cls(path, "unreadable", reason.removeprefix(f"{path}: ").removeprefix(f"{path.resolve()}/"))
@@ -70,14 +70,14 @@ class Standing:
         return self.board.best_row if self.board else None
 
 
-def standings(folder: Path) -> Sequence[Standing]:
-    """Return where the searches in a folder and below stand, what was active last first.
+def overviews(folder: Path) -> Sequence[SearchOverview]:
+    """Return the overviews of the searches in a folder and below, what was active last first.
 
     Raises SearchError if there is no such folder.
     """
     if not folder.is_dir():
         raise SearchError(f"{folder}: no such folder; give the one that holds your results folders")
-    found = [Standing.of(path) for path in _results_folders(folder)]
+    found = [SearchOverview.of(path) for path in _results_folders(folder)]
     return sorted(found, key=lambda each: (-(each.active or 0.0), str(each.path)))
 
 
@@ -97,9 +97,9 @@ def _results_folders(folder: Path) -> Iterator[Path]:
             yield from _results_folders(folder / name)
 
 
-def _standing(folder: ResultsFolder) -> Standing:
+def _overview(folder: ResultsFolder) -> SearchOverview:
     if not folder.has_begun:
-        return Standing(folder.path, "starting", "no model is scored yet")
+        return SearchOverview(folder.path, "starting", "no model is scored yet")
     with folder.reading() as store:
         workers = len(store.at_work())  # first: what they end meanwhile is read below
     name, records, splits, looks = folder.read()
@@ -107,7 +107,7 @@ def _standing(folder: ResultsFolder) -> Standing:
     ended, left = ("", "") if workers else _at_rest(folder, found)
     state: State = "running" if workers else "ended" if ended else "stopped"
     board = Leaderboard.of(name, records, splits, looks)
-    return Standing(folder.path, state, ended or left, board, looks.planned, workers, _active(records))
+    return SearchOverview(folder.path, state, ended or left, board, looks.planned, workers, _active(records))
 
 
 def _at_rest(folder: ResultsFolder, found: SearchSoFar) -> tuple[str, str]:

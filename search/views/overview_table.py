@@ -9,7 +9,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from search.standing import Standing, State
+from search.overview import SearchOverview, State
 from search.views.table import plain_table
 
 _STYLES: dict[State, str] = {"running": "bold green", "stopped": "yellow", "unreadable": "red", "starting": "dim"}
@@ -18,7 +18,7 @@ _NUMERIC = ("best", "report [95%]", "gain", "trials")
 _WIDE = 120
 
 
-def standings_table(found: Sequence[Standing], width: int) -> Table:
+def overview_table(found: Sequence[SearchOverview], width: int) -> Table:
     """Return a line for each search, what was active last first; a narrow terminal has no room for all columns."""
     columns = ["", "best", "report [95%]", "gain", "verdict", "trials", "active", "state"]
     kept = range(len(columns)) if width >= _WIDE else [0, 1, 3, 4, 5, 7]
@@ -30,7 +30,7 @@ def standings_table(found: Sequence[Standing], width: int) -> Table:
     return table
 
 
-def standing_data(each: Standing) -> dict[str, Any]:
+def overview_data(each: SearchOverview) -> dict[str, Any]:
     """Return where a search stands as plain data."""
     content: dict[str, Any] = {"path": str(each.path), "state": each.state, "why": each.why or None}
     if each.board is None:
@@ -47,7 +47,7 @@ def standing_data(each: Standing) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _scores(each: Standing) -> list[str]:
+def _scores(each: SearchOverview) -> list[str]:
     """Return the cells of the best trial and the verdict."""
     if each.board is None or not each.done:
         return ["", "", "", ""]
@@ -63,13 +63,13 @@ def _scores(each: Standing) -> list[str]:
     return [f"{record.search.score:.1%}", report, gain, verdict.ruling]
 
 
-def _trials(each: Standing) -> list[str]:
+def _trials(each: SearchOverview) -> list[str]:
     trials = f"{each.done}/{max(each.planned, each.done)}" if each.board else ""
     active = "" if each.active is None else datetime.fromtimestamp(each.active).strftime("%Y-%m-%d %H:%M")
     return [trials, active]
 
 
-def _state(each: Standing) -> str:
+def _state(each: SearchOverview) -> str:
     if each.state == "running":
         return "running" if each.workers == 1 else f"running, {each.workers} workers"
     failed = f" ({each.failed} failed)" if each.failed else ""
