@@ -93,5 +93,5 @@ def test_the_evidence_has_completions_and_problems(finished: Path) -> None:
     assert "".join(each.status[0] for each in written) == winner.search.outcomes
     assert {each.task_id for each in written} <= evidence.problems.keys()
     assert evidence.no_problems == ""
-    assert len(evidence.workplaces) == 1
+    assert evidence.workplaces.keys() >= {record.search.worker for record in evidence.records}  # also of those gone
     assert not evidence.is_at_work
