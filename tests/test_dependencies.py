@@ -20,7 +20,7 @@ PACKAGES = ("merging", "evaluation", "search")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 OPTIONAL = {
     "vllm": "evaluation/generation/vllm_engine",
-    "dashboard": "search/views/dashboard.py",
+    "dashboard": "search/serving/dashboard.py",
     "mlflow": "search/callbacks/mlflow_tracker.py",
     "wandb": "search/callbacks/wandb_tracker.py",
 }

@@ -80,8 +80,8 @@ def _recorded(path: Path, called: str, reference: str) -> Scored:
 
 def _answered(reference: str) -> Answered:
     from search.board.names import find_record
+    from search.evidence import SearchEvidence
     from search.views.report.comparison import Answered
-    from search.views.report.evidence import SearchEvidence
 
     if record := _record(reference):
         path, called = record

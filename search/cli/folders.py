@@ -45,7 +45,7 @@ def dashboard(results: Path, port: int) -> None:
       merge-search dashboard results/quickstart
     """
     with quick_imports():
-        from search.views.dashboard import Dashboard, serve
+        from search.serving.dashboard import Dashboard, serve
 
     with serve(Dashboard(results, tell), port) as server:
         click.echo(f"http://localhost:{server.server_port}/ shows {results}, also while it runs; Ctrl-C ends it")

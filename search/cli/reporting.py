@@ -34,7 +34,7 @@ def report(results: Path, to: Path | None, live: bool, port: int | None) -> None
         _serve(results, port)
         return
     with quick_imports(), without_collector():
-        from search.views.report.evidence import SearchEvidence
+        from search.evidence import SearchEvidence
         from search.views.report.page import page, utf8
 
         content = utf8(page(SearchEvidence.open(results)))
@@ -46,7 +46,7 @@ def report(results: Path, to: Path | None, live: bool, port: int | None) -> None
 def _serve(results: Path, port: int | None) -> None:
     """Serve the page until a signal ends the process. Raises SearchError."""
     with quick_imports():
-        from search.views.report.server import PORT, LivePage, server_of
+        from search.serving.live_page import PORT, LivePage, server_of
     if results.is_file():
         raise SearchError(f"{results}: is a file; give a results folder, such as results/{results.stem}")
     page = LivePage(results)

@@ -15,8 +15,8 @@ from search.views.report.section import Section, rendered
 from search.views.table import parents_of
 
 if TYPE_CHECKING:
+    from search.evidence import SearchEvidence
     from search.study.store import Workplace
-    from search.views.report.evidence import SearchEvidence
 
 _DIGITS = 12
 _TIME = "%Y-%m-%d %H:%M UTC"

@@ -17,8 +17,8 @@ from search.views.table import parents_of
 
 if TYPE_CHECKING:
     from search.board.compare import Comparison
+    from search.evidence import SearchEvidence
     from search.study.record import TrialRecord
-    from search.views.report.evidence import SearchEvidence
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from search.views.table import parents_of
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
-    from search.views.report.evidence import SearchEvidence
+    from search.evidence import SearchEvidence
     from search.views.report.section import Section
 
 LEAST_TRIALS: Final = 20

@@ -11,8 +11,8 @@ from search.views.report.section import Section, rendered
 from search.views.table import parents_of
 
 if TYPE_CHECKING:
+    from search.evidence import SearchEvidence
     from search.layer_values import Curve
-    from search.views.report.evidence import SearchEvidence
 
 _SHARED = "all parents"
 # In the order of their colours.

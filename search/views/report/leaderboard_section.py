@@ -12,7 +12,7 @@ from search.views.table import parents_of
 
 if TYPE_CHECKING:
     from search.board.leaderboard import Row
-    from search.views.report.evidence import SearchEvidence
+    from search.evidence import SearchEvidence
 
 _UNBROKEN = 10**6  # wider than any line of parameters
 

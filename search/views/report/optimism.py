@@ -11,8 +11,8 @@ from search.views.report.history import interval_of
 from search.views.table import parents_of
 
 if TYPE_CHECKING:
+    from search.evidence import SearchEvidence
     from search.study.record import TrialRecord
-    from search.views.report.evidence import SearchEvidence
     from search.views.report.section import Section
 
 

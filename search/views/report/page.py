@@ -29,7 +29,7 @@ from search.views.report.verdict_section import verdict
 if TYPE_CHECKING:
     from markupsafe import Markup
 
-    from search.views.report.evidence import SearchEvidence
+    from search.evidence import SearchEvidence
 
 SECTIONS: list[Callable[[SearchEvidence], Section | None]] = [
     verdict,

@@ -16,7 +16,7 @@ from search.views.table import parents_of
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
-    from search.views.report.evidence import SearchEvidence
+    from search.evidence import SearchEvidence
 
 _LEAST_TRIALS = 2
 _LABEL = 18

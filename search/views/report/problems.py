@@ -22,8 +22,8 @@ from search.views.report.section import Section, rendered
 from search.views.table import parents_of
 
 if TYPE_CHECKING:
+    from search.evidence import SearchEvidence
     from search.results import Completion
-    from search.views.report.evidence import SearchEvidence
 
 MOST_MODELS: Final = 1_000
 """The matrix has a column for so many models at most."""

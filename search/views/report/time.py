@@ -15,8 +15,8 @@ from search.views.table import parents_of
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
+    from search.evidence import SearchEvidence
     from search.study.record import SplitName, TrialRecord
-    from search.views.report.evidence import SearchEvidence
     from search.views.report.section import Section
 
 _TOTAL, _REST = "total", "rest"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from search.views.report.section import Section, rendered
 
 if TYPE_CHECKING:
-    from search.views.report.evidence import SearchEvidence
+    from search.evidence import SearchEvidence
 
 
 def verdict(evidence: SearchEvidence) -> Section:

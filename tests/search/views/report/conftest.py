@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from search.views.report.evidence import SearchEvidence
+from search.evidence import SearchEvidence
 from search.views.report.page import page, utf8
 from tests.search.views.report.ugly import CASES, make
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from search.views.report.server import LivePage
+from search.serving.live_page import LivePage
+from tests.search.serving.test_live_page import served
 from tests.search.views.report.chromium import chromium, expect, show
-from tests.search.views.report.test_server import served
 from tests.search.views.report.ugly import Search, at_work, make
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ import pytest
 from markupsafe import escape
 
 from search.board.leaderboard import Leaderboard
-from search.views.report.evidence import SearchEvidence
+from search.evidence import SearchEvidence
 from search.views.report.page import page, page_of, utf8
 from search.views.report.section import Section
 from tests.search.conftest import Command

@@ -11,11 +11,11 @@ from search.board.compare import compare
 from search.board.leaderboard import Leaderboard
 from search.cli.compared import scored
 from search.errors import SearchError
+from search.evidence import SearchEvidence
 from search.results import Completion
 from search.study.outcomes import Split
 from search.study.record import Scoring, SplitName, TrialRecord
 from search.views.report.answers import MOST_CHARACTERS, MOST_LINES, Answers, Model, answers_data
-from search.views.report.evidence import SearchEvidence
 from search.views.report.problems import matrix, problems
 from tests.search.records import LOOKS, ON_REPORT, ON_SEARCH, RECORDS, SPLITS, board
 

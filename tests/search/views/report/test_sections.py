@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from optuna.distributions import BaseDistribution, FloatDistribution
 
+from search.evidence import SearchEvidence
 from search.study.record import Scoring, TrialRecord
 from search.study.store import Workplace
 from search.views.report.about import about, command, digest_of, machines
-from search.views.report.evidence import SearchEvidence
 from search.views.report.history import history, interval_of, records_so_far
 from search.views.report.importances import importances, parameter_labels, shares
 from search.views.report.layers_section import layers

@@ -18,8 +18,8 @@ import pytest
 
 from search import SearchConfig
 from search.board.leaderboard import Leaderboard
+from search.serving.dashboard import Dashboard, serve
 from search.study.local_store import LocalStore
-from search.views.dashboard import Dashboard, serve
 from tests.search.conftest import Command, fingerprint
 from tests.search.jobs import claim, finish
 from tests.search.processes import running

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Final
 
 from search.errors import SearchError
+from search.evidence import SearchEvidence
 from search.results import ResultsFolder
 from search.study.local_store import DATABASE
-from search.views.report.evidence import SearchEvidence
 from search.views.report.page import page, page_of, utf8
 from search.views.report.section import Section, rendered
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from search.views.report.server import LivePage, server_of
+from search.serving.live_page import LivePage, server_of
 from tests.search.conftest import Command
 from tests.search.views.report.ugly import Search, at_work, make
 

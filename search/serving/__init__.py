@@ -1,0 +1,1 @@
+"""Serving: pages of a search on this machine, while it runs."""
