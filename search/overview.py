@@ -47,7 +47,7 @@ class SearchOverview:
 
     @classmethod
     def of(cls, path: Path) -> SearchOverview:
-        """Read where the search in a results folder stands."""
+        """Read the state of the search in a results folder."""
         try:
             return _overview(ResultsFolder.open(path))
         except (SearchError, OSError) as error:

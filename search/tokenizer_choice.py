@@ -106,7 +106,7 @@ def _require_plain_rows(recipe: Recipe) -> None:
     if recipe.vocabulary_source:
         raise SearchError(
             f"--tokenizer: the recipe arranges the embedding by tokenizer_source: {recipe.vocabulary_source}, and the "
-            " ids of another tokenizer would name other rows; leave --tokenizer out"
+            "ids of another tokenizer would name other rows; leave --tokenizer out"
         )
 
 
