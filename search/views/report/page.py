@@ -1,7 +1,7 @@
 """The page: the sections of the report, in their order, and one HTML file of them.
 
-Guarantees: the file needs no other, and nothing from any network. Text and tables stand in it as such; figures are
-drawn by scripts when they are scrolled into view.
+Guarantees: the file needs no other, and nothing from any network. Text and tables stand in it as such; scripts draw
+the figures: first those that are scrolled into view, then the others.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 // The frame of the page: data, figures drawn when they come into view, light and dark.
 //
-// A section's script calls report.section("KEY", draw). draw(element, data) runs once, when the section comes near the
-// window, or before the page is printed. It draws figures with report.figure(element, {data, layout}).
+// A section's script calls report.section("KEY", draw). draw(element, data) runs once: when the section comes near the
+// window, before the page is printed, or else when the browser is idle. It draws figures with
+// report.figure(element, {data, layout}).
 "use strict";
 const report = (() => {
   const draws = new Map(), figures = new Map(), known = new Map(), begun = new Set();
@@ -121,11 +122,22 @@ const report = (() => {
     document.dispatchEvent(new Event("themechange"));
   }
 
-  // What printing needs is read before anybody prints: nothing waits for a promise there.
-  async function prepare() {
+  // Safari has no requestIdleCallback.
+  const idle = () => new Promise((resolve) => (window.requestIdleCallback ?? setTimeout)(resolve));
+
+  // Read what printing needs, where nothing waits for a promise, and then draw what nobody has scrolled to: a picture of
+  // the whole page shows it. A live page leaves that out: it would draw everything anew with each result.
+  async function complete() {
+    const sections = document.querySelectorAll("main > section");
+    await idle();
     if (document.getElementById("plotly")) await plotly();
-    for (const element of document.querySelectorAll("main > section")) await dataOf(element.id);
+    for (const element of sections) await dataOf(element.id);
     document.documentElement.dataset.ready = "";
+    if (document.getElementById("live")) return;
+    for (const element of sections) {
+      await idle();
+      await begin(element);
+    }
   }
 
   // Draw everything as paper has room for it.
@@ -158,7 +170,7 @@ const report = (() => {
       printing = false;
       setTheme(before);
     });
-    addEventListener("load", () => requestIdleCallback(prepare));
+    addEventListener("load", complete);
   });
 
   return { section, figure, plotly, plain, dataOf, inflated, colour, palette };

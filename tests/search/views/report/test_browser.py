@@ -138,6 +138,16 @@ def test_everything_is_drawn_for_print_in_light_colours_and_fits(made: Make, vis
     assert page.evaluate("document.documentElement.dataset.theme") == "dark"
 
 
+def test_all_figures_are_drawn_though_nobody_scrolls(made: Make, visit: Visit) -> None:
+    page = visit(made("large"))
+    figures = page.locator("[data-figure], #layers-figure, #parallel-figure")
+    page.wait_for_function(f"document.querySelectorAll('.figure.drawn').length === {figures.count()}")
+    marks = ".trace path, .parcoords"
+    assert [figure.get_attribute("id") for figure in figures.all() if not figure.locator(marks).count()] == []
+    assert page.evaluate("scrollY") == 0
+    assert page.get_by_text("could not be drawn").count() == 0
+
+
 def test_without_scripts_the_verdict_and_the_tables_are_read(made: Make, visit: Visit) -> None:
     page = visit(made("eight_parents"), java_script_enabled=False)
     assert page.locator(".verdict").inner_text().startswith("not proven: trial 17")

@@ -75,6 +75,19 @@ def test_the_page_waits_while_an_answer_is_open(tmp_path: Path) -> None:
             loaded(page)
 
 
+def test_a_page_that_draws_only_what_is_seen_is_printed_whole(tmp_path: Path) -> None:
+    folder = make(tmp_path / "run", LONG)
+    drawn = "document.querySelectorAll('.figure.drawn').length"
+    with served(LivePage(folder, clock=lambda: 0.0)) as port, chromium() as page:
+        page.goto(f"http://127.0.0.1:{port}/")
+        figures = page.locator("[data-figure], #layers-figure, #parallel-figure").count()
+        page.wait_for_function("'ready' in document.documentElement.dataset")
+        page.evaluate("new Promise((resolve) => requestIdleCallback(() => requestIdleCallback(resolve)))")
+        assert page.evaluate(drawn) < figures
+        page.evaluate("dispatchEvent(new Event('beforeprint'))")
+        page.wait_for_function(f"{drawn} === {figures}")
+
+
 def test_the_command_serves_until_it_is_interrupted(tmp_path: Path) -> None:
     folder = make(tmp_path / "run", LONG)
     words = [sys.executable, "-m", "search", "report", str(folder), "--live", "--port", "0"]
