@@ -38,7 +38,7 @@ def put(file: Path, *parts: bytes | memoryview) -> None:
 
 @contextlib.contextmanager
 def part_folder(target: Path) -> Iterator[Path]:
-    """Yield a new folder beside `target` to build it in; removes what is still there in the end. Raises OSError."""
+    """Yield a new folder beside `target` to build it in; remove it at the end if it is still there. Raises OSError."""
     part = _part(target)
     try:
         with _held(part, lambda: part.mkdir(mode=0o700, exist_ok=True)):
@@ -48,7 +48,7 @@ def part_folder(target: Path) -> Iterator[Path]:
 
 
 def sweep(folder: Path, pattern: str = ".*.part") -> None:
-    """Remove files and folders that match the pattern and whose makers are gone, so that nobody holds their locks."""
+    """Remove the files and folders that match the pattern and whose makers are gone: nobody holds their locks."""
     for path in folder.glob(pattern):
         with contextlib.suppress(OSError):
             descriptor = os.open(path, os.O_RDONLY)
@@ -94,7 +94,7 @@ def _held(path: Path, make: Callable[[], None]) -> Iterator[None]:
 
 
 def _lock(descriptor: int, wait: bool) -> bool:
-    """Return whether we hold the lock now. Raises OSError if there are no locks, or it is taken and `wait` is false."""
+    """Return whether we hold the lock now. Raises OSError without locks, or if it is taken and `wait` is false."""
     try:
         import fcntl
     except ModuleNotFoundError:  # on Windows

@@ -3,8 +3,8 @@
 Two things are observed, for each tensor, in float32: `gram`, the mean over the tokens of x xᵀ of the inputs x of each
 linear layer (RegMean), and `fisher`, the diagonal of the Fisher information per token (Fisher-weighted averaging).
 Guarantees: a parent is run over a file once for a parent set, one text at a time, so that nothing depends on how texts
-are batched; labels are drawn with a fixed seed. The last bits depend on the device and the number of threads, as all
-that a model computes does. Does not judge whether the text is like what a parent was trained on.
+are batched; labels are drawn with a fixed seed. The last bits depend on the device and the number of threads, as in
+everything that a model computes. Does not judge whether the text resembles what a parent was trained on.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ from merging.tokenization.tokenizers import load_tokenizer
 
 _OBSERVATIONS = forms.named(version=1)
 CALIBRATION_TOKENS = 512
-"""What of a text is longer is cut."""
+"""Longer texts are cut to this many tokens."""
 
 
 def calibrate(steps: Iterable[Step], parents: ParentSet, progress: OnRead | None = None) -> None:
-    """Run every parent over its calibration file where a step's method needs it and that was not done yet.
+    """Run every parent over its calibration file, if a step's method needs this and it was not done yet.
 
     Args:
-        steps: what will be merged.
+        steps: the steps of the merge.
         parents: the open parents.
-        progress: called with (what is done, texts done, in all).
+        progress: called with (phase, texts done, texts in all).
 
     Raises:
         MergingError: a file is missing, or holds no text; a parent cannot be run, or has nothing to observe.
@@ -60,15 +60,15 @@ def observed(step: Step, index: int, parents: ParentSet) -> Tensor | None:
     found = observations(kind, source.parent, file, parents)
     stored = parents.stored(source.parent, source.tensor)
     tensor = step.name if isinstance(stored, RearrangedTensor) else source.tensor
-    # Of a tied head there is no tensor but the embedding.
+    # A tied head has no tensor of its own, only the embedding.
     own = found.get(tensor, found.get(parents.architecture.tied_weights.get(tensor, tensor)))
     if kind == "fisher" and isinstance(stored, RearrangedTensor):
         return _rearranged(own, stored.alignment.own[source.parent])
-    return own  # the rows of a linear layer, whichever they are, have the same inputs
+    return own  # all rows of a linear layer have the same inputs
 
 
 def _rearranged(fisher: Tensor | None, own: Tensor) -> Tensor | None:
-    """Return the information of an embedding in the rows of another vocabulary: none of rows that are filled."""
+    """Return an embedding's Fisher information in the rows of another vocabulary: zero for rows that are filled."""
     if fisher is None:
         return None
     own = own.to(fisher.device)
@@ -80,7 +80,7 @@ def _rearranged(fisher: Tensor | None, own: Tensor) -> Tensor | None:
 def observations(
     kind: Observed, parent: str, file: str, parents: ParentSet, progress: OnRead | None = None
 ) -> dict[str, Tensor]:
-    """Return what is observed of a parent on a file, by tensor; computed at most once for a parent set."""
+    """Return what is observed of a parent on a file, by tensor; computed at most once per parent set."""
     sequences = cache(lambda: _tokenize(read_texts(file), parent, file, parents))
 
     def observe() -> dict[str, Tensor]:
@@ -95,7 +95,7 @@ def observations(
 
 
 def _made_of(parent: str, sequences: Sequence[Tensor], parents: ParentSet, digest: Digest) -> object:
-    """Return what tells observations apart: what the tokenizer made of the texts, the weights, and what runs them."""
+    """Return what identifies observations: the token ids of the texts, the weights, the config, and the code."""
     checkpoint = parents.checkpoints[parent]
     weights = [parents.stored(parent, name).made_of(digest) for name in _names(parent, parents)]
     own_code = checkpoint.folder.glob("*.py") if checkpoint.options.trust_remote_code else ()
@@ -146,14 +146,14 @@ def _observe(
     for name, tensor in found.items():
         if not tensor.isfinite().all():
             raise MergingError(
-                f"model {parent}: what it computes of {file} is not finite (seen at {name}); "
+                f"model {parent}: what it computes from {file} is not finite (seen at {name}); "
                 "look for NaN or Inf in its weights"
             )
     return found
 
 
 def observable(kind: Observed, model: nn.Module) -> list[str]:
-    """Return the names of the tensors of which something can be observed."""
+    """Return the names of the tensors that can be observed."""
     if kind == "fisher":
         return [name for name, _ in model.named_parameters()]
     return [f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Linear)]
@@ -162,11 +162,11 @@ def observable(kind: Observed, model: nn.Module) -> list[str]:
 def in_parts(
     observe: Callable[[Sequence[str]], dict[str, Tensor]], names: Sequence[str], place: Placing | None = None
 ) -> dict[str, Tensor]:
-    """Observe many tensors together, or where memory runs out, half of them at a time and so on.
+    """Observe many tensors together; if memory runs out, half of them at a time, and so on.
 
     Args:
-        observe: what is observed of some tensors, by name; what it is does not depend on the others.
-        names: of all of them.
+        observe: returns the observations of some tensors, by name; they do not depend on the other tensors.
+        names: the names of all tensors.
         place: puts a tensor where there is room for it.
     """
     found: dict[str, Tensor] = {}
@@ -188,8 +188,8 @@ def in_parts(
 def read_texts(file: str) -> list[str]:
     """Read the texts of a calibration file.
 
-    A .jsonl file has a text a line: a string, or a mapping with `text`, or with `prompt` and `canonical_solution` as
-    problem sets have. In any other file, texts are separated by empty lines.
+    A .jsonl file has one text per line: a string, or a mapping with `text`, or with `prompt` and `canonical_solution`,
+    as in problem sets. In any other file, texts are separated by empty lines.
 
     Raises:
         MergingError: the file is missing, is not UTF-8, has a line of another kind, or holds no text.
@@ -234,7 +234,7 @@ def _float32_model(parent: str, parents: ParentSet) -> nn.Module:
     return model
 
 
-# Tensors made under inference_mode can have no gradients; merging is done under it.
+# Merging runs in inference mode, where new tensors can have no gradients.
 @torch.inference_mode(False)
 def _tokenize(texts: Sequence[str], parent: str, file: str, parents: ParentSet) -> list[Tensor]:
     tokenizer = load_tokenizer(parent, parents.options)
@@ -259,7 +259,7 @@ def mean_grams(
         model: a model in float32.
         sequences: token ids, (1, tokens) each.
         watch: called with (sequences done, in all).
-        names: of the weights; by default all.
+        names: the names of the weights; by default all.
     """
     found = {f"{name}.weight": each for name, each in model.named_modules() if isinstance(each, nn.Linear)}
     linears = {name: each for name, each in found.items() if names is None or name in names}
@@ -288,14 +288,14 @@ def diagonal_fisher(
 ) -> dict[str, Tensor]:
     """Return the mean over all tokens of (∇ log p(y | x))², y drawn from the model itself, by the parameter's name.
 
-    Labels are drawn for each position by itself, so the square of a text's summed gradient has the sum of the
-    positions' squares as its mean. Of each parameter the gradient goes as soon as it is squared.
+    Each position's label is drawn independently, so the square of a text's summed gradient has the sum of the
+    positions' squares as its mean. Each parameter's gradient is freed as soon as it is squared.
 
     Args:
         model: a model in float32.
         sequences: token ids, (1, tokens) each.
         watch: called with (sequences done, in all).
-        names: of the parameters; by default all.
+        names: the names of the parameters; by default all.
     """
     generator = torch.Generator().manual_seed(0)
     parameters = {name: each for name, each in model.named_parameters() if names is None or name in names}
@@ -315,7 +315,7 @@ def diagonal_fisher(
             hooks.callback(hook.remove)
         for done, ids in enumerate(sequences, start=1):
             likelihood = log_likelihood_of_a_draw(model(ids).logits[0], generator)
-            if likelihood.requires_grad:  # a model may not use the parameters
+            if likelihood.requires_grad:  # the model may use none of the parameters
                 likelihood.backward()  # type: ignore[no-untyped-call]
             if watch:
                 watch(done, len(sequences))
@@ -324,7 +324,7 @@ def diagonal_fisher(
 
 
 def log_likelihood_of_a_draw(logits: Tensor, generator: torch.Generator) -> Tensor:
-    """Draw a label for each position (positions, vocabulary) and return the log-likelihood of all of them."""
+    """Draw a label for each position of logits (positions, vocabulary); return the log-likelihood of all labels."""
     log_probabilities = torch.log_softmax(logits, dim=-1)
     labels = torch.multinomial(log_probabilities.detach().exp().cpu(), 1, generator=generator)
     return log_probabilities.gather(1, labels.to(logits.device)).sum()

@@ -23,7 +23,7 @@ class OutOfMemory(MachineError):
 
 
 class PlacementError(MergingError):
-    """A device map that cannot be followed; the message begins with that word, and a search adds its file."""
+    """A device map that cannot be followed; the message begins with ``device_map``, and a search adds its file."""
 
 
 class NonFiniteTensor(MergingError):

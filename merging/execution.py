@@ -1,7 +1,7 @@
 """Execution: for each step of a merge, read the sources in blocks, combine them, write the result.
 
-Guarantees: the result does not depend on the block size; a NaN or an Inf in it is an error that names the tensor; what
-is read is cast to the dtype of the merge first, and what is written to the output's dtype last.
+Guarantees: the result does not depend on the block size; a NaN or an Inf in it is an error that names the tensor.
+Sources are cast to the dtype of the merge first, and results to the output's dtype last.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from merging.statistics.statistics import Kept
 
 T = TypeVar("T")
 
-# Tensors that a thread is given together: asking for one at a time costs more than it balances.
+# Tensors that a thread gets together: handing them out one by one would cost more than it balances.
 _AT_A_TIME = 4
 _OWN_DTYPES: Mapping[str, torch.dtype] = {}
 
@@ -66,11 +66,11 @@ class StepOperands(Operands):
 
     @property
     def is_matrix(self) -> bool:
-        """Whether the tensor is the matrix of a linear map, (..., out, in), and no vector, table or filter."""
+        """Whether the tensor is the matrix of a linear map, (..., out, in), rather than a vector, table or filter."""
         return len(self.shape) in (2, 3) and not self.parents.architecture.is_table(self.step.name)
 
     def once(self, name: str, inputs: Sequence[int], compute: Callable[[], T], kept: Form[T] | None = None) -> T:
-        """Return a statistic of these inputs (and the base), computed at most once for a parent set."""
+        """Return a statistic of these inputs (and the base), computed at most once per parent set."""
         key, found = self._statistic(name, inputs, kept)
         return self.parents.statistics.once(key, compute, found)
 
@@ -82,29 +82,29 @@ class StepOperands(Operands):
         compute: Callable[[], T],
         kept: Form[T] | None = None,
     ) -> T:
-        """Return a statistic of these inputs (and the base) and parameter values; that of the last values is held."""
+        """Return a statistic of these inputs (and the base) and of parameter values; only the last one is held."""
         key, found = self._statistic(name, inputs, kept)
         return self.parents.statistics.last(key, values, compute, found)
 
     def _statistic(self, name: str, inputs: Sequence[int], form: Form[T] | None) -> tuple[Hashable, Kept[T] | None]:
-        """Return what a statistic is known by in memory, and on disk if it has a form there."""
+        """Return a statistic's key in memory, and how it is kept on disk, if it has a form."""
         sources = (self.step.base, *(self.step.inputs[index] for index in inputs))
         made_of, place = partial(self.parents.made_of, sources, self.dtype), self.parents.place(self.device)
         kept = Kept(name, form, made_of, place) if form else None
         return (name, self.dtype, self.device, sources), kept
 
     def completed(self, index: int, sparsification: Sparsification, rescale: bool) -> Sparsification:
-        """Complete a sparsification, but for what the kernels find while they merge."""
+        """Complete a sparsification, except for what the kernels find while they merge."""
         return self.kernels.completed(self, index, sparsification, rescale)
 
     def random_key(self, index: int) -> tuple[int, int]:
-        """Return two 32-bit keys for the random numbers of an input: of (seed, input, its tensor) and nothing else."""
-        # What follows an @ says how a vocabulary has rearranged the tensor, and that depends on where the models lie.
+        """Return two 32-bit keys for an input's random numbers; they depend only on (seed, input, its tensor)."""
+        # The part after an @ names the vocabulary that the tensor is rearranged to, which depends on the models' paths.
         tensor, _, _ = self.step.inputs[index].tensor.partition("@")
         return keys(self.random_seed, index, tensor)
 
     def observed(self, index: int) -> Tensor | None:
-        """Return what the method observes of an input's tensor, in float32; None of one that it cannot observe."""
+        """Return what the method observes of an input's tensor, in float32; None if that cannot be observed."""
         return observed(self.step, index, self.parents)
 
 
@@ -118,23 +118,23 @@ def run_steps(
 ) -> None:
     """Merge many tensors into their outputs.
 
-    On a CPU as many tensors are merged at a time as torch has threads, each by one thread. (Threads that share an
-    operation on a block wait for each other after every one; where other work had a core, that made a merge ten times
-    slower.) A GPU is given one tensor after the other and asked once, at the end, whether all are finite. After an
-    error or an interrupt nothing is written any more.
+    A CPU merges as many tensors at a time as torch has threads, one thread per tensor. (Threads that share the
+    operations on a block wait for each other after each one; when other work took a core, that made a merge ten times
+    slower.) A GPU gets one tensor after another, and is asked once, at the end, whether all are finite. Nothing more is
+    written after an error or an interrupt.
 
     Args:
-        work: steps, and where their outputs go: what is entered by the thread that merges one gives `run_step`'s `out`,
-            and is left when that is whole.
+        work: steps, each with a context manager for its output: the thread that merges the step enters it to get
+            `run_step`'s `out`, and leaves it when the output is complete.
         parents: where the sources are read.
         random_seed: the seed of methods that draw random numbers.
-        kernels: how to compute; what they do not cover is computed eagerly.
-        done: called with each step whose output is whole, in order, by the calling thread.
-        dtypes: what outputs are rounded to last, by name, where that is not their own dtype.
+        kernels: the kernels to compute with; what they do not cover is computed eagerly.
+        done: called with each step whose output is complete, in order, by the calling thread.
+        dtypes: by name, the dtype that an output is rounded to last, if that is not its own.
 
     Raises:
-        NonFiniteTensor: of the first step whose result holds NaN or Inf.
-        OutOfMemory: memory ran out, and no parent has any to give up.
+        NonFiniteTensor: a result holds NaN or Inf; the error names the first such tensor.
+        OutOfMemory: memory ran out, and the parents have none to give up.
         MergingError: a method has no answer for some tensors, or a parent cannot be calibrated.
     """
     calibrate((step for step, _ in work), parents)
@@ -150,7 +150,7 @@ def run_steps(
 
     def run(*some: tuple[Step, AbstractContextManager[Tensor]]) -> list[Finite]:
         found = []
-        with torch.inference_mode():  # which belongs to a thread, too
+        with torch.inference_mode():  # which is set per thread
             for step, place in some:
                 with place as out:
                     found.append(with_room(partial(merge, step, out), partial(give_up, step), _doing(step, parents)))
@@ -175,12 +175,12 @@ def _doing(step: Step, parents: ParentSet) -> str:
 
 
 def _check(steps: Sequence[Step], finite: Sequence[Finite], done: Callable[[Step], None]) -> None:
-    """Tell of each step, in order, that it is done; raise NonFiniteTensor of the first whose result is not finite."""
+    """Report each step as done, in order; raise NonFiniteTensor for the first whose result is not finite."""
     flags: dict[torch.device, list[Tensor]] = {}
     for each in finite:
         if isinstance(each, Tensor):
             flags.setdefault(each.device, []).append(each)
-    # The one time that the host waits for a device.
+    # The only time that the host waits for a device.
     known = {device: iter(torch.stack(some).tolist()) for device, some in flags.items()}
     for step, each in zip(steps, finite, strict=True):
         if not (next(known[each.device]) if isinstance(each, Tensor) else each):
@@ -193,7 +193,7 @@ def _run_on_devices(
     parents: ParentSet,
     run: Callable[[tuple[Step, AbstractContextManager[Tensor]]], list[Finite]],
 ) -> list[Finite]:
-    """Let each device merge its own tensors, one after the other, while the next one's sources are copied to it."""
+    """Let each device merge its own tensors, one after another, while the next one's sources are copied to it."""
     found: list[Finite] = [True] * len(work)
 
     def run_on(device: torch.device, indices: Sequence[int]) -> None:
@@ -242,12 +242,12 @@ def run_step(
     Args:
         step: what to merge.
         parents: where the sources are read.
-        out: the output, contiguous, of the output's shape, on any device; what is written to it is rounded to the dtype
-            that it has in files first.
+        out: the output, contiguous, in the step's shape, on any device; the result is first rounded to the dtype that
+            it has in files.
         random_seed: the seed of methods that draw random numbers.
-        kernels: how to compute; what they do not cover is computed eagerly.
-        workspace: memory for what is in between.
-        last: what it is rounded to then, where that is not the dtype of `out`, which may be wider.
+        kernels: the kernels to compute with; what they do not cover is computed eagerly.
+        workspace: memory for intermediate results.
+        last: the dtype that the result is rounded to next, if that is not the dtype of `out`, which may be wider.
 
     Raises:
         MergingError: the method has no answer for these tensors.

@@ -20,7 +20,7 @@ def build_model(config: PreTrainedConfig, parents: ParentSet) -> PreTrainedModel
     Its parameters can have gradients. A model for several devices is first built in host memory, where it takes no room
     because nothing is written to it.
     """
-    with torch.inference_mode(False):  # what is made in inference mode can have no gradient
+    with torch.inference_mode(False):  # tensors made in inference mode can have no gradient
         if not parents.placement.is_spread:
             return _build(config, parents, parents.device)
         model = _build(config, parents, torch.device("cpu"))
@@ -47,7 +47,7 @@ def _build(config: PreTrainedConfig, parents: ParentSet, device: torch.device) -
 
 
 def _widen(model: Any, dtype: torch.dtype) -> None:
-    """Widen what transformers keeps in float32 when it loads a 16-bit model, but not when it builds one."""
+    """Widen the tensors that transformers keeps in float32 when it loads a 16-bit model, but not when it builds one."""
     kept = set(model._keep_in_fp32_modules_strict or ()) if dtype.itemsize == 2 else set()
     kept |= set(model._keep_in_fp32_modules or ()) if dtype == torch.float16 else set()
     patterns = [re.compile(part.replace("*", ".*")) for part in kept]

@@ -30,11 +30,11 @@ def load_model(
     *,
     note: Callable[[str], None] | None = None,
 ) -> PreTrainedModel:
-    """Load one plain checkpoint, its adapter merged if it has one.
+    """Load one plain checkpoint, with its adapter merged if it has one.
 
     Args:
         reference: a folder or a hub id, or one and an adapter (``base+adapter``).
-        device: where to put it, as torch names devices.
+        device: the device to put it on, as torch names it.
         dtype: the name of a torch dtype; by default that of the files.
         options: what opening it may do.
         note: called with a sentence about each part of the model that is not used.
@@ -43,8 +43,8 @@ def load_model(
         MergingError: it is missing or broken, or its files and its config disagree about tensors; the error names them.
     """
     checkpoint = Checkpoint.open(reference, options)
-    _ = checkpoint.config  # refused before transformers explains at length
-    _ = checkpoint.generation_config  # which transformers leaves out where it is broken
+    _ = checkpoint.config  # raises its short error before transformers raises a long one
+    _ = checkpoint.generation_config  # raises if it is broken; transformers would ignore it
     architecture = checkpoint.architecture
     whole = assemble(checkpoint, checkpoint)
     check_fit(whole, architecture)  # before weights are read: transformers would fill gaps with random numbers
@@ -74,7 +74,7 @@ def _load(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep transformers' progress bars and reports off stderr; errors carry what matters."""
-    logging: Any = transformers.utils.logging  # whose functions are not annotated
+    logging: Any = transformers.utils.logging  # its functions are not annotated
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()

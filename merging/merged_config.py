@@ -49,7 +49,7 @@ def merged_config(
 
 
 def _forget_how_to_load(config: PreTrainedConfig, has_code: bool) -> None:
-    """Remove from a config what would make `from_pretrained` load plain tensors as something else."""
+    """Remove the keys of a config that would make `from_pretrained` load plain tensors as something else."""
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
     for key in loading_keys(vars(config), has_code):
@@ -72,7 +72,7 @@ def config_text(config_source: Checkpoint, plan: Plan, parents: ParentSet, speci
 
 
 def generation_config_text(config_source: Checkpoint, special: SpecialTokens | None) -> str:
-    """Return the generation_config.json of a merge: the config source's or one made of its config."""
+    """Return the generation_config.json of a merge: the config source's, or one made from its config."""
     file = config_source.folder / GENERATION
     if file.exists():
         # Not through transformers: it refuses to save settings that many models have (a temperature without sampling).
@@ -96,7 +96,7 @@ def loaded_end_tokens(checkpoint: Checkpoint, special: SpecialTokens | None) -> 
 
 def _remembered(checkpoint: Checkpoint, question: object, special: SpecialTokens | None, ask: Callable[[], T]) -> T:
     """Return what transformers says about a model with these special tokens."""
-    if special and special.moved is not None:  # thousands of ids: what rearranges rows needs transformers anyway
+    if special and special.moved is not None:  # thousands of ids, and rearranging rows needs transformers anyway
         return ask()
     return checkpoint.remembered([question, special and [dict(special.ids), special.ends]], ask)
 
@@ -115,7 +115,7 @@ def _written(config: PreTrainedConfig | GenerationConfig, name: str) -> str:
 
 
 def generation_config(checkpoint: Checkpoint, special: SpecialTokens | None) -> GenerationConfig:
-    """Return a model's generation_config.json, or one made of its config, with these special tokens."""
+    """Return a model's generation_config.json, or one made from its config, with these special tokens."""
     found = copy.deepcopy(checkpoint.generation_config)
     if special:
         special.put(found, generates=True)

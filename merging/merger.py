@@ -1,8 +1,8 @@
 """The merger: writes one candidate after another into the same live model.
 
-Guarantees: no candidate touches the disk; recipes of one depth, dtype and config are written into the same model, which
-has the tensors that `export_model` would write for the same recipe and seed, bit for bit. A model that computes in
-float32 holds the same values. After an error the model's tensors are undefined until the next successful `apply`.
+Guarantees: no candidate touches the disk. Recipes of one depth, dtype and config share one live model. Its tensors
+equal those that `export_model` writes for the same recipe and seed, bit for bit; a model that computes in float32 holds
+the same values. After an error the model's tensors are undefined until the next successful `apply`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ T = TypeVar("T")
 
 # A space with layer ranges has too many structures to keep every plan (1 MB per 1,000 tensors).
 _STRUCTURES = 32
-# Tensors of a stream that are merged together: enough to keep the processor busy, few enough to take little memory.
+# The bytes of a stream's tensors that are merged together: enough to keep the processor busy, with little memory.
 _GROUP_BYTES = {"cpu": 64 << 20, "cuda": 256 << 20}
 
 
@@ -52,9 +52,9 @@ class _Target:
     """The live model that a structure is merged into.
 
     Attributes:
-        config: what it is built of.
-        content: the same as plain data; structures with equal content share the live model.
-        generation_config: what it generates with.
+        config: the config that it is built from.
+        content: the config as plain data; structures with equal content share the live model.
+        generation_config: its generation config.
     """
 
     config: PreTrainedConfig
@@ -68,11 +68,11 @@ class Merger:
     Args:
         parents: the open parents of every recipe that will be applied.
         random_seed: the seed of the methods that draw random numbers (dare_*); the same seed gives the same model.
-        kernels: how to compute; every choice gives the same bits.
+        kernels: the kernels to compute with; every choice gives the same bits.
         compute_dtype: float32 makes 16-bit models compute in float32; by default each model computes in its own dtype.
 
     Attributes:
-        compute_dtype: the same; a new value takes effect with the next `apply`.
+        compute_dtype: the dtype to compute in; a new value takes effect with the next `apply`.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Merger:
         self._owners: dict[str, str] = {}
         self._written: dict[str, Step] = {}
         self._tensors: dict[str, Tensor] = {}
-        # The dtype in which transformers would load each of them.
+        # By name, the dtype in which transformers would load each tensor.
         self._dtypes: dict[str, torch.dtype] = {}
 
     @property
@@ -104,23 +104,23 @@ class Merger:
 
     @random_seed.setter
     def random_seed(self, seed: int) -> None:
-        self._random_seed, self._written = seed, {}  # tensors that are already written would not be drawn again
+        self._random_seed, self._written = seed, {}  # or written tensors would keep their random numbers
 
     def is_random(self, recipe: Recipe) -> bool:
         """Whether a merge draws random numbers, so that its weights depend on the seed."""
         return any(METHODS[step.method].random for step in self.steps(recipe))
 
     def plan(self, recipe: Recipe) -> Plan:
-        """Return the plan of a recipe's structure. Raises MergingError where the recipe does not fit the parents."""
+        """Return the plan of a recipe's structure. Raises MergingError if the recipe does not fit the parents."""
         structure, _ = structure_of(recipe)
         return self._plan_of(structure)
 
     def steps(self, recipe: Recipe) -> tuple[Step, ...]:
-        """Return what `apply` would do. Raises MergingError where the recipe does not fit the parents."""
+        """Return the steps of `apply`. Raises MergingError if the recipe does not fit the parents."""
         return self.plan(recipe).at(recipe)
 
     def calibrate(self, recipe: Recipe, progress: Callable[[str, int, int], None] | None = None) -> None:
-        """Run the parents over their calibration texts, if any, as the first `apply` would do once for all recipes.
+        """Run the parents over their calibration texts, if any; otherwise the first `apply` that needs it does so.
 
         Args:
             recipe: the merge.
@@ -131,7 +131,7 @@ class Merger:
         """
         calibrate(self.steps(recipe), self.parents, progress)
 
-    @torch.no_grad()  # in inference mode, new memory of shared tensors could have no gradient
+    @torch.no_grad()  # not inference mode: tensors made there can have no gradient
     def apply(self, recipe: Recipe, progress: Callable[[int, int], None] | None = None) -> PreTrainedModel:
         """Write the merge into the live model and return it, in eval mode on the parents' device.
 
@@ -145,7 +145,7 @@ class Merger:
         Raises:
             MergingError: the recipe does not fit the parents.
             NonFiniteTensor: a merged tensor holds NaN or Inf.
-            OutOfMemory: memory ran out, and no parent has any to give up.
+            OutOfMemory: memory ran out, and the parents have none to give up.
         """
         planned = self.steps(recipe)
         model = self._live_model(recipe)
@@ -167,9 +167,9 @@ class Merger:
         return model
 
     def skeleton(self, recipe: Recipe) -> PreTrainedModel:
-        """Return the model of a recipe on the device `meta`, for one that takes the tensors from `stream`.
+        """Return a recipe's model on the `meta` device, for callers that take its tensors from `stream`.
 
-        Raises MergingError where the recipe does not fit the parents.
+        Raises MergingError if the recipe does not fit the parents.
         """
         structure, _ = structure_of(recipe)
         target = self._target_of(structure)
@@ -182,10 +182,10 @@ class Merger:
     def stream(
         self, recipe: Recipe, progress: Callable[[int, int], None] | None = None
     ) -> Iterator[tuple[str, Tensor]]:
-        """Merge a recipe a few tensors at a time, with no live model; yield each with its name in a checkpoint.
+        """Merge a recipe a few tensors at a time, without a live model; yield each with its name in a checkpoint.
 
-        They are those of `apply` in the recipe's dtype, bit for bit, on the parents' device, in the order of the
-        skeleton's layers, tied ones once.
+        The tensors equal those of `apply` in the recipe's dtype, bit for bit. They come on the parents' device, in the
+        order of the skeleton's layers, tied ones once.
 
         Args:
             recipe: the merge.
@@ -196,12 +196,12 @@ class Merger:
             NonFiniteTensor: a merged tensor holds NaN or Inf.
         """
         for group in self._groups(recipe, progress):
-            while group:  # so that it is gone when the next one is made
+            while group:  # emptied, so that its memory is free before the next group is made
                 name = next(iter(group))
                 yield from self.parents.architecture.layout.disassemble(name, group.pop(name)).items()
 
     def streamed_digest(self, recipe: Recipe) -> str:
-        """Return what `weights_digest` would say of the tensors of `stream`, for which they are merged again."""
+        """Return the `weights_digest` of the tensors of `stream`; merges them again."""
         return digest_of_groups(self._groups(recipe), self.plan(recipe), self.parents)
 
     def _groups(
@@ -234,7 +234,7 @@ class Merger:
     def take_gradients(self) -> dict[str, Tensor]:
         """Return the gradients of the live model's tensors by their names in the merge, and clear them.
 
-        That of tensors which share their memory is the sum of theirs, under the name of the first.
+        Tensors that share their memory have one gradient, their sum, under the name of the first.
         """
         found: dict[str, Tensor] = {}
         for name, tensor in self._tensors.items():
@@ -245,14 +245,14 @@ class Merger:
         return found
 
     def slopes(self, gradients: Mapping[str, Tensor], low: Recipe, high: Recipe) -> dict[str, float]:
-        """Return by how much a function of the weights changes from one recipe to another, to first order, per tensor.
+        """Return, per tensor, how much a function of the weights changes from one recipe to another, to first order.
 
-        It is the scalar product of the function's gradient with the difference of the two merges. Both are merged in
+        This is the scalar product of the function's gradient with the difference of the two merges. Both are merged in
         float32 and not rounded to the output's dtype, so that small differences count; masks are drawn as in `apply`.
         Neither is written into the live model.
 
         Args:
-            gradients: of the function, as `take_gradients` returns them.
+            gradients: the function's gradients, as `take_gradients` returns them.
             low: one recipe.
             high: another recipe of the same structure.
 
@@ -264,13 +264,13 @@ class Merger:
 
     @contextmanager
     def slopes_in_backward(self, pairs: Sequence[tuple[Recipe, Recipe]]) -> Iterator[Sequence[dict[str, float]]]:
-        """Take slopes while the live model's backward passes run, so that there is one tensor's gradient at a time.
+        """Take slopes during the live model's backward passes, so that only one tensor's gradient exists at a time.
 
-        Within it, every backward pass adds what `slopes` says of its gradient, and clears that. It needs no memory for
-        the whole gradient, but every pass merges every tensor again.
+        Inside this context, each backward pass adds the slopes of its gradient, then clears it. This needs no memory
+        for the whole gradient, but each pass merges every tensor again.
 
         Args:
-            pairs: recipes of the live model's structure, each low and high.
+            pairs: (low, high) recipes of the live model's structure.
 
         Yields:
             Per pair, the changes by tensor, summed over the passes so far.
@@ -301,7 +301,7 @@ class Merger:
             yield found
 
     def _pairs(self, low: Recipe, high: Recipe) -> list[tuple[Step, Step]]:
-        """Return the steps of two recipes that make different tensors."""
+        """Return the pairs of steps in which two recipes make different tensors."""
         pairs = zip(self.steps(low), self.steps(high), strict=True)
         return [pair for pair in pairs if self._simplified(pair[0]) != self._simplified(pair[1])]
 
@@ -314,7 +314,7 @@ class Merger:
         return {name: after[name] - before[name] for name in before}
 
     def tokenizer(self, recipe: Recipe) -> PreTrainedTokenizerBase:
-        """Return the tokenizer that the merge has. Raises MergingError if the recipe asks for one it cannot have."""
+        """Return the merge's tokenizer. Raises MergingError if the recipe asks for one that is not available."""
         return MergedTokenizer.of(recipe, self.parents).tokenizer
 
     def weights_digest(self, recipe: Recipe) -> str:
@@ -322,7 +322,7 @@ class Merger:
         return digest_of_model(self._tensors, self.plan(recipe), self.parents)
 
     def _by_name(self, model: PreTrainedModel) -> dict[str, Tensor]:
-        """Return the tensors of the live model, by the names that a merge has for them."""
+        """Return the tensors of the live model, by their names in the merge."""
         found = chain(model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False))
         layout = self.parents.architecture.layout
         return {layout.name_of(name): tensor for name, tensor in found}
@@ -351,18 +351,18 @@ class Merger:
         return self._model
 
     def _with_room(self, work: Callable[[], T]) -> T:
-        """Make the live model; where its devices have no room for it, the parents give theirs up."""
+        """Make the live model; if its devices have no room for it, the parents give up theirs."""
         devices = self.parents.placement.devices
         what = f"{', '.join(map(str, devices))} ran out of memory while the live model was made"
         return with_room(work, lambda: sum(map(self.parents.give_up_some, devices)), what)
 
 
 def streamed_bytes(largest: int, kind: Literal["cpu", "cuda"]) -> int:
-    """Return what `Merger.stream` holds at most: a group of tensors, and one of the group before.
+    """Return the most bytes that `Merger.stream` holds: a group of tensors, and one tensor of the group before.
 
     Args:
         largest: the bytes of the largest tensor.
-        kind: of the device.
+        kind: the kind of device.
     """
     return max(_GROUP_BYTES[kind], largest) + largest
 

@@ -17,7 +17,7 @@ class LoadOptions:
     """What opening a model may do.
 
     Attributes:
-        lazy_unpickle: whether torch pickles may be read, where a model has no safetensors.
+        lazy_unpickle: whether torch pickles may be read if a model has no safetensors.
         trust_remote_code: whether Python code that comes with a model may be executed.
         allow_crimes: whether models of different architectures may be merged if their tensors fit.
     """
@@ -35,10 +35,9 @@ class MergeOptions:
         device: the device, as torch names it.
         device_map: spreads the live model over several devices instead: ``auto``, or a device for each module by name,
             as accelerate takes it. Each tensor is merged on its device, and parents are kept there.
-        memory_budget: bytes for keeping the parents in all, or a budget for the device and the host each; what does not
-            fit is read again for every candidate. By default there is no limit: the device is filled until it is full,
-            and then the host. Nothing asks how much is free, so give a budget where parents do not fit into the host's
-            memory.
+        memory_budget: the bytes to keep the parents in, as a total or as a budget for device and host; what does not
+            fit is read again for every candidate. By default there is no limit: first the device is filled, then the
+            host. Free memory is not checked, so give a budget if the parents do not fit into the host's memory.
         random_seed: the seed of methods that draw random numbers.
         compile: whether to merge with compiled kernels; None to use them if they save time.
         statistics: a folder with statistics of the parents; written only after a call of

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class ParentNote(NamedTuple):
-    """A sentence for the user about the parents, and whether merges of them may be worse for what it tells."""
+    """A sentence for the user about the parents, and whether what it says may make merges worse."""
 
     text: str
     is_doubt: bool
@@ -34,7 +34,7 @@ class ParentNote(NamedTuple):
 def check_parents(
     parents: ParentSet, files: Mapping[str, Checkpoint], recipes: Sequence[Recipe]
 ) -> Iterator[ParentNote]:
-    """Yield notes for the user about the parents.
+    """Check the parents; yield notes for the user about them.
 
     Args:
         parents: the parents.

@@ -1,7 +1,7 @@
-"""The parents: opened once, checked against each other, and kept in memory while candidates are made of them.
+"""The parents: opened once, checked against each other, and kept in memory while candidates are made from them.
 
 Guarantees: parents that do not fit each other are refused (parent_checks.py); opening reads headers only; a tensor that
-has room is read from disk once. Does not merge.
+memory has room for is read from disk once. Does not merge.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class ParentSet:
 
     @property
     def doubts(self) -> tuple[str, ...]:
-        """Those of the notes that merges may be worse for."""
+        """The notes on what may make merges worse."""
         return tuple(note.text for note in self._notes if note.is_doubt)
 
     @property
@@ -159,7 +159,7 @@ class ParentSet:
         return min(residency.chunk for residency in self._residencies.values())
 
     def place(self, device: torch.device) -> Placing | None:
-        """Return what puts a statistic's tensor where there is room for it; None where that is the host anyway."""
+        """Return a function that puts a statistic's tensor where there is room for it; None for the host, on a CPU."""
         return None if device.type == "cpu" else self._residencies[device].hold
 
     def give_up_some(self, device: torch.device) -> int:
@@ -167,11 +167,11 @@ class ParentSet:
         return self._residencies[device].give_up_some()
 
     def _comes_late(self, stored: StoredTensor) -> bool:
-        """Whether a tensor of every parent can be copied together: what cannot is best kept on the device."""
+        """Whether this tensor of all parents can be copied together; a larger one is best kept on the device."""
         return stored.nbytes * len(self.checkpoints) <= self.chunk
 
     def stored_tensors(self) -> list[tuple[str, StoredTensor]]:
-        """Return what `load` reads: each parent with its tensors in order, and last what is made of others.
+        """Return the tensors that `load` reads, each with its parent, in order; derived tensors come last.
 
         On a GPU, tensors too large to be copied together with those of the other parents come first: it is best to keep
         them there.
@@ -181,7 +181,7 @@ class ParentSet:
         return found if self.device.type == "cpu" else sorted(found, key=lambda each: self._comes_late(each[1]))
 
     def keep_within(self, budgets: Mapping[torch.device, Budget]) -> None:
-        """Let the parents take so much of each device of the live model, and of the host for it, before `load`."""
+        """Limit the parents' memory on each device of the live model, and on the host for it; comes before `load`."""
         for device, budget in budgets.items():
             self._residencies[device].keep_within(budget)
 
@@ -194,7 +194,7 @@ class ParentSet:
         return self._residencies[device or self.placement.device_of(name)].get(self.stored(parent, name))
 
     def source(self, parent: str, name: str, device: torch.device | None = None) -> Tensor:
-        """Return a parent's tensor as `tensor` does, but on the host where it is not on the device yet."""
+        """Return a parent's tensor as `tensor` does, but on the host if it is not on the device yet."""
         return self._residencies[device or self.placement.device_of(name)].source(self.stored(parent, name))
 
     def kept(self, parent: str, name: str) -> Tensor | None:
@@ -218,7 +218,7 @@ class ParentSet:
         return torch.Size(self.stored(parent, name).shape)
 
     def stored(self, parent: str, name: str) -> StoredTensor:
-        """Return what a parent's tensor is made of."""
+        """Return a parent's tensor as it is stored, or a derived one."""
         return self._derived.get((parent, name)) or self.checkpoints[parent].tensors[self._stored_name(parent, name)]
 
     def all_equal(self, sources: tuple[tuple[str, str], ...]) -> bool:
@@ -320,7 +320,7 @@ class ParentSet:
 
 
 def _equal(one: Tensor, other: Tensor, chunk: int) -> bool:
-    """Whether two tensors, of which either may be on the host, are equal; on a device they take half a chunk."""
+    """Whether two tensors are equal; either may be on the host. On a device, comparing them takes half a chunk."""
     if one.shape != other.shape or one.device == other.device:
         return one.shape == other.shape and torch.equal(one, other)
     device = one.device if other.device.type == "cpu" else other.device

@@ -1,4 +1,4 @@
-"""Sizes in bytes: as people write and read them, and as limits of what is taken together."""
+"""Sizes in bytes: how users write and read them, and how they limit what is taken together."""
 
 from __future__ import annotations
 

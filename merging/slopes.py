@@ -1,7 +1,7 @@
 """Slopes: how a function of the merged weights changes with the recipe, from the function's gradient alone.
 
-Nothing is differentiated but the model: a recipe is merged in two places, and the difference of the two merges is
-multiplied with the gradient. So it works for every method and every parameter of it, densities too.
+Only the model is differentiated: two recipes are merged, and the difference of the two merges is multiplied by the
+gradient. So this works for every method and each of its parameters, densities included.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from merging.kernels import Kernels
 from merging.parents import ParentSet
 from merging.planning.plan import Step
 
-# Products are summed in float64, in blocks of this many: differences of two merges are small beside either of them.
+# Products are summed in float64, in blocks of this many elements: the difference of two merges is small beside both.
 _BLOCK = 1 << 20
 
 
@@ -29,10 +29,10 @@ def dots(
 
     Args:
         steps: what to merge; nothing is written anywhere.
-        gradients: of at least these tensors.
+        gradients: the gradients of at least these tensors.
         parents: where the sources are read.
         random_seed: the seed of methods that draw random numbers.
-        kernels: how to compute.
+        kernels: the kernels to compute with.
 
     Raises:
         MergingError: a method has no answer for some tensors.

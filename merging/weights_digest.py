@@ -3,7 +3,7 @@
 It covers the name, shape, dtype and bytes of each tensor as files hold it. A tensor that the model cannot hold in its
 file's dtype (32 bits in a 16-bit model) counts as the model loads it.
 
-Guarantees: a live model that computes in a wider dtype than the recipe's has the digest of the recipe's.
+Guarantees: a live model that computes in a wider dtype than the recipe's has the same digest.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def digest_of_model(tensors: Mapping[str, Tensor], plan: Plan, parents: ParentSe
 
 
 def digest_of_groups(groups: Iterable[Mapping[str, Tensor]], plan: Plan, parents: ParentSet) -> str:
-    """Return the same of tensors that are there a few at a time, by their names in the merge."""
+    """Return the same digest of tensors that come a few at a time, by their names in the merge."""
     layout, dtypes = parents.architecture.layout, _dtypes(plan)
 
     def pieces(name: str, tensor: Tensor) -> Callable[[], Mapping[str, Tensor]]:

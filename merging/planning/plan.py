@@ -93,7 +93,7 @@ class Step(PlannedTensor):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The structure of a merge: what recipes share that differ only in parameter values.
+    """The structure of a merge, which recipes share if they differ only in parameter values.
 
     Attributes:
         tensors: the output tensors, in order.
@@ -249,7 +249,7 @@ def _aligned(tensor: PlannedTensor, base: str | None, vocabulary: Vocabulary, pa
 
 
 def _kind(recipe: Recipe, part: OutputSlice, offset: int) -> Layer:
-    """Return the layer that decides the kind of an output layer, as its attention: the base's or first source's."""
+    """Return the layer that decides the kind of an output layer (its attention): the base's or first source's."""
     base = part.base_model or recipe.base_model
     source = next((source for source in part.sources if source.model == base), part.sources[0])
     return Layer(source.model, source.layer_range[0] + offset)

@@ -26,7 +26,7 @@ _INDICES = (
     "attn_layer_indices", "cross_attention_layers", "full_attn_idxs", "hybrid_layer_ids", "mlp_only_layers",
     "moe_layers", "ple_layer_ids", "rope_scaling_layers", "value_embedding_layers",
 )  # fmt: skip
-# The number of first layers of a kind; of last layers; the index of the last such layer.
+# Keys with the number of first layers of a kind, with the number of last ones, and with the index of the last one.
 _FIRST = ("first_k_dense_replace", "moe_layer_start_index", "num_dense_layers")
 _LAST = ("num_kv_shared_layers",)
 _UP_TO = ("moe_layer_end_index",)

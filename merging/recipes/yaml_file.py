@@ -1,4 +1,4 @@
-"""YAML as people write it: read strictly, with errors of one line that name the file, the key and the problem.
+"""YAML as users write it: read strictly, with one-line errors that name the file, the key and the problem.
 
 Guarantees: a key that is given twice is an error. Knows no schema; recipes and configs bring theirs.
 """
@@ -66,7 +66,7 @@ class YamlReader:
 
 
 class Dumper(yaml.SafeDumper):
-    """Writes what is shared twice, without anchors, and gradients on one line, as people write them."""
+    """Writes YAML as users do: shared values in full, without anchors, and gradients on one line."""
 
     def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002, D102 - PyYAML asks whether to write no anchor
         return True
