@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from search.space.config import SearchConfig
     from search.trial_export import export_trial
 
-# What each module gives, imported on first use (PEP 562): `merge-search --help` does not wait for torch or optuna.
+# The public names of each module, imported on first use (PEP 562): `merge-search --help` must not wait for torch.
 _NAMES = {
     "board.leaderboard": "Leaderboard Row",
     "callbacks.callback": "Callback",

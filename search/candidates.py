@@ -1,6 +1,6 @@
 """Candidates for parents: models that one evaluator scores one after the other.
 
-Guarantees: all are opened and have room before the first is loaded, and one is freed before the next is loaded.
+Guarantees: all are opened and known to fit in memory before the first is loaded; each is freed before the next.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ class ParentCandidate:
     """A model that is to be scored.
 
     Attributes:
-        name: what a person calls it.
+        name: the displayed name.
         reference: a folder or a hub id, or the recipe of a merge.
-        options: where it is loaded.
-        compute_dtype: what it is to compute in.
-        backend: what runs it.
+        options: the device, and how to load it.
+        compute_dtype: the requested compute dtype.
+        backend: the generation backend.
         fits: whether memory has room for it in float32.
-        room: what its generation may take of the memory.
+        room: the memory that its generation may take.
     """
 
     name: str
@@ -74,13 +74,13 @@ class ParentCandidate:
         backend: BackendName,
         generation: Callable[[PreTrainedTokenizerBase], Generation],
     ) -> ParentCandidate:
-        """Plan the memory of a candidate, without loading it; the arguments are its attributes, and the next one.
+        """Plan the memory of a candidate without loading it. The other arguments are its attributes.
 
         Args:
             generation: returns what is generated with a tokenizer.
 
         Raises:
-            SearchError: it has no room.
+            SearchError: memory has no room for it.
             MergingError: it is missing or broken.
             EvaluationError: the prompts cannot be made.
         """
@@ -99,9 +99,9 @@ class ParentCandidate:
         """Yield its live model, its tokenizer and its generation config.
 
         Args:
-            random_seed: of a merge that draws random numbers.
-            progress: called with (phase, done, in all).
-            tell: told what a person should know.
+            random_seed: the seed of a merge that draws random numbers.
+            progress: called with (phase, done, total).
+            tell: called with notes for the user.
         """
         reference, device, load = _spread(self.reference, self.options), self.options.device, self.options.load
         if isinstance(reference, str):
@@ -126,14 +126,14 @@ class ParentCandidate:
         progress: Callable[[str, int, int], None],
         tell: Callable[..., None],
     ) -> Report:
-        """Load and score it; the other arguments are those of `loaded`."""
+        """Load and score it; see `loaded` for the other arguments."""
         with self.loaded(random_seed, progress, tell) as (model, tokenizer, generation):
             ends = configured_ends(generation, tokenizer)
             tell(*prompt_notes(evaluator.problems, evaluator.prompt_format, tokenizer, ends))
             return evaluator.evaluate(model, tokenizer, observers=[OutcomeCounter(partial(progress, "scoring"))])
 
     def tokenizers(self, own: PreTrainedTokenizerBase) -> dict[str, PreTrainedTokenizerBase]:
-        """Return its own tokenizer, and of a merge those of its parents, by their owners' names."""
+        """Return its own tokenizer and, for a merge, those of its parents, by their owners' names."""
         if isinstance(self.reference, str):
             return {self.reference: own}
         parents = self.reference.parents()
@@ -150,14 +150,14 @@ def score_each(
     progress: Callable[[str, int, int], None],
     tell: Callable[..., None],
 ) -> tuple[Mapping[str, Report], Mapping[str, Exception]]:
-    """Score candidates one after the other; return their reports, and why others could not be scored, by their names.
+    """Score candidates one after the other; return the reports, and the errors of those that cannot be scored, by name.
 
     Args:
         candidates: the models.
         evaluator: scores them.
-        random_seed: of merges that draw random numbers.
-        progress: called with (phase, done, in all).
-        tell: told what a person should know, and each score at once.
+        random_seed: the seed of merges that draw random numbers.
+        progress: called with (phase, done, total).
+        tell: called with notes for the user, and with each score as soon as it is known.
     """
     reports: dict[str, Report] = {}
     failed: dict[str, Exception] = {}
@@ -185,5 +185,5 @@ def _tell_of(tell: Callable[..., None], name: str, *notes: str) -> None:
 
 
 def _spread(reference: str | Recipe, options: MergeOptions) -> str | Recipe:
-    """Return a model that is spread over devices as a merge of one, whose tensors a device map can place."""
+    """Return a model that is spread over devices as a merge of itself alone, since a device map places only merges."""
     return Recipe.single(reference) if options.device_map and isinstance(reference, str) else reference

@@ -1,4 +1,4 @@
-"""What models compute in while they are scored: chosen where a search begins, by a short measurement."""
+"""The dtype that models compute in while they are scored, chosen when a search begins by a short measurement."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from search.space.sections import EvaluationSection
 
 @dataclass(frozen=True, slots=True)
 class Compute:
-    """What models compute in.
+    """The dtype that models compute in.
 
     Attributes:
         dtype: the recipe's, or float32.
         own: the recipe's, as torch names it.
-        speeds: what was measured here, if anything was.
+        speeds: the speeds measured here, if any.
     """
 
     dtype: Literal["recipe", "float32"]
@@ -37,15 +37,15 @@ class Compute:
         backend: BackendName = "transformers",
         fits: Callable[[], bool] = lambda: True,
     ) -> Compute:
-        """Choose what models compute in: for ``auto`` what is faster on a CPU, and their own dtype anywhere else.
+        """Choose the compute dtype: ``auto`` means the faster one on a CPU, and the models' own dtype elsewhere.
 
         Args:
             wanted: the setting.
             own: the dtype of the models' weights.
-            shapes: the shapes of these.
-            device: where the models are.
-            backend: what runs them.
-            fits: whether memory has room for them in float32.
+            shapes: the shapes of the weights.
+            device: the models' device.
+            backend: the generation backend.
+            fits: returns whether memory has room for the models in float32.
         """
         if wanted != "auto":
             return cls(wanted, own)
@@ -58,7 +58,7 @@ class Compute:
     def of_merges(
         cls, merger: Merger, recipes: Sequence[Recipe], settings: EvaluationSection, fits: Callable[[], bool]
     ) -> Compute:
-        """Choose what the merges of a search compute in, by the first of 16 bits; `fits` as in `choose`."""
+        """Choose the compute dtype of a search's merges by the first one of 16 bits; see `choose` for `fits`."""
         recipe = next((each for each in recipes if merger.plan(each).model_dtype.itemsize == 2), recipes[0])
         device, plan = str(merger.parents.device), merger.plan(recipe)
         shapes = [entry.shape for entry in plan.entries]
@@ -66,21 +66,21 @@ class Compute:
 
     @property
     def torch_dtype(self) -> torch.dtype | None:
-        """What a `Merger` takes for it."""
+        """The `compute_dtype` of a `Merger`; None is the recipe's."""
         return torch.float32 if self.dtype == "float32" else None
 
     @property
     def itemsize(self) -> int:
-        """The bytes of an element of a live model."""
+        """The bytes per element of a live model."""
         return max(self.own.itemsize, torch.float32.itemsize) if self.dtype == "float32" else self.own.itemsize
 
     def __str__(self) -> str:
-        # What has more bits than float32 is never narrowed.
+        # A dtype wider than float32 is never narrowed.
         computes_in = torch.float32 if self.dtype == "float32" and self.own.itemsize == 2 else self.own
         return str(computes_in).removeprefix("torch.")
 
     def instead(self, recorded: Literal["recipe", "float32"]) -> tuple[Compute, str]:
-        """Return what a search began with, and what that costs here, in a sentence, where this would be better."""
+        """Return the dtype that a search began with and, if this one is better here, a sentence that says why."""
         there = replace(self, dtype=recorded)
         if self.speeds is None or recorded == self.dtype:
             return there, ""

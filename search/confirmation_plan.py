@@ -1,7 +1,7 @@
 """What a confirmation covers: its problems, its rounds and its finalists, fixed when it begins.
 
-Guarantees: no problem that the search has seen is among them, nor one twice. What a later command asks for is what the
-confirmation began with, or is refused by its key.
+Guarantees: it has no problem that the search has seen, and no problem twice. A later command that asks for something
+else than the confirmation began with is refused, with the key.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from search.study.outcomes import Split
 from search.study.record import TrialRecord
 
 SAMPLED_AT: Final = 0.2
-"""The temperature of a confirmation in several rounds where the search is greedy."""
-_MORE: Final = "give more --samples, which are drawn, or other --problems"
+"""The temperature of a confirmation in several rounds if the search is greedy."""
+_MORE: Final = "give more --samples, which are drawn at random, or other --problems"
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What a person asks of a confirmation; None leaves it to what it began with, or to the search."""
+    """What the user asks of a confirmation; None means what it began with, or what the search did."""
 
     sources: tuple[str, ...] = ()
     samples: int | None = None
@@ -45,11 +45,11 @@ class Planned:
     """A confirmation that can be run.
 
     Attributes:
-        plan: what it is of.
+        plan: the confirmation, as it is recorded.
         split: how its outcomes are read; its samples are the rounds.
-        problems: those of the report split, then the others.
-        takes_reported: whether outcomes on the report split are taken as they are: both are greedy.
-        notes: what a person should know of it.
+        problems: those of the report split, then the new ones.
+        takes_reported: whether the outcomes on the report split are reused, because both are greedy.
+        notes: notes for the user.
     """
 
     plan: Confirmation
@@ -60,9 +60,9 @@ class Planned:
 
 
 def require_confirmable(path: Path, records: Sequence[TrialRecord], looks: Looks, count: int) -> tuple[int, ...]:
-    """Return the finalists of a search that a confirmation can be of. Raises SearchError if there are none."""
+    """Return the finalists that a confirmation of a search can cover. Raises SearchError if there are none."""
     if best(records) is None or best_parent(records) is None or not parents_are_over(records):
-        raise SearchError(f"{path}: the parents, or every trial, are still to be scored; run the search first")
+        raise SearchError(f"{path}: some parents, or all trials, are not scored yet; run the search first")
     if objectives(records) > 1:
         raise SearchError(f"{path}: with several objectives no trial is the best; compare trials instead")
     chosen = better_finalists(records, count)
@@ -77,9 +77,9 @@ def require_confirmable(path: Path, records: Sequence[TrialRecord], looks: Looks
 
 
 def recorded_evaluation(identity: Identity, sections: Sections, results: Path) -> EvaluationSection:
-    """Return how a search scores, as it recorded that when it began, with its problems where they are now."""
+    """Return how a search scores, as recorded when it began, with its problems at their present places."""
     recorded = {**identity["evaluation"], "workers": sections.evaluation.workers, "allow_code_execution": True}
-    recorded.pop(PLAIN_ROWS, None)  # no setting, and the same for what is confirmed
+    recorded.pop(PLAIN_ROWS, None)  # recorded there, but not a setting
     found = EvaluationSection.model_validate(recorded)
     sets = (it.model_copy(update={"source": find_problems(identity, it.source, results)}) for it in found.problems)
     return found.model_copy(update={"problems": tuple(sets)})
@@ -91,13 +91,13 @@ def plan_confirmation(
     """Return the confirmation of a search: the one that has begun, or a new one.
 
     Args:
-        folder: of the search.
+        folder: the results folder of the search.
         evaluation: how it scores; see `recorded_evaluation`.
-        asked: what a person wants.
-        finalists: of a new one.
+        asked: what the user asks for.
+        finalists: the finalists of a new confirmation.
 
     Raises:
-        SearchError: what is asked for makes no sense, or is not what has begun.
+        SearchError: the request makes no sense, or differs from the confirmation that has begun.
     """
     with folder.reading() as store:
         identity, begun, known = store.identity, store.confirmation, store.splits.get("confirm")
@@ -161,14 +161,14 @@ def _report_split(path: Path, evaluation: EvaluationSection, identity: Identity)
     found, known = evaluation.load_problems(str(path)), identity["problems"]
     if found.digest != known["sha256"]:
         named = ", ".join(entry.source for entry in evaluation.problems)
-        raise SearchError(f"{path}: problems {named}: have changed since the search began; restore what they were")
+        raise SearchError(f"{path}: problems {named}: have changed since the search began; restore them")
     return found.subset(known["report"])
 
 
 def _new_problems(
     path: Path, sources: Sequence[str], left_out: frozenset[str]
 ) -> tuple[list[ProblemSet], tuple[str, ...]]:
-    """Return the problems of each source that are new to the search, and how many are kept out."""
+    """Return the problems of each source that are new to the search, and notes on how many are new or kept out."""
     search = EarlierSearch.open(str(path), str(path), best=0)
     taken = search.seen | search.reported | left_out
     added, notes = [], []
@@ -190,7 +190,7 @@ def _new_problems(
 
 
 def parts(report: ProblemSet, added: Sequence[ProblemSet]) -> tuple[tuple[str, float, int], ...]:
-    """Return how sets are weighed: those of the report split as there, each new problem as their average."""
+    """Return each set's name, weight and size: the report split's keep their ratio; a new problem weighs their mean."""
     total = sum(part.weight for part in report.parts if part.task_ids)
     if not total:
         return ()

@@ -1,4 +1,4 @@
-"""What the models and files hold that a search is of: told when it begins or goes on, and found again for an export."""
+"""The contents of a search's models and files: hashed when it begins or continues, and found again for an export."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ from search.space.config import SearchConfig
 from search.space.sections import MergingSection
 from search.views.progress import Progress
 
-# What takes less is not worth a line.
+# Hashing that takes less time is not worth a line of progress.
 _QUIET_SECONDS = 1.0
 
 
 class ParentContents:
-    """What the models and files hold that a config names.
+    """The contents of the models and files that a config names.
 
     Args:
-        config: the search's.
-        digests: made before any of them is opened.
+        config: the search's config.
+        digests: digests of their files, made before any of them is opened.
         results: the results folder.
 
     Raises:
-        MergingError: a model is not there.
+        MergingError: a model is missing.
     """
 
     def __init__(self, config: SearchConfig, digests: FileDigests, results: Path) -> None:
@@ -53,11 +53,11 @@ class ParentContents:
 
     @property
     def known(self) -> bool:
-        """Whether they can be told without reading the files."""
+        """Whether the files need not be read, because all digests are known."""
         return all(map(self._digests.known, _files(self._parts.values())))
 
     def begin(self) -> None:
-        """Hash the files beside other work."""
+        """Start hashing the files in the background."""
         self._hashed = self._digests.begin(_files(self._parts.values()))
 
     def wait(self, progress: Progress) -> None:
@@ -72,9 +72,9 @@ class ParentContents:
 
     @contextlib.contextmanager
     def unchanged(self) -> Iterator[None]:
-        """Let a model be scored. Raise SearchError if a file is not what it was: then a model's failure tells nothing.
+        """Score a model inside. If a file has changed by the end, raise SearchError in place of the model's own error.
 
-        One that is gone has no other weights.
+        A file that is gone counts as unchanged: it cannot give the model other weights.
         """
         try:
             yield
@@ -95,7 +95,7 @@ class ParentContents:
     def identity(self, problems: Mapping[str, object]) -> Identity:
         """Return the identity of the search, given the digest and the splits of the problems.
 
-        Raises SearchError: a file has changed since its model was opened.
+        Raises SearchError if a file has changed since its model was opened.
         """
         sources = [Path(entry.source) for entry in self._config.evaluation.problems]
         digests = {str(source): {PROBLEMS: str(problems["sha256"])} for source in sources if source.is_absolute()}
@@ -113,21 +113,21 @@ def find(
     settings: MergingSection,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Names:
-    """Return where the models and files are now that a recipe names, by their names there.
+    """Return the present places of the models and files that a recipe names, by these names.
 
-    They are looked for where they were, then beside the results folder, then beside the current folder as they were
-    beside the config.
+    They are looked for where they were; then at the same path from the results folder; then from the current folder, at
+    the path that they had from the config.
 
     Args:
-        identity: of the search that the recipe is of.
-        recipe: as plain data.
+        identity: the identity of the recipe's search.
+        recipe: the recipe, as plain data.
         results: the results folder.
-        digests: of their files.
-        settings: what may be read.
-        progress: called with (phase, files done, in all).
+        digests: digests of the files.
+        settings: the config's section, which says what may be read.
+        progress: called with (phase, files done, files in all).
 
     Raises:
-        SearchError: one is not there, or holds something else than when it was scored.
+        SearchError: one is missing, or has changed since it was scored.
     """
     known = identity.get(CONTENTS, {})
     names = dict.fromkeys(part for text in _texts(recipe) for part in parts_named(text, known))
@@ -141,9 +141,9 @@ def find(
 
 
 def on_disk(identity: Mapping[str, Any], results: Path) -> Names:
-    """Return where the models and files of a search are on this disk, by their names; what they hold is not read.
+    """Return where the models and files of a search are on this disk, by name, without reading their contents.
 
-    Raises SearchError if one is not there; nothing is downloaded.
+    Raises SearchError if one is missing; nothing is downloaded.
     """
     known = identity.get(CONTENTS, {})
     return {name: _on_disk(name, held, results) for name, held in known.items() if PROBLEMS not in held[DIGESTS]}
@@ -163,15 +163,15 @@ def _on_disk(name: str, held: Mapping[str, Any], results: Path) -> str:
 
 
 def find_problems(identity: Identity, source: str, results: Path) -> str:
-    """Return where the problems of a source are now: of a file as `find` looks for a model, and else the source."""
+    """Return the present place of a file of problems, found as in `find`; any other source is returned as it is."""
     held = identity.get(CONTENTS, {}).get(source)
     return next((place for place in _places(source, held, results) if Path(place).exists()), source) if held else source
 
 
 def _candidates(name: str, held: Mapping[str, Any], results: Path, options: LoadOptions) -> Iterator[Contents]:
-    """Yield what lies where a model or file was, or may have gone to."""
+    """Yield the contents of each place where a model or file was, or may have been moved to."""
     if commit := held[DIGESTS].get(COMMIT):
-        # Only what is asked for by its commit is not downloaded again where its branch has moved.
+        # With its commit, a model whose branch has moved is not downloaded again.
         yield from contents_of(f"{name.partition('@')[0]}@{commit}", options)
         return
     for place in _places(name, held, results):
@@ -182,7 +182,7 @@ def _candidates(name: str, held: Mapping[str, Any], results: Path, options: Load
 
 
 def _places(name: str, held: Mapping[str, Any], results: Path) -> list[str]:
-    """Return where a model or file was, or may have gone to."""
+    """Return the places where a model or file was, or may have been moved to."""
     bases = (results.resolve(), Path.cwd())
     beside = [str((base / path).resolve()) for base, path in zip(bases, held[BESIDE], strict=False)]
     return list(dict.fromkeys([name, held[PLACE], *beside]))
@@ -231,7 +231,7 @@ def _parts(config: SearchConfig) -> Iterator[Contents]:
     for reference, is_model in config.named():
         if is_model:
             yield from contents_of(reference, options)
-        elif Path(reference).is_file():  # else who reads it says so
+        elif Path(reference).is_file():  # else whoever reads it reports that
             yield _file(reference)
     tokenizer = config.evaluation.prompt.tokenizer
     if tokenizer and tokenizer not in {reference for reference, _ in config.named()}:
@@ -244,6 +244,6 @@ def _file(place: str) -> Contents:
 
 def _described(name: str, bases: tuple[Path, ...]) -> dict[str, object]:
     place = Path(name).expanduser()
-    if not place.exists():  # of the hub
+    if not place.exists():  # a hub id
         return {PLACE: name, BESIDE: []}
     return {PLACE: str(place.resolve()), BESIDE: [os.path.relpath(place.resolve(), base) for base in bases]}

@@ -1,6 +1,6 @@
-"""Devices: the default one, whether a named one is available, and which cards a worker is on.
+"""Devices: the default one, whether a named one is available, and the cards that a worker uses.
 
-Guarantees: a device on which merge-search does not work is refused in one line that says why and what to give instead.
+Guarantees: a device that merge-search does not support is refused in one line that says why and what to give instead.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _REFUSED: Mapping[str, str] = {
     "mps": "merges sum in float64, which Apple's GPUs lack",
     "xpu": "merge-search cannot tell how much of its memory is free",
 }
-# Whose versions a search records.
+# The packages whose versions a search records.
 _SOFTWARE = ("merge-search", "torch", "transformers", "optuna", "vllm")
 _UNTRIED = "merge-search works on NVIDIA's and AMD's GPUs (cuda), and on the CPU"
 
@@ -38,10 +38,10 @@ def choose_device(name: str, where: str = "--device", backend: BackendName = "tr
     Args:
         name: the device, or ``auto``.
         where: the option, or the file and the key, that names it.
-        backend: what runs models on it.
+        backend: the generation backend.
 
     Raises:
-        SearchError: this machine has no such device, merge-search does not work on it, or the backend does not.
+        SearchError: this machine has no such device, or merge-search or the backend does not support it.
     """
     import torch
 
@@ -68,7 +68,7 @@ def choose_device(name: str, where: str = "--device", backend: BackendName = "tr
 
 
 def with_device(section: MergingSection, device: str | None, backend: BackendName, source: str) -> MergingSection:
-    """Return a config's section with the device that ``--device`` gives, if it is given.
+    """Return a config's section with the device of ``--device``, if that is given.
 
     Raises:
         SearchError: the device cannot be used, or the section spreads the model; `source` is the config's file.
@@ -84,7 +84,7 @@ def with_device(section: MergingSection, device: str | None, backend: BackendNam
 
 @contextlib.contextmanager
 def device_map_of(source: str) -> Iterator[None]:
-    """Raise SearchError, with the config's file and the key, where a device map cannot be followed."""
+    """Raise SearchError, with the config's file and the key, if a device map cannot be applied."""
     try:
         yield
     except PlacementError as error:
@@ -92,7 +92,7 @@ def device_map_of(source: str) -> Iterator[None]:
 
 
 def workplace(devices: Iterable[torch.device]) -> Workplace:
-    """Return where a worker is that merges and evaluates on some devices."""
+    """Return the workplace of a worker that merges and evaluates on some devices."""
     devices = list(devices)
     identities = {str(device): _identity(device) for device in devices}
     return Workplace(platform.node(), identities, _hardware(devices), _software())
@@ -107,7 +107,7 @@ def _hardware(devices: Iterable[torch.device]) -> str:
 
 
 def _processor() -> str:
-    """Return what the processor calls itself, or its architecture."""
+    """Return the processor's model name, or else its architecture."""
     file = Path("/proc/cpuinfo")
     lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.exists() else []
     names = (
@@ -117,7 +117,7 @@ def _processor() -> str:
 
 
 def _software() -> dict[str, str]:
-    """Return the versions of what does the work, by name; of what is not installed none."""
+    """Return the versions of Python and of the installed packages that do the work, by name."""
     found = {"python": platform.python_version()}
     for name in _SOFTWARE:
         with contextlib.suppress(PackageNotFoundError):
@@ -133,7 +133,7 @@ def cards_here() -> Mapping[str, str]:
 
 
 def _identity(device: torch.device) -> str:
-    """Return what the driver calls a card, whatever torch does: CUDA_VISIBLE_DEVICES changes that; "" for the CPU."""
+    """Return a card's UUID, because its number depends on CUDA_VISIBLE_DEVICES; "" for the CPU."""
     import torch
 
     return str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else ""

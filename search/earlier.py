@@ -1,8 +1,8 @@
 """Earlier searches that a search starts from, named by their results folders under `search.enqueue`.
 
 Guarantees: their folders are only read. A score is taken over only from a search of the same models, problems, prompts
-and sampling, computed in the same dtype; from any other search only parameters are taken. What an earlier search has
-seen of the problems, or what that one began from, is not in the report split of a search that starts from it.
+and sampling, computed in the same dtype; from any other search only parameters are taken. The report split of a search
+that starts from them has no problem that they, or the searches that they started from, have searched on.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from search.study.record import TAKEN_OVER, WARM_START, Parameters, Scoring, Tri
 from search.study.store import Proposal
 
 SEEN = "seen_earlier"
-"""The key of an identity's problems under which it lists those that earlier searches have searched on."""
+"""The key, under the problems of an identity, of those that earlier searches have searched on."""
 
 _PROBLEMS: Final = "problems"
 _SEARCH: Final = "search"
@@ -34,16 +34,16 @@ _REPORT: Final = "report"
 
 @dataclass(frozen=True)
 class EarlierSearch:
-    """An earlier search, as its results folder had it when it was opened.
+    """An earlier search, as it was when its results folder was opened.
 
     Attributes:
-        folder: what it is called in the config.
-        where: the beginning of an error or a note about it.
-        best: of how many of its best trials the parameters are taken.
-        identity: what it is of.
+        folder: its results folder, as the config names it.
+        where: how errors and notes about it begin.
+        best: how many of its best trials give their parameters.
+        identity: its identity.
         records: its records.
-        sets: the names of its problem sets, where there are several.
-        spent: what its looks at its report split, and at a confirmation, cost of alpha.
+        sets: the names of its problem sets, if there are several.
+        spent: the part of alpha that its looks at its report split and its confirmation have spent.
         confirmed: the ids of the problems of its confirmation.
     """
 
@@ -58,7 +58,7 @@ class EarlierSearch:
 
     @classmethod
     def open(cls, folder: str, where: str, best: int) -> EarlierSearch:
-        """Read a results folder. Raises SearchError if it holds no search, or none that has begun."""
+        """Read a results folder. Raises SearchError if it holds no search, or one that has not begun."""
         try:
             results = ResultsFolder.open(Path(folder))
             with results.reading() as store:
@@ -72,13 +72,13 @@ class EarlierSearch:
 
     @property
     def seen(self) -> frozenset[str]:
-        """The ids of the problems that it has searched on, and of those that searches before it have."""
+        """The ids of the problems that it, or the searches that it started from, have searched on."""
         problems = self.identity[_PROBLEMS]
         return self._known(problems[_SEARCH]) | frozenset(problems.get(SEEN, ()))
 
     @property
     def looked_at(self) -> frozenset[str]:
-        """The ids of the problems that its looks were at, or may yet be."""
+        """The ids of the problems that its looks have used, or may still use."""
         return self.reported | frozenset(self.confirmed)
 
     @property
@@ -87,11 +87,11 @@ class EarlierSearch:
         return self._known(self.identity[_PROBLEMS][_REPORT])
 
     def _known(self, tasks: Iterable[str]) -> frozenset[str]:
-        """Return ids, and what they are in sets of their own."""
+        """Return task ids, and each also as its own set has it."""
         return frozenset(each for task in tasks for each in (task, _own(task, self.sets)))
 
     def is_same(self, identity: Identity) -> bool:
-        """Whether a trial has the same score there as in the search of an identity: only the samplers may differ."""
+        """Whether a trial has the same score there and in the search of an identity: at most their samplers differ."""
         if CONTENTS not in self.identity or CONTENTS not in identity:
             return False
         try:
@@ -101,7 +101,7 @@ class EarlierSearch:
         return True
 
     def scored(self, space: SearchSpace, names: Names) -> list[TrialRecord]:
-        """Return its trials that have a score; `names` are those of the models in a search that is the same."""
+        """Return its trials with a score as records of a search that is the same, where its models have these names."""
         complete = (each for each in self.records if each.kind == "trial" and each.search.state == "complete")
         points = ((record, _point(record, space, names)) for record in complete)
         return [
@@ -118,7 +118,7 @@ class EarlierSearch:
         ]
 
     def proposals(self, space: SearchSpace, names: Names) -> tuple[Sequence[Proposal], int]:
-        """Return the parameters of its best trials that are points of a space, and of how many those are."""
+        """Return the parameters of its best trials, as far as they fit a space, and the number of these best trials."""
         best = finalists(self.records, self.best)
         points = [(record.number, _point(record, space, names)) for record in best]
         found = [
@@ -129,7 +129,7 @@ class EarlierSearch:
         return found, len(best)
 
     def names(self, identity: Identity) -> Names:
-        """Return what models of the same content are called in another search, by what they are called in this one."""
+        """Return the names of its models in another search, by their names in this one; contents decide."""
         there, here = self.identity.get(CONTENTS, {}), identity.get(CONTENTS, {})
         found = {}
         for name, held in there.items():
@@ -145,7 +145,7 @@ class Start:
     Attributes:
         taken_over: trials with their scores.
         proposals: parameters to try first.
-        notes: what a person should know of it, a line per earlier search.
+        notes: notes for the user, one line per earlier search.
     """
 
     taken_over: Sequence[TrialRecord]
@@ -154,7 +154,7 @@ class Start:
 
     @classmethod
     def of(cls, earlier: Iterable[EarlierSearch], space: SearchSpace, identity: Identity) -> Start:
-        """Return what a search of an identity begins with, from earlier searches."""
+        """Return what a search with an identity takes from earlier searches."""
         taken_over: list[TrialRecord] = []
         proposals: list[Proposal] = []
         notes = []
@@ -176,7 +176,7 @@ class Start:
 
 
 def spent_earlier(earlier: Iterable[EarlierSearch], report: ProblemSet) -> float:
-    """Return what the looks of earlier searches cost of alpha that were at some problems of this report split."""
+    """Return the part of alpha that earlier searches have spent on looks at problems of this report split."""
     names = [part.name for part in report.parts]
     tasks = {own for task in report.task_ids for own in (task, _own(task, names))}
     looked = (each for each in earlier if tasks & each.looked_at)
@@ -184,7 +184,7 @@ def spent_earlier(earlier: Iterable[EarlierSearch], report: ProblemSet) -> float
 
 
 def seen_earlier(earlier: Iterable[EarlierSearch]) -> Sequence[str]:
-    """Return the ids of the problems that earlier searches have searched on, in order."""
+    """Return the ids of the problems that earlier searches have searched on, sorted."""
     return sorted(frozenset[str]().union(*(each.seen for each in earlier)))
 
 
@@ -195,12 +195,12 @@ def unseen(problems: ProblemSet, seen: Collection[str]) -> ProblemSet:
 
 
 def _own(task: str, sets: Iterable[str]) -> str:
-    """Return the id that a problem has in its set: where sets are joined, the set's name may stand before it."""
+    """Return the id of a problem in its own set, without the set's name that joining may have put before it."""
     return next((task.removeprefix(f"{name}/") for name in sets if task.startswith(f"{name}/")), task)
 
 
 def _point(record: TrialRecord, space: SearchSpace, names: Names) -> Parameters | None:
-    """Return the parameters of a trial as a point of a space: of its recipe, or else by their own names."""
+    """Return a trial as a point of a space, read from its recipe or else from its parameters; None if neither fits."""
     try:
         return space.parameters_of(renamed(record.recipe, names))
     except SearchError:
@@ -214,7 +214,7 @@ def _point(record: TrialRecord, space: SearchSpace, names: Names) -> Parameters 
 
 
 def _score_of(scoring: Scoring) -> Scoring:
-    # How likely it found the completions of reference models says nothing beside likelihoods of other completions.
+    # Without the log-likelihood: those of other reference completions cannot be compared with it.
     return Scoring(
         scoring.state, scoring.outcomes, scoring.score, scoring.scores, seconds={"total": 0.0}, tokens=scoring.tokens,
         error=scoring.error,
@@ -222,7 +222,7 @@ def _score_of(scoring: Scoring) -> Scoring:
 
 
 def _scoring(identity: Identity) -> Identity:
-    """Return what of an identity a score depends on, as JSON keeps it."""
+    """Return the part of an identity that a score depends on, as JSON keeps it."""
     found: Identity = json.loads(json.dumps(identity))
     found[_SEARCH] = {key: value for key, value in found[_SEARCH].items() if key in ("seed", "objectives")}
     found[_PROBLEMS].pop(SEEN, None)

@@ -8,7 +8,7 @@ from pathlib import Path
 from evaluation.errors import ModelError
 from merging.errors import MachineError, MergingError
 
-# What may be done about a results folder whose disk is full.
+# The remedy for a results folder that cannot be written.
 MAKE_ROOM = "what was scored is kept: make room (or the folder writable) and run the same command again"
 
 
@@ -17,12 +17,12 @@ class SearchError(Exception):
 
 
 def anew(folder: Path, config: str = "CONFIG") -> str:
-    """Return the command that begins the search of a results folder anew; what is there is moved aside."""
+    """Return the command that starts a search over in its results folder, and moves the old results aside."""
     return f"`{shlex.join(['merge-search', 'run', config, '--out', str(folder), '--fresh'])}`"
 
 
 def restore(folder: Path) -> str:
-    """Return what may be done about a results folder that is damaged."""
+    """Return the remedy for a damaged results folder."""
     return f"restore it from a copy, or begin anew with {anew(folder)}"
 
 
@@ -30,7 +30,7 @@ class PrunedError(Exception):
     """A pruner has ended the scoring of a candidate early.
 
     Args:
-        reason: why, for people.
+        reason: why, in words for the user.
         log_likelihood: the mean log-likelihood of the reference completions, in nats per token, if it is known.
     """
 
@@ -39,13 +39,13 @@ class PrunedError(Exception):
         self.log_likelihood = log_likelihood
 
 
-# What ends a worker but says nothing about its trial: the user (a second signal ends the command line by SystemExit),
-# or the results folder.
+# Errors that end a worker but say nothing about its trial: the user stopped it (a second signal raises SystemExit in
+# the command line), or the results folder cannot be used.
 STOPS = (KeyboardInterrupt, SystemExit, SearchError)
 
 
 def is_of_the_candidate(error: Exception) -> bool:
-    """Whether an error is the candidate's and would occur on every machine; all others are this machine's."""
+    """Whether an error is the candidate's, and so would occur on every machine; all others are this machine's."""
     if isinstance(error, MergingError):
         return not isinstance(error, MachineError)
     return isinstance(error, ModelError | PrunedError)

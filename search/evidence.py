@@ -1,6 +1,6 @@
 """The evidence: all that the report reads of a search. Sections read this and nothing else.
 
-Guarantees: opening it writes nothing, and downloads no model. What cannot be had any more (problems, files of
+Guarantees: opening it writes nothing, and downloads no model. Anything that is no longer available (problems, files of
 completions) is empty, and a sentence says why.
 """
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from search.space.space import SearchSpace
     from search.study.store import Workplace
 
-# Of so many trials, and with so many values in all, a page shows the layers.
+# The most trials whose layers a page shows, and the most values of all their curves.
 _MOST_CURVES, _MOST_VALUES = 200, 100_000
 ReadCompletions: TypeAlias = "Callable[[TrialRecord, SplitName], Sequence[Completion]]"
 
@@ -34,11 +34,11 @@ def _nothing_written(record: TrialRecord, split: SplitName) -> Sequence[Completi
 
 @dataclass(frozen=True)
 class Layers:
-    """What the parameters of merges are over the layers.
+    """The parameters of merges over the layers.
 
     Attributes:
-        curves: of some trials, by their numbers; the winner and the best.
-        no_layers: why the curves have knots in place of layers, in a sentence; empty if they have layers.
+        curves: the curves of the winner and the best trials, by trial number.
+        no_layers: why the curves have knots instead of layers, in a sentence; empty if they have layers.
     """
 
     curves: Mapping[int, Sequence[Curve]] = field(default_factory=dict)
@@ -50,22 +50,22 @@ class SearchEvidence:
     """What is known of a search.
 
     Attributes:
-        name: the search's.
+        name: the search's name.
         folder: its results folder, as commands name it.
-        board: its leaderboard, whose records are over.
-        records: all of them, by kind and number, also those that are not over.
+        board: its leaderboard, which has only records that are over.
+        records: all records, by kind and number, including those that are not over.
         splits: how the outcomes on each split are read.
         tasks: the ids of the problems of each split, in the order of its outcomes.
-        identity: what the search is of; empty where it has not begun.
+        identity: the search's identity; empty if it has not begun.
         config_text: the config, as it was given.
-        completions: returns what a model wrote on the problems of a split; empty where that is not kept. (On the
-            split ``confirm`` in the first round.)
-        problems: by task id; empty where they cannot be loaded.
-        no_problems: why there are none, in a sentence; empty where there are.
-        space: what is searched; None where the search has not begun.
-        layers: what the parameters of the best trials are over the layers.
-        workplaces: where its workers are and were, by their names.
-        is_at_work: whether a worker is at it now.
+        completions: returns what a model wrote on the problems of a split (for ``confirm``, in the first round); empty
+            if that is not kept.
+        problems: the problems by task id; empty if they cannot be loaded.
+        no_problems: why there are none, in a sentence; empty if there are some.
+        space: the search space; None if the search has not begun.
+        layers: the parameters of the best trials over the layers.
+        workplaces: where its workers are and were, by worker.
+        is_at_work: whether a worker is at work now.
     """
 
     name: str
@@ -122,12 +122,12 @@ class SearchEvidence:
 
     @property
     def trials(self) -> list[TrialRecord]:
-        """The trials, by number, also those that are not over."""
+        """The trials, by number, including those that are not over."""
         return [record for record in self.records if record.kind == "trial"]
 
     @property
     def winner(self) -> TrialRecord | None:
-        """The trial that the verdict is about, or else the best one; None where none has a score."""
+        """The trial that the verdict is about, or else the best one; None if none has a score."""
         return next((record for record in self.trials if record.number == _winner(self.board)), None)
 
 
@@ -143,7 +143,7 @@ def _tasks(folder: ResultsFolder) -> dict[SplitName, Sequence[str]]:
 
 
 def _problems(folder: ResultsFolder) -> tuple[Mapping[str, Problem], str]:
-    """Return the problems of a search by task id, or why they cannot be had."""
+    """Return the problems of a search by task id, or none and why they are not available."""
     from evaluation import EvaluationError, load_problems
     from search.confirmation_plan import recorded_evaluation
     from search.space.sections import Sections

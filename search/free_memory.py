@@ -1,7 +1,7 @@
-"""Free memory: what the system says, of the host and of each device.
+"""Free memory of the host and of each device, as the system reports it.
 
-Guarantees: on Linux the limits of the process's control group and of those around it count. Where nothing is known,
-the answer is unlimited. Only planned_memory.py asks; a test holds that.
+Guarantees: on Linux the limits of the process's control group and of those around it count. If nothing is known, the
+answer is unlimited. Only planned_memory.py asks; a test checks that.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from search.memory_demand import UNKNOWN, MachineMemory, Memory
 
 _MEMINFO = Path("/proc/meminfo")
-# Says which control groups the process is in: number, controllers and path, with a colon between them.
+# The process's control groups, one per line: number, controllers and path, separated by colons.
 _OWN_GROUPS = Path("/proc/self/cgroup")
 # Memory control groups, versions 2 and 1: controller, root, and files with the limit, the usage, and the part of the
 # usage that caches files.
@@ -28,8 +28,8 @@ def machine_of(devices: Sequence[torch.device], workers: int = 1) -> MachineMemo
     """Return the memory that this process can take.
 
     Args:
-        devices: of the live model; those that compute in the host's memory have none of their own.
-        workers: processes that share this machine, this one included.
+        devices: the live model's devices; a CPU has no memory of its own beside the host's.
+        workers: the number of processes that share this machine, this one included.
     """
     own = tuple(_device(device) for device in devices if device.type == "cuda")
     return MachineMemory(_host(), own, workers)
@@ -37,7 +37,7 @@ def machine_of(devices: Sequence[torch.device], workers: int = 1) -> MachineMemo
 
 def _device(device: torch.device) -> Memory:
     free, total = torch.cuda.mem_get_info(device)
-    # What torch holds there unused is free, too.
+    # Memory that torch has reserved but does not use is free, too.
     free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return Memory(str(torch.empty(0, device=device).device), total, free)
 
@@ -57,7 +57,7 @@ def _of_meminfo(key: str) -> int:
 
 
 def _groups() -> Iterator[tuple[int, int]]:
-    """Yield the limit of each control group, and what is left of it."""
+    """Yield the limit of each control group and what is left of it, in bytes."""
     own = _own_groups()
     for controller, root, limit, usage, cached in _GROUPS:
         inner = root / own.get(controller, "")
@@ -68,7 +68,7 @@ def _groups() -> Iterator[tuple[int, int]]:
 
 
 def _own_groups() -> Mapping[str, str]:
-    """Return the path of the process's group below the root, by controller; version 2 has one for all, called ""."""
+    """Return the path of the process's group below the root, by controller; version 2 has one for all, under ""."""
     try:
         lines = [line.split(":", 2) for line in _OWN_GROUPS.read_text(encoding="utf-8").splitlines()]
     except OSError:

@@ -1,11 +1,11 @@
 """The identity of a search: what must stay the same for its results to belong together.
 
-It is plain data: what the config says, the splits and, under ``contents``, what the models and files hold that the
-config names, by the names that they had when the search began:
+It is plain data: the config's settings, the splits and, under ``contents``, the contents of the models and files that
+the config names, by the names that they had when the search began:
 
     {"place": where it is, "beside": [its paths from the results folder and from the config], "digests": {...}}
 
-Guarantees: two identities are of one search if they differ in nothing but where things lie.
+Guarantees: two identities that differ only in where things lie are of one search.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Identity: TypeAlias = dict[str, Any]
 Names: TypeAlias = Mapping[str, str]
 
 CONTENTS, PLACE, BESIDE, DIGESTS = "contents", "place", "beside", "digests"
-# Kinds of digests besides those of a model's files: of the hub's models, and of files that are not models.
+# Kinds of digests besides those of a model's files: for models of the hub, and for files that are not models.
 COMMIT, FILE, PROBLEMS = "commit", "file", "problems"
 COMPUTE_DTYPE, PLAIN_ROWS = "compute_dtype", "plain_rows"
 _EVALUATION = "evaluation"
@@ -30,19 +30,19 @@ _CODE = "code"
 
 
 def check(path: Path, there: Identity, here: Identity, source: str) -> None:
-    """Raise SearchError if two identities are not of one search; it says what differs.
+    """Raise SearchError, which says what differs, if two identities are not of one search.
 
     Args:
         path: the results folder.
-        there: what it holds.
-        here: what is to go on there.
+        there: the identity of the search that it holds.
+        here: the identity of the search that is to continue there.
         source: the config's file.
     """
     for key, one, other in _leaves(_settings(there), _settings(here), ""):
         if other == "auto" and key == f"{_EVALUATION}.{COMPUTE_DTYPE}":
-            continue  # whatever is faster here: what was chosen where the search began holds
+            continue  # the dtype that was chosen when the search began holds, whatever is faster here
         if key == f"{_EVALUATION}.{PLAIN_ROWS}":
-            continue  # as many as have room here: the number of where the search began holds
+            continue  # the number from the search's beginning holds, however many have room here
         pairs = _pairs(one, other, there, here)
         for before, now in pairs:
             kinds = differing(there[CONTENTS][before][DIGESTS], here[CONTENTS][now][DIGESTS])
@@ -60,9 +60,9 @@ def check(path: Path, there: Identity, here: Identity, source: str) -> None:
 
 
 def moved(there: Identity, here: Identity) -> Names:
-    """Return what models and files are called in one of two identities of a search, by what they are in the other.
+    """Return the names of models and files in the identity `here`, by their names in `there`.
 
-    Empty where all have the same names in both.
+    Empty if all have the same names in both.
     """
     leaves = _leaves(_settings(there), _settings(here), "")
     pairs = [pair for _, one, other in leaves for pair in _pairs(one, other, there, here)]
@@ -70,7 +70,7 @@ def moved(there: Identity, here: Identity) -> Names:
 
 
 def adopted(there: Identity, here: Identity) -> Identity:
-    """Return an identity that says what the models hold, and where they lie now."""
+    """Return the identity `there`, with the places where its models and files lie `here`."""
     if CONTENTS not in there or CONTENTS not in here:
         return here | there
     names = moved(there, here)
@@ -79,7 +79,7 @@ def adopted(there: Identity, here: Identity) -> Identity:
 
 
 def computes_in(identity: Identity) -> str:
-    """Return what models are scored in: the recipe's dtype or float32, or ``auto`` before one is chosen."""
+    """Return the dtype that models are scored in: ``recipe`` or ``float32``, or ``auto`` before one is chosen."""
     return str(identity[_EVALUATION][COMPUTE_DTYPE])
 
 
@@ -93,7 +93,7 @@ def _settings(identity: Identity) -> Identity:
 
 
 def _leaves(there: object, here: object, key: str) -> Iterator[tuple[str, object, object]]:
-    """Yield the values of two trees of plain data, with their keys; of what one lacks None."""
+    """Yield the keys of two trees of plain data, each with its two values; a value that one tree lacks is None."""
     if isinstance(there, dict) and isinstance(here, dict):
         for name in [*there, *(name for name in here if name not in there)]:
             yield from _leaves(there.get(name), here.get(name), f"{key}.{name}" if key else str(name))
@@ -105,7 +105,7 @@ def _leaves(there: object, here: object, key: str) -> Iterator[tuple[str, object
 
 
 def _pairs(one: object, other: object, there: Identity, here: Identity) -> list[tuple[str, str]]:
-    """Return the models and files that two values name: a model, and perhaps an adapter."""
+    """Return the models and files that two values name, in pairs: a model, and perhaps an adapter."""
     names = [parts_named(one, there.get(CONTENTS, {})), parts_named(other, here.get(CONTENTS, {}))]
     return list(zip(*names, strict=True)) if len(names[0]) == len(names[1]) else []
 
@@ -125,7 +125,7 @@ def differing(there: Mapping[str, str], here: Mapping[str, str]) -> list[str]:
 
 
 def changed(place: str, kinds: list[str]) -> str:
-    """Return the beginning of a sentence: what of a model or file has changed."""
+    """Return the beginning of a sentence that says what has changed in a model or file."""
     if kinds[0] in (FILE, PROBLEMS):
         return f"file {place}: has changed"
     verb = "has" if len(kinds) == 1 and kinds != ["weights"] else "have"

@@ -1,7 +1,7 @@
 """Layer values: what each parameter of a merge is in each layer.
 
-Guarantees: the values are those that the merger takes: its steps are read. Of the parents only the headers of files are
-read, and nothing is downloaded.
+Guarantees: the values are the merger's own, read from its steps. Only the headers of the parents' files are read, and
+nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ _IN_LAYER = re.compile(r"^(?P<stack>(?:[^.]*[^.\d][^.]*\.)+)(?P<layer>\d+)\.(?P<
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """A parameter of one input over the layers of a merge; only parameters that are numbers have one.
+    """A parameter of one input over the layers of a merge; only numeric parameters have one.
 
     Attributes:
         model: the reference of the input; empty for a parameter that all inputs share.
         parameter: its key, such as ``density``.
         tensors: the tensors of a layer that have these values, by the ends of their names.
         is_whole: whether these are all the tensors of a layer.
-        values: in each layer; None in a layer without the model.
+        values: the value in each layer; None in a layer without the model.
         outside: the values that tensors outside of all layers have (embeddings, head).
     """
 
@@ -52,9 +52,9 @@ def layer_values(
     """Yield the curves of each of some recipes of a search.
 
     Args:
-        recipes: as plain data.
-        identity: of the search.
-        results: its folder.
+        recipes: the recipes, as plain data.
+        identity: the search's identity.
+        results: its results folder.
         load: what opening the parents may do.
 
     Raises:
@@ -66,7 +66,7 @@ def layer_values(
     names = {place: name for name, place in places.items()}
     read = [Recipe.from_dict(renamed(recipe, places), str(results)) for recipe in recipes]
     for parent in dict.fromkeys(parent for recipe in read for parent in recipe.parents()):
-        if not parts_named(parent, names):  # it would be asked for on the hub
+        if not parts_named(parent, names):  # else it would be looked up on the hub
             raise SearchError(f"{results}: model {parent}: is not on this disk")
     if read:
         with ParentSet.open(read, MergeOptions(memory_budget=0, load=load)) as parents:
@@ -76,9 +76,9 @@ def layer_values(
 
 
 def knot_values(recipe: Mapping[str, object], results: Path) -> tuple[Curve, ...]:
-    """Return the curves of a recipe whose parents are not at hand: in place of layers, the knots of its gradients.
+    """Return the curves of a recipe whose parents are not at hand, over the knots of its gradients instead of layers.
 
-    Empty for a recipe of slices or modules, where a gradient has other layers in each.
+    Empty for a recipe of slices or modules, because a gradient spans other layers in each.
     """
     read = Recipe.from_dict(recipe, str(results))
     found = []
@@ -95,7 +95,7 @@ def knot_values(recipe: Mapping[str, object], results: Path) -> tuple[Curve, ...
 
 
 def _knots(setting: Setting, tensor: str) -> Iterator[float | None]:
-    """Yield a setting where the gradient that holds for a tensor has its knots; at both ends if it has none."""
+    """Yield a setting's values at the knots of the gradient that applies to a tensor; at both ends if it has none."""
     items = setting if isinstance(setting, tuple) else (setting,)
     own = next((item.value for item in items if isinstance(item, Conditional) and item.fits(tensor)), setting)
     count = max(len(own) if isinstance(own, tuple) else 1, 2)
@@ -106,7 +106,7 @@ def _knots(setting: Setting, tensor: str) -> Iterator[float | None]:
 
 
 def _curves(steps: Sequence[Step], names: Mapping[str, str]) -> Iterator[Curve]:
-    """Yield the curves of the steps of a merge; tensors whose values are alike in all layers share one."""
+    """Yield the curves of the steps of a merge; tensors that have the same values in all layers share one."""
     inside: dict[tuple[str, str, str], dict[str, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
     outside: dict[tuple[str, str], set[float]] = defaultdict(set)
     depths, tails = defaultdict[str, int](int), defaultdict[str, set[str]](set)
@@ -131,7 +131,7 @@ def _curves(steps: Sequence[Step], names: Mapping[str, str]) -> Iterator[Curve]:
 
 
 def _numbers(step: Step) -> Iterator[tuple[str, str, float]]:
-    """Yield the parameters of a step that are numbers: the model's reference, the key, and the value."""
+    """Yield the numeric parameters of a step: the model's reference, the key, and the value."""
     for key, shared in step.shared:
         if isinstance(shared, int | float) and not isinstance(shared, bool):
             yield "", key, float(shared)

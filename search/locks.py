@@ -1,8 +1,8 @@
-"""Locks in a results folder, which the system drops when their holder ends, however that comes about.
+"""Locks in a results folder, which the system releases when their holder ends, for whatever reason.
 
-Guarantees: of the workers on one folder, one at a time is inside `exclusive`; `is_held` tells whether a worker still
-lives, also from another container, and at once after a kill -9. This holds on the disks of one machine: on a network
-file system neither these locks nor those of SQLite reach the other machines.
+Guarantees: `exclusive` admits one worker of a folder at a time; `is_held` tells whether a worker is still alive, even
+from another container and right after a kill -9. This holds on the disks of one machine: on a network file system
+neither these locks nor SQLite's reach the other machines.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import IO
 
 @contextlib.contextmanager
 def exclusive(file: Path) -> Iterator[None]:
-    """Hold a lock file, waiting for it; the file is made if need be and stays."""
+    """Wait for a lock file and hold it; the file is created if it is missing, and stays."""
     with file.open("ab") as opened:
         _lock(opened)
         yield
@@ -23,9 +23,9 @@ def exclusive(file: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def held(file: Path) -> Iterator[None]:
-    """Hold a lock file of one's own for as long as this lasts, and remove it after."""
+    """Hold this process's own lock file, and remove it at the end."""
     try:
-        while True:  # who finds it before it is held takes it for one of a dead worker, and removes it
+        while True:  # another process may remove the file before we hold it, as one of a dead worker
             with file.open("ab") as opened:
                 _lock(opened)
                 if file.exists():
@@ -48,8 +48,8 @@ def is_held(file: Path) -> bool:
 
 
 def _lock(opened: IO[bytes], ask: bool = False) -> None:
-    """Take a lock, waiting for it; or only ask: then raise BlockingIOError if somebody holds it."""
-    import fcntl  # not everywhere; whoever reads a finished search does without
+    """Wait for a lock and take it; or only `ask`: then raise BlockingIOError if somebody holds it."""
+    import fcntl  # not on every system; reading a finished search works without it
 
-    # Shared, so that two who ask at once do not take each other for the holder.
+    # Shared, so that two processes that ask at once do not take each other for the holder.
     fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB if ask else fcntl.LOCK_EX)

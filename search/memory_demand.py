@@ -1,4 +1,4 @@
-"""What a memory plan is made of: the memory that there is, and what a search wants of it, as plain data."""
+"""The inputs of a memory plan, as plain data: the memory that there is, and what a search needs of it."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from evaluation.generation.pass_memory import ModelShape
 from evaluation.generation.room import MOST_ROWS
 
 FIRST_ROWS = 82
-"""Rows that are given room before parents are: half of HumanEval."""
+"""The rows that get room before the parents do: half of HumanEval."""
 
 UNKNOWN = sys.maxsize
-"""Stands for a memory of which nothing is known."""
+"""The size of a memory that nothing is known about."""
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """The memory of a device or the host, in bytes; `UNKNOWN` where nothing is known."""
+    """The memory of a device or the host, in bytes; `UNKNOWN` if nothing is known."""
 
     name: str
     total: int
@@ -26,13 +26,13 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class MachineMemory:
-    """What there is.
+    """The memory of a machine.
 
     Attributes:
-        host: its memory.
-        devices: those of the live model, in the order of the demand's shares; none if it lies in the host's memory.
-        workers: on this machine, this one included; each plans with its part of the host's memory. Of a card it plans
-            with what is free, since each may have its own.
+        host: the host's memory.
+        devices: the live model's devices, in the order of the demand's shares; empty if it lies in the host's memory.
+        workers: the number of workers on this machine, this one included. Each plans with an equal part of the host's
+            memory, but with all that is free on a card, since each may have its own card.
     """
 
     host: Memory
@@ -41,24 +41,24 @@ class MachineMemory:
 
     @property
     def host_part(self) -> int:
-        """What this worker may take of the host's memory, in bytes: what is free, and no more than an equal part."""
+        """The bytes of the host's memory that this worker may take: what is free, but at most an equal part."""
         return min(self.host.free, self.host.total // self.workers)
 
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What of the models belongs on one device, in bytes.
+    """What one device holds of the models, in bytes.
 
     Attributes:
         parents: all parents' tensors.
         live: the live model in the dtype that it computes in; 0 if there is no whole one.
         slot: the keys and values of one token.
-        streaming: what parents pass through that are not kept there.
-        staging: what of them that come from files passes through in the host's memory.
+        streaming: the buffers for parents that are not kept there.
+        staging: the buffers in the host's memory for those parents that come from files.
         statistics: what methods keep of the parents.
-        working: the most that a merge takes besides, while nothing is generated.
+        working: the most that a merge takes in addition, while nothing is generated.
         calibration: what calibrating takes once, before there is a live model.
-        gradient: of an ascent, and what its backward pass keeps; 0 without one.
+        gradient: the gradient of an ascent and what its backward pass keeps; 0 without an ascent.
         engine: the weights of a vLLM engine.
         has_head: whether the logits are computed there.
     """
@@ -78,17 +78,17 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What a search wants.
+    """The memory that a search needs.
 
     Attributes:
-        shares: what belongs on each device.
-        shape: of the live model.
-        length: tokens of the longest request, its completion included.
-        requests: how many may run at once: problems times samples.
-        host_statistics: what methods keep in the host's memory.
-        batch_size: rows that the user asks for.
-        parents_limit: bytes that the user lets parents take in all.
-        device_limit: bytes that the user lets them take on all devices.
+        shares: what each device holds.
+        shape: the shape of the live model.
+        length: the tokens of the longest request, its completion included.
+        requests: how many requests may run at once: problems times samples.
+        host_statistics: the bytes that methods keep in the host's memory.
+        batch_size: the rows that the user asks for.
+        parents_limit: the bytes that the user lets parents take in all.
+        device_limit: the bytes that the user lets them take on all devices.
     """
 
     shares: tuple[Share, ...]
@@ -102,12 +102,12 @@ class Demand:
 
     @property
     def first_rows(self) -> int:
-        """The rows that come before parents."""
+        """The rows that get room before the parents do."""
         return min(self.batch_size or FIRST_ROWS, max(1, self.requests))
 
     @property
     def most_rows(self) -> int:
-        """The rows that are of use where there is room."""
+        """The most rows that are of use."""
         return min(self.batch_size or MOST_ROWS, max(1, self.requests))
 
     @property

@@ -1,12 +1,12 @@
-"""The memory plan: what a search takes of each device and of the host, before it takes anything.
+"""The memory plan: what a search will take of each device and of the host, decided before it takes anything.
 
-It is arithmetic on sizes that headers and configs tell, and on what is free. Keys and values for min(82, problems) rows
-come first, because a batch that is starved costs minutes; parents get what is left, because a parent on the card saves
-a fraction of a second a candidate. What has no room on a device is kept in the host's memory, and else read from files.
-Generation, merging and an ascent take turns, so the gradient of an ascent lies where keys and values lie otherwise.
+It is arithmetic on the sizes in headers and configs, and on what is free. Keys and values for min(82, problems) rows
+come first, because too small a batch costs minutes; parents get the rest, because a parent on the card saves only a
+fraction of a second per candidate. Parents that do not fit on a device are kept in the host's memory, or else read from
+files. Generation, merging and an ascent take turns, so the gradient of an ascent uses the memory of keys and values.
 
 Guarantees: what is planned for a device or the host is no more than is free there. A plan that cannot work says so
-with numbers, before anything is loaded. Does not know what an allocator loses: a part of each memory stays free for it.
+with numbers, before anything is loaded. Part of each memory stays free for what an allocator loses, which is not known.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from merging.residency.budget import Budget
 from merging.sizes import shown_size
 from search.memory_demand import UNKNOWN, Demand, MachineMemory, Memory, Share
 
-# What stays free of a device: for the libraries' workspaces, and what the allocator rounds up and cannot use.
+# The bytes and the part of a device that stay free: for the libraries' workspaces, and for the allocator's losses.
 _DEVICE_MARGIN, _DEVICE_MARGIN_PART = 500_000_000, 0.02
-# And of a worker's part of the host's: for the sandbox, libraries that are imported later, other programs, and the
-# files that the system caches. What they take at least is an estimate.
+# The same for a worker's part of the host's memory: for the sandbox, libraries that are imported later, other programs,
+# and the files that the system caches. The bytes are an estimate.
 _HOST_MARGIN, _HOST_MARGIN_PART = 200_000_000, 0.1
-# Pinned memory comes in slabs of 1 GiB and less, of whose ends a part is lost, and of the last one any part.
+# Pinned memory comes in slabs of at most 1 GiB. Part of each slab's end is lost, and any part of the last slab.
 _SLAB, _PINNED_WASTE = 1 << 30, 0.05
-# A vLLM engine on a CPU has no graphs, and activations of shorter steps; an estimate.
+# An estimate: a vLLM engine on a CPU has no graphs, and its steps are shorter, so that its activations are smaller.
 _CPU_ENGINE_BYTES = ENGINE_OVERHEAD_BYTES // 2
 
 FREE, LIVE, PASS, CACHE, PARENTS = "left free", "live model", "logits and activations", "keys and values", "parents"
@@ -44,7 +44,7 @@ MERGING, WEIGHTS, ENGINE = "merging and ascent, besides", "engine: weights", "en
 
 @dataclass(frozen=True, slots=True)
 class MemoryPart:
-    """What something takes, in bytes."""
+    """One use of a memory, with its bytes."""
 
     what: str
     bytes: int
@@ -52,10 +52,10 @@ class MemoryPart:
 
 @dataclass(frozen=True, slots=True)
 class PlacePlan:
-    """What is planned for a device or the host.
+    """The plan for a device or the host.
 
     Attributes:
-        memory: what is there.
+        memory: its memory.
         parts: what is taken of it, the margin included.
     """
 
@@ -70,17 +70,17 @@ class PlacePlan:
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """A plan.
+    """The memory plan of a search or of an evaluation.
 
     Attributes:
         places: the devices and, last, the host.
-        budgets: what parents may take, by device, as in the demand.
-        rows: that are decoded at once.
+        budgets: what parents may take, per device, in the order of the demand's shares.
+        rows: the rows that are decoded at once.
         room: what generation may take.
         gradient_fits: whether an ascent has room for a whole gradient.
         from_host: bytes of parents that are copied from the host's memory for every candidate.
         from_files: bytes that are read from files for every candidate.
-        notes: what a person should know, in sentences.
+        notes: notes for the user, in sentences.
         refusal: why it cannot work, in a sentence; empty if it can.
     """
 
@@ -97,7 +97,7 @@ class MemoryPlan:
 
 @dataclass
 class _Account:
-    """The memory of a place while it is given away."""
+    """The memory of a device or the host while it is being divided up."""
 
     memory: Memory
     left: int
@@ -121,7 +121,7 @@ class _Account:
 
 @dataclass
 class _Device:
-    """One share of the models where it is planned: on a device, or in the host's memory."""
+    """A share of the models in its place: on a device, or in the host's memory."""
 
     account: _Account
     share: Share
@@ -135,7 +135,7 @@ class _Device:
 
     @property
     def buffers(self) -> int:
-        """What parents that are not kept pass through: none in the host's memory, where their files are mapped."""
+        """The buffers for parents that are not kept; none in the host's memory, where their files are mapped."""
         return self.share.streaming if self.on_gpu else 0
 
     @property
@@ -143,14 +143,14 @@ class _Device:
         """Keys and values of the longest row."""
         if self.share.engine:
             return row_bytes(self.demand.length, self.share.slot, self._kind)
-        # When rows end, those that are left move together, which takes a copy of one layer's keys or values.
+        # When rows end, the others move together, which takes a copy of one layer's keys or values.
         whole = sum(share.slot for share in self.demand.shares)
         copied = min(self.share.slot, whole // (2 * self.demand.shape.layers))
         return self.demand.length * (self.share.slot + copied)
 
     @property
     def first_row(self) -> int:
-        """Keys and values without which nothing is generated: an engine has room for a text of a round length."""
+        """The least keys and values that generation needs; an engine rounds the length of its longest text up."""
         if not self.share.engine:
             return self.row
         return least_cache_bytes(self.demand.length, self.share.slot, self._kind)
@@ -175,12 +175,12 @@ class _Device:
         return max(rows * self.row, self.first_row)
 
     def besides(self, size: int) -> int:
-        """What takes turns with generation takes beside the memory of keys, values and a pass."""
+        """Return what work that takes turns with generation needs beyond the memory of keys, values and a pass."""
         sizes = self.account.sizes
         return max(0, size - sizes.get(CACHE, 0) - sizes.get(PASS, 0)) if not self.share.engine else size
 
     def take_parents(self, limit: int) -> None:
-        """Keep parents and statistics as far as there is room; what has none passes through the buffers."""
+        """Keep parents and statistics as far as there is room; the rest passes through the buffers."""
         room = self.account.left
         if self.share.calibration:
             other = sum(self.account.sizes.get(what, 0) for what in (LIVE, PASS, CACHE, MERGING))
@@ -219,7 +219,7 @@ def plan_memory(machine: MachineMemory, demand: Demand) -> MemoryPlan:
     rows = min(demand.first_rows, fits)
     for device in devices:
         device.account.take(CACHE, device.cache(rows))
-    # Where a search keeps them on disk, they are mapped from there, and give way.
+    # A search that keeps the tables on disk maps them from there, so the system can drop them if memory runs short.
     host.take(TABLES, min(demand.host_statistics, max(0, host.left)))
     gradient_fits = all(each.besides(each.share.gradient) + each.buffers <= each.account.left for each in devices)
     for device in devices:
@@ -227,7 +227,7 @@ def plan_memory(machine: MachineMemory, demand: Demand) -> MemoryPlan:
         device.account.take(MERGING, max(0, min(besides, device.account.left - device.buffers)))
         device.take_parents(_limit(device, demand))
     on_host = _take_host(host, devices, demand) if on_gpu else [0]
-    if rows == demand.first_rows < demand.most_rows:  # parents have what they can use
+    if rows == demand.first_rows < demand.most_rows:  # the parents have all that they can use
         more = min(demand.most_rows - rows, *(device.rows_in(device.account.left) for device in devices))
         for device in devices:
             device.account.take(CACHE, more * device.row)
@@ -258,7 +258,7 @@ def _device_margin(memory: Memory) -> int:
 
 
 def _limit(device: _Device, demand: Demand) -> int:
-    """Return what the user lets parents take here: each device has the part of a limit that it has of the parents."""
+    """Return what the user lets parents take here: a limit is divided among the devices as the parents are."""
     limits = [demand.parents_limit, demand.device_limit if device.on_gpu else None]
     whole = sum(share.parents for share in demand.shares)
     part = device.share.parents / whole if whole else 1.0
@@ -283,12 +283,12 @@ def _take_host(host: _Account, devices: Sequence[_Device], demand: Demand) -> li
 
 
 def _in_slabs(size: int) -> int:
-    """Return the bytes of tensors that pinned slabs of so many bytes hold, their last slabs apart."""
+    """Return the bytes of tensors that pinned slabs of `size` bytes hold, without the last slabs."""
     return int(max(0, size) / (1 + _PINNED_WASTE))
 
 
 def _slabs(size: int) -> int:
-    """Return the bytes of the slabs that hold so many bytes of tensors."""
+    """Return the bytes of the pinned slabs that hold `size` bytes of tensors."""
     return int(size * (1 + _PINNED_WASTE)) + _SLAB if size else 0
 
 
@@ -304,7 +304,7 @@ def _room(devices: Sequence[_Device], demand: Demand, rows: int, fits: int) -> R
 
 
 def _refusal(devices: Sequence[_Device], fits: int) -> str:
-    """Return why nothing can run, in a sentence, or nothing."""
+    """Return why nothing can run, in a sentence; empty if something can."""
     for device in devices:
         free = device.account.left + sum(size for what, size in device.account.sizes.items() if what != FREE)
         if device.share.calibration > free:

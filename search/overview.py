@@ -1,4 +1,4 @@
-"""An overview of searches, for `merge-search list`: a line for each results folder below a folder.
+"""An overview of searches, for `merge-search list`: one line per results folder below a folder.
 
 Guarantees: writes nothing. A folder that cannot be read has a line that says why.
 """
@@ -30,11 +30,11 @@ class SearchOverview:
     Attributes:
         path: its results folder.
         state: ``running`` if a worker is at work; ``stopped`` if none is, and something is left to do.
-        why: by which rule it ended, what is left to do, or why it cannot be read; in words.
+        why: the rule that ended it, what is left to do, or why it cannot be read, in words.
         board: its leaderboard, if it can be read.
-        planned: how many trials it was to have when it was made; 0 if that is not known yet.
-        workers: how many are at work.
-        active: when something was last begun or over, in seconds since the epoch.
+        planned: how many trials were planned when it was made; 0 if that is not known yet.
+        workers: how many workers are at work.
+        active: when the scoring of a model last began or ended, in seconds since the epoch.
     """
 
     path: Path
@@ -71,7 +71,7 @@ class SearchOverview:
 
 
 def overviews(folder: Path) -> Sequence[SearchOverview]:
-    """Return the overviews of the searches in a folder and below, what was active last first.
+    """Return the overviews of the searches in a folder and below, the most recently active first.
 
     Raises SearchError if there is no such folder.
     """
@@ -82,7 +82,7 @@ def overviews(folder: Path) -> Sequence[SearchOverview]:
 
 
 def _results_folders(folder: Path) -> Iterator[Path]:
-    """Yield the results folders in a folder and below; what one holds is not looked at."""
+    """Yield the results folders in a folder and below, without looking inside one."""
     if ResultsFolder.is_one(folder):
         yield folder
         return
@@ -101,7 +101,7 @@ def _overview(folder: ResultsFolder) -> SearchOverview:
     if not folder.has_begun:
         return SearchOverview(folder.path, "starting", "no model is scored yet")
     with folder.reading() as store:
-        workers = len(store.at_work())  # first: what they end meanwhile is read below
+        workers = len(store.at_work())  # first, so that what they finish meanwhile is read below
     name, records, splits, looks = folder.read()
     found = SearchSoFar(records, splits, looks, looks.planned)
     ended, left = ("", "") if workers else _at_rest(folder, found)
@@ -111,7 +111,7 @@ def _overview(folder: ResultsFolder) -> SearchOverview:
 
 
 def _at_rest(folder: ResultsFolder, found: SearchSoFar) -> tuple[str, str]:
-    """Return by which rule a search at which nobody works has ended, or else what is left to do."""
+    """Return the rule that ended a search that has no worker at work, or else what is left to do."""
     if "confirm" in found.splits:
         ended = confirmation_ended(found.records, found.splits, found.looks)
         return ended, "" if ended else "the confirmation is not over"
@@ -130,7 +130,7 @@ def _left(count: int, what: str) -> str:
 
 
 def _active(records: Sequence[TrialRecord]) -> float | None:
-    """Return when the scoring of a model was last begun, or was over."""
+    """Return when the scoring of a model last began or ended, in seconds since the epoch."""
     scorings = [record.on(split) for record in records for split in _SPLITS]
     times = [it.started + it.seconds.get("total", 0.0) for it in scorings if it.started is not None]
     return max(times, default=None)

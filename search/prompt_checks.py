@@ -85,6 +85,6 @@ def notes_on_prompts(
 
 
 def _embeddings(merger: Merger, recipe: Recipe) -> int:
-    """Return for how many tokens a merge has an embedding."""
+    """Return the number of tokens that a merge has embeddings for."""
     name = merger.parents.architecture.embedding
     return next(entry.shape[0] for entry in merger.plan(recipe).entries if entry.name == name)

@@ -1,4 +1,4 @@
-"""Each prompt format under each tokenizer, to choose one before a search."""
+"""A model's scores in each prompt format under each tokenizer, to choose one before a search."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Tried:
     Attributes:
         prompt: the format.
         tokenizer: the owner of the tokenizer and its chat template.
-        report: of the model, if it was scored.
+        report: the model's report, if it was scored.
         note: why it was not scored.
     """
 

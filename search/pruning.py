@@ -29,7 +29,7 @@ def pruners(settings: SearchSection, records: Sequence[TrialRecord]) -> list[Obs
 class LikelihoodPruner(Observer):
     """Prunes a candidate that finds the reference completions too unlikely.
 
-    All references are read with the prompts, so a pruned candidate has cost one or two passes.
+    All references are read together with the prompts, so a pruned candidate costs only one or two passes.
 
     Args:
         least: the minimum of their mean log-likelihood, in nats per token.
@@ -45,7 +45,7 @@ class LikelihoodPruner(Observer):
         if done < total:
             return
         mean = sum(self._known) / total
-        if not mean >= self._least:  # NaN is not
+        if not mean >= self._least:  # also true of NaN
             has = "not finite" if math.isnan(mean) else f"{mean:.2f} nats/token"
             reason = f"mean log-likelihood of the reference completions is {has} (minimum {self._least:.2f})"
             raise PrunedError(reason, mean)

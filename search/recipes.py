@@ -1,6 +1,6 @@
 """Recipe files for the commands that merge without a search.
 
-Guarantees: the config of a search, or a recipe with a range in it, is refused with the command that takes it.
+Guarantees: the config of a search, or a recipe with a range, is refused, and the error names the command that takes it.
 """
 
 from __future__ import annotations

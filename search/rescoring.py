@@ -1,4 +1,4 @@
-"""Scoring a merge of a search once more, under its settings: with other prompts, or on problems that it has not had.
+"""Scoring a merge of a search again under the search's settings: with other prompts, or on further problems.
 
 Guarantees: nothing is written to the search.
 """
@@ -35,11 +35,11 @@ class Candidate:
     """A merge that was scored, to be scored in other ways.
 
     Attributes:
-        folder: of its search.
-        record: of the merge.
-        places: where its parents are, by what the record calls them.
-        digests: of their files.
-        progress: called with (phase, done, in all).
+        folder: the results folder of its search.
+        record: the merge's record.
+        places: where its parents are now, by their names in the record.
+        digests: digests of their files.
+        progress: called with (phase, done, total).
     """
 
     folder: ResultsFolder
@@ -57,12 +57,12 @@ class Candidate:
 
     @property
     def recipe(self) -> Recipe:
-        """The recipe, with its models called by where they are."""
+        """The recipe, with each model named by its present place."""
         return Recipe.from_dict(renamed(self.record.recipe, self.places), str(self.folder.path))
 
     @property
     def owners(self) -> dict[str, str]:
-        """Where the parents are, by the names that people call them."""
+        """Where the parents are now, by their displayed names."""
         recipe = Recipe.from_dict(self.record.recipe, str(self.folder.path))
         names = parent_names([Recipe.single(name).to_dict() for name in recipe.parents()], LABEL_WIDTH)
         return {names[name]: renamed(name, self.places) for name in recipe.parents()}
@@ -79,7 +79,7 @@ class Candidate:
 
     @property
     def problems(self) -> ProblemSet:
-        """Those of its search, of every split. Raises SearchError if they have changed since."""
+        """The problems of all splits of its search. Raises SearchError if they have changed since it began."""
         found = self.evaluation.load_problems(str(self.folder.path))
         if found.digest != self.folder.identity["problems"]["sha256"]:
             raise SearchError(f"{self.folder.path}: the problems have changed since the search began; restore them")
@@ -156,11 +156,11 @@ def _room(
 
 
 def rates_on_the_rest(merge: Candidate, known: Container[str], allow_code_execution: bool) -> Mapping[str, Rate]:
-    """Return the rates of a merge on the problems of its search that are not known, in the search's prompt format.
+    """Return the rates of a merge on the other problems of its search, in the search's prompt format.
 
     Args:
         merge: what is scored.
-        known: the ids of those that need not be scored.
+        known: the ids of the problems that need not be scored.
         allow_code_execution: consent, if the config does not give it.
 
     Raises:

@@ -4,12 +4,12 @@
     search.db              everything else that the search knows; see `LocalStore` (SQLite)
     completions/KEY.jsonl  what a model wrote on the search split, one line per completion, report-KEY.jsonl on the
                            report split, and confirm-ROUND-KEY.jsonl in a round of a confirmation; a merge that was
-                           scored before has none again
+                           scored before has no files of its own
     statistics/            what depends only on the parents; may be removed, and is then computed again
     worker.log             what happened, with tracebacks
 
 Guarantees: a folder belongs to one config; opening it with another is refused and changes nothing. It may be moved
-and renamed. A folder of version 0.1 (search.json, study.db) is refused by that name.
+and renamed. A folder of version 0.1 (search.json, study.db) is refused, and the error says so.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _OLD = ("search.json", "study.db")
 _REPORT, _CONFIRM = "report-", "confirm-"
 _UNKNOWN: dict[SplitName, Split] = {"search": Split(), "report": Split()}
 STATISTICS = "statistics"
-"""What the folder of the statistics is called; it is read before the results folder is there to be opened."""
+"""The name of the folder of statistics, which is needed before the results folder can be opened."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +53,11 @@ class Completion:
     """What a model wrote for a problem, and what became of it.
 
     Attributes:
-        task_id: of the problem; with several samples each has its own completion, in order.
+        task_id: the problem's id; with several samples each has its own completion, in order.
         completion: the text.
         status: see `evaluation.Status`.
-        tokens: how many it took.
-        detail: what the program ended with, as far as kept.
+        tokens: how many tokens it took.
+        detail: how the program ended, if that was kept.
     """
 
     task_id: str
@@ -73,7 +73,7 @@ class ResultsFolder:
 
     Attributes:
         path: the folder.
-        name: the search's: what the folder was called when it was made.
+        name: the search's name, which the folder had when it was made.
     """
 
     path: Path
@@ -88,15 +88,15 @@ class ResultsFolder:
         fresh: bool = False,
         note: Callable[[str], None] = lambda _: None,
     ) -> ResultsFolder:
-        """Make the folder of a search, or open it to go on with the search that it holds.
+        """Make the folder of a search, or open it to continue the search that it holds.
 
         Args:
             path: the folder.
             config: the search's config.
             identity: plain data that must be equal for results to belong together.
-            fresh: begin anew; what is there is moved aside, to NAME.1, NAME.2, ... (The statistics come back
-                from there: they depend only on the parents' content.)
-            note: told where it was moved.
+            fresh: start over; what is there is moved aside, to NAME.1, NAME.2, ... (The statistics are moved
+                back: they depend only on the parents' content.)
+            note: called with a sentence that says where it was moved.
 
         Raises:
             SearchError: the folder belongs to another config, is not ours, has lost its database, or cannot be
@@ -114,7 +114,7 @@ class ResultsFolder:
                     if known is not None and (whole := adopted(known, identity)) != known:
                         store.keep_identity(whole)
                     folder = cls(path, store.name)
-                # Only now: who is killed before leaves a folder that the next one goes on with.
+                # Only now: a worker that is killed before this leaves a folder that the next one can continue with.
                 if aside and (aside / STATISTICS).exists() and not (path / STATISTICS).exists():
                     (aside / STATISTICS).rename(path / STATISTICS)
                 if not folder.config_file.exists():
@@ -125,9 +125,9 @@ class ResultsFolder:
 
     @classmethod
     def refuse(cls, path: Path, config: SearchConfig, fresh: bool) -> None:
-        """Raise SearchError if the config and the folder already tell that the search cannot run there.
+        """Raise SearchError if the config and the folder already show that the search cannot run there.
 
-        Opens no model, so it can be asked before anything that takes long. Changes nothing.
+        Opens no model, so it can be called before anything slow. Changes nothing.
         """
         if str(path.absolute()).encode(errors="replace").decode() != str(path.absolute()):
             raise SearchError(
@@ -142,19 +142,19 @@ class ResultsFolder:
                 _require_idle(path)
             elif _is_begun(path):
                 known, here = cls.open(path).identity, config.identity
-                plain = ("search", "merging")  # what names no model and no problem
+                plain = ("search", "merging")  # the sections that name no models or problems
                 check(path, {key: known[key] for key in plain}, {key: here[key] for key in plain}, config.source)
 
     @classmethod
     def check(cls, path: Path, config: SearchConfig, identity: Identity) -> Identity | None:
         """Return the identity of the search that a folder holds, or None if it holds none. Changes nothing.
 
-        Raises SearchError if that search is another one than the config's, or has lost its database.
+        Raises SearchError if that search is not the config's, or has lost its database.
         """
         if not _is_begun(path):
             return None
         known = cls.open(path).identity
-        # Through JSON once, so that tuples and lists are one.
+        # Through JSON, so that tuples equal lists.
         here = json.loads(json.dumps(identity))
         here["evaluation"][COMPUTE_DTYPE] = config.evaluation.compute_dtype
         check(path, known, here, config.source)
@@ -207,7 +207,7 @@ class ResultsFolder:
                     space.require(record.parameters)
 
     def is_at_work(self) -> bool:
-        """Whether a worker that lives scores a model on the search or the report split. Raises SearchError."""
+        """Whether a live worker is scoring a model on the search or the report split. Raises SearchError."""
         with self.reading() as store:
             alive = store.at_work()
             scorings = [it.on(split) for it in store.changed()[0] for split in ("search", "report")]
@@ -220,7 +220,7 @@ class ResultsFolder:
 
     @property
     def identity(self) -> Identity:
-        """What its search is of. Raises SearchError."""
+        """The identity of its search. Raises SearchError."""
         with self.reading() as store:
             return store.identity
 
@@ -238,7 +238,7 @@ class ResultsFolder:
 
     @property
     def compute_dtype(self) -> Literal["recipe", "float32"]:
-        """What every model of the search computes in: the recipe's dtype, or float32. Raises SearchError."""
+        """The dtype that every model of the search computes in: the recipe's, or float32. Raises SearchError."""
         return "float32" if computes_in(self.identity) == "float32" else "recipe"
 
     @property
@@ -248,21 +248,21 @@ class ResultsFolder:
 
     @property
     def log(self) -> Path:
-        """Where what happened lies, with tracebacks."""
+        """The log of what happened, with tracebacks."""
         return self.path / _LOG
 
     @property
     def config_file(self) -> Path:
-        """Where the config lies, as it was given."""
+        """The file with the config, as it was given."""
         return self.path / _CONFIG
 
     def _complete(self) -> None:
-        """Make the folders that a copy may lack: git and zip leave out what is empty or hidden."""
+        """Make the folders that a copy may lack: git and zip leave out empty or hidden ones."""
         (self.path / _COMPLETIONS).mkdir(exist_ok=True)
         (self.path / WORKERS).mkdir(exist_ok=True)
 
     def _sweep(self) -> None:
-        """Remove what killed workers left half made, and their lock files."""
+        """Remove the half-made files of killed workers, and their lock files."""
         sweep(self.path / WORKERS, "*")
         for place in (self.path, self._completions, self.statistics):
             sweep(place)
@@ -277,10 +277,10 @@ class ResultsFolder:
         """Write what a model generated, as a samples file that `merge-search score` reads. Raises SearchError.
 
         Args:
-            record: of the model.
-            split: of the problems.
+            record: the model's record.
+            split: the split of the problems.
             outcomes: its completions and what became of them.
-            number: of the round, in a confirmation.
+            number: the round's number, in a confirmation.
         """
         lines = [
             json.dumps(asdict(Completion(o.task_id, o.completion, o.status, o.completion_tokens, o.detail)))
@@ -293,12 +293,12 @@ class ResultsFolder:
             raise SearchError(f"{file}: cannot be written: {error.strerror}; {MAKE_ROOM}") from None
 
     def completions(self, record: TrialRecord, split: SplitName, number: int = 1) -> Sequence[Completion]:
-        """Return what a model wrote, with that of the same merge where it was scored before; empty if it is not kept.
+        """Return what a model wrote, or what the same merge wrote when it was scored before; empty if it is not kept.
 
         Args:
-            record: of the model.
-            split: of the problems.
-            number: of the round, in a confirmation.
+            record: the model's record.
+            split: the split of the problems.
+            number: the round's number, in a confirmation.
 
         Raises:
             SearchError: the file is damaged.
@@ -318,9 +318,9 @@ class ResultsFolder:
         return self._completions / f"{prefix}{key}.jsonl"
 
     def remove_lost_completions(self, store: Store) -> None:
-        """Remove what models wrote on the search split whose scores were lost with their workers."""
+        """Remove the completions on the search split of models whose scores were lost with their workers."""
         found = [file for file in self._completions.glob("*.jsonl") if not file.name.startswith((_REPORT, _CONFIRM))]
-        # Only now: who writes a file meanwhile is at work.
+        # Only now, so that a worker that writes a file meanwhile counts as at work.
         records, alive = store.changed()[0], store.at_work()
         kept = {each.key for each in records if each.search.state == "complete" or each.search.worker in alive}
         for file in found:
@@ -350,7 +350,7 @@ class ResultsFolder:
 
 class _LogFile(logging.FileHandler):
     def close(self) -> None:
-        with contextlib.suppress(OSError):  # of a full disk, too
+        with contextlib.suppress(OSError):  # on a full disk, too
             super().close()
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
@@ -396,14 +396,14 @@ def _is_old(path: Path) -> bool:
 
 
 def _holds_scores(path: Path) -> bool:
-    """Whether a model was scored here: then there is a database, or there was."""
+    """Whether a model was scored here, which means that there is a database, or was one."""
     return any((path / _COMPLETIONS).glob("*.jsonl"))
 
 
 def _is_foreign(path: Path) -> bool:
     if not path.exists() or (path / _LOCK).exists():
         return False
-    # A folder that holds only statistics is what `--fresh` once left when it was killed.
+    # Earlier versions left a folder with only statistics when a run with `--fresh` was killed.
     return any(entry.name != STATISTICS for entry in path.iterdir())
 
 

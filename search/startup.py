@@ -25,8 +25,8 @@ _SHOW_CURSOR = b"\x1b[?25h"
 def quick_imports() -> Iterator[None]:
     """Import torch, transformers and other large modules without the garbage collector.
 
-    Imports create half a million objects that stay. Does nothing if the largest is imported already: a process at work
-    may well have garbage.
+    Imports create half a million objects that stay. Does nothing if the largest module is imported already, since a
+    process at work may well have garbage.
     """
     if "transformers.modeling_utils" in sys.modules:
         yield
@@ -37,7 +37,7 @@ def quick_imports() -> Iterator[None]:
 
 @contextmanager
 def without_collector() -> Iterator[None]:
-    """Make many objects that stay without the garbage collector.
+    """Turn off the garbage collector while many objects are made that stay.
 
     It would traverse them again and again, and once more when the process ends.
     """
@@ -110,7 +110,7 @@ def secure_streams() -> None:
 
 
 def lasting_stdout() -> TextIO:
-    """Return stdout as what keeps the process alive if it fails, unless a test or notebook has replaced it."""
+    """Return a stdout that keeps the process alive if it fails, unless a test or notebook has replaced stdout."""
     return _lasting(1, "utf-8", "stdout") if sys.stdout is sys.__stdout__ else sys.stdout
 
 
@@ -142,4 +142,4 @@ class _Lasting(io.FileIO):
                 self._told = True
                 _LOG.warning("%s cannot be written (%s); progress is no longer shown", self.called, error.strerror)
             written = None
-        return memoryview(data).nbytes if written is None else written  # None: a full pipe that must not be waited for
+        return memoryview(data).nbytes if written is None else written  # None: a full pipe that does not block

@@ -19,10 +19,10 @@ class SearchSoFar:
     """What stop rules know of a search.
 
     Attributes:
-        records: what it has found.
+        records: its records.
         splits: how their outcomes are read.
-        looks: at the report split.
-        trials: how many it is to have in all.
+        looks: its looks at the report split.
+        trials: how many trials it is to have in all.
         is_late: whether its time is over.
     """
 
@@ -78,12 +78,12 @@ def _timeout(now: SearchSoFar, _: StopSection) -> str:
 RULES: Mapping[str, Callable[[SearchSoFar, StopSection], str]] = {
     "trials": _trials, "proven": _proven, "target": _target, "patience": _patience, "timeout": _timeout,
 }  # fmt: skip
-"""Each returns why the search ends, or nothing."""
+"""The rules by name; each returns why the search ends, or an empty text."""
 _OF_SEVERAL = ("trials", "timeout")
 
 
 def ended_by(now: SearchSoFar, stop: StopSection) -> str:
-    """Return by which rule a search ends, in words, or nothing if it goes on.
+    """Return which rule ends a search, in words; empty if it goes on.
 
     A search with several objectives ends by trials and time only.
     """

@@ -1,7 +1,7 @@
 """The choice of the tokenizer that a merge is exported with, and of the prompt format that suits it.
 
-Guarantees: the search split alone chooses, which has chosen the merge, too; the report split is asked once, of what was
-chosen. The weights stay as they are. What the search scored with is left only for something that solves more.
+Guarantees: only the search split decides, which has chosen the merge, too; the report split is used once, to score the
+choice. The weights stay as they are. The search's own prompt is given up only for one that solves more.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 BEST: Final = "best"
-"""Of all parents' tokenizers, and in every prompt format."""
+"""Asks for the best of all parents' tokenizers and all prompt formats."""
 _OWN: Final = "the merge"
 
 
@@ -33,7 +33,7 @@ class TokenizerChoice:
     """What an export is written with.
 
     Attributes:
-        owner: the model whose tokenizer it is, by where it lies; None for that of the recipe.
+        owner: where the model lies whose tokenizer it is; None for the recipe's tokenizer.
         section: what the model card says about the choice.
         tried: what was compared, if anything was.
         end_tokens: the ids that ended completions with it; None if it was not scored.
@@ -46,9 +46,9 @@ class TokenizerChoice:
 
 
 def named_tokenizer(merge: Candidate, wanted: str) -> TokenizerChoice:
-    """Return the choice of the parent that a person names; nothing is scored.
+    """Return the choice of the tokenizer of a parent that the user names; nothing is scored.
 
-    Raises SearchError if it is no parent, or if its ids do not mean the merge's rows.
+    Raises SearchError if it is not a parent, or if its ids do not match the merge's rows.
     """
     _require_plain_rows(merge.recipe)
     owners = merge.owners
@@ -64,12 +64,12 @@ def named_tokenizer(merge: Candidate, wanted: str) -> TokenizerChoice:
 
 
 def best_tokenizer(merge: Candidate, allow_code_execution: bool, note: Callable[[str], None]) -> TokenizerChoice:
-    """Return the choice that solves most of the search split, of every parent's tokenizer in every prompt format.
+    """Try every parent's tokenizer in every prompt format; return the choice that solves most of the search split.
 
     Args:
         merge: what is to be exported.
         allow_code_execution: consent, if the config does not give it.
-        note: told what a person should know, in sentences.
+        note: called with notes for the user, in sentences.
 
     Raises:
         ConsentError: nobody has consented to execute code.
@@ -113,7 +113,7 @@ def _require_plain_rows(recipe: Recipe) -> None:
 def _tokenizers(
     merge: Candidate, own: PreTrainedTokenizerBase
 ) -> tuple[dict[str, PreTrainedTokenizerBase], dict[str, str | None]]:
-    """Return the tokenizers that are tried, that which the search used first, and their owners, by people's names."""
+    """Return the tokenizers to try, the search's own first, and where their owners lie, both by displayed name."""
     options, owners = merge.sections.merging.load_options, merge.owners
     places: dict[str, str | None] = {_OWN: None}
     places.update((name, place) for name, place in owners.items() if has_tokenizer(locate(place)))
@@ -126,7 +126,7 @@ def _tokenizers(
 
 
 def _best(tried: Sequence[Tried], before: Tried) -> Tried:
-    """Return the row that solves most; what the search scored with, where nothing solves more than that."""
+    """Return the row that solves most; the search's own if none solves more."""
     scored = [row for row in tried if row.report]
     first = [before] if before.report else []
     return max([*first, *scored], key=lambda row: row.report.pass_at_1 if row.report else -1.0)
@@ -163,7 +163,7 @@ def _ruling(tried: Sequence[Tried], best: Tried, before: Tried, report: Report |
     return (
         f"{said} On the report split, which had no part in this choice, it solves {report.pass_at_1:.1%} (95% interval "
         f"{low:.1%} to {high:.1%}). That is with another prompt than the other scores here, so it is not comparable "
-        "with them: the parents were not asked so."
+        "with them: the parents were not asked in this way."
     )
 
 

@@ -1,4 +1,4 @@
-"""Export: a merge that was scored, as a model folder, with its evidence in the model card."""
+"""The export of a scored merge as a model folder, with its evidence in the model card."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ def export_trial(
             each, in each prompt format, on the search split.
         allow_code_execution: consent for that, if the config does not give it.
         for_hub: whether it will be published: then the hub is asked for the parents' licences, and a folder that
-            holds this very export already stays as it is.
+            already holds this export stays as it is.
         show: called with what ``best`` has compared.
-        progress: called with (phase, done, in all).
-        note: called with what a person should know of the export, in sentences.
+        progress: called with (phase, done, total).
+        note: called with notes for the user, in sentences.
 
     Returns:
         The row of the leaderboard that was exported.
@@ -75,7 +75,7 @@ def export_trial(
     row = leaderboard.row(record)
     first = record if record.same_as is None else find_record(records, str(record.same_as), folder.path)
     config = Sections.load(folder.config_file)
-    with quick_imports():  # only now: what cannot be exported is told before torch is waited for
+    with quick_imports():  # only now: the errors above must not wait for torch
         from merging import ExportOptions, FileDigests, MergeOptions, ScoredMerge, export_model, model_card
         from search.contents import find
         from search.publishing.parent_models import metadata, parent_models, parents_section
@@ -134,7 +134,7 @@ def export_trial(
         progress=progress,
         note=note,
     )
-    is_of_the_search = trial is None and verdict.trial is None  # which has no trial to be about
+    is_of_the_search = trial is None and verdict.trial is None  # the verdict is on no single trial
     if note and record.kind == "trial" and (verdict.trial == record.number or is_of_the_search):
         note(verdict.sentence)
     return row

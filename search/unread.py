@@ -1,7 +1,7 @@
 """Parameters of a searched recipe that nothing reads: varying them would waste trials.
 
-Guarantees: a parameter that is named changes no tensor of the candidates that were checked: the extreme recipes, and
-some random ones if the space has several structures.
+Guarantees: a reported parameter changes no tensor of the candidates that were checked: the extreme recipes, and some
+random ones if the space has several structures.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from merging.unread_parameters import NO_PARAMETER, unread, unread_notes
 from search.space.space import SearchSpace
 from search.views.progress import Progress
 
-# How many random recipes are checked if methods, models or layers are searched: two choices may have to meet.
+# The random recipes that are checked if methods, models or layers are searched: some parameters are read only under a
+# combination of choices.
 _DRAWS = 20
 
 
@@ -34,7 +35,7 @@ def unread_lines(
         space: the search space.
         merger: merges its recipes.
         extremes: the extreme recipes of the space, all of which can be merged.
-        progress: told while parents are compared with the base.
+        progress: shows how far the parents are compared with the base.
     """
     compared = partial(progress.count, "comparing the parents", "tensors")
     reasons: dict[Keys, dict[str, None]] = {}

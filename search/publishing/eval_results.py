@@ -107,7 +107,7 @@ def _of_the_search(
 ) -> Iterator[SetScore]:
     problems, tasks = evaluation.load_problems(str(folder.path)), folder.splits
     if problems.digest != folder.identity["problems"]["sha256"]:
-        raise SearchError(f"{folder.path}: the problems have changed since the search began; restore what they were")
+        raise SearchError(f"{folder.path}: the problems have changed since the search began; restore them")
     named = {part.name: part.task_ids for part in problems.parts} or {problems.name: problems.task_ids}
     # The search split alone chooses the best; another one is exported because of what both splits showed.
     chosen_by = frozenset(tasks["search"] if is_best else [*tasks["search"], *tasks["report"]])

@@ -262,7 +262,7 @@ def test_a_parent_that_changed_is_refused_by_name_before_anything_is_loaded(
 
 def test_problems_that_changed_are_refused(out: Path, family: Family) -> None:
     family.problems.write_text(family.problems.read_text().replace("candidate(3) == 3", "candidate(4) == 4"))
-    with pytest.raises(SearchError, match=r"problems .*have changed since the search began; restore what they were"):
+    with pytest.raises(SearchError, match=r"problems .*have changed since the search began; restore them"):
         confirm_search(out, samples=2)
 
 
