@@ -5,8 +5,7 @@ A comment above a block says what a reader cannot see:
 - `<!-- docs: file NAME -->`: readers save the block under this name.
 - `<!-- docs: config, on quickstart.yaml -->`: the block is a part of a config, which configs/quickstart.yaml completes.
 - `<!-- docs: ranges of METHOD -->`: each line is a parameter with a range, of a model in a recipe of this method.
-- `<!-- docs: run -->`: the block of Python runs, where the commands of its page are run.
-- `<!-- docs: commands are run -->`, anywhere on a page: its blocks are run from top to bottom, too.
+- `<!-- docs: commands are run -->`, anywhere on a page: its blocks of shell and Python are run from top to bottom, too.
 - `<!-- docs: not run: REASON -->`: but not this one.
 """
 
@@ -177,7 +176,7 @@ def test_every_block_of_python_is_python(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_every_note_is_one_that_the_tests_know(page: Path) -> None:
-    known = r"file \S+(, of a method in a script)?|config, on \S+|ranges of \w+|run|commands are run|not run: .+"
+    known = r"file \S+(, of a method in a script)?|config, on \S+|ranges of \w+|commands are run|not run: .+"
     notes = re.findall(r"<!-- docs: (.*?) -->", page.read_text(encoding="utf-8"))
     assert [note for note in notes if not re.fullmatch(known, note)] == []
 
@@ -194,7 +193,6 @@ def test_the_reference_is_that_of_the_code() -> None:
 @pytest.mark.parametrize("page", RUN, ids=name)
 def test_what_a_page_shows_runs(page: Path, tmp_path: Path) -> None:
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     python = ""
     for block in blocks(page, "bash", "python", "yaml"):
         if block.note.startswith("not run"):
@@ -203,11 +201,29 @@ def test_what_a_page_shows_runs(page: Path, tmp_path: Path) -> None:
             (tmp_path / found[1]).write_text(block.text, encoding="utf-8")
         elif block.language == "python":
             python += block.text  # later blocks use the names of earlier ones
-            run([sys.executable, "-c", python], tmp_path, environment)
+            run([sys.executable, "-c", python], tmp_path)
         elif block.language == "bash":
-            run(["bash", "-euo", "pipefail", "-c", block.text], tmp_path, environment)
+            run(["bash", "-euo", "pipefail", "-c", block.text], tmp_path)
 
 
-def run(command: list[str], folder: Path, environment: dict[str, str]) -> None:
+@pytest.mark.slow
+def test_the_example_of_a_callback_is_told_of_each_new_best_trial(tmp_path: Path) -> None:
+    (example,) = blocks(ROOT / "docs" / "integrations.md", "python")
+    copy_configs_with_few_problems(tmp_path)
+    printed = run([sys.executable, "-c", example.text], tmp_path)  # a callback that raises ends no search
+    assert re.fullmatch(r"\atrial-0: \d+\.\d%\n(\atrial-\d+: \d+\.\d%\n)*", printed)
+
+
+def run(command: list[str], folder: Path) -> str:
+    """Run a command as a reader would, and return what it prints."""
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, f"{command[-1]}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def copy_configs_with_few_problems(folder: Path) -> None:
+    """Copy configs/ with every thirtieth problem of the quickstart: .ci/run searches on all of them."""
+    shutil.copytree(ROOT / "configs", folder / "configs")
+    problems = folder / "configs" / "quickstart" / "problems.jsonl"
+    problems.write_text("".join(problems.read_text(encoding="utf-8").splitlines(keepends=True)[::30]), encoding="utf-8")

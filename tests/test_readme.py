@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-import shutil
 from pathlib import Path
 
 import pytest
 import yaml
+
+from tests.test_docs import copy_configs_with_few_problems
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -19,10 +20,7 @@ def test_the_python_example_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    shutil.copytree(ROOT / "configs", tmp_path / "configs")
-    problems = tmp_path / "configs" / "quickstart" / "problems.jsonl"
-    few = problems.read_text(encoding="utf-8").splitlines(keepends=True)[::30]  # .ci/run searches on all of them
-    problems.write_text("".join(few), encoding="utf-8")
+    copy_configs_with_few_problems(tmp_path)
     monkeypatch.chdir(tmp_path)
     exec(example, {"__name__": "__main__"})
     assert len(capsys.readouterr().out.splitlines()) >= 6  # three parents, their average, three trials or fewer
