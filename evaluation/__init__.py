@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from evaluation.scoring import PairedTest, p_better, paired_test, pass_at_k, wilson_interval
     from evaluation.tokenizer_notes import prompt_notes
 
-# What each module gives, imported on first use (PEP 562): a command that scores nothing does not wait for torch.
+# The names that each module exports. They are imported on first use (PEP 562), so that a command that scores nothing
+# does not wait for torch.
 _NAMES = {
     "errors": "ConsentError EvaluationError LogitsError ModelError",
     "evaluator": "Evaluator Solution",

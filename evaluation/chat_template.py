@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 # Placeholders for a question, an answer and the next question: they show what a template writes around each.
 _QUESTION, _ANSWER, _NEXT = "question-7f3a", "answer-7f3a", "next-7f3a"
-# Llama 3's templates write today's date unless they get one, and a search may pass midnight. This is their default.
+# Llama 3's templates write today's date unless given one, and a search may run past midnight. This is their default.
 _DATE = "26 Jul 2024"
 # A mark such as <|im_end|> or [|endofturn|]; anything else may occur in code.
 _MARK = re.compile(r"<[^<>\s]{2,}>|\[\|[^\[\]\s]+\|\]")
@@ -25,10 +25,10 @@ _MARK = re.compile(r"<[^<>\s]{2,}>|\[\|[^\[\]\s]+\|\]")
 
 @dataclass(frozen=True, slots=True)
 class TurnEnd:
-    """What ends an answer.
+    """The mark that ends an answer.
 
     Attributes:
-        text: as the template writes it.
+        text: the mark as the template writes it.
         token: its id; None if the vocabulary lacks the token, so that a model generates it as text.
     """
 
@@ -54,7 +54,7 @@ def ask(question: str, tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def turn_end(tokenizer: PreTrainedTokenizerBase) -> TurnEnd | None:
-    """Return what ends an answer in the tokenizer's chat template; None without a template or such an end."""
+    """Return the mark that ends an answer in the tokenizer's chat template; None without a template or a mark."""
     if not tokenizer.chat_template:
         return None
     after = _around_answer(_QUESTION, tokenizer)[1].strip()
@@ -85,7 +85,7 @@ def _opened(question: str, tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _around_answer(question: str, tokenizer: PreTrainedTokenizerBase, then: str = "") -> tuple[str, str]:
-    """Return what a template writes before an answer, and after it up to the next question; empty if it takes none."""
+    """Return a template's text before an answer, and after it up to the next question; empty if it takes no answer."""
     try:
         text = as_rendered(tokenizer, question, _ANSWER, *([then] if then else []), prompted=False)
     except ModelError:
@@ -98,9 +98,9 @@ def as_rendered(tokenizer: PreTrainedTokenizerBase, *turns: str, prompted: bool 
     """Return a conversation exactly as the template renders it. Raises ModelError if the template fails.
 
     Args:
-        tokenizer: has the template.
-        turns: what the user and the assistant say, in turns.
-        prompted: whether the template is told to open the assistant's turn at the end.
+        tokenizer: the tokenizer with the template.
+        turns: the messages, by the user and the assistant alternately.
+        prompted: whether to ask the template to open the assistant's turn at the end.
     """
     messages = [{"role": ("user", "assistant")[index % 2], "content": text} for index, text in enumerate(turns)]
     try:

@@ -19,7 +19,7 @@ class LogitsError(ModelError):
 
 
 class ConsentError(EvaluationError):
-    """Generated code would be executed, and nobody has consented."""
+    """Generated code would be executed without consent."""
 
     def __init__(self) -> None:
         super().__init__(

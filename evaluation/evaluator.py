@@ -43,8 +43,8 @@ class Solution:
     Attributes:
         task_id: the problem.
         prompt: the ids of the prompt's tokens.
-        completion: the ids that were generated, the end of text included. Never those of its text encoded anew: a model
-            would hardly generate them.
+        completion: the generated ids, including the end of text. Encoding the text again would give others, which a
+            model would hardly generate.
     """
 
     task_id: str
@@ -68,7 +68,7 @@ class Evaluator:
         backend: what runs the models; vllm is an extra of this package.
         sampling: how many completions per problem, and how they are drawn; by default one greedy completion.
         room: the memory that generation may take.
-        tell: told of what takes long before the first completion; by default the log is.
+        tell: called with a message before each slow step that precedes the first completion; by default, the log.
 
     Attributes:
         sandbox: where the code is executed; `sandbox.isolation` lists its layers, active and missing.
@@ -76,7 +76,7 @@ class Evaluator:
     Raises:
         ConsentError: `allow_code_execution` is false.
         EvaluationError: the sandbox cannot start, the backend is not installed, or some problems cannot be scored in
-            the sandbox; names them.
+            the sandbox; the message names them.
     """
 
     def __init__(
@@ -139,12 +139,12 @@ class Evaluator:
             parent: whether the model's completions stay in the draft store, and may become references.
             plain: generate without drafts or guesses and at a fixed batch size, so that 16-bit models are compared
                 under the same conditions.
-            weights: the model's, made while the backend reads them; only where the evaluator `streams`.
+            weights: the model's weights, made while the backend reads them; only if the evaluator `streams`.
 
         Raises:
             LogitsError: the model's logits are not finite for any prompt. If only some prompts are affected, they fail.
-            EvaluationError: a prompt cannot be made or has tokens that the model lacks, the order is not one of the
-                problems, the sandbox fails repeatedly, or a problem cannot be scored.
+            EvaluationError: a prompt cannot be made or has tokens that the model lacks, `order` does not name each
+                problem once, the sandbox fails repeatedly, or a problem cannot be scored.
         """
         started = time.perf_counter()
         chosen = self.problems if problems is None else problems
@@ -179,7 +179,7 @@ class Evaluator:
     ) -> tuple[tuple[int, ...], ...]:
         """Return the token ids of each problem's prompt, by default of all problems.
 
-        Raises EvaluationError where a prompt cannot be made.
+        Raises EvaluationError if a prompt cannot be made.
         """
         chosen = self.problems if problems is None else problems
         return tuple(tuple(tokens) for _, tokens in prompt_tokens(chosen, prompt_format, tokenizer))
@@ -187,9 +187,9 @@ class Evaluator:
     def solutions(
         self, tokenizer: PreTrainedTokenizerBase, drafts: DraftStore, problems: ProblemSet
     ) -> Sequence[Solution]:
-        """Return a completion that has passed of each problem that has one, in the problems' order.
+        """Return a passed completion for each problem that has one, in the problems' order.
 
-        Raises EvaluationError where a prompt cannot be made.
+        Raises EvaluationError if a prompt cannot be made.
         """
         found = {}
         for prompt in reversed(self._prompts(problems, tokenizer, self.prompt_format, problems.task_ids)):
@@ -198,7 +198,7 @@ class Evaluator:
         return [found[task_id] for task_id in problems.task_ids if task_id in found]
 
     def remember_in(self, store: VerdictStore) -> None:
-        """Keep verdicts in a store from now on, and execute nothing whose verdict it holds. Evaluators may share it."""
+        """Keep verdicts in a store from now on, and reuse those that it holds. Evaluators may share it."""
         self._judge.remember_in(store)
 
     def close(self) -> None:
@@ -229,7 +229,7 @@ class Evaluator:
             prompt_format = problem.prompt_format or default
             ends = stops(problem, prompt_format, end)
             for sample in range(self.sampling.samples):
-                # Samples of one number share their random numbers, so those of other models make the best drafts.
+                # Samples with the same number share their random numbers, so they make the best drafts across models.
                 key = prompt_key(f"{text} {sample}" if sample else text, tokens)
                 draw = self.sampling.draw(problem.task_id, sample)
                 prompts.append(_Prompt(problem, prompt_format, tokens, ends, key, sample, draw))
@@ -254,7 +254,7 @@ class _Prompt:
     draw: TokenDraws | None
 
     def request(self, max_new_tokens: int, store: DraftStore, vocabulary: int) -> Request:
-        """Return the request for a completion, with those drafts whose ids the vocabulary has."""
+        """Return the request for a completion, with the drafts whose ids are all in the vocabulary."""
         known = [draft for draft in store.drafts(self.key) if max(draft, default=0) < vocabulary]
         reference = store.reference(self.key)
         fitting = reference if max(reference, default=0) < vocabulary else ()
@@ -262,10 +262,10 @@ class _Prompt:
 
 
 class _Run:
-    """One evaluation under way.
+    """An evaluation in progress.
 
     Attributes:
-        outcomes: those known so far, by task id and sample.
+        outcomes: the outcomes known so far, by task id and sample.
         generated_at: when the last completion ended, by `time.perf_counter`.
         guessed, accepted: see `Report`.
     """

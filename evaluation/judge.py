@@ -1,8 +1,8 @@
 """The judge: programs in, verdicts out. It raises if the sandbox cannot decide about a program.
 
-Guarantees: every verdict is a fact about the completion. An error names the problems that the sandbox cannot score:
-before generated code is executed if their own solutions show it, or else as soon as a completion does. A completion of
-a problem is executed only once while its verdict is remembered; a store remembers it forever.
+Guarantees: every verdict is a fact about the completion. An error names the problems that the sandbox cannot score. It
+is raised before generated code is executed if their own solutions show it, or else as soon as a completion does. A
+completion is executed only once while its verdict is remembered; a store remembers it forever.
 """
 
 from __future__ import annotations
@@ -56,10 +56,10 @@ class Judge:
     def admit(self, problems: Iterable[Problem]) -> None:
         """Check the problems' own solutions, each once per judge.
 
-        A solution that fails is only logged: the problem set answers for it, and may come without solutions.
+        A solution that fails is only logged: that is the problem set's fault, and a set may come without solutions.
 
         Raises:
-            EvaluationError: some problems cannot be scored with any completion; names them.
+            EvaluationError: some problems cannot be scored with any completion; the message names them.
         """
         new = [problem for problem in problems if problem not in self._own]
         with _reported():
@@ -88,7 +88,7 @@ class Judge:
             The index of a completion in ``programs`` and its verdict, in order of arrival. A caller may stop early.
 
         Raises:
-            EvaluationError: the sandbox failed, or cannot score a problem; names it.
+            EvaluationError: the sandbox failed, or cannot score a problem; the message names it.
         """
         submitted: list[tuple[bytes, Problem]] = []
         waiting: dict[bytes, list[int]] = {}  # the indices of each program in the sandbox

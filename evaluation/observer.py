@@ -23,13 +23,13 @@ class Observer:
 
         Args:
             task_id: the problem.
-            log_likelihood: the mean over the reference's tokens, in nats; NaN where the logits are.
+            log_likelihood: the mean over the reference's tokens, in nats; NaN if the logits are.
             done: references so far.
-            total: references of all problems that have one; a `StockGenerator` reads none of them.
+            total: how many problems have a reference; a `StockGenerator` reads none of them.
         """
 
     def on_completion(self, done: int, total: int) -> None:
-        """Receive that a completion is generated; its outcome follows.
+        """Learn that a completion has been generated; its outcome follows.
 
         Args:
             done: completions so far.
@@ -40,7 +40,7 @@ class Observer:
         """Receive the outcome of a completion.
 
         Outcomes arrive as completions end, so those of short completions come first, whatever the order in which
-        problems are generated. An unbiased partial mean takes a prefix of that order.
+        problems are generated. For an unbiased partial mean, take a prefix of the order of generation.
 
         Args:
             outcome: of one sample of one problem.
@@ -54,7 +54,7 @@ class OutcomeCounter(Observer):
 
     Args:
         tell: the function.
-        generated: the same, called once when all is generated, if outcomes are still to come.
+        generated: takes the same counts; called once all completions are generated, if outcomes are still to come.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class OutcomeCounter(Observer):
         self._outcomes = 0
 
     def on_completion(self, done: int, total: int) -> None:
-        """Note whether it was the last."""
+        """Call `generated` after the last completion, if outcomes are still to come."""
         if done == total and self._outcomes < total:
             self._generated(self._outcomes, total)
 

@@ -32,7 +32,7 @@ _INSTRUCTIONS: Mapping[Style, str] = {
 def stops(problem: Problem, prompt_format: PromptFormat, end: TurnEnd | None = None) -> Sequence[str]:
     """Return the texts at which generation may stop; a completion ends before the first of them.
 
-    A chat answer has one if the template ends it with a mark that is not a token.
+    A chat answer has such a text only if the template ends it with a mark that is not a token.
     """
     if prompt_format == "completion":
         return _STOPS[problem.style]
@@ -42,7 +42,7 @@ def stops(problem: Problem, prompt_format: PromptFormat, end: TurnEnd | None = N
 def prompt_tokens(
     problems: Iterable[Problem], default: PromptFormat, tokenizer: PreTrainedTokenizerBase
 ) -> Iterator[tuple[str, list[int]]]:
-    """Yield the text and the tokens of each problem's prompt. Raises ModelError, as `render`."""
+    """Yield the text and the tokens of each problem's prompt. Raises ModelError, like `render`."""
     special = special_tokens(tokenizer)
     for problem in problems:
         prompt = problem.prompt_format or default
@@ -57,7 +57,7 @@ def render(problem: Problem, prompt_format: PromptFormat, tokenizer: PreTrainedT
     prompt ends within a statement.
     """
     if prompt_format == "completion":
-        # Trailing white space would split what is one token within a function.
+        # Within a function, white space and the word after it are one token, which trailing white space would split.
         return problem.prompt.strip() if problem.style == "function" else problem.prompt
     if not tokenizer.chat_template:
         raise ModelError(
@@ -86,7 +86,7 @@ def encode(
         text: the prompt.
         prompt_format: its format.
         tokenizer: the tokenizer.
-        special: its special tokens.
+        special: the ids of its special tokens.
     """
     # A chat template contains the special tokens; a plain prompt gets those that the tokenizer adds.
     tokens: list[int] = tokenizer.encode(text, add_special_tokens=prompt_format == "completion")
@@ -100,7 +100,7 @@ def encode(
 def check_ids(task_id: str, tokens: Sequence[int], vocabulary: int, tokenizer: PreTrainedTokenizerBase) -> None:
     """Raise ModelError if a prompt has a token for which the model has no embedding.
 
-    Without this, a processor raises an IndexError, and a CUDA device is lost.
+    Without this check, a CPU raises an IndexError, and a CUDA device is lost.
     """
     if (last := max(tokens, default=0)) < vocabulary:
         return
@@ -139,7 +139,7 @@ def truncate(text: str, stop_texts: Sequence[str]) -> str:
 
 
 def _rejoin(problem: Problem, cut: str) -> str:
-    """Return what follows the whole prompt, given what follows it without the white space at its end."""
+    """Return the text after the whole prompt, given the text after the prompt stripped of its trailing white space."""
     missing = problem.prompt[len(problem.prompt.rstrip()) :]
     if cut.startswith(missing):
         return cut[len(missing) :]

@@ -32,15 +32,15 @@ class Report:
 
     Attributes:
         problems: the name of the problem set.
-        prompt_format: that of the problems without one of their own.
+        prompt_format: the format of problems that have none of their own.
         samples: the outcomes of each problem's samples, by task id.
         parts: the sets that are scored together; empty for a single set.
         seconds: from the first prompt to the last verdict.
         generation_seconds: from the first prompt to the end of the last completion.
         compute_dtype: the dtype that the model computed in, as torch names it.
         end_tokens: the ids that ended a completion.
-        guessed: how many tokens were guessed while generating; 0 where the backend does not count them.
-        accepted: how many of the guesses the model accepted.
+        guessed: the number of tokens guessed while generating; 0 if the backend does not count them.
+        accepted: the number of guesses that the model accepted.
     """
 
     problems: str
@@ -110,7 +110,7 @@ class Report:
         return weighted_mean(found)
 
     def grouped(self, rates: Mapping[str, Rate]) -> Sequence[Group]:
-        """Return rates of the same problems by set, as the score of a model with these is made of them."""
+        """Return rates of the same problems grouped by set, as a score is computed from them."""
         return [Group(part.weight, [rates[task] for task in part.task_ids]) for part in self._all_parts]
 
     @property

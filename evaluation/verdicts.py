@@ -22,7 +22,7 @@ _RULES = 1  # the version of our rules: increase it with every change that may c
 
 
 class VerdictStore(Protocol):
-    """Where verdicts are kept."""
+    """Keeps verdicts."""
 
     def verdict(self, key: bytes) -> Verdict | None:
         """Return the verdict of a key, or None."""
@@ -32,12 +32,12 @@ class VerdictStore(Protocol):
 
 
 def verdict_key(problem: Problem, completion: str, timeout_seconds: float | None, isolation: Isolation) -> bytes:
-    """Return the key of a check, 32 bytes, from what is checked and how.
+    """Return the key of a check (32 bytes), made from what is checked and how.
 
     Args:
         problem: the problem.
-        completion: what follows the problem's prompt.
-        timeout_seconds: per check; None for the problem's own.
+        completion: the text after the problem's prompt.
+        timeout_seconds: the time limit per check; None for the problem's own.
         isolation: the layers that programs run under.
     """
     # The problem's own solution decides whether tests that could not be executed are the completion's fault.

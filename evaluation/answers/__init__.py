@@ -1,5 +1,5 @@
-"""From what a chat model answers to the code that is tested. Read `code` first.
+"""Extracts the code to test from a chat model's answer. Read `code` first.
 
-`code` finds the definition of the wanted function in an answer; `wrapping` takes off what surrounds code (reasoning,
-fences, odd white space); `definitions` tells which other statements the function needs.
+`code` finds the definition of the wanted function in an answer; `wrapping` strips what surrounds code (reasoning,
+fences, odd white space); `definitions` finds the other statements that the function needs.
 """

@@ -15,10 +15,10 @@ from typing import TypeAlias
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
 _Definition = _Function | ast.ClassDef
 _Import = ast.Import | ast.ImportFrom
-# What may define a function; a loop's variable does not.
+# The statements that may define a function; a loop is left out, since its variable is not one.
 _Binding = _Definition | ast.Assign | ast.AnnAssign | ast.If | ast.Try
 
-# Of a definition: whether it returns something, and whether it does anything at all.
+# The rank of a definition: whether it returns something, and whether it does anything at all.
 Rank: TypeAlias = tuple[bool, bool]
 
 
@@ -34,7 +34,7 @@ def needed(own: Sequence[ast.stmt], others: Sequence[ast.stmt], name: str) -> Se
     Args:
         own: the program that defines the function.
         others: other programs, which define what this one lacks.
-        name: the function's.
+        name: the function's name.
     """
     mine = [each for each in map(_Statement.of, own) if not each.is_example(name)]
     bound = {made for each in mine for made in each.binds}
@@ -51,7 +51,7 @@ def needed(own: Sequence[ast.stmt], others: Sequence[ast.stmt], name: str) -> Se
 
 
 def body_indentation(program: str, name: str) -> str:
-    """Return the indentation of the body of the function that a program ends in; empty if it ends otherwise."""
+    """Return the indentation of a function's body if that function ends the program; otherwise an empty string."""
     try:
         last = ast.parse(program).body[-1]
     except (SyntaxError, ValueError, RecursionError, MemoryError, IndexError):
@@ -64,7 +64,7 @@ def body_indentation(program: str, name: str) -> str:
 
 
 def at_once(node: ast.AST) -> Iterator[ast.AST]:
-    """Yield a statement and what is executed with it: not the bodies of functions and classes."""
+    """Yield a statement and all nodes executed with it, which excludes the bodies of functions and classes."""
     waiting = [node]
     while waiting:
         yield (part := waiting.pop())
@@ -77,11 +77,11 @@ class _Statement:
     """A statement of a module.
 
     Attributes:
-        node: what it is.
+        node: its syntax tree.
         binds: the names that it defines, assigns or imports.
-        uses: those of the module that it reads, at once or when what it defines is called.
-        changes: those whose items or attributes it sets.
-        calls: those that it calls, or calls a method of, only for the effect.
+        uses: the module's names that it reads, at once or when the function that it defines is called.
+        changes: the names whose items or attributes it sets.
+        calls: the names that it calls only for the effect, each with the method called on it (or "").
     """
 
     node: ast.stmt
@@ -110,7 +110,7 @@ class _Statement:
 
     @property
     def imports(self) -> bool:
-        """Whether it is an import, or tries one, or makes one depend on something."""
+        """Whether it is an import, or an `if` or `try` that contains one."""
         parts = at_once(self.node) if isinstance(self.node, _Import | ast.If | ast.Try) else ()
         return any(isinstance(part, _Import) for part in parts)
 
@@ -119,7 +119,7 @@ class _Statement:
         return name in self.binds and not self.is_example(name)
 
     def is_example(self, name: str) -> bool:
-        """Whether it only shows what a function does, or runs as a script, or cannot follow other statements."""
+        """Whether it only demonstrates the function, runs as a script, or cannot follow other statements."""
         node = self.node
         if isinstance(node, _Import):
             return name in self.binds or (isinstance(node, ast.ImportFrom) and node.module == "__future__")
@@ -131,7 +131,7 @@ class _Statement:
         return any(isinstance(called, ast.Name) and called.id == name for called in calls)
 
     def sets(self, imported: set[str]) -> bool:
-        """Whether it sets something up in a module: a recursion limit, a seed, a precision."""
+        """Whether it configures an imported module: a recursion limit, a seed, a precision."""
         setters = (base for base, method in self.calls if method.startswith(("set", "seed")))
         return not imported.isdisjoint({*setters, *self.changes})
 
@@ -143,7 +143,7 @@ def _makes(each: _Statement, module: Sequence[_Statement], imported: set[str], n
         if method:
             found |= {called} - imported
         else:
-            # A function that is called for what it does changes the variables that it uses, if any.
+            # A function called only for its effect changes the variables that it uses, if any.
             inside = _reached({called}, module)
             found |= (inside | each.uses) & _variables(module) if name not in inside else frozenset()
     return found
@@ -197,7 +197,7 @@ def _changed(parts: Iterable[ast.AST]) -> Iterator[str]:
 
 
 def _called(parts: Iterable[ast.AST]) -> Iterator[tuple[str, str]]:
-    """Yield the name and, where it is a method that is called, the method's."""
+    """Yield the name in each call made only for its effect, and the method called on it (or "")."""
     for part in parts:
         if isinstance(part, ast.Expr) and isinstance(part.value, ast.Call):
             function = part.value.func

@@ -23,18 +23,18 @@ _BLANK = "[\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]"
 _NOTHING = "[\u00ad\u200b-\u200f\u2060\ufeff]"
 _LINE_END = "[\x85\u2028\u2029]"
 _ODD = re.compile(f"(?P<kept>{_KEPT})|(?P<blank>{_BLANK})|(?P<end>{_LINE_END})|{_NOTHING}", re.DOTALL)
-# What ends or begins a turn, written as text, and tags: code has them only in strings.
+# Marks that begin or end a turn, written as text, and tags: code has them only in strings.
 _MARK = re.compile(rf"(?P<kept>{_KEPT})|<\|\w+\|>|</\w+>|^<\w+>|<(?:start|end)_of_turn>", re.DOTALL | re.MULTILINE)
 
 _FENCE = re.compile(r"[ \t]*(?:(?:[-*+>]|\d+[.)])[ \t]+)*(`{3,}|~{3,})")
-# A fence that opens on the line of its first code.
+# A fence that opens on the same line as its first code.
 _BEFORE_CODE = re.compile(r"^([ \t]*`{3,})(?:python3?|py)?[ \t]*(?=(?:def|import|from|class|async|return|@)\b)", re.M)
 
 
 def readings(answer: str) -> Sequence[Sequence[str]]:
     """Return the possible readings of an answer, the likeliest first: without its reasoning, and whole.
 
-    Each reading comes as it is, and with its fences on lines of their own and the code in them dedented.
+    Each reading comes twice: as it is, and with its fences on lines of their own and the fenced code dedented.
     """
     text = _with_plain_space(answer.replace("\r\n", "\n").replace("\r", "\n"))
     found = dict.fromkeys(_without_marks(reading) for reading in (_without_reasoning(text), text))
@@ -42,7 +42,7 @@ def readings(answer: str) -> Sequence[Sequence[str]]:
 
 
 def sections(text: str) -> Sequence[str]:
-    """Return the parts of a text outside its fences (at even places) and inside them (at odd places), dedented."""
+    """Return the parts of a text outside its fences (even indices) and inside them (odd indices, dedented)."""
     found: list[list[str]] = [[]]
     mark = ""
     for line in _BEFORE_CODE.sub(r"\1\n", text).split("\n"):
@@ -50,7 +50,7 @@ def sections(text: str) -> Sequence[str]:
         if fence and (not mark or fence[1].startswith(mark)):
             mark = "" if mark else fence[1][:3]
             found.append([])
-        elif mark and line.rstrip().endswith(mark):  # the fence closes on the line of its last code
+        elif mark and line.rstrip().endswith(mark):  # the fence closes on the same line as its last code
             found[-1].append(line.rstrip().rstrip(mark))
             found.append([])
             mark = ""
@@ -68,11 +68,11 @@ def _without_reasoning(text: str) -> str:
     kept: list[str] = []
     at, is_thinking = 0, False
     for mark in _THINKING.finditer(text):
-        if not is_thinking and not _is_at_an_edge(mark):  # code that mentions it
+        if not is_thinking and not _is_at_an_edge(mark):  # code that merely mentions the mark
             continue
         if mark["begin"]:
             kept += [] if is_thinking else [text[at : mark.start()]]
-        elif not is_thinking:  # the template opened it
+        elif not is_thinking:  # the template opened the reasoning
             kept.clear()
         at, is_thinking = mark.end(), mark["begin"] is not None
     return "".join(kept if is_thinking else [*kept, text[at:]])

@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # a command that scores nothing does not wait for torch
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-# What models compute in: always the recipe's dtype, always float32, or whichever of them is faster on this CPU.
+# The dtype that models compute in: the recipe's, float32, or whichever of them is faster on this CPU.
 ComputeDtype: TypeAlias = Literal["auto", "recipe", "float32"]
 # Called with the index of a request and the mean log-likelihood of its reference.
 OnLikelihood: TypeAlias = Callable[[int, float], None]
@@ -25,8 +25,8 @@ class StreamedWeights:
 
     Attributes:
         device: where they are made.
-        tensors: yields them by their names in a checkpoint, in the order of its layers, tied ones once. What goes wrong
-            with them reaches the caller of `Evaluator.evaluate`.
+        tensors: yields (name in a checkpoint, tensor) in the order of the layers, tied tensors once. Its exceptions
+            reach the caller of `Evaluator.evaluate`.
     """
 
     device: torch.device
@@ -39,10 +39,10 @@ class Request:
 
     Attributes:
         prompt: token ids, at least one.
-        stops: generation may end as soon as one of these texts is there.
+        stops: generation may end as soon as one of these texts appears.
         max_new_tokens: the most tokens of the completion.
         drafts: completions of the same prompt by similar models, as token ids, likelier ones first. They save time
-            where the model agrees with them, and change nothing else.
+            where the model agrees with them; they do not change the completion.
         reference: a completion whose likelihood under the model is wanted; empty for none.
         draw: how tokens are drawn; None takes the likeliest.
     """
@@ -60,13 +60,13 @@ class Generated:
     """A completion.
 
     Attributes:
-        text: without special tokens; it may go on past a stop text.
-        tokens: its ids, the end of text included.
-        log_likelihood: the mean over the tokens of the request's reference, in nats; None without a reference, NaN
-            where the logits are.
-        finite: whether all tokens had finite logits to be chosen by; generation ends at NaN or infinity.
-        guessed: how many tokens were guessed for it; 0 where the backend does not count them.
-        accepted: how many of the guesses are its tokens.
+        text: the text without special tokens; it may go on past a stop text.
+        tokens: the ids, including the end of text.
+        log_likelihood: the mean over the tokens of the request's reference, in nats; None without a reference, NaN if
+            the logits are.
+        finite: whether all tokens were chosen from finite logits; generation ends at NaN or infinity.
+        guessed: the number of tokens guessed for it; 0 if the backend does not count them.
+        accepted: the number of guesses that became its tokens.
     """
 
     text: str
@@ -81,7 +81,7 @@ Completions: TypeAlias = collections.abc.Generator[tuple[int, Generated], None, 
 
 
 class Backend(Protocol):
-    """Completes prompts with live models, and keeps what outlives a model."""
+    """Completes prompts with live models, and keeps the state that outlives a model."""
 
     def generate(
         self,
@@ -98,11 +98,11 @@ class Backend(Protocol):
         Args:
             model: a causal language model in eval mode.
             tokenizer: its tokenizer.
-            requests: they are started in this order.
+            requests: the requests, started in this order.
             on_likelihood: called with the likelihood of each reference as soon as it is known, which is before most
                 tokens are generated; an exception from it ends generation.
-            plain: make no guesses, and use a batch size that depends on free memory only where there is too little.
-            weights: the model's, if it holds none itself; only for backends in `STREAMING`.
+            plain: make no guesses, and use a batch size that depends on free memory only if there is too little.
+            weights: the model's weights, if it holds none itself; only for backends in `STREAMING`.
         """
 
     def close(self) -> None:

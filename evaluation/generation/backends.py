@@ -1,4 +1,4 @@
-"""The backends by name: the one list of what can run models."""
+"""The backends by name: the one list of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from evaluation.generation.room import UNLIMITED, Room
 
 BackendName: TypeAlias = Literal["transformers", "vllm"]
 BACKENDS: tuple[BackendName, ...] = get_args(BackendName)
-# Those that need no live model: they read its weights while these are made.
+# The backends that need no live model: they read its weights while the weights are made.
 STREAMING: frozenset[BackendName] = frozenset({"vllm"})
 
 
@@ -28,12 +28,12 @@ def require_backend(name: BackendName) -> None:
 def make_backend(
     name: BackendName, batch_size: int | None = None, room: Room = UNLIMITED, tell: Callable[[str], None] | None = None
 ) -> Backend:
-    """Return a backend that keeps to its room, and tells of what takes long.
+    """Return a backend that keeps within its room, and calls `tell` before slow steps.
 
     Raises EvaluationError if it is not installed.
     """
     require_backend(name)
-    # Imported on demand: the names are known without waiting for torch.
+    # Imported on demand, so that the names are known without waiting for torch.
     if name == "vllm":
         from evaluation.generation.vllm_backend import VllmBackend
 

@@ -1,7 +1,7 @@
-"""What a 16-bit model computes in: its own dtype or float32, which holds the same values.
+"""The dtype that a 16-bit model computes in: its own or float32, which can represent the same values.
 
-Most processors multiply matrices fast only in float32; those with AVX512-BF16 or AMX are faster in bfloat16, and few in
-float16. Matrix products of the model's shapes are timed to find out.
+Most processors multiply matrices fast only in float32; those with AVX512-BF16 or AMX are faster in bfloat16, and a few
+in float16. Matrix products of the model's shapes are timed to find out.
 
 Guarantees: a measurement takes well under a second of processor time, whatever the size of the model. It uses one
 thread and, on a CPU, that thread's own clock, so that other work on the machine does not disturb it.
@@ -22,9 +22,9 @@ from evaluation.generation.threads import one_thread
 
 # If float32 is less than this many times as fast, a model computes in its own dtype, as it does elsewhere.
 _WORTH_CHANGING = 1.3
-# Tokens in a pass that reads prompts (more take as long per token), and in one that extends many completions.
+# Tokens in a pass that reads prompts (with more, the time per token is the same), and in one that extends completions.
 _TOKENS = (256, 80)
-# Only part of a large matrix is multiplied, which takes as long per element.
+# Only part of a large matrix is multiplied: the time per element is the same.
 _MULTIPLICATIONS = 1 << 25
 _COLUMNS = 1024
 _SHAPES = 4
@@ -33,9 +33,9 @@ _TRIES = 4
 
 @dataclass(frozen=True, slots=True)
 class Speeds:
-    """Seconds of the same matrix products in a model's own dtype and in float32.
+    """The seconds that the same matrix products take in a model's own dtype and in float32.
 
-    `fits` says whether memory has room for the model in float32, which is for others to find out.
+    `fits` says whether memory has room for the model in float32; the caller sets it.
     """
 
     own: float
@@ -57,13 +57,13 @@ def compute_speeds(shapes: Iterable[Sequence[int]], dtype: torch.dtype, device: 
     """Time the matrix products of a model in its own dtype and in float32; None if there is nothing to choose.
 
     Args:
-        shapes: of the model's tensors.
-        dtype: the model's.
-        device: where it computes.
+        shapes: the shapes of the model's tensors.
+        dtype: the model's dtype.
+        device: the device that it computes on.
     """
     if not (dtype.is_floating_point and dtype.itemsize == 2):
         return None
-    # The last two sizes are those of a linear map; a tensor of experts holds several maps.
+    # The last two dimensions are a linear map; a tensor of experts holds several maps.
     elements: Counter[tuple[int, int]] = Counter()
     for shape in shapes:
         if len(shape) > 1:
@@ -83,7 +83,7 @@ def compute_speeds(shapes: Iterable[Sequence[int]], dtype: torch.dtype, device: 
 def _product(
     rows: int, columns: int, tokens: int, dtypes: Sequence[torch.dtype], device: str
 ) -> dict[torch.dtype, float]:
-    """Return the seconds per multiplication in each dtype: the least of several tries, in turns."""
+    """Return the seconds per multiplication in each dtype: the least of several tries, which alternate."""
     least = dict.fromkeys(dtypes, inf)
     operands = {
         dtype: [torch.ones(size, columns, dtype=dtype, device=device) for size in (tokens, rows)] for dtype in dtypes

@@ -1,6 +1,6 @@
-"""Out of memory: how to recognize that it ran out, or that a device is lost, and how to give memory back.
+"""Memory errors: how to recognize that memory ran out or a device is lost, and how to release memory.
 
-`is_out_of_memory` is also in merging, since neither package may import the other; a test holds both to the same
+`is_out_of_memory` is also in merging, since neither package may import the other; a test checks that both give the same
 answers.
 """
 
@@ -10,7 +10,7 @@ import gc
 
 import torch
 
-# What errors say: the host's, a device's, and those of the libraries that compute on it.
+# Words in the errors of the host, of a device, and of the libraries that compute on it.
 _NO_MEMORY = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
 
 
@@ -22,7 +22,7 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def is_device_lost(error: Exception) -> bool:
-    """Whether a GPU has failed so that this process cannot use it again."""
+    """Whether a GPU has failed in such a way that this process cannot use it again."""
     of_device = isinstance(error, torch.AcceleratorError) or (
         isinstance(error, RuntimeError) and "CUDA error" in str(error)
     )

@@ -10,9 +10,9 @@ from torch import Tensor
 
 
 class PackedNumbers:
-    """Whole numbers and real ones, one list after the other.
+    """Integers and floats, one list after the other.
 
-    Each of the first two methods returns where its numbers are in the tensor of `sent`.
+    `integers` and `reals` return the place of their numbers in the tensor that `sent` returns.
     """
 
     def __init__(self) -> None:
@@ -20,13 +20,13 @@ class PackedNumbers:
         self._host: Tensor | None = None
 
     def integers(self, numbers: Iterable[int]) -> slice:
-        """Add whole numbers."""
+        """Add integers."""
         start = len(self._bits)
         self._bits.extend(numbers)
         return slice(start, len(self._bits))
 
     def reals(self, numbers: Iterable[float]) -> slice:
-        """Add real numbers, as the bits of float64: ``tensor[place].view(torch.float64)`` is what was added."""
+        """Add floats, as the bits of float64: ``tensor[place].view(torch.float64)`` gives them back."""
         start = len(self._bits)
         self._bits.frombytes(array("d", numbers).tobytes())
         return slice(start, len(self._bits))
@@ -35,6 +35,6 @@ class PackedNumbers:
         """Return all numbers, (n,) int64, on a device; a GPU gets them in one copy that the host does not wait for."""
         if self._host is None:
             self._host = torch.frombuffer(self._bits, dtype=torch.int64)
-            if device.type == "cuda":  # only from pinned memory is a copy not waited for
+            if device.type == "cuda":  # only a copy from pinned memory does not block the host
                 self._host = self._host.pin_memory()
         return self._host.to(device, non_blocking=True)

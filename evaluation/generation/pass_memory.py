@@ -1,8 +1,8 @@
-"""What generation takes of memory, as arithmetic on a model's shape: nothing is measured, and nothing is asked.
+"""The memory that generation takes, computed from a model's shape without any measurement.
 
-Guarantees: bounds a pass of our own engine from above, over the tensors that live at once; does not know what an
-allocator loses by rounding and fragments. What layers took is free when the logits are made, but allocators keep it in
-pieces that are too small for these, so that both count.
+Guarantees: an upper bound on a pass of our own engine, over the tensors that live at once. It does not include what an
+allocator loses by rounding and fragmentation. The layers' memory is free when the logits are made, but allocators keep
+it in pieces too small for the logits, so both count.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ PASS_TOKENS: Mapping[str, int] = {"cpu": 1024, "cuda": 8192}
 """Tokens per pass: enough to keep the processor busy, few enough for its caches and for the memory of the logits. The
 row that reaches them may have more."""
 
-# The widest tensors of a decoder layer that live at once, each of one row per token: in its MLP the states, the
-# normalized ones, act(gate), up and their product; in its attention queries in the order of the groups, and answers.
+# How many of the widest tensors of a decoder layer live at once, each with one row per token. MLP: the states, the
+# normalized states, act(gate), up and their product. Attention: the queries in the order of the groups, and answers.
 _MLP_STATES, _MLP_WIDE, _ATTENTION_STATES, _ATTENTION_HEADS = 2, 3, 2, 6
 _FLOAT32 = 4
 
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
-    """The sizes of a model that decide what a pass takes.
+    """The sizes of a model that decide how much memory a pass takes.
 
     Attributes:
-        layers: of the decoder.
-        hidden: the width of its states.
-        intermediate: of its MLPs; of a mixture, all experts of a token together.
-        vocabulary: rows of the output head.
-        heads: of queries.
-        kv_heads: of keys and values.
-        head_size: of each.
-        itemsize: bytes of an element, in the dtype that it computes in.
+        layers: the number of decoder layers.
+        hidden: the width of the states.
+        intermediate: the width of the MLPs; in a mixture of experts, of all experts of a token together.
+        vocabulary: the rows of the output head.
+        heads: the number of query heads.
+        kv_heads: the number of key and value heads.
+        head_size: the width of a head.
+        itemsize: the bytes per element in the compute dtype.
     """
 
     layers: int
@@ -47,13 +47,13 @@ class ModelShape:
 
     @classmethod
     def of(cls, config: Any, itemsize: int, layers: int | None = None, vocabulary: int | None = None) -> ModelShape:
-        """Read it from a model's config, as transformers names the keys.
+        """Read the shape from a model's config, with transformers' keys.
 
         Args:
-            config: of the language model.
-            itemsize: bytes of an element.
-            layers: how many there are, if not as many as the config says.
-            vocabulary: rows of the head, if not as many as the config says.
+            config: the config of the language model.
+            itemsize: the bytes per element.
+            layers: the number of layers, if it differs from the config's.
+            vocabulary: the rows of the head, if their number differs from the config's.
         """
         heads = _number(config, "num_attention_heads", 1)
         hidden = _number(config, "hidden_size", 1)
@@ -77,12 +77,12 @@ class ModelShape:
 
 
 def layers_bytes(shape: ModelShape, tokens: int, length: int) -> int:
-    """Return the most bytes that the layers of a pass take beside weights, keys and values.
+    """Return the most bytes that the layers of a pass take besides weights, keys and values.
 
     Args:
-        shape: of the model.
-        tokens: in the pass.
-        length: slots of the longest row.
+        shape: the model's shape.
+        tokens: the tokens in the pass.
+        length: the slots of the longest row.
     """
     mlp = _MLP_STATES * shape.hidden + _MLP_WIDE * shape.intermediate
     attention = _ATTENTION_STATES * shape.hidden + _ATTENTION_HEADS * shape.heads * shape.head_size
@@ -90,12 +90,12 @@ def layers_bytes(shape: ModelShape, tokens: int, length: int) -> int:
 
 
 def logits_bytes(shape: ModelShape, tokens: int, length: int) -> int:
-    """Return the most bytes that the logits of a pass take: all its tokens are guesses, or of references.
+    """Return the most bytes that the logits of a pass take: those of a pass of guesses or reference tokens only.
 
     Args:
-        shape: of the model.
-        tokens: in the pass.
-        length: of the longest row, whose log-likelihood is computed in float32.
+        shape: the model's shape.
+        tokens: the tokens in the pass.
+        length: the slots of the longest row, whose log-likelihood is computed in float32.
     """
     scored = (1 + (shape.itemsize != _FLOAT32)) * _FLOAT32 * min(tokens, length) * shape.vocabulary
     return shape.itemsize * tokens * (shape.vocabulary + shape.hidden) + scored
@@ -105,13 +105,13 @@ def row_of_generate_bytes(shape: ModelShape, width: int, length: int) -> int:
     """Return the most bytes that a row takes in transformers' own `generate`, which reads whole prompts in one pass.
 
     Args:
-        shape: of the model.
-        width: of the prompts.
-        length: tokens of the row at its end.
+        shape: the model's shape.
+        width: the padded width of the prompts, in tokens.
+        length: the tokens of the row at its end.
     """
-    scores = shape.heads * width * width * (2 * shape.itemsize + _FLOAT32)  # whose softmax is taken in float32
+    scores = shape.heads * width * width * (2 * shape.itemsize + _FLOAT32)  # their softmax is in float32
     logits = shape.vocabulary * (shape.itemsize + 2 * _FLOAT32)
-    # Keys and values are copied whenever they grow by a token, and what they were leaves pieces that are too small.
+    # Keys and values are copied whenever they grow by a token, and the old copy leaves a piece too small for the next.
     return 2 * length * shape.slot_bytes + layers_bytes(shape, width, width) + scores + logits
 
 

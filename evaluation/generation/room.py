@@ -1,26 +1,26 @@
-"""Room: what an evaluation may take of the memory, decided by whoever knows what else is there."""
+"""Room: how much memory an evaluation may take, decided by the caller, who knows what else needs memory."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 MOST_ROWS = 256
-"""The most rows of a batch where nobody gives another number."""
+"""The default limit on the rows of a batch."""
 
 PLAIN_ROWS = 64
-"""The rows of plain generation where nobody gives another number."""
+"""The default number of rows in plain generation."""
 
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """The memory of a backend, as plain data; the defaults set no limit but the backend's own.
+    """The memory that a backend may take; by default, only the backend's own limits hold.
 
     Attributes:
-        cache_bytes: for the keys and values of one batch, over all devices of the model; None has no limit but the
-            backend's rows, which are halved when memory runs out.
-        plain_rows: the rows of plain generation: one number for a search, whatever memory is free.
-        engine_bytes: what a vLLM engine may take of a GPU in all; None leaves it to vLLM.
-        engine_cache_bytes: what it may take for keys and values; None leaves it to vLLM.
+        cache_bytes: the bytes for the keys and values of one batch, over all devices of the model; None sets no limit
+            except on the rows, which are halved when memory runs out.
+        plain_rows: the rows of plain generation: one number for a whole search, whatever memory is free.
+        engine_bytes: the bytes of a GPU that a vLLM engine may take in all; None leaves this to vLLM.
+        engine_cache_bytes: the bytes that it may take for keys and values; None leaves this to vLLM.
     """
 
     cache_bytes: int | None = None
@@ -29,7 +29,7 @@ class Room:
     engine_cache_bytes: int | None = None
 
     def within(self, other: Room) -> Room:
-        """Return the room that is in both."""
+        """Return the lesser of both limits, each."""
         return Room(
             _lesser(self.cache_bytes, other.cache_bytes),
             min(self.plain_rows, other.plain_rows),

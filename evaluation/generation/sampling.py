@@ -19,7 +19,7 @@ class Sampling:
         samples: completions per problem.
         temperature: 0 takes the likeliest token each time, so that all samples would be the same.
         top_p: see `TokenDraws`.
-        seed: of the random numbers.
+        seed: the seed of the random numbers.
     """
 
     samples: int = 1
@@ -28,7 +28,7 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Raise ValueError for a setting that makes no sense; names it."""
+        """Raise ValueError for a setting that makes no sense; the message names it."""
         if self.samples < 1:
             raise ValueError(f"samples {self.samples}: needs to be at least 1")
         if not 0 <= self.temperature < float("inf"):
@@ -55,9 +55,9 @@ class TokenDraws:
 
     Attributes:
         key: identifies the completion.
-        temperature: divides the logits, above 0.
-        top_p: tokens are drawn from the nucleus: the fewest tokens, likeliest first, that together have this
-            probability (arXiv:1904.09751); within (0, 1].
+        temperature: the number, above 0, that divides the logits.
+        top_p: the probability of the nucleus, within (0, 1]: tokens are drawn from the fewest tokens, likeliest first,
+            that together have it (arXiv:1904.09751).
     """
 
     key: str
@@ -70,7 +70,7 @@ class TokenDraws:
         return int.from_bytes(_digest(self.key), "little") >> 1
 
     def uniforms(self, start: int, count: int) -> list[float]:
-        """Return the random numbers, in [0, 1), of the `count` tokens from `start` on."""
+        """Return the random numbers in [0, 1) for `count` tokens, from position `start` on."""
         digests = (_digest(f"{self.key} {position}") for position in range(start, start + count))
         return [(int.from_bytes(digest, "little") >> 11) / 2**53 for digest in digests]
 

@@ -1,7 +1,7 @@
 """Generation by transformers' own `generate`, for models whose attention cannot be replaced (capped scores, Mamba).
 
-Guarantees: the tokens of `TransformersGenerator`, at less speed: prompts are padded to one width, drafts are not used,
-and no likelihood of a reference is computed.
+Guarantees: the same tokens as `TransformersGenerator`, but slower: prompts are padded to one width and drafts are not
+used. The likelihood of a reference is not computed.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from evaluation.generation.threads import threads_for
 from evaluation.generation.token_choice import NONE, choose
 
 _DEFAULT_BATCH = 96
-# `generate` runs until the last row ends. It is called for this many tokens first, then for twice as many with the rows
-# that are left: they read their tokens again, which costs less than steps of rows that have ended.
+# `generate` runs until the last row ends. So it is called for this many tokens first, then for twice as many with the
+# unfinished rows: reading their tokens again costs less than steps of rows that have ended.
 _FIRST_TOKENS = 64
 
 
@@ -35,8 +35,8 @@ class StockGenerator:
     Args:
         model: a causal language model in eval mode.
         tokenizer: its tokenizer.
-        limit: of a batch, which learns where memory runs out; by default 96 prompts at once. What reading the prompts
-            takes counts with keys and values.
+        limit: the limit of a batch, which learns when memory runs out; by default 96 prompts at once. The memory for
+            reading the prompts counts as keys and values.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class StockGenerator:
             tokens *= 2
 
     def _fits(self, rows: Sequence[ActiveRequest], most: int, row_bytes: int) -> bool:
-        """Generate up to so many tokens of each row; return False, with a smaller batch size, if memory runs out."""
+        """Generate up to `most` tokens per row; if memory runs out, lower the limit and return False."""
         try:
             self._extend(rows, most)
         except RuntimeError as error:
@@ -96,7 +96,7 @@ class StockGenerator:
                     row.overflowed()
                 else:
                     row.accept([token])
-            chosen = tokens.clamp_min(0)[:, None]  # a row without a token has ended, so any one will do
+            chosen = tokens.clamp_min(0)[:, None]  # a row without a token has ended, so any token will do
             return torch.full_like(scores, float("-inf")).scatter_(1, chosen, 0.0)
 
         def have_ended(input_ids: Tensor, _: Tensor) -> Tensor:
@@ -114,13 +114,13 @@ class StockGenerator:
 
 
 def _text(row: ActiveRequest) -> list[int]:
-    """Return the tokens of a row's prompt and of what it has generated."""
+    """Return the tokens of a row: its prompt and those generated so far."""
     return [*row.request.prompt, *row.generated]
 
 
 @contextlib.contextmanager
 def _generation_config(model: PreTrainedModel, config: GenerationConfig) -> Iterator[None]:
-    """Replace a model's generation config for a while: `generate` takes what it is not given from the model's own."""
+    """Replace a model's generation config for a while: `generate` takes all settings not passed to it from there."""
     before, model.generation_config = model.generation_config, config
     try:
         yield

@@ -1,4 +1,4 @@
-"""Between tokens and text: where a completion ends, and its text."""
+"""From tokens to text: where a completion ends, and how it reads."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from evaluation.chat_template import turn_end
 from evaluation.generation.backend_protocol import Request
 
-# A stop text of n characters lies in the last n tokens at most; decoding some more costs nothing.
+# A stop text of n characters spans at most n tokens; decoding a few more costs nothing.
 TAIL_TOKENS = 16
 _CONTEXT_TOKENS = 4
 
@@ -43,7 +43,7 @@ def within_context(request: Request, model: PreTrainedModel) -> Request:
 
 
 def most_tokens(request: Request) -> int:
-    """Return how many tokens a request's prompt has together with its completion, or with its reference."""
+    """Return the most tokens that a request's prompt has together with its completion or its reference."""
     return len(request.prompt) + max(request.max_new_tokens, len(request.reference) + 1)
 
 
@@ -57,11 +57,11 @@ def ends_in_stop(stops: Sequence[str], tokens: Sequence[int], tokenizer: PreTrai
 
 @lru_cache(maxsize=1 << 16)
 def _may_complete(stops: tuple[str, ...], token: int, tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether one of the stop texts may end in this token: most tokens end none, and need not be decoded again."""
-    if not all(map(str.isascii, stops)):  # half a character says nothing by itself
+    """Whether one of the stop texts may end in this token. Most tokens end none, so that no tail need be decoded."""
+    if not all(map(str.isascii, stops)):  # a token may hold half a character, which cannot be compared
         return True
     text = decode([token], tokenizer)
-    # Some tokenizers take a leading space off.
+    # Some tokenizers strip a leading space.
     ends = (stop[at:].lstrip() for stop in stops for at in range(len(stop)))
     return any(map(text.lstrip().startswith, ends)) or any(stop in text for stop in stops)
 

@@ -1,4 +1,4 @@
-"""How many threads of torch a model uses."""
+"""The number of torch's threads that a model uses."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections.abc import Iterator
 import torch
 from transformers import PreTrainedModel
 
-# On a CPU, operations of a smaller model take less time than its threads would wait for one another.
+# On a CPU, the operations of a smaller model take less time than its threads would spend waiting for one another.
 _PARAMETERS_WORTH_THREADS = 10_000_000
 
 
 def threads_for(model: PreTrainedModel) -> contextlib.AbstractContextManager[None]:
-    """Use one thread for a tiny model on a CPU, and all of them afterwards."""
+    """Let torch use one thread for a tiny model on a CPU, and as many as before afterwards."""
     is_tiny = model.device.type == "cpu" and model.num_parameters() < _PARAMETERS_WORTH_THREADS
     return one_thread() if is_tiny else contextlib.nullcontext()
 

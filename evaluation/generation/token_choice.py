@@ -1,8 +1,8 @@
-"""Which token is chosen: the likeliest or a drawn one, as a function of the logits and the token's position.
+"""Chooses tokens: the likeliest or a drawn one, as a function of the logits and the token's position.
 
 Guarantees: a draw depends on its key and the position, and not on the batch, the order or the drafts, so that guesses
 are verified as in greedy decoding. If logits are not finite, no token is chosen. Nothing here waits for the device,
-except `choose`, where a nucleus is large.
+except `choose` and `settle`.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ class Drawing:
 def pack_drawing(
     numbers: PackedNumbers, draws: Sequence[TokenDraws | None], starts: Sequence[int], counts: Sequence[int]
 ) -> Callable[[Tensor], Drawing] | None:
-    """Pack how tokens are drawn; return what unpacks it, or None if each completion takes the likeliest.
+    """Pack how tokens are drawn; return a function that unpacks it, or None if each completion takes the likeliest.
 
     Args:
-        numbers: gets the numbers.
+        numbers: receives the numbers.
         draws: per completion; None takes the likeliest.
         starts: per completion, the place of its first chosen token.
         counts: per completion, how many positions it has.
@@ -65,7 +65,7 @@ def pack_drawing(
             options += [(draw.temperature, draw.top_p, uniform) for uniform in draw.uniforms(start, count)]
         first += count
     where = numbers.integers(places) if len(places) < first else None
-    # In float64 a random number near 1 stays below it.
+    # float32 would round a random number near 1 up to 1.
     temperature, top_p, uniform = (numbers.reals(each) for each in zip(*options, strict=True))
     in_nucleus = any(draw.top_p < 1 for draw in draws if draw)
 
@@ -119,7 +119,7 @@ def choose_at_once(logits: Tensor, drawing: Drawing | None) -> Tensor:
 
 
 def settle(chosen: Tensor, logits: Tensor, drawing: Drawing) -> Tensor:
-    """Return the tokens with those chosen that were `OPEN`, by sorting the whole vocabulary."""
+    """Choose the tokens that are still `OPEN`, by sorting the whole vocabulary; return all tokens."""
     places = (chosen == OPEN).nonzero().squeeze(1)
     own = places if drawing.where is None else torch.searchsorted(drawing.where, places)
     top_p = None if drawing.top_p is None else drawing.top_p[own]
@@ -130,7 +130,7 @@ def settle(chosen: Tensor, logits: Tensor, drawing: Drawing) -> Tensor:
 def drawn(logits: Tensor, drawing: Drawing, *, whole: bool = False) -> Tensor:
     """Return the token (n,) at which the cumulative probability exceeds a random number.
 
-    `NONE` where logits (n, vocabulary) are not finite, `OPEN` where a nucleus needs ``whole``.
+    It is `NONE` where the logits (n, vocabulary) are not finite, and `OPEN` where a nucleus needs ``whole``.
     """
     weights, finite = _weights(logits, drawing.temperature)
     known = None
@@ -150,8 +150,8 @@ def drawn(logits: Tensor, drawing: Drawing, *, whole: bool = False) -> Tensor:
 def least_in_nucleus(weights: Tensor, top_p: Tensor, *, whole: bool = False) -> tuple[Tensor, Tensor]:
     """Return the least weight (n,) in the nucleus, and whether (n,) it was found.
 
-    The nucleus is the largest weights that together reach the part top_p (n,) of all. Tokens with the same weight as
-    the last one in the nucleus belong to it, too. With ``whole``, the least weight is found in any case.
+    The nucleus is the largest weights that together reach the fraction top_p (n,) of all. Tokens with the same weight
+    as the last one in the nucleus belong to it, too. With ``whole``, the least weight is always found.
     """
     wanted = top_p * weights.sum(dim=-1)
     all_tokens = top_p >= 1
@@ -159,7 +159,7 @@ def least_in_nucleus(weights: Tensor, top_p: Tensor, *, whole: bool = False) -> 
         least = _least(weights.sort(dim=-1, descending=True).values, wanted)[0]
         return torch.where(all_tokens, 0, least), torch.ones_like(all_tokens)
     blocks = weights.view(len(weights), -1, _BLOCK)
-    # The largest weights lie in the blocks with the largest maxima: most of the vocabulary need not be sorted.
+    # The largest weights lie in the blocks with the largest maxima, so most of the vocabulary need not be sorted.
     largest = blocks.amax(dim=-1).topk(min(_FEW, blocks.shape[1]), dim=-1).indices
     some = blocks.gather(1, largest[..., None].expand(-1, -1, _BLOCK)).flatten(1)
     least, reached = _least(some.topk(min(_FEW, some.shape[-1]), dim=-1).values, wanted)
@@ -181,13 +181,13 @@ def _weights(logits: Tensor, temperature: Tensor) -> tuple[Tensor, Tensor]:
     weights = torch.zeros(count, -(-vocabulary // _BLOCK) * _BLOCK, device=logits.device)
     own = weights[:, :vocabulary]
     largest = logits.amax(dim=-1, keepdim=True).float()
-    # Subtracted first: then a small temperature makes only those logits infinite that are never drawn.
+    # Subtract before dividing: then a small temperature makes only logits infinite whose tokens are never drawn.
     torch.sub(logits, largest, out=own).div_(temperature[:, None].clamp_min(torch.finfo(torch.float32).tiny)).exp_()
     return weights, largest.squeeze(-1).isfinite()
 
 
 def _least(descending: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the last of the first numbers whose sum reaches the wanted one, and whether any do."""
+    """Return the number at which the cumulative sum reaches the wanted one, and whether it does."""
     reached = descending.cumsum(dim=-1)
     within = (reached - descending < wanted[:, None]).sum(dim=-1)
     # NaN reaches nothing.
@@ -195,10 +195,10 @@ def _least(descending: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _reached(weights: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the index at which the cumulative weight exceeds the wanted one, and what was left before it."""
+    """Return the index at which the cumulative weight exceeds the wanted one, and the wanted part of its own weight."""
     sums = weights.cumsum(dim=-1, dtype=torch.float64)
     wanted = torch.minimum(wanted, torch.nextafter(sums[:, -1], torch.zeros_like(wanted)))
-    # With NaN, the place may be past the last one.
+    # With NaN, the index may be past the end.
     index = torch.searchsorted(sums, wanted[:, None], right=True).clamp_max(weights.shape[-1] - 1)
     before = torch.where(index > 0, sums.gather(-1, (index - 1).clamp_min(0)), 0)
     return index.squeeze(1), wanted - before.squeeze(1)

@@ -22,8 +22,8 @@ class TransformersBackend:
     """Runs the live model itself.
 
     Args:
-        batch_size: requests decoded at once; by default as many as there is room for. Plain generation has a fixed
-            number by default, so that all models are compared in passes of one shape.
+        batch_size: requests decoded at once; by default as many as there is room for. In plain generation the default
+            is a fixed number, so that all models are compared in passes of one shape.
         room: the memory that a batch may take.
     """
 
@@ -54,10 +54,10 @@ class TransformersBackend:
         return generator.generate(requests, on_likelihood)
 
     def close(self) -> None:
-        """Do nothing: nothing outlives a model but what was learned about memory."""
+        """Do nothing: only the limits learned about memory outlive a model."""
 
     def _limit(self, model: PreTrainedModel) -> BatchLimit:
-        """Return the limit of batches of models of this size; it is kept, as candidates are alike."""
+        """Return the batch limit for models of this size; it is kept, because all candidates have the same size."""
         size = model.device, sum(each.nbytes for each in model.parameters())
         if size not in self._limits:
             self._limits[size] = BatchLimit(self._batch_size, self._room.cache_bytes)

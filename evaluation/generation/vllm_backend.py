@@ -1,13 +1,13 @@
 """Generation with vLLM: one engine for a whole search, whose weights are replaced for each candidate.
 
 Guarantees: the engine starts once, and again only for a model of another shape, another vocabulary or longer prompts.
-It ends with this object, or with this process. vLLM's own speculative decoding verifies drafts. In float32
-the tokens are those of transformers' greedy decoding; in 16-bit dtypes no engine is batch-invariant. vLLM draws samples
-from the seed of each request's `TokenDraws`: they differ from those of the transformers backend, and with drafts they
-have the same distribution as without, but not the same tokens.
+It ends with this object, or with this process. vLLM's own speculative decoding verifies drafts. In float32 the tokens
+are those of transformers' greedy decoding; in 16-bit dtypes no engine is batch-invariant. vLLM draws samples from the
+seed of each request's `TokenDraws`, so they differ from those of the transformers backend. With drafts, samples have
+the same distribution as without, but not the same tokens.
 
-Does not: notice that logits are not finite, except by the likelihood of a reference; run a model on several GPUs, or
-one that comes with its own code.
+It does not notice that logits are not finite, except by the likelihood of a reference. It does not run a model on
+several GPUs, or one that comes with its own code.
 """
 
 from __future__ import annotations
@@ -57,10 +57,10 @@ class VllmBackend:
 
     Args:
         batch_size: requests decoded at once; by default as many as there is room for, up to 256.
-        draft_tokens: the most tokens guessed at once; by default what suits the device. 0 makes no guesses, and needs
+        draft_tokens: the most tokens guessed at once; the default depends on the device. 0 makes no guesses, and needs
             no room for them.
         room: the memory that the engine may take.
-        tell: told of what takes long; by default the log is.
+        tell: called with a message before each slow step; by default, the log.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class VllmBackend:
             engine = self.engine(model, tokenizer, bounded, weights)
             ends = sorted(end_tokens(model, tokenizer))
             likelihoods: dict[int, float] = {}
-            # Closed at once, whatever ends this: until then the engine keeps generating.
+            # Close the iterator at once, whatever ends this method: until then the engine keeps generating.
             with contextlib.closing(engine.generate(bounded, ends, guess=not plain)) as answers:
                 for answer in answers:
                     index = answer.index
@@ -128,7 +128,7 @@ class VllmBackend:
         requests: Sequence[Request],
         weights: StreamedWeights | None = None,
     ) -> EngineProcess:
-        """Return an engine with the model's weights, which it may hold itself, and room for the requests."""
+        """Return an engine with the model's weights (streamed or its own) and room for the requests."""
         tensors, device = _tensors(model), weights.device if weights else model.device
         kind = _Kind.of(model, tokenizer, tensors, device)
         demand = EngineDemand(
@@ -150,7 +150,7 @@ class VllmBackend:
             )
             self._engine = EngineProcess(settings, _config(model), tokenizer, device, self._tell)
             self._kind, self._length, self._guesses = kind, demand.length, settings.draft_tokens
-        # transformers 5 keeps the experts of a layer in one tensor; checkpoints and vLLM have a tensor per expert.
+        # transformers 5 keeps the experts of a layer in one tensor; checkpoints and vLLM have one tensor per expert.
         self._engine.load(weights.tensors() if weights else revert_weight_conversion(model, tensors).items())
         return self._engine
 
@@ -163,7 +163,7 @@ class VllmBackend:
     def _up_to_stop(
         self, request: Request, tokens: tuple[int, ...], tokenizer: PreTrainedTokenizerBase
     ) -> tuple[str, tuple[int, ...]]:
-        """Return a completion without the guesses after a stop text that held in its last step."""
+        """Return a completion without the accepted guesses that follow a stop text in its last step."""
         new = range(max(1, len(tokens) - self._guesses), len(tokens))
         first = max(0, new.start - TAIL_TOKENS)
 
@@ -177,7 +177,7 @@ class VllmBackend:
 
 @dataclass(frozen=True)
 class _Kind:
-    """What models must have in common to be run by the same engine, one after the other."""
+    """The properties that models must share to run in the same engine, one after the other."""
 
     config: str
     tokenizer: str
@@ -199,7 +199,7 @@ class _Kind:
 
 
 def _config(model: PreTrainedModel) -> PreTrainedConfig:
-    """Return the model's config as a checkpoint has it."""
+    """Return the model's config as in a checkpoint."""
     config = copy.deepcopy(model.config)
     config.architectures = [type(model).__name__]
     config.dtype = model.dtype
@@ -208,7 +208,7 @@ def _config(model: PreTrainedModel) -> PreTrainedConfig:
 
 
 def _tensors(model: PreTrainedModel) -> dict[str, Tensor]:
-    """Return the model's tensors by their names in it, tied ones once."""
+    """Return the model's tensors by name, tied ones once."""
     once: dict[int, tuple[str, Tensor]] = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
         once.setdefault(id(tensor), (name, tensor))

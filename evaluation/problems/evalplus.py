@@ -45,7 +45,7 @@ def _test(fields: Fields, task_id: str, program: str, entry_point: str, is_mbpp:
         except (ValueError, TypeError, LookupError, AttributeError) as error:
             raise fields.error(f"the inputs are not those of {task_id} in MBPP+: {error}") from None
     literals = (f"{name} = {_literal(calls)}" for name, calls in inputs.items())
-    # In a namespace of its own, so that none of its names is taken for the solution.
+    # The module gets its own namespace, so that none of its names is taken for the solution.
     module = "\n".join([_SOURCE, *literals])
     call = f"{entry_point}, {program!r}, {entry_point!r}, {is_mbpp}"
     rest = f"_tests['base'], _tests['plus'], {fields.number('atol')!r}"
@@ -53,9 +53,9 @@ def _test(fields: Fields, task_id: str, program: str, entry_point: str, is_mbpp:
 
 
 def _literal(calls: list[list[object]]) -> str:
-    """Return inputs as an expression: as JSON, which is read ten times faster, if it can express them."""
+    """Return inputs as an expression: JSON if it can express them, since that is read ten times faster."""
     try:
         text = json.dumps(calls)
     except TypeError:  # a set, a complex number
         return repr(calls)
-    return f"json.loads({text!r})" if json.loads(text) == calls else repr(calls)  # unequal for tuples
+    return f"json.loads({text!r})" if json.loads(text) == calls else repr(calls)  # tuples come back as lists

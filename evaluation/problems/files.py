@@ -17,7 +17,7 @@ JsonObject = Mapping[str, object]
 
 
 def read_rows(path: Path) -> Iterator[tuple[str, JsonObject]]:
-    """Yield ("FILE:LINE", object) from JSON lines, or ("FILE[INDEX]", object) from a JSON array, by the file's name.
+    """Yield ("FILE:LINE", object) from JSON lines, or ("FILE[INDEX]", object) from a JSON array, as the name says.
 
     Raises EvaluationError if the file cannot be read, or a line or an item is not a JSON object.
     """

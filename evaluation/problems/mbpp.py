@@ -1,7 +1,7 @@
 """MBPP (arXiv:2108.07732) in three formats: full, sanitized, and MBPP+ as the hub has it.
 
-Its rows do not begin a program. As in the BigCode evaluation harness, the prompt is a docstring with the task and its
-first test, and the completion is the whole function.
+MBPP's rows have no beginning of a program. As in the BigCode evaluation harness, the prompt is a docstring with the
+task and its first test, and the completion is the whole function.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from evaluation.problems.problem import PLUS_SECONDS, SECONDS, Problem, parse
 _SCHEMA = ("task_id", "text (or prompt)", "code", "test_list")
 _SHOWN_IN_PROMPTS, _TEST_SPLIT = {2, 3, 4}, range(11, 511)
 
-# Executed last, at module level: after it, the name no longer stands for the solution.
+# Executed last, at module level: from then on, `check` no longer means a solution of that name.
 _CHECKED = "\n\ndef check(candidate):\n    pass\n"
 
 
@@ -47,14 +47,14 @@ def read_mbpp(row: JsonObject, where: str) -> Problem:
 def module_test(script: str) -> str:
     """Turn a script of asserts into a test of HumanEval's schema.
 
-    The script runs where the entry point's name stands for the solution. This also works for a solution called
-    ``check`` (MBPP 56), because our ``check`` is defined last.
+    In the script, the entry point's name means the solution. This also works for a solution called ``check`` (MBPP 56),
+    because our ``check`` is defined last.
     """
     return script + _CHECKED
 
 
 def test_split(rows: Sequence[tuple[str, JsonObject]]) -> Sequence[tuple[str, JsonObject]]:
-    """Return the rows of MBPP's test split (ids 11 to 510) from the full or sanitized MBPP; all rows from other files.
+    """Return the rows of the full or sanitized MBPP that are in its test split (ids 11 to 510); of other files, all.
 
     The full set also holds the problems that few-shot prompts show.
     """

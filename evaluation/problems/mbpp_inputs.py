@@ -43,7 +43,7 @@ def _second_tuple(arguments: Arguments) -> Arguments:
 
 
 def _list_of_sets(arguments: Arguments) -> Arguments:
-    # evalplus also makes an empty one a dictionary.
+    # As in evalplus, an empty list becomes a dictionary.
     return [[set(item) if isinstance(item, list) and item else {} for item in arguments[0]]]
 
 

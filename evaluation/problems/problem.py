@@ -24,10 +24,10 @@ class Problem:
         prompt: the beginning of a program.
         entry_point: the function that the tests call.
         canonical_solution: a completion that passes; may be empty.
-        test: a program that defines ``check``; ``check(entry_point)`` is called after the solution was executed.
+        test: a program that defines ``check``; ``check(entry_point)`` is called after the solution is executed.
         style: whether the prompt begins the function, or is a docstring that describes the function after it.
         timeout_seconds: the time for all its tests.
-        prompt_format: the format that it always has; None for the evaluation's.
+        prompt_format: the format that this problem always has; None for the evaluation's.
     """
 
     task_id: str
@@ -40,7 +40,7 @@ class Problem:
     prompt_format: PromptFormat | None = None
 
     def mistake(self) -> str | None:
-        """Return which field makes every completion fail because it is not Python, and why; or None."""
+        """Return which field is not valid Python, so that every completion would fail, and why; or None."""
         if not self.entry_point.isidentifier():
             return f"entry_point {self.entry_point!r} is not a name of a function"
         if error := syntax_error(self.test):

@@ -22,9 +22,9 @@ class Part:
     """One of several sets that are scored together.
 
     Attributes:
-        name: the set's.
-        weight: of its score in the mean.
-        task_ids: its problems.
+        name: the set's name.
+        weight: the weight of its score in the mean.
+        task_ids: the ids of its problems.
     """
 
     name: str
@@ -37,7 +37,7 @@ class ProblemSet:
     """Problems in a fixed order, under a name.
 
     Attributes:
-        name: the set's, or those of its parts.
+        name: the set's name, or the names of its parts.
         problems: all problems, part by part.
         parts: the sets that were joined; empty for a single set.
     """
@@ -99,7 +99,7 @@ class ProblemSet:
         return ProblemSet(self.name, tuple(it for it in self.problems if it.task_id in wanted), tuple(parts))
 
     def without(self, task_ids: Collection[str]) -> ProblemSet:
-        """Return the problems with all other ids. Raises EvaluationError for an unknown id."""
+        """Return the problems without these ids. Raises EvaluationError for an unknown id."""
         self.subset(task_ids)
         return self.subset([task for task in self.task_ids if task not in set(task_ids)])
 
@@ -111,7 +111,7 @@ class ProblemSet:
 
         Args:
             report_fraction: the fraction of the problems for the report, within [0, 1).
-            seed: of the draw.
+            seed: the seed of the draw.
 
         Returns:
             The search split and the report split, each in this set's order.

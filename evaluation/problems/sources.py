@@ -31,7 +31,7 @@ class SetSource:
 
     Attributes:
         hub: its id on the hub.
-        variable: an environment variable with the path of a file, which EvalPlus reads, too.
+        variable: an environment variable with the path of a file; EvalPlus reads it, too.
         cached: a pattern of files in EvalPlus' cache; the newest is used.
     """
 
@@ -49,9 +49,9 @@ SETS: Mapping[str, SetSource | None] = {
 }
 
 SOURCES = f"{', '.join(SETS)}, a file ({', '.join(_SUFFIXES)}) or a hub id (owner/name)"
-"""What problems can be loaded from, in words: for errors and for help."""
+"""The possible sources of problems in words, for errors and help."""
 
-# A row has the first of these formats whose fields it has; the last one is HumanEval's.
+# A row's format is the first one here whose fields it has; the last one is HumanEval's.
 _FORMATS: Sequence[tuple[frozenset[str], Callable[[JsonObject, str], Problem]]] = (
     (frozenset(("base_input", "plus_input")), read_evalplus),
     (frozenset(("code", "test_list")), read_mbpp),
@@ -76,7 +76,7 @@ def load_problems(
         timeout_seconds: the time for all tests of a problem; by default its set's.
 
     Raises:
-        EvaluationError: the set cannot be found or read, or a row is broken; names file, line and field.
+        EvaluationError: the set cannot be found or read, or a row is broken; the message names file, line and field.
     """
     found = _read(str(source), _find(source))
     try:
@@ -95,7 +95,7 @@ def load_problems(
 
 
 def load_problem_sets(sources: Iterable[str | Path]) -> ProblemSet:
-    """Load several sets as one, each with the same weight. Raises EvaluationError, as `load_problems`."""
+    """Load several sets as one, each with the same weight. Raises EvaluationError, like `load_problems`."""
     sets = [load_problems(source) for source in sources]
     return ProblemSet.joined(sets, [1.0] * len(sets))
 
@@ -131,7 +131,7 @@ def _override(source: SetSource) -> str:
 
 
 def _cached(source: SetSource) -> str:
-    """Return the newest file of a set in EvalPlus' cache (where it is on Linux)."""
+    """Return the newest file of a set in EvalPlus' cache (its folder on Linux)."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "evalplus"
     found = sorted(cache.glob(source.cached), key=_version) if source.cached else []
     return str(found[-1]) if found else ""

@@ -1,4 +1,4 @@
-"""Attacks that no program may succeed with. Each is tried at the start, under the layers that must stop it.
+"""Attacks that must not succeed. Each is tried at the start, under the layers that must stop it.
 
 Guarantees: an attack that gets through does no harm: it changes nothing, or removes what it made. ``confinement`` tries
 each in a process of its own, which then ends.
@@ -38,7 +38,7 @@ def _take_memory() -> None:
 
 
 def _write_much() -> None:
-    """Make a file larger than a run may make."""
+    """Make a file larger than a run may."""
     file = os.memfd_create("large")
     try:
         os.ftruncate(file, FILE_BYTES + 1)
@@ -47,8 +47,8 @@ def _write_much() -> None:
 
 
 def _gain_privileges() -> None:
-    """Be able to gain another user's rights by executing that user's program."""
-    if _LIBC.prctl(_PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) != 0:  # -1: seccomp refuses the question
+    """Check whether executing another user's program could gain that user's rights."""
+    if _LIBC.prctl(_PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) != 0:  # -1: seccomp refuses the call
         raise PermissionError
 
 
@@ -66,7 +66,7 @@ def _make_process() -> None:
 
 
 def _execute_program() -> None:
-    """Execute a folder: the error shows whether the call reached the kernel."""
+    """Execute a folder; the error shows whether the call got past seccomp."""
     try:
         os.execve("/", ["/"], {})
     except OSError as error:
@@ -97,7 +97,7 @@ def _set_limits() -> None:
 
 
 def _call_kernel() -> None:
-    """Make system calls that no program needs, with arguments with which they do nothing."""
+    """Make system calls that no program needs, with arguments that make them harmless."""
     column, _ = MACHINES[os.uname().machine]
     for numbers in FORBIDDEN.values():
         called = _LIBC.syscall(ctypes.c_long(numbers[column]), 0, 0, 0, 0, 0)
@@ -112,7 +112,7 @@ def _read_others() -> None:
 
 
 def _read_our_code() -> None:
-    """Read a file of this package, the only foreign one that can be read within bubblewrap."""
+    """Read a file of this package, the only foreign files that bubblewrap leaves readable."""
     os.open(__file__, os.O_RDONLY)
 
 
@@ -121,7 +121,7 @@ def _write_others() -> None:
     _any(*(partial(_make_file, folder) for folder in _FOREIGN_FOLDERS))
 
 
-# By layer: the attack, in words that follow "a program".
+# The attacks by layer. Each name continues a sentence that begins with "a program".
 BY_LAYER: dict[str, dict[str, Attack]] = {
     "rlimits": {"takes more memory than it may": _take_memory, "writes a larger file than it may": _write_much},
     "no-new-privs": {"gains privileges": _gain_privileges},
@@ -148,7 +148,7 @@ def got_through(attack: Attack) -> bool:
     """Whether an attack, tried in this process, is not refused."""
     try:
         attack()
-    except (OSError, ValueError):  # setrlimit's is a ValueError
+    except (OSError, ValueError):  # setrlimit raises ValueError
         return False
     return True
 

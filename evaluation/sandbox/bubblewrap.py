@@ -1,4 +1,4 @@
-"""bubblewrap: namespaces of a zygote's own, with the interpreter's files, one writable folder and nothing else.
+"""bubblewrap: gives each zygote its own namespaces, with the interpreter's files, one writable folder and nothing else.
 
 Guarantees: no network, no other processes, no /proc, no home, no folder that two zygotes share. Everything is read-only
 except the scratch folder, whose size is bounded. ``attacks`` tries what the arguments must stop.
@@ -24,10 +24,10 @@ _PACKAGE = Path(__file__).parents[1]
 
 @dataclass(frozen=True, slots=True)
 class Bubblewrap:
-    """The program, if it works here.
+    """The bubblewrap of this system, if it works.
 
     Attributes:
-        command: the prefix of a command that is to run in it; empty if it does not work.
+        command: the prefix of a command to run in it; empty if it does not work.
         detail: its version, or why it does not work.
     """
 
@@ -67,7 +67,7 @@ def _arguments() -> Iterator[str]:
         yield from ("--ro-bind", str(path), str(path))
     for path in hidden():
         yield from ("--tmpfs", str(path))
-    # They may lie in what the lines above hide.
+    # These may lie in the folders hidden above.
     for path in (*numpy_folders(), _PACKAGE):
         yield from ("--ro-bind", str(path), str(path))
     for path in hidden():

@@ -1,7 +1,7 @@
 """Framed messages over a stream descriptor: four bytes of length, then the message.
 
-Guarantees: a reader takes no message beyond MAX_MESSAGE_BYTES, and no descriptor is passed along. It uses only
-``read`` and ``write``, which the seccomp filter allows; the filter allows no call for sockets only.
+Guarantees: a reader accepts no message beyond MAX_MESSAGE_BYTES, and no descriptor is passed along. It uses only
+``read`` and ``write``, because the seccomp filter refuses the calls that are for sockets only.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _CHUNK_BYTES = 1 << 20
 
 
 class ChannelClosed(Exception):
-    """The other side is gone, or has sent something that is not a message."""
+    """The other side is gone, or has sent something other than a message."""
 
 
 class Channel:
@@ -47,10 +47,10 @@ class Channel:
 
 
 def read_exactly(read: Callable[[int], bytes], size: int) -> bytes:
-    """Return the next `size` bytes of a stream; `read` returns up to as many as it is asked for. Raises EOFError."""
+    """Return the next `size` bytes of a stream; `read` may return fewer than it is asked for. Raises EOFError."""
     parts = []
     while size:
-        # No builtin: in the solution's process foreign code may have replaced it.
+        # Not min(): in the solution's process foreign code may have replaced builtins.
         part = read(size if size < _CHUNK_BYTES else _CHUNK_BYTES)
         if not part:
             raise EOFError

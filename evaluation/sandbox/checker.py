@@ -1,7 +1,7 @@
-"""The checker's side of a check: it executes the tests, and asks the solution's process for every call.
+"""The checker's side of a check: it executes the tests, and forwards every call to the solution's process.
 
-Guarantees: only this process writes a pass, and the only foreign code in it is the problem's own prompt and tests. What
-comes from the solution is data, or stands for what stayed there (``remote``). Its zygote keeps the time, and ends it.
+Guarantees: only this process writes a pass, and the only foreign code in it is the problem's own prompt and tests. The
+solution sends only data, or references to objects that stay there (``remote``). Its zygote keeps the time, and ends it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from evaluation.sandbox.verdict import one_line
 
 
 class Checker:
-    """One check, from the first message of the solution's process to the line that reports the result."""
+    """One check, from the solution process's first message to the line that reports the result."""
 
     def __init__(self, order: Run, connection: int, report: int) -> None:
         self._order = order
@@ -30,14 +30,14 @@ class Checker:
         self._channel = Channel(connection)
 
     def run(self, number: int, confine: Callable[[], None]) -> NoReturn:
-        """Execute the tests, write the result as the last line of ``report``, and wait for the end.
+        """Execute the tests, write the result as the last line of ``report``, and wait to be ended.
 
-        The first line marks the start of the time: the numbers of the two processes, by which the clock finds them.
-        This one's is `number`.
+        The first line starts the clock. It holds the numbers of the two processes, by which the clock finds them; this
+        one's is `number`.
         """
         try:
             confine()
-            # Our own code sends the other number, before the solution is executed.
+            # Our own code sends the other process's number, before the solution is executed.
             self._write([number, int(self._channel.receive())])
         except (ChannelClosed, OSError, ValueError) as error:
             self._finish("undecided", describe(error))
@@ -70,7 +70,7 @@ class Checker:
         exec(f"check({self._order.entry_point})", namespace)
 
     def _finish(self, status: CheckStatus, detail: str) -> NoReturn:
-        """Write the last line, and wait for the end, whatever the tests' code would catch."""
+        """Write the last line, and wait to be ended. It raises nothing, since the tests' code might catch it."""
         self._write([status, one_line(detail)])
         while True:
             signal.pause()
@@ -86,7 +86,7 @@ def describe(error: BaseException) -> str:
 
 
 def _compile_prompt(prompt: str) -> CodeType:
-    """Compile a prompt, with a body if it ends in a function; without last lines that are not complete."""
+    """Compile a prompt, with a body if it ends in a function, and without incomplete last lines."""
     lines = prompt.splitlines(keepends=True)
     for end in range(len(lines), 0, -1):
         head = "".join(lines[:end])

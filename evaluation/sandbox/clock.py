@@ -1,8 +1,8 @@
 """The clock of a check: wall time, less the time that its processes waited for a free core.
 
 Guarantees: a busy machine does not use up a run's budget (a wall clock fails correct programs under load). A program
-that sleeps uses it up, and so does one that runs, on any number of threads. If the kernel keeps no ``schedstat``, this
-is the wall clock.
+that sleeps uses it up, and so does one that runs, on any number of threads. If the kernel keeps no ``schedstat``, wall
+time counts.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ NOWHERE = -1
 
 
 def open_processes() -> int:
-    """Return a descriptor of this system's /proc, for a sandbox that has none; NOWHERE if there is none here either."""
+    """Return a descriptor of this system's /proc, for sandboxes without one; NOWHERE if this system has none either."""
     try:
         return os.open("/proc", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:
@@ -26,7 +26,7 @@ def open_processes() -> int:
 
 
 def number_in(processes: int) -> int:
-    """Return the number that this process has in a /proc, by its descriptor."""
+    """Return this process's number in a /proc, given its descriptor."""
     try:
         return int(os.readlink("self", dir_fd=processes))
     except OSError:
@@ -40,11 +40,11 @@ def measures_delay(processes: int) -> bool:
 
 
 class Clock:
-    """Seconds that some processes have had together since the clock was made; they take turns, so they share a budget.
+    """The seconds that some processes have used together since the clock started; they take turns, and share a budget.
 
     Args:
         processes: the descriptor of /proc.
-        numbers: of the processes, there.
+        numbers: the numbers of the processes there.
     """
 
     def __init__(self, processes: int, numbers: tuple[int, ...]) -> None:
@@ -61,14 +61,15 @@ class Clock:
 
     @property
     def effective_seconds(self) -> float:
-        """Seconds since the start, without those in which a process waited for a core and the others did not run."""
+        """Seconds since the start, minus those in which a process waited for a core and the others did not run."""
         ran, waited = self._schedule()
-        # A process that another one wakes waits while that one goes on, so this time is both waiting and running. It is
-        # a third of the time of two that talk all the time, as the sides of a check do. Running is never subtracted.
+        # A woken process waits while the one that woke it goes on, so that this time is both waiting and running. It is
+        # a third of the time of two processes that talk all the time, as the sides of a check do. So running time is
+        # never subtracted.
         return max(self.wall_seconds - (waited - self._waited_at_start), ran - self._ran_at_start)
 
     def _schedule(self) -> tuple[float, float]:
-        """Return how long the threads ran and waited, in seconds; one that has ended keeps its last values."""
+        """Return how long the threads ran and waited, in seconds; an ended thread keeps its last values."""
         for number in self._numbers:
             self._known |= _threads(self._processes, number)
         return sum(ran for ran, _ in self._known.values()), sum(waited for _, waited in self._known.values())
@@ -77,9 +78,9 @@ class Clock:
 def judge_time(clock: Clock, run: Run) -> Judged | float:
     """Return the verdict on a run whose time is over, or else the seconds after which to ask again.
 
-    A run that had `hard_wall_seconds`, but not its budget, says something about the machine.
+    A run that took `hard_wall_seconds` without using its budget is the machine's fault.
     """
-    if clock.wall_seconds < run.budget_seconds:  # most checks end this soon: do not look at the processes
+    if clock.wall_seconds < run.budget_seconds:  # most checks end before this, without a look at the processes
         return run.budget_seconds - clock.wall_seconds
     effective = clock.effective_seconds
     if effective >= run.budget_seconds:

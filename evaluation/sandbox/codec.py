@@ -1,9 +1,9 @@
 """Plain data between the two sides: tagged JSON that decodes to builtin types, and to references to anything else.
 
-Guarantees: decoding runs no code of the sender's; what arrives is of exactly a builtin or collections type, a subclass
-as the type that it extends, a numpy scalar as its `item`. A value without a plain form (an iterator, a function,
-any other object) is each side's own affair: `encode` and `decode` are told what to make of it. Encoding is bounded in
-depth and in size.
+Guarantees: decoding runs none of the sender's code. Every value arrives as exactly a builtin or collections type: an
+instance of a subclass as the type that it extends, a numpy scalar as its `item`. For a value without a plain form (an
+iterator, a function, any other object), each side passes `encode` and `decode` a function that handles it. Encoding is
+bounded in depth and in size.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from typing import Any, NoReturn, cast
 
 MAX_DEPTH = 200  # each level takes four Python frames, and the interpreter allows a thousand
 MAX_ITEMS = 5_000_000
-_MANY = 16  # from so many items on, it is worth asking whether they need no encoding
+_MANY = 16  # from this many items on, it is worth checking whether they need no encoding
 # JSON numbers beyond this are sent as hex: Python refuses to parse long decimal ones.
 _EXACT_INT = 1 << 53
 
-Other = Callable[[object], object]  # gives the JSON form of a value that has no plain one
-Held = Callable[[list[object]], object]  # gives the value of a form that the other side's `Other` made with HELD
+Other = Callable[[object], object]  # returns the JSON form of a value that has no plain one
+Held = Callable[[list[object]], object]  # returns the value of a form that the other side's `Other` made with HELD
 
 HELD = "h"
 ITERATOR = "g"
@@ -35,12 +35,12 @@ class CodecError(Exception):
 
 
 def refuse(value: object) -> NoReturn:
-    """Be the `Other` of a side that sends only plain values."""
+    """Refuse a value: the `Other` of a side that sends only plain values."""
     raise CodecError(f"a value of type {type(value).__name__} cannot cross to the other process")
 
 
 def _no_such_thing(_: list[object]) -> NoReturn:
-    """Be the `Held` of a side that keeps nothing."""
+    """Refuse a message: the `Held` of a side that keeps nothing."""
     raise CodecError("a message is not of this protocol")
 
 
@@ -53,12 +53,12 @@ def encode(value: object, other: Other = refuse, exact: bool = False) -> object:
     """Return the JSON form of a value.
 
     Args:
-        value: what to send.
-        other: asked for the form of every value in it that has no plain one.
-        exact: also ask it about instances of subclasses, which otherwise are sent as the type that they extend.
+        value: the value to send.
+        other: returns the form of every value in it that has no plain one.
+        exact: also call `other` for instances of subclasses, which are otherwise sent as the type that they extend.
 
     Raises:
-        CodecError: beyond MAX_DEPTH or MAX_ITEMS.
+        CodecError: the value exceeds MAX_DEPTH or MAX_ITEMS.
     """
     try:
         return _Encoder(other, exact).encode(value, 0)
@@ -73,7 +73,7 @@ class _Encoder:
         self._items_left = MAX_ITEMS
 
     def encode(self, value: object, depth: int) -> object:
-        # type(): isinstance() believes what an object claims about its class.
+        # type(), because isinstance() believes what an object claims about its class.
         kind = type(value)
         if value is None or kind is bool or kind is str or kind is float:
             return value
@@ -100,7 +100,7 @@ class _Encoder:
 
 
 def _are_json(items: list[object]) -> bool:
-    """Whether items are their own JSON forms, without a step of Python for each."""
+    """Whether items are their own JSON forms; checked without a Python loop."""
     kinds = set(map(type, items))
     if kinds == {int}:
         numbers = cast("list[int]", items)
@@ -109,7 +109,7 @@ def _are_json(items: list[object]) -> bool:
 
 
 def _plain_scalar(value: object) -> object:
-    """Return the builtin value of one of numpy's scalars, or what was given."""
+    """Return the builtin value of a numpy scalar; any other value as it is."""
     numpy = sys.modules.get("numpy")
     if numpy is None or not isinstance(value, numpy.generic):
         return value
@@ -122,7 +122,8 @@ def _integer(value: int) -> object:
     return number if -_EXACT_INT < number < _EXACT_INT else ["i", hex(number)]
 
 
-# By type; called with the encoder, the value and its depth. Methods of the type itself: a subclass may have others.
+# By type; called with the encoder, the value and its depth. They call methods of the type itself, because a subclass
+# may override them.
 _FORMS: dict[type, Callable[[_Encoder, Any, int], object]] = {
     int: lambda _, value, __: _integer(value),
     list: lambda encoder, value, depth: encoder.items("l", list.__iter__(value), depth),
@@ -153,9 +154,9 @@ for _dict in _EMPTY:
 
 
 def decode(data: object, held: Held = _no_such_thing) -> object:
-    """Return the value of a JSON form, `held` giving what its HELD parts stand for.
+    """Return the value of a JSON form; `held` returns the values of its HELD parts.
 
-    Raises CodecError for what `encode` never made.
+    Raises CodecError for a form that `encode` never makes.
     """
     try:
         return _decoded(data, held)

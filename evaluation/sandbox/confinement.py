@@ -1,7 +1,7 @@
-"""The layers that a run is put under, and which of them this system has.
+"""The layers that confine a run, and which of them this system has.
 
-Guarantees: a layer is reported as active only after a forked probe was put under it and tried what it must stop; then
-all attacks are tried once more under all layers together. ``isolation`` decides whether the active layers are enough.
+Guarantees: a layer is reported as active only after a forked probe under it has tried the attacks that it must stop.
+Then all attacks are tried again under all layers together. ``isolation`` decides whether the active layers are enough.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from evaluation.sandbox import landlock, limits, seccomp
 from evaluation.sandbox.attacks import BY_LAYER, Attack, got_through
 from evaluation.sandbox.isolation import Isolation, LayerName, SandboxLayer
 
-_PROBE_SECONDS = 3.0  # processor time of an attempt to break out; none needs it
+_PROBE_SECONDS = 3.0  # limit on the processor time of an attempt to break out; none takes so long
 _EVERYTHING = {name: attack for attacks in BY_LAYER.values() for name, attack in attacks.items()}
 
 
 class Confinement:
-    """What a fork applies to itself, prepared once in its zygote.
+    """The layers that a fork applies to itself, prepared once in its zygote.
 
     Args:
         scratch: the folder that a run may write to; None if there is none.
         numpy: the folders of numpy.
-        bubblewrap: the version of the bubblewrap that the zygote is in; empty if it is in none.
-        without_bubblewrap: why it is in none.
+        bubblewrap: the version of the bubblewrap that the zygote runs in; empty if it runs in none.
+        without_bubblewrap: why it runs in none.
         delay_is_measured: whether the clock of a check can tell how long it waited for a core.
     """
 
@@ -58,13 +58,13 @@ class Confinement:
 
     @property
     def descriptors(self) -> tuple[int, ...]:
-        """What must stay open until ``apply``."""
+        """The descriptors that must stay open until ``apply``."""
         return () if self._ruleset is None else (self._ruleset,)
 
     def apply(self, budget_seconds: float = _PROBE_SECONDS) -> None:
-        """Confine this process for good, for a check of so many seconds.
+        """Confine this process for good, for a check of this many seconds.
 
-        Raises OSError when a layer that worked in the probe fails.
+        Raises OSError if a layer that worked in the probe fails.
         """
         os.chdir(self._scratch or "/")
         limits.restrict(budget_seconds)
@@ -118,12 +118,12 @@ def _without_privileges(layer: Callable[[], None]) -> None:
 
 
 def _stops(name: LayerName, layer: Callable[[], None]) -> bool:
-    """Return whether a fork can put itself under a layer, and every attack that the layer must stop is refused."""
+    """Return whether a fork can put itself under a layer and the layer refuses every attack that it must stop."""
     return not _breaches(layer, BY_LAYER[name])
 
 
 def _breaches(confine: Callable[[], None], attacks: Mapping[str, Attack]) -> list[str]:
-    """Return the attacks that get through in a confined fork; all of them if it cannot be confined, or dies."""
+    """Return the attacks that get through in a confined fork; all of them if the fork cannot be confined or dies."""
     told, telling = os.pipe()
     process = os.fork()
     if process == 0:

@@ -27,7 +27,7 @@ class Control:
         return self._connection.fileno()
 
     def send(self, message: Message, descriptor: int | None = None) -> None:
-        """Send a message, and with it a descriptor. Raises ControlClosed."""
+        """Send a message, with a descriptor if one is given. Raises ControlClosed."""
         body = dumped(message)
         size = len(body).to_bytes(4, "big")
         try:
@@ -51,11 +51,11 @@ class Control:
         return loaded(body), descriptors[0] if descriptors else None
 
     def wait_at_most(self, seconds: float) -> None:
-        """Let a receive that takes longer raise ControlClosed."""
+        """Make a receive that takes longer raise ControlClosed."""
         self._connection.settimeout(seconds)
 
     def interrupt(self) -> None:
-        """End the connection for both ends; a receive under way in another thread raises ControlClosed."""
+        """End the connection for both ends; a receive that is waiting in another thread raises ControlClosed."""
         with contextlib.suppress(OSError):  # the other end may be gone
             self._connection.shutdown(socket.SHUT_RDWR)
 

@@ -1,6 +1,6 @@
 """The messages between a pool and its zygotes.
 
-Guarantees: a message arrives as the dataclass that was sent; anything else is a KeyError or a TypeError.
+Guarantees: a message arrives as the dataclass that was sent; anything else raises KeyError or TypeError.
 """
 
 from __future__ import annotations
@@ -11,20 +11,20 @@ from typing import Any, Literal, TypeAlias, cast
 
 from evaluation.sandbox.isolation import Isolation, SandboxLayer
 
-# How the checker or its zygote ends a check: "lost" means the solution's process, the last two mean the machine.
+# How the checker or its zygote ends a check. "lost": the solution's process is gone. The last two blame the machine.
 CheckStatus: TypeAlias = Literal["passed", "failed", "unscorable", "timeout", "lost", "undecided", "starved"]
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Do one side of a check. A descriptor goes along: one end of the connection between the two sides.
+    """Run one side of a check. A descriptor goes along: one end of the connection between the two sides.
 
     Attributes:
         program: the prompt; for the solution's side, the completion follows it.
         test: the tests; empty for the solution's side, which never sees them.
         entry_point: the name of the function that the tests call.
-        budget_seconds: the time of the check.
-        hard_wall_seconds: wall time after which a check ends whatever its budget.
+        budget_seconds: the time for the check.
+        hard_wall_seconds: the wall time after which the check ends, whatever its budget.
     """
 
     program: str
@@ -36,7 +36,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """End the run under way."""
+    """End the current run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class Ended:
     cpu_seconds: float
 
 
-# A zygote that can be used sends the layers that it runs programs under.
+# A zygote that is ready sends its Isolation: the layers that it runs programs under.
 Message: TypeAlias = Run | Stop | Isolation | Judged | Ended
 _KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in (Run, Stop, SandboxLayer, Isolation, Judged, Ended)}
 
@@ -66,7 +66,7 @@ def dumped(message: Message) -> bytes:
 
 
 def loaded(data: bytes) -> Message:
-    """Return the message that `dumped` made this of."""
+    """Return the message that `dumped` encoded."""
     return cast("Message", _DECODER.decode(data.decode()))
 
 
@@ -79,6 +79,6 @@ def _revived(described: dict[str, Any]) -> object:
     return kind(**{name: tuple(it) if isinstance(it, list) else it for name, it in described.items()})
 
 
-# Made once: a run's process decodes its job soon after its fork, where all that is new costs pages.
+# Made once, before the fork: a run's process decodes its job soon after it, and every new object copies pages.
 _ENCODER = json.JSONEncoder(default=_described)
 _DECODER = json.JSONDecoder(object_hook=_revived)

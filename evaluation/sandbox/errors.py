@@ -1,4 +1,4 @@
-"""Errors that say why the sandbox executes nothing."""
+"""The errors that say why the sandbox does not execute anything."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The gate of a pool: checks go through it together, or one by itself."""
+"""The gate of a pool: it lets checks in together, or a single one alone."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 
 class Gate:
-    """Lets many in at once, or one by itself, who waits until the others have left."""
+    """Lets many threads in at once, or one alone, which waits until the others have left."""
 
     def __init__(self) -> None:
         self._door = threading.Lock()
@@ -17,7 +17,7 @@ class Gate:
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
-        """Be inside with others. Whoever is inside alone, or waits for that, goes first."""
+        """Be inside together with others. A thread that is inside alone, or waits to be, goes first."""
         with self._door, self._left:
             self._inside += 1
         try:
@@ -29,7 +29,7 @@ class Gate:
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
-        """Be inside with nobody else."""
+        """Be inside alone."""
         with self._door:
             with self._left:
                 self._left.wait_for(lambda: not self._inside)

@@ -1,6 +1,6 @@
 """Which files of this system a run may see: the interpreter's, its library's and numpy's.
 
-Guarantees: no other package is among them; one may hold a problem set with its solutions.
+Guarantees: no other package is among them, since one may hold a problem set with its solutions.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def executable() -> str:
 
 
 def folders() -> tuple[Path, ...]:
-    """Return what the interpreter needs to start; `hidden` lies within."""
+    """Return the files and folders that the interpreter needs to start; `hidden` lies within."""
     extensions = (Path(path) for path in sys.path if path.endswith("lib-dynload"))
     # Some interpreters find their own library by LD_LIBRARY_PATH.
     linked = (Path(path) for path in os.environ.get("LD_LIBRARY_PATH", "").split(":") if path)
@@ -45,7 +45,7 @@ def numpy_folders() -> tuple[Path, ...]:
 
 
 def visible() -> Iterator[Path]:
-    """Yield `folders` without what is `hidden` in them, for a layer that can allow but not deny."""
+    """Yield `folders` without the `hidden` ones in them, for a layer that can allow but not deny."""
     away = frozenset(os.path.realpath(path) for path in hidden())
     for folder in dict.fromkeys(os.path.realpath(path) for path in folders()):
         yield from _without(away, folder)

@@ -10,7 +10,7 @@ LayerName: TypeAlias = Literal[
 ]
 
 REQUIRED: tuple[LayerName, ...] = ("rlimits", "no-new-privs", "seccomp")
-# One of these is enough: both keep a run from files that are not its own.
+# One of these is enough: each keeps a run from files that are not its own.
 FILE_LAYERS: tuple[LayerName, ...] = ("landlock", "bubblewrap")
 
 CONTAINER_FLAGS = "--security-opt seccomp=unconfined --security-opt apparmor=unconfined"
@@ -30,8 +30,8 @@ class SandboxLayer:
     """One layer.
 
     Attributes:
-        name: what it is called.
-        active: whether programs are under it. Only true after all that it must stop was tried under it and refused.
+        name: the layer's name.
+        active: whether it confines programs. True only after every attack that it must stop was tried and refused.
         detail: its version, or why it is missing; may be empty.
     """
 
@@ -45,12 +45,12 @@ class SandboxLayer:
 
 @dataclass(frozen=True, slots=True)
 class Isolation:
-    """What programs are confined by.
+    """The layers that confine programs.
 
     Attributes:
         layers: all of them, including those that this system lacks.
         refused: the attacks that were tried under all layers together and failed.
-        breaches: those that got through.
+        breaches: the attacks that got through.
     """
 
     layers: tuple[SandboxLayer, ...] = ()
@@ -59,7 +59,7 @@ class Isolation:
 
     @property
     def active(self) -> tuple[str, ...]:
-        """The layers that programs are under."""
+        """The layers that confine programs."""
         return tuple(str(layer) for layer in self.layers if layer.active)
 
     @property
@@ -69,7 +69,7 @@ class Isolation:
 
     @property
     def note(self) -> str:
-        """A note on the layers that are missing; empty if none are."""
+        """A note on the missing layers; empty if none is missing."""
         missing = ", ".join(self.missing)
         return f"the sandbox works without {missing}; run `merge-search check` for details" if missing else ""
 
@@ -90,5 +90,5 @@ class Isolation:
 
 
 def remedy(name: LayerName) -> str:
-    """Return what a person can do to get a missing layer; empty if nothing helps."""
+    """Return what a user can do to get a missing layer; empty if nothing helps."""
     return _REMEDIES.get(name, "")

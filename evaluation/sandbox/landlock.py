@@ -1,7 +1,7 @@
 """Landlock (Linux 5.13 on): a run may read the interpreter's files, and write its scratch folder.
 
-Guarantees: site-packages are not readable; they may hold a problem set with its solutions. Does not cover a file's
-mode, owner and times: the seccomp filter leaves those calls out.
+Guarantees: site-packages are not readable; they may hold a problem set with its solutions. Landlock does not cover a
+file's mode, owner and times: the seccomp filter refuses those calls.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from evaluation.sandbox.interpreter import visible
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
 _VERSION, _PATH_BENEATH = 1, 1
 
-# The access rights of the kernel's ABI 1, then what later ones added, by ABI.
+# The access rights of the kernel's ABI 1, then those that later ABIs added.
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
 _ABI_1 = (1 << 13) - 1
 _REFER, _TRUNCATE, _IOCTL = 1 << 13, 1 << 14, 1 << 15

@@ -1,4 +1,4 @@
-"""What a process of the sandbox gives up before it runs foreign code: resources, descriptors, environment."""
+"""Takes resources, descriptors and the environment from a process of the sandbox before it runs foreign code."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _OPEN_FILES = 64
 
 
 def cpu_limit_seconds(budget_seconds: float) -> int:
-    """Return the processor time after which the kernel ends a run with SIGXCPU, independent of the check's clock."""
+    """Return the processor time after which the kernel ends a run with SIGXCPU, whatever the check's clock says."""
     return math.ceil(budget_seconds) + 1
 
 
 def become_zygote() -> None:
-    """Get SIGTERM when the thread that started this process ends, be readable by nobody, and clear the environment."""
+    """Let SIGTERM arrive when the parent thread ends, make this process unreadable, and clear the environment."""
     _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     _prctl(_PR_SET_DUMPABLE, 0)
     os.environ.clear()
@@ -55,7 +55,7 @@ def restrict(budget_seconds: float) -> None:
     """Bound memory, processor time, files and descriptors; limits are only ever lowered."""
     forbid_new_privileges()
     _lower(resource.RLIMIT_AS, MEMORY_BYTES)
-    # The soft limit sends SIGXCPU, which nothing else sends; SIGKILL follows one second later, if that is ignored.
+    # The soft limit sends SIGXCPU, which nothing else sends; SIGKILL follows a second later if that is ignored.
     _lower(resource.RLIMIT_CPU, cpu_limit_seconds(budget_seconds), cpu_limit_seconds(budget_seconds) + 1)
     _lower(resource.RLIMIT_FSIZE, FILE_BYTES)
     _lower(resource.RLIMIT_NOFILE, _OPEN_FILES)
@@ -69,7 +69,7 @@ def _prctl(option: int, argument: int) -> None:
 
 
 def _lower(kind: int, soft: int, hard: int | None = None) -> None:
-    """Set a soft and a hard limit, which is the same by default; never raise either."""
+    """Lower a soft and a hard limit (by default to the same value); never raise either."""
     _, highest = resource.getrlimit(kind)
     limits = [limit if highest == resource.RLIM_INFINITY else min(limit, highest) for limit in (soft, hard or soft)]
     resource.setrlimit(kind, (limits[0], limits[1]))

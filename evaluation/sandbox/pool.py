@@ -33,7 +33,7 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class _Shared:
-    """What the pool shares with its threads; if they held the pool itself, it could never be collected."""
+    """The state that the pool shares with its threads; if they held the pool itself, it could never be collected."""
 
     workers: tuple[ZygotePair, ...]
     submissions: queue.SimpleQueue[Callable[[ZygotePair], None] | None] = field(default_factory=queue.SimpleQueue)
@@ -43,7 +43,7 @@ class _Shared:
     start_error: SandboxError | None = None
 
     def close(self) -> None:
-        """End every thread and every check under way."""
+        """End every thread and every running check."""
         if not self.closed.is_set():
             self.closed.set()
             for worker in self.workers:
@@ -83,7 +83,7 @@ class SandboxPool:
             raise SandboxError(f"workers: {workers} is less than 1")
         if timeout_seconds is not None and not 0 < timeout_seconds <= 3600:
             raise SandboxError(f"timeout_seconds: {timeout_seconds} is outside (0, 3600]")
-        # Imported here, because they need modules that only Linux has.
+        # Imported here, because these need modules that only Linux has.
         from evaluation.sandbox.bubblewrap import find
         from evaluation.sandbox.scratch import sweep
         from evaluation.sandbox.zygote_pair import ZygotePair
@@ -91,7 +91,7 @@ class SandboxPool:
         sweep()
         gate, bubblewrap = Gate(), find()
         self._shared = _Shared(tuple(ZygotePair(timeout_seconds, gate, bubblewrap) for _ in range(workers)))
-        # Daemons: an interpreter that exits without close() must not wait for them; the zygotes end with it.
+        # Daemons, so that an interpreter that exits without close() does not wait for them; the zygotes end with it.
         self._threads = [
             threading.Thread(target=_serve, args=(self._shared, worker), name=f"sandbox-{number}", daemon=True)
             for number, worker in enumerate(self._shared.workers)
@@ -102,7 +102,7 @@ class SandboxPool:
 
     @property
     def isolation(self) -> Isolation:
-        """The active layers and the missing ones; one line as text. Raises SandboxError."""
+        """The active and the missing layers; its str() is one line. Raises SandboxError."""
         self._shared.started.wait()
         if self._shared.start_error is not None:
             raise self._shared.start_error
@@ -113,7 +113,7 @@ class SandboxPool:
         return next(self.check([(task, completion)]))[1]
 
     def check(self, programs: Iterable[tuple[Task, str]]) -> Iterator[tuple[int, Verdict]]:
-        """Check programs, taking them from ``programs`` as fast as it gives them.
+        """Check programs, taking them from ``programs`` as fast as it yields them.
 
         Yields:
             The index of a program in ``programs`` and its verdict, in order of arrival. A caller may stop early.
@@ -159,7 +159,7 @@ class Submissions:
         self._abandoned = False
 
     def submit(self, task: Task, completion: str) -> int:
-        """Submit a program and return its index in the batch. Raises SandboxError, as `SandboxPool.check`."""
+        """Submit a program and return its index in the batch. Raises SandboxError, like `SandboxPool.check`."""
         self._shared.refuse_if_unusable()
         self._shared.submissions.put(partial(self._check, self._submitted, task, completion))
         self._submitted += 1
@@ -184,9 +184,9 @@ class Submissions:
         self._abandoned = True
 
     def _check(self, index: int, task: Task, completion: str, worker: ZygotePair) -> None:
-        """Check one program in a thread of the pool; nothing if the batch was left or the pool is closed.
+        """Check one program in a thread of the pool; do nothing if the batch was left or the pool is closed.
 
-        Gives a verdict even if the check raises: the caller waits for one.
+        There is a verdict even if the check raises, because the caller waits for one.
         """
         if self._abandoned or self._shared.closed.is_set():
             return

@@ -1,4 +1,4 @@
-"""How a prompt ends: what must follow it to make it a complete program."""
+"""The end of a prompt: which text makes it a complete program."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import warnings
 
 
 def prompt_ending(prompt: str) -> str | None:
-    """Return the text that makes a prompt compile: none, or a body for the function that it ends in.
+    """Return the text that makes a prompt compile: "", or a body for the function at its end.
 
-    None if it ends within a statement.
+    Return None if the prompt ends within a statement.
     """
     last = next((line for line in reversed(prompt.splitlines()) if line.strip()), "")
     indentation = last[: len(last) - len(last.lstrip())]

@@ -1,8 +1,8 @@
-"""The checker's view of the solution's process: the function that the tests call, and what its calls bring back.
+"""The checker's view of the solution's process: the function that the tests call, and what its calls return.
 
-Guarantees: what arrives is data of builtin types, or stands for an object over there: an iterator, whose items are made
-as the tests take them; a function, whose calls are calls over there; any other object, which can only be handed back.
-An answer that is not a message of ours ends the check, whatever the tests' code would catch.
+Guarantees: every value that arrives is data of builtin types, or stands for an object over there: an iterator, whose
+items are made as the tests take them; a function, whose calls run over there; any other object, which the tests can
+only pass back. An answer that is not a message of ours ends the check, without an exception that the tests could catch.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from evaluation.sandbox.control_messages import CheckStatus
 
 Finish = Callable[[CheckStatus, str], NoReturn]  # ends the check with a status and a detail
 
-_MOST_ITEMS = 1024  # of an iterator, asked for at once
+_MOST_ITEMS = 1024  # the most items of an iterator requested at once
 
 
 class Remote:
@@ -44,7 +44,7 @@ class Remote:
 
 
 class RemoteObject(Remote):
-    """One that is neither an iterator nor a function; equal to nothing, not even itself."""
+    """An object that is neither an iterator nor a function; equal to nothing, not even itself."""
 
     __hash__ = object.__hash__
 
@@ -53,7 +53,7 @@ class RemoteObject(Remote):
 
 
 class RemoteFunction(Remote):
-    """One that can be called."""
+    """An object that can be called."""
 
     def __call__(self, *arguments: object, **keywords: object) -> object:
         """Call it over there. Raises its error."""
@@ -61,7 +61,7 @@ class RemoteFunction(Remote):
 
 
 class RemoteIterator(Remote):
-    """One with a next item; equal only to itself."""
+    """An object with a next item; equal only to itself."""
 
     def __init__(self, form: list[object], solution: RemoteSolution) -> None:
         super().__init__(form, solution)
@@ -74,7 +74,7 @@ class RemoteIterator(Remote):
 
     def __next__(self) -> object:
         if not self._waiting and self._end is None:
-            # One at first, so that no unwanted item is made; then more, so that long ones are fast.
+            # One item at first, so that no unwanted one is made; then more, so that long iterators are fast.
             self._waiting, self._end = self._solution.take(self._number, self._count)
             self._count = min(2 * self._count, _MOST_ITEMS)
         if self._waiting:
@@ -85,7 +85,7 @@ class RemoteIterator(Remote):
 
     @property
     def has_waiting(self) -> bool:
-        """Whether the object over there has already given items that are still here."""
+        """Whether items have arrived that the tests have not taken yet."""
         return bool(self._waiting)
 
 
@@ -94,7 +94,7 @@ class RemoteSolution:
 
     Args:
         channel: the connection.
-        finish: what ends the check.
+        finish: ends the check.
     """
 
     def __init__(self, channel: Channel, finish: Finish) -> None:
@@ -117,7 +117,7 @@ class RemoteSolution:
         return function
 
     def call(self, number: object, arguments: tuple[object, ...], keywords: dict[str, object]) -> object:
-        """Call a function over there, and change the arguments that it changes. Raises its error."""
+        """Call a function over there, and apply its changes to the arguments. Raises its error."""
         given = self._encode([list(arguments), keywords])
         with self._reading():
             succeeded, answer, changed = self._ask([number, given])
@@ -129,7 +129,7 @@ class RemoteSolution:
         raise error
 
     def take(self, number: object, count: int) -> tuple[deque[object], BaseException | None]:
-        """Return the next items of an iterator over there, up to `count`, and what ended it, if anything did."""
+        """Return the next items of an iterator over there, up to `count`, and the exception that ended it, if any."""
         with self._reading():
             succeeded, items, end = self._ask([number, count])
             if succeeded is not True:
@@ -140,7 +140,7 @@ class RemoteSolution:
             return deque(found), None if end is None else _rebuild(decode(end))
 
     def _ask(self, request: list[object]) -> tuple[object, object, object]:
-        """Send a request, and return the three parts of its answer. Raises ValueError or TypeError for another."""
+        """Send a request; return the three parts of its answer. Raises ValueError or TypeError for other answers."""
         message = json.dumps(request).encode()
         if len(message) > MAX_MESSAGE_BYTES:
             self._finish("unscorable", f"the tests' arguments: more than {MAX_MESSAGE_BYTES >> 20} MiB")
@@ -164,14 +164,14 @@ class RemoteSolution:
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[None]:
-        """End the check if what is read is not a message."""
+        """End the check if something other than a message arrives."""
         try:
             yield
         except (CodecError, ValueError, TypeError, LookupError, RecursionError):
             self._finish("failed", "the solution's process: it sent something that is not a message")
 
     def _encode(self, value: object) -> object:
-        """Return the form of what a test hands over. If that cannot cross, the program is not at fault."""
+        """Return the form of a test's arguments. If they cannot cross, the program is not at fault."""
         try:
             return encode(value, self._form, exact=True)
         except CodecError as error:
@@ -196,9 +196,9 @@ _KINDS = {"object": RemoteObject, "function": RemoteFunction, "iterator": Remote
 
 
 def _rebuild(description: object) -> BaseException:
-    """Return the builtin error that the solution raised, or one of a class it extends if its own takes other arguments.
+    """Return the builtin error that the solution raised, or one of a base class if its own takes other arguments.
 
-    Raises CodecError for what describes none.
+    Raises CodecError if the description is not one of an error.
     """
     if not isinstance(description, tuple) or len(description) != 2 or not isinstance(description[1], tuple):
         raise CodecError
@@ -207,13 +207,13 @@ def _rebuild(description: object) -> BaseException:
     if not isinstance(kind, type) or not issubclass(kind, BaseException):
         raise CodecError
     for base in kind.__mro__[: kind.__mro__.index(BaseException)]:
-        with contextlib.suppress(TypeError, ValueError):  # a group wants errors, of unicode some want bytes and places
+        with contextlib.suppress(TypeError, ValueError):  # UnicodeDecodeError, for one, takes five arguments
             return cast("BaseException", base(*arguments))
     return BaseException(*arguments)
 
 
 def _write_back(arguments: Sequence[object], changed: object) -> None:
-    """Let the caller see what the function did to its lists, dictionaries and sets, as within one process."""
+    """Apply the function's changes to the caller's lists, dictionaries and sets, as within one process."""
     if not isinstance(changed, list) or len(changed) != len(arguments):
         raise CodecError
     for mine, theirs in zip(arguments, changed, strict=True):

@@ -1,4 +1,4 @@
-"""The folder that a run may write to, empty at its start. The next pool removes those whose owner was killed."""
+"""The scratch folder that a run may write to, empty at its start. The next pool removes folders of killed owners."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PREFIX = "merge-search-scratch-"
 
 
 def is_full(scratch: Path) -> bool:
-    """Whether the run that writes to a scratch folder has more files there, or more bytes, than it may have."""
+    """Whether a run has more files or bytes in its scratch folder than it may have."""
     files = size = 0
     with os.scandir(scratch) as entries:
         for entry in entries:
@@ -26,21 +26,21 @@ def is_full(scratch: Path) -> bool:
 
 
 def empty(scratch: Path) -> None:
-    """Remove the files of a run that has ended; it could make no folders, for lack of a system call."""
+    """Remove the files of a run that has ended; it has no folders, because seccomp refuses the call that makes them."""
     for entry in scratch.iterdir():
         entry.unlink()
 
 
 class OwnFolder:
-    """A new scratch folder of a zygote. It stays locked until it is closed, so that `sweep` leaves it alone."""
+    """A zygote's new scratch folder. It stays locked until it is closed, so that `sweep` leaves it alone."""
 
     def __init__(self) -> None:
         self._lock: int | None = None
-        while True:  # another process may sweep it before it is held
+        while True:  # another process may sweep the folder before it is locked
             self.path = Path(tempfile.mkdtemp(prefix=_PREFIX))
             with contextlib.suppress(FileNotFoundError):
                 lock = os.open(self.path, os.O_RDONLY)
-                with contextlib.suppress(OSError):  # a file system without locks, where nobody sweeps either
+                with contextlib.suppress(OSError):  # a file system without locks, where `sweep` does nothing either
                     fcntl.flock(lock, fcntl.LOCK_EX)
                 if self.path.exists():
                     self._lock = lock
@@ -48,7 +48,7 @@ class OwnFolder:
                 os.close(lock)
 
     def close(self) -> None:
-        """Remove it; may be called again."""
+        """Remove the folder; may be called again."""
         shutil.rmtree(self.path, ignore_errors=True)
         if self._lock is not None:
             os.close(self._lock)

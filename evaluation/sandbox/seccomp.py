@@ -1,7 +1,7 @@
-"""The system-call filter (seccomp, classic BPF): it allows what `syscalls` lists; all else fails with EPERM.
+"""The system-call filter (seccomp, classic BPF): it allows the calls that `syscalls` lists; all others fail with EPERM.
 
 Guarantees: calls of another architecture, or of x86's x32 ABI, end the process. clone makes threads only, clone3 fails
-with ENOSYS (so that libc falls back to clone), prlimit64 only reads. x86_64 and aarch64.
+with ENOSYS (so that libc falls back to clone), prlimit64 only reads. Supports x86_64 and aarch64.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # column of 
 
 _CLONE_THREAD = 0x00010000
 _CLONE_NEW = 0x7E020080  # every CLONE_NEW* flag
-_FCNTL = (0, 1, 2, 3, 4, 5, 6, 7, 36, 37, 38, 1030)  # descriptors, flags and locks; no owners, signals or leases
+_FCNTL = (0, 1, 2, 3, 4, 5, 6, 7, 36, 37, 38, 1030)  # descriptors, flags and locks, but no owners, signals or leases
 _IOCTL = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)  # for isatty, window size and close-on-exec
 
 
 def build(machine: str) -> bytes:
-    """Return the filter of a machine, by its name in ``os.uname``. Raises KeyError for an unknown machine."""
+    """Return the filter for a machine, by its name in ``os.uname``. Raises KeyError for an unknown machine."""
     column, architecture = MACHINES[machine]
     code: list[Instruction] = [(_LOAD, 0, 0, _ARCHITECTURE), (_EQUAL, 1, 0, architecture), (_RETURN, 0, 0, _KILL)]
     code += [(_LOAD, 0, 0, _NUMBER), (_AT_LEAST, 0, 1, _X32_BIT), (_RETURN, 0, 0, _KILL)]
@@ -60,7 +60,7 @@ class _FilterProgram(ctypes.Structure):
 
 
 def _borders(allowed: Sequence[int]) -> list[tuple[int, int]]:
-    """Return the numbers, in order, at which the result changes, and to what; all below the first are denied."""
+    """Return the numbers, in order, at which the result changes, each with the new result; lower ones are denied."""
     known = frozenset(allowed)
     starts = [(number, _ALLOW) for number in allowed if number - 1 not in known]
     ends = [(number + 1, _DENY) for number in allowed if number + 1 not in known]
@@ -68,18 +68,18 @@ def _borders(allowed: Sequence[int]) -> list[tuple[int, int]]:
 
 
 def _search(borders: Sequence[tuple[int, int]], below: int) -> list[Instruction]:
-    """Return a binary search among borders: the kernel tries a filter with every call when it is installed."""
+    """Return a binary search among borders, because the kernel tries a filter with every call when it is installed."""
     if not borders:
         return [(_RETURN, 0, 0, below)]
     middle = len(borders) // 2
     number, outcome = borders[middle]
     lower, upper = _search(borders[:middle], below), _search(borders[middle + 1 :], outcome)
-    # A conditional jump reaches 255 instructions, a plain one all.
+    # A conditional jump reaches 255 instructions, a plain jump any number.
     return [(_AT_LEAST, 0, 1, number), (_JUMP, 0, 0, len(lower)), *lower, *upper]
 
 
 def _guard(name: str) -> Iterator[Instruction]:
-    """Return the instructions that decide a call by its arguments; they always return."""
+    """Yield the instructions that decide a call by its arguments; they always return."""
     if name == "clone3":
         yield _RETURN, 0, 0, _NO_SUCH_CALL
         return
@@ -89,7 +89,7 @@ def _guard(name: str) -> Iterator[Instruction]:
         yield _RETURN, 0, 0, _DENY
         yield _ANY_BIT, 0, 1, _CLONE_THREAD
         yield _RETURN, 0, 0, _ALLOW
-    elif name == "prlimit64":  # (pid, resource, new, old): of this process, and no new limit
+    elif name == "prlimit64":  # (pid, resource, new, old): only for this process, without a new limit
         for argument, half in ((0, 0), (2, 0), (2, 1)):
             yield from _load(argument, half)
             yield _EQUAL, 1, 0, 0

@@ -1,7 +1,7 @@
-"""The solution's side of a check: it executes what the model wrote, and answers calls of the entry point.
+"""The solution's side of a check: it executes the generated program, and answers calls of the entry point.
 
-Guarantees: no test text ever enters this process or its zygote. Nothing that it sends can be a pass: it only returns
-values, which the checker judges.
+Guarantees: the text of the tests never enters this process or its zygote. Nothing that it sends can be a pass: it only
+returns values, which the checker judges.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ def _load(order: Run) -> _Program | bytes:
         exec(compile(order.program, "<solution>", "exec"), namespace)
         if order.entry_point not in namespace:
             raise NameError(f"name '{order.entry_point}' is not defined")
-    except BaseException as error:  # whatever it raises, even SystemExit, is the program's failure
+    except BaseException as error:  # any exception, even SystemExit, is the program's failure
         return dumps(_describe(error)).encode()
     return _Program(namespace[order.entry_point])
 
 
 class _Program:
-    """What the checker may ask for: the entry point, number 0, and every object that was kept for it since."""
+    """The objects that the checker may use: the entry point, number 0, and every object kept for it since."""
 
     def __init__(self, entry_point: object) -> None:
         self._held = {0: entry_point}
@@ -73,7 +73,7 @@ class _Program:
         return (answer if len(answer) <= MAX_MESSAGE_BYTES else _TOO_LARGE).encode()
 
     def _call(self, number: int, given: object) -> str:
-        """Make one call, and return its result and, if it changed them, its arguments."""
+        """Make one call; return its result, and its arguments if it changed them."""
         arguments, keywords = cast("tuple[list[object], dict[str, object]]", decode(given, self._find))
         function = cast("Callable[..., object]", self._held[number])
         result = dumps(function(*arguments, **keywords), self._hold)
@@ -82,7 +82,7 @@ class _Program:
         return f"[true, {result}, {dumps([*arguments, *keywords.values()], self._hold)}]"
 
     def _take(self, number: int, count: int) -> str:
-        """Return the next items of an iterator, and what ended it, if anything did."""
+        """Return the next items of an iterator, and the exception that ended it, if any."""
         iterator = cast("Iterator[object]", self._held[number])
         items: list[object] = []
         end = "null"
@@ -91,7 +91,7 @@ class _Program:
                 items.append(next(iterator))
         except BaseException as error:
             end = dumps(_describe(error))
-            self._held[number] = iter(())  # an ended one may be large
+            self._held[number] = iter(())  # free the ended iterator, which may be large
             self._numbers.pop(id(iterator), None)
         return f"[true, {dumps(items, self._hold)}, {end}]"
 

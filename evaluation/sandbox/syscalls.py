@@ -6,7 +6,7 @@ or owner. A call that is not allowed is refused. Landlock, not this list, decide
 
 from __future__ import annotations
 
-# name: (x86_64, aarch64); None where the architecture has no such call.
+# name: (x86_64, aarch64); None if the architecture has no such call.
 ALLOWED: dict[str, tuple[int | None, int | None]] = {
     "read": (0, 63),
     "write": (1, 64),
@@ -140,7 +140,7 @@ GUARDED: dict[str, tuple[int | None, int | None]] = {
     "ioctl": (16, 29),
 }
 
-# A few of the refused calls, which do nothing when they are tried with zeros as arguments.
+# Some of the refused calls; with zeros as arguments they do nothing.
 FORBIDDEN: dict[str, tuple[int, int]] = {
     "unshare": (272, 97),
     "setns": (308, 268),

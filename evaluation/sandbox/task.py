@@ -1,4 +1,4 @@
-"""What the sandbox needs to know of a problem."""
+"""The part of a problem that the sandbox needs."""
 
 from __future__ import annotations
 

@@ -16,8 +16,8 @@ class Verdict:
 
     Attributes:
         status: ``failed`` covers wrong answers and exceptions; ``timeout`` the time limit; ``killed`` a signal;
-            ``unscorable`` a problem whose tests cannot be executed, or hand the program what cannot cross to another
-            process; ``harness_error`` a sandbox that broke down. The last two say nothing about the completion.
+            ``unscorable`` a problem whose tests cannot be executed, or pass the program arguments that cannot cross to
+            another process; ``harness_error`` a broken sandbox. The last two say nothing about the completion.
         detail: one short line: the exception, the signal, the limit; empty for a pass.
     """
 

@@ -1,8 +1,8 @@
 """A warm, single-threaded process that forks the runs of one side of a check, one at a time.
 
-Guarantees: a run's process is dead and reaped, and its files are gone, before the next run gets its job; that run was
-forked in the meantime, so that nobody waits for a fork. The zygote and its runs end when the process that started it is
-gone. It imports the standard library, and numpy when a program names it.
+Guarantees: a run's process is dead and reaped, and its files are gone, before the next run gets its job. The next run
+is forked in the meantime, so that no check waits for a fork. The zygote and its runs end when the process that started
+it is gone. It imports the standard library, and numpy when a program names it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from evaluation.sandbox.solution import serve
 Role: TypeAlias = Literal["solution", "checker"]
 
 _TICK_SECONDS = 0.1  # between looks at the scratch folder
-_BUSY_SECONDS = 0.001  # before the next run is forked: until then, this one needs the cores
+_BUSY_SECONDS = 0.001  # before the next run is forked: until then, the current run needs the cores
 _LEAST_SECONDS = 0.005  # between looks at the clock
 _ORPHAN_SECONDS = 1.0  # between looks at the parent: a fork of it may hold its end of the socket open
 _GRACE_SECONDS = 5.0
@@ -122,7 +122,7 @@ class Zygote:
                 shutil.rmtree(self._scratch, ignore_errors=True)  # bubblewrap's is a mount, and goes with it
 
     def _run(self, order: Run, connection: int) -> None:
-        """Give the waiting fork its job, watch the run to its end, and report it."""
+        """Give the waiting fork its job, watch the run until it ends, and report the result."""
         run, self._next = self._next or self._fork(), None
         texts = order.program, order.test, order.entry_point
         if any("numpy" in text for text in texts) and self._load_numpy():
@@ -133,7 +133,7 @@ class Zygote:
         judged = None
         try:
             judged = self._watch(run, order)
-            if judged is not None:  # the run's end cannot change it
+            if judged is not None:  # ending the run cannot change the verdict, so send it first
                 self._control.send(judged)
         finally:
             status, usage = self._end(run)
@@ -173,7 +173,7 @@ class Zygote:
             os._exit(1)
 
     def _watch(self, run: _Fork, order: Run) -> Judged | None:
-        """Return when the run has ended, must end, or is stopped, with its verdict if there is one.
+        """Wait until the run has ended, must end, or is stopped; return its verdict if there is one.
 
         Raises ControlClosed.
         """
@@ -216,7 +216,7 @@ class Zygote:
                 return ready
 
     def _end(self, run: _Fork) -> tuple[int, resource.struct_rusage]:
-        """Kill and reap a run, and remove what it left."""
+        """Kill and reap a run, and remove its files."""
         os.kill(run.process, signal.SIGKILL)
         _, status, usage = os.wait4(run.process, 0)
         run.control.close()
@@ -226,14 +226,14 @@ class Zygote:
         return status, usage
 
     def _load_numpy(self) -> bool:
-        """Import numpy, and no other package, for every later fork; return False if that has been done."""
+        """Import numpy, and no other package, for every later fork; return False if numpy is loaded or missing."""
         if "numpy" in sys.modules or not self._settings.numpy:
             return False
         spec = PathFinder.find_spec("numpy", [str(Path(self._settings.numpy[0]).parent)])
         assert spec is not None
         assert spec.loader is not None
         module = sys.modules["numpy"] = module_from_spec(spec)
-        os.environ["OPENBLAS_NUM_THREADS"] = "1"  # read when numpy is loaded: its threads would not survive a fork
+        os.environ["OPENBLAS_NUM_THREADS"] = "1"  # read when numpy is loaded; threads would not survive a fork
         spec.loader.exec_module(module)
         os.environ.clear()
         gc.freeze()
@@ -252,7 +252,7 @@ def main(settings: ZygoteSettings) -> None:
     sys.argv = [""]
     zygote = Zygote(settings)
     gc.collect()
-    gc.freeze()  # so that a fork's collector leaves our pages shared
+    gc.freeze()  # so that garbage collection in a fork does not copy our pages
     zygote.loop()
 
 

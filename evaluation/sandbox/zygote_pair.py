@@ -1,7 +1,7 @@
 """One worker of the pool: a pair of zygotes, and the verdict that follows from their two reports on a run.
 
-Guarantees: only the checker can report a pass; the report on the solution's process only explains a check that lost it.
-A broken pair is replaced and the program run again, so that a fault of ours never becomes its score.
+Guarantees: only the checker can report a pass; the report on the solution's process only explains why a check lost it.
+A broken pair is replaced and the program is run again, so that our fault never becomes the program's score.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from evaluation.sandbox.task import Task
 from evaluation.sandbox.verdict import Verdict
 from evaluation.sandbox.zygote import Role, ZygoteSettings
 
-# After so many budgets of wall time, a run that has not had its own budget says something about the machine, not about
-# the program. It is repeated with nothing else in the pool, and may then take longer.
+# If a run has not used its budget after this many budgets of wall time, the machine is at fault, not the program. The
+# run is repeated with nothing else in the pool, and may then take longer.
 _HARD_WALL_BUDGETS, _HARD_WALL_BUDGETS_ALONE = 10, 100
 _ATTEMPTS = 3
 _START_SECONDS = 60.0
@@ -47,11 +47,11 @@ main(ZygoteSettings(**json.loads(sys.argv[2])))
 
 
 class _Undecided(Exception):
-    """A run that says nothing about its program."""
+    """A run says nothing about its program."""
 
 
 class _Starved(_Undecided):
-    """A run that the machine gave no time."""
+    """The machine gave a run no time."""
 
 
 class ZygotePair:
@@ -59,8 +59,8 @@ class ZygotePair:
 
     Args:
         budget_seconds: the time per check; None for the task's own.
-        gate: the pool's.
-        bubblewrap: what the zygotes run in, if it works here.
+        gate: the pool's gate.
+        bubblewrap: the bubblewrap that the zygotes run in, if it works here.
     """
 
     def __init__(self, budget_seconds: float | None, gate: Gate, bubblewrap: Bubblewrap) -> None:
@@ -68,7 +68,7 @@ class ZygotePair:
         self._gate = gate
         self._bubblewrap = bubblewrap
         self._pair: tuple[_Zygote, _Zygote] | None = None
-        self._owes_report = False  # the solution's zygote, of the last run
+        self._owes_report = False  # whether the solution's zygote has yet to report the end of the last run
         self._lock = threading.Lock()  # guards the pair against a `stop` while it starts or ends
         self._stopped = False
 
@@ -94,7 +94,7 @@ class ZygotePair:
         return self._pair[0].isolation
 
     def check(self, task: Task, completion: str) -> Verdict:
-        """Run one program against its tests; if the machine gave it no time beside others, run it again by itself."""
+        """Run one program against its tests; if the machine gave it no time among others, run it again alone."""
         reason = ""
         starved = False
         for _ in range(_ATTEMPTS):
@@ -110,7 +110,7 @@ class ZygotePair:
         return Verdict("harness_error", f"undecided after {_ATTEMPTS} attempts: {reason}")
 
     def stop(self) -> None:
-        """End the check under way, and every later one, with a harness error; `close` must follow."""
+        """End the current check, and every later one, with a harness error; `close` must follow."""
         with self._lock:
             self._stopped = True
             for zygote in self._pair or ():
@@ -130,7 +130,7 @@ class ZygotePair:
         budget_seconds = self._budget_seconds or task.timeout_seconds
         hard_wall_seconds = budget_seconds * (_HARD_WALL_BUDGETS_ALONE if alone else _HARD_WALL_BUDGETS)
         try:
-            if self._owes_report:  # the run before ended after the caller had its verdict
+            if self._owes_report:  # the previous verdict was returned before its run had ended
                 solution.end_of_run(hard_wall_seconds)
             self._owes_report = True
             self._submit(task, completion, budget_seconds, hard_wall_seconds)
@@ -149,7 +149,7 @@ class ZygotePair:
         return _verdict_on_end(checked, solved, cpu_limit_seconds(budget_seconds))
 
     def _submit(self, task: Task, completion: str, budget_seconds: float, hard_wall_seconds: float) -> None:
-        """Give each side its job, and one end of a new connection. Raises ControlClosed."""
+        """Send each side its job and one end of a new connection. Raises ControlClosed."""
         assert self._pair is not None
         sides = (f"{task.prompt}{completion}\n", ""), (task.prompt, task.test)
         ends = socket.socketpair()
@@ -182,7 +182,7 @@ class _Zygote:
             bubblewrap=bubblewrap.detail if boxed else "",
             without_bubblewrap="" if boxed else bubblewrap.detail,
         )
-        # Not -I, which ignores PYTHONHASHSEED; -P and -s are the rest of -I, and the whole environment is ours.
+        # Not -I, because it ignores PYTHONHASHSEED: -P and -s are the rest of it, and the whole environment is ours.
         command = [executable(), "-P", "-s", "-S", "-B", "-X", "utf8", "-c", _BOOT]
         try:
             self._process = subprocess.Popen(
@@ -202,7 +202,7 @@ class _Zygote:
         self.isolation = Isolation()
 
     def await_start(self) -> None:
-        """Wait until the zygote can be used. Raises SandboxError."""
+        """Wait until the zygote is ready. Raises SandboxError."""
         try:
             self.control.wait_at_most(_START_SECONDS)
             isolation, _ = self.control.receive()
@@ -219,7 +219,7 @@ class _Zygote:
             raise ConfinementError(isolation)
 
     def end_of_run(self, hard_wall_seconds: float) -> Judged | Ended:
-        """Wait for the report of the run under way. Raises ControlClosed."""
+        """Wait for the report of the current run. Raises ControlClosed."""
         self.control.wait_at_most(hard_wall_seconds + _GRACE_SECONDS)
         report, _ = self.control.receive()
         assert isinstance(report, Judged | Ended)
@@ -240,13 +240,13 @@ class _Zygote:
 def _environment() -> dict[str, str]:
     """Return the environment of a zygote."""
     environment = {"PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8"}
-    if "LD_LIBRARY_PATH" in os.environ:  # some interpreters find their own library by it
+    if "LD_LIBRARY_PATH" in os.environ:  # some interpreters find their own library through it
         environment["LD_LIBRARY_PATH"] = os.environ["LD_LIBRARY_PATH"]
     return environment
 
 
 def _verdict_on_end(checked: Judged | Ended, solved: Judged | Ended, cpu_limit: int) -> Verdict:
-    """Return the verdict on a check whose checker ended without one, or has lost the solution's process."""
+    """Return the verdict on a check whose checker ended without one, or lost the solution's process."""
     if isinstance(checked, Ended):
         return _verdict_on_process(checked, "the tests' process", cpu_limit)
     assert isinstance(solved, Ended)

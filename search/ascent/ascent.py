@@ -1,11 +1,11 @@
 """Ascent: proposes parameters by the gradient of the loss on solutions; see `loss.py`.
 
-What an ascent knows of its past is its last proposal and what it noted of it: Adam begins anew with each, so that any
-worker may go on with the next one, also after a kill.
+An ascent remembers only its last proposal and the notes on it. Adam starts again with each proposal, so that any worker
+can make the next one, even after a kill.
 
-Guarantees: solutions are of the search split. About a fourth of those known at the first proposal never steers: these
-say how far each proposal goes on the way that the others show. Where the loss on them no longer falls, or a proposal is
-worse than the one before it, the ascent is over.
+Guarantees: solutions are from the search split. About a fourth of those known at the first proposal are held out: the
+others give the direction of each proposal, and the held-out ones decide how far it goes. The ascent is over when the
+loss on them no longer falls, or when a proposal is worse than the one before it.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ from search.study.record import ASCENT, Parameters, TrialRecord
 from search.study.store import Proposal
 
 LEAST = 8
-"""With fewer solutions there is no ascent."""
+"""The fewest solutions that an ascent needs."""
 
-# Of Adam.
+# Adam's decay rates.
 _DECAYS = (0.8, 0.95)
 _HELD_OUT = 4
-# How much of the way of its steps a proposal goes: the first of these where the loss falls.
+# The fraction of the way of its steps that a proposal goes: the first of these with which the loss falls.
 _PARTS = (1.0, 0.5, 0.25, 0.125)
-# How many solutions a step reads, chosen at random. One whose loss was no higher than _SAFE has hardly a gradient, and
-# is not read again, unless all are so.
+# How many solutions a step reads, chosen at random. A solution whose loss was at most _SAFE has hardly any gradient,
+# and is not read again, unless all are safe.
 _READ, _SAFE = 40, 0.02
-# The level of the test by which a proposal is worse than the one before.
+# The level of the test of whether a proposal is worse than the one before.
 _WORSE = 0.05
 
 
@@ -51,8 +51,8 @@ class AscentOverError(Exception):
     """The ascent has no further proposal.
 
     Args:
-        reason: why, for people.
-        evaluations: what it took to find that out, in forward passes over a solution.
+        reason: why, in words for users.
+        evaluations: the cost of finding that out, in forward passes over a solution.
     """
 
     def __init__(self, reason: str, evaluations: int = 0) -> None:
@@ -62,13 +62,13 @@ class AscentOverError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Notes:
-    """What is noted of a proposal, for whoever makes the next one.
+    """The notes on a proposal, for the worker that makes the next one.
 
     Attributes:
-        loss: the mean loss of solutions that do not steer.
-        held_out: the problems of these: the same in a whole ascent.
-        safe: the problems whose solutions no step reads any more, unless all are safe.
-        evaluations: what the proposal took, in forward passes over a solution.
+        loss: the mean loss of the held-out solutions.
+        held_out: the problems of the held-out solutions, the same during a whole ascent.
+        safe: the problems whose solutions no further step reads, unless all are safe.
+        evaluations: the cost of the proposal, in forward passes over a solution.
     """
 
     loss: float
@@ -85,11 +85,11 @@ class Ascent:
         settings: how far it goes.
         box: the parameters that it moves.
         merger: merges candidates.
-        solutions: returns what has been solved of the search split so far.
-        starts: where it may begin: the one of the least loss is chosen.
+        solutions: returns the solutions of the search split known so far.
+        starts: the parameters where it may begin: those with the least loss are chosen.
         split: how the outcomes of records on the search split are read.
-        progress: told how many steps of a proposal are done, and how many there will be.
-        is_short_of_memory: whether memory has no room for the gradient of a whole model: slopes are then taken tensor
+        progress: called with how many steps of a proposal are done, and how many there will be.
+        is_short_of_memory: whether memory has no room for the gradient of a whole model. Slopes are then taken tensor
             by tensor, and activations are computed twice, which takes several times as long.
     """
 
@@ -135,7 +135,7 @@ class Ascent:
         steering = [it for it in solutions if it.task_id not in stopping]
         if not held_out:
             raise AscentOverError("the solutions that do not steer it are gone")
-        draw = Random(len(earlier))  # whoever makes the proposal
+        draw = Random(len(earlier))  # the same draws, whichever worker makes the proposal
         end, safe, evaluations = self._climbed(start, steering, frozenset(last.safe), draw)
         evaluations += last.evaluations
         for part in _PARTS:
@@ -149,7 +149,7 @@ class Ascent:
         raise AscentOverError(reason, evaluations)
 
     def _readable_solutions(self, parameters: Parameters) -> Sequence[Solution]:
-        """Return the solutions whose tokens the merges have embeddings for: one of a parent may have further tokens."""
+        """Return the solutions whose tokens all have embeddings in the merges; a parent may know further tokens."""
         model = self.merger.apply(self.box.recipe_at(parameters))
         rows = cast("torch.nn.Embedding", model.get_input_embeddings()).weight.shape[0]
         found = [each for each in self.solutions() if max(each.completion) < rows]
@@ -158,7 +158,7 @@ class Ascent:
         return found
 
     def _start(self, earlier: Sequence[TrialRecord], solutions: Sequence[Solution]) -> tuple[Parameters, Notes]:
-        """Return the last proposal, or the start of the least loss, and what is noted of it."""
+        """Return the last proposal, or the start with the least loss, and the notes on it."""
         if earlier:
             return earlier[-1].parameters, replace(Notes(**earlier[-1].sampler_notes[ASCENT]), evaluations=0)
         held_out = [it for it in solutions if crc32(it.task_id.encode()) % _HELD_OUT == 0] or solutions[:1]
@@ -167,7 +167,7 @@ class Ascent:
         return self.starts[found.index(min(found))], notes
 
     def _loss(self, parameters: Parameters, solutions: Sequence[Solution]) -> float:
-        """Return the mean loss at some parameters; infinite where they make no merge."""
+        """Return the mean loss at some parameters; infinite if these cannot be merged."""
         try:
             model = self.merger.apply(self.box.recipe_at(parameters))
         except MergingError:
@@ -178,7 +178,7 @@ class Ascent:
     def _climbed(
         self, start: Parameters, steering: Sequence[Solution], safe: frozenset[str], draw: Random
     ) -> tuple[dict[str, float], frozenset[str], int]:
-        """Return the place in the box that some steps of Adam lead to, what is safe by then, and the evaluations.
+        """Return the place in the box after some steps of Adam, the problems that are safe then, and the evaluations.
 
         A backward pass counts as two forward passes.
         """
@@ -218,7 +218,7 @@ def losses_with_gradients(model: PreTrainedModel, solutions: Sequence[Solution])
         with torch.enable_grad():
             return losses(model, solutions, lambda batch: torch.autograd.backward(batch.sum()))
     except BaseException:
-        model.zero_grad(set_to_none=True)  # as large as the model, and of no use
+        model.zero_grad(set_to_none=True)  # it is as large as the model, and useless
         raise
     finally:
         model.requires_grad_(False)

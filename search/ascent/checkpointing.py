@@ -1,4 +1,4 @@
-"""Activation checkpointing: layers are computed once more in the backward pass instead of being remembered."""
+"""Activation checkpointing: activations are computed again in the backward pass instead of being kept."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 def checkpointed(model: PreTrainedModel) -> Iterator[None]:
     """Keep only the inputs of each layer for a backward pass, which then takes one more forward pass.
 
-    transformers' own checkpointing wants layers that train, with dropout. Where it cannot checkpoint a model's layers,
-    all activations are kept.
+    transformers' own checkpointing only works in training mode, with dropout. If a model's layers do not support
+    checkpointing, all activations are kept.
     """
     with ExitStack() as restored:
         for layer in model.modules():

@@ -1,8 +1,8 @@
 """The loss of a model on solutions: how near it is to generating other tokens than those that passed.
 
-A greedy completion is lost at its first wrong token, so what counts of a token is the margin: its logit minus that of
-the best other token. Likelihoods would not do: merging changes the scale of the logits, and a likelihood rewards
-confidence, with which fewer problems may be solved.
+A greedy completion is lost at its first wrong token, so the loss depends on each token's margin: its logit minus that
+of the best other token. Likelihoods would not do: merging changes the scale of the logits, and a likelihood rewards
+confidence, with which a model may solve fewer problems.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ from evaluation import Solution
 from evaluation.generation.pass_memory import ModelShape
 from evaluation.generation.threads import threads_for
 
-# The margin at which a token is missed as good as never, in logits, and how much the worst tokens count more than
-# others: with 1, a completion of many doubtful tokens would be as lost as one without hope, and have no gradient.
+# The unit of the margins, in logits, and the power of the product. With power 1, a completion of many doubtful tokens
+# would have the same loss as a hopeless one, and no gradient.
 _SCALE, _POWER = 0.5, 0.3
-# Of one forward pass, padding counted: tokens enough to use all cores, and memory for the logits and their gradient.
+# Limits of one forward pass, including padding: enough tokens to use all cores, and memory for the logits and their
+# gradient.
 _TOKENS, _LOGITS = 2048, 1 << 25
-# What a layer keeps of each token: vectors as wide as the model, and as its MLP.
+# How many vectors a layer keeps per token: those as wide as the model, and those as wide as its MLP.
 _STATES, _MLP_STATES = 10, 4
 
 
@@ -33,7 +34,7 @@ def loss_of(margins: Tensor) -> Tensor:
     """Return the loss of one solution, in [0, 1]: 1 - prod(1 - miss)^0.3 with miss = sigmoid(-margin / 0.5).
 
     Args:
-        margins: of its tokens, (tokens,), in logits.
+        margins: (tokens,), the margins of its tokens, in logits.
     """
     return 1 - torch.exp(_POWER * F.logsigmoid(margins / _SCALE).sum())
 
@@ -52,8 +53,8 @@ def losses(
 
     Args:
         model: a causal language model in eval mode.
-        solutions: their losses are computed in batches of similar length.
-        each: called with the losses (solutions,) of each batch, while its graph is there.
+        solutions: the solutions; their losses are computed in batches of similar length.
+        each: called with the losses (solutions,) of each batch, while its graph exists.
     """
     found: dict[str, float] = {}
     with threads_for(model):
@@ -67,12 +68,12 @@ def losses(
 
 
 def backward_bytes(shape: ModelShape, layers: int, longest: int) -> int:
-    """Return the bytes that a backward pass keeps of some layers, beside the gradient; see docs/concepts/proposals.md.
+    """Return the bytes that a backward pass keeps for some layers besides the gradient (docs/concepts/proposals.md).
 
     Args:
-        shape: of the model.
-        layers: how many.
-        longest: tokens of the longest solution.
+        shape: the model's shape.
+        layers: the number of layers.
+        longest: the tokens of the longest solution.
     """
     kept = _STATES * shape.hidden + _MLP_STATES * shape.intermediate
     return shape.itemsize * max(_TOKENS, longest) * layers * kept
@@ -82,12 +83,12 @@ def _losses(model: PreTrainedModel, batch: Sequence[Solution]) -> Tensor:
     device = model.device
     texts = [[*solution.prompt, *solution.completion] for solution in batch]
     width, first = max(map(len, texts)), min(len(solution.prompt) for solution in batch) - 1
-    # Padding on the right is seen by nothing: attention looks to the left.
+    # No token sees the padding on the right, because attention looks to the left.
     ids = torch.tensor([text + [0] * (width - len(text)) for text in texts], device=device)
     mask = torch.tensor([[1] * len(text) + [0] * (width - len(text)) for text in texts], device=device)
     wanted = {"logits_to_keep": torch.arange(first, width - 1, device=device)} if _keeps_logits(model) else {}
     logits = model(input_ids=ids, attention_mask=mask, use_cache=False, **wanted).logits
-    # All rows at once: the gradient of each part of the logits would be as large as the whole.
+    # All rows at once, because the gradient of each part of the logits would be as large as the whole.
     margins = margins_of(logits if wanted else logits[:, first:-1], ids[:, first + 1 :])
     starts = [len(solution.prompt) - 1 - first for solution in batch]
     return torch.stack(
@@ -103,11 +104,11 @@ def _keeps_logits(model: PreTrainedModel) -> bool:
 
 
 def _batches(solutions: Sequence[Solution], kept: int) -> Iterator[list[Solution]]:
-    """Yield solutions of similar length together, as many as a pass may have tokens, and positions with logits."""
+    """Yield batches of solutions of similar length, within the limits on tokens and on positions with logits."""
     batch: list[Solution] = []
     for solution in sorted(solutions, key=lambda each: len(each.prompt) + len(each.completion)):
         more = [*batch, solution]
-        longest = len(solution.prompt) + len(solution.completion)  # they come sorted
+        longest = len(solution.prompt) + len(solution.completion)  # they are sorted
         with_logits = longest - min(len(each.prompt) for each in more)
         if batch and (longest * len(more) > _TOKENS or with_logits * len(more) > kept):
             yield batch

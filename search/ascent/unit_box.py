@@ -1,6 +1,6 @@
 """The unit box: the searched numbers that have slopes, each as its place in its range, from 0 to 1.
 
-Whole numbers, steps and choices have no slope: they stay what they are.
+Whole numbers, steps and choices have no slope: they keep their values.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from merging.planning.plan import Step
 from search.space.ranges import Range
 from search.study.record import Parameters
 
-# How far a parameter is moved to either side to see what it does, as a part of its range: far enough to move many
-# entries of a tensor over the edge of its top-k, which one entry alone does not tell.
+# How far a parameter is moved to either side to measure its effect, as a fraction of its range: far enough that many
+# entries of a tensor enter or leave its top-k, since a single one tells nothing.
 _MOVE = 0.05
 
 
@@ -24,8 +24,8 @@ class UnitBox:
     """The box of a search space.
 
     Attributes:
-        ranges: those ranges of the space that have slopes.
-        recipe_at: makes the recipe of parameters of the space; raises MergingError.
+        ranges: the ranges of the space that have slopes.
+        recipe_at: returns the recipe for parameters of the space; raises MergingError.
     """
 
     ranges: tuple[Range, ...]
@@ -35,12 +35,12 @@ class UnitBox:
     def of(cls, ranges: Sequence[Range], recipe_at: Callable[[Parameters], Recipe]) -> UnitBox:
         """Return the box of some ranges; it has no names if none of them has a slope."""
         sloped = (found for found in ranges if not (found.choices or found.step or found.whole))
-        # Ranges that share a name are one.
+        # Ranges with the same names are the same parameters.
         return cls(tuple({found.names: found for found in sloped}.values()), recipe_at)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names of the parameters in it."""
+        """The names of its parameters."""
         return tuple(name for found in self.ranges for name in found.names)
 
     def point(self, parameters: Parameters) -> dict[str, float]:
@@ -48,18 +48,18 @@ class UnitBox:
         return {name: _place(found, parameters[name]) for found in self.ranges for name in found.names}
 
     def parameters(self, point: Mapping[str, float], others: Parameters) -> Parameters:
-        """Return the parameters at a place of the box; `others` has those that are not in it."""
+        """Return the parameters at a place in the box; `others` has those outside the box."""
         moved = {name: _value(found, point[name]) for found in self.ranges for name in found.names}
         return {**others, **moved}
 
     def moves(self, merger: Merger, parameters: Parameters) -> list[Move]:
-        """Return moves along all parameters from a place, as few as can tell them apart.
+        """Return moves along all parameters from a place, as few as can tell the parameters' effects apart.
 
         Parameters that no tensor reads together are moved in one pair of merges.
 
         Args:
             merger: merges the recipes of the space.
-            parameters: the place.
+            parameters: the parameters at the place.
 
         Raises:
             MergingError: a recipe nearby cannot be merged.
@@ -79,9 +79,9 @@ class Move:
     """A move along some parameters at once.
 
     Attributes:
-        low, high: the recipes that it goes from and to.
-        start, end: the places of its parameters there, by name.
-        recipe: returns the recipe with some of them at other places.
+        low, high: the recipes at its ends.
+        start, end: the places of its parameters at these ends, by name.
+        recipe: returns the recipe with some parameters at other places.
     """
 
     low: Recipe
@@ -93,11 +93,11 @@ class Move:
     def slopes(self, merger: Merger, changes: Mapping[str, float]) -> dict[str, float]:
         """Return the slope of a function of the merged weights along each parameter, over its whole range.
 
-        What a tensor's change says of each parameter follows from how far that moves what the tensor is merged with.
+        A parameter's share of a tensor's change is how far it alone moves the values that the tensor is merged with.
 
         Args:
             merger: merges the recipes.
-            changes: of the function from `low` to `high`, by tensor; see `Merger.slopes`.
+            changes: the changes of the function from `low` to `high`, by tensor; see `Merger.slopes`.
         """
         from_, to = merger.steps(self.low), merger.steps(self.high)
         slopes = {}
@@ -121,17 +121,17 @@ class _Neighbourhood:
         return self.box.recipe_at(self.box.parameters({**self.point, **moved}, self.parameters))
 
     def to_ends(self, found: Range) -> dict[str, float]:
-        """Return places of a range's parameters that are all other than those at the point."""
+        """Return places of a range's parameters that all differ from those at the point."""
         return {name: float(self.point[name] < 0.5) for name in found.names}
 
     def ends(self, found: Range) -> tuple[dict[str, float], dict[str, float]]:
-        """Return the places of a range's parameters a little below and above the point, but inside of the box."""
+        """Return the places of a range's parameters a little below and above the point, but inside the box."""
         below = {name: max(0.0, self.point[name] - _MOVE) for name in found.names}
         return below, {name: min(1.0, self.point[name] + _MOVE) for name in found.names}
 
 
 def _apart(ranges: Sequence[Range], readers: Sequence[frozenset[str]]) -> Sequence[Sequence[Range]]:
-    """Return groups of ranges of which no tensor reads two; `readers` has the tensors that read each."""
+    """Return groups of ranges such that no tensor reads two of a group; `readers` has each range's tensors."""
     groups: list[tuple[list[Range], set[str]]] = []
     for found, tensors in zip(ranges, readers, strict=True):
         group = next((group for group in groups if not group[1] & tensors), None)
@@ -148,7 +148,7 @@ def _differing(one: Sequence[Step], other: Sequence[Step]) -> frozenset[str]:
 
 
 def _share(low: Step, one: Step, high: Step) -> float:
-    """Return which part of the way from `low` to `high` a tensor's parameters have gone at `one`."""
+    """Return the fraction of the way from `low` to `high` that a tensor's parameters have gone at `one`."""
     for a, b, c in zip(_numbers(low), _numbers(one), _numbers(high), strict=True):
         if a != c:
             return (b - a) / (c - a)

@@ -1,1 +1,1 @@
-"""The leaderboard: who is best, and how sure that is. Pure functions of records."""
+"""The leaderboard: which model is best, and how sure that is. Pure functions of records."""

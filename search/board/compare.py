@@ -25,7 +25,7 @@ class Scored:
 
     @classmethod
     def of_report(cls, name: str, report: Mapping[str, Any]) -> Self:
-        """Return the results in a report, as plain data. Raises KeyError, TypeError, ... if it is not a report."""
+        """Return the results in a report given as plain data. Raises KeyError, TypeError, ... if it is not a report."""
         return cls(name, {"": {task: _rate(found) for task, found in report["problems"].items()}})
 
     @classmethod
@@ -39,8 +39,8 @@ class Scored:
         """Return the results in a record.
 
         Args:
-            name: what a person calls the model.
-            record: of the model.
+            name: the model's name, as the user wrote it.
+            record: the model's record.
             splits: how the outcomes on each split are read.
             task_ids: the problems of each split, in order.
         """
@@ -55,15 +55,15 @@ class Scored:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What two models did on the same problems.
+    """The results of two models on the same problems.
 
     Attributes:
-        names: of both.
-        split: ``report`` or ``search``, if the problems are those of one.
-        tasks: their ids, in order.
+        names: both names.
+        split: ``report`` or ``search``, if all problems are from that split; otherwise empty.
+        tasks: the ids of the problems, in order.
         scores: pass@1 of both.
         intervals: their 95% intervals.
-        test: what distinguishes the first from the second.
+        test: the paired test of the first against the second.
     """
 
     names: tuple[str, str]
@@ -75,7 +75,7 @@ class Comparison:
 
     @property
     def problems(self) -> int:
-        """How many problems there are."""
+        """The number of problems."""
         return len(self.tasks)
 
 

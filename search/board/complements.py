@@ -1,8 +1,8 @@
-"""Candidates for parents side by side: what each solves that others do not, and what two solve between them.
+"""Candidates for parents side by side: which problems only one model solves, and which two solve between them.
 
 Guarantees: functions of reports on the same problems. What two models solve between them is what a merge of both could
-reach if it lost nothing; no score of a merge is promised. With several samples a model solves a problem if one passes,
-and of two models the higher rate counts.
+reach if it lost nothing, but this promises no score. With several samples a model solves a problem if one passes, and
+of two models the higher rate counts.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ class Pair:
     """Two models.
 
     Attributes:
-        names: of both; the first has no lower score.
-        either: pass@1 of whichever of the two solves a problem, as if one knew.
-        gain: by how much that surpasses the better one's own.
-        test: the first against the second.
+        names: both names; the first has no lower score.
+        either: pass@1 of taking the better of the two for each problem.
+        gain: by how much that surpasses the better model's own score.
+        test: the paired test of the first against the second.
     """
 
     names: tuple[str, str]
@@ -38,8 +38,8 @@ class Complements:
 
     Attributes:
         alone: the problems that only one model solves, by the model's name.
-        pairs: of models, the one with the largest gain first.
-        any: pass@1 of whichever model solves a problem.
+        pairs: the pairs of models, the one with the largest gain first.
+        any: pass@1 of taking the best model for each problem.
         unsolved: the problems that no model solves.
     """
 
@@ -53,7 +53,7 @@ def complements(reports: Mapping[str, Report]) -> Complements:
     """Compare models by their reports on the same problems.
 
     Args:
-        reports: by the models' names; at least one.
+        reports: the reports by the models' names; at least one.
     """
     whole = next(iter(reports.values()))
     solvers = {task: [name for name, report in reports.items() if report.rates[task]] for task in whole.samples}

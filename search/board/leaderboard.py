@@ -25,7 +25,7 @@ _COMPARED: tuple[SplitName, ...] = ("search", "report")
 
 
 def shown_by_seed(scores: Sequence[float]) -> str:
-    """Return what a merge that draws random numbers scored under several seeds, that of the search first, in words."""
+    """Return in words the scores of a merge with random masks under several seeds, the search's own seed first."""
     each = ", ".join(f"{score:.1%}" for score in scores)
     return (
         f"{fmean(scores):.1%} on average under {len(scores)} random seeds in the first round ({each}), standard "
@@ -38,14 +38,14 @@ class Row:
     """One line of the leaderboard: a record, and the evidence for its scores.
 
     Attributes:
-        record: what became of the model.
+        record: the model's record.
         name: the parent's reference, ``average``, or ``trial N``.
         search_scores, report_scores: with several problem sets, pass@1 of each set on either split.
         report_interval: the 95% interval of the score on the report split, which finalists and reference models have
             (Wilson's interval, with one sample per problem and one problem set).
-        won, lost: how many problems only it, or only the best parent, passes (of several samples: passes more often),
+        won, lost: how many problems only it, or only the best parent, passes (with several samples: passes more often),
             on the split that `compared_on` names.
-        p_value: exact McNemar test against the best parent, on the report split.
+        p_value: the p-value of the exact McNemar test against the best parent, on the report split.
         on_front: with several objectives, whether it is on the Pareto front; None with one, or for a reference model.
     """
 
@@ -68,13 +68,13 @@ class Leaderboard:
     Attributes:
         study: the name of the search.
         verdict: whether a trial is proven to be better than every parent.
-        records: of all that is over, by merit; see `search.board.ranking.merit`.
+        records: the records that are over, by merit; see `search.board.ranking.merit`.
         splits: how the outcomes on each split are read.
         best: the number of the best trial, or None.
         best_parent: the name of the parent that the others are compared with, or None.
         optimism: how much higher the best trial scores on the search split than on the report split, if it has both.
-        unfinished: what is left to do that no worker is at, in a sentence; known where a search has just ended.
-        ended: by which rule the search ended, in words; known where it just has.
+        unfinished: a sentence on the work left over that no worker does; set only if a search has just ended.
+        ended: the rule by which the search ended, in words; set only if it has just ended.
         is_promising: whether more evidence may prove a trial: none is proven, the best is better than every parent, and
             no confirmation has begun.
         is_confirming: whether a confirmation has begun and not ended.
@@ -102,7 +102,7 @@ class Leaderboard:
             study: its name.
             records: its records; those that are not over have no row.
             splits: how the outcomes on each split are read.
-            looks: at the report split.
+            looks: the looks at the report split.
         """
         winner, reference = best(records), best_parent(records)
         first = [record for record in (winner, reference) if record]
@@ -134,7 +134,7 @@ class Leaderboard:
 
     @property
     def confirmed_on(self) -> str:
-        """What the scores of a confirmation are of, in words, if it has had a round: ``650 problems in 4 rounds``."""
+        """The problems and rounds of a confirmation, if it has had a round: ``650 problems in 4 rounds``."""
         had = [record.confirm.outcomes for record in self.records if record.confirm and record.confirm.outcomes]
         if not had:
             return ""
@@ -182,7 +182,7 @@ class Leaderboard:
     def _versus(self, record: TrialRecord) -> tuple[PairedTest, SplitName | None]:
         """Compare a model with the best parent: on the report split if both have outcomes there, or else on the other.
 
-        One without outcomes is not compared, nor the best parent with itself.
+        A model without outcomes is not compared, nor is the best parent with itself.
         """
         known = self._of_best_parent
         if not known or record.search.score is None or (record.kind, record.name) == ("parent", self.best_parent):

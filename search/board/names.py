@@ -1,4 +1,4 @@
-"""Names: what people call models, trials and searched parameters, the same on every screen.
+"""Names: how models, trials and searched parameters are called, the same on every screen.
 
 models[0].parameters.weight[0], models[0].parameters.weight[1]  ->  text: weight 0.87 0.05
 """
@@ -18,13 +18,13 @@ from search.errors import SearchError
 from search.study.record import Parameters, TrialRecord
 
 LABEL_WIDTH = 24
-"""The width that the name of a model may take in a line of parameters."""
+"""The most width of a model's name in a line of parameters."""
 NAME_WIDTH = 36
-"""The width that a name may take on a line of its own."""
+"""The most width of a name on a line of its own."""
 
-# From here on, decimals say nothing.
+# From here on, decimals are not shown.
 _LARGE = 1000
-# Keys of a recipe that say nothing beside the others.
+# Keys of a recipe that a parameter's name does not need.
 _NEEDLESS = ("models", "modules", "slices", "sources", "parameters", "value")
 _PART = re.compile(r"[^.\[\]]+")
 
@@ -35,14 +35,14 @@ def record_name(record: TrialRecord) -> str:
 
 
 def find_record(records: Iterable[TrialRecord], called: str, where: object) -> TrialRecord:
-    """Return the record that a person names: a trial by its number, a parent by its name, or the average.
+    """Return the record that a user names: a trial by its number, a parent by its name, or the average.
 
-    A parent goes by its reference, and by its short name, as on the leaderboard.
+    A parent is known by its reference, and by its short name, as on the leaderboard.
 
     Args:
-        records: of a search.
+        records: the records of a search.
         called: the name.
-        where: the records are from, for the error.
+        where: the source of the records, for the error.
 
     Raises:
         SearchError: no record has that name, or its scoring is not over.
@@ -62,11 +62,11 @@ def find_record(records: Iterable[TrialRecord], called: str, where: object) -> T
 
 
 def parent_names(recipes: Iterable[Mapping[str, object]], width: int) -> dict[str, str]:
-    """Return a name of at most that width for each parent, by its reference; no two are alike.
+    """Return a name of at most `width` for each parent, by its reference; no two are alike.
 
     Args:
         recipes: each parent as a recipe of its own, as plain data.
-        width: of the longest name, in terminal cells.
+        width: the width of the longest name, in terminal cells.
     """
     names = short_names(map(_model, recipes))
     short = _shortened(names.values(), width)
@@ -76,20 +76,20 @@ def parent_names(recipes: Iterable[Mapping[str, object]], width: int) -> dict[st
 def parameter_lines(
     parameters: Parameters, recipe: Mapping[str, object], names: Mapping[str, str], width: int
 ) -> list[str]:
-    """Return the searched parameters of a recipe in lines of at most that width, unless a single entry is wider.
+    """Return the searched parameters of a recipe in lines of at most `width`, unless a single entry is wider.
 
     Args:
-        parameters: by the path of their key.
+        parameters: the parameters, by the path of their key.
         recipe: the recipe as plain data; empty if the parameters make no valid one.
-        names: of models, by their reference.
-        width: of a line.
+        names: the names of models, by their reference.
+        width: the width of a line, in terminal cells.
     """
     entries: dict[tuple[str, str], list[str]] = {}
     for key, value in parameters.items():
         entries.setdefault(parameter_name(key, recipe, names), []).append(shown_value(value, names))
     groups: dict[str, list[str]] = {}
     for (label, word), values in entries.items():
-        # Unbreakable inside an entry, so that a line ends between two.
+        # An entry cannot be broken, so that lines end between entries.
         groups.setdefault(label, []).append("\N{NO-BREAK SPACE}".join([word, *values]))
     lines = [f"{label}: {', '.join(found)}" if label else ", ".join(found) for label, found in groups.items()]
     if len(one := "  ".join(lines)) <= width:
@@ -102,15 +102,15 @@ def parameter_name(key: str, recipe: Mapping[str, object], names: Mapping[str, s
 
     Args:
         key: the path of its key.
-        recipe: the recipe that it stands in, as plain data.
-        names: of models, by their reference.
+        recipe: the recipe that it belongs to, as plain data.
+        names: the names of models, by their reference.
     """
     node: object = recipe
     labels: list[str] = []
     words = ""
     for part in _PART.findall(key):
         if isinstance(node, list):
-            # A single filter may stand in the config without the list that a recipe has around it.
+            # The config may give a single filter without the list that a recipe has around it.
             index = int(part) if part.isdigit() else 0
             node = node[index] if index < len(node) else None  # only in a damaged record
             labels += _label(node, index, names)
@@ -122,7 +122,7 @@ def parameter_name(key: str, recipe: Mapping[str, object], names: Mapping[str, s
 
 
 def shown_value(value: object, names: Mapping[str, str]) -> str:
-    """Return the text of a number or a choice, in which models go by their names."""
+    """Return the text of a number or a choice, with the names of models instead of their references."""
     if isinstance(value, float):
         return f"{value:.2f}" if 0.01 <= abs(value) < _LARGE or not value else f"{value:.3g}"
     if not isinstance(value, str):
@@ -135,7 +135,7 @@ def shown_value(value: object, names: Mapping[str, str]) -> str:
 
 
 def shorten(name: str, width: int) -> str:
-    """Return a name of at most that width: its beginning and its end, which tell fine-tunes of one model apart."""
+    """Return a name of at most `width`: its beginning and its end, which tell fine-tunes of one model apart."""
     if cell_len(name) <= width:
         return name
     end = (width - 1) // 2
@@ -161,7 +161,7 @@ def _wrapped(line: str, width: int) -> list[str]:
 
 
 def _shortened(names: Iterable[str], width: int) -> dict[str, str]:
-    """Return each name at most that wide, no two alike: where their ends do not differ, the difference is shown."""
+    """Return each name shortened to `width`, no two alike: if both ends are alike, the part that differs is shown."""
     every = dict.fromkeys(names)
     short = {name: shorten(name, width) for name in every}
     for alike in [[each for each in every if short[each] == found] for found in set(short.values())]:
@@ -173,7 +173,7 @@ def _shortened(names: Iterable[str], width: int) -> dict[str, str]:
 
 
 def _difference(name: str, alike: Sequence[str], width: int) -> str:
-    """Return the part in which a name differs from those that are alike at both ends, and what is before it."""
+    """Return the part in which a name differs from those that are alike at both ends, with some text before it."""
     begin = _common(alike)
     end = len(name) - _common([each[begin:][::-1] for each in alike])
     before = _fitting(name[:begin][::-1], max(width - 2 - cell_len(name[begin:end]), 0))[::-1]
@@ -181,11 +181,11 @@ def _difference(name: str, alike: Sequence[str], width: int) -> str:
 
 
 def _common(texts: Sequence[str]) -> int:
-    """Return how many characters all the texts have in common at their beginning."""
+    """Return the length of the texts' common beginning."""
     places = enumerate(zip(*texts, strict=False))
     return next((place for place, signs in places if len(set(signs)) > 1), min(map(len, texts)))
 
 
 def _fitting(text: str, width: int) -> str:
-    """Return as much of a text as is at most that wide; a character may be two cells wide, or none."""
+    """Return the longest beginning of a text that fits into `width`; a character may be two cells wide, or none."""
     return next(text[:length] for length in range(len(text), -1, -1) if cell_len(text[:length]) <= width)

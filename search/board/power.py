@@ -1,6 +1,6 @@
-"""Power: how much better a merge must be for a search to prove it, before the night that it costs.
+"""Power: how much better a merge must be for a search to prove it, computed before the search costs a night.
 
-Guarantees: exact for the test at the end of a search with one sample per problem, at the least level that the test may
+Guarantees: exact for the test at the end of a search with one sample per problem, at the lowest level that the test may
 have. Looks while trials run may prove a merge earlier.
 """
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from search.space.config import SearchConfig
 
 ASSUMED_DISCORDANCE: Final = 0.3
-"""On which share of the problems two models are taken to differ before any two were scored."""
+"""The fraction of problems on which two models are assumed to differ until two have been scored."""
 _POWER = 0.8
 
 
@@ -28,8 +28,8 @@ def power(problems: int, gain: float, discordance: float, alpha: float) -> float
     """Return the probability that the one-sided exact McNemar test proves a gain.
 
     Args:
-        problems: how many both models are scored on.
-        gain: how many more of them the better model passes, as a fraction.
+        problems: the number of problems that both models are scored on.
+        gain: the fraction of them that the better model passes in addition.
         discordance: the fraction on which the two differ; it is at least the gain.
         alpha: the level of the test.
     """
@@ -45,14 +45,14 @@ def power(problems: int, gain: float, discordance: float, alpha: float) -> float
 
 
 def least_gain(problems: int, discordance: float, alpha: float) -> float | None:
-    """Return the least gain, in steps of 0.1 points, that is proven with a probability of 0.8; None if none is."""
+    """Return the least gain, in steps of 0.1 points, that is proven with probability 0.8; None if there is none."""
     steps = range(1001)
     least = bisect_left(steps, _POWER, key=lambda step: power(problems, step / 1000, discordance, alpha))
     return least / 1000 if least < len(steps) else None
 
 
 def parents_discordance(records: Sequence[TrialRecord], search: Split) -> float | None:
-    """Return on which share of the search split other parents differ from the best one; None without two parents."""
+    """Return the mean fraction of the search split on which parents differ from the best; None without two parents."""
     first = best_parent(records)
     others = [
         record for record in records if record.kind == "parent" and record.search.outcomes and record is not first
@@ -65,13 +65,13 @@ def parents_discordance(records: Sequence[TrialRecord], search: Split) -> float 
 
 
 def what_is_provable(config: SearchConfig, problems: int, at_end: float, discordance: float | None = None) -> str:
-    """Return what a search can prove, or why nothing; empty without a report split.
+    """Return a sentence on what a search can prove, or why nothing; empty without a report split.
 
     Args:
-        config: the search's.
-        problems: how many its report split has.
-        at_end: the level of a look at the end, of all finalists together.
-        discordance: the parents' own, if it is known.
+        config: the search's config.
+        problems: the number of problems in its report split.
+        at_end: the level of the look at the end, for all finalists together.
+        discordance: the parents' own discordance, if it is known.
     """
     if config.objectives > 1:
         return "several objectives: no trial is proven, and only trials and timeout end the search"
@@ -83,13 +83,13 @@ def what_is_provable(config: SearchConfig, problems: int, at_end: float, discord
 
 
 def power_line(problems: int, alpha: float, discordance: float | None = None, added: int = 0) -> str:
-    """Return what a search can prove, in a sentence.
+    """Return a sentence on what a search can prove.
 
     Args:
-        problems: how many the report split has.
+        problems: the number of problems in the report split.
         alpha: the level of a finalist's test.
-        discordance: the parents' own, if it is known.
-        added: how many problems more it would have with MBPP+.
+        discordance: the parents' own discordance, if it is known.
+        added: how many more problems it would have with MBPP+.
     """
     assumed = ASSUMED_DISCORDANCE if discordance is None else discordance
     gain = least_gain(problems, assumed, alpha)

@@ -1,6 +1,6 @@
 """Rankings: what "best", "best parent", "finalist", "front" and "optimism" mean, each defined once, on records.
 
-Guarantees: pure functions. Records may come in any order, and those that are not over yet do no harm.
+Guarantees: pure functions. Records may come in any order, and may include some that are not over yet.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ _KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 def merit(record: TrialRecord) -> tuple[bool, float, int, float, int]:
-    """Return what records are ordered by, the highest first.
+    """Return the sort key of records, the highest first.
 
-    The score on the search split decides; of equal scores parents come first, then the average, then trials; of equal
-    trials the likelier, then the earlier. Records without a score come last.
+    The score on the search split decides. Among equal scores parents come first, then the average, then trials; among
+    equal trials the likelier, then the earlier. Records without a score come last.
     """
     score = record.search.score
-    # That of a reference model says nothing: the completions that it is of are found while the model is scored.
+    # A reference model's likelihood tells nothing: its reference completions are found only while it is scored.
     likelihood = record.search.log_likelihood if record.kind == "trial" else None
     likely = -math.inf if likelihood is None else likelihood
     return score is not None, score or 0.0, -_KINDS.index(record.kind), likely, -record.number
@@ -44,7 +44,7 @@ def best_parent(records: Iterable[TrialRecord]) -> TrialRecord | None:
 
 
 def front(records: Iterable[TrialRecord]) -> frozenset[int]:
-    """Return the numbers of the trials on the Pareto front; none where there is a single objective.
+    """Return the numbers of the trials on the Pareto front; none with a single objective.
 
     A trial is on the front if no other trial is better in one objective and at least as good in all the others.
     """
@@ -58,7 +58,7 @@ def front(records: Iterable[TrialRecord]) -> frozenset[int]:
 
 
 def finalists(records: Sequence[TrialRecord], count: int) -> list[TrialRecord]:
-    """Return the `count` best trials of different recipes, those on the Pareto front first."""
+    """Return the `count` best trials with different recipes, those on the Pareto front first."""
     on_front = front(records)
     chosen: list[TrialRecord] = []
     for record in sorted(ranked(_scored(records, "trial")), key=lambda record: record.number not in on_front):
@@ -72,8 +72,8 @@ def finalists(records: Sequence[TrialRecord], count: int) -> list[TrialRecord]:
 def unreported(records: Sequence[TrialRecord], count: int) -> list[TrialRecord]:
     """Return the reference models and the `count` finalists whose scoring on the report split is not over.
 
-    The reference models come first, in the order of their numbers. Those that have no score on the search split are
-    not scored on the report split either.
+    The reference models come first, in the order of their numbers. Models without a score on the search split are not
+    scored on the report split either.
     """
     references = sorted(_scored(records, "parent"), key=lambda record: record.number)
     candidates = [*references, *_scored(records, "average"), *finalists(records, count)]
@@ -81,10 +81,10 @@ def unreported(records: Sequence[TrialRecord], count: int) -> list[TrialRecord]:
 
 
 def optimism(record: TrialRecord) -> float | None:
-    """Return how much higher a trial scores on the search split, which it was chosen by, than on the report split.
+    """Return how much higher a trial scores on the search split, which chose it, than on the report split.
 
-    The more trials there were, the more of the best one's score on the search split is luck. None if it has no score
-    on one of the splits.
+    The more trials there were, the more of the best one's score on the search split is luck. Return None if it lacks a
+    score on one of the splits.
     """
     if record.search.score is None or record.report is None or record.report.score is None:
         return None
@@ -94,7 +94,7 @@ def optimism(record: TrialRecord) -> float | None:
 def least_likelihood(records: Iterable[TrialRecord], margin: float | None) -> float | None:
     """Return the likelihood below which trials are pruned: `margin` nats per token below the highest one of a trial.
 
-    None if there is no margin, or no trial with a likelihood yet. Those of reference models do not count; see `merit`.
+    Return None if there is no margin, or no trial with a likelihood yet. Reference models do not count; see `merit`.
     """
     known = [record.search.log_likelihood for record in records if record.kind == "trial"]
     highest = max((each for each in known if each is not None), default=None)

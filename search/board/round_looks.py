@@ -1,8 +1,8 @@
 """When a confirmation looks at its rounds, and when it ends: pure functions of records and looks.
 
-A look is due after each round that all models have had. It compares the finalists with every parent, over the rounds so
-far; `Looks.at_round` says at which level. A confirmation ends when a look has proven a finalist, when it is refuted, or
-after its last round. Ending early without a claim spends nothing of alpha.
+A look is due after each round that all models have had. It compares the finalists with every parent over the rounds so
+far, at the level of `Looks.at_round`. A confirmation ends when a look has proven a finalist, when it is refuted, or
+after its last round. Ending early without a claim spends no alpha.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ def confirmed(records: Sequence[TrialRecord], finalists: Sequence[int]) -> list[
 
 
 def rounds_over(records: Sequence[TrialRecord], splits: Splits, finalists: Sequence[int]) -> int:
-    """Return how many rounds all models of a confirmation have had, besides finalists that failed."""
+    """Return how many rounds all models of a confirmation have had, except finalists that failed."""
     alive = [it for it in confirmed(records, finalists) if it.kind == "parent" or not _has_failed(it)]
     return min(len(it.on("confirm").outcomes) for it in alive) // splits["confirm"].problems
 
 
 def hindrance(records: Sequence[TrialRecord], finalists: Sequence[int]) -> TrialRecord | None:
-    """Return the model whose failure ends a confirmation, if one has: any parent, or the last finalist of all."""
+    """Return the model whose failure ends a confirmation, if any: a parent, or the last finalist if all failed."""
     models = confirmed(records, finalists)
     parents = [it for it in models if it.kind == "parent" and _has_failed(it)]
     trials = [it for it in models if it.kind == "trial"]
@@ -39,7 +39,7 @@ def _has_failed(record: TrialRecord) -> bool:
 
 
 def round_look(records: Sequence[TrialRecord], splits: Splits, looks: Looks, finalists: Sequence[int]) -> Look | None:
-    """Return the look at a confirmation that is to be made, if one is: that after the first round without one."""
+    """Return the next look at a confirmation, if one is due: the one after the first round without a look."""
     number = rounds_seen(looks) + 1
     if number > rounds_over(records, splits, finalists) or looks.left <= 0 or proven(records, splits, looks):
         return None
@@ -47,12 +47,12 @@ def round_look(records: Sequence[TrialRecord], splits: Splits, looks: Looks, fin
 
 
 def rounds_seen(looks: Looks) -> int:
-    """Return after how many rounds the last look at a confirmation was made."""
+    """Return the number of rounds before the last look at a confirmation."""
     return max((look.rounds or 0 for look in looks.made), default=0)
 
 
 def is_refuted(records: Sequence[TrialRecord], splits: Splits, looks: Looks) -> bool:
-    """Whether, by the last look, a parent is better than each finalist, one-sided at the level `ALPHA`."""
+    """Whether the last look found a better parent for each finalist, one-sided at the level `ALPHA`."""
     look = max((look for look in looks.made if look.rounds), key=lambda look: look.rounds or 0, default=None)
     if look is None:
         return False
@@ -63,7 +63,7 @@ def is_refuted(records: Sequence[TrialRecord], splits: Splits, looks: Looks) -> 
 
 
 def confirmation_ended(records: Sequence[TrialRecord], splits: Splits, looks: Looks) -> str:
-    """Return why a confirmation has ended, in words; nothing if it goes on."""
+    """Return why a confirmation has ended, in words; empty if it goes on."""
     if found := proven(records, splits, looks):
         return f"proven at trial {found[0]}"
     if is_refuted(records, splits, looks):

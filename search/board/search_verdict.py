@@ -1,12 +1,12 @@
 """The verdict of a search: whether a merge is proven to be better than every parent.
 
-A finalist is chosen by the search split and compared with each parent on the report split, by a one-sided exact test.
-The largest of the p-values counts, so that the test is against all of them (Berger 1982, Technometrics 24). A
-parent that failed on the search split is left out; no look is made before all others are scored there. The
-finalists of a look share its level by Holm's correction. `search.study.looks` says what a look is and costs. A look at
-rounds of a confirmation (`search.board.round_looks`) compares in how many of them each problem was solved.
+A finalist is chosen on the search split and compared with each parent on the report split, by a one-sided exact test.
+The largest p-value counts, so that the test is against all parents (Berger 1982, Technometrics 24). A parent that
+failed on the search split is left out; no look is made before all others are scored there. The finalists of a look
+share its level by Holm's correction. `search.study.looks` says what a look is and what it costs. A look at the rounds
+of a confirmation (`search.board.round_looks`) compares in how many rounds each problem was solved.
 
-Guarantees: pure functions of records and looks. What was proven once stays so, whatever trials and looks follow.
+Guarantees: pure functions of records and looks. A proven trial stays proven, whatever trials and looks follow.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ class SearchVerdict:
 
     Attributes:
         ruling: ``no better`` if no trial passes more than the best parent.
-        sentence: the ruling and its reason, for people.
+        sentence: the ruling and its reason, in words for users.
         trial: the number of the trial that it is about.
         parent: the name of the parent that comes closest to that trial on the report split.
-        points: by how much of the report split the trial surpasses that parent, within [-1, 1].
-        p_value: of the claim that the trial is better than every parent.
-        needed: what the p-value must not exceed.
+        points: by what fraction of the report split the trial surpasses that parent, within [-1, 1].
+        p_value: the p-value of the claim that the trial is better than every parent.
+        needed: the level that the p-value must not exceed.
     """
 
     ruling: Ruling
@@ -59,9 +59,9 @@ class ParentTest:
 
     Attributes:
         trial: the trial.
-        parent: the one with the largest p-value.
+        parent: the parent with the largest p-value.
         points: by how much the trial's score surpasses that parent's.
-        p_value: the largest of those over the parents.
+        p_value: the largest p-value over the parents.
     """
 
     trial: TrialRecord
@@ -74,10 +74,10 @@ def against_parents(trial: TrialRecord, parents: Iterable[TrialRecord], split: S
     """Test whether a trial is better than every parent. A model without outcomes (of every round) proves nothing.
 
     Args:
-        trial: that makes the claim.
-        parents: at least one.
-        split: on which they are compared.
-        how: its outcomes are read.
+        trial: the trial that makes the claim.
+        parents: the parents, at least one.
+        split: the split on which they are compared.
+        how: how its outcomes are read.
     """
     tests = [ParentTest(trial, parent, *compared(trial, parent, split, how)) for parent in parents]
     return max(tests, key=lambda test: (test.p_value, -test.points))
@@ -88,7 +88,7 @@ def compared(one: TrialRecord, other: TrialRecord, split: SplitName, how: Split)
     return _compared(one.on(split).outcomes, other.on(split).outcomes, how, split == "confirm")
 
 
-@lru_cache(maxsize=256)  # a worker asks the same after every trial
+@lru_cache(maxsize=256)  # a worker needs the same results after every trial
 def _compared(mine: str, theirs: str, how: Split, in_rounds: bool) -> tuple[float, float]:
     one, other = (how.rates(how.of_rounds(outcomes) if in_rounds else outcomes) for outcomes in (mine, theirs))
     points = weighted_mean(how.grouped(one)) - weighted_mean(how.grouped(other))
@@ -96,7 +96,7 @@ def _compared(mine: str, theirs: str, how: Split, in_rounds: bool) -> tuple[floa
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Return p-values corrected for their number, so that any false claim among them is as rare as one by itself.
+    """Return p-values corrected for their number, so that any false claim among them is as rare as in a single test.
 
     Holm 1979, https://www.jstor.org/stable/4615733.
     """
@@ -107,11 +107,11 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def next_look(records: Sequence[TrialRecord], splits: Splits, looks: Looks) -> Look | None:
-    """Return the look that is to be made while trials run, if one is.
+    """Return the look that is due while trials run, if one is.
 
-    It tests the best trial, provided that no look has been at that one, that the search split, which flatters it, finds
-    it better than every parent at the level `ALPHA`, and that the report split has problems enough to prove anything.
-    None while a parent is still to be scored.
+    It tests the best trial if three conditions hold: no look has tested that trial, it is better than every parent at
+    the level `ALPHA` on the search split, which flatters it, and the report split has enough problems to prove
+    anything. Return None while a parent is still to be scored.
     """
     due = looks.due(sum(record.is_over for record in records if record.kind == "trial"))
     if due is None or objectives(records) > 1 or not parents_are_over(records):
@@ -129,8 +129,8 @@ def next_look(records: Sequence[TrialRecord], splits: Splits, looks: Looks) -> L
 def last_look(records: Sequence[TrialRecord], splits: Splits, looks: Looks, count: int) -> Look | None:
     """Return the look at the end of a search, if it would tell anything new.
 
-    It tests those of the `count` finalists that are better than every parent on the search split. None while a parent
-    is still to be scored, and where earlier searches have left nothing of alpha.
+    It tests those of the `count` finalists that are better than every parent on the search split. Return None while a
+    parent is still to be scored, and if earlier searches have spent all of alpha.
     """
     trial, parent, alpha = best(records), best_parent(records), looks.alpha(None)
     if trial is None or parent is None or not splits["report"].problems or objectives(records) > 1:
@@ -152,9 +152,9 @@ def better_finalists(records: Sequence[TrialRecord], count: int) -> tuple[int, .
 
 
 def unscored(records: Sequence[TrialRecord], look: Look) -> list[TrialRecord]:
-    """Return the models that a look compares and whose scoring on the report split is not over: parents first.
+    """Return the models of a look whose scoring on the report split is not over, parents first.
 
-    None for a look of a confirmation, which is made when its rounds are over.
+    There are none for a look at a confirmation, which is made when its rounds are over.
     """
     if look.rounds is not None:
         return []
@@ -172,9 +172,9 @@ def search_verdict(records: Sequence[TrialRecord], splits: Splits, looks: Looks)
     """Return the verdict of a search as it stands.
 
     Args:
-        records: all, also those that are not over: no trial is proven while a parent is still to be scored.
+        records: all records, also those that are not over: no trial is proven while a parent is still to be scored.
         splits: how their outcomes are read.
-        looks: at the report split.
+        looks: the looks at the report split.
     """
     found, names = _verdict(records, splits, looks), _names(records)
     failed = [names[record.name] for record in records if record.kind == "parent" and record.search.state == "failed"]
@@ -210,7 +210,7 @@ def _verdict(records: Sequence[TrialRecord], splits: Splits, looks: Looks) -> Se
 
 @dataclass(frozen=True, slots=True)
 class _Result:
-    """What a look found of one of its finalists; `p_value` is corrected for their number."""
+    """The result of a look for one of its finalists; `p_value` is corrected for their number."""
 
     test: ParentTest
     look: Look
@@ -253,19 +253,19 @@ class _Result:
 
 
 def rounds_of(how: Split) -> str:
-    """Return what outcomes of a confirmation are of, in words: ``650 problems in 4 rounds``."""
+    """Return the problems and rounds of a confirmation in words: ``650 problems in 4 rounds``."""
     return f"{how.problems} problems" + (f" in {how.samples} rounds" if how.samples > 1 else "")
 
 
 def shown_p(p_value: float) -> str:
-    """Return a p-value as people read it."""
+    """Return a p-value as it is shown to users."""
     return f"{p_value:.1g}" if p_value < 0.001 else f"{p_value:.3f}"
 
 
 def _results(records: Sequence[TrialRecord], splits: Splits, looks: Looks) -> list[_Result]:
-    """Return what the looks found that are over: of each trial the look that proved it, or else the last; by merit.
+    """Return the results of the looks that are over, by merit: per trial the look that proved it, or else the last one.
 
-    Nothing while a parent is still to be scored.
+    There are none while a parent is still to be scored.
     """
     if not parents_are_over(records):
         return []
@@ -287,7 +287,7 @@ def _results(records: Sequence[TrialRecord], splits: Splits, looks: Looks) -> li
 
 
 def parents_are_over(records: Iterable[TrialRecord]) -> bool:
-    """Whether none of the parents is still to be scored on the search split."""
+    """Whether scoring on the search split is over for all parents."""
     return all(record.is_over for record in records if record.kind == "parent")
 
 
@@ -308,12 +308,12 @@ def _score(record: TrialRecord) -> float:
 
 
 def objectives(records: Iterable[TrialRecord]) -> int:
-    """Return how many scores the models have."""
+    """Return the number of objectives: how many scores a model has."""
     return max((len(record.search.scores) for record in records), default=1)
 
 
 def _names(records: Iterable[TrialRecord]) -> dict[str, str]:
-    """Return what parents are called, by their references."""
+    """Return the shown names of parents, by their references."""
     parents = [record for record in records if record.kind == "parent"]
     known = parent_names((record.recipe for record in parents if record.recipe), NAME_WIDTH)
     return {record.name: known.get(record.name, record.name) for record in parents}

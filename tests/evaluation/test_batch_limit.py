@@ -34,7 +34,7 @@ def test_a_fixed_number_of_rows_changes_only_where_memory_ran_out(caplog: pytest
     assert limit.rows_of(99, 10**9) == 64
     limit.ran_out(64, 10**9)
     assert [limit.rows_of(wanted, 1) for wanted in (99, 9)] == [32, 9]
-    assert caplog.messages[0].startswith("out of memory: continuing with 32 prompts at a time in place of 64, for this")
+    assert caplog.messages[0].startswith("out of memory: continuing with 32 prompts at a time instead of 64, for this")
 
 
 @pytest.fixture

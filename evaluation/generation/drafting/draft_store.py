@@ -2,7 +2,7 @@
 
 Guarantees: it is bounded: per prompt it keeps the first completions of parents and the most recent others, each once.
 The same text in another tokenizer or prompt format is another prompt. The reference of a prompt is the first passing
-completion of a parent and never changes, so that likelihoods of it can be compared.
+completion of a parent. It changes only if it is withdrawn, so that its likelihoods can be compared.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from evaluation.generation.drafting.drafter import distinct
 
-# Distinct completions kept per prompt: more make no better guesses, and every pass looks at all of them.
+# Distinct completions kept per prompt: more do not improve the guesses, and every pass looks at all of them.
 _PARENTS, _RECENT = 6, 10
 
 
@@ -24,8 +24,8 @@ class Draft:
 
     Attributes:
         prompt: the key of its prompt; see `prompt_key`.
-        tokens: its ids.
-        parent: whether it is a parent's, or the average's.
+        tokens: its token ids.
+        parent: whether a parent or the average generated it.
         passed: whether it passed its problem's tests.
     """
 
@@ -55,7 +55,7 @@ class DraftStore:
         return distinct([*kept.recent, *kept.parents], _RECENT + _PARENTS)
 
     def reference(self, prompt: str) -> tuple[int, ...]:
-        """Return the completion by whose likelihood models are compared; empty if there is none."""
+        """Return the completion whose likelihood compares models; empty if there is none."""
         return self._prompts.get(prompt, _OfPrompt()).reference
 
     def solution(self, prompt: str) -> tuple[int, ...]:
@@ -64,7 +64,7 @@ class DraftStore:
         return kept.reference or kept.solution
 
     def add(self, entry: Draft) -> bool:
-        """Add a completion as the most recent one; return whether it is anything new."""
+        """Add a completion as the most recent one; return whether it changes what the store holds."""
         kept = self._prompts.setdefault(entry.prompt, _OfPrompt())
         if entry.passed and not kept.solution:
             kept.solution = entry.tokens
@@ -88,5 +88,5 @@ class DraftStore:
 
 def prompt_key(text: str, tokens: Sequence[int]) -> str:
     """Return the key of a prompt, made of its text and its token ids."""
-    # Tokenizers may agree on this text and differ on others: drafts get worse, but completions stay the same.
+    # Tokenizers that agree on this text may differ on others: then drafts get worse, but completions stay the same.
     return hashlib.sha256(text.encode() + b"\0" + array("Q", tokens).tobytes()).hexdigest()[:24]

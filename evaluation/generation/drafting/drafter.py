@@ -1,8 +1,8 @@
 """The drafter: guesses the next tokens of a completion, mostly from completions of similar models.
 
-If known completions begin with all tokens so far, the guess is what most of them continue with (the majority path of a
-trie). Otherwise it continues a numbered text, or copies what follows the last place where the newest tokens occur in
-the text itself or in a known completion (prompt lookup; SuffixDecoding, arXiv:2411.04975).
+If known completions begin with all tokens so far, the guess is how most of them continue (the majority path of a
+trie). Otherwise the guess continues a numbered text, or copies the tokens after the last place where the newest tokens
+occur in the text itself or in a known completion (prompt lookup; SuffixDecoding, arXiv:2411.04975).
 
 Guarantees: the generator verifies every guess, so a bad one only costs time.
 """
@@ -17,16 +17,16 @@ from typing import Literal, TypeAlias
 
 from evaluation.generation.drafting.numbered_text import NO_DIGITS, WINDOW, continued
 
-# Where a guess comes from: known completions that agree with all tokens so far (all of several, a single one, most),
-# a numbered text, or a place where this many of the newest tokens also occur.
+# Where a guess comes from: known completions that agree with all tokens so far (all of several, a single one, or most),
+# a numbered text, or an earlier occurrence of this many of the newest tokens.
 GuessSource: TypeAlias = Literal["all", "one", "most", "numbered"] | int
 _Path: TypeAlias = tuple[Sequence[int], Sequence[GuessSource]]
 _LONGEST_MATCH, _SHORTEST_MATCH = 16, 2
-# The share of guesses expected to hold before any was made, and how many guesses this expectation weighs.
+# The fraction of guesses expected to hold before any is made, and how many guesses this expectation counts as.
 _PRIOR: dict[GuessSource, float] = {"all": 0.98, "one": 0.97, "most": 0.7, "numbered": 0.9}
 _PRIOR |= {length: 1 - 1.1 / length for length in range(_SHORTEST_MATCH, _LONGEST_MATCH + 1)}
 _PRIOR_GUESSES = 30
-# The most guesses where no completion agrees with all tokens so far: twice what held last time, within these bounds.
+# The most guesses if no completion agrees with all tokens so far: twice as many as held last time, within these bounds.
 _FEWEST, _FIRST, _MOST = 4, 16, 64
 
 
@@ -51,10 +51,10 @@ class Drafter:
     """Makes the guesses for one prompt.
 
     Args:
-        prompt: token ids.
+        prompt: the prompt's token ids.
         known: completions of it, likelier ones first.
-        trust: in each source; shared by all prompts, and learns.
-        digits: of the tokenizer, see `digits_of`; without them numbered text is not recognized.
+        trust: the trust in each source, shared by all prompts; it learns.
+        digits: the tokenizer's digits, see `digits_of`; without them numbered text is not recognized.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class Drafter:
         end, likely = len(self._generated_tokens), 1.0
         agreeing = [known for known in self._agreeing if len(known) > end]
         while agreeing and len(path) < most:
-            # If several tokens are equally common, the first.
+            # Of equally common tokens, take the first.
             token, count = Counter(known[end] for known in agreeing).most_common(1)[0]
             source: GuessSource = "one" if len(agreeing) == 1 else "all" if count == len(agreeing) else "most"
             likely *= self._trust[source]
@@ -123,7 +123,7 @@ class Drafter:
 
     def _numbered(self, most: int, certainty: float) -> _Path | None:
         window = self._own[-WINDOW:]
-        # Sooner known than by a look at every token: what follows the last whole number has followed one before.
+        # A quick check first: in a numbered text, the tokens after the last whole number have occurred before.
         whole = window.rstrip(self._digit_characters)
         last = max(map(whole.rfind, self._digit_characters), default=-1)
         if whole.find(whole[last + 1 :], 0, max(0, last)) < 0:
@@ -137,7 +137,7 @@ class Drafter:
             return None
         length, text, end = match
         following = _unpacked(text[end : end + most])
-        # A text that has begun to repeat itself is expected to continue so, beyond its end.
+        # A text that has begun to repeat itself is expected to go on doing so, beyond its end.
         tokens = list(islice(cycle(following), most)) if text is self._own else following
         # Each guess that holds makes the match one token longer.
         sources = [min(length + index, _LONGEST_MATCH) for index in range(len(tokens))]
@@ -158,7 +158,7 @@ def distinct(completions: Sequence[Sequence[int]], most: int) -> list[tuple[int,
 
 
 def _packed(tokens: Sequence[int]) -> str:
-    """Return tokens as the characters of a string, in which Python finds others fastest."""
+    """Return tokens as the characters of a string, because Python searches strings fastest."""
     return "".join(map(chr, tokens))
 
 
@@ -167,20 +167,20 @@ def _unpacked(packed: str) -> Sequence[int]:
 
 
 def _longest_match(own: str, texts: Sequence[str]) -> tuple[int, str, int] | None:
-    """Return how many of the newest tokens of a text also occur at an earlier place of it, or in another text.
+    """Find the longest match of a text's newest tokens, earlier in the text or in another text.
 
     Args:
         own: the text.
-        texts: the others; the text itself comes first, where several have a match.
+        texts: the other texts; if several texts have a match, the text itself comes first.
 
     Returns:
-        The number of tokens, the text of the match, and the end of its last place; None if there is no match that is
-        long enough and has tokens after it.
+        The number of tokens, the text of the match, and the end of its last occurrence; None if no match is long enough
+        and has tokens after it.
     """
     longest = min(_LONGEST_MATCH, len(own))
     best = None
     places = [(own, own[:-1]), *((text, text) for text in texts)]
-    # Mostly a match is the longest one, or short. Where a text has no short match, it has no longer one.
+    # Most matches have the greatest length, or are short. A text without a short match has no longer one.
     for length in (longest, *range(_SHORTEST_MATCH, longest)) if longest >= _SHORTEST_MATCH else ():
         wanted = own[-length:]
         found = [(text, searched, searched.rfind(wanted)) for text, searched in places]

@@ -1,6 +1,6 @@
 """Guesses for numbered text: text that repeats itself except for numbers, which grow in steps.
 
-A weak model that is lost often counts on to its last token: ``if n == 31: return 31``. Such text occurs nowhere else,
+A weak model that is lost often counts up to its last token: ``if n == 31: return 31``. Such text occurs nowhere else,
 so other guesses fail, and a whole batch waits for that request while each number costs a pass
 (tests/benchmarks/generation.py counts the passes with and without these guesses).
 
@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from evaluation.generation.text import decode
 
-# How many tokens at the end of a text are searched for two rounds of what repeats.
+# How many tokens at the end of a text are searched for two rounds of a repetition.
 WINDOW = 192
 NO_DIGITS: Mapping[int, str] = {}
 
@@ -70,10 +70,10 @@ def _items(text: Sequence[int], digits: Mapping[int, str]) -> list[int | str]:
 
 
 def _period(items: Sequence[int | str]) -> int:
-    """Return the number of items after which a text repeats itself except for its numbers; 0 if those repeat, too."""
+    """Return after how many items a text repeats itself except for its numbers; 0 if it does not, or they do too."""
     shape = [0 if isinstance(item, str) else item + 1 for item in items]
     for period in range(1, len(shape) // 2 + 1):
-        if shape[-1] != shape[-1 - period]:  # mostly so, and known sooner than by slices
+        if shape[-1] != shape[-1 - period]:  # usually true, and faster to check than slices
             continue
         last, before = slice(-period, None), slice(-2 * period, -period)
         if shape[last] == shape[before] and items[last] != items[before]:
@@ -82,6 +82,6 @@ def _period(items: Sequence[int | str]) -> int:
 
 
 def _next(before: str, last: str) -> str:
-    """Return the digits of the number that follows two others, padded with zeros if they are."""
+    """Return the digits of the number that follows two others, padded with zeros if the last one is."""
     width = len(last) if last.startswith("0") else 0
     return str(max(0, 2 * int(last) - int(before))).zfill(width)

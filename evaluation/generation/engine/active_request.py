@@ -1,7 +1,7 @@
-"""A request under way: a row of a batch, in plain Python.
+"""A request in progress: a row of a batch, in plain Python.
 
-Guarantees: its tokens are those that the model chose, one after the other. It can leave a batch and continue where it
-was in another one.
+Guarantees: its tokens are those that the model chose, one after the other. It can leave a batch and continue in another
+one from the same point.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from evaluation.generation.text import ends_in_stop, text_after
 
 
 class ActiveRequest:
-    """A request under way.
+    """A request in progress.
 
     Args:
-        index: the request's.
+        index: the request's index.
         request: the request.
-        tokenizer: the model's.
+        tokenizer: the model's tokenizer.
         ends: the tokens that end a completion.
-        drafter: makes the guesses; None makes none.
+        drafter: makes the guesses; None for no guesses.
 
     Attributes:
         generated: the tokens so far.
         finished: whether they are complete.
-        finite: whether all logits that tokens were chosen by are finite.
-        cached: how many tokens the slots hold; 0 once they hold nothing of this request.
+        finite: whether all tokens were chosen from finite logits.
+        cached: how many tokens the slots hold; 0 if they hold nothing of this request.
         draft: the guesses in the running pass.
-        log_likelihood: of the request's reference, once the model has read it.
-        guessed: how many guesses the model has verified.
-        accepted: how many of them held.
+        log_likelihood: the log-likelihood of the request's reference, once the model has read it.
+        guessed: the number of guesses that the model has checked.
+        accepted: the number of guesses that held.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class ActiveRequest:
 
     @property
     def reads_reference(self) -> bool:
-        """Whether the next pass reads the reference in place of guesses."""
+        """Whether the next pass reads the reference instead of guesses."""
         return bool(self.request.reference) and self.log_likelihood is None and not self.generated
 
     @property
@@ -70,7 +70,7 @@ class ActiveRequest:
         return Generated(text, tuple(self.generated), self.log_likelihood, self.finite, self.guessed, self.accepted)
 
     def piece(self, place: int, certainty: float) -> Piece:
-        """Return the tokens for the next pass: those that the slots lack, and guesses.
+        """Return the tokens for the next pass: those that the slots lack, then guesses.
 
         Args:
             place: the row in the batch.
@@ -94,10 +94,10 @@ class ActiveRequest:
         )
 
     def overflowed(self) -> None:
-        """Note that the logits of a pass are not finite, and that the slots hold nothing any more.
+        """Note that the logits of a pass are not finite, and that the slots no longer hold anything.
 
         Attention hides a guess from earlier tokens by a weight of 0, and 0 times NaN is NaN. So the guesses may be the
-        cause, and the request continues without any. If there were none the text is the cause, and it ends.
+        cause, and the request continues without any. If there were none, the text is the cause, and the request ends.
         """
         self.finished, self.finite = not self.draft, bool(self.draft)
         self._drafter = None

@@ -20,7 +20,7 @@ from evaluation.generation.engine.slots import Slots
 from evaluation.generation.engine.tuning import Tuning
 
 _NAME = "merge_search_slots"
-# Arguments of attention functions in transformers 5.24 that change the result, and that this function lacks.
+# Arguments of attention functions in transformers 5.24 that change the result and are not supported here.
 _UNKNOWN = ("softcap", "s_aux", "position_bias", "chunk_size", "indices")
 
 
@@ -44,7 +44,7 @@ def attention_over_slots(model: PreTrainedModel) -> Iterator[None]:
 
 @contextlib.contextmanager
 def running(packed: PackedPass, slots: Slots, tuning: Tuning) -> Iterator[None]:
-    """Make the model's next forward this pass over these slots."""
+    """Let the model's next forward run this pass over these slots."""
     token = _RUNNING.set((packed, slots))
     try:
         with tuning.attention():
@@ -64,7 +64,7 @@ def _attend(
     sliding_window: int | None = None,
     **others: object,
 ) -> tuple[Tensor, None]:
-    """Write the keys and values (1, kv heads, tokens, dim) of a pass and return (1, tokens, heads, dim)."""
+    """Write the keys and values (1, kv heads, tokens, dim) of a pass; return the attention (1, tokens, heads, dim)."""
     for name in _UNKNOWN:
         if others.get(name) is not None:
             raise UnsupportedAttentionError(f"attention with {name}")
@@ -88,8 +88,8 @@ def _attend_group(
     """Return the attention (tokens, heads, dim) of a group's tokens, among the queries (all tokens, heads, dim)."""
     rows, kv_heads = keys.shape[:2]
     width, heads = group.positions.shape[1], queries.shape[1]
-    # All query heads of a key head become queries of that one head: no key is copied, and on a CPU torch 2.13 computes
-    # this five times faster than enable_gqa does.
+    # All query heads of a key head become queries of that one head, so that no key is copied. On a CPU, torch 2.13
+    # computes this five times as fast as with enable_gqa.
     chosen = queries[group.queries].view(rows, width, kv_heads, heads // kv_heads, -1)
     folded = chosen.permute(0, 2, 3, 1, 4).reshape(rows, kv_heads, heads // kv_heads * width, -1)
     found = F.scaled_dot_product_attention(folded, keys, values, attn_mask=mask, scale=scaling)

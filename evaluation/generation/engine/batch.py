@@ -1,6 +1,6 @@
-"""A batch: the requests that have slots, and what each pass reads.
+"""A batch: the requests that have slots, and the tokens that each pass reads.
 
-Guarantees: a request that has ended costs no further passes, and its slots go to one that waits.
+Guarantees: a request that has ended costs no further passes, and its slots go to a waiting one.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from evaluation.generation.engine.active_request import ActiveRequest
 from evaluation.generation.engine.pass_layout import Piece
 from evaluation.generation.engine.slots import Slots
 
-# Rows of ended requests leave the slots together, once they are this part: moving the others copies what they hold.
+# Rows of ended requests leave the slots together, once they are this fraction of all: moving the others costs a copy.
 _DEAD_PART = 1 / 4
 
 
@@ -22,7 +22,7 @@ class Batch:
 
     Attributes:
         slots: their slots.
-        rows: the request in each row; finished ones stay until the others are moved together.
+        rows: the request in each row; finished ones stay until the others are moved.
     """
 
     def __init__(self, slots: Slots) -> None:
@@ -36,7 +36,7 @@ class Batch:
         return any(not row.finished for row in self.rows)
 
     def admit(self, waiting: deque[ActiveRequest]) -> None:
-        """Move rows together if many are finished, and give free rows to waiting requests."""
+        """Close the gaps if many rows are finished, and give free rows to waiting requests."""
         kept = [place for place, row in enumerate(self.rows) if not row.finished]
         if len(kept) <= (1 - _DEAD_PART) * len(self.rows):
             self._keep(kept)
@@ -44,7 +44,7 @@ class Batch:
             self.rows.append(waiting.popleft())
 
     def share(self) -> None:
-        """Copy prompts that another row has read: all samples of a problem have the same prompt."""
+        """Copy prompts that another row has read: all samples of a problem share one prompt."""
         fresh = [place for place, row in enumerate(self.rows) if not row.cached and not row.finished]
         if not fresh:
             return
@@ -61,7 +61,7 @@ class Batch:
 
         Args:
             most_tokens: the limit on tokens of new rows.
-            worth: how many more tokens in a pass take as long as a pass of their own.
+            worth: how many additional tokens in a pass take as long as another pass.
         """
         alive = [place for place, row in enumerate(self.rows) if not row.finished]
         # A guess that fails costs the time of a token; one that holds saves one row its share of a pass.

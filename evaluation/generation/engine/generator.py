@@ -1,6 +1,6 @@
 """Speculative generation for many prompts on a live transformers model.
 
-A pass is one forward over the newest tokens of all requests, followed by guesses of what comes next (see `Drafter`).
+A pass is one forward over the newest tokens of all requests, each followed by guesses of the next ones (see `Drafter`).
 The model's own choice at every position verifies the guesses: those before the first difference are kept, and so is the
 choice that differs. Reading a prompt is the same pass with more tokens.
 
@@ -39,16 +39,16 @@ from evaluation.generation.text import end_tokens, most_tokens, within_context
 from evaluation.generation.threads import threads_for
 from evaluation.generation.token_choice import NONE, OPEN, Drawing, choose_at_once, settle
 
-# The bytes per slot of live models: each holds one candidate after another.
+# The bytes per slot of each live model, which holds one candidate after another.
 _PROBED: WeakKeyDictionary[PreTrainedModel, int] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, slots=True)
 class _Launched:
-    """A pass that the device runs.
+    """A pass that the device is running.
 
     Attributes:
-        pieces: what it reads.
+        pieces: the tokens that it reads.
         logits: (choices, vocabulary).
         drawing: how tokens are drawn from them.
         answers: (choices + scored pieces,) the tokens, then the mean log-likelihoods.
@@ -79,9 +79,9 @@ class TransformersGenerator:
     Args:
         model: a causal language model in eval mode.
         tokenizer: its tokenizer.
-        limit: of a batch, which learns where memory runs out. By default it has up to 256 rows.
+        limit: the limit of a batch, which learns when memory runs out; by default 256 rows.
         drafting: whether to make guesses; without them, a pass has the same shape for every model.
-        tuning: what is fast; by default what is on the model's device.
+        tuning: the sizes that are fast; by default those of the model's device.
 
     Raises:
         UnsupportedAttentionError: the attention of the model's layers cannot be replaced.
@@ -119,7 +119,7 @@ class TransformersGenerator:
                 yield from self._batch(waiting, on_likelihood)
 
     def _batch(self, waiting: deque[ActiveRequest], on_likelihood: OnLikelihood | None) -> Completions:
-        """Serve waiting requests until there are none; if memory runs out, put back those that are not finished."""
+        """Serve waiting requests until none is left; if memory runs out, put the unfinished ones back."""
         length = max(most_tokens(row.request) for row in waiting)
         row_bytes = length * self._slot_bytes
         batch = Batch(Slots(self._limit.rows_of(len(waiting), row_bytes), length))
@@ -143,7 +143,7 @@ class TransformersGenerator:
             batch.admit(waiting)
             batch.share()
             launched = self._launch(batch)
-            # Whoever takes a completion works on it while the device runs the next pass.
+            # The caller works on a completion while the device runs the next pass.
             yield from batch.completions()
             self._finish(batch, launched, on_likelihood)
             del launched
@@ -160,13 +160,13 @@ class TransformersGenerator:
         chosen = choose_at_once(logits, layout.drawing)
         if not layout.targets:
             return _Launched(pieces, logits, layout.drawing, chosen)
-        # float64 holds each token, so that all answers are read at once.
+        # float64 represents every token exactly, so that one copy brings all answers.
         scored = _mean_log_likelihoods(logits, pieces, layout.targets)
         return _Launched(pieces, logits, layout.drawing, torch.cat([chosen.double(), scored]))
 
     @torch.inference_mode()
     def _finish(self, batch: Batch, launched: _Launched, on_likelihood: OnLikelihood | None) -> None:
-        """Wait for a pass, and give each row what the model chose."""
+        """Wait for a pass, and give each row the tokens that the model chose."""
         choices, likelihoods = launched.read()
         likelihood = iter(likelihoods)
         first = 0
@@ -180,7 +180,7 @@ class TransformersGenerator:
                     on_likelihood(row.index, row.log_likelihood)
             if NONE in own:
                 row.overflowed()
-                # NaN would reach whoever reads that far in the row, and the next request that gets it.
+                # NaN would spread to padded reads of this row, and to the next request that gets it.
                 batch.slots.clear(piece.row)
             else:
                 row.accept(own)
@@ -217,8 +217,8 @@ class TransformersGenerator:
 def _logits_where_wanted(model: PreTrainedModel, packed: PackedPass) -> Iterator[None]:
     """Give the head only the states whose logits are wanted.
 
-    ``logits_to_keep`` cannot: accelerate moves what a spread model is given to the first device, and the last states
-    are on another.
+    ``logits_to_keep`` cannot do this: for a model spread over devices, accelerate moves all arguments to the first
+    device, but the last states are on another.
     """
 
     def chosen(_module: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor]:
@@ -234,8 +234,8 @@ def _mean_log_likelihoods(logits: Tensor, pieces: Sequence[Piece], targets: Sequ
 
     Args:
         logits: (choices of all pieces, vocabulary).
-        pieces: of the pass.
-        targets: per scored piece, its guesses (n,).
+        pieces: the pieces of the pass.
+        targets: the guesses (n,) of each scored piece.
     """
     starts = accumulate((piece.choices for piece in pieces), initial=0)
     scored = [(start, piece.guesses) for start, piece in zip(starts, pieces, strict=False) if piece.scored]

@@ -1,4 +1,4 @@
-"""How the tokens of several rows share one forward pass: end to end, without padding, as many as each row has.
+"""How the tokens of several rows share one forward pass: end to end, without padding.
 
 Guarantees: a token sees the slots of its own row up to its own position. Only attention is padded, within groups of
 neighbouring rows. All numbers of a pass reach a device in one copy.
@@ -24,12 +24,12 @@ class Piece:
 
     Attributes:
         row: the row.
-        position: of the first token.
-        tokens: what the row's slots lack, and guesses.
-        guesses: how many of the tokens are guesses.
+        position: the position of the first token.
+        tokens: the tokens that the row's slots lack, then guesses.
+        guesses: the number of guesses among the tokens.
         scored: whether the likelihood of the guesses is wanted.
         draw: how the tokens after the last known one and after each guess are drawn; None takes the likeliest.
-        start: how many tokens of the completion were chosen before.
+        start: the number of tokens of the completion chosen before this pass.
     """
 
     row: int
@@ -42,12 +42,12 @@ class Piece:
 
     @property
     def end(self) -> int:
-        """How many slots of the row are filled after the pass."""
+        """The number of the row's slots that are filled after the pass."""
         return self.position + len(self.tokens)
 
     @property
     def choices(self) -> int:
-        """How many tokens are chosen in the pass."""
+        """The number of tokens chosen in the pass."""
         return self.guesses + 1
 
 
@@ -57,10 +57,10 @@ class AttentionGroup:
 
     Attributes:
         rows: the rows of the slots.
-        length: how many slots per row are read.
+        length: the number of slots read per row.
         queries: the token of the pass in each of the rows * width places; any token where there is padding.
-        answers: the place of each of the group's tokens; None if they are all places in this order.
-        positions: (rows, width) of the queries.
+        answers: the place of each of the group's tokens; None if they fill all places in order.
+        positions: (rows, width), the positions of the queries.
     """
 
     rows: slice
@@ -73,9 +73,9 @@ class AttentionGroup:
         """Return which slots each query sees, (rows, 1, repeats * width, length), 0 or -inf.
 
         Args:
-            repeats: query heads per key head, one after the other as queries.
+            repeats: query heads per key head, folded into the queries one after the other.
             window: how far back a query sees; None for the whole text.
-            dtype: the mask's.
+            dtype: the mask's dtype.
         """
         rows, width = self.positions.shape
         slots = torch.arange(self.length, device=self.positions.device)
@@ -91,13 +91,13 @@ class PassLayout:
     """The layout of a pass, on a device.
 
     Attributes:
-        tokens: (1, tokens), of all rows.
-        positions: (1, tokens).
-        places: (tokens,) the slots for their keys and values.
-        wanted: (wanted,) the tokens whose logits are wanted.
-        targets: per piece that is scored, its guesses (n,).
+        tokens: (1, tokens), the tokens of all rows.
+        positions: (1, tokens), their positions.
+        places: (tokens,), the slots for their keys and values.
+        wanted: (wanted,), the tokens whose logits are wanted.
+        targets: the guesses (n,) of each scored piece.
         drawing: how tokens are drawn from the wanted logits; None takes the likeliest.
-        groups: in the order of the tokens.
+        groups: the groups, in the order of the tokens.
     """
 
     tokens: Tensor
@@ -122,8 +122,8 @@ class PackedPass:
 
     Args:
         pieces: one per row, in the order of the rows.
-        slots: rows, and slots per row.
-        tuning: of the device.
+        slots: the number of rows, and of slots per row.
+        tuning: the tuning for the device.
     """
 
     def __init__(self, pieces: Sequence[Piece], slots: tuple[int, int], tuning: Tuning) -> None:
@@ -146,7 +146,7 @@ class PackedPass:
         self._layouts: dict[torch.device, PassLayout] = {}
 
     def on(self, device: torch.device) -> PassLayout:
-        """Return the layout on a device; what was sent once is not sent again."""
+        """Return the layout on a device; it is sent only once."""
         if device not in self._layouts:
             self._layouts[device] = self._unpacked(self._numbers.sent(device))
         return self._layouts[device]
@@ -164,7 +164,7 @@ class PackedPass:
 
 
 def _ends(pieces: Sequence[Piece]) -> Iterator[int]:
-    """Yield the places of the tokens after which one is chosen."""
+    """Yield the places of the tokens after which a token is chosen."""
     end = 0
     for piece in pieces:
         end += len(piece.tokens)
@@ -202,7 +202,7 @@ def _group(
     rows, width, length = tuning.shape(pieces[-1].row - pieces[0].row + 1, width, max(piece.end for piece in pieces))
     rows, length = min(rows, slots[0]), min(length, slots[1])
     start = min(pieces[0].row, slots[0] - rows)
-    # Rows that have no token in the pass repeat the first query, and nobody reads their answer.
+    # Places without a token repeat the first query, and their answers are not read.
     queries = [first] * (rows * width)
     positions = [0] * len(queries)
     answers: list[int] = []

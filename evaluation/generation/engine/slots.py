@@ -1,8 +1,8 @@
 """Keys and values of a batch: each row has slots, and a token's slot is its position.
 
-Guarantees: only `write`, `copy` and `clear` change a slot. What a rejected guess left there stays until the real token
-overwrites it, so readers mask by position. Buffers are allocated once per batch, layer by layer, when the model first
-writes to them, and never grow.
+Guarantees: only `write`, `copy`, `clear` and `keep` change a slot. The states of a rejected guess stay until the real
+token overwrites them, so readers mask by position. Buffers are allocated once per batch, layer by layer, when the model
+first writes to them, and never grow.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ class Slots:
     """Keys and values of ``rows`` rows of ``length`` slots, by layer.
 
     Attributes:
-        rows: how many rows there are.
-        length: slots per row.
+        rows: the number of rows.
+        length: the number of slots per row.
     """
 
     def __init__(self, rows: int, length: int) -> None:
@@ -84,6 +84,6 @@ class Slots:
         shape = (self.rows, self.length, *states.shape[1:])
         if states.device.type != "cpu":
             return states.new_zeros(shape)
-        # The system's own zero pages: those that no token reaches cost neither time nor memory.
+        # numpy gets zero pages from the system: pages that no token reaches cost neither time nor memory.
         raw = np.zeros(self.rows * self.length * states[0].nbytes, dtype=np.uint8)
         return torch.from_numpy(raw).view(states.dtype).view(shape)

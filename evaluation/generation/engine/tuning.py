@@ -1,6 +1,6 @@
-"""What is fast on a kind of device: how large a pass is, which guesses are worth it, and which shapes attention gets.
+"""Settings for speed, by kind of device: the size of a pass, which guesses are worth it, and the shapes of attention.
 
-Guarantees: nothing here changes a token in float32. The figures of GPUs are estimates; no GPU has measured them.
+Guarantees: nothing here changes a token in float32. The figures for GPUs are estimates that were never measured.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from evaluation.generation.pass_memory import PASS_TOKENS
 
-# Shapes of attention on a GPU: this many rows, and four times as many, and so on; queries per row, and twice as many;
-# steps of slots, a multiple of the 8 elements to which the kernels align a row of the mask.
+# Shapes of attention on a GPU. Rows: this many, four times as many, and so on. Queries per row: this many, twice as
+# many, and so on. Slots: multiples of this, itself a multiple of the 8 elements to which kernels align a mask's rows.
 _ROWS, _WIDTH, _SLOTS = 8, 16, 128
 
 
 @dataclass(frozen=True, slots=True)
 class Tuning:
-    """What is fast on a kind of device.
+    """The settings for one kind of device.
 
     Attributes:
         pass_tokens: tokens per pass.
         call_worth_slots: how many slots read by a query take as long as one more call of the attention.
-        pass_worth_tokens: how many more tokens in a pass take as long as a pass of their own; this decides which
-            guesses are worth their place.
-        row_queries: reading a slot from memory takes as long as this many queries of it.
-        backends: of scaled_dot_product_attention; empty to let torch choose.
-        few_shapes: whether attention is padded to few shapes.
+        pass_worth_tokens: how many additional tokens in a pass take as long as another pass; this decides which guesses
+            are worth their place.
+        row_queries: how many queries of a slot take as long as reading the slot from memory.
+        backends: the backends for scaled_dot_product_attention; empty to let torch choose.
+        few_shapes: whether attention is padded to a few shapes.
         overlaps: whether the host can work while the device runs a pass.
     """
 
@@ -43,11 +43,11 @@ class Tuning:
 
     @classmethod
     def of(cls, device: torch.device) -> Tuning:
-        """Return that of a device."""
+        """Return the settings for a device."""
         return CPU if device.type == "cpu" else GPU
 
     def shape(self, rows: int, width: int, length: int) -> tuple[int, int, int]:
-        """Return the rows, queries per row and slots per row of the attention that computes these."""
+        """Return the padded rows, queries per row and slots per row of an attention call that computes these."""
         if not self.few_shapes:
             return rows, width, length
         most = _ROWS

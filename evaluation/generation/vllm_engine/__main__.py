@@ -27,7 +27,7 @@ from evaluation.generation.vllm_engine.weight_stream import WeightPiece
 
 
 class CancelledError(Exception):
-    """The other side has no more weights."""
+    """The other side has cancelled the load."""
 
 
 def main() -> None:
@@ -37,7 +37,7 @@ def main() -> None:
         _serve(connection)
     except (EOFError, ConnectionError):
         return
-    except Exception as error:  # whatever it is, the other side must know
+    except Exception as error:  # report any error to the other side
         traceback.print_exc()
         connection.send(EvaluationError(f"{type(error).__name__}: {error}"))
 
@@ -45,7 +45,7 @@ def main() -> None:
 def _serve(connection: Connection[Answer, Order]) -> None:
     start = connection.recv()
     assert isinstance(start, StartEngine)
-    # Imported here, so that a vLLM that cannot be imported is reported like other failures.
+    # Imported here, so that a failing import of vLLM is reported like other failures.
     from evaluation.generation.vllm_engine.engine import Engine
 
     engine = Engine(start.settings, start.memory)
@@ -59,7 +59,7 @@ def _serve(connection: Connection[Answer, Order]) -> None:
             for completed in engine.generate(order, lambda: _is_cancelled(connection)):
                 connection.send(completed)
         elif isinstance(order, Cancel):
-            continue  # it came after the last completion, whose end was answered
+            continue  # it came after the last completion, and that order has already been answered
         connection.send(Done())
 
 

@@ -1,6 +1,6 @@
 """vLLM itself: one engine, whose weights are replaced in place and whose steps are taken by hand.
 
-Guarantees: `load` replaces all weights or raises, and drops what was computed from earlier ones (cached prefixes).
+Guarantees: `load` replaces all weights or raises, and drops the prefixes cached from earlier weights.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ class Engine:
     """A running vLLM.
 
     Args:
-        settings: of the engine.
-        memory: in which the weights of candidates come.
+        settings: the engine's settings.
+        memory: the shared memory that brings the candidates' weights.
     """
 
     def __init__(self, settings: EngineSettings, memory: SharedMemory) -> None:
         arguments: dict[str, Any] = llm_arguments(settings, f"{DraftProposer.__module__}.{DraftProposer.__name__}")
         self._llm = vllm.LLM(**arguments)
-        self._weights = WeightReader(memory)  # only now: vLLM chooses the device, and looks what is free there
+        self._weights = WeightReader(memory)  # not earlier: vLLM first chooses the device and measures its free memory
         self._engine = self._llm.llm_engine
         self._drafting: DraftProposer | None = None
         if settings.draft_tokens:
@@ -43,17 +43,17 @@ class Engine:
             self._drafting.begin(runner.input_batch, settings)
 
     def load(self, chunks: Iterable[Sequence[WeightPiece]], taken: Callable[[], None]) -> None:
-        """Replace all weights by those that follow.
+        """Replace all weights.
 
-        After an error of the chunks, which is passed on, the weights are undefined until the next call.
+        An error of the chunks is passed on; the weights are then undefined until the next call.
 
         Args:
-            chunks: what is in the shared memory, in order.
+            chunks: the pieces of weights in the shared memory, in order.
             taken: called when all of a chunk is read.
 
         Raises:
-            ValueError: some weights are missing; names them.
-            RuntimeError: prefixes that were computed from earlier weights would stay.
+            ValueError: some weights are missing; the message names them.
+            RuntimeError: prefixes computed from earlier weights would stay cached.
         """
         load = partial(_load, weights=self._weights.tensors(chunks, taken), config=self._engine.vllm_config)
         self._llm.apply_model(load)
@@ -61,7 +61,7 @@ class Engine:
             raise RuntimeError("vLLM keeps cached prefixes of earlier weights, since requests are running")
 
     def generate(self, order: Generate, is_cancelled: Callable[[], bool]) -> Iterator[Completed | Likelihood]:
-        """Yield likelihoods and completions as they are ready; ask before each step whether to go on."""
+        """Yield likelihoods and completions as they become ready; before each step, check whether to stop."""
         work = _Work(order.requests)
         for index, request in enumerate(order.requests):
             added = self._add(str(index), request.prompt, _parameters(request, order.ends))
@@ -84,7 +84,7 @@ class Engine:
 
 
 class _Work:
-    """The requests under way, and the results of those that are partly finished."""
+    """The open requests, and the results of partly finished ones."""
 
     def __init__(self, requests: Sequence[Request]) -> None:
         self._requests = requests
@@ -134,17 +134,17 @@ def _mean_log_likelihood(of_prompt: Sequence[dict[int, Any]], request: Request) 
 
 
 def _load(model: Any, weights: Iterator[tuple[str, Any]], config: VllmConfig) -> None:
-    """Load weights into vLLM's model, layer by layer, in place: what it compiled or captured stays valid."""
+    """Load weights into vLLM's model, layer by layer and in place, so that compiled code and CUDA graphs stay valid."""
     wanted = {name for name, _ in model.named_parameters()}
-    with set_current_vllm_config(config):  # as in vLLM's own `reload_weights`: some layers ask for it
+    with set_current_vllm_config(config):  # as in vLLM's own `reload_weights`, since some layers read it
         initialize_layerwise_reload(model)
         try:
             loaded = model.load_weights(weights)
-        finally:  # a model that is half loaded could not be loaded again
+        finally:  # otherwise a half-loaded model could not be loaded again
             finalize_layerwise_reload(model, config.model_config)
-    for _ in weights:  # what vLLM does not need
+    for _ in weights:  # read the weights that vLLM does not need
         pass
-    # vLLM 0.32 packs weights for a CPU; a head tied to the embedding would keep the packed weights of the model before.
+    # vLLM 0.32 packs weights for a CPU; a head tied to the embedding would keep the packed weights of the last model.
     for layer in model.modules():
         if isinstance(layer, ParallelLMHead):
             layer.quant_method.process_weights_after_loading(layer)

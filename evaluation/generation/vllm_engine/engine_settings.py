@@ -1,8 +1,8 @@
-"""The settings of an engine: what vLLM is told, as a function of the model, its texts and the memory that it may take.
+"""The settings of a vLLM engine, as a function of the model, its texts and the memory that the engine may take.
 
-Guarantees: pure; no memory is asked for here. vLLM 0.32 refuses a GPU with less free memory than
-`gpu_memory_utilization` of it even where the bytes for keys and values are given, so this share is never more than what
-the weights, keys and values will take.
+Guarantees: pure; nothing here allocates memory. vLLM 0.32 refuses a GPU whose free memory is below
+`gpu_memory_utilization`, even if the bytes for keys and values are given. So this fraction never exceeds what the
+weights, keys and values will take.
 """
 
 from __future__ import annotations
@@ -17,35 +17,35 @@ from evaluation.generation.room import MOST_ROWS, Room
 DeviceKind: TypeAlias = Literal["cpu", "cuda"]
 
 ENGINE_OVERHEAD_BYTES = 3_500_000_000
-"""What an engine takes of a GPU besides weights, keys and values: the CUDA context, a step's activations and logits, a
-tensor that is being loaded, CUDA graphs. An estimate: it was never measured on a GPU."""
+"""The bytes of a GPU that an engine takes besides weights, keys and values: the CUDA context, a step's activations and
+logits, a tensor that is being loaded, CUDA graphs. An estimate: it was never measured on a GPU."""
 
 _GUESSES: Mapping[DeviceKind, int] = {"cpu": 64, "cuda": 15}
-# A guess costs one position of a step; a step costs as much as this many positions, plus those of its rows. The number
-# of a GPU is an estimate.
+# A guess costs one position of a step; a step costs as much as this many positions, plus those of its rows. The figure
+# for GPUs is an estimate.
 _STEP_POSITIONS: Mapping[DeviceKind, int] = {"cpu": 20, "cuda": 130}
-# The most positions of a step whose rows all write: on a GPU, CUDA graphs exist up to here, and vLLM takes memory for
-# the logits of each of them without having planned it; on a CPU, the most that vLLM schedules.
+# The most positions of a step whose rows all generate. On a GPU, CUDA graphs exist up to here, and vLLM takes memory
+# for the logits of each graph without having planned it. On a CPU, it is the most that vLLM schedules.
 _MOST_POSITIONS: Mapping[DeviceKind, int] = {"cpu": 4096, "cuda": 1024}
 # The most tokens that a step reads; vLLM's own default depends on the card.
 _READ_TOKENS = 8192
-# Of a GPU, for a live model and an engine where nobody says what it may take.
+# The fraction of a GPU for a live model and an engine, if the room sets no limit.
 _OWN_PART = 0.9
-# vLLM reserves keys and values in blocks of so many tokens.
+# vLLM reserves keys and values in blocks of this many tokens.
 _BLOCK: Mapping[DeviceKind, int] = {"cpu": 128, "cuda": 16}
-# An engine for somewhat longer texts than these need not be restarted for the next ones.
+# The length is rounded up to a multiple of this, so that slightly longer texts do not restart the engine.
 _LENGTH_STEP = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class EngineDemand:
-    """What is asked of an engine.
+    """The model and texts that an engine has to serve.
 
     Attributes:
-        weight_bytes: of the model.
-        slot_bytes: of one token's keys and values.
+        weight_bytes: the bytes of the model's weights.
+        slot_bytes: the bytes of one token's keys and values.
         context: the most tokens that the model can read.
-        texts: the most tokens of each request's prompt with its completion.
+        texts: per request, the most tokens of its prompt with its completion.
     """
 
     weight_bytes: int
@@ -55,7 +55,7 @@ class EngineDemand:
 
     @property
     def length(self) -> int:
-        """The most tokens of a text that an engine for these should take."""
+        """The most tokens of a text that an engine for this demand should accept."""
         return min(self.context, _rounded(max(self.texts), _LENGTH_STEP))
 
 
@@ -64,8 +64,8 @@ class Device:
     """The device that an engine is started on.
 
     Attributes:
-        kind: of device.
-        total_bytes: of its memory; unused of a CPU.
+        kind: the kind of device.
+        total_bytes: the bytes of its memory; unused for a CPU.
     """
 
     kind: DeviceKind
@@ -74,19 +74,19 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class EngineSettings:
-    """The settings of an engine; the first message.
+    """The settings of an engine.
 
     Attributes:
-        folder: of the model's config and tokenizer; weights are not read from it.
-        dtype: of weights, keys and values, as torch names it.
+        folder: the folder of the model's config and tokenizer; weights are not read from it.
+        dtype: the dtype of weights, keys and values, as torch names it.
         rows: requests decoded at once.
         length: the most tokens of a prompt plus its completion plus the guesses beyond it.
-        cache_bytes: for keys and values.
-        memory_part: of a GPU's memory, that must be free; None on a CPU.
+        cache_bytes: the bytes for keys and values.
+        memory_part: the fraction of a GPU's memory that must be free; None on a CPU.
         draft_tokens: the most tokens guessed at once; 0 makes no guesses.
         step_positions: how many positions cost as much as a step.
-        most_positions: the most positions of a step whose rows all write.
-        digits: of the tokenizer, see `digits_of`.
+        most_positions: the most positions of a step whose rows all generate.
+        digits: the tokenizer's digits, see `digits_of`.
     """
 
     folder: str
@@ -117,16 +117,16 @@ def settings_for(
 ) -> EngineSettings:
     """Return the settings of an engine that takes no more than its room.
 
-    Where that says nothing, an engine on a GPU takes what a live model beside it leaves.
+    If the room sets no limit, an engine on a GPU takes what a live model beside it leaves.
 
     Args:
-        demand: what is asked of the engine.
-        device: that it is started on.
-        room: what it may take.
-        dtype: of the weights, as torch names it.
-        digits: of the tokenizer.
+        demand: the model and texts that the engine has to serve.
+        device: the device that it is started on.
+        room: the memory that it may take.
+        dtype: the dtype of the weights, as torch names it.
+        digits: the tokenizer's digits.
         batch_size: requests decoded at once; by default as many as can use the cache, up to `MOST_ROWS`.
-        draft_tokens: the most tokens guessed at once; by default what suits the device.
+        draft_tokens: the most tokens guessed at once; the default depends on the device.
 
     Raises:
         EvaluationError: the longest text does not fit.
@@ -140,7 +140,7 @@ def settings_for(
     if device.kind == "cuda" and available < least:
         raise EvaluationError(_too_small(demand, device, room, length, least))
     cache = max(least, min(available, wanted))
-    # Texts are half of the longest on average.
+    # On average, a text is half as long as the longest.
     rows = min(MOST_ROWS, max(1, 2 * cache // (length * demand.slot_bytes))) if device.kind == "cuda" else MOST_ROWS
     return EngineSettings(
         folder="",
@@ -157,12 +157,12 @@ def settings_for(
 
 
 def row_bytes(text: int, slot_bytes: int, kind: DeviceKind) -> int:
-    """Return the keys and values of a text of so many tokens, with its guesses."""
+    """Return the bytes of the keys and values of a text of `text` tokens, with its guesses."""
     return _rounded(text + _GUESSES[kind], _BLOCK[kind]) * slot_bytes
 
 
 def least_cache_bytes(text: int, slot_bytes: int, kind: DeviceKind) -> int:
-    """Return the keys and values without which an engine for a text of so many tokens does not start."""
+    """Return the fewest bytes for keys and values with which an engine for a text of `text` tokens starts."""
     return _blocks([_rounded(text, _LENGTH_STEP) + _GUESSES[kind]], kind) * slot_bytes
 
 
@@ -170,7 +170,7 @@ def llm_arguments(settings: EngineSettings, proposer: str) -> dict[str, object]:
     """Return the arguments of `vllm.LLM`.
 
     Args:
-        settings: of the engine.
+        settings: the engine's settings.
         proposer: the class that makes guesses, as vLLM imports it.
     """
     arguments: dict[str, object] = {
@@ -181,11 +181,11 @@ def llm_arguments(settings: EngineSettings, proposer: str) -> dict[str, object]:
         "max_model_len": settings.length,
         "max_num_seqs": settings.rows,
         "kv_cache_memory_bytes": settings.cache_bytes,
-        # With them, vLLM 0.32 on a CPU wrote other tokens after a row had to wait for blocks of another.
+        # With cached prefixes, vLLM 0.32 on a CPU chose other tokens after a row had waited for another row's blocks.
         "enable_prefix_caching": False,
     }
     if settings.memory_part is None:
-        arguments["enforce_eager"] = True  # on a CPU, code that torch compiles keeps the weights it was compiled with
+        arguments["enforce_eager"] = True  # on a CPU, compiled code keeps the weights it was compiled with
     else:
         arguments["gpu_memory_utilization"] = settings.memory_part
         arguments["max_num_batched_tokens"] = _READ_TOKENS
@@ -196,17 +196,17 @@ def llm_arguments(settings: EngineSettings, proposer: str) -> dict[str, object]:
             "num_speculative_tokens": settings.draft_tokens,
         }
         if settings.memory_part is not None:
-            # vLLM's graphs of whole steps need the same number of guesses in each row, which happens to nobody here.
+            # vLLM's graphs of whole steps need the same number of guesses in each row, which never happens here.
             sizes = list(capture_sizes(settings.most_positions))
             arguments["compilation_config"] = {"cudagraph_mode": "PIECEWISE", "cudagraph_capture_sizes": sizes}
     return arguments
 
 
 def capture_sizes(most: int) -> tuple[int, ...]:
-    """Return the numbers of positions to capture CUDA graphs for; steps are padded to the next.
+    """Return the numbers of positions to capture CUDA graphs for; a step is padded to the next one.
 
     Args:
-        most: the largest, a power of two.
+        most: the largest number, a power of two.
     """
     sizes = [1, 2, 4, 8]
     while sizes[-1] < most:
@@ -224,13 +224,13 @@ def _available(demand: EngineDemand, device: Device, room: Room) -> int:
 
 
 def _wanted(demand: EngineDemand, kind: DeviceKind, rows: int, length: int, guesses: int) -> int:
-    """Return the bytes of keys and values that can be used: on a CPU, whose memory others use too, by these texts."""
+    """Return the bytes of keys and values that an engine can use; on a CPU, whose memory is shared, by these texts."""
     longest = sorted((text + guesses for text in demand.texts), reverse=True)[:rows]
     return _blocks([length] * rows if kind == "cuda" else longest, kind) * demand.slot_bytes
 
 
 def _blocks(texts: Sequence[int], kind: DeviceKind) -> int:
-    """Return the tokens of the blocks that texts fill, together with the one that vLLM keeps for itself."""
+    """Return the tokens in all blocks that texts fill, including the block that vLLM keeps for itself."""
     return sum(_rounded(text, _BLOCK[kind]) for text in [*texts, 1])
 
 

@@ -22,12 +22,12 @@ class StartEngine:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Replace all weights by those that follow."""
+    """Replace all weights by the chunks that follow."""
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Some of the weights are in the shared memory; answered by Done as soon as they may be overwritten."""
+    """Read these weights from the shared memory; answered by Done as soon as they may be overwritten."""
 
     pieces: Sequence[WeightPiece]
 
@@ -48,7 +48,7 @@ class Generate:
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    """Stop loading or generating; answered by one Done, together with the order that it ends."""
+    """Stop loading or generating; one Done answers both this and the order that it ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,5 +73,5 @@ class Done:
 
 
 Order: TypeAlias = StartEngine | Load | Chunk | Loaded | Generate | Cancel
-# An error says why an order cannot be carried out; the engine ends with it.
+# An error says why an order cannot be carried out; the engine then ends.
 Answer: TypeAlias = Completed | Likelihood | Done | EvaluationError

@@ -46,7 +46,7 @@ _WORK = {
 _ROOT = Path(__file__).parents[3]
 _PATIENCE_SECONDS = 5.0
 _LOG_LINES = 15
-# What takes longer than this is told.
+# A start that takes longer than this is reported.
 _TOLD_SECONDS = 2.0
 
 
@@ -54,11 +54,11 @@ class EngineProcess:
     """A running engine, ready for weights.
 
     Args:
-        settings: of the engine; the folder is filled in here.
-        config: of the models that it will run.
+        settings: the engine's settings; the folder is filled in here.
+        config: the config of the models that it will run.
         tokenizer: their tokenizer.
-        device: where they are.
-        tell: told that the engine starts, if that takes long, and when it has started.
+        device: the device that they are on.
+        tell: called if the start is slow, and again when the engine has started.
 
     Raises:
         EvaluationError: vLLM cannot be started with this model.
@@ -102,12 +102,12 @@ class EngineProcess:
         return self._process.pid
 
     def load(self, tensors: Iterable[tuple[str, Tensor]]) -> None:
-        """Replace the engine's weights by tensors that may come into being as they are asked for.
+        """Replace the engine's weights by tensors, which may be made lazily.
 
-        After an error of theirs, which is passed on, the weights are undefined until the next call.
+        An error of the iterator is passed on; the weights are then undefined until the next call.
 
         Args:
-            tensors: by their names in a checkpoint; each is read before the next is asked for.
+            tensors: (name in a checkpoint, tensor); each is copied before the next one is taken.
 
         Raises:
             EvaluationError: the engine failed.
@@ -177,7 +177,7 @@ class EngineProcess:
             tell(f"vLLM has started in {time.monotonic() - began:.0f} s")
 
     def _order(self, order: Order) -> None:
-        with contextlib.suppress(BrokenPipeError):  # the answer says why
+        with contextlib.suppress(BrokenPipeError):  # the next answer says why
             self._connection.send(order)
 
     def _done(self) -> None:
@@ -202,7 +202,7 @@ def _environment(device: torch.device) -> dict[str, str]:
     """Return the environment variables that vLLM needs here."""
     found = {
         "PYTHONPATH": os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")])),
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # it runs in our process
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # it runs in the engine's own process
         "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "WARNING"),
         "VLLM_NO_USAGE_STATS": "1",
         "OMP_NUM_THREADS": str(torch.get_num_threads()),

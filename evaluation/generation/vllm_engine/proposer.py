@@ -20,7 +20,7 @@ class DraftProposer:
     """Makes guesses for the running requests.
 
     Args:
-        config: vLLM's.
+        config: vLLM's config.
     """
 
     def __init__(self, config: Any) -> None:
@@ -35,7 +35,7 @@ class DraftProposer:
         """Do nothing: no model makes these guesses."""
 
     def begin(self, batch: Any, settings: EngineSettings) -> None:
-        """Accept the worker's batch, which knows the request of each row, and the engine's settings."""
+        """Receive the worker's batch, which knows the request of each row, and the engine's settings."""
         self._batch, self._settings = batch, settings
 
     def know(self, identifier: str, request: Request) -> None:
@@ -54,9 +54,9 @@ class DraftProposer:
         """Return the guesses for each row of the batch.
 
         Args:
-            sampled: the tokens that each row has just got; none while its prompt is read.
-            lengths: (rows,) of prompt plus completion.
-            tokens: (rows, length) of prompt plus completion.
+            sampled: the tokens that each row has just received; none while its prompt is read.
+            lengths: (rows,), the tokens of prompt plus completion.
+            tokens: (rows, length), the token ids of prompt plus completion.
         """
         writing = sum(map(bool, sampled))
         certainty = writing / (writing + self._settings.step_positions)

@@ -1,10 +1,10 @@
-"""Weights on their way to another process: through a small memory that both see, piece after piece.
+"""Sends weights to another process through a small shared memory, piece by piece.
 
-On a CPU it is an anonymous file that both processes map: it needs no /dev/shm (64 MB in a container by default) and
-disappears with the processes. On a GPU it is one allocation, which the other process opens once (CUDA IPC); torch makes
-a new event, and wraps the allocation once more, for each handle.
+On a CPU the memory is an anonymous file that both processes map: it needs no /dev/shm (64 MB in a container by default)
+and disappears with the processes. On a GPU it is one allocation that the other process opens only once (CUDA IPC),
+since torch makes a new event and wraps the allocation again for each handle.
 
-Guarantees: neither side holds more of a model than this memory and the tensor that is being read.
+Guarantees: neither side holds more of a model than this memory and the tensor being read.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch.multiprocessing.reductions import rebuild_cuda_tensor, reduce_tensor
 from evaluation.generation.vllm_engine.engine_settings import DeviceKind
 
 SHARED_BYTES: dict[DeviceKind, int] = {"cpu": 128 << 20, "cuda": 512 << 20}
-"""The size of the memory, by the kind of device that it is on."""
+"""The size of the shared memory, by kind of device."""
 
 _ALIGNMENT = 64
 # Where `reduce_tensor` (torch 2.13) puts the device's index: the other process sees only that device.
@@ -34,8 +34,8 @@ class SharedMemory:
     """How the other process finds the memory.
 
     Attributes:
-        file: the descriptor of the shared file; of no length where it is on a GPU.
-        handle: opens a GPU's memory; None on a CPU.
+        file: the descriptor of the shared file, which is empty if the memory is on a GPU.
+        handle: the handle that opens a GPU's memory; None on a CPU.
     """
 
     file: int
@@ -44,15 +44,15 @@ class SharedMemory:
 
 @dataclass(frozen=True, slots=True)
 class WeightPiece:
-    """Some bytes of a tensor; the pieces of one follow each other.
+    """Some bytes of a tensor; the pieces of a tensor follow each other.
 
     Attributes:
-        name: of the tensor.
-        dtype: as torch names it.
-        shape: of the tensor.
-        place: of the first byte in the shared memory.
-        start: of the first byte in the tensor.
-        count: how many bytes there are.
+        name: the tensor's name.
+        dtype: its dtype, as torch names it.
+        shape: its shape.
+        place: the offset of the first byte in the shared memory.
+        start: the offset of the first byte in the tensor.
+        count: the number of bytes.
     """
 
     name: str
@@ -64,11 +64,11 @@ class WeightPiece:
 
 
 class WeightWriter:
-    """The side that writes.
+    """The writing side.
 
     Args:
-        device: where the tensors are.
-        half_bytes: of each half of the memory; one is read while the other is written.
+        device: the device that the tensors are on.
+        half_bytes: the size of each half of the memory; one half is read while the other is written.
     """
 
     def __init__(self, device: torch.device, half_bytes: int | None = None) -> None:
@@ -87,9 +87,9 @@ class WeightWriter:
         self.shared = SharedMemory(file, handle)
 
     def chunks(self, tensors: Iterable[tuple[str, Tensor]]) -> Iterator[Sequence[WeightPiece]]:
-        """Write tensors into the halves in turn; yield the pieces of each half that is full.
+        """Write tensors into the two halves by turns; yield the pieces of each half when it is full.
 
-        Before asking for more, the caller waits until the half before this one is read.
+        Before taking the next item, the caller must wait until the previous half has been read.
         """
         half, used, pieces = 0, 0, list[WeightPiece]()
         for name, tensor in tensors:
@@ -120,10 +120,10 @@ class WeightWriter:
 
 
 class WeightReader:
-    """The side that reads.
+    """The reading side.
 
     Args:
-        memory: that of the side that writes.
+        memory: the writing side's memory.
     """
 
     def __init__(self, memory: SharedMemory) -> None:
@@ -135,7 +135,7 @@ class WeightReader:
         """Yield each tensor's name and a copy of it.
 
         Args:
-            chunks: what was written, in order.
+            chunks: the pieces in the order in which they were written.
             taken: called when all pieces of a chunk are read.
         """
         flat = self._memory[:0]
@@ -154,7 +154,7 @@ class WeightReader:
 
 
 def _wait_for(device: torch.device) -> None:
-    """Wait until a device has done what it was given: the other process does not know of that."""
+    """Wait until a device has finished its work, because the other process cannot wait for it."""
     if device.type == "cuda":
         torch.cuda.current_stream(device).synchronize()
 
