@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 Finite: TypeAlias = bool | Tensor
-"""Whether something is finite; on a device that the host does not wait for, a tensor, () bool."""
+"""Whether something is finite; on a device, a tensor, () bool, so that the host does not wait for it."""
 
 _FORMATS = {torch.float16: ("<e", "<h"), torch.float32: ("<f", "<i"), torch.float64: ("<d", "<q")}
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -32,7 +32,7 @@ def bits_dtype(dtype: torch.dtype) -> torch.dtype:
 
 def bits_of(number: float, dtype: torch.dtype) -> int:
     """Return the bits of a finite number in a dtype, as a signed integer."""
-    # A torch tensor would cost more than the bits of one number.
+    # Making a torch tensor would cost more than finding the bits of one number.
     if dtype == torch.bfloat16:
         (bits,) = struct.unpack("<i", struct.pack("<f", number))
         return int(bits + 0x7FFF + (bits >> 16 & 1)) >> 16
@@ -61,7 +61,7 @@ def all_finite(values: Tensor) -> Finite:
     """Whether no element is NaN or infinite; a tensor, () bool, if the host would have to wait for the device."""
     if values.numel() == 0:
         return True
-    # Both propagate NaN. A pass on the bits would write, and cost more.
+    # The minimum and the maximum propagate NaN. A pass on the bits would write memory, and cost more.
     lowest, highest = torch.aminmax(values)
     if values.device.type != "cpu":
         return torch.isfinite(lowest) & torch.isfinite(highest)

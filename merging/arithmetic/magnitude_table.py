@@ -3,7 +3,7 @@
 Guarantees: a table is exact and does not depend on thread counts. It lives on the CPU and is smaller than its tensor;
 those of float16, which has more magnitudes, are larger than those of bfloat16.
 
-`TABLE` keeps them on disk, which takes the first candidate of ties from 4.43 to 3.36 CPU s (docs/benchmarks.md, AVX2).
+`TABLE` keeps them on disk, which cuts the first candidate of ties from 4.43 to 3.36 CPU s (docs/benchmarks.md, AVX2).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Array: TypeAlias = npt.NDArray[np.signedinteger[Any]]
 class Place:
     """Where the k-th magnitude of a tensor lies: it is the `rank`-th (from 1) of the `count` in a bin.
 
-    Counted from the largest, or from the smallest on (`rising`), in the bin as among the bins.
+    Counted from the largest down or, if `rising`, from the smallest up, both among the bins and in the bin.
     """
 
     bin: int
@@ -49,7 +49,7 @@ class MagnitudeTable:
     dtype it gives the bin that holds it.
     """
 
-    # NumPy's, which is quicker than torch at looking one number up.
+    # NumPy arrays: NumPy looks up single numbers faster than torch.
     bins: Array = field(repr=False)  # (bins that occur,), rising
     below: Array = field(repr=False)  # (bins that occur + 1,), elements in lower bins
     until: Array = field(repr=False)  # (bins that occur, runs), elements of the bin up to the end of the run
@@ -82,8 +82,8 @@ def magnitude_bins(values: Tensor) -> Tensor:
 
 
 def magnitude_table(pieces: Iterable[Tensor]) -> MagnitudeTable:
-    """Count the magnitudes of a tensor that comes in flat pieces of whole runs; each where it is, device or host."""
-    # What a piece has is kept by its few bins: memory for all of them, 128 KB a run, would leave the heap in pieces.
+    """Count the magnitudes of a tensor that comes in flat pieces of whole runs, each where it lies, device or host."""
+    # Only the few bins that a piece has are kept: memory for all of them, 128 KB per run, would fragment the heap.
     found = [counts for piece in pieces for counts in _counts(magnitude_bins(piece))]
     bins = np.unique(np.concatenate([own for own, _ in found]))
     until = np.zeros((len(bins), sum(counts.shape[1] for _, counts in found)), dtype=np.int32)
@@ -98,21 +98,21 @@ def magnitude_table(pieces: Iterable[Tensor]) -> MagnitudeTable:
 
 
 def _counts(bins: Tensor) -> Iterator[tuple[Array, Array]]:
-    """Yield which bins there are, rising, and how often each is in each run, (bins, runs)."""
+    """Yield the bins that occur, rising, and how often each occurs in each run, (bins, runs)."""
     if bins.device.type == "cpu":
         return (count_on_host(run.numpy(force=True)) for run in torch.split(bins, RUN))
     return iter((count_on_device(bins),))
 
 
 def count_on_host(run: Array) -> tuple[Array, Array]:
-    """Return which values a run has, rising, and how often each, (values, 1); np.unique, which sorts, is slower."""
+    """Return the values of a run, rising, and their counts, (values, 1); np.unique, which sorts, is slower."""
     counts = np.bincount(run)
     (present,) = counts.nonzero()
     return present, counts[present, None]
 
 
 def count_on_device(bins: Tensor) -> tuple[Array, Array]:
-    """Return which bins there are, rising, and how often each is in each run, (bins, runs), counted where they are."""
+    """Return the bins that occur, rising, and their counts in each run, (bins, runs), counted on the device."""
     runs = -(-len(bins) // RUN)
     index = torch.arange(len(bins), device=bins.device).div_(RUN, rounding_mode="floor").mul_(_BINS).add_(bins)
     counts = torch.bincount(index, minlength=runs * _BINS).view(runs, _BINS)

@@ -21,7 +21,7 @@ def keys(*words: object) -> tuple[int, int]:
 def keep_mask(density: float, key: tuple[int, int], start: int, count: int, device: torch.device) -> Tensor:
     """Return a mask (count,) int32: all bits set where element start+i is kept, which has probability `density`.
 
-    The same uniform number stands behind every density, so the elements kept at 0.3 are among those kept at 0.4.
+    An element has one uniform number for all densities, so the elements kept at 0.3 are among those kept at 0.4.
     """
     return keep_below(kept_below(density), key, start, count, device)
 
@@ -29,7 +29,7 @@ def keep_mask(density: float, key: tuple[int, int], start: int, count: int, devi
 def keep_below(limit: int | Tensor, key: tuple[int, int], start: int, count: int, device: torch.device) -> Tensor:
     """Return a mask (count,) int32: all bits set where the random number of element start+i lies below its limit.
 
-    `limit` is one for all, or (count,) int32.
+    `limit` is one number for all elements, or a tensor (count,) int32.
     """
     index = torch.arange(count, dtype=torch.int32, device=device).add_(_signed(start))
     # Differences of 31-bit numbers do not wrap: their sign is that of the comparison.
@@ -48,8 +48,8 @@ def _signed(number: int) -> int:
 def random_numbers(index: Tensor, key: int | Tensor, second_key: int | Tensor) -> Tensor:
     """Turn flat indices (elements,) int32, which wrap at 2**32, into random numbers in [0, 2**31), in place.
 
-    The 32-bit finalizer of Wellons' hash prospector ("lowbias32") with a second key added halfway, and without its last
-    step, which leaves the upper 16 bits as they are: the lower ones decide one comparison in 2**15. The same as
+    The 32-bit finalizer of Wellons' hash prospector ("lowbias32") with a second key added halfway. Its last step is
+    left out: it does not change the upper 16 bits, and the lower ones decide only one comparison in 2**15. Equal to
     `random_number` in kernels/native/random_bits.h.
     """
     # int32 products wrap; shifts to the right are made logical.

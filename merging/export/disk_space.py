@@ -13,7 +13,7 @@ _COPIED = (".json", ".jinja", ".model", ".txt", ".py")
 
 
 def check_free(to: Path) -> None:
-    """Raise MergingError if a folder cannot be created, or is not empty."""
+    """Raise MergingError if an export cannot become this folder, or if it is not empty."""
     place = to.resolve()
     if place == Path.cwd() or place.is_mount():
         what = "a mount point" if place.is_mount() else "the current folder"

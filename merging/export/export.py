@@ -43,15 +43,15 @@ from merging.tokenization.tokenizers import has_tokenizer
 
 @dataclass(frozen=True, slots=True)
 class ExportOptions:
-    """What is written.
+    """What an export writes.
 
     Attributes:
         max_shard_size: the most that one file of weights may hold, such as ``5GB`` (or ``5B``, as in mergekit).
-        write_model_card: whether there is a model card.
-        card: its text; by default it shows the recipe.
+        write_model_card: whether to write a model card.
+        card: the model card's text; by default it shows the recipe.
         copy_tokenizer: whether a merge whose recipe names no tokenizer gets that of its base.
         mergekit_compatible: whether mergekit must be able to read what is exported.
-        tokenizer: the model whose tokenizer is written, with its ids of special tokens, in place of the recipe's.
+        tokenizer: the model whose tokenizer and ids of special tokens are written instead of the recipe's.
     """
 
     max_shard_size: str = "5GB"
@@ -94,10 +94,10 @@ def export_model(
 
     Args:
         recipe: the merge.
-        to: the folder to make; it must not exist, or be empty.
+        to: the folder to make; it must be empty or not exist.
         options: how and where to merge; statistics are read only, and no parent is kept in memory.
-        files: what is written.
-        scored: what was scored.
+        files: what to write.
+        scored: facts about the merge, if it was scored.
         digests: digests of the parents' files, to share them with other callers.
         progress: called with (phase, done, in all).
         note: called with sentences for the user.

@@ -1,4 +1,4 @@
-"""Equivalents for mergekit: whether it can read a recipe, and else an equivalent recipe that it can read.
+"""Equivalents for mergekit: whether it can read a recipe, and if not, an equivalent recipe that it can read.
 
 By default, a merge by a method that mergekit lacks is exported with a recipe that only merge-search reads. On demand,
 the export is a checkpoint beside a task-arithmetic recipe from which mergekit 0.1.5 makes the same tensors.
@@ -25,7 +25,7 @@ _WIDER = {torch.bfloat16: "float32", torch.float16: "float32", torch.float32: "f
 
 
 def notice(merge_method: str) -> str | None:
-    """Return a line for methods that mergekit does not have, or None if it has this one."""
+    """Return a line that says that mergekit lacks a method, or None if it has it."""
     if METHODS[merge_method].in_mergekit:
         return None
     return (
@@ -86,7 +86,7 @@ tags:
 # {name}
 
 The model in `{DELTA}/` is a merge by the method `{recipe.merge_method}`, which mergekit does not have;
-`{DELTA}/README.md` tells how it was made. `mergekit-yaml recipe.yaml DIR` makes the same tensors from it. If you moved
+`{DELTA}/README.md` says how it was made. `mergekit-yaml recipe.yaml DIR` makes the same tensors from it. If you moved
 the folder, first change its path in the recipe.
 
 ```yaml

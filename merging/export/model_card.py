@@ -29,11 +29,11 @@ def model_card(
 
     Args:
         recipe: the merge.
-        name: of the merge.
-        random_seed: with which it is made.
+        name: the merge's name.
+        random_seed: the seed that it is made with.
         evidence: sections about its scores, in Markdown; each begins with an empty line.
         metadata: what is known of the parents; by default their names, as `base_model`.
-        sections: further ones, after the recipe.
+        sections: further sections, after the recipe.
     """
     names = _names(recipe)
     known = {"base_model": [renamed(parent, names) for parent in recipe.parents()]} if metadata is None else metadata

@@ -37,8 +37,8 @@ def check_export(
         recipe: the merge.
         plan: its plan.
         parents: its parents, open.
-        special: its special tokens, where they are not those of its config source.
-        weights_digest: that of the scored weights, if they were scored.
+        special: its special tokens, if they are not those of its config source.
+        weights_digest: the digest of the scored weights, if they were scored.
 
     Raises:
         MergingError: it would not load as the merge, or differs from what was scored.

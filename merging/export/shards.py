@@ -32,7 +32,7 @@ def write_shard(
     """Write a safetensors file.
 
     Args:
-        file: where to.
+        file: the file to write.
         entries: its tensors.
         fill: called with the place of each tensor by name; writes all elements there, on the CPU, in any order and in
             any number of threads, each with one tensor at a time.

@@ -1,4 +1,4 @@
-"""Eager kernels: the methods' own functions on one block after the other, for any method, dtype and device."""
+"""Eager kernels: the methods' own functions on one block after another, for any method, dtype and device."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from merging.methods.declarations import ParameterValues
 from merging.methods.operands import Block, Operands
 from merging.methods.sparsification import Sparsification, l1_norm, located, rescaled
 
-# Blocks small enough for what a method holds at once to stay in the processor's last cache, and large enough for a
-# pass over one to cost more than its call. A GPU wants whole tensors instead.
+# Blocks are so small that what a method holds at once stays in the processor's last-level cache, and so large that a
+# pass over one costs more than its call. A GPU is faster with whole tensors.
 _BLOCK = {"cpu": 1 << 19}
 _WHOLE = 1 << 26
 
@@ -41,7 +41,7 @@ class EagerKernels:
     def completed(
         self, operands: Operands, index: int, sparsification: Sparsification, rescale: bool
     ) -> Sparsification:
-        """Search the runs that edges lie in; sum up what is kept in a pass of its own."""
+        """Search the runs that edges lie in; sum up what is kept in a separate pass."""
         found = located(operands, index, sparsification)
         return rescaled(operands, index, found, l1_norm(operands, index, found)) if rescale else found
 
@@ -50,7 +50,7 @@ EAGER: Kernels = EagerKernels()
 
 
 def write_blocks(blocks: Iterable[Block], write: Callable[[Block], Finite]) -> Finite:
-    """Write one block after the other; return whether all are finite, and stop at the first that is known not to be."""
+    """Write one block after another; return whether all are finite. Stop at the first that is known not to be."""
     finite: Finite = True
     for block in blocks:
         block.workspace.reuse()

@@ -1,4 +1,4 @@
-"""What kernels are: one way to compute a method over a whole tensor."""
+"""The protocol of kernels: ways to compute a method over a whole tensor."""
 
 from __future__ import annotations
 
@@ -55,4 +55,4 @@ class Kernels(Protocol):
     def completed(
         self, operands: Operands, index: int, sparsification: Sparsification, rescale: bool
     ) -> Sparsification:
-        """Complete the sparsification of a task vector, but for what the pass finds itself (Operands.completed)."""
+        """Complete the sparsification of a task vector, except for what the pass finds itself (Operands.completed)."""

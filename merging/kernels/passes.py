@@ -27,15 +27,15 @@ from merging.methods.sparsification import NO_CEILING, Sparsification
 from merging.methods.task_vectors import Mixture, mix
 
 FORMATS = {torch.bfloat16: 16, torch.float16: 5, torch.float32: 32}
-"""The dtypes that the passes know, by the bits of their exponent and more: the constant FORMAT of native/dtypes.h."""
+"""The dtypes that the passes know, each with its value of the constant FORMAT in native/dtypes.h."""
 
 
 class PassKernels(ABC):
-    """Kernels with passes of their own: `Kernels`, but for what a mixture of task vectors is made of.
+    """Kernels with passes of their own; a subclass adds `completed`, which `Kernels` also asks for.
 
     Attributes:
         devices: the types of device that they merge on; empty for all.
-        block: how many elements a pass takes; more than any tensor has for whole tensors.
+        block: the elements that a pass takes; by default more than any tensor has.
         written: the dtypes that a pass can write instead of the merge's.
     """
 
@@ -89,7 +89,7 @@ class PassKernels(ABC):
         """Write a mixture of task vectors, added to the base, into `out`; return whether it is finite."""
 
 
-# Writes the merge of a block and returns whether it is finite, or None where `combine` is to do it.
+# Writes the merge of a block and returns whether it is finite, or returns None to leave the block to `combine`.
 Pass: TypeAlias = Callable[[PassKernels, Operands, Block, Any, Tensor], Finite | None]
 
 
@@ -107,7 +107,7 @@ def _mix(kernels: PassKernels, operands: Operands, block: Block, mixture: Mixtur
     return kernels.mix(operands, block, mixture, out)
 
 
-# By the function that a pass equals bit by bit.
+# Each pass, by the function that it equals bit for bit.
 _PASSES: Mapping[Combine, Pass] = {linear: _linear, slerp: _slerp, mix: _mix}
 
 
@@ -122,7 +122,7 @@ class PassKind(enum.IntEnum):
 
 
 def kind_of(sparsifications: Iterable[Sparsification | None]) -> PassKind:
-    """Return the kind that does for all of some sparsifications."""
+    """Return the kind of pass that can apply all of these sparsifications."""
     return max(map(_kind, filter(None, sparsifications)), default=PassKind.TOP_K)
 
 

@@ -7,6 +7,6 @@ from merging.methods.declarations import Parameter, Scope
 from merging.methods.registry import METHODS, Method
 
 for _module in walk_packages(__path__, f"{__name__}."):
-    import_module(_module.name)  # whose decorators register its methods
+    import_module(_module.name)  # its decorators register its methods
 
 __all__ = ["METHODS", "Method", "Parameter", "Scope"]

@@ -1,6 +1,6 @@
 """Arcee Fusion: takes over from the second parent the changes that matter most (https://arcee.ai).
 
-A change matters as much as it is large and as its row's softmax diverges from the base's. Guarantees: deterministic;
+A change matters the more, the larger it is and the more its row's softmax diverges. Guarantees: deterministic;
 the quartiles that the threshold is made of are exact in tensors of any size, where mergekit 0.1.5 estimates those of
 more than a million elements from a random sample.
 """
@@ -22,7 +22,7 @@ _OUTLYING = 1.5  # interquartile ranges above the median
 def arcee_fusion(block: Block) -> Tensor:
     """Return the base with the changes whose importance reaches median + 1.5 · interquartile range.
 
-    The sum is in float32 at least, all else rounds to the dtype of the merge after every step.
+    The sum is in float32 or wider; everything else rounds to the dtype of the merge after every step.
     """
     (other,) = block.inputs
     importance = _importance(other, block.base)

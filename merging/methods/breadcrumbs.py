@@ -1,6 +1,6 @@
 """Breadcrumbs: a task vector without its largest changes, and without its smallest (arXiv:2312.06795).
 
-Guarantees: keeps the elements that mergekit 0.1.5 keeps where its sort leaves equals in their order.
+Guarantees: keeps the elements that mergekit 0.1.5 keeps if its sort leaves equals in their order.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ def band(
 ) -> Sparsification | None:
     """Keep int(density · elements) entries of a task vector, below its largest.
 
-    The int(gamma · elements) largest go first, then the smallest; where that would leave fewer than the density asks
-    for, fewer of the largest. A density of 1 keeps all, whatever gamma is. With `rescale` the kept elements are scaled
-    so that the L1 norm of the task vector stays what it was.
+    The int(gamma · elements) largest are dropped first, then the smallest; fewer of the largest, if otherwise fewer
+    would be left than the density asks for. A density of 1 keeps all, whatever gamma is. With `rescale` the kept
+    elements are scaled so that the task vector keeps its L1 norm.
     """
     elements = operands.elements
     if density[index] >= 1 or elements == 0:

@@ -30,9 +30,9 @@ def random_mask_by_rank(
 ) -> Sparsification | None:
     """Keep each element with a probability that rises with the rank of its magnitude (MAGPRUNE, section 2.2).
 
-    Ranked within its row, the smallest has density - epsilon, the largest density + epsilon, both in (0, 1): the
-    paper's epsilon is twice that, the whole range. With `rescale` the kept elements are scaled so that the L1 norm of
-    the task vector stays what it was, as in mergekit; the paper divides each by its probability.
+    Ranked within its row, the smallest has density - epsilon, the largest density + epsilon, both in (0, 1); the
+    paper's epsilon is the whole range, twice this one. With `rescale` the kept elements are scaled so that the task
+    vector keeps its L1 norm, as in mergekit; the paper divides each by its probability.
     """
     own = density[index]
     if own >= 1 or operands.elements == 0:
@@ -59,14 +59,14 @@ def refuse_probabilities(density: float | None, epsilon: float | None, **_: obje
 
 
 def _layout(shape: torch.Size) -> tuple[int, int, int]:
-    # As in mergekit 0.1.5: a vector is one row, and ranks go along the second axis of all else.
+    # As in mergekit 0.1.5: a vector is one row; other tensors are ranked along their second axis.
     if len(shape) < 2:
         return 1, shape.numel(), 1
     return shape[0], shape[1], shape[2:].numel()
 
 
 def _ranks(operands: Operands, index: int) -> Tensor:
-    """Return the rank, from 0, that the magnitude of each element has in its row; flat, int16 where that will do."""
+    """Return the rank, from 0, that the magnitude of each element has in its row; flat, int16 if that suffices."""
     rows, row, inner = _layout(operands.shape)
     rows_at_once = max(1, _RANKED_AT_ONCE // (row * inner))
     parts = []

@@ -1,4 +1,4 @@
-"""Karcher mean: the point on a sphere from which the parents' directions are least far (arXiv:2603.04972)."""
+"""Karcher mean: the point on a sphere that is nearest to the parents' directions (arXiv:2603.04972)."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from merging.methods.registry import method
 def karcher(
     block: Block, max_iter: Shared[int] = Default(10, low=0), tol: Shared[float] = Default(1e-5, low=0.0)
 ) -> Tensor:
-    """Return the mean direction of the parents, as long as they are on average; all parents count alike.
+    """Return the mean direction of the parents, with their mean length; all parents count alike.
 
-    Lengths are taken in float32 at least; all else rounds to the dtype of the merge after every step. Parents that are
-    no longer than `tol` have no direction; if none has, the merge is zero.
+    Lengths are taken in float32 or wider; everything else rounds to the dtype of the merge after every step. Parents of
+    at most the length `tol` have no direction; if none has one, the merge is zero.
     """
     parents = block.inputs
     if len(parents) == 1:
@@ -28,9 +28,9 @@ def karcher(
     lengths = [_length(parent) for parent in parents]
     directions = [_scaled(p, length) for p, length in zip(parents, lengths, strict=True) if float(length) > tol]
     if not directions:
-        return reduce(torch.add, [parent * 0 for parent in parents])  # a NaN stays one
+        return reduce(torch.add, [parent * 0 for parent in parents])  # a NaN stays NaN
     part = 1.0 / len(parents)
-    # Summed one by one, as the parts of those that have a direction are in mergekit.
+    # Summed one by one, as mergekit sums the parts of the parents that have a direction.
     parts = [part / sum([part] * len(directions))] * len(directions)
     mean = _mean_direction(directions, parts, int(max_iter), tol)  # a gradient interpolates to a float
     return reduce(torch.add, [part * length for length in lengths]) * mean

@@ -13,7 +13,7 @@ from merging.methods.registry import Undefined, method
 
 
 def nonzero(total: Tensor, switch: str = "normalize") -> Tensor:
-    """Return the sum of the weights, shape (). Raises Undefined if it is zero, which nothing can be divided by."""
+    """Return the sum of the weights, shape (). Raises Undefined if it is zero."""
     if not total:
         raise Undefined(f"the weights sum to zero, and {switch} divides by their sum; change one, or turn {switch} off")
     return total
@@ -21,7 +21,7 @@ def nonzero(total: Tensor, switch: str = "normalize") -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class WeightedSum:
-    """The weight of each parent, and what the sum is divided by, if it is; as float32 (or float64) holds them."""
+    """The weight of each parent, and the divisor of the sum, if any, as float32 (or float64) holds them."""
 
     weights: tuple[float, ...]
     divisor: float | None = None
@@ -36,7 +36,7 @@ def average(operands: Operands, weight: PerInput[float], normalize: Shared[bool]
 
 @method("linear", source="arXiv:2203.05482", prepare=average)
 def linear(block: Block, average: WeightedSum) -> Tensor:
-    """Return sum(weight * parent), over sum(weight) if `normalize`; summed in float32 at least."""
+    """Return sum(weight * parent), over sum(weight) if `normalize`; summed in float32 or wider."""
     first = block.inputs[0]
     total = block.workspace.like(first, torch.promote_types(first.dtype, torch.float32)).zero_()
     widened = block.workspace.like(total)

@@ -1,7 +1,7 @@
 """Selection by magnitude: where in a tensor the k-th largest or k-th smallest |x| lies, equals taken in their order.
 
 Guarantees: exact, whatever the pieces in which a tensor is read. A search costs a look at a table that is computed once
-for a parent set.
+per parent set.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from merging.arithmetic.bits import bits_of, number_of
 from merging.arithmetic.magnitude_table import RUN, TABLE, MagnitudeTable, Place, magnitude_bins, magnitude_table
 from merging.methods.operands import Block, Operands
 
-_RUNS_AT_ONCE = 256  # that a GPU reads
+_RUNS_AT_ONCE = 256  # on a GPU
 
 
 @dataclass(frozen=True, slots=True)
 class Edge:
     """A magnitude that elements are compared with: `before` up to the flat index `until`, and `after` from there on.
 
-    If it has a `rank`, the index lies behind the `rank`-th element of the larger magnitude from `until` on, within a
-    run, and has yet to be found (`locate`).
+    If it has a `rank`, the index is yet to be found (`locate`): it comes after the `rank`-th element of the larger
+    magnitude from `until` on, within a run.
     """
 
     until: int
@@ -57,7 +57,7 @@ class Magnitudes:
         read: Callable[[Block], Tensor],
         dtype: torch.dtype | None = None,
     ) -> Magnitudes:
-        """Count the magnitudes of what `read` makes of these inputs, once for a parent set under this name.
+        """Count the magnitudes of what `read` makes of these inputs, once per parent set and name.
 
         `dtype` is that of what `read` makes, if it is not the merge's.
         """
@@ -80,7 +80,7 @@ class Magnitudes:
     def _kth(self, place: Place) -> tuple[float, int, int]:
         """Return the magnitude of the element at a place, and where it is: an index, and a rank from there on."""
         if self.dtype.itemsize > 2:
-            # Mostly the candidate before had the same density.
+            # The candidate before usually had the same density.
             name = f"{self.name}, {'smallest' if place.rising else 'largest'}"
             return *self.operands.last(name, self.inputs, place, lambda: self._within_bin(place)), 0
         magnitude = number_of(place.bin, self.dtype)  # every element of the bin has it
@@ -116,7 +116,7 @@ def locate(operands: Operands, read: Callable[[Block], Tensor], edge: Edge) -> E
 
 
 def read_size(operands: Operands) -> int:
-    """Return how many elements to read at once, a multiple of a run: as many as the device is good at."""
+    """Return how many elements to read at once, a multiple of a run: as many as suit the device."""
     return RUN if operands.device.type == "cpu" else min(_RUNS_AT_ONCE * RUN, operands.at_once)
 
 

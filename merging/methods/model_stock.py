@@ -1,4 +1,4 @@
-"""Model Stock: as far from the base towards the parents' average as the angles between them say (arXiv:2403.19522)."""
+"""Model Stock: from the base towards the parents' average, as far as the angles between them say (arXiv:2403.19522)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SMALLEST_DENOMINATOR = 1e-6
 
 
 def ratio(operands: Operands, filter_wise: Shared[bool] = Default(False)) -> Tensor:
-    """Return the part of the way to the average, of the tensor (1,) or of each row (*rows, 1), from the parents."""
+    """Return the part of the way to the average, for the tensor (1,) or for each row (*rows, 1)."""
     inputs = range(operands.count)
     return operands.once(f"stock_ratio {filter_wise}", inputs, lambda: _ratio(operands.whole(), filter_wise))
 

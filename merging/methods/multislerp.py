@@ -28,12 +28,12 @@ def multislerp(
     normalize_weights: Shared[bool] = Default(True),
     eps: Shared[float] = Default(1e-8, low=0.0),
 ) -> Tensor:
-    """Return the barycentre of the parents, or of what they changed in the base, added to it again.
+    """Return the barycentre of the parents, or of what they changed in the base, added back to it.
 
     Rounds to the dtype of the merge after every step. A single parent is returned as it is.
 
     Raises:
-        Undefined: three or more directions cancel out; or a length is zero, and `eps` in this dtype, too.
+        Undefined: three or more directions cancel out; or a length is zero, and so is `eps` in this dtype.
     """
     if len(block.inputs) == 1:
         return block.inputs[0]
@@ -72,7 +72,7 @@ def _barycentre(points: Tensor, weights: Tensor, eps: float) -> Tensor:
 
 
 def _mean_of_two(points: Tensor, weights: Tensor) -> Tensor:
-    # Opposite directions: there is no plane, but a line.
+    # Opposite directions define no plane, only a line.
     if len(points) == 2:
         return points[0] * weights[0] + points[1] * weights[1]
     raise Undefined(

@@ -17,7 +17,7 @@ from merging.methods.registry import method
 
 _SMALLEST_NORM = 1e-7
 _SMALLEST_TOTAL = 1e-6
-_NEARLY_PARALLEL = 1e-16  # 1 - cos² at which the circle is taken for a line
+_NEARLY_PARALLEL = 1e-16  # the largest 1 - cos² for which the circle is taken for a line
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ def cosine_along(axis: int | None, first: Tensor, second: Tensor) -> Tensor:
     whole=True,
 )
 def nuslerp(block: Block, arc: Arc) -> Tensor:
-    """Return the point at `t` on the arc between the parents (or what they changed, added to the base again)."""
+    """Return the point at `t` on the arc between the parents (or between what they changed, added back to the base)."""
     first, second = _ends(block)
     parallel = 1 - arc.cosine.square() <= _NEARLY_PARALLEL
     theta = torch.acos(torch.where(parallel, 0, arc.cosine))

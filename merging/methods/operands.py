@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 class Workspace:
-    """Memory for intermediate results, used again for every block: fresh memory costs as much as what is done in it."""
+    """Memory for intermediate results, reused for every block: fresh memory costs as much as the work done in it."""
 
     def __init__(self) -> None:
         self._buffers: list[Tensor] = []
@@ -61,7 +61,7 @@ class Block:
         return self.base_or_none
 
     def part(self, whole: Tensor) -> Tensor:
-        """Return what a flat statistic, which may lie on the host, has for this block, where the block is."""
+        """Return this block's part of a flat statistic, which may lie on the host, on the block's device."""
         device = (self.inputs[0] if self.inputs else self.base).device
         return whole[self.start : self.start + len(self)].to(device, non_blocking=True)
 
@@ -72,18 +72,18 @@ class Block:
 class Operands(ABC):
     """The whole tensors of one merge step, read in flat blocks in the dtype of the merge.
 
-    Inputs are the sources in the recipe's order, without the base where the method treats the base apart.
+    Inputs are the sources in the recipe's order, without the base if the method treats the base separately.
 
     Args:
-        base: the base, flat, in its own dtype; None if the method does not treat one apart, or there is none.
+        base: the base, flat, in its own dtype; None if the method does not treat one separately, or there is none.
         inputs: the inputs, flat, each in its own dtype.
-        shape: of the tensor.
-        dtype: of the merge.
+        shape: the tensor's shape.
+        dtype: the dtype of the merge.
         device: where the tensor is merged.
-        workspace: memory for what is in between.
+        workspace: memory for intermediate results.
 
     Attributes:
-        at_once: how many elements may be read together, where that is limited, a multiple of a run of magnitude tables.
+        at_once: the most elements that may be read together; if limited, a multiple of a run of magnitude tables.
     """
 
     at_once: int = sys.maxsize
@@ -125,14 +125,14 @@ class Operands(ABC):
     @property
     @abstractmethod
     def is_matrix(self) -> bool:
-        """Whether the tensor is the matrix of a linear map, (..., out, in), and no vector, table or filter."""
+        """Whether the tensor is the matrix of a linear map, (..., out, in), rather than a vector, table or filter."""
 
     @abstractmethod
     def once(self, name: str, inputs: Sequence[int], compute: Callable[[], T], kept: Form[T] | None = None) -> T:
-        """Return a statistic of these inputs (and the base), computed at most once for a parent set.
+        """Return a statistic of these inputs (and the base), computed at most once per parent set.
 
-        Give a form to a statistic that costs more to compute than to hash the parents: it is kept on disk, where the
-        next process finds it. What one or two passes compute needs none.
+        Give a form to a statistic that costs more to compute than hashing the parents does: it is kept on disk for the
+        next process. What one or two passes compute needs none.
         """
 
     @abstractmethod
@@ -144,22 +144,22 @@ class Operands(ABC):
         compute: Callable[[], T],
         kept: Form[T] | None = None,
     ) -> T:
-        """Return a statistic that also depends on parameter values; only that of the last values is held.
+        """Return a statistic that also depends on parameter values; only the one for the last values is held.
 
         On disk it is found again as long as the values, which must have a repr, stay the same.
         """
 
     @abstractmethod
     def completed(self, index: int, sparsification: Sparsification, rescale: bool) -> Sparsification:
-        """Return the sparsification of an input's task vector with edges that have no rank and, to rescale, its scale.
+        """Return the sparsification of an input's task vector: its edges have no rank and, to rescale, it has a scale.
 
-        What a pass finds itself while it merges is left to it: an edge keeps its rank, and `norm` is set, not `scale`.
+        If a pass finds these itself while it merges, an edge keeps its rank, and `norm` is set instead of `scale`.
         """
 
     @abstractmethod
     def random_key(self, index: int) -> tuple[int, int]:
-        """Return two 32-bit keys for the random numbers of an input: of (seed, input, its tensor) and nothing else."""
+        """Return two 32-bit keys for an input's random numbers; they depend only on (seed, input, its tensor)."""
 
     @abstractmethod
     def observed(self, index: int) -> Tensor | None:
-        """Return what the method observes of an input's tensor, in float32; None of one that it cannot observe."""
+        """Return what the method observes of an input's tensor, in float32; None if that cannot be observed."""

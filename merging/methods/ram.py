@@ -1,7 +1,7 @@
 """Reinforced Agent Merging: changes that parents share are averaged, those of only one are kept (arXiv:2601.13572).
 
-ramplus_tl makes a parent's own changes larger, the more of its changes are shared ("tensor-local": counted in each
-tensor by itself).
+ramplus_tl amplifies a parent's own changes, the more so, the more of its changes are shared ("tensor-local": counted
+for each tensor separately).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def amplification(
     alpha: Shared[float] = Default(0.2, low=0.0),
     epsilon: Shared[float] = Default(1e-5, low=0.0),
 ) -> tuple[Tensor, float]:
-    """Return 1 + r · min(alpha, shared / own), (parents, 1) float32, which own changes are multiplied by; and epsilon.
+    """Return the factors of own changes, 1 + r · min(alpha, shared / own), (parents, 1) float32; and epsilon.
 
     A parent whose changes are all shared counts as having `epsilon` of its own.
     """
@@ -46,7 +46,7 @@ def amplification(
 
 @method("ramplus_tl", source="arXiv:2601.13572", base="required", prepare=amplification)
 def ramplus_tl(block: Block, amplification: tuple[Tensor, float]) -> Tensor:
-    """Return the base plus the mean of shared changes, and of changes of one parent their amplification."""
+    """Return the base plus the mean of shared changes and the amplified changes of single parents."""
     if not block.inputs:
         return block.base
     factors, epsilon = amplification

@@ -3,7 +3,7 @@
 A method is one or two pure functions of tensors and typed parameters (merging/methods/declarations.py). `prepare`
 (optional) sees the whole tensors once and returns what a reduction over them gives: thresholds, masks, an angle.
 `combine` is elementwise: it sees one block of elements and returns that block of the merged tensor, in the dtype of its
-inputs or a wider one, perhaps in the block's workspace. The first of them takes the parameters, and its signature
+inputs or a wider one, perhaps in the block's workspace. The first function takes the parameters, and its signature
 declares them; after `prepare`, `combine` takes what it returned. A method whose result for one element needs its whole
 row or tensor is registered as `whole`: its `combine` sees one block, all of the tensor in its own shape. Methods do no
 I/O, move nothing between devices and know neither recipes nor kernels.
@@ -31,8 +31,8 @@ Observed: TypeAlias = Literal["gram", "fisher"]
 Statistic: TypeAlias = Literal["magnitudes", "variance", "ranks", "matrix", "matrix per input"]
 Prepare: TypeAlias = Callable[..., object]
 Combine: TypeAlias = Callable[..., Tensor]
-# Called with the values that one input has, by key, None for one that is not known yet. Returns why they cannot stand
-# together, or None.
+# Called with the values that one input has, by key, or None for a value that is not known yet. Returns why the values
+# exclude each other, or None.
 RefuseTogether: TypeAlias = Callable[..., str | None]
 
 
@@ -70,7 +70,7 @@ class Method:
 
     @property
     def sets_base_apart(self) -> bool:
-        """Whether the base is what the others are compared with, and not one input among them."""
+        """Whether the base is what the others are compared with, rather than one of the inputs."""
         return self.base != "ignored"
 
     def parameter(self, key: str) -> Parameter | None:
@@ -117,16 +117,16 @@ def method(
         name: what `merge_method` calls it.
         source: where it is defined (arXiv id or documentation).
         parameters: its parameters; by default those that its first function declares.
-        base: whether a base model is required or possible, or is an input like any other.
+        base: whether a base model is required, optional, or an input like any other.
         inputs: fewest and most models, the base included unless it is optional; None for no limit.
         prepare: the reductions over whole tensors that `combine` needs.
         random: whether it draws random numbers (the seed then belongs to the merge).
         whole: whether `combine` needs the whole tensor in its own shape.
-        keeps_base: whether the merge is the base, whatever the parameters are, where all inputs equal it.
-        refuses_together: why the values of an input, each legal by itself, are not so together.
+        keeps_base: whether the merge is the base, whatever the parameters are, if all inputs equal it.
+        refuses_together: returns why values of an input, each legal by itself, exclude each other.
         in_mergekit: whether mergekit 0.1.5 has the method, and so can read a recipe that uses it.
-        observes: what it needs to know of what the inputs do with a text, the parameter `calibration` of each.
-        keeps: what of the parents it keeps that takes memory, so that a search can plan for it.
+        observes: what it observes of each input on the text of its parameter `calibration`.
+        keeps: the statistics of the parents that it keeps in memory, so that a search can plan for them.
     """
 
     def register(combine: Combine) -> Combine:

@@ -1,4 +1,4 @@
-"""SCE: select the elements in which the parents differ most, weigh, erase what disagrees (arXiv:2408.07990)."""
+"""SCE: select the elements in which the parents differ most, weigh parents, erase what disagrees (arXiv:2408.07990)."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _SMALLEST_WEIGHT = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class SelectedElements:
-    """Which elements are merged, and what each parent counts there.
+    """Which elements are merged, and how much each parent counts there.
 
     Attributes:
-        top_k: of the variance between the parents; None for all elements.
+        top_k: the top-k of the variance between the parents; None for all elements.
         weights: (parents, 1), in the dtype of the merge.
     """
 
@@ -84,7 +84,7 @@ def _top_k(operands: Operands, part: float) -> Sparsification | None:
 
 
 def _weights(operands: Operands, top_k: Sparsification | None) -> Tensor:
-    """Return each parent's part of the mean square of the selected changes, (parents, 1); equal parts of a tiny one."""
+    """Return each parent's part of the mean square of the selected changes, (parents, 1); equal parts if it is tiny."""
     changes = _selected(operands.block(0, operands.elements), top_k)
     energies = changes.square_().mean(dim=1, keepdim=True)
     total = float(energies.sum())

@@ -33,7 +33,7 @@ def angle_cosine(operands: Operands) -> Tensor:
 
     norms = norm(0), norm(1)
     parts = [((base / norms[0]) * (other / norms[1])).sum(dim=1, keepdim=True) for base, other in pairs()]
-    # On the host, where a candidate needs it: asking a GPU for it each time would mean to wait for that.
+    # On the host, where each candidate needs it: to ask a GPU for it each time would mean waiting for the GPU.
     return torch.stack(parts).sum(dim=0).clamp(-1, 1).cpu()
 
 

@@ -43,11 +43,11 @@ class Sparsification:
         key: the keys of the elements' random numbers, which are in [0, 2**31).
         limit: smaller random numbers are kept.
         ranks: the ranks of all elements of the tensor, (elements,) int16 or int32, perhaps on the host.
-        slope: of the limit by rank.
-        intercept: of the limit by rank.
+        slope: the slope of the limit by rank.
+        intercept: the intercept of the limit by rank.
         scale: what the kept elements are multiplied by.
-        norm: what their L1 norm is to become instead, if it is not zero. Only a pass that computes it while it merges
-            sees one.
+        norm: the L1 norm that they are scaled to instead, if not zero; set only for a pass that computes the scale
+            while it merges.
     """
 
     floor: Edge = NO_FLOOR
@@ -104,8 +104,8 @@ def keep_all(operands: Operands, index: int, density: tuple[float, ...], rescale
 def top_k(operands: Operands, index: int, density: tuple[float, ...], rescale: bool) -> Sparsification | None:
     """Keep exactly the max(1, int(density · elements)) largest entries of a task vector.
 
-    Step 1 of TIES's algorithm 1 (arXiv:2306.01708): trim. With `rescale` the kept elements are scaled so that the L1
-    norm of the task vector stays what it was.
+    Step 1 of TIES's algorithm 1 (arXiv:2306.01708): trim. With `rescale` the kept elements are scaled so that the task
+    vector keeps its L1 norm.
     """
     if density[index] >= 1 or operands.elements == 0:
         return None
@@ -113,15 +113,15 @@ def top_k(operands: Operands, index: int, density: tuple[float, ...], rescale: b
         return KEEP_NONE
     floor = delta_magnitudes(operands, index).largest(max(1, int(density[index] * operands.elements)))
     if floor.after == 0:
-        return None  # only zeros would go
+        return None  # it would drop only zeros
     return operands.completed(index, Sparsification(floor=floor), rescale)
 
 
 def random_mask(operands: Operands, index: int, density: tuple[float, ...], rescale: bool) -> Sparsification | None:
     """Keep each element with probability `density` (DARE, arXiv:2311.03099, eq. (1)).
 
-    With `rescale` the kept elements are scaled so that the L1 norm of the task vector stays what it was, as in
-    mergekit; the paper divides them by the density.
+    With `rescale` the kept elements are scaled so that the task vector keeps its L1 norm, as in mergekit; the paper
+    divides them by the density.
     """
     if density[index] >= 1 or operands.elements == 0:
         return None
@@ -137,12 +137,12 @@ def delta_magnitudes(operands: Operands, index: int) -> Magnitudes:
 
 
 def delta_extremes(operands: Operands, index: int) -> tuple[float, float]:
-    """Return the least and the greatest element of a task vector; NaN where it holds one."""
+    """Return the least and the greatest element of a task vector; NaN if it holds one."""
     return operands.once("extremes", [index], lambda: _extremes(delta for _, delta in deltas(operands, index)))
 
 
 def base_extremes(operands: Operands) -> tuple[float, float]:
-    """Return the least and the greatest element of the base; NaN where it holds one."""
+    """Return the least and the greatest element of the base; NaN if it holds one."""
 
     blocks = operands.blocks(read_size(operands))
     return operands.once("base_extremes", [], lambda: _extremes(block.base for block in blocks))
@@ -157,7 +157,7 @@ def _extremes(runs: Iterable[Tensor]) -> tuple[float, float]:
 
 
 def located(operands: Operands, index: int, sparsification: Sparsification) -> Sparsification:
-    """Return a sparsification of a task vector whose edges have no rank."""
+    """Return a sparsification of a task vector with its edges located, so that they have no rank."""
 
     def read(block: Block) -> Tensor:
         return delta(block, index)
@@ -167,7 +167,7 @@ def located(operands: Operands, index: int, sparsification: Sparsification) -> S
 
 
 def rescaled(operands: Operands, index: int, sparsification: Sparsification, after: float) -> Sparsification:
-    """Return a sparsification that keeps the L1 norm of the task vector what it was, given that of what is kept."""
+    """Return a sparsification that restores the L1 norm of a task vector, given the norm `after` sparsifying it."""
     return replace(sparsification, scale=_norm_ratio(whole_norm(operands, index), after, operands.dtype))
 
 
@@ -177,7 +177,7 @@ def whole_norm(operands: Operands, index: int) -> float:
 
 
 def _norm_ratio(before: float, after: float, dtype: torch.dtype) -> float:
-    """Return one norm over another; 1 where either is next to nothing."""
+    """Return one norm over another; 1 if either is nearly zero."""
     # The norms and their ratio are rounded to the dtype of the merge, as mergekit rounds them, if it can hold them.
     if before < SMALLEST_NORM or after < SMALLEST_NORM:
         return 1.0

@@ -1,11 +1,11 @@
-"""Task vectors: what the fine-tunes changed in their base model, sparsified, weighted and added to the base again.
+"""Task vectors: what the fine-tunes changed in their base model, sparsified, weighted and added back to the base.
 
 task_arithmetic, ties, dare, della and breadcrumbs are one computation: sparsify each delta (or not), weigh it, elect a
 sign for each element and keep the deltas that agree with it (or not), sum, normalize (or not), scale by lambda, add to
 the base.
 
 Guarantees: each step rounds to the dtype of the merge as mergekit 0.1.5's steps do, so that 16-bit results have the
-same bits. A parent whose weight is zero is not read (a NaN in it goes unnoticed), nor one that equals the base.
+same bits. Parents that equal the base or have zero weight are not read (a NaN in the latter goes unnoticed).
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ class Sparsifier:
     """A way to sparsify task vectors.
 
     Attributes:
-        find: returns the sparsification of one, given operands, its index, density, rescale, and the parameters that
-            it declares; None keeps all of it.
+        find: returns the sparsification of a task vector, given operands, its index, density, rescale, and the
+            parameters that `find` declares; None keeps all elements.
         random: whether it draws random numbers.
-        refuses_together: why a density and these values cannot stand together.
-        keeps: what of the parents it keeps.
+        refuses_together: returns why a density and these parameters exclude each other.
+        keeps: the statistic of the parents that it keeps.
     """
 
     find: Callable[..., Sparsification | None]
@@ -90,8 +90,8 @@ class Mixture:
 
     @property
     def divisor(self) -> float:
-        """What normalizing divides by where nothing is elected."""
-        # Compared as a Python number: in float16 mergekit's bound is itself zero, and a zero divisor would stay.
+        """What normalizing divides by if no sign is elected."""
+        # Compared as a Python number: in float16 mergekit's bound is itself zero, so a zero divisor would remain.
         return 1.0 if abs(self.total_weight) < 1e-8 else self.total_weight
 
 
@@ -123,16 +123,16 @@ def _prepare(sparsifier: Sparsifier, elect: bool, normalizes: bool, rescales: bo
 
 
 def cannot_overflow(operands: Operands, mixture: Mixture) -> bool:
-    """Whether no element of the merge comes near the largest number of its dtype, by the largest of what it is made of.
+    """Whether no element of the merge comes near its dtype's largest number, by the largest elements of its sources.
 
-    To look at a merge that lies on a GPU would take a quarter of the time that it took to make it.
+    Looking at the merge itself, on a GPU, would take a quarter of the time that it took to make it.
     """
     if any(each.sparsification and each.sparsification.norm for each in mixture.contributions):
-        return False  # scaled by what only the device will know
+        return False  # scaled by a factor that only the device knows
     largest, weights = sum(abs(each.weight) * each.largest for each in mixture.contributions), mixture.weights
     if mixture.normalize:
         if weights and min(weights) < 0 < max(weights):
-            return False  # those of the parents that agree may nearly cancel
+            return False  # the weights of parents that agree may nearly cancel
         largest *= max(1.0, 1 / min(map(abs, [*weights, mixture.divisor])))
     largest *= max(1.0, abs(mixture.scale))
     return max(map(abs, base_extremes(operands))) + largest < torch.finfo(operands.dtype).max / 2
@@ -179,8 +179,8 @@ def _elect(
 ) -> tuple[Tensor, Tensor | float]:
     """Return the sum of the deltas that have the sign of their sum, and what normalizing divides it by.
 
-    Steps 2 and 3 of TIES's algorithm 1: elect the final signs, disjoint merge. Overwrites `weighted`. Decided on the
-    bits: shifted to the right, a sign bit fills the number.
+    Steps 2 and 3 of TIES's algorithm 1: elect the final signs, disjoint merge. Overwrites `weighted`. Works on the
+    bits: a right shift fills the number with its sign bit.
     """
     if len(weighted) == 1:
         return weighted[0], weights[0]
@@ -195,8 +195,8 @@ def _elect(
 
 
 def _agreeing_weight(agreeing: list[Tensor], weights: Sequence[float], workspace: Workspace) -> Tensor:
-    # The weights of the deltas that agree and are not zero. Where none is, the sum that this divides is zero: any
-    # divisor but 0 will do.
+    # Counts the weights of the deltas that agree and are not zero. If there are none, the sum to divide is zero, and
+    # any divisor but 0 will do.
     dtype = agreeing[0].dtype
     for delta, weight in zip(agreeing, weights, strict=True):
         as_bits(delta).bitwise_and_(magnitude_mask(dtype)).clamp_max_(1).mul_(bits_of(weight, dtype))

@@ -1,4 +1,4 @@
-"""The queue of copies of a GPU, which run while it computes: what transfers need of a device, and CUDA's."""
+"""Copy queues: copies to a GPU that run while it computes. The protocol that transfers need, and CUDA's queue."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ Mark = TypeVar("Mark")
 
 
 class CopyQueue(Protocol, Generic[Mark]):
-    """Copies to one device, in order, beside the work that the current stream does."""
+    """Copies to one device, in order, while the current stream does other work."""
 
     def device_memory(self, size: int) -> Tensor:
         """Return uninitialized bytes on the device."""
 
     def pinned_memory(self, size: int) -> Tensor:
-        """Return uninitialized bytes on the host, which the device copies from by itself."""
+        """Return uninitialized bytes on the host, from which the device can copy without the host."""
 
     def follow_work(self) -> None:
-        """Let the copies to come begin after the work that was given to the device so far."""
+        """Make later copies begin after the work that the device was given so far."""
 
     def copy(self, pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
         """Enqueue copies, given as (target, source)."""
 
     def mark(self) -> Mark:
-        """Return a mark behind the copies so far."""
+        """Return a mark after the copies so far."""
 
     def require(self, mark: Mark) -> None:
-        """Let the work to come begin after the copies before a mark."""
+        """Make later work begin after the copies before a mark."""
 
     def wait(self, mark: Mark) -> None:
-        """Let the host wait for the copies before a mark."""
+        """Make the host wait for the copies before a mark."""
 
     def wait_for_all(self) -> None:
-        """Let the host wait for all work and all copies."""
+        """Make the host wait for all work and all copies."""
 
 
 class CudaCopyQueue:
@@ -71,7 +71,7 @@ class CudaCopyQueue:
         return event
 
     def require(self, mark: torch.cuda.Event) -> None:
-        """Let the current stream wait for the event."""
+        """Make the current stream wait for the event."""
         torch.cuda.current_stream(self._device).wait_event(mark)
 
     def wait(self, mark: torch.cuda.Event) -> None:

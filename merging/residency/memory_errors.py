@@ -22,12 +22,12 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def with_room(work: Callable[[], T], give_up: Callable[[], int], what: str) -> T:
-    """Do some work; where memory runs out, something is given up and it is done again.
+    """Do some work; if memory runs out, give something up and do it again.
 
     Args:
-        work: may be done again from its beginning.
-        give_up: frees memory that can be spared, and returns its bytes; 0 where none is left.
-        what: of the work, for people: where, and what it does.
+        work: the work, which can be done again from its beginning.
+        give_up: frees memory that can be spared, and returns its bytes; 0 if none is left.
+        what: the beginning of the error: where memory ran out, and during what.
 
     Raises:
         OutOfMemory: nothing is left to give up.
@@ -40,9 +40,9 @@ def with_room(work: Callable[[], T], give_up: Callable[[], int], what: str) -> T
             if not is_out_of_memory(error):
                 raise
             reason = first_line(error)
-        # Only here: the error held what its frames held.
+        # Only here: the error kept the tensors of its frames alive.
         if give_up():
             continue
         if is_last:
             raise OutOfMemory(f"{what}: {reason}; choose another device (device: cpu), or fewer parents")
-        is_last = True  # another thread may have given up what was left, or ended
+        is_last = True  # another thread may have given up the rest, or finished

@@ -117,7 +117,7 @@ def _device(module: str, name: str | int) -> torch.device:
     except (RuntimeError, AssertionError, ValueError, ImportError) as error:
         count = torch.cuda.device_count()
         here = ", ".join(["cpu", *(f"cuda:{index}" for index in range(count))])
-        reason = first_line(error).partition(". ")[0]  # torch goes on with all that it knows
+        reason = first_line(error).partition(". ")[0]  # torch then lists every device that it knows
         raise PlacementError(f"{where}: there is no device {name!r} ({reason}); available: {here}") from None
 
 

@@ -27,7 +27,7 @@ from merging.residency.transfers import Transfers
 
 _LOG = logging.getLogger("merging.residency")
 
-# What the device lets go of at a time, when memory runs out while it merges.
+# The bytes that the device gives up at a time if memory runs out while it merges.
 _GIVEN_UP = 1 << 30
 
 
@@ -52,7 +52,7 @@ class Residency:
         self._slabs = Slabs(budget.host, copies.pinned_memory) if copies else Slabs(budget.host)
 
     def keep_within(self, budget: Budget) -> None:
-        """Take a budget from now on; tensors already kept stay, and do not count."""
+        """Use this budget from now on; tensors already kept stay, and do not count."""
         self._left_on_device, self._slabs.left, self.chunk = budget.device, budget.host, budget.chunk
         self._spare = budget.spare
         if self._transfers:
@@ -91,7 +91,7 @@ class Residency:
 
         Args:
             made: the tensor, on any device.
-            instead_of: what was held before, and is of no use any more; its memory is taken over.
+            instead_of: the tensor held before, which is no longer needed; its memory is used again.
         """
         if self._transfers is None or self._is_held(made):
             return made
@@ -100,7 +100,7 @@ class Residency:
         return held
 
     def reserve(self, groups: Iterable[Sequence[StoredTensor]]) -> None:
-        """Take the memory that it needs to stream some groups of tensors, so that it is there when they are merged."""
+        """Take the memory needed to stream some groups of tensors, so that it is there when they are merged."""
         if self._transfers:
             away = [[each for each in group if not self._is_here(each)] for group in groups]
             from_files = any(each not in self._kept for group in away for each in group)

@@ -29,7 +29,7 @@ class Slabs:
         allocate: returns pinned bytes.
 
     Attributes:
-        left: the bytes of the budget in no slab; whoever takes them otherwise lowers it.
+        left: the bytes of the budget that are in no slab; callers that take memory elsewhere lower it.
     """
 
     def __init__(self, budget: int, allocate: Callable[[int], Tensor] = pinned) -> None:
@@ -57,10 +57,10 @@ class Slabs:
         return part
 
     def clear(self) -> None:
-        """Let go of the memory that no tensor is in."""
+        """Free the memory that no tensor uses."""
         self._free.clear()
 
 
 def _power_of_two(size: int) -> int:
-    """Return the smallest power of two that is no smaller, and at least 1."""
+    """Return the smallest power of two, at least 1, that is no smaller than a size."""
     return 1 << (size - 1).bit_length() if size > 1 else 1

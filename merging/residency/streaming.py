@@ -1,4 +1,4 @@
-"""Streaming: the memory that it takes to bring parents to a device that has no room to keep them, from sizes alone.
+"""Streaming: the memory needed to bring parents to a device that has no room to keep them, computed from sizes alone.
 
 The sources of one tensor that are not kept on the device are a group. A group of up to a chunk is copied ahead of the
 work into one of two buffers. A larger one is not: it is merged piece by piece, each copied when its turn comes. So the
@@ -11,16 +11,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 CHUNK = 256 << 20
-"""The bytes of a group that is copied as a whole, where nothing else is asked for.
+"""The most bytes of a group that is copied as a whole, by default.
 
-The largest tensors of a layer of three parents of 7B take a little more, and so are merged in pieces: more of a small
-card for keys and values saves more time than copying them ahead.
+The largest tensors of a layer of three 7B parents take a little more, and so are merged in pieces: on a small card,
+keys and values make better use of the memory than copying ahead would.
 """
 
 ALIGNMENT = 512
-"""Where tensors begin in a buffer."""
+"""Tensors begin at multiples of this many bytes in a buffer."""
 
-# Of a chunk, a piece's sources take an eighth: the piece before is still there, and what eager kernels make of both.
+# A piece's sources take an eighth of a chunk: the piece before is still there, and eager kernels' results of both.
 _INTERMEDIATE = 8
 
 
@@ -37,7 +37,7 @@ def streaming_bytes(groups: Iterable[Sequence[int]], chunk: int = CHUNK, *, from
 
     Args:
         groups: for each tensor of the merge, the bytes of each of its sources that is not kept on the device.
-        chunk: the bytes of a group that is copied as a whole.
+        chunk: the most bytes of a group that is copied as a whole.
         from_files: whether some sources are kept nowhere, and are read into pinned memory first.
     """
     groups = list(groups)
@@ -65,8 +65,8 @@ def piece_elements(bytes_per_element: int, chunk: int, multiple: int) -> int:
     """Return the elements of a piece.
 
     Args:
-        bytes_per_element: of all sources together.
+        bytes_per_element: the bytes that an element takes in all sources together.
         chunk: the bytes that a piece and what is made of it may take.
-        multiple: what the number is a multiple of.
+        multiple: the number that the result is a multiple of.
     """
     return max(1, chunk // _INTERMEDIATE // (bytes_per_element * multiple)) * multiple

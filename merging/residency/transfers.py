@@ -1,8 +1,8 @@
 """Transfers: copies to a GPU that run while it computes, alternating between two buffers.
 
 Guarantees: at most two groups of tensors are on the device at a time, each of a chunk at most. A group is complete
-before it is used, and its buffer is not overwritten before the work enqueued with it is done. A group that has no room
-is not copied, and no error.
+before it is used, and its buffer is not overwritten before the work enqueued with it is done. A group without room is
+not copied, which is no error.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ class Transfers(Generic[Mark]):
     """Copies groups of tensors to a device, one ahead of the work.
 
     Args:
-        queue: of the device's copies.
+        queue: the queue of the device's copies.
         chunk: the bytes that a group may take.
 
     Attributes:
-        most: the same; less where memory had no room.
+        most: the bytes that a group may take now: fewer if memory had no room.
     """
 
     def __init__(self, queue: CopyQueue[Mark], chunk: int = CHUNK) -> None:
@@ -53,7 +53,7 @@ class Transfers(Generic[Mark]):
         self._buffers = [self._buffer(), self._buffer()]
 
     def reserve(self, size: int, from_files: bool) -> None:
-        """Take the memory for groups of that size, if there is room for them."""
+        """Take the memory for groups of this size, if there is room for them."""
         for buffer in self._buffers:
             self._has_room(buffer, size, from_files)
 
@@ -97,7 +97,7 @@ class Transfers(Generic[Mark]):
         return _Buffer(nothing, nothing)
 
     def _has_room(self, buffer: _Buffer[Mark], size: int, from_files: bool) -> bool:
-        """Make a buffer as large as that, if it may be and memory has room; else groups of half the size are next."""
+        """Grow a buffer to a size, if it is allowed and memory has room; if memory has none, halve what is allowed."""
         if size > self.most:
             return False
         grows, stages = size > buffer.memory.numel(), from_files and size > buffer.staging.numel()

@@ -1,9 +1,8 @@
-"""Digests of files: what a file holds, wherever it lies and whatever it is called.
+"""Digests of files: they identify the content of a file, whatever its path and name.
 
-Guarantees: a file of the hub's cache, which is named by its digest, is not read; another one is read once on this
-machine for as long as it stays as it is (path, size, times, inode). A file that changed after it was opened has no
-digest: what was computed from it may come from what it held before. Does not see that a file was changed and its
-change time set back.
+Guarantees: a file of the hub's cache, which is named by its digest, is not read; any other file is read once on this
+machine until its path, size, times or inode change. A file that changed after it was opened has no digest: what was
+computed from it may come from its old content. Does not notice a change if the file's change time was set back.
 """
 
 from __future__ import annotations
@@ -24,18 +23,18 @@ from merging.caches import cache_folder, put
 _LOG = logging.getLogger("merging.statistics")
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-# A file may change twice within a tick of its file system's clock; the coarsest tick every two seconds.
+# A file may change twice within a tick of its file system's clock; the coarsest clocks tick every two seconds.
 _TICK_NS = 2 * 10**9
 
 
 class FileChanged(Exception):
-    """A file is not what it was when it was opened, or is gone."""
+    """A file has changed since it was opened, or is gone."""
 
 
 class FileDigests:
-    """The digests of files that are opened after this is made. Safe to use from several threads.
+    """The digests of files that are opened after this object is made. Safe to use from several threads.
 
-    What was hashed is remembered for later processes in the user's cache, where that can be written.
+    Digests are remembered for later processes in the user's cache, if that can be written.
     """
 
     def __init__(self) -> None:
@@ -57,9 +56,9 @@ class FileDigests:
         return digest
 
     def is_unchanged(self, file: Path) -> bool:
-        """Whether a file that was hashed still holds the same; one that is gone holds nothing else.
+        """Whether a file that was hashed has kept its content; a file that is gone counts as unchanged.
 
-        Where its times have changed, it is hashed again.
+        If its times have changed, it is hashed again.
         """
         state = _state_now(file)
         if state is None or file not in self._states or state == self._states[file]:
@@ -73,21 +72,21 @@ class FileDigests:
         return is_same
 
     def known(self, file: Path) -> bool:
-        """Whether `of` need not read the file."""
+        """Whether `of` can answer without reading the file."""
         try:
             return file in self._known or bool(_name_in_hub(file) or self._remembered(file.resolve(strict=True)))
         except OSError:
             return False
 
     def begin(self, files: Iterable[Path]) -> list[Future[str]]:
-        """Hash files one after another, beside other work; return what `of` will return or raise, in their order."""
+        """Hash files one after another in the background; return, in order, futures of what `of` returns or raises."""
         work = [(file, Future[str]()) for file in files]
 
         def hash_all() -> None:
             for file, future in work:
                 try:
                     future.set_result(self.of(file))
-                except Exception as error:  # whoever asks for the result is told
+                except Exception as error:  # raised to whoever asks for the result
                     future.set_exception(error)
 
         # A daemon, so that an interrupted process does not wait for gigabytes.
@@ -123,12 +122,12 @@ class FileDigests:
         return digest
 
     def _remembered(self, file: Path) -> str | None:
-        """Return the digest of a file that is still as it was when it was hashed."""
+        """Return the remembered digest of a file that has not changed since it was hashed."""
         if self._memory is None:
             return None
         try:
             *state, digest = json.loads(self._note(self._memory, file).read_bytes())
-        except (OSError, ValueError, TypeError):  # not hashed yet, or cut short by a machine that went down
+        except (OSError, ValueError, TypeError):  # not hashed yet, or truncated by a crash
             return None
         return digest if state == _state(file) and isinstance(digest, str) and _SHA256.fullmatch(digest) else None
 

@@ -1,12 +1,12 @@
-"""A folder of statistics: what was computed from the parents, by what it was made of, for the next process.
+"""A folder of statistics: what was computed from the parents, kept for the next process by a digest of its sources.
 
-This pays each time that a search is started again: tests/benchmarks/statistics_on_disk.py times the start with and
+This saves time whenever a search is started again: tests/benchmarks/statistics_on_disk.py times the start with and
 without it.
 
     numbers.json           statistics that are a few numbers
     NAME-KEY.safetensors   each of the others
 
-Guarantees: what is found has the bits that were written for the same parents, statistic, code and version of torch, on
+Guarantees: a statistic that is found has the bits that were written for the same parents, code and version of torch, on
 any device. Whatever happens to the folder (a killed or a second writer, a full disk, damage, removal) costs only time.
 Large statistics are mapped, so that the system can take their memory back. Nothing is written before `writes` is set.
 """
@@ -41,22 +41,22 @@ _Few: TypeAlias = dict[str, dict[str, list[Any]]]
 _LOG = logging.getLogger("merging.statistics")
 
 _SUFFIX = ".safetensors"
-# What is smaller lies with others in one file.
+# Statistics of fewer bytes share one file.
 _SMALL = 1 << 12
-# A disk is not filled up: the results need it.
+# The bytes of the disk that are left free: the results need them.
 _LEFT_FREE = 1 << 30
-# Stands for the numbers of a statistic that was asked for with several.
+# Stands for the numbers of a statistic that was requested with different ones.
 _VARYING = "varying"
 
 
 @dataclass(frozen=True, slots=True)
 class StatisticKey:
-    """Which statistic it is.
+    """The identity of a statistic.
 
     Attributes:
-        name: what it is called.
-        key: what it is made of, as a digest.
-        numbers: the recipe's numbers that it also depends on; the folder keeps it for one set of them. Or None.
+        name: the statistic's name.
+        key: a digest of what it is made of.
+        numbers: the recipe's numbers that it also depends on, or None; the folder keeps it for one set of them.
     """
 
     name: str
@@ -65,19 +65,19 @@ class StatisticKey:
 
     @property
     def title(self) -> str:
-        """What its file is called."""
+        """The name of its file, without the suffix."""
         return f"{self.name.partition(' ')[0]}-{self.key[:40]}"
 
 
 class StatisticsFolder:
-    """Where statistics are found again. Safe to use from several threads and processes.
+    """Statistics on disk. Safe to use from several threads and processes.
 
     Args:
         path: the folder.
-        digests: of the parents' files, made before these were opened.
+        digests: the digests of the parents' files, made before the files were opened.
 
     Attributes:
-        writes: whether what is computed is written.
+        writes: whether computed statistics are written.
     """
 
     def __init__(self, path: Path, digests: FileDigests | None = None) -> None:
@@ -91,12 +91,12 @@ class StatisticsFolder:
     def identity(
         self, name: str, version: int, made_of: Callable[[Callable[[Path], str]], object], numbers: object = None
     ) -> StatisticKey | None:
-        """Return which statistic it is, or None where that cannot be known any more.
+        """Return a statistic's identity, or None if a file that it is made of has changed.
 
         Args:
-            name: what it is called.
-            version: of the code that computes it.
-            made_of: returns plain data that tells what it is made of, given what returns a file's digest.
+            name: the statistic's name.
+            version: the version of the code that computes it.
+            made_of: returns plain data that identifies its sources, given a function that returns a file's digest.
             numbers: the recipe's numbers that it also depends on.
         """
         try:
@@ -118,7 +118,7 @@ class StatisticsFolder:
             return None
 
     def write(self, identity: StatisticKey, tensors: Named) -> None:
-        """Keep a statistic's tensors; of those that depend on numbers only while these stay the same."""
+        """Keep a statistic's tensors; if they depend on numbers, only while the numbers stay the same."""
         if not self.writes:
             return
         flat = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
@@ -152,7 +152,7 @@ class StatisticsFolder:
     def _write_file(self, identity: StatisticKey, tensors: Named) -> None:
         file = self._file(identity)
         if identity.numbers is not None and (there := _numbers_in(file)) is not None and there != identity.numbers:
-            # They are searched: with one statistic per candidate, none is worth its place.
+            # The numbers are searched: one statistic per candidate would not be worth its space.
             if there != _VARYING:
                 self._put(file, _content(StatisticKey(identity.name, identity.key, _VARYING), {}))
             return
@@ -199,7 +199,7 @@ class StatisticsFolder:
 
 
 def _content(identity: StatisticKey, tensors: Named) -> list[bytes | memoryview]:
-    # The largest first, which then lies well enough to be mapped.
+    # The largest comes first, where it is aligned, so that it can be mapped.
     items = sorted(tensors.items(), key=lambda item: -item[1].nbytes)
     entries = [TensorEntry(name, tuple(tensor.shape), tensor.dtype) for name, tensor in items]
     parts = [_memory(tensor) for _, tensor in items]

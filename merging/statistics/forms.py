@@ -1,7 +1,7 @@
 """Forms: how a statistic is stored on disk as named tensors, and how it is restored.
 
-A method gives a form to a statistic that costs more to compute than hashing the parents, by whose digests it is found
-again. Guarantees: what is restored has the bits of what was written.
+A method gives a form to a statistic that costs more to compute than hashing the parents, whose digests identify it.
+Guarantees: what is restored has the bits of what was written.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ class Form(Generic[T]):
     """How a statistic is written and read.
 
     Attributes:
-        version: of the code that computes it; to be raised when that makes something else of the same parents.
+        version: the version of the code that computes it; raise it when the code changes the value for some parents.
         tensors: returns the tensors, on any device, that a value is made of.
-        value: makes the value again of its tensors.
-        is_placed: whether the tensors lie where there is room for them, and else on the host. Whoever reads one brings
-            what it reads to the device.
-        is_written: whether it is worth its place on disk.
+        value: makes the value from its tensors again.
+        is_placed: whether the tensors may lie where there is room for them, such as on the host; readers bring what
+            they read to the device.
+        is_written: whether it is worth its space on disk.
     """
 
     version: int
@@ -39,7 +39,7 @@ class Form(Generic[T]):
 
 
 def plain(version: int) -> Form[T]:
-    """Return the form of a number, a truth value, or a tuple of such or of tuples."""
+    """Return the form of a number, a boolean, or a tuple of these, perhaps nested."""
     return Form(version, lambda value: {"json": _bytes(json.dumps(value))}, lambda named: _plain(named["json"]))
 
 

@@ -1,7 +1,7 @@
-"""The memory of statistics, from what methods declare and from sizes: what a search must leave room for.
+"""The memory of statistics, from what methods declare and from sizes: a search must leave room for it.
 
 Guarantees: what is kept for each candidate is exact for the methods that keep tensors of the parents' size; magnitude
-tables and what is needed only while a statistic is computed are upper bounds.
+tables and the memory needed while a statistic is computed are upper bounds.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from math import prod
 
 from merging.methods import METHODS
 
-# Of float16 each of the 2**15 magnitudes may occur in a run of 2**16 elements, and has an int32 there; of bfloat16,
-# whose exponents have 7 bits of mantissa, those of 30 powers of two do.
+# Bytes per element. Each of float16's 2**15 magnitudes may occur in a run of 2**16 elements, and takes an int32 there;
+# of bfloat16, with 7 bits of mantissa, the magnitudes of 30 powers of two do.
 _TABLE = {"float16": 2.0, "float32": 2.0, "float64": 2.0, "bfloat16": 0.25}
 _INT16 = 1 << 15
 # A decomposition (or an optimizer) of a matrix holds its factors, copies, and the solver's memory besides.
@@ -27,9 +27,9 @@ class StatisticsBytes:
     """The bytes that statistics take.
 
     Attributes:
-        kept: tensors that each candidate reads: on the device where that has room, else pinned on the host.
+        kept: tensors that each candidate reads: on the device if that has room, else pinned on the host.
         host: tables on the host, wherever the parents are.
-        working: the most that one statistic needs on the device besides, while it is computed.
+        working: the most that one statistic also needs on the device while it is computed.
     """
 
     kept: int
@@ -43,10 +43,10 @@ def statistics_bytes(
     """Return the bytes of the statistics that methods keep of parents.
 
     Args:
-        methods: what the search may merge with.
-        tensors: of the merge: each one's shape, and whether it is the matrix of a linear layer.
-        inputs: the models that are merged, without the base.
-        dtype: of the merge.
+        methods: the methods that the search may merge with.
+        tensors: for each tensor of the merge, its shape and whether it is the matrix of a linear layer.
+        inputs: the number of models that are merged, without the base.
+        dtype: the dtype of the merge.
     """
     used = [METHODS[name] for name in methods]
     keeps, observes = {method.keeps for method in used}, {method.observes for method in used}
@@ -77,10 +77,10 @@ def statistics_bytes(
 
 
 def calibration_bytes(methods: Collection[str], elements: int) -> int:
-    """Return the bytes of a device that running one parent over a calibration file takes, without what is observed.
+    """Return the bytes that a device needs to run one parent over a calibration file, without the observations.
 
     Args:
-        methods: what the search may merge with.
-        elements: of the parent.
+        methods: the methods that the search may merge with.
+        elements: the number of the parent's elements.
     """
     return 4 * elements if any(METHODS[name].observes for name in methods) else 0

@@ -1,7 +1,7 @@
 """Statistics of a parent set: found in memory by name, tensors and parents, else on disk, else computed.
 
 Guarantees: a value with a form has the same bits whether it was computed or found. Without a folder or a form, no file
-is looked at.
+is read.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ _LARGE = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Kept(Generic[T]):
-    """What a statistic that shall outlive the process is.
+    """How a statistic is kept beyond the process.
 
     Attributes:
-        name: what it is called.
-        form: how it lies on disk.
-        made_of: returns plain data that tells what it is made of, given what returns a file's digest.
-        place: returns a tensor where there is room for it, given what it is instead of, which is of no use any more;
-            None where tensors stay where they are made.
+        name: the statistic's name.
+        form: its form on disk.
+        made_of: returns plain data that identifies its sources, given a function that returns a file's digest.
+        place: puts a tensor where there is room for it, given the tensor that it replaces, whose memory it may take
+            over; None if tensors stay where they are made.
     """
 
     name: str
@@ -52,8 +52,8 @@ class Statistics:
     """The statistics of a parent set.
 
     Args:
-        folder: where they are on disk, if they are.
-        digests: of the parents' files, made before these were opened.
+        folder: the folder that keeps them on disk, or None.
+        digests: the digests of the parents' files, made before the files were opened.
     """
 
     def __init__(self, folder: Path | None = None, digests: FileDigests | None = None) -> None:
@@ -63,20 +63,20 @@ class Statistics:
         self._found = self._computed = 0
 
     def once(self, key: Hashable, compute: Callable[[], T], kept: Kept[T] | None = None) -> T:
-        """Return what `compute` returned the first time for this key; found on disk, if it is kept there."""
+        """Return what `compute` returned the first time for this key, from disk if it is kept there."""
         if key not in self._memo:
             self._memo[key] = compute() if kept is None else self._find(key, None, compute, kept)
         value: T = self._memo[key]  # type: ignore[assignment]
         return value
 
     def last(self, key: Hashable, numbers: Hashable, compute: Callable[[], T], kept: Kept[T] | None = None) -> T:
-        """Return what `compute` returned for this key, if the last call was with the same numbers.
+        """Return the value for this key and these numbers, computed again only if the numbers changed since last time.
 
-        For what is large and depends on numbers that may or may not be searched: one value is held.
+        For large values that depend on numbers which may be searched: only one value is held.
         """
         entry = self._memo.get(key)
         if not (isinstance(entry, tuple) and entry[0] == numbers):
-            self._memo.pop(key, None)  # its memory goes before the next one's comes, unless that takes it over
+            self._memo.pop(key, None)  # frees its memory before the next value is made, unless that takes it over
             is_placed = kept is not None and kept.form.is_placed and kept.place is not None
             old = kept.form.tensors(entry[1]) if kept and is_placed and isinstance(entry, tuple) else _NOTHING
             entry = None
@@ -86,7 +86,7 @@ class Statistics:
         return value
 
     def write(self) -> None:
-        """Keep on disk, from now on, what has a form; what was computed before is written at once."""
+        """From now on, write statistics that have a form; those computed before are written at once."""
         if self._folder is None:
             return
         self._folder.writes = True
@@ -98,7 +98,7 @@ class Statistics:
         self.save()
 
     def save(self) -> None:
-        """Write what is gathered before it is written, and log what was found and what was not."""
+        """Write the small statistics gathered so far, and log how many were found and computed."""
         if self._folder is not None and self._found + self._computed:
             self._folder.save()
             _LOG.info("statistics: %d found on disk, %d computed", self._found, self._computed)
@@ -123,7 +123,7 @@ class Statistics:
         self._computed += 1
         made = compute()
         if folder.identity(kept.name, kept.form.version, kept.made_of, numbers) is None:
-            return _placed(made, kept, old)  # a file has changed meanwhile, and what was read of it may be of either
+            return _placed(made, kept, old)  # a file changed meanwhile: what was read may be its old content or its new
         if folder.writes:
             self._write(identity, kept, made)
             return self._mapped(identity, kept, _placed(made, kept, old))
@@ -133,7 +133,7 @@ class Statistics:
 
     def _read(self, identity: StatisticKey, kept: Kept[T]) -> tuple[T] | None:
         assert self._folder is not None
-        # Whoever asks first may be in inference mode; what outlives it must be of use outside, too.
+        # The first caller may be in inference mode, but kept tensors must also work outside of it.
         with torch.inference_mode(False), torch.no_grad():
             tensors = self._folder.read(identity)
             return None if tensors is None else (kept.form.value(tensors),)
@@ -144,9 +144,9 @@ class Statistics:
         return value
 
     def _mapped(self, identity: StatisticKey, kept: Kept[T], value: T) -> T:
-        """Return a written value; what is large on the host is as it is found then, in memory that the system may take.
+        """Return a written value; if it is large on the host, its file is mapped, so that the system may free it.
 
-        What has a place on a device, or is pinned, stays there.
+        Tensors on a device or in pinned memory stay there.
         """
         own = kept.form.tensors(value)
         in_memory = {name for name, each in own.items() if each.device.type == "cpu" and not each.is_pinned()}

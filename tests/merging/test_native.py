@@ -166,7 +166,7 @@ def test_kernels_are_chosen_where_they_pay_or_are_wanted(monkeypatch: pytest.Mon
         choose_kernels(large, torch.device("meta"), wanted=True)
     monkeypatch.delenv("CC", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert "install one, e.g. gcc: merging takes longer" in choose_kernels(large, cpu).note
+    assert "install one, e.g. gcc; merging takes longer" in choose_kernels(large, cpu).note
     with pytest.raises(MergingError, match=r"install one, e\.g\. gcc$"):
         choose_kernels(small, cpu, wanted=True)
 

@@ -1,4 +1,4 @@
-"""The functions of this package, compiled when they are first needed, called with the numbers of one tensor.
+"""The functions of this package, compiled when they are first needed and called with the numbers of one tensor.
 
 Guarantees: a function is compiled once per form, number of parents, dtype and device, whatever the sizes and the
 numbers are; a call enqueues work and waits for nothing.
@@ -29,8 +29,8 @@ from merging.methods.task_vectors import Mixture, cannot_overflow
 Function: TypeAlias = Callable[..., Any]
 
 _KEEP_ALL = Sparsification()
-# Rounding as eager PyTorch's, step by step: no product is fused with a sum, no division approximated. Sizes are not
-# asserted in every call: who calls is in this file.
+# Rounds as eager PyTorch does, step by step: no product is fused with a sum, no division approximated. Sizes are not
+# asserted in every call: all callers are in this file.
 _OPTIONS: dict[str, Any] = {
     "emulate_precision_casts": True,
     "eager_numerics.division_rounding": True,
@@ -42,16 +42,16 @@ _OPTIONS: dict[str, Any] = {
 def compiled(function: Function, form: object) -> Function:
     """Return a function compiled for a form, for every size, with the rounding of eager PyTorch."""
     assert isinstance(function, FunctionType)
-    # Code of its own: dynamo keeps a few compiled functions for each code, and looks for the right one in turn.
+    # A code object of its own: dynamo keeps only a few compiled functions per code object, and tries them in turn.
     own = FunctionType(function.__code__.replace(), function.__globals__, function.__name__)
     return partial(torch.compile(own, dynamic=True, fullgraph=True, options=_OPTIONS), form)
 
 
 class CompiledKernels(PassKernels):
-    """The compiled functions of this process. They merge on any device, but only a GPU's are worth their compilation.
+    """The compiled functions of this process. They merge on any device, but are worth compiling only for a GPU.
 
     Args:
-        compile: makes the function for a form; by default torch.compile does.
+        compile: compiles a function for a form; by default with torch.compile.
     """
 
     @classmethod
@@ -59,7 +59,7 @@ class CompiledKernels(PassKernels):
         """Return kernels for a device. Raises MergingError, with the reason, if torch.compile cannot compile for it."""
         try:
             compiled(_one_more, None)(torch.zeros(8, device=device))
-        except Exception as error:  # torch, Triton and the compilers each have their own
+        except Exception as error:  # torch, Triton and the compilers each raise their own
             raise MergingError(
                 f"torch.compile does not work on {device} ({first_line(error)}); it needs Triton and a C compiler"
             ) from None
@@ -78,7 +78,7 @@ class CompiledKernels(PassKernels):
     def mix(self, operands: Operands, block: Block, mixture: Mixture, out: Tensor) -> Finite:
         """Write a mixture of task vectors, added to the base, into `out`; return whether it is finite.
 
-        That is not found in the same pass: a reduction in it would make the compiler write the tensor down in float32
+        A separate pass checks for that: a reduction in the same one would make the compiler write the tensor in float32
         and read it again.
         """
         given = [each.sparsification or _KEEP_ALL for each in mixture.contributions]
@@ -126,7 +126,7 @@ def _one_more(_: None, values: Tensor) -> Tensor:
 
 
 def _has_edges(sparsification: Sparsification) -> bool:
-    # Also where no edge has a rank by chance: that is not worth a compilation of its own.
+    # True even if no edge happens to have a rank: that is not worth a compilation of its own.
     return any(edge.before != edge.after for edge in (sparsification.floor, sparsification.ceiling))
 
 
@@ -140,7 +140,7 @@ def _row(given: Sparsification, weight: float) -> list[float]:
 
 def _on(device: torch.device, numbers: Sequence[float], kind: Literal["d", "f"]) -> Tensor:
     """Return numbers on a device in float64 or float32, without waiting for it."""
-    # Of an array a tensor is made in a third of the time that one of a list is.
+    # From an array, a tensor is made in a third of the time that it takes from a list.
     here = torch.frombuffer(array(kind, numbers), dtype=torch.float64 if kind == "d" else torch.float32)
-    # The pinned memory is used again when the copy is done: torch sees to that.
+    # torch reuses the pinned memory only when the copy is done.
     return here if device.type == "cpu" else here.pin_memory().to(device, non_blocking=True)

@@ -24,7 +24,7 @@ _SIDE = 1 << 8  # a run is searched as a square
 
 
 class Column(enum.IntEnum):
-    """The columns of a parent's row in the table of numbers; whole ones are exact in float64."""
+    """The columns of a parent's row in the table of numbers; whole numbers are exact in float64."""
 
     FLOOR_UNTIL = 0
     FLOOR_RANK = enum.auto()
@@ -74,11 +74,11 @@ def merge_task_vectors(
     """Write the merge of one tensor into `out`.
 
     Args:
-        form: what is done.
+        form: what the merge is compiled for.
         base: (elements,).
         parents: those that take part, (elements,) each, of the base's dtype.
-        ranks: one per parent, (elements,) int16 or int32, where masks depend on ranks.
-        table: (parents + 1, columns) float64, what `Column`, `DIVISOR` and `LAMBDA` say.
+        ranks: one per parent, (elements,) int16 or int32, if masks depend on ranks; else none.
+        table: (parents + 1, columns) float64, in the columns of `Column`, `DIVISOR` and `LAMBDA`.
         out: (elements,), of the base's dtype.
     """
     dtype, wide = base.dtype, base.float()
@@ -151,9 +151,9 @@ def _edges(table: Tensor, firsts: Sequence[int]) -> _Edges:
 
 
 def _search(base: Tensor, parents: Sequence[Tensor], edges: _Edges) -> Tensor:
-    """Return for each edge the index behind its last equal, (edges,) int64.
+    """Return for each edge the index after its last element of equal magnitude, (edges,) int64.
 
-    That is the `rank`-th from `until` on, within a run. All edges are searched at once, in a few small launches.
+    That is the `rank`-th one from `until` on, within a run. All edges are searched at once, in a few small launches.
     """
     within = torch.arange(RUN, device=base.device).view(_SIDE, _SIDE)
     equal = _equal(base, parents, edges, edges.until[:, None, None] + within)
@@ -167,7 +167,7 @@ def _search(base: Tensor, parents: Sequence[Tensor], edges: _Edges) -> Tensor:
 
 
 def _equal(base: Tensor, parents: Sequence[Tensor], edges: _Edges, index: Tensor) -> Tensor:
-    """Return which of the elements with these indices (edges, ...) are of their edge's magnitude, like `index`."""
+    """Return whether the elements with these indices (edges, ...) have their edge's magnitude, in the index's shape."""
     magnitudes = torch.maximum(edges.before, edges.after)
     found = []
     for edge, own in enumerate(index):
@@ -179,7 +179,7 @@ def _equal(base: Tensor, parents: Sequence[Tensor], edges: _Edges, index: Tensor
 
 
 def _scale(kept: Tensor, before: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return what restores an L1 norm, () float32, rounded as sparsification.rescaled rounds it; 1 if it is zero."""
+    """Return the factor that restores an L1 norm, () float32, rounded as in sparsification.rescaled; 1 if tiny."""
     after = kept.abs().sum(dtype=torch.float64)
     narrow = [norm.float().to(dtype) for norm in (before, after)]
     ratio = (narrow[0] / narrow[1]).double()

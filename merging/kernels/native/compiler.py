@@ -1,7 +1,7 @@
 """Compiles the C passes for the processor at hand, and keeps them for the next run.
 
 Guarantees: a pass is compiled at most once per source, compiler and processor; a half-written file is never loaded;
-calls release Python's lock. Without a C compiler there are no passes: whoever asks is told why.
+calls release Python's lock. Without a C compiler there are no passes, and an error says why.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from merging.caches import cache_folder, part_folder, sweep
 from merging.errors import MachineError, MergingError
 
 _SOURCES = Path(__file__).parent
-# Without errno and traps a comparison may be made of whole vectors; contraction would skip a rounding.
+# Without errno and traps, the compiler can vectorize comparisons; contraction would skip a rounding.
 _FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-shared", "-fPIC")
 _COMPILERS = ("cc", "gcc", "clang")
 
@@ -41,7 +41,7 @@ class Compiler:
     """The compiled passes of this process; threads may share it.
 
     Raises:
-        MergingError: there is no C compiler, or it cannot compile for this processor.
+        MergingError: there is no C compiler.
     """
 
     def __init__(self) -> None:
@@ -87,7 +87,7 @@ def _compile(command: list[str], library: Path) -> None:
         if done.returncode:
             lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
             raise MachineError(f"{command[0]} cannot compile {command[-1]}: {lines[0]}")
-        part.replace(library)  # at once: another process may look for it now
+        part.replace(library)  # atomic: another process may be looking for it
 
 
 @cache
@@ -96,7 +96,7 @@ def _folder() -> Path:
 
 
 def _passing_folder() -> Path:
-    """Return a folder that goes with this process; one that was killed leaves its own to the next."""
+    """Return a folder that is removed when this process exits; the next process removes that of a killed one."""
     target = Path(tempfile.gettempdir(), "merge-search-kernels")
     sweep(target.parent, f".{target.name}.*.part")
     until_exit = contextlib.ExitStack()
@@ -111,7 +111,7 @@ def _version(compiler: str) -> str:
 
 @cache
 def _processor() -> str:
-    # -march=native makes code for this very processor; a home may be shared by different ones.
+    # -march=native makes code for this very processor, but machines with different ones may share a home folder.
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

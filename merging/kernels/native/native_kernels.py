@@ -20,7 +20,7 @@ from merging.methods.sparsification import Sparsification, rescaled
 from merging.methods.task_vectors import Contribution, Mixture, rounded
 
 _Pointer, _Long, _Float = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
-# A pass keeps nothing in between; a block is only what one thread does at a time.
+# A pass holds no intermediate tensors, so a block is only the work that a thread does at a time.
 _BLOCK = 1 << 22
 _KEEP_ALL = Sparsification()
 
@@ -29,14 +29,14 @@ class NativeKernels(PassKernels):
     """Kernels in C for the CPU.
 
     Args:
-        block: how many elements a pass takes.
+        block: the elements that a pass takes.
 
     Raises:
         MergingError: there is no C compiler.
     """
 
     devices = ("cpu",)
-    written = frozenset({torch.float32})  # which holds whatever they round to
+    written = frozenset({torch.float32})  # it holds everything that the passes round to
 
     def __init__(self, block: int = _BLOCK) -> None:
         self._compiler = Compiler()
@@ -76,7 +76,7 @@ class NativeKernels(PassKernels):
             NORMALIZE=mixture.normalize,
             LAMBDA=mixture.scale != 1.0,
         )
-        # With an election this is the sum of those two that both agree.
+        # With an election, only a pass for two parents reads it: the sum of their weights, where both agree.
         divisor = rounded(mixture.weights, dtype)[1] or 1.0 if mixture.elect else mixture.divisor
         done: int = self._compiler.load(variant).merge(
             _Pointer(block.base.data_ptr()),
@@ -92,7 +92,7 @@ class NativeKernels(PassKernels):
     def completed(
         self, operands: Operands, index: int, sparsification: Sparsification, rescale: bool
     ) -> Sparsification:
-        """Search the runs that edges lie in; sum up what is kept in a pass of its own."""
+        """Search the runs that edges lie in; sum up what is kept in a separate pass."""
         found = sparsification
         if found.floor.rank or found.ceiling.rank:
             floor, ceiling = (self._located(operands, index, edge) for edge in (found.floor, found.ceiling))
@@ -115,7 +115,7 @@ class NativeKernels(PassKernels):
         return replace(edge, until=edge.until + position + 1, rank=0)
 
     def _kept_norm(self, operands: Operands, index: int, sparsification: Sparsification) -> float:
-        # In blocks of any size: 16-bit sums are exact, but for elements a millionth as large as the largest.
+        # Blocks may have any size: 16-bit sums are exact, except for elements a millionth as large as the largest.
         contribution = Contribution(index, 1.0, sparsification, 0.0)
         function = self._one_parent(kind_of([sparsification]), operands.dtype).absolute_sum
         function.restype = ctypes.c_double

@@ -18,7 +18,7 @@ typedef int32_t rank;
 typedef int16_t rank;
 #endif
 
-struct edge { /* a magnitude, another from one index of the block on */
+struct edge { /* a magnitude: `before` up to the index `until` of the block, `after` from there on */
     int64_t until;
     float before, after;
 };
@@ -29,7 +29,7 @@ struct contribution {
     struct edge floor, ceiling;
     float slope, intercept; /* of the limit, by rank */
     uint32_t key, second_key;
-    int32_t last; /* random number that is kept; signed, as its comparison is one instruction before AVX-512 */
+    int32_t last; /* largest random number that is kept; signed: one instruction compares those before AVX-512 */
     float scale, weight;
 };
 
@@ -56,7 +56,7 @@ static float edge_at(const struct edge *edge, int64_t start, int64_t *end) {
     return edge->before;
 }
 
-/* Return what the sum of the deltas that agree is divided by: the sum of their weights. Of two, it is `both`. */
+/* Return the divisor of the sum of the deltas that agree: the sum of their weights, `both` if two parents agree. */
 static inline float agreeing_weight(const int *agrees, const struct contribution *parts, float both) {
 #if PARENTS == 2
     float first = agrees[1] ? both : parts[0].weight, second = agrees[1] ? parts[1].weight : 1.0f;

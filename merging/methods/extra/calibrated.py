@@ -1,8 +1,7 @@
-"""Averages that a small calibration text weighs: Fisher-weighted (arXiv:2111.09832) and RegMean (arXiv:2212.09849).
+"""Averages weighted by a small calibration text: Fisher-weighted (arXiv:2111.09832) and RegMean (arXiv:2212.09849).
 
-Guarantees: computed in float32 at least (RegMean's equations in float64) and rounded to the dtype of the merge once. A
-base model, if there is one, gives the architecture and takes no part. A parent whose weight is zero is as if it were
-not there.
+Guarantees: computed in float32 or wider (RegMean's equations in float64) and rounded to the dtype of the merge once. A
+base model, if there is one, gives the architecture and takes no part. A parent whose weight is zero counts as absent.
 """
 
 from __future__ import annotations
@@ -19,10 +18,10 @@ from merging.methods.operands import Block, Operands
 from merging.methods.registry import Undefined, method
 from merging.statistics import forms
 
-# With all of the off-diagonal, directions that no text has would be solved for by the rounding errors of the Gram
-# matrices, which are float32.
+# With an alpha of 1, the rounding errors of the Gram matrices, which are float32, would decide the solution in
+# directions that no text has.
 _LARGEST_ALPHA = 1 - 1e-6
-# Quickly made of what is kept of the parents.
+# Not written: quickly made from what is kept of the parents.
 _SOLVED = forms.tensor(version=1, is_written=False)
 
 
@@ -35,7 +34,7 @@ Fishers: TypeAlias = tuple[tuple[float, ...], tuple[Tensor | None, ...]]  # weig
 def fishers(
     operands: Operands,
     weight: PerParent[float] = Default(1.0, low=0.0),
-    calibration: PerParent[str] = Default(),  # noqa: ARG001 - what is observed, is observed on it
+    calibration: PerParent[str] = Default(),  # noqa: ARG001 - the text that is observed
 ) -> Fishers:
     """Return the weight and the diagonal Fisher information of each input; no information where the weight is zero."""
     _check(weight)
@@ -98,8 +97,8 @@ def regress(
 def regmean(block: Block, merged: Tensor | tuple[float, ...]) -> Tensor:
     """Return the matrix whose outputs are nearest those of the parents, each on its own inputs; else the average.
 
-    (Σ weight · G)⁻¹ Σ weight · G Wᵀ, transposed: G = alpha · XᵀX + (1 - alpha) · diag(XᵀX) a token, of a linear layer's
-    inputs X on the parent's calibration text. All that is not the weight of a torch.nn.Linear (biases, norms,
+    (Σ weight · G)⁻¹ Σ weight · G Wᵀ, transposed: G = alpha · XᵀX + (1 - alpha) · diag(XᵀX) per token, for a linear
+    layer's inputs X on the parent's calibration text. Everything but the weights of torch.nn.Linear (biases, norms,
     embeddings, experts that are kept in one tensor) is averaged by weight.
     """
     if isinstance(merged, tuple):
@@ -112,7 +111,7 @@ def least_squares(
 ) -> Tensor:
     """Return RegMean's matrix (out, in), float64, given matrices (out, in), Gram matrices (in, in) and weights.
 
-    Solved for the difference to the average, which is nothing where the parents are equal or the inputs always zero.
+    Solved for the difference from the average, which is zero where the parents are equal or the inputs always zero.
     The Gram matrices may lie on the host.
     """
     alpha = min(alpha, _LARGEST_ALPHA)
@@ -126,7 +125,7 @@ def least_squares(
         left.add_(shrunk)
         right.addmm_(matrix - average, shrunk)
     left.diagonal().add_(left.diagonal() == 0)  # an input that is always zero
-    solved: Tensor = torch.linalg.solve(left, right.T)  # RegMean, eq. (2), of the differences to the average
+    solved: Tensor = torch.linalg.solve(left, right.T)  # RegMean, eq. (2), for the differences from the average
     return average.add_(solved.T)
 
 

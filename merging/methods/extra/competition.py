@@ -1,6 +1,6 @@
 """PCB-Merging: parameters compete within a task vector and between them (arXiv:2410.02396).
 
-An element's score is large where its task vector is (within: softmax of N · norm(τ_i²)) and where the task vectors
+An element scores high where its task vector is large (within: softmax of N · norm(τ_i²)) and where the task vectors
 agree (between: the sum over j of softmax of norm(τ_i τ_j)); norm maps a tensor to [0, 1], softmax is over its elements.
 The paper takes a model as one long vector; here, as with TIES, each tensor is one. Elementwise, and so the same for
 matrices, vectors and embeddings. Guarantees: what the scores are normalized by depends only on the parents, is
@@ -31,7 +31,7 @@ _MEASURES: Form[tuple[tuple[float, float, float], ...]] = forms.plain(version=1)
 
 @dataclass(frozen=True, slots=True)
 class Softmax:
-    """What makes a softmax of products: exp(sharpness · (x - least) / span) / total."""
+    """A softmax of products: exp(sharpness · (x - least) / span) / total."""
 
     sharpness: float
     least: float
@@ -50,7 +50,7 @@ class Competition:
     """How the task vectors of one tensor compete.
 
     Attributes:
-        inputs: those that take part: of a weight that is not zero, and not equal to the base.
+        inputs: the inputs that take part: their weight is not zero, and they differ from the base.
         within: the softmax of each one's squares.
         between: the softmax of the products of each two, by their indices in rising order.
     """
@@ -146,7 +146,7 @@ def _floor(operands: Operands, competition: Competition, index: int, kept: int) 
         name, dtype = f"pcb_scores {place}", wide(operands.dtype)
         return Magnitudes.of(name, operands, competition.inputs, read, dtype=dtype).largest(kept)
 
-    # By its place among those that take part: another recipe may have the same ones at other indices.
+    # Named by its place among those that take part: another recipe may have the same ones at other indices.
     place = competition.inputs.index(index)
     return operands.last(f"pcb_floor {place}", competition.inputs, kept, find)
 

@@ -24,8 +24,8 @@ def consensus_ta(
 ) -> Tensor:
     """Return base + lambda · τ where at least `k` parents' TALL masks agree, else the base; τ = Σ weight · τ_i.
 
-    A parent's TALL mask holds the elements in which |τ_i| > tall_lambda · |τ - τ_i|, its task vector weighed already.
-    With k = 0 this is task arithmetic; k = 2 takes out what a single parent needs ("selfish") and what none does
+    A parent's TALL mask holds the elements with |τ_i| > tall_lambda · |τ - τ_i|, where τ_i is weighted already. With
+    k = 0 this is task arithmetic; k = 2 removes what only one parent needs ("selfish") and what none needs
     ("catastrophic").
     """
     base = block.base.to(wide(block.base.dtype))

@@ -1,9 +1,9 @@
 """Merging in the singular vectors of the task vectors: TSV-M (arXiv:2412.00081), Iso-C and Iso-CTS (arXiv:2502.04959).
 
-They are about matrices; everything else (vectors, embeddings, filters of convolutions) gets the average of the task
+They apply to matrices; everything else (vectors, embeddings, filters of convolutions) gets the average of the task
 vectors, as in the papers. A tensor of three axes is a stack of matrices. Guarantees: the singular value decompositions,
-which take nearly all of the time, depend only on the parents (and, for Iso, on their weights); singular vectors of a
-singular value that is zero but for rounding, which are arbitrary, take no part.
+which take nearly all of the time, depend only on the parents (and, for Iso, on their weights); singular vectors whose
+singular value is zero up to rounding, which are arbitrary, take no part.
 """
 
 from __future__ import annotations
@@ -70,10 +70,10 @@ def decorrelate(
     keeps="matrix per input",
 )
 def tsv_m(block: Block, change: TaskVectorSum) -> Tensor:
-    """Return base + lambda · Σ weight · U⊥ S V⊥ᵀ: of each parent the leading singular vectors, kept from the others'.
+    """Return base + lambda · Σ weight · U⊥ S V⊥ᵀ: each parent's leading singular vectors, decorrelated.
 
-    Each parent has the `rank_fraction` of the rank, by default an equal part of it. Only weights and lambda make a
-    candidate that costs no decomposition; a `rank_fraction` that is given keeps all factors of the parents as well.
+    Each parent has the `rank_fraction` of the rank, by default an equal part of it. A candidate with only new weights
+    and lambda costs no decomposition; a `rank_fraction` that is given keeps all factors of the parents as well.
     """
     return plus_base(block, change)
 
@@ -84,10 +84,10 @@ def _kept(operands: Operands, index: int, vector: Tensor) -> Factors:
 
 
 def low_rank(factors: Sequence[Factors], rank: int) -> Tensor:
-    """Return each matrix in at most `rank` (1 at least), its singular vectors orthogonal to those of the others.
+    """Return each matrix with at most this rank (at least 1), its singular vectors orthogonal to those of the others.
 
-    The nearest orthonormal vectors to all of them side by side (the paper's Procrustes problem) take their places, on
-    the left and on the right. Shape (matrices, ..., m, n).
+    On the left and on the right, the singular vectors of all matrices, side by side, are replaced by the nearest
+    orthonormal ones (the paper's Procrustes problem). Shape (matrices, ..., m, n).
     """
     rank = max(1, rank)
     left = nearest_orthogonal(torch.cat([u[..., :rank] for u, _, _ in factors], dim=-1))
@@ -102,7 +102,7 @@ def low_rank(factors: Sequence[Factors], rank: int) -> Tensor:
 def flatten_common(
     operands: Operands, weight: PerParent[float] = Default(1.0), lambda_: Shared[float] = Default(1.0)
 ) -> TaskVectorSum:
-    """Return the sum of the weighted task vectors with all singular values alike, from parents and weights only."""
+    """Return the sum of the weighted task vectors with equal singular values; it needs only parents and weights."""
     return _isotropic(operands, weight, lambda_, "iso_c", (), lambda vectors: isotropic(*decompose(vectors.sum(dim=0))))
 
 
@@ -127,7 +127,7 @@ def flatten_common_and_specific(
     # The authors' configuration; the rest of the rank is divided among the parents.
     common_fraction: Shared[float] = Default(0.8, low=0.0, high=1.0),
 ) -> TaskVectorSum:
-    """Return the isotropic task vector of the common and each parent's own subspace, from parents and weights only."""
+    """Return the isotropic task vector of the common and each parent's own subspace; needs only parents and weights."""
     return _isotropic(
         operands,
         weight,
@@ -148,14 +148,14 @@ def flatten_common_and_specific(
     keeps="matrix",
 )
 def iso_cts(block: Block, change: TaskVectorSum) -> Tensor:
-    """Return as Iso-C does, but each parent's own directions outside the common ones replace the sum's least."""
+    """Return the merge of Iso-C, but each parent's own directions outside the common ones replace the sum's least."""
     return plus_base(block, change)  # eq. (14)
 
 
 def common_and_specific(vectors: Tensor, fraction: float) -> Tensor:
     """Return the isotropic merge of task vectors (parents, ..., m, n) by the paper's algorithm 2; shape (..., m, n)."""
     count, rank = len(vectors), min(vectors.shape[-2:])
-    # As many directions for each parent, so the common ones are what that leaves.
+    # Each parent gets equally many directions, and the common ones are the rest.
     own = min(round((rank - int(rank * fraction)) / count), rank // count)
     common = rank - own * count
     u, s, vh = decompose(vectors.sum(dim=0))
@@ -200,7 +200,7 @@ def _isotropic(
 
 
 def decompose(matrix: Tensor) -> Factors:
-    """Return u, s, vh of a matrix (or of a stack); of singular values that are zero but for rounding, zeros."""
+    """Return u, s, vh of a matrix (or of a stack), with zeros for singular values that are zero up to rounding."""
     u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
     s = s * _is_not_zero(s, matrix.shape)
     return u * (s != 0)[..., None, :], s, vh * (s != 0)[..., :, None]

@@ -1,6 +1,6 @@
 """Weighted sums of task vectors, or of what a method makes of them, added to the base.
 
-What the methods of this package have in common. Guarantees: a parent whose weight is zero counts as absent; all is
+The methods of this package share these. Guarantees: a parent whose weight is zero counts as absent; everything is
 computed in float32 (float64 for float64 merges) and rounded to the dtype of the merge once, at the end.
 """
 
@@ -55,7 +55,7 @@ def taking_part(weights: Sequence[float]) -> tuple[int, ...]:
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
-    """Return the dtype to compute in: float32, or float64 for that."""
+    """Return the dtype to compute in: float64 for float64, else float32."""
     return torch.promote_types(dtype, torch.float32)
 
 
@@ -77,11 +77,11 @@ def made_of_task_vectors(
     """Return what a method makes of the task vectors of some inputs, or None if one of them is not finite.
 
     Args:
-        operands: whose inputs.
-        name: what is made.
-        inputs: their indices.
+        operands: the operands of the merge step.
+        name: the name of what is made.
+        inputs: the indices of the inputs.
         values: the parameter values that it also depends on; it is made again when they change.
-        make: makes it of the task vectors, (inputs, *shape), in the wide dtype, which may be changed.
+        make: makes it from the task vectors, (inputs, *shape), in the wide dtype; it may change them.
         kept: its form on disk.
     """
 

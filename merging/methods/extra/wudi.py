@@ -1,9 +1,9 @@
 """WUDI: a merged task vector that interferes least with the inputs that each task vector stands for (arXiv:2503.08099).
 
-The rows of a linear layer's task vector span, nearly, the inputs that it was trained on. So what the merge does wrong
-there is measured without data, and made small by Adam, as in the paper. Everything but matrices (vectors, embeddings,
-filters of convolutions) gets the average of the task vectors. Guarantees: the optimized task vector depends only on the
-parents and the optimizer's numbers; no random numbers.
+The rows of a linear layer's task vector nearly span the inputs that it was trained on. So the merge's error on them is
+measured without data, and minimized by Adam, as in the paper. Everything but matrices (vectors, embeddings, filters of
+convolutions) gets the average of the task vectors. Guarantees: the optimized task vector depends only on the parents
+and the optimizer's numbers; no random numbers.
 """
 
 from __future__ import annotations
@@ -72,14 +72,14 @@ class Adam:
 
 
 def least_interfering(vectors: Tensor, settings: Adam) -> Tensor:
-    """Return the task vector that Adam makes of the sum of some, (parents, ..., out, in), by the paper's loss.
+    """Return the task vector that Adam makes from the sum of `vectors`, (parents, ..., out, in), by the paper's loss.
 
     A task vector that is zero has nothing to interfere with.
     """
     norms = vectors.square().sum(dim=(-2, -1), keepdim=True)
     norms = norms.masked_fill_(norms == 0, 1)
-    # The loss is quadratic: its gradient is 2 (τ A - B), whatever the number of parents. Of one it is zero at once, and
-    # must be to the last bit: Adam makes full steps of what is left by rounding.
+    # The loss is quadratic: its gradient is 2 (τ A - B), whatever the number of parents. With one parent it starts at
+    # zero, and must do so to the last bit: Adam takes full steps even along rounding errors.
     grams = [vector.mT @ vector / norm for vector, norm in zip(vectors, norms, strict=True)]
     a = reduce(torch.add, grams)
     b = reduce(torch.add, (vector @ gram for vector, gram in zip(vectors, grams, strict=True)))
