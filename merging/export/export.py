@@ -158,6 +158,7 @@ def export_model(
             part.chmod(0o755)  # private while it is made
             part.rename(to)  # an empty folder of that name is replaced
         except OSError as error:
+            check_free(to)  # another export may have filled it meanwhile
             raise _unwritable(to, error) from None
 
 
@@ -181,7 +182,8 @@ def _tokenizer(recipe: Recipe, plan: Plan, parents: ParentSet, files: ExportOpti
 
 
 def _unwritable(to: Path, error: OSError) -> MergingError:
-    return MergingError(f"{to}: cannot be written: {error.strerror or error}; nothing was left there")
+    reason = error.strerror or error
+    return MergingError(f"{to}: cannot be written: {reason}; nothing was left there; make room or choose another folder")
 
 
 def _write_weights(

@@ -269,6 +269,20 @@ def test_a_taken_folder_is_refused_and_left_as_it_was(family: Family, tmp_path: 
     assert list(tmp_path.iterdir()) == [taken]
 
 
+def test_of_two_exports_at_once_the_later_one_is_told_what_to_do(family: Family, tmp_path: Path) -> None:
+    target = tmp_path / "merge"
+
+    def other(phase: str, done: int, total: int) -> None:  # noqa: ARG001
+        if phase == "opening what was written":
+            export_model(recipe(family), target)
+
+    with pytest.raises(MergingError) as caught:
+        export_model(recipe(family), target, progress=other)
+    assert str(caught.value) == f"{target}: exists already and is not empty; choose another folder, or remove it first"
+    assert list(tmp_path.iterdir()) == [target]
+    AutoModelForCausalLM.from_pretrained(target)
+
+
 def test_a_file_of_that_name_is_refused_and_left_as_it_was(family: Family, tmp_path: Path) -> None:
     file = tmp_path / "merge"
     file.write_text("mine", encoding="utf-8")
@@ -363,7 +377,7 @@ def test_a_disk_that_fills_up_leaves_nothing_half_written(
         with pytest.raises(MergingError) as caught:
             export_model(recipe(family), disk / "merge", files=ExportOptions(max_shard_size=max_shard_size))
         assert str(caught.value).startswith(f"{disk}/merge: cannot be written: ")
-        assert str(caught.value).endswith("; nothing was left there")
+        assert str(caught.value).endswith("; nothing was left there; make room or choose another folder")
         assert not list(disk.iterdir())
 
 
