@@ -54,9 +54,9 @@ def score_samples(
         EvaluationError: a line is broken or names an unknown problem, the sandbox fails, or a problem cannot be scored
             in it.
     """
+    samples = read_samples(Path(file), problems)  # what is missing is told before anything is asked for
     if not allow_code_execution:
         raise ConsentError
-    samples = read_samples(Path(file), problems)
     verdicts: dict[int, Verdict] = {}
     with Judge(workers=workers, timeout_seconds=timeout_seconds) as judge:
         judge.admit(dict.fromkeys(problem for problem, _ in samples))

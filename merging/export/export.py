@@ -183,7 +183,9 @@ def _tokenizer(recipe: Recipe, plan: Plan, parents: ParentSet, files: ExportOpti
 
 def _unwritable(to: Path, error: OSError) -> MergingError:
     reason = error.strerror or error
-    return MergingError(f"{to}: cannot be written: {reason}; nothing was left there; make room or choose another folder")
+    return MergingError(
+        f"{to}: cannot be written: {reason}; nothing was left there; make room or choose another folder"
+    )
 
 
 def _write_weights(

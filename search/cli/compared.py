@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from search.board.compare import Comparison, Scored
     from search.views.report.comparison import Answered
 
-_WHAT: Final = "give a report (of merge-search evaluate --json), or RESULTS:TRIAL, RESULTS:PARENT or RESULTS:average"
+COMPARED: Final = "a report (of merge-search evaluate --json), or RESULTS:TRIAL, RESULTS:PARENT or RESULTS:average"
 _NO_REPORT = (OSError, ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError)
 
 
@@ -27,7 +27,7 @@ def scored(reference: str) -> Scored:
     try:
         return Scored.of_report(reference, _report(reference))
     except _NO_REPORT:
-        raise SearchError(f"{reference}: holds no report; {_WHAT}") from None
+        raise SearchError(f"{reference}: holds no report; give {COMPARED}") from None
 
 
 def write_page(file: Path, found: Comparison, sources: Sequence[str]) -> None:
@@ -58,9 +58,9 @@ def _record(reference: str) -> tuple[Path, str] | None:
 
 def _report(reference: str) -> dict[str, Any]:
     if Path(reference).is_dir():
-        raise SearchError(f"{reference}: is a folder; {_WHAT}")
+        raise SearchError(f"{reference}: is a folder; give {COMPARED}")
     if not Path(reference).is_file():
-        raise SearchError(f"{reference}: no such file; {_WHAT}")
+        raise SearchError(f"{reference}: no such file; give {COMPARED}")
     return dict(json.loads(Path(reference).read_bytes()))
 
 

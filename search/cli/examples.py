@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from merging.caches import part_folder
+from search.cli.given_values import GivenPath
 from search.errors import SearchError
 
 _QUICKSTART, _LARGE = "quickstart.yaml", "ds-trinity-7b.yaml"
@@ -16,7 +17,7 @@ _EXAMPLES = (_QUICKSTART, "quickstart", _LARGE)
 
 
 @click.command()
-@click.argument("folder", type=click.Path(path_type=Path), default="configs")
+@click.argument("folder", type=GivenPath("a folder to write into"), default="configs")
 def init(folder: Path) -> None:
     """Write configs to begin with, and three tiny models, into a folder (by default configs).
 

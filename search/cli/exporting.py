@@ -11,6 +11,7 @@ import click
 
 from search.cli import shared_options
 from search.cli.completions import scored_models
+from search.cli.given_values import GivenPath, GivenText
 from search.cli.printing import print_tried, tell, tell_of_mergekit
 from search.startup import quick_imports
 from search.views.bar import bar
@@ -25,15 +26,17 @@ if TYPE_CHECKING:
 @shared_options.RESULTS
 @click.option(
     "--trial",
+    type=GivenText("a trial's number, a parent's name, or average"),
     shell_complete=scored_models,
     help="The trial's number, by default the best; or a parent's name, or average.",
 )
-@click.option("--to", required=True, type=click.Path(path_type=Path), help="The folder to create.")
+@click.option("--to", required=True, type=GivenPath("a folder"), help="The folder to create.")
 @click.option("--anyway", is_flag=True, help="Export the best trial even if it is no better than the best parent.")
 @shared_options.SHARD_SIZE
 @shared_options.COMPATIBLE
 @click.option(
     "--tokenizer",
+    type=GivenText("best, or a parent's name"),
     metavar="best|PARENT",
     help="Write this parent's tokenizer and chat template; best: that under which the model, in the prompt format that "
     "suits it, solves most of the search split.",
@@ -41,6 +44,7 @@ if TYPE_CHECKING:
 @shared_options.CONSENT
 @click.option(
     "--push-to-hub",
+    type=GivenText("a repository, as USER/NAME"),
     metavar="USER/NAME",
     help="Also upload the folder to this repository of the hub; the same command goes on where an upload stopped.",
 )

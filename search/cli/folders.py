@@ -8,12 +8,13 @@ from pathlib import Path
 import click
 
 from search.cli import shared_options
+from search.cli.given_values import GivenPath
 from search.cli.printing import print_overview, tell
 from search.startup import quick_imports, without_collector
 
 
 @click.command("list")
-@click.argument("folder", type=click.Path(path_type=Path), default="results")
+@click.argument("folder", type=GivenPath("the folder that holds your results folders"), default="results")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_searches(folder: Path, as_json: bool) -> None:
     """Show the searches below a folder (by default results): best trial, verdict, trials, state.

@@ -9,16 +9,18 @@ import click
 
 from evaluation.problems import SOURCES
 from search.cli import shared_options
+from search.cli.given_values import GivenPath
 from search.cli.printing import tell
 from search.cli.written_file import write_whole
 from search.startup import quick_imports
 
 
 @click.command()
-@click.argument("genome", type=click.Path(path_type=Path))
-@click.option("--to", type=click.Path(path_type=Path), help="The config to write; by default it is printed.")
+@click.argument("genome", type=GivenPath("a config of mergekit-evolve"))
+@click.option("--to", type=GivenPath("a file"), help="The config to write; by default it is printed.")
 @click.option(
     "--problems",
+    type=shared_options.SOURCE,
     multiple=True,
     help=f"What is scored in place of the genome's tasks: {SOURCES}. The option may be repeated.",
 )

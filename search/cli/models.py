@@ -13,6 +13,7 @@ import click
 from evaluation import PROMPT_FORMATS
 from merging import LoadOptions, MergeOptions
 from search.cli import shared_options
+from search.cli.given_values import GivenPath, GivenText
 from search.cli.printing import (
     names_of,
     print_report,
@@ -28,14 +29,19 @@ from search.startup import quick_imports
 from search.views.bar import bar
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from transformers import PreTrainedTokenizerBase
 
     from evaluation import BackendName, ComputeDtype, PromptFormat
+    from merging import Recipe
+
+_MODELS = "a folder, a hub id (owner/name) or a recipe (a .yaml file)"
 
 
 @click.command()
-@click.argument("recipe", type=click.Path(path_type=Path))
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("recipe", type=GivenPath("a recipe (a .yaml file)"))
+@click.argument("folder", type=GivenPath("a folder to create"))
 @shared_options.SHARD_SIZE
 @click.option("--dry-run", is_flag=True, help="Show the plan of the merge, layer by layer, without merging.")
 @shared_options.COMPATIBLE
@@ -109,7 +115,7 @@ def merge(
 
 
 @click.command()
-@click.argument("models", nargs=-1, required=True)
+@click.argument("models", nargs=-1, required=True, type=GivenText(_MODELS))
 @shared_options.PROBLEMS
 @click.option(
     "--prompt",
@@ -177,8 +183,9 @@ def evaluate(
       merge-search evaluate ./one ./another ./third --allow-code-execution
     """
     from evaluation import ConsentError, EvaluationError, Sampling, load_problem_sets
-    from search.recipes import load_recipe
 
+    with quick_imports():
+        references = _references(models)  # what is missing is told before anything is asked for
     if not allow_code_execution:
         raise ConsentError
     try:
@@ -198,7 +205,6 @@ def evaluate(
     with bar() as progress:  # from here on seconds may pass: torch and transformers are imported
         chosen = load_problem_sets(problems)
         with quick_imports():
-            references = [load_recipe(each) if each.endswith((".yaml", ".yml")) else each for each in models]
             from evaluation import Evaluator, Room
             from search.candidates import ParentCandidate, score_each
             from search.devices import choose_device
@@ -243,8 +249,22 @@ def evaluate(
         print_report(report, as_json)
 
 
+def _references(models: Sequence[str]) -> list[str | Recipe]:
+    """Return the models that are given, recipes read. Raises SearchError or MergingError if one is not here."""
+    from merging import missing_part
+    from search.errors import SearchError
+    from search.recipes import load_recipe
+
+    found = [load_recipe(each) if each.endswith((".yaml", ".yml")) else each for each in models]
+    parents = (name for each in found for name in ([each] if isinstance(each, str) else each.parents()))
+    if missing := [part for part in map(missing_part, parents) if part is not None]:
+        what = "model" if len(missing) == 1 else "models"
+        raise SearchError(f"{what} {', '.join(dict.fromkeys(missing))}: no such folder; give {_MODELS}")
+    return found
+
+
 @click.command()
-@click.argument("samples", type=click.Path(path_type=Path))
+@click.argument("samples", type=GivenPath("a file of completions (.jsonl)"))
 @shared_options.PROBLEMS
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @shared_options.CONSENT

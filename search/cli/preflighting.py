@@ -18,7 +18,7 @@ from search.views.progress import Progress
 
 
 @click.command()
-@click.argument("config", required=False, type=click.Path(path_type=Path))
+@click.argument("config", required=False, type=shared_options.CONFIG)
 @click.option("--probe", is_flag=True, help="Also run one trial, and say how many a night has time for.")
 @shared_options.OUT
 @shared_options.AROUND

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from search.cli import shared_options
+from search.cli.given_values import GivenPath
 from search.cli.written_file import write_whole
 from search.errors import SearchError
 from search.startup import quick_imports, without_collector
@@ -14,7 +15,7 @@ from search.startup import quick_imports, without_collector
 
 @click.command()
 @shared_options.RESULTS
-@click.option("--to", type=click.Path(path_type=Path), help="The file to write; by default RESULTS/report.html.")
+@click.option("--to", type=GivenPath("a file"), help="The file to write; by default RESULTS/report.html.")
 @click.option("--live", is_flag=True, help="Serve the page on this machine, always as it stands, until Ctrl-C.")
 @click.option("--port", type=click.IntRange(0, 65535), help="Where to serve it; 8765, or a free one, by default.")
 def report(results: Path, to: Path | None, live: bool, port: int | None) -> None:

@@ -14,8 +14,10 @@ import click
 from evaluation.problems import SOURCES
 from evaluation.scoring import MOST_SAMPLES
 from search.cli import shared_options
+from search.cli.compared import COMPARED
 from search.cli.given_config import given_config
 from search.cli.given_config import shell_command as _command
+from search.cli.given_values import GivenPath, GivenText
 from search.cli.printing import print_comparison, print_leaderboard, show_search, tell
 from search.startup import without_collector
 from search.views.json_csv import FORMATS
@@ -37,7 +39,7 @@ def _seconds(ctx: click.Context, param: click.Parameter, value: str | None) -> f
 
 
 @click.command()
-@click.argument("config", type=click.Path(path_type=Path))
+@click.argument("config", type=shared_options.CONFIG)
 @shared_options.OUT
 @click.option("--trials", type=click.IntRange(min=1), help="Trials in all, instead of the config's number.")
 @click.option(
@@ -131,6 +133,7 @@ def run(
 @shared_options.RESULTS
 @click.option(
     "--problems",
+    type=shared_options.SOURCE,
     multiple=True,
     help=f"Further problems: {SOURCES}. Those that the search has seen are left out. The option may be repeated.",
 )
@@ -249,7 +252,7 @@ def _formats(command: Callable[..., None]) -> Callable[..., None]:
 @_formats
 @click.option(
     "--optuna",
-    type=click.Path(path_type=Path),
+    type=GivenPath("a file"),
     help="Also write the trials to this SQLite file, as an Optuna study; optuna-dashboard shows it.",
 )
 def leaderboard(results: Path, top: int | None, optuna: Path | None, **formats: bool) -> None:
@@ -275,11 +278,16 @@ def leaderboard(results: Path, top: int | None, optuna: Path | None, **formats: 
 
 
 @click.command()
-@click.argument("first")
-@click.argument("second")
+@click.argument("first", type=GivenText(COMPARED))
+@click.argument("second", type=GivenText(COMPARED))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--html", type=click.Path(path_type=Path), help="Also write a page with both answers to each problem.")
-@click.option("--problems", multiple=True, help=f"Where the page of two reports has the prompts from: {SOURCES}.")
+@click.option("--html", type=GivenPath("a file"), help="Also write a page with both answers to each problem.")
+@click.option(
+    "--problems",
+    type=shared_options.SOURCE,
+    multiple=True,
+    help=f"Where the page of two reports has the prompts from: {SOURCES}.",
+)
 def compare(first: str, second: str, as_json: bool, html: Path | None, problems: tuple[str, ...]) -> None:
     """Compare two models problem by problem: reports (of evaluate --json), or trials and parents of a search.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import get_args
 
 import click
@@ -11,8 +10,14 @@ from evaluation import BACKENDS, ComputeDtype
 from evaluation.problems import SOURCES
 from search.callbacks.trackers import TRACKERS
 from search.cli.completions import results_folders
+from search.cli.given_values import GivenPath, GivenText
 
-RESULTS = click.argument("results", type=click.Path(path_type=Path), shell_complete=results_folders)
+CONFIG = GivenPath("a config (a .yaml file)")
+SOURCE = GivenText(SOURCES)
+_DEVICE = GivenText("a device, as torch names it")
+RESULTS = click.argument(
+    "results", type=GivenPath("a results folder, such as results/quickstart"), shell_complete=results_folders
+)
 LOG_JSON = click.option(
     "--log-json", is_flag=True, help="Print a JSON object per event on stdout, and no leaderboard at the end."
 )
@@ -35,7 +40,7 @@ CONSENT = click.option(
     "--allow-code-execution", is_flag=True, help="Agree to execute the code that the models generate, in a sandbox."
 )
 OUT = click.option(
-    "--out", type=click.Path(path_type=Path), help="Results folder; by default results/ plus the config's name."
+    "--out", type=GivenPath("a results folder"), help="Results folder; by default results/ plus the config's name."
 )
 AROUND = click.option(
     "--around",
@@ -45,12 +50,15 @@ AROUND = click.option(
 )
 DEVICE = click.option(
     "--device",
+    type=_DEVICE,
     default="auto",
     show_default=True,
     help="The device, as torch names it; auto: a GPU if there is one.",
 )
 DEVICE_OF_SEARCH = click.option(
-    "--device", help="The device of this worker, as torch names it (cuda:3), instead of the config's merging.device."
+    "--device",
+    type=_DEVICE,
+    help="The device of this worker, as torch names it (cuda:3), instead of the config's merging.device.",
 )
 DEVICE_MAP = click.option(
     "--device-map", type=click.Choice(["auto"]), help="Spread the model over all GPUs, instead of --device."
@@ -65,6 +73,7 @@ SHARD_SIZE = click.option(
     "--out-shard-size",
     "--max-shard-size",
     "max_shard_size",
+    type=GivenText("a size, such as 5GB"),
     default="5GB",
     show_default=True,
     help="The largest size of a weight file; 5B means 5GB, as in mergekit.",
@@ -104,6 +113,7 @@ TRACK = click.option(
 )
 PROBLEMS = click.option(
     "--problems",
+    type=SOURCE,
     multiple=True,
     default=["humaneval"],
     show_default=True,

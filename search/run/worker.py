@@ -56,6 +56,8 @@ def run_search(
     """
     if seed is not None:
         config = config.updated("search", seed=seed)
+    for error in config.missing():  # told before anything is asked for
+        raise error
     if not config.evaluation.allow_code_execution:
         raise ConsentError
     config.require_files()

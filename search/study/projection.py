@@ -19,6 +19,7 @@ from optuna.samplers import RandomSampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from search.errors import SearchError
 from search.study.database import connect, database_errors
 from search.study.record import Parameters, SamplerNotes, State, TrialRecord
 
@@ -163,6 +164,9 @@ def write_study(
     Raises:
         SearchError: the file cannot be written, or is not a database.
     """
+
+    if file.is_dir():
+        raise SearchError(f"{file}: is a folder; give a file, which is made if need be")
 
     def opened() -> sqlite3.Connection:
         # By path: in an URL SQLAlchemy would read a ? or a %.

@@ -36,8 +36,10 @@ def test_a_problem_that_cannot_be_scored_is_named_and_not_counted_as_failed(tmp_
 
 
 def test_nothing_is_executed_without_consent(tmp_path: Path, humaneval: ProblemSet) -> None:
+    file = tmp_path / "samples.jsonl"
+    file.write_text(json.dumps({"task_id": "HumanEval/0", "completion": "    return True\n"}), encoding="utf-8")
     with pytest.raises(ConsentError, match="--allow-code-execution"):
-        score_samples(tmp_path / "not-even-read.jsonl", humaneval, allow_code_execution=False)
+        score_samples(file, humaneval, allow_code_execution=False)
 
 
 @pytest.mark.parametrize(

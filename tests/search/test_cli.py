@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
 import shlex
 import shutil
@@ -276,10 +277,12 @@ def test_bad_input_is_named_and_leaves_the_results_as_they_were(
         (["leaderboard", __file__], "test_cli.py: is a file; give a results folder, such as results/test_cli"),
         (["export", "nowhere", "--to", "out"], "nowhere: holds no search"),
         (["merge", "nowhere.yaml", "out"], "nowhere.yaml: cannot be read"),
-        (["evaluate", "./nowhere", "--allow-code-execution"], "model ./nowhere: no such folder"),
-        (["evaluate", "./nowhere"], "--allow-code-execution"),
-        (["score", "nowhere.jsonl", "--allow-code-execution"], "nowhere.jsonl"),
-        (["score", "nowhere.jsonl"], "--allow-code-execution"),
+        (["evaluate", "./nowhere"], "model ./nowhere: no such folder; give a folder, a hub id (owner/name) or a"),
+        (["evaluate", ".", "here", "gone+away"], "models here, gone: no such folder; give a folder, a hub id"),
+        (["evaluate", "nowhere.yaml"], "nowhere.yaml: cannot be read"),
+        (["evaluate", "."], "--allow-code-execution"),
+        (["score", "nowhere.jsonl"], "nowhere.jsonl: cannot be read"),
+        (["score", os.devnull], f"{os.devnull}: holds no samples"),
     ],
 )
 def test_what_is_not_there_is_named(
@@ -287,6 +290,13 @@ def test_what_is_not_there_is_named(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     refused(command(*words), message)
+
+
+def test_a_search_tells_of_a_missing_model_before_it_asks_for_consent(command: Command, family: Family) -> None:
+    family.write()
+    replaced("allow_code_execution: true", "allow_code_execution: false")(family)
+    replaced("model: b\n", "model: ./nowhere\n")(family)
+    refused(command("run", family.folder / "search.yaml"), "recipe.models[1].model: model ./nowhere: no such folder")
 
 
 def test_what_needs_no_torch_does_not_wait_for_it(finished: Path, tmp_path: Path) -> None:

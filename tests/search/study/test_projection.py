@@ -123,3 +123,6 @@ def test_a_study_is_not_written_over_something_else(tmp_path: Path) -> None:
         write_study(tmp_path / "notes", "mine", TRIALS, SPACE, 1)
     with pytest.raises(SearchError, match="unable to open database file"):
         write_study(tmp_path / "nowhere" / "optuna.db", "mine", TRIALS, SPACE, 1)
+    for folder in (tmp_path, Path(), Path("/")):
+        with pytest.raises(SearchError, match="is a folder; give a file"):
+            write_study(folder, "mine", TRIALS, SPACE, 1)
