@@ -1,1 +1,1 @@
-"""A run: one worker that claims jobs of a search, merges and scores their models, and records what became of them."""
+"""A run: one worker that claims jobs of a search, merges and scores their models, and records the results."""

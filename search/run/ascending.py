@@ -1,4 +1,4 @@
-"""The ascent of a search: what it ascends with, and whether it goes on."""
+"""The ascent of a search: how it is set up, and whether it goes on."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from search.run.setup import Session
 from search.space.config import SearchConfig
 from search.study.record import ASCENT, Parameters, TrialRecord
 
-# Of fewer proposals than _LEAST_JUDGED, a low correlation is as likely to be chance.
+# With fewer proposals than _LEAST_JUDGED, a low correlation may well be chance.
 _LEAST_RANKED, _LEAST_JUDGED, _RANKS_WELL = 3, 6, 0.5
 
 
 def why_none(config: SearchConfig) -> str:
-    """Return why a search that wants an ascent has none, for people; empty if it has one, or wants none."""
+    """Return in words why a search that wants an ascent has none; empty if it has one, or wants none."""
     if config.search.ascent is None:
         return ""
     if config.objectives > 1:
@@ -27,7 +27,7 @@ def why_none(config: SearchConfig) -> str:
 def goes_on(records: Sequence[TrialRecord]) -> bool:
     """Whether an ascent may make the next proposal.
 
-    It may if all reference models are scored, it was not over before, and has not ended its workers.
+    It may if all reference models are scored, and the ascent is not already over and has not killed its workers.
     """
     if any(record.kind != "trial" and not record.is_over for record in records):
         return False
@@ -55,7 +55,7 @@ def ascent_of(session: Session, warm_starts: Sequence[Parameters]) -> Ascent:
 
 
 def ranking(records: Sequence[TrialRecord]) -> str:
-    """Return how well the loss of an ascent ranks its proposals, for people; empty where that cannot be said."""
+    """Return in words how well the loss of an ascent ranks its proposals; empty if that cannot be said."""
     from scipy.stats import spearmanr
 
     own = [it for it in records if it.proposed_by == ASCENT and it.search.state == "complete"]

@@ -1,7 +1,7 @@
 """The confirmation of a search that is over: more evidence for its finalists, whatever other workers do meanwhile.
 
-Guarantees: what is wrong with what is asked for, or with a parent, is found before a model is loaded. It may be stopped
-and killed like a search; the same command continues it.
+Guarantees: a mistake in the options, or a parent that cannot be used, is reported before a model is loaded. A
+confirmation may be stopped and killed like a search; the same command continues it.
 """
 
 from __future__ import annotations
@@ -41,18 +41,20 @@ def confirm_search(
 
     Args:
         path: the results folder.
-        problems: sources of problems beside those of the report split; without those that the search has seen.
-        samples: rounds, in each of which a model generates one completion per problem; 1 by default. Fixed at first.
-        temperature: of the samples; by default the search's, or 0.2 if that is greedy and there are several.
-        timeout: begin no further round of a model after this many seconds.
-        device: what to merge and evaluate on, instead of `merging.device`.
+        problems: sources of problems in addition to the report split, without those that the search has seen.
+        samples: rounds, in each of which a model generates one completion per problem; by default 1. Fixed when the
+            confirmation begins.
+        temperature: the temperature of the samples; by default the search's, or 0.2 if that is 0 and there are several
+            rounds.
+        timeout: the number of seconds after which no further round of a model begins.
+        device: the device to merge and evaluate on, instead of `merging.device`.
         allow_code_execution: consent, if the config does not give it.
-        progress: told what happens; by default nobody is.
-        callbacks: told what becomes of each round; one that raises is switched off.
+        progress: shows what happens; by default nothing is shown.
+        callbacks: called with the result of each round; one that raises is switched off.
 
     Raises:
-        SearchError, MergingError, EvaluationError: there is nothing to confirm; what is asked for makes no sense, or is
-            not what this confirmation began with; or a model or problem cannot be used.
+        SearchError, MergingError, EvaluationError: there is nothing to confirm; the options make no sense, or are not
+            those that this confirmation began with; or a model or problem cannot be used.
     """
     folder, progress = ResultsFolder.open(Path(path)), progress or Progress()
     deadline = time.monotonic() + timeout if timeout is not None else None

@@ -1,7 +1,7 @@
-"""The machine of a worker: whether it fails at one candidate or at all.
+"""The machine of a worker: whether it fails at one candidate or at every one.
 
-Guarantees: a machine that fails at several in a row ends its worker before it has done any of them wrong; one candidate
-that it fails at again and again, and others not, is given up.
+Guarantees: a machine that fails at several candidates in a row ends its worker before they are blamed for it. If it
+fails at a single candidate again and again, that candidate is given up.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from pathlib import Path
 from search.errors import SearchError
 from search.study.store import TRIES
 
-# At how many models in a row a machine may fail.
+# A machine that fails at this many models in a row ends its worker.
 _IN_A_ROW = 3
-# A machine that fails at everything is worth more tries than a candidate at which only it fails.
+# When the machine fails at everything, its models get more tries than a candidate at which alone it fails.
 _MOST_TRIES = 3
 
 
 class Machine:
-    """What a worker's machine has failed at since it last scored a model.
+    """The models at which a worker's machine has failed since it last scored one.
 
     Args:
-        log: where tracebacks are.
+        log: the file with the tracebacks.
 
     Attributes:
-        failed: by the record's key, and how the job is given up if it was tried so many times.
+        failed: by the record's key, a function that gives the job up if it was tried at least this many times.
     """
 
     def __init__(self, log: Path) -> None:
@@ -33,12 +33,12 @@ class Machine:
         self.failed: dict[str, Callable[[int], None]] = {}
 
     def has_scored(self) -> None:
-        """Note that it works: its earlier failures were those of single candidates."""
+        """Note that the machine works, so that its earlier failures are the candidates' own."""
         self._settle(TRIES)
         self.failed.clear()
 
     def has_failed(self, key: str, name: str, reason: str, device_lost: bool, give_up: Callable[[int], None]) -> None:
-        """Note what it failed at. Raises SearchError if that ends the worker."""
+        """Note a model at which the machine failed. Raises SearchError if that ends the worker."""
         self.failed[key] = give_up
         if not device_lost and len(self.failed) < _IN_A_ROW:
             return

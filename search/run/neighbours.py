@@ -1,6 +1,6 @@
-"""Neighbours: the workers of a search that live on one machine, and what they share there.
+"""Neighbours: the workers of a search on one machine, and how they share its cores and cards.
 
-Guarantees: pure functions of where workers are. Only workers of the same results folder are known to one another.
+Guarantees: pure functions of workplaces. Only workers of the same results folder know of one another.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ _SHOWN = 8  # characters of a worker's name
 
 
 def processes_of(cores: int, others: int) -> int:
-    """Return how many sandbox processes a worker starts beside others that were on its machine before: an equal share.
+    """Return how many sandbox processes a worker starts if others are already on its machine: an equal share.
 
-    Whoever came first keeps its processes, so that n workers have at most (1 + 1/2 + ... + 1/n) times the cores, and
-    each at least one process.
+    Earlier workers keep their processes, so that n workers have at most (1 + 1/2 + ... + 1/n) times as many as there
+    are cores, and each has at least one.
     """
     return max(1, cores // (others + 1))
 
@@ -30,8 +30,8 @@ def notes_on_cards(own: Workplace, others: Mapping[str, Workplace], here: Mappin
     """Yield a line for each card that a worker shares with another.
 
     Args:
-        own: where the worker is.
-        others: where other workers are, by name.
+        own: the worker's own place.
+        others: the places of other workers, by name.
         here: the identities of the cards that the worker could take, by name.
     """
     free = [card for card in here if not any(_is_on(place, card, own.host, here[card]) for place in others.values())]
@@ -43,7 +43,7 @@ def notes_on_cards(own: Workplace, others: Mapping[str, Workplace], here: Mappin
 
 
 def _is_on(place: Workplace, card: str, host: str, identity: str) -> bool:
-    """Whether a worker is on a card. A card has one identity; its name is that of one machine, and of one process."""
+    """Whether a worker is on a card. A card's identity is unique; its name holds for one machine and one process."""
     identities = set(filter(None, place.devices.values()))
     if identity and identities:
         return identity in identities

@@ -1,8 +1,8 @@
 """The phases of a search as one worker goes through them: reference models, trials, the report split.
 
-Guarantees: the search sees the report split only to end: at looks that are fixed and paid for. Any worker may score
-models on it: those of a look, reference models while others still run trials, finalists when no trial runs any more. A
-machine that fails ends the worker, and not one job after the other.
+Guarantees: the search uses the report split only to decide whether to end, at looks that are fixed beforehand and paid
+for. Any worker may score models on it: those of a look, reference models while others still run trials, and finalists
+when no more trials run. A broken machine ends the worker instead of failing one job after another.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ class Phases:
     """The work of one worker.
 
     Attributes:
-        session: what it works with.
-        total: how many trials the search has in all.
-        deadline: when its last job on the search split begins at the latest, on time.monotonic's clock.
-        is_stopping: whether no other job is to be begun.
-        callbacks: told what becomes of each model.
+        session: the worker's session.
+        total: the number of trials that the search has in all.
+        deadline: the time, on time.monotonic's clock, after which no job on the search split begins.
+        is_stopping: whether no further job is to begin.
+        callbacks: called with the result of each model.
     """
 
     session: Session
@@ -73,8 +73,8 @@ class Phases:
         self.machine.rests()
 
     def unfinished(self) -> str:
-        """Return what is left to do that no worker is at, in a sentence; mostly nothing."""
-        others = self._others_at_trials()  # first: what is over meanwhile is counted below
+        """Return a sentence on the work left over that no worker does; usually empty."""
+        others = self._others_at_trials()  # read first: trials that end in the meantime are counted below
         trials = [record for record in self.records.read() if record.kind == "trial"]
         ended = sum(record.is_over for record in trials)
         if ended + others < self.total and not ended_by(self._so_far, self.session.config.search.stop):
@@ -82,7 +82,7 @@ class Phases:
                 again = sum(bool(record.search.tries) for record in trials if not record.is_over)
                 waiting = f", and {again} could not be finished and will be run again" if again else ""
                 return f"{ended} of {self.total} trials are over{waiting}."
-            # Between two trials the others run none.
+            # Other workers are at work, but may be between two trials.
             return f"{ended} of {self.total} trials are over; others work on." if self.is_stopping() else ""
         alive = self.session.store.at_work() - {self.session.worker}
         scorings = [record.on("report") for record in self._unreported()]
@@ -91,18 +91,18 @@ class Phases:
         return f"The report split is not finished: {models} to be scored on it." if left else ""
 
     def ended(self) -> str:
-        """Return by which rule the search has ended, in words; nothing if it has not."""
+        """Return in words the rule by which the search has ended; empty if it has not."""
         is_late = self.deadline is not None and time.monotonic() >= self.deadline
         return ended_by(replace(self._so_far, is_late=is_late), self.session.config.search.stop)
 
     def leaderboard(self) -> Leaderboard:
-        """Return the leaderboard as it stands, and why the search has ended if it has."""
+        """Return the current leaderboard, which says why the search has ended if it has."""
         store = self.session.store
         found = Leaderboard.of(self.session.bench.folder.name, self.records.read(), store.splits, store.looks)
         return replace(found, unfinished=self.unfinished(), ended=self.ended())
 
     def begun(self) -> BegunSearch:
-        """Return what callbacks are told of the search when the worker begins."""
+        """Return what callbacks are told about the search when the worker begins."""
         session, records = self.session, tuple(self.records.read())
         others = session.store.at_work() - {session.worker}
         over = tuple(it for it in records if it.is_over and not {it.search.worker, it.on("report").worker} & others)
@@ -118,14 +118,14 @@ class Phases:
         return self.session.bench.progress
 
     def _warm_up(self) -> None:
-        """Compile what the candidates need, and compute what depends only on the parents, before the first trial."""
+        """Before the first trial, compile the code for candidates and compute all that depends only on the parents."""
         bench = self.session.bench
         if not bench.merger.kernels.compiles or self.is_stopping():
             return
         self._progress.begin("compiling", 1)
         try:
             bench.warm_up(self.session.config.space.example())
-        except Exception as error:  # one candidate that cannot be, or the machine: the trials will tell
+        except Exception as error:  # of this candidate or of the machine: the trials will tell
             _LOG.warning("warming up: %s", error)
 
     def _run_references(self) -> None:
@@ -160,7 +160,7 @@ class Phases:
     def _claim_all(self, trials: int, deadline: float | None = None) -> None:
         session = self.session
         while self._may_begin(deadline):
-            # A look takes as long as several trials: time may be over by then.
+            # A look takes as long as several trials, so time may be over after it.
             if trials and (self._is_ended() or not self._may_begin(deadline)):
                 return
             ascends = trials > 0 and self._ascends()
@@ -193,7 +193,7 @@ class Phases:
             self.session.store.begin_look(look, looks)
 
     def _looked_at(self) -> list[TrialRecord]:
-        """Return the models whose scoring on the report split is not over, and that a look needs."""
+        """Return the models that a look needs and whose scoring on the report split is not over."""
         records = self.records.read()
         return [record for look in self.session.store.looks.made for record in unscored(records, look)]
 
@@ -219,14 +219,14 @@ class Phases:
             done += 1
 
     def _run(self, job: Job, run: Callable[[], Result]) -> None:
-        """Run a claimed job; where it cannot be finished, leave it to be run again."""
+        """Run a claimed job; if it cannot be finished, leave it to be run again."""
         store, is_kept = self.session.store, False
         try:
             result = run()
             if result.record:
                 is_kept = store.finish(job, result.record)
         except STOPS:
-            with contextlib.suppress(SearchError):  # of the same folder
+            with contextlib.suppress(SearchError):  # the folder is broken here, too
                 store.release(job)
             raise
         if result.record is None:
@@ -240,7 +240,7 @@ class Phases:
             name = self._name(job.record)
             self.machine.has_failed(job.record.key, name, result.note, result.device_lost, give_up)
         elif result.seconds and result.record.on(job.split).state != "failed":
-            self.machine.has_scored()  # a repeated trial takes no time, and says nothing of the machine
+            self.machine.has_scored()  # a repeated trial takes no time, and says nothing about the machine
 
     def _score(self, job: Job) -> Result:
         session, records = self.session, self.records.read()
@@ -250,14 +250,14 @@ class Phases:
             job = session.store.propose(job, self._proposal(job, records))
         if first := _first_alike(records, job.record):
             return repeat_trial(job, first)
-        # Parameters may make a recipe that is not valid: that is the trial's failure, and so made inside it.
+        # The recipe is made inside the job, because an invalid one is the trial's failure.
         recipe = partial(session.config.space.recipe_at, job.record.parameters)
         return run_job(
             self._begun(job, recipe), recipe, session.bench, partial(pruners, session.config.search, records)
         )
 
     def _begun(self, job: Job, recipe: Callable[[], Recipe]) -> Job:
-        """Keep the recipe of a trial that begins, by which its parameters are named even if its worker dies."""
+        """Store the recipe of a trial that begins, so that its parameters have names even if its worker dies."""
         try:
             job = replace(job, record=replace(job.record, recipe=recipe().to_dict()))
         except (MergingError, ValueError):
@@ -274,7 +274,7 @@ class Phases:
                     return self._ascent.propose(records)
             except STOPS:
                 raise
-            except Exception as error:  # whatever it is, the sampler goes on
+            except Exception as error:  # after any error, the sampler goes on
                 cost = error.evaluations if isinstance(error, AscentOverError) else 0
                 if not isinstance(error, AscentOverError):
                     _LOG.exception("the ascent failed")
@@ -307,7 +307,7 @@ class Phases:
         return Proposer(search.sampler, search.seed, space, config.objectives, options)
 
     def _centre(self, records: Sequence[TrialRecord]) -> Centre:
-        """Return where a sampler that has a centre begins: at the best proposal of the ascent, or a warm start."""
+        """Return the start of a sampler that has a centre: the best proposal of the ascent, or a warm start."""
         ascent = self.session.config.search.ascent
         if ascent and (climbed := ranked(it for it in records if it.proposed_by == ASCENT and it.parameters)):
             return Centre(climbed[0].parameters, ascent.step)
@@ -324,11 +324,11 @@ class Phases:
         self._progress.scored(score, result.seconds, status, note, ended)
 
     def _status(self) -> SearchStatus:
-        """Return how the search stands."""
+        """Return the status of the search."""
         return SearchStatus.of(self.records.read(), self.session.store.workplaces(), self.session.worker)
 
     def _name(self, record: TrialRecord) -> str:
-        """Return what a model is called while it runs."""
+        """Return the shown name of a running model."""
         return self._parent_names.get(record.name) or record_name(record)
 
     @cached_property
@@ -341,11 +341,11 @@ class Phases:
         return parent_names(parents, NAME_WIDTH)
 
     def _over(self, trials: bool) -> int:
-        """Return how many trials are over, or how many reference models."""
+        """Return how many trials (or else reference models) are over."""
         return sum(record.is_over and (record.kind == "trial") is trials for record in self.records.read())
 
     def _others_at_trials(self) -> int:
-        """Return how many trials are run by other workers that live."""
+        """Return how many trials other live workers are running."""
         others = self.session.store.at_work() - {self.session.worker}
         running = (record.search for record in self.records.read() if record.kind == "trial")
         return sum(scoring.state == "running" and scoring.worker in others for scoring in running)
@@ -364,7 +364,7 @@ class Phases:
 
 
 def warm_starts(records: Iterable[TrialRecord]) -> list[Parameters]:
-    """Return the parameters that the search began with: those to be tried first, then the best that it took over."""
+    """Return the parameters that the search began with: those to try first, then the best one that it took over."""
     given = [record.parameters for record in records if record.proposed_by.startswith(WARM_START)]
     taken_over = (record for record in records if record.proposed_by.startswith(TAKEN_OVER))
     return given + [record.parameters for record in ranked(taken_over)[:1]]

@@ -1,6 +1,6 @@
-"""The rounds of a confirmation as one worker goes through them, and what it needs for that.
+"""The rounds of a confirmation as one worker goes through them, and the worker's setup.
 
-Guarantees: a kill costs at most one model's round. Nothing that it writes is read by a sampler, an ascent or a draft.
+Guarantees: a kill costs at most one model's round. No sampler, ascent or draft uses what the rounds write.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ def set_up_rounds(
     progress: Progress,
     device: str | None = None,
 ) -> Iterator[Session]:
-    """Yield a worker's session in a confirmation, which has begun.
+    """Begin a confirmation unless one has begun, and yield a worker's session in it.
 
     Args:
-        folder: of the search.
-        evaluation: how the search scores, with its problems where they are now.
+        folder: the folder of the search.
+        evaluation: the search's settings for scoring, with the present places of its problems.
         planned: the confirmation.
-        progress: told what happens.
-        device: what to merge and evaluate on, instead of what the config says.
+        progress: shows what happens.
+        device: the device to merge and evaluate on, instead of the config's.
 
     Raises:
         SearchError: a parent has changed or is gone, or another confirmation has begun meanwhile.
@@ -118,7 +118,7 @@ def _config(
     evaluation: EvaluationSection,
     places: Mapping[str, str],
 ) -> SearchConfig:
-    """Return the config of a search, with its models and files where they are now."""
+    """Return the config of a search, with the present places of its models and files."""
     source = str(folder.config_file)
     tokenizer = evaluation.prompt.tokenizer
     prompt = evaluation.prompt.model_copy(update={"tokenizer": tokenizer and places.get(tokenizer, tokenizer)})
@@ -137,7 +137,7 @@ def _config(
 
 @dataclass
 class Rounds(Phases):
-    """The work of one worker in a confirmation; `total` does not count.
+    """The work of one worker in a confirmation; `total` has no meaning here.
 
     Attributes:
         planned: the confirmation.
@@ -146,7 +146,7 @@ class Rounds(Phases):
     planned: Planned
 
     def run(self) -> None:
-        """Run rounds, and look after each, until the confirmation ends, or the worker. Raises SearchError."""
+        """Run rounds, with a look after each, until the confirmation or the worker ends. Raises SearchError."""
         session, rounds = self.session, self.planned.split.samples
         keys = [record.key for record in self._models]
         self._progress.watch(self._status)
@@ -164,7 +164,7 @@ class Rounds(Phases):
         self.machine.rests()
 
     def unfinished(self) -> str:
-        """Return what is left to do that no worker is at, in a sentence; mostly nothing."""
+        """Return a sentence on the work left over that no worker does; usually empty."""
         others = self.session.store.at_work() - {self.session.worker}
         at_it = any(it.on("confirm").state == "running" and it.on("confirm").worker in others for it in self._models)
         if at_it or confirmation_ended(self.records.read(), self._splits, self.session.store.looks):
@@ -173,7 +173,7 @@ class Rounds(Phases):
         return f"{over} of {self.planned.split.samples} rounds of the confirmation are over."
 
     def ended(self) -> str:
-        """Return why the confirmation has ended, or cannot go on, in words; nothing if it goes on."""
+        """Return in words why the confirmation has ended or cannot go on; empty if it goes on."""
         if found := confirmation_ended(self.records.read(), self._splits, self.session.store.looks):
             return found
         failed = hindrance(self.records.read(), self.planned.plan.finalists)
@@ -188,7 +188,7 @@ class Rounds(Phases):
         return len(scoring.outcomes) // self.planned.split.problems
 
     def _look(self) -> None:
-        """Make the looks that are due, and tell what they show."""
+        """Make the looks that are due, and report what they show."""
         store, finalists = self.session.store, self.planned.plan.finalists
         while look := round_look(self.records.read(), self._splits, looks := store.looks, finalists):
             store.begin_look(look, looks)
@@ -196,7 +196,7 @@ class Rounds(Phases):
             self._progress.say(f"look {look.rounds} of {self.planned.split.samples}: {verdict.sentence}")
 
     def _round(self, job: Job, number: int) -> Result:
-        """Run a round of a model, and add it to those before."""
+        """Run a round of a model, and add it to its earlier rounds."""
         bench, before, taken = self.session.bench, job.record.on("confirm"), ""
         bench.evaluator.sampling = self.planned.plan.sampling(number)
         if self.planned.takes_reported and (taken := job.record.on("report").outcomes):
@@ -213,7 +213,7 @@ class Rounds(Phases):
         return replace(result, record=result.record.scored("confirm", added))
 
     def _by_seed(self, recipe: Recipe, outcomes: str, name: str) -> tuple[float, ...]:
-        """Return the score of a round of a finalist that draws random numbers, and those under other seeds."""
+        """Return the score of a round of a finalist with random masks, and its scores under other seeds."""
         bench, how = self.session.bench, replace(self.planned.split, samples=1)
         try:
             if not bench.merger.is_random(bench.located(recipe)):
@@ -223,7 +223,7 @@ class Rounds(Phases):
                 others = bench.under_other_seeds(recipe, "confirm")
         except STOPS:
             raise
-        except Exception as error:  # whatever it is, the round itself is over
+        except Exception as error:  # the round itself is complete
             _LOG.exception("scoring under other random seeds")
             self._progress.say(f"not scored under other random seeds: {describe(error)}")
             return ()
@@ -234,9 +234,9 @@ def added_up(before: Scoring, round_: Scoring, split: Split) -> Scoring:
     """Return the scoring of a model after one more round.
 
     Args:
-        before: after all rounds before.
-        round_: of this one.
-        split: of the confirmation.
+        before: the scoring after all earlier rounds.
+        round_: the scoring of this round.
+        split: the split of the confirmation.
     """
     outcomes = before.outcomes + round_.outcomes
     how = replace(split, samples=len(outcomes) // split.problems)

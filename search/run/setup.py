@@ -1,6 +1,6 @@
 """Setup: everything that a worker needs, from a config to a store that it is signed in to.
 
-Guarantees: nothing is written before all that can be wrong with the input has been found.
+Guarantees: nothing is written until all mistakes in the input have been reported.
 """
 
 from __future__ import annotations
@@ -52,10 +52,10 @@ class Session:
     """A worker's stay in a search.
 
     Attributes:
-        config: the search's, with models called as its records call them.
-        bench: what the worker scores with.
-        store: what it shares with others; the search has begun there.
-        worker: its name in the store.
+        config: the search's config, with the models' names from its records.
+        bench: the worker's tools for scoring.
+        store: the store that it shares with others; the search has begun there.
+        worker: the worker's name in the store.
         gradient_fits: whether memory has room for the gradient of a whole model.
     """
 
@@ -67,7 +67,7 @@ class Session:
 
 
 def reference_models(config: SearchConfig) -> list[TrialRecord]:
-    """Return what candidates are compared with: each parent by itself, and the average of those that are merged."""
+    """Return the models that candidates are compared with: each parent, and the average of those that are merged."""
     extremes = config.space.extreme_recipes
     dtype = extremes[0].out_dtype or extremes[0].dtype
     parents = list(dict.fromkeys(name for recipe in extremes for name in recipe.parents()))
@@ -98,7 +98,7 @@ def split_problems(config: SearchConfig, problems: ProblemSet) -> tuple[ProblemS
 
 
 def room_in(begun: Identity | None, plan: MemoryPlan) -> Room:
-    """Return the room of an evaluator, whose batches of the report split are those of where the search began."""
+    """Return the room of an evaluator, which keeps the batch size that the search began with for the report split."""
     rows = plan.room.plain_rows
     return replace(plan.room, plain_rows=rows if begun is None else plain_rows(begun, rows))
 
@@ -110,11 +110,11 @@ def set_up(
     """Yield a worker's session.
 
     Args:
-        config: what to search.
+        config: the config of the search.
         path: the results folder.
-        total: how many trials the search has in all.
-        progress: told what happens.
-        fresh: begin anew; an existing folder is moved aside.
+        total: the number of trials that the search has in all.
+        progress: shows what happens.
+        fresh: start over; an existing folder is moved aside.
         retry_failed: run again all that has failed so far.
 
     Raises:
@@ -126,7 +126,7 @@ def set_up(
 
 @dataclass
 class Setup:
-    """What opens, one after another, all that a worker needs; see `set_up`, whose arguments these are."""
+    """Opens, one after another, all that a worker needs. Its attributes are the arguments of `set_up`."""
 
     config: SearchConfig
     path: Path
@@ -144,7 +144,7 @@ class Setup:
         splits = self._split(problems, seen)
         asked = {"sha256": problems.digest, "search": splits["search"].task_ids, "report": splits["report"].task_ids}
         asked |= {SEEN: seen} if seen else {}
-        digests = FileDigests()  # before anything is opened: what changes after this has no digest
+        digests = FileDigests()  # made before anything is opened: files that change from now on get no digest
         contents = ParentContents(config, digests, self.path)
         if contents.known and not self.fresh:
             ResultsFolder.check(self.path, config, contents.identity(asked))
@@ -172,7 +172,7 @@ class Setup:
         for note in start.notes:
             self.progress.say(note)
         folder = ResultsFolder.create(self.path, config, identity, self.fresh, self.progress.say)
-        if (agreed := room_in(folder.identity, plan)) != room:  # another worker has begun it meanwhile
+        if (agreed := room_in(folder.identity, plan)) != room:  # another worker has begun the search meanwhile
             evaluator = self.opened.enter_context(self.evaluator(problems, agreed))
         if agreed.plain_rows > plan.room.plain_rows:
             self.progress.say(
@@ -180,7 +180,7 @@ class Setup:
                 f"memory has room for {plan.room.plain_rows}: if it runs out, the batch is smaller, and 16-bit scores "
                 "may differ"
             )
-        # Where the parents were moved since, the records call them as they always did.
+        # If the parents have moved since, the records keep their old names.
         if places := moved(folder.identity, identity):
             config = config.with_names({here: there for there, here in places.items()})
         store = self.opened.enter_context(folder.working())
@@ -204,15 +204,15 @@ class Setup:
 
     @cached_property
     def _begun(self) -> Identity | None:
-        """The identity of the search that is gone on with, if one has begun in the folder."""
+        """The identity of the search that this worker continues, if one has begun in the folder."""
         if not self.fresh:
             with contextlib.suppress(SearchError), ResultsFolder.open(self.path).reading() as store:
-                # Whoever is killed before there are splits has kept nothing else either.
+                # A worker killed before it stored the splits has stored nothing else either.
                 return store.identity if store.splits else None
-        return None  # what is wrong with a folder is raised where it is checked
+        return None  # a broken folder raises where it is checked
 
     def _earlier(self) -> Sequence[EarlierSearch]:
-        """Return the searches that this one starts from: none once it has begun."""
+        """Return the searches that this one starts from; none once it has begun."""
         config = self.config
         if self._begun and config.earlier:
             folders = ", ".join(each.results for each in config.earlier.values())
@@ -221,7 +221,7 @@ class Setup:
         return [EarlierSearch.open(each.results, f"{config.source}: {key}", each.best) for key, each in given.items()]
 
     def _split(self, problems: ProblemSet, seen: Sequence[str]) -> dict[SplitName, ProblemSet]:
-        """Return the problems of each split. Raises SearchError, as `split_problems`."""
+        """Return the problems of each split. Raises SearchError, like `split_problems`."""
         visible, report = split_problems(self.config, problems)
         reported = unseen(report, seen)
         if (kept_out := len(report) - len(reported)) and not self._begun:
@@ -233,7 +233,7 @@ class Setup:
         return {"search": visible, "report": reported}
 
     def parents(self, references: Sequence[TrialRecord], digests: FileDigests) -> ParentSet:
-        """Open all models that recipes of the space, or some others, are merges of."""
+        """Open all models that the recipes of the space, or of some references, merge."""
         settings, source = self.config.merging, self.config.source
         recipes = [Recipe.from_dict(record.recipe, source) for record in references]
         options = MergeOptions(
@@ -253,7 +253,7 @@ class Setup:
 
     @cached_property
     def _others(self) -> Mapping[str, Workplace]:
-        """Where the workers are that were on the search before this one, by name."""
+        """The places of the workers that were on the search before this one, by name."""
         if not self.fresh:
             with contextlib.suppress(SearchError), ResultsFolder.open(self.path).reading() as store:
                 return store.workplaces()
@@ -264,7 +264,7 @@ class Setup:
             self.progress.say(note)
 
     def evaluator(self, problems: ProblemSet, room: Room) -> Evaluator:
-        """Return what scores models as the config says, in this room."""
+        """Return the evaluator with the config's settings, within this room."""
         settings, workers = self.config.evaluation, self.config.evaluation.workers
         if workers is None and (others := on_machine(platform.node(), self._others)):
             workers = processes_of(os.cpu_count() or 1, others)
@@ -287,7 +287,7 @@ class Setup:
         )
 
     def merger(self, parents: ParentSet, references: int) -> Merger:
-        """Return what merges the trials and so many models besides."""
+        """Return the merger for the trials and this many reference models."""
         settings = self.config.merging
         choice = choose_kernels(parents.elements * (self.total + references), parents.device, settings.compile)
         if choice.note:
@@ -295,7 +295,7 @@ class Setup:
         return Merger(parents, settings.random_seed, choice.kernels)
 
     def _fitting(self, merger: Merger) -> Sequence[Recipe]:
-        """Return recipes of the space that can be merged, in which every choice stands."""
+        """Return recipes of the space that can be merged, and that together hold every choice."""
         recipes, warning = self.config.space.fitting_extremes(merger.steps)
         for recipe in recipes:
             require_template(self.config, self.prompt_tokenizer or merger.tokenizer(recipe))
@@ -304,7 +304,7 @@ class Setup:
         return recipes
 
     def _can_be_had(self, record: TrialRecord, merger: Merger) -> bool:
-        """Whether a reference model is a model at all: parents that are stacked need not have an average."""
+        """Whether a reference model can be merged: the parents of a stack need not have an average."""
         try:
             merger.steps(Recipe.from_dict(record.recipe, self.config.source))
         except MergingError as error:
@@ -317,9 +317,9 @@ class Setup:
     def plan(
         self, merger: Merger, candidates: Sequence[Recipe], splits: Sequence[ProblemSet]
     ) -> tuple[Compute, MemoryPlan]:
-        """Return what models compute in where nothing is recorded, and the plan of the memory.
+        """Return the compute dtype, for a search that has recorded none, and the memory plan.
 
-        Raises SearchError where the plan says that the search cannot work here.
+        Raises SearchError if the plan says that the search cannot work here.
         """
         workers = 1 + on_machine(platform.node(), self._others)
         planner = Planner.of_search(self.config, merger, candidates, splits, self.prompt_tokenizer, workers=workers)
@@ -337,7 +337,7 @@ class Setup:
         parents.load(lambda _parent, *read: self.progress.count("reading the parents", "tensors", *read))
 
     def _as_begun(self, compute: Compute) -> Compute:
-        """Return what the search in the folder computes in, or what it will if none is there."""
+        """Return the compute dtype of the search in the folder, or of a new search if there is none."""
         if not self.fresh:
             with contextlib.suppress(SearchError):
                 return compute.instead(ResultsFolder.open(self.path).compute_dtype)[0]
@@ -370,7 +370,7 @@ class Setup:
             self.progress.say(note)
 
     def as_recorded(self, here: Compute, folder: ResultsFolder) -> torch.dtype | None:
-        """Return what the search computes in, chosen by whoever began it, and say so if that is slow here."""
+        """Return the search's compute dtype, as its first worker chose it, and say so if it is slow here."""
         compute, cost = here.instead(folder.compute_dtype)
         speeds = here.speeds and f"float32 is {here.speeds.speedup:.1f}x as fast as {replace(here, dtype='recipe')}"
         _LOG.info("scoring computes in %s; measured here: %s", compute, speeds or "nothing")
@@ -379,7 +379,7 @@ class Setup:
         return compute.torch_dtype
 
     def describe(self, parents: ParentSet, evaluator: Evaluator, store: Store, worker: str) -> None:
-        """Keep where the worker is and which layers its sandbox has; say which it lacks, and who else is there."""
+        """Store the worker's place and its sandbox's layers; report the missing layers and the workers on its cards."""
         came_since = {name: place for name, place in store.workplaces().items() if name not in self._others}
         self._tell_neighbours(parents, came_since)
         place, isolation = workplace(parents.placement.devices), evaluator.sandbox.isolation
@@ -389,7 +389,7 @@ class Setup:
 
     @cached_property
     def prompt_tokenizer(self) -> PreTrainedTokenizerBase | None:
-        """The tokenizer that all models are asked with, if the config names one; loaded once."""
+        """The tokenizer for the prompts of all models, if the config names one; loaded once."""
         name = self.config.evaluation.prompt.tokenizer
         try:
             return load_tokenizer(name, self.config.merging.load_options) if name else None

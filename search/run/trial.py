@@ -1,8 +1,8 @@
-"""One job: a model is merged and scored on a split, and its record says what became of it.
+"""One job: merges a model, scores it on a split, and records the result.
 
-Guarantees: nothing that goes wrong with a candidate ends the search: its record is failed, with the reason, and the
-traceback is in the log. When the machine fails, the candidate has not failed: the job is to be run again.
-What goes wrong with the results folder is raised.
+Guarantees: no error of a candidate ends the search: its record is failed, with the reason, and the traceback is in the
+log. When the machine fails, the candidate has not failed: the job is to be run again. An error of the results folder
+is raised.
 """
 
 from __future__ import annotations
@@ -38,24 +38,24 @@ Pruners: TypeAlias = Callable[[], list[Observer]]
 _LOG = logging.getLogger("search.trial")
 
 OTHER_SEEDS = 2
-"""Under how many other random seeds a finalist is scored in its confirmation."""
+"""The number of other random seeds under which a finalist is scored in its confirmation."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """What every job of a worker uses.
+    """The tools and data that every job of a worker uses.
 
     Attributes:
         merger: makes candidates.
         evaluator: scores them.
         splits: the problems of each split.
-        objectives: how many scores a trial has: one, or that of each problem set.
-        tokenizer: the tokenizer that all use, or None for each merge's own.
-        folder: where completions are kept.
-        drafts: what was generated before, by whichever worker.
-        progress: told what happens.
-        parents: what the models hold.
-        places: where the parents are, by what recipes call them, if that is not where they are.
+        objectives: the number of scores of a trial: one, or one per problem set.
+        tokenizer: the tokenizer for all prompts, or None for each merge's own.
+        folder: the results folder, which keeps completions.
+        drafts: the completions generated so far, by all workers.
+        progress: shows what happens.
+        parents: the contents of the parents.
+        places: the present places of parents that have moved, by their names in recipes.
     """
 
     merger: Merger
@@ -70,7 +70,7 @@ class Bench:
     places: Mapping[str, str]
 
     def merge(self, recipe: Recipe) -> tuple[PreTrainedModel, StreamedWeights | None]:
-        """Return the live model of a recipe; or one without tensors, with what makes them when they are read."""
+        """Return the live model of a recipe, or one without tensors together with the weights that are streamed."""
         located = self.located(recipe)
         if not self.evaluator.streams:
             return self.merger.apply(located, progress=self.progress.step), None
@@ -78,7 +78,7 @@ class Bench:
         return self.merger.skeleton(located), weights
 
     def warm_up(self, recipe: Recipe) -> None:
-        """Merge a recipe once: what is compiled for it, or depends only on the parents, is then there."""
+        """Merge a recipe once, so that its code is compiled and all that depends only on the parents is computed."""
         _, weights = self.merge(recipe)
         for _ in weights.tensors() if weights else ():
             pass
@@ -93,14 +93,14 @@ class Bench:
         return self.tokenizer or self.merger.tokenizer(self.located(recipe))
 
     def weights_digest(self, recipe: Recipe) -> str:
-        """Return the digest of the weights of a recipe, which are those of the live model if there is one."""
+        """Return the digest of a recipe's weights, those of the live model if there is one."""
         located = self.located(recipe)
         return (self.merger.streamed_digest if self.evaluator.streams else self.merger.weights_digest)(located)
 
     def under_other_seeds(self, recipe: Recipe, split: SplitName) -> list[str]:
-        """Return the outcomes of a merge that draws random numbers under each of `OTHER_SEEDS` other seeds.
+        """Return the outcomes of a merge with random masks under each of `OTHER_SEEDS` other seeds.
 
-        Raises MergingError if it cannot be merged with one of them.
+        Raises MergingError if it cannot be merged with one of these seeds.
         """
         seed = self.merger.random_seed
         found = []
@@ -114,7 +114,7 @@ class Bench:
         return found
 
     def located(self, recipe: Recipe) -> Recipe:
-        """Return a recipe that names its models by where they lie now."""
+        """Return a recipe with the present places of its models."""
         return Recipe.from_dict(renamed(recipe.to_dict(), self.places), "the recipe") if self.places else recipe
 
     def score(
@@ -122,12 +122,12 @@ class Bench:
     ) -> tuple[Report, dict[str, float]]:
         """Merge a recipe and score it; return the report and the seconds of each phase.
 
-        Where memory runs out, what nobody uses is given back, and all of it is done once more.
+        If memory runs out, unused memory is released, and the whole is tried again.
 
         Args:
             recipe: the merge.
-            split: what to score it on; on any but the search split without drafts and at a fixed batch size.
-            parent: whether it is a parent, or their average: what later candidates are compared with.
+            split: the split to score it on; except on the search split, without drafts and at a fixed batch size.
+            parent: whether it is a reference model (a parent, or their average).
             pruners: makes new observers that may prune it.
         """
         try:
@@ -135,8 +135,8 @@ class Bench:
         except Exception as error:
             if not (is_out_of_memory(error) or isinstance(error, OutOfMemory)):
                 raise
-            _LOG.warning("out of memory; what nobody uses is given back, and it is tried once more", exc_info=error)
-        release_unused()  # only here: the error held what its frames held
+            _LOG.warning("out of memory: releasing unused memory and trying once more", exc_info=error)
+        release_unused()  # only here, because the error kept all that its frames held
         return self._score(recipe, split, parent, pruners)
 
     def _score(
@@ -177,8 +177,8 @@ class Result:
     """How a job ended.
 
     Attributes:
-        record: what became of its model; None if the machine failed, and not the candidate: it is to be run again.
-        seconds: what it took.
+        record: the model's record; None if the machine failed, not the candidate, so that the job is to be run again.
+        seconds: the time that the job took.
         note: why there is no score; or whose outcomes it has, or what else is wrong with the model.
         device_lost: whether this process can run no other job either.
     """
@@ -193,11 +193,11 @@ def run_job(job: Job, recipe: Callable[[], Recipe], bench: Bench, pruners: Prune
     """Run a job to its end.
 
     Args:
-        job: what was claimed.
-        recipe: gives the merge; may fail.
-        bench: what to run it with.
+        job: the claimed job.
+        recipe: returns the merge; may fail.
+        bench: the tools to run it with.
         pruners: makes new observers that may prune the candidate.
-        number: of the round, in a confirmation.
+        number: the number of the round, in a confirmation.
 
     Raises:
         SearchError: a parent has changed, or the results folder cannot be written.
@@ -220,7 +220,7 @@ def run_job(job: Job, recipe: Callable[[], Recipe], bench: Bench, pruners: Prune
         raise
     except PrunedError as error:
         return _ended(job, "pruned", error, started)
-    except Exception as error:  # whatever it is, the search goes on
+    except Exception as error:  # after any other error, the search goes on
         if is_of_the_candidate(error):
             return _ended(job, "failed", error, started)
         _LOG.exception("%s: the machine failed", name)
@@ -236,7 +236,7 @@ def run_job(job: Job, recipe: Callable[[], Recipe], bench: Bench, pruners: Prune
 
 
 def repeat_trial(job: Job, first: TrialRecord) -> Result:
-    """Give a claimed trial the outcomes of one with the same parameters, which would generate the same completions."""
+    """Give a claimed trial the outcomes of an earlier one with the same parameters, which give the same completions."""
     _LOG.info("%s: the same merge as %s, and so its outcomes", record_name(job.record), record_name(first))
     own = job.record.search
     record = replace(
@@ -257,7 +257,7 @@ def repeat_trial(job: Job, first: TrialRecord) -> Result:
 
 
 def describe(error: Exception) -> str:
-    """Return what an error says, for people."""
+    """Return an error's message for users."""
     known = isinstance(error, MergingError | EvaluationError | AscentOverError)
     return (str(error) if known else ": ".join(filter(None, (type(error).__name__, str(error)))))[:2000]
 

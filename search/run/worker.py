@@ -1,7 +1,7 @@
 """The worker: takes jobs of a search until there are none, whatever other workers do meanwhile.
 
-Guarantees: many workers may share one results folder; the first Ctrl-C (or SIGTERM) lets the running trial finish, the
-second stops at once, and what was stopped is run again on the next start.
+Guarantees: many workers may share one results folder. The first Ctrl-C (or SIGTERM) lets the running trial finish, the
+second stops at once. A stopped trial is run again at the next start.
 """
 
 from __future__ import annotations
@@ -36,23 +36,23 @@ def run_search(
     progress: Progress | None = None,
     callbacks: Iterable[Callback] = (),
 ) -> Leaderboard:
-    """Run a search, or go on with one, and return its leaderboard.
+    """Begin a search, or continue one, and return its leaderboard.
 
     Args:
-        config: what to search.
+        config: the config of the search.
         out: the results folder; by default ``results/`` and the config's name.
-        trials: how many trials the search has in all, instead of the config's number; parents are not counted.
-        timeout: stop taking trials after this many seconds, instead of the config's.
-        seed: the sampler's seed and that of the split, instead of the config's.
-        fresh: begin anew; an existing folder is moved aside.
+        trials: the number of trials that the search has in all, instead of the config's; parents do not count.
+        timeout: the number of seconds after which no trial begins, instead of the config's.
+        seed: the seed of the sampler and of the split, instead of the config's.
+        fresh: start over; an existing folder is moved aside.
         retry_failed: run again all that has failed so far.
-        progress: told what happens; by default nobody is.
-        callbacks: told what becomes of each model, such as `MlflowTracker()`; one that raises is switched off.
+        progress: shows what happens; by default nothing is shown.
+        callbacks: called with the result of each model, such as `MlflowTracker()`; one that raises is switched off.
 
     Raises:
         SearchError, MergingError, EvaluationError: the config, the folder, the models or the problems cannot be used,
             and no existing folder was changed; or the folder can no longer be written, or no parent can be scored, or
-            the machine fails at one trial after the other; what was scored is kept.
+            the machine fails at one trial after another; all scores are kept.
     """
     if seed is not None:
         config = config.updated("search", seed=seed)
@@ -81,18 +81,18 @@ def run_search(
 
 
 def default_folder(config: SearchConfig) -> Path:
-    """Return where the results of a config go if nothing else is said."""
+    """Return the default results folder of a config."""
     return Path("results") / Path(config.source).stem
 
 
 @dataclass
 class StopRequest:
-    """Whether a person has asked to stop.
+    """Whether the user has asked to stop.
 
     Attributes:
-        progress: told of it.
-        waits_for_trial: whether the first signal lets a trial finish, which it does once there are trials.
-        asked: whether it has come.
+        progress: shows that the worker is stopping.
+        waits_for_trial: whether the first signal lets a trial finish, as it does once there are trials.
+        asked: whether the first signal has come.
     """
 
     progress: Progress

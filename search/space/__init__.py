@@ -1,1 +1,1 @@
-"""What a search is of: its config, the ranges in its recipe, and the space that these span."""
+"""The definition of a search: its config, the ranges in its recipe, and the space that they span."""

@@ -1,6 +1,6 @@
 """Around: ranges around the numbers of a recipe that has none, for `merge-search run RECIPE.yaml --around 0.2`.
 
-Guarantees: the recipe lies in the space, and is its first warm start. Each end of a range is legal for the method where
+Guarantees: the recipe lies in the space, and is its first warm start. Each end of a range is legal for the method if
 all other numbers are the recipe's. The same file and fraction give the same config.
 """
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _RECIPE, _EVALUATION, _SEARCH, _PARAMETERS = "recipe", "evaluation", "search", "parameters"
 # The significant digits of the ends.
 _DIGITS = 6
-# Which part of the way to an end is tried, where the method does not take what lies further beside the other numbers.
+# The fractions of the way to an end that are tried, since with the other numbers the method may refuse a farther one.
 _PARTS = (1.0, 0.5, 0.25, 0.125)
 
 
@@ -36,11 +36,12 @@ def config_around(path: Path, fraction: float) -> str:
 
     Args:
         path: a mergekit recipe, or a config whose recipe has no range and whose other sections are kept.
-        fraction: how far each range reaches to either side, as a part of its number, in (0, 1). Around 0 it reaches up
-            only: that part of the largest number of its gradient, or of 1.
+        fraction: how far each range reaches to either side, as a fraction of its number, in (0, 1). Around 0 it reaches
+            up only, by that fraction of the largest number in its gradient, or of 1.
 
     Raises:
-        SearchError, MergingError: the recipe is not valid, has a range, or no number of its method; names the key.
+        SearchError, MergingError: the recipe is not valid, has a range, or has no number of its method; the message
+            names the key.
     """
     data = YAML.parse(YAML.text(path), str(path))
     is_config = isinstance(data, dict) and _RECIPE in data
@@ -103,7 +104,7 @@ def _scalars(node: object, keys: Keys = ()) -> Iterator[Keys]:
 
 @dataclass(frozen=True)
 class _Number:
-    """A number of a valid recipe, at its keys, and the parameter that it is of."""
+    """A number of a valid recipe, at its keys, and the parameter that it belongs to."""
 
     recipe: Mapping[str, Any]
     keys: Keys
@@ -115,12 +116,12 @@ class _Number:
 
     @property
     def largest(self) -> float:
-        """The largest size of a number in the gradient that it is part of."""
+        """The largest absolute value in the gradient that it is part of."""
         line = at(self.recipe, self.keys[:-1])
         return max(abs(self._read(each)) for each in line) if isinstance(line, list) else 0.0
 
     def end(self, reach: float) -> float:
-        """Return the number that lies so far away, or as far as is legal, and half of the way as well."""
+        """Return the number that lies `reach` away, or as far as it and the number halfway there are legal."""
         for part in _PARTS:
             wanted = min(max(self.value + part * reach, self.parameter.low), self.parameter.high)
             found = self._rounded(wanted)

@@ -30,7 +30,7 @@ from search.space.sections import (
 from search.space.space import SearchSpace
 from search.study.record import Parameters
 
-# What is not there and ends otherwise is taken for a results folder, which a search that has begun need not have.
+# A missing path with another ending is taken for a results folder, which a search that has begun no longer needs.
 _RECIPE_ENDINGS = (".yaml", ".yml")
 _NO_NAMES: Mapping[str, str] = {}
 
@@ -43,9 +43,9 @@ class SearchConfig:
         source: the file that it was read from; errors begin with it.
         text: the text of the file.
         space: the recipe with its ranges.
-        warm_starts: parameters that are tried first, of the recipes in `search.enqueue`.
-        earlier: the results folders there, by the key that names each.
-        folder: where relative paths are looked up first.
+        warm_starts: the parameters to try first: those of the recipes in `search.enqueue`.
+        earlier: the results folders in `search.enqueue`, by the key that names each.
+        folder: the folder in which relative paths are looked up first.
     """
 
     source: str
@@ -72,7 +72,7 @@ class SearchConfig:
         Args:
             text: the text.
             source: the file that errors name.
-            folder: where relative paths are looked up first.
+            folder: the folder in which relative paths are looked up first.
             names: other names for models and files in the recipes, by the paths where they are found.
         """
         sections = Sections.parse(text, source)
@@ -111,7 +111,7 @@ class SearchConfig:
         require_models([(f"{self.source}: {key}", name) for key, name in self._models()], self.merging.load_options)
 
     def missing(self) -> Iterator[SearchError | MergingError]:
-        """Yield an error, with the key, for each model or file that the config names and that is missing here."""
+        """Yield an error, with the key, for each missing model or file that the config names."""
         for key, reference in self._models():
             if missing := missing_part(reference):
                 yield SearchError(
@@ -143,7 +143,7 @@ class SearchConfig:
 
     @property
     def identity(self) -> Identity:
-        """What results must have in common to belong together, as plain data; the length of the search may change."""
+        """The settings that results must share to belong together, as plain data; the search's length may change."""
         return {
             "recipe": self.space.template,
             "evaluation": self.evaluation.model_dump(exclude={"allow_code_execution", "workers"}),
@@ -153,7 +153,7 @@ class SearchConfig:
 
 
 def located_evaluation(section: EvaluationSection, places: Sequence[Path]) -> EvaluationSection:
-    """Return the section with absolute paths of what it names, if one of the places has it."""
+    """Return the section with absolute paths for the files and models that one of the places has."""
     sets = [
         entry.model_copy(update={"source": entry.source if entry.source in SETS else _locate(entry.source, places)})
         for entry in section.problems
@@ -173,7 +173,7 @@ def located_enqueue(entry: WarmStart, places: Sequence[Path]) -> Any:
 def _warm_start(entry: WarmStart, places: Sequence[Path], where: str) -> EarlierSection | dict[str, Any]:
     if isinstance(entry, dict):
         return dict(located(entry, places))
-    if isinstance(entry, EarlierSection):  # a search that has begun goes on without it
+    if isinstance(entry, EarlierSection):  # a search that has begun continues without it
         return entry.model_copy(update={"results": _locate(entry.results, places)})
     file = Path(_locate(entry, places))
     if file.is_dir() or not (file.exists() or file.suffix in _RECIPE_ENDINGS):
@@ -187,7 +187,7 @@ def _warm_start(entry: WarmStart, places: Sequence[Path], where: str) -> Earlier
 
 
 def located(node: object, places: Sequence[Path], key: str = "") -> Any:
-    """Return a recipe's plain data in which paths of models and files are absolute, if one of the places has them."""
+    """Return a recipe's plain data with absolute paths for the models and files that one of the places has."""
     if isinstance(node, dict):
         return {name: located(value, places, kind_of(str(name), key)) for name, value in node.items()}
     if isinstance(node, list):

@@ -1,9 +1,9 @@
 """Genomes: a config of mergekit-evolve 0.1.5 as the config of a search.
 
-Guarantees: every field is part of the config, is told in the comment at its head, or is refused by its key with the
-reason. The space has as many searched values as the genome, except where `Genome.notes` says so. With `slices`, and for
-a genome that is smooth or has one group of layers, a recipe of the space means what mergekit-evolve makes of the same
-values; otherwise the values of the groups of layers become the knots of a gradient.
+Guarantees: every field becomes part of the config, is mentioned in the comment at its head, or is refused by its key
+with the reason. The space has as many searched values as the genome, unless `Translation.notes` says otherwise. With
+`slices`, and for a genome that is smooth or has one group of layers, a recipe of the space means the same as
+mergekit-evolve's for the same values; otherwise the values of the groups of layers become the knots of a gradient.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ Method: TypeAlias = Literal["linear", "task_arithmetic", "ties", "dare_ties", "s
 
 _YAML = YamlReader("genome", SearchError)
 _SEARCHED = {"ties": ("weight", "density"), "dare_ties": ("weight", "density"), "slerp": ("t",)}
-# These merge changes to a base model, which has no weight of its own.
+# These methods merge changes to a base model, which has no weight of its own.
 _OF_CHANGES = ("task_arithmetic", "ties", "dare_ties")
 _NORMALIZED = ("linear", "ties", "dare_ties")
-# What mergekit-evolve sets in each recipe, and --max-fevals by default.
+# The dtype that mergekit-evolve sets in each recipe, and its default of --max-fevals.
 _DTYPE, _TRIALS = "bfloat16", 100
 # The tasks of lm-evaluation-harness that merge-search has, too.
 _TASKS = {
@@ -72,7 +72,7 @@ class EvolveTask(_Keys):
 
 
 class Definition(_Keys):
-    """The section `genome`: which models are merged, and how."""
+    """The section `genome`: the models to merge, and how."""
 
     models: tuple[ModelReference, ...] = Field(min_length=2)
     merge_method: Method
@@ -147,9 +147,9 @@ class Translation:
     """The config that a genome becomes.
 
     Attributes:
-        text: the config.
-        notes: how it differs from mergekit-evolve, for people; they are its comment, too.
-        config: the same, as it was read again.
+        text: the text of the config.
+        notes: the differences from mergekit-evolve, in words for users; the comment in the config repeats them.
+        config: the config read from that text.
     """
 
     text: str
@@ -163,14 +163,14 @@ def translated(
     """Translate a genome into a config.
 
     Args:
-        path: the genome.
+        path: the file of the genome.
         to: the file that the config is meant for.
-        problems: what is scored in place of its tasks.
-        slices: whether each group of layers has a slice of its own, as in mergekit-evolve, in place of a knot.
-        trust_remote_code: whether code that comes with a model's config may tell its number of layers.
+        problems: sources of problems to score instead of its tasks.
+        slices: whether each group of layers has its own slice, as in mergekit-evolve, instead of a knot.
+        trust_remote_code: whether code that comes with a model's config may run to find its number of layers.
 
     Raises:
-        SearchError, MergingError: a field is refused; names it.
+        SearchError, MergingError: a field is refused; the message names it.
     """
     genome = Genome.load(path)
     groups = _Groups.of(genome.genome, path, slices, trust_remote_code)
@@ -194,12 +194,12 @@ def translated(
 
 @dataclass(frozen=True)
 class _Groups:
-    """The groups of layers that share values, and what is searched in each.
+    """The groups of layers that share values, and the ranges in each.
 
     Attributes:
-        count: how many there are.
-        layers: how many layers each has; 0 if there is one group, whose number nobody needs to know.
-        slices: whether each is a slice of the recipe.
+        count: the number of groups.
+        layers: the number of layers in each; 0 if there is one group, for which the number is not needed.
+        slices: whether each group is a slice of the recipe.
         definition: the genome.
     """
 
@@ -220,7 +220,7 @@ class _Groups:
 
     @property
     def is_exact(self) -> bool:
-        """Whether the values mean what they mean in mergekit-evolve."""
+        """Whether the values mean the same as in mergekit-evolve."""
         return self.slices or self.definition.smooth or self.count == 1
 
     def searched(self, parameter: str) -> object:
@@ -230,7 +230,7 @@ class _Groups:
         return {"low": low, "high": 1.0, **knots}
 
     def start(self, parameter: str) -> object:
-        """Return where mergekit-evolve starts."""
+        """Return the value of a parameter at which mergekit-evolve starts."""
         starts = {"density": 1.0, "t": 0.5}
         return starts.get(parameter, 1 / len(self.definition.models))
 
@@ -239,9 +239,9 @@ def _recipe(genome: Definition, groups: _Groups, value: Callable[[str], object])
     """Return the recipe of a genome, as plain data.
 
     Args:
-        genome: which models are merged, and how.
-        groups: of layers.
-        value: returns what stands in the place of a parameter.
+        genome: the models to merge, and how.
+        groups: the groups of layers.
+        value: returns the value or range of a parameter.
     """
     method = genome.merge_method
     searched = _SEARCHED.get(method, ("weight",))
@@ -302,7 +302,7 @@ def _problems(genome: Genome, index: int, path: Path) -> dict[str, Any]:
 
 
 def _notes(genome: Genome, groups: _Groups, has_problems: bool) -> Iterator[str]:
-    """Yield how the config differs from mergekit-evolve."""
+    """Yield the differences between the config and mergekit-evolve."""
     own = genome.genome
     if not groups.is_exact:
         yield (
@@ -354,7 +354,7 @@ def _comment(path: Path, notes: Sequence[str]) -> str:
 
 
 def _depth(reference: str, path: Path, trust_remote_code: bool) -> int:
-    """Return the number of layers of a model by its config alone. Raises SearchError."""
+    """Return the number of layers that a model's config gives, without its weights. Raises SearchError."""
     from transformers import AutoConfig  # on demand: it takes a second
 
     model, _ = split_reference(reference)

@@ -1,8 +1,8 @@
 """Layers: ``knots: layers``, a gradient with a knot per layer.
 
-Guarantees: the number of layers takes the place of the word before the recipe becomes a space, so that parameters have
-the same names wherever the space is read again, with or without the models. A number that cannot be known is an error
-that names the key.
+Guarantees: the word is replaced by the number of layers before the recipe becomes a space, so that parameters have the
+same names wherever the space is read again, with or without the models. If the number cannot be known, an error names
+the key.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ class _UnknownError(Exception):
 
 
 def depth_of(model: object, options: LoadOptions) -> int:
-    """Return the number of layers that a model's config says; of several stacks, that of the language model.
+    """Return the number of layers that a model's config gives; with several stacks, that of the language model.
 
     Args:
-        model: as it stands in a recipe: a folder, a hub id, or a mapping that spells it out.
-        options: what opening it may do.
+        model: the model as in a recipe: a folder, a hub id, or a mapping that spells it out.
+        options: what opening the model may do.
 
     Raises:
         MergingError: the model is missing or broken, or its config does not say it.
@@ -44,18 +44,18 @@ def depth_of(model: object, options: LoadOptions) -> int:
 
 
 def with_layers(recipe: Mapping[str, object], source: str, depth: Callable[[object], int]) -> dict[str, Any]:
-    """Return a recipe with the number of layers in place of the word in ``knots: layers``.
+    """Return a recipe with the number of layers instead of the word in ``knots: layers``.
 
-    In a slice it is the slice's length, elsewhere that of the base model, or of the first model where there is none.
-    Of a single layer the gradient is a number.
+    In a slice it is the slice's length, elsewhere the depth of the base model, or of the first model without a base.
+    For a single layer, the gradient becomes a number.
 
     Args:
-        recipe: as plain data, ranges in it.
+        recipe: the recipe as plain data, with its ranges.
         source: the file that has it under ``recipe``.
-        depth: returns the number of layers of a model as it stands in a recipe; raises MergingError.
+        depth: returns the number of layers of a model, given as in a recipe; raises MergingError.
 
     Raises:
-        SearchError: the number is not known; names the key.
+        SearchError: the number is not known; the message names the key.
     """
     found = dict(recipe)
     for keys, node in range_places(recipe):
@@ -67,13 +67,13 @@ def with_layers(recipe: Mapping[str, object], source: str, depth: Callable[[obje
             where = path_of(("recipe", *keys, _KNOTS))
             raise SearchError(f"{source}: {where}: the number of layers is not known: {error}; {_REMEDY}") from None
         plain = {key: value for key, value in node.items() if key != _KNOTS}
-        # A YAML alias may stand for the same range in another place, of other layers.
+        # Replaced, not changed: a YAML alias may share the range with another place that has other layers.
         found = replaced(found, keys, {**node, _KNOTS: layers} if layers > 1 else plain)
     return found
 
 
 def _layers(recipe: Mapping[str, Any], keys: Keys, depth: Callable[[object], int]) -> int:
-    """Return the number of layers that a parameter holds for."""
+    """Return the number of layers that a parameter applies to."""
     holder, rest = recipe, keys
     if rest[0] == "modules" and len(rest) > 1:
         holder, rest = recipe["modules"][rest[1]], rest[2:]
@@ -89,7 +89,7 @@ def _layers(recipe: Mapping[str, Any], keys: Keys, depth: Callable[[object], int
 
 
 def _models(recipe: Mapping[str, Any]) -> Sequence[object]:
-    """Return the base model or the first model; where it is chosen, each choice."""
+    """Return the base model or the first model; if it is searched, each choice."""
     models = recipe.get("models")
     given = [recipe.get("base_model"), *(each.get("model") for each in models or () if isinstance(each, dict))]
     for model in given if isinstance(models, list) else ():
@@ -101,7 +101,7 @@ def _models(recipe: Mapping[str, Any]) -> Sequence[object]:
 
 
 def _lengths(part: object) -> Iterator[int]:
-    """Yield the lengths that a slice may have; its sources have the same."""
+    """Yield the possible lengths of a slice; its sources all have the same length."""
     match part:
         case {"sources": [{"layer_range": {"choices": [*choices]}}, *_]}:
             pass

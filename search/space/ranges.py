@@ -1,12 +1,11 @@
-"""Ranges: what may stand in a recipe in place of a value that is searched.
+"""Ranges: they replace values of a recipe that are searched.
 
-``{low, high}`` is a number, and a whole one where the recipe takes no other (a layer's index) or with ``step: 1``;
+``{low, high}`` is a number, and a whole one with ``step: 1`` or if the recipe takes no other (a layer's index);
 ``{low, high, knots: n}`` is a gradient of n numbers; ``{choices: [...]}`` is one of several values of any kind: a
 method, a model, a layer range, a list of slices. With ``as: name`` a range has a name, and ``{as: name}`` in another
-place stands for the same value.
+place means the same value.
 
-Guarantees: what is meant to be a range but is not valid is an error that names the key; `value` and `parameters_of` are
-inverse.
+Guarantees: an invalid attempt at a range is an error that names the key; `value` and `parameters_of` are inverse.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
 _YAML = YamlReader("config", SearchError)
-# What other programs call the keys of a range.
+# Other programs' names for the keys of a range.
 _ALIASES = {
     **dict.fromkeys(("min", "minimum", "lower", "lo", "from", "start"), "low"),
     **dict.fromkeys(("max", "maximum", "upper", "hi", "to", "end", "stop"), "high"),
@@ -54,14 +53,14 @@ _WHOLE = ("layer_range", "pad_to_multiple_of", "token_id")
 
 
 def at(data: Any, keys: Keys) -> Any:
-    """Return what stands at some keys of plain data."""
+    """Return the value at some keys of plain data."""
     for key in keys:
         data = data[key]
     return data
 
 
 def replaced(data: Any, keys: Keys, value: object) -> Any:
-    """Return plain data with another value at some keys; what does not lie on the way there is shared."""
+    """Return plain data with another value at some keys; parts that are not on the way there are shared."""
     if not keys:
         return value
     other = copy.copy(data)
@@ -104,7 +103,7 @@ def _distinct(choices: tuple[object, ...]) -> tuple[object, ...]:
 
 
 class Range(BaseModel):
-    """A place of the recipe that is searched, and what may stand there."""
+    """A place of the recipe that is searched, and its possible values."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     low: FiniteNumber = 0.0
@@ -172,7 +171,7 @@ class Range(BaseModel):
         return FloatDistribution(self.low, self.high, log=self.log, step=self.step)
 
     def value(self, params: Parameters) -> object:
-        """Return what stands in the recipe for these parameters."""
+        """Return the value in the recipe for these parameters."""
         values = [params[name] for name in self.names]
         if self.choices:
             return self.choices[self._ends().index(values[0])]
@@ -193,11 +192,11 @@ class Range(BaseModel):
         return dict.fromkeys(self.names, middle)
 
     def draw(self, numbers: random.Random) -> dict[str, Value]:
-        """Return parameters somewhere in it."""
+        """Return random parameters in it."""
         return {name: self._draw(numbers) for name in self.names}
 
     def parameters_of(self, concrete: object, where: str) -> dict[str, Value]:
-        """Return the parameters that give what stands in a recipe. Raises SearchError if it is outside the range."""
+        """Return the parameters that give a concrete value. Raises SearchError if it is outside the range."""
         try:
             values = self._chosen(concrete) if self.choices else self._numbers_of(concrete)
         except ValueError as error:
@@ -245,7 +244,7 @@ class Range(BaseModel):
 
 
 class WholeRange(Range):
-    """A range where the recipe takes whole numbers only."""
+    """A range in a place where the recipe takes only whole numbers."""
 
     low: int = Field(default=0, strict=True)
     high: int = Field(default=0, strict=True)
@@ -298,7 +297,7 @@ def _read(keys: Keys, node: Mapping[str, object], source: str) -> Range:
 def _spelled_out(
     keys: Keys, node: Mapping[str, object], named: Mapping[str, Range], source: str
 ) -> Mapping[str, object]:
-    """Return a range, or in place of a mere name the range of that name."""
+    """Return a range; for a mere name, the range of that name."""
     name = node.get(_AS)
     if node.keys() != {_AS} or not isinstance(name, str):
         return node
@@ -311,9 +310,9 @@ def _spelled_out(
 
 
 def range_places(node: object, keys: Keys = ()) -> Iterator[tuple[Keys, dict[str, object]]]:
-    """Yield what stands in plain data as a range, or, in the place of a number, was meant to be one."""
+    """Yield the ranges in plain data, and mappings in the place of a number that were meant to be one."""
     known = {"low", "high", "knots", "choices"}
-    # A token may be called anything, but never stands in the place of a number.
+    # A token may have any of these names, but is never in the place of a number.
     known |= {_AS, *_ALIASES} if {"parameters", *_WHOLE} & set(keys) else set()
     if isinstance(node, dict) and (known & node.keys() or isinstance(node.get(_AS), str)):
         yield keys, node
@@ -323,7 +322,7 @@ def range_places(node: object, keys: Keys = ()) -> Iterator[tuple[Keys, dict[str
 
 
 def _label(choice: object) -> Value:
-    """Return what Optuna stores of a choice: words and numbers as they are, everything else as JSON."""
+    """Return a choice as Optuna stores it: words and numbers as they are, everything else as JSON."""
     return choice if isinstance(choice, bool | int | float | str) else json.dumps(choice, ensure_ascii=False)
 
 
@@ -332,7 +331,7 @@ def _is_whole(steps: float) -> bool:
 
 
 def _resampled(line: Sequence[float], knots: int) -> list[float]:
-    """Return the values at the knots that draw the same line. Raises ValueError if none do."""
+    """Return the values at the knots that give the same line. Raises ValueError if there are none."""
     if not line:
         raise ValueError("expected a number or a list of numbers, got []")
     if len(line) == knots:

@@ -65,7 +65,7 @@ class PromptSection(_Section):
     """The format of the prompts, and the tokenizer that renders them."""
 
     format: PromptFormat = "completion"
-    """Completion gives the problem as code to be completed, chat as a message to a chat model."""
+    """With completion the problem is code to complete, with chat a message to a chat model."""
     tokenizer: str | None = None
     """The model whose tokenizer and chat template render the prompts; by default the merge's own."""
 
@@ -81,11 +81,11 @@ class ProblemsEntry(_Section):
     source: str
     """A set's name, a file, a folder, or a hub id (owner/name)."""
     weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
-    """What the set counts in the objective."""
+    """The weight of the set's score in the objective."""
     prompt: PromptFormat | None = None
     """The set's own prompt format, instead of evaluation.prompt."""
     timeout: Duration | None = None
-    """The time limit of all tests of a completion; by default the set's own. evaluation.timeout overrides it."""
+    """The time limit for all tests of a completion; by default the set's own. evaluation.timeout overrides it."""
     without: tuple[str, ...] = ()
     """The ids of problems to leave out."""
 
@@ -106,18 +106,18 @@ def _entries(value: object) -> object:
 
 
 class EvaluationSection(_Section):
-    """What candidates are scored on."""
+    """How candidates are scored."""
 
     problems: Annotated[tuple[ProblemsEntry, ...], BeforeValidator(_entries)] = Field(
         default=(ProblemsEntry(source="humaneval"),), min_length=1
     )
-    """What is solved: one set or a list of sets; a set is a name, a path, a hub id, or a mapping with these keys."""
+    """The problems: one set or a list of sets; a set is a name, a path, a hub id, or a mapping with these keys."""
     prompt: PromptSection = PromptSection()
     """The prompt format (completion or chat), or a mapping with these keys."""
     backend: BackendName = "transformers"
     """What runs the models; vllm comes with the extra `vllm` and needs a GPU."""
     compute_dtype: ComputeDtype = "auto"
-    """What scoring computes in: the recipe's dtype, float32, or on a CPU the faster of the two (auto)."""
+    """The dtype that scoring computes in: the recipe's, float32, or on a CPU the faster of the two (auto)."""
     max_new_tokens: int = Field(default=512, gt=0)
     """The most tokens of a completion."""
     batch_size: int | None = Field(default=None, gt=0)
@@ -125,7 +125,7 @@ class EvaluationSection(_Section):
     report_fraction: float = Field(default=0.5, ge=0, lt=1)
     """The fraction of the problems that the search never sees."""
     timeout: Duration | None = None
-    """The time limit of all tests of a completion, for all sets; by default that of each set."""
+    """The time limit for all tests of a completion, in all sets; by default each set's own."""
     samples: int = Field(default=1, gt=0, le=MOST_SAMPLES)
     """Completions per problem."""
     temperature: float = Field(default=0.0, ge=0, allow_inf_nan=False)
@@ -150,14 +150,14 @@ class EvaluationSection(_Section):
 
     @property
     def more_with_mbpp(self) -> int:
-        """How many problems MBPP+ would add to the report split of a search on HumanEval; 0 for other problems."""
+        """The number of problems that MBPP+ would add to the report split of a search on HumanEval; 0 for others."""
         sources = {entry.source for entry in self.problems}
         return round(_MBPP_PLUS * self.report_fraction) if sources & {"humaneval", "humaneval+"} == sources else 0
 
     def load_problems(self, source: str = "<config>") -> ProblemSet:
         """Load the problems of all sets, with the weights of the sets.
 
-        Raises SearchError that names the key in the config `source`.
+        Raises SearchError, which names the key in the config `source`.
         """
         key = f"{source}: evaluation.problems"
         sets = [entry.load(f"{key}[{index}]") for index, entry in enumerate(self.problems)]
@@ -168,7 +168,7 @@ class EvaluationSection(_Section):
 
 
 def _known_sampler(name: str) -> str:
-    from search.study.samplers import AUTO, SAMPLERS  # takes a moment, and the default is not looked up
+    from search.study.samplers import AUTO, SAMPLERS  # on demand: it is slow, and the default needs no check
 
     known = [AUTO, *SAMPLERS]
     if name not in known:
@@ -184,7 +184,7 @@ class AscentSection(_Section):
     steps: int = Field(default=2, gt=0)
     """Gradient steps per trial."""
     step: float = Field(default=0.1, gt=0, le=1)
-    """How far a step may move a number, as a fraction of its range."""
+    """The most that a step may move a number, as a fraction of its range."""
 
 
 def _ascent(value: object) -> object:
@@ -213,14 +213,14 @@ WarmStart: TypeAlias = Annotated[
     | Annotated[str, Tag("str")],
     Discriminator(_kind_of_start),
 ]
-"""What is tried first: a recipe, a file of one, or the best of an earlier search, whose folder may stand alone."""
+"""A warm start: a recipe, a recipe file, or the best trials of an earlier search (a mapping, or its folder's name)."""
 
 
 class PatienceSection(_Section):
-    """Ends a search when so many trials in a row were no better than the best one by at least `improvement`."""
+    """Ends a search after `trials` trials in a row that did not improve on the best one by at least `improvement`."""
 
     trials: int = Field(gt=0)
-    """How many trials in a row."""
+    """The number of trials in a row."""
     improvement: float = Field(default=0.0, ge=0, lt=1)
     """By how much a score must exceed the best to count as better."""
 
@@ -231,7 +231,7 @@ class PatienceSection(_Section):
 
 
 class StopSection(_Section):
-    """What ends a search besides its trials and its time."""
+    """The rules that end a search, besides its trials and its time."""
 
     proven: bool = True
     """Whether a proven trial ends the search."""
@@ -247,15 +247,15 @@ class SearchSection(_Section):
     ascent: Annotated[AscentSection | None, BeforeValidator(_ascent)] = AscentSection()
     """The first trials follow a gradient: auto, off, or a mapping with these keys."""
     sampler: Annotated[str, AfterValidator(_known_sampler)] = "auto"
-    """What proposes the trials after the ascent."""
+    """The sampler that proposes the trials after the ascent."""
     sampler_options: dict[str, bool | int | float | str] = Field(default_factory=dict)
-    """Options of Optuna's class of the sampler, by name."""
+    """Options of the sampler's class in Optuna, by name."""
     trials: int = Field(default=100, gt=0)
     """Trials in all."""
     timeout: Duration | None = None
     """Start no trial after this time: 8h, 1h30m, 90m."""
     stop: StopSection = StopSection()
-    """What else ends the search."""
+    """The other rules that end the search."""
     seed: int = Field(default=0, ge=0)
     """The seed of the sampler and of the split."""
     finalists: int = Field(default=3, ge=1)
@@ -263,9 +263,9 @@ class SearchSection(_Section):
     objectives: Objectives = "weighted"
     """The weighted mean of the sets' pass@1, or one objective per set."""
     prune_margin: float | None = Field(default=None, ge=0, allow_inf_nan=False)
-    """Prune candidates that find what the parents passed with so much less likely (nats per token) than a trial did."""
+    """Prune candidates this far (nats per token) below the highest likelihood of the parents' passes under a trial."""
     enqueue: tuple[WarmStart, ...] = ()
-    """What is tried first: recipes, their files, results folders, or mappings with these keys."""
+    """Warm starts, which are tried first: recipes, their files, results folders, or mappings with these keys."""
 
     @model_validator(mode="after")
     def _sampler_has_many_objectives(self) -> SearchSection:
@@ -308,7 +308,7 @@ class MergingSection(_Section):
     device_map: Annotated[DeviceMap | None, BeforeValidator(_device_map)] = None
     """Spreads a model over several GPUs: auto, or a device per module."""
     memory_budget: Size | None = None
-    """The most memory for the parents, in all; by default by the memory plan."""
+    """The most memory for the parents, in all; by default, the memory plan decides."""
     device_budget: Size | None = None
     """The most of that on the GPU."""
     lazy_unpickle: bool = False
@@ -316,7 +316,7 @@ class MergingSection(_Section):
     random_seed: int = 0
     """The seed of the random masks of DARE and DELLA."""
     compile: bool | None = None
-    """Whether compiled passes merge; by default wherever they pay. The bits are the same."""
+    """Whether compiled passes merge; by default only if they save time. The bits are the same."""
     trust_remote_code: bool = False
     """Whether to run Python code that comes with a model on the hub."""
     allow_crimes: bool = False
@@ -340,7 +340,7 @@ class Sections(_Section):
     recipe: dict[str, object]
     """A mergekit recipe in which any value may be a range."""
     evaluation: EvaluationSection = EvaluationSection()
-    """What candidates are scored on."""
+    """How candidates are scored."""
     search: SearchSection = SearchSection()
     """How many candidates are proposed, and how."""
     merging: MergingSection = MergingSection()
@@ -370,7 +370,7 @@ class Sections(_Section):
 
     @classmethod
     def load(cls, path: Path) -> Sections:
-        """Read a config file without looking up what it names, as in a results folder. Raises SearchError."""
+        """Read a config file, as in a results folder, without looking up its models and files. Raises SearchError."""
         return cls.parse(YAML.text(path), str(path))
 
     @classmethod

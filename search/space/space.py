@@ -1,10 +1,10 @@
 """The search space: a recipe in which some values are ranges (ranges.py).
 
-Each searched value is an Optuna parameter, named by the path of its key or, where several places share it, by its name;
-a gradient is one parameter per knot.
+Each searched value is an Optuna parameter, named by the path of its key or, if several places share it, by its name; a
+gradient is one parameter per knot.
 
 Guarantees: `recipe_at` and `parameters_of` are inverse. Reading the space fails if some end of a range, or some choice,
-is in no valid recipe. Not every combination needs to be valid: a trial whose recipe is not valid fails.
+is not part of any valid recipe. Not every combination needs to be valid: a trial with an invalid recipe fails.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 
 # How many recipes are drawn to find a valid one with a certain value in it, or to estimate how many are valid.
 _DRAWS = 100
-# After which that estimate has to do. (Where layers are searched, almost every draw needs a plan of its own.)
+# The time limit of that estimate. (If layers are searched, almost every draw needs its own plan.)
 _ESTIMATE_SECONDS = 1.0
-# After which no valid recipe is looked for any more: where a draw takes that long, the recipe is huge by mistake.
+# The time limit of the search for a valid recipe: if draws take so long, the recipe is huge by mistake.
 _FIND_SECONDS = 5.0
 
 
@@ -42,7 +42,7 @@ class SearchSpace:
     """A recipe with ranges.
 
     Attributes:
-        template: the recipe as plain data, ranges in it.
+        template: the recipe as plain data, with its ranges.
         ranges: the ranges, in the recipe's order.
         source: the file that it was read from.
     """
@@ -53,10 +53,10 @@ class SearchSpace:
 
     @classmethod
     def read(cls, template: dict[str, object], source: str) -> SearchSpace:
-        """Find and check the ranges of a recipe. Raises SearchError or MergingError naming the key."""
+        """Find and check the ranges of a recipe. Raises SearchError or MergingError, which name the key."""
         space = cls(template, tuple(find_ranges(template, source)), source)
         if not space.ranges:
-            space.recipe_at({})  # so that a broken recipe is named as such first
+            space.recipe_at({})  # so that a broken recipe is reported as such
             raise SearchError(
                 f"{source}: recipe: holds no range, so there is nothing to search; write {{low: 0.0, high: 1.0}} "
                 "in place of a number, let --around 0.2 do so, or merge it with `merge-search merge`"
@@ -74,29 +74,29 @@ class SearchSpace:
         return tuple(_Attempts(self, lambda _: None).extremes())
 
     def fitting_extremes(self, fits: Callable[[Recipe], object]) -> tuple[Sequence[Recipe], str]:
-        """Return extreme recipes that all fit, and how much of the space cannot be merged, and why.
+        """Return extreme recipes that all fit, and a warning about the part of the space that cannot be merged.
 
         Args:
-            fits: raises MergingError for a recipe that does not fit, to its parents for example.
+            fits: raises MergingError for a recipe that does not fit, for example to its parents.
 
         Returns:
-            The recipes, that of the low ends and first choices first if it is valid; and a warning, which is empty if
-            all that was tried can be merged.
+            The recipes, beginning with that of the low ends and first choices if it is valid; and the warning, which is
+            empty if all recipes that were tried can be merged.
 
         Raises:
-            MergingError: no recipe with some end or choice was found to fit; says why.
+            MergingError: no fitting recipe was found for some end or choice; the message says why.
         """
         attempts = _Attempts(self, fits)
         recipes = tuple(attempts.extremes())
         return recipes, attempts.warning()
 
     def drawn(self, fits: Callable[[Recipe], object]) -> Iterator[Recipe]:
-        """Yield recipes of the space that are drawn at random and fit; see `fitting_extremes`."""
+        """Yield random recipes of the space that fit; see `fitting_extremes`."""
         attempts = _Attempts(self, fits)
         return filter(None, map(attempts.attempt, attempts.drawn()))
 
     def middle(self) -> Parameters:
-        """Return the parameters in the middle of every range, and the first of all choices."""
+        """Return the parameters in the middle of every range, with the first of all choices."""
         return {name: value for found in self.ranges for name, value in found.middle().items()}
 
     def distributions(self) -> dict[str, BaseDistribution]:
@@ -104,26 +104,26 @@ class SearchSpace:
         return {name: found.distribution() for found in self.ranges for name in found.names}
 
     def require(self, params: Parameters) -> None:
-        """Raise KeyError, TypeError or ValueError if these are not parameters of a point of the space."""
+        """Raise KeyError, TypeError or ValueError if these parameters are not a point of the space."""
         for found in self.ranges:
             found.require(params)
 
     def recipe_at(self, params: Parameters) -> Recipe:
-        """Return the recipe with these parameters in place of the ranges. Raises MergingError if it is invalid."""
+        """Return the recipe with these parameters instead of the ranges. Raises MergingError if it is invalid."""
         data: object = self.template
         for found in self.ranges:
             data = replaced(data, found.keys, found.value(params))
         return Recipe.from_dict(data, self.source, "recipe")
 
     def parameters_of(self, recipe: Mapping[str, object], key: str = "recipe") -> Parameters:
-        """Return the parameters that a concrete recipe has in place of the ranges.
+        """Return the parameters that a concrete recipe has instead of the ranges.
 
-        A single number in place of a gradient is the value of every knot; a gradient with other knots is accepted if
-        the space's knots can draw the same line. The recipe may leave out what its method does not take.
+        A single number instead of a gradient is the value of every knot; a gradient with other knots is accepted if
+        the space's knots can give the same line. The recipe may leave out parameters that its method does not take.
 
         Raises:
             SearchError: the recipe differs from the template elsewhere, lies outside a range, or has several values in
-                places that share one; names the key.
+                places that share one; the message names the key.
         """
         from merging import METHODS
 
@@ -135,12 +135,12 @@ class SearchSpace:
 
 @dataclass
 class _Attempts:
-    """Tries points of a space, and remembers why the first one that is not valid is not.
+    """Tries points of a space, and remembers why the first invalid one is invalid.
 
     Attributes:
         space: the space.
         fits: see `SearchSpace.fitting_extremes`.
-        numbers: what points are drawn with.
+        numbers: the random numbers that draw points.
         refused: why a point is not valid.
     """
 
@@ -204,10 +204,10 @@ class _Match:
     """Walks a template and a concrete recipe together, and collects the parameters of the ranges.
 
     Attributes:
-        ranges: by their keys.
-        method: the recipe's.
-        params: what stands in the ranges.
-        unread: some value for each range that the method does not read.
+        ranges: the ranges by their keys.
+        method: the recipe's method.
+        params: the parameters found so far.
+        unread: any value for each range that the method does not read.
     """
 
     ranges: Mapping[Keys, Range]

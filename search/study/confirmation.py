@@ -1,10 +1,10 @@
-"""A confirmation: more evidence for the finalists of a search, gathered in rounds, and fixed at its beginning.
+"""A confirmation: more evidence for the finalists of a search, gathered in rounds; its plan is fixed when it begins.
 
 In each round every parent with a score and every finalist generates one completion per problem. The split ``confirm``
-of the search says how many rounds it has, and how the outcomes are read.
+of the search says how many rounds there are, and how the outcomes are read.
 
-Guarantees: the levels of its looks follow from what is here and from the number of rounds, and from nothing it shows.
-(A look that the search makes in between lowers those after it.)
+Guarantees: the levels of its looks depend only on this plan and the number of rounds, not on any result. (A look that
+the search makes in between lowers the levels after it.)
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ if TYPE_CHECKING:  # a leaderboard is read without waiting for it
 
 @dataclass(frozen=True, slots=True)
 class Confirmation:
-    """What a confirmation is of.
+    """The plan of a confirmation.
 
     Attributes:
         finalists: the numbers of the trials, the best first.
-        sources: of the problems beside those of the report split: names, absolute paths or hub ids.
-        task_ids: of all problems, those of the report split first.
-        digest: of all problems.
-        temperature: of the samples; with 0 it is greedy, and has a single round.
+        sources: the sources of problems in addition to the report split: names, absolute paths or hub ids.
+        task_ids: the ids of all problems, those of the report split first.
+        digest: the digest of all problems.
+        temperature: the temperature of the samples; with 0, decoding is greedy and there is a single round.
         top_p: see `Sampling`.
-        seed: from which that of each round is drawn.
+        seed: the seed from which each round's seed is drawn.
     """
 
     finalists: tuple[int, ...]
@@ -42,12 +42,12 @@ class Confirmation:
 
     @classmethod
     def restored(cls, plain: Mapping[str, Any]) -> Confirmation:
-        """Return the confirmation whose fields these are, as JSON keeps them."""
+        """Return the confirmation with these fields, as read from JSON."""
         listed = {key: tuple(plain[key]) for key in ("finalists", "sources", "task_ids")}
         return cls(**{**plain, **listed})
 
     def sampling(self, number: int) -> Sampling:
-        """Return how a round, counted from 1, draws its completions."""
+        """Return the sampling of a round, counted from 1."""
         from evaluation import Sampling
 
         seed = random.Random(f"{self.seed} confirm {number}").getrandbits(32)

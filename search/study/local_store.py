@@ -1,11 +1,11 @@
-"""The store of a results folder: one SQLite file, and a lock file per worker that lives.
+"""The store of a results folder: one SQLite file, and one lock file per live worker.
 
     search.db    search: the search's name, identity, splits, planned trials and confirmation; looks: those at the
                  report split and at rounds of the confirmation, in order; records and scorings: one row per model, and
-                 per model and split; drafts; verdicts; workers: who has worked on it, where, and in which sandbox
+                 per model and split; drafts; verdicts; workers: each worker's place and sandbox
 
-Guarantees: a worker is at work exactly as long as its process holds its lock file, so that a kill -9 is seen at once. A
-store that was opened for reading writes nothing. What cannot be read or written is a SearchError with the remedy.
+Guarantees: a worker is at work exactly as long as its process holds its lock file, so that a kill -9 shows at once. A
+store opened for reading writes nothing. A failure to read or write raises SearchError with the remedy.
 """
 
 from __future__ import annotations
@@ -66,14 +66,14 @@ CREATE TABLE workers (
 _SPLITS: tuple[SplitName, ...] = get_args(SplitName)
 _OF_RECORD = [each.name for each in fields(TrialRecord) if each.name not in _SPLITS]
 _OF_SCORING = [each.name for each in fields(Scoring)]
-# Of a record so many columns come before its splits, and the rest after them.
+# How many fields of a record come before its splits; the rest follow them.
 _BEFORE_SPLITS = [each.name for each in fields(TrialRecord)].index(_SPLITS[0])
 _Decoder: TypeAlias = Callable[[str, Path], Any]
 _MAPPINGS = ("parameters", "recipe", "sampler_notes", "seconds")
 _TUPLES = ("end_tokens", "scores", "tries", "by_seed")
 _TABLES = {"search", "looks", "records", "scorings", "drafts", "verdicts", "workers"}
-# Every record has a scoring on the search split; an inner join would let SQLite begin with all of those, whatever the
-# condition is, and reading what has changed would take as long as reading everything.
+# Every record has a scoring on the search split, but with an inner join SQLite could begin with all of these, whatever
+# the condition, and reading the changes would take as long as reading everything.
 _SELECT = f"""
 SELECT {", ".join(f"records.{name}" for name in _OF_RECORD)},
        {", ".join(f"{split}.{name}" for split in _SPLITS for name in _OF_SCORING)}
@@ -83,7 +83,7 @@ LEFT JOIN scorings AS report ON report.key = records.key AND report.split = 'rep
 LEFT JOIN scorings AS confirm ON confirm.key = records.key AND confirm.split = 'confirm'
 WHERE {{}}
 """
-# Beside the parents' this many completions are kept per prompt: no model looks at more.
+# How many completions are kept per prompt, besides those of the parents: no model uses more.
 _DRAFTS_PER_PROMPT = 16
 _FORGET = f"""
 DELETE FROM drafts WHERE prompt = ?1 AND NOT parent AND place <= (
@@ -93,11 +93,11 @@ DELETE FROM drafts WHERE prompt = ?1 AND NOT parent AND place <= (
 
 
 class LocalStore(Store):
-    """A store in a folder; to be closed, after which the folder can be copied.
+    """A store in a folder. It must be closed before the folder is copied.
 
     Args:
-        folder: where the database is.
-        reading: whether nothing is written.
+        folder: the folder of the database.
+        reading: whether to open it only for reading.
 
     Raises:
         SearchError: there is no database, it is damaged, or holds something else.
@@ -117,7 +117,7 @@ class LocalStore(Store):
 
     @classmethod
     def create(cls, folder: Path, name: str, identity: Mapping[str, object]) -> Self:
-        """Make the store of a search, or open the one that is there. One process at a time may do so."""
+        """Create the store of a search, or open the existing one. Only one process at a time may do this."""
         file = (folder / DATABASE).resolve()
         with database_errors(file), contextlib.closing(connect(file)) as database:
             if not _tables(database):
@@ -128,34 +128,34 @@ class LocalStore(Store):
 
     @staticmethod
     def holds_search(folder: Path) -> bool:
-        """Whether the database in a folder holds a search, which it does not before one is made."""
+        """Whether the database in a folder holds a search yet."""
         file = (folder / DATABASE).resolve()
         with database_errors(file), contextlib.closing(connect(file, reading=True)) as database:
             return not _TABLES - _tables(database)
 
     @property
     def name(self) -> str:
-        """What the search is called: as its folder was when it was made."""
+        """The name of the search: that of its folder when it was created."""
         with damage(self.file):
             return str(self._select("SELECT name FROM search")[0][0])
 
     @property
     def identity(self) -> Identity:
-        """What the search is of."""
+        """The identity of the search."""
         with damage(self.file):
             return dict(json.loads(self._select("SELECT identity FROM search")[0][0]))
 
     def keep_identity(self, identity: Mapping[str, object]) -> None:
-        """Keep what the search is of."""
+        """Replace the identity of the search."""
         self._select("UPDATE search SET identity = ?", json.dumps(identity))
 
     def close(self) -> None:
-        """Let go of the database; the last one to do so leaves a single file."""
+        """Close the database; the last process to do so leaves a single file."""
         self._database.close()
 
     def changed(self, since: int = 0) -> tuple[Sequence[TrialRecord], int]:
-        """Return what has changed since a revision."""
-        # What changes between the two is read again the next time.
+        """Return the records that have changed since a revision, and the new revision."""
+        # Changes between the two statements are read again the next time.
         [[revision]] = self._select("SELECT coalesce(max(revision), 0) FROM records")
         return self._records("records.revision > ?", since), revision
 
@@ -184,17 +184,17 @@ class LocalStore(Store):
 
     @contextlib.contextmanager
     def sign_in(self) -> Iterator[str]:
-        """Be a worker."""
+        """Sign in as a worker until the context ends."""
         worker = uuid.uuid4().hex
         with held(self._workers / worker):
             yield worker
 
     def at_work(self) -> frozenset[str]:
-        """Return the names of the workers that live."""
+        """Return the names of the live workers."""
         return frozenset(file.name for file in self._workers.glob("*") if is_held(file))
 
     def describe_worker(self, worker: str, place: Workplace, active: Sequence[str], missing: Sequence[str]) -> bool:
-        """Keep where a worker is, and which layers its sandbox has."""
+        """Store a worker's place and its sandbox's layers; return whether it lacks others than earlier workers."""
         devices = json.dumps(dict(place.devices))
         where = (worker, place.host, devices, place.hardware, json.dumps(dict(place.software)))
         row = (*where, time.time(), json.dumps(active), json.dumps(missing))
@@ -204,7 +204,7 @@ class LocalStore(Store):
         return bool(missing) and not known
 
     def workplaces(self, past: bool = False) -> Mapping[str, Workplace]:
-        """Return where the workers that live are, or all that ever said so."""
+        """Return the places of the live workers, or with `past` of all workers ever."""
         rows = self._select("SELECT name, host, devices, hardware, software FROM workers")
         living = self.at_work()
         with damage(self.file):
@@ -215,8 +215,8 @@ class LocalStore(Store):
             }
 
     def share_drafts(self, entries: Sequence[Draft], since: int = 0) -> tuple[Sequence[Draft], int]:
-        """Keep drafts, and return those of others."""
-        from evaluation import Draft  # whoever reads a leaderboard does not wait for it
+        """Store drafts; return those of others since a position, and the new position."""
+        from evaluation import Draft  # on demand: reading a leaderboard does not wait for it
 
         columns = "place, prompt, tokens, parent, passed"
         rows = [(each.prompt, array("I", each.tokens).tobytes(), each.parent, each.passed) for each in entries]
@@ -241,7 +241,7 @@ class LocalStore(Store):
         return Verdict(*found[0]) if found else None
 
     def add_verdicts(self, verdicts: Mapping[bytes, Verdict]) -> None:
-        """Keep verdicts."""
+        """Store verdicts by their keys."""
         rows = [(key, verdict.status, verdict.detail) for key, verdict in verdicts.items()]
         with self._writing(), database_errors(self.file):
             self._database.executemany("INSERT OR IGNORE INTO verdicts VALUES (?, ?, ?)", rows)
@@ -256,7 +256,7 @@ class LocalStore(Store):
                 yield
                 self._database.execute("COMMIT")
             except BaseException:
-                if self._database.in_transaction:  # a full disk has ended it already
+                if self._database.in_transaction:  # after an error such as a full disk, SQLite has already ended it
                     self._database.execute("ROLLBACK")
                 raise
 
@@ -321,7 +321,7 @@ def _marks(row: Sequence[object]) -> str:
 
 
 class _Kept(Mapping[str, Any]):
-    """A mapping as it is kept, decoded when it is first read: a leaderboard shows few of the recipes that it loads."""
+    """A stored mapping, decoded at the first access, because a leaderboard shows few of the recipes that it loads."""
 
     __slots__ = ("_file", "_plain", "_text")
     __hash__ = None  # type: ignore[assignment]
@@ -392,7 +392,7 @@ def _tuple(text: str, _file: Path) -> tuple[Any, ...]:
 
 
 def _decoders(names: Sequence[str]) -> Mapping[int, _Decoder]:
-    """Return how the columns are decoded that are not kept as they are, by their places."""
+    """Return the decoders of the encoded columns, by their places."""
     of_name = {**dict.fromkeys(_MAPPINGS, _mapping), **dict.fromkeys(_TUPLES, _tuple)}
     return {place: of_name[name] for place, name in enumerate(names) if name in of_name}
 

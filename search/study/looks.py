@@ -1,18 +1,18 @@
 """Looks at the report split: when a search may test its best trial there, and how much of alpha each look costs.
 
 Every look tests at a level that is its part of `ALPHA`. Whatever the search does and however often it is resumed, the
-parts, with those of earlier searches that looked at its report split, sum up to no more than `ALPHA`; by the union
-bound a search in which no merge is better than every parent says "proven" with no greater probability, where the test
-keeps its level (see `evaluation.scoring.p_better`). The looks need not be independent, but neither their times nor
-their parts may depend on what the report split shows: they follow from the search split and the plan alone. (A look
-that proves its trial ends the search. The looks that it thereby cancels could only have added false claims.)
+parts, with those of earlier searches that looked at its report split, sum to at most `ALPHA`. So by the union bound, a
+search in which no merge is better than every parent says "proven" with at most this probability, if the test keeps its
+level (see `evaluation.scoring.p_better`). The looks need not be independent, but neither their times nor their parts
+may depend on results on the report split: they follow only from the search split and the plan. (A look that proves its
+trial ends the search. The looks that it thereby cancels could only have added false claims.)
 
-The looks that are planned while trials run share `_WHILE_RUNNING` of alpha equally, and what one leaves unspent goes
-to the next. Each look after these, at an end or beyond the planned trials, takes half of what is left. Of the looks of
-a confirmation, one after each of its rounds, each takes twice what the one before took: the rounds are of the same
-problems, so that the last sees most of what all see. So most of alpha is kept for the end, as O'Brien and Fleming do
-(doi:10.2307/2530245): a large gain is proven at a small level, and a small gain only after a long
-search. The exact test is discrete, and its true level lower still.
+The planned looks while trials run share `_WHILE_RUNNING` of alpha equally, and what one leaves unspent goes to the
+next. Each later look, at an end or beyond the planned trials, takes half of the rest. A confirmation has one look after
+each round, and each takes twice as much as the one before: the rounds have the same problems, so that the last look
+sees most of what all see. So most of alpha is kept for the end, as O'Brien and Fleming do (doi:10.2307/2530245): a
+large gain is proven at a small level, and a small gain only after a long search. The exact test is discrete, so that
+its true level is lower still.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from dataclasses import dataclass
 from typing import Final
 
 ALPHA: Final = 0.05
-"""The most probable that "proven" may be where no merge is better than every parent."""
+"""The greatest probability of "proven" if no merge is better than every parent."""
 SPENT: Final = "the searches that this one starts from have used up the looks that its report split allows"
-"""Why nothing can be proven where that is so."""
+"""The reason why nothing can be proven once alpha is spent."""
 _WHILE_RUNNING = 0.3
 _FIRST, _GROWTH = 4, 2.5
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """A look at the report split, which was begun.
+    """A look at the report split that has begun.
 
     Attributes:
         due: how many trials had to be over; None at an end of the search.
-        alpha: the level of its test, of all its finalists together.
-        finalists: the numbers of the trials that it tests, best first; none where it stands for the
-            looks of earlier searches.
-        rounds: of a confirmation, how many it reads; None where the look is at the report split.
+        alpha: the level of its test, for all its finalists together.
+        finalists: the numbers of the trials that it tests, best first; none if it stands for the looks of earlier
+            searches.
+        rounds: how many rounds of a confirmation it reads; None for a look at the report split.
     """
 
     due: int | None
@@ -53,8 +53,8 @@ class Looks:
     """The looks of a search.
 
     Attributes:
-        planned: how many trials the search was to have when it was made.
-        made: the looks that were begun, in order.
+        planned: the number of trials that the search was to have when it was created.
+        made: the looks that have begun, in order.
     """
 
     planned: int = 0
@@ -62,24 +62,24 @@ class Looks:
 
     @property
     def budget(self) -> float:
-        """What of alpha is this search's own: earlier searches that looked at its report split have spent the rest."""
+        """This search's own part of alpha: earlier searches that looked at its report split have spent the rest."""
         return ALPHA - sum(look.alpha for look in self.made if not look.finalists)
 
     @property
     def left(self) -> float:
-        """What is left of alpha."""
+        """The part of alpha that is not spent."""
         return ALPHA - sum(look.alpha for look in self.made)
 
     @property
     def times(self) -> tuple[int, ...]:
-        """After how many trials the planned looks are due, besides the one at the end."""
+        """The numbers of trials after which the planned looks are due, except the one at the end."""
         return tuple(itertools.takewhile(lambda due: due < self.planned, _times()))
 
     def at_end(self, trials: int, over: int = 0) -> float:
-        """Return the least that the level of the next look at an end can be, whatever is spent before.
+        """Return the lowest possible level of the next look at an end, whatever is spent before.
 
         Args:
-            trials: how many the search is to have at that end.
+            trials: the number of trials that the search is to have at that end.
             over: how many of them are over.
         """
         first = self.due(over) or over
@@ -91,17 +91,17 @@ class Looks:
     def at_round(self, number: int, rounds: int) -> float:
         """Return the level of the look after a round of a confirmation, counted from 1, if it is made next.
 
-        Each takes twice what the one before it took, and the last half of what was left before the first.
+        Each look takes twice as much as the one before, and the last takes half of what was left before the first.
         """
         return self.left / (2.0 ** (rounds - number + 1) - 1 + 2.0 ** (1 - number))
 
     def due(self, over: int) -> int | None:
-        """Return the time of the look that is due when so many trials are over, if one is that was not made."""
+        """Return the time of the look that is due when this many trials are over; None if none is due or left."""
         due = max(itertools.takewhile(lambda due: due <= over, _times()), default=None)
         return due if due is not None and due > self._last else None
 
     def alpha(self, due: int | None) -> float:
-        """Return the level of the next look if it is due then; None stands for an end."""
+        """Return the level of the next look if it is due at that time; None stands for an end."""
         times = self.times
         if due not in times or self._has_ended:
             return self.left / 2
@@ -115,7 +115,7 @@ class Looks:
 
     @property
     def _has_ended(self) -> bool:
-        """Whether there was a look at an end of this search."""
+        """Whether a look at an end of this search was made."""
         return any(look.due is None and look.finalists for look in self.made)
 
 

@@ -1,7 +1,7 @@
 """Encoded outcomes: one character per completion, in the split's order, so that 100,000 trials fit in memory.
 
-Guarantees: within a search the n-th character belongs to the same problem in every record: the search keeps its
-splits, and refuses to go on with others.
+Guarantees: within a search the n-th character belongs to the same problem in every record, because the search stores
+its splits and refuses to continue with others.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ class Split:
     """How the encoded outcomes of a split are read.
 
     Attributes:
-        samples: per problem; their characters follow each other. Of a confirmation the rounds; see `of_rounds`.
-        parts: of several problem sets that are scored together, name, weight and number of problems, in order.
-        problems: how many there are in all; 0 if there is no such split.
+        samples: the samples per problem, whose characters follow each other; in a confirmation, the number of rounds
+            (see `of_rounds`).
+        parts: name, weight and number of problems of each set, in order; empty for a single set.
+        problems: the number of problems in all; 0 if there is no such split.
     """
 
     samples: int = 1
@@ -37,28 +38,28 @@ class Split:
 
     @classmethod
     def of(cls, problems: ProblemSet, samples: int) -> Split:
-        """Return that of some problems with so many samples each."""
+        """Return the split of some problems with `samples` samples each."""
         parts = tuple((part.name, part.weight, len(part.task_ids)) for part in problems.parts)
         return cls(samples, parts, len(problems))
 
     @classmethod
     def restored(cls, plain: Mapping[str, Any]) -> Split:
-        """Return the split whose fields these are, as JSON keeps them."""
+        """Return the split with these fields, as read from JSON."""
         parts = tuple((name, weight, count) for name, weight, count in plain["parts"])
         return cls(plain["samples"], parts, plain["problems"])
 
     @property
     def weights(self) -> dict[str, float] | None:
-        """The weight of each problem in the score, by its place; None where all weigh the same."""
+        """The weight of each problem in the score, by its place; None if all weights are equal."""
         if not self.parts:
             return None
         each = [weight / count for _, weight, count in self.parts for _ in range(count)]
         return {str(place): weight for place, weight in enumerate(each)}
 
     def of_rounds(self, outcomes: str) -> str:
-        """Return outcomes that follow each other round by round in the order in which this split reads them.
+        """Reorder outcomes that are given round by round into the order in which this split reads them.
 
-        As many rounds as the split has samples, and nothing where some of these are missing.
+        Return as many rounds as the split has samples, or "" if some of these are missing.
         """
         end = self.samples * self.problems
         if len(outcomes) < end:
@@ -66,7 +67,7 @@ class Split:
         return "".join(outcomes[place : end : self.problems] for place in range(self.problems))
 
     def rates(self, outcomes: str) -> dict[str, Rate]:
-        """Return the share of its samples that passed for each problem with outcomes, by its place in the split."""
+        """Return the fraction of samples that passed for each problem with outcomes, by its place in the split."""
         starts = range(0, len(outcomes), self.samples)
         own = (outcomes[start : start + self.samples] for start in starts)
         passed, samples = CODES["passed"], self.samples
@@ -77,7 +78,7 @@ class Split:
         return self.grouped(self.rates(outcomes))
 
     def grouped(self, rates: Mapping[str, Rate]) -> Sequence[Group]:
-        """Return rates by place as those of each part, or of all problems."""
+        """Group rates by place into those of each part, or of all problems."""
         if not self.parts:
             return [Group(1.0, list(rates.values()))]
         found, first = [], 0
@@ -88,7 +89,7 @@ class Split:
         return found
 
     def scores(self, outcomes: str) -> dict[str, float]:
-        """Return pass@1 of each part, where there are several; empty where there are no outcomes."""
+        """Return pass@1 of each part, if there are several; empty without outcomes."""
         if not outcomes or not self.parts:
             return {}
         return {name: group.mean for (name, _, _), group in zip(self.parts, self.groups(outcomes), strict=False)}

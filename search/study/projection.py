@@ -1,8 +1,8 @@
-"""Optuna's view of a search: a study of its trials, made of their records.
+"""Optuna's view of a search: a study of its trials, made from their records.
 
-The records are the truth, and the study may be made anew from them at any time. Samplers read it in memory; in a
-database of Optuna's, optuna-dashboard reads it. Reference models are not in it: they are not points of the space, and
-trials without parameters would blind samplers that work on the parameters which all trials share.
+The records are the truth, and the study can be made from them again at any time. Samplers read it in memory;
+optuna-dashboard reads it in an Optuna database. Reference models are not in it: they are not points of the space, and
+trials without parameters would blind samplers that work on the parameters shared by all trials.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
     from optuna.storages import BaseStorage
 
-# A trial that is to be run again counts as one that runs: it has parameters, and will have a score.
+# A trial that is to be run again counts as running: it has parameters, and will have a score.
 _STATES: Mapping[State, TrialState] = {
     "waiting": TrialState.RUNNING,
     "running": TrialState.RUNNING,
@@ -42,10 +42,10 @@ class Projection:
     """A study that shows trials of a search, in the order of their numbers.
 
     Args:
-        distributions: of each searched parameter.
-        objectives: how many scores a trial has.
-        storage: where the study is made; by default in memory.
-        name: what it is called.
+        distributions: the distribution of each searched parameter.
+        objectives: the number of scores of a trial.
+        storage: the storage of the study; by default in memory.
+        name: the study's name.
 
     """
 
@@ -66,12 +66,12 @@ class Projection:
     def update(self, records: Sequence[TrialRecord]) -> None:
         """Show the trials among some records as they are now.
 
-        It is quick where they begin with those that were shown before.
+        This is fast if they begin with the trials shown before.
         """
         trials = [record for record in records if record.kind == "trial"]
         pairs = enumerate(zip(self._shown, trials, strict=False))
         changed = [(place, old, new) for place, (old, new) in pairs if old is not new]
-        # Optuna changes no trial that is over; one that is run again all the same has the study made anew.
+        # Optuna never changes a trial that is over; if one is run again all the same, the study is rebuilt.
         if any(old.number != new.number or (old.is_over and old.search != new.search) for _, old, new in changed):
             self._storage.delete_study(self._study_id)
             self._study_id, self._shown = self._create(), []
@@ -87,12 +87,12 @@ class Projection:
         """Let a sampler draw the parameters of a trial that is shown without any.
 
         Returns:
-            The parameters, and what the sampler wants to find with the trial again.
+            The parameters, and the attributes that the sampler stores with the trial.
         """
         study = self.study
         place = next(place for place, record in enumerate(self._shown) if record.number == number)
         sampler.before_trial(study, study.get_trials(deepcopy=False)[place])
-        trial = study.get_trials(deepcopy=False)[place]  # as the sampler has left it
+        trial = study.get_trials(deepcopy=False)[place]  # read again, since the sampler may have changed it
         drawn = sampler.sample_relative(study, trial, sampler.infer_relative_search_space(study, trial))
         for name, distribution in self._distributions.items():
             if name not in drawn:
@@ -105,8 +105,8 @@ class Projection:
 
     @property
     def study(self) -> Study:
-        """The study, which is not to be changed."""
-        # Each time anew: Optuna's caches the trials that it has read.
+        """The study, which must not be changed."""
+        # Loaded each time, because a study caches the trials that it has read.
         return optuna.load_study(study_name=self._name, storage=self._storage, sampler=RandomSampler(seed=0))
 
     def _create(self) -> int:
@@ -155,10 +155,10 @@ def write_study(
     """Write the trials of a search into an SQLite file, as Optuna and optuna-dashboard read it.
 
     Args:
-        file: is made if need be; a study of that name in it is replaced.
-        name: what the study is called.
-        records: of the search.
-        distributions: of each searched parameter.
+        file: the file, created if it is missing; a study of that name in it is replaced.
+        name: the study's name.
+        records: the records of the search.
+        distributions: the distribution of each searched parameter.
         objectives: how many scores a trial has.
 
     Raises:
@@ -169,7 +169,7 @@ def write_study(
         raise SearchError(f"{file}: is a folder; give a file, which is made if need be")
 
     def opened() -> sqlite3.Connection:
-        # By path: in an URL SQLAlchemy would read a ? or a %.
+        # By path, because SQLAlchemy would interpret a ? or a % in a URL.
         with database_errors(file):
             return connect(file)
 
@@ -184,7 +184,7 @@ def write_study(
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep Optuna's own log lines off the terminal; what a person should see comes from the progress display."""
+    """Keep Optuna's own log lines off the terminal; the progress display shows what users should see."""
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
@@ -194,7 +194,7 @@ def quiet() -> Iterator[None]:
 
 
 def _attributes(record: TrialRecord) -> dict[str, object]:
-    """Return what a person may want to see of a trial in optuna-dashboard."""
+    """Return the attributes of a trial that users may want to see in optuna-dashboard."""
     told = {
         "log_likelihood": record.search.log_likelihood,
         "same_as": record.same_as,

@@ -1,8 +1,8 @@
-"""Samplers: what proposes the parameters of the next trial.
+"""Samplers: they propose the parameters of the next trial.
 
-Guarantees: a trial's parameters depend on the seed, the trial's number and the records that were seen, and on nothing
-else. So a search that was stopped goes on as if it had not been, and two workers do not propose the same. A place in a
-quasi-random sequence is the trial's number.
+Guarantees: a trial's parameters depend only on the seed, the trial's number and the records seen. So a stopped search
+continues as if it had not been stopped, and two workers do not propose the same. A trial's place in a quasi-random
+sequence is its number.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from search.study.record import Parameters, TrialRecord
 from search.study.store import Proposal
 
 AUTO = "auto"
-"""The sampler that is CMA-ES around the best proposal of an ascent, and TPE where no ascent has led anywhere."""
+"""The sampler that is CMA-ES around the best proposal of an ascent, and TPE if no ascent has led anywhere."""
 _SHOWN = 500
-# What a search decides, and what no config can hold.
+# Arguments that a search decides, or that a config cannot express.
 _NOT_OPTIONS = (
     "self", "draw", "seed", "x0", "independent_sampler", "warn_independent_sampling", "warn_asynchronous_seeding",
     "constraints_func", "source_trials", "gamma", "weights", "mutation", "crossover", "restart_strategy",
@@ -42,11 +42,11 @@ _NOT_OPTIONS = (
 
 @dataclass(frozen=True, slots=True)
 class Centre:
-    """Where a sampler that has a centre begins.
+    """The point around which a sampler with a centre begins.
 
     Attributes:
-        parameters: around which it begins; empty where there is no such place.
-        ascended: how far a step of the ascent that led there goes, as a fraction of each range; None without one.
+        parameters: the parameters of the point; empty if there is none.
+        ascended: the length of a step of the ascent that led there, as a fraction of each range; None without one.
     """
 
     parameters: Parameters = field(default_factory=dict)
@@ -55,14 +55,14 @@ class Centre:
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """What the parameters of one trial are drawn with.
+    """The inputs for drawing the parameters of one trial.
 
     Attributes:
         search_seed: the search's seed.
-        number: the trial's.
+        number: the trial's number.
         space: the distribution of each parameter.
-        centre: where a sampler that has a centre begins.
-        options: of the sampler, by the names that Optuna has for them.
+        centre: the point around which a sampler with a centre begins.
+        options: the sampler's options, by Optuna's names.
     """
 
     search_seed: int
@@ -78,14 +78,14 @@ class Draw:
 
 
 class _Genetic(optuna.samplers.NSGAIISampler):
-    """NSGA-II with the parents of a generation in one order, whether Optuna finds them now or has found them before."""
+    """NSGA-II with the parents of a generation always in the same order, whether Optuna finds or remembers them."""
 
     def get_parent_population(self, study: Study, generation: int) -> list[FrozenTrial]:
         return sorted(super().get_parent_population(study, generation), key=lambda trial: trial.number)
 
 
 class _Estimator(optuna.samplers.TPESampler):
-    """TPE that is told the space, instead of finding it again in each trial that it is shown: all have the same."""
+    """TPE that is given the space, instead of finding it in the trials again, which all have the same one."""
 
     def __init__(self, draw: Draw) -> None:
         super().__init__(seed=draw.seed, **{"multivariate": True, **draw.options})
@@ -94,12 +94,12 @@ class _Estimator(optuna.samplers.TPESampler):
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         if self._draw.options.get("group") or not self._draw.options.get("multivariate", True):
             return super().infer_relative_search_space(study, trial)
-        # In an order that does not depend on the config's.
+        # Sorted, so that the order does not depend on the config's.
         return {name: each for name, each in sorted(self._draw.space.items()) if not each.single()}
 
 
 class _Sequence(optuna.samplers.QMCSampler):
-    """A quasi-random sequence in which a trial has the place of its number, instead of one that the study counts."""
+    """A quasi-random sequence in which a trial's place is its number, instead of a count kept in the study."""
 
     def __init__(self, draw: Draw) -> None:
         given = {"scramble": True, "warn_independent_sampling": False, **draw.options}
@@ -114,13 +114,13 @@ class _Sequence(optuna.samplers.QMCSampler):
 
 
 def _grid(draw: Draw, points: int = 3) -> BaseSampler:
-    """Return a sampler that tries every combination of so many values per range, in a random order."""
+    """Return a sampler that tries every combination of `points` values per range, in a random order."""
     values = {name: _values(it, points) for name, it in draw.space.items()}
-    return optuna.samplers.GridSampler(values, seed=_seed(draw.search_seed, 0))  # the order is that of all trials
+    return optuna.samplers.GridSampler(values, seed=_seed(draw.search_seed, 0))  # one order for all trials
 
 
 def _values(distribution: BaseDistribution, points: int) -> list[Any]:
-    """Return up to so many values of a range, its ends among them, or all choices."""
+    """Return up to `points` values of a range, including its ends, or all choices."""
     if isinstance(distribution, CategoricalDistribution):
         return list(distribution.choices)
     assert isinstance(distribution, FloatDistribution | IntDistribution)
@@ -133,7 +133,7 @@ def _values(distribution: BaseDistribution, points: int) -> list[Any]:
 
 
 def _evolution(draw: Draw) -> BaseSampler:
-    """Return CMA-ES; around what an ascent has found it begins with the spread of the ascent's steps."""
+    """Return CMA-ES; around the result of an ascent it begins with the spread of the ascent's steps."""
     centre = draw.centre
     spread = {"sigma0": centre.ascended} if centre.ascended else {}
     given = {"warn_independent_sampling": False, **spread, **draw.options}
@@ -152,13 +152,13 @@ SAMPLERS: Mapping[str, Callable[[Draw], BaseSampler]] = {
 
 
 class Proposer:
-    """Proposes parameters with one of Optuna's samplers, which is made anew for each trial.
+    """Proposes parameters with one of Optuna's samplers; each trial gets a new sampler.
 
     Args:
-        name: which sampler.
-        seed: the search's.
+        name: the sampler's name.
+        seed: the search's seed.
         space: the distribution of each parameter.
-        objectives: how many scores a trial has.
+        objectives: the number of scores of a trial.
         options: see `Draw`.
     """
 
@@ -174,17 +174,17 @@ class Proposer:
         self._seed = seed
         self._space = space
         self._options = options or {}
-        # NSGA-II finds the parents of a generation in the generations before; several scores have no single best.
+        # NSGA-II finds the parents of a generation in earlier generations; with several scores, no trial is the best.
         self._sees_all = name == "nsgaii" or objectives > 1
         with quiet():
             self._projection = Projection(space, objectives)
 
     def propose(self, number: int, records: Sequence[TrialRecord], centre: Centre = Centre()) -> Proposal:
-        """Draw the parameters of a trial, which is among the records and has none."""
+        """Draw the parameters of a trial that is among the records and has none yet."""
         name = self._sampler_at(centre)
         with quiet(), warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            # x0 of CMA-ES is deprecated since Optuna 4.9 without anything in its place, and stays until 6.
+            # x0 of CMA-ES is deprecated since Optuna 4.9 without a replacement, and stays until 6.
             warnings.simplefilter("ignore", FutureWarning)
             self._projection.update(records if self._sees_all else history(records, number))
             sampler = SAMPLERS[name](Draw(self._seed, number, self._space, centre, self._options))
@@ -193,7 +193,7 @@ class Proposer:
         return Proposal(parameters, name, seen, notes)
 
     def _sampler_at(self, centre: Centre) -> str:
-        """Return which sampler draws: CMA-ES would draw choices, and a parameter by itself, at random."""
+        """Return which sampler draws. It is not CMA-ES if that would draw at random: choices, or a single parameter."""
         if self._name != AUTO:
             return self._name
         varied = [found for found in self._space.values() if not found.single()]
@@ -202,7 +202,7 @@ class Proposer:
 
 
 def check_options(name: str, options: Mapping[str, Any]) -> None:
-    """Raise ValueError, with what there is, for an option that a sampler does not have, or a value that it refuses."""
+    """Raise ValueError, with the known options, for an option that a sampler lacks, or a value that it refuses."""
     if name == AUTO:
         raise ValueError(f"{AUTO} has no options, as it may be one of two samplers; set sampler, such as tpe or cmaes")
     with quiet(), warnings.catch_warnings():
@@ -222,10 +222,10 @@ def check_options(name: str, options: Mapping[str, Any]) -> None:
 
 
 def history(records: Iterable[TrialRecord], number: int) -> list[TrialRecord]:
-    """Return the trials that a sampler is shown to draw the parameters of one more.
+    """Return the trials that a sampler is shown to draw the parameters of a trial.
 
-    All of the newest, 500 or more, and of those before them the best 500: what a sampler takes grows with what it sees.
-    The border between the two moves once in 500 trials, since a study is made anew where it does.
+    These are all of the newest, 500 or more, and the best 500 of the older ones, because a sampler's time grows with
+    the trials that it sees. The border between the two moves only every 500 trials, since that rebuilds the study.
     """
     trials = [record for record in records if record.kind == "trial"]
     border = (number // _SHOWN - 1) * _SHOWN

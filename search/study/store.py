@@ -1,9 +1,9 @@
-"""The store: the one place of what the workers of a search share.
+"""The store: the only place for what the workers of a search share.
 
-Guarantees: a job is leased to one worker at a time. One that its worker did not finish is run again under the same
-number and with the same parameters, after all other jobs: what kills its workers does so last. One that has ended its
-worker twice, by an error or by a death, fails. Whatever the store is made of: implementations keep records and say who
-is at work, and the rules are here.
+Guarantees: a job is leased to one worker at a time. A job that its worker did not finish is run again under the same
+number and with the same parameters, after all other jobs, so that a job that kills its workers does so last. A job that
+has ended its worker twice, by an error or by a death, fails. This holds for every implementation: they keep records and
+say who is at work, and the rules are here.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 DIED: Final = "its worker died"
 TRIES: Final = 2
-"""How often a job may be run without being finished."""
+"""How often a job may be run without finishing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A model to be scored on a split, leased to a worker."""
+    """A model to score on a split, leased to a worker."""
 
     record: TrialRecord
     split: SplitName
@@ -50,14 +50,14 @@ class Proposal:
 
 @dataclass(frozen=True, slots=True)
 class Workplace:
-    """Where a worker is.
+    """The place of a worker.
 
     Attributes:
         host: the machine's name.
-        devices: what it merges and evaluates on, by the names that it has for them; each with the card's identity as
-            the driver reports it, or "".
+        devices: by the worker's name for each device that it merges and evaluates on, the card's identity as the driver
+            reports it, or "".
         hardware: its processor and cards, in words.
-        software: the versions of what does the work, by name.
+        software: the versions of the packages that do the work, by name.
     """
 
     host: str
@@ -67,7 +67,7 @@ class Workplace:
 
 
 class Store(ABC):
-    """What the workers of a search share. Every method is a transaction of its own."""
+    """The state that the workers of a search share. Every method is a transaction of its own."""
 
     def begin(
         self,
@@ -79,18 +79,19 @@ class Store(ABC):
         taken_over: Sequence[TrialRecord] = (),
         spent: float = 0.0,
     ) -> None:
-        """Begin the search, or go on with it.
+        """Begin the search, or continue it.
 
         Args:
             references: the models that candidates are compared with; they are scored first. Ignored once there are any.
-            warm_starts: trials to run first; one whose parameters a trial has is not added again.
+            warm_starts: trials to run first, without those whose parameters a trial already has.
             splits: how the outcomes on each split are read; ignored once that is known.
-            planned: how many trials the search is to have, which its looks are planned by; kept with the splits.
-            retry_failed: run again all that failed. A reference model that failed is run once more in any case, because
+            planned: the number of trials that the search is to have, by which its looks are planned; stored with the
+                splits.
+            retry_failed: run again all that failed. A failed reference model is run once more in any case, because
                 without it nothing can be compared.
-            taken_over: trials of an earlier search, with their scores, which get numbers here; one whose parameters a
-                trial has is not added.
-            spent: what earlier looks at the report split cost of alpha; kept with the splits.
+            taken_over: trials of an earlier search, with their scores, which get new numbers here; without those whose
+                parameters a trial already has.
+            spent: the part of alpha that earlier looks at the report split have spent; stored with the splits.
         """
         with self._writing():
             if not self._count("parent"):
@@ -114,10 +115,10 @@ class Store(ABC):
         The parameters of a new trial are still to be drawn; see `propose`.
 
         Args:
-            worker: who takes it.
-            trials: how many trials the search has in all, whoever runs them; with 0 only reference models are leased.
+            worker: the worker that takes it.
+            trials: the number of trials that the search has in all; with 0 only reference models are leased.
             besides: keys of records that this worker does not run again.
-            ascends: whether the ascent goes on: a new trial is its, unless one that is not over is already.
+            ascends: whether the ascent goes on: a new trial belongs to it, unless another of its trials is running.
 
         Returns:
             The job, or None if there is none to take now.
@@ -128,24 +129,24 @@ class Store(ABC):
             return self._lease(record, "search", worker) if record else None
 
     def claim_report(self, worker: str, keys: Sequence[str], besides: Collection[str] = ()) -> Job | None:
-        """Lease the first of some models that has no scoring on the report split, and that nobody is at.
+        """Lease the first of some models that has no scoring on the report split and that no worker is scoring there.
 
         Args:
-            worker: who takes it.
-            keys: of the models' records, in the order of their claims; what is run again comes after all others.
+            worker: the worker that takes it.
+            keys: the keys of the models' records, in order; models that are run again come after all others.
             besides: keys of records that this worker does not run again.
         """
         return self._claim_first("report", worker, keys, besides)
 
     def claim_round(self, worker: str, keys: Sequence[str], besides: Collection[str] = ()) -> Job | None:
-        """Lease a round of the confirmation: of those models the first that has had the fewest, and that nobody is at.
+        """Lease a round of the confirmation: of the first waiting model that has had the fewest rounds.
 
         A model is ``waiting`` until it has had all rounds. The arguments are those of `claim_report`.
         """
         return self._claim_first("confirm", worker, keys, besides)
 
     def begin_confirmation(self, plan: Confirmation, split: Split) -> None:
-        """Begin the confirmation, unless one has begun; the rounds of models that failed are to be run again."""
+        """Begin the confirmation, unless one has begun; let models that failed in it run again."""
         with self._writing():
             if self.confirmation is None:
                 self._keep_splits({**self.splits, "confirm": split}, self.looks.planned)
@@ -154,15 +155,15 @@ class Store(ABC):
                 self._save(replace(record, confirm=next_round(record.on("confirm"))))
 
     def propose(self, job: Job, proposal: Proposal) -> Job:
-        """Keep the parameters of a leased trial, which were drawn outside of any lock."""
+        """Store the parameters of a leased trial, which were drawn outside every lock."""
         drawn = _proposed(job.record, proposal)
         self.finish(job, drawn)
         return replace(job, record=drawn)
 
     def finish(self, job: Job, record: TrialRecord) -> bool:
-        """Keep a job's record as it is now; return False, and keep nothing, if the lease has gone to another.
+        """Store a job's record; return False, and store nothing, if the lease has gone to another worker.
 
-        What became of the model on other splits meanwhile stays.
+        The model's scorings on other splits stay as they are in the store.
         """
         with self._writing():
             held = self._held(job)
@@ -172,12 +173,12 @@ class Store(ABC):
             return held is not None
 
     def release(self, job: Job, reason: str = "", ended: bool = False) -> None:
-        """Leave a job to be run again; nothing is done if the lease has gone to another, or the job is over.
+        """Leave a job to be run again; do nothing if the lease has gone to another worker, or the job is over.
 
         Args:
-            job: what was leased.
-            reason: what the machine failed with; empty if a person stopped the worker.
-            ended: whether the job has ended its worker; at the second time it fails.
+            job: the leased job.
+            reason: the machine's error; empty if the user stopped the worker.
+            ended: whether the job has ended its worker; the second time, the job fails.
         """
         with self._writing():
             if record := self._held(job):
@@ -190,7 +191,7 @@ class Store(ABC):
                 self._add_look(look)
 
     def give_up(self, job: Job, tries: int) -> None:
-        """Let a job that was released fail if it was tried so many times."""
+        """Let a released job fail if it was tried at least `tries` times."""
         with self._writing():
             record = self._load(job.record.key)
             scoring = record.on(job.split) if record else Scoring()
@@ -199,7 +200,7 @@ class Store(ABC):
 
     @abstractmethod
     def changed(self, since: int = 0) -> tuple[Sequence[TrialRecord], int]:
-        """Return the records that have changed since a revision, in the order of kinds and numbers, and the new one."""
+        """Return the records that changed since a revision, by kind and number, and the new revision."""
 
     @property
     @abstractmethod
@@ -209,7 +210,7 @@ class Store(ABC):
     @property
     @abstractmethod
     def looks(self) -> Looks:
-        """The looks at the report split, and what they are planned by."""
+        """The looks at the report split, and their plan."""
 
     @property
     @abstractmethod
@@ -218,30 +219,30 @@ class Store(ABC):
 
     @abstractmethod
     def sign_in(self) -> AbstractContextManager[str]:
-        """Be a worker: the name that is yielded is at work until the context ends, or its process dies."""
+        """Sign in as a worker: the yielded name is at work until the context ends or its process dies."""
 
     @abstractmethod
     def at_work(self) -> frozenset[str]:
-        """Return the names of the workers that live."""
+        """Return the names of the live workers."""
 
     @abstractmethod
     def describe_worker(self, worker: str, place: Workplace, active: Sequence[str], missing: Sequence[str]) -> bool:
-        """Keep where a worker is, and which layers its sandbox has.
+        """Store a worker's place and its sandbox's layers.
 
-        Returns whether it lacks some, and others than any before lacked.
+        Return whether it lacks layers, and not the same ones as an earlier worker.
         """
 
     @abstractmethod
     def workplaces(self, past: bool = False) -> Mapping[str, Workplace]:
-        """Return where the workers that live are, by name; those that have said so.
+        """Return the places of the live workers that have stored theirs, by name.
 
         Args:
-            past: also where those were that are gone.
+            past: include workers that are gone.
         """
 
     @abstractmethod
     def share_drafts(self, entries: Sequence[Draft], since: int = 0) -> tuple[Sequence[Draft], int]:
-        """Keep drafts; return those that others have added since a position, and the position to ask from next."""
+        """Store drafts; return those that others have added since a position, and the position for the next call."""
 
     @abstractmethod
     def verdict(self, key: bytes) -> Verdict | None:
@@ -249,11 +250,11 @@ class Store(ABC):
 
     @abstractmethod
     def add_verdicts(self, verdicts: Mapping[bytes, Verdict]) -> None:
-        """Keep verdicts by their keys."""
+        """Store verdicts by their keys."""
 
     @abstractmethod
     def _writing(self) -> AbstractContextManager[None]:
-        """Return a transaction that no other worker's overlaps; it is undone if an error leaves it."""
+        """Return a transaction that overlaps no other worker's; an error that leaves it undoes it."""
 
     @abstractmethod
     def _load(self, key: str) -> TrialRecord | None: ...
@@ -263,7 +264,7 @@ class Store(ABC):
 
     @abstractmethod
     def _in_state(self, split: SplitName, state: State) -> Sequence[TrialRecord]:
-        """Return the records in a state, in the order of kinds and numbers."""
+        """Return the records in a state, by kind and number."""
 
     @abstractmethod
     def _count(self, kind: Kind) -> int: ...
@@ -321,7 +322,7 @@ class Store(ABC):
         return Job(record, split, worker)
 
     def _held(self, job: Job) -> TrialRecord | None:
-        """Return the record of a job as it is kept, if the job's worker still holds it."""
+        """Return a job's stored record, if the job's worker still holds the lease."""
         record = self._load(job.record.key)
         scoring = record.on(job.split) if record else Scoring()
         return record if (scoring.state, scoring.worker) == ("running", job.worker) else None
@@ -331,14 +332,14 @@ class Store(ABC):
         alive = self.at_work() if running else frozenset()
         for record in running:
             if record.on(split).worker not in alive:
-                # A trial that a sampler had not given parameters had not begun: that says nothing of it.
+                # A trial without parameters had not begun, so the worker's death is not its fault.
                 begun = record.kind != "trial" or bool(record.parameters) or record.proposed_by == ASCENT
                 released = _released(record.on(split), split, DIED if begun else "", ended=begun)
                 self._save(record.scored(split, released))
 
 
 class Records:
-    """All records of a store; a read fetches only those that have changed since the read before."""
+    """All records of a store; a read fetches only those that have changed since the last one."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -346,24 +347,24 @@ class Records:
         self._revision = 0
 
     def read(self) -> Sequence[TrialRecord]:
-        """Return them: the parents, their average, then the trials by number."""
+        """Return the records: the parents, their average, then the trials by number."""
         changed, self._revision = self._store.changed(self._revision)
         self._known |= {record.key: record for record in changed}
         return list(self._known.values())
 
 
 def next_round(scoring: Scoring) -> Scoring:
-    """Return a scoring of a confirmation as it waits for its next round."""
+    """Return a scoring of a confirmation in the state of waiting for its next round."""
     return replace(scoring, state="waiting", started=None, error=None, tries=(), deaths=0)
 
 
 def _has_begun(record: TrialRecord) -> bool:
-    """Whether a model was being scored once. A trial without parameters never was."""
+    """Whether the scoring of a model ever began. For a trial without parameters it never did."""
     return record.search.started is not None and (record.kind != "trial" or bool(record.parameters))
 
 
 def _never_finished(tries: Sequence[str], split: SplitName) -> str:
-    """Return why a job has failed that was never finished: what came of each try."""
+    """Return why a job that never finished has failed: the result of each try."""
     if len(tries) == 1:
         return tries[0]
     again = "confirm" if split == "confirm" else "run --retry-failed"
