@@ -33,7 +33,7 @@ _HARMLESS = (True, False, None, "gaussian", "eva", "orthogonal")
 
 
 def read_config(reference: str, folder: Path) -> Mapping[str, Any]:
-    """Read an adapter's config. Raises MergingError if it is broken, or of a kind that is not merged here."""
+    """Read an adapter's config. Raises MergingError if it is broken, or of a kind that cannot be merged here."""
     file = folder / CONFIG
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
@@ -61,7 +61,7 @@ def read_config(reference: str, folder: Path) -> Mapping[str, Any]:
 
 
 def _by_pattern(patterns: Mapping[str, Any], module: str, default: Any) -> Any:
-    # A pattern is the end of a module's name, as a regular expression; the first that fits holds.
+    # A pattern is the end of a module's name, as a regular expression; the first match counts.
     return next((value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", module)), default)
 
 
@@ -71,7 +71,7 @@ class Adapter:
     Args:
         reference: what errors call the adapter.
         folder: its folder.
-        config: what its folder says of it; see `read_config`.
+        config: its config; see `read_config`.
         stored: the tensors of its file.
         base: what errors call the base.
         tensors: the base's tensors.

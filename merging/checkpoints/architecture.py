@@ -35,8 +35,8 @@ class Stack:
     """Layers that follow one another.
 
     Attributes:
-        head: what stands before a layer's index in the names of its tensors.
-        layers: for each layer, what stands after its index, in order.
+        head: the part of its tensors' names before a layer's index.
+        layers: for each layer, the parts of its tensors' names after the index, in order.
     """
 
     head: str
@@ -44,7 +44,7 @@ class Stack:
 
     @property
     def module(self) -> str:
-        """What mergekit calls it, where a model has several."""
+        """mergekit's name for it, if a model has several."""
         return self.head.removesuffix(".")
 
     def name(self, index: int, tail: str) -> str:
@@ -175,7 +175,7 @@ def pattern(name: str) -> str:
 
 
 def layer_head(name: str) -> str | None:
-    """Return what stands before the layer's index in a tensor's name; None for a tensor outside the layers."""
+    """Return the part of a tensor's name before the layer's index; None for a tensor outside the layers."""
     match = _LAYER.match(name)
     return match["head"] if match else None
 

@@ -41,7 +41,7 @@ def assemble(checkpoint: Checkpoint, reference: Checkpoint) -> Checkpoint:
         checkpoint: the model with the tensors of its files.
         reference: the model whose layout the merge has.
 
-    Raises MergingError that names the model and the tensor where the pieces do not fit together.
+    Raises MergingError that names the model and the tensor if the pieces do not fit together.
     """
     pieces, layout = reference.pieces(checkpoint.tensors), reference.architecture.layout
     tensors = {

@@ -48,7 +48,7 @@ _SAFETENSORS, _ADAPTER = "model.safetensors", "adapter_model.safetensors"
 _PICKLE = "pytorch_model.bin"
 _INDEX = ".index.json"
 WANTED_FILES = ("*.json", "*.safetensors", "*.jinja", "tokenizer.model", "*.txt")
-"""What is downloaded of a model on the hub, besides pickles and code."""
+"""The files that are downloaded for a model on the hub, besides pickles and code."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Checkpoint:
             options: what opening it may do.
 
         Raises:
-            MergingError: the model or the adapter is missing or broken, or they do not fit; it is named.
+            MergingError: the model or the adapter, which is named, is missing or broken, or they do not fit.
         """
         model, adapter = split_reference(reference)
         folder = locate(model, options)
@@ -113,7 +113,7 @@ class Checkpoint:
 
     @cached_property
     def generation_config(self) -> GenerationConfig:
-        """Its generation_config.json, or one made of its config. Raises MergingError if it cannot be used."""
+        """Its generation_config.json, or one made from its config. Raises MergingError if it cannot be used."""
         from transformers import GenerationConfig
 
         file = self.folder / GENERATION
@@ -133,7 +133,7 @@ class Checkpoint:
 
     @cached_property
     def architecture(self) -> Architecture:
-        """Its architecture. Raises MergingError if transformers can build no model of its config."""
+        """Its architecture. Raises MergingError if transformers cannot build a model from its config."""
         build = cache(lambda: skeleton(self.transformers_config, self.reference, self.options))
 
         def ask() -> tuple[dict[str, Any], bool]:
@@ -212,7 +212,7 @@ def locate(reference: str, options: LoadOptions = LOAD, *, what: str = "model") 
     """Return the folder of a model given as a folder or a hub id (with @revision); hub ids are downloaded once.
 
     For a model with an adapter, it is the model's folder. Pickles and Python files of a hub id are downloaded only if
-    the options allow to read or execute them. Raises MergingError if it is neither.
+    the options allow reading or executing them. Raises MergingError if it is neither.
     """
     reference, _ = split_reference(reference)
     path = Path(reference).expanduser()
@@ -247,7 +247,7 @@ def _download(reference: str, options: LoadOptions, what: str) -> Path:
 
 @contextmanager
 def _asking_the_hub(what: str) -> Iterator[None]:
-    """Announce slow downloads, and give up unanswered requests: some in huggingface_hub 2.4 have no time limit."""
+    """Announce slow downloads, and give up on unanswered requests: some in huggingface_hub 2.4 have no time limit."""
     from huggingface_hub import constants, get_session
 
     seconds = constants.HF_HUB_ETAG_TIMEOUT

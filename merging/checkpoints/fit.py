@@ -1,7 +1,7 @@
 """The fit between a model's files and its config: whether transformers would load the files as they are.
 
 Guarantees: names what `from_pretrained` would fill with random numbers, leave out or refuse. Reads headers; the only
-weights that it reads are a tied head and its embedding, where the files hold both.
+weights that it reads are a tied head and its embedding, if the files hold both.
 """
 
 from __future__ import annotations

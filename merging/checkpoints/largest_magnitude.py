@@ -1,6 +1,6 @@
-"""The largest magnitude of a stored tensor, read in pieces: whether its values have a place in a narrower dtype.
+"""The largest magnitude of a stored tensor, read in pieces, to tell whether its values fit into a narrower dtype.
 
-Guarantees: no more than a piece is copied at a time, where the file can be mapped. NaN counts as larger than all else.
+Guarantees: at most one piece is copied at a time, if the file can be mapped. NaN counts as the largest magnitude.
 """
 
 from __future__ import annotations
@@ -32,6 +32,6 @@ def largest_magnitude(stored: StoredTensor) -> float:
 
 
 def overflows(magnitude: float, dtype: torch.dtype) -> bool:
-    """Whether a finite magnitude is Inf in a dtype: it is rounded, so what is just above the largest number is not."""
+    """Whether a finite magnitude rounds to Inf in a dtype; one just above the largest number does not."""
     rounded = torch.tensor(magnitude, dtype=torch.float64).to(dtype)
     return math.isfinite(magnitude) and not bool(rounded.isfinite())

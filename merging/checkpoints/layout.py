@@ -32,7 +32,7 @@ class Layout:
 
     Attributes:
         build: builds the model on the meta device; called only when the model is needed.
-        known: whether files hold some tensor in pieces; None where only the model tells.
+        known: whether files hold some tensor in pieces; None if only the model tells.
     """
 
     build: Callable[[], Any] = field(repr=False)

@@ -1,6 +1,6 @@
-"""Leftovers: what a model's config.json says that does not hold for a merge, or that nothing reads.
+"""Leftovers: keys of a model's config.json that do not hold for a merge, or that nothing reads.
 
-Guarantees: reads config files alone. Knows no model family: transformers' class for a config says which keys it reads.
+Guarantees: reads only config files. Knows no model family: transformers' class for a config says which keys it reads.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ _READ = (
     "torch_dtype", "rope_scaling", "rope_theta", "rope_local_base_freq", "auto_map", "model_type", "_name_or_path",
     "_commit_hash", "attn_implementation", "_attn_implementation",
 )  # fmt: skip
-# Keys that may differ between models of one kind: what only training reads, ids of tokens, sizes of vocabularies, and
-# keys that are told of elsewhere.
+# Keys that may differ between models of one kind: keys that only training reads, ids of tokens, sizes of vocabularies,
+# and keys that are reported elsewhere.
 _MAY_DIFFER = (
     "architectures", "dtype", "transformers_version", "use_cache", "vocab_size", "initializer_range", "auto_map",
     "pretraining_tp", "tie_word_embeddings", "quantization_config", *HEADS, *COMPUTED, PER_LAYER,
@@ -48,7 +48,7 @@ def ignored_keys(checkpoint: Checkpoint) -> list[str]:
 def differing_keys(checkpoint: Checkpoint, other: Checkpoint) -> Iterator[tuple[str, object, object]]:
     """Yield each key for which the configs of two models have different values, and both values.
 
-    Leaves out what merging tells of anyway, or may differ.
+    Leaves out keys that merging reports anyway, and those that may differ.
     """
     here, there = (each.config.get_text_config().to_dict() for each in (checkpoint, other))
     unread = {*ignored_keys(checkpoint), *ignored_keys(other)}
@@ -65,5 +65,5 @@ def says_other_dtype(checkpoint: Checkpoint) -> str:
 
 
 def generates_without_cache(checkpoint: Checkpoint) -> bool:
-    """Whether who loads a model generates without keeping keys and values, as training with checkpoints leaves it."""
+    """Whether a loaded model generates without a key-value cache, as training with gradient checkpointing leaves it."""
     return checkpoint.generation_config.use_cache is False

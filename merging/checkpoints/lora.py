@@ -1,8 +1,8 @@
 """LoRA's arithmetic: a tensor of a base model with the changes that an adapter makes to it, made when it is read.
 
-Guarantees: the bits are those of peft 0.21's `merge_and_unload` on a CPU, whatever device the tensor is used on. Own
-arithmetic pays: each tensor is merged when it is read, so memory never holds the whole adapted model. Does not know
-the file format of adapters.
+Guarantees: the bits are those of peft 0.21's `merge_and_unload` on a CPU, whatever device the tensor is used on. Unlike
+with peft, each tensor is merged when it is read, so memory never holds the whole adapted model. Does not know the file
+format of adapters.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _VERSION = 1
 
 @dataclass(frozen=True)
 class LowRank:
-    """The change of a weight: scaling · B A (arXiv:2106.09685), or with a magnitude that of DoRA (arXiv:2402.09353).
+    """The change of a weight: scaling · B A (arXiv:2106.09685); with a magnitude, that of DoRA (arXiv:2402.09353).
 
     Attributes:
         a: (rank, in features), or (rank, vocabulary) for an embedding.

@@ -1,4 +1,4 @@
-"""The config of a model, to look at: what its config.json says, with what transformers' class for it fills in.
+"""The config of a model, read-only: what its config.json says, with the defaults of transformers' class for it.
 
 Guarantees: has the attributes that a merge asks of a config, by the names that transformers gives them, and cannot be
 changed. It is plain data, so that it can be remembered; what builds a model needs `Checkpoint.transformers_config`.
@@ -39,11 +39,11 @@ _PER_LAYER = "per_layer_attributes"
 
 
 def loading_keys(content: Mapping[str, Any], has_code: bool) -> list[str]:
-    """Return the keys with a value in a config that a merge must not have.
+    """Return the keys that have a value in a config, and that the config of a merge must not have.
 
     Args:
         content: what a config says.
-        has_code: whether Python code of its own comes with the merge.
+        has_code: whether the merge comes with its own Python code.
     """
     return [key for key in (*_LOADING, *([] if has_code else [_CODE])) if content.get(key)]
 
@@ -64,7 +64,7 @@ class Config:
 
     @classmethod
     def of(cls, plain: Mapping[str, Any]) -> Config:
-        """Make one of what `plain_config` returned."""
+        """Make a config from what `plain_config` returned."""
         return cls(plain["content"], plain["attributes"], plain["text"] and cls.of(plain["text"]))
 
     def get_text_config(self) -> Config:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def missing_tokens(tokenizers: Sequence[tuple[PreTrainedTokenizerBase, int]]) -> list[str | AddedToken]:
-    """Return the tokens that the first of some tokenizers lacks to have those of all.
+    """Return the tokens that the first tokenizer lacks to have the tokens of all.
 
     As in mergekit, a token from the vocabulary of a later tokenizer becomes a plain added token, and an added token
     keeps its settings; where settings differ, the first tokenizer's win.

@@ -1,7 +1,7 @@
 """The embeddings of parents with different vocabularies, rearranged to one vocabulary.
 
 Guarantees: the rows have the bits that mergekit 0.1.5 gives them. They are computed on the CPU when they are read,
-whatever the device. To methods the result is a parent's tensor like any other.
+whatever the device. For methods, the result is a parent's tensor like any other.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class RearrangedTensor(StoredTensor):
         return rearranged(self.alignment, self.parent, cache(lambda of: tables[of].view()), self.dtype)
 
     def made_of(self, digest: Digest) -> object:
-        """Return the identity of the models' tables, of the one among them, and of the source of each row."""
+        """Return the identity of the models' tables, the parent's place among them, and the source of each row."""
         names = [name for name, _ in self.tables]
         tables = [table.made_of(digest) for _, table in self.tables]
         return ["rearranged", _VERSION, str(self.dtype), names.index(self.parent), tables, self.alignment.digest(names)]

@@ -66,9 +66,9 @@ class MergedTokenizer:
 
     @classmethod
     def lent(cls, owner: str, rows: int, options: LoadOptions) -> MergedTokenizer:
-        """Return a model's own tokenizer for a merge whose embedding has so many rows.
+        """Return a model's own tokenizer for a merge whose embedding has this many rows.
 
-        Raises MergingError if the model has no tokenizer, or if that has ids beyond these rows.
+        Raises MergingError if the model has no tokenizer, or one with ids beyond these rows.
         """
         tokenizer = read_tokenizer(owner, options)
         _check_ids(owner, max(tokenizer.get_vocab().values()), rows)

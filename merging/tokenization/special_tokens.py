@@ -41,7 +41,7 @@ class SpecialTokens:
         return replace(self, ends=(*self.ends, *ends))
 
     def put(self, config: object, *, generates: bool = False) -> None:
-        """Set the ids of a transformers config, or of a generation config, which `generates`."""
+        """Set the ids of a transformers config; `generates` says that it is a generation config."""
         found = {role: getattr(config, role, None) for role in ROLES}
         for role, value in self.values(found, generates=generates).items():
             setattr(config, role, value)
