@@ -42,7 +42,7 @@ class NonFiniteTensor(MergingError):
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of an error's message (and the next where it ends with a colon), or its type."""
+    """Return the first line of an error's message (and the next if it ends with a colon), or its type."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return " ".join(line.strip() for line in lines[: 2 if lines[0].endswith(":") else 1])
 

@@ -126,7 +126,7 @@ def run_steps(
     Args:
         work: steps, each with a context manager for its output: the thread that merges the step enters it to get
             `run_step`'s `out`, and leaves it when the output is complete.
-        parents: where the sources are read.
+        parents: the open parents.
         random_seed: the seed of methods that draw random numbers.
         kernels: the kernels to compute with; what they do not cover is computed eagerly.
         done: called with each step whose output is complete, in order, by the calling thread.
@@ -241,7 +241,7 @@ def run_step(
 
     Args:
         step: what to merge.
-        parents: where the sources are read.
+        parents: the open parents.
         out: the output, contiguous, in the step's shape, on any device; the result is first rounded to the dtype that
             it has in files.
         random_seed: the seed of methods that draw random numbers.

@@ -36,7 +36,7 @@ def load_model(
         reference: a folder or a hub id, or one and an adapter (``base+adapter``).
         device: the device to put it on, as torch names it.
         dtype: the name of a torch dtype; by default that of the files.
-        options: what opening it may do.
+        options: what may be done to open it.
         note: called with a sentence about each part of the model that is not used.
 
     Raises:

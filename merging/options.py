@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class LoadOptions:
-    """What opening a model may do.
+    """What may be done to open a model.
 
     Attributes:
         lazy_unpickle: whether torch pickles may be read if a model has no safetensors.
@@ -42,7 +42,7 @@ class MergeOptions:
         compile: whether to merge with compiled kernels; None to use them if they save time.
         statistics: a folder with statistics of the parents; written only after a call of
             `ParentSet.statistics.write`.
-        load: what opening the parents may do.
+        load: what may be done to open the parents.
     """
 
     device: str = "cpu"

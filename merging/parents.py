@@ -41,7 +41,7 @@ class ParentSet:
     Use it as a context manager; leaving it frees their memory.
 
     Attributes:
-        options: what opening them may do.
+        options: what may be done to open them.
         own_architectures: by parent, the architecture of its own config, in the merge's names; None for another type.
     """
 
@@ -84,7 +84,7 @@ class ParentSet:
 
         Args:
             recipes: one recipe or several.
-            options: where they are merged, and what opening them may do.
+            options: where they are merged, and what may be done to open them.
             digests: digests of the parents' files, to share them with other callers.
 
         Raises:

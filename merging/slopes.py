@@ -1,4 +1,4 @@
-"""Slopes: how a function of the merged weights changes with the recipe, from the function's gradient alone.
+"""Slopes: how a function of the merged weights changes with the recipe, given only the function's gradient.
 
 Only the model is differentiated: two recipes are merged, and the difference of the two merges is multiplied by the
 gradient. So this works for every method and each of its parameters, densities included.
@@ -30,7 +30,7 @@ def dots(
     Args:
         steps: what to merge; nothing is written anywhere.
         gradients: the gradients of at least these tensors.
-        parents: where the sources are read.
+        parents: the open parents.
         random_seed: the seed of methods that draw random numbers.
         kernels: the kernels to compute with.
 

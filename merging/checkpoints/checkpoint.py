@@ -66,7 +66,7 @@ class Checkpoint:
 
         Args:
             reference: a folder or a hub id (with @revision); after a "+", a LoRA adapter to merge into it.
-            options: what opening it may do.
+            options: what may be done to open it.
 
         Raises:
             MergingError: the model or the adapter, which is named, is missing or broken, or they do not fit.

@@ -57,7 +57,7 @@ def contents_of(reference: str, options: LoadOptions = LOAD, *, weights: bool = 
 
     Args:
         reference: a folder or a hub id (with @revision); after a "+", a LoRA adapter.
-        options: what opening it may do; code that may be executed counts as content.
+        options: what may be done to open it; code that may be executed counts as content.
         weights: whether weights count; they do not for a model that only lends its tokenizer.
 
     Raises:

@@ -58,7 +58,7 @@ def require_models(named: Sequence[tuple[str, str]], options: LoadOptions = LOAD
 
     Args:
         named: the beginning of an error about each, and its reference.
-        options: what opening them may do.
+        options: what may be done to open them.
 
     Raises:
         MergingError: one cannot be found. Nothing is downloaded before all local models are found.

@@ -18,7 +18,7 @@ from pydantic_core import ErrorDetails
 from merging.errors import shown, suggest
 
 Schema = TypeVar("Schema", bound=BaseModel)
-Keys: TypeAlias = tuple[str | int, ...]  # where a value is in plain data
+Keys: TypeAlias = tuple[str | int, ...]  # the place of a value in plain data
 
 
 @dataclass(frozen=True, slots=True)

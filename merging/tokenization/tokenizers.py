@@ -33,7 +33,7 @@ def load_tokenizer(reference: str, options: LoadOptions = LOAD) -> PreTrainedTok
 
     Args:
         reference: a folder or a hub id.
-        options: what opening it may do.
+        options: what may be done to open it.
 
     Raises:
         MergingError: there is no tokenizer, or it cannot be loaded.

@@ -45,8 +45,8 @@ class Alignment:
     Attributes:
         rows: the number of rows of each of them afterwards.
         ids: (tokens,) the rows with a token, ascending; the others hold the mean of these.
-        own: by parent, (rows,) the row of its own that it keeps there, or -1 if it is filled.
-        copied: by parent, (rows,) its row that fills the parents that have none there, or -1.
+        own: by parent, (rows,) the row of its own embedding that it keeps there, or -1 if it is filled.
+        copied: by parent, (rows,) its row that fills that of parents without one, or -1.
         averaged: (n,) the rows that are filled with the mean of the parents that have one.
 
     A filled row that is neither copied nor averaged holds zeros.
