@@ -43,7 +43,7 @@ class Observer:
         problems are generated. For an unbiased partial mean, take a prefix of the order of generation.
 
         Args:
-            outcome: of one sample of one problem.
+            outcome: the outcome of one sample of one problem.
             done: outcomes so far.
             total: samples of all problems.
         """

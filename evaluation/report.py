@@ -35,8 +35,8 @@ class Report:
         prompt_format: the format of problems that have none of their own.
         samples: the outcomes of each problem's samples, by task id.
         parts: the sets that are scored together; empty for a single set.
-        seconds: from the first prompt to the last verdict.
-        generation_seconds: from the first prompt to the end of the last completion.
+        seconds: the time from the first prompt to the last verdict.
+        generation_seconds: the time from the first prompt to the end of the last completion.
         compute_dtype: the dtype that the model computed in, as torch names it.
         end_tokens: the ids that ended a completion.
         guessed: the number of tokens guessed while generating; 0 if the backend does not count them.

@@ -54,7 +54,7 @@ def score_samples(
         EvaluationError: a line is broken or names an unknown problem, the sandbox fails, or a problem cannot be scored
             in it.
     """
-    samples = read_samples(Path(file), problems)  # what is missing is told before anything is asked for
+    samples = read_samples(Path(file), problems)  # report what is missing before asking for consent
     if not allow_code_execution:
         raise ConsentError
     verdicts: dict[int, Verdict] = {}

@@ -1,4 +1,4 @@
-"""Notes on a tokenizer's prompts, for a person to read before a model is scored with them.
+"""Notes on a tokenizer's prompts, for users to read before a model is scored with them.
 
 Guarantees: the notes say where prompts differ from what the tokenizer or its chat template would make, and which
 choices cannot be decided here. They change nothing.
@@ -28,7 +28,7 @@ def prompt_notes(
     tokenizer: PreTrainedTokenizerBase,
     ends: frozenset[int] | None = None,
 ) -> Sequence[str]:
-    """Return sentences on what a person would not expect in the prompts of some problems.
+    """Return sentences on what users would not expect in the prompts of some problems.
 
     Args:
         problems: the problems to solve.

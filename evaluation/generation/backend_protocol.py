@@ -24,7 +24,7 @@ class StreamedWeights:
     """The tensors of a model that is on the device `meta`, made while they are read.
 
     Attributes:
-        device: where they are made.
+        device: the device that they are made on.
         tensors: yields (name in a checkpoint, tensor) in the order of the layers, tied tensors once. Its exceptions
             reach the caller of `Evaluator.evaluate`.
     """

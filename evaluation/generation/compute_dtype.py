@@ -44,7 +44,7 @@ class Speeds:
 
     @property
     def speedup(self) -> float:
-        """How many times as fast float32 is."""
+        """How many times as fast as the own dtype float32 is."""
         return self.own / self.float32
 
     @property

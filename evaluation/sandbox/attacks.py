@@ -92,7 +92,7 @@ def _change_mode() -> None:
 
 
 def _set_limits() -> None:
-    """Set a limit to its current value; whoever may do that as root may also raise it."""
+    """Set a limit to its current value; as root, a process that may do so may also raise it."""
     resource.setrlimit(resource.RLIMIT_CORE, resource.getrlimit(resource.RLIMIT_CORE))
 
 

@@ -75,7 +75,7 @@ class Isolation:
 
     @property
     def shortfall(self) -> str:
-        """What must be changed before a program may be executed; empty if nothing must."""
+        """A sentence on what must change before a program may be executed; empty if nothing must."""
         active = {layer.name for layer in self.layers if layer.active}
         lacks: list[str] = [f"{name} ({remedy(name)})" for name in REQUIRED if name not in active]
         if active.isdisjoint(FILE_LAYERS):

@@ -14,7 +14,7 @@ from search.study.store import TRIES
 
 # A machine that fails at this many models in a row ends its worker.
 _IN_A_ROW = 3
-# When the machine fails at everything, its models get more tries than a candidate at which alone it fails.
+# If the machine fails at everything, its models get more tries than a candidate that is the only one to fail.
 _MOST_TRIES = 3
 
 

@@ -56,7 +56,7 @@ def run_search(
     """
     if seed is not None:
         config = config.updated("search", seed=seed)
-    for error in config.missing():  # told before anything is asked for
+    for error in config.missing():  # reported before asking for consent
         raise error
     if not config.evaluation.allow_code_execution:
         raise ConsentError

@@ -95,7 +95,7 @@ class Definition(_Keys):
         if method in _OF_CHANGES and base is None:
             raise ValueError(f"base_model: is missing; {method} merges changes to one")
         if method not in _OF_CHANGES and base is not None and base not in self.models:
-            raise ValueError(f"base_model: {method} merges only the models, and {base} is none; leave it out")
+            raise ValueError(f"base_model: {method} merges only the models, but {base} is not one; leave it out")
         if method == "slerp" and len(self.models) != 2:
             raise ValueError(
                 f"models: slerp takes two, got {len(self.models)}; mergekit-evolve merges the two with the largest "
@@ -282,7 +282,7 @@ def _problems(genome: Genome, index: int, path: Path) -> dict[str, Any]:
     source = _TASKS.get(task.name)
     if source is None:
         raise SearchError(
-            f"{key}.name: {task.name}: is no task that merge-search scores{suggest(task.name, list(_TASKS))} (it "
+            f"{key}.name: {task.name}: is not a task that merge-search scores{suggest(task.name, list(_TASKS))} (it "
             f"scores programs: {', '.join(_TASKS)}); give --problems SOURCE, which takes the place of all tasks"
         )
     before = [place for place, other in enumerate(genome.tasks[:index]) if _TASKS.get(other.name) == source]

@@ -115,7 +115,7 @@ class EvaluationSection(_Section):
     prompt: PromptSection = PromptSection()
     """The prompt format (completion or chat), or a mapping with these keys."""
     backend: BackendName = "transformers"
-    """What runs the models; vllm comes with the extra `vllm` and needs a GPU."""
+    """The engine that runs the models; vllm comes with the extra `vllm` and needs a GPU."""
     compute_dtype: ComputeDtype = "auto"
     """The dtype that scoring computes in: the recipe's, float32, or on a CPU the faster of the two (auto)."""
     max_new_tokens: int = Field(default=512, gt=0)
@@ -198,7 +198,7 @@ class EarlierSection(_Section):
     results: str
     """The folder."""
     best: int = Field(default=5, gt=0)
-    """How many of its best trials are tried."""
+    """The number of its best trials to try."""
 
 
 def _kind_of_start(value: object) -> str:
@@ -263,7 +263,7 @@ class SearchSection(_Section):
     objectives: Objectives = "weighted"
     """The weighted mean of the sets' pass@1, or one objective per set."""
     prune_margin: float | None = Field(default=None, ge=0, allow_inf_nan=False)
-    """Prune candidates this far (nats per token) below the highest likelihood of the parents' passes under a trial."""
+    """Prune candidates this far (nats per token) below the best likelihood of the parents' passing completions."""
     enqueue: tuple[WarmStart, ...] = ()
     """Warm starts, which are tried first: recipes, their files, results folders, or mappings with these keys."""
 
@@ -304,7 +304,7 @@ class MergingSection(_Section):
     """Where merging happens, what it may read, and its random seed."""
 
     device: str = "auto"
-    """Where to merge and score, as torch names it; auto is the first GPU, or the CPU."""
+    """The device to merge and score on, as torch names it; auto is the first GPU, or the CPU."""
     device_map: Annotated[DeviceMap | None, BeforeValidator(_device_map)] = None
     """Spreads a model over several GPUs: auto, or a device per module."""
     memory_budget: Size | None = None

@@ -1,1 +1,1 @@
-"""What a search knows: records of its candidates, kept in a store; samplers that propose from them."""
+"""The state of a search: records of its candidates in a store, and samplers that propose from them."""

@@ -150,7 +150,7 @@ def test_tasks_become_problem_sets(shared_family: Family, tmp_path: Path) -> Non
         ({"sigma0": 0.1}, {}, "sigma0: unknown key"),
         ({"num_fewshot": 3}, {}, "num_fewshot: 3: "),
         ({"limit": 10, "shuffle": True}, {}, "shuffle: with limit"),
-        ({"tasks": ["gsm8k"]}, {}, "tasks[0].name: gsm8k: is no task that merge-search scores"),
+        ({"tasks": ["gsm8k"]}, {}, "tasks[0].name: gsm8k: is not a task that merge-search scores"),
         ({"tasks": ["humaneval", "humaneval_instruct"]}, {}, "tasks[1].name: humaneval_instruct: has the problems of"),
         ({"tasks": [{"name": "humaneval", "metric": "pass@10"}]}, {}, "tasks[0].metric: pass@10: "),
         ({"tasks": [{"name": "humaneval", "weight": -1}]}, {}, "tasks[0].weight: expected a number above 0"),
