@@ -1,4 +1,4 @@
-"""The command line. Heavy imports stay inside the commands, so that help and mistakes wait for nothing."""
+"""The command line. Heavy imports stay inside the commands, so that help and usage errors appear at once."""
 
 from search.cli.commands import main
 

@@ -1,4 +1,4 @@
-"""The command line. An error that a person must act on is one line, and the exit code is 2."""
+"""The command line. An error that the user must act on is one line, and the exit code is 2."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _UNWRITTEN = (errno.ENOSPC, errno.EIO, errno.EBADF)
 
 
 class _Commands(click.Group):
-    """Prints errors that a person can act on as one line; bugs keep their traceback."""
+    """Prints errors that the user can act on as one line; bugs keep their traceback."""
 
     def main(self, *words: Any, **options: Any) -> Any:
         speak_utf8()
@@ -30,9 +30,9 @@ class _Commands(click.Group):
             except OSError as error:
                 if error.errno not in _UNWRITTEN or error.filename is not None:
                     raise
-                # Of stdout: what is written elsewhere names its file.
+                # This is an error of stdout: those of files name the file.
                 click.echo(f"merge-search: the output cannot be written: {error.strerror}", err=True)
-                # Otherwise Python would fail to flush it once more at its end.
+                # Otherwise Python would fail again when it flushes stdout at its end.
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 sys.exit(2)
 

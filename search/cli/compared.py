@@ -1,4 +1,4 @@
-"""What `merge-search compare` is given: reports of `evaluate --json`, and records of searches."""
+"""The arguments of `merge-search compare`: reports of `evaluate --json`, and records of searches."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _NO_REPORT = (OSError, ValueError, KeyError, TypeError, AttributeError, ZeroDivi
 
 
 def scored(reference: str) -> Scored:
-    """Read the results in a report's file, or of a record given as RESULTS:NAME. Raises SearchError."""
+    """Read the results from a report's file, or of a record given as RESULTS:NAME. Raises SearchError."""
     from search.board.compare import Scored
 
     if record := _record(reference):
@@ -34,9 +34,9 @@ def write_page(file: Path, found: Comparison, sources: Sequence[str]) -> None:
     """Write the page of two models. Raises SearchError.
 
     Args:
-        file: to write.
-        found: how they did; its names are those that were given.
-        sources: of problems, for the prompts.
+        file: the file to write.
+        found: the comparison; its names are the arguments of the command.
+        sources: the sources of problems to take the prompts from.
     """
     from search.views.report.comparison import comparison_page
     from search.views.report.page import utf8

@@ -11,7 +11,7 @@ from search.errors import SearchError
 
 
 def results_folders(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Return the results folders that begin like that, here or one folder deeper; without any the shell looks."""
+    """Return the results folders that fit, here or one folder deeper; if none does, the shell completes folders."""
     folder, _, begin = incomplete.rpartition("/")
     place = Path(folder or ("/" if incomplete.startswith("/") else ""))
     found = {str(file.parent) for deep in ("*", "*/*") for file in place.glob(f"{deep}/search.db")}
@@ -24,11 +24,11 @@ def scored_models(ctx: click.Context, _param: click.Parameter, incomplete: str) 
     from search.board.leaderboard import Leaderboard
     from search.callbacks.entries import names_of_parents
 
-    # An option without its value ends click's reading of a line: what stands before it is left over.
+    # click stops reading a line at an option without its value, and leaves the words before it in `args`.
     given = ctx.params.get("results") or next(iter(ctx.args), None)
     try:
         records = Leaderboard.open(given).records if given else ()
-    except SearchError:  # there is no place for it between two keys
+    except SearchError:  # a completion has no place for an error
         return []
     names = names_of_parents(records)
     called = {str(it.number) if it.kind == "trial" else names.get(it.name, it.name): it.search.score for it in records}

@@ -1,4 +1,4 @@
-"""The command that writes ready-to-run configs where a person is: init."""
+"""The command that writes ready-to-run configs: init."""
 
 from __future__ import annotations
 

@@ -38,21 +38,21 @@ if TYPE_CHECKING:
     "--tokenizer",
     type=GivenText("best, or a parent's name"),
     metavar="best|PARENT",
-    help="Write this parent's tokenizer and chat template; best: that under which the model, in the prompt format that "
-    "suits it, solves most of the search split.",
+    help="Write this parent's tokenizer and chat template; best: try all in every prompt format, and write those that "
+    "solve most of the search split.",
 )
 @shared_options.CONSENT
 @click.option(
     "--push-to-hub",
     type=GivenText("a repository, as USER/NAME"),
     metavar="USER/NAME",
-    help="Also upload the folder to this repository of the hub; the same command goes on where an upload stopped.",
+    help="Also upload the folder to this repository of the hub; if the upload stops, the same command continues it.",
 )
 @click.option("--private", is_flag=True, help="Make the repository private.")
 @click.option(
     "--file-results",
     is_flag=True,
-    help="File scores on the hub also of benchmarks that chose the merge, with a note that they did.",
+    help="Also file scores of benchmarks that the merge was chosen by on the hub, with a note that says so.",
 )
 def export(
     results: Path,
@@ -96,7 +96,7 @@ def export(
     if not upload:
         return
     if tokenizer:
-        tell("no score is filed: the scores are of the search's tokenizer and prompt; for that leave --tokenizer out")
+        tell("no score is filed: the scores are of the search's tokenizer and prompt; to file them, omit --tokenizer")
     else:
         from search.publishing.eval_results import write_results
 

@@ -1,4 +1,4 @@
-"""The commands about results folders as they are: list, dashboard."""
+"""The commands that show results folders as they are: list, dashboard."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def list_searches(folder: Path, as_json: bool) -> None:
 @click.command()
 @shared_options.RESULTS
 @click.option(
-    "--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="Where to listen; 0: a free port."
+    "--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="Where to serve it; 0: a free port."
 )
 def dashboard(results: Path, port: int) -> None:
     """Show a search in optuna-dashboard, also while it runs; needs pip install 'merge-search[dashboard]'.

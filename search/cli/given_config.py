@@ -1,4 +1,4 @@
-"""The config that a command is given, with what its options say instead; and commands as a shell takes them."""
+"""The config of a command, with the command's options applied; and commands as a shell takes them."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def given_config(
         file: the config, or with `around` a recipe.
         around: the fraction around a recipe's numbers that is searched.
         allow_code_execution: whether the user agrees to that.
-        device: of this worker, instead of the config's.
-        tell: told the config that is made with `around`.
+        device: the device of this worker, instead of the config's.
+        tell: called with the text of the config that `around` makes.
 
     Raises:
         SearchError, MergingError: it cannot be used.
@@ -54,6 +54,6 @@ def given_config(
 
 
 def shell_command(*words: str | float | Path) -> str:
-    """Return a command as a shell takes it; a path that begins with a dash gets `./`, or it would be an option."""
+    """Return a command as a shell takes it; a path that begins with a dash gets `./`, so that it is not an option."""
     plain = (f"./{word}" if isinstance(word, Path) and str(word).startswith("-") else str(word) for word in words)
     return shlex.join(["merge-search", *plain])

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def memory_table(plan: MemoryPlan) -> Table:
-    """Return a line for each part of the plan, and a column for each device and the host; cards alike share one."""
+    """Return a line per part of the plan, and a column per device and for the host; cards that are alike share one."""
     sizes = [{part.what: part.bytes for part in place.parts} for place in plan.places]
     lines = list(dict.fromkeys(what for own in sizes for what in own))
     columns: list[tuple[list[str], list[str]]] = []

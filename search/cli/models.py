@@ -79,7 +79,7 @@ def merge(
     from search.recipes import load_recipe
 
     with quick_imports():
-        loaded = load_recipe(recipe)  # a mistake in it is told before torch is waited for
+        loaded = load_recipe(recipe)  # a mistake in it must not wait for torch
     from search.devices import choose_device
 
     device = choose_device(device)

@@ -32,8 +32,8 @@ def ranges_table(ranges: Sequence[Range], recipe: Mapping[str, object], names: M
     Args:
         ranges: the ranges.
         recipe: a recipe of the space, as plain data.
-        names: of models, by their reference.
-        width: of the terminal.
+        names: the displayed names of models, by reference.
+        width: the width of the terminal.
     """
     table = plain_table("searched", "", "range", "knots", "scale", *(["key"] if width >= _WIDE else []))
     before, known = "", set[str]()
@@ -83,8 +83,8 @@ def plan_table(steps: Sequence[Step], names: Mapping[str, str], dtype: str | Non
 
     Args:
         steps: the steps.
-        names: of models, by their reference.
-        dtype: the recipe's.
+        names: the displayed names of models, by reference.
+        dtype: the recipe's dtype.
     """
     groups = list(_merged(_groups(steps)))
     rows = [(_name(group), _sources(group, names), _parameters(group, names)) for group in groups]
@@ -208,7 +208,7 @@ def _sources(group: _AlikeTensors, names: Mapping[str, str]) -> str:
 
 
 def _parameters(group: _AlikeTensors, names: Mapping[str, str]) -> dict[str, str]:
-    """Return the parameters of a group by key, several inputs' in their order; first layer→last layer."""
+    """Return the parameters of a group by key, those of several inputs in order, as first layer→last layer."""
 
     def shown(first: Number | None, last: Number | None) -> str:
         both = dict.fromkeys(_shown(each, names) for each in (first, last))

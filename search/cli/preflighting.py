@@ -84,7 +84,7 @@ def _check_sandbox(as_json: bool) -> None:
 
 
 class OnBar(Progress):
-    """Shows on a bar what a preflight is at; it tells what a search says as findings, so this does not."""
+    """Shows on a bar what a preflight is doing, without messages: the preflight returns those as findings."""
 
     def __init__(self, shown: Callable[[str, int, int], None]) -> None:
         self._shown, self._what = shown, ""

@@ -1,6 +1,6 @@
 """What the commands print.
 
-Guarantees: results go to stdout and all else to stderr. Where no person looks on, there are no colours.
+Guarantees: results go to stdout and all else to stderr. Only a terminal gets colours.
 """
 
 from __future__ import annotations
@@ -195,7 +195,7 @@ def print_side_by_side(reports: Mapping[str, Report], failed: Mapping[str, Excep
 
 
 def print_overview(found: Sequence[SearchOverview], as_json: bool) -> None:
-    """Print where searches stand."""
+    """Print the states of searches."""
     from search.views.overview_table import overview_data, overview_table
 
     if as_json:
@@ -249,8 +249,8 @@ def show_search(config: SearchConfig, progress: Progress) -> bool:
         tell(*start.notes)
         if subject.earlier:
             tell(
-                "whether an earlier search is the same, so that its scores are taken over instead, is decided at the "
-                "start"
+                "if the search finds at its start that an earlier search is the same, it takes that one's scores over "
+                "instead"
             )
         _show_power(subject)
     return _has_backend(config) and has_room
@@ -270,14 +270,14 @@ def _has_backend(config: SearchConfig) -> bool:
 
 
 def _show_memory(subject: Subject) -> bool:
-    """Print what the search would take of the memory of this machine; return False if that is too much or not known."""
+    """Print how much of this machine's memory the search would take; return False if that is too much or unknown."""
     from merging import MergingError
     from search.cli.memory_table import memory_lines, memory_table
 
     try:
         plan = subject.memory
     except (SearchError, MergingError) as error:
-        tell(f"what it takes of the memory is not known: {error}")
+        tell(f"how much memory it takes is not known: {error}")
         return False
     click.echo()
     _print_table(memory_table(plan))
@@ -300,11 +300,11 @@ def _show_power(subject: Subject) -> None:
 
 
 def print_preflight(subject: Subject, findings: Sequence[Finding], command: str, as_json: bool) -> None:
-    """Print what a preflight found, the memory plan where there is one, and what to do now."""
+    """Print what a preflight found, the memory plan if there is one, and what to do next."""
     from search.cli.memory_table import memory_table
     from search.views.preflight_table import findings_table, last_line, preflight_data
 
-    # Where a check has failed, nobody has asked for the plan.
+    # Unless the check of the memory has passed, there may be no plan.
     plan = subject.memory if any(it.what == "memory" and it.level == "ok" for it in findings) else None
     if as_json:
         click.echo(json.dumps(preflight_data(findings, plan, command)))
@@ -349,6 +349,6 @@ def tell_isolation(isolation: Isolation) -> None:
 
 
 def tell(*notes: str) -> None:
-    """Print notes to a person."""
+    """Print notes for the user."""
     for note in notes:
         click.echo(note, err=True)

@@ -16,8 +16,8 @@ from search.startup import quick_imports, without_collector
 @click.command()
 @shared_options.RESULTS
 @click.option("--to", type=GivenPath("a file"), help="The file to write; by default RESULTS/report.html.")
-@click.option("--live", is_flag=True, help="Serve the page on this machine, always as it stands, until Ctrl-C.")
-@click.option("--port", type=click.IntRange(0, 65535), help="Where to serve it; 8765, or a free one, by default.")
+@click.option("--live", is_flag=True, help="Serve the page on this machine, always up to date, until Ctrl-C.")
+@click.option("--port", type=click.IntRange(0, 65535), help="The port to serve it on; by default 8765, or a free one.")
 def report(results: Path, to: Path | None, live: bool, port: int | None) -> None:
     """Write one HTML file that shows a search: opens in a browser, needs no network; also while the search runs.
 
@@ -58,5 +58,5 @@ def _serve(results: Path, port: int | None) -> None:
             raise SearchError(f"--port {port}: {error.strerror}; give another one, or none") from None
         server = server_of(page, 0)
     with server:
-        click.echo(f"{results}: http://127.0.0.1:{server.server_port}/ shows it as it stands; Ctrl-C ends this")
+        click.echo(f"{results}: http://127.0.0.1:{server.server_port}/ shows it, always up to date; Ctrl-C ends this")
         server.serve_forever()

@@ -199,7 +199,7 @@ def confirm(
 
 
 def _require_one(**options: bool) -> None:
-    """Refuse options of which a command takes one."""
+    """Raise UsageError if more than one of some options is given."""
     given = [f"--{name.replace('_', '-')}" for name, is_given in options.items() if is_given]
     if len(given) > 1:
         raise click.UsageError(f"give {given[0]} or {given[1]}, not both")
@@ -286,7 +286,7 @@ def leaderboard(results: Path, top: int | None, optuna: Path | None, **formats: 
     "--problems",
     type=shared_options.SOURCE,
     multiple=True,
-    help=f"Where the page of two reports has the prompts from: {SOURCES}.",
+    help=f"Where the page of two reports takes its prompts from: {SOURCES}.",
 )
 def compare(first: str, second: str, as_json: bool, html: Path | None, problems: tuple[str, ...]) -> None:
     """Compare two models problem by problem: reports (of evaluate --json), or trials and parents of a search.

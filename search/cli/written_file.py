@@ -1,4 +1,4 @@
-"""A file that a person asked for by an option: it appears whole or not at all."""
+"""A file that an option names: it appears whole or not at all."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ def write_whole(file: Path, content: bytes, option: str) -> None:
     """Write a file, or leave what was there as it was.
 
     Args:
-        file: to write; where it is a link, the file that it leads to.
-        content: of the file.
-        option: which one gave the file.
+        file: the file to write; if it is a link, the file that it leads to is written.
+        content: the content of the file.
+        option: the option that named the file.
 
     Raises:
         SearchError: it cannot be written.
     """
     try:
-        if file.exists() and not file.is_file():  # such as /dev/stdout, which no file may take the place of
+        if file.exists() and not file.is_file():  # such as /dev/stdout, which must not be replaced by a file
             file.write_bytes(content)
         else:
             put(file.resolve(), content)

@@ -269,7 +269,7 @@ def test_a_dry_run_says_what_is_tried_first(finished: Path, family: Family, comm
     shown = command("run", family.write(search=f", enqueue: [{finished}]"), "--dry-run")
     assert shown.exit_code == 0
     assert f"{KEY}: {finished}: the parameters of its 3 best trials are tried first" in shown.stderr
-    assert "its scores are taken over instead, is decided at the start" in shown.stderr
+    assert "an earlier search is the same, it takes that one's scores over instead" in shown.stderr
     assert Leaderboard.open(finished).best is not None
 
 

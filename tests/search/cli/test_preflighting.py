@@ -28,7 +28,7 @@ def test_a_problem_is_told_to_people_and_to_programs(family: Family, command: Co
     config.write_text(text)
     done = command("check", config)
     assert done.exit_code == 2
-    assert done.stdout.splitlines()[-1] == "Not ready: 1 problem (parents); mend what stands above"
+    assert done.stdout.splitlines()[-1] == "Not ready: 1 problem (parents); fix what is listed above"
     done = command("check", config, "--json")
     assert done.exit_code == 2
     told = json.loads(done.stdout)
