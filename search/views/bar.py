@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator
 
 import click
 
-# Without a bar, a phase that takes longer is named.
+# Without a bar, only a phase that takes longer than this is named.
 _QUIET_SECONDS = 2.0
 
 
 @contextlib.contextmanager
 def bar() -> Iterator[Callable[[str, int, int], None]]:
-    """Yield a function that shows (phase, done, in all) on stderr; without a terminal it names long phases."""
+    """Yield a function that shows (phase, done, total) on stderr; without a terminal it names long phases."""
     from rich.console import Console
     from rich.progress import Progress
 

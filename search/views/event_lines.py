@@ -60,7 +60,7 @@ class EventLines(Tracked):
     def scored(
         self, score: float | None, seconds: float, status: SearchStatus, note: str = "", ended: str = "failed"
     ) -> None:
-        """Write what became of a trial, and how the search stands."""
+        """Write what became of a trial, and the state of the search."""
         self.note_end(status)
         self._write(
             "scored", part=self.part, model=self.model, done=self.done, total=self.total, score=score,
@@ -75,7 +75,7 @@ class EventLines(Tracked):
         self._write("message", text=message)
 
     def stopping(self) -> None:
-        """Answer on stderr, past all buffers; the event comes before the next one, or it could be inside a line."""
+        """Answer on stderr, past all buffers; the event waits for the next one, because it could land inside a line."""
         self._is_stopping = True
         with contextlib.suppress(OSError):  # nobody is there to read it
             os.write(2, f"{STOPPING}\n".encode())

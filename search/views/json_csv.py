@@ -89,7 +89,7 @@ def scored_json(scored: ScoredSamples) -> str:
 
 
 FORMATS: dict[str, Callable[[Leaderboard, int | None], str]] = {"json": leaderboard_json, "csv": leaderboard_csv}
-"""What prints a leaderboard for other programs, by the option of `merge-search leaderboard` that asks for it."""
+"""The formats of the leaderboard for other programs, by their options of `merge-search leaderboard`."""
 
 
 def _keys(found: Iterable[Iterable[str]]) -> Sequence[str]:

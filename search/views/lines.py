@@ -1,4 +1,4 @@
-"""A search in plain lines, where no terminal is: one for each trial that is over, and for each message."""
+"""A search in plain lines, for want of a terminal: one per trial that is over, and one per message."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class PlainLines(Tracked):
         self._last_line = time.monotonic()
 
     def step(self, done: int, total: int) -> None:
-        """Say how far the phase is, if nothing was said for long."""
+        """Say how far the phase is, if nothing has been said for a while."""
         super().step(done, total)
         if time.monotonic() - self._last_line > _QUIET_SECONDS:
             where = f"{self.part} {self.done}/{self.total}: {self.model}" if self.model else self.part

@@ -1,7 +1,8 @@
-"""A search on a terminal: a panel that is drawn anew a few times per second, below the lines of what is over.
+"""A search on a terminal: a panel that is redrawn a few times per second, below the lines of trials that are over.
 
 Guarantees: the panel fits the terminal, however small, and follows its size. A terminal whose encoding lacks block
-characters gets ASCII. Drawing reads what was told, and the store at most every two seconds, in the thread that tells.
+characters gets ASCII. Drawing reads only what was told. The thread that tells also reads the store, but at most every
+two seconds.
 """
 
 from __future__ import annotations
@@ -29,13 +30,13 @@ from search.views.tracked import Tracked, clock, ended_line, plain
 
 REFRESHES_PER_SECOND = 4
 _SECONDS_BETWEEN_READS = 2.0
-# A frame costs two lines and four columns, which a smaller terminal has not.
+# A frame costs two lines and four columns, which a smaller terminal cannot spare.
 _FRAMED_WIDTH, _FRAMED_HEIGHT = 58, 16
-# Ctrl-C is echoed as ^C behind the last row: in the next one, what is above would no longer be erased.
+# Ctrl-C is echoed as ^C after the last row; if it wrapped into another row, the rows above would not all be erased.
 _ECHO = 2
 _LABEL, _NARROW_LABEL, _NARROW = 13, 9, 60
 _BAR = 60
-# How much the rows of workers say, by which they are left out: the fewer lines, the lower the numbers that stay.
+# The priority of the workers' rows: the fewer lines there are, the lower the numbers of the rows that stay.
 _OF_WORKERS = 5
 _WORKER_NAME = 8
 _IN_ASCII = str.maketrans({"·": "-", "…": "~", "━": "#", "─": "-"})
@@ -43,16 +44,16 @@ _STOPPING = "stopping; once more: at once"
 
 
 class LivePanel(Tracked):
-    """Draws on a terminal what runs and how the search stands.
+    """Shows on a terminal what runs, and the state of the search.
 
     Args:
         stream: the terminal.
-        blocks: whether it has block characters; by default what its encoding says.
+        blocks: whether it has block characters; by default its encoding decides.
     """
 
     def __init__(self, stream: TextIO, blocks: bool | None = None) -> None:
         super().__init__()
-        # Whatever the environment says of colours: who makes a panel has seen that there is a terminal.
+        # Whatever the environment says: the caller has checked that this is a terminal.
         self.console = Console(file=stream, force_terminal=True, highlight=False)
         self._blocks = _has_blocks(stream) if blocks is None else blocks
         self._is_stopping = False
@@ -70,7 +71,7 @@ class LivePanel(Tracked):
         self._live.stop()
 
     def watch(self, status: Callable[[], SearchStatus]) -> None:
-        """Read how the search stands now and then."""
+        """Read the state of the search now and then."""
         self._status = status
 
     def trial(self, name: str, done: int) -> None:
@@ -99,12 +100,12 @@ class LivePanel(Tracked):
         self._is_stopping = True
 
     def panel(self) -> RenderableType:
-        """Return the panel as it fits the terminal now."""
+        """Return the panel, fitted to the terminal's present size."""
         columns, height = self.console.size
         width = max(1, columns - _ECHO)
         is_framed = width >= _FRAMED_WIDTH and height >= _FRAMED_HEIGHT
         inner = width - 4 if is_framed else width
-        # One line stays for what is printed above.
+        # One line stays free for what is printed above.
         rows = self._rows(inner, max(1, height - (3 if is_framed else 1)))
         for row in rows:
             row.plain = self._shown(row.plain)
@@ -119,17 +120,17 @@ class LivePanel(Tracked):
 
     def _read(self) -> None:
         if self._status and time.monotonic() >= self._next_read:
-            with contextlib.suppress(SearchError):  # whoever scores meets it, too
+            with contextlib.suppress(SearchError):  # scoring will raise it, too
                 self.status = self._status()
             self._next_read = time.monotonic() + _SECONDS_BETWEEN_READS
 
     def _shown(self, text: str) -> str:
-        """Return a text as the terminal can show it, in as many cells."""
+        """Return a text as the terminal can show it, with the same width."""
         text = plain(text)
         return text if self._blocks else text.translate(_IN_ASCII).encode("ascii", "replace").decode()
 
     def _rows(self, width: int, most: int) -> list[Text]:
-        """Return the rows, at most so many: those that say most."""
+        """Return at most `most` rows: those that say most."""
         label = _LABEL if width >= _NARROW else _NARROW_LABEL
         status, room = self.status, width - label
         notice = Text(_STOPPING, "bold yellow")
@@ -196,10 +197,10 @@ class LivePanel(Tracked):
         return Text("  ·  ".join(found)) if found else None
 
     def _worker_rows(self, room: int, most: int) -> list[Text]:
-        """Return a row for each worker, the own one first, and at most so many."""
+        """Return a row per worker, this one first, but at most `most` rows."""
         ordered = sorted(self.status.workers, key=lambda worker: (not worker.is_own, worker.name))
         shown = ordered if len(ordered) <= most else ordered[: most - 1]
-        # Beside the name, and for how long.
+        # What the worker's name and the time leave for the model's name.
         widest = min(LABEL_WIDTH, max(8, room - 2 * _WORKER_NAME))
         cells = [self._worker_cells(worker, widest) for worker in shown]
         widths = [max(map(cell_len, column)) for column in zip(*cells, strict=True)]
@@ -216,7 +217,7 @@ class LivePanel(Tracked):
         place = f"{devices} on {shorten(worker.place.host, LABEL_WIDTH)}" if worker.place else ""
         last = worker.last
         rate = f"{last.tokens / last.seconds['generation']:,.0f} tokens/s" if last else ""
-        if worker.is_own:  # known better than from what was read
+        if worker.is_own:  # this process knows better than the store
             return ["this one", shorten(self.model, widest), clock(time.monotonic() - self.since), rate, place]
         since = clock(max(0.0, time.time() - worker.since)) if worker.since is not None else ""
         model = _short(worker.record) if worker.record else "between models"
@@ -266,7 +267,7 @@ def _short(record: TrialRecord) -> str:
 
 
 def _with_bar(before: str, done: int, total: int, after: str, room: int) -> Text:
-    """Return a text, a bar and another text, together at most `room` wide; no bar where there is no room for one."""
+    """Return a text, a bar and another text, together at most `room` wide; no bar if there is no room for one."""
     between = 2 if before else 0
     width = min(_BAR, room - cell_len(before) - between - cell_len(after) - 2)
     if width < 4:
@@ -277,7 +278,7 @@ def _with_bar(before: str, done: int, total: int, after: str, room: int) -> Text
 
 
 def _count(done: int, total: int) -> str:
-    """Return how much is done, always as wide: what stands beside it does not move."""
+    """Return how much is done, always in the same width, so that the text beside it does not move."""
     return f"{done:>{len(str(total))}}/{total}"
 
 

@@ -1,4 +1,4 @@
-"""Where searches stand, as a table for people and as plain data for programs."""
+"""The states of searches, as a table for users and as plain data for programs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _WIDE = 120
 
 
 def overview_table(found: Sequence[SearchOverview], width: int) -> Table:
-    """Return a line for each search, what was active last first; a narrow terminal has no room for all columns."""
+    """Return a line per search, in the given order; a narrow terminal has no room for all columns."""
     columns = ["", "best", "report [95%]", "gain", "verdict", "trials", "active", "state"]
     kept = range(len(columns)) if width >= _WIDE else [0, 1, 3, 4, 5, 7]
     table = plain_table(*(columns[index] for index in kept), numeric=_NUMERIC)
@@ -31,7 +31,7 @@ def overview_table(found: Sequence[SearchOverview], width: int) -> Table:
 
 
 def overview_data(each: SearchOverview) -> dict[str, Any]:
-    """Return where a search stands as plain data."""
+    """Return the state of a search as plain data."""
     content: dict[str, Any] = {"path": str(each.path), "state": each.state, "why": each.why or None}
     if each.board is None:
         return content
@@ -73,5 +73,5 @@ def _state(each: SearchOverview) -> str:
     if each.state == "running":
         return "running" if each.workers == 1 else f"running, {each.workers} workers"
     failed = f" ({each.failed} failed)" if each.failed else ""
-    # Other commands tell the remedy, too.
+    # Without the remedy, which other commands tell.
     return f"{each.state}: {each.why.partition(';')[0]}{failed}"

@@ -1,4 +1,4 @@
-"""What `merge-search check CONFIG` found: a table for people, plain data for programs, and the line at the end."""
+"""What `merge-search check CONFIG` found: a table for users, plain data for programs, and the line at the end."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def findings_table(findings: Sequence[Finding]) -> Table:
 
 
 def last_line(findings: Sequence[Finding], command: str) -> str:
-    """Return what to do now: run the search, or what to mend before."""
+    """Return what to do next: run the search, or first fix what is wrong."""
     counts = Counter(finding.level for finding in findings)
     if problems := list(dict.fromkeys(each.what for each in findings if each.level == "problem")):
-        return f"Not ready: {_counted(counts['problem'], 'problem')} ({', '.join(problems)}); mend what stands above"
+        return f"Not ready: {_counted(counts['problem'], 'problem')} ({', '.join(problems)}); fix what is listed above"
     if warnings := list(dict.fromkeys(each.what for each in findings if each.level == "warning")):
         return f"Ready, with {_counted(counts['warning'], 'warning')} ({', '.join(warnings)}): {command}"
     return f"All green: {command}"

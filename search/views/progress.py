@@ -1,6 +1,6 @@
-"""What a search tells while it runs, and how it stands meanwhile.
+"""What a search tells while it runs, and its state.
 
-`Progress` is what a search tells; displays override what they show. `SearchStatus` is a function of records.
+`Progress` hears what a search tells; displays override what they show. `SearchStatus` is a function of records.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class WorkerStatus:
-    """What a worker does.
+    """What a worker is doing.
 
     Attributes:
-        name: of the worker.
+        name: the worker's name.
         place: where it is, if that is known.
-        record: of the model that it is at, if it is at one.
-        since: when it began with it, in seconds since the epoch.
-        last: the scoring that it ended last with completions of its own, whose tokens say how fast it generates.
-        is_own: whether it is the one that tells.
+        record: the record of the model that it is working on, if any.
+        since: when it began that model, in seconds since the epoch.
+        last: the last scoring that it ended with completions of its own, which says how fast it generates.
+        is_own: whether it is the worker of this process.
     """
 
     name: str
@@ -43,17 +43,17 @@ class WorkerStatus:
 
 @dataclass(frozen=True, slots=True)
 class SearchStatus:
-    """How a search stands.
+    """The state of a search.
 
     Attributes:
         best: the best trial so far, if any has a score.
         best_parent: the best parent so far, if any has a score.
         complete: how many trials have a score.
-        pruned: how many were pruned.
-        failed: how many failed.
-        ascended: how many trials are of the ascent.
-        history: the score of each trial that is over, by number; None for one without.
-        workers: those that live, by name.
+        pruned: how many trials were pruned.
+        failed: how many trials failed.
+        ascended: how many trials the ascent proposed.
+        history: the score of each trial that is over, by number; None for a trial without one.
+        workers: the live workers, by name.
     """
 
     best: TrialRecord | None = None
@@ -67,12 +67,12 @@ class SearchStatus:
 
     @classmethod
     def of(cls, records: Sequence[TrialRecord], alive: Mapping[str, Workplace] | None = None, own: str = "") -> Self:
-        """Return how a search stands.
+        """Return the state of a search.
 
         Args:
-            records: of the search.
-            alive: where the workers are that live, by name.
-            own: the name of the worker that tells.
+            records: the search's records.
+            alive: where the live workers are, by name.
+            own: the name of this process's worker.
         """
         over = sorted((it for it in records if it.kind == "trial" and it.is_over), key=attrgetter("number"))
         states = Counter(record.search.state for record in over)
@@ -89,20 +89,20 @@ class SearchStatus:
 
     @property
     def tokens_per_second(self) -> float | None:
-        """How many tokens the workers that live generate together, by the model that each scored last."""
+        """The tokens per second that the live workers generate together, by the model that each scored last."""
         last = [it.last for it in self.workers if it.last]
         return sum(each.tokens / each.seconds[_GENERATION] for each in last) if last else None
 
     @property
     def acceptance(self) -> float | None:
-        """The fraction of guessed tokens that held in these models; None where nothing was guessed."""
+        """The fraction of guessed tokens that these models accepted; None if nothing was guessed."""
         last = [it.last for it in self.workers if it.last]
         guessed = sum(each.guessed for each in last)
         return sum(each.accepted for each in last) / guessed if guessed else None
 
 
 class Progress:
-    """What a search tells while it runs. This one tells nobody; displays override what they show.
+    """Hears what a search tells while it runs. This one shows nothing; displays override what they show.
 
     Use as a context manager.
     """
@@ -116,16 +116,16 @@ class Progress:
         """End the display."""
 
     def watch(self, status: Callable[[], SearchStatus]) -> None:
-        """The search runs; what is told next may call `status` to read how it stands, or raise SearchError."""
+        """The search runs; from now on `status` returns its state, or raises SearchError."""
 
     def begin(self, what: str, total: int, deadline: float | None = None, later: float = 0.0) -> None:
-        """A part of the search begins, or goes on.
+        """A part of the search begins or continues.
 
         Args:
             what: the part.
             total: how many trials it has.
-            deadline: when its last trial begins at the latest, on time.monotonic's clock.
-            later: how long the parts after it will take, in trials of this one.
+            deadline: the latest time for a trial to begin, on time.monotonic's clock.
+            later: how long the parts after it will take, counted in trials of this part.
         """
 
     def trial(self, name: str, done: int) -> None:
@@ -143,15 +143,15 @@ class Progress:
         """The current trial is over.
 
         Args:
-            score: of the trial, if it has one.
-            seconds: that it took.
-            status: how the search stands now.
-            note: what else a person should know of it.
-            ended: how it ended without a score.
+            score: the trial's score, if it has one.
+            seconds: the seconds that it took.
+            status: the state of the search now.
+            note: a further note for the user.
+            ended: how it ended, if it has no score.
         """
 
     def say(self, message: str) -> None:
-        """Something happened that a person should know."""
+        """Something happened that the user should know."""
 
     def stopping(self) -> None:
         """The search was asked to stop. A signal handler calls this, so it must not wait for anything."""
@@ -160,12 +160,12 @@ class Progress:
         """The search, or the confirmation, has ended, or its worker has.
 
         Args:
-            found: what it has found.
-            results: the folder.
+            found: its leaderboard.
+            results: its results folder.
         """
 
     def count(self, what: str, phase: str, done: int, total: int) -> None:
-        """Something other than a trial has done `done` steps of `total`; with the first step it begins."""
+        """Something other than a trial has done `done` steps of `total`; the first step also begins it."""
         if done == 1:
             self.begin(what, 1)
             self.phase(phase)

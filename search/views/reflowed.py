@@ -1,7 +1,7 @@
-"""A live display on a terminal that is made narrower while it is shown.
+"""A live display on a terminal that may be made narrower while it is shown.
 
-rich 15 erases as many rows as it has drawn lines. A narrower terminal has wrapped these, each into several rows, and
-what rich does not erase would stay among the lines above for good.
+rich 15 erases as many rows as it has drawn lines. A terminal that was made narrower has wrapped each line into several
+rows, and those that rich does not erase would stay on the screen for good.
 """
 
 from __future__ import annotations

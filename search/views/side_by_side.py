@@ -1,4 +1,4 @@
-"""Candidates for parents side by side: tables and sentences for people, plain data for programs."""
+"""Candidates for parents side by side: tables and sentences for users, plain data for programs."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def models_table(reports: Mapping[str, Report], found: Complements, names: Mappi
     """Return the score of each model, the best first.
 
     Args:
-        reports: of the models, by their names.
+        reports: the models' reports, by name.
         found: what they solve alone and in pairs.
-        names: what they are called, by their names.
+        names: their displayed names, by name.
     """
     sets = list(next(iter(reports.values())).scores)
     titles = [shorten(each, SET_WIDTH) for each in sets]
@@ -50,7 +50,7 @@ def pairs_table(found: Complements, names: Mapping[str, str]) -> Table:
 
 
 def side_by_side_lines(found: Complements, names: Mapping[str, str]) -> Iterator[str]:
-    """Yield what the tables show, in sentences, and the problems that one model alone solves."""
+    """Yield what the tables show, in sentences, and the problems that only one model, or none, solves."""
     best, most = found.pairs[0], max(found.pairs, key=lambda pair: pair.either)
     if best.gain > 0:
         yield (

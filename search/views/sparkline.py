@@ -6,16 +6,16 @@ from collections.abc import Sequence
 
 _BLOCKS, _ASCII = "▁▂▃▄▅▆▇█", "_.-~=+*#"
 NO_NUMBER = "x"
-"""Where there is no number: of trials that were pruned or failed."""
+"""The character for a missing number, such as the score of a trial that was pruned or failed."""
 
 
 def sparkline(values: Sequence[float | None], low: float, high: float, *, blocks: bool = True) -> str:
     """Return a character for each value.
 
     Args:
-        values: None is `NO_NUMBER`.
-        low: what the lowest character stands for.
-        high: what the highest stands for.
+        values: the numbers; None becomes `NO_NUMBER`.
+        low: the number that the lowest character stands for.
+        high: the number that the highest one stands for.
         blocks: whether the encoding has block characters.
     """
     signs = _BLOCKS if blocks else _ASCII
@@ -28,7 +28,7 @@ def sparkline(values: Sequence[float | None], low: float, high: float, *, blocks
 
 
 def best_of_each(values: Sequence[float | None], width: int) -> tuple[list[float | None], int]:
-    """Return at most `width` values, and of how many of the given ones each is the highest."""
+    """Divide values into at most `width` groups; return the highest value of each, and the size of a group."""
     size = max(1, -(-len(values) // max(width, 1)))
     groups = [values[start : start + size] for start in range(0, len(values), size)]
     return [max((it for it in group if it is not None), default=None) for group in groups], size

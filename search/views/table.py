@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from search.board.leaderboard import Leaderboard, Row
     from search.prompt_formats import Tried
 
-# From this width on there is room for the parameters, beside what the other columns and the gaps take.
+# The width from which on there is room for the parameters, and what the other columns and the gaps take.
 _WIDE, _OTHER_COLUMNS = 120, 54
 _LEAST_NAME = 26
 SET_WIDTH = 16
-"""How wide the name of a problem set is at most."""
+"""The most columns that the name of a problem set takes."""
 _BEST_PARENT = " (best parent)"
 _ON_FRONT = " (Pareto)"
-# Where parameters are from, if not from the sampler.
+# The sources of parameters that are named; the sampler is not.
 _TOLD_SOURCES = (ASCENT, WARM_START, TAKEN_OVER)
 
 
@@ -61,7 +61,7 @@ def leaderboard_table(board: Leaderboard, count: int | None = None, width: int =
 
 
 def best_parameters(board: Leaderboard, width: int) -> list[str]:
-    """Return the parameters of the best trial, for below a table that had no room for them; else nothing."""
+    """Return the parameters of the best trial, as lines below a table that had no room for them; else no lines."""
     best = board.best_row
     if best is None or width >= _WIDE:
         return []
@@ -70,7 +70,7 @@ def best_parameters(board: Leaderboard, width: int) -> list[str]:
 
 
 def prompt_formats_table(tried: Sequence[Tried]) -> Table:
-    """Return what came of each prompt format under each tokenizer, the best first."""
+    """Return the results of each prompt format under each tokenizer, the best first."""
     table = plain_table("prompt", "tokenizer", "pass@1 [95%]", "s", "", numeric=("pass@1 [95%]", "s"))
     for row in sorted(tried, key=lambda row: -1.0 if row.report is None else row.report.pass_at_1, reverse=True):
         cells = [row.prompt, row.tokenizer, "", "", row.note]
@@ -82,12 +82,12 @@ def prompt_formats_table(tried: Sequence[Tried]) -> Table:
 
 
 def parents_of(board: Leaderboard, width: int = LABEL_WIDTH) -> dict[str, str]:
-    """Return what the parents of a leaderboard are called, by their references."""
+    """Return the displayed names of the parents of a leaderboard, by their references."""
     return parent_names((record.recipe for record in board.references if record.kind == "parent"), width)
 
 
 def _called(board: Leaderboard, row: Row, width: int) -> str:
-    """Return what a row is called; no name pushes the scores off the screen."""
+    """Return the displayed name of a row, short enough not to push the scores off the screen."""
     kind, same_as, source = row.record.kind, row.record.same_as, row.record.proposed_by.partition(":")[0]
     told = f" ({source})" if source in _TOLD_SOURCES else ""
     mark = f" (= {same_as})" if same_as is not None else _ON_FRONT if row.on_front else told

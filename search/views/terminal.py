@@ -24,14 +24,14 @@ class Quiet(Progress):
 
 
 def display(log_json: bool, quiet: bool) -> Progress:
-    """Return the display that a person has chosen, by default `terminal`."""
+    """Return the display that the user has chosen, by default `terminal`."""
     if log_json:
         return EventLines(lasting_stdout())
     return Quiet() if quiet else terminal()
 
 
 def terminal(stream: TextIO | None = None) -> Tracked:
-    """Return the display for a person: live if the stream, by default stderr, is a terminal that can do that."""
+    """Return the display for a user: live if the stream, by default stderr, is a terminal that can do that."""
     stream = stream or sys.stderr
     if stream.isatty() and os.environ.get("TERM") not in ("dumb", "unknown"):
         from search.views.live_panel import LivePanel

@@ -1,4 +1,4 @@
-"""What a search has told so far, for displays that show it together, and how long it will take."""
+"""What a search has told so far, and how long it will take, for displays that show it together."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from search.views.progress import Progress, SearchStatus
 
 STOPPING = "stopping when this trial is done; once more to stop at once"
 
-# Names and messages may come from anywhere: none of their characters moves the cursor or rings a bell.
+# Names and messages may come from anywhere: they must not move the cursor or ring a bell.
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(9), *range(11, 32), *range(127, 160))}
 
 
@@ -17,13 +17,13 @@ class Tracked(Progress):
     """Remembers where the search is.
 
     Attributes:
-        part: of the search.
+        part: the current part of the search.
         total: how many trials the part has.
         done: how many of them are over.
         model: the name of the model that runs.
         doing: its phase.
-        steps: how many steps of the phase are done, and how many it has; None if nobody has said.
-        status: how the search stands.
+        steps: how many steps of the phase are done, and how many it has; None if that is unknown.
+        status: the state of the search.
         pace: seconds per trial of the part, once one is over.
         since: when the current model began, or else the part, on time.monotonic's clock.
     """
@@ -63,14 +63,14 @@ class Tracked(Progress):
         self.steps = done, total
 
     def note_end(self, status: SearchStatus) -> None:
-        """Note that the trial is over, and how the search stands now."""
+        """Note that the trial is over, and the state of the search now."""
         self.done += 1
         self.status = status
         self._turn = time.monotonic()
         self.pace = (self._turn - self._began) / max(1, self.done - (self._first or 0))
 
     def seconds_left(self) -> float | None:
-        """Return how long the search will take, as far as that can be known."""
+        """Return the seconds that the search will still take; None if that cannot be known yet."""
         now = time.monotonic()
         by_deadline = self._deadline - now if self._deadline is not None else None
         by_pace = None
@@ -83,18 +83,18 @@ class Tracked(Progress):
 
 
 def plain(text: str) -> str:
-    """Return a text with its control characters in words, line ends and tabs aside."""
+    """Return a text with its control characters escaped, except line ends and tabs."""
     return text.translate(_CONTROLS)
 
 
 def ended_line(shown: Tracked, score: float | None, seconds: float, ended: str) -> str:
-    """Return the line that a trial leaves that is over."""
+    """Return the line on a trial that is over."""
     found = f"{score:.1%}" if score is not None else ended
     return f"{shown.part} {shown.done}/{shown.total}: {shown.model}  {found}  {seconds:.1f} s"
 
 
 def status_text(status: SearchStatus) -> str:
-    """Return in one line how a search stands; empty at its beginning."""
+    """Return the state of a search in one line; empty at its beginning."""
     best, parent = status.best, status.best_parent
     found = [f"best {best.search.score:.1%} ({record_name(best)})"] if best else []
     found += [f"best parent {parent.search.score:.1%}"] if parent else []
@@ -103,7 +103,7 @@ def status_text(status: SearchStatus) -> str:
 
 
 def clock(seconds: float) -> str:
-    """Return a time for people: 1h05m, 2m30s or 12s."""
+    """Return a duration as users read it: 1h05m, 2m30s or 12s."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{seconds:02d}s" if minutes else f"{seconds}s"

@@ -1,1 +1,1 @@
-"""The report: one HTML file that holds all of a search that people look at."""
+"""The report: one HTML file with all of a search that users look at."""

@@ -1,4 +1,4 @@
-"""What a search is of, where and with what it ran, and how to run it again."""
+"""What a search is about, where and with what software it ran, and how to run it again."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _TIME = "%Y-%m-%d %H:%M UTC"
 
 @dataclass(frozen=True, slots=True)
 class WorkerMachine:
-    """A place where workers were: how many, on what, and with what."""
+    """A machine where workers ran: how many, on which hardware and devices, and with which software."""
 
     host: str
     workers: int
@@ -60,7 +60,7 @@ def about(evidence: SearchEvidence) -> Section:
 
 
 def machines(places: Iterable[Workplace]) -> list[WorkerMachine]:
-    """Return the machines of some workers, those alike in one line."""
+    """Return the machines of some workers; workers that are alike are counted together."""
     counts: dict[tuple[str, str, str, str], int] = {}
     for place in places:
         software = ", ".join(f"{name} {number}" for name, number in place.software.items())
@@ -80,7 +80,7 @@ def command(evidence: SearchEvidence) -> str:
 
 
 def digest_of(kinds: Mapping[str, str]) -> str:
-    """Return what tells the content of a model or file from any other, in short."""
+    """Return the first digits of the digest that identifies the content of a model or file."""
     for kind in ("commit", "weights", "file", "problems"):
         if kind in kinds:
             return f"{kind} {kinds[kind][:_DIGITS]}"
@@ -108,7 +108,7 @@ def _facts(identity: Mapping[str, Any], evidence: SearchEvidence) -> dict[str, s
 
 
 def ran(evidence: SearchEvidence) -> str:
-    """Return when a search ran and how long, from its first model to its last."""
+    """Return when a search ran and for how long, from its first model to its last."""
     runs = [
         (each.started, each.started + each.seconds.get("total", 0.0))
         for record in evidence.records

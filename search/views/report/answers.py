@@ -1,7 +1,7 @@
-"""Answers: what models wrote for problems, and what became of it, as data that scripts of the page read.
+"""Answers: what models wrote for problems, and what became of it, as data for the scripts of the page.
 
-Guarantees: a text stands in the data once, however many models wrote it. Of a long text the beginning stands there, and
-how long it was. Where the texts of all models are too much, those of the models given last are left out.
+Guarantees: a text is in the data once, however many models wrote it. Of a long text, the data has the beginning and the
+length. If the texts of all models are too much, those of the last models are left out.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MOST_CHARACTERS: Final = 8_000
 MOST_LINES: Final = 400
 """The same, in lines."""
 MOST_SAMPLES: Final = 3
-"""Of more samples of a problem, only so many are shown: among them one that passed and one that did not."""
+"""The most samples of a problem that are shown, among them one that passed and one that did not."""
 ROOM: Final = 6_000_000
 """How many characters all texts may have; deflated they take about a sixth of that."""
 
@@ -32,8 +32,8 @@ class Answers:
 
     Attributes:
         outcomes: `samples` characters per problem, in the split's order; see `search.study.outcomes`.
-        samples: per problem.
-        written: the completions, problem by problem; None where they are not to be shown, or not kept.
+        samples: how many samples each problem has.
+        written: the completions, problem by problem; None if they are not to be shown, or not kept.
     """
 
     outcomes: str
@@ -46,10 +46,10 @@ class Model:
     """A model and its answers.
 
     Attributes:
-        name: what people call it.
+        name: the displayed name.
         kind: ``trial``, ``parent``, ``average``, or ``report`` for a report of `merge-search evaluate`.
-        word: what `merge-search compare` calls it, as a shell takes it.
-        answers: by split; without an entry where it has no outcomes.
+        word: its name as an argument of `merge-search compare`, as a shell takes it.
+        answers: its answers by split; a split without outcomes has no entry.
     """
 
     name: str
@@ -64,9 +64,9 @@ def answers_data(
     """Return models, problems and texts as plain data.
 
     Args:
-        models: in the order in which they are shown.
+        models: the models, those whose texts matter most first.
         tasks: the ids of the problems of each split, in the order of the outcomes.
-        prompts: by task id, as far as known.
+        prompts: the known prompts, by task id.
         room: how many characters all texts may have.
     """
     texts = _Texts()
@@ -124,7 +124,7 @@ def _model(model: Model, tasks: Mapping[str, Sequence[str]], texts: _Texts, room
 
 
 def _written(written: Sequence[Completion], tasks: Sequence[str], texts: _Texts) -> list[list[int]]:
-    """Return the shown samples of each problem: for each its number, and those of its text and its error."""
+    """Return the shown samples of each problem: for each sample its number, and the numbers of its text and error."""
     by_task: dict[str, list[Completion]] = {}
     for completion in written:
         by_task.setdefault(completion.task_id, []).append(completion)

@@ -1,6 +1,6 @@
-"""Colours: those of the page, by name, in light and in dark.
+"""The colours of the page, by name, in light and in dark.
 
-A figure is made with the light ones; the page's script puts the dark ones in their place, so every light one differs.
+Figures are made with the light ones, and the page's script replaces them by the dark ones; so all light ones differ.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ COLOURS: Final[Mapping[str, tuple[str, str]]] = {
     "grey": ("#7a8594", "#a0abb9"),
     "band": ("rgba(44,138,75,0.16)", "rgba(105,201,138,0.2)"),
 }
-"""Each in light and in dark; as CSS has them: ``var(--blue)``."""
+"""Each colour in light and in dark; CSS refers to it as ``var(--blue)``."""
 LIGHT: Final = {name: light for name, (light, _) in COLOURS.items()}
 SERIES: Final = ("blue", "orange", "green", "purple", "red", "teal", "brown", "pink")
-"""The names of what tells series apart, in order."""
+"""The names of the colours of series, in order."""
 _OF_SOURCE: Final = {ASCENT: LIGHT["orange"], WARM_START: LIGHT["purple"], TAKEN_OVER: LIGHT["teal"]}
 
 
 def source_of(record: TrialRecord) -> str:
-    """Return where a trial's parameters are from: a sampler's name, ``ascent``, ``warm start`` or ``taken over``."""
+    """Return the source of a trial's parameters: a sampler's name, ``ascent``, ``warm start`` or ``taken over``."""
     return record.proposed_by.partition(":")[0] or "unknown"
 
 

@@ -29,7 +29,7 @@ class Answered:
         name: what the page calls it.
         outcomes: by task id, one character per sample; see `search.study.outcomes`.
         written: its completions, as far as they were kept.
-        prompts: by task id, as far as known.
+        prompts: the known prompts, by task id.
         note: what is missing, in a sentence.
     """
 
@@ -41,7 +41,7 @@ class Answered:
 
     @classmethod
     def of_report(cls, name: str, report: Mapping[str, Any]) -> Self:
-        """Return what is in a report of `merge-search evaluate --json`, as plain data."""
+        """Return what a report of `merge-search evaluate --json` says, given as plain data."""
         samples = {task: found.get("samples", [found]) for task, found in report["problems"].items()}
         outcomes = {task: "".join(CODES[_status(each)] for each in own) for task, own in samples.items()}
         return cls(name, outcomes, [_completion(task, each) for task, own in samples.items() for each in own])
@@ -66,9 +66,9 @@ def comparison_page(found: Comparison, answered: tuple[Answered, Answered], prom
     """Return the page of two models.
 
     Args:
-        found: how they did.
+        found: the comparison of their outcomes.
         answered: what each of them wrote.
-        prompts: further ones by task id.
+        prompts: further prompts, by task id.
     """
     known = {**answered[0].prompts, **answered[1].prompts, **prompts}
     notes = list(dict.fromkeys(each.note for each in answered if each.note))

@@ -1,4 +1,4 @@
-"""What figures have in common: made with plotly, kept as plain data, and drawn by the page's script."""
+"""What figures have in common: they are made with plotly, kept as plain data, and drawn by the page's script."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ def figure_section(
 
     Args:
         key, title: see `Section`.
-        figures: by name.
+        figures: the figures, by name.
         before, after: sentences.
-        beside: whether figures stand beside each other where there is room.
+        beside: whether figures are placed side by side if there is room.
         least: the least width in pixels; a narrower window scrolls.
-        heights: of figures in pixels, by name.
+        heights: the heights of figures in pixels, by name.
     """
     text = rendered(
         "figures.html", names=list(figures), heights=heights, before=before, after=after, beside=beside, least=least

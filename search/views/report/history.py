@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from search.study.record import SplitName, TrialRecord
     from search.views.report.section import Section
 
-_SMALL = 200  # so many points are drawn large
+_SMALL = 200  # up to this many points are drawn large
 
 
 def history(evidence: SearchEvidence) -> Section | None:
@@ -66,7 +66,7 @@ def interval_of(evidence: SearchEvidence, record: TrialRecord, split: SplitName)
 
 
 def shown_trial(record: TrialRecord) -> str:
-    """Return what a trial's point says."""
+    """Return the text that is shown at a trial's point."""
     score, report = record.search.score, record.on("report").score
     lines = [f"trial {record.number} ({as_text(source_of(record))})"]
     lines += [f"search split {score:.1%}"] if score is not None else [record.search.state]

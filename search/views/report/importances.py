@@ -1,4 +1,4 @@
-"""Which searched parameters decided whether a trial was among the best, and which of that is chance."""
+"""Which searched parameters decided whether a trial was among the best, and how much of that may be chance."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class Importance:
 
     Attributes:
         parameter: the path of its key.
-        share: of the importance of all parameters.
-        chance: the largest share that it had with shuffled scores; what does not exceed it may be chance.
+        share: its share of the importance of all parameters.
+        chance: the largest share that it had with shuffled scores; a share that does not exceed this may be chance.
     """
 
     parameter: str
@@ -41,7 +41,7 @@ class Importance:
 
 
 def importances(evidence: SearchEvidence) -> Section | None:
-    """Return the section with the importances; None where there are too few trials, or a single parameter."""
+    """Return the section with the importances; None if there are too few trials, or a single parameter."""
     scored = [record for record in evidence.trials if record.search.score is not None]
     if evidence.space is None or len(scored) < LEAST_TRIALS:
         return None
@@ -78,7 +78,7 @@ def importances(evidence: SearchEvidence) -> Section | None:
     count = sum(is_more)
     told = f"Of {len(found)} parameters {count or 'none'} decided more than chance explains."
     before = (
-        "How much each parameter tells the best tenth of the trials from all. Red marks are the largest shares that "
+        "How well each parameter tells the best tenth of the trials from all. Red marks are the largest shares that "
         f"{_SHUFFLES} shuffles of the scores gave; a grey bar does not exceed its mark. {told}"
     )
     return figure_section(
@@ -92,7 +92,7 @@ def importances(evidence: SearchEvidence) -> Section | None:
 
 
 def shares(scored: Sequence[TrialRecord], distributions: Mapping[str, BaseDistribution]) -> list[Importance]:
-    """Return the importance of each parameter of trials with a score, and what it is by chance.
+    """Return the importance of each parameter of trials with a score, and how much of it may be chance.
 
     Optuna's PED-ANOVA (arXiv:2304.10255), which needs no random forest.
     """
@@ -120,7 +120,7 @@ def shares(scored: Sequence[TrialRecord], distributions: Mapping[str, BaseDistri
 
 
 def parameter_labels(evidence: SearchEvidence) -> dict[str, str]:
-    """Return what each searched parameter is called: ``text: weight 2`` is the second knot of a gradient."""
+    """Return the displayed name of each searched parameter: ``text: weight 2`` is the second knot of a gradient."""
     names = parents_of(evidence.board, LABEL_WIDTH)
     keys = list(evidence.space.distributions()) if evidence.space else []
     recipe = next((record.recipe for record in evidence.trials if record.recipe), {})

@@ -1,4 +1,4 @@
-"""What trials take of each parent in each layer: densities, weights and the like, a panel per parent."""
+"""What trials take of each parent in each layer: densities, weights and the like, one panel per parent."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def layers(evidence: SearchEvidence) -> Section | None:
 
 
 def _told(lines: Sequence[Curve]) -> list[Curve]:
-    """Return the curves that say something: all of single parents, and of shared parameters those that vary."""
+    """Return the curves worth showing: all those of single parents, and those of shared parameters that vary."""
     return [line for line in lines if line.model or len(set(line.values)) > 1]
 
 
@@ -64,6 +64,6 @@ def _drawn(line: Curve) -> dict[str, object]:
 
 
 def _ordered(found: Sequence[object], first: Sequence[str]) -> list[str]:
-    """Return different texts: the known ones first, in their order."""
+    """Return the distinct texts, the known ones first, in their order."""
     every = dict.fromkeys(map(str, found))
     return [*(each for each in first if each in every), *(each for each in every if each not in first)]

@@ -31,7 +31,7 @@ class _Line:
 
 
 def leaderboard(evidence: SearchEvidence) -> Section:
-    """Return the section with a row per model that is over."""
+    """Return the section with one row per model that is over."""
     board = evidence.board
     names, short = parents_of(board, NAME_WIDTH), parents_of(board, LABEL_WIDTH)
     lines = [_line(evidence, row, names, short) for row in board.rows]

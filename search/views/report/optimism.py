@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def optimism(evidence: SearchEvidence) -> Section | None:
-    """Return the section with both scores of each model that has them; None where none has."""
+    """Return the section with both scores of each model that has them; None if none has."""
     both = [it for it in evidence.board.records if it.search.score is not None and it.on("report").score is not None]
     if not both:
         return None
@@ -64,13 +64,13 @@ def optimism(evidence: SearchEvidence) -> Section | None:
         margin={"t": 10, "r": 20},
     )
     before = (
-        "The search chooses by the search split, so what is best there was lucky as well. Points below the dotted line "
+        "The search chooses by the search split, so the best trial there was lucky, too. Points below the dotted line "
         "score less on problems that the search never saw."
     )
     return figure_section("optimism", "Search against report split", {"optimism": figure}, before, optimism=480)
 
 
 def _ends(both: list[TrialRecord]) -> list[float]:
-    """Return an interval in which all scores on the search split lie."""
+    """Return an interval that contains all scores on the search split."""
     scores = [record.search.score or 0.0 for record in both]
     return [max(0.0, min(scores) - 0.04), min(1.0, max(scores) + 0.04)]

@@ -1,7 +1,7 @@
 """The page: the sections of the report, in their order, and one HTML file of them.
 
-Guarantees: the file needs no other, and nothing from any network. Text and tables stand in it as such; scripts draw
-the figures: first those that are scrolled into view, then the others.
+Guarantees: the file needs no other file and no network. It has text and tables as HTML; scripts draw the figures, first
+those that are scrolled into view, then the others.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ SECTIONS: list[Callable[[SearchEvidence], Section | None]] = [
     time,
     about,
 ]
-"""What makes each section, in the order of the page; None where a search has nothing to show there."""
+"""The functions that make the sections, in the order of the page; each returns None if it has nothing to show."""
 _FRAME_SCRIPTS = ("report.js", "tables.js")
 
 
@@ -63,11 +63,11 @@ def page_of(
     """Return a page of some sections.
 
     Args:
-        title: of the window.
-        sections: in their order.
+        title: the title of the window.
+        sections: the sections, in their order.
         subtitle: a line below the title.
-        figures: whether the page has some, which need plotly.js.
-        live: the version of a page that is served, and loads itself again when there is another.
+        figures: whether the page has figures, which need plotly.js.
+        live: the version of a page that is served, which reloads itself when there is another; empty for a file.
     """
     sections = list(sections)
     own = [section.script for section in sections if section.script] + ["live.js"] * bool(live)
@@ -88,7 +88,7 @@ def page_of(
 
 @cache
 def asset(name: str) -> Markup:
-    """Return a file of ``assets/`` as it stands in the page."""
+    """Return a file of ``assets/`` as the page has it."""
     from markupsafe import Markup
 
     return Markup(files("search.views.report").joinpath("assets", name).read_text(encoding="utf-8"))
@@ -107,5 +107,5 @@ def _colours(theme: int) -> str:
 
 
 def utf8(text: str) -> bytes:
-    """Return a page as a file holds it; half of a surrogate pair, which UTF-8 has not, becomes a question mark."""
+    """Return the bytes of a page; half of a surrogate pair, which UTF-8 cannot encode, becomes a question mark."""
     return text.encode(errors="replace")

@@ -1,6 +1,6 @@
 """Problems: which model solves which, and what the best trial wins and loses against the best parent.
 
-Guarantees: all that a model wrote stands in the page as data, never as HTML.
+Guarantees: all that a model wrote is in the page as data, never as HTML.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from search.results import Completion
 
 MOST_MODELS: Final = 1_000
-"""The matrix has a column for so many models at most."""
+"""The most models that the matrix has columns for."""
 _UNBROKEN: Final = 10**6  # wider than any name
 SPLITS: Final[tuple[SplitName, ...]] = ("search", "report", "confirm")
 
@@ -44,7 +44,7 @@ class _Versus:
 
 
 def problems(evidence: SearchEvidence) -> Section | None:
-    """Return the section with the problems won and lost; None where no model has outcomes."""
+    """Return the section with the problems won and lost; None if no model has outcomes."""
     records = _shown(evidence)
     if not records:
         return None
@@ -58,7 +58,7 @@ def problems(evidence: SearchEvidence) -> Section | None:
 
 
 def matrix(evidence: SearchEvidence) -> Section | None:
-    """Return the section with a row per problem and a column per model; None where no model has outcomes.
+    """Return the section with a row per problem and a column per model; None if no model has outcomes.
 
     Its script reads the data of the section `problems`.
     """
@@ -71,7 +71,7 @@ def matrix(evidence: SearchEvidence) -> Section | None:
 
 
 def _shown(evidence: SearchEvidence) -> list[TrialRecord]:
-    """Return the records with outcomes, the best first: at most so many trials, and all reference models."""
+    """Return the records with outcomes, the best first: all reference models, and as many trials as have columns."""
     found = [record for record in evidence.board.records if record.search.outcomes]
     trials = [record for record in found if record.kind == "trial"]
     references = [record for record in found if record.kind != "trial"]
@@ -97,7 +97,7 @@ def _data(evidence: SearchEvidence, records: Sequence[TrialRecord]) -> dict[str,
 
 
 def _matters(record: TrialRecord, first: TrialRecord | None, second: TrialRecord | None) -> int:
-    """Return the class of a record, the lowest for those whose texts are wanted most."""
+    """Return the place of a record in the order of need: the lowest is for those whose texts matter most."""
     if record in (first, second):
         return 0
     return 1 if record.on("report").outcomes else 2
@@ -123,7 +123,7 @@ def _models(
 
 
 def _outcomes(record: TrialRecord, split: SplitName, how: Split) -> tuple[str, int]:
-    """Return the outcomes problem by problem, and how many each problem has: of a confirmation one per whole round."""
+    """Return the outcomes by problem, and how many each problem has: in a confirmation, one per complete round."""
     found = record.on(split).outcomes
     if split != "confirm":
         return found, how.samples
@@ -142,7 +142,7 @@ def _written(
 
 
 def _versus(evidence: SearchEvidence) -> _Versus | None:
-    """Return what the best trial wins and loses, on the split that both have outcomes on."""
+    """Return what the best trial wins and loses, on the report split, or on the search split without outcomes there."""
     first, second = evidence.winner, best_parent(evidence.records)
     if not first or not second:
         return None

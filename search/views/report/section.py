@@ -1,4 +1,4 @@
-"""A section of the report, and how its data stands in the page.
+"""A section of the report, and how the page holds its data.
 
 Guarantees: whatever is in the data (``</script>``, NUL, a lone surrogate) stays data.
 """
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
 _DEFLATED_FROM: Final = 20_000
-"""From so many characters on, data stands deflated in the page."""
+"""Data of this many characters or more is deflated in the page."""
 _SPECIAL: Final = str.maketrans({"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"})
 
 
@@ -42,12 +42,12 @@ class Section:
 
     @property
     def is_deflated(self) -> bool:
-        """Whether its data stands deflated in the page."""
+        """Whether its data is deflated in the page."""
         return len(self._json) >= _DEFLATED_FROM
 
     @property
     def embedded(self) -> Markup:
-        """Its data as text that may stand in an element ``script`` of any type."""
+        """Its data as text that is safe in a ``script`` element of any type."""
         return embedded(self._json) if self.is_deflated else safe(self._json)
 
     @property
@@ -56,7 +56,7 @@ class Section:
 
 
 def safe(text: str) -> Markup:
-    """Return JSON (all of it ASCII, so that no character needs care) as text that ends no element."""
+    """Return JSON, all of which must be ASCII, as text that cannot end an element."""
     from markupsafe import Markup
 
     return Markup(text.translate(_SPECIAL))

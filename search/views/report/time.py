@@ -39,7 +39,7 @@ class Span:
         worker: its name.
         started, ended: in seconds since the epoch.
         what: a key of the legend.
-        told: what the span says.
+        told: the text that is shown at the span.
     """
 
     worker: str
@@ -64,7 +64,7 @@ def time(evidence: SearchEvidence) -> Section | None:
 
 
 def spans(evidence: SearchEvidence) -> Iterator[Span]:
-    """Yield what the workers did, as far as the records say: of each model and split the last run."""
+    """Yield what the workers did, as far as the records say: the last run of each model on each split."""
     names = parents_of(evidence.board, LABEL_WIDTH)
     for record in evidence.records:
         name = names.get(record.name, record_name(record))
@@ -81,7 +81,7 @@ def spans(evidence: SearchEvidence) -> Iterator[Span]:
 
 
 def phases(record: TrialRecord) -> dict[str, float]:
-    """Return the seconds of each phase of a trial on the search split, and of what is in no phase."""
+    """Return the seconds of each phase of a trial on the search split, and those of no phase."""
     own = {name: seconds for name, seconds in record.search.seconds.items() if name != _TOTAL}
     rest = record.search.seconds.get(_TOTAL, 0.0) - sum(own.values())
     return own | {_REST: max(rest, 0.0)}
@@ -147,7 +147,7 @@ def _workers(evidence: SearchEvidence, found: Sequence[Span]) -> go.Figure:
 
 
 def worker_labels(evidence: SearchEvidence, found: Sequence[Span]) -> dict[str, str]:
-    """Return what the workers are called, in the order in which they began: ``worker 1 (host, cuda:0)``."""
+    """Return the displayed names of the workers, in the order in which they began: ``worker 1 (host, cuda:0)``."""
     workers = dict.fromkeys(span.worker for span in sorted(found, key=lambda span: span.started))
     labels = {}
     for number, worker in enumerate(workers, start=1):

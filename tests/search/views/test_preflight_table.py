@@ -46,7 +46,7 @@ def test_the_last_line_says_what_to_do() -> None:
     assert last_line(FINDINGS[:3], RUN) == f"Ready, with 1 warning (configs): {RUN}"
     problems = [Finding("problem", what, "") for what in ("parents", "parents", "memory")]
     assert last_line([*FINDINGS[:3], *problems], RUN) == (
-        "Not ready: 3 problems (parents, memory); mend what stands above"
+        "Not ready: 3 problems (parents, memory); fix what is listed above"
     )
 
 

@@ -1,4 +1,4 @@
-// The parameters of a trial over the layers: a panel per parent, as many beside each other as have room.
+// The parameters of a trial over the layers: one panel per parent, as many side by side as have room.
 "use strict";
 report.section("layers", async (element, data) => {
   const PANEL = 210, place = element.querySelector("#layers-figure");
@@ -9,7 +9,7 @@ report.section("layers", async (element, data) => {
   const ticks = data.hasLayers ? { tickvals: [...Array(depth).keys()].filter((layer) => layer % Math.ceil(depth / 6) === 0) } : {};
   const axis = (name, index) => name + (index ? index + 1 : "");
 
-  // With knots in place of layers, their places lie within [0, 1].
+  // If there are knots instead of layers, their positions lie within [0, 1].
   const position = (index, count) => (data.hasLayers ? index : count > 1 ? index / (count - 1) : 0);
 
   function traces(number, dash) {

@@ -1,12 +1,12 @@
-// A page that is served while its search runs: it loads itself again when records have changed, and looks as before:
-// the same place, open parts, choices and searches. It waits while an answer is open, or something is typed or marked.
+// A page that is served while its search runs. It reloads itself when records have changed, and restores the scroll
+// position, open parts, choices and searches. It waits while an answer is open, a field is in use, or text is selected.
 "use strict";
 (() => {
   const EVERY = 2000, SETTLE = 2500, KEY = "merge-search";
   const version = document.getElementById("live").textContent;
   const before = JSON.parse(sessionStorage.getItem(KEY) ?? "{}");
   const kept = before.kept ?? {};
-  sessionStorage.removeItem(KEY); // a page that a person loads again begins at its top
+  sessionStorage.removeItem(KEY); // a page that the user reloads begins at its top
   if (before.theme) document.documentElement.dataset.theme = before.theme;
   report.kept = (key) => (kept[key] ??= {});
 
@@ -14,11 +14,11 @@
   chip.type = "button";
   chip.className = "live";
   chip.textContent = "live";
-  chip.title = "this page shows new results by itself";
+  chip.title = "this page updates itself when there are new results";
   chip.addEventListener("click", reload);
   document.body.append(chip);
 
-  // What stands in the page by itself, and so has no state of its own, by where it stands.
+  // Elements by section and place, without those of problems and matrix, whose scripts keep their own state.
   const found = (selector) => [...document.querySelectorAll("main > section")].flatMap((section) =>
     [...section.querySelectorAll(selector)].filter((each) => !each.closest(".problems, .matrix")).map((each, place) => [`${section.id} ${place}`, each]));
   const boxes = () => [...document.querySelectorAll("main > section")].flatMap((section) =>
@@ -43,7 +43,7 @@
     location.reload();
   }
 
-  // Parts are drawn one by one, so each is set when it is there, and the place again until the page has settled.
+  // Parts are drawn one by one: each is restored once it is there, and the scroll position until the page has settled.
   function restore() {
     if (!before.place) return;
     const began = performance.now(), fields = new Map(before.fields), open = new Set(before.open), places = new Map(before.boxes.map(([key, ...at]) => [key, at]));
@@ -85,7 +85,7 @@
       now = answer.ok ? await answer.text() : version;
       chip.textContent = "live";
     } catch {
-      chip.textContent = "the server has ended: this is what it showed last";
+      chip.textContent = "the server has stopped: this is the last that it showed";
       return setTimeout(look, EVERY);
     }
     if (now !== version && !isBusy()) return reload();

@@ -1,6 +1,6 @@
 // The matrix: a row per problem, a column per model. Only the part that is in view is drawn, on a canvas.
 //
-// The mouse, or the arrow keys, choose a cell, and a line says what it holds; a click, or Enter, opens the answer.
+// The mouse or the arrow keys choose a cell, and a line says what it holds; a click or Enter opens the answer.
 "use strict";
 (() => {
   const { h, plain, shown } = answers;
@@ -8,7 +8,7 @@
   const LEGEND = [["passed", "p"], ["failed", "f"], ["timeout", "t"], ["killed", "k"], ["harness error", "h"]];
   const COLOURS = { p: ["teal", 1], f: ["red", 0.3], t: ["orange", 0.75], k: ["purple", 0.75], u: ["brown", 0.75], h: ["brown", 0.75] };
 
-  // Of each problem of a split: how many of the models pass it, and how much they differ: 0 where all agree.
+  // For each problem of a split: how many of the models pass it, and how much they differ (0 if all agree).
   function tallies(problems, split) {
     const columns = problems.columns.filter((model) => problems.models[model].outcomes[split]);
     const rows = problems.splits[split].tasks.map((_, place) => {
@@ -112,7 +112,7 @@
       if (cursor) mark(context, colours, x(cursor.column), y(cursor.row));
       if (!rows.length) {
         context.fillStyle = colours.soft;
-        context.fillText("no problem is asked for", labels + 8, top + 12);
+        context.fillText("no problem matches", labels + 8, top + 12);
       }
     }
 
@@ -130,7 +130,7 @@
       context.globalAlpha = 1;
     }
 
-    // Above each column its name, if there is room, or else a bar: what the model passes.
+    // Above each column: the model's name if there is room, or else a bar with the share that it passes.
     function head(context, colours, first, last, x) {
       const all = known.get(state.split);
       context.save();
@@ -178,7 +178,7 @@
       context.restore();
     }
 
-    // A text cut in its middle, so that it is at most so wide.
+    // A text, cut in its middle so that it is at most `most` pixels wide.
     function fitted(context, text, most) {
       let shorter = text;
       for (let cut = text.length - 1; cut > 1 && context.measureText(shorter).width > most; cut--)

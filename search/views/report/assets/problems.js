@@ -25,7 +25,7 @@ const answers = (() => {
   const called = (split) => split === "confirm" ? "confirmation" : `${split} split`;
   const plain = (text) => text.replace(UNPRINTED, escaped);
 
-  // A text as nodes: what does not print is marked.
+  // A text as nodes, in which characters that do not print are marked.
   function shown(text) {
     const nodes = [];
     let end = 0;
@@ -43,7 +43,7 @@ const answers = (() => {
     while (begin < Math.min(a.length, b.length) && a[begin] === b[begin]) begin++;
     while (end < Math.min(a.length, b.length) - begin && a[a.length - 1 - end] === b[b.length - 1 - end]) end++;
     const x = a.slice(begin, a.length - end), y = b.slice(begin, b.length - end), width = y.length + 1;
-    const common = new Uint16Array((x.length + 1) * width); // the longest common subsequence of what is left
+    const common = new Uint16Array((x.length + 1) * width); // the longest common subsequence of the rest
     for (let i = x.length - 1; i >= 0; i--)
       for (let j = y.length - 1; j >= 0; j--)
         common[i * width + j] = x[i] === y[j] ? common[(i + 1) * width + j + 1] + 1
@@ -62,14 +62,14 @@ const answers = (() => {
       this.searched = new Map();
     }
 
-    // The outcomes of a model on a problem, a character per sample; "" where it has none.
+    // The outcomes of a model on a problem, one character per sample; "" if it has none.
     outcomes(model, split, place) {
       const { outcomes, samples } = this.models[model], count = samples[split];
       const found = outcomes[split]?.slice(place * count, (place + 1) * count) ?? "";
       return found.includes("-") ? "" : found;
     }
 
-    // The share of its samples that passed; null without outcomes.
+    // The share of a model's samples of a problem that passed; null without outcomes.
     rate(model, split, place) {
       const found = this.outcomes(model, split, place);
       return found ? [...found].filter((sign) => sign === "p").length / found.length : null;
@@ -99,7 +99,7 @@ const answers = (() => {
       return number < 0 ? null : this.texts[number];
     }
 
-    // A function that says whether a problem is asked for: all words, or /a regular expression/; throws SyntaxError.
+    // A function that says whether a problem matches: all words, or /a regular expression/; throws SyntaxError.
     matching(query) {
       const pattern = /^\/(.+)\/$/.exec(query.trim());
       if (pattern) {
@@ -159,7 +159,7 @@ const answers = (() => {
     return text === null ? null : h("details", { open, className: "prompt" }, h("summary", {}, "prompt"), ...code(text, problems.cut[problems.splits[split].prompts[place]]));
   }
 
-  // Which sample of each model to show: one that passed beside one that did not, where the models differ.
+  // Which sample of each model to show: one that passed beside one that did not, if the models differ.
   function pair(problems, first, second, split, place) {
     const samples = [first, second].map((model) => problems.written(model, split, place));
     const better = Math.sign(problems.rate(first, split, place) - problems.rate(second, split, place));
@@ -172,7 +172,7 @@ const answers = (() => {
     const [mine, theirs] = pair(problems, first, second, split, place), parts = [];
     parts.push(prompt(problems, split, place, true), verdict(problems, second, split, place, theirs, "−"), verdict(problems, first, split, place, mine, "+"));
     if (mine && theirs) return mine.text === theirs.text
-      ? [...parts, h("p", { className: "note" }, mine.cut || theirs.cut ? "What is shown of both is the same:" : "Both wrote the same text:"), ...code(mine.text, mine.cut)]
+      ? [...parts, h("p", { className: "note" }, mine.cut || theirs.cut ? "The shown parts of both are the same:" : "Both wrote the same text:"), ...code(mine.text, mine.cut)]
       : [...parts, ...diff(theirs, mine)];
     for (const [model, found] of [[second, theirs], [first, mine]])
       parts.push(...(found ? code(found.text, found.cut) : [absent(problems, model, first, second)]));
@@ -183,7 +183,7 @@ const answers = (() => {
     const name = plain(problems.models[model].name);
     if (first === second || !problems.models[first].word || !problems.models[second].word)
       return h("p", { className: "note" }, `What ${name} wrote is not in this page.`);
-    return h("p", { className: "note" }, `What ${name} wrote is not in this page, to keep it small. This shows it, as far as it was kept: `, h("code", {}, problems.command(first, second)));
+    return h("p", { className: "note" }, `What ${name} wrote is left out of this page, to keep it small. This command shows it, if it was kept: `, h("code", {}, problems.command(first, second)));
   }
 
   // What one model wrote for a problem, and how that differs from what another wrote.

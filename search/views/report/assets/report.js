@@ -7,7 +7,7 @@
 const report = (() => {
   const draws = new Map(), figures = new Map(), known = new Map(), begun = new Set();
   const PRINTED = 700; // pixels that a printed page has room for
-  const NARROW = 600, ENTRY = 19, AXIS = 70; // in a window narrower than this an entry of a legend has a line, so many pixels high
+  const NARROW = 600, ENTRY = 19, AXIS = 70; // in a window narrower than NARROW, each entry of a legend has its own line, ENTRY pixels high
   let library = null, printing = false;
 
   async function inflated(text) {
@@ -41,7 +41,7 @@ const report = (() => {
     return getComputedStyle(document.documentElement).getPropertyValue("--" + name).trim();
   }
 
-  // A figure in which each colour of the palette, which is the light one, is that of the page: dark, if that is on.
+  // A figure in which each colour of the palette, which is light, is replaced by the page's, which may be dark.
   const palette = JSON.parse(document.getElementById("colours").textContent);
   const names = new Map(Object.entries(palette).map(([name, value]) => [value, name]));
   function painted(node) {
@@ -63,7 +63,7 @@ const report = (() => {
     return painted(plain);
   }
 
-  // On a phone the legend is a list below the figure, which grows by it.
+  // On a phone the legend is a list below the figure, which grows by the list's height.
   function listed(element, data, layout) {
     const entries = data.filter((trace) => trace.name && trace.showlegend !== false).length;
     if (printing || element.clientWidth >= NARROW || layout.legend?.orientation !== "h" || entries < 4) return layout;
@@ -125,8 +125,8 @@ const report = (() => {
   // Safari has no requestIdleCallback.
   const idle = () => new Promise((resolve) => (window.requestIdleCallback ?? setTimeout)(resolve));
 
-  // Read what printing needs, where nothing waits for a promise, and then draw what nobody has scrolled to: a picture of
-  // the whole page shows it. A live page leaves that out: it would draw everything anew with each result.
+  // Read what printing needs, because printing waits for no promise; then draw what nobody has scrolled to, so that a
+  // picture of the whole page shows it. A live page leaves that out: it would redraw everything with each result.
   async function complete() {
     const sections = document.querySelectorAll("main > section");
     await idle();
@@ -140,7 +140,7 @@ const report = (() => {
     }
   }
 
-  // Draw everything as paper has room for it.
+  // Draw everything in the width of paper.
   function layOut() {
     printing = true;
     setTheme("light");

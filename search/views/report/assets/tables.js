@@ -4,7 +4,7 @@
   const shown = (cell) => cell?.dataset.value ?? cell?.textContent.trim() ?? "";
 
   function compare(one, other) {
-    if ((one === "") !== (other === "")) return one === "" ? 1 : -1; // what has no value comes last, either way
+    if ((one === "") !== (other === "")) return one === "" ? 1 : -1; // rows without a value come last, either way
     const numbers = [parseFloat(one), parseFloat(other)];
     return numbers.some(Number.isNaN) ? one.localeCompare(other, undefined, { numeric: true }) : numbers[0] - numbers[1];
   }
