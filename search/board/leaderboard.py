@@ -73,7 +73,7 @@ class Leaderboard:
         best: the number of the best trial, or None.
         best_parent: the name of the parent that the others are compared with, or None.
         optimism: how much higher the best trial scores on the search split than on the report split, if it has both.
-        unfinished: a sentence on the work left over that no worker does; set only if a search has just ended.
+        unfinished: a sentence on the remaining work that no worker is doing; set only if a search has just ended.
         ended: the rule by which the search ended, in words; set only if it has just ended.
         is_promising: whether more evidence may prove a trial: none is proven, the best is better than every parent, and
             no confirmation has begun.

@@ -73,7 +73,7 @@ class Phases:
         self.machine.rests()
 
     def unfinished(self) -> str:
-        """Return a sentence on the work left over that no worker does; usually empty."""
+        """Return a sentence on the remaining work that no worker is doing; usually empty."""
         others = self._others_at_trials()  # read first: trials that end in the meantime are counted below
         trials = [record for record in self.records.read() if record.kind == "trial"]
         ended = sum(record.is_over for record in trials)
@@ -226,7 +226,7 @@ class Phases:
             if result.record:
                 is_kept = store.finish(job, result.record)
         except STOPS:
-            with contextlib.suppress(SearchError):  # the folder is broken here, too
+            with contextlib.suppress(SearchError):  # the same broken folder may fail here, too
                 store.release(job)
             raise
         if result.record is None:

@@ -164,7 +164,7 @@ class Rounds(Phases):
         self.machine.rests()
 
     def unfinished(self) -> str:
-        """Return a sentence on the work left over that no worker does; usually empty."""
+        """Return a sentence on the remaining work that no worker is doing; usually empty."""
         others = self.session.store.at_work() - {self.session.worker}
         at_it = any(it.on("confirm").state == "running" and it.on("confirm").worker in others for it in self._models)
         if at_it or confirmation_ended(self.records.read(), self._splits, self.session.store.looks):
