@@ -1,6 +1,6 @@
-"""Values that a person gives to a command: text and paths, of which none may be empty.
+"""The values that the user gives to a command: texts and paths that must not be empty.
 
-An empty one is mostly a shell's variable that is not set. `Path` would take it for the current folder.
+An empty value is mostly a shell variable that is not set, and `Path` would take it for the current folder.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The checklist: every check of a preflight, in the order in which a person reads what they find.
+"""The checklist: every check of a preflight, in the order in which the user reads their findings.
 
-Guarantees: a check that fails ends no other; what needs the one that failed is not checked, and says so.
+Guarantees: a check that fails ends no other; the checks that need it are left out, and a note says so.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from search.preflight.subject import Subject
 from search.preflight.trial_probe import run_probe
 
 PARENTS = "parents"
-"""The check that says which folders the parents are; others call them by short names."""
+"""The check that names the parents' folders; the others use short names."""
 
 Found: TypeAlias = Callable[[Subject], Iterable[Finding]]
 
@@ -34,9 +34,9 @@ class Check:
     """A check.
 
     Attributes:
-        what: what is checked, in a word; its findings bear it.
-        found: yields what is found; an error for people is a problem.
-        needs: other checks, without a problem of which this one makes no sense.
+        what: what is checked, in a word, which its findings repeat.
+        found: yields the findings; an error for the user becomes a problem.
+        needs: the checks that must have no problem for this one to make sense.
     """
 
     what: str
@@ -63,11 +63,11 @@ CHECKS = (
 )
 
 PROBE = Check("probe", run_probe, tuple(check.what for check in CHECKS))
-"""What takes longer: it is asked for."""
+"""The check that takes longer, and runs only on request."""
 
 
 def run_checks(subject: Subject, checks: Iterable[Check] = CHECKS) -> Iterator[Finding]:
-    """Run checks and yield what they find; parents have their short names there."""
+    """Run checks and yield their findings, which use the parents' short names."""
     failed: set[str] = set()
     left: list[str] = []
     wanted = list(checks)
@@ -83,7 +83,7 @@ def run_checks(subject: Subject, checks: Iterable[Check] = CHECKS) -> Iterator[F
             failed.add(check.what)
         yield from (_shortened(finding, subject) for finding in found)
     if left:
-        yield Finding("note", "not checked", f"{', '.join(left)}: as long as there are the problems above")
+        yield Finding("note", "not checked", f"{', '.join(left)}: only after the problems above are fixed")
 
 
 def _attempted(check: Check, subject: Subject) -> Iterator[Finding]:
@@ -98,7 +98,7 @@ def _shortened(finding: Finding, subject: Subject) -> Finding:
     detail = finding.detail.removeprefix(f"{subject.config.source}: ")
     names = parent_names([Recipe.single(name).to_dict() for name in subject.names], NAME_WIDTH)
     for reference in sorted(names, key=len, reverse=True):
-        if finding.what != PARENTS:  # there a person wants to know which folders they are
+        if finding.what != PARENTS:  # there the user wants to know which folders they are
             whole = rf"(?<![\w/.-]){re.escape(reference)}(?![\w/-])"
             detail = re.sub(whole, names[reference].replace("\\", r"\\"), detail)
     return replace(finding, detail=detail)

@@ -1,4 +1,4 @@
-"""Findings: what a check found, for a person to read."""
+"""Findings: what a check found, for the user to read."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Finding:
             waste trials; with a ``problem`` the search cannot run.
         what: what was checked.
         detail: what was found, in words.
-        remedy: what to do about it, where the detail does not say so.
+        remedy: what to do about it, if the detail does not say so.
     """
 
     level: Level
@@ -33,6 +33,6 @@ class Finding:
 
 
 def untoward(findings: Iterable[Finding], *levels: Level) -> list[str]:
-    """Return the sentences of findings of some levels, by default of all that are not ok."""
+    """Return the sentences of the findings of some levels, by default of all that are not ok."""
     wanted = levels or ("note", "warning", "problem")
     return [finding.sentence for finding in findings if finding.level in wanted]

@@ -1,6 +1,6 @@
-"""The hub's cache: whether a model lies there whole, and what it takes to get it.
+"""The hub's cache: whether all of a model is there, and how to get it.
 
-Guarantees: downloads nothing. Asks the hub about a model that is not here, for as long as one answer may take.
+Guarantees: downloads nothing. Asks the hub once about each model that is not here, with the hub client's timeout.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from search.preflight.machine_findings import existing
 
 
 def missing_from_cache(parts: Iterable[str]) -> Iterator[Finding]:
-    """Yield what is missing of models and adapters with a hub id, and how to get it."""
+    """Yield which models and adapters with a hub id are missing, and how to get them."""
     from huggingface_hub import constants
 
     cache = Path(constants.HF_HUB_CACHE)
@@ -40,7 +40,7 @@ def missing_from_cache(parts: Iterable[str]) -> Iterator[Finding]:
 
 
 def _reason(part: str) -> str | None:
-    """Return why a model cannot be had from the cache; None if it can."""
+    """Return why a model cannot be read from the cache; None if it can."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -55,7 +55,7 @@ def _reason(part: str) -> str | None:
 
 
 def _on_the_hub(name: str, revision: str) -> tuple[str, int, bool]:
-    """Return what the hub says of a model, the bytes to download (0 if not known), and whether it may be there."""
+    """Return what the hub says about a model, the bytes to download (0 if unknown), and whether the model may exist."""
     from huggingface_hub import HfApi, constants, is_offline_mode
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 

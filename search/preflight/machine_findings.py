@@ -23,7 +23,7 @@ from search.space.config import SearchConfig
 if TYPE_CHECKING:
     from search.preflight.subject import Subject
 
-# What a token of a completion takes on disk, as text and as a draft; and what else a search writes.
+# The bytes that a token of a completion takes on disk, as text and as a draft; and those of all else in the folder.
 _TOKEN_BYTES, _OTHER_BYTES = 8, 20_000_000
 
 
@@ -44,7 +44,7 @@ def sandbox(_: Subject) -> Iterator[Finding]:
 
 
 def device(subject: Subject) -> Iterator[Finding]:
-    """Yield what merges and generates."""
+    """Yield the device and the backend."""
     require_backend(subject.config.evaluation.backend)
     where = subject.device or f"device_map: {subject.config.merging.device_map}"
     yield Finding("ok", "device", f"{where}, backend {subject.config.evaluation.backend}")
@@ -56,7 +56,7 @@ def memory(subject: Subject) -> Iterator[Finding]:
 
 
 def memory_findings(plan: MemoryPlan) -> Iterator[Finding]:
-    """Yield what a plan of the memory says."""
+    """Yield the findings on a memory plan."""
     if plan.refusal:
         yield Finding("problem", "memory", f"the search has no room here: {plan.refusal}")
         return
@@ -134,7 +134,7 @@ def disk_findings(out: Path, wanted: int, export: int) -> Iterator[Finding]:
         yield Finding(
             "note",
             "disk",
-            "the cache (~/.cache, or XDG_CACHE_HOME) cannot be written: each worker compiles and hashes anew",
+            "the cache (~/.cache, or XDG_CACHE_HOME) cannot be written: each worker compiles and hashes again",
         )
     yield Finding(
         "ok",

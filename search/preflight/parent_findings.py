@@ -1,4 +1,4 @@
-"""Findings about the parents: whether they are here, fit each other, end texts alike, and what their configs leave."""
+"""Findings about the parents: whether they are here, fit each other and end texts alike, and leftovers in configs."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def parents_fit(subject: Subject) -> Iterator[Finding]:
 
 
 def _all_that_differ(subject: Subject, first: str) -> Sequence[str]:
-    """Return what keeps each parent from being merged with the base; what was told first stays first."""
+    """Return what keeps each parent from being merged with the base, after the error that came first."""
     recipe = subject.config.space.extreme_recipes[0]
     base, others = recipe.config_source, [name for name in subject.names if name != recipe.config_source]
     options = MergeOptions(memory_budget=0, load=subject.config.merging.load_options)
@@ -88,7 +88,7 @@ def _all_that_differ(subject: Subject, first: str) -> Sequence[str]:
 
 
 def notes_on_parents(parents: ParentSet) -> Iterator[Finding]:
-    """Yield how open parents differ, and what scoring ignores of them."""
+    """Yield how opened parents differ, and what scoring ignores in them."""
     for note in parent_notes(parents):
         yield Finding("warning" if note in parents.doubts else "note", _ARCHITECTURE, note)
 
@@ -151,7 +151,7 @@ def leftovers(subject: Subject) -> Iterator[Finding]:
 
 
 def config_leftovers(checkpoints: Mapping[str, Checkpoint], sources: Collection[str]) -> Iterator[Finding]:
-    """Yield the leftovers of some models; `sources` gives merges their configs."""
+    """Yield the leftovers in the configs of some models; merges have the configs of `sources`."""
     for name, checkpoint in checkpoints.items():
         if name in sources and generates_without_cache(checkpoint):
             yield Finding(

@@ -35,7 +35,7 @@ def results(subject: Subject) -> Iterator[Finding]:
     try:
         with ResultsFolder.open(out).reading() as store:
             over = sum(record.kind == "trial" and record.is_over for record in store.changed()[0])
-        yield Finding("ok", "results", f"{out} holds this search: {over} trials are over, and a run goes on from there")
+        yield Finding("ok", "results", f"{out} holds this search: {over} trials are over, and a run continues it")
     except SearchError:
         yield Finding("ok", "results", f"{out}: a new folder")
     if not config.evaluation.allow_code_execution:
@@ -48,7 +48,7 @@ def results(subject: Subject) -> Iterator[Finding]:
 
 
 def problems(subject: Subject) -> Iterator[Finding]:
-    """Yield how many problems each split has, and why it has none."""
+    """Yield how many problems each split has."""
     visible, report = subject.splits
     parts = [f"{len(part.task_ids)} of {part.name}" for part in subject.problems.parts]
     sets = f" ({', '.join(parts)})" if len(parts) > 1 else ""
@@ -123,7 +123,7 @@ def _of_context(subject: Subject, longest: int) -> Iterator[Finding]:
 
 
 def _of_auto_tokenizer(subject: Subject) -> Iterator[Finding]:
-    """Yield for which parents AutoTokenizer, with which people will load an export, gives other ids."""
+    """Yield the parents for which AutoTokenizer, which users of an export will load it with, gives other ids."""
     prompt = subject.config.evaluation.prompt
     texts = partial(_texts, subject.problems, prompt.format)
     for name in [prompt.tokenizer] if prompt.tokenizer else subject.names:
@@ -136,8 +136,8 @@ def _of_auto_tokenizer(subject: Subject) -> Iterator[Finding]:
             yield Finding(
                 "warning",
                 _PROMPTS,
-                f"{name}: AutoTokenizer splits {differing} of {len(subject.problems)} prompts otherwise than its "
-                "tokenizer.json, by which prompts are made here; an export is used with AutoTokenizer",
+                f"{name}: AutoTokenizer splits {differing} of {len(subject.problems)} prompts differently from its "
+                "tokenizer.json, which prompts are made with here; exports are used with AutoTokenizer",
                 "set tokenizer_class to PreTrainedTokenizerFast in its tokenizer_config.json",
             )
 
@@ -150,7 +150,7 @@ def _texts(problems: ProblemSet, prompt: PromptFormat, tokenizer: PreTrainedToke
 
 
 def _differing(own: PreTrainedTokenizerBase, texts: Sequence[str], trust: bool) -> int:
-    """Return how many texts AutoTokenizer splits otherwise than `load_tokenizer`, which keeps tokenizer.json."""
+    """Return how many texts AutoTokenizer splits differently from `load_tokenizer`, which keeps tokenizer.json."""
     from transformers import AutoTokenizer
 
     plain = AutoTokenizer.from_pretrained(own.name_or_path, trust_remote_code=trust)
@@ -163,10 +163,10 @@ def evidence(subject: Subject) -> Iterator[Finding]:
 
 
 def provable(config: SearchConfig, problems: int, at_end: float) -> Finding:
-    """Return what a search with so many report problems can prove, as `what_is_provable`."""
+    """Return what a search with a number of report problems can prove; see `what_is_provable`."""
     told = what_is_provable(config, problems, at_end)
     if not told:
-        return Finding("note", "evidence", "there is no report split, so that nothing is proven")
+        return Finding("note", "evidence", "there is no report split, so nothing can be proven")
     if config.objectives > 1:
         return Finding("note", "evidence", told)
     if at_end <= 0 or least_gain(problems, ASSUMED_DISCORDANCE, at_end / config.search.finalists) is None:

@@ -33,9 +33,9 @@ class Subject:
     """A search that is about to run. Properties raise the errors of what they open.
 
     Attributes:
-        config: the search's.
+        config: the search's config.
         out: its results folder.
-        progress: told what takes long.
+        progress: shows what takes long.
         opened: closes what was opened.
     """
 
@@ -69,7 +69,7 @@ class Subject:
 
     @cached_property
     def looks(self) -> Looks:
-        """The looks at the report split, of which earlier searches may have made some. Raises SearchError."""
+        """The looks at the report split, including those of earlier searches. Raises SearchError."""
         spent = spent_earlier(self.earlier, self.splits[1])
         return Looks(self.config.search.trials, (Look(None, spent, ()),) if spent else ())
 
@@ -91,7 +91,7 @@ class Subject:
 
     @cached_property
     def merger(self) -> Merger:
-        """What merges the parents. Raises MergingError."""
+        """The merger of the parents. Raises MergingError."""
         return Merger(self.parents)
 
     @cached_property
@@ -100,7 +100,7 @@ class Subject:
 
     @property
     def candidates(self) -> Sequence[Recipe]:
-        """Recipes of the space that can be merged, in which every choice stands. Raises MergingError."""
+        """Recipes of the space that can be merged, in which every choice occurs. Raises MergingError."""
         return self._fitting[0]
 
     @property
@@ -110,7 +110,7 @@ class Subject:
 
     @cached_property
     def models(self) -> Mapping[str, Recipe]:
-        """A merge, and the reference models that can be had, by the names that notes call them."""
+        """A merge, and the reference models that can be merged, by their names in notes."""
         found = {"the merges": self.candidates[0]}
         for record in reference_models(self.config):
             recipe = Recipe.from_dict(record.recipe, self.config.source)
@@ -129,7 +129,7 @@ class Subject:
 
     @cached_property
     def device(self) -> torch.device | None:
-        """Where models are; None if they are spread. Raises SearchError."""
+        """The models' device; None if they are spread. Raises SearchError."""
         section = self.config.merging
         if section.device_map is not None:
             return None
@@ -138,7 +138,7 @@ class Subject:
 
     @cached_property
     def planner(self) -> Planner:
-        """What plans the memory of this machine. Raises SearchError or MergingError."""
+        """The planner of this machine's memory. Raises SearchError or MergingError."""
         splits = list(self.splits)
         if self.device is not None:
             return Planner.of_search(self.config, self.merger, self.candidates, splits, self.tokenizer, [self.device])
@@ -152,5 +152,5 @@ class Subject:
 
     @cached_property
     def memory(self) -> MemoryPlan:
-        """The plan of the memory. Raises SearchError or MergingError."""
+        """The memory plan. Raises SearchError or MergingError."""
         return self.planner.plan()

@@ -1,7 +1,7 @@
 """The probe: one real trial, to say how many a night has time for.
 
-Guarantees: what it writes is in a temporary folder, which is gone afterwards. The first merge, in which statistics are
-computed and kernels compiled, does not count. A trial of an ascent takes longer than the one that is run.
+Guarantees: it writes only into a temporary folder, which is removed afterwards. The first merge, which computes
+statistics and compiles kernels, does not count. A trial of an ascent takes longer than the one that is run.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ _MORNING = 8
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """What a search takes here, in seconds.
+    """How long a search takes here; times are in seconds.
 
     Attributes:
-        start: until the first model is scored.
-        parent: to score a parent on the search split.
-        trial: to merge and score a trial there.
-        phases: of the trial, by name.
+        start: the time until the first model is scored.
+        parent: the time to score a parent on the search split.
+        trial: the time to merge and score a trial there.
+        phases: the times of the trial's phases, by name.
         references: how many reference models there are.
         reported: how many models are scored on the report split at the end.
-        report_share: what scoring a model on the report split takes, in times of the search split.
+        report_share: the time of scoring on the report split, as a multiple of that on the search split.
     """
 
     start: float
@@ -52,26 +52,26 @@ class Probe:
 
     @property
     def before(self) -> float:
-        """What is over before the first trial begins."""
+        """The seconds before the first trial begins."""
         return self.start + self.references * self.parent
 
     @property
     def after(self) -> float:
-        """What the report split takes after the last trial; its models are scored without drafts, as parents are."""
+        """The seconds that the report split takes after the last trial, without drafts, as for parents."""
         return self.reported * self.report_share * self.parent
 
     def trials_within(self, seconds: float, *, reported: bool) -> int:
-        """Return how many trials begin within so many seconds; `reported` if the report split is scored therein."""
+        """Return how many trials begin within some seconds, in which the report split is scored, too, if `reported`."""
         left = seconds - self.before - (self.after if reported else 0.0)
         return max(0, int(left / self.trial))
 
     def seconds_of(self, trials: int) -> float:
-        """Return what a search of so many trials takes."""
+        """Return the seconds that a search of this many trials takes."""
         return self.before + trials * self.trial + self.after
 
 
 def run_probe(subject: Subject) -> Iterator[Finding]:
-    """Run a parent and a trial, and yield what that says of the night."""
+    """Run a parent and a trial, and yield what that says about the night."""
     try:
         found = probe(subject.config, subject.progress)
     except Exception as error:
@@ -118,12 +118,12 @@ def probe(config: SearchConfig, progress: Progress) -> Probe:
 
 
 def probe_findings(config: SearchConfig, found: Probe, now: datetime) -> list[Finding]:
-    """Return what a probe says of the night.
+    """Return what a probe says about the night.
 
     Args:
-        config: the search's.
+        config: the search's config.
         found: the probe.
-        now: with a time zone.
+        now: the present time, with a time zone.
     """
     search = config.search
     phases = ", ".join(f"{name} {shown_seconds(seconds)}" for name, seconds in found.phases.items())
@@ -155,11 +155,11 @@ def _enough(possible: int, wanted: int, what: str) -> Finding:
     if possible >= wanted:
         return Finding("ok", "probe", what)
     remedy = "fewer problems, a smaller max_new_tokens, or more workers on other cards make trials faster"
-    return Finding("note" if possible else "warning", "probe", f"{what}, of {wanted:,} that are asked for", remedy)
+    return Finding("note" if possible else "warning", "probe", f"{what}, of the {wanted:,} in the config", remedy)
 
 
 def _about(count: int) -> int:
-    """Return a number with two digits that say something."""
+    """Return a number rounded to two significant digits."""
     return round(count, 2 - len(str(count)))
 
 
@@ -175,7 +175,7 @@ def _days(now: datetime, then: datetime) -> str:
 
 
 def shown_seconds(seconds: float) -> str:
-    """Return a duration as people say it."""
+    """Return a duration as users read it."""
     if seconds < 60:
         return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
     minutes = round(seconds / 60)

@@ -33,8 +33,8 @@ def value_findings(largest: Mapping[str, Mapping[str, float]], dtypes: Collectio
     """Yield what is wrong with the largest magnitudes of some models' tensors.
 
     Args:
-        largest: by model and tensor.
-        dtypes: what the tensors are merged and written in.
+        largest: the largest magnitudes, by model and tensor.
+        dtypes: the dtypes that the tensors are merged and written in.
     """
     found = False
     for parent, each in largest.items():

@@ -127,7 +127,7 @@ def test_where_nothing_is_amiss_every_check_says_what_it_saw(shared_family: Fami
             other_words,
             "warning",
             "prompts",
-            "b: AutoTokenizer splits 2 of 16 prompts otherwise than its tokenizer.json",
+            "b: AutoTokenizer splits 2 of 16 prompts differently from its tokenizer.json",
         ),
         (value(float("nan")), "problem", "values", "b: holds NaN in lm_head.weight, and so does every merge of it"),
         (without_cache, "warning", "configs", "base: its config says use_cache: false, as training leaves it"),

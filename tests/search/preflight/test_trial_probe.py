@@ -42,8 +42,8 @@ def test_it_says_how_many_trials_there_is_time_for(shared_family: Family) -> Non
             "900 trials, 4 reference models and the report split take about 15 h 02 min, until 13:02 tomorrow; trials "
             "of an ascent take longer, and drafts make later ones faster",
         ),
-        ("note", "search.timeout (1 h 00 min) has time for about 58 trials, of 900 that are asked for"),
-        ("note", "until 08:00 tomorrow there is time for about 600 trials, of 900 that are asked for"),
+        ("note", "search.timeout (1 h 00 min) has time for about 58 trials, of the 900 in the config"),
+        ("note", "until 08:00 tomorrow there is time for about 600 trials, of the 900 in the config"),
     ]
     fewer = probe_findings(config.updated("search", trials=50, timeout=None), PROBE, EVENING)
     assert [it.level for it in fewer] == ["ok"] * 3
