@@ -1,1 +1,1 @@
-"""Callbacks: what is told of a search while it runs, such as MLflow and Weights & Biases."""
+"""Callbacks, which follow a search while it runs, such as MLflow and Weights & Biases."""

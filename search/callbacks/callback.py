@@ -1,6 +1,6 @@
-"""A callback: what is told by each worker what becomes of a search.
+"""A callback, which each worker tells what becomes of a search.
 
-Guarantees: a callback that raises is told nothing more, and ends no search.
+Guarantees: a callback that raises is told nothing more, and does not end the search.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ _LOG = logging.getLogger("search.callbacks")
 
 @dataclass(frozen=True, slots=True)
 class BegunSearch:
-    """A search that a worker begins to work on, or goes on with.
+    """A search that a worker begins or continues.
 
     Attributes:
         folder: its results folder.
-        config: the config.
-        records: its records as far as they are known now.
-        over: those of the records that no worker will tell of any more, because it is not at work.
+        config: its config.
+        records: its records, as far as they are known now.
+        over: the records that no worker will report any more, because theirs is no longer at work.
         splits: how the outcomes on each split are read.
-        say: shows a line to the person.
+        say: shows a line to the user.
     """
 
     folder: ResultsFolder
@@ -55,12 +55,12 @@ class Callback:
 
         Args:
             record: what became of the model; `record.kind` says whether it is a trial.
-            split: what it was scored on; each model is told of once per split (in a confirmation once per round).
-            status: how the search stands now.
+            split: the split that it was scored on; a model comes once per split (in a confirmation, once per round).
+            status: the state of the search now.
         """
 
     def on_end(self, leaderboard: Leaderboard) -> None:
-        """This worker ends; others may still be at work. Not called where a second Ctrl-C ends it at once."""
+        """This worker ends; others may still be at work. Not called if a second Ctrl-C ends it at once."""
 
 
 @dataclass
@@ -68,8 +68,8 @@ class Callbacks:
     """Tells several callbacks, and switches off those that raise.
 
     Attributes:
-        active: those that are told.
-        say: shows a line to the person.
+        active: the callbacks that are told.
+        say: shows a line to the user.
     """
 
     active: list[Callback] = field(default_factory=list)
@@ -77,16 +77,16 @@ class Callbacks:
 
     @classmethod
     def of(cls, callbacks: Iterable[Callback], say: Callable[[str], None]) -> Callbacks:
-        """Return what tells some callbacks."""
+        """Return an object that tells these callbacks."""
         return cls(list(callbacks), say)
 
     @contextlib.contextmanager
     def during(self, search: Callable[[], BegunSearch], found: Callable[[], Leaderboard]) -> Iterator[None]:
-        """Tell that a worker begins, and at the end of the context that it ends.
+        """Tell the callbacks that a worker begins and, at the end of the context, that it ends.
 
         Args:
-            search: gives what it works on.
-            found: gives the leaderboard at the end.
+            search: returns the search that it works on.
+            found: returns the leaderboard at the end.
         """
         self._tell(lambda callback: callback.on_begin(search()))
         try:
@@ -97,7 +97,7 @@ class Callbacks:
         self._end(found)
 
     def record(self, record: TrialRecord, split: SplitName, status: SearchStatus) -> None:
-        """Tell that a model was scored."""
+        """Tell the callbacks that a model was scored."""
         self._tell(lambda callback: callback.on_record(record, split, status))
 
     def _end(self, found: Callable[[], Leaderboard]) -> None:
@@ -107,7 +107,7 @@ class Callbacks:
         for callback in tuple(self.active):
             try:
                 call(callback)
-            except Exception as error:  # whatever it is, the search goes on
+            except Exception as error:  # whatever it is, the search must go on
                 name = type(callback).__name__
                 _LOG.exception("%s failed and is switched off", name)
                 self.active.remove(callback)

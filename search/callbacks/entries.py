@@ -14,7 +14,7 @@ Entries: TypeAlias = dict[str, float | str]
 
 
 def names_of_parents(records: Iterable[TrialRecord]) -> dict[str, str]:
-    """Return a short name of each parent among some records, by its reference."""
+    """Return a short name for each parent among some records, by its reference."""
     return parent_names([record.recipe for record in records if record.kind == "parent"], LABEL_WIDTH)
 
 
@@ -24,9 +24,9 @@ def entries(
     """Return what became of a model on a split.
 
     Args:
-        record: of the model.
+        record: the model's record.
         split: the split; parameters and the proposer belong to the search split.
-        names: of the parents, by their reference.
+        names: the parents' short names, by reference.
         splits: how the outcomes on each split are read.
     """
     scoring = record.on(split)
@@ -46,7 +46,7 @@ def entries(
 
 
 def _parameters(record: TrialRecord, names: Mapping[str, str]) -> Entries:
-    """Return the searched parameters; those of one name, such as a gradient's knots, are counted from 0."""
+    """Return the searched parameters; those that share a name, such as a gradient's knots, are numbered from 0."""
     words = {key: parameter_name(key, record.recipe, names) for key in record.parameters}
     counts, seen = Counter(words.values()), Counter[tuple[str, str]]()
     found: Entries = {}

@@ -17,10 +17,10 @@ from search.board.leaderboard import Leaderboard
 from search.callbacks.entries import Entries
 from search.callbacks.tracker import PROJECT, Tracker
 
-# MLflow takes other characters for a mistake, and of a parameter so many.
+# MLflow refuses other characters in names, and longer names and values.
 _ODD = re.compile(r"[^\w.\-:/ ]")
 _LONGEST_NAME, _LONGEST_VALUE = 250, 6000
-# It takes no more at once: of parameters 100, of metrics 1000.
+# MLflow takes at most 100 parameters, or 1000 metrics, at once.
 _AT_ONCE = 100
 
 
@@ -31,7 +31,7 @@ class MlflowTracker(Tracker):
     _run: str
 
     def begin(self, run: str | None) -> str:
-        """Go on with a run, or begin one; see `Tracker`."""
+        """Continue a run, or begin one; see `Tracker`."""
         # By default a search would wait five minutes for a server that is gone.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         self._client = MlflowClient()
@@ -41,7 +41,7 @@ class MlflowTracker(Tracker):
         return self._run
 
     def add_trial(self, number: int, found: Entries) -> None:
-        """Add a step. MLflow has only numbers there: the proposer is the name of one, and its value the score."""
+        """Add a step. MLflow has only numbers there, so the proposer names one, whose value is the score."""
         score = found.get("search/score")
         proposed_by = found.get("proposed_by")
         if proposed_by and score is not None:
@@ -63,7 +63,7 @@ class MlflowTracker(Tracker):
         self._client.set_terminated(self._run, RunStatus.to_string(status))
 
     def _is_there(self, run: str) -> bool:
-        """Whether this server has the run; it may be one from another server."""
+        """Whether this server has the run, which may be from another server."""
         try:
             return bool(self._client.get_run(run).info.lifecycle_stage == "active")
         except MlflowException as error:

@@ -1,9 +1,9 @@
-"""A tracker: a callback that keeps a search in an experiment tracker, as one run that a resumed search goes on in.
+"""A tracker: a callback that keeps a search in an experiment tracker, as one run, which a resumed search continues.
 
-    results/NAME/tracking/TRACKER   the run's id, and then one line per model and split that it was told of
+    results/NAME/tracking/TRACKER   the run's id, and then one line per model and split that the run has
 
-Guarantees: each scoring is told of once, also if its worker was killed before it could, or ran without the tracker:
-whoever works on the search next tells of it.
+Guarantees: each scoring on the search and report splits is added, even if its worker was killed before it could add it,
+or ran without the tracker: the next worker adds it. What the file lists is not added again.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ class Tracker(Callback):
     _names: Mapping[str, str]
 
     def on_begin(self, search: BegunSearch) -> None:
-        """Begin the run, or go on with it, and tell it what nobody has told it."""
+        """Begin or continue the run, and add what no worker has added."""
         self.search = search
         self._names = names_of_parents(search.records)
         folder = search.folder.path / FOLDER
         folder.mkdir(exist_ok=True)
-        with exclusive(folder / ".lock"):  # of several workers that begin at once one makes the run
+        with exclusive(folder / ".lock"):  # if several workers begin at once, one makes the run
             self._file = folder / self.place()
             known = self._file.read_text(encoding="utf-8").splitlines() if self._file.exists() else []
             run = self.begin(known[0] if known else None)
@@ -78,12 +78,12 @@ class Tracker(Callback):
         return type(self).__name__.removesuffix("Tracker").lower()
 
     def fills_in(self) -> bool:
-        """Whether this worker tells of what nobody has told of."""
+        """Whether this worker adds what no worker has added."""
         return True
 
     @abstractmethod
     def begin(self, run: str | None) -> str:
-        """Go on with a run, or begin one if that is None or gone; return its id."""
+        """Continue a run, or begin one if it is None or gone; return its id."""
 
     @abstractmethod
     def add_trial(self, number: int, found: Entries) -> None:

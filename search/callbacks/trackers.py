@@ -1,4 +1,4 @@
-"""The trackers by name, each behind an extra of its own."""
+"""The trackers by name, each of which needs its own extra."""
 
 from __future__ import annotations
 
@@ -21,6 +21,6 @@ def trackers(names: Iterable[str]) -> list[Callback]:
     wanted = list(dict.fromkeys(names))
     for name in wanted:
         spec = find_spec(name)
-        if spec is None or spec.origin is None:  # a folder of that name, such as the runs of wandb, is no package
+        if spec is None or spec.origin is None:  # a folder of that name, such as wandb's runs, is not a package
             raise SearchError(f"--track {name}: is not installed; run pip install 'merge-search[{name}]'")
     return [getattr(import_module(f"search.callbacks.{name}_tracker"), TRACKERS[name])() for name in wanted]

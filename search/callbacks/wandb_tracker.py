@@ -21,14 +21,14 @@ from search.locks import held, is_held
 class WandbTracker(Tracker):
     """Keeps a search in Weights & Biases, where its environment variables say (WANDB_MODE, WANDB_PROJECT, ...).
 
-    Only one process can write a run: of several workers at once each has its own, in a group of the search's name.
+    Only one process can write a run, so each of several workers has its own, in a group with the search's name.
     """
 
     _run: wandb.Run
     _number: int
 
     def place(self) -> str:
-        """Take the first run of the search that no worker is at."""
+        """Take the first run of the search that no worker holds; return the name of its file."""
         folder = self.search.folder.path / FOLDER
         self._held = ExitStack()
         for number in itertools.count():
@@ -44,7 +44,7 @@ class WandbTracker(Tracker):
         return self._number == 0
 
     def begin(self, run: str | None) -> str:
-        """Go on with a run, or begin one; see `Tracker`."""
+        """Continue a run, or begin one; see `Tracker`."""
         search, name = self.search, self.search.folder.name
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", PROJECT),

@@ -1,1 +1,1 @@
-"""Publishing: what an export tells of itself, and its way to the hub."""
+"""Publishing: what an export says about itself, and its upload to the hub."""

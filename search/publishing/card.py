@@ -42,11 +42,11 @@ def evidence(
     """Return the section about the scores of a model.
 
     Args:
-        row: of the model.
-        leaderboard: of its search.
+        row: the model's row.
+        leaderboard: the leaderboard of its search.
         settings: how it was scored.
         computed: the dtype that it was computed in, in words.
-        confirmation: that it was part of, if there was one.
+        confirmation: the confirmation of its search, if there was one.
     """
     lines = [
         "",
@@ -81,7 +81,7 @@ def evidence(
 
 
 def _called(parent: str, leaderboard: Leaderboard) -> str:
-    """Return what the card calls a parent: its hub id, or a short name instead of a path."""
+    """Return the name of a parent in the card: its hub id, or a short name instead of a path."""
     if not any(Path(part).exists() for part in (parent, *parts_of(parent))):
         return parent
     return short_names(record.name for record in leaderboard.records if record.kind == "parent").get(parent, parent)

@@ -1,7 +1,7 @@
 """Scores as the hub reads them, one file in .eval_results per benchmark: https://huggingface.co/docs/hub/eval-results.
 
-Guarantees: a score is filed only of a whole set that the hub lists as a benchmark, and only if the merge was not chosen
-by it, unless a person wants that; then the note says on how many problems it was.
+Guarantees: a score is filed only for a whole set that the hub lists as a benchmark. If the merge was chosen by the set,
+the score is filed only on request, with a note that says by how many of the problems.
 """
 
 from __future__ import annotations
@@ -68,9 +68,9 @@ def set_scores(folder: ResultsFolder, record: TrialRecord, more: Mapping[str, Ra
     """Return the scores of a merge on the sets of its search and of its confirmation.
 
     Args:
-        folder: of the search.
-        record: of the merge.
-        more: rates on problems of the search, by task id, that no outcome of the record is about.
+        folder: the results folder of the search.
+        record: the merge's record.
+        more: rates on those problems of the search that the record has no outcomes on, by task id.
 
     Raises:
         SearchError: a set is gone, or has changed.
@@ -109,7 +109,7 @@ def _of_the_search(
     if problems.digest != folder.identity["problems"]["sha256"]:
         raise SearchError(f"{folder.path}: the problems have changed since the search began; restore them")
     named = {part.name: part.task_ids for part in problems.parts} or {problems.name: problems.task_ids}
-    # The search split alone chooses the best; another one is exported because of what both splits showed.
+    # Only the search split chooses the best trial; another one is exported because of what both splits showed.
     chosen_by = frozenset(tasks["search"] if is_best else [*tasks["search"], *tasks["report"]])
     for entry, task_ids in zip(evaluation.problems, named.values(), strict=True):
         is_whole = rates.keys() >= set(task_ids) and not entry.without
@@ -132,7 +132,7 @@ def _of_the_confirmation(
     by_place = rounds.rates(rounds.of_rounds(scoring.outcomes))
     rates = {plan.task_ids[int(place)]: rate for place, rate in by_place.items()}
     reported = frozenset(folder.splits["report"])
-    # The first finalist was the best before the confirmation; another is exported because of what this showed.
+    # The first finalist was the best before the confirmation; another one is exported because of what that showed.
     has_chosen = record.kind == "trial" and plan.finalists[:1] != (record.number,)
     for source in plan.sources:
         try:
@@ -163,20 +163,20 @@ def write_results(
     note: Callable[[str], None],
     more: Callable[[ResultsFolder, TrialRecord], Mapping[str, Rate]] | None = None,
 ) -> None:
-    """Write the files of those scores that may be filed, and say of each other one why not.
+    """Write the files of the scores that may be filed, and say why each other one is not.
 
     Args:
         results: the results folder.
-        record: of the merge.
-        export: its folder.
-        upload: where it goes.
-        note: told what is filed, in sentences.
-        more: where sets that chose the merge are filed, too: returns what the record lacks for a score of all problems.
+        record: the merge's record.
+        export: the folder of the export.
+        upload: the upload of the export.
+        note: called with what is filed and what is not, in sentences.
+        more: returns the rates that the record lacks; given if sets that the merge was chosen by are filed, too.
 
     Raises:
         SearchError: a set is gone, or has changed; or the hub does not answer.
     """
-    for file in (export / FOLDER).glob("*.yaml"):  # of an earlier call
+    for file in (export / FOLDER).glob("*.yaml"):  # from an earlier call
         file.unlink()
     folder = ResultsFolder.open(results)
     scores = set_scores(folder, record)
@@ -189,7 +189,7 @@ def write_results(
     for score in wanted:
         dataset = score.dataset.partition(":")[0]
         if score not in tasks:
-            note(f"{Path(score.source).name}: not filed: {dataset} is none of the benchmarks that the hub lists")
+            note(f"{Path(score.source).name}: not filed: {dataset} is not among the benchmarks that the hub lists")
         elif (task := tasks[score]) is None:
             note(f"{Path(score.source).name}: not filed: the eval.yaml of {dataset} has no task for it")
         else:
@@ -201,7 +201,7 @@ def write_results(
 
 def _may_be_filed(score: SetScore, all_sets: bool, note: Callable[[str], None]) -> bool:
     if not score.dataset:
-        reason = "a file is no benchmark of the hub"
+        reason = "a file is not a benchmark of the hub"
     elif score.chosen_on and not all_sets:
         reason = (
             f"the merge was chosen on {score.chosen_on} of its {score.problems} problems; --file-results files it with "
@@ -220,7 +220,7 @@ def _benchmarks(api: HfApi) -> frozenset[str]:
 
 
 def _task(api: HfApi, called: str) -> str | None:
-    """Return the id of a benchmark's task for a config of its dataset (ID:CONFIG); of a single task its id."""
+    """Return the id of a benchmark's task for a config of its dataset (ID:CONFIG), or of its only task."""
     dataset, _, config = called.partition(":")
     file = api.hf_hub_download(dataset, "eval.yaml", repo_type="dataset")
     tasks = (yaml.safe_load(Path(file).read_text(encoding="utf-8")) or {}).get("tasks", [])

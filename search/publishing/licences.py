@@ -1,7 +1,7 @@
 """Licences: which family each belongs to, and which families go together in one merge.
 
-Guarantees: says "check" where it is not sure; two licences that it does not know never pass as going together. It reads
-what a model card's metadata says, and no licence's text.
+Guarantees: says "check" if it is not sure; licences that it does not know never pass as going together. It reads only
+the metadata of model cards, and no licence's text.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Family: TypeAlias = Literal[
     "Llama community", "DeepSeek", "Gemma", "Qwen", "OpenRAIL", "unknown",
 ]  # fmt: skip
 
-# A licence is of the first family for which it begins with one of these words.
+# A licence belongs to the first family that has a word which it begins with.
 _FAMILIES: Final[Mapping[Family, tuple[str, ...]]] = {
     "no derivatives": ("cc-by-nd", "cc-by-nc-nd"),
     "non-commercial": ("cc-by-nc", "qwen-research", "mrl", "mnpl", "fair-noncommercial", "apple-amlr"),
@@ -31,18 +31,18 @@ _FAMILIES: Final[Mapping[Family, tuple[str, ...]]] = {
     "Qwen": ("qwen", "tongyi-qianwen"),
     "OpenRAIL": ("openrail", "bigscience-openrail", "bigcode-openrail", "bigscience-bloom-rail", "creativeml-openrail"),
 }  # fmt: skip
-# Each of these adds restrictions of its own that must go along with every model made of the first.
+# Each of these adds restrictions of its own that every derived model must carry, too.
 _COMMUNITY: Final[frozenset[Family]] = frozenset(("Llama community", "DeepSeek", "Gemma", "Qwen", "OpenRAIL"))
 
 
 @dataclass(frozen=True, slots=True)
 class Licence:
-    """What a model card's metadata says of the licence.
+    """What a model card's metadata says about the licence.
 
     Attributes:
-        name: its identifier on the hub (``apache-2.0``), or its own name where that is ``other``.
+        name: its identifier on the hub (``apache-2.0``), or its own name if that is ``other``.
         is_listed: whether the hub knows the name as an identifier.
-        link: to its text, if the card gives one.
+        link: the link to its text, if the card gives one.
     """
 
     name: str
@@ -57,10 +57,10 @@ class Licence:
 
 
 def concerns(licences: Sequence[Licence | None]) -> tuple[str, ...]:
-    """Return, in sentences, why a merge of models under these licences may not be shared; None is unknown."""
+    """Return, in sentences, what may forbid sharing a merge of models under these licences; None is an unknown one."""
     known = list(dict.fromkeys(licence for licence in licences if licence))
-    found = [f"`{it.name}` forbids to share changed versions, and a merge is one." for it in known if _forbids(it)]
-    found += [f"`{it.name}`: no rule is known here for it: check its terms." for it in known if it.family == "unknown"]
+    found = [f"`{it.name}` forbids sharing changed versions, and a merge is one." for it in known if _forbids(it)]
+    found += [f"`{it.name}`: no rule for it is known here: check its terms." for it in known if it.family == "unknown"]
     if None in licences:
         found.append("The licence of a parent is not known: check it.")
     pairs = combinations((it for it in known if it.family not in ("unknown", "no derivatives")), 2)
@@ -75,7 +75,7 @@ def _forbids(licence: Licence) -> bool:
 
 
 def _between(one: Licence, other: Licence) -> str:
-    """Return why two licences may not go together, in a sentence; nothing if they do."""
+    """Return why two licences do not, or may not, go together, in a sentence; empty if they do."""
     families = {one.family, other.family}
     names = f"`{one.name}` and `{other.name}`"
     if "permissive" in families:
@@ -86,7 +86,7 @@ def _between(one: Licence, other: Licence) -> str:
         return f"{names} do not go together: `{strict}` allows no further restrictions, and `{added}` adds some."
     if families == {"non-commercial"}:
         return ""
-    return f"{names}: each wants its own terms to go along with the merge: check whether both can."
+    return f"{names}: each requires that its own terms go with the merge: check whether both can."
 
 
 def merged(licences: Sequence[Licence | None]) -> Licence:

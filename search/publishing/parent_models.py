@@ -1,4 +1,4 @@
-"""The parents of a merge as its model card tells of them: where they are on the hub, and their licences.
+"""The parents of a merge, for its model card: where they are on the hub, and their licences.
 
 Guarantees: a licence is what the parent's own README says in its metadata, or unknown; nothing is guessed from names.
 """
@@ -22,9 +22,9 @@ class ParentModel:
     """A parent, or the adapter of one.
 
     Attributes:
-        name: what people read: its hub id, or the short name of a folder.
-        hub_id: its id on the hub, without a revision; None for a folder that is not of the hub's cache.
-        licence: None if it is unknown.
+        name: the displayed name: its hub id, or the short name of a folder.
+        hub_id: its id on the hub, without a revision; None for a folder outside of the hub's cache.
+        licence: its licence; None if that is unknown.
     """
 
     name: str
@@ -36,7 +36,7 @@ def parent_models(recipe: Recipe, ask_hub: bool) -> tuple[ParentModel, ...]:
     """Return the models that a recipe merges, in its order.
 
     Args:
-        recipe: with its models called by where they are now.
+        recipe: the recipe, with each model named by its present place.
         ask_hub: whether a README that is not in the hub's cache may be downloaded.
     """
     parts = dict.fromkeys(part for parent in recipe.parents() for part in _parts(parent))

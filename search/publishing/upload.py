@@ -1,6 +1,6 @@
-"""The way to the hub: who is logged in, the repository, and an upload that goes on where it was cut off.
+"""The upload to the hub: the login, the repository, and the transfer, which continues where it was cut off.
 
-Guarantees: nothing private becomes public: a repository that exists keeps who can see it, or is refused. A repository
+Guarantees: nothing private becomes public: a repository that exists keeps its visibility, or is refused. A repository
 that holds anything but an earlier export of ours is refused. Files of such an export that this one lacks are removed.
 """
 
@@ -23,7 +23,7 @@ OPTION: Final = "--push-to-hub"
 CARD: Final = "README.md"
 _MESSAGE: Final = "Upload a merge made with merge-search"
 _OURS: Final = "merge-search"  # the tag of its model cards
-# What an earlier export may have, and this one not; everything else in the repository is its owner's.
+# Files that an earlier export may have and this one may lack; all others in the repository are its owner's.
 _STALE: Final = (
     "*.safetensors", "*.safetensors.index.json", ".eval_results/*.yaml", "recipe.yaml",
     "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "chat_template.jinja",
@@ -32,10 +32,10 @@ _STALE: Final = (
 
 @dataclass(frozen=True)
 class Upload:
-    """An export's way to a repository of the hub.
+    """The upload of an export to a repository of the hub.
 
     Attributes:
-        api: of the hub, as who is logged in.
+        api: the hub's API, with the user's login.
         repository: its id, USER/NAME.
         private: whether only its owner may see it.
     """
@@ -46,9 +46,9 @@ class Upload:
 
     @classmethod
     def prepare(cls, repository: str, private: bool) -> Upload:
-        """Return the way to a repository, which need not exist. Writes nothing.
+        """Return the upload to a repository, which need not exist yet. Writes nothing.
 
-        Raises SearchError: the id is none, nobody is logged in, or the repository is not ours to write.
+        Raises SearchError if the id is not valid, nobody is logged in, or the repository is not ours to write.
         """
         from huggingface_hub import HfApi, get_token
 
@@ -68,9 +68,9 @@ class Upload:
     def push(self, folder: Path) -> str:
         """Upload a folder, and return where it is on the hub; a file that is there already is not sent again.
 
-        Raises SearchError: the upload was cut off, or refused. The same call then goes on.
+        Raises SearchError if the upload was cut off or refused. The same call then continues it.
         """
-        again = f"the export is in {folder}, and the same command goes on where this upload stopped"
+        again = f"the export is in {folder}, and the same command continues this upload"
         with asking(self.repository, again):
             self.api.create_repo(self.repository, private=self.private, exist_ok=True)
             if not self._is_ours():  # somebody may have made it meanwhile
@@ -109,7 +109,7 @@ class Upload:
 
 @contextlib.contextmanager
 def asking(repository: str, otherwise: str) -> Iterator[None]:
-    """Turn what goes wrong with the hub into one sentence; `otherwise` says where that leaves the user."""
+    """Turn an error of the hub into one sentence; `otherwise` says where that leaves the user."""
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
@@ -131,7 +131,7 @@ _REASONS: Final = {
 
 
 def _cause(error: Exception) -> str:
-    """Return what an error says, and what the first error said that led to it."""
+    """Return an error's message, with that of the first error that led to it."""
     first: BaseException = error
     while before := first.__cause__ or first.__context__:
         first = before

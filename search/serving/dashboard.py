@@ -1,7 +1,7 @@
 """The dashboard: optuna-dashboard on the study of a search, which follows the search.
 
-Guarantees: writes nothing into the results folder; the study is in memory, and what changes before a request is in its
-answer. What somebody changes in the dashboard (notes, trials) ends with it.
+Guarantees: writes nothing into the results folder; the study is in memory, and an answer has all that changed before
+its request. Changes that are made in the dashboard (notes, trials) are lost when it ends.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 INSTALL = "optuna-dashboard is not installed: pip install 'merge-search[dashboard]'"
 _ONE_OBJECTIVE = "pass@1 on the search split"
-# How many of the best trials have a note: each makes every answer longer.
+# The number of the best trials that have a note: each note makes every answer longer.
 _NOTED = 100
 
 
@@ -39,7 +39,7 @@ class Dashboard:
 
     Args:
         results: the results folder.
-        tell: told why the search can no longer be followed.
+        tell: called with the reason if the search can no longer be followed.
 
     Raises:
         SearchError: there is no search, none of its models is scored yet, or optuna-dashboard is not installed.
@@ -65,7 +65,7 @@ class Dashboard:
         self.update()
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        """Answer a request with what is known of the search now."""
+        """Answer a request with the present state of the search."""
         try:
             self.update()
         except SearchError as error:  # the folder was moved, for example
@@ -94,9 +94,9 @@ class Dashboard:
             self._note([record.number for record in trials])
 
     def _note(self, numbers: Sequence[int]) -> None:
-        """Name the objectives, and note what the study itself does not say; `numbers` are those of its trials."""
+        """Name the objectives, and add notes on what the study does not say; `numbers` are its trials' numbers."""
         study = self.study
-        if study._study_id != self._study_id:  # it was made anew
+        if study._study_id != self._study_id:  # it was made again
             self._study_id, self._notes = study._study_id, {}
             names = [part for part, *_ in self._splits["search"].parts]
             with warnings.catch_warnings(action="ignore", category=optuna.exceptions.ExperimentalWarning):
@@ -105,7 +105,7 @@ class Dashboard:
         self._save(study, None, _study_note(board, self._folder.path))
         ids = {number: trial._trial_id for number, trial in zip(numbers, study.get_trials(deepcopy=False), strict=True)}
         for record in board.trials[:_NOTED]:
-            if record.number in ids:  # or it is from just now
+            if record.number in ids:  # else the trial is newer than the study
                 self._save(study, ids[record.number], _trial_note(board.row(record)))
 
     def _save(self, study: Study, trial: int | None, note: str) -> None:
@@ -117,7 +117,7 @@ class Dashboard:
 
 
 def serve(application: WSGIApplication, port: int) -> WSGIServer:
-    """Return a server of this machine alone that is listening; port 0 takes a free one. Raises SearchError."""
+    """Return a listening server that only this machine can reach; port 0 takes a free one. Raises SearchError."""
     try:
         return make_server("localhost", port, application, handler_class=_Quiet)
     except OSError as error:
@@ -130,7 +130,7 @@ class _Quiet(WSGIRequestHandler):
 
 
 def _study_note(board: Leaderboard, results: Path) -> str:
-    """Return the verdict, and beside the best trial the reference models, which are no trials."""
+    """Return the verdict, the best trial and the reference models, which are not trials of the study."""
     rows = [row for row in board.top(1) if row.record.search.score is not None]
     lines = [f"**{board.verdict.sentence}**", "", *_table(rows), "", f"`merge-search leaderboard {results}`"]
     return "\n".join(lines)
@@ -152,7 +152,7 @@ def _table(rows: Sequence[Row]) -> list[str]:
 
 
 def _trial_note(row: Row) -> str:
-    """Return what became of a trial beside its score, and its recipe."""
+    """Return what became of a trial besides its score, and its recipe."""
     record = row.record
     lines = [f"Proposed by {record.proposed_by}." if record.proposed_by else ""]
     if record.report and record.report.score is not None:

@@ -1,7 +1,7 @@
-"""The report as a server shows it while its search runs.
+"""The report, served while its search runs.
 
-Guarantees: only this machine can ask it, and no page of another site can (other ``Host`` headers are refused). A page
-is made when somebody asks for it and records have changed, and takes at most a tenth of the time of a core.
+Guarantees: only this machine can reach the server, and other sites' pages cannot (other ``Host`` headers are refused).
+A page is made only on request, if records have changed; making pages takes at most a tenth of a core's time.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from search.views.report.section import Section, rendered
 
 ADDRESS: Final = "127.0.0.1"
 PORT: Final = 8765
-"""Where the report is served if no port is given, and nobody else is there."""
+"""The port of the report if none is given and this one is free."""
 _NAMES: Final = frozenset({ADDRESS, "localhost", "[::1]"})  # with any port: ssh may forward another
-_PAUSE: Final = 9  # so many times as long as a page took to make, none is made
+_PAUSE: Final = 9  # after a page is made, none is made for this many times as long
 _HEADERS: Final = {
     "Cache-Control": "no-store",
     "Cross-Origin-Resource-Policy": "same-origin",
@@ -39,11 +39,11 @@ _HEADERS: Final = {
 
 
 class LivePage:
-    """The page of a search as it stands.
+    """The page of a search, always up to date.
 
     Args:
-        folder: of the results; need not be there yet.
-        clock: the time in seconds.
+        folder: the results folder, which need not exist yet.
+        clock: returns the time in seconds.
     """
 
     def __init__(self, folder: Path, clock: Callable[[], float] = time.monotonic) -> None:
@@ -88,9 +88,9 @@ def _is_there(folder: Path) -> bool:
 
 
 def _version(folder: Path) -> str:
-    """Return what changes whenever the page of a results folder would."""
+    """Return a text that changes whenever the page of a results folder would."""
     try:
-        # One that was begun anew has another file, and counts its revisions anew.
+        # A search that was started over has another file, and counts its revisions from the beginning.
         file = (folder / DATABASE).stat().st_ino
         with ResultsFolder.open(folder).reading() as store:
             revision, workers = store.changed(since=2**62)[1], len(store.at_work())
@@ -101,7 +101,7 @@ def _version(folder: Path) -> str:
 
 
 def server_of(live: LivePage, port: int) -> ThreadingHTTPServer:
-    """Return a server of the page on this machine; with port 0 on any free one. Raises OSError."""
+    """Return a server of the page on this machine; port 0 takes a free one. Raises OSError."""
     return ThreadingHTTPServer((ADDRESS, port), partial(_Handler, live))
 
 
@@ -131,9 +131,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         for key, value in headers.items():
             self.send_header(key, value)
-        with contextlib.suppress(ConnectionError):  # who asked has gone
+        with contextlib.suppress(ConnectionError):  # the client is gone
             self.end_headers()
             self.wfile.write(content)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Say nothing of each request."""
+        """Log no requests."""

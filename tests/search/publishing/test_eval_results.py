@@ -59,7 +59,7 @@ def test_a_benchmark_that_chose_the_merge_is_filed_only_on_demand_and_says_so(
     assert "humaneval+: not filed: the merge was chosen on 8 of its 16 problems; --file-results" in done.output
     assert filed(hub) == {}
     done = command(*words, "--file-results")
-    assert "humaneval+: not filed: evalplus/humanevalplus is none of the benchmarks that the hub lists" in done.output
+    assert "humaneval+: not filed: evalplus/humanevalplus is not among the benchmarks that the hub lists" in done.output
     hub.benchmarks["evalplus/humanevalplus"] = "tasks: [{id: one}, {id: two}]"
     assert "the eval.yaml of evalplus/humanevalplus has no task for it" in command(*words, "--file-results").output
     (tmp_path / "cache").rename(tmp_path / "old cache")
