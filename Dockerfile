@@ -1,4 +1,4 @@
-# merge-search for CPUs, or with --build-arg TORCH=cuda for NVIDIA's GPUs; see docs/installation.md.
+# merge-search for CPUs, or with --build-arg TORCH=cuda for NVIDIA's GPUs; see docs/how-to/container.md.
 FROM python:3.12-slim
 
 # Bubblewrap is a layer of the sandbox; the compiler makes merging on a CPU faster, and compiles kernels for a GPU.

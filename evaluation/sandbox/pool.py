@@ -77,7 +77,7 @@ class SandboxPool:
         if sys.platform != "linux":
             raise SandboxError(
                 "scoring executes model-generated code in a sandbox that needs Linux, and this is "
-                f"{sys.platform}; run it in a Linux container, for which docs/safety.md has a recipe"
+                f"{sys.platform}; run it in a Linux container, as docs/how-to/container.md says"
             )
         if workers < 1:
             raise SandboxError(f"workers: {workers} is less than 1")

@@ -186,7 +186,4 @@ except SandboxError as error: print(error)
 @pytest.mark.parametrize("platform", ["darwin", "win32"])
 def test_on_another_system_the_container_is_named(platform: str) -> None:
     said = run(ELSEWHERE.replace("{platform!r}", repr(platform)))
-    assert (
-        f"needs Linux, and this is {platform}; run it in a Linux container, for which docs/safety.md has a recipe"
-        in said
-    )
+    assert f"needs Linux, and this is {platform}; run it in a Linux container, as docs/how-to/container.md says" in said
