@@ -203,9 +203,9 @@ def read_texts(file: str) -> list[str]:
     except UnicodeDecodeError:
         raise MergingError(f"calibration: {file}: is not UTF-8 text") from None
     if file.endswith(".jsonl"):
-        texts = [_text(line, f"{file}:{number}") for number, line in enumerate(content.splitlines(), 1) if line.strip()]
+        texts = [_text(line, f"{file}:{number}") for number, line in enumerate(content.split("\n"), 1) if line.strip()]
     else:
-        texts = [text for text in content.replace("\r\n", "\n").split("\n\n") if text.strip()]
+        texts = [text for text in content.split("\n\n") if text.strip()]
     if not any(text.strip() for text in texts):
         raise MergingError(f"calibration: {file}: holds no text; a few dozen examples of what the model is for will do")
     return [text for text in texts if text.strip()]

@@ -7,6 +7,7 @@ call the function are examples, which nothing needs.
 from __future__ import annotations
 
 import ast
+import io
 import symtable
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -59,7 +60,8 @@ def body_indentation(program: str, name: str) -> str:
     if not isinstance(last, ast.FunctionDef | ast.AsyncFunctionDef) or last.name != name:
         return ""
     first = last.body[0]
-    before = program.splitlines()[first.lineno - 1][: first.col_offset]
+    lines = list(io.StringIO(program, newline=""))  # as Python counts them; str.splitlines() ends more lines
+    before = lines[first.lineno - 1][: first.col_offset]
     return "" if before.strip() else before
 
 

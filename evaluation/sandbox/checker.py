@@ -6,6 +6,7 @@ solution sends only data, or references to objects that stay there (``remote``).
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import random
@@ -87,7 +88,7 @@ def describe(error: BaseException) -> str:
 
 def _compile_prompt(prompt: str) -> CodeType:
     """Compile a prompt, with a body if it ends in a function, and without incomplete last lines."""
-    lines = prompt.splitlines(keepends=True)
+    lines = list(io.StringIO(prompt, newline=""))
     for end in range(len(lines), 0, -1):
         head = "".join(lines[:end])
         if (ending := prompt_ending(head)) is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 
 
@@ -10,7 +11,7 @@ def prompt_ending(prompt: str) -> str | None:
 
     Return None if the prompt ends within a statement.
     """
-    last = next((line for line in reversed(prompt.splitlines()) if line.strip()), "")
+    last = next((line for line in reversed(list(io.StringIO(prompt, newline=""))) if line.strip()), "")
     indentation = last[: len(last) - len(last.lstrip())]
     bodies = ("", f"\n{indentation}pass\n", f"\n{indentation}    pass\n")
     return next((body for body in bodies if _compiles(prompt + body)), None)

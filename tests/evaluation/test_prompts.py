@@ -55,6 +55,7 @@ PROMPTS = {
     "no function": '"""Write add(a, b)."""\n',
     "a comment": "# Write add(a, b).",
     "a whole function": "def add(a, b):\n    return None\n",
+    "a line separator": "def add(a, b):\n    if a is None:\n        # none\u2028at all\n",
 }
 
 
@@ -64,6 +65,16 @@ def test_a_chat_answer_follows_a_prompt_of_any_shape(adder: Problem, sandbox: Sa
     completion = extract(problem, "chat", "```python\ndef add(a, b):\n    return a + b\n```")
     assert sandbox.run(problem, completion) == Verdict("passed")
     assert not sandbox.run(problem, extract(problem, "chat", "Sorry.")).passed
+
+
+@pytest.mark.parametrize("character", ["\f", "\x85", "\u2028"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_a_body_follows_a_prompt_with_characters_that_end_no_line_of_python(
+    adder: Problem, sandbox: SandboxPool, character: str, end: str
+) -> None:
+    prompt = f'WORDS = "one{character}two"\ndef add(a, b):\n  """Add."""\n'.replace("\n", end)
+    problem = replace(adder, prompt=prompt)
+    assert sandbox.run(problem, extract(problem, "chat", "```python\nreturn a + b\n```")) == Verdict("passed")
 
 
 def test_a_prompt_that_ends_within_a_statement_is_refused_for_chat(

@@ -274,6 +274,14 @@ def test_texts_are_read_from_lines_of_json_or_between_empty_lines(tmp_path: Path
     assert read_texts(str(tmp_path / "texts.txt")) == ["one\ntwo", "three"]
 
 
+@pytest.mark.parametrize("character", ["\x7f", "\x85", "\u2028", "\u2029"])
+def test_a_line_of_json_may_hold_every_character_that_json_allows(tmp_path: Path, character: str) -> None:
+    texts = [f"one{character}two", "three"]
+    file = tmp_path / "texts.jsonl"
+    file.write_bytes("\r\n".join(json.dumps(text, ensure_ascii=False) for text in texts).encode())
+    assert read_texts(str(file)) == texts
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
