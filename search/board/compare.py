@@ -1,16 +1,17 @@
 """Two models side by side, from the reports of `merge-search evaluate --json` or from the records of searches.
 
 Guarantees: only problems that both were scored on are compared. Two records are compared on the report split if both
-have a score there.
+have a score there. Scores and intervals are those of the leaderboard; if the two weigh problem sets differently, the
+weights of the first count for both.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
-from evaluation.scoring import Group, Interval, PairedTest, Rate, interval, paired_test
+from evaluation.scoring import Group, Interval, PairedTest, Rate, interval, paired_test, weighted_mean
 from search.errors import SearchError
 from search.study.outcomes import Split
 from search.study.record import SplitName, TrialRecord
@@ -18,15 +19,25 @@ from search.study.record import SplitName, TrialRecord
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """A model's results, by split and task id; a report's have no split ("")."""
+    """A model's results.
+
+    Attributes:
+        name: the model's name, as the user wrote it.
+        splits: the rates by split and task id; those of a report have no split ("").
+        sets: by task id, the name and the weight of the problem's set; empty for a single set.
+    """
 
     name: str
     splits: Mapping[str, Mapping[str, Rate]]
+    sets: Mapping[str, tuple[str, float]] = field(default_factory=dict)
 
     @classmethod
     def of_report(cls, name: str, report: Mapping[str, Any]) -> Self:
         """Return the results in a report given as plain data. Raises KeyError, TypeError, ... if it is not a report."""
-        return cls(name, {"": {task: _rate(found) for task, found in report["problems"].items()}})
+        rates = {task: _rate(found) for task, found in report["problems"].items()}
+        sets = report["sets"] if report.get("scores") else {}
+        of_task = {task: (part, float(own["weight"])) for part, own in sets.items() for task in own["problems"]}
+        return cls(name, {"": rates}, of_task)
 
     @classmethod
     def of_record(
@@ -45,7 +56,12 @@ class Scored:
             task_ids: the problems of each split, in order.
         """
         rates = {split: splits[split].rates(record.on(split).outcomes) for split in task_ids}
-        return cls(name, {split: _by_task(found, task_ids[split]) for split, found in rates.items() if found})
+        sets = {split: [part[:2] for part in splits[split].parts for _ in range(part[2])] for split in task_ids}
+        return cls(
+            name,
+            {split: _by_task(found, task_ids[split]) for split, found in rates.items() if found},
+            {task: own for split, tasks in task_ids.items() for task, own in zip(tasks, sets[split], strict=False)},
+        )
 
     @property
     def every(self) -> Mapping[str, Rate]:
@@ -61,7 +77,7 @@ class Comparison:
         names: both names.
         split: ``report`` or ``search``, if all problems are from that split; otherwise empty.
         tasks: the ids of the problems, in order.
-        scores: pass@1 of both.
+        scores: pass@1 of both; with several problem sets the weighted mean of theirs.
         intervals: their 95% intervals.
         test: the paired test of the first against the second.
     """
@@ -87,15 +103,23 @@ def compare(first: Scored, second: Scored) -> Comparison:
     common = [task for task in mine if task in theirs]
     if not common:
         raise SearchError(f"{first.name} and {second.name} have no problem in common")
-    groups = [Group(1.0, [rates[task] for task in common]) for rates in (mine, theirs)]
+    own, other = (_groups(rates, common, first.sets) for rates in (mine, theirs))
     return Comparison(
         (first.name, second.name),
         split,
         tuple(common),
-        (groups[0].mean, groups[1].mean),
-        (interval(groups[:1]), interval(groups[1:])),
+        (weighted_mean(own), weighted_mean(other)),
+        (interval(own), interval(other)),
         paired_test(mine, theirs),
     )
+
+
+def _groups(rates: Mapping[str, Rate], tasks: Sequence[str], sets: Mapping[str, tuple[str, float]]) -> Sequence[Group]:
+    """Group the rates on some problems by problem set."""
+    grouped: dict[tuple[str, float], list[Rate]] = {}
+    for task in tasks:
+        grouped.setdefault(sets.get(task, ("", 1.0)), []).append(rates[task])
+    return [Group(weight, own) for (_, weight), own in grouped.items()]
 
 
 def _rate(found: Mapping[str, Any]) -> Rate:

@@ -61,6 +61,7 @@ def report_data(report: Report) -> dict[str, object]:
         **{f"pass@{k}": report.pass_at(k) for k in report.tries},
         "interval": [low, high],
         "scores": dict(report.scores),
+        "sets": {part.name: {"weight": part.weight, "problems": part.task_ids} for part in report.parts},
         "prompt": report.prompt_format,
         "compute_dtype": report.compute_dtype,
         "seconds": report.seconds,

@@ -58,6 +58,13 @@ def test_reports_with_other_numbers_of_samples_can_be_compared() -> None:
     assert "--problems" in data["notes"][0]
 
 
+def test_the_page_shows_the_weighted_scores_of_several_sets() -> None:
+    sets = {"hard": {"weight": 3.0, "problems": ["a/0"]}, "easy": {"weight": 1.0, "problems": ["a/1", "a/2"]}}
+    several = [{**each, "scores": {"hard": 0.0, "easy": 0.0}, "sets": sets} for each in (FIRST, SECOND)]
+    page = comparison_page(*compared(*several), {})
+    assert [score in page for score in (">100.0%<", ">25.0%<", ">50.0%<")] == [True, True, False]
+
+
 def test_a_report_that_says_only_what_passed_can_be_shown() -> None:
     bare = {"problems": {"a/0": {"passed": False}, "a/2": {"passed": True}}}
     assert compared(bare, SECOND)[1][0].written == [Completion("a/0", "", "failed"), Completion("a/2", "", "passed")]
