@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -136,6 +137,7 @@ class ResultsFolder:
         with _unwritable(path):
             if path.exists() and not path.is_dir():
                 raise SearchError(f"{path}: is a file; give a folder for the results with --out")
+            _require_writable(path)
             if not _holds_search(path) and _is_foreign(path):
                 raise SearchError(f"{path}: is not empty and holds no search; give another folder with --out")
             if fresh:
@@ -365,6 +367,26 @@ def _unwritable(path: Path) -> Iterator[None]:
     except OSError as error:
         where = error.filename or path
         raise SearchError(f"{where}: cannot be written: {error.strerror}; give another folder with --out") from None
+
+
+def existing(path: Path) -> Path:
+    """Return a path, or the innermost folder around it that exists."""
+    whole = path.absolute()
+    return next(folder for folder in (whole, *whole.parents) if folder.exists())
+
+
+def _require_writable(path: Path) -> None:
+    """Raise SearchError if a folder cannot be written, or not be made; permissions alone do not tell that."""
+    if path.is_symlink() and not path.exists():
+        raise SearchError(f"{path}: is a link to a folder that is not there; make that, or give another one with --out")
+    try:
+        with tempfile.TemporaryFile(dir=existing(path)):
+            return
+    except OSError as error:
+        raise SearchError(
+            f"{path}: cannot be written: {error.strerror}; make room there (or the folder writable), or give another "
+            "one with --out"
+        ) from None
 
 
 def _holds_search(path: Path) -> bool:

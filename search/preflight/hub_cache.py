@@ -16,7 +16,7 @@ from merging.checkpoints.checkpoint import WANTED_FILES, stored_weights
 from merging.errors import first_line
 from merging.sizes import shown_size
 from search.preflight.finding import Finding
-from search.preflight.machine_findings import existing
+from search.results import existing
 
 
 def missing_from_cache(parts: Iterable[str]) -> Iterator[Finding]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from shutil import disk_usage
@@ -18,6 +17,7 @@ from merging.sizes import shown_size
 from search.memory_demand import UNKNOWN
 from search.memory_plan import PARENTS, TABLES, MemoryPlan
 from search.preflight.finding import Finding
+from search.results import existing
 from search.space.config import SearchConfig
 
 if TYPE_CHECKING:
@@ -111,11 +111,8 @@ def disk_findings(out: Path, wanted: int, export: int) -> Iterator[Finding]:
         wanted: the most that the search writes into it, in bytes.
         export: the bytes of an export, which the next commands write into the current folder.
     """
-    place = existing(out)
-    free = disk_usage(place).free
-    if not os.access(place, os.W_OK):
-        yield Finding("problem", "disk", f"{out}: {place} cannot be written", "give another folder with --out")
-    elif free < wanted:
+    free = disk_usage(existing(out)).free
+    if free < wanted:
         yield Finding(
             "warning" if free >= _OTHER_BYTES else "problem",
             "disk",
@@ -142,9 +139,3 @@ def disk_findings(out: Path, wanted: int, export: int) -> Iterator[Finding]:
         f"{shown_size(free)} free for the results, of which the search may write {shown_size(wanted)}; "
         f"{shown_size(room)} free for an export of {shown_size(export)}",
     )
-
-
-def existing(path: Path) -> Path:
-    """Return a path, or the innermost folder around it that exists."""
-    whole = path.absolute()
-    return next(folder for folder in (whole, *whole.parents) if folder.exists())

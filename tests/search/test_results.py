@@ -190,7 +190,19 @@ def test_what_is_not_ours_stays_as_it_is(config: SearchConfig, tmp_path: Path, f
 @pytest.mark.parametrize("path", ["/proc/results", "/dev/null/results"])
 def test_a_place_that_cannot_be_written_is_named(config: SearchConfig, path: str) -> None:
     with pytest.raises(SearchError, match=f"{path}: cannot be written: .*--out"):
-        create(Path(path), config)
+        ResultsFolder.refuse(Path(path), config, fresh=False)
+
+
+def test_a_place_that_can_be_written_stays_as_it_is(config: SearchConfig, tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "deep" / "results"):
+        ResultsFolder.refuse(path, config, fresh=False)
+        assert not list(tmp_path.iterdir())
+
+
+def test_a_link_to_nothing_is_named(config: SearchConfig, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    with pytest.raises(SearchError, match="link: is a link to a folder that is not there; make that"):
+        ResultsFolder.refuse(tmp_path / "link", config, fresh=False)
 
 
 def test_a_folder_without_a_search_is_none(tmp_path: Path) -> None:

@@ -37,6 +37,17 @@ def test_a_problem_is_told_to_people_and_to_programs(family: Family, command: Co
     assert [each["what"] for each in told["findings"] if each["level"] == "problem"] == ["parents"]
 
 
+def test_a_folder_that_cannot_be_written_is_told_before_anything_is_run(
+    shared_family: Family, command: Command
+) -> None:
+    done = command("check", shared_family.write("night.yaml"), "--out", "/proc/night", "--probe", "--json")
+    assert done.exit_code == 2
+    told = {each["what"]: each for each in json.loads(done.stdout)["findings"]}
+    assert told["results"]["level"] == "problem"
+    assert told["results"]["detail"].startswith("/proc/night: cannot be written: ")
+    assert told["not checked"]["detail"].startswith("probe: ")
+
+
 @pytest.mark.slow
 @pytest.mark.sandbox
 def test_a_probe_says_how_many_trials_the_night_has_time_for(shared_family: Family, command: Command) -> None:
