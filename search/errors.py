@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 
 from evaluation.errors import ModelError
 from merging.errors import MachineError, MergingError
+from search.shell import shell_command
 
 # The remedy for a results folder that cannot be written.
 MAKE_ROOM = "what was scored is kept: make room (or the folder writable) and run the same command again"
@@ -18,7 +18,7 @@ class SearchError(Exception):
 
 def anew(folder: Path, config: str = "CONFIG") -> str:
     """Return the command that starts a search over in its results folder, and moves the old results aside."""
-    return f"`{shlex.join(['merge-search', 'run', config, '--out', str(folder), '--fresh'])}`"
+    return f"`{shell_command('run', config, '--out', folder, '--fresh')}`"
 
 
 def restore(folder: Path) -> str:

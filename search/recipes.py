@@ -10,6 +10,7 @@ from pathlib import Path
 from merging import MergingError, Recipe, YamlReader
 from merging.recipes.yaml_file import path_of
 from search.errors import SearchError
+from search.shell import shell_command
 from search.space.ranges import range_places
 
 _YAML = YamlReader("recipe", SearchError)
@@ -22,7 +23,8 @@ def load_recipe(path: str | Path) -> Recipe:
     except MergingError:
         data = _YAML.parse(_YAML.text(path), str(path))
         if isinstance(data, dict) and isinstance(data.get("recipe"), dict):
-            raise SearchError(f"{path}: is the config of a search; `merge-search run {path}` runs it") from None
+            running = shell_command("run", Path(path))
+            raise SearchError(f"{path}: is the config of a search; `{running}` runs it") from None
         found = (keys for keys, node in range_places(data) if {"low", "high"} <= node.keys() or "choices" in node)
         if keys := next(found, None):
             raise SearchError(

@@ -27,6 +27,7 @@ from merging.caches import put, sweep
 from search.errors import MAKE_ROOM, SearchError, anew, restore
 from search.identity import COMPUTE_DTYPE, Identity, adopted, check, computes_in
 from search.locks import exclusive, is_held
+from search.shell import shell_command
 from search.study.confirmation import Confirmation
 from search.study.database import damage, folder_errors
 from search.study.local_store import DATABASE, WORKERS, LocalStore
@@ -172,7 +173,8 @@ class ResultsFolder:
                 return cls(path, store.name)
         if (path / _LOCK).exists():
             return cls(path, path.resolve().name)
-        raise SearchError(f"{path}: holds no search; `merge-search run CONFIG --out {path}` makes one")
+        making = shell_command("run", "CONFIG", "--out", path)
+        raise SearchError(f"{path}: holds no search; `{making}` makes one")
 
     @staticmethod
     def is_one(path: Path) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import shutil
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import click
 from merging.caches import part_folder
 from search.cli.given_values import GivenPath
 from search.errors import SearchError
+from search.shell import shell_command
 
 _QUICKSTART, _LARGE = "quickstart.yaml", "ds-trinity-7b.yaml"
 _EXAMPLES = (_QUICKSTART, "quickstart", _LARGE)
@@ -40,7 +40,7 @@ def init(folder: Path) -> None:
     quickstart, large = folder / _QUICKSTART, folder / _LARGE
     click.echo(f"{quickstart}: a search over the three tiny models beside it; seconds on a CPU")
     click.echo(f"{large}: a search over models of 7B parameters, to be changed to your own; one GPU")
-    click.echo(f"\nNext, run a search:\n  merge-search run {shlex.quote(str(quickstart))}")
+    click.echo(f"\nNext, run a search:\n  {shell_command('run', quickstart)}")
 
 
 def _copy(folder: Path) -> None:

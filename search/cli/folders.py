@@ -10,6 +10,7 @@ import click
 from search.cli import shared_options
 from search.cli.given_values import GivenPath
 from search.cli.printing import print_overview, tell
+from search.shell import shell_command
 from search.startup import quick_imports, without_collector
 
 
@@ -30,7 +31,8 @@ def list_searches(folder: Path, as_json: bool) -> None:
     if found or as_json:
         print_overview(found, as_json)
     else:
-        click.echo(f"{folder}: holds no search; `merge-search run CONFIG --out {folder / 'NAME'}` makes one")
+        making = shell_command("run", "CONFIG", "--out", folder / "NAME")
+        click.echo(f"{folder}: holds no search; `{making}` makes one")
 
 
 @click.command()

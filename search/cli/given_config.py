@@ -1,8 +1,7 @@
-"""The config of a command, with the command's options applied; and commands as a shell takes them."""
+"""The config of a command, with the command's options applied."""
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -51,9 +50,3 @@ def given_config(
         section = with_device(loaded.merging, device, loaded.evaluation.backend, loaded.source)
         loaded = replace(loaded, merging=section)
     return loaded
-
-
-def shell_command(*words: str | float | Path) -> str:
-    """Return a command as a shell takes it; a path that begins with a dash gets `./`, so that it is not an option."""
-    plain = (f"./{word}" if isinstance(word, Path) and str(word).startswith("-") else str(word) for word in words)
-    return shlex.join(["merge-search", *plain])

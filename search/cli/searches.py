@@ -16,9 +16,9 @@ from evaluation.scoring import MOST_SAMPLES
 from search.cli import shared_options
 from search.cli.compared import COMPARED
 from search.cli.given_config import given_config
-from search.cli.given_config import shell_command as _command
 from search.cli.given_values import GivenPath, GivenText
 from search.cli.printing import print_comparison, print_leaderboard, show_search, tell
+from search.shell import shell_command as _command
 from search.startup import without_collector
 from search.views.json_csv import FORMATS
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from merging import parts_of, short_names
 from search.board.leaderboard import Leaderboard, Row, shown_by_seed
+from search.shell import shell_command
 from search.space.sections import EvaluationSection
 from search.study.confirmation import Confirmation
 
@@ -99,5 +100,4 @@ def export_command(results: Path, words: Sequence[str]) -> str:
         results: the results folder.
         words: the options that decide what is exported.
     """
-    shown = results.name if results.is_absolute() else str(results)
-    return shlex.join(["merge-search", "export", shown, *words])
+    return shell_command("export", Path(results.name) if results.is_absolute() else results, *words)

@@ -27,6 +27,7 @@ from search.results import ResultsFolder
 from search.run.phases import Phases
 from search.run.setup import Session, Setup, room_in
 from search.run.trial import Bench, Result, describe, run_job
+from search.shell import shell_command
 from search.space.config import SearchConfig
 from search.space.sections import EvaluationSection, Sections
 from search.space.space import SearchSpace
@@ -105,8 +106,8 @@ def set_up_rounds(
         store.begin_confirmation(planned.plan, planned.split)
         if (store.confirmation, store.splits["confirm"]) != (planned.plan, planned.split):
             raise SearchError(
-                f"{folder.path}: another confirmation has begun meanwhile; run `merge-search confirm {folder.path}` "
-                "without options"
+                f"{folder.path}: another confirmation has begun meanwhile; run "
+                f"`{shell_command('confirm', folder.path)}` without options"
             )
         yield Session(config, bench, store, worker)
 

@@ -21,6 +21,7 @@ from merging.recipes.yaml_file import Dumper
 from search.board.leaderboard import Leaderboard, Row
 from search.errors import SearchError
 from search.results import ResultsFolder
+from search.shell import shell_command
 from search.space.space import SearchSpace
 from search.study.projection import Projection, quiet
 from search.study.record import TrialRecord
@@ -132,7 +133,7 @@ class _Quiet(WSGIRequestHandler):
 def _study_note(board: Leaderboard, results: Path) -> str:
     """Return the verdict, the best trial and the reference models, which are not trials of the study."""
     rows = [row for row in board.top(1) if row.record.search.score is not None]
-    lines = [f"**{board.verdict.sentence}**", "", *_table(rows), "", f"`merge-search leaderboard {results}`"]
+    lines = [f"**{board.verdict.sentence}**", "", *_table(rows), "", f"`{shell_command('leaderboard', results)}`"]
     return "\n".join(lines)
 
 

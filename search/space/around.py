@@ -17,6 +17,7 @@ import yaml
 from merging import MergingError, Recipe
 from merging.recipes.yaml_file import Dumper, Keys, path_of
 from search.errors import SearchError
+from search.shell import shell_command
 from search.space.config import located, located_enqueue, located_evaluation
 from search.space.ranges import at, range_places, replaced
 from search.space.sections import YAML, Sections
@@ -66,9 +67,8 @@ def config_around(path: Path, fraction: float) -> str:
         made[_EVALUATION] = located_evaluation(sections.evaluation, places).model_dump(exclude_unset=True)
     enqueue = [recipe, *(located_enqueue(entry, places) for entry in sections.search.enqueue)]
     made[_SEARCH] = {**(given.get(_SEARCH) or {}), "enqueue": enqueue}
-    head = (
-        f"# Made by merge-search run {path.name} --around {fraction:g}; the results folder keeps it as config.yaml.\n"
-    )
+    command = shell_command("run", Path(path.name), "--around", f"{fraction:g}")
+    head = f"# Made by {command}; the results folder keeps it as config.yaml.\n"
     return head + yaml.dump(
         made, sort_keys=False, default_flow_style=None, allow_unicode=True, width=120, Dumper=Dumper
     )
