@@ -31,11 +31,9 @@ def main() -> None:
         browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1000, "height": 1000})
         page.goto(file.as_uri())
+        page.wait_for_function("!document.querySelector('.figure:not(.drawn)')")
         for key in SECTIONS:
-            section = page.locator(f"section#{key}")
-            section.scroll_into_view_if_needed()
-            page.wait_for_timeout(2000)  # figures are drawn when they come into view
-            section.screenshot(path=IMAGES / f"report-{key}.png")
+            page.locator(f"section#{key}").screenshot(path=IMAGES / f"report-{key}.png")
 
 
 if __name__ == "__main__":
