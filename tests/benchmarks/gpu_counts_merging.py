@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def _print_counts() -> None:
-    print("| method | parents | tensors | launches a tensor | copies a tensor | waits a candidate |")
+    print("| method | parents | tensors | launches per tensor | copies per tensor | waits per candidate |")
     print("|---|---|---:|---:|---:|---:|")
     with tempfile.TemporaryDirectory() as folder:
         texts = benchmark_recipes(make_family(Path(folder), layers=2))
