@@ -9,7 +9,7 @@
     worker.log             what happened, with tracebacks
 
 Guarantees: a folder belongs to one config; opening it with another is refused and changes nothing. It may be moved
-and renamed. A folder of version 0.1 (search.json, study.db) is refused, and the error says so.
+and renamed. A folder of an early development version (search.json, study.db) is refused, and the error says so.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from search.space.space import SearchSpace
 
 _CONFIG, _COMPLETIONS, _LOG, _LOCK = "config.yaml", "completions", "worker.log", ".lock"
-# What a search of version 0.1 consists of.
+# What a search of an early development version consists of.
 _OLD = ("search.json", "study.db")
 _REPORT, _CONFIRM = "report-", "confirm-"
 _UNKNOWN: dict[SplitName, Split] = {"search": Split(), "report": Split()}
@@ -178,7 +178,7 @@ class ResultsFolder:
 
     @staticmethod
     def is_one(path: Path) -> bool:
-        """Whether a folder is that of a search, which may be damaged, of version 0.1, or just starting."""
+        """Whether a folder is that of a search, which may be damaged, of an early version, or just starting."""
         return _holds_search(path) or (path / _LOCK).exists()
 
     @contextlib.contextmanager
@@ -392,13 +392,13 @@ def _require_writable(path: Path) -> None:
 
 
 def _holds_search(path: Path) -> bool:
-    """Whether a folder is that of a search, which may be of version 0.1, or have lost its database."""
+    """Whether a folder is that of a search, which may be of an early version, or have lost its database."""
     ours = any((path / name).exists() for name in (_CONFIG, _COMPLETIONS, _LOCK))
     return _is_old(path) or (ours and ((path / DATABASE).exists() or _holds_scores(path)))
 
 
 def _is_begun(path: Path) -> bool:
-    """Whether a folder holds the database of a search. Raises SearchError if it did once, or is of version 0.1."""
+    """Whether a folder holds the database of a search. Raises SearchError if it did once, or is of an early version."""
     file = (path / DATABASE).resolve()
     state = "is missing" if not file.exists() else "is empty" if file.is_file() else "is not a file"
     if state == "is empty" and file.stat().st_size:
@@ -407,8 +407,8 @@ def _is_begun(path: Path) -> bool:
         state = "holds no search"
     if state == "is missing" and _is_old(path):
         raise SearchError(
-            f"{path}: holds a search of merge-search 0.1 ({_OLD[0]}, {_OLD[1]}); finish it with that version, or begin "
-            f"anew with {anew(path)}, which moves it aside"
+            f"{path}: holds a search of an early development version ({_OLD[0]}, {_OLD[1]}), which this version "
+            f"cannot read; begin anew with {anew(path)}, which moves it aside"
         )
     if state == "is not a file" or _holds_scores(path):
         raise SearchError(f"{file}: {state}; {restore(path)}")

@@ -221,7 +221,7 @@ def test_a_search_of_version_0_1_is_refused_by_that_name_and_moved_aside_by_a_fr
         (tmp_path / "run" / name).write_text("of before")
     was = fingerprint(tmp_path / "run")
     for action in (ResultsFolder.open, lambda path: create(path, config)):
-        with pytest.raises(SearchError, match=r"run: holds a search of merge-search 0\.1 .*finish it with .*--fresh"):
+        with pytest.raises(SearchError, match=r"run: holds a search of an early development version .*--fresh"):
             action(tmp_path / "run")
     assert fingerprint(tmp_path / "run") == was
     create(tmp_path / "run", config, fresh=True)
