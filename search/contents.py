@@ -197,9 +197,7 @@ def _chosen(
             return part.place
         refusal = refusal or changed(part.place, kinds)
     if refusal:
-        raise SearchError(
-            f"{results}: {refusal} since it was scored; restore what it was, or search again with {anew(results)}"
-        )
+        raise SearchError(f"{results}: {refusal} since it was scored; restore it, or search again with {anew(results)}")
     kind = "file" if FILE in held[DIGESTS] else "model"
     raise SearchError(
         f"{results}: {kind} {name}: is gone; put it back, or run the search once more with a config that "

@@ -48,7 +48,7 @@ def check(path: Path, there: Identity, here: Identity, source: str) -> None:
             kinds = differing(there[CONTENTS][before][DIGESTS], here[CONTENTS][now][DIGESTS])
             place = here[CONTENTS][now][PLACE]
             if kinds and place in (there[CONTENTS][before][PLACE], before):
-                remedy = "restore what it was"
+                remedy = "restore it"
                 if commit := there[CONTENTS][before][DIGESTS].get(COMMIT):
                     remedy = f"name it as {place.partition('@')[0]}@{commit} in the config"
                 what = f"{changed(place, kinds)} since this search began"

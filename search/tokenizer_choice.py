@@ -55,7 +55,9 @@ def named_tokenizer(merge: Candidate, wanted: str) -> TokenizerChoice:
     found = {name: name for name in owners} | {place: name for name, place in owners.items()}
     if (name := found.get(wanted)) is None:
         known = ", ".join((BEST, *owners))
-        raise SearchError(f"{merge.folder.path}: --tokenizer {wanted}: is no parent of this merge; give one of {known}")
+        raise SearchError(
+            f"{merge.folder.path}: --tokenizer {wanted}: is not a parent of this merge; give one of {known}"
+        )
     section = (
         f"\n## Tokenizer\n\nThe tokenizer and chat template are those of `{name}`, as asked for. The merge was not "
         "scored with them: the scores above are those of the tokenizer and prompt format that the search used.\n"

@@ -1,4 +1,4 @@
-"""A search in plain lines, for want of a terminal: one per trial that is over, and one per message."""
+"""A search in plain lines, without a terminal: one per trial that is over, and one per message."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ def test_a_tokenizer_that_is_named_is_written_with_its_ends_and_changes_no_weigh
 def test_a_tokenizer_of_no_parent_is_refused(command: Command, finished: Path, tmp_path: Path) -> None:
     done = command("export", finished, "--anyway", "--to", tmp_path / "out", "--tokenizer", "c")
     assert done.exit_code == 2
-    assert "--tokenizer c: is no parent of this merge; give one of best, a, b, base" in done.output
+    assert "--tokenizer c: is not a parent of this merge; give one of best, a, b, base" in done.output
     assert not (tmp_path / "out").exists()
 
 

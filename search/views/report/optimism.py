@@ -1,4 +1,4 @@
-"""Optimism: how much of a score on the search split is luck, seen beside the score on the report split."""
+"""Optimism: how much of a score on the search split is luck, compared with the score on the report split."""
 
 from __future__ import annotations
 

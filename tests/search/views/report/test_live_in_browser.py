@@ -101,4 +101,4 @@ def test_the_command_serves_until_it_is_interrupted(tmp_path: Path) -> None:
             process.send_signal(signal.SIGINT)
             assert process.communicate(timeout=60) == ("", "stopped\n")
             assert process.returncode == 130
-            expect(page.locator(".live")).to_contain_text("the server has ended", timeout=30_000)
+            expect(page.locator(".live")).to_contain_text("the server has stopped", timeout=30_000)
