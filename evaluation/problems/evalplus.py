@@ -17,6 +17,7 @@ from evaluation.problems.mbpp_inputs import restore
 from evaluation.problems.problem import PLUS_SECONDS, Problem
 
 _SCHEMA = ("task_id", "prompt", "entry_point", "canonical_solution", "base_input", "plus_input", "atol")
+# Pasted into every problem's test, so that an edit changes the digest of humaneval+ and mbpp+; a test holds its text.
 _SOURCE = Path(differential.__file__).read_text(encoding="utf-8")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -53,6 +54,25 @@ def test_the_reference_passes_its_own_tests(tmp_path: Path, sandbox: SandboxPool
     file.write_text("".join(json.dumps(judged.problem) + "\n" for judged in JUDGED))
     for problem in load_problems(file):
         assert sandbox.run(problem, problem.canonical_solution).passed
+
+
+@pytest.mark.parametrize(
+    ("task_id", "digest"),
+    [
+        ("HumanEval/0", "8914e362ba6b3ec52d42e46c472b138610a254c9992cdd5dba2b78f6bb49c6d1"),
+        ("Mbpp/2", "a71ae3e92781c376ca5d64f98b74de0741eb36b6c2f09497a01f84e9b722831b"),
+    ],
+)
+def test_the_text_of_the_tests_stays_as_it_is(tmp_path: Path, task_id: str, digest: str) -> None:
+    row = {"task_id": task_id, "prompt": "", "entry_point": "f", "canonical_solution": "", "atol": 0}
+    file = tmp_path / "plus.jsonl"
+    file.write_text(json.dumps({**row, "base_input": [[[1], [2]]], "plus_input": []}))
+    (problem,) = load_problems(file)
+    assert hashlib.sha256(problem.test.encode()).hexdigest() == digest, (
+        "the tests hold the text of evaluation/problems/differential.py, with its comments: after a change of it no "
+        "search of humaneval+ or mbpp+ that has begun can go on, and their programs are executed again. Undo a change "
+        "of words; after a change of the rules, put the new digest here and tell users in CHANGELOG.md"
+    )
 
 
 @pytest.mark.parametrize(
