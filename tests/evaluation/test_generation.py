@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models
-from transformers import AutoModelForCausalLM, Gemma2Config, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, BloomConfig, Gemma2Config, PreTrainedTokenizerFast
 
 from evaluation import load_problems
 from evaluation.generation.backend_protocol import Request
@@ -318,6 +318,13 @@ def test_attention_with_capped_scores_is_refused(make_model: ModelMaker, caplog:
     with caplog.at_level("WARNING"):
         TransformersBackend().generate(model, tokenizer, [])
     assert "generating with transformers' own attention" in caplog.text
+
+
+def test_a_model_whose_class_has_its_own_attention_is_refused_for_that(make_model: ModelMaker) -> None:
+    config = BloomConfig(vocab_size=300, hidden_size=32, n_layer=2, n_head=4)
+    model: Any = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+    with pytest.raises(UnsupportedAttentionError, match="attention that its class does not let others replace"):
+        TransformersGenerator(model.eval(), load_tokenizer(make_model("model")))
 
 
 @pytest.mark.parametrize("head", [None, torch.nn.Linear(32, 262)])

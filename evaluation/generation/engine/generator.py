@@ -199,8 +199,10 @@ class TransformersGenerator:
         """Return the bytes of one slot. Raises UnsupportedAttentionError."""
         config = self._model.config.get_text_config()
         others = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
-        if others or not self._model._can_set_attn_implementation():
+        if others:
             raise UnsupportedAttentionError(f"layer types {', '.join(sorted(others))}")
+        if not self._model._can_set_attn_implementation():
+            raise UnsupportedAttentionError("attention that its class does not let others replace")
         if self._model.get_output_embeddings() is None:  # type: ignore[no-untyped-call]
             raise UnsupportedAttentionError("no head that makes logits of states")
         slots = Slots(1, 2)
