@@ -17,7 +17,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from evaluation.generation.backend_protocol import Completions, Request
 from evaluation.generation.engine.active_request import ActiveRequest
 from evaluation.generation.engine.batch_limit import BatchLimit
-from evaluation.generation.out_of_memory import is_out_of_memory
+from evaluation.generation.out_of_memory import is_out_of_memory, release_unused
 from evaluation.generation.pass_memory import ModelShape, row_of_generate_bytes
 from evaluation.generation.text import end_tokens, within_context
 from evaluation.generation.threads import threads_for
@@ -75,7 +75,7 @@ class StockGenerator:
             self._limit.ran_out(len(rows), row_bytes)
         else:
             return True
-        torch.cuda.empty_cache()
+        release_unused()
         return False
 
     def _extend(self, rows: Sequence[ActiveRequest], most: int) -> None:

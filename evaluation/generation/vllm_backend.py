@@ -35,6 +35,7 @@ from evaluation.generation.backend_protocol import (
     StreamedWeights,
 )
 from evaluation.generation.drafting.numbered_text import digits_of
+from evaluation.generation.pass_memory import ModelShape
 from evaluation.generation.room import UNLIMITED, Room
 from evaluation.generation.text import (
     TAIL_TOKENS,
@@ -133,7 +134,7 @@ class VllmBackend:
         kind = _Kind.of(model, tokenizer, tensors, device)
         demand = EngineDemand(
             sum(tensor.nbytes for tensor in tensors.values()),
-            _bytes_per_slot(model),
+            ModelShape.of(model.config.get_text_config(), model.dtype.itemsize).slot_bytes,
             context_length(model),
             tuple(map(most_tokens, requests)),
         )
@@ -219,11 +220,3 @@ def _device(device: torch.device) -> Device:
     if device.type == "cpu":
         return Device("cpu")
     return Device("cuda", torch.cuda.get_device_properties(device).total_memory)
-
-
-def _bytes_per_slot(model: PreTrainedModel) -> int:
-    """Return the bytes of one token's keys and values."""
-    config = model.config.get_text_config()
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return 2 * int(config.num_hidden_layers) * int(heads) * int(size) * model.dtype.itemsize

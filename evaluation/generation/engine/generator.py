@@ -34,7 +34,7 @@ from evaluation.generation.engine.batch_limit import BatchLimit
 from evaluation.generation.engine.pass_layout import PackedPass, Piece
 from evaluation.generation.engine.slots import Slots
 from evaluation.generation.engine.tuning import Tuning
-from evaluation.generation.out_of_memory import is_out_of_memory
+from evaluation.generation.out_of_memory import is_out_of_memory, release_unused
 from evaluation.generation.text import end_tokens, most_tokens, within_context
 from evaluation.generation.threads import threads_for
 from evaluation.generation.token_choice import NONE, OPEN, Drawing, choose_at_once, settle
@@ -136,7 +136,7 @@ class TransformersGenerator:
             row.cached = 0
         waiting.extendleft(reversed([row for row in batch.rows if not row.finished]))
         del batch
-        torch.cuda.empty_cache()
+        release_unused()
 
     def _passes(self, batch: Batch, waiting: deque[ActiveRequest], on_likelihood: OnLikelihood | None) -> Completions:
         while waiting or batch.alive:
