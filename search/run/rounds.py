@@ -61,9 +61,9 @@ def set_up_rounds(
         SearchError: a parent has changed or is gone, or another confirmation has begun meanwhile.
         MergingError, EvaluationError: the models cannot be loaded, or the problems cannot be scored.
     """
-    with folder.reading() as store:
-        identity = store.identity
-        models = confirmed(store.changed()[0], planned.plan.finalists)
+    with folder.reading() as known:
+        identity = known.identity
+        models = confirmed(known.changed()[0], planned.plan.finalists)
     sections, digests = Sections.load(folder.config_file), FileDigests()
     merging = with_device(sections.merging, device, evaluation.backend, str(folder.config_file))
     sections = sections.model_copy(update={"merging": merging})
@@ -93,12 +93,7 @@ def set_up_rounds(
         setup.load(parents, plan)
         for recipe in recipes:
             merger.calibrate(recipe, lambda what, *read: progress.count(what, "texts", *read))
-        store = opened.enter_context(folder.working())
-        worker = opened.enter_context(store.sign_in())
-        merger.compute_dtype = setup.as_recorded(compute, folder)
-        parents.statistics.write()
-        setup.describe(parents, evaluator, store, worker)
-        evaluator.remember_in(store)
+        store, worker = setup.sign_in(folder, merger, evaluator, compute)
         bench = Bench(
             merger, evaluator, {"confirm": planned.problems}, 1, setup.prompt_tokenizer, folder, SharedDrafts(store),
             progress, contents, places,

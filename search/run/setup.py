@@ -183,12 +183,7 @@ class Setup:
         # If the parents have moved since, the records keep their old names.
         if places := moved(folder.identity, identity):
             config = config.with_names({here: there for there, here in places.items()})
-        store = self.opened.enter_context(folder.working())
-        worker = self.opened.enter_context(store.sign_in())
-        merger.compute_dtype = self.as_recorded(compute, folder)
-        parents.statistics.write()
-        self.describe(parents, evaluator, store, worker)
-        evaluator.remember_in(store)
+        store, worker = self.sign_in(folder, merger, evaluator, compute)
         drafts = SharedDrafts(store)
         bench = Bench(
             merger, evaluator, splits, config.objectives, self.prompt_tokenizer, folder, drafts, self.progress,
@@ -369,7 +364,22 @@ class Setup:
         for note in [*untoward(found), *untoward(less, "warning", "problem")]:
             self.progress.say(note)
 
-    def as_recorded(self, here: Compute, folder: ResultsFolder) -> torch.dtype | None:
+    def sign_in(
+        self, folder: ResultsFolder, merger: Merger, evaluator: Evaluator, compute: Compute
+    ) -> tuple[Store, str]:
+        """Sign in to the search in a folder, which gives the compute dtype and keeps the verdicts.
+
+        Return its store and the worker's name there.
+        """
+        store = self.opened.enter_context(folder.working())
+        worker = self.opened.enter_context(store.sign_in())
+        merger.compute_dtype = self._as_recorded(compute, folder)
+        merger.parents.statistics.write()
+        self._describe(merger.parents, evaluator, store, worker)
+        evaluator.remember_in(store)
+        return store, worker
+
+    def _as_recorded(self, here: Compute, folder: ResultsFolder) -> torch.dtype | None:
         """Return the search's compute dtype, as its first worker chose it, and say so if it is slow here."""
         compute, cost = here.instead(folder.compute_dtype)
         speeds = here.speeds and f"float32 is {here.speeds.speedup:.1f}x as fast as {replace(here, dtype='recipe')}"
@@ -378,7 +388,7 @@ class Setup:
             self.progress.say(cost)
         return compute.torch_dtype
 
-    def describe(self, parents: ParentSet, evaluator: Evaluator, store: Store, worker: str) -> None:
+    def _describe(self, parents: ParentSet, evaluator: Evaluator, store: Store, worker: str) -> None:
         """Store the worker's place and its sandbox's layers; report the missing layers and the workers on its cards."""
         came_since = {name: place for name, place in store.workplaces().items() if name not in self._others}
         self._tell_neighbours(parents, came_since)
