@@ -10,8 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from merging.checkpoints.checkpoint import CONFIG, GENERATION, Checkpoint
+from merging.checkpoints.checkpoint import Checkpoint
 from merging.checkpoints.model_config import loading_keys
+from merging.checkpoints.model_files import CONFIG, GENERATION
 from merging.parents import ParentSet
 from merging.planning.plan import Plan
 from merging.planning.stacks import plain_stack, stacked_config, untie

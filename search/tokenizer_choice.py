@@ -118,7 +118,7 @@ def _tokenizers(
     """Return the tokenizers to try, the search's own first, and where their owners lie, both by displayed name."""
     options, owners = merge.sections.merging.load_options, merge.owners
     places: dict[str, str | None] = {_OWN: None}
-    places.update((name, place) for name, place in owners.items() if has_tokenizer(locate(place)))
+    places.update((name, place) for name, place in owners.items() if has_tokenizer(locate(place, options)))
     if asked := merge.evaluation.prompt.tokenizer:
         place = merge.places.get(asked, asked)
         name = next((name for name, at in owners.items() if at == place), Path(asked).name)

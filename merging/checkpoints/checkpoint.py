@@ -26,6 +26,7 @@ from merging.checkpoints.differences import generation_settings
 from merging.checkpoints.layout import Layout, Pieces
 from merging.checkpoints.lora import AdaptedTensor
 from merging.checkpoints.model_config import Config, loading_keys, plain_config
+from merging.checkpoints.model_files import CONFIG, GENERATION, WANTED_FILES
 from merging.checkpoints.pickles import read_pickle
 from merging.checkpoints.references import is_hub_id, split_reference
 from merging.checkpoints.remembered_answers import digest, remembered
@@ -40,15 +41,10 @@ T = TypeVar("T")
 
 _LOG = logging.getLogger("merging.checkpoints")
 
-CONFIG, GENERATION = "config.json", "generation_config.json"
-"""The files of a model's config and of its generation config."""
-
 _QUIET_SECONDS = 2.0
 _SAFETENSORS, _ADAPTER = "model.safetensors", "adapter_model.safetensors"
 _PICKLE = "pytorch_model.bin"
 _INDEX = ".index.json"
-WANTED_FILES = ("*.json", "*.safetensors", "*.jinja", "tokenizer.model", "*.txt")
-"""The files that are downloaded for a model on the hub, besides pickles and code."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +69,7 @@ class Checkpoint:
         """
         model, adapter = split_reference(reference)
         folder = locate(model, options)
-        if not (folder / "config.json").exists() and (folder / adapters.CONFIG).exists():
+        if not (folder / CONFIG).exists() and (folder / adapters.CONFIG).exists():
             raise MergingError(f"model {model}: is a LoRA adapter; write it after its base model, as BASE+{model}")
         weights = _open_weights(f"model {model}", folder, options)
         checkpoint = cls(reference, folder, weights, options)
@@ -200,7 +196,7 @@ class Checkpoint:
         return self.tensors[name].read()
 
     def _adapted(self, model: str, reference: str) -> Checkpoint:
-        folder = locate(reference, replace(self.options, trust_remote_code=False), what="adapter")
+        folder = locate(reference, self.options, what="adapter")
         weights = _open_weights(f"adapter {reference}", folder, self.options, _ADAPTER)
         config = read_config(reference, folder)  # refused before the base is built
         base = skeleton(self.transformers_config, model, self.options)
@@ -212,7 +208,7 @@ def locate(reference: str, options: LoadOptions = LOAD, *, what: str = "model") 
     """Return the folder of a model given as a folder or a hub id (with @revision); hub ids are downloaded once.
 
     For a model with an adapter, it is the model's folder. Pickles and Python files of a hub id are downloaded only if
-    the options allow reading or executing them. Raises MergingError if it is neither.
+    the options allow reading or executing them; an adapter has no code. Raises MergingError if it is neither.
     """
     reference, _ = split_reference(reference)
     path = Path(reference).expanduser()
@@ -222,7 +218,7 @@ def locate(reference: str, options: LoadOptions = LOAD, *, what: str = "model") 
         raise MergingError(f"{what} {reference}: is a file; give the folder that holds config.json and the safetensors")
     if not is_hub_id(reference):
         raise MergingError(f"{what} {reference}: no such folder")
-    return _download(reference, options, what)
+    return _download(reference, options if what == "model" else replace(options, trust_remote_code=False), what)
 
 
 @cache

@@ -13,15 +13,15 @@ from hashlib import sha256
 from pathlib import Path
 
 from merging.checkpoints import adapters
-from merging.checkpoints.checkpoint import CONFIG, locate, stored_weights
+from merging.checkpoints.checkpoint import locate, stored_weights
+from merging.checkpoints.model_files import CONFIG, GENERATION, TOKENIZER_FILES, matching
 from merging.checkpoints.references import split_reference
 from merging.checkpoints.weights import Digest
 from merging.options import LOAD, LoadOptions
-from merging.tokenization.tokenizers import FILES as TOKENIZER
 
 _KINDS: Mapping[str, tuple[str, ...]] = {
-    "config": ("config*.json", "generation_config.json", "adapter_config.json"),
-    "tokenizer": (*TOKENIZER, "*.model", "*.tiktoken", "*.jinja", "additional_chat_templates/*"),
+    "config": ("config*.json", GENERATION, adapters.CONFIG),
+    "tokenizer": TOKENIZER_FILES,
 }
 _CODE = ("*.py",)
 
@@ -68,7 +68,7 @@ def contents_of(reference: str, options: LoadOptions = LOAD, *, weights: bool = 
         what = "adapter" if part == adapter else "model"
         folder = locate(part, options, what=what)
         kinds = dict(_KINDS) | ({"code": _CODE} if options.trust_remote_code else {})
-        files = {kind: _files(folder, patterns) for kind, patterns in kinds.items()}
+        files = {kind: tuple(matching(folder, patterns)) for kind, patterns in kinds.items()}
         if weights:
             files = {"weights": tuple(stored_weights(folder, _is_adapter(folder, part == adapter)))} | files
         commit = None if Path(part).expanduser().is_dir() else folder.name
@@ -77,7 +77,3 @@ def contents_of(reference: str, options: LoadOptions = LOAD, *, weights: bool = 
 
 def _is_adapter(folder: Path, named_second: bool) -> bool:
     return named_second or ((folder / adapters.CONFIG).exists() and not (folder / CONFIG).exists())
-
-
-def _files(folder: Path, patterns: tuple[str, ...]) -> tuple[Path, ...]:
-    return tuple(sorted({file for pattern in patterns for file in folder.glob(pattern) if file.is_file()}))

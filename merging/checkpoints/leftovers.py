@@ -10,9 +10,10 @@ import inspect
 import json
 from collections.abc import Iterator
 
-from merging.checkpoints.checkpoint import CONFIG, Checkpoint
+from merging.checkpoints.checkpoint import Checkpoint
 from merging.checkpoints.differences import PER_LAYER
 from merging.checkpoints.model_config import COMPUTED, HEADS, loading_keys
+from merging.checkpoints.model_files import CONFIG
 
 # Names of earlier versions for keys that transformers reads under another name, and keys of all configs.
 _READ = (

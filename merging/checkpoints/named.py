@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import replace
 from pathlib import Path
 
 from merging.checkpoints.references import missing_part, split_reference
@@ -70,6 +69,6 @@ def require_models(named: Sequence[tuple[str, str]], options: LoadOptions = LOAD
         try:
             locate(model, options)
             if adapter:
-                locate(adapter, replace(options, trust_remote_code=False), what="adapter")
+                locate(adapter, options, what="adapter")
         except MergingError as error:
             raise type(error)(f"{where}: {error}") from None

@@ -5,11 +5,12 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from merging.checkpoints.model_files import TOKENIZER_FILES, matching
 from merging.errors import MergingError
 from merging.sizes import parse_size, shown_size
 
-# Suffixes of the config source's files that may be written beside the weights.
-_COPIED = (".json", ".jinja", ".model", ".txt", ".py")
+# The config source's files that may be written beside the weights.
+_COPIED = ("*.json", "*.py", *TOKENIZER_FILES)
 
 
 def check_free(to: Path) -> None:
@@ -34,8 +35,7 @@ def check_space(to: Path, needed: int) -> None:
 
 def size_of_the_rest(config_source: Path) -> int:
     """Return the bytes of the configs and the tokenizer."""
-    files = [file for file in config_source.iterdir() if file.is_file() and file.suffix in _COPIED]
-    return sum(file.stat().st_size for file in files)
+    return sum(file.stat().st_size for file in matching(config_source, _COPIED))
 
 
 def shard_limit(text: str) -> int:

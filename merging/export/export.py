@@ -17,7 +17,7 @@ from pathlib import Path
 
 from merging.caches import part_folder, sweep
 from merging.calibration import calibrate
-from merging.checkpoints.checkpoint import CONFIG, GENERATION
+from merging.checkpoints.model_files import CONFIG, GENERATION
 from merging.errors import MergingError
 from merging.execution import run_steps
 from merging.export.disk_space import check_free, check_space, shard_limit, size_of_the_rest

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from merging.checkpoints.checkpoint import locate
 from merging.errors import MergingError
 
 if TYPE_CHECKING:
@@ -42,12 +42,13 @@ def missing_tokens(tokenizers: Sequence[tuple[PreTrainedTokenizerBase, int]]) ->
 
 
 def changed(
-    model: str, tokenizer: PreTrainedTokenizerBase, rows: int | None, more: Sequence[str | AddedToken]
+    model: str, folder: Path, tokenizer: PreTrainedTokenizerBase, rows: int | None, more: Sequence[str | AddedToken]
 ) -> Tokenizer | None:
     """Return a model's tokenizer with tokens removed and added, or None if nothing changes.
 
     Args:
         model: the model that has the tokenizer.
+        folder: the model's folder.
         tokenizer: the tokenizer, which stays unchanged.
         rows: tokens with this id or a higher one are removed.
         more: tokens to add, in this order; a text becomes a plain added token.
@@ -62,7 +63,7 @@ def changed(
     new = [each for each in more if (each not in known if isinstance(each, str) else each.content not in flagged)]
     if not beyond and not new:
         return None
-    file = _file(model, tokenizer)
+    file = _file(model, folder, tokenizer)
     if beyond:
         file = _without(model, file, beyond)
     file.add_tokens([*added, *new])
@@ -74,7 +75,7 @@ def _added(tokenizer: PreTrainedTokenizerBase) -> list[tuple[int, AddedToken]]:
     return sorted(decoder.items())
 
 
-def _file(model: str, tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
+def _file(model: str, folder: Path, tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
@@ -83,7 +84,7 @@ def _file(model: str, tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
             f"model {model}: its tokenizer has no tokenizer.json, and so no tokens can be added or left out; choose "
             "another tokenizer_source"
         )
-    file = locate(model) / "tokenizer.json"
+    file = folder / "tokenizer.json"
     if file.exists():
         return Tokenizer.from_file(str(file))
     return Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from merging.checkpoints.checkpoint import Checkpoint, locate
+from merging.checkpoints.model_files import CHAT_TEMPLATES, CONFIG, TOKENIZER_FILES, matching
 from merging.checkpoints.remembered_answers import digest
 from merging.errors import MergingError
 from merging.options import LoadOptions
@@ -25,7 +26,7 @@ from merging.recipes.recipe import Recipe
 from merging.tokenization.added_tokens import changed, missing_tokens
 from merging.tokenization.chat_templates import choose_template
 from merging.tokenization.special_tokens import SpecialTokens
-from merging.tokenization.tokenizers import FILES, has_tokenizer, load_tokenizer, read_tokenizer, with_padding
+from merging.tokenization.tokenizers import has_tokenizer, load_tokenizer, read_tokenizer, with_padding
 from merging.tokenization.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -41,14 +42,14 @@ class MergedTokenizer:
     """The tokenizer of a merge.
 
     Attributes:
-        model: the model whose files it has.
+        source: the folder of the model whose files it has.
         file: the new tokenizer.json if tokens were added or removed; None if the files stay.
-        template: the chat template, or None for that of `model`.
+        template: the chat template, or None for that of `source`.
         special: its special tokens.
         load: loads it when first called.
     """
 
-    model: str
+    source: Path
     file: Tokenizer | None
     template: str | None
     special: SpecialTokens
@@ -72,7 +73,7 @@ class MergedTokenizer:
         """
         tokenizer = read_tokenizer(owner, options)
         _check_ids(owner, max(tokenizer.get_vocab().values()), rows)
-        return cls(owner, None, None, SpecialTokens.of(tokenizer, None), lambda: tokenizer)
+        return cls(locate(owner, options), None, None, SpecialTokens.of(tokenizer, None), lambda: tokenizer)
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -81,7 +82,7 @@ class MergedTokenizer:
 
     def save(self, folder: Path) -> None:
         """Put the tokenizer's files into a folder."""
-        _write(self.model, self.file, self.template, folder)
+        _write(self.source, self.file, self.template, folder)
 
 
 def merged_vocabulary(recipe: Recipe, parents: ParentSet) -> Vocabulary | None:
@@ -96,7 +97,7 @@ def merged_vocabulary(recipe: Recipe, parents: ParentSet) -> Vocabulary | None:
 class _Choice:
     """The outcome of a recipe's tokenizer settings."""
 
-    model: str
+    source: Path
     file: Tokenizer | None
     vocabulary: Vocabulary
 
@@ -117,10 +118,11 @@ def _make(recipe: Recipe, parents: ParentSet) -> MergedTokenizer:
     choice = _choice(recipe, parents) if recipe.vocabulary_source else None
     if choice is None:
         return _unchanged(recipe.config_source, parents, template)
-    load = cache(lambda: _load(choice.model, choice.file, options))
+    load = cache(lambda: _load(choice.source, choice.file, options))
     ids = choice.vocabulary.ids
     moved = {row: ids[token] for token, row in choice.vocabulary.parents[recipe.config_source].items() if token in ids}
-    return MergedTokenizer(choice.model, choice.file, template, SpecialTokens.of(_with(template, load()), moved), load)
+    special = SpecialTokens.of(_with(template, load()), moved)
+    return MergedTokenizer(choice.source, choice.file, template, special, load)
 
 
 def _unchanged(config_source: str, parents: ParentSet, template: str | None) -> MergedTokenizer:
@@ -134,7 +136,7 @@ def _unchanged(config_source: str, parents: ParentSet, template: str | None) -> 
 
     ids, ends, highest = checkpoint.remembered(["tokenizer", _files(checkpoint.folder), template], ask)
     _check_ids(config_source, highest, parents.shape(config_source, parents.architecture.embedding)[0])
-    return MergedTokenizer(config_source, None, template, SpecialTokens(ids, None, tuple(ends)), load)
+    return MergedTokenizer(checkpoint.folder, None, template, SpecialTokens(ids, None, tuple(ends)), load)
 
 
 def _with(template: str | None, tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
@@ -163,7 +165,8 @@ def _choose(recipe: Recipe, parents: ParentSet) -> _Choice:
         more += missing_tokens([(loaded[name], sizes[name]) for name in order])
     wanted = (recipe.tokenizer.tokens if recipe.tokenizer else None) or {}
     more += list(wanted)
-    file = changed(model, loaded[model], sizes.get(model), more)
+    folder = locate(model, parents.options)
+    file = changed(model, folder, loaded[model], sizes.get(model), more)
     ids = file.get_vocab() if file else loaded[model].get_vocab()
     having = {
         name: {token: row for token, row in loaded[name].get_vocab().items() if row < size}
@@ -172,7 +175,7 @@ def _choose(recipe: Recipe, parents: ParentSet) -> _Choice:
     rows = max(ids.values()) + 1
     multiple = (recipe.tokenizer.pad_to_multiple_of if recipe.tokenizer else None) or 1
     name = f"{Path(source).name}-{sha256(repr(_key(recipe)).encode()).hexdigest()[:8]}"
-    return _Choice(model, file, Vocabulary(name, ids, -(-rows // multiple) * multiple, having, sizes, wanted))
+    return _Choice(folder, file, Vocabulary(name, ids, -(-rows // multiple) * multiple, having, sizes, wanted))
 
 
 def _tokenizers(
@@ -202,35 +205,32 @@ def _check_ids(model: str, highest: int, rows: int) -> None:
         )
 
 
-def _load(model: str, file: Tokenizer | None, options: LoadOptions) -> PreTrainedTokenizerBase:
+def _load(source: Path, file: Tokenizer | None, options: LoadOptions) -> PreTrainedTokenizerBase:
     if file is None:
-        return read_tokenizer(model, options)
+        return read_tokenizer(str(source), options)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        _write(model, file, None, folder)
-        for extra in (
-            locate(model) / "config.json",
-            *(locate(model).glob("*.py") if options.trust_remote_code else ()),
-        ):
-            if extra.exists():  # transformers may read the tokenizer's class there
-                shutil.copyfile(extra, folder / extra.name)
+        _write(source, file, None, folder)
+        # transformers may read the tokenizer's class there.
+        for extra in matching(source, (CONFIG, *(("*.py",) if options.trust_remote_code else ()))):
+            shutil.copyfile(extra, folder / extra.name)
         return read_tokenizer(name, options)
 
 
-def _write(model: str, file: Tokenizer | None, template: str | None, folder: Path) -> None:
-    source = locate(model)
-    if file is None:
-        for name in FILES:
-            if (source / name).exists():
-                shutil.copyfile(source / name, folder / name)
-    else:
+def _write(source: Path, file: Tokenizer | None, template: str | None, folder: Path) -> None:
+    templates = matching(source, CHAT_TEMPLATES)
+    # Beside a new tokenizer.json, vocabularies in other formats would be those of the old one.
+    files = {*templates, *(matching(source, TOKENIZER_FILES) if file is None else ())}
+    for path in files.difference(templates if template else ()):
+        target = folder / path.relative_to(source)
+        target.parent.mkdir(exist_ok=True)
+        shutil.copyfile(path, target)
+    if file is not None:
         file.save(str(folder / "tokenizer.json"))
         for name in ("tokenizer_config.json", "special_tokens_map.json"):
             if (source / name).exists():
                 settings = _settings(json.loads((source / name).read_text(encoding="utf-8")), file)
                 (folder / name).write_text(json.dumps(settings, indent=2, ensure_ascii=False), encoding="utf-8")
-        if (source / "chat_template.jinja").exists():
-            shutil.copyfile(source / "chat_template.jinja", folder / "chat_template.jinja")
     if template:
         (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
 

@@ -7,23 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from merging.checkpoints.checkpoint import locate
+from merging.checkpoints.model_files import TOKENIZER_FILES, matching
 from merging.errors import MachineError, MergingError, code_refused, first_line
 from merging.options import LOAD, LoadOptions
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerBase
-
-FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "tokenizer.model",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-)
 
 
 def load_tokenizer(reference: str, options: LoadOptions = LOAD) -> PreTrainedTokenizerBase:
@@ -50,7 +40,7 @@ def with_padding(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
 
 def has_tokenizer(folder: Path) -> bool:
     """Whether a model's folder has a tokenizer."""
-    return any((folder / name).exists() for name in FILES)
+    return bool(matching(folder, TOKENIZER_FILES))
 
 
 def read_tokenizer(reference: str, options: LoadOptions = LOAD) -> PreTrainedTokenizerBase:

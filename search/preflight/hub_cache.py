@@ -12,7 +12,8 @@ from pathlib import Path
 from shutil import disk_usage
 
 from merging import MergingError
-from merging.checkpoints.checkpoint import WANTED_FILES, stored_weights
+from merging.checkpoints.checkpoint import stored_weights
+from merging.checkpoints.model_files import WANTED_FILES
 from merging.errors import first_line
 from merging.sizes import shown_size
 from search.preflight.finding import Finding

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from merging.checkpoints.model_files import TOKENIZER_FILES
 from merging.checkpoints.references import is_hub_id
 from merging.errors import first_line
 from search.errors import SearchError
@@ -25,8 +26,7 @@ _MESSAGE: Final = "Upload a merge made with merge-search"
 _OURS: Final = "merge-search"  # the tag of its model cards
 # Files that an earlier export may have and this one may lack; all others in the repository are its owner's.
 _STALE: Final = (
-    "*.safetensors", "*.safetensors.index.json", ".eval_results/*.yaml", "recipe.yaml",
-    "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "chat_template.jinja",
+    "*.safetensors", "*.safetensors.index.json", ".eval_results/*.yaml", "recipe.yaml", *TOKENIZER_FILES,
 )  # fmt: skip
 
 

@@ -7,7 +7,9 @@ import shutil
 from itertools import cycle
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
+import huggingface_hub
 import pytest
 import torch
 import yaml
@@ -15,8 +17,18 @@ from mergekit.config import MergeConfiguration  # type: ignore[import-untyped]
 from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from merging import LoadOptions, Merger, MergingError, ParentSet, Recipe, export_model, load_model
-from merging.checkpoints.checkpoint import Checkpoint
+from merging import (
+    LoadOptions,
+    MergeOptions,
+    Merger,
+    MergingError,
+    ParentSet,
+    Recipe,
+    contents_of,
+    export_model,
+    load_model,
+)
+from merging.checkpoints.checkpoint import Checkpoint, _download
 from tests.conftest import ModelMaker
 from tests.merging.conftest import Family
 from tests.merging.peft_oracle import peft_merge, save_adapter
@@ -292,15 +304,32 @@ def test_an_adapter_alone_is_no_model(adapter: str) -> None:
     assert refusal(adapter) == f"model {adapter}: is a LoRA adapter; write it after its base model, as BASE+{adapter}"
 
 
-def test_a_model_and_an_adapter_may_be_hub_ids_with_revisions(
-    family: Family, adapter: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def cached(family: Family, adapter: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put a model and an adapter into the hub's cache: some/base@v1 and some/adapter@v1."""
     for name, folder in (("models--some--base", family.base), ("models--some--adapter", adapter)):
         (tmp_path / "hub" / name / "refs").mkdir(parents=True)
         (tmp_path / "hub" / name / "refs" / "v1").write_text("0" * 40, encoding="utf-8")
         shutil.copytree(folder, tmp_path / "hub" / name / "snapshots" / ("0" * 40))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    _download.cache_clear()  # as another process would find it
+
+
+@pytest.mark.usefixtures("cached")
+def test_a_model_and_an_adapter_may_be_hub_ids_with_revisions(family: Family, adapter: str) -> None:
     found, local = Checkpoint.open("some/base@v1+some/adapter@v1"), Checkpoint.open(f"{family.base}+{adapter}")
     assert found.adapted().keys() == local.adapted().keys()
     assert all(torch.equal(found.read(name), local.read(name)) for name in local.tensors)
     assert refusal("some/base@v1+some/other").startswith("adapter some/other: no such folder here, and not available")
+
+
+@pytest.mark.usefixtures("cached")
+def test_the_hub_is_asked_once_about_a_model_and_its_adapter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = Mock(side_effect=huggingface_hub.snapshot_download)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", asked)
+    reference, options = "some/base@v1+some/adapter@v1", LoadOptions(trust_remote_code=True)
+    list(contents_of(reference, options))
+    tokenizer = "tokenizer: {source: base, tokens: {<new>: {source: {kind: zero}}}}"
+    recipe = Recipe.parse(f"{Recipe.single(reference).to_yaml()}\n{tokenizer}")
+    export_model(recipe, tmp_path / "out", MergeOptions(load=options))
+    assert [call.args[0] for call in asked.call_args_list] == ["some/base", "some/adapter"]

@@ -146,6 +146,29 @@ def test_rows_beyond_the_tokens_stay_unless_a_vocabulary_is_asked_for(
         assert len(load_tokenizer(str(tmp_path / name)).get_vocab()) == 261
 
 
+def test_a_tokenizer_without_a_tokenizer_json_is_exported_whole(make_model: ModelMaker, tmp_path: Path) -> None:
+    folder = make_model("words", tokenizer=False, layers=1)
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "def", "return"]
+    Path(folder, "vocab.txt").write_text("\n".join(words), encoding="utf-8")
+    Path(folder, "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}', encoding="utf-8")
+    export_model(Recipe.single(folder), tmp_path / "out")
+    for place in (Path(folder), tmp_path / "out"):
+        assert AutoTokenizer.from_pretrained(place)("def return").input_ids == [2, 5, 6, 3]
+
+
+@pytest.mark.parametrize("name", ["qwen.tiktoken", "sentencepiece.bpe.model", "spiece.model", "tekken.json"])
+def test_files_of_other_kinds_of_tokenizers_are_exported(own_family: Family, tmp_path: Path, name: str) -> None:
+    Path(own_family.base, name).write_bytes(b"a vocabulary")
+    export_model(ties(own_family), tmp_path / "out")
+    assert (tmp_path / "out" / name).read_bytes() == b"a vocabulary"
+
+
+def test_an_old_vocabulary_is_not_put_beside_a_new_tokenizer_json(chat_family: Family, tmp_path: Path) -> None:
+    Path(chat_family.base, "tokenizer.model").write_bytes(b"a vocabulary")
+    export_model(ties(chat_family, "tokenizer_source: union"), tmp_path / "out")
+    assert not (tmp_path / "out/tokenizer.model").exists()
+
+
 # --- special tokens -------------------------------------------------------------------------------------------------
 
 
@@ -247,6 +270,26 @@ def test_a_chat_template_of_the_recipe_is_that_of_the_merge(chat_family: Family,
     assert chat(merged(recipe)) == "hi"
     export_model(recipe, tmp_path / "out")
     assert chat(AutoTokenizer.from_pretrained(tmp_path / "out")) == "hi"
+
+
+@pytest.mark.parametrize("source", ["base", "union"])
+def test_further_chat_templates_are_exported(chat_family: Family, tmp_path: Path, source: str) -> None:
+    set_template(chat_family.base, "base {{ messages }}")
+    Path(chat_family.base, "additional_chat_templates").mkdir()
+    set_template(f"{chat_family.base}/additional_chat_templates", "tools {{ messages }}")
+    wanted = {"default": "base {{ messages }}", "chat_template": "tools {{ messages }}"}
+    recipe = ties(chat_family, f"tokenizer_source: {source}")
+    assert merged(recipe).chat_template == wanted
+    export_model(recipe, tmp_path / "out")
+    assert load_tokenizer(str(tmp_path / "out")).chat_template == wanted
+
+
+def test_a_chat_template_of_the_recipe_replaces_all_others(own_family: Family, tmp_path: Path) -> None:
+    Path(own_family.base, "additional_chat_templates").mkdir()
+    set_template(f"{own_family.base}/additional_chat_templates", "tools {{ messages }}")
+    recipe = ties(own_family, "chat_template: chatml")
+    export_model(recipe, tmp_path / "out")
+    assert load_tokenizer(str(tmp_path / "out")).chat_template == merged(recipe).chat_template
 
 
 def test_a_well_known_template_goes_by_its_name(own_family: Family, tmp_path: Path) -> None:

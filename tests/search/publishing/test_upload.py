@@ -107,12 +107,13 @@ def test_what_an_earlier_export_left_is_removed_and_what_its_owner_added_stays(
     command: Command, finished: Path, tmp_path: Path, hub: FakeHub
 ) -> None:
     assert push(command, finished, tmp_path / "shards", "--out-shard-size", "40KB").startswith("0: ")
-    hub.models[TO].files |= {"picture.png": b"png", ".eval_results/old.yaml": b"[]"}
+    stale = {".eval_results/old.yaml": b"[]", "spiece.model": b"old", "additional_chat_templates/old.jinja": b"old"}
+    hub.models[TO].files |= {"picture.png": b"png"} | stale
     assert push(command, finished, tmp_path / "one").startswith("0: ")
     weights = [path for path in hub.models[TO].paths if "safetensors" in path]
     assert weights == ["model.safetensors"]
     assert "picture.png" in hub.models[TO].paths
-    assert ".eval_results/old.yaml" not in hub.models[TO].paths
+    assert stale.keys().isdisjoint(hub.models[TO].paths)
 
 
 @pytest.mark.slow
