@@ -6,7 +6,7 @@ Guarantees: writes nothing. A folder that cannot be read has a line that says wh
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -16,10 +16,17 @@ from search.board.round_looks import confirmation_ended
 from search.errors import SearchError
 from search.results import ResultsFolder
 from search.space.sections import Sections, StopSection
-from search.stopping import SearchSoFar, ended_by
+from search.stopping import TIME_IS_OVER, SearchSoFar, ended_by
 from search.study.record import SplitName, TrialRecord
+from search.study.store import Stop
 
 State: TypeAlias = Literal["starting", "running", "stopped", "ended", "unreadable"]
+_STOPPED: Mapping[Stop, str] = {
+    "time": TIME_IS_OVER,
+    "Ctrl-C": "by Ctrl-C",
+    "SIGTERM": "by SIGTERM",
+    "error": "by an error",
+}
 _SPLITS: tuple[SplitName, ...] = ("search", "report", "confirm")
 
 
@@ -30,7 +37,8 @@ class SearchOverview:
     Attributes:
         path: its results folder.
         state: ``running`` if a worker is at work; ``stopped`` if none is, and something is left to do.
-        why: the rule that ended it, what is left to do, or why it cannot be read, in words.
+        why: the rule that ended it; what stopped it, as far as that is kept, and what is left to do; or why it cannot
+            be read; in words.
         board: its leaderboard, if it can be read.
         planned: how many trials were planned when it was made; 0 if that is not known yet.
         workers: how many workers are at work.
@@ -102,27 +110,42 @@ def _overview(folder: ResultsFolder) -> SearchOverview:
         return SearchOverview(folder.path, "starting", "no model is scored yet")
     with folder.reading() as store:
         workers = len(store.at_work())  # first, so that what they finish meanwhile is read below
+        stopped = store.stopped_by
     name, records, splits, looks = folder.read()
     found = SearchSoFar(records, splits, looks, looks.planned)
-    ended, left = ("", "") if workers else _at_rest(folder, found)
+    ended, left = ("", "") if workers else _at_rest(folder, found, stopped)
     state: State = "running" if workers else "ended" if ended else "stopped"
     board = Leaderboard.of(name, records, splits, looks)
     return SearchOverview(folder.path, state, ended or left, board, looks.planned, workers, _active(records))
 
 
-def _at_rest(folder: ResultsFolder, found: SearchSoFar) -> tuple[str, str]:
-    """Return the rule that ended a search that has no worker at work, or else what is left to do."""
+def _at_rest(folder: ResultsFolder, found: SearchSoFar, stopped: Stop | None) -> tuple[str, str]:
+    """Return the rule that ended a search that has no worker at work, or else what stopped it and what is left to do.
+
+    Args:
+        folder: of the search.
+        found: by the search.
+        stopped: what stopped the last worker, as far as kept.
+    """
     if "confirm" in found.splits:
         ended = confirmation_ended(found.records, found.splits, found.looks)
-        return ended, "" if ended else "the confirmation is not over"
+        return ended, "" if ended else _stopped(stopped, "the confirmation is not over")
     try:
         stop = Sections.load(folder.config_file).search.stop
     except SearchError:  # a copy may lack it, or somebody has changed it
         stop = StopSection()
-    if not (ended := ended_by(found, stop)):
-        return "", _left(found.trials - len(found.over), "trial")
+    ended = TIME_IS_OVER if stopped == "time" else ended_by(found, stop)
+    if not ended:
+        return "", _stopped(stopped, _left(found.trials - len(found.over), "trial"))
     waiting = sum(record.on("report").state in ("waiting", "running") for record in found.records if record.report)
-    return ("", f"{_left(waiting, 'model')} to be scored on the report split") if waiting else (ended, "")
+    if waiting:
+        return "", _stopped(stopped, f"{_left(waiting, 'model')} to be scored on the report split")
+    # A worker that was to run more trials than were once planned says so by its stop.
+    return (ended, "") if stopped in (None, "time") else ("", _stopped(stopped))
+
+
+def _stopped(stopped: Stop | None, left: str = "") -> str:
+    return ", ".join(filter(None, [_STOPPED[stopped] if stopped else "", left]))
 
 
 def _left(count: int, what: str) -> str:

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from search.board.search_verdict import Splits, proven
 from search.space.sections import StopSection
 from search.study.looks import Looks
 from search.study.record import TAKEN_OVER, TrialRecord
+
+TIME_IS_OVER: Final = "time is over"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +75,7 @@ def _trials(now: SearchSoFar, _: StopSection) -> str:
 
 
 def _timeout(now: SearchSoFar, _: StopSection) -> str:
-    return "time is over" if now.is_late else ""
+    return TIME_IS_OVER if now.is_late else ""
 
 
 RULES: Mapping[str, Callable[[SearchSoFar, StopSection], str]] = {

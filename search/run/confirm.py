@@ -85,6 +85,6 @@ def confirm_search(
         stop.waits_for_trial = True
         told = Callbacks.of(callbacks, progress.say)
         rounds = Rounds(session, 0, deadline, lambda: stop.asked, told, planned)
-        with told.during(rounds.begun, rounds.leaderboard):
+        with told.during(rounds.begun, rounds.leaderboard), stop.kept(rounds):
             rounds.run()
         return rounds.leaderboard()

@@ -92,8 +92,12 @@ class Phases:
 
     def ended(self) -> str:
         """Return in words the rule by which the search has ended; empty if it has not."""
-        is_late = self.deadline is not None and time.monotonic() >= self.deadline
-        return ended_by(replace(self._so_far, is_late=is_late), self.session.config.search.stop)
+        return ended_by(replace(self._so_far, is_late=self.is_late), self.session.config.search.stop)
+
+    @property
+    def is_late(self) -> bool:
+        """Whether its time is over."""
+        return self.deadline is not None and time.monotonic() >= self.deadline
 
     def leaderboard(self) -> Leaderboard:
         """Return the current leaderboard, which says why the search has ended if it has."""

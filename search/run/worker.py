@@ -14,14 +14,20 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from evaluation import ConsentError
 from search.board.leaderboard import Leaderboard
 from search.callbacks.callback import Callback, Callbacks
+from search.errors import SearchError
 from search.results import ResultsFolder
 from search.space.config import SearchConfig
 from search.startup import quick_imports
+from search.study.store import Stop
 from search.views.progress import Progress
+
+if TYPE_CHECKING:
+    from search.run.phases import Phases
 
 
 def run_search(
@@ -75,7 +81,7 @@ def run_search(
         stop.waits_for_trial = True
         told = Callbacks.of(callbacks, progress.say)
         phases = Phases(session, total, deadline, lambda: stop.asked, told)
-        with told.during(phases.begun, phases.leaderboard):
+        with told.during(phases.begun, phases.leaderboard), stop.kept(phases):
             phases.run()
         return phases.leaderboard()
 
@@ -92,12 +98,31 @@ class StopRequest:
     Attributes:
         progress: shows that the worker is stopping.
         waits_for_trial: whether the first signal lets a trial finish, as it does once there are trials.
-        asked: whether the first signal has come.
+        by: the first signal that has come, if any.
     """
 
     progress: Progress
     waits_for_trial: bool = False
-    asked: bool = False
+    by: Stop | None = None
+
+    @property
+    def asked(self) -> bool:
+        """Whether the first signal has come."""
+        return self.by is not None
+
+    @contextlib.contextmanager
+    def kept(self, phases: Phases) -> Iterator[None]:
+        """Keep in the store what has stopped the worker, if its search has not ended when it leaves."""
+        store = phases.session.store
+        store.keep_stop(None)
+        try:
+            yield
+        except BaseException as error:
+            with contextlib.suppress(SearchError):  # of the same folder
+                store.keep_stop("error" if isinstance(error, Exception) else self.by)
+            raise
+        if phases.unfinished():
+            store.keep_stop(self.by or ("time" if phases.is_late else None))
 
     @contextlib.contextmanager
     def on_signals(self) -> Iterator[None]:
@@ -109,7 +134,7 @@ class StopRequest:
                 if callable(handler):
                     handler(number, frame)
                 raise KeyboardInterrupt
-            self.asked = True
+            self.by = "Ctrl-C" if number == signal.SIGINT else "SIGTERM"
             self.progress.stopping()
 
         if threading.current_thread() is not threading.main_thread():

@@ -29,7 +29,7 @@ from search.study.database import connect, damage, database_errors
 from search.study.looks import Look, Looks
 from search.study.outcomes import Split
 from search.study.record import Kind, Scoring, SplitName, State, TrialRecord
-from search.study.store import Store, Workplace
+from search.study.store import Stop, Store, Workplace
 
 if TYPE_CHECKING:
     from evaluation import Draft, Verdict
@@ -38,9 +38,11 @@ if TYPE_CHECKING:
 DATABASE: Final = "search.db"
 WORKERS: Final = ".workers"
 
-_VERSION = 7
+_VERSION = 8
+# A store of this version has no column `stopped`.
+_WITHOUT_STOP = 7
 _SCHEMA = """
-CREATE TABLE search (name TEXT, identity TEXT, splits TEXT, planned INTEGER, confirmation TEXT);
+CREATE TABLE search (name TEXT, identity TEXT, splits TEXT, planned INTEGER, confirmation TEXT, stopped TEXT);
 CREATE TABLE looks (place INTEGER PRIMARY KEY, due INTEGER, alpha REAL, finalists TEXT, rounds INTEGER);
 CREATE TABLE records (
     key TEXT PRIMARY KEY, kind TEXT, number INTEGER, name TEXT, parameters TEXT, recipe TEXT, same_as INTEGER,
@@ -69,6 +71,7 @@ _OF_SCORING = [each.name for each in fields(Scoring)]
 # How many fields of a record come before its splits; the rest follow them.
 _BEFORE_SPLITS = [each.name for each in fields(TrialRecord)].index(_SPLITS[0])
 _Decoder: TypeAlias = Callable[[str, Path], Any]
+_STOPS: Mapping[str | None, Stop | None] = {None: None, **{stop: stop for stop in get_args(Stop)}}
 _MAPPINGS = ("parameters", "recipe", "sampler_notes", "seconds")
 _TUPLES = ("end_tokens", "scores", "tries", "by_seed")
 _TABLES = {"search", "looks", "records", "scorings", "drafts", "verdicts", "workers"}
@@ -110,7 +113,7 @@ class LocalStore(Store):
         with database_errors(self.file):
             self._database = connect(self.file, reading)
             try:
-                self._check()
+                self._check(reading)
             except BaseException:
                 self._database.close()
                 raise
@@ -122,7 +125,7 @@ class LocalStore(Store):
         with database_errors(file), contextlib.closing(connect(file)) as database:
             if not _tables(database):
                 database.executescript(f"BEGIN IMMEDIATE; PRAGMA user_version = {_VERSION}; {_SCHEMA}")
-                database.execute("INSERT INTO search VALUES (?, ?, '{}', 0, NULL)", (name, json.dumps(identity)))
+                database.execute("INSERT INTO search VALUES (?, ?, '{}', 0, NULL, NULL)", (name, json.dumps(identity)))
                 database.execute("COMMIT")
         return cls(folder)
 
@@ -181,6 +184,19 @@ class LocalStore(Store):
         [[kept]] = self._select("SELECT confirmation FROM search")
         with damage(self.file):
             return None if kept is None else Confirmation.restored(json.loads(kept))
+
+    @property
+    def stopped_by(self) -> Stop | None:
+        """What stopped the last worker that left."""
+        if self._version() == _WITHOUT_STOP:
+            return None
+        [[stopped]] = self._select("SELECT stopped FROM search")
+        with damage(self.file):
+            return _STOPS[stopped]
+
+    def keep_stop(self, stop: Stop | None) -> None:
+        """Keep what has stopped a worker."""
+        self._select("UPDATE search SET stopped = ?", stop)
 
     @contextlib.contextmanager
     def sign_in(self) -> Iterator[str]:
@@ -300,16 +316,28 @@ class LocalStore(Store):
         row = look.due, look.alpha, json.dumps(look.finalists), look.rounds
         self._select("INSERT INTO looks VALUES (NULL, ?, ?, ?, ?)", *row)
 
-    def _check(self) -> None:
+    def _version(self) -> int:
+        [[version]] = self._select("PRAGMA user_version")
+        return int(version)
+
+    def _check(self, reading: bool) -> None:
         """Raise SearchError if the database is not one of ours."""
         if _TABLES - _tables(self._database):
             raise SearchError(f"{self.file}: holds no search; {restore(self.file.parent)}")
-        [[version]] = self._select("PRAGMA user_version")
-        if version != _VERSION:
+        if not reading and self._version() == _WITHOUT_STOP:
+            self._upgrade()
+        if self._version() not in (_VERSION, *[_WITHOUT_STOP] * reading):
             raise SearchError(
                 f"{self.file}: was made by another version of merge-search; use that one, or begin anew with "
                 f"{anew(self.file.parent)}"
             )
+
+    def _upgrade(self) -> None:
+        """Make a store without the column `stopped` one of this version, unless another worker has."""
+        with self._writing():
+            if self._version() == _WITHOUT_STOP:
+                self._select("ALTER TABLE search ADD COLUMN stopped TEXT")
+                self._select(f"PRAGMA user_version = {_VERSION}")
 
 
 def _tables(database: sqlite3.Connection) -> set[str]:

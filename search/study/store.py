@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final, get_args
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias, get_args
 
 from search.study.confirmation import Confirmation
 from search.study.looks import Look
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from search.study.looks import Looks
     from search.study.outcomes import Split
 
+Stop: TypeAlias = Literal["time", "Ctrl-C", "SIGTERM", "error"]
+"""What stops a worker before its search has ended."""
 DIED: Final = "its worker died"
 TRIES: Final = 2
 """How often a job may be run without finishing."""
@@ -216,6 +218,15 @@ class Store(ABC):
     @abstractmethod
     def confirmation(self) -> Confirmation | None:
         """The confirmation, if one has begun."""
+
+    @property
+    @abstractmethod
+    def stopped_by(self) -> Stop | None:
+        """What stopped the last worker that left; None if its search had ended, or one works, or it was killed."""
+
+    @abstractmethod
+    def keep_stop(self, stop: Stop | None) -> None:
+        """Keep what has stopped a worker; None when one begins."""
 
     @abstractmethod
     def sign_in(self) -> AbstractContextManager[str]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
 import shutil
+import signal
 import sqlite3
 from contextlib import closing
 from datetime import datetime
@@ -11,11 +14,13 @@ from pathlib import Path
 
 import pytest
 
+from search import SearchConfig, run_search
 from search.board.leaderboard import Leaderboard
 from search.errors import SearchError
 from search.overview import SearchOverview, overviews
 from search.results import ResultsFolder
 from search.study.local_store import LocalStore
+from search.views.progress import Progress
 from tests.search.conftest import Command, fingerprint
 
 
@@ -63,6 +68,58 @@ def test_a_search_ends_by_its_rules_or_was_stopped(one_trial: tuple[object, Path
         "stopped",
         "1 model is left to be scored on the report split",
     )
+
+
+def test_a_search_that_ran_out_of_time_has_ended(one_trial: tuple[SearchConfig, Path], command: Command) -> None:
+    config, out = one_trial
+    planned(out, 3)
+    run_search(config, out, timeout=0)
+    assert (SearchOverview.of(out).state, SearchOverview.of(out).why) == ("ended", "time is over")
+    assert re.search(r"1/3 .* ended: time is over$", command("list", out).stdout, re.MULTILINE)
+    run_search(config, out)
+    assert SearchOverview.of(out).why == "all trials are over"
+
+
+class Signalled(Progress):
+    """Sends signals to the process, or raises an error, when trials begin."""
+
+    def __init__(self, *what: signal.Signals | Exception) -> None:
+        self._what = what
+
+    def begin(self, what: str, total: int, deadline: float | None = None, later: float = 0.0) -> None:  # noqa: ARG002
+        for each in self._what if what == "search" else ():
+            if isinstance(each, Exception):
+                raise each
+            signal.raise_signal(each)
+
+
+@pytest.mark.parametrize(
+    ("what", "why"),
+    [
+        ((signal.SIGINT,), "by Ctrl-C, 1 trial is left"),
+        ((signal.SIGINT, signal.SIGINT), "by Ctrl-C, 1 trial is left"),
+        ((signal.SIGTERM,), "by SIGTERM, 1 trial is left"),
+        ((SearchError("the machine fails"),), "by an error, 1 trial is left"),
+        ((), "all trials are over"),
+    ],
+)
+def test_what_stopped_a_search_is_told(
+    one_trial: tuple[SearchConfig, Path], what: tuple[signal.Signals | Exception, ...], why: str
+) -> None:
+    config, out = one_trial
+    planned(out, 2)
+    with contextlib.suppress(KeyboardInterrupt, SearchError):
+        run_search(config, out, trials=2, progress=Signalled(*what))
+    found = SearchOverview.of(out)
+    assert (found.state, found.why) == ("stopped" if what else "ended", why)
+
+
+def test_a_search_that_was_to_have_more_trials_than_were_planned_was_stopped(
+    one_trial: tuple[SearchConfig, Path],
+) -> None:
+    config, out = one_trial
+    run_search(config, out, trials=2, progress=Signalled(signal.SIGINT))
+    assert (SearchOverview.of(out).state, SearchOverview.of(out).why) == ("stopped", "by Ctrl-C")
 
 
 def test_a_search_runs_while_a_worker_is_at_work(one_trial: tuple[object, Path], command: Command) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from search.study.confirmation import Confirmation
 from search.study.looks import Look, Looks
 from search.study.record import Kind, SplitName, State, TrialRecord
-from search.study.store import Store, Workplace
+from search.study.store import Stop, Store, Workplace
 
 if TYPE_CHECKING:
     from evaluation import Draft, Verdict
@@ -38,6 +38,7 @@ class MemoryStore(Store):
         self._splits: dict[SplitName, Split] = {}
         self._looks = Looks()
         self._confirmation: Confirmation | None = None
+        self._stop: Stop | None = None
         self._heard: dict[str, float] = {}
         self._workers: dict[str, tuple[Workplace, Sequence[str], Sequence[str]]] = {}
         self._drafts: list[Draft] = []
@@ -62,6 +63,15 @@ class MemoryStore(Store):
     def confirmation(self) -> Confirmation | None:
         """The confirmation of the search."""
         return self._confirmation
+
+    @property
+    def stopped_by(self) -> Stop | None:
+        """What stopped the last worker that left."""
+        return self._stop
+
+    def keep_stop(self, stop: Stop | None) -> None:
+        """Keep what has stopped a worker."""
+        self._stop = stop
 
     @contextlib.contextmanager
     def sign_in(self) -> Iterator[str]:

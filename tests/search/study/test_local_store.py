@@ -105,6 +105,36 @@ def test_a_store_of_another_version_is_refused(folder: Path) -> None:
         LocalStore(folder)
 
 
+def of_version_7(folder: Path) -> Path:
+    """Make the store in a folder one of version 7, which did not keep what stopped its search."""
+    with closing(sqlite3.connect(folder / "search.db")) as database:
+        database.executescript("ALTER TABLE search DROP COLUMN stopped; PRAGMA user_version = 7")
+    return folder
+
+
+def test_a_store_of_the_version_before_is_read_as_it_is(folder: Path) -> None:
+    with closing(LocalStore(folder)) as store:
+        store.begin(PARENTS)
+    before = (of_version_7(folder) / "search.db").read_bytes()
+    with closing(LocalStore(folder, reading=True)) as store:
+        assert (store.name, store.identity, store.stopped_by) == ("run", {"recipe": 1}, None)
+        assert [record.key for record in store.changed()[0]] == ["parent-0", "parent-1"]
+    assert (folder / "search.db").read_bytes() == before
+
+
+def test_a_worker_goes_on_in_a_store_of_the_version_before(folder: Path) -> None:
+    with closing(LocalStore(folder)) as store:
+        store.begin(PARENTS)
+    of_version_7(folder)
+    LocalStore.create(folder, "run", {}).close()
+    for reading in (False, True):
+        with closing(LocalStore(folder, reading)) as store:
+            assert len(store.changed()[0]) == 2
+            if not reading:
+                store.keep_stop("time")
+            assert store.stopped_by == "time"
+
+
 def test_a_database_that_another_process_holds_is_not_to_be_replaced(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

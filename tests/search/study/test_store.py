@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -19,7 +20,7 @@ from search.study.local_store import LocalStore
 from search.study.looks import ALPHA, Look, Looks
 from search.study.outcomes import Split
 from search.study.record import ASCENT, Scoring, TrialRecord
-from search.study.store import Job, Proposal, Records, Store, Workplace
+from search.study.store import Job, Proposal, Records, Stop, Store, Workplace
 from tests.search.study.memory_store import LEASE_SECONDS, MemoryStore
 
 PARENTS = (TrialRecord("parent", 0, "a", recipe={"merge_method": "linear"}), TrialRecord("parent", 1, "b"))
@@ -431,6 +432,14 @@ def test_workers_are_at_work_until_they_sign_out_or_die(cluster: Cluster, store:
     assert store.at_work() == {worker}
     cluster.die(lambda *_: None)
     assert cluster.store().at_work() == {worker}
+
+
+@pytest.mark.parametrize("stop", [*get_args(Stop), None])
+def test_what_stopped_a_worker_is_kept_until_the_next_one_begins(cluster: Cluster, stop: Stop | None) -> None:
+    assert cluster.store().stopped_by is None
+    for last in ("time", stop):
+        cluster.store().keep_stop(last)
+        assert cluster.store().stopped_by == last
 
 
 def test_layers_that_no_worker_lacked_before_are_news(store: Store, worker: str) -> None:
