@@ -11,7 +11,6 @@ from evaluation.prompts import prompt_tokens, render
 from merging import Merger, Recipe, load_tokenizer
 from merging.tokenization.tokenizers import has_tokenizer
 from search.board.power import ASSUMED_DISCORDANCE, least_gain, what_is_provable
-from search.errors import SearchError
 from search.preflight.finding import Finding
 from search.prompt_checks import notes_on_prompts, require_template
 from search.results import ResultsFolder
@@ -32,11 +31,13 @@ def results(subject: Subject) -> Iterator[Finding]:
     """Yield whether the search may run in its results folder, and whether it may execute code."""
     config, out = subject.config, subject.out
     ResultsFolder.refuse(out, config, fresh=False)
-    try:
-        with ResultsFolder.open(out).reading() as store:
-            over = sum(record.kind == "trial" and record.is_over for record in store.changed()[0])
+    if ResultsFolder.is_one(out):
+        folder = ResultsFolder.open(out)
+        _, records, _, _ = folder.read()
+        folder.require_parameters(records, config.space)
+        over = sum(record.kind == "trial" and record.is_over for record in records)
         yield Finding("ok", "results", f"{out} holds this search: {over} trials are over, and a run continues it")
-    except SearchError:
+    else:
         yield Finding("ok", "results", f"{out}: a new folder")
     if not config.evaluation.allow_code_execution:
         yield Finding(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import sqlite3
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -149,6 +151,26 @@ def test_where_nothing_is_amiss_every_check_says_what_it_saw(shared_family: Fami
 def test_a_fault_is_told_where_it_is(family: Family, fault: Fault, level: str, what: str, told: str) -> None:
     fault(family)
     assert [each for each in untoward(found(family.write(), what)) if each[:2] == (level, what) and told in each[2]]
+
+
+@pytest.mark.parametrize(
+    ("damage", "level", "told"),
+    [
+        ("", "ok", "holds this search: 1 trials are over"),
+        ("ALTER TABLE records DROP COLUMN seen", "problem", "search.db: no such column"),
+        ("UPDATE records SET parameters = '{'", "problem", "search.db: holds a damaged value"),
+    ],
+)
+def test_a_search_that_can_be_continued_is_told_from_one_whose_records_are_damaged(
+    one_trial: tuple[SearchConfig, Path], damage: str, level: str, told: str
+) -> None:
+    config, out = one_trial
+    with closing(sqlite3.connect(out / "search.db")) as database, database:
+        database.execute(damage)
+    with Subject(config, out, Progress()) as subject:
+        (finding,) = run_checks(subject, CHECKS[:1])
+    assert (finding.what, finding.level) == ("results", level)
+    assert told in finding.detail
 
 
 @pytest.mark.parametrize(("number", "told"), [(65_280.0, []), (1e5, ["problem"])])
