@@ -111,20 +111,25 @@ def disk_findings(out: Path, wanted: int, export: int) -> Iterator[Finding]:
         wanted: the most that the search writes into it, in bytes.
         export: the bytes of an export, which the next commands write into the current folder.
     """
+    room: list[str] = []
     free = disk_usage(existing(out)).free
-    if free < wanted:
+    if free >= wanted:
+        room.append(f"{shown_size(free)} free for the results, of which the search may write {shown_size(wanted)}")
+    else:
         yield Finding(
             "warning" if free >= _OTHER_BYTES else "problem",
             "disk",
             f"{out}: its disk has {shown_size(free)} free, and the search may write {shown_size(wanted)}",
             "make room, or give a folder on another disk with --out",
         )
-    room = disk_usage(Path.cwd()).free
-    if room < export:
+    left = disk_usage(Path.cwd()).free
+    if left >= export:
+        room.append(f"{shown_size(left)} free for an export of {shown_size(export)}")
+    else:
         yield Finding(
             "warning",
             "disk",
-            f"an export takes {shown_size(export)}, and the disk of {Path.cwd()} has {shown_size(room)} free",
+            f"an export takes {shown_size(export)}, and the disk of {Path.cwd()} has {shown_size(left)} free",
             "make room, or export to another disk",
         )
     if cache_folder("memo") is None:
@@ -133,9 +138,5 @@ def disk_findings(out: Path, wanted: int, export: int) -> Iterator[Finding]:
             "disk",
             "the cache (~/.cache, or XDG_CACHE_HOME) cannot be written: each worker compiles and hashes again",
         )
-    yield Finding(
-        "ok",
-        "disk",
-        f"{shown_size(free)} free for the results, of which the search may write {shown_size(wanted)}; "
-        f"{shown_size(room)} free for an export of {shown_size(export)}",
-    )
+    if room:
+        yield Finding("ok", "disk", "; ".join(room))

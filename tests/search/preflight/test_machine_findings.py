@@ -53,7 +53,7 @@ def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         stack.enter_context(small_disk(disk))
         stack.callback(monkeypatch.undo)
         monkeypatch.chdir(disk)
-        problem, warning, _ = disk_findings(disk / "results" / "night", 10**6, 10**6)
+        problem, warning = disk_findings(disk / "results" / "night", 10**6, 10**6)
         assert (problem.level, warning.level) == ("problem", "warning")
         assert problem.detail.startswith(
             f"{disk}/results/night: its disk has 66 KB free, and the search may write 1 MB"
@@ -63,9 +63,13 @@ def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_disk_without_room_for_all_that_could_be_written_is_a_warning(tmp_path: Path) -> None:
-    warning, also, ok = disk_findings(tmp_path / "night", 10**18, 10**18)
-    assert [warning.level, also.level, ok.level] == ["warning", "warning", "ok"]
+    warning, also = disk_findings(tmp_path / "night", 10**18, 10**18)
+    assert [warning.level, also.level] == ["warning", "warning"]
     assert warning.remedy == "make room, or give a folder on another disk with --out"
+    warning, ok = disk_findings(tmp_path / "night", 10**18, 1000)
+    assert (warning.level, ok.level) == ("warning", "ok")
+    assert ok.detail.endswith("free for an export of 1 KB")
+    assert "results" not in ok.detail
 
 
 @pytest.mark.parametrize("missing", ["bubblewrap", "seccomp"])
