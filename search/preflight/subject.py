@@ -16,7 +16,6 @@ from transformers import PreTrainedTokenizerBase
 
 from evaluation import ProblemSet
 from merging import MergeOptions, Merger, MergingError, ParentSet, Recipe, load_tokenizer
-from merging.checkpoints.checkpoint import Checkpoint
 from search.board.names import record_name
 from search.devices import choose_device, device_map_of
 from search.earlier import EarlierSearch, seen_earlier, spent_earlier, unseen
@@ -77,11 +76,6 @@ class Subject:
     def names(self) -> Sequence[str]:
         """The references of all parents."""
         return list(dict.fromkeys(name for recipe in self.config.space.extreme_recipes for name in recipe.parents()))
-
-    @cached_property
-    def checkpoints(self) -> Mapping[str, Checkpoint]:
-        """The parents, each by itself. Raises MergingError."""
-        return {name: Checkpoint.open(name, self.config.merging.load_options) for name in self.names}
 
     @cached_property
     def parents(self) -> ParentSet:
