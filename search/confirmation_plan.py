@@ -28,7 +28,6 @@ from search.study.record import TrialRecord
 
 SAMPLED_AT: Final = 0.2
 """The temperature of a confirmation in several rounds if the search is greedy."""
-_MORE: Final = "give more --samples, which are drawn at random, or other --problems"
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +124,10 @@ def plan_confirmation(
     if not problems.problems:
         raise SearchError(f"{folder.path}: has no report split; give --problems")
     if takes_reported and not added:
-        raise SearchError(f"{folder.path}: greedy completions of the report split would be the same again; {_MORE}")
+        raise SearchError(
+            f"{folder.path}: greedy completions of the report split would be the same again; give more --samples, "
+            "which are drawn at random, or new --problems"
+        )
     plan = Confirmation(
         finalists,
         sources,
@@ -181,7 +183,10 @@ def _new_problems(
         new = unseen(found, taken)
         seen = len(found) - len(unseen(found, search.seen))
         if not len(new):
-            raise SearchError(f"{path}: --problems {source}: none of its {len(found)} problems is new; {_MORE}")
+            raise SearchError(
+                f"{path}: --problems {source}: none of its {len(found)} problems is new; give others, or leave it out "
+                "and draw several --samples of the report split"
+            )
         notes += [f"{source}: {seen} problems are kept out, because the search has seen them"] if seen else []
         notes.append(f"{source}: {len(new)} new problems")
         added.append(new)

@@ -284,8 +284,9 @@ def test_what_makes_no_sense_is_refused_with_the_remedy(
 
 
 def test_problems_that_the_search_has_are_no_new_ones(out: Path, family: Family) -> None:
-    with pytest.raises(SearchError, match="none of its 16 problems is new"):
-        confirm_search(out, [str(family.problems)])
+    remedy = "none of its 16 problems is new; give others, or leave it out and draw several --samples"
+    with pytest.raises(SearchError, match=remedy):
+        confirm_search(out, [str(family.problems)], samples=2)
 
 
 def test_without_a_better_trial_there_is_nothing_to_confirm(finished: Path, command: Command) -> None:
