@@ -78,8 +78,8 @@ def notes_on_prompts(
     (first, expected), *others = prompts.items()
     if unlike := [short.get(name, name) for name, tokens in others if tokens != expected]:
         said.append(
-            f"{', '.join(unlike)}: the prompts have other tokens than for {first}; set evaluation.prompt.tokenizer to "
-            "use one tokenizer for all"
+            f"{', '.join(unlike)}: the prompts have other tokens than for {short.get(first, first)}; set "
+            "evaluation.prompt.tokenizer to use one tokenizer for all"
         )
     return said
 

@@ -12,7 +12,7 @@ import pytest
 from tokenizers import Tokenizer, processors
 from transformers import GenerationConfig
 
-from evaluation import prompt_notes
+from evaluation import load_problems, prompt_notes
 from evaluation.generation.text import end_tokens
 from merging import Merger, ParentSet, Recipe, load_model, load_tokenizer
 from search import SearchConfig, SearchError, export_trial, prompt_checks, run_search
@@ -101,6 +101,17 @@ def test_a_parent_with_other_prompts_is_named(family: Family, tmp_path: Path) ->
         "b: the prompts have other tokens than for the merges; set evaluation.prompt.tokenizer to use one tokenizer "
         "for all"
     )
+
+
+def test_all_models_of_a_note_have_their_short_names(family: Family) -> None:
+    file = Tokenizer.from_file(str(family.b / "tokenizer.json"))
+    file.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 256)])
+    file.save(str(family.b / "tokenizer.json"))
+    recipes = {str(model): Recipe.single(str(model)) for model in (family.a, family.b)}
+    config = SearchConfig.load(family.write())
+    with ParentSet.open(list(recipes.values())) as parents:
+        (note,) = prompt_checks.notes_on_prompts(config, load_problems(family.problems), Merger(parents), recipes)
+    assert note.startswith("b: the prompts have other tokens than for a; set evaluation.prompt.tokenizer")
 
 
 @pytest.mark.parametrize(
