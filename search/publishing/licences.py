@@ -50,10 +50,15 @@ class Licence:
     link: str = ""
 
     @property
+    def identifier(self) -> str:
+        """Its name as the hub writes identifiers: ``Apache 2.0`` is ``apache-2.0``."""
+        return self.name.lower().replace(" ", "-").replace("_", "-")
+
+    @property
     def family(self) -> Family:
         """The family that it is known to belong to."""
-        name = self.name.lower().replace(" ", "-").replace("_", "-")
-        return next((family for family, starts in _FAMILIES.items() if name.startswith(starts)), "unknown")
+        known = self.identifier
+        return next((family for family, starts in _FAMILIES.items() if known.startswith(starts)), "unknown")
 
 
 def concerns(licences: Sequence[Licence | None]) -> tuple[str, ...]:
@@ -79,7 +84,7 @@ def _between(one: Licence, other: Licence) -> str:
     families = {one.family, other.family}
     names = f"`{one.name}` and `{other.name}`"
     if "permissive" in families:
-        is_old = {one.name, other.name} == {"gpl-2.0", "apache-2.0"}
+        is_old = {one.identifier, other.identifier} == {"gpl-2.0", "apache-2.0"}
         return f"{names} do not go together: the older GPL has no place for Apache's patent terms." if is_old else ""
     if "copyleft" in families and families & (_COMMUNITY | {"non-commercial"}):
         strict, added = (one.name, other.name) if one.family == "copyleft" else (other.name, one.name)

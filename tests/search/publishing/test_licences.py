@@ -29,6 +29,7 @@ NC, ND, OWN = Licence("cc-by-nc-4.0"), Licence("cc-by-nc-nd-4.0"), Licence("acme
         ([GPL, LLAMA], "`gpl-3.0` allows no further restrictions, and `llama3.1` adds some", None),
         ([NC, GPL], "`gpl-3.0` allows no further restrictions, and `cc-by-nc-4.0` adds some", None),
         ([Licence("gpl-2.0"), APACHE], "the older GPL has no place for Apache's patent terms", None),
+        ([Licence("GPL 2.0"), Licence("Apache-2.0")], "the older GPL has no place for Apache's patent terms", None),
         ([NC, APACHE], "allows no commercial use, so neither does the merge", None),
         ([ND], "`cc-by-nc-nd-4.0` forbids sharing changed versions", ND),
         ([OWN, APACHE], "`acme-eula`: no rule for it is known here: check its terms", None),
