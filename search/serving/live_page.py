@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -28,6 +29,7 @@ ADDRESS: Final = "127.0.0.1"
 PORT: Final = 8765
 """The port of the report if none is given and this one is free."""
 _NAMES: Final = frozenset({ADDRESS, "localhost", "[::1]"})  # with any port: ssh may forward another
+_PORT: Final = re.compile(r":[0-9]*\Z")
 _PAUSE: Final = 9  # after a page is made, none is made for this many times as long
 _HEADERS: Final = {
     "Cache-Control": "no-store",
@@ -114,8 +116,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Answer a request."""
-        name = self.headers.get("Host", "").rpartition(":")
-        if (name[0] if name[2].isdigit() else name[2]) not in _NAMES:
+        if _PORT.sub("", self.headers.get("Host", "")) not in _NAMES:
             self._send(HTTPStatus.FORBIDDEN, b"open this page as localhost or 127.0.0.1\n", "text/plain; charset=utf-8")
         elif self.path == "/":
             self._send(HTTPStatus.OK, self._live.content(), "text/html; charset=utf-8")

@@ -75,7 +75,7 @@ def test_pages_take_at_most_a_tenth_of_the_time(tmp_path: Path) -> None:
     assert now == made + 9.0
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "localhost:9000", "[::1]:80", "localhost"])
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost:9000", "[::1]:80", "[::1]", "localhost"])
 def test_this_machine_is_answered_through_any_port(tmp_path: Path, host: str) -> None:
     live = LivePage(tmp_path / "run")
     with served(live) as port:
@@ -83,7 +83,7 @@ def test_this_machine_is_answered_through_any_port(tmp_path: Path, host: str) ->
 
 
 @pytest.mark.parametrize(
-    "host", ["", "evil.example", "evil.example:8765", "127.0.0.1.evil.example", "localhost@evil:1"]
+    "host", ["", "evil.example", "evil.example:8765", "127.0.0.1.evil.example", "localhost@evil:1", "localhost:x"]
 )
 def test_other_hosts_are_refused(tmp_path: Path, host: str) -> None:
     with served(LivePage(tmp_path / "run")) as port:
