@@ -45,17 +45,15 @@ def read_config(reference: str, folder: Path) -> Mapping[str, Any]:
         raise MergingError(f"{file}: cannot be used: {error}") from None
     if not isinstance(config, dict) or not isinstance(config.get("r"), int) or "lora_alpha" not in config:
         raise MergingError(f"{file}: is not the config of a LoRA adapter (no 'r', no 'lora_alpha')")
-    kind = config.get("peft_type")
-    reason = "" if kind == "LORA" else f"is of the kind {kind}"
-    init = config.get("init_lora_weights")
+    kind, init = config.get("peft_type"), config.get("init_lora_weights")
+    reasons = [] if kind == "LORA" else [f"is of the kind {kind}"]
     if init not in _HARMLESS:
-        reason = f"changes its base when it is loaded (init_lora_weights: {init})"
-    for key in _REFUSED:
-        reason = f"uses {key}" if config.get(key) else reason
-    if reason:
+        reasons.append(f"changes its base when it is loaded (init_lora_weights: {init})")
+    reasons += [f"uses {key}" for key in _REFUSED if config.get(key)]
+    if reasons:
         raise MergingError(
-            f"adapter {reference}: {reason}, which merge-search cannot merge; merge it into its base with peft "
-            "(merge_and_unload, save_pretrained) and give that folder"
+            f"adapter {reference}: {' and '.join(reasons)}, which merge-search cannot merge; merge it into its base "
+            "with peft (merge_and_unload, save_pretrained) and give that folder"
         )
     return config
 

@@ -263,6 +263,10 @@ def test_a_bias_that_the_base_does_not_have_is_refused(family: Family, make_mode
         ({"layer_replication": [[0, 2], [1, 3]]}, "uses layer_replication"),
         ({"target_parameters": ["experts.gate_up_proj"]}, "uses target_parameters"),
         ({"trainable_token_indices": [1, 2]}, "uses trainable_token_indices"),
+        (
+            {"peft_type": "LOHA", "init_lora_weights": "pissa", "use_qalora": True},
+            "is of the kind LOHA and changes its base when it is loaded (init_lora_weights: pissa) and uses use_qalora",
+        ),
         ({"r": 8}, "the rank 8, but its matrices have the shapes [4, 32] and [32, 4]"),
         ({"use_dora": True}, "use_dora and the file disagree about model.layers.0.self_attn.q_proj"),
     ],
