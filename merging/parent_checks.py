@@ -51,12 +51,14 @@ def check_parents(
         _check_names(parents, checkpoint)
     for checkpoint in parents.checkpoints.values():
         _check_shapes(parents, checkpoint)
-        yield from (ParentNote(each, True) for each in _differences(parents, checkpoint))
         yield from (ParentNote(each, False) for each in _left_out(parents, checkpoint))
     for recipe in recipes:
         _check_rows(parents, recipe)
-        yield from (ParentNote(each, True) for each in _other_ids(parents, recipe))
         config_source = parents.checkpoints[recipe.config_source]
+        for name in recipe.parents():
+            found = _differences(parents.checkpoints[name], config_source, parents.options.allow_crimes)
+            yield from (ParentNote(each, True) for each in found)
+        yield from (ParentNote(each, True) for each in _other_ids(parents, recipe))
         _ = config_source.generation_settings  # the merge gets its generation config, which must be usable
         if keys := config_source.loading_keys:
             text = (
@@ -122,20 +124,19 @@ def _check_shapes(parents: ParentSet, checkpoint: Checkpoint) -> None:
             )
 
 
-def _differences(parents: ParentSet, checkpoint: Checkpoint) -> Iterator[str]:
-    """Refuse heads that are split differently; yield what the two models compute differently."""
-    reference = parents.reference
-    heads = list(different_values((*HEADS, PER_LAYER), checkpoint.config, reference.config))[:1]
+def _differences(checkpoint: Checkpoint, config_source: Checkpoint, allow_crimes: bool) -> Iterator[str]:
+    """Refuse heads that are split differently; yield what a parent and the config source compute differently."""
+    heads = list(different_values((*HEADS, PER_LAYER), checkpoint.config, config_source.config))[:1]
     told = [
-        f"model {checkpoint.reference}: has {key} {own}, {reference.reference} has {other}"
-        for key, own, other in [*heads, *different_values(COMPUTED, checkpoint.config, reference.config)]
+        f"model {checkpoint.reference}: has {key} {own}, {config_source.reference} has {other}"
+        for key, own, other in [*heads, *different_values(COMPUTED, checkpoint.config, config_source.config)]
     ]
-    if heads and not parents.options.allow_crimes:
+    if heads and not allow_crimes:
         raise MergingError(
             f"{told[0]}; their tensors fit in shape, but are split into other heads and mean different things; "
             "--allow-crimes (allow_crimes=True) merges them"
         )
-    yield from (f"{each}; the merge computes as its base does" for each in told)
+    yield from (f"{each}; the merge computes as the latter does" for each in told)
 
 
 def _left_out(parents: ParentSet, checkpoint: Checkpoint) -> Iterator[str]:

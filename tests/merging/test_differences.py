@@ -70,7 +70,15 @@ def test_what_is_computed_otherwise_is_told(
     change(parents[1] / "config.json", edit)
     (note,) = notes(parents)
     assert note.startswith(f"model {parents[1]}: {told.format(base=parents[0])}")
-    assert note.endswith("; the merge computes as its base does")
+    assert note.endswith("; the merge computes as the latter does")
+
+
+def test_the_model_that_a_merge_computes_as_is_the_one_that_gives_its_config(make_model: ModelMaker) -> None:
+    first, other = Path(make_model("first", tied=True)), Path(make_model("other", seed=1))
+    change(other / "config.json", lambda config: config.update(rms_norm_eps=0.1))
+    assert notes((first, other)) == (
+        f"model {other}: has rms_norm_eps 0.1, {first} has 1e-06; the merge computes as the latter does",
+    )
 
 
 def test_ids_that_are_exchanged_are_told_where_rows_are_merged_by_id(parents: tuple[Path, Path]) -> None:
