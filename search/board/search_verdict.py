@@ -203,9 +203,9 @@ def _verdict(records: Sequence[TrialRecord], splits: Splits, looks: Looks) -> Se
     if lacking := next((it for it in compared_models if not results[0].has_read(it)), None):
         reason = f"{names.get(lacking.name) or record_name(lacking)} could not be scored {results[0].where}"
         return SearchVerdict("not proven", f"not proven: {reason}; {results[0].remedy}", results[0].trial.number)
-    is_best = results[0].trial.number == trial.number
-    is_best &= all(result.has_read(result.trial) and result.test.points <= 0 for result in results)
-    return results[0].verdict("no better" if is_best else "not proven", names)
+    is_no_better = results[0].trial.number == trial.number
+    is_no_better &= all(result.has_read(result.trial) and result.test.points <= 0 for result in results)
+    return results[0].verdict("no better" if is_no_better else "not proven", names)
 
 
 @dataclass(frozen=True, slots=True)

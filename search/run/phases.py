@@ -49,6 +49,8 @@ class Phases:
         deadline: the time, on time.monotonic's clock, after which no job on the search split begins.
         is_stopping: whether no further job is to begin.
         callbacks: called with the result of each model.
+        machine: the models at which the machine has failed.
+        records: the records of the search.
     """
 
     session: Session
@@ -57,6 +59,7 @@ class Phases:
     is_stopping: Callable[[], bool]
     callbacks: Callbacks
     machine: Machine = field(init=False)
+    records: Records = field(init=False)
 
     def __post_init__(self) -> None:
         self.machine = Machine(self.session.bench.folder.log)
@@ -228,7 +231,7 @@ class Phases:
         try:
             result = run()
             if result.record:
-                is_kept = store.finish(job, result.record)
+                is_kept = store.keep(job, result.record)
         except STOPS:
             with contextlib.suppress(SearchError):  # the same broken folder may fail here, too
                 store.release(job)
@@ -266,7 +269,7 @@ class Phases:
             job = replace(job, record=replace(job.record, recipe=recipe().to_dict()))
         except (MergingError, ValueError):
             return job
-        self.session.store.finish(job, job.record)
+        self.session.store.keep(job, job.record)
         return job
 
     def _proposal(self, job: Job, records: Sequence[TrialRecord]) -> Proposal:

@@ -159,11 +159,11 @@ class Store(ABC):
     def propose(self, job: Job, proposal: Proposal) -> Job:
         """Store the parameters of a leased trial, which were drawn outside every lock."""
         drawn = _proposed(job.record, proposal)
-        self.finish(job, drawn)
+        self.keep(job, drawn)
         return replace(job, record=drawn)
 
-    def finish(self, job: Job, record: TrialRecord) -> bool:
-        """Store a job's record; return False, and store nothing, if the lease has gone to another worker.
+    def keep(self, job: Job, record: TrialRecord) -> bool:
+        """Store a job's record as it now is; return False, and store nothing, if the lease has gone to another worker.
 
         The model's scorings on other splits stay as they are in the store.
         """

@@ -85,7 +85,7 @@ def _seconds_of_proposals(folder: Path, sampler: str, trials: int) -> tuple[floa
             job = store.claim(worker, trials + 1_000)
             assert job
             job = store.propose(job, proposer.propose(job.record.number, records.read()))
-            store.finish(job, job.record.scored("search", _trial(job.record.number).search))
+            store.keep(job, job.record.scored("search", _trial(job.record.number).search))
             seconds.append(time.perf_counter() - started)
     return seconds[0], median(seconds[1:])
 

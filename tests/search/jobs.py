@@ -33,7 +33,7 @@ def finish(store: Store, job: Job, config: SearchConfig, state: State = "complet
     if state == "complete":
         scoring = replace(scoring, outcomes="p" * _PROBLEMS, score=1.0, scores=(1.0,))
     recipe = config.space.recipe_at(job.record.parameters).to_dict()
-    assert store.finish(job, replace(job.record, recipe=recipe, search=scoring))
+    assert store.keep(job, replace(job.record, recipe=recipe, search=scoring))
 
 
 def forget(out: Path, *tables: str) -> None:

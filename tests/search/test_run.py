@@ -394,7 +394,7 @@ def test_a_search_whose_winner_is_proven_ends(one_trial: tuple[SearchConfig, Pat
         job = store.claim_report(worker, ["trial-1"])
         assert job
         report = replace(job.record.on("report"), state="complete", outcomes="p" * 8, score=1.0)
-        assert store.finish(job, job.record.scored("report", report))
+        assert store.keep(job, job.record.scored("report", report))
     with closing(sqlite3.connect(out / "search.db")) as database, database:
         failed = "outcomes = 'ffffffff', score = 0, scores = '[0]'"
         database.execute(f"UPDATE scorings SET {failed} WHERE key NOT LIKE 'trial%' OR key = 'trial-0'")

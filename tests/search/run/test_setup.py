@@ -74,7 +74,7 @@ def test_completions_of_trials_that_were_lost_go_with_the_next_start(config: Sea
                 assert job
                 folder.save_completions(job.record, "search", [])
                 if state != "lost":
-                    store.finish(job, job.record.scored("search", replace(job.record.search, state=state)))
+                    store.keep(job, job.record.scored("search", replace(job.record.search, state=state)))
         folder.save_completions(TrialRecord("trial", 9), "report", [])
         folder.remove_lost_completions(store)
     kept = ["parent-0.jsonl", "parent-1.jsonl", "report-trial-9.jsonl", "trial-0.jsonl"]

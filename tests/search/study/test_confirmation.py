@@ -36,7 +36,7 @@ def confirming(store: Store, worker: str) -> Store:
 def end_round(store: Store, job: Job) -> None:
     before = job.record.on("confirm")
     after = replace(before, state="complete", outcomes=before.outcomes + "pf")
-    assert store.finish(job, job.record.scored("confirm", after if len(after.outcomes) == 4 else next_round(after)))
+    assert store.keep(job, job.record.scored("confirm", after if len(after.outcomes) == 4 else next_round(after)))
 
 
 def test_a_confirmation_is_kept_and_begun_once(confirming: Store, cluster: Cluster) -> None:
@@ -122,7 +122,7 @@ def test_what_ends_on_one_split_leaves_the_others_alone(confirming: Store, worke
     round_ = claimed(confirming.claim_round(worker, ["parent-0"]))
     end_round(confirming, round_)
     reported = replace(reporting.record.on("report"), state="complete", outcomes="p", score=1.0)
-    assert confirming.finish(reporting, reporting.record.scored("report", reported))
+    assert confirming.keep(reporting, reporting.record.scored("report", reported))
     assert records(confirming)["parent-0"].on("confirm").outcomes == "pf"
     round_ = claimed(confirming.claim_round(worker, ["parent-0"]))
     confirming.release(claimed(confirming.claim_report(worker, ["parent-1"])))

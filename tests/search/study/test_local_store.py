@@ -155,7 +155,7 @@ def test_the_database_is_asked_no_more_for_many_trials_than_for_few(store: Local
         store.changed()
         job = store.claim(worker, 1000)
         assert job
-        store.finish(job, job.record.scored("search", replace(job.record.search, state="complete")))
+        store.keep(job, job.record.scored("search", replace(job.record.search, state="complete")))
         store._database.set_trace_callback(None)
         return len(asked)
 

@@ -67,7 +67,7 @@ class Search:
 
     def finish(self, job: Job, score: float) -> None:
         scoring = replace(job.record.search, state="complete", score=score, scores=(score,))
-        assert self.store.finish(job, job.record.scored("search", scoring))
+        assert self.store.keep(job, job.record.scored("search", scoring))
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)

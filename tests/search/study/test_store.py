@@ -129,7 +129,7 @@ def draw(store: Store, job: Job, value: float = 0.5) -> Job:
 
 def finish(store: Store, job: Job, scoring: Scoring = DONE) -> bool:
     own = job.record.on(job.split)
-    return store.finish(
+    return store.keep(
         job, job.record.scored(job.split, replace(scoring, worker=own.worker, started=own.started, tries=own.tries))
     )
 
@@ -168,7 +168,7 @@ def test_a_record_is_kept_as_it_was_finished(store: Store, worker: str) -> None:
     record = replace(
         job.record.scored("search", DONE), recipe={"models": [{"model": "a"}]}, end_tokens=(1, 2), same_as=4
     )
-    assert store.finish(job, record)
+    assert store.keep(job, record)
     assert records(store) == {"trial-0": record}
     assert record.parameters == {"density": 0.5}
     assert (record.proposed_by, record.seen, record.sampler_notes) == ("tpe", 3, {"generation": 1})
@@ -354,7 +354,7 @@ def test_one_worker_at_a_time_ascends_and_others_sample(store: Store, worker: st
     assert [job.record.proposed_by for job in jobs if job] == [ASCENT, ""]
     first = jobs[0]
     assert first
-    store.finish(first, replace(first.record, search=DONE))
+    store.keep(first, replace(first.record, search=DONE))
     third = store.claim(worker, 5, ascends=True)
     assert third
     assert (third.record.number, third.record.proposed_by) == (2, ASCENT)
