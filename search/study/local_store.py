@@ -86,12 +86,12 @@ LEFT JOIN scorings AS report ON report.key = records.key AND report.split = 'rep
 LEFT JOIN scorings AS confirm ON confirm.key = records.key AND confirm.split = 'confirm'
 WHERE {{}}
 """
-# How many completions are kept per prompt, besides those of the parents: no model uses more.
+# How many completions are kept per prompt, besides those of the parents and the first that passed: no model uses more.
 _DRAFTS_PER_PROMPT = 16
 _FORGET = f"""
 DELETE FROM drafts WHERE prompt = ?1 AND NOT parent AND place <= (
     SELECT place FROM drafts WHERE prompt = ?1 AND NOT parent ORDER BY place DESC LIMIT 1 OFFSET {_DRAFTS_PER_PROMPT}
-)
+) AND place <> coalesce((SELECT min(place) FROM drafts WHERE prompt = ?1 AND passed), 0)
 """
 
 

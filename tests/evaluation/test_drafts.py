@@ -120,10 +120,17 @@ def test_what_another_completion_begins_with_is_left_out(completions: list[list[
         assert all(any(k[: len(c)] == tuple(c) for k in kept) for c in completions if c)
 
 
+def added(store: DraftStore, entry: Draft) -> bool:
+    """Add a completion; return whether it was new."""
+    is_new = store.is_new(entry)
+    store.add(entry)
+    return is_new
+
+
 def test_the_store_keeps_the_parents_and_the_most_recent() -> None:
     store = DraftStore()
-    assert all(store.add(Draft("p", (parent, 0), parent=True)) for parent in range(3))
-    assert all(store.add(Draft("p", (trial, 1))) for trial in range(100))
+    assert all(added(store, Draft("p", (parent, 0), parent=True)) for parent in range(3))
+    assert all(added(store, Draft("p", (trial, 1))) for trial in range(100))
     known = store.drafts("p")
     assert known[0] == (99, 1)
     assert known[-3:] == [(0, 0), (1, 0), (2, 0)]
@@ -134,8 +141,8 @@ def test_the_store_keeps_the_parents_and_the_most_recent() -> None:
 def test_what_is_generated_again_is_the_most_recent_and_nothing_new() -> None:
     store = DraftStore()
     for tokens in ((1,), (2,), (3,)):
-        assert store.add(Draft("p", tokens))
-    assert not store.add(Draft("p", (1,)))
+        assert added(store, Draft("p", tokens))
+    assert not added(store, Draft("p", (1,)))
     assert store.drafts("p") == [(1,), (3,), (2,)]
 
 
@@ -144,9 +151,17 @@ def test_the_reference_is_the_first_that_a_parent_passed_with() -> None:
     store.add(Draft("p", (1,), parent=True, passed=False))
     store.add(Draft("p", (2,), parent=False, passed=True))
     assert store.reference("p") == ()
-    assert store.add(Draft("p", (1,), parent=True, passed=True))
+    assert store.solution("p") == (2,)
+    assert added(store, Draft("p", (1,), parent=True, passed=True))
     store.add(Draft("p", (3,), parent=True, passed=True))
-    assert store.reference("p") == (1,)
+    assert store.reference("p") == store.solution("p") == (1,)
+
+
+def test_a_known_completion_that_is_the_first_to_pass_is_new() -> None:
+    store = DraftStore()
+    store.add(Draft("p", (1,)))
+    assert added(store, Draft("p", (1,), passed=True))
+    assert store.solution("p") == (1,)
 
 
 ENTRIES = st.lists(
@@ -159,6 +174,20 @@ ENTRIES = st.lists(
     ),
     max_size=60,
 )
+
+
+@given(ENTRIES)
+def test_a_store_rebuilt_from_what_was_new_has_the_same_references_and_solutions(entries: list[Draft]) -> None:
+    whole, rebuilt = DraftStore(), DraftStore()
+    for entry in entries:
+        if added(whole, entry):
+            rebuilt.add(entry)
+    for prompt in "ab":
+        passed = [entry for entry in entries if entry.prompt == prompt and entry.passed]
+        reference = next((entry.tokens for entry in passed if entry.parent), ())
+        solution = reference or next((entry.tokens for entry in passed), ())
+        for store in (whole, rebuilt):
+            assert (store.reference(prompt), store.solution(prompt)) == (reference, solution)
 
 
 def test_the_key_of_a_prompt_tells_tokenizers_apart() -> None:

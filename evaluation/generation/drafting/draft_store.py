@@ -2,7 +2,7 @@
 
 Guarantees: it is bounded: per prompt it keeps the first completions of parents and the most recent others, each once.
 The same text in another tokenizer or prompt format is another prompt. The reference of a prompt is the first passing
-completion of a parent. It changes only if it is withdrawn, so that its likelihoods can be compared.
+completion of a parent. It never changes, so that its likelihoods can be compared.
 """
 
 from __future__ import annotations
@@ -63,27 +63,29 @@ class DraftStore:
         kept = self._prompts.get(prompt, _OfPrompt())
         return kept.reference or kept.solution
 
-    def add(self, entry: Draft) -> bool:
-        """Add a completion as the most recent one; return whether it changes what the store holds."""
+    def is_new(self, entry: Draft) -> bool:
+        """Whether a completion would change what the store holds, apart from the order of drafts."""
+        kept = self._prompts.get(entry.prompt, _OfPrompt())
+        if entry.passed and not (kept.reference if entry.parent else kept.solution):
+            return True
+        if entry.tokens in kept.parents:
+            return False
+        return (entry.parent and len(kept.parents) < _PARENTS) or entry.tokens not in kept.recent
+
+    def add(self, entry: Draft) -> None:
+        """Add a completion as the most recent one."""
         kept = self._prompts.setdefault(entry.prompt, _OfPrompt())
         if entry.passed and not kept.solution:
             kept.solution = entry.tokens
-        new = entry.parent and entry.passed and not kept.reference
-        if new:
+        is_reference = entry.parent and entry.passed and not kept.reference
+        if is_reference:
             kept.reference = entry.tokens
         if entry.tokens in kept.parents:
-            return new
-        if entry.parent and (new or len(kept.parents) < _PARENTS):
+            return
+        if entry.parent and (is_reference or len(kept.parents) < _PARENTS):
             kept.parents.append(entry.tokens)
-            return True
-        new |= entry.tokens not in kept.recent
-        kept.recent = [entry.tokens, *(tokens for tokens in kept.recent if tokens != entry.tokens)][:_RECENT]
-        return new
-
-    def withdraw(self, entry: Draft) -> None:
-        """Stop using a completion as the reference of its prompt; it stays a draft."""
-        if self.reference(entry.prompt) == entry.tokens:
-            self._prompts[entry.prompt].reference = ()
+        else:
+            kept.recent = [entry.tokens, *(tokens for tokens in kept.recent if tokens != entry.tokens)][:_RECENT]
 
 
 def prompt_key(text: str, tokens: Sequence[int]) -> str:

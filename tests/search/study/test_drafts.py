@@ -38,6 +38,31 @@ def test_workers_that_score_parents_at_once_have_the_same_references() -> None:
         assert (drafts.reference("p"), drafts.reference("q")) == ((5,), (2,))
 
 
+def test_workers_whose_trials_pass_at_once_have_the_same_solutions() -> None:
+    store = MemoryStore(lambda: 0.0)
+    one, other = SharedDrafts(store), SharedDrafts(store)
+    one.add(Draft("p", (5,), passed=True))
+    other.add(Draft("p", (1,), passed=True))
+    for drafts in (one, other, one):
+        drafts.sync()
+    resumed = SharedDrafts(store)
+    resumed.sync()
+    assert [drafts.solution("p") for drafts in (one, other, resumed)] == [(5,)] * 3
+
+
+def test_a_worker_that_begins_late_has_the_solution_of_those_before(tmp_path: Path) -> None:
+    with closing(LocalStore.create(tmp_path, "run", {})) as store:
+        drafts = SharedDrafts(store)
+        for number in range(300):
+            drafts.add(Draft("p", (number,), passed=number in (7, 20)))
+            drafts.sync()
+        kept, _ = store.share_drafts([])
+        late = SharedDrafts(store)
+        late.sync()
+    assert len(kept) < 30
+    assert late.solution("p") == drafts.solution("p") == (7,)
+
+
 def test_what_says_nothing_new_is_not_shared() -> None:
     store = MemoryStore(lambda: 0.0)
     drafts = SharedDrafts(store)
