@@ -27,7 +27,7 @@ from search.locks import held, is_held
 from search.study.confirmation import Confirmation
 from search.study.database import connect, damage, database_errors
 from search.study.looks import Look, Looks
-from search.study.outcomes import Split
+from search.study.outcomes import CODES, Split
 from search.study.record import Kind, Scoring, SplitName, State, TrialRecord
 from search.study.store import Stop, Store, Workplace
 
@@ -254,6 +254,9 @@ class LocalStore(Store):
         from evaluation import Verdict
 
         found = self._select("SELECT status, detail FROM verdicts WHERE key = ?", key)
+        with damage(self.file):
+            if found and found[0][0] not in CODES:
+                raise ValueError(found[0][0])
         return Verdict(*found[0]) if found else None
 
     def add_verdicts(self, verdicts: Mapping[bytes, Verdict]) -> None:

@@ -196,6 +196,7 @@ def test_reading_what_has_changed_takes_no_longer_where_there_is_more(store: Loc
         'UPDATE search SET splits = \'{"search": {"part": []}}\'',
         "UPDATE search SET identity = '[1'",
         "INSERT INTO drafts VALUES (NULL, 'p', x'0102', 0, 0)",
+        "INSERT INTO verdicts VALUES (x'01', 'pased', '')",
         "DELETE FROM search",
     ],
 )
@@ -206,7 +207,7 @@ def test_a_value_that_was_damaged_is_an_error_with_its_remedy(folder: Path, stor
 
     def read() -> object:
         records = [(dict(it.parameters), dict(it.recipe), dict(it.search.seconds)) for it in store.changed()[0]]
-        return records, store.splits, store.name, store.identity, store.share_drafts([])
+        return records, store.splits, store.name, store.identity, store.share_drafts([]), store.verdict(b"\1")
 
     with pytest.raises(SearchError, match=r"search.db: holds a damaged value; restore it .*--fresh"):
         read()
