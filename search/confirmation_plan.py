@@ -151,7 +151,7 @@ def _temperature(asked: Asked, evaluation: EvaluationSection, rounds: int) -> fl
     if asked.temperature is None:
         return evaluation.temperature or (SAMPLED_AT if rounds > 1 else 0.0)
     if rounds > 1 and not asked.temperature:
-        raise SearchError(f"--samples {rounds}: are all the same at temperature 0; leave --temperature out")
+        raise SearchError(f"--samples {rounds}: all samples are the same at temperature 0; leave --temperature out")
     return asked.temperature
 
 

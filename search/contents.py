@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from merging import Contents, FileChanged, FileDigests, LoadOptions, contents_of, parts_named
-from search.errors import SearchError, anew
+from search.errors import SearchError, start_over
 from search.identity import (
     BESIDE,
     COMMIT,
@@ -88,8 +88,8 @@ class ParentContents:
             if not all(map(self._digests.is_unchanged, _files([part]))):
                 raise SearchError(
                     f"model {part.place}: has changed while the search runs, and the scores so far are of the old "
-                    "files; restore it and run the same command again, or begin anew with "
-                    f"{anew(self._results)}"
+                    "files; restore it and run the same command again, or start over with "
+                    f"{start_over(self._results)}"
                 )
 
     def identity(self, problems: Mapping[str, object]) -> Identity:
@@ -197,7 +197,9 @@ def _chosen(
             return part.place
         refusal = refusal or changed(part.place, kinds)
     if refusal:
-        raise SearchError(f"{results}: {refusal} since it was scored; restore it, or search again with {anew(results)}")
+        raise SearchError(
+            f"{results}: {refusal} since it was scored; restore it, or start over with {start_over(results)}"
+        )
     kind = "file" if FILE in held[DIGESTS] else "model"
     raise SearchError(
         f"{results}: {kind} {name}: is gone; put it back, or run the search once more with a config that "

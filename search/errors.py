@@ -16,14 +16,14 @@ class SearchError(Exception):
     """A config, a results folder or a search that cannot be used as requested."""
 
 
-def anew(folder: Path, config: str = "CONFIG") -> str:
+def start_over(folder: Path, config: str = "CONFIG") -> str:
     """Return the command that starts a search over in its results folder, and moves the old results aside."""
     return f"`{shell_command('run', config, '--out', folder, '--fresh')}`"
 
 
 def restore(folder: Path) -> str:
     """Return the remedy for a damaged results folder."""
-    return f"restore it from a copy, or begin anew with {anew(folder)}"
+    return f"restore it from a copy, or start over with {start_over(folder)}"
 
 
 class PrunedError(Exception):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from merging import parts_named
-from search.errors import SearchError, anew
+from search.errors import SearchError, start_over
 
 Identity: TypeAlias = dict[str, Any]
 Names: TypeAlias = Mapping[str, str]
@@ -52,7 +52,7 @@ def check(path: Path, there: Identity, here: Identity, source: str) -> None:
                 if commit := there[CONTENTS][before][DIGESTS].get(COMMIT):
                     remedy = f"name it as {place.partition('@')[0]}@{commit} in the config"
                 what = f"{changed(place, kinds)} since this search began"
-                raise SearchError(f"{path}: {what}; {remedy}, or begin anew with {anew(path, source)}")
+                raise SearchError(f"{path}: {what}; {remedy}, or start over with {start_over(path, source)}")
             if kinds:
                 raise _of_another_config(path, source, key, one, f"{other!r} now, with other {' and '.join(kinds)}")
         if not pairs and one != other:
@@ -113,7 +113,7 @@ def _pairs(one: object, other: object, there: Identity, here: Identity) -> list[
 def _of_another_config(path: Path, source: str, key: str, there: object, now: str) -> SearchError:
     return SearchError(
         f"{path}: was made by another config than {source}: {key} was {there!r} there and is {now}; "
-        f"give another folder with --out, or begin anew with {anew(path, source)}, which moves this one aside"
+        f"give another folder with --out, or start over with {start_over(path, source)}, which moves this one aside"
     )
 
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from merging.caches import put, sweep
-from search.errors import MAKE_ROOM, SearchError, anew, restore
+from search.errors import MAKE_ROOM, SearchError, restore, start_over
 from search.identity import COMPUTE_DTYPE, Identity, adopted, check, computes_in
 from search.locks import exclusive, is_held
 from search.shell import shell_command
@@ -408,7 +408,7 @@ def _is_begun(path: Path) -> bool:
     if state == "is missing" and _is_old(path):
         raise SearchError(
             f"{path}: holds a search of an early development version ({_OLD[0]}, {_OLD[1]}), which this version "
-            f"cannot read; begin anew with {anew(path)}, which moves it aside"
+            f"cannot read; start over with {start_over(path)}, which moves it aside"
         )
     if state == "is not a file" or _holds_scores(path):
         raise SearchError(f"{file}: {state}; {restore(path)}")

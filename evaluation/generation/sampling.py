@@ -37,7 +37,7 @@ class Sampling:
             raise ValueError(f"top_p {self.top_p}: needs to be above 0 and at most 1")
         if self.temperature == 0 and self.samples > 1:
             raise ValueError(
-                f"samples {self.samples}: are all the same at temperature 0; give a temperature, such as 0.2"
+                f"samples {self.samples}: all samples are the same at temperature 0; give a temperature, such as 0.2"
             )
         if self.temperature == 0 and self.top_p < 1:
             raise ValueError(f"top_p {self.top_p}: changes nothing at temperature 0; give a temperature, such as 0.2")

@@ -22,7 +22,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, get_args
 
-from search.errors import SearchError, anew, restore
+from search.errors import SearchError, restore, start_over
 from search.locks import held, is_held
 from search.study.confirmation import Confirmation
 from search.study.database import connect, damage, database_errors
@@ -331,8 +331,8 @@ class LocalStore(Store):
             self._upgrade()
         if self._version() not in (_VERSION, *[_WITHOUT_STOP] * reading):
             raise SearchError(
-                f"{self.file}: was made by another version of merge-search; use that one, or begin anew with "
-                f"{anew(self.file.parent)}"
+                f"{self.file}: was made by another version of merge-search; use that one, or start over with "
+                f"{start_over(self.file.parent)}"
             )
 
     def _upgrade(self) -> None:

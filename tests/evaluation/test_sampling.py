@@ -91,7 +91,7 @@ def test_without_a_draw_the_likeliest_is_chosen() -> None:
     ("settings", "message"),
     [
         ({"samples": 0}, "samples 0"),
-        ({"samples": 5}, "samples 5: are all the same at temperature 0"),
+        ({"samples": 5}, "samples 5: all samples are the same at temperature 0"),
         ({"temperature": -1.0}, "temperature -1.0"),
         ({"temperature": float("nan")}, "temperature nan"),
         ({"temperature": 1.0, "top_p": 0.0}, "top_p 0.0"),

@@ -601,7 +601,7 @@ def test_samples_are_drawn_and_tries_are_counted(command: Command, family: Famil
     assert 0 <= found["pass@1"] <= found["pass@10"] <= 1
     assert {len(problem["samples"]) for problem in found["problems"].values()} == {10}
     same = command("evaluate", family.a, *options, "--samples", "10")
-    refused(same, "--samples 10: are all the same at temperature 0")
+    refused(same, "--samples 10: all samples are the same at temperature 0")
     refused(command("evaluate", family.a, *options, "--temperature", "1", "--top-p", "0"), "--top-p 0.0")
 
 

@@ -176,7 +176,11 @@ def test_an_anchor_used_twice_is_two_ranges(family: Family) -> None:
             "[humaneval, {source: a, weight: 0}]",
             r"evaluation.problems\[1\].weight: expected .* above 0",
         ),
-        ("problems.jsonl", "problems.jsonl, samples: 4", "evaluation: .*samples 4: are all the same at temperature 0"),
+        (
+            "problems.jsonl",
+            "problems.jsonl, samples: 4",
+            "evaluation: .*samples 4: all samples are the same at temperature 0",
+        ),
         ("problems.jsonl", "problems.jsonl, temperature: 1, top_p: 1.5", "evaluation.top_p: expected .* 1"),
         ("recipe:", "recipe: [1]\nignored:", "ignored: unknown key"),
         ("recipe:", "recipes:", "recipes: unknown key|recipe: is missing"),

@@ -270,7 +270,7 @@ def test_problems_that_changed_are_refused(out: Path, family: Family) -> None:
     ("words", "message"),
     [
         ([], "greedy completions of the report split would be the same again; give more --samples"),
-        (["--samples", "2", "--temperature", "0"], "--samples 2: are all the same at temperature 0"),
+        (["--samples", "2", "--temperature", "0"], "--samples 2: all samples are the same at temperature 0"),
         (["--problems", "nowhere.jsonl"], "--problems: problems nowhere.jsonl: no such file"),
     ],
 )

@@ -99,7 +99,7 @@ def test_a_broken_database_is_read_without_a_trace(folder: Path, tmp_path: Path,
         assert command.wait() == 2
     assert "search.db: " in command.errors
     again = f"`merge-search run CONFIG --out {folder} --fresh`"
-    assert f"restore it from a copy, or begin anew with {again}" in command.errors
+    assert f"restore it from a copy, or start over with {again}" in command.errors
     assert fingerprint(folder) == was
 
 

@@ -209,7 +209,7 @@ def test_fewer_trials_than_there_are_runs_none(finished: Path, shared_family: Fa
 
 
 @pytest.mark.slow
-def test_fresh_begins_anew(one_trial: tuple[SearchConfig, Path], tmp_path: Path) -> None:
+def test_fresh_starts_over(one_trial: tuple[SearchConfig, Path], tmp_path: Path) -> None:
     config, out = one_trial
     first = Leaderboard.open(out)
     phases = Phases()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from search import SearchError
-from search.errors import anew
+from search.errors import start_over
 from search.recipes import load_recipe
 from search.results import ResultsFolder
 from search.shell import shell_command
@@ -35,7 +35,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_a_folder_is_one_word_of_a_command(place: Path) -> None:
     called = f"./{place}" if place.name == "-dash" else str(place)
-    assert told(f"run {anew(place)} ") == ["merge-search", "run", "CONFIG", "--out", called, "--fresh"]
+    assert told(f"run {start_over(place)} ") == ["merge-search", "run", "CONFIG", "--out", called, "--fresh"]
     with pytest.raises(SearchError) as caught:
         ResultsFolder.open(place)
     assert told(str(caught.value)) == ["merge-search", "run", "CONFIG", "--out", called]
