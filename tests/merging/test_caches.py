@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from merging.caches import cache_folder, part_folder, put, sweep
-from merging.kernels.native.compiler import Compiler, Variant, _folder
+from merging.kernels.native.compiler import Compiler, Variant
 
 
 def test_a_file_that_is_being_written_is_not_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,7 +96,6 @@ def test_a_compiler_that_was_killed_leaves_nothing_for_long(tmp_path: Path, monk
     child = os.fork()
     if child == 0:
         with contextlib.suppress(BaseException):
-            _folder.cache_clear()
             Compiler().load(Variant("weighted_sum", ()))
         os._exit(0)
     deadline = time.monotonic() + 120

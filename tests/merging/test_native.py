@@ -6,6 +6,7 @@ import ctypes
 import os
 import shutil
 import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -154,6 +155,36 @@ def test_a_compiler_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("CC", broken)
     with pytest.raises(MergingError, match=r"false cannot compile .*weighted_sum\.c: exit status 1"):
         Compiler().load(Variant("weighted_sum", (("PARENTS", 2),)))
+
+
+CHOSEN = """
+import torch
+from merging import choose_kernels
+from merging.kernels.native.compiler import Variant
+choice = choose_kernels(10**10, torch.device("cpu"))
+if not choice.note:
+    choice.kernels._compiler.load(Variant("weighted_sum", (("PARENTS", 2), ("FORMAT", 16), ("DIVIDE", 0), ("FMA", 0))))
+print(type(choice.kernels).__name__, choice.note)
+"""
+
+
+@pytest.mark.parametrize(
+    ("temporary", "said"),
+    [("elsewhere", "NativeKernels "), ("noexec", "EagerKernels compiled passes can be loaded neither from the")],
+)
+def test_no_library_is_loaded_from_a_file_system_that_is_mounted_noexec(
+    tmp_path: Path, temporary: str, said: str
+) -> None:
+    for name in ("noexec", "elsewhere"):
+        (tmp_path / name).mkdir()
+    namespace = ["unshare", "--user", "--map-root-user", "--mount"]
+    if not shutil.which("unshare") or subprocess.run([*namespace, "true"], check=False).returncode:
+        pytest.skip("nothing may be mounted here")
+    mounted = [*namespace, "sh", "-c", 'mount -t tmpfs -o noexec none "$0" && exec "$@"', str(tmp_path / "noexec")]
+    place = {"XDG_CACHE_HOME": str(tmp_path / "noexec"), "TMPDIR": str(tmp_path / temporary)}
+    command = [*mounted, sys.executable, "-c", CHOSEN]
+    done = subprocess.run(command, env=os.environ | place, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(said)
 
 
 def test_kernels_are_chosen_where_they_pay_or_are_wanted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

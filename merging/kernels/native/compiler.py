@@ -1,7 +1,8 @@
 """Compiles the C passes for the processor at hand, and keeps them for the next run.
 
 Guarantees: a pass is compiled at most once per source, compiler and processor; a half-written file is never loaded;
-calls release Python's lock. Without a C compiler there are no passes, and an error says why.
+calls release Python's lock. Without a C compiler, or a folder that libraries can be loaded from, there are no passes,
+and an error says why.
 """
 
 from __future__ import annotations
@@ -41,14 +42,14 @@ class Compiler:
     """The compiled passes of this process; threads may share it.
 
     Raises:
-        MergingError: there is no C compiler.
+        MergingError: there is no C compiler, or no folder that a library can be loaded from.
     """
 
     def __init__(self) -> None:
         found = compiler()
         if found is None:
             raise MergingError(f"no C compiler is on the PATH ({', '.join(_COMPILERS)}); install one, e.g. gcc")
-        self._compiler = found
+        self._compiler, self._folder = found, _folder()
         self._loaded: dict[Variant, ctypes.CDLL] = {}
         self._lock = threading.Lock()
 
@@ -57,8 +58,19 @@ class Compiler:
         library = self._loaded.get(variant)
         if library is None:
             with self._lock:
-                library = self._loaded.get(variant) or ctypes.CDLL(str(_compiled(self._compiler, variant)))
+                library = self._loaded.get(variant) or ctypes.CDLL(str(self._compiled(variant)))
                 self._loaded[variant] = library
+        return library
+
+    def _compiled(self, variant: Variant) -> Path:
+        source = _SOURCES / f"{variant.source}.c"
+        command = [self._compiler, *_FLAGS, *(f"-D{name}={value}" for name, value in variant.constants), str(source)]
+        texts = (file.read_text() for file in (source, *sorted(_SOURCES.glob("*.h"))))
+        words = [*command, _version(self._compiler), _processor(), *texts]
+        digest = hashlib.sha256("\0".join(words).encode()).hexdigest()[:24]
+        library = self._folder / f"{variant.source}-{digest}.so"
+        if not library.exists():
+            _compile(command, library)
         return library
 
 
@@ -66,18 +78,6 @@ def compiler() -> str | None:
     """Return the path of the C compiler (`CC`, or the first of cc, gcc and clang), or None."""
     chosen = os.environ.get("CC")
     return next((path for name in ([chosen] if chosen else _COMPILERS) if (path := shutil.which(name))), None)
-
-
-def _compiled(compiler: str, variant: Variant) -> Path:
-    source = _SOURCES / f"{variant.source}.c"
-    command = [compiler, *_FLAGS, *(f"-D{name}={value}" for name, value in variant.constants), str(source)]
-    texts = (file.read_text() for file in (source, *sorted(_SOURCES.glob("*.h"))))
-    words = [*command, _version(compiler), _processor(), *texts]
-    digest = hashlib.sha256("\0".join(words).encode()).hexdigest()[:24]
-    library = _folder() / f"{variant.source}-{digest}.so"
-    if not library.exists():
-        _compile(command, library)
-    return library
 
 
 def _compile(command: list[str], library: Path) -> None:
@@ -90,11 +90,26 @@ def _compile(command: list[str], library: Path) -> None:
         part.replace(library)  # atomic: another process may be looking for it
 
 
-@cache
 def _folder() -> Path:
-    return cache_folder("kernels") or _passing_folder()
+    """Return where the libraries lie. Raises MergingError."""
+    kept = cache_folder("kernels")
+    if kept and _runs_programs(kept):
+        return kept
+    with contextlib.suppress(FileNotFoundError):  # there is no folder for temporary files
+        if _runs_programs(Path(tempfile.gettempdir())):
+            return _passing_folder()
+    raise MergingError(
+        "compiled passes can be loaded neither from the cache nor from the folder for temporary files, which are "
+        "read-only or mounted noexec; set TMPDIR to another folder, or start a container with --tmpfs /tmp:exec"
+    )
 
 
+def _runs_programs(folder: Path) -> bool:
+    """Whether a folder's file system lets programs and libraries be loaded."""
+    return not hasattr(os, "ST_NOEXEC") or not os.statvfs(folder).f_flag & os.ST_NOEXEC
+
+
+@cache
 def _passing_folder() -> Path:
     """Return a folder that is removed when this process exits; the next process removes that of a killed one."""
     target = Path(tempfile.gettempdir(), "merge-search-kernels")

@@ -32,7 +32,7 @@ class NativeKernels(PassKernels):
         block: the elements that a pass takes.
 
     Raises:
-        MergingError: there is no C compiler.
+        MergingError: there is no C compiler, or no folder that a library can be loaded from.
     """
 
     devices = ("cpu",)
