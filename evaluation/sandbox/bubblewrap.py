@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -51,8 +52,8 @@ def _try(program: str) -> Bubblewrap:
     except (OSError, subprocess.TimeoutExpired) as error:
         return Bubblewrap((), f"{program} cannot be started: {error}")
     if started.returncode != 0:
-        said = " ".join(started.stderr.split()) or f"it ended with {started.returncode}"
-        return Bubblewrap((), f"{program} does not work here: {said[:200]}")
+        said = textwrap.shorten(started.stderr, 200, placeholder=" ...") or f"it ended with {started.returncode}"
+        return Bubblewrap((), f"{program} does not work here: {said}")
     return Bubblewrap(command, version.stdout.rpartition(" ")[2].strip())
 
 

@@ -9,6 +9,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from evaluation.sandbox.errors import SandboxError
+
 SCRATCH_BYTES = 64 << 20
 _FILES = 1000
 _PREFIX = "merge-search-scratch-"
@@ -56,8 +58,15 @@ class OwnFolder:
 
 
 def sweep() -> None:
-    """Remove the folders of processes that were killed."""
-    for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+    """Remove the folders of processes that were killed. Raises SandboxError if there is no place for new ones."""
+    try:
+        place = Path(tempfile.gettempdir())
+    except FileNotFoundError as error:
+        raise SandboxError(
+            f"the sandbox needs a scratch folder: {error.strerror}; "
+            "set TMPDIR to a folder that can be written, or start a container with --tmpfs /tmp"
+        ) from None
+    for path in place.glob(f"{_PREFIX}*"):
         with contextlib.suppress(OSError):
             lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             try:

@@ -10,10 +10,12 @@ import struct
 import subprocess
 import sys
 from functools import cache
+from pathlib import Path
 
 import pytest
 
 from evaluation.sandbox import seccomp, syscalls
+from evaluation.sandbox.bubblewrap import find
 from evaluation.sandbox.isolation import Isolation, SandboxLayer
 from tests.evaluation.settings import on_kernel
 
@@ -163,6 +165,14 @@ def test_below_the_minimum_nothing_is_executed_and_what_to_do_is_said(
 ) -> None:
     said = run(on_kernel(kernel, CHECK), path)
     assert said.startswith(f"refused: foreign code is not executed here: {reason}")
+
+
+def test_what_a_bubblewrap_that_fails_says_ends_at_a_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "bwrap"
+    program.write_text(f"#!/bin/sh\necho {'No permissions ' * 20} >&2\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert find().detail == f"{program} does not work here: {'No permissions ' * 13}..."
 
 
 def test_an_attack_that_gets_through_all_layers_is_a_refusal() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from evaluation.sandbox.errors import SandboxError
 from evaluation.sandbox.scratch import OwnFolder, sweep
 
 
@@ -35,6 +36,13 @@ def test_a_folder_stays_while_its_owner_lives_and_goes_when_it_was_killed(place:
     os.close(writing)
     sweep()
     assert not list(place.iterdir())
+
+
+def test_without_a_place_for_folders_one_is_asked_for(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.setattr("tempfile._candidate_tempdir_list", lambda: [str(place / "nowhere")])
+    with pytest.raises(SandboxError, match=r"No usable temporary directory found in .*nowhere.*; set TMPDIR to a"):
+        sweep()
 
 
 def test_a_folder_may_be_closed_twice(place: Path) -> None:
