@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from search.board.leaderboard import Leaderboard
 from search.errors import SearchError
 from search.study.outcomes import Split
-from search.study.record import SplitName, TrialRecord
+from search.study.record import TAKEN_OVER, SplitName, TrialRecord
 
 if TYPE_CHECKING:
     from evaluation.problems import Problem
@@ -60,6 +60,7 @@ class SearchEvidence:
         config_text: the config, as it was given.
         completions: returns what a model wrote on the problems of a split (for ``confirm``, in the first round); empty
             if that is not kept.
+        has_completions: returns whether they are kept.
         problems: the problems by task id; empty if they cannot be loaded.
         no_problems: why there are none, in a sentence; empty if there are some.
         space: the search space; None if the search has not begun.
@@ -77,6 +78,7 @@ class SearchEvidence:
     identity: Mapping[str, Any] = field(default_factory=dict)
     config_text: str = ""
     completions: ReadCompletions = _nothing_written
+    has_completions: Callable[[TrialRecord, SplitName], bool] = lambda *_: True
     problems: Mapping[str, Problem] = field(default_factory=dict)
     no_problems: str = ""
     space: SearchSpace | None = None
@@ -112,6 +114,7 @@ class SearchEvidence:
             identity,
             folder.config_file.read_text(encoding="utf-8", errors="replace") if folder.config_file.exists() else "",
             folder.completions,
+            folder.has_completions,
             problems,
             no_problems,
             space,
@@ -129,6 +132,20 @@ class SearchEvidence:
     def winner(self) -> TrialRecord | None:
         """The trial that the verdict is about, or else the best one; None if none has a score."""
         return next((record for record in self.trials if record.number == _winner(self.board)), None)
+
+    def no_completions(self, record: TrialRecord, split: SplitName) -> str:
+        """Return why what a model wrote on a split is not kept, and what keeps it, in words; empty if it is kept."""
+        from search.results import COMPLETIONS
+
+        if self.has_completions(record, split):
+            return ""
+        first = next((each for each in self.trials if each.number == record.same_as), record)
+        if split == "search" and first.proposed_by.startswith(TAKEN_OVER):
+            return "an earlier search generated it, and only the results folder of that search keeps it"
+        return (
+            f"its file in {self.folder / COMPLETIONS} was deleted, or not copied; restore it, and keep that folder "
+            "with the results"
+        )
 
 
 def _winner(board: Leaderboard) -> int | None:

@@ -41,11 +41,13 @@ if TYPE_CHECKING:
     from search.space.config import SearchConfig
     from search.space.space import SearchSpace
 
-_CONFIG, _COMPLETIONS, _LOG, _LOCK = "config.yaml", "completions", "worker.log", ".lock"
+_CONFIG, _LOG, _LOCK = "config.yaml", "worker.log", ".lock"
 # What a search of an early development version consists of.
 _OLD = ("search.json", "study.db")
 _REPORT, _CONFIRM = "report-", "confirm-"
 _UNKNOWN: dict[SplitName, Split] = {"search": Split(), "report": Split()}
+COMPLETIONS = "completions"
+"""What the folder of the completions is called."""
 STATISTICS = "statistics"
 """The name of the folder of statistics, which is needed before the results folder can be opened."""
 
@@ -262,7 +264,7 @@ class ResultsFolder:
 
     def _complete(self) -> None:
         """Make the folders that a copy may lack: git and zip leave out empty or hidden ones."""
-        (self.path / _COMPLETIONS).mkdir(exist_ok=True)
+        (self.path / COMPLETIONS).mkdir(exist_ok=True)
         (self.path / WORKERS).mkdir(exist_ok=True)
 
     def _sweep(self) -> None:
@@ -273,7 +275,7 @@ class ResultsFolder:
 
     @property
     def _completions(self) -> Path:
-        return self.path / _COMPLETIONS
+        return self.path / COMPLETIONS
 
     def save_completions(
         self, record: TrialRecord, split: SplitName, outcomes: Iterable[Outcome], number: int = 1
@@ -307,15 +309,22 @@ class ResultsFolder:
         Raises:
             SearchError: the file is damaged.
         """
-        keys = [record.key] + ([] if record.same_as is None else [TrialRecord("trial", record.same_as).key])
-        files = (self._completions_file(key, split, number) for key in keys)
-        file = next((file for file in files if file.is_file()), None)
+        file = self._kept_completions(record, split, number)
         if file is None:
             return ()
         try:
             return [Completion(**json.loads(line)) for line in file.read_text(encoding="utf-8").splitlines()]
         except (OSError, ValueError, TypeError) as error:
             raise SearchError(f"{file}: is damaged: {error}; {restore(self.path)}") from None
+
+    def has_completions(self, record: TrialRecord, split: SplitName) -> bool:
+        """Whether `completions` of a model are kept."""
+        return self._kept_completions(record, split, 1) is not None
+
+    def _kept_completions(self, record: TrialRecord, split: SplitName, number: int) -> Path | None:
+        keys = [record.key] + ([] if record.same_as is None else [TrialRecord("trial", record.same_as).key])
+        files = (self._completions_file(key, split, number) for key in keys)
+        return next((file for file in files if file.is_file()), None)
 
     def _completions_file(self, key: str, split: SplitName, number: int) -> Path:
         prefix = {"search": "", "report": _REPORT, "confirm": f"{_CONFIRM}{number}-"}[split]
@@ -393,7 +402,7 @@ def _require_writable(path: Path) -> None:
 
 def _holds_search(path: Path) -> bool:
     """Whether a folder is that of a search, which may be of an early version, or have lost its database."""
-    ours = any((path / name).exists() for name in (_CONFIG, _COMPLETIONS, _LOCK))
+    ours = any((path / name).exists() for name in (_CONFIG, COMPLETIONS, _LOCK))
     return _is_old(path) or (ours and ((path / DATABASE).exists() or _holds_scores(path)))
 
 
@@ -421,7 +430,7 @@ def _is_old(path: Path) -> bool:
 
 def _holds_scores(path: Path) -> bool:
     """Whether a model was scored here, which means that there is a database, or was one."""
-    return any((path / _COMPLETIONS).glob("*.jsonl"))
+    return any((path / COMPLETIONS).glob("*.jsonl"))
 
 
 def _is_foreign(path: Path) -> bool:

@@ -34,11 +34,13 @@ class Answers:
         outcomes: `samples` characters per problem, in the split's order; see `search.study.outcomes`.
         samples: how many samples each problem has.
         written: the completions, problem by problem; None if they are not to be shown, or not kept.
+        missing: why completions are missing, in words; empty if they are left out to keep the page small.
     """
 
     outcomes: str
     samples: int = 1
     written: Sequence[Completion] | None = field(default=None, repr=False)
+    missing: str = ""
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,11 @@ def _model(model: Model, tasks: Mapping[str, Sequence[str]], texts: _Texts, room
         "outcomes": {split: found.outcomes for split, found in model.answers.items()},
         "samples": {split: found.samples for split, found in model.answers.items()},
         "answers": shown,
+        "missing": {
+            split: found.missing
+            for split, found in model.answers.items()
+            if found.missing and (found.written is None or split in shown)
+        },
     }
 
 

@@ -18,7 +18,7 @@ from search.views.table import parents_of
 if TYPE_CHECKING:
     from search.board.compare import Comparison
     from search.evidence import SearchEvidence
-    from search.study.record import TrialRecord
+    from search.study.record import SplitName, TrialRecord
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,8 @@ class Answered:
         outcomes: by task id, one character per sample; see `search.study.outcomes`.
         written: its completions, as far as they were kept.
         prompts: the known prompts, by task id.
-        note: what is missing, in a sentence.
+        note: why problems are missing, in a sentence.
+        missing: why completions are missing, in words, by split.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Answered:
     written: Sequence[Completion] = field(repr=False)
     prompts: Mapping[str, str] = field(default_factory=dict, repr=False)
     note: str = ""
+    missing: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of_report(cls, name: str, report: Mapping[str, Any]) -> Self:
@@ -51,15 +53,19 @@ class Answered:
         """Return what a model of a search wrote on the search and the report split. Raises SearchError."""
         outcomes: dict[str, str] = {}
         written: list[Completion] = []
-        for split in ("search", "report"):
+        missing: dict[str, str] = {}
+        splits: tuple[SplitName, ...] = ("search", "report")
+        for split in splits:
             found, samples = record.on(split).outcomes, evidence.splits[split].samples
             each = (found[start : start + samples] for start in range(0, len(found), samples))
             outcomes |= dict(zip(evidence.tasks.get(split, ()), each, strict=False))
             written += evidence.completions(record, split)
+            if found and (why := evidence.no_completions(record, split)):
+                missing[split] = why
         prompts = {task: problem.prompt for task, problem in evidence.problems.items()}
         names = parents_of(evidence.board, NAME_WIDTH)
         name = names.get(record.name, record.name) if record.kind == "parent" else record_name(record)
-        return cls(name, outcomes, written, prompts, evidence.no_problems)
+        return cls(name, outcomes, written, prompts, evidence.no_problems, missing)
 
 
 def comparison_page(found: Comparison, answered: tuple[Answered, Answered], prompts: Mapping[str, str]) -> str:
@@ -74,6 +80,7 @@ def comparison_page(found: Comparison, answered: tuple[Answered, Answered], prom
     notes = list(dict.fromkeys(each.note for each in answered if each.note))
     if not known and not notes:
         notes = ["Reports hold no prompts; --problems shows them."]
+    notes += [f"What {each.name} wrote is missing: {why}." for each in answered if (why := _missing(each, found))]
     names = tuple(each.name for each in answered)
     names = names if len(set(names)) == len(names) else found.names
     models = [_model(name, each, found) for name, each in zip(names, answered, strict=True)]
@@ -100,7 +107,14 @@ def _model(name: str, answered: Answered, found: Comparison) -> Model:
     wanted = set(found.tasks)
     written = [completion for completion in answered.written if completion.task_id in wanted]
     outcomes = "".join(each.ljust(samples, "-") for each in own)
-    return Model(name, "report", "", {found.split: Answers(outcomes, samples, written or None)})
+    return Model(
+        name, "report", "", {found.split: Answers(outcomes, samples, written or None, _missing(answered, found))}
+    )
+
+
+def _missing(answered: Answered, found: Comparison) -> str:
+    """Return why completions are missing on the split that is compared, in words; empty if all are there."""
+    return next((why for split, why in answered.missing.items() if found.split in (split, "")), "")
 
 
 def _completion(task: str, sample: Mapping[str, Any]) -> Completion:

@@ -6,6 +6,7 @@ Guarantees: all that a model wrote is in the page as data, never as HTML.
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 MOST_MODELS: Final = 1_000
 """The most models that the matrix has columns for."""
+_DAMAGED: Final = "its file is damaged"
+_ON_REPORT: Final = "its answer on the report split counts, and is shown there"
 _UNBROKEN: Final = 10**6  # wider than any name
 SPLITS: Final[tuple[SplitName, ...]] = ("search", "report", "confirm")
 
@@ -92,7 +95,7 @@ def _data(evidence: SearchEvidence, records: Sequence[TrialRecord]) -> dict[str,
         "columns": [keys.index(record.key) for record in records],
         "first": keys.index(first.key) if first and first.key in keys else None,
         "second": keys.index(second.key) if second else None,
-        "notes": [note for note in (evidence.no_problems, *damaged) if note],
+        "notes": [note for note in (evidence.no_problems, *_notes_on_missing(models), *damaged) if note],
     }
 
 
@@ -112,7 +115,7 @@ def _models(
     for record in records:
         is_written = record.kind != "trial" or record == evidence.winner or bool(record.on("report").outcomes)
         answers: dict[str, Answers] = {
-            split: Answers(*outcomes, _written(evidence, record, split, damaged) if is_written else None)
+            split: Answers(*outcomes, *_written(evidence, record, split, is_written, damaged))
             for split in splits
             if (outcomes := _outcomes(record, split, evidence.splits[split]))[0]
         }
@@ -132,13 +135,24 @@ def _outcomes(record: TrialRecord, split: SplitName, how: Split) -> tuple[str, i
 
 
 def _written(
-    evidence: SearchEvidence, record: TrialRecord, split: SplitName, damaged: list[str]
-) -> Sequence[Completion] | None:
+    evidence: SearchEvidence, record: TrialRecord, split: SplitName, is_written: bool, damaged: list[str]
+) -> tuple[Sequence[Completion] | None, str]:
+    """Return the completions that are to be shown, and why some or all are missing."""
+    if why := evidence.no_completions(record, split):
+        return None, why
     try:
-        return evidence.completions(record, split) or None
+        written = evidence.completions(record, split) if is_written else ()
     except SearchError as error:
         damaged.append(str(error))
-        return None
+        return None, _DAMAGED
+    return written or None, _ON_REPORT if written and split == "confirm" else ""
+
+
+def _notes_on_missing(models: Sequence[Model]) -> list[str]:
+    """Return why completions are not kept, in sentences that say of how many models."""
+    missing = [{it.missing for it in model.answers.values() if it.written is None} - {"", _DAMAGED} for model in models]
+    counts = Counter(why for reasons in missing for why in reasons)
+    return [f"What {count} of {len(models)} models wrote is missing: {why}." for why, count in counts.items()]
 
 
 def _versus(evidence: SearchEvidence) -> _Versus | None:

@@ -175,12 +175,13 @@ const answers = (() => {
       ? [...parts, h("p", { className: "note" }, mine.cut || theirs.cut ? "The shown parts of both are the same:" : "Both wrote the same text:"), ...code(mine.text, mine.cut)]
       : [...parts, ...diff(theirs, mine)];
     for (const [model, found] of [[second, theirs], [first, mine]])
-      parts.push(...(found ? code(found.text, found.cut) : [absent(problems, model, first, second)]));
+      parts.push(...(found ? code(found.text, found.cut) : [absent(problems, model, split, first, second)]));
     return parts;
   }
 
-  function absent(problems, model, first, second) {
-    const name = plain(problems.models[model].name);
+  function absent(problems, model, split, first, second) {
+    const name = plain(problems.models[model].name), why = problems.models[model].missing[split];
+    if (why) return h("p", { className: "note" }, `What ${name} wrote is not here: `, ...shown(why), ".");
     if (first === second || !problems.models[first].word || !problems.models[second].word)
       return h("p", { className: "note" }, `What ${name} wrote is not in this page.`);
     return h("p", { className: "note" }, `What ${name} wrote is left out of this page, to keep it small. This command shows it, if it was kept: `, h("code", {}, problems.command(first, second)));
@@ -190,7 +191,7 @@ const answers = (() => {
   function one(problems, model, other, split, place) {
     const written = problems.written(model, split, place);
     const parts = [prompt(problems, split, place, true)];
-    if (!written.length) parts.push(verdict(problems, model, split, place), problems.outcomes(model, split, place) ? absent(problems, model, model, other ?? model) : null);
+    if (!written.length) parts.push(verdict(problems, model, split, place), problems.outcomes(model, split, place) ? absent(problems, model, split, model, other ?? model) : null);
     for (const sample of written) parts.push(verdict(problems, model, split, place, sample), ...code(sample.text, sample.cut));
     const left = problems.outcomes(model, split, place).length - written.length;
     if (written.length && left > 0) parts.push(h("p", { className: "note" }, `${left} further samples are left out`));

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,21 @@ def test_the_command_writes_a_page_of_records_and_of_reports(
     assert done.exit_code == 0, done.output
     data = data_of((tmp_path / "page.html").read_text(encoding="utf-8"), "problems")
     assert data["texts"][data["splits"][""]["prompts"][0]].startswith("def alpha(x):")
+
+
+def test_the_page_says_why_answers_are_missing_on_the_split_that_it_compares(
+    finished: Path, command: Command, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(finished, tmp_path / "copy"))
+    split = json.loads(command("compare", f"{folder}:a", f"{folder}:b", "--json").stdout)["split"]
+    for file in (folder / "completions").glob("*parent-1.jsonl"):
+        file.unlink()
+    assert command("compare", f"{folder}:a", f"{folder}:b", "--html", tmp_path / "page.html").exit_code == 0
+    data = data_of((tmp_path / "page.html").read_text(encoding="utf-8"), "problems")
+    whole, bare = data["models"]
+    assert (whole["missing"], list(bare["missing"])) == ({}, [split])
+    assert data["notes"] == [f"What b wrote is missing: {bare['missing'][split]}."]
+    assert f"its file in {folder}/completions was deleted, or not copied" in data["notes"][0]
 
 
 @pytest.mark.parametrize("to", ["none/page.html", ""])

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from search.board.compare import compare
 from search.board.leaderboard import Leaderboard
@@ -92,6 +94,58 @@ def test_a_text_stands_in_the_data_once() -> None:
     assert len(texts) == len(set(texts))
     numbers = section.data["models"][section.data["first"]]["answers"]["search"]
     assert {texts[flat[1]] for flat in numbers} == {"trial-1 writes"}
+
+
+def test_answers_that_were_deleted_are_missing_for_that_reason(finished: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(finished, tmp_path / "copy"))
+    assert not any(model["missing"] for model in section_of(folder)["models"])
+    for key in ("trial-0", "parent-1"):
+        (folder / "completions" / f"{key}.jsonl").unlink()
+    data = section_of(folder)
+    why = (
+        f"its file in {folder}/completions was deleted, or not copied; restore it, and keep that folder with the "
+        "results"
+    )
+    missing = {model["name"]: model["missing"] for model in data["models"] if model["missing"]}
+    assert missing == {"trial 0": {"search": why}, "b": {"search": why}}
+    assert data["notes"] == [f"What 2 of {len(data['models'])} models wrote is missing: {why}."]
+
+
+def section_of(folder: Path) -> dict[str, Any]:
+    section = problems(SearchEvidence.open(folder))
+    assert section
+    return section.data
+
+
+def test_answers_of_an_earlier_search_are_where_that_search_is() -> None:
+    records = tuple(
+        replace(record, proposed_by="taken over: trial 5 of results/first") if record.key == "trial-1" else record
+        for record in RECORDS
+    )
+    section = problems(replace(EVIDENCE, records=records, board=board(*records), has_completions=lambda *_: False))
+    assert section
+    model = section.data["models"][section.data["first"]]
+    assert model["missing"]["search"] == (
+        "an earlier search generated it, and only the results folder of that search keeps it"
+    )
+    assert "was deleted, or not copied" in model["missing"]["report"]
+
+
+def test_what_a_confirmation_has_from_the_report_split_is_missing_for_that_reason() -> None:
+    rounds = replace(RECORDS[0], confirm=Scoring("complete", "pp", 1.0))
+    evidence = replace(
+        EVIDENCE,
+        records=(rounds,),
+        board=board(rounds),
+        splits={**SPLITS, "confirm": Split(2, (), 1)},
+        tasks={**TASKS, "confirm": ["other/0", "new/0"]},
+        completions=lambda _, split: [Completion("new/0", "text", "passed")] if split == "confirm" else [],
+    )
+    section = problems(evidence)
+    assert section
+    (model,) = section.data["models"]
+    assert [len(flat) for flat in model["answers"]["confirm"]] == [0, 3]
+    assert model["missing"] == {"confirm": "its answer on the report split counts, and is shown there"}
 
 
 def test_without_outcomes_there_is_no_section() -> None:

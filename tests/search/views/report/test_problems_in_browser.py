@@ -127,6 +127,19 @@ def test_a_trial_without_texts_names_the_command_that_shows_them(browser: Page, 
     expect(command).to_have_text(re.compile(r"merge-search compare .*large:\d+ .*large:\w+ --html compare\.html"))
 
 
+def test_an_answer_that_was_deleted_is_missing_for_that_reason(browser: Page, tmp_path: Path) -> None:
+    evidence = SearchEvidence(
+        "run", Path("r"), board(), RECORDS, SPLITS, TASKS, completions=hostile,
+        has_completions=lambda record, _: record.kind != "trial",
+    )  # fmt: skip
+    (tmp_path / "report.html").write_bytes(utf8(page(evidence)))
+    browser.goto((tmp_path / "report.html").as_uri())
+    show(browser, "problems")
+    browser.locator("#problems .list summary").first.click()
+    shown = browser.locator("#problems .list > details[open] .note").filter(has_text="is not here")
+    expect(shown).to_have_text(re.compile(r"^What trial 1 wrote is not here: its file in r/completions was deleted,"))
+
+
 def test_searching_shows_the_problems_that_match(browser: Page, large: Path) -> None:
     browser.goto(large.as_uri())
     for part in ("problems", "matrix"):

@@ -59,7 +59,7 @@ class Search:
         report_fraction: see the config.
         failed, pruned: the share of the trials that failed or were pruned.
         running: how many of the last trials are not over.
-        completions: of how many of the best trials completions are kept.
+        completions: of how many of the best trials the files of completions are full; those of others are empty.
         parents_over: whether the parents are scored.
     """
 
@@ -111,10 +111,12 @@ def make(folder: Path, search: Search) -> Path:
             store.describe_worker(f"worker-{worker}", Workplace(f"host-{worker // 2}", {"cpu": ""}), ["seccomp"], [])
         records = store.changed()[0]
     kept = [*finalists(records, search.completions), *(each for each in records if each.kind != "trial")]
-    for record in kept:
+    for record in records:
         for name in splits:
-            if record.on(name).outcomes:
+            if record.on(name).outcomes and record in kept:
                 _write(out, record, name, splits[name], search.samples)
+            elif record.on(name).outcomes:
+                out.save_completions(record, name, ())
     return out.path
 
 
