@@ -22,12 +22,14 @@ class Tried:
         tokenizer: the owner of the tokenizer and its chat template.
         report: the model's report, if it was scored.
         note: why it was not scored.
+        is_repeated: whether it was not scored because an earlier format and tokenizer make the same prompts.
     """
 
     prompt: PromptFormat
     tokenizer: str
     report: Report | None
     note: str = ""
+    is_repeated: bool = False
 
 
 def try_prompt_formats(
@@ -55,7 +57,7 @@ def try_prompt_formats(
                 tokens = evaluator.prompt_tokens(tokenizer, prompt, problems)
                 asked = (tokens, end_tokens(model, tokenizer))
                 if (before := scored.get(asked)) is not None:
-                    rows.append(Tried(prompt, name, None, f"the same prompts as {before}"))
+                    rows.append(Tried(prompt, name, None, f"the same prompts as {before}", is_repeated=True))
                     continue
                 _check_ids(tokens, model)
                 counter = OutcomeCounter(partial(progress, here))

@@ -147,7 +147,9 @@ def _ruling(tried: Sequence[Tried], best: Tried, before: Tried, report: Report |
     count = sum(row.report is not None for row in tried)
     problems = len(best.report.samples) if best.report else 0
     if count == 1:
-        return f"Every tokenizer makes the same prompts, and there is no other: {_called(before)}."
+        if all(row.report or row.is_repeated for row in tried):
+            return f"Every tokenizer makes the same prompts, and there is no other: {_called(best)}."
+        return f"There is no choice but {_called(best)}: every other prompt is the same, or cannot be scored."
     if best == before:
         return (
             f"Of {count} different prompts none solves more of the {problems} problems of the search split than that "

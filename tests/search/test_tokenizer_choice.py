@@ -114,6 +114,19 @@ def test_the_best_tokenizer_is_that_under_which_the_export_solves_most_of_the_se
 
 
 @pytest.mark.slow
+def test_prompts_that_cannot_be_scored_are_not_called_the_same(finished: Path, tmp_path: Path) -> None:
+    shown: list[Tried] = []
+    notes: list[str] = []
+    export_trial(finished, tmp_path / "out", anyway=True, tokenizer="best", show=shown.extend, note=notes.append)
+    assert {row.note.partition(":")[0] for row in shown if row.prompt == "chat"} == {"prompt format 'chat'"}
+    assert [row.tokenizer for row in shown if row.report] == ["the merge"]
+    assert notes[0] == (
+        "There is no choice but completion with the tokenizer of the merge: every other prompt is the same, or cannot "
+        "be scored."
+    )
+
+
+@pytest.mark.slow
 def test_without_consent_nothing_is_scored_to_choose_a_tokenizer(
     command: Command, searched: tuple[Family, Path], tmp_path: Path
 ) -> None:
