@@ -5,8 +5,9 @@
 (() => {
   const { h, plain, shown } = answers;
   const ROW = 17, WIDEST = 26, NARROWEST = 5, TALLEST = 620, STEP = 10, NAMED = 14;
-  const LEGEND = [["passed", "p"], ["failed", "f"], ["timeout", "t"], ["killed", "k"], ["harness error", "h"]];
-  const COLOURS = { p: ["teal", 1], f: ["red", 0.3], t: ["orange", 0.75], k: ["purple", 0.75], u: ["brown", 0.75], h: ["brown", 0.75] };
+  // A completion has no other status: a problem that cannot be scored, or a sandbox that fails, ends the scoring.
+  const LEGEND = [["passed", "p"], ["failed", "f"], ["timeout", "t"], ["killed", "k"]];
+  const COLOURS = { p: ["teal", 1], f: ["red", 0.3], t: ["orange", 0.75], k: ["purple", 0.75] };
 
   // For each problem of a split: how many of the models pass it, and how much they differ (0 if all agree).
   function tallies(problems, split) {
@@ -93,7 +94,7 @@
         canvas.style.height = high + "px";
       }
       const context = canvas.getContext("2d"), left = box.scrollLeft, above = box.scrollTop;
-      const colours = Object.fromEntries(["page", "text", "soft", "line", "blue", "accent", "teal", "red", "orange", "purple", "brown", "grey"].map((name) => [name, report.colour(name)]));
+      const colours = Object.fromEntries(["page", "text", "soft", "line", "blue", "accent", "teal", "red", "orange", "purple"].map((name) => [name, report.colour(name)]));
       context.setTransform(scale, 0, 0, scale, 0, 0);
       context.clearRect(0, 0, wide, high);
       const firstRow = Math.floor(above / ROW), lastRow = Math.min(rows.length, Math.ceil((above + high) / ROW));
@@ -120,7 +121,7 @@
       if (!found) return;
       const gap = width > 8 ? 1 : 0, passed = [...found].filter((sign) => sign === "p").length;
       const paintOne = (sign, share) => {
-        const [name, alpha] = COLOURS[sign] ?? COLOURS.h;
+        const [name, alpha] = COLOURS[sign];
         context.globalAlpha = alpha * share;
         context.fillStyle = colours[name];
         context.fillRect(left, high, width - gap, ROW - 1);
