@@ -1,9 +1,10 @@
 """A tracker: a callback that keeps a search in an experiment tracker, as one run, which a resumed search continues.
 
-    results/NAME/tracking/TRACKER   the run's id, and then one line per model and split that the run has
+    results/NAME/tracking/TRACKER   the run's id, and then one line per model and split that the run has (in a
+                                    confirmation, per round of a model)
 
-Guarantees: each scoring on the search and report splits is added, even if its worker was killed before it could add it,
-or ran without the tracker: the next worker adds it. What the file lists is not added again.
+Guarantees: each scoring is added, even if its worker was killed before it could add it, or ran without the tracker: the
+next worker adds it (of several rounds the last, which holds the earlier ones). What the file lists is not added again.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from search.board.leaderboard import Leaderboard
 from search.callbacks.callback import BegunSearch, Callback
@@ -24,6 +25,7 @@ from search.views.progress import SearchStatus
 FOLDER = "tracking"
 PROJECT = "merge-search"
 """The project, or experiment, of the runs unless the tracker's own environment variable names one."""
+_SPLITS: tuple[SplitName, ...] = get_args(SplitName)
 
 
 class Tracker(Callback):
@@ -99,8 +101,11 @@ class Tracker(Callback):
 
     def _fill_in(self, told: set[str]) -> None:
         for record in self.search.over:
-            for split in ("search", "report"):
-                if record.on(split).state in ("complete", "pruned", "failed") and _line(record, split) not in told:
+            for split in _SPLITS:
+                scoring = record.on(split)
+                # Between two rounds of a confirmation a model waits.
+                has_ended = scoring.state in ("complete", "pruned", "failed") or bool(scoring.outcomes)
+                if has_ended and self._line(record, split) not in told:
                     self._add(record, split, {})
 
     def _add(self, record: TrialRecord, split: SplitName, more: Entries) -> None:
@@ -110,8 +115,9 @@ class Tracker(Callback):
         else:
             self.add_reference(self._names.get(record.name, record.name), found)
         with self._file.open("a", encoding="utf-8") as file:
-            file.write(f"{_line(record, split)}\n")
+            file.write(f"{self._line(record, split)}\n")
 
-
-def _line(record: TrialRecord, split: SplitName) -> str:
-    return f"{record.key} {split}"
+    def _line(self, record: TrialRecord, split: SplitName) -> str:
+        """Return what the file says of a scoring; in a confirmation, with the number of rounds that it has."""
+        rounds = len(record.on(split).outcomes) // self.search.splits[split].problems if split == "confirm" else ""
+        return f"{record.key} {split} {rounds}".rstrip()

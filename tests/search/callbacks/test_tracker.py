@@ -1,0 +1,68 @@
+"""What a tracker adds when it begins: what no worker has told the run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from search import SearchConfig
+from search.callbacks.callback import BegunSearch
+from search.callbacks.entries import Entries
+from search.callbacks.tracker import Tracker
+from search.results import ResultsFolder
+from search.study.outcomes import Split
+from search.study.record import TrialRecord
+from search.study.store import next_round
+from search.views.progress import SearchStatus
+from tests.search.family import Family
+from tests.search.records import ON_REPORT, SPLITS, scoring, trial
+
+ROUNDS = {**SPLITS, "confirm": Split(3, problems=ON_REPORT)}
+
+
+class ListTracker(Tracker):
+    """Keeps a run in a list, as the scores of trials by what they are of."""
+
+    def __init__(self) -> None:
+        self.added: list[tuple[int, str]] = []
+
+    def begin(self, run: str | None) -> str:
+        return run or "run"
+
+    def add_trial(self, number: int, found: Entries) -> None:
+        self.added += [(number, name) for name in found if name.endswith("/score")]
+
+    def add_reference(self, *_: object) -> None:
+        raise AssertionError
+
+    def end(self, *_: object) -> None:
+        raise AssertionError
+
+
+def after(rounds: int) -> TrialRecord:
+    """Return a trial that waits for its next round."""
+    each = scoring(range(5), ON_REPORT)
+    return replace(trial(7, [0], [1]), confirm=next_round(replace(each, outcomes=each.outcomes * rounds)))
+
+
+def begun(records: Sequence[TrialRecord], family: Family, tmp_path: Path) -> ListTracker:
+    """Return a tracker of a worker that has begun."""
+    tracker, config = ListTracker(), SearchConfig.load(family.write("tracked.yaml"))
+    folder = ResultsFolder(tmp_path, "run")
+    tracker.on_begin(BegunSearch(folder, config, tuple(records), tuple(records), ROUNDS, print))
+    return tracker
+
+
+def test_rounds_of_a_confirmation_that_a_worker_could_not_tell_are_added_once(
+    shared_family: Family, tmp_path: Path
+) -> None:
+    scores = [(7, "search/score"), (7, "report/score"), (7, "confirm/score")]
+    first = begun([after(1)], shared_family, tmp_path)
+    assert first.added == scores
+    assert begun([after(1)], shared_family, tmp_path).added == []
+    first.on_record(after(2), "confirm", SearchStatus())
+    assert begun([after(2)], shared_family, tmp_path).added == []
+    assert begun([after(3)], shared_family, tmp_path).added == scores[2:]
+    unconfirmed = begun([trial(8, [0])], shared_family, tmp_path)
+    assert unconfirmed.added == [(8, "search/score")]
