@@ -32,10 +32,12 @@ import yaml
 
 from docs.scripts.reference import PAGES as REFERENCE
 from docs.scripts.reference import reference
-from merging import Recipe
+from evaluation import Evaluator, load_problems
+from merging import Recipe, load_model, load_tokenizer
 from search.cli import main
 from search.space.sections import Sections
 from search.space.space import SearchSpace
+from tests.search.family import make_family
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -212,6 +214,20 @@ def test_the_example_of_a_callback_is_told_of_each_new_best_trial(tmp_path: Path
     copy_configs_with_few_problems(tmp_path)
     printed = run([sys.executable, "-c", example.text], tmp_path)  # a callback that raises ends no search
     assert re.fullmatch(r"\atrial-0: \d+\.\d%\n(\atrial-\d+: \d+\.\d%\n)*", printed)
+
+
+@pytest.mark.slow
+def test_the_example_of_an_observer_ends_an_evaluation_at_a_completion_that_fails(tmp_path: Path) -> None:
+    (example,) = (it for it in blocks(ROOT / "docs" / "evaluation.md", "python") if "Observer" in it.text)
+    family = make_family(tmp_path)
+    problems, model = load_problems(family.problems), load_model(str(family.a))
+    with Evaluator(problems, allow_code_execution=True, max_new_tokens=12, workers=1) as evaluator:
+        names = {"problems": problems, "model": model, "tokenizer": load_tokenizer(str(family.a))}
+        report = evaluator.evaluate(model, names["tokenizer"])
+        with pytest.raises(Exception, match="/") as ended:
+            exec(example.text, {**names, "evaluator": evaluator})
+    assert type(ended.value).__name__ == "Enough"
+    assert not report.outcomes[str(ended.value)].passed
 
 
 def run(command: list[str], folder: Path) -> str:
