@@ -12,7 +12,7 @@ import threading
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
-from weakref import ref
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
@@ -44,7 +44,7 @@ class Residency:
         self.chunk = budget.chunk
         self._left_on_device, self._spare = budget.device, budget.spare
         self._kept: dict[StoredTensor, Tensor] = {}
-        self._statistics: dict[int, ref[Tensor]] = {}
+        self._statistics: WeakValueDictionary[int, Tensor] = WeakValueDictionary()
         self._lock = threading.Lock()
         if copies is None and device.type == "cuda":
             copies = CudaCopyQueue(self.device)
@@ -96,7 +96,7 @@ class Residency:
         if self._transfers is None or self._is_held(made):
             return made
         held = self._held(made, instead_of)
-        self._statistics[id(held)] = ref(held)
+        self._statistics[id(held)] = held
         return held
 
     def reserve(self, groups: Iterable[Sequence[StoredTensor]]) -> None:
@@ -152,8 +152,7 @@ class Residency:
         self._slabs.clear()
 
     def _is_held(self, tensor: Tensor) -> bool:
-        found = self._statistics.get(id(tensor))
-        return found is not None and found() is tensor
+        return self._statistics.get(id(tensor)) is tensor
 
     def _held(self, made: Tensor, instead_of: Tensor | None) -> Tensor:
         with self._lock, _plain_tensors():

@@ -260,6 +260,15 @@ def test_a_statistic_takes_over_the_memory_of_the_one_before() -> None:
     assert residency.hold(torch.ones(512), first) is not first
 
 
+def test_a_statistic_that_is_gone_is_forgotten() -> None:
+    residency = Residency(DEVICE, Budget(0, 1 << 20), Queue())
+    for _ in range(8):
+        held = [residency.hold(torch.zeros(16)) for _ in range(8)]
+        assert len(residency._statistics) <= 2 * len(held)
+    del held
+    assert len(residency._statistics) == 0
+
+
 def test_on_the_host_alone_a_statistic_stays_where_it_is() -> None:
     made = torch.ones(4)
     assert Residency(torch.device("cpu"), Budget(0, 0)).hold(made) is made
