@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeAlias, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -57,17 +57,14 @@ class Statistics:
     """
 
     def __init__(self, folder: Path | None = None, digests: FileDigests | None = None) -> None:
-        self._memo: dict[Hashable, object] = {}
+        self._memo: dict[Hashable, tuple[Hashable, Any]] = {}  # the numbers that a value depends on, and the value
         self._folder = StatisticsFolder(folder, digests) if folder else None
         self._unwritten: dict[Hashable, tuple[StatisticKey, Kept[object]]] = {}
         self._found = self._computed = 0
 
     def once(self, key: Hashable, compute: Callable[[], T], kept: Kept[T] | None = None) -> T:
         """Return what `compute` returned the first time for this key, from disk if it is kept there."""
-        if key not in self._memo:
-            self._memo[key] = compute() if kept is None else self._find(key, None, compute, kept)
-        value: T = self._memo[key]  # type: ignore[assignment]
-        return value
+        return self.last(key, None, compute, kept)
 
     def last(self, key: Hashable, numbers: Hashable, compute: Callable[[], T], kept: Kept[T] | None = None) -> T:
         """Return the value for this key and these numbers, computed again only if the numbers changed since last time.
@@ -75,10 +72,10 @@ class Statistics:
         For large values that depend on numbers which may be searched: only one value is held.
         """
         entry = self._memo.get(key)
-        if not (isinstance(entry, tuple) and entry[0] == numbers):
+        if entry is None or entry[0] != numbers:
             self._memo.pop(key, None)  # frees its memory before the next value is made, unless that takes it over
             is_placed = kept is not None and kept.form.is_placed and kept.place is not None
-            old = kept.form.tensors(entry[1]) if kept and is_placed and isinstance(entry, tuple) else _NOTHING
+            old = kept.form.tensors(entry[1]) if entry and kept and is_placed else _NOTHING
             entry = None
             entry = (numbers, compute() if kept is None else self._find(key, numbers, compute, kept, old))
             self._memo[key] = entry
@@ -93,7 +90,8 @@ class Statistics:
         self._folder.clean()
         for key, (identity, kept) in self._unwritten.items():
             if key in self._memo:
-                self._memo[key] = self._mapped(identity, kept, self._write(identity, kept, self._memo[key]))
+                numbers, value = self._memo[key]
+                self._memo[key] = numbers, self._mapped(identity, kept, self._write(identity, kept, value))
         self._unwritten.clear()
         self.save()
 
@@ -113,6 +111,7 @@ class Statistics:
     def _find(
         self, key: Hashable, numbers: object, compute: Callable[[], T], kept: Kept[T], old: Named = _NOTHING
     ) -> T:
+        self._unwritten.pop(key, None)
         folder = self._folder if kept.form.is_written else None
         identity = folder.identity(kept.name, kept.form.version, kept.made_of, numbers) if folder else None
         if folder is None or identity is None:
@@ -127,8 +126,7 @@ class Statistics:
         if folder.writes:
             self._write(identity, kept, made)
             return self._mapped(identity, kept, _placed(made, kept, old))
-        if numbers is None:
-            self._unwritten[key] = identity, kept  # type: ignore[assignment]
+        self._unwritten[key] = identity, kept  # type: ignore[assignment]
         return _placed(made, kept, old)
 
     def _read(self, identity: StatisticKey, kept: Kept[T]) -> tuple[T] | None:

@@ -158,10 +158,10 @@ def _take_over(here: Statistics, there: Statistics, place: torch.device) -> None
     def moved(value: Any) -> Any:
         return value.to(place) if isinstance(value, Tensor) and value.numel() > 1 else value
 
-    for key, value in here._memo.items():
+    for key, (numbers, value) in here._memo.items():
         if isinstance(key, tuple):
             key = tuple(DEVICE if part == cpu else part for part in key)
-        there._memo.setdefault(key, moved(value))
+        there._memo.setdefault(key, (numbers, moved(value)))
 
 
 @contextmanager

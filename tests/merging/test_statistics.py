@@ -307,18 +307,38 @@ def test_calibrations_are_of_a_text_a_tokenizer_and_a_config(
     assert spy.call_count == parents_run_again + 2  # which without a folder are run each time
 
 
+@pytest.mark.parametrize("method", ["fisher", "iso_c"])
 def test_what_was_computed_before_there_was_a_folder_is_written_to_it(
-    family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
-    chosen, folder = of_text(family, "fisher", tmp_path), tmp_path / "statistics"
+    make, computes = CASES[method]
+    chosen, folder = make(family, tmp_path), tmp_path / "statistics"
+    spy = calls(monkeypatch, computes)
     with ParentSet.open(chosen, MergeOptions(statistics=folder)) as parents:
-        Merger(parents).calibrate(chosen)
+        Merger(parents).apply(chosen)
+        computed = spy.call_count
         assert not folder.exists()
         parents.statistics.write()
-        assert len(list(folder.glob("fisher-*"))) == 2
-    spy = calls(monkeypatch, CASES["fisher"][1])
-    assert_equal(merged(chosen, folder), merged(chosen, None))
-    assert spy.call_count == 2
+    found = merged(chosen, folder)
+    assert spy.call_count == computed
+    assert_equal(found, merged(chosen, None))
+    assert spy.call_count == 2 * computed
+
+
+def test_what_was_found_last_stays_in_the_folder(
+    family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "statistics"
+    one, other = (recipe(family, "iso_c", f"weight: {weight}") for weight in (0.7, 0.8))
+    expected = merged(other, folder)
+    with ParentSet.open(one, MergeOptions(statistics=folder)) as parents:
+        merger = Merger(parents)
+        merger.apply(one)
+        merger.apply(other)
+        parents.statistics.write()
+    spy = calls(monkeypatch, CASES["iso_c"][1])
+    assert_equal(merged(other, folder), expected)
+    assert not spy.called
 
 
 def test_numbers_that_are_searched_leave_nothing_behind(family: Family, tmp_path: Path) -> None:
