@@ -6,7 +6,7 @@ per parent set.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -39,10 +39,21 @@ class Edge:
 
 @dataclass(frozen=True, slots=True)
 class Magnitudes:
-    """The magnitudes of one tensor that is made of the operands: a task vector, or a variance."""
+    """The magnitudes of one tensor that is made of the operands: a task vector, or a variance.
+
+    Attributes:
+        name: the tensor's name.
+        inputs: the inputs that it is made of.
+        values: what else it depends on.
+        operands: the operands.
+        read: makes it of a block.
+        table: its table.
+        dtype: its dtype.
+    """
 
     name: str
     inputs: Sequence[int]
+    values: Hashable
     operands: Operands
     read: Callable[[Block], Tensor]
     table: MagnitudeTable
@@ -56,13 +67,27 @@ class Magnitudes:
         inputs: Sequence[int],
         read: Callable[[Block], Tensor],
         dtype: torch.dtype | None = None,
+        values: Hashable = None,
     ) -> Magnitudes:
         """Count the magnitudes of what `read` makes of these inputs, once per parent set and name.
 
-        `dtype` is that of what `read` makes, if it is not the merge's.
+        Args:
+            name: the name of what `read` makes.
+            operands: the operands.
+            inputs: the inputs that it is made of.
+            read: makes it of a block.
+            dtype: its dtype, if that is not the merge's.
+            values: what else it depends on; they are counted again when it changes.
         """
-        table = operands.once(name, inputs, lambda: magnitude_table(_pieces(operands, read)), kept=TABLE)
-        return cls(name, inputs, operands, read, table, dtype or operands.dtype)
+
+        def count() -> MagnitudeTable:
+            return magnitude_table(_pieces(operands, read))
+
+        if values is None:
+            table = operands.once(name, inputs, count, kept=TABLE)
+        else:
+            table = operands.last(name, inputs, values, count, kept=TABLE)
+        return cls(name, inputs, values, operands, read, table, dtype or operands.dtype)
 
     def largest(self, k: int) -> Edge:
         """Return the edge that the k largest, 1 <= k <= elements, lie above; in a 16-bit dtype it may have a rank."""
@@ -82,7 +107,7 @@ class Magnitudes:
         if self.dtype.itemsize > 2:
             # The candidate before usually had the same density.
             name = f"{self.name}, {'smallest' if place.rising else 'largest'}"
-            return *self.operands.last(name, self.inputs, place, lambda: self._within_bin(place)), 0
+            return *self.operands.last(name, self.inputs, (self.values, place), lambda: self._within_bin(place)), 0
         magnitude = number_of(place.bin, self.dtype)  # every element of the bin has it
         if place.rank == place.count:
             return magnitude, self.operands.elements, 0

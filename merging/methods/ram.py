@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from merging.arithmetic.magnitude_table import RUN
 from merging.methods.declarations import Default, Shared
+from merging.methods.magnitudes import read_size
 from merging.methods.operands import Block, Operands
 from merging.methods.registry import method
 
@@ -34,12 +34,8 @@ def amplification(
 
     A parent whose changes are all shared counts as having `epsilon` of its own.
     """
-    shared, own = (torch.zeros(operands.count, dtype=torch.int64) for _ in range(2))
-    for block in operands.blocks(RUN) if operands.count else ():
-        changes, counts = _changes(block, epsilon)
-        changed = changes != 0
-        shared += (changed & (counts > 1)).sum(dim=1).cpu()
-        own += (changed & (counts == 1)).sum(dim=1).cpu()
+    every = range(operands.count)
+    shared, own = operands.last("shared_and_own", every, epsilon, lambda: _shared_and_own(operands, epsilon))
     ratios = shared / own.clamp(min=epsilon)
     return (1 + r * ratios.clamp(min=0, max=alpha)).unsqueeze(-1), epsilon
 
@@ -53,6 +49,16 @@ def ramplus_tl(block: Block, amplification: tuple[Tensor, float]) -> Tensor:
     changes, counts = _changes(block, epsilon)
     own = changes * factors.to(changes.device)
     return block.base + torch.where(counts == 1, own, changes.div_(counts)).sum(dim=0)
+
+
+def _shared_and_own(operands: Operands, epsilon: float) -> Tensor:
+    """Return how many of each parent's changes are shared, and how many are its own, (2, parents), on the CPU."""
+    found = torch.zeros(2, operands.count, dtype=torch.int64, device=operands.device)
+    for block in operands.blocks(read_size(operands)) if operands.count else ():
+        changes, counts = _changes(block, epsilon)
+        changed = changes != 0
+        found += torch.stack([(changed & which).sum(dim=1) for which in (counts > 1, counts == 1)])
+    return found.cpu()
 
 
 def _changes(block: Block, epsilon: float) -> tuple[Tensor, Tensor]:

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from merging.arithmetic.magnitude_table import RUN
 from merging.methods.declarations import Default, Shared
-from merging.methods.magnitudes import Magnitudes, locate
+from merging.methods.magnitudes import Magnitudes, locate, read_size
 from merging.methods.operands import Block, Operands
 from merging.methods.registry import method
 from merging.methods.sparsification import KEEP_NONE, Sparsification
@@ -74,7 +73,7 @@ def _top_k(operands: Operands, part: float) -> Sparsification | None:
     differing = operands.once(
         "differing",
         inputs,
-        lambda: sum(int(torch.count_nonzero(_variance(b))) for b in operands.blocks(RUN)),
+        lambda: sum(int(torch.count_nonzero(_variance(b))) for b in operands.blocks(read_size(operands))),
         kept=_DIFFERING,
     )
     if not (selected := int(differing * part)):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Hashable, Sequence
+from itertools import product
 from typing import TypeVar
 
 import pytest
@@ -94,3 +96,20 @@ def test_what_a_method_keeps_is_what_is_planned_for_it(name: str) -> None:
     method.prepare(operands, parameters)
     planned = statistics_bytes([name], [((64, 48), True)], 2)
     assert (operands.tensors, operands.tables > 0) == (planned.kept, planned.host > 0)
+
+
+def test_tables_are_held_for_the_last_parents_that_took_part() -> None:
+    generator = torch.Generator().manual_seed(1)
+    base, *inputs = torch.randn(4, 64, 48, generator=generator).bfloat16()
+    operands = PlainOperands(base, inputs)
+
+    def winners(operands: PlainOperands, weights: tuple[float, ...], density: float) -> object:
+        parameters = defaults("pcb", 3) | {"weight": weights, "density": density}
+        return METHODS["pcb"].prepare(operands, parameters)
+
+    others = sum(isinstance(each, MagnitudeTable) for each in gc.get_objects())
+    for density in (0.3, 0.6):
+        for weights in product((0.0, 0.5), repeat=3):
+            assert winners(operands, weights, density) == winners(PlainOperands(base, inputs), weights, density)
+    gc.collect()
+    assert sum(isinstance(each, MagnitudeTable) for each in gc.get_objects()) - others <= len(inputs)

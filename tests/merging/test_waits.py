@@ -37,6 +37,15 @@ def test_the_host_waits_at_most_once_a_candidate(family: Family, method: str, bu
     assert counts.copies <= (1 + sources) * passes  # the numbers of a tensor come in one copy
 
 
+def test_the_shared_changes_of_ramplus_tl_are_counted_once_for_an_epsilon(family: Family) -> None:
+    models = f"base_model: {family.base}\nmodels: [{{model: {family.a}}}, {{model: {family.b}}}]\ndtype: bfloat16"
+    recipes = [
+        Recipe.parse(f"merge_method: ramplus_tl\n{models}\nparameters: {{r: {r}, alpha: {alpha}}}")
+        for r, alpha in ((0.1, 0.2), (0.2, 0.2), (0.2, 0.4))
+    ]
+    assert all(counts.waits <= 1 for counts in counted_candidates(recipes, Budget(PLENTY, 0)))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("budget", [Budget(PLENTY, 0), Budget(0, PLENTY)])
 def test_ranks_that_have_no_room_on_the_device_are_copied_and_not_waited_for(family: Family, budget: Budget) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 from merging.arithmetic.magnitude_table import RUN
 from merging.methods.declarations import Default, PerParent, Shared
 from merging.methods.extra.task_vector_sums import taking_part, wide
-from merging.methods.magnitudes import Edge, Magnitudes
+from merging.methods.magnitudes import Edge, Magnitudes, read_size
 from merging.methods.operands import Block, Operands
 from merging.methods.registry import method
 from merging.methods.sparsification import delta_extremes
@@ -143,8 +143,10 @@ def _floor(operands: Operands, competition: Competition, index: int, kept: int) 
     def find() -> Edge:
         if kept == 0:
             return Edge(0, math.inf, math.inf)
-        name, dtype = f"pcb_scores {place}", wide(operands.dtype)
-        return Magnitudes.of(name, operands, competition.inputs, read, dtype=dtype).largest(kept)
+        every, dtype = range(operands.count), wide(operands.dtype)
+        # Only the tables of the last inputs that took part are held: there are many subsets.
+        scores = Magnitudes.of(f"pcb_scores {index}", operands, every, read, dtype, values=competition.inputs)
+        return scores.largest(kept)
 
     # Named by its place among those that take part: another recipe may have the same ones at other indices.
     place = competition.inputs.index(index)
@@ -175,12 +177,16 @@ def _measure(
 ) -> tuple[float, float, float]:
     """Return what the products of two task vectors are normalized by: least, span, and the total of the softmax."""
     unscaled = Softmax(sharpness, low, high - low)
-    total = math.fsum(float(unscaled(products).sum(dtype=torch.float64)) for products in _products(operands, pair))
-    return low, high - low, total
+    sums = [
+        run.sum(dtype=torch.float64)
+        for products in _products(operands, pair)
+        for run in torch.split(unscaled(products), RUN)
+    ]
+    return low, high - low, math.fsum(torch.stack(sums).tolist())
 
 
 def _products(operands: Operands, pair: tuple[int, int]) -> Iterator[Tensor]:
-    for block in operands.blocks(RUN):
+    for block in operands.blocks(read_size(operands)):
         vectors = _vectors(block, pair)
         yield vectors[pair[0]] * vectors[pair[1]]
 
