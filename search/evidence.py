@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from search.board.leaderboard import Leaderboard
+from search.completion_files import COMPLETIONS, Completion
 from search.errors import SearchError
 from search.study.outcomes import Split
 from search.study.record import TAKEN_OVER, SplitName, TrialRecord
@@ -19,13 +20,13 @@ from search.study.record import TAKEN_OVER, SplitName, TrialRecord
 if TYPE_CHECKING:
     from evaluation.problems import Problem
     from search.layer_values import Curve
-    from search.results import Completion, ResultsFolder
+    from search.results import ResultsFolder
     from search.space.space import SearchSpace
     from search.study.store import Workplace
 
 # The most trials whose layers a page shows, and the most values of all their curves.
 _MOST_CURVES, _MOST_VALUES = 200, 100_000
-ReadCompletions: TypeAlias = "Callable[[TrialRecord, SplitName], Sequence[Completion]]"
+ReadCompletions: TypeAlias = Callable[[TrialRecord, SplitName], Sequence[Completion]]
 
 
 def _nothing_written(record: TrialRecord, split: SplitName) -> Sequence[Completion]:  # noqa: ARG001
@@ -113,8 +114,8 @@ class SearchEvidence:
             _tasks(folder),
             identity,
             folder.config_file.read_text(encoding="utf-8", errors="replace") if folder.config_file.exists() else "",
-            folder.completions,
-            folder.has_completions,
+            folder.completions.read,
+            folder.completions.has,
             problems,
             no_problems,
             space,
@@ -135,8 +136,6 @@ class SearchEvidence:
 
     def no_completions(self, record: TrialRecord, split: SplitName) -> str:
         """Return why what a model wrote on a split is not kept, and what keeps it, in words; empty if it is kept."""
-        from search.results import COMPLETIONS
-
         if self.has_completions(record, split):
             return ""
         first = next((each for each in self.trials if each.number == record.same_as), record)

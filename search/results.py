@@ -2,9 +2,7 @@
 
     config.yaml            the config as it was given
     search.db              everything else that the search knows; see `LocalStore` (SQLite)
-    completions/KEY.jsonl  what a model wrote on the search split, one line per completion, report-KEY.jsonl on the
-                           report split, and confirm-ROUND-KEY.jsonl in a round of a confirmation; a merge that was
-                           scored before has no files of its own
+    completions/           what the models wrote; see `CompletionFiles`
     statistics/            what depends only on the parents; may be removed, and is then computed again
     worker.log             what happened, with tracebacks
 
@@ -19,12 +17,13 @@ import json
 import logging
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from merging.caches import put, sweep
-from search.errors import MAKE_ROOM, SearchError, restore, start_over
+from search.completion_files import COMPLETIONS, CompletionFiles
+from search.errors import SearchError, restore, start_over
 from search.identity import COMPUTE_DTYPE, Identity, adopted, check, computes_in
 from search.locks import exclusive, is_held
 from search.shell import shell_command
@@ -34,41 +33,17 @@ from search.study.local_store import DATABASE, WORKERS, LocalStore
 from search.study.looks import Looks
 from search.study.outcomes import Split
 from search.study.record import SplitName, TrialRecord
-from search.study.store import Store
 
 if TYPE_CHECKING:
-    from evaluation import Outcome
     from search.space.config import SearchConfig
     from search.space.space import SearchSpace
 
 _CONFIG, _LOG, _LOCK = "config.yaml", "worker.log", ".lock"
 # What a search of an early development version consists of.
 _OLD = ("search.json", "study.db")
-_REPORT, _CONFIRM = "report-", "confirm-"
 _UNKNOWN: dict[SplitName, Split] = {"search": Split(), "report": Split()}
-COMPLETIONS = "completions"
-"""What the folder of the completions is called."""
 STATISTICS = "statistics"
 """The name of the folder of statistics, which is needed before the results folder can be opened."""
-
-
-@dataclass(frozen=True, slots=True)
-class Completion:
-    """What a model wrote for a problem, and what became of it.
-
-    Attributes:
-        task_id: the problem's id; with several samples each has its own completion, in order.
-        completion: the text.
-        status: see `evaluation.Status`.
-        tokens: how many tokens it took.
-        detail: how the program ended, if that was kept.
-    """
-
-    task_id: str
-    completion: str
-    status: str
-    tokens: int = 0
-    detail: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,6 +223,11 @@ class ResultsFolder:
         return "float32" if computes_in(self.identity) == "float32" else "recipe"
 
     @property
+    def completions(self) -> CompletionFiles:
+        """What its models wrote."""
+        return CompletionFiles(self.path / COMPLETIONS)
+
+    @property
     def statistics(self) -> Path:
         """Where the merger keeps what depends only on the parents."""
         return self.path / STATISTICS
@@ -264,81 +244,14 @@ class ResultsFolder:
 
     def _complete(self) -> None:
         """Make the folders that a copy may lack: git and zip leave out empty or hidden ones."""
-        (self.path / COMPLETIONS).mkdir(exist_ok=True)
+        self.completions.folder.mkdir(exist_ok=True)
         (self.path / WORKERS).mkdir(exist_ok=True)
 
     def _sweep(self) -> None:
         """Remove the half-made files of killed workers, and their lock files."""
         sweep(self.path / WORKERS, "*")
-        for place in (self.path, self._completions, self.statistics):
+        for place in (self.path, self.completions.folder, self.statistics):
             sweep(place)
-
-    @property
-    def _completions(self) -> Path:
-        return self.path / COMPLETIONS
-
-    def save_completions(
-        self, record: TrialRecord, split: SplitName, outcomes: Iterable[Outcome], number: int = 1
-    ) -> None:
-        """Write what a model generated, as a samples file that `merge-search score` reads. Raises SearchError.
-
-        Args:
-            record: the model's record.
-            split: the split of the problems.
-            outcomes: its completions and what became of them.
-            number: the round's number, in a confirmation.
-        """
-        lines = [
-            json.dumps(asdict(Completion(o.task_id, o.completion, o.status, o.completion_tokens, o.detail)))
-            for o in outcomes
-        ]
-        file = self._completions_file(record.key, split, number)
-        try:
-            put(file, "".join(line + "\n" for line in lines).encode())
-        except OSError as error:
-            raise SearchError(f"{file}: cannot be written: {error.strerror}; {MAKE_ROOM}") from None
-
-    def completions(self, record: TrialRecord, split: SplitName, number: int = 1) -> Sequence[Completion]:
-        """Return what a model wrote, or what the same merge wrote when it was scored before; empty if it is not kept.
-
-        Args:
-            record: the model's record.
-            split: the split of the problems.
-            number: the round's number, in a confirmation.
-
-        Raises:
-            SearchError: the file is damaged.
-        """
-        file = self._kept_completions(record, split, number)
-        if file is None:
-            return ()
-        try:
-            return [Completion(**json.loads(line)) for line in file.read_text(encoding="utf-8").splitlines()]
-        except (OSError, ValueError, TypeError) as error:
-            raise SearchError(f"{file}: is damaged: {error}; {restore(self.path)}") from None
-
-    def has_completions(self, record: TrialRecord, split: SplitName) -> bool:
-        """Whether `completions` of a model are kept."""
-        return self._kept_completions(record, split, 1) is not None
-
-    def _kept_completions(self, record: TrialRecord, split: SplitName, number: int) -> Path | None:
-        keys = [record.key] + ([] if record.same_as is None else [TrialRecord("trial", record.same_as).key])
-        files = (self._completions_file(key, split, number) for key in keys)
-        return next((file for file in files if file.is_file()), None)
-
-    def _completions_file(self, key: str, split: SplitName, number: int) -> Path:
-        prefix = {"search": "", "report": _REPORT, "confirm": f"{_CONFIRM}{number}-"}[split]
-        return self._completions / f"{prefix}{key}.jsonl"
-
-    def remove_lost_completions(self, store: Store) -> None:
-        """Remove the completions on the search split of models whose scores were lost with their workers."""
-        found = [file for file in self._completions.glob("*.jsonl") if not file.name.startswith((_REPORT, _CONFIRM))]
-        # Only now, so that a worker that writes a file meanwhile counts as at work.
-        records, alive = store.changed()[0], store.at_work()
-        kept = {each.key for each in records if each.search.state == "complete" or each.search.worker in alive}
-        for file in found:
-            if file.stem not in kept:
-                file.unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def logging(self) -> Iterator[None]:

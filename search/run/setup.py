@@ -194,7 +194,7 @@ class Setup:
         spent = spent_earlier(earlier, splits["report"])
         store.begin(references, starts, read, self.total, retry_failed, start.taken_over, spent)
         folder.require_parameters(store.changed()[0], config.space)
-        folder.remove_lost_completions(store)
+        folder.completions.remove_lost(store)
         return Session(config, bench, store, worker, plan.gradient_fits)
 
     @cached_property

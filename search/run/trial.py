@@ -226,7 +226,7 @@ def run_job(job: Job, recipe: Callable[[], Recipe], bench: Bench, pruners: Prune
         _LOG.exception("%s: the machine failed", name)
         return Result(None, time.perf_counter() - started, describe(error), is_device_lost(error))
     bench.drafts.sync()
-    bench.folder.save_completions(job.record, job.split, report.completions, number)
+    bench.folder.completions.save(job.record, job.split, report.completions, number)
     if report.note:
         _LOG.warning("%s: %s", name, report.note)
     _LOG.info("%s: %.4f in %.1f s", name, report.pass_at_1, seconds["total"])

@@ -7,7 +7,6 @@ import fcntl
 import json
 import logging
 import os
-import resource
 import shutil
 import signal
 import sys
@@ -18,7 +17,6 @@ from types import FrameType
 
 import pytest
 
-from evaluation import Outcome
 from merging.caches import part_folder
 from search import SearchConfig, SearchError
 from search.locks import exclusive, held, is_held
@@ -114,7 +112,7 @@ def test_a_copy_without_empty_and_hidden_folders_is_whole_again(config: SearchCo
         for name in ("config.yaml", "search.db"):
             shutil.copyfile(tmp_path / "run" / name, tmp_path / copy / name)
     with create(tmp_path / "copy", config).working() as store, store.sign_in() as worker:
-        ResultsFolder.open(tmp_path / "copy").save_completions(TrialRecord("trial"), "search", [])
+        ResultsFolder.open(tmp_path / "copy").completions.save(TrialRecord("trial"), "search", [])
         assert store.at_work() == {worker}
     create(tmp_path / "fresh", config, fresh=True)
     assert (tmp_path / "fresh.1").is_dir()
@@ -274,28 +272,6 @@ def test_a_lost_config_is_written_again(config: SearchConfig, tmp_path: Path) ->
     folder.config_file.unlink()
     create(tmp_path / "run", config)
     assert folder.config_file.read_text(encoding="utf-8") == config.text
-
-
-def test_a_kept_completion_tells_what_became_of_it(finished: Path) -> None:
-    files = sorted((finished / "completions").iterdir())
-    kept = [json.loads(line) for file in files for line in file.read_text(encoding="utf-8").splitlines()]
-    assert {each["status"] for each in kept} == {"passed", "failed"}
-    assert all(bool(each["detail"]) == (each["status"] != "passed") for each in kept)
-
-
-def test_completions_that_fill_the_disk_are_one_message(config: SearchConfig, tmp_path: Path) -> None:
-    folder = create(tmp_path / "run", config)
-    outcomes = [Outcome("one/alpha", False, "failed", "", "x" * 100_000, 100_000)]
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
-    try:
-        with pytest.raises(
-            SearchError, match=r"completions/trial-0\.jsonl: cannot be written: .*; what was scored is kept"
-        ):
-            folder.save_completions(TrialRecord("trial"), "search", outcomes)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert not list((tmp_path / "run" / "completions").iterdir())
 
 
 @pytest.mark.parametrize("name", ["completions", ".workers"])

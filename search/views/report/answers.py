@@ -14,7 +14,7 @@ from evaluation import Status
 from search.study.outcomes import CODES
 
 if TYPE_CHECKING:
-    from search.results import Completion
+    from search.completion_files import Completion
 
 MOST_CHARACTERS: Final = 8_000
 """Of a longer text only the beginning is shown."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from search.board.names import NAME_WIDTH, record_name
 from search.board.search_verdict import shown_p
-from search.results import Completion
+from search.completion_files import Completion
 from search.study.outcomes import CODES
 from search.views.report.answers import Answers, Model, answers_data
 from search.views.report.page import page_of

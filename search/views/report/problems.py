@@ -23,8 +23,8 @@ from search.views.report.section import Section, rendered
 from search.views.table import parents_of
 
 if TYPE_CHECKING:
+    from search.completion_files import Completion
     from search.evidence import SearchEvidence
-    from search.results import Completion
 
 MOST_MODELS: Final = 1_000
 """The most models that the matrix has columns for."""

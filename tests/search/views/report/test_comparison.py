@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from search.board.compare import Comparison, Scored, compare
-from search.results import Completion
+from search.completion_files import Completion
 from search.views.report.comparison import Answered, comparison_page
 from tests.search.conftest import Command
 from tests.search.family import Family

@@ -12,9 +12,9 @@ from typing import Any
 from search.board.compare import compare
 from search.board.leaderboard import Leaderboard
 from search.cli.compared import scored
+from search.completion_files import Completion
 from search.errors import SearchError
 from search.evidence import SearchEvidence
-from search.results import Completion
 from search.study.outcomes import Split
 from search.study.record import Scoring, SplitName, TrialRecord
 from search.views.report.answers import MOST_CHARACTERS, MOST_LINES, Answers, Model, answers_data

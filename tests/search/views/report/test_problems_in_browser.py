@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from evaluation.problems import Problem
+from search.completion_files import Completion
 from search.evidence import SearchEvidence
-from search.results import Completion
 from search.study.record import SplitName, TrialRecord
 from search.views.report.page import page, utf8
 from tests.search.records import RECORDS, SPLITS, board

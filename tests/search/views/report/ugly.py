@@ -116,7 +116,7 @@ def make(folder: Path, search: Search) -> Path:
             if record.on(name).outcomes and record in kept:
                 _write(out, record, name, splits[name], search.samples)
             elif record.on(name).outcomes:
-                out.save_completions(record, name, ())
+                out.completions.save(record, name, ())
     return out.path
 
 
@@ -281,7 +281,7 @@ def _write(out: ResultsFolder, record: TrialRecord, split: SplitName, problems: 
         for place, code in enumerate(record.on(split).outcomes)
         for passed, text in [(True, right) if code == CODES["passed"] else (False, wrong)]
     ]
-    out.save_completions(record, split, outcomes)
+    out.completions.save(record, split, outcomes)
 
 
 def main(words: Sequence[str], tell: Callable[[str], None] = print) -> None:
