@@ -23,6 +23,8 @@ from merging.planning.plan import Plan
 
 # Name, shape, dtype and digest of the bytes.
 _Entry: TypeAlias = tuple[str, list[int], str, str]
+# Makes the tensors of a file that a tensor of the merge becomes.
+_Pieces: TypeAlias = Callable[[], Mapping[str, Tensor]]
 
 
 def digest_of_model(tensors: Mapping[str, Tensor], plan: Plan, parents: ParentSet) -> str:
@@ -33,29 +35,17 @@ def digest_of_model(tensors: Mapping[str, Tensor], plan: Plan, parents: ParentSe
         plan: the plan of the merge.
         parents: the open parents.
     """
-
-    def pieces(name: str, dtype: torch.dtype) -> Callable[[], Mapping[str, Tensor]]:
-        layout = parents.architecture.layout
-        return lambda: layout.disassemble(name, tensors[name].detach().to("cpu", dtype).contiguous())
-
-    return _digest(pieces(name, dtype) for name, dtype in _dtypes(plan).items())
+    return digest_of_groups([{entry.name: tensors[entry.name] for entry in plan.entries}], plan, parents)
 
 
 def digest_of_groups(groups: Iterable[Mapping[str, Tensor]], plan: Plan, parents: ParentSet) -> str:
     """Return the same digest of tensors that come a few at a time, by their names in the merge."""
     layout, dtypes = parents.architecture.layout, _dtypes(plan)
 
-    def pieces(name: str, tensor: Tensor) -> Callable[[], Mapping[str, Tensor]]:
+    def pieces(name: str, tensor: Tensor) -> _Pieces:
         return lambda: layout.disassemble(name, tensor.detach().to("cpu", dtypes[name]).contiguous())
 
-    with ThreadPoolExecutor(torch.get_num_threads(), "digest") as pool:
-        found = [
-            entry
-            for group in groups
-            for entries in pool.map(_hashed, map(pieces, group, group.values()))
-            for entry in entries
-        ]
-    return _of_entries(found)
+    return _digest(map(pieces, group, group.values()) for group in groups)
 
 
 def digest_of_files(stored: Mapping[str, StoredTensor], plan: Plan, parents: ParentSet) -> str:
@@ -64,11 +54,11 @@ def digest_of_files(stored: Mapping[str, StoredTensor], plan: Plan, parents: Par
     dtypes = _dtypes(plan)
     whole = {piece: name for name, pieces in layout.pieces(stored).items() for piece in pieces}
 
-    def piece(tensor: StoredTensor) -> Callable[[], Mapping[str, Tensor]]:
+    def piece(tensor: StoredTensor) -> _Pieces:
         dtype = dtypes.get(whole[tensor.name], tensor.dtype)
         return lambda: {tensor.name: tensor.view().to(dtype)}
 
-    return _digest(map(piece, stored.values()))
+    return _digest([map(piece, stored.values())])
 
 
 def _dtypes(plan: Plan) -> dict[str, torch.dtype]:
@@ -78,20 +68,16 @@ def _dtypes(plan: Plan) -> dict[str, torch.dtype]:
     return {name: dtype if torch.promote_types(dtype, model) == model else model for name, dtype in files.items()}
 
 
-def _digest(tensors: Iterable[Callable[[], Mapping[str, Tensor]]]) -> str:
+def _digest(groups: Iterable[Iterable[_Pieces]]) -> str:
     # Hashing releases the GIL. blake2b is fast on every processor, sha256 only on some.
     with ThreadPoolExecutor(torch.get_num_threads(), "digest") as pool:
-        found = [entry for entries in pool.map(_hashed, tensors) for entry in entries]
-    return _of_entries(found)
+        found = [entry for group in groups for entries in pool.map(_hashed, group) for entry in entries]
+    return blake2b(json.dumps(sorted(found)).encode(), digest_size=32).hexdigest()
 
 
-def _hashed(pieces: Callable[[], Mapping[str, Tensor]]) -> list[_Entry]:
+def _hashed(pieces: _Pieces) -> list[_Entry]:
     with torch.inference_mode():
         return [(name, list(each.shape), str(each.dtype), _of_bytes(each)) for name, each in pieces().items()]
-
-
-def _of_entries(entries: Iterable[_Entry]) -> str:
-    return blake2b(json.dumps(sorted(entries)).encode(), digest_size=32).hexdigest()
 
 
 def _of_bytes(tensor: Tensor) -> str:
