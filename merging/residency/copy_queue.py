@@ -50,7 +50,8 @@ class CudaCopyQueue:
         """Return bytes on the device."""
         return torch.empty(size, dtype=torch.uint8, device=self._device)
 
-    def pinned_memory(self, size: int) -> Tensor:
+    @staticmethod
+    def pinned_memory(size: int) -> Tensor:
         """Return pinned bytes."""
         return torch.empty(size, dtype=torch.uint8, pin_memory=True)
 

@@ -49,7 +49,7 @@ class Residency:
         if copies is None and device.type == "cuda":
             copies = CudaCopyQueue(self.device)
         self._transfers = Transfers(copies, budget.chunk) if copies else None
-        self._slabs = Slabs(budget.host, copies.pinned_memory) if copies else Slabs(budget.host)
+        self._slabs = Slabs(budget.host, (copies or CudaCopyQueue).pinned_memory)
 
     def keep_within(self, budget: Budget) -> None:
         """Use this budget from now on; tensors already kept stay, and do not count."""

@@ -8,17 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from merging.residency.streaming import aligned
 
 _SLAB = 1 << 30
-
-
-def pinned(size: int) -> Tensor:
-    """Return pinned bytes."""
-    return torch.empty(size, dtype=torch.uint8, pin_memory=True)
 
 
 class Slabs:
@@ -32,7 +26,7 @@ class Slabs:
         left: the bytes of the budget that are in no slab; callers that take memory elsewhere lower it.
     """
 
-    def __init__(self, budget: int, allocate: Callable[[int], Tensor] = pinned) -> None:
+    def __init__(self, budget: int, allocate: Callable[[int], Tensor]) -> None:
         self.left = budget
         self._allocate = allocate
         self._free: list[Tensor] = []
