@@ -112,7 +112,7 @@ class _Look:
     parents: ParentSet
     steps: Sequence[Step]
     progress: Callable[[int, int], None] | None
-    known: dict[Keys, bool] = field(default_factory=dict)
+    resolved: dict[Keys, bool] = field(default_factory=dict)
 
     def reason(self, keys: Keys) -> str:
         """Return why nothing reads the number at these keys, or "" if something does or may."""
@@ -136,9 +136,9 @@ class _Look:
 
     def _is_resolved(self, keys: Keys, parameter: Parameter) -> bool:
         """Whether some tensor uses the number."""
-        if keys not in self.known:
-            self.known[keys] = next(self._changed(keys, parameter), None) is not None
-        return self.known[keys]
+        if keys not in self.resolved:
+            self.resolved[keys] = next(self._changed(keys, parameter), None) is not None
+        return self.resolved[keys]
 
     def _changed(self, keys: Keys, parameter: Parameter, to: Number | None = None) -> Iterator[tuple[Step, Step]]:
         """Yield each step that uses the number: as it is, and with `to` or a distant number in its place."""

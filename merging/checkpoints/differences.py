@@ -59,9 +59,9 @@ def different_ids(folder: Path, other: Path) -> str | None:
     moved = sorted((index, token) for token, index in ids.items() if others.get(token, index) != index)
     if not moved:
         return None
-    shown = [f"{token!r} has id {index} here, {others[token]} there" for index, token in moved[:_NAMED]]
-    shown += [f"and {len(moved) - _NAMED} more"] if len(moved) > _NAMED else []
-    return f"its tokenizer has other ids: {', '.join(shown)}"
+    words = [f"{token!r} has id {index} here, {others[token]} there" for index, token in moved[:_NAMED]]
+    words += [f"and {len(moved) - _NAMED} more"] if len(moved) > _NAMED else []
+    return f"its tokenizer has other ids: {', '.join(words)}"
 
 
 def generation_settings(plain: Mapping[str, Any]) -> str:

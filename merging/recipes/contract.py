@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from merging.errors import suggest
@@ -68,13 +68,16 @@ def _groups_of(
         if base is not None and base not in [each.model for each in models]:
             inputs.append(_Input("base_model", base, {}))  # whole models are merged with their base
         yield _InputGroup(path, tuple(inputs), outer, base)
-    for index, part in enumerate(slices or ()):
-        path = f"{prefix}slices[{index}].sources"
-        sources = tuple(_Input(f"{path}[{i}]", each.model, each.parameters) for i, each in enumerate(part.sources))
-        yield _InputGroup(path, sources, (part.parameters, *outer), part.base_model or base)
-    if slices and len(last := last_sources(slices).sources) < len(sources):
-        note = f" (the tensors after the layers use the first {len(last)} sources here, as many as the first slice has)"
-        yield _InputGroup(path, sources[: len(last)], (part.parameters, *outer), part.base_model or base, note)
+    groups = [_sources(f"{prefix}slices[{i}].sources", part, outer, base) for i, part in enumerate(slices or ())]
+    yield from groups
+    if slices and (count := len(last_sources(slices).sources)) < len(groups[-1].inputs):
+        note = f" (the tensors after the layers use the first {count} sources here, as many as the first slice has)"
+        yield replace(groups[-1], inputs=groups[-1].inputs[:count], note=note)
+
+
+def _sources(path: str, part: OutputSlice, outer: tuple[ParameterBlock, ...], base: str | None) -> _InputGroup:
+    inputs = tuple(_Input(f"{path}[{i}]", each.model, each.parameters) for i, each in enumerate(part.sources))
+    return _InputGroup(path, inputs, (part.parameters, *outer), part.base_model or base)
 
 
 def _blocks(recipe: RecipeFields) -> Iterator[tuple[str, ParameterBlock]]:
