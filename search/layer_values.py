@@ -6,7 +6,6 @@ nothing is downloaded.
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from merging import Recipe, parts_named, renamed
+from merging.checkpoints.layer_names import LayerName
 from merging.recipes.settings import Conditional, Setting, knots_at
 from search.contents import on_disk
 from search.errors import SearchError
@@ -21,8 +21,6 @@ from search.errors import SearchError
 if TYPE_CHECKING:
     from merging import LoadOptions
     from merging.planning.plan import Step
-
-_IN_LAYER = re.compile(r"^(?P<stack>(?:[^.]*[^.\d][^.]*\.)+)(?P<layer>\d+)\.(?P<tail>.*)$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,13 +109,13 @@ def _curves(steps: Sequence[Step], names: Mapping[str, str]) -> Iterator[Curve]:
     outside: dict[tuple[str, str], set[float]] = defaultdict(set)
     depths, tails = defaultdict[str, int](int), defaultdict[str, set[str]](set)
     for step in steps:
-        found = _IN_LAYER.match(step.name)
-        stack, layer, tail = found.group("stack", "layer", "tail") if found else ("", "-1", "")
-        depths[stack] = max(depths[stack], int(layer) + 1)
+        found = LayerName.of(step.name)
+        stack, layer, tail = found or ("", -1, "")
+        depths[stack] = max(depths[stack], layer + 1)
         tails[stack].add(tail)
         for model, key, value in _numbers(step):
             if found:
-                inside[stack, model, key][tail][int(layer)] = value
+                inside[stack, model, key][tail][layer] = value
             else:
                 outside[model, key].add(value)
     for (stack, model, key), of_tails in inside.items():

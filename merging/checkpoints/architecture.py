@@ -17,6 +17,7 @@ import torch
 from pydantic import TypeAdapter
 from torch import nn
 
+from merging.checkpoints.layer_names import LayerName
 from merging.checkpoints.layout import Layout
 from merging.errors import MergingError, code_refused, first_line
 from merging.options import LOAD, LoadOptions
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 # The first number between dots is the layer: model.layers.3.mlp..., transformer.h.3..., gpt_neox.layers.3...
-_LAYER = re.compile(r"^(?P<head>(?:[^.]*[^.\d][^.]*\.)+)(?P<index>\d+)(?P<tail>\..*)$")
 
 _TABLES = (nn.Embedding, nn.modules.conv._ConvNd)
 
@@ -106,8 +106,8 @@ class Architecture:
         after: list[str] = []
         layers: dict[str, dict[int, list[str]]] = {}
         for name in [name for name in shapes if name not in tied]:
-            if match := _LAYER.match(name):
-                layers.setdefault(match["head"], {}).setdefault(int(match["index"]), []).append(match["tail"])
+            if found := LayerName.of(name):
+                layers.setdefault(found.head, {}).setdefault(found.layer, []).append(f".{found.tail}")
             else:
                 (after if layers else before).append(name)
         stacks = tuple(
@@ -154,30 +154,25 @@ class Architecture:
     def count_layers(self, names: Iterable[str], head: str) -> int:
         """Count the layers of a stack among tensors of these names, without layers that transformers does not load."""
         unused = [re.compile(pattern) for pattern in self.unused]
-        found = (match for name in names if (match := _LAYER.match(name)) and match["head"] == head)
-        used = (match for match in found if not any(pattern.search(match.string) for pattern in unused))
-        return max((int(match["index"]) + 1 for match in used), default=0)
+        used = (name for name in names if not any(pattern.search(name) for pattern in unused))
+        found = (at.layer for name in used if (at := LayerName.of(name)) and at.head == head)
+        return max(found, default=-1) + 1
 
 
 def _main(model: Any, stacks: tuple[Stack, ...], layout: Layout) -> Stack | None:
     depth = getattr(model.config.get_text_config(), "num_hidden_layers", None)
     decoder = model.get_decoder()
     path = next((path for path, module in model.named_modules() if module is decoder), "")
-    in_decoder = {layer_head(layout.name_of(name)) for name in model.state_dict() if name.startswith(path)}
+    found = (LayerName.of(layout.name_of(name)) for name in model.state_dict() if name.startswith(path))
+    in_decoder = {layer.head for layer in found if layer}
     fitting = [stack for stack in stacks if len(stack.layers) == depth]
     return min(fitting, key=lambda stack: stack.head not in in_decoder, default=None)
 
 
 def pattern(name: str) -> str:
     """Return the name of a tensor with a star for its layer."""
-    match = _LAYER.match(name)
-    return f"{match['head']}*{match['tail']}" if match else name
-
-
-def layer_head(name: str) -> str | None:
-    """Return the part of a tensor's name before the layer's index; None for a tensor outside the layers."""
-    match = _LAYER.match(name)
-    return match["head"] if match else None
+    layer = LayerName.of(name)
+    return f"{layer.head}*.{layer.tail}" if layer else name
 
 
 def _by_token(model: Any) -> list[str]:

@@ -11,8 +11,9 @@ from collections.abc import Mapping
 
 import torch
 
-from merging.checkpoints.architecture import Architecture, layer_head
+from merging.checkpoints.architecture import Architecture
 from merging.checkpoints.checkpoint import Checkpoint
+from merging.checkpoints.layer_names import LayerName
 from merging.checkpoints.model_config import Config
 from merging.checkpoints.weights import StoredTensor
 from merging.errors import MergingError
@@ -60,7 +61,8 @@ def _left_over(tensors: Mapping[str, StoredTensor], architecture: Architecture) 
     """Return the tensors in files that belong to layers which the model does not have. Others are not checked."""
     heads = {stack.head for stack in architecture.stacks}
     ignored = [re.compile(pattern) for pattern in (*architecture.unused, _COMPUTED)]
-    names = (name for name in tensors if layer_head(name) in heads and name not in architecture.shapes)
+    in_layers = (name for name in tensors if (layer := LayerName.of(name)) and layer.head in heads)
+    names = (name for name in in_layers if name not in architecture.shapes)
     return [name for name in names if not any(pattern.search(name) for pattern in ignored)]
 
 

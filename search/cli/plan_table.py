@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
+from merging.checkpoints.layer_names import LayerName
 from search.board.names import parameter_name, shown_value
 from search.views.table import plain_table
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from merging.planning.plan import Step
     from search.space.ranges import Range
 
-_LAYER = re.compile(r"^(?P<head>(?:[^.]*[^.\d][^.]*\.)+)(?P<index>\d+)\.(?P<tail>.*)$")
 # From this width on there is room for the keys as the config has them.
 _WIDE = 100
 
@@ -155,8 +154,7 @@ def _values(step: Step) -> list[Number | None]:
 
 def _place(name: str) -> tuple[str, int, str]:
     """Split a tensor's name at its layer's index: the part before it, the index, the part after it."""
-    match = _LAYER.match(name)
-    return (match["head"], int(match["index"]), match["tail"]) if match else ("", 0, name)
+    return LayerName.of(name) or ("", 0, name)
 
 
 def _made_of(step: Step) -> object:
