@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -59,7 +58,6 @@ def try_prompt_formats(
                 if (before := scored.get(asked)) is not None:
                     rows.append(Tried(prompt, name, None, f"the same prompts as {before}", is_repeated=True))
                     continue
-                _check_ids(tokens, model)
                 counter = OutcomeCounter(partial(progress, here))
                 report = evaluator.evaluate(
                     model, tokenizer, problems=problems, prompt_format=prompt, observers=[counter]
@@ -70,11 +68,3 @@ def try_prompt_formats(
             scored[asked] = here
             rows.append(Tried(prompt, name, report))
     return rows
-
-
-def _check_ids(tokens: Sequence[Sequence[int]], model: PreTrainedModel) -> None:
-    table: Any = model.get_input_embeddings()
-    rows = table.weight.shape[0]
-    highest = max((max(ids, default=0) for ids in tokens), default=0)
-    if highest >= rows:
-        raise EvaluationError(f"the tokenizer has ids up to {highest}, and the model's embedding has {rows} rows")
