@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import html
 import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from search.views.report.section import Section, rendered
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
+
+    from evaluation.scoring import Interval
 
 BELOW = {"orientation": "h", "x": 0, "xanchor": "left", "y": -0.18, "yanchor": "top"}
 """A legend below the figure, where any number of entries has room."""
@@ -53,6 +56,19 @@ def figure_section(
         "figures.html", names=list(figures), heights=heights, before=before, after=after, beside=beside, least=least
     )
     return Section(key, title, text, {"figures": {name: plain(figure) for name, figure in figures.items()}})
+
+
+def error_bars(scores: Sequence[float], bounds: Sequence[Interval], colour: str, **more: Any) -> dict[str, Any]:
+    """Return the bars of some scores, from the low to the high end of their intervals."""
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": [high - score for score, (_, high) in zip(scores, bounds, strict=True)],
+        "arrayminus": [score - low for score, (low, _) in zip(scores, bounds, strict=True)],
+        "color": colour,
+        "thickness": 1,
+        **more,
+    }
 
 
 def percent_axis(title: str, **more: Any) -> dict[str, Any]:

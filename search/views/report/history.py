@@ -9,7 +9,7 @@ from evaluation.scoring import Interval, interval
 from search.board.names import LABEL_WIDTH
 from search.board.ranking import merit
 from search.views.report.colours import LIGHT, SERIES, colour_of, source_of
-from search.views.report.figures import BELOW, as_text, figure_section, percent_axis
+from search.views.report.figures import BELOW, as_text, error_bars, figure_section, percent_axis
 from search.views.table import parents_of
 
 if TYPE_CHECKING:
@@ -141,14 +141,7 @@ def _add_reported(figure: go.Figure, evidence: SearchEvidence, scored: Sequence[
             mode="markers",
             name="on the report split [95%]",
             marker={"symbol": "diamond", "size": 9, "color": LIGHT["text"]},
-            error_y={
-                "type": "data",
-                "symmetric": False,
-                "array": [high - score for score, (_, high) in zip(scores, bounds, strict=True)],
-                "arrayminus": [score - low for score, (low, _) in zip(scores, bounds, strict=True)],
-                "color": LIGHT["text"],
-                "thickness": 1,
-            },
+            error_y=error_bars(scores, bounds, LIGHT["text"]),
             hovertext=[shown_trial(record) for record in reported],
             hoverinfo="text",
         )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from search.board.names import LABEL_WIDTH, record_name
 from search.views.report.colours import LIGHT
-from search.views.report.figures import BELOW, as_text, figure_section, percent_axis
+from search.views.report.figures import BELOW, as_text, error_bars, figure_section, percent_axis
 from search.views.report.history import interval_of
 from search.views.table import parents_of
 
@@ -43,14 +43,7 @@ def optimism(evidence: SearchEvidence) -> Section | None:
             f"<br>report split {score:.1%} [{low:.0%}, {high:.0%}]"
             for record, score, (low, high) in zip(records, scores, bounds, strict=True)
         ]
-        error = {
-            "type": "data",
-            "symmetric": False,
-            "array": [high - score for score, (_, high) in zip(scores, bounds, strict=True)],
-            "arrayminus": [score - low for score, (low, _) in zip(scores, bounds, strict=True)],
-            "color": colour,
-            "thickness": 1,
-        }
+        error = error_bars(scores, bounds, colour)
         figure.add_trace(
             go.Scatter(
                 x=[record.search.score for record in records], y=scores, mode="markers", name=name, error_y=error,

@@ -11,7 +11,7 @@ from search.board.names import LABEL_WIDTH, record_name, shorten
 from search.board.ranking import front
 from search.board.search_verdict import objectives
 from search.views.report.colours import LIGHT
-from search.views.report.figures import BELOW, as_text, figure_section, percent_axis
+from search.views.report.figures import BELOW, as_text, error_bars, figure_section, percent_axis
 from search.views.table import parents_of
 
 if TYPE_CHECKING:
@@ -87,15 +87,7 @@ def _bars(
     found = {}
     for axis, place in zip(("error_x", "error_y"), pair, strict=True):
         scores = [record.search.scores[place] for record in records]
-        found[axis] = {
-            "type": "data",
-            "symmetric": False,
-            "array": [each[place][1] - score for each, score in zip(bounds, scores, strict=True)],
-            "arrayminus": [score - each[place][0] for each, score in zip(bounds, scores, strict=True)],
-            "color": colour,
-            "thickness": 0.8,
-            "width": 0,
-        }
+        found[axis] = error_bars(scores, [each[place] for each in bounds], colour, thickness=0.8, width=0)
     return found
 
 
