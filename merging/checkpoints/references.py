@@ -89,14 +89,14 @@ def short_names(plain: Iterable[object]) -> dict[str, str]:
     while True:
         names = {reference: _last(parts[reference], depth) for reference, depth in depths.items()}
         counts = Counter(names.values())
-        alike = {name for name in names if counts[names[name]] > 1 and names[name] != _printable(name)}
+        alike = {name for name in names if counts[names[name]] > 1 and names[name] != printable(name)}
         if not alike:
             return names
         depths = {reference: depth + (reference in alike) for reference, depth in depths.items()}
 
 
 def _last(parts: tuple[str, ...], depth: int) -> str:
-    return _printable("+".join(_end(Path(part), depth) or part for part in parts))
+    return printable("+".join(_end(Path(part), depth) or part for part in parts))
 
 
 def _end(path: Path, depth: int) -> str:
@@ -104,5 +104,6 @@ def _end(path: Path, depth: int) -> str:
     return "/".join(path.parts[-depth:]) if len(path.parts) > depth and path.name != ".." else ""
 
 
-def _printable(name: str) -> str:
-    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in name)
+def printable(text: str) -> str:
+    """Return a text in which characters that do not print, or that reverse a line, are escapes."""
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)

@@ -11,7 +11,7 @@ from evaluation.prompts import prompt_tokens, render
 from merging import Merger, Recipe, load_tokenizer
 from merging.tokenization.tokenizers import has_tokenizer
 from search.board.power import ASSUMED_DISCORDANCE, least_gain, what_is_provable
-from search.preflight.finding import Finding
+from search.preflight.finding import Finding, counted
 from search.prompt_checks import notes_on_prompts, require_template
 from search.results import ResultsFolder
 from search.space.config import SearchConfig
@@ -64,7 +64,7 @@ def merges(subject: Subject) -> Iterator[Finding]:
         yield Finding("warning", "merges", subject.space_warning)
     methods = dict.fromkeys(recipe.merge_method for recipe in subject.candidates)
     numbers = sum(len(found.names) for found in space.ranges)
-    told = f"{_counted(numbers, 'parameter')} in {_counted(len(space.ranges), 'range')}; {' or '.join(methods)}"
+    told = f"{counted(numbers, 'parameter')} in {counted(len(space.ranges), 'range')}; {' or '.join(methods)}"
     yield Finding("ok", "merges", told)
 
 
@@ -174,7 +174,3 @@ def provable(config: SearchConfig, problems: int, at_end: float) -> Finding:
         remedy = "score on more problems, or raise evaluation.report_fraction"
         return Finding("warning", "evidence", told, remedy)
     return Finding("ok", "evidence", told)
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count} {what}{'s' * (count != 1)}"

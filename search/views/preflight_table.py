@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
+from merging.checkpoints.references import printable
 from search.memory_demand import UNKNOWN
+from search.preflight.finding import Finding, Level, counted
 
 if TYPE_CHECKING:
     from search.memory_plan import MemoryPlan
-    from search.preflight.finding import Finding, Level
 
 _STYLES: Mapping[Level, str] = {"ok": "green", "note": "cyan", "warning": "yellow", "problem": "bold red"}
 
@@ -27,9 +28,9 @@ def findings_table(findings: Sequence[Finding]) -> Table:
     before = ""
     for finding in findings:
         what = "" if finding.what == before else finding.what
-        told = Text(_printable(finding.detail), overflow="fold")
+        told = Text(printable(finding.detail), overflow="fold")
         if finding.remedy:
-            told.append(f"\n→ {_printable(finding.remedy)}", style="bold")
+            told.append(f"\n→ {printable(finding.remedy)}", style="bold")
         table.add_row(Text(what), Text(finding.level, style=_STYLES[finding.level]), told)
         before = finding.what
     return table
@@ -39,9 +40,9 @@ def last_line(findings: Sequence[Finding], command: str) -> str:
     """Return what to do next: run the search, or first fix what is wrong."""
     counts = Counter(finding.level for finding in findings)
     if problems := list(dict.fromkeys(each.what for each in findings if each.level == "problem")):
-        return f"Not ready: {_counted(counts['problem'], 'problem')} ({', '.join(problems)}); fix what is listed above"
+        return f"Not ready: {counted(counts['problem'], 'problem')} ({', '.join(problems)}); fix what is listed above"
     if warnings := list(dict.fromkeys(each.what for each in findings if each.level == "warning")):
-        return f"Ready, with {_counted(counts['warning'], 'warning')} ({', '.join(warnings)}): {command}"
+        return f"Ready, with {counted(counts['warning'], 'warning')} ({', '.join(warnings)}): {command}"
     return f"All green: {command}"
 
 
@@ -68,11 +69,3 @@ def preflight_data(findings: Sequence[Finding], plan: MemoryPlan | None, command
 
 def _known(size: int) -> int | None:
     return None if size >= UNKNOWN else size
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count} {what}{'s' * (count != 1)}"
-
-
-def _printable(text: str) -> str:
-    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)

@@ -86,6 +86,12 @@ def parents_of(board: Leaderboard, width: int = LABEL_WIDTH) -> dict[str, str]:
     return parent_names((record.recipe for record in board.references if record.kind == "parent"), width)
 
 
+def versus(row: Row) -> str:
+    """Return how many problems a model won and lost against the best parent; empty if they were not compared."""
+    # Won and lost on the search split carry no test: the search has seen it.
+    return f"{row.won}:{row.lost}{'*' if row.compared_on == 'search' else ''}" if row.compared_on else ""
+
+
 def _called(board: Leaderboard, row: Row, width: int) -> str:
     """Return the displayed name of a row, short enough not to push the scores off the screen."""
     kind, same_as, source = row.record.kind, row.record.same_as, row.record.proposed_by.partition(":")[0]
@@ -118,8 +124,6 @@ def _cells(row: Row, sets: Sequence[str]) -> Sequence[str]:
     if report_score is not None and row.report_interval is not None:
         low, high = row.report_interval
         report = f"{report_score:.1%} [{low:.0%}, {high:.0%}]"
-    # Won and lost on the search split carry no test: the search has seen it.
-    versus = f"{row.won}:{row.lost}{'*' if row.compared_on == 'search' else ''}" if row.compared_on else ""
     p_value = "" if row.p_value is None else shown_p(row.p_value)
     of_sets = [f"{row.search_scores[name]:.1%}" if name in row.search_scores else "" for name in sets]
-    return [f"{search.score:.1%}", *of_sets, report, versus, p_value, seconds]
+    return [f"{search.score:.1%}", *of_sets, report, versus(row), p_value, seconds]

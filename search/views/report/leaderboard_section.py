@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from search.board.names import LABEL_WIDTH, NAME_WIDTH, parameter_lines, shorten
 from search.board.search_verdict import shown_p
 from search.views.report.section import Section, rendered
-from search.views.table import parents_of
+from search.views.table import parents_of, versus
 
 if TYPE_CHECKING:
     from search.board.leaderboard import Row
@@ -54,7 +54,7 @@ def _line(evidence: SearchEvidence, row: Row, names: dict[str, str], short: dict
     return _Line(
         row,
         names.get(row.name, row.name) if record.kind == "parent" else row.name,
-        f"{row.won}:{row.lost}{'*' if row.compared_on == 'search' else ''}" if row.compared_on else "",
+        versus(row),
         "" if row.p_value is None else shown_p(row.p_value),
         "  ".join(parameter_lines(record.parameters, record.recipe, short, _UNBROKEN)),
         ", ".join(mark for mark, holds in marks.items() if holds),

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
+from merging.checkpoints.references import printable
+
 if TYPE_CHECKING:
     from jinja2 import Environment
     from markupsafe import Markup
@@ -81,11 +83,6 @@ def templates() -> Environment:
     found.filters["percent"] = lambda share: "" if share is None else f"{share:.1%}"
     found.filters["printable"] = printable
     return found
-
-
-def printable(text: str) -> str:
-    """Return a text in which characters that do not print, or that reverse a line, are escapes."""
-    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
 
 
 def rendered(template: str, **values: object) -> Markup:
