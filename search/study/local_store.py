@@ -16,11 +16,10 @@ import sqlite3
 import time
 import uuid
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Final, Self, get_args
 
 from search.errors import SearchError, restore, start_over
 from search.locks import held, is_held
@@ -28,7 +27,8 @@ from search.study.confirmation import Confirmation
 from search.study.database import connect, damage, database_errors
 from search.study.looks import Look, Looks
 from search.study.outcomes import CODES, Split
-from search.study.record import Kind, Scoring, SplitName, State, TrialRecord
+from search.study.record import Kind, SplitName, State, TrialRecord
+from search.study.rows import RECORD_COLUMNS, SCORING_COLUMNS, SPLITS, encoded, record_of
 from search.study.store import Stop, Store, Workplace
 
 if TYPE_CHECKING:
@@ -65,21 +65,13 @@ CREATE TABLE workers (
     missing TEXT
 );
 """
-_SPLITS: tuple[SplitName, ...] = get_args(SplitName)
-_OF_RECORD = [each.name for each in fields(TrialRecord) if each.name not in _SPLITS]
-_OF_SCORING = [each.name for each in fields(Scoring)]
-# How many fields of a record come before its splits; the rest follow them.
-_BEFORE_SPLITS = [each.name for each in fields(TrialRecord)].index(_SPLITS[0])
-_Decoder: TypeAlias = Callable[[str, Path], Any]
 _STOPS: Mapping[str | None, Stop | None] = {None: None, **{stop: stop for stop in get_args(Stop)}}
-_MAPPINGS = ("parameters", "recipe", "sampler_notes", "seconds")
-_TUPLES = ("end_tokens", "scores", "tries", "by_seed")
 _TABLES = {"search", "looks", "records", "scorings", "drafts", "verdicts", "workers"}
 # Every record has a scoring on the search split, but with an inner join SQLite could begin with all of these, whatever
 # the condition, and reading the changes would take as long as reading everything.
 _SELECT = f"""
-SELECT {", ".join(f"records.{name}" for name in _OF_RECORD)},
-       {", ".join(f"{split}.{name}" for split in _SPLITS for name in _OF_SCORING)}
+SELECT {", ".join(f"records.{name}" for name in RECORD_COLUMNS)},
+       {", ".join(f"{split}.{name}" for split in SPLITS for name in SCORING_COLUMNS)}
 FROM records
 LEFT JOIN scorings AS search ON search.key = records.key AND search.split = 'search'
 LEFT JOIN scorings AS report ON report.key = records.key AND report.split = 'report'
@@ -286,19 +278,19 @@ class LocalStore(Store):
     def _records(self, where: str, *values: object) -> Sequence[TrialRecord]:
         rows = self._select(_SELECT.format(where), *values)
         with damage(self.file):
-            return sorted((_record(row, self.file) for row in rows), key=_order)
+            return sorted((record_of(row, self.file) for row in rows), key=_order)
 
     def _load(self, key: str) -> TrialRecord | None:
         return next(iter(self._records("records.key = ?", key)), None)
 
     def _save(self, record: TrialRecord) -> None:
-        row = [record.key, *_encoded(record, _OF_RECORD), self._revision]
+        row = [record.key, *encoded(record, RECORD_COLUMNS), self._revision]
         self._select(f"INSERT OR REPLACE INTO records VALUES ({_marks(row)})", *row)
-        for split, scoring in zip(_SPLITS, (record.search, record.report, record.confirm), strict=True):
+        for split, scoring in zip(SPLITS, (record.search, record.report, record.confirm), strict=True):
             if scoring is None:
                 self._select("DELETE FROM scorings WHERE key = ? AND split = ?", record.key, split)
             else:
-                row = [record.key, split, *_encoded(scoring, _OF_SCORING)]
+                row = [record.key, split, *encoded(scoring, SCORING_COLUMNS)]
                 self._select(f"INSERT OR REPLACE INTO scorings VALUES ({_marks(row)})", *row)
 
     def _in_state(self, split: SplitName, state: State) -> Sequence[TrialRecord]:
@@ -351,82 +343,5 @@ def _marks(row: Sequence[object]) -> str:
     return ", ".join("?" * len(row))
 
 
-class _Kept(Mapping[str, Any]):
-    """A stored mapping, decoded at the first access, because a leaderboard shows few of the recipes that it loads."""
-
-    __slots__ = ("_file", "_plain", "_text")
-    __hash__ = None  # type: ignore[assignment]
-
-    def __init__(self, text: str, file: Path) -> None:
-        self._text, self._file = text, file
-        self._plain: dict[str, Any] | None = None
-
-    def __eq__(self, other: object) -> bool:
-        return self._read() == (other._read() if isinstance(other, _Kept) else other)
-
-    def __getitem__(self, key: str) -> Any:
-        return self._read()[key]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._read())
-
-    def __len__(self) -> int:
-        return len(self._read())
-
-    def _read(self) -> dict[str, Any]:
-        if self._plain is None:
-            with damage(self._file):
-                self._plain, self._text = dict(json.loads(self._text)), ""
-        return self._plain
-
-    def __repr__(self) -> str:
-        return repr(self._read())
-
-
-def _encoded(data: TrialRecord | Scoring, names: Sequence[str]) -> list[object]:
-    values = {name: getattr(data, name) for name in names}
-    return [_text(value) if name in _MAPPINGS + _TUPLES else value for name, value in values.items()]
-
-
-def _text(value: object) -> str:
-    return json.dumps(dict(value) if isinstance(value, Mapping) else value)
-
-
 def _order(record: TrialRecord) -> tuple[bool, bool, int]:
     return record.kind == "trial", record.kind == "average", record.number
-
-
-def _record(row: Sequence[Any], file: Path) -> TrialRecord:
-    own = _decoded(row[: len(_OF_RECORD)], _DECODERS_OF_RECORD, file)
-    starts = range(len(_OF_RECORD), len(row), len(_OF_SCORING))
-    search, report, confirm = [_scoring(row[start : start + len(_OF_SCORING)], file) for start in starts]
-    return TrialRecord(*[*own[:_BEFORE_SPLITS], search or Scoring(), report, confirm, *own[_BEFORE_SPLITS:]])
-
-
-def _scoring(row: Sequence[Any], file: Path) -> Scoring | None:
-    return None if row[0] is None else Scoring(*_decoded(row, _DECODERS_OF_SCORING, file))
-
-
-def _decoded(row: Sequence[Any], decoders: Mapping[int, _Decoder], file: Path) -> list[Any]:
-    values = list(row)
-    for place, decoder in decoders.items():
-        values[place] = decoder(values[place], file)
-    return values
-
-
-def _mapping(text: str, file: Path) -> Mapping[str, Any]:
-    return _NOTHING if text == "{}" else _Kept(text, file)
-
-
-def _tuple(text: str, _file: Path) -> tuple[Any, ...]:
-    return () if text == "[]" else tuple(json.loads(text))
-
-
-def _decoders(names: Sequence[str]) -> Mapping[int, _Decoder]:
-    """Return the decoders of the encoded columns, by their places."""
-    of_name = {**dict.fromkeys(_MAPPINGS, _mapping), **dict.fromkeys(_TUPLES, _tuple)}
-    return {place: of_name[name] for place, name in enumerate(names) if name in of_name}
-
-
-_NOTHING: Mapping[str, Any] = MappingProxyType({})
-_DECODERS_OF_RECORD, _DECODERS_OF_SCORING = _decoders(_OF_RECORD), _decoders(_OF_SCORING)
