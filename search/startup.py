@@ -1,4 +1,4 @@
-"""Start-up: faster imports, Ctrl-C at any time during them, and a stderr that may disappear."""
+"""Start-up: faster imports, and a stderr that may disappear."""
 
 from __future__ import annotations
 
@@ -6,19 +6,15 @@ import gc
 import io
 import logging
 import os
-import signal
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 _LOG = logging.getLogger("search.startup")
-_SHOW_CURSOR = b"\x1b[?25h"
 
 
 @contextmanager
@@ -50,45 +46,6 @@ def without_collector() -> Iterator[None]:
     finally:
         gc.freeze()
         gc.enable()
-
-
-@contextmanager
-def stopped_by_signals() -> Iterator[None]:
-    """End the process with exit code 130 on SIGINT and SIGTERM, unless a handler is set inside."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, _stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _stop(_number: int, frame: FrameType | None) -> None:
-    if _is_importing(frame):
-        # C code that is being initialized turns an exception into another one, or aborts: do not raise.
-        # Nothing half-written stays: the next process removes it.
-        _write(b"stopped\n" + _SHOW_CURSOR * os.isatty(2))
-        os._exit(130)
-    _write(b"stopped\n")
-    raise SystemExit(130)
-
-
-def _is_importing(frame: FrameType | None) -> bool:
-    while frame:
-        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
-            return True
-        frame = frame.f_back
-    return False
-
-
-def _write(line: bytes) -> None:
-    try:
-        os.write(2, line)
-    except OSError:  # nobody reads it
-        return
 
 
 def secure_streams() -> None:

@@ -7,12 +7,11 @@ import os
 import sys
 from typing import Any
 
-from search.startup import secure_streams, speak_utf8, stopped_by_signals
+import click
 
-with stopped_by_signals():  # so that Ctrl-C prints no traceback meanwhile
-    import click
-
-    from search.cli import examples, exporting, folders, migration, models, preflighting, reporting, searches
+from search.cli import examples, exporting, folders, migration, models, preflighting, reporting, searches
+from search.signals import stopped_by_signals
+from search.startup import secure_streams, speak_utf8
 
 # Errors of a stdout that cannot be written; if a pipe's reader is gone, click ends quietly.
 _UNWRITTEN = (errno.ENOSPC, errno.EIO, errno.EBADF)

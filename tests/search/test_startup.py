@@ -1,9 +1,8 @@
-"""Start-up: Ctrl-C at any instant, streams that go away or were never there, and locales that know no UTF-8."""
+"""Start-up: streams that go away or were never there, and locales that know no UTF-8."""
 
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -20,48 +19,11 @@ LEADERBOARD = [sys.executable, "-m", "search", "leaderboard"]
 
 
 def python(code: str, **options: object) -> subprocess.CompletedProcess[str]:
-    """Run a program that has the command line's signals and streams."""
-    before = "from search.startup import secure_streams, stopped_by_signals\nimport os, signal, sys\n"
+    """Run a program that has the command line's streams."""
+    before = "from search.startup import secure_streams\nimport sys\n"
     return subprocess.run(
         [sys.executable, "-c", before + code], cwd=ROOT, text=True, timeout=60, check=False, **options
     )  # type: ignore[call-overload, no-any-return]
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize(
-    "module",
-    [
-        # What C code that starts up makes of an exception: another one, none, or an abort.
-        "try:\n    {kill}\n    time.sleep(5)\nexcept BaseException:\n    raise ImportError('cut short') from None\n",
-        "try:\n    {kill}\n    time.sleep(5)\nexcept BaseException:\n    pass\n",
-        "try:\n    {kill}\n    time.sleep(5)\nexcept BaseException:\n    os.abort()\n",
-        "class Caught:\n    def __del__(self):\n        {kill}\n        time.sleep(5)\nCaught()\n",
-    ],
-)
-def test_a_signal_in_the_middle_of_an_import_ends_the_process_at_once(
-    tmp_path: Path, number: signal.Signals, module: str
-) -> None:
-    kill = f"os.kill(os.getpid(), {number.value})"
-    (tmp_path / "slow_import.py").write_text("import os, time\n" + module.format(kill=kill))
-    done = python(
-        f"sys.path.insert(0, {str(tmp_path)!r})\nwith stopped_by_signals():\n    import slow_import\nprint('went on')",
-        capture_output=True,
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (130, "", "stopped\n")
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_elsewhere_lets_what_was_begun_be_cleaned_up(number: signal.Signals) -> None:
-    code = f"""
-with stopped_by_signals():
-    try:
-        os.kill(os.getpid(), {number.value})
-        print("went on")
-    finally:
-        print("cleaned up")
-"""
-    done = python(code, capture_output=True)
-    assert (done.returncode, done.stdout, done.stderr) == (130, "cleaned up\n", "stopped\n")
 
 
 def test_a_stderr_that_cannot_be_written_ends_nothing_and_is_logged_once(tmp_path: Path) -> None:
