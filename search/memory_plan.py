@@ -14,11 +14,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from evaluation.generation.pass_memory import PASS_TOKENS, layers_bytes, logits_bytes
+from evaluation.generation.pass_memory import PASS_TOKENS, DeviceKind, pass_bytes
 from evaluation.generation.room import MOST_ROWS, PLAIN_ROWS, Room
 from evaluation.generation.vllm_engine.engine_settings import (
     ENGINE_OVERHEAD_BYTES,
-    DeviceKind,
     least_cache_bytes,
     row_bytes,
 )
@@ -163,8 +162,7 @@ class _Device:
             take(ENGINE, ENGINE_OVERHEAD_BYTES if self.on_gpu else _CPU_ENGINE_BYTES)
         else:
             tokens = PASS_TOKENS[self._kind] + length
-            logits = logits_bytes(shape, tokens, length) if self.share.has_head else 0
-            take(PASS, logits + layers_bytes(shape, tokens, length))
+            take(PASS, pass_bytes(shape, tokens, length, self._kind, has_head=self.share.has_head))
 
     def rows_in(self, size: int) -> int:
         if not self.row:

@@ -279,7 +279,7 @@ def _calibration(methods: Collection[str], shape: ModelShape, elements: int, lay
     if not weights:
         return 0
     states = backward_bytes(wide, layers, CALIBRATION_TOKENS)
-    return weights + states + logits_bytes(wide, CALIBRATION_TOKENS, CALIBRATION_TOKENS)
+    return weights + states + logits_bytes(wide, CALIBRATION_TOKENS, scored=CALIBRATION_TOKENS)
 
 
 def beside_engine(largest: int, on_gpu: bool) -> int:

@@ -6,10 +6,13 @@ answers.
 
 from __future__ import annotations
 
+import ctypes
 import gc
 
 import torch
 
+# DEFAULT_MMAP_THRESHOLD_MAX of glibc's malloc: it keeps nothing of larger blocks.
+_GLIBC_LARGEST_KEPT = 32 << 20
 # Words in the errors of the host, of a device, and of the libraries that compute on it.
 _NO_MEMORY = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
 
@@ -27,6 +30,16 @@ def is_device_lost(error: Exception) -> bool:
         isinstance(error, RuntimeError) and "CUDA error" in str(error)
     )
     return of_device and not is_out_of_memory(error)
+
+
+def make_room_on_host(size: int) -> None:
+    """Return freed memory to the system before a tensor of so many bytes is made that cannot use it.
+
+    glibc keeps what was freed of blocks of up to 32 MiB, reuses it poorly for aligned ones before its version 2.38, and
+    takes larger blocks from the system.
+    """
+    if size > _GLIBC_LARGEST_KEPT and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
+        trim(0)
 
 
 def release_unused() -> None:

@@ -1,23 +1,30 @@
 """The memory that generation takes, computed from a model's shape without any measurement.
 
 Guarantees: an upper bound on a pass of our own engine, over the tensors that live at once. It does not include what an
-allocator loses by rounding and fragmentation. The layers' memory is free when the logits are made, but allocators keep
-it in pieces too small for the logits, so both count.
+allocator loses by rounding and fragmentation. The layers' memory is free when the logits are made. A CPU returns it to
+the system before that (see `make_room_on_host`); a GPU's allocator keeps it in pieces too small for the logits, so both
+count there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
-PASS_TOKENS: Mapping[str, int] = {"cpu": 1024, "cuda": 8192}
+DeviceKind: TypeAlias = Literal["cpu", "cuda"]
+
+PASS_TOKENS: Mapping[DeviceKind, int] = {"cpu": 1024, "cuda": 8192}
 """Tokens per pass: enough to keep the processor busy, few enough for its caches and for the memory of the logits. The
 row that reaches them may have more."""
 
-# How many of the widest tensors of a decoder layer live at once, each with one row per token. MLP: the states, the
-# normalized states, act(gate), up and their product. Attention: the queries in the order of the groups, and answers.
-_MLP_STATES, _MLP_WIDE, _ATTENTION_STATES, _ATTENTION_HEADS = 2, 3, 2, 6
+SCORED_TOKENS = 64
+"""Tokens of a reference whose log-likelihoods are computed at once."""
+
+# How many of the widest tensors of a decoder layer live at once, each with one row per token. MLP: the embeddings, the
+# layer's input, the states, the normalized states; act(gate), up and their product. Attention: the first two and the
+# normalized states; the queries in the order of the groups, and answers. Both: cosines and sines of the positions.
+_MLP_STATES, _MLP_WIDE, _ATTENTION_STATES, _ATTENTION_HEADS, _ROTATIONS = 4, 3, 3, 6, 2
 _FLOAT32 = 4
 
 
@@ -76,6 +83,23 @@ class ModelShape:
         return 2 * self.layers * self.kv_heads * self.head_size * self.itemsize
 
 
+def pass_bytes(shape: ModelShape, tokens: int, length: int, kind: DeviceKind, *, has_head: bool = True) -> int:
+    """Return the most bytes that a pass takes on a device besides weights, keys and values.
+
+    Args:
+        shape: the model's shape.
+        tokens: the tokens in the pass.
+        length: the slots of the longest row.
+        kind: the kind of the device.
+        has_head: whether the logits are made there.
+    """
+    layers = layers_bytes(shape, tokens, length)
+    if not has_head:
+        return layers
+    logits = logits_bytes(shape, tokens)
+    return layers + logits if kind == "cuda" else max(layers, logits + _masks_bytes(shape, tokens, length))
+
+
 def layers_bytes(shape: ModelShape, tokens: int, length: int) -> int:
     """Return the most bytes that the layers of a pass take besides weights, keys and values.
 
@@ -86,19 +110,20 @@ def layers_bytes(shape: ModelShape, tokens: int, length: int) -> int:
     """
     mlp = _MLP_STATES * shape.hidden + _MLP_WIDE * shape.intermediate
     attention = _ATTENTION_STATES * shape.hidden + _ATTENTION_HEADS * shape.heads * shape.head_size
-    return shape.itemsize * tokens * (max(mlp, attention) + _masks(shape, length))
+    widest = max(mlp, attention) + _ROTATIONS * shape.head_size
+    return shape.itemsize * tokens * widest + _masks_bytes(shape, tokens, length)
 
 
-def logits_bytes(shape: ModelShape, tokens: int, length: int) -> int:
+def logits_bytes(shape: ModelShape, tokens: int, scored: int = SCORED_TOKENS) -> int:
     """Return the most bytes that the logits of a pass take: those of a pass of guesses or reference tokens only.
 
     Args:
         shape: the model's shape.
         tokens: the tokens in the pass.
-        length: the slots of the longest row, whose log-likelihood is computed in float32.
+        scored: the tokens whose log-likelihoods are computed at once, in float32.
     """
-    scored = (1 + (shape.itemsize != _FLOAT32)) * _FLOAT32 * min(tokens, length) * shape.vocabulary
-    return shape.itemsize * tokens * (shape.vocabulary + shape.hidden) + scored
+    wide = (1 + (shape.itemsize != _FLOAT32)) * _FLOAT32 * min(tokens, scored) * shape.vocabulary
+    return shape.itemsize * tokens * (shape.vocabulary + shape.hidden) + wide
 
 
 def row_of_generate_bytes(shape: ModelShape, width: int, length: int) -> int:
@@ -115,9 +140,9 @@ def row_of_generate_bytes(shape: ModelShape, width: int, length: int) -> int:
     return 2 * length * shape.slot_bytes + layers_bytes(shape, width, width) + scores + logits
 
 
-def _masks(shape: ModelShape, length: int) -> int:
-    """Return the elements of the attention's masks per token: each query sees the slots of its row."""
-    return shape.heads // shape.kv_heads * length
+def _masks_bytes(shape: ModelShape, tokens: int, length: int) -> int:
+    """Return the bytes of the attention's masks, which last for a pass: each query sees the slots of its row."""
+    return shape.itemsize * tokens * shape.heads // shape.kv_heads * length
 
 
 def _number(config: Any, name: str, default: int) -> int:

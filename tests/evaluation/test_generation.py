@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, BloomConfig, Gemma2Config, PreTra
 
 from evaluation import load_problems
 from evaluation.generation.backend_protocol import Request
+from evaluation.generation.engine import generator as generator_module
 from evaluation.generation.engine.attention import UnsupportedAttentionError
 from evaluation.generation.engine.generator import TransformersGenerator
 from evaluation.generation.stock_generator import StockGenerator
@@ -194,7 +195,10 @@ def counted(model: Any) -> Iterator[list[int]]:
 
 
 @pytest.mark.parametrize("drafting", [True, False])
-def test_the_likelihood_of_a_reference_is_that_of_a_plain_forward(tiny_model: tuple[Any, Any], drafting: bool) -> None:
+def test_the_likelihood_of_a_reference_is_that_of_a_plain_forward(
+    tiny_model: tuple[Any, Any], drafting: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generator_module, "SCORED_TOKENS", 7)  # so that it is computed in parts
     model, tokenizer = tiny_model
     prompts = [tokenizer.encode(prompt) for prompt in PROMPTS]
     plain = written(model, tokenizer, prompts, 5)

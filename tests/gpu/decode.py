@@ -256,14 +256,14 @@ def bytes_read(model: Any, sizes: Sizes) -> int:
 
 def planned_bytes(model: Any, asked: Sequence[Request], device: torch.device) -> int:
     """Return what is planned for weights, keys and values, and a pass of these requests, all at once."""
-    from evaluation.generation.pass_memory import PASS_TOKENS, ModelShape, layers_bytes, logits_bytes
+    from evaluation.generation.pass_memory import PASS_TOKENS, DeviceKind, ModelShape, pass_bytes
 
     weights = sum(each.nbytes for each in model.parameters())
     shape = ModelShape.of(model.config, next(model.parameters()).element_size())
     length = max(len(each.prompt) + each.max_new_tokens for each in asked)
-    tokens = PASS_TOKENS[device.type] + length
-    of_pass = logits_bytes(shape, tokens, length) + layers_bytes(shape, tokens, length)
-    return weights + len(asked) * length * shape.slot_bytes + of_pass
+    kind: DeviceKind = "cuda" if device.type == "cuda" else "cpu"
+    tokens = PASS_TOKENS[kind] + length
+    return weights + len(asked) * length * shape.slot_bytes + pass_bytes(shape, tokens, length, kind)
 
 
 def attention_speeds(sizes: Sizes, device: torch.device, dtype: torch.dtype, shapes: int = 12) -> dict[str, Any]:

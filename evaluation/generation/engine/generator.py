@@ -34,7 +34,8 @@ from evaluation.generation.engine.batch_limit import BatchLimit
 from evaluation.generation.engine.pass_layout import PackedPass, Piece
 from evaluation.generation.engine.slots import Slots
 from evaluation.generation.engine.tuning import Tuning
-from evaluation.generation.out_of_memory import is_out_of_memory, release_unused
+from evaluation.generation.out_of_memory import is_out_of_memory, make_room_on_host, release_unused
+from evaluation.generation.pass_memory import SCORED_TOKENS
 from evaluation.generation.text import end_tokens, most_tokens, within_context
 from evaluation.generation.threads import threads_for
 from evaluation.generation.token_choice import NONE, OPEN, Drawing, choose_at_once, settle
@@ -224,8 +225,12 @@ def _logits_where_wanted(model: PreTrainedModel, packed: PackedPass) -> Iterator
     """
 
     def chosen(_module: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor]:
-        return (given[0][:, packed.on(given[0].device).wanted],)
+        states = given[0][:, packed.on(given[0].device).wanted]
+        if states.device.type == "cpu":
+            make_room_on_host(states.nbytes // states.shape[-1] * vocabulary)
+        return (states,)
 
+    vocabulary: int = model.config.get_text_config().vocab_size
     head: nn.Module = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     with head.register_forward_pre_hook(chosen):
         yield
@@ -242,7 +247,13 @@ def _mean_log_likelihoods(logits: Tensor, pieces: Sequence[Piece], targets: Sequ
     starts = accumulate((piece.choices for piece in pieces), initial=0)
     scored = [(start, piece.guesses) for start, piece in zip(starts, pieces, strict=False) if piece.scored]
     means = [
-        logits[start : start + count].float().log_softmax(dim=-1).gather(1, tokens[:, None]).mean()
+        _log_likelihoods(logits[start : start + count], tokens).mean()
         for (start, count), tokens in zip(scored, targets, strict=True)
     ]
     return torch.stack(means).double()
+
+
+def _log_likelihoods(logits: Tensor, tokens: Tensor) -> Tensor:
+    """Return the log-likelihood of each token (n,): some at a time, since in float32 all would be twice the logits."""
+    parts = [slice(start, start + SCORED_TOKENS) for start in range(0, len(tokens), SCORED_TOKENS)]
+    return torch.cat([logits[part].float().log_softmax(dim=-1).gather(1, tokens[part, None]) for part in parts])

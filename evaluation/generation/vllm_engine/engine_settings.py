@@ -9,12 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
 
 from evaluation.errors import EvaluationError
+from evaluation.generation.pass_memory import DeviceKind
 from evaluation.generation.room import MOST_ROWS, Room
-
-DeviceKind: TypeAlias = Literal["cpu", "cuda"]
 
 ENGINE_OVERHEAD_BYTES = 3_500_000_000
 """The bytes of a GPU that an engine takes besides weights, keys and values: the CUDA context, a step's activations and

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import rebuild_cuda_tensor, reduce_tensor
 
-from evaluation.generation.vllm_engine.engine_settings import DeviceKind
+from evaluation.generation.pass_memory import DeviceKind
 
 SHARED_BYTES: dict[DeviceKind, int] = {"cpu": 128 << 20, "cuda": 512 << 20}
 """The size of the shared memory, by kind of device."""
