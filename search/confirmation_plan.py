@@ -84,6 +84,20 @@ def recorded_evaluation(identity: Identity, sections: Sections, results: Path) -
     return found.model_copy(update={"problems": tuple(sets)})
 
 
+def recorded_problems(folder: ResultsFolder, evaluation: EvaluationSection) -> ProblemSet:
+    """Return the problems of all splits of a search. Raises SearchError if they have changed since it began.
+
+    Args:
+        folder: the results folder of the search.
+        evaluation: how it scores; see `recorded_evaluation`.
+    """
+    found = evaluation.load_problems(str(folder.path))
+    if found.digest != folder.identity["problems"]["sha256"]:
+        named = ", ".join(entry.source for entry in evaluation.problems)
+        raise SearchError(f"{folder.path}: problems {named}: have changed since the search began; restore them")
+    return found
+
+
 def plan_confirmation(
     folder: ResultsFolder, evaluation: EvaluationSection, asked: Asked, finalists: tuple[int, ...]
 ) -> Planned:
@@ -104,7 +118,7 @@ def plan_confirmation(
         _require_same("samples", asked.samples, known.samples, folder.path)
         _require_same("temperature", asked.temperature, begun.temperature, folder.path)
     sources = tuple(map(_absolute, asked.sources)) or (begun.sources if begun else ())
-    report = _report_split(folder.path, evaluation, identity)
+    report = recorded_problems(folder, evaluation).subset(folder.splits["report"])
     left_out = frozenset(task for entry in evaluation.problems for task in entry.without)
     added, notes = _new_problems(folder.path, sources, left_out)
     problems = ProblemSet("confirm", tuple(problem for each in (report, *added) for problem in each))
@@ -157,14 +171,6 @@ def _temperature(asked: Asked, evaluation: EvaluationSection, rounds: int) -> fl
 
 def _is_greedy(temperature: float, evaluation: EvaluationSection) -> bool:
     return not temperature and not evaluation.temperature
-
-
-def _report_split(path: Path, evaluation: EvaluationSection, identity: Identity) -> ProblemSet:
-    found, known = evaluation.load_problems(str(path)), identity["problems"]
-    if found.digest != known["sha256"]:
-        named = ", ".join(entry.source for entry in evaluation.problems)
-        raise SearchError(f"{path}: problems {named}: have changed since the search began; restore them")
-    return found.subset(known["report"])
 
 
 def _new_problems(

@@ -161,14 +161,12 @@ def _tasks(folder: ResultsFolder) -> dict[SplitName, Sequence[str]]:
 def _problems(folder: ResultsFolder) -> tuple[Mapping[str, Problem], str]:
     """Return the problems of a search by task id, or none and why they are not available."""
     from evaluation import EvaluationError, load_problems
-    from search.confirmation_plan import recorded_evaluation
+    from search.confirmation_plan import recorded_evaluation, recorded_problems
     from search.space.sections import Sections
 
     try:
         evaluation = recorded_evaluation(folder.identity, Sections.load(folder.config_file), folder.path)
-        found = evaluation.load_problems(str(folder.path))
-        if found.digest != folder.identity["problems"]["sha256"]:
-            return {}, "The problems cannot be shown: their files have changed since the search began."
+        found = recorded_problems(folder, evaluation)
         extra = [
             each
             for source in (folder.confirmation.sources if folder.confirmation else ())

@@ -17,7 +17,7 @@ from evaluation.generation.room import Room
 from evaluation.scoring import Rate
 from merging import FileDigests, MergeOptions, Merger, ParentSet, Recipe, load_tokenizer, renamed
 from search.board.names import LABEL_WIDTH, parent_names
-from search.confirmation_plan import recorded_evaluation
+from search.confirmation_plan import recorded_evaluation, recorded_problems
 from search.contents import find
 from search.devices import choose_device, device_map_of
 from search.errors import SearchError
@@ -80,10 +80,7 @@ class Candidate:
     @property
     def problems(self) -> ProblemSet:
         """The problems of all splits of its search. Raises SearchError if they have changed since it began."""
-        found = self.evaluation.load_problems(str(self.folder.path))
-        if found.digest != self.folder.identity["problems"]["sha256"]:
-            raise SearchError(f"{self.folder.path}: the problems have changed since the search began; restore them")
-        return found
+        return recorded_problems(self.folder, self.evaluation)
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ from evaluation import EvaluationError, load_problems
 from evaluation.problems import SETS
 from evaluation.scoring import Rate
 from search.board.ranking import best
-from search.confirmation_plan import recorded_evaluation
+from search.confirmation_plan import recorded_evaluation, recorded_problems
 from search.errors import SearchError
 from search.publishing.upload import Upload, asking
 from search.results import ResultsFolder
@@ -105,9 +105,7 @@ def _of_the_search(
     rates: Mapping[str, Rate],
     is_best: bool,
 ) -> Iterator[SetScore]:
-    problems, tasks = evaluation.load_problems(str(folder.path)), folder.splits
-    if problems.digest != folder.identity["problems"]["sha256"]:
-        raise SearchError(f"{folder.path}: the problems have changed since the search began; restore them")
+    problems, tasks = recorded_problems(folder, evaluation), folder.splits
     named = {part.name: part.task_ids for part in problems.parts} or {problems.name: problems.task_ids}
     # Only the search split chooses the best trial; another one is exported because of what both splits showed.
     chosen_by = frozenset(tasks["search"] if is_best else [*tasks["search"], *tasks["report"]])
