@@ -143,8 +143,7 @@ class ResultsFolder:
     @classmethod
     def open(cls, path: Path) -> ResultsFolder:
         """Open the folder of a search to read it. Raises SearchError if it holds none."""
-        if path.is_file():
-            raise SearchError(f"{path}: is a file; give a results folder, such as results/{path.stem}")
+        require_no_file(path)
         if _is_begun(path):
             with contextlib.closing(LocalStore(path, reading=True)) as store:
                 return cls(path, store.name)
@@ -187,7 +186,7 @@ class ResultsFolder:
                 if record.parameters:
                     space.require(record.parameters)
 
-    def is_at_work(self) -> bool:
+    def is_scoring(self) -> bool:
         """Whether a live worker is scoring a model on the search or the report split. Raises SearchError."""
         with self.reading() as store:
             alive = store.at_work()
@@ -291,6 +290,12 @@ def _unwritable(path: Path) -> Iterator[None]:
     except OSError as error:
         where = error.filename or path
         raise SearchError(f"{where}: cannot be written: {error.strerror}; give another folder with --out") from None
+
+
+def require_no_file(path: Path) -> None:
+    """Raise SearchError if a file is given in place of a results folder."""
+    if path.is_file():
+        raise SearchError(f"{path}: is a file; give a results folder, such as results/{path.stem}")
 
 
 def existing(path: Path) -> Path:

@@ -50,7 +50,7 @@ def named_tokenizer(merge: Candidate, wanted: str) -> TokenizerChoice:
 
     Raises SearchError if it is not a parent, or if its ids do not match the merge's rows.
     """
-    _require_plain_rows(merge.recipe)
+    _refuse_arranged_rows(merge.recipe)
     owners = merge.owners
     found = {name: name for name in owners} | {place: name for name, place in owners.items()}
     if (name := found.get(wanted)) is None:
@@ -77,7 +77,7 @@ def best_tokenizer(merge: Candidate, allow_code_execution: bool, note: Callable[
         ConsentError: nobody has consented to execute code.
         SearchError, MergingError, EvaluationError: the merge cannot be scored here.
     """
-    _require_plain_rows(merge.recipe)
+    _refuse_arranged_rows(merge.recipe)
     settings, tasks = merge.evaluation, merge.folder.splits
     with scored_again(merge, allow_code_execution) as (evaluator, model, own):
         problems = evaluator.problems
@@ -104,7 +104,7 @@ def best_tokenizer(merge: Candidate, allow_code_execution: bool, note: Callable[
     return TokenizerChoice(owners[best.tokenizer], section, tuple(tried), ends)
 
 
-def _require_plain_rows(recipe: Recipe) -> None:
+def _refuse_arranged_rows(recipe: Recipe) -> None:
     if recipe.vocabulary_source:
         raise SearchError(
             f"--tokenizer: the recipe arranges the embedding by tokenizer_source: {recipe.vocabulary_source}, and the "

@@ -12,7 +12,7 @@ from search.board.names import find_record, record_name
 from search.board.ranking import best
 from search.devices import choose_device
 from search.errors import SearchError
-from search.publishing.card import command_section, evidence, export_command
+from search.publishing.card import command_section, export_command, scores_section
 from search.results import ResultsFolder
 from search.space.sections import Sections
 from search.startup import quick_imports
@@ -107,7 +107,7 @@ def export_trial(
         recipe,
         target.resolve().name,
         seed,
-        evidence(row, leaderboard, config.evaluation, computed, folder.confirmation)
+        scores_section(row, leaderboard, config.evaluation, computed, folder.confirmation)
         + (chosen.section if chosen else ""),
         metadata=metadata(parents),
         sections=command_section(command, target) + parents_section(parents),

@@ -47,9 +47,9 @@ def report(results: Path, to: Path | None, live: bool, port: int | None) -> None
 def _serve(results: Path, port: int | None) -> None:
     """Serve the page until a signal ends the process. Raises SearchError."""
     with quick_imports():
+        from search.results import require_no_file
         from search.serving.live_page import PORT, LivePage, server_of
-    if results.is_file():
-        raise SearchError(f"{results}: is a file; give a results folder, such as results/{results.stem}")
+    require_no_file(results)
     page = LivePage(results)
     try:
         server = server_of(page, PORT if port is None else port)

@@ -33,7 +33,7 @@ def _problems(settings: EvaluationSection) -> str:
     return ", ".join(f"`{name}`{weight}" for name, weight in named)
 
 
-def evidence(
+def scores_section(
     row: Row,
     leaderboard: Leaderboard,
     settings: EvaluationSection,

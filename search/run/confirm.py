@@ -64,7 +64,7 @@ def confirm_search(
     name, records, splits, looks = folder.read()
     board = Leaderboard.of(name, records, splits, looks)
     begun = folder.confirmation
-    if not begun and folder.is_at_work():
+    if not begun and folder.is_scoring():
         raise SearchError(f"{folder.path}: a worker is still scoring models; confirm when the search has ended")
     if found := proven(records, splits, looks):
         return replace(board, ended=f"proven at trial {found[0]}")

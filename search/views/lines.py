@@ -8,7 +8,7 @@ import time
 from typing import TextIO
 
 from search.views.progress import SearchStatus
-from search.views.tracked import STOPPING, Tracked, clock, ended_line, plain, status_text
+from search.views.tracked import STOPPING, Tracked, clock, ended_line, escaped, status_text
 
 _JOINT = "  ·  "
 # A phase that takes longer than this says how far it is.
@@ -46,7 +46,7 @@ class PlainLines(Tracked):
     def say(self, message: str) -> None:
         """Write a message."""
         self._last_line = time.monotonic()
-        print(plain(message), file=self._stream, flush=True)
+        print(escaped(message), file=self._stream, flush=True)
 
     def stopping(self) -> None:
         """Say that the search will stop, past all buffers."""

@@ -26,7 +26,7 @@ from search.study.record import TrialRecord
 from search.views.progress import SearchStatus, WorkerStatus
 from search.views.reflowed import ReflowedLive
 from search.views.sparkline import NO_NUMBER, best_of_each, sparkline
-from search.views.tracked import Tracked, clock, ended_line, plain
+from search.views.tracked import Tracked, clock, ended_line, escaped
 
 REFRESHES_PER_SECOND = 4
 _SECONDS_BETWEEN_READS = 2.0
@@ -126,7 +126,7 @@ class LivePanel(Tracked):
 
     def _shown(self, text: str) -> str:
         """Return a text as the terminal can show it, with the same width."""
-        text = plain(text)
+        text = escaped(text)
         return text if self._blocks else text.translate(_IN_ASCII).encode("ascii", "replace").decode()
 
     def _rows(self, width: int, most: int) -> list[Text]:

@@ -51,7 +51,7 @@ class Tracked(Progress):
     def trial(self, name: str, done: int) -> None:
         """Note which trial runs."""
         self._first = done if self._first is None else self._first
-        self.model, self.done, self.doing, self.steps = shorten(plain(name), NAME_WIDTH), done, "", None
+        self.model, self.done, self.doing, self.steps = shorten(escaped(name), NAME_WIDTH), done, "", None
         self.since = time.monotonic()
 
     def phase(self, name: str) -> None:
@@ -82,7 +82,7 @@ class Tracked(Progress):
         return max(0.0, min(known)) if known else None
 
 
-def plain(text: str) -> str:
+def escaped(text: str) -> str:
     """Return a text with its control characters escaped, except line ends and tabs."""
     return text.translate(_CONTROLS)
 

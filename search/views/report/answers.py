@@ -20,7 +20,7 @@ MOST_CHARACTERS: Final = 8_000
 """Of a longer text only the beginning is shown."""
 MOST_LINES: Final = 400
 """The same, in lines."""
-MOST_SAMPLES: Final = 3
+MOST_SHOWN: Final = 3
 """The most samples of a problem that are shown, among them one that passed and one that did not."""
 ROOM: Final = 6_000_000
 """How many characters all texts may have; deflated they take about a sixth of that."""
@@ -142,6 +142,6 @@ def _samples(samples: Sequence[Completion], texts: _Texts) -> list[int]:
     passed = [each.status == "passed" for each in samples]
     first = {passed.index(state) for state in (True, False) if state in passed}
     others = [number for number in range(len(samples)) if number not in first]
-    chosen = sorted([*first, *others[: MOST_SAMPLES - len(first)]])
+    chosen = sorted([*first, *others[: MOST_SHOWN - len(first)]])
     pairs = [(number, samples[number]) for number in chosen]
     return [value for number, it in pairs for value in (number, texts.add(it.completion), texts.add(it.detail))]

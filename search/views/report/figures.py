@@ -23,7 +23,7 @@ def as_text(text: str) -> str:
     return html.escape(text, quote=False)
 
 
-def plain(figure: go.Figure) -> dict[str, Any]:
+def figure_data(figure: go.Figure) -> dict[str, Any]:
     """Return a figure as JSON has it, without plotly's default template: the page has its own colours."""
     figure.update_layout(template=None)
     found: dict[str, Any] = json.loads(figure.to_json(engine="json"))
@@ -55,7 +55,7 @@ def figure_section(
     text = rendered(
         "figures.html", names=list(figures), heights=heights, before=before, after=after, beside=beside, least=least
     )
-    return Section(key, title, text, {"figures": {name: plain(figure) for name, figure in figures.items()}})
+    return Section(key, title, text, {"figures": {name: figure_data(figure) for name, figure in figures.items()}})
 
 
 def error_bars(scores: Sequence[float], bounds: Sequence[Interval], colour: str, **more: Any) -> dict[str, Any]:
