@@ -34,6 +34,11 @@ def record_name(record: TrialRecord) -> str:
     return f"trial {record.number}" if record.kind == "trial" else record.name
 
 
+def displayed_name(record: TrialRecord, names: Mapping[str, str]) -> str:
+    """Return a record's name on screen: a parent's from `names`, which has them by reference; else its full name."""
+    return names.get(record.name, record.name) if record.kind == "parent" else record_name(record)
+
+
 def find_record(records: Iterable[TrialRecord], called: str, where: object) -> TrialRecord:
     """Return the record that a user names: a trial by its number, a parent by its name, or the average.
 

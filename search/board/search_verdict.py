@@ -17,7 +17,7 @@ from functools import lru_cache
 from typing import Literal, TypeAlias
 
 from evaluation.scoring import p_better, weighted_mean
-from search.board.names import NAME_WIDTH, parent_names, record_name
+from search.board.names import NAME_WIDTH, displayed_name, parent_names, record_name
 from search.board.ranking import best, best_parent, finalists, ranked
 from search.study.looks import ALPHA, SPENT, Look, Looks
 from search.study.outcomes import Split
@@ -201,7 +201,7 @@ def _verdict(records: Sequence[TrialRecord], splits: Splits, looks: Looks) -> Se
         return SearchVerdict("not proven", f"not proven: {untested if looks.left > 0 else SPENT}", trial.number)
     compared_models = (results[0].trial, *scored_parents(records))
     if lacking := next((it for it in compared_models if not results[0].has_read(it)), None):
-        reason = f"{names.get(lacking.name) or record_name(lacking)} could not be scored {results[0].where}"
+        reason = f"{displayed_name(lacking, names)} could not be scored {results[0].where}"
         return SearchVerdict("not proven", f"not proven: {reason}; {results[0].remedy}", results[0].trial.number)
     is_no_better = results[0].trial.number == trial.number
     is_no_better &= all(result.has_read(result.trial) and result.test.points <= 0 for result in results)

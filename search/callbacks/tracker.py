@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from search.board.leaderboard import Leaderboard
+from search.board.names import displayed_name
 from search.callbacks.callback import BegunSearch, Callback
 from search.callbacks.entries import Entries, entries, names_of_parents
 from search.locks import exclusive
@@ -113,7 +114,7 @@ class Tracker(Callback):
         if record.kind == "trial":
             self.add_trial(record.number, found)
         else:
-            self.add_reference(self._names.get(record.name, record.name), found)
+            self.add_reference(displayed_name(record, self._names), found)
         with self._file.open("a", encoding="utf-8") as file:
             file.write(f"{self._line(record, split)}\n")
 

@@ -18,7 +18,7 @@ from evaluation.generation.out_of_memory import release_unused
 from merging import MergingError, Recipe
 from search.ascent.ascent import Ascent, AscentOverError
 from search.board.leaderboard import Leaderboard
-from search.board.names import NAME_WIDTH, parent_names, record_name
+from search.board.names import NAME_WIDTH, displayed_name, parent_names
 from search.board.power import parents_discordance, what_is_provable
 from search.board.ranking import ranked, unreported
 from search.board.search_verdict import Splits, last_look, next_look, unscored
@@ -336,7 +336,7 @@ class Phases:
 
     def _name(self, record: TrialRecord) -> str:
         """Return the shown name of a running model."""
-        return self._parent_names.get(record.name) or record_name(record)
+        return displayed_name(record, self._parent_names)
 
     @cached_property
     def _splits(self) -> Splits:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
-from search.board.names import NAME_WIDTH, record_name
+from search.board.names import NAME_WIDTH, displayed_name
 from search.board.search_verdict import shown_p
 from search.completion_files import Completion
 from search.study.outcomes import CODES
@@ -64,7 +64,7 @@ class Answered:
                 missing[split] = why
         prompts = {task: problem.prompt for task, problem in evidence.problems.items()}
         names = parents_of(evidence.board, NAME_WIDTH)
-        name = names.get(record.name, record.name) if record.kind == "parent" else record_name(record)
+        name = displayed_name(record, names)
         return cls(name, outcomes, written, prompts, evidence.no_problems, missing)
 
 

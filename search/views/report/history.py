@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from evaluation.scoring import Interval, interval
-from search.board.names import LABEL_WIDTH
+from search.board.names import LABEL_WIDTH, displayed_name
 from search.board.ranking import merit
 from search.views.report.colours import LIGHT, SERIES, colour_of, source_of
 from search.views.report.figures import BELOW, as_text, error_bars, figure_section, percent_axis
@@ -156,7 +156,7 @@ def _add_references(figure: go.Figure, evidence: SearchEvidence, ends: tuple[int
     scored = [record for record in evidence.board.references if record.search.score is not None]
     for place, record in enumerate(scored):
         score = record.search.score or 0.0
-        name = as_text(f"{names.get(record.name, record.name)} {score:.1%}")
+        name = as_text(f"{displayed_name(record, names)} {score:.1%}")
         line = {
             "color": LIGHT[SERIES[place % len(SERIES)]],
             "width": 1.3,

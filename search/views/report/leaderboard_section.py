@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from search.board.names import LABEL_WIDTH, NAME_WIDTH, parameter_lines, shorten
+from search.board.names import LABEL_WIDTH, NAME_WIDTH, displayed_name, parameter_lines, shorten
 from search.board.search_verdict import shown_p
 from search.views.report.section import Section, rendered
 from search.views.table import parents_of, versus
@@ -53,7 +53,7 @@ def _line(evidence: SearchEvidence, row: Row, names: dict[str, str], short: dict
     }
     return _Line(
         row,
-        names.get(row.name, row.name) if record.kind == "parent" else row.name,
+        displayed_name(record, names),
         versus(row),
         "" if row.p_value is None else shown_p(row.p_value),
         "  ".join(parameter_lines(record.parameters, record.recipe, short, _UNBROKEN)),

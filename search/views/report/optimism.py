@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from search.board.names import LABEL_WIDTH, record_name
+from search.board.names import LABEL_WIDTH, displayed_name
 from search.views.report.colours import LIGHT
 from search.views.report.figures import BELOW, as_text, error_bars, figure_section, percent_axis
 from search.views.report.history import interval_of
@@ -39,7 +39,7 @@ def optimism(evidence: SearchEvidence) -> Section | None:
         scores = [record.on("report").score or 0.0 for record in records]
         bounds = [interval_of(evidence, record, "report") for record in records]
         text = [
-            f"{as_text(names.get(record.name, record_name(record)))}<br>search split {record.search.score:.1%}"
+            f"{as_text(displayed_name(record, names))}<br>search split {record.search.score:.1%}"
             f"<br>report split {score:.1%} [{low:.0%}, {high:.0%}]"
             for record, score, (low, high) in zip(records, scores, bounds, strict=True)
         ]

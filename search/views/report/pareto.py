@@ -7,7 +7,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 from evaluation.scoring import Interval, interval
-from search.board.names import LABEL_WIDTH, record_name, shorten
+from search.board.names import LABEL_WIDTH, displayed_name, shorten
 from search.board.ranking import front
 from search.board.search_verdict import objectives
 from search.views.report.colours import LIGHT
@@ -97,4 +97,4 @@ def _told(evidence: SearchEvidence, record: TrialRecord, sets: Sequence[str]) ->
         f"{as_text(shorten(name, LABEL_WIDTH))} {score:.1%}"
         for name, score in zip(sets, record.search.scores, strict=True)
     )
-    return "<br>".join([as_text(names.get(record.name, record_name(record))), *scores])
+    return "<br>".join([as_text(displayed_name(record, names)), *scores])

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from evaluation.scoring import paired_test
-from search.board.names import NAME_WIDTH, record_name
+from search.board.names import NAME_WIDTH, displayed_name, record_name
 from search.board.ranking import best_parent, ranked
 from search.board.search_verdict import shown_p
 from search.errors import SearchError
@@ -120,7 +120,7 @@ def _models(
             if (outcomes := _outcomes(record, split, evidence.splits[split]))[0]
         }
         word = str(record.number) if record.kind == "trial" else words.get(record.name, record.name)
-        name = names.get(record.name, record.name) if record.kind == "parent" else record_name(record)
+        name = displayed_name(record, names)
         found.append(Model(name, record.kind, shlex.quote(f"{evidence.folder}:{word}"), answers))
     return found
 
@@ -168,5 +168,5 @@ def _versus(evidence: SearchEvidence) -> _Versus | None:
     test = paired_test(*(how.rates(record.on(both[0]).outcomes) for record in (first, second)))
     won, lost = ([tasks[int(place)] for place in places] for places in (test.won, test.lost))
     p_value = shown_p(test.p_value) if both[0] == "report" else ""
-    name = parents_of(evidence.board, NAME_WIDTH).get(second.name, second.name)
+    name = displayed_name(second, parents_of(evidence.board, NAME_WIDTH))
     return _Versus(record_name(first), name, both[0], won, lost, p_value)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from search.board.names import LABEL_WIDTH, record_name
+from search.board.names import LABEL_WIDTH, displayed_name
 from search.views.report.colours import LIGHT, SERIES
 from search.views.report.figures import BELOW, as_text, figure_section
 from search.views.table import parents_of
@@ -67,7 +67,7 @@ def spans(evidence: SearchEvidence) -> Iterator[Span]:
     """Yield what the workers did, as far as the records say: the last run of each model on each split."""
     names = parents_of(evidence.board, LABEL_WIDTH)
     for record in evidence.records:
-        name = names.get(record.name, record_name(record))
+        name = displayed_name(record, names)
         for split in _SPLITS:
             scoring = record.on(split)
             seconds = scoring.seconds.get(_TOTAL, 0.0)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rich.cells import cell_len
 
-from search.board.names import find_record, parameter_lines, parent_names, record_name
+from search.board.names import displayed_name, find_record, parameter_lines, parent_names, record_name
 from search.errors import SearchError
 from search.study.record import Scoring, TrialRecord
 
@@ -38,6 +38,19 @@ SLICES: dict[str, Any] = {
 
 def shown(parameters: dict[str, Any], recipe: dict[str, Any], width: int = 200) -> list[str]:
     return [line.replace("\N{NO-BREAK SPACE}", " ") for line in parameter_lines(parameters, recipe, NAMES, width)]
+
+
+@pytest.mark.parametrize(
+    ("record", "name"),
+    [
+        (TrialRecord("trial", 7), "trial 7"),
+        (TrialRecord("parent", 0, "/far/away/text"), "text"),
+        (TrialRecord("parent", 1, "/far/away/code"), "/far/away/code"),
+        (TrialRecord("average", name="average"), "average"),
+    ],
+)
+def test_a_parent_goes_by_its_short_name_and_all_others_by_their_full_one(record: TrialRecord, name: str) -> None:
+    assert displayed_name(record, NAMES) == name
 
 
 @pytest.mark.parametrize(
