@@ -24,9 +24,9 @@ from search.identity import (
     changed,
     differing,
 )
+from search.progress import Progress
 from search.space.config import SearchConfig
 from search.space.sections import MergingSection
-from search.views.progress import Progress
 
 # Hashing that takes less time is not worth a line of progress.
 _QUIET_SECONDS = 1.0

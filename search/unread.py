@@ -15,8 +15,8 @@ from merging import Merger, Recipe
 from merging.planning.parameter_lookup import structure_of
 from merging.recipes.yaml_file import Keys
 from merging.unread_parameters import NO_PARAMETER, unread, unread_notes
+from search.progress import Progress
 from search.space.space import SearchSpace
-from search.views.progress import Progress
 
 # The random recipes that are checked if methods, models or layers are searched: some parameters are read only under a
 # combination of choices.

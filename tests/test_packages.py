@@ -25,12 +25,22 @@ def test_merging_and_evaluation_know_neither_each_other_nor_the_search(package: 
     assert {file.name: found for file, tree in trees.items() if (found := imported(tree) & unknown)} == {}
 
 
+def test_only_what_shows_a_search_knows_its_views() -> None:
+    found = {file for file, tree in TREES.items() if any(name.startswith("search.views") for name in modules(tree))}
+    folders = {file.relative_to(ROOT / "search").parts[0] for file in found}
+    assert folders == {"views", "cli", "serving", "callbacks"}
+
+
 def imported(tree: ast.AST) -> set[str]:
     """Return the packages that a file imports."""
+    return {name.partition(".")[0] for name in modules(tree)}
+
+
+def modules(tree: ast.AST) -> list[str]:
+    """Return the modules that a file imports."""
     nodes = list(ast.walk(tree))
     names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
-    names += [node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module]
-    return {name.partition(".")[0] for name in names}
+    return names + [node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module]
 
 
 def test_no_two_files_have_one_name() -> None:

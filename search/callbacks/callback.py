@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from search.board.leaderboard import Leaderboard
+from search.progress import SearchStatus
 from search.study.outcomes import Split
 from search.study.record import SplitName, TrialRecord
-from search.views.progress import SearchStatus
 
 if TYPE_CHECKING:
     from search.results import ResultsFolder

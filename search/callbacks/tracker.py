@@ -19,9 +19,9 @@ from search.board.names import displayed_name
 from search.callbacks.callback import BegunSearch, Callback
 from search.callbacks.entries import Entries, entries, names_of_parents
 from search.locks import exclusive
+from search.progress import SearchStatus
 from search.study.record import SplitName, TrialRecord
 from search.views.json_csv import leaderboard_csv
-from search.views.progress import SearchStatus
 
 FOLDER = "tracking"
 PROJECT = "merge-search"

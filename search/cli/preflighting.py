@@ -12,10 +12,10 @@ from evaluation import ConsentError
 from search.cli import shared_options
 from search.cli.given_config import given_config
 from search.cli.printing import print_isolation, print_preflight
+from search.progress import Progress
 from search.shell import shell_command
 from search.startup import quick_imports
 from search.views.bar import bar
-from search.views.progress import Progress
 
 
 @click.command()

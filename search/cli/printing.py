@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from search.overview import SearchOverview
     from search.preflight.finding import Finding
     from search.preflight.subject import Subject
+    from search.progress import Progress
     from search.prompt_formats import Tried
     from search.space.config import SearchConfig
-    from search.views.progress import Progress
 
 # The width of tables that do not go to a terminal.
 _PIPED_WIDTH = 160

@@ -12,12 +12,12 @@ from merging import Merger, Recipe, load_tokenizer
 from merging.tokenization.tokenizers import has_tokenizer
 from search.board.power import ASSUMED_DISCORDANCE, least_gain, what_is_provable
 from search.preflight.finding import Finding, counted
+from search.progress import Progress
 from search.prompt_checks import notes_on_prompts, require_template
 from search.results import ResultsFolder
 from search.space.config import SearchConfig
 from search.space.space import SearchSpace
 from search.unread import unread_lines
-from search.views.progress import Progress
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

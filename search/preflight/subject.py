@@ -21,10 +21,10 @@ from search.devices import choose_device, device_map_of
 from search.earlier import EarlierSearch, seen_earlier, spent_earlier, unseen
 from search.memory_plan import MemoryPlan
 from search.planned_memory import Planner
+from search.progress import Progress
 from search.run.setup import reference_models, split_problems
 from search.space.config import SearchConfig
 from search.study.looks import Look, Looks
-from search.views.progress import Progress
 
 
 @dataclass

@@ -20,9 +20,9 @@ from merging.errors import first_line
 from search.errors import SearchError
 from search.preflight.finding import Finding
 from search.preflight.subject import Subject
+from search.progress import Progress
 from search.run.setup import set_up
 from search.space.config import SearchConfig
-from search.views.progress import Progress
 
 _MORNING = 8
 """The hour at which a night ends."""

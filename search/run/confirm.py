@@ -18,11 +18,11 @@ from search.board.search_verdict import proven
 from search.callbacks.callback import Callback, Callbacks
 from search.confirmation_plan import Asked, plan_confirmation, recorded_evaluation, require_confirmable
 from search.errors import SearchError
+from search.progress import Progress
 from search.results import ResultsFolder
 from search.run.worker import StopRequest
 from search.space.sections import Sections
 from search.startup import quick_imports
-from search.views.progress import Progress
 
 
 def confirm_search(

@@ -24,6 +24,7 @@ from search.board.ranking import ranked, unreported
 from search.board.search_verdict import Splits, last_look, next_look, unscored
 from search.callbacks.callback import BegunSearch, Callbacks
 from search.errors import STOPS, SearchError
+from search.progress import Progress, SearchStatus
 from search.pruning import pruners
 from search.run.ascending import ascent_of, goes_on, ranking, why_none
 from search.run.machine import Machine
@@ -34,7 +35,6 @@ from search.study.looks import Look, Looks
 from search.study.record import ASCENT, TAKEN_OVER, WARM_START, Parameters, SamplerNotes, TrialRecord
 from search.study.samplers import Centre, Proposer
 from search.study.store import Job, Proposal, Records
-from search.views.progress import Progress, SearchStatus
 
 _LOG = logging.getLogger("search.worker")
 

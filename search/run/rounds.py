@@ -22,6 +22,7 @@ from search.contents import ParentContents, find
 from search.devices import with_device
 from search.errors import STOPS, SearchError
 from search.identity import Identity
+from search.progress import Progress
 from search.prompt_checks import notes_on_prompts
 from search.results import ResultsFolder
 from search.run.phases import Phases
@@ -35,7 +36,6 @@ from search.study.drafts import SharedDrafts
 from search.study.outcomes import Split
 from search.study.record import Scoring, TrialRecord
 from search.study.store import Job, next_round
-from search.views.progress import Progress
 
 _LOG = logging.getLogger("search.rounds")
 

@@ -33,6 +33,7 @@ from search.preflight.finding import untoward
 from search.preflight.machine_findings import disk_findings, export_bytes, results_bytes
 from search.preflight.parent_findings import config_leftovers, notes_on_parents
 from search.preflight.search_findings import prompt_findings, unread_findings
+from search.progress import Progress
 from search.prompt_checks import require_template
 from search.results import STATISTICS, ResultsFolder
 from search.run.neighbours import notes_on_cards, on_machine, processes_of
@@ -42,7 +43,6 @@ from search.study.drafts import SharedDrafts
 from search.study.outcomes import Split
 from search.study.record import WARM_START, SplitName, TrialRecord
 from search.study.store import Proposal, Store, Workplace
-from search.views.progress import Progress
 
 _LOG = logging.getLogger("search.worker")
 

@@ -26,12 +26,12 @@ from search.ascent.ascent import AscentOverError
 from search.board.names import record_name
 from search.contents import ParentContents
 from search.errors import PrunedError, SearchError, is_of_the_candidate
+from search.progress import Progress
 from search.results import ResultsFolder
 from search.study.drafts import SharedDrafts
 from search.study.outcomes import encode
 from search.study.record import Scoring, SplitName, State, TrialRecord
 from search.study.store import Job
-from search.views.progress import Progress
 
 Pruners: TypeAlias = Callable[[], list[Observer]]
 

@@ -20,11 +20,11 @@ from evaluation import ConsentError
 from search.board.leaderboard import Leaderboard
 from search.callbacks.callback import Callback, Callbacks
 from search.errors import SearchError
+from search.progress import Progress
 from search.results import ResultsFolder
 from search.space.config import SearchConfig
 from search.startup import quick_imports
 from search.study.store import Stop
-from search.views.progress import Progress
 
 if TYPE_CHECKING:
     from search.run.phases import Phases

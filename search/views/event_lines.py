@@ -9,8 +9,8 @@ import time
 from typing import TYPE_CHECKING, TextIO
 
 from search.board.names import record_name
+from search.progress import SearchStatus
 from search.study.record import TrialRecord
-from search.views.progress import SearchStatus
 from search.views.tracked import STOPPING, Tracked
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import os
 import time
 from typing import TextIO
 
-from search.views.progress import SearchStatus
+from search.progress import SearchStatus
 from search.views.tracked import STOPPING, Tracked, clock, ended_line, escaped, status_text
 
 _JOINT = "  ·  "

@@ -22,8 +22,8 @@ from rich.text import Text
 
 from search.board.names import LABEL_WIDTH, NAME_WIDTH, record_name, shorten
 from search.errors import SearchError
+from search.progress import SearchStatus, WorkerStatus
 from search.study.record import TrialRecord
-from search.views.progress import SearchStatus, WorkerStatus
 from search.views.reflowed import ReflowedLive
 from search.views.sparkline import NO_NUMBER, best_of_each, sparkline
 from search.views.tracked import Tracked, clock, ended_line, escaped

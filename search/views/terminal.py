@@ -7,10 +7,10 @@ import os
 import sys
 from typing import TextIO
 
+from search.progress import Progress
 from search.startup import lasting_stdout
 from search.views.event_lines import EventLines
 from search.views.lines import PlainLines
-from search.views.progress import Progress
 from search.views.tracked import STOPPING, Tracked
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from search.board.names import NAME_WIDTH, record_name, shorten
-from search.views.progress import Progress, SearchStatus
+from search.progress import Progress, SearchStatus
 
 STOPPING = "stopping when this trial is done; once more to stop at once"
 

@@ -39,11 +39,11 @@ from optuna.distributions import BaseDistribution, FloatDistribution
 
 from merging import Recipe
 from search.board.ranking import best, best_parent
+from search.progress import Progress
 from search.results import ResultsFolder
 from search.run.setup import set_up
 from search.space.config import SearchConfig, located
 from search.study.record import ASCENT, SplitName
-from search.views.progress import Progress
 from tests.benchmarks.machine import describe_machine
 from tests.fixtures.quickstart.families import Kind, of_kind, problems
 

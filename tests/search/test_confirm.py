@@ -22,13 +22,13 @@ from merging import Merger, ParentSet, Recipe, load_tokenizer
 from search import Leaderboard, SearchConfig, SearchError, export_trial, run_search
 from search.confirmation_plan import Asked, parts, plan_confirmation, recorded_evaluation
 from search.earlier import EarlierSearch, spent_earlier
+from search.progress import Progress
 from search.results import ResultsFolder
 from search.run.confirm import confirm_search
 from search.run.trial import Bench
 from search.space.sections import Sections
 from search.study.outcomes import Split
 from search.study.record import Scoring
-from search.views.progress import Progress
 from tests.search.conftest import Command, load_as_scored
 from tests.search.family import Family
 from tests.search.processes import running

@@ -19,8 +19,8 @@ from merging.statistics import digests
 from search import Leaderboard, SearchConfig, SearchError, export_trial, run_search
 from search.contents import ParentContents, find
 from search.identity import Identity
+from search.progress import Progress
 from search.results import ResultsFolder
-from search.views.progress import Progress
 from tests.search.conftest import Command, fingerprint
 from tests.search.family import Family, make_family
 from tests.search.jobs import forget

@@ -22,9 +22,9 @@ from merging import MachineError, Merger, MergingError, NonFiniteTensor, OutOfMe
 from merging.residency.memory_errors import is_out_of_memory as merging_is_out_of_memory
 from search import Leaderboard, SearchConfig, SearchError, run_search
 from search.errors import PrunedError, is_of_the_candidate
+from search.progress import Progress
 from search.run.trial import Bench, describe
 from search.study.local_store import LocalStore
-from search.views.progress import Progress
 from tests.search.conftest import Command
 from tests.search.family import NO_REPORT, Family
 from tests.search.jobs import claim, finish, forget, forget_reports

@@ -18,9 +18,9 @@ from search import SearchConfig, run_search
 from search.board.leaderboard import Leaderboard
 from search.errors import SearchError
 from search.overview import SearchOverview, overviews
+from search.progress import Progress
 from search.results import ResultsFolder
 from search.study.local_store import LocalStore
-from search.views.progress import Progress
 from tests.search.conftest import Command, fingerprint
 
 

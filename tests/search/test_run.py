@@ -27,6 +27,7 @@ from evaluation.sandbox.pool import Submissions
 from merging import MergingError, load_tokenizer
 from search import Leaderboard, SearchConfig, SearchError, export_trial, run_search
 from search.callbacks.callback import Callbacks
+from search.progress import Progress
 from search.results import ResultsFolder
 from search.run.phases import Phases as Work
 from search.run.setup import Session
@@ -35,7 +36,6 @@ from search.space.sections import StopSection
 from search.study.local_store import LocalStore
 from search.study.looks import Look
 from search.views.lines import PlainLines
-from search.views.progress import Progress
 from search.views.table import leaderboard_table
 from tests.search.conftest import Command, fingerprint, load_as_scored
 from tests.search.family import NO_REPORT, Family

@@ -9,8 +9,8 @@ import pytest
 
 from merging import MergeOptions, Merger, ParentSet
 from search import SearchConfig, run_search
+from search.progress import Progress
 from search.unread import unread_lines
-from search.views.progress import Progress
 from tests.search.conftest import Command
 from tests.search.family import Family
 from tests.search.told import Stopped, Stops

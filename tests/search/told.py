@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from search.views.progress import Progress
+from search.progress import Progress
 
 
 class Phases(Progress):

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from search import Callback, Leaderboard, SearchConfig, run_search
 from search.callbacks.callback import BegunSearch
+from search.progress import SearchStatus
 from search.study.record import SplitName, TrialRecord
-from search.views.progress import SearchStatus
 from tests.search.jobs import forget_reports
 from tests.search.told import Phases
 

@@ -10,11 +10,11 @@ from search import SearchConfig
 from search.callbacks.callback import BegunSearch
 from search.callbacks.entries import Entries
 from search.callbacks.tracker import Tracker
+from search.progress import SearchStatus
 from search.results import ResultsFolder
 from search.study.outcomes import Split
 from search.study.record import TrialRecord
 from search.study.store import next_round
-from search.views.progress import SearchStatus
 from tests.search.family import Family
 from tests.search.records import ON_REPORT, SPLITS, scoring, trial
 

@@ -17,7 +17,7 @@ from search import SearchConfig, run_search
 from search.preflight.checklist import CHECKS, PROBE, Check, run_checks
 from search.preflight.finding import Finding
 from search.preflight.subject import Subject
-from search.views.progress import Progress
+from search.progress import Progress
 from tests.search.family import Family
 from tests.search.told import Stopped, Stops
 from tests.tiny import TinyModel, TinyVocabulary, save_tiny_model

@@ -17,7 +17,7 @@ from search.memory_demand import UNKNOWN, Memory
 from search.memory_plan import FREE, PARENTS, TABLES, MemoryPart, MemoryPlan, PlacePlan
 from search.preflight.machine_findings import disk_findings, memory_findings, results_bytes, sandbox
 from search.preflight.subject import Subject
-from search.views.progress import Progress
+from search.progress import Progress
 from tests.merging.disks import small_disk
 from tests.search.family import Family
 

@@ -8,7 +8,7 @@ import pytest
 
 from search import SearchConfig
 from search.preflight.trial_probe import Probe, morning, probe, probe_findings, shown_seconds
-from search.views.progress import Progress
+from search.progress import Progress
 from tests.search.family import Family
 
 ZONE = timezone(timedelta(hours=2))

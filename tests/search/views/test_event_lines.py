@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from search.progress import SearchStatus
 from search.views.event_lines import EventLines
-from search.views.progress import SearchStatus
 from tests.search.records import RECORDS, board
 
 DOCUMENTED = Path(__file__).parents[3] / "docs" / "watching.md"

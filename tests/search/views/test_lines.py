@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from search.progress import SearchStatus
 from search.study.record import Scoring, TrialRecord
 from search.views.lines import PlainLines
-from search.views.progress import SearchStatus
 
 BEST = TrialRecord("trial", 9, search=Scoring("complete", score=0.525))
 PARENT = TrialRecord("parent", 0, "a", search=Scoring("complete", score=0.41))

@@ -14,10 +14,10 @@ from rich.cells import cell_len
 from rich.console import Console, ConsoleDimensions
 from rich.text import Text
 
+from search.progress import SearchStatus
 from search.study.record import ASCENT, Scoring, TrialRecord
 from search.study.store import Workplace
 from search.views.live_panel import LivePanel
-from search.views.progress import SearchStatus
 from search.views.reflowed import ReflowedLive
 from tests.search.records import RECORDS, trial
 

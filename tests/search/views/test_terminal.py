@@ -8,9 +8,9 @@ import pty
 
 import pytest
 
+from search.progress import Progress, SearchStatus
 from search.views.lines import PlainLines
 from search.views.live_panel import LivePanel
-from search.views.progress import Progress, SearchStatus
 from search.views.terminal import display, terminal
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from search.progress import SearchStatus, WorkerStatus
 from search.study.record import ASCENT, Scoring, State, TrialRecord
 from search.study.store import Workplace
-from search.views.progress import SearchStatus, WorkerStatus
 from tests.search.records import RECORDS, trial
 
 HERE = Workplace("here", {"cpu": ""})
