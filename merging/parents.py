@@ -170,15 +170,19 @@ class ParentSet:
         """Whether this tensor of all parents can be copied together; a larger one is best kept on the device."""
         return stored.nbytes * len(self.checkpoints) <= self.chunk
 
-    def stored_tensors(self) -> list[tuple[str, StoredTensor]]:
+    def stored_tensors(self, on_gpu: bool | None = None) -> list[tuple[str, StoredTensor]]:
         """Return the tensors that `load` reads, each with its parent, in order; derived tensors come last.
 
         On a GPU, tensors too large to be copied together with those of the other parents come first: it is best to keep
         them there.
+
+        Args:
+            on_gpu: whether they are to be kept on a GPU; by default, whether the device is one.
         """
+        on_gpu = self.device.type != "cpu" if on_gpu is None else on_gpu
         own = [(name, self.stored(name, tensor)) for name in self.checkpoints for tensor in self.names(name)]
         found = [*own, *((name, derived) for (name, _), derived in self._derived.items())]
-        return found if self.device.type == "cpu" else sorted(found, key=lambda each: self._comes_late(each[1]))
+        return sorted(found, key=lambda each: self._comes_late(each[1])) if on_gpu else found
 
     def keep_within(self, budgets: Mapping[torch.device, Budget]) -> None:
         """Limit the parents' memory on each device of the live model, and on the host for it; comes before `load`."""

@@ -29,7 +29,7 @@ from search.ascent.loss import backward_bytes
 from search.errors import SearchError
 from search.free_memory import machine_of
 from search.memory_demand import Demand, MachineMemory, Share
-from search.memory_plan import MemoryPlan, plan_memory
+from search.memory_plan import MemoryPlan, parent_tiers, plan_memory
 from search.space.config import SearchConfig
 
 # A batch with fewer rows does not keep a processor busy.
@@ -167,6 +167,12 @@ class Planner:
         devices = len(self.machine.devices)
         demand = demand_of(self.merger, self.recipes, self.generation, self.ascends, self.limits, devices, itemsize)
         return plan_memory(self.machine, demand)
+
+    def tiers(self, plan: MemoryPlan) -> dict[str, dict[str, int]]:
+        """Return the bytes of each parent in each memory; see `parent_tiers`."""
+        devices = len(self.machine.devices)
+        index, tensors = _Index(self.merger, devices), self.merger.parents.stored_tensors(on_gpu=devices > 0)
+        return parent_tiers(plan, ((parent, index.of(stored.name), stored.nbytes) for parent, stored in tensors))
 
     def fits_in_float32(self) -> bool:
         """Whether models have room in float32, with as many rows as a batch needs."""

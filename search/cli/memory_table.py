@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING
 
 from merging.sizes import shown_size
 from search.memory_demand import UNKNOWN
+from search.memory_plan import MemoryPlan, told_tiers
 from search.views.table import plain_table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from rich.table import Table
-
-    from search.memory_plan import MemoryPlan
 
 
 def memory_table(plan: MemoryPlan) -> Table:
@@ -35,13 +34,14 @@ def memory_table(plan: MemoryPlan) -> Table:
     return table
 
 
-def memory_lines(plan: MemoryPlan) -> Iterator[str]:
-    """Yield what the table does not tell, in sentences."""
+def memory_lines(plan: MemoryPlan, tiers: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
+    """Yield what the table does not tell, in sentences, given the bytes of each parent in each memory."""
     if plan.refusal:
         yield f"The search has no room here: {plan.refusal}"
         return
     if plan.rows:
         yield f"{plan.rows} problems are decoded at once." if plan.rows > 1 else "1 problem is decoded at once."
+    yield f"Parents: {told_tiers(tiers)}."
     if plan.from_host:
         yield f"{shown_size(plan.from_host)} of the parents are copied from the host's memory for every candidate."
     yield from plan.notes

@@ -245,7 +245,7 @@ def show_search(config: SearchConfig, progress: Progress) -> bool:
         unread = unread_findings(space, subject.merger, recipes, progress)
         tell(*untoward([*notes_on_parents(subject.parents), *unread]))
         start = Start.of(subject.earlier, space, {})
-        has_room = _show_memory(subject)
+        has_room = _show_memory(subject, names)
         tell(*start.notes)
         if subject.earlier:
             tell(
@@ -269,8 +269,13 @@ def _has_backend(config: SearchConfig) -> bool:
     return True
 
 
-def _show_memory(subject: Subject) -> bool:
-    """Print how much of this machine's memory the search would take; return False if that is too much or unknown."""
+def _show_memory(subject: Subject, names: Mapping[str, str]) -> bool:
+    """Print how much of this machine's memory the search would take; return False if that is too much or unknown.
+
+    Args:
+        subject: the search.
+        names: of the parents, by their references.
+    """
     from merging import MergingError
     from search.cli.memory_table import memory_lines, memory_table
 
@@ -281,7 +286,8 @@ def _show_memory(subject: Subject) -> bool:
         return False
     click.echo()
     _print_table(memory_table(plan))
-    for line in memory_lines(plan):
+    tiers = {} if plan.refusal else {names.get(name, name): places for name, places in subject.tiers.items()}
+    for line in memory_lines(plan, tiers):
         click.echo(f"\n{textwrap.fill(line, _width())}")
     return not plan.refusal
 

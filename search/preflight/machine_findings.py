@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from shutil import disk_usage
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ from merging import Merger, Recipe
 from merging.caches import cache_folder
 from merging.sizes import shown_size
 from search.memory_demand import UNKNOWN
-from search.memory_plan import PARENTS, TABLES, MemoryPlan
+from search.memory_plan import TABLES, MemoryPlan, told_tiers
 from search.preflight.finding import Finding
 from search.results import existing
 from search.space.config import SearchConfig
@@ -52,11 +52,11 @@ def device(subject: Subject) -> Iterator[Finding]:
 
 def memory(subject: Subject) -> Iterator[Finding]:
     """Yield whether the search has room in memory."""
-    yield from memory_findings(subject.memory)
+    yield from memory_findings(subject.memory, {} if subject.memory.refusal else subject.tiers)
 
 
-def memory_findings(plan: MemoryPlan) -> Iterator[Finding]:
-    """Yield the findings on a memory plan."""
+def memory_findings(plan: MemoryPlan, tiers: Mapping[str, Mapping[str, int]]) -> Iterator[Finding]:
+    """Yield the findings on a memory plan, given the bytes of each parent in each memory."""
     if plan.refusal:
         yield Finding("problem", "memory", f"the search has no room here: {plan.refusal}")
         return
@@ -66,17 +66,10 @@ def memory_findings(plan: MemoryPlan) -> Iterator[Finding]:
         for place in plan.places
         if place.planned
     ]
-    tiers = [
-        f"{shown_size(part.bytes)} on {place.memory.name}"
-        for place in plan.places
-        for part in place.parts
-        if part.what == PARENTS
-    ]
-    tiers += [f"{shown_size(plan.from_files)} in files"] if plan.from_files else []
     yield Finding(
         "ok",
         "memory",
-        f"{', '.join(places)}; parents: {', '.join(tiers)}; {plan.rows} problems are decoded at once",
+        f"{', '.join(places)}; parents: {told_tiers(tiers)}; {plan.rows} problems are decoded at once",
     )
 
 

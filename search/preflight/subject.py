@@ -148,3 +148,8 @@ class Subject:
     def memory(self) -> MemoryPlan:
         """The memory plan. Raises SearchError or MergingError."""
         return self.planner.plan()
+
+    @cached_property
+    def tiers(self) -> Mapping[str, Mapping[str, int]]:
+        """The bytes of each parent in each memory, by that plan. Raises SearchError or MergingError."""
+        return self.planner.tiers(self.memory)

@@ -14,7 +14,18 @@ from evaluation.generation.pass_memory import ModelShape
 from merging.residency.budget import Budget
 from search.cli.memory_table import memory_lines, memory_table
 from search.memory_demand import UNKNOWN, Demand, MachineMemory, Memory, Share
-from search.memory_plan import CACHE, FREE, LIVE, PARENTS, STATISTICS, MemoryPlan, PlacePlan, plan_memory
+from search.memory_plan import (
+    CACHE,
+    FREE,
+    LIVE,
+    PARENTS,
+    STATISTICS,
+    MemoryPlan,
+    PlacePlan,
+    parent_tiers,
+    plan_memory,
+    told_tiers,
+)
 from tests.benchmarks.memory_plan import CARDS, LARGE, MODELS, Model, demand_of, machine_of, plans
 
 BACKENDS: tuple[BackendName, ...] = ("transformers", "vllm")
@@ -256,6 +267,27 @@ def test_statistics_that_have_no_room_on_the_card_are_kept_on_the_host() -> None
     assert plan.from_host == share.parents + share.statistics - on(plan.places[0], PARENTS)
 
 
+def test_parents_fill_the_memories_in_the_order_in_which_they_are_read() -> None:
+    plan = plan_memory(machine_of(80), demand_of(MODELS[0]))
+    layer = 6 * MODELS[0].parameters // 3 // 100
+    tiers = parent_tiers(plan, [(name, 0, layer) for name in ("base", "a", "b") for _ in range(100)])
+    assert told_tiers(tiers) == "base on cuda:0, a 5.3 GB on cuda:0 and 8.2 GB on host, b on host"
+    for place in plan.places:
+        kept = sum(places.get(place.memory.name, 0) for places in tiers.values())
+        assert abs(on(place, PARENTS) - kept) < layer
+
+
+def test_of_several_cards_each_has_its_own_room() -> None:
+    plan = replace(plan_memory(machine_of(141, 4), demand_of(LARGE, devices=4)), from_files=1)
+    room = on(plan.places[1], PARENTS)
+    tiers = parent_tiers(plan, [("a", 1, room), ("b", 1, 1), ("c", 2, 1), ("d", 2, 10**15)])
+    assert {name: list(places) for name, places in tiers.items()} == {
+        "a": ["the cards"], "b": ["host"], "c": ["the cards"], "d": ["files"]
+    }  # fmt: skip
+    assert told_tiers(tiers) == "a on the cards, b on host, c on the cards, d in files"
+    assert told_tiers(dict.fromkeys("ab", tiers["d"])) == "all in files"
+
+
 @pytest.mark.parametrize("width", [80, 160])
 @pytest.mark.parametrize("devices", [0, 1, 4, 8])
 def test_the_table_fits_a_terminal_and_adds_up(width: int, devices: int) -> None:
@@ -271,8 +303,10 @@ def test_the_table_fits_a_terminal_and_adds_up(width: int, devices: int) -> None
     table = shown(plan)
     assert table[0][0] == "memory, in GB"
     assert FREE in [row[0] for row in table]
-    assert next(iter(memory_lines(plan))).startswith(f"{plan.rows} problems")
-    assert next(iter(memory_lines(replace(plan, rows=1)))) == "1 problem is decoded at once."
+    first, second, *_ = memory_lines(plan, {"a": {"host": 10**9}})
+    assert first.startswith(f"{plan.rows} problems")
+    assert second == "Parents: all on host."
+    assert next(iter(memory_lines(replace(plan, rows=1), {}))) == "1 problem is decoded at once."
 
 
 def test_cards_alike_share_a_column() -> None:

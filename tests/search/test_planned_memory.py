@@ -20,7 +20,7 @@ from merging.calibration import CALIBRATION_TOKENS, diagonal_fisher
 from merging.residency.budget import Budget
 from search import SearchConfig, SearchError, run_search
 from search.memory_demand import MachineMemory, Memory
-from search.planned_memory import Generation, Planner, beside_engine, budgets_of, demand_of
+from search.planned_memory import Generation, Limits, Planner, beside_engine, budgets_of, demand_of
 from search.results import ResultsFolder
 from search.run.setup import Setup
 from tests.parametrization import every
@@ -84,6 +84,24 @@ def test_calibration_is_planned_with_what_a_text_keeps_for_its_backward_pass(fam
         diagonal_fisher(model, [torch.full((1, CALIBRATION_TOKENS), 5)])
     planned = demand.shares[0].calibration - sum(weights.values())
     assert sum(kept.values()) <= planned <= 4 * sum(kept.values())
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.4, 0.7, 1.0])
+def test_parents_are_kept_where_the_plan_says(family: Family, kept: float) -> None:
+    recipes = SearchConfig.load(family.write()).space.extreme_recipes
+    with ParentSet.open(recipes, MergeOptions(memory_budget=0)) as parents:
+        limit = int(kept * sum(stored.nbytes for _, stored in parents.stored_tensors()))
+        machine, wanted = MachineMemory(Memory("host", 10**10, 10**10)), Generation("transformers", 100, 7)
+        planner = Planner(Merger(parents), recipes, wanted, machine, limits=Limits(parents=limit))
+        plan = planner.plan()
+        parents.keep_within(budgets_of(plan, [torch.device("cpu")]))
+        parents.load()
+        found: dict[str, dict[str, int]] = {}
+        for name, stored in parents.stored_tensors():
+            place = "files" if parents.kept(name, stored.name) is None else "host"
+            own = found.setdefault(name, {})
+            own[place] = own.get(place, 0) + stored.nbytes
+        assert planner.tiers(plan) == found
 
 
 def test_several_cpus_share_the_budget_of_the_host(family: Family) -> None:

@@ -24,19 +24,21 @@ from tests.search.family import Family
 CARD = PlacePlan(Memory("cuda:0", 80 * 10**9, 79 * 10**9), (MemoryPart(FREE, 10**9), MemoryPart(PARENTS, 20 * 10**9)))
 HOST = PlacePlan(Memory("host", UNKNOWN, UNKNOWN), (MemoryPart(PARENTS, 5 * 10**9), MemoryPart(TABLES, 10**9)))
 
+TIERS = {"a": {"cuda:0": 13 * 10**9}, "b": {"cuda:0": 4 * 10**9, "files": 9 * 10**9}}
+
 
 def plan(*notes: str, refusal: str = "") -> MemoryPlan:
     return MemoryPlan((CARD, HOST), (Budget(0, 0),), 82, Room(), True, 0, 2 * 10**9, notes, refusal)
 
 
 def test_memory_is_told_by_place_and_tier() -> None:
-    note, ok = memory_findings(plan("2.0 GB of the parents are not kept in memory"))
+    note, ok = memory_findings(plan("2.0 GB of the parents are not kept in memory"), TIERS)
     assert (note.level, note.detail) == ("note", "2.0 GB of the parents are not kept in memory")
     assert ok.detail == (
-        "cuda:0: 21.0 GB of 79.0 GB free, host: 6.0 GB of unknown free; parents: 20.0 GB on cuda:0, 5.0 GB on host, "
-        "2.0 GB in files; 82 problems are decoded at once"
+        "cuda:0: 21.0 GB of 79.0 GB free, host: 6.0 GB of unknown free; parents: a on cuda:0, b 4.0 GB on cuda:0 "
+        "and 9.0 GB in files; 82 problems are decoded at once"
     )
-    (problem,) = memory_findings(plan(refusal="host can give 90 KB"))
+    (problem,) = memory_findings(plan(refusal="host can give 90 KB"), {})
     assert (problem.level, problem.detail) == ("problem", "the search has no room here: host can give 90 KB")
 
 
