@@ -258,13 +258,10 @@ def show_search(config: SearchConfig, progress: Progress) -> bool:
 
 def _has_backend(config: SearchConfig) -> bool:
     """Whether the backend of a search is installed; say how to install it if not."""
-    from evaluation import EvaluationError
-    from evaluation.generation.backends import require_backend
-
     try:
-        require_backend(config.evaluation.backend)
-    except EvaluationError as error:
-        tell(f"{config.source}: evaluation.backend: {error}")
+        config.require_backend()
+    except SearchError as error:
+        tell(str(error))
         return False
     return True
 

@@ -58,6 +58,7 @@ CHECKS = (
     Check("evidence", search.evidence, ("problems",)),
     Check("sandbox", machine.sandbox),
     Check("device", machine.device),
+    Check("backend", machine.backend),
     Check("memory", machine.memory, ("problems", "merges", "prompts", "device")),
     Check("disk", machine.disks, ("memory",)),
 )

@@ -7,7 +7,6 @@ from pathlib import Path
 from shutil import disk_usage
 from typing import TYPE_CHECKING
 
-from evaluation.generation.backends import require_backend
 from evaluation.sandbox.errors import ConfinementError
 from evaluation.sandbox.isolation import remedy
 from evaluation.sandbox.pool import SandboxPool
@@ -44,10 +43,15 @@ def sandbox(_: Subject) -> Iterator[Finding]:
 
 
 def device(subject: Subject) -> Iterator[Finding]:
-    """Yield the device and the backend."""
-    require_backend(subject.config.evaluation.backend)
+    """Yield what merges, and where models are."""
     where = subject.device or f"device_map: {subject.config.merging.device_map}"
-    yield Finding("ok", "device", f"{where}, backend {subject.config.evaluation.backend}")
+    yield Finding("ok", "device", str(where))
+
+
+def backend(subject: Subject) -> Iterator[Finding]:
+    """Yield what generates."""
+    subject.config.require_backend()
+    yield Finding("ok", "backend", subject.config.evaluation.backend)
 
 
 def memory(subject: Subject) -> Iterator[Finding]:

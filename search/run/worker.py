@@ -66,6 +66,7 @@ def run_search(
         raise error
     if not config.evaluation.allow_code_execution:
         raise ConsentError
+    config.require_backend()
     config.require_files()
     total = config.search.trials if trials is None else trials
     path = Path(out) if out is not None else default_folder(config)

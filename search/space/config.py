@@ -110,6 +110,16 @@ class SearchConfig:
             raise error
         require_models([(f"{self.source}: {key}", name) for key, name in self._models()], self.merging.load_options)
 
+    def require_backend(self) -> None:
+        """Raise SearchError, with the key, if the backend is not installed."""
+        from evaluation import EvaluationError
+        from evaluation.generation.backends import require_backend
+
+        try:
+            require_backend(self.evaluation.backend)
+        except EvaluationError as error:
+            raise SearchError(f"{self.source}: evaluation.backend: {error}") from None
+
     def missing(self) -> Iterator[SearchError | MergingError]:
         """Yield an error, with the key, for each missing model or file that the config names."""
         for key, reference in self._models():

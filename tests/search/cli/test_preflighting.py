@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
@@ -46,6 +48,23 @@ def test_a_folder_that_cannot_be_written_is_told_before_anything_is_run(
     assert told["results"]["level"] == "problem"
     assert told["results"]["detail"].startswith("/proc/night: cannot be written: ")
     assert told["not checked"]["detail"].startswith("probe: ")
+
+
+@pytest.mark.skipif(find_spec("vllm") is not None, reason="vllm is installed")
+def test_a_backend_that_is_missing_is_told_by_its_key_by_check_and_run(
+    family: Family, command: Command, tmp_path: Path
+) -> None:
+    config, out = family.write("night.yaml", evaluation=", backend: vllm"), tmp_path / "run"
+    told = "evaluation.backend: backend vllm is not installed; pip install 'merge-search[vllm]'"
+    done = command("check", config, "--out", out, "--probe", "--json")
+    assert done.exit_code == 2
+    found = {each["what"]: each for each in json.loads(done.stdout)["findings"]}
+    assert (found["backend"]["level"], found["memory"]["level"]) == ("problem", "ok")
+    assert found["backend"]["detail"].startswith(told)
+    assert found["not checked"]["detail"].startswith("probe: ")
+    done = command("run", config, "--out", out)
+    assert done.stderr.splitlines()[-1].startswith(f"merge-search: {config}: {told}")
+    assert not out.exists()
 
 
 @pytest.mark.slow
