@@ -40,7 +40,7 @@ def test_an_upload_that_was_cut_off_goes_on_where_it_stopped(
     hub.drops = 1000
     told = push(command, finished, folder, *more)
     assert told.startswith("2: ")
-    assert "Error while uploading 'model-0000" in told
+    assert "Error while uploading '" in told  # whichever of the large files, the tokenizer.json among them, was first
     assert f"the export is in {folder}, and the same command continues this upload" in told
     assert hub.models[TO].paths == [".gitattributes", "README.md"]
     made = {file: file.stat().st_mtime_ns for file in folder.rglob("*.safetensors")}
