@@ -308,8 +308,8 @@ def _score(record: TrialRecord) -> float:
 
 
 def objectives(records: Iterable[TrialRecord]) -> int:
-    """Return the number of objectives: how many scores a model has."""
-    return max((len(record.search.scores) for record in records), default=1)
+    """Return the number of objectives: how many scores a model has; 1 if none has any yet."""
+    return max((len(record.search.scores) for record in records), default=1) or 1
 
 
 def _names(records: Iterable[TrialRecord]) -> dict[str, str]:

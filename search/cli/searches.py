@@ -309,6 +309,7 @@ def compare(first: str, second: str, as_json: bool, html: Path | None, problems:
 
 
 def _write_study(results: Path, file: Path) -> None:
+    from search.board.search_verdict import objectives
     from search.results import ResultsFolder
     from search.space.space import SearchSpace
     from search.study.projection import write_study
@@ -317,5 +318,4 @@ def _write_study(results: Path, file: Path) -> None:
     name, records, *_ = folder.read()
     space = SearchSpace.read(folder.identity["recipe"], str(results))
     folder.require_parameters(records, space)
-    objectives = max((len(record.search.scores) for record in records), default=1) or 1
-    write_study(file, name, records, space.distributions(), objectives)
+    write_study(file, name, records, space.distributions(), objectives(records))

@@ -19,6 +19,7 @@ from optuna.trial import Trial
 
 from merging.recipes.yaml_file import Dumper
 from search.board.leaderboard import Leaderboard, Row
+from search.board.search_verdict import objectives
 from search.errors import SearchError
 from search.results import ResultsFolder
 from search.shell import shell_command
@@ -55,7 +56,7 @@ class Dashboard:
         name, records, self._splits, _ = self._folder.read()
         space = SearchSpace.read(self._folder.identity["recipe"], str(results))
         self._folder.require_parameters(records, space)
-        self._objectives = max((len(record.search.scores) for record in records), default=1) or 1
+        self._objectives = objectives(records)
         storage = optuna.storages.InMemoryStorage()
         with quiet():
             self._projection = Projection(space.distributions(), self._objectives, storage, name)
