@@ -2,6 +2,8 @@
 
 python -m tests.benchmarks.ways
 
+Of a recipe's value it also counts the part of the way inside `Merger.apply`, where a candidate is merged.
+
 A profiler looks at every call and return of the packages for the value: a float or a text that occurs once. A file is a
 room; a return is a step from one file back to another that the value had left, counted once however often it is taken.
 What runs in the processes of the sandbox is not seen.
@@ -50,16 +52,23 @@ class Follower:
     def __init__(self, values: Mapping[str, object]) -> None:
         self._values = values
         self.stays: dict[str, list[str]] = {name: [] for name in values}
+        self.in_apply: list[str] = []
+        self._applying = False
 
     def __call__(self, frame: FrameType, event: str, returned: object) -> None:
         code = frame.f_code
         if event not in ("call", "return") or not code.co_filename.startswith(PACKAGES):
             return
+        if code.co_qualname == "Merger.apply":
+            self._applying = event == "call"
         names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
         passed = [frame.f_locals.get(name) for name in names if name not in ("self", "cls")]
         for name, value in self._values.items():
             if _holds(passed if event == "call" else [returned], value, DEPTH):
-                self.stays[name].append(str(Path(code.co_filename).relative_to(ROOT)))
+                room = str(Path(code.co_filename).relative_to(ROOT))
+                self.stays[name].append(room)
+                if self._applying and name == "parameter":
+                    self.in_apply.append(room)
 
 
 def _holds(found: object, value: object, depth: int) -> bool:
@@ -129,6 +138,7 @@ def main() -> None:
         "a recipe's value": [
             room for room in follower.stays["parameter"] if room.startswith(("merging/", "search/space"))
         ],
+        "the same, in `Merger.apply`": follower.in_apply,
         "a completion": follower.stays["completion"],
         "a verdict": follower.stays["verdict"],
         "a trial's parameters": [room for room in follower.stays["parameter"] if room.startswith("search/")],
