@@ -41,7 +41,7 @@ class TinyVocabulary:
     added: tuple[str, ...] = ()
     eos: str = "</s>"
     pad: str | None = "</s>"
-    rows: int | None = None  # of the embedding; by default one a token
+    rows: int | None = None  # of the embedding; by default one per token
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def save_tiny_model(folder: Path, tiny: TinyModel) -> str:
 
 
 def byte_tokenizer(vocabulary: TinyVocabulary | None = None) -> PreTrainedTokenizerFast:
-    """Return a byte-level tokenizer, by default without merges: an id a byte."""
+    """Return a byte-level tokenizer, by default without merges: one id per byte."""
     chosen = vocabulary or TinyVocabulary()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     ids = {token: index for index, token in enumerate([*alphabet, *chosen.words, *chosen.plain])}

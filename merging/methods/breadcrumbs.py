@@ -19,7 +19,7 @@ def band(
 ) -> Sparsification | None:
     """Keep int(density · elements) entries of a task vector, below its largest.
 
-    The int(gamma · elements) largest are dropped first, then the smallest; fewer of the largest, if otherwise fewer
+    The int(gamma · elements) largest are removed first, then the smallest; fewer of the largest, if otherwise fewer
     would be left than the density asks for. A density of 1 keeps all, whatever gamma is. With `rescale` the kept
     elements are scaled so that the task vector keeps its L1 norm.
     """

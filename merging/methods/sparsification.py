@@ -113,7 +113,7 @@ def top_k(operands: Operands, index: int, density: tuple[float, ...], rescale: b
         return KEEP_NONE
     floor = delta_magnitudes(operands, index).largest(max(1, int(density[index] * operands.elements)))
     if floor.after == 0:
-        return None  # it would drop only zeros
+        return None  # it would remove only zeros
     return operands.completed(index, Sparsification(floor=floor), rescale)
 
 

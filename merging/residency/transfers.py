@@ -2,7 +2,7 @@
 
 Guarantees: at most two groups of tensors are on the device at a time, each of a chunk at most. A group is complete
 before it is used, and its buffer is not overwritten before the work enqueued with it is done. A group without room is
-not copied, which is no error.
+not copied, which is not an error.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ from evaluation.generation.vllm_backend import VllmBackend
 from tests.benchmarks.generation import Stage, agreement, arguments, set_up
 from tests.benchmarks.machine import describe_machine
 
-# In one process, which was the faster way here. Seconds are those of `generate` alone.
+# In one process, which was the faster way here. Seconds count only `generate`.
 PLAIN = """
 import json, sys, time
 from vllm import LLM, SamplingParams

@@ -5,7 +5,7 @@
     python -m tests.benchmarks.proposals --jobs 2  # two searches at once: sooner, but their seconds are not recorded
 
 Each search is the command that a person types. `default` is the config as it comes, with `--first` trials, and
-`default, whole` the same with all trials, as the others, which have no ascent. `pycma` alone is no command: it is pycma
+`default, whole` the same with all trials, as the others, which have no ascent. `pycma` is not a command, but pycma
 as mergekit-evolve sets it up (x0 = equal weights, sigma0 = 1/6), on our merger and evaluator. No search ends before its
 trials are over. `mostly text` is a variant of the quickstart with four text problems to one of maths: there the best
 parent is good, and the gain of a merge small. `smollm2` is the search of configs/smollm2_adapters.yaml.

@@ -64,7 +64,7 @@ def _is_worse(trial: Mapping[str, Rate], best: Mapping[str, Rate], seen: Sequenc
 
 
 def without_ascent(sampler: str, trials: int) -> SearchConfig:
-    """Return the config of a search by a sampler alone, which ends with its trials."""
+    """Return the config of a search by a sampler without an ascent, which ends with its trials."""
     settings = {"ascent": None, "sampler": sampler, "stop": StopSection(proven=False), "trials": trials}
     return SearchConfig.load(CONFIG).updated("search", **settings)
 

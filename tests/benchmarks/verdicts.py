@@ -98,7 +98,7 @@ class Replay:
             "confirm": Split(_ROUNDS, (), world.problems + _NEW_PROBLEMS),
         }
         kinds = [1 - 2 * world.discordance, 2 * world.discordance]
-        # Models differ on open problems alone; the others all of them pass, or none.
+        # Models differ only on open problems; the others are passed by all of them, or by none.
         self._open = {name: self._random.choice(2, how.problems, p=kinds) == 1 for name, how in self._splits.items()}
         self._easy = {name: self._random.random(how.problems) < 0.5 for name, how in self._splits.items()}
         for known in (self._open, self._easy):  # a confirmation begins with the problems of the report split

@@ -77,7 +77,7 @@ def shape(layers: int, hidden: int, vocabulary: int) -> LlamaConfig:
 
 
 def write_family(folder: Path, config: LlamaConfig, device: torch.device) -> Family:
-    """Write a base and two fine-tunes, a file a layer, their weights made on the device."""
+    """Write a base and two fine-tunes, one file per layer, with weights made on the device."""
     with torch.device("meta"):
         meta = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
     shapes = {name: tensor.shape for name, tensor in meta.state_dict().items()}

@@ -147,7 +147,7 @@ def test_what_a_check_has_started_ends_with_it() -> None:
         command.end(check.pid)
         assert check.stdout.read() == ""  # so nothing holds it open any more
         assert check.wait() == -signal.SIGKILL
-    command.end(check.pid)  # twice is no error
+    command.end(check.pid)  # a second call is not an error
 
 
 @pytest.mark.slow

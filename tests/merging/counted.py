@@ -179,7 +179,7 @@ def _counted_waits(counts: Counts) -> Iterator[None]:
 
 
 def _as_one_launch(function: Callable[..., Any], form: object) -> Callable[..., Any]:
-    """Return what counts as one launch, and sees to it that the function runs on tensors of the device alone."""
+    """Return what counts as one launch, and sees to it that the function runs only on tensors of the device."""
 
     def launch(*args: Any) -> Any:
         given = [each for each in tree_leaves(args) if isinstance(each, Tensor)]

@@ -40,7 +40,7 @@ SPOILT: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda m: change_config(m, intermediate_size=32),
         r"m: tensor model\.layers\.0\.mlp\.gate_proj\.weight has shape \[64, 32\], but its config says \[32, 32\]",
     ),
-    "a value is no number": (
+    "a value is not a number": (
         lambda m: change_config(m, hidden_size="big"),
         "m: its config.json cannot be used: .*'hidden_size'.*expected int",
     ),

@@ -32,7 +32,7 @@ def merge(text: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
 
 
 def magnitude_ties(step: Step, parents: ParentSet) -> Tensor:
-    """Return a mask of the elements whose magnitude is exactly that at which some task vector is cut.
+    """Return a mask of the elements whose magnitude is exactly that at which some task vector is trimmed.
 
     Which of equals are kept is the one thing that mergekit leaves open (torch's unstable sort decides). Of zeros it
     does not matter.

@@ -19,8 +19,8 @@ ADAPTERS = ("/m/base+/x/lora", "/m/base+/y/lora", "/m/base")
 @pytest.mark.parametrize(
     ("plain", "names"),
     [
-        (["/x/strings", "/x/numbers"], ["strings", "numbers"]),
-        ([{"model": {"path": "/x/strings@v2"}}, {"model": {"path": "/x/a+b"}}], ["strings@v2", "a+b"]),
+        (["/x/text", "/x/maths"], ["text", "maths"]),
+        ([{"model": {"path": "/x/text@v2"}}, {"model": {"path": "/x/a+b"}}], ["text@v2", "a+b"]),
         (["/one/final", "/two/final", "/base"], ["one/final", "two/final", "base"]),
         (["/a/one/final", "/b/one/final"], ["a/one/final", "b/one/final"]),
         (["owner/model", "/x/owner/model"], ["owner/model", "x/owner/model"]),

@@ -119,7 +119,7 @@ def candidates(
                 arrived = transfers.take(stored)
                 if arrived is not None:
                     device.work.append(lambda stored=stored, at=arrived: seen.append((stored, at.clone())))  # type: ignore[misc]
-                del arrived  # the work alone holds it
+                del arrived  # only the work holds it
     device.wait_for_all()
     return seen
 

@@ -270,7 +270,7 @@ WRONG = {
         "{{source: {{kind: model_token, model: {a}, token_id: 5000}}}}",
         "tokenizer.tokens.<new>.source.token_id: 5000 is outside the {rows} rows of {a}",
     ),
-    "a model that is no parent": (
+    "a model that is not a parent": (
         "{{source: {{kind: model_token, model: {a}x, token_id: 5}}}}",
         "tokenizer.tokens.<new>.source: {a}x is not a parent of this merge; did you mean '{a}'? "
         "(parents: {base}, {a}, {b})",

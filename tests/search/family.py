@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from tests.tiny import TinyModel, byte_tokenizer, save_tiny_model
 
 _NAMES = ["alpha", "beta", "gamma", "delta", "rho", "sigma", "tau", "phi"]
-# For `evaluation`: what is asked of the models is asked once, where no report is of interest.
+# For `evaluation`: all problems are searched on, where no report is of interest.
 NO_REPORT = ", report_fraction: 0"
 # How much likelier than others these models are to end a line.
 _EAGERNESS = 2.5

@@ -47,7 +47,7 @@ def append_end(model: Path) -> None:
 
 
 def lengthen(model: Path) -> None:
-    """Add a token to a tokenizer alone."""
+    """Add a token only to a tokenizer."""
     rows = json.loads((model / "config.json").read_text())["vocab_size"]
     file = Tokenizer.from_file(str(model / "tokenizer.json"))
     file.add_tokens([f"<{number}>" for number in range(rows - file.get_vocab_size())])

@@ -286,7 +286,7 @@ def test_layers_and_models_come_back_from_the_recipe_that_they_made(
 
 
 def among_methods() -> dict[str, Any]:
-    """Return a space of three methods, of which one alone has epsilon."""
+    """Return a space of three methods, of which only one has epsilon."""
     template = recipe(density={"low": 0.1, "high": 0.8}, epsilon={"low": 0.01, "high": 0.1})
     template["merge_method"] = {"choices": ["ties", "della", "task_arithmetic"]}
     template["parameters"] = {"epsilon": 0.05}
