@@ -41,14 +41,14 @@ def history(evidence: SearchEvidence) -> Section | None:
     _add_reported(figure, evidence, scored)
     _add_references(figure, evidence, (trials[0].number, last))
     figure.update_layout(
-        xaxis={"title": {"text": "trial"}, "zeroline": False, "tickformat": "d", **({"dtick": 1} if last < 15 else {})},
+        xaxis={"title": {"text": "trial"}, "zeroline": False, "tickformat": "d", **({"dtick": 1} if last < 12 else {})},
         yaxis=percent_axis("score on the search split", zeroline=False),
         legend=BELOW,
         margin={"t": 20, "r": 20},
         hovermode="closest",
     )
-    after = "The band is the 95% interval of the best trial so far. It was chosen by these scores, so they flatter it."
-    return figure_section("history", "History", {"history": figure}, after=after, history=520)
+    band = "The band is the 95% interval of the best trial so far. It was chosen by these scores, so they flatter it."
+    return figure_section("history", "History", {"history": figure}, after=band if firsts else "", history=520)
 
 
 def records_so_far(scored: Sequence[TrialRecord]) -> Iterator[TrialRecord]:

@@ -107,7 +107,7 @@ def _phases(trials: Sequence[TrialRecord]) -> go.Figure:
     figure.update_layout(
         barmode="stack",
         bargap=0.1 if len(trials) < 100 else 0,
-        xaxis={"title": {"text": "trial"}, "tickformat": "d", **({"dtick": 1} if len(trials) < 15 else {})},
+        xaxis={"title": {"text": "trial"}, "tickformat": "d", **({"dtick": 1} if len(trials) < 12 else {})},
         yaxis={"title": {"text": "seconds"}},
         legend=BELOW | {"y": -0.3},
         margin={"t": 10, "r": 20},
@@ -137,7 +137,8 @@ def _workers(evidence: SearchEvidence, found: Sequence[Span]) -> go.Figure:
             )
     figure.update_layout(
         barmode="overlay",
-        xaxis={"type": "date", "title": {"text": "time (UTC)"}},
+        # Slanted labels would reach into the title and the legend of a narrow figure.
+        xaxis={"type": "date", "title": {"text": "time (UTC)"}, "tickangle": 0},
         yaxis={"type": "category", "autorange": "reversed"},
         legend=BELOW | {"y": -0.35},
         margin={"t": 10, "r": 20},

@@ -27,6 +27,17 @@ _OVERLAPS = """() => {
   return boxes.slice(1).filter((box, place) => box.top < boxes[place].bottom - 1).length;
 }"""
 
+_LABELS = """() => [...document.querySelectorAll("[data-figure]")].flatMap((figure) => {
+  const labels = [...figure.querySelectorAll(".xtick text, .g-xtitle text, .legendtext")].flatMap((each) => {
+    const lines = [...each.querySelectorAll("tspan.line")];
+    return lines.length ? lines : [each];
+  }).map((each) => [each.textContent, each.getBoundingClientRect()]);
+  return labels.flatMap(([name, box], place) => labels.slice(place + 1).filter(([, other]) =>
+    Math.min(box.right, other.right) - Math.max(box.left, other.left) > 2
+    && Math.min(box.bottom, other.bottom) - Math.max(box.top, other.top) > 2
+  ).map(([other]) => `${figure.dataset.figure}: ${name} on ${other}`));
+})"""
+
 
 def scrolled(page: Page) -> Page:
     """Scroll through the whole page, until all of its figures are drawn."""
@@ -45,6 +56,7 @@ def test_nothing_is_wider_than_the_window_and_nothing_overlaps(made: Make, visit
     assert page.evaluate("document.documentElement.scrollWidth") == width
     assert page.evaluate(_WIDER) == []
     assert page.evaluate(_OVERLAPS) == 0
+    assert page.evaluate(_LABELS) == []
     assert page.get_by_text("could not be drawn").count() == 0
 
 
