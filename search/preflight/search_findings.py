@@ -17,6 +17,7 @@ from search.prompt_checks import notes_on_prompts, require_template
 from search.results import ResultsFolder
 from search.space.config import SearchConfig
 from search.space.space import SearchSpace
+from search.stopping import SearchSoFar, ended_by
 from search.unread import unread_lines
 
 if TYPE_CHECKING:
@@ -33,10 +34,13 @@ def results(subject: Subject) -> Iterator[Finding]:
     ResultsFolder.refuse(out, config, fresh=False)
     if ResultsFolder.is_one(out):
         folder = ResultsFolder.open(out)
-        _, records, _, _ = folder.read()
+        _, records, splits, looks = folder.read()
         folder.require_parameters(records, config.space)
-        over = sum(record.kind == "trial" and record.is_over for record in records)
-        yield Finding("ok", "results", f"{out} holds this search: {over} trials are over, and a run continues it")
+        so_far = SearchSoFar(records, splits, looks, config.search.trials)
+        ended = ended_by(so_far, config.search.stop)
+        next_run = f"no other will run: {ended}" if ended else "a run continues it"
+        told = f"{out} holds this search with the results of {counted(len(so_far.over), 'trial')}; {next_run}"
+        yield Finding("ok", "results", told)
     else:
         yield Finding("ok", "results", f"{out}: a new folder")
     if not config.evaluation.allow_code_execution:

@@ -156,7 +156,7 @@ def test_a_fault_is_told_where_it_is(family: Family, fault: Fault, level: str, w
 @pytest.mark.parametrize(
     ("damage", "level", "told"),
     [
-        ("", "ok", "holds this search: 1 trials are over"),
+        ("", "ok", "holds this search with the results of 1 trial; a run continues it"),
         ("ALTER TABLE records DROP COLUMN seen", "problem", "search.db: no such column"),
         ("UPDATE records SET parameters = '{'", "problem", "search.db: holds a damaged value"),
     ],
