@@ -52,21 +52,26 @@ const report = (() => {
     return node;
   }
 
-  function dressed(layout) {
+  function dressed(layout, narrow) {
     const plain = { ...layout, ...(printing ? { width: PRINTED } : {}) };
     plain.paper_bgcolor = plain.plot_bgcolor = "rgba(0,0,0,0)";
     plain.font = { family: "system-ui, sans-serif", size: 12, ...plain.font, color: colour("text") };
     plain.hoverlabel = { bgcolor: colour("panel"), bordercolor: colour("line"), font: { color: colour("text") }, ...plain.hoverlabel };
     for (const key of Object.keys(plain).concat("xaxis", "yaxis"))
       if (/^[xy]axis\d*$/.test(key))
-        plain[key] = { gridcolor: colour("line"), zerolinecolor: colour("line"), linecolor: colour("line"), automargin: true, ...plain[key] };
+        plain[key] = {
+          gridcolor: colour("line"), zerolinecolor: colour("line"), linecolor: colour("line"), automargin: true,
+          ...(narrow && plain[key]?.type === "date" ? { nticks: 3 } : {}), ...plain[key],
+        };
     return painted(plain);
   }
+
+  const isNarrow = (element) => !printing && element.clientWidth < NARROW;
 
   // On a phone the legend is a list below the figure, which grows by the list's height.
   function listed(element, data, layout) {
     const entries = data.filter((trace) => trace.name && trace.showlegend !== false).length;
-    if (printing || element.clientWidth >= NARROW || layout.legend?.orientation !== "h" || entries < 4) return layout;
+    if (!isNarrow(element) || layout.legend?.orientation !== "h" || entries < 4) return layout;
     element.dataset.height ??= element.clientHeight;
     const height = Number(element.dataset.height), room = entries * ENTRY, plot = height - (layout.margin?.t ?? 20) - AXIS;
     element.style.height = height + room + "px";
@@ -77,7 +82,7 @@ const report = (() => {
   async function figure(element, { data, layout }) {
     figures.set(element, { data, layout });
     const Plotly = await plotly();
-    await Plotly.react(element, painted(data), dressed(listed(element, data, layout)), { responsive: true, displaylogo: false });
+    await Plotly.react(element, painted(data), dressed(listed(element, data, layout), isNarrow(element)), { responsive: true, displaylogo: false });
     element.classList.add("drawn");
     performance.mark("drawn");
     return element;

@@ -60,6 +60,10 @@ def test_nothing_is_wider_than_the_window_and_nothing_overlaps(made: Make, visit
     assert page.get_by_text("could not be drawn").count() == 0
 
 
+def test_the_longer_labels_of_a_search_of_seconds_fit_a_phone(finished: Path, visit: Visit) -> None:
+    assert scrolled(visit(finished, 390)).evaluate(_LABELS) == []
+
+
 def test_tables_are_sorted_by_a_click_and_by_the_keyboard(made: Make, visit: Visit) -> None:
     page = visit(made("eight_parents"))
     heading = page.locator("#leaderboard-table thead th").nth(1)
