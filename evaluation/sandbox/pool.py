@@ -35,7 +35,9 @@ _LOG = logging.getLogger(__name__)
 class _Shared:
     """The state that the pool shares with its threads; if they held the pool itself, it could never be collected."""
 
-    workers: tuple[ZygotePair, ...]
+    workers: list[ZygotePair] = field(default_factory=list)
+    most: int = 0  # of the threads, how many may check programs
+    turns: threading.Condition = field(default_factory=threading.Condition)
     submissions: queue.SimpleQueue[Callable[[ZygotePair], None] | None] = field(default_factory=queue.SimpleQueue)
     started: threading.Event = field(default_factory=threading.Event)
     closed: threading.Event = field(default_factory=threading.Event)
@@ -44,11 +46,24 @@ class _Shared:
 
     def close(self) -> None:
         """End every thread and every running check."""
-        if not self.closed.is_set():
+        with self.turns:
+            if self.closed.is_set():
+                return
             self.closed.set()
-            for worker in self.workers:
-                self.submissions.put(None)
-                worker.stop()
+            self.turns.notify_all()
+        for worker in self.workers:
+            self.submissions.put(None)
+            worker.stop()
+
+    def next_check(self, number: int) -> Callable[[ZygotePair], None] | None:
+        """Return the next check for a thread, once it may take one; None when the pool closes."""
+        while True:
+            with self.turns:
+                self.turns.wait_for(lambda: number < self.most or self.closed.is_set())
+            check = self.submissions.get()
+            if check is None or number < self.most:
+                return check
+            self.submissions.put(check)  # fewer threads may check since it began to wait
 
     def refuse_if_unusable(self) -> None:
         """Raise SandboxError if the pool is closed or could not start."""
@@ -79,8 +94,6 @@ class SandboxPool:
                 "scoring executes model-generated code in a sandbox that needs Linux, and this is "
                 f"{sys.platform}; run it in a Linux container, as docs/how-to/container.md says"
             )
-        if workers < 1:
-            raise SandboxError(f"workers: {workers} is less than 1")
         if timeout_seconds is not None and not 0 < timeout_seconds <= 3600:
             raise SandboxError(f"timeout_seconds: {timeout_seconds} is outside (0, 3600]")
         # Imported here, because these need modules that only Linux has.
@@ -89,16 +102,30 @@ class SandboxPool:
         from evaluation.sandbox.zygote_pair import ZygotePair
 
         sweep()
-        gate, bubblewrap = Gate(), find()
-        self._shared = _Shared(tuple(ZygotePair(timeout_seconds, gate, bubblewrap) for _ in range(workers)))
-        # Daemons, so that an interpreter that exits without close() does not wait for them; the zygotes end with it.
-        self._threads = [
-            threading.Thread(target=_serve, args=(self._shared, worker), name=f"sandbox-{number}", daemon=True)
-            for number, worker in enumerate(self._shared.workers)
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._new_pair = partial(ZygotePair, timeout_seconds, Gate(), find())
+        self._shared = _Shared()
+        self._threads: list[threading.Thread] = []
+        self.resize(workers)
         self._finalizer = weakref.finalize(self, self._shared.close)
+
+    def resize(self, workers: int) -> None:
+        """Check so many programs at once from now on; what runs is finished. Raises SandboxError."""
+        if workers < 1:
+            raise SandboxError(f"workers: {workers} is less than 1")
+        shared = self._shared
+        with shared.turns:
+            shared.refuse_if_unusable()
+            for number in range(len(self._threads), workers):
+                pair = self._new_pair()
+                # A daemon: an interpreter that exits without close() does not wait for it, and its zygotes end with it.
+                thread = threading.Thread(
+                    target=_serve, args=(shared, pair, number), name=f"sandbox-{number}", daemon=True
+                )
+                shared.workers.append(pair)
+                self._threads.append(thread)
+                thread.start()
+            shared.most = workers
+            shared.turns.notify_all()
 
     @property
     def isolation(self) -> Isolation:
@@ -210,7 +237,7 @@ class Submissions:
                 return verdict
 
 
-def _serve(shared: _Shared, worker: ZygotePair) -> None:
+def _serve(shared: _Shared, worker: ZygotePair, number: int) -> None:
     """Run one worker: the body of its thread."""
     try:
         shared.isolation = worker.start()
@@ -221,7 +248,7 @@ def _serve(shared: _Shared, worker: ZygotePair) -> None:
         shared.start_error = SandboxError(f"the sandbox cannot start a process: {type(error).__name__}: {error}")
     shared.started.set()
     try:
-        while (check := shared.submissions.get()) is not None:
+        while (check := shared.next_check(number)) is not None:
             check(worker)
     finally:
         worker.close()

@@ -12,12 +12,8 @@ from search.study.store import Workplace
 _SHOWN = 8  # characters of a worker's name
 
 
-def processes_of(cores: int, others: int) -> int:
-    """Return how many sandbox processes a worker starts if others are already on its machine: an equal share.
-
-    Earlier workers keep their processes, so that n workers have at most (1 + 1/2 + ... + 1/n) times as many as there
-    are cores, and each has at least one.
-    """
+def share_of(cores: int, others: int) -> int:
+    """Return how many cores a worker takes beside others on its machine: an equal share, and at least one."""
     return max(1, cores // (others + 1))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import platform
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -27,7 +28,9 @@ from search.errors import STOPS, SearchError
 from search.progress import Progress, SearchStatus
 from search.pruning import pruners
 from search.run.ascending import ascent_of, goes_on, ranking, why_none
+from search.run.cores import Cores
 from search.run.machine import Machine
+from search.run.neighbours import on_machine
 from search.run.setup import Session
 from search.run.trial import Result, describe, repeat_trial, run_job
 from search.stopping import SearchSoFar, ended_by
@@ -228,6 +231,7 @@ class Phases:
     def _run(self, job: Job, run: Callable[[], Result]) -> None:
         """Run a claimed job; if it cannot be finished, leave it to be run again."""
         store, is_kept = self.session.store, False
+        self._share_cores()
         try:
             result = run()
             if result.record:
@@ -248,6 +252,13 @@ class Phases:
             self.machine.has_failed(job.record.key, name, result.note, result.device_lost, give_up)
         elif result.seconds and result.record.on(job.split).state != "failed":
             self.machine.has_scored()  # a repeated trial takes no time, and says nothing about the machine
+
+    def _share_cores(self) -> None:
+        """Take no more of the machine's cores than each other worker that is on it now."""
+        session = self.session
+        others = {name: place for name, place in session.store.workplaces().items() if name != session.worker}
+        if note := self._cores.share(on_machine(platform.node(), others)):
+            self._progress.say(note)
 
     def _score(self, job: Job) -> Result:
         session, records = self.session, self.records.read()
@@ -306,6 +317,10 @@ class Phases:
     @cached_property
     def _ascent(self) -> Ascent:
         return ascent_of(self.session, warm_starts(self.records.read()))
+
+    @cached_property
+    def _cores(self) -> Cores:
+        return Cores(self.session.bench.evaluator.sandbox, self.session.config.evaluation.workers)
 
     @cached_property
     def _proposer(self) -> Proposer:

@@ -36,7 +36,7 @@ from search.preflight.search_findings import prompt_findings, unread_findings
 from search.progress import Progress
 from search.prompt_checks import require_template
 from search.results import STATISTICS, ResultsFolder
-from search.run.neighbours import notes_on_cards, on_machine, processes_of
+from search.run.neighbours import notes_on_cards, on_machine, share_of
 from search.run.trial import Bench
 from search.space.config import SearchConfig
 from search.study.drafts import SharedDrafts
@@ -261,12 +261,8 @@ class Setup:
     def evaluator(self, problems: ProblemSet, room: Room) -> Evaluator:
         """Return the evaluator with the config's settings, within this room."""
         settings, workers = self.config.evaluation, self.config.evaluation.workers
-        if workers is None and (others := on_machine(platform.node(), self._others)):
-            workers = processes_of(os.cpu_count() or 1, others)
-            self.progress.say(
-                f"workers on this machine before this one: {others}; this one checks {workers} "
-                f"program{'s' * (workers > 1)} at once, unless evaluation.workers gives a number"
-            )
+        if workers is None:
+            workers = share_of(os.cpu_count() or 1, on_machine(platform.node(), self._others))
         return Evaluator(
             problems,
             allow_code_execution=settings.allow_code_execution,
@@ -373,6 +369,7 @@ class Setup:
         """
         store = self.opened.enter_context(folder.working())
         worker = self.opened.enter_context(store.sign_in())
+        self.opened.callback(torch.set_num_threads, torch.get_num_threads())  # which `Cores` changes
         merger.compute_dtype = self._as_recorded(compute, folder)
         merger.parents.statistics.write()
         self._describe(merger.parents, evaluator, store, worker)

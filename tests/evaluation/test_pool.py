@@ -10,10 +10,11 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 
@@ -102,12 +103,41 @@ def test_a_pool_that_makes_no_sense_is_refused(arguments: dict[str, int]) -> Non
         SandboxPool(**arguments)
 
 
+def test_a_pool_checks_as_many_programs_at_once_as_it_was_last_told(
+    adder: Problem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check, inside, most = zygote_pair.ZygotePair.check, Counter[str](), []
+    lock, together = threading.Lock(), threading.Barrier(3, timeout=PATIENCE_SECONDS)
+
+    def noted(*arguments: Any) -> Verdict:
+        with lock:
+            inside["now"] += 1
+            most.append(inside["now"])
+        if size == 3:
+            together.wait()  # nobody comes through before three are here
+        try:
+            return check(*arguments)
+        finally:
+            with lock:
+                inside["now"] -= 1
+
+    monkeypatch.setattr(zygote_pair.ZygotePair, "check", noted)
+    with SandboxPool(workers=2) as pool:
+        for size in (2, 1, 3, 1):
+            pool.resize(size)
+            assert all(verdict.passed for _, verdict in pool.check([(adder, HONEST)] * 6))
+            assert max(most) <= size
+            most.clear()
+
+
 def test_a_closed_pool_says_so(adder: Problem) -> None:
     pool = SandboxPool(workers=1)
     pool.close()
     pool.close()
     with pytest.raises(SandboxError, match="closed"):
         pool.run(adder, HONEST)
+    with pytest.raises(SandboxError, match="closed"):
+        pool.resize(2)
 
 
 @pytest.mark.slow

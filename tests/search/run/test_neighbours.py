@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
-from pathlib import Path
 
-import pytest
-
-from search import SearchConfig
-from search.run.neighbours import notes_on_cards, on_machine, processes_of
-from search.run.trial import Bench
+from search.run.neighbours import notes_on_cards, on_machine, share_of
 from search.study.store import Workplace
-from tests.search.family import Family
-from tests.search.processes import running
 
 CARDS = {"cuda:0": "", "cuda:1": "", "cuda:2": ""}
 FIRST = Workplace("here", {"cuda:0": ""})
@@ -25,8 +17,8 @@ def notes(own: Workplace, *others: Workplace, here: Mapping[str, str] = CARDS) -
 
 
 def test_cores_are_divided_by_the_workers() -> None:
-    assert [processes_of(8, others) for others in range(10)] == [8, 4, 2, 2, 1, 1, 1, 1, 1, 1]
-    assert processes_of(1, 1) == 1
+    assert [share_of(8, others) for others in range(10)] == [8, 4, 2, 2, 1, 1, 1, 1, 1, 1]
+    assert share_of(1, 1) == 1
 
 
 def test_only_workers_of_the_same_machine_count() -> None:
@@ -68,24 +60,3 @@ def test_a_card_is_known_by_its_identity_where_the_driver_gives_one() -> None:
     assert notes(own, Workplace("here", {"cuda:0": "b"}), here=here) == []  # another CUDA_VISIBLE_DEVICES
     [note] = notes(own, Workplace("container", {"cuda:1": "a"}), here=here)
     assert note.endswith("--device cuda:1")
-
-
-@pytest.mark.slow
-def test_the_second_of_two_workers_takes_half_of_the_cores(
-    one_trial: tuple[SearchConfig, Path], shared_family: Family, tmp_path: Path
-) -> None:
-    config = shared_family.write("cores.yaml")
-    config.write_text(config.read_text().replace("workers: 1, ", ""))
-    words = ["run", config, "--out", one_trial[1], "--trials", "3"]
-    for name in ("one", "other"):
-        (tmp_path / name).mkdir()
-    with running(tmp_path / "one", *words, held_at=(Bench.score, 0)) as one:
-        one.until_held()
-        with running(tmp_path / "other", *words, "--device", "cpu") as other:
-            assert other.wait() == 0, other.errors
-        one.release()
-        assert one.wait() == 0, one.errors
-    half = max(1, (os.cpu_count() or 1) // 2)
-    assert re.search(rf"before this one: 1; this one checks {half} programs? at once", other.errors)
-    assert "before this one" not in one.errors
-    assert "share its memory" not in one.errors + other.errors  # a CPU may have many workers
