@@ -101,6 +101,6 @@ def power_line(problems: int, alpha: float, discordance: float | None = None, ad
     more = least_gain(problems + added, assumed, alpha) if added else None
     with_more = f"; with mbpp+ added, {more * 100:.1f} points" if more is not None else ""
     return (
-        f"{problems} report problems prove, in 8 of 10 searches, a merge that solves {gain * 100:.1f} points more than "
-        f"any parent ({because}{with_more})"
+        f"{problems:,} report problems prove, in 8 of 10 searches, a merge that solves {gain * 100:.1f} points more "
+        f"than any parent ({because}{with_more})"
     )
