@@ -171,7 +171,7 @@ class ParentSet:
         return stored.nbytes * len(self.checkpoints) <= self.chunk
 
     def stored_tensors(self, on_gpu: bool | None = None) -> list[tuple[str, StoredTensor]]:
-        """Return the tensors that `load` reads, each with its parent, in order; derived tensors come last.
+        """Return the tensors that `load` reads, each once and with its parent, in order; derived tensors come last.
 
         On a GPU, tensors too large to be copied together with those of the other parents come first: it is best to keep
         them there.
@@ -182,6 +182,7 @@ class ParentSet:
         on_gpu = self.device.type != "cpu" if on_gpu is None else on_gpu
         own = [(name, self.stored(name, tensor)) for name in self.checkpoints for tensor in self.names(name)]
         found = [*own, *((name, derived) for (name, _), derived in self._derived.items())]
+        found = list(dict.fromkeys(found))  # a tied head is its embedding
         return sorted(found, key=lambda each: self._comes_late(each[1])) if on_gpu else found
 
     def keep_within(self, budgets: Mapping[torch.device, Budget]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from evaluation import Evaluator, ProblemSet
 from evaluation.generation.engine import generator
 from evaluation.generation.engine.generator import TransformersGenerator
 from evaluation.generation.room import Room
-from merging import MergeOptions, Merger, ParentSet, compute_in_float32, load_model, load_tokenizer
+from merging import MergeOptions, Merger, ParentSet, Recipe, compute_in_float32, load_model, load_tokenizer
 from merging.calibration import CALIBRATION_TOKENS, diagonal_fisher
 from merging.residency.budget import Budget
 from search import SearchConfig, SearchError, run_search
@@ -27,6 +28,7 @@ from tests.parametrization import every
 from tests.search.conftest import Command
 from tests.search.family import Family
 from tests.search.told import Phases
+from tests.tiny import TinyModel, TinyVocabulary, save_tiny_model
 
 SCARCE = MachineMemory(Memory("host", 10**9, 200_090_000))
 
@@ -51,6 +53,43 @@ def test_the_sizes_of_a_search_are_those_of_its_files(family: Family) -> None:
         # A dry run opens the parents on the CPU, whatever device the search is for.
         (share,) = demand_of(merger, config.space.extreme_recipes, Generation("vllm", 100, 7), devices=1).shares
         assert share.live == beside_engine(itemsize * largest, on_gpu=True)
+
+
+# Parents that count their tokens in other orders; two have rows that no token uses.
+VOCABULARIES = (
+    TinyVocabulary(plain=("<s>", "</s>", "<a>"), rows=264),
+    TinyVocabulary(plain=("</s>", "<s>"), added=("<b>",)),
+    TinyVocabulary(plain=("<s>", "</s>", "<c>", "<d>", "<e>"), rows=300),
+)
+
+
+@pytest.mark.parametrize("tied", every(5, [(each,) for each in product((True, False), repeat=3)]))
+@pytest.mark.parametrize("source", every(2, ["union", "base", "last"]))
+def test_vocabularies_of_three_sizes_take_what_is_planned_for_them(
+    tied: tuple[bool, bool, bool], source: str, tmp_path: Path
+) -> None:
+    base, one, last = (
+        save_tiny_model(
+            tmp_path / str(seed), TinyModel(seed=seed, layers=2, dtype="float32", vocabulary=vocabulary, tied=is_tied)
+        )
+        for seed, (vocabulary, is_tied) in enumerate(zip(VOCABULARIES, tied, strict=True))
+    )
+    models = ", ".join(f"{{model: {name}, parameters: {{weight: 0.5}}}}" for name in (one, last))
+    recipe = Recipe.parse(
+        f"merge_method: task_arithmetic\nbase_model: {base}\nmodels: [{models}]\n"
+        f"dtype: float32\ntokenizer_source: {last if source == 'last' else source}"
+    )
+    with ParentSet.open(recipe) as parents:
+        merger = Merger(parents)
+        demand = demand_of(merger, [recipe], Generation("transformers", 100, 7))
+        parents.load()
+        model = merger.apply(recipe)
+        residencies = parents._residencies.values()
+        kept = sum(tensor.nbytes for residency in residencies for tensor in residency._kept.values())
+    lives = {each.untyped_storage().data_ptr(): each.nbytes for each in model.parameters()}  # tied weights once
+    assert demand.shares[0].live == sum(lives.values())
+    assert demand.shares[0].parents == kept
+    assert demand.shape.vocabulary == len(model.lm_head.weight) == model.config.vocab_size
 
 
 def test_a_slot_takes_what_the_generator_finds(family: Family) -> None:
