@@ -24,8 +24,7 @@ def cpu_limit_seconds(budget_seconds: float) -> int:
 
 
 def become_zygote() -> None:
-    """Let SIGTERM arrive when the parent thread ends, make this process unreadable, and clear the environment."""
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    """Make this process unreadable, and clear the environment."""
     _prctl(_PR_SET_DUMPABLE, 0)
     os.environ.clear()
     _lower(resource.RLIMIT_CORE, 0)

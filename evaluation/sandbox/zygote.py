@@ -247,14 +247,10 @@ def main(settings: ZygoteSettings) -> None:
             os.set_inheritable(descriptor, False)
     for name in _WARM.split():
         __import__(name)
-    signal.signal(signal.SIGTERM, _leave)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends with its parent, and removes its scratch folder undisturbed
     limits.become_zygote()
     sys.argv = [""]
     zygote = Zygote(settings)
     gc.collect()
     gc.freeze()  # so that garbage collection in a fork does not copy our pages
     zygote.loop()
-
-
-def _leave(number: int, frame: object) -> NoReturn:  # noqa: ARG001 - a signal handler
-    raise ControlClosed

@@ -197,12 +197,31 @@ def test_a_pool_whose_processes_are_killed_recovers(adder: Problem) -> None:
         assert pool.run(adder, HONEST).passed
 
 
-def family_of(parent: int) -> list[int]:
-    """Return the children of all threads of a process, and theirs."""
-    children = []
+def test_a_zygote_ignores_sigterm(adder: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")  # no bubblewrap, whose own processes would die
+    others = set(children_of(os.getpid()))  # pools of other tests
+    with SandboxPool(workers=1) as pool:
+        assert pool.run(adder, HONEST).passed
+        zygotes = set(children_of(os.getpid())) - others
+        assert len(zygotes) == 2
+        for zygote in zygotes:
+            os.kill(zygote, signal.SIGTERM)
+        assert pool.run(adder, HONEST).passed
+        assert set(children_of(os.getpid())) - others == zygotes
+
+
+def children_of(parent: int) -> list[int]:
+    """Return the children of all threads of a process."""
+    children: list[int] = []
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it may be gone by now
         for task in Path(f"/proc/{parent}/task").iterdir():
             children += [int(child) for child in (task / "children").read_text().split()]
+    return children
+
+
+def family_of(parent: int) -> list[int]:
+    """Return the children of all threads of a process, and theirs."""
+    children = children_of(parent)
     return children + [grandchild for child in children for grandchild in family_of(child)]
 
 
