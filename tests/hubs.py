@@ -1,4 +1,4 @@
-"""Hubs that models and problem sets cannot be had from: one that never answers, and a proxy that refuses."""
+"""Hubs that give no model and no problem set: one never answers, the other is behind a proxy that refuses."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import close_session, constants
 
-SECONDS = 0.3
-"""For how long an answer is waited for."""
+_SECONDS = 0.3  # how long clients wait for the answer that never comes
 
 
 @contextmanager
@@ -21,6 +20,7 @@ def silent_hub(folder: Path, patch: pytest.MonkeyPatch) -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0), backlog=50) as server, _hub(folder, patch):
         address = f"http://127.0.0.1:{server.getsockname()[1]}"
         patch.setattr(constants, "ENDPOINT", address)
+        patch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", _SECONDS)
         yield address
 
 
@@ -55,7 +55,6 @@ def refusing_proxy(folder: Path, patch: pytest.MonkeyPatch, answer: bytes) -> It
 @contextmanager
 def _hub(folder: Path, patch: pytest.MonkeyPatch) -> Iterator[None]:
     patch.setattr(constants, "HF_HUB_OFFLINE", False)
-    patch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", SECONDS)
     patch.setattr(constants, "HF_HUB_CACHE", str(folder))
     close_session()  # which knows the proxies of when it was opened
     yield

@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -228,11 +229,12 @@ def family_of(parent: int) -> list[int]:
 @pytest.mark.parametrize("path", ["/nowhere", os.environ["PATH"]], ids=["no bubblewrap", "bubblewrap"])
 def test_nothing_is_left_of_a_pool_whose_process_was_killed(adder: Problem, path: str, tmp_path: Path) -> None:
     program = "    open('left', 'w').write('x')\n    while True: pass\n"
+    endless = replace(adder, timeout_seconds=PATIENCE_SECONDS)  # no run ends before all processes are there
     code = f"""
 from evaluation import Problem, SandboxPool
 pool = SandboxPool(workers=2)
 print(pool.isolation, flush=True)
-list(pool.check([({adder!r}, {program!r})] * 2))
+list(pool.check([({endless!r}, {program!r})] * 2))
 """
     environment = os.environ | {"PATH": path, "TMPDIR": str(tmp_path)}
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment)

@@ -56,7 +56,7 @@ def test_a_hub_id_that_cannot_be_had_is_named(family: Family) -> None:
 def test_a_hub_that_never_answers_is_given_up_and_said_to_be_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, reference: str
 ) -> None:
-    monkeypatch.setattr("merging.checkpoints.checkpoint._QUIET_SECONDS", 0.1)
+    monkeypatch.setattr("merging.checkpoints.checkpoint._QUIET_SECONDS", 0.0)
     with silent_hub(tmp_path, monkeypatch) as address, pytest.raises(MergingError) as caught:
         locate(reference)
     assert re.fullmatch(

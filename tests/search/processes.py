@@ -59,10 +59,12 @@ class Command:
     def until(self, condition: Callable[[], bool]) -> None:
         """Wait until something is so, as long as the process lives."""
         deadline = time.monotonic() + PATIENCE_SECONDS
+        is_alive = True
         while not condition():
-            assert self.process.is_alive(), self.errors
+            assert is_alive, self.errors  # looked at before the condition: it may end as soon as this holds
             assert time.monotonic() < deadline, self.errors
             time.sleep(0.02)
+            is_alive = self.process.is_alive()
 
     def until_told(self, pattern: str) -> None:
         """Wait until stderr holds a line."""

@@ -11,6 +11,7 @@ import pytest
 
 from search import Leaderboard, SearchConfig, run_search
 from search.callbacks.trackers import trackers
+from search.run.trial import Bench
 from tests.search.conftest import Command
 from tests.search.family import Family
 from tests.search.jobs import forget_reports
@@ -132,9 +133,11 @@ def test_workers_side_by_side_have_each_a_run_of_one_group_in_wandb(
     places = [tmp_path / name for name in ("first", "second")]
     for place in places:
         place.mkdir()
-    with running(places[0], *words) as first:
-        first.until(lambda: (out / "tracking" / ".wandb-0").exists())
+    with running(places[0], *words, held_at=(Bench.score, 0)) as first:
+        first.until_held()
         with running(places[1], *words) as second:
+            second.until((out / "tracking" / "wandb-1").exists)
+            first.release()
             assert (first.wait(), second.wait()) == (0, 0), first.errors + second.errors
     parts = sorted((out / "wandb").glob("offline-run-*/run-*.wandb"))
     assert len({file.name for file in parts}) == 2
