@@ -33,10 +33,10 @@ def is_device_lost(error: Exception) -> bool:
 
 
 def make_room_on_host(size: int) -> None:
-    """Return freed memory to the system before a tensor of so many bytes is made that cannot use it.
+    """Return freed memory to the system if a tensor of `size` bytes, made next, cannot use it.
 
-    glibc keeps what was freed of blocks of up to 32 MiB, reuses it poorly for aligned ones before its version 2.38, and
-    takes larger blocks from the system.
+    glibc keeps freed blocks of up to 32 MiB, which before its version 2.38 it reuses poorly for aligned ones. It takes
+    larger blocks from the system.
     """
     if size > _GLIBC_LARGEST_KEPT and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
         trim(0)

@@ -29,7 +29,7 @@ class Room:
     engine_cache_bytes: int | None = None
 
     def within(self, other: Room) -> Room:
-        """Return the lesser of both limits, each."""
+        """Return a room with the lesser of each pair of limits."""
         return Room(
             _lesser(self.cache_bytes, other.cache_bytes),
             min(self.plain_rows, other.plain_rows),

@@ -36,7 +36,7 @@ class _Shared:
     """The state that the pool shares with its threads; if they held the pool itself, it could never be collected."""
 
     workers: list[ZygotePair] = field(default_factory=list)
-    most: int = 0  # of the threads, how many may check programs
+    most: int = 0  # how many of the threads may check programs
     turns: threading.Condition = field(default_factory=threading.Condition)
     submissions: queue.SimpleQueue[Callable[[ZygotePair], None] | None] = field(default_factory=queue.SimpleQueue)
     started: threading.Event = field(default_factory=threading.Event)
@@ -63,7 +63,7 @@ class _Shared:
             check = self.submissions.get()
             if check is None or number < self.most:
                 return check
-            self.submissions.put(check)  # fewer threads may check since it began to wait
+            self.submissions.put(check)  # fewer threads may check than when this one began to wait
 
     def refuse_if_unusable(self) -> None:
         """Raise SandboxError if the pool is closed or could not start."""
@@ -109,7 +109,7 @@ class SandboxPool:
         self._finalizer = weakref.finalize(self, self._shared.close)
 
     def resize(self, workers: int) -> None:
-        """Check so many programs at once from now on; what runs is finished. Raises SandboxError."""
+        """From now on, check this many programs at once; running checks finish. Raises SandboxError."""
         if workers < 1:
             raise SandboxError(f"workers: {workers} is less than 1")
         shared = self._shared

@@ -25,8 +25,6 @@ from merging.options import LOAD, LoadOptions
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-# The first number between dots is the layer: model.layers.3.mlp..., transformer.h.3..., gpt_neox.layers.3...
-
 _TABLES = (nn.Embedding, nn.modules.conv._ConvNd)
 
 

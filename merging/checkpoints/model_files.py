@@ -1,4 +1,4 @@
-"""The files of a model: which of a folder's, or of a repository's, belong to it, by their names."""
+"""Which files of a folder or a repository belong to a model, by their names."""
 
 from __future__ import annotations
 

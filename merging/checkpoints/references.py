@@ -105,5 +105,5 @@ def _end(path: Path, depth: int) -> str:
 
 
 def printable(text: str) -> str:
-    """Return a text in which characters that do not print, or that reverse a line, are escapes."""
+    """Return a text with escapes for the characters that do not print, or that reverse a line."""
     return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)

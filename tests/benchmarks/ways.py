@@ -2,7 +2,7 @@
 
 python -m tests.benchmarks.ways
 
-Of a recipe's value it also counts the part of the way inside `Merger.apply`, where a candidate is merged.
+It also counts the part of a recipe's way inside `Merger.apply`, where a candidate is merged.
 
 A profiler looks at every call and return of the packages for the value: a float or a text that occurs once. A file is a
 room; a return is a step from one file back to another that the value had left, counted once however often it is taken.

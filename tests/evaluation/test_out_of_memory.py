@@ -1,4 +1,4 @@
-"""What was freed is returned to the system where it would be of no use."""
+"""Freed memory is returned to the system if the next tensor cannot use it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-# Tensors of 1 MiB whose neighbours live on, so that the C library keeps their memory once they are freed. The block
-# before them raises the size up to which it does so.
+# Frees tensors of 1 MiB whose neighbours live on, so that the C library keeps their memory. The block before them
+# raises the size up to which it does so.
 _HOLES = """
 import torch
 from resource import getpagesize

@@ -1,4 +1,4 @@
-"""The folders that runs write go with the pool that made them, also where that was killed."""
+"""The folders that runs write go with the pool that made them, even if it was killed."""
 
 from __future__ import annotations
 

@@ -254,6 +254,9 @@ def _mean_log_likelihoods(logits: Tensor, pieces: Sequence[Piece], targets: Sequ
 
 
 def _log_likelihoods(logits: Tensor, tokens: Tensor) -> Tensor:
-    """Return the log-likelihood of each token (n,): some at a time, since in float32 all would be twice the logits."""
+    """Return the log-likelihood of each token, (n, 1).
+
+    Some are computed at a time: in float32, all together would take twice the memory of 16-bit logits.
+    """
     parts = [slice(start, start + SCORED_TOKENS) for start in range(0, len(tokens), SCORED_TOKENS)]
     return torch.cat([logits[part].float().log_softmax(dim=-1).gather(1, tokens[part, None]) for part in parts])

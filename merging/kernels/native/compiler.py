@@ -91,7 +91,7 @@ def _compile(command: list[str], library: Path) -> None:
 
 
 def _folder() -> Path:
-    """Return where the libraries lie. Raises MergingError."""
+    """Return the folder of the compiled libraries. Raises MergingError if none can be loaded from."""
     kept = cache_folder("kernels")
     if kept and _runs_programs(kept):
         return kept
