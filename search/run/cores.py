@@ -19,7 +19,7 @@ class Cores:
     """The share of a worker: threads of torch, and programs that are checked at once.
 
     Args:
-        sandbox: the worker's sandbox, with as many processes as the worker takes now.
+        sandbox: the worker's sandbox.
         programs: `evaluation.workers`, if it is set.
     """
 
@@ -27,18 +27,20 @@ class Cores:
         self._sandbox = sandbox
         self._programs = programs
         self._threads = torch.get_num_threads()
-        self._others = 0
+        self._others: int | None = None  # nothing is shared yet; the sandbox may be from when there were others
 
     def share(self, others: int) -> str:
         """Take an equal share beside that many other workers; return a sentence if their number has changed, or ""."""
         if others == self._others:
             return ""
-        self._others = others
+        before, self._others = self._others or 0, others
         if "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(share_of(self._threads, others))
         programs = self._programs or share_of(os.cpu_count() or 1, others)
         if self._programs is None:
             self._sandbox.resize(programs)
+        if others == before:
+            return ""
         threads = counted(torch.get_num_threads(), "thread")
         checked = counted(programs, "program")
         return f"workers on this machine: {others + 1}; this one computes with {threads} and checks {checked} at once"

@@ -231,8 +231,8 @@ class Phases:
     def _run(self, job: Job, run: Callable[[], Result]) -> None:
         """Run a claimed job; if it cannot be finished, leave it to be run again."""
         store, is_kept = self.session.store, False
-        self._share_cores()
         try:
+            self._share_cores()
             result = run()
             if result.record:
                 is_kept = store.keep(job, result.record)

@@ -122,8 +122,8 @@ class StopRequest:
             with contextlib.suppress(SearchError):  # of the same folder
                 store.keep_stop("error" if isinstance(error, Exception) else self.by)
             raise
-        if phases.unfinished():
-            store.keep_stop(self.by or ("time" if phases.is_late else None))
+        by = self.by or ("time" if phases.is_late else None)
+        store.keep_stop(by if phases.unfinished() else None)  # another worker's stop no longer matters
 
     @contextlib.contextmanager
     def on_signals(self) -> Iterator[None]:

@@ -114,6 +114,26 @@ def test_what_stopped_a_search_is_told(
     assert (found.state, found.why) == ("stopped" if what else "ended", why)
 
 
+class AnotherStops(Progress):
+    """Another worker is stopped whenever a trial ends."""
+
+    def __init__(self, out: Path) -> None:
+        self._out = out
+
+    def scored(self, *_: object) -> None:
+        with ResultsFolder.open(self._out).working() as store:
+            store.keep_stop("Ctrl-C")
+
+
+def test_a_search_that_a_worker_finishes_has_ended_although_another_was_stopped(
+    one_trial: tuple[SearchConfig, Path],
+) -> None:
+    config, out = one_trial
+    planned(out, 2)
+    run_search(config, out, trials=2, progress=AnotherStops(out))
+    assert (SearchOverview.of(out).state, SearchOverview.of(out).why) == ("ended", "all trials are over")
+
+
 def test_a_search_that_was_to_have_more_trials_than_were_planned_was_stopped(
     one_trial: tuple[SearchConfig, Path],
 ) -> None:

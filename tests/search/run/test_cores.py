@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from search.run.trial import Bench
 from search.study.store import Workplace
 from tests.search.family import Family
 from tests.search.processes import running
-from tests.search.told import Phases
+from tests.search.told import Phases, Stopped
 
 HONEST = "    return a + b\n"
 ADD = Problem("add", "def add(a, b):\n", "add", HONEST, "def check(add):\n    assert add(1, 2) == 3\n")
@@ -47,6 +48,14 @@ def test_a_share_grows_and_shrinks_with_the_number_of_workers(threads: int) -> N
     assert taken == [(8, False), (8, False), (4, True), (4, False), (2, True), (1, True), (threads, True)]
 
 
+def test_a_worker_whose_neighbour_left_before_its_first_job_takes_all_cores(threads: int) -> None:
+    before = set(threading.enumerate())
+    with SandboxPool(workers=2) as pool:
+        assert Cores(pool, None).share(0) == ""
+        assert sum(thread.name.startswith("sandbox-") for thread in set(threading.enumerate()) - before) == 4
+    assert torch.get_num_threads() == threads
+
+
 def test_what_the_user_has_set_stays(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
     with SandboxPool(workers=2) as pool:
@@ -65,6 +74,26 @@ def test_whoever_runs_a_search_in_python_has_their_threads_back(
         run_search(config, out, trials=2, progress=phases)
     assert any("computes with 4 threads and checks 1 program at once" in line for line in phases.said)
     assert torch.get_num_threads() == threads
+
+
+class StoppedWhileSharing(Phases):
+    """Ends the worker when it is told of its share."""
+
+    def say(self, message: str) -> None:
+        if message.startswith("workers on this machine"):
+            raise Stopped
+
+
+def test_a_worker_that_is_stopped_while_it_shares_its_cores_leaves_its_job(
+    one_trial: tuple[SearchConfig, Path],
+) -> None:
+    config, out = one_trial
+    with ResultsFolder.open(out).working() as store, store.sign_in() as other:
+        store.describe_worker(other, Workplace(platform.node(), {"cpu": ""}), (), ())
+        with pytest.raises(Stopped):
+            run_search(config, out, trials=2, progress=StoppedWhileSharing())
+        states = {record.key: record.search.state for record in store.changed()[0]}
+    assert states["trial-1"] == "waiting"
 
 
 @pytest.mark.slow
