@@ -241,11 +241,12 @@ def _serve(shared: _Shared, worker: ZygotePair, number: int) -> None:
     """Run one worker: the body of its thread."""
     try:
         shared.isolation = worker.start()
-    except SandboxError as error:
-        shared.start_error = error
     except Exception as error:
-        _LOG.exception("the sandbox cannot start a process")
-        shared.start_error = SandboxError(f"the sandbox cannot start a process: {type(error).__name__}: {error}")
+        if not isinstance(error, SandboxError):
+            _LOG.exception("the sandbox cannot start a process")
+            error = SandboxError(f"the sandbox cannot start a process: {type(error).__name__}: {error}")
+        if not shared.started.is_set():  # in a pool that has started, the next check of this worker starts it again
+            shared.start_error = error
     shared.started.set()
     try:
         while (check := shared.next_check(number)) is not None:

@@ -131,6 +131,26 @@ def test_a_pool_checks_as_many_programs_at_once_as_it_was_last_told(
             most.clear()
 
 
+def test_a_further_worker_that_does_not_start_at_once_is_started_again(
+    adder: Problem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, has_failed = zygote_pair.ZygotePair.start, threading.Event()
+
+    def failing_once(pair: Any) -> Any:
+        if has_failed.is_set():
+            return start(pair)
+        has_failed.set()
+        raise OSError("Resource temporarily unavailable")
+
+    with SandboxPool(workers=1) as pool:
+        assert pool.run(adder, HONEST).passed
+        monkeypatch.setattr(zygote_pair.ZygotePair, "start", failing_once)
+        pool.resize(2)
+        assert has_failed.wait(PATIENCE_SECONDS)
+        for _ in range(2):
+            assert all(verdict.passed for _, verdict in pool.check([(adder, HONEST)] * 4))
+
+
 def test_a_closed_pool_says_so(adder: Problem) -> None:
     pool = SandboxPool(workers=1)
     pool.close()
