@@ -267,7 +267,7 @@ def mean_grams(
 
     def observe(name: str, _module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         rows = inputs[0].reshape(-1, inputs[0].shape[-1])
-        grams[name].addmm_(rows.T, rows)
+        grams[name].addmm_(rows.T, rows)  # RegMean's G = XᵀX
 
     hooks = [each.register_forward_pre_hook(partial(observe, name)) for name, each in linears.items()]
     try:
@@ -304,7 +304,7 @@ def diagonal_fisher(
     def square(name: str, parameter: Tensor) -> None:
         gradient, parameter.grad = parameter.grad, None
         assert gradient is not None
-        fisher[name].addcmul_(gradient, gradient)
+        fisher[name].addcmul_(gradient, gradient)  # Fisher merging's F = E_x E_y (∇ log p(y | x))²
 
     with ExitStack() as hooks, torch.enable_grad():
         for name, parameter in model.named_parameters():

@@ -25,10 +25,10 @@ def arcee_fusion(block: Block) -> Tensor:
     The sum is in float32 or wider; everything else rounds to the dtype of the merge after every step.
     """
     (other,) = block.inputs
-    importance = _importance(other, block.base)
-    first, median, third = quartiles(importance)
+    importance = _importance(other, block.base)  # stage 1: importance scoring
+    first, median, third = quartiles(importance)  # stage 2: dynamic thresholding
     matters = (importance >= median + _OUTLYING * (third - first)).to(torch.float32)
-    return block.base + (other - block.base) * matters
+    return block.base + (other - block.base) * matters  # stage 3: selective integration
 
 
 def quartiles(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:

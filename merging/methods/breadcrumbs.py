@@ -21,7 +21,8 @@ def band(
 
     The int(gamma · elements) largest are removed first, then the smallest; fewer of the largest, if otherwise fewer
     would be left than the density asks for. A density of 1 keeps all, whatever gamma is. With `rescale` the kept
-    elements are scaled so that the task vector keeps its L1 norm.
+    elements are scaled so that the task vector keeps its L1 norm. The paper's mask has a threshold for either tail of a
+    layer's sorted magnitudes: it eliminates weight outliers and negligible perturbations.
     """
     elements = operands.elements
     if density[index] >= 1 or elements == 0:
@@ -31,6 +32,7 @@ def band(
         return KEEP_NONE
     smallest = max(0, elements - kept - int(gamma[index] * elements))
     magnitudes = delta_magnitudes(operands, index)
+    # The left tail, negligible perturbations; the right tail, outliers.
     floor = magnitudes.smallest(smallest) if smallest else NO_FLOOR
     ceiling = magnitudes.smallest(smallest + kept) if smallest + kept < elements else NO_CEILING
     return operands.completed(index, Sparsification(floor=floor, ceiling=ceiling), rescale)

@@ -41,6 +41,8 @@ def random_mask_by_rank(
         return KEEP_NONE
     ranks = operands.once("ranks", [index], lambda: _ranks(operands, index), kept=_RANKS)
     last = _layout(operands.shape)[1] - 1
+    # 1 - p_i: the drop rates p_i = p_min + Δ_i, where Δ_i = (ε / n) · r_i, rise from p_min = p - ε/2 for the largest;
+    # here with n - 1 for n, so that the smallest has p + ε/2.
     least, step = (own - epsilon[index], 2 * epsilon[index] / last) if last else (own, 0.0)
     mask = Sparsification(key=operands.random_key(index), ranks=ranks, slope=step * _LIMIT, intercept=least * _LIMIT)
     return operands.completed(index, mask, rescale)

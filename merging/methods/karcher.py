@@ -1,4 +1,7 @@
-"""Karcher mean: the point on a sphere that is nearest to the parents' directions (arXiv:2603.04972)."""
+"""Karcher mean: the point on a sphere that is nearest to the parents' directions (arXiv:2603.04972).
+
+The paper's spherical proxy (section 3.4) of the Karcher mean's fixed-point iteration (section 3.3).
+"""
 
 from __future__ import annotations
 
@@ -26,6 +29,7 @@ def karcher(
     if len(parents) == 1:
         return parents[0]
     lengths = [_length(parent) for parent in parents]
+    # Section 3.4: normalized to the unit sphere.
     directions = [_scaled(p, length) for p, length in zip(parents, lengths, strict=True) if float(length) > tol]
     if not directions:
         return reduce(torch.add, [parent * 0 for parent in parents])  # a NaN stays NaN
@@ -33,7 +37,7 @@ def karcher(
     # Summed one by one, as mergekit sums the parts of the parents that have a direction.
     parts = [part / sum([part] * len(directions))] * len(directions)
     mean = _mean_direction(directions, parts, int(max_iter), tol)  # a gradient interpolates to a float
-    return reduce(torch.add, [part * length for length in lengths]) * mean
+    return reduce(torch.add, [part * length for length in lengths]) * mean  # section 3.4: the sources' mean norm
 
 
 def _mean_direction(directions: Sequence[Tensor], parts: Sequence[float], steps: int, tol: float) -> Tensor:
@@ -48,6 +52,7 @@ def _mean_direction(directions: Sequence[Tensor], parts: Sequence[float], steps:
         angle = _length(tangent)
         if float(angle) < tol:
             break
+        # Eq. (5), θ ← Exp_θ(η Σ α_i Log_θ(θ_i)) with η = 1: Exp_p(v) = cos ‖v‖ · p + sin ‖v‖ · v / ‖v‖.
         mean = torch.cos(angle) * mean + torch.sin(angle) * (tangent / angle)
         if float(length := _length(mean)) > tol:
             mean = _scaled(mean, length)
@@ -61,6 +66,7 @@ def _mean_arc(mean: Tensor, directions: Sequence[Tensor], parts: Sequence[float]
         theta = torch.arccos(cosine)
         if float(theta) < tol:
             continue
+        # Eq. (5), Σ α_i Log_θ(θ_i): Log_p(q) = Ω / sin Ω · (q - cos Ω · p), where Ω = arccos⟨p, q⟩.
         tangent.add_((direction - cosine * mean).mul_(part * (theta / torch.sin(theta))))
     return tangent
 

@@ -41,7 +41,7 @@ def linear(block: Block, average: WeightedSum) -> Tensor:
     total = block.workspace.like(first, torch.promote_types(first.dtype, torch.float32)).zero_()
     widened = block.workspace.like(total)
     for parent, weight in zip(block.inputs, total.new_tensor(average.weights), strict=True):
-        total.addcmul_(widened.copy_(parent), weight)
+        total.addcmul_(widened.copy_(parent), weight)  # Σ α_i θ_i; the uniform soup if the weights are equal
     if average.divisor is not None:
         # A tensor: a GPU would multiply by the reciprocal of a number.
         total.div_(total.new_tensor(average.divisor))

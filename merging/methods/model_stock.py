@@ -50,4 +50,4 @@ def _cosine(one: Tensor, other: Tensor) -> Tensor:
 def model_stock(block: Block, ratio: Tensor) -> Tensor:
     """Return ratio · average + (1 - ratio) · base, rounded to the dtype of the merge after every step."""
     average = reduce(torch.add, block.inputs).div_(len(block.inputs))
-    return average.mul_(ratio).add_((1 - ratio) * block.base)
+    return average.mul_(ratio).add_((1 - ratio) * block.base)  # w_H = t · w_avg + (1 - t) · w_0

@@ -67,6 +67,7 @@ def _barycentre(points: Tensor, weights: Tensor, eps: float) -> Tensor:
     offsets = directions.sub_((directions * middle).sum(-1, keepdim=True) * middle)  # in the plane that touches there
     offset = offsets.mul_(column).sum(0)
     angle = torch.norm(offset) + eps
+    # Back onto the sphere, by its exponential map at the middle m: cos ‖v‖ · m + sin ‖v‖ · v / ‖v‖.
     direction: Tensor = middle.mul_(torch.cos(angle)).add_(offset.mul_(torch.sin(angle) / angle))
     return direction.mul_((lengths.squeeze(-1) * weights).sum())
 

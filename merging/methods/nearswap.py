@@ -29,6 +29,7 @@ def nearswap(block: Block, t: Shared[float] = Default(low=0.0)) -> Tensor:
     (other,) = block.inputs
     part, rest = block.workspace.like(block.base), block.workspace.like(block.base)
     torch.sub(block.base, other, out=part)
+    # The model card's section "NearSwap Algorithm": lerp from v0 to v1 by clip(t / |v0 - v1|, 0, 1).
     part.abs_().clamp_(min=_SMALLEST_DISTANCE).reciprocal_().mul_(t).clamp_(0, 1)
     rest.copy_(part).neg_().add_(1)
     return part.mul_(other).add_(rest.mul_(block.base))

@@ -71,6 +71,7 @@ def nuslerp(block: Block, arc: Arc) -> Tensor:
     first, second = _ends(block)
     parallel = 1 - arc.cosine.square() <= _NEARLY_PARALLEL
     theta = torch.acos(torch.where(parallel, 0, arc.cosine))
+    # Slerp's formula for ends of any length: sin((1-t)Ω)/sin Ω · p_0 + sin(tΩ)/sin Ω · p_1.
     point = (first * torch.sin((1 - arc.t) * theta)).add_(second * torch.sin(arc.t * theta)).div_(torch.sin(theta))
     if parallel.any():
         point = torch.where(parallel, (first * (1 - arc.t)).add_(second * arc.t), point)

@@ -1,7 +1,8 @@
 """Reinforced Agent Merging: changes that parents share are averaged, those of only one are kept (arXiv:2601.13572).
 
 ramplus_tl amplifies a parent's own changes, the more so, the more of its changes are shared ("tensor-local": counted
-for each tensor separately).
+for each tensor separately). An element belongs to one of the paper's three sets: unchanged, unique or shared, as no
+parent, one parent or more change it (figure 4 (b)); the sets are merged as figure 4 (c) shows.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ def ram(block: Block, epsilon: Shared[float] = Default(1e-5, low=0.0)) -> Tensor
     if not block.inputs:
         return block.base
     changes, counts = _changes(block, epsilon)
-    return block.base + changes.div_(counts).sum(dim=0)
+    return block.base + changes.div_(counts).sum(dim=0)  # shared: averaged; unique: kept, divided by 1
 
 
 def amplification(
@@ -36,8 +37,8 @@ def amplification(
     """
     every = range(operands.count)
     shared, own = operands.last("shared_and_own", every, epsilon, lambda: _shared_and_own(operands, epsilon))
-    ratios = shared / own.clamp(min=epsilon)
-    return (1 + r * ratios.clamp(min=0, max=alpha)).unsqueeze(-1), epsilon
+    ratios = shared / own.clamp(min=epsilon)  # ρ, of shared to unique elements
+    return (1 + r * ratios.clamp(min=0, max=alpha)).unsqueeze(-1), epsilon  # λ = 1 + r · clip(ρ, 0, α)
 
 
 @method("ramplus_tl", source="arXiv:2601.13572", base="required", prepare=amplification)
@@ -48,6 +49,7 @@ def ramplus_tl(block: Block, amplification: tuple[Tensor, float]) -> Tensor:
     factors, epsilon = amplification
     changes, counts = _changes(block, epsilon)
     own = changes * factors.to(changes.device)
+    # Unique: rescaled by λ; shared: averaged.
     return block.base + torch.where(counts == 1, own, changes.div_(counts)).sum(dim=0)
 
 

@@ -60,9 +60,11 @@ def sce(block: Block, selection: SelectedElements) -> Tensor:
     if selection.top_k is KEEP_NONE:
         return block.base
     changes = _selected(block, selection.top_k)
+    # Erase: the changes whose sign is not that of their sum.
     majority = (changes.sum(dim=0) >= 0).to(changes.dtype).mul_(2).sub_(1)
     weights = selection.weights * (changes.sign() == majority)
     total = weights.sum(dim=0).clamp_(min=_SMALLEST_WEIGHT)
+    # Task arithmetic with these coefficients; mergekit divides by those that are left at an element, too.
     return changes.mul_(weights).sum(dim=0).div_(total).add_(block.base)
 
 
@@ -78,6 +80,7 @@ def _top_k(operands: Operands, part: float) -> Sparsification | None:
     )
     if not (selected := int(differing * part)):
         return KEEP_NONE
+    # Select: the top τ% of the elements by their variance across the changes (the paper's fusion vectors).
     floor = Magnitudes.of("variances", operands, inputs, _variance).largest(selected)
     return Sparsification(floor=locate(operands, _variance, floor))
 
@@ -89,7 +92,7 @@ def _weights(operands: Operands, top_k: Sparsification | None) -> Tensor:
     total = float(energies.sum())
     if abs(total) < _SMALLEST_ENERGY:
         return torch.ones_like(energies) / operands.count
-    return energies / total
+    return energies / total  # Calculate: the sum of squares of the selected elements, over that of all parents
 
 
 def _selected(block: Block, top_k: Sparsification | None) -> Tensor:

@@ -49,6 +49,7 @@ def coefficients(operands: Operands, t: Shared[float]) -> WeightedSum:
     parallel = cosine.abs() > _NEARLY_PARALLEL
     theta = torch.acos(torch.where(parallel, 0, cosine))
     sine = torch.sin(theta)
+    # The article's section "Geometric slerp": sin((1-t)Ω)/sin Ω · p_0 + sin(tΩ)/sin Ω · p_1.
     base = torch.where(parallel, 1 - end, torch.sin((1 - end) * theta) / sine)
     other = torch.where(parallel, end, torch.sin(end * theta) / sine)
     return WeightedSum((float(base), float(other)))

@@ -164,7 +164,7 @@ def mix(block: Block, mixture: Mixture) -> Tensor:
         mixed = mixed.div_(divisor)
     if mixture.scale != 1.0:
         mixed = mixed.mul_(mixture.scale)
-    return mixed.add_(block.base)  # DELLA, eq. (1)
+    return mixed.add_(block.base)  # task arithmetic, θ_0 + λ Σ τ_t; DELLA, eq. (1)
 
 
 def _weighted(block: Block, contribution: Contribution) -> Tensor:
@@ -184,13 +184,14 @@ def _elect(
     """
     if len(weighted) == 1:
         return weighted[0], weights[0]
+    # Elect: γ_m = sgn(Σ τ̂_t); `against` has the opposite sign bit.
     total = _rounded_sum(weighted, workspace.like(weighted[0]), workspace)
     against = as_bits(total).bitwise_not_()
     differs = workspace.like(against)
     for bits in map(as_bits, weighted):
         torch.bitwise_xor(bits, against, out=differs)
         bits.bitwise_and_(differs.bitwise_right_shift_(total.element_size() * 8 - 1))
-    mixed = _rounded_sum(weighted, total, workspace)
+    mixed = _rounded_sum(weighted, total, workspace)  # disjoint merge: the sum over the t whose sign is γ_m
     return mixed, _agreeing_weight(weighted, weights, workspace) if normalize else 1.0
 
 

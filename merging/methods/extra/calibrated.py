@@ -65,6 +65,7 @@ def fisher(block: Block, fishers: Fishers) -> Tensor:
         share = block.part(whole).to(average.dtype) * weight
         divisor.add_(share)
         total.addcmul_(share, parent.to(average.dtype) - average)
+    # θ* = Σ λ_i F_i θ_i / Σ λ_i F_i, the paper's closed form for diagonal F, for the differences from the average.
     return average.add_(total.div_(divisor.masked_fill_(divisor == 0, 1))).to(block.inputs[0].dtype)
 
 
@@ -120,6 +121,7 @@ def least_squares(
     right = torch.zeros_like(average)
     for matrix, given, weight in zip(matrices, grams, weights, strict=True):
         gram = given.to(matrix.device, non_blocking=True)
+        # RegMean's reduced non-diagonal items: α G + (1 - α) diag(G).
         shrunk = gram.to(torch.float64).mul(weight * alpha)
         shrunk.diagonal().add_(gram.diagonal(), alpha=weight * (1 - alpha))
         left.add_(shrunk)

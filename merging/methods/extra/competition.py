@@ -62,9 +62,11 @@ class Competition:
     def scores(self, vectors: Mapping[int, Tensor], index: int) -> Tensor:
         """Return the scores of an input's elements, given a block of all task vectors that take part."""
         own = vectors[index]
+        # Inter-balancing: β_inter,i = Σ_j Softmax(Norm(τ_i ⊙ τ_j)).
         between = torch.zeros_like(own)
         for other, vector in vectors.items():
             between.add_(self.between[min(index, other), max(index, other)](own * vector))
+        # Intra-balancing: β_intra,i = Softmax(N · Norm(τ_i ⊙ τ_i)); and β_i = β_intra,i ⊙ β_inter,i.
         return between.mul_(self.within[index](own.square()))
 
 
@@ -120,9 +122,10 @@ def pcb(block: Block, winners: Winners | None) -> Tensor:
     for index, floor in winners.floors.items():
         scores = winners.competition.scores(vectors, index)
         if floor is not None:
-            _keep_above(floor, scores, block.start)
+            _keep_above(floor, scores, block.start)  # drop and rescale: β̂_i = m_i ⊙ β_i
         divisor.add_(scores)
         total.addcmul_(scores, vectors[index], value=winners.weights[index])
+    # Merge: τ_m = Σ β̂_i ⊙ τ_i / Σ β̂_i; and θ_m = θ_pre + λ · τ_m.
     change = total.div_(divisor.masked_fill_(divisor == 0, 1)).mul_(winners.scale)
     return change.add_(base).to(block.base.dtype)
 
@@ -146,7 +149,7 @@ def _floor(operands: Operands, competition: Competition, index: int, kept: int) 
         every, dtype = range(operands.count), wide(operands.dtype)
         # Only the tables of the last inputs that took part are held: there are many subsets.
         scores = Magnitudes.of(f"pcb_scores {index}", operands, every, read, dtype, values=competition.inputs)
-        return scores.largest(kept)
+        return scores.largest(kept)  # m_i: 1 for the part r (`density`) of β_i that is greatest, else 0
 
     # Named by its place among those that take part: another recipe may have the same ones at other indices.
     place = competition.inputs.index(index)

@@ -30,12 +30,14 @@ def consensus_ta(
     """
     base = block.base.to(wide(block.base.dtype))
     vectors = [(i, block.inputs[i].to(base.dtype, copy=True).sub_(base).mul_(weight[i])) for i in taking_part(weight)]
-    total = torch.zeros_like(base)
+    total = torch.zeros_like(base)  # τ_MTL = Σ τ_t
     for _index, vector in vectors:
         total.add_(vector)
     votes = torch.zeros(len(block), dtype=torch.int16, device=base.device)
     for index, vector in vectors:
+        # m_t = 1{|τ_t| ≥ |τ_MTL - τ_t| · λ_t}; as in the authors' code, equals do not count.
         votes += vector.abs() > (total - vector).abs_().mul_(tall_lambda[index])
+    # m_consensus = 1{Σ m_t ≥ k}, and θ_0 + α · (m_consensus ⊙ τ_MTL).
     # Multiplied, so that a NaN in a parent shows even where no mask holds it.
     change = total.mul_(votes >= int(k)).mul_(lambda_)  # a gradient interpolates to a float
     return change.add_(base).to(block.base.dtype)

@@ -90,10 +90,11 @@ def low_rank(factors: Sequence[Factors], rank: int) -> Tensor:
     orthonormal ones (the paper's Procrustes problem). Shape (matrices, ..., m, n).
     """
     rank = max(1, rank)
+    # min ‖U⊥ - Û‖ over orthogonal U⊥, where Û = [Û_1 ... Û_T]: U⊥ = P Qᵀ by the SVD Û = P D Qᵀ; and so V⊥.
     left = nearest_orthogonal(torch.cat([u[..., :rank] for u, _, _ in factors], dim=-1))
     right = nearest_orthogonal(torch.cat([vh[..., :rank, :] for _, _, vh in factors], dim=-2))
     sides = zip(left.chunk(len(factors), dim=-1), right.chunk(len(factors), dim=-2), factors, strict=True)
-    return torch.stack([(u * s[..., None, :rank]) @ vh for u, vh, (_, s, _) in sides])
+    return torch.stack([(u * s[..., None, :rank]) @ vh for u, vh, (_, s, _) in sides])  # M̂ = U⊥ Σ̂ V⊥ᵀ, by parent
 
 
 # --- Iso ------------------------------------------------------------------------------------------------------------

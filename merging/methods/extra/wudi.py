@@ -3,7 +3,7 @@
 The rows of a linear layer's task vector nearly span the inputs that it was trained on. So the merge's error on them is
 measured without data, and minimized by Adam, as in the paper. Everything but matrices (vectors, embeddings, filters of
 convolutions) gets the average of the task vectors. Guarantees: the optimized task vector depends only on the parents
-and the optimizer's numbers; no random numbers.
+and the optimizer's numbers; no random numbers. Sections, lines and theorems are those of the paper's version 2.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def optimize(
 )
 def wudi(block: Block, change: TaskVectorSum) -> Tensor:
     """Return base + lambda · τ, where τ minimizes Σ ‖(τ - τ_i) τ_iᵀ‖² / ‖τ_i‖²; all parents count alike."""
-    return plus_base(block, change)
+    return plus_base(block, change)  # algorithm 1, line 15: θ_m = θ + τ_m
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,8 @@ class Adam:
 def least_interfering(vectors: Tensor, settings: Adam) -> Tensor:
     """Return the task vector that Adam makes from the sum of `vectors`, (parents, ..., out, in), by the paper's loss.
 
-    A task vector that is zero has nothing to interfere with.
+    Algorithm 1. The loss (section 3.3) is Σ ‖(τ_m - τ_i) τ_iᵀ‖² / ‖τ_i‖²: its numerator is the first term of theorem
+    1's bound on the interference. A task vector that is zero has nothing to interfere with.
     """
     norms = vectors.square().sum(dim=(-2, -1), keepdim=True)
     norms = norms.masked_fill_(norms == 0, 1)
@@ -86,8 +87,10 @@ def least_interfering(vectors: Tensor, settings: Adam) -> Tensor:
     merged = vectors.sum(dim=0)
     first, second = torch.zeros_like(merged), torch.zeros_like(merged)
     for length, bias in settings.steps():
+        # Appendix A.1.4: Σ 2 / ‖τ_i‖² · (τ_m τ_iᵀ - τ_i τ_iᵀ) τ_i.
         gradient = (merged @ a).sub_(b).mul_(2)
         first.lerp_(gradient, 1 - _BETA_1)
         second.mul_(_BETA_2).addcmul_(gradient, gradient, value=1 - _BETA_2)
+        # Algorithm 1, line 9, by Adam.
         merged.addcdiv_(first, second.sqrt().div_(bias).add_(_EPSILON), value=-length)
     return merged
