@@ -138,7 +138,7 @@ class SearchEvidence:
         """Return why what a model wrote on a split is not kept, and what keeps it, in words; empty if it is kept."""
         if self.has_completions(record, split):
             return ""
-        first = next((each for each in self.trials if each.number == record.same_as), record)
+        first = record if record.same_as is None else next(it for it in self.trials if it.number == record.same_as)
         if split == "search" and first.proposed_by.startswith(TAKEN_OVER):
             return "an earlier search generated it, and only the results folder of that search keeps it"
         return (

@@ -264,7 +264,8 @@ def parent_tiers(plan: MemoryPlan, tensors: Iterable[tuple[str, int, int]]) -> d
     *devices, host = plan.places
     card = devices[0].memory.name if len(devices) == 1 else CARDS
     left = [_parents_in(place) for place in devices]
-    # Where nothing is left to the files, the ends of slabs have room for what whole tensors leave free on a device.
+    # If nothing is read from files, the host takes all that is not on a device: the ends of slabs have room for the
+    # tensors that the plan counts on a device, but that do not fit there whole.
     left_on_host = _parents_in(host) if plan.from_files else UNKNOWN
     found: dict[str, dict[str, int]] = {}
     for parent, index, size in tensors:

@@ -123,9 +123,9 @@ def _at_rest(folder: ResultsFolder, found: SearchSoFar, stopped: Stop | None) ->
     """Return the rule that ended a search that has no worker at work, or else what stopped it and what is left to do.
 
     Args:
-        folder: of the search.
-        found: by the search.
-        stopped: what stopped the last worker, as far as kept.
+        folder: the results folder.
+        found: what stop rules know of the search.
+        stopped: what stopped the last worker, if that is kept.
     """
     if "confirm" in found.splits:
         ended = confirmation_ended(found.records, found.splits, found.looks)
@@ -140,7 +140,7 @@ def _at_rest(folder: ResultsFolder, found: SearchSoFar, stopped: Stop | None) ->
     waiting = sum(record.on("report").state in ("waiting", "running") for record in found.records if record.report)
     if waiting:
         return "", _stopped(stopped, f"{_left(waiting, 'model')} to be scored on the report split")
-    # A worker that was to run more trials than were once planned says so by its stop.
+    # If a worker was stopped although a rule has ended the search, it was to run more trials than were planned.
     return (ended, "") if stopped in (None, "time") else ("", _stopped(stopped))
 
 

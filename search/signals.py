@@ -1,6 +1,6 @@
 """Ctrl-C and SIGTERM at any time: they end the process with exit code 130, and no traceback.
 
-What a process imports before its signals are caught is short, so this imports little.
+This module imports little, because no signal is caught until it is imported.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def stop_on_signals() -> None:
 
 
 def end_on_signals() -> None:
-    """Let SIGINT and SIGTERM kill the process: when Python ends, its modules print what is raised in them."""
+    """Let SIGINT and SIGTERM kill the process: while Python shuts down, an exception would be printed."""
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_DFL)
 

@@ -1,4 +1,4 @@
-"""Names: how models, trials and searched parameters are called, the same on every screen.
+"""Names: what models, trials and searched parameters are called, the same on every screen.
 
 models[0].parameters.weight[0], models[0].parameters.weight[1]  ->  text: weight 0.87 0.05
 """
@@ -18,9 +18,9 @@ from search.errors import SearchError
 from search.study.record import Parameters, TrialRecord
 
 LABEL_WIDTH = 24
-"""The most width of a model's name in a line of parameters."""
+"""The greatest width of a model's name in a line of parameters."""
 NAME_WIDTH = 36
-"""The most width of a name on a line of its own."""
+"""The greatest width of a name on a line of its own."""
 
 # From here on, decimals are not shown.
 _LARGE = 1000

@@ -1,6 +1,6 @@
 """The values that the user gives to a command: texts and paths that must not be empty.
 
-An empty value is mostly a shell variable that is not set, and `Path` would take it for the current folder.
+An empty value usually comes from an unset shell variable, and `Path` would take it for the current folder.
 """
 
 from __future__ import annotations

@@ -271,7 +271,7 @@ def _show_memory(subject: Subject, names: Mapping[str, str]) -> bool:
 
     Args:
         subject: the search.
-        names: of the parents, by their references.
+        names: the displayed names of the parents, by reference.
     """
     from merging import MergingError
     from search.cli.memory_table import memory_lines, memory_table

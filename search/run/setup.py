@@ -154,7 +154,7 @@ class Setup:
         parents = self.parents(references, digests)
         merger = self.merger(parents, len(references))
         candidates = self._fitting(merger)
-        references = [record for record in references if self._can_be_had(record, merger)]
+        references = [record for record in references if self._can_be_merged(record, merger)]
         compute, plan = self.plan(merger, candidates, list(splits.values()))
         room = room_in(self._begun, plan)
         evaluator = self.opened.enter_context(self.evaluator(problems, room))
@@ -294,7 +294,7 @@ class Setup:
             self.progress.say(warning)
         return recipes
 
-    def _can_be_had(self, record: TrialRecord, merger: Merger) -> bool:
+    def _can_be_merged(self, record: TrialRecord, merger: Merger) -> bool:
         """Whether a reference model can be merged: the parents of a stack need not have an average."""
         try:
             merger.steps(Recipe.from_dict(record.recipe, self.config.source))

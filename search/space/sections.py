@@ -263,7 +263,7 @@ class SearchSection(_Section):
     objectives: Objectives = "weighted"
     """The weighted mean of the sets' pass@1, or one objective per set."""
     prune_margin: float | None = Field(default=None, ge=0, allow_inf_nan=False)
-    """Prune candidates this far (nats per token) below the best likelihood of the parents' passing completions."""
+    """Prune candidates that give the parents' passing completions a likelihood this far (nats/token) below the best."""
     enqueue: tuple[WarmStart, ...] = ()
     """Warm starts, which are tried first: recipes, their files, results folders, or mappings with these keys."""
 
