@@ -1,7 +1,8 @@
 """A results folder: ``results/NAME/``, everything that a search leaves behind.
 
     config.yaml            the config as it was given
-    search.db              everything else that the search knows; see `LocalStore` (SQLite)
+    search.db              everything else that the search knows; see `LocalStore` (SQLite). Another kind of store has
+                           another file; see `stores`
     completions/           what the models wrote; see `CompletionFiles`
     statistics/            what depends only on the parents; may be removed, and is then computed again
     worker.log             what happened, with tracebacks
@@ -15,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,14 +27,14 @@ from merging.caches import put, sweep
 from search.completion_files import COMPLETIONS, CompletionFiles
 from search.errors import SearchError, restore, start_over
 from search.identity import COMPUTE_DTYPE, Identity, adopted, check, computes_in
-from search.locks import exclusive, is_held
+from search.locks import exclusive
 from search.shell import shell_command
 from search.study.confirmation import Confirmation
 from search.study.database import damage, folder_errors
-from search.study.local_store import DATABASE, WORKERS, LocalStore
 from search.study.looks import Looks
 from search.study.outcomes import Split
 from search.study.record import SplitName, TrialRecord
+from search.study.stores import FolderStore, kind_of, kinds
 
 if TYPE_CHECKING:
     from search.space.config import SearchConfig
@@ -83,13 +85,16 @@ class ResultsFolder:
         """
         cls.refuse(path, config, fresh)
         with _unwritable(path):
+            kind = kind_of(path)
             aside = _move_aside(path.absolute()) if fresh and _holds_search(path) else None
             if aside:
                 note(f"{path}: what was there is now in {path.with_name(aside.name)}")
             path.mkdir(parents=True, exist_ok=True)
+            if aside and kind.GIVEN:
+                shutil.copyfile(aside / kind.FILE, path / kind.FILE)
             with exclusive(path / _LOCK):
                 known = cls.check(path, config, identity)
-                with contextlib.closing(LocalStore.create(path, path.resolve().name, identity)) as store:
+                with contextlib.closing(kind.create(path, path.resolve().name, identity)) as store:
                     if known is not None and (whole := adopted(known, identity)) != known:
                         store.keep_identity(whole)
                     folder = cls(path, store.name)
@@ -145,7 +150,7 @@ class ResultsFolder:
         """Open the folder of a search to read it. Raises SearchError if it holds none."""
         require_no_file(path)
         if _is_begun(path):
-            with contextlib.closing(LocalStore(path, reading=True)) as store:
+            with contextlib.closing(kind_of(path)(path, reading=True)) as store:
                 return cls(path, store.name)
         if (path / _LOCK).exists():
             return cls(path, path.resolve().name)
@@ -158,17 +163,17 @@ class ResultsFolder:
         return _holds_search(path) or (path / _LOCK).exists()
 
     @contextlib.contextmanager
-    def reading(self) -> Iterator[LocalStore]:
+    def reading(self) -> Iterator[FolderStore]:
         """Open the store without writing anything. Raises SearchError, also if no record is kept yet."""
         if not _is_begun(self.path):
             raise SearchError(f"{self.path}: a search is starting here; no trial is over yet")
-        with contextlib.closing(LocalStore(self.path, reading=True)) as store:
+        with contextlib.closing(kind_of(self.path)(self.path, reading=True)) as store:
             yield store
 
     @contextlib.contextmanager
-    def working(self) -> Iterator[LocalStore]:
+    def working(self) -> Iterator[FolderStore]:
         """Open the store to work on the search, and log what happens. Raises SearchError."""
-        with folder_errors(self.path), self.logging(), contextlib.closing(LocalStore(self.path)) as store:
+        with folder_errors(self.path), self.logging(), contextlib.closing(kind_of(self.path)(self.path)) as store:
             self._complete()
             yield store
 
@@ -181,7 +186,7 @@ class ResultsFolder:
 
     def require_parameters(self, records: Iterable[TrialRecord], space: SearchSpace) -> None:
         """Raise SearchError if the parameters of a trial, by their names or values, cannot be of a search space."""
-        with damage(self.path / DATABASE):
+        with damage(self.path / kind_of(self.path).FILE):
             for record in records:
                 if record.parameters:
                     space.require(record.parameters)
@@ -242,13 +247,11 @@ class ResultsFolder:
         return self.path / _CONFIG
 
     def _complete(self) -> None:
-        """Make the folders that a copy may lack: git and zip leave out empty or hidden ones."""
+        """Make the folder that a copy may lack: git and zip leave out empty ones."""
         self.completions.folder.mkdir(exist_ok=True)
-        (self.path / WORKERS).mkdir(exist_ok=True)
 
     def _sweep(self) -> None:
-        """Remove the half-made files of killed workers, and their lock files."""
-        sweep(self.path / WORKERS, "*")
+        """Remove the half-made files of killed workers."""
         for place in (self.path, self.completions.folder, self.statistics):
             sweep(place)
 
@@ -321,24 +324,23 @@ def _require_writable(path: Path) -> None:
 def _holds_search(path: Path) -> bool:
     """Whether a folder is that of a search, which may be of an early version, or have lost its database."""
     ours = any((path / name).exists() for name in (_CONFIG, COMPLETIONS, _LOCK))
-    return _is_old(path) or (ours and ((path / DATABASE).exists() or _holds_scores(path)))
+    return _is_old(path) or (ours and (any((path / kind.FILE).exists() for kind in kinds()) or _holds_scores(path)))
 
 
 def _is_begun(path: Path) -> bool:
-    """Whether a folder holds the database of a search. Raises SearchError if it did once, or is of an early version."""
-    file = (path / DATABASE).resolve()
-    state = "is missing" if not file.exists() else "is empty" if file.is_file() else "is not a file"
-    if state == "is empty" and file.stat().st_size:
-        if LocalStore.holds_search(path):
-            return True
-        state = "holds no search"
-    if state == "is missing" and _is_old(path):
+    """Whether a folder's store holds a search. Raises SearchError if it did once, or is of an early version."""
+    kind = kind_of(path)
+    absence = kind.absence(path)
+    if not absence:
+        return True
+    file = (path / kind.FILE).resolve()
+    if _is_old(path) and not file.exists():
         raise SearchError(
             f"{path}: holds a search of an early development version ({_OLD[0]}, {_OLD[1]}), which this version "
             f"cannot read; start over with {start_over(path)}, which moves it aside"
         )
-    if state == "is not a file" or _holds_scores(path):
-        raise SearchError(f"{file}: {state}; {restore(path)}")
+    if _holds_scores(path):
+        raise SearchError(f"{file}: {absence}; {restore(path)}")
     return False
 
 
@@ -355,18 +357,17 @@ def _is_foreign(path: Path) -> bool:
     if not path.exists() or (path / _LOCK).exists():
         return False
     # Earlier versions left a folder with only statistics when a run with `--fresh` was killed.
-    return any(entry.name != STATISTICS for entry in path.iterdir())
+    ours = {STATISTICS, *(kind.FILE for kind in kinds() if kind.GIVEN)}
+    return any(entry.name not in ours for entry in path.iterdir())
 
 
 def _require_idle(path: Path) -> None:
-    workers = path / WORKERS
-    if workers.exists() and any(is_held(worker) for worker in workers.iterdir()):
+    if kind_of(path).is_busy(path):
         raise SearchError(f"{path}: a search is running there; stop it first, or give another folder with --out")
 
 
 def _move_aside(path: Path) -> Path:
     _require_idle(path)
-    sweep(path / WORKERS, "*")
     number = 1
     while (aside := path.with_name(f"{path.name}.{number}")).exists():
         number += 1

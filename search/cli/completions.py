@@ -12,9 +12,12 @@ from search.errors import SearchError
 
 def results_folders(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Return the results folders that fit, here or one folder deeper; if none does, the shell completes folders."""
+    from search.study.stores import kinds
+
     folder, _, begin = incomplete.rpartition("/")
     place = Path(folder or ("/" if incomplete.startswith("/") else ""))
-    found = {str(file.parent) for deep in ("*", "*/*") for file in place.glob(f"{deep}/search.db")}
+    patterns = [f"{deep}/{kind.FILE}" for deep in ("*", "*/*") for kind in kinds()]
+    found = {str(file.parent) for pattern in patterns for file in place.glob(pattern)}
     fitting = sorted(each for each in found if each.startswith(str(place / begin) if begin or folder else ""))
     return [CompletionItem(each) for each in fitting] or [CompletionItem(incomplete, type="dir")]
 

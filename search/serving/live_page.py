@@ -21,7 +21,6 @@ from typing import Final
 from search.errors import SearchError
 from search.evidence import SearchEvidence
 from search.results import ResultsFolder
-from search.study.local_store import DATABASE
 from search.views.report.page import page, page_of, utf8
 from search.views.report.section import Section, rendered
 
@@ -80,23 +79,20 @@ class LivePage:
         try:
             return utf8(page(SearchEvidence.open(self._folder), live=version))
         except SearchError as error:
-            html = rendered("waiting.html", folder=self._folder, error=str(error) if _is_there(self._folder) else "")
+            is_there = ResultsFolder.is_one(self._folder)
+            html = rendered("waiting.html", folder=self._folder, error=str(error) if is_there else "")
             section = Section("waiting", "Not yet", html)
             return utf8(page_of(self._folder.name, [section], figures=False, live=version))
-
-
-def _is_there(folder: Path) -> bool:
-    return (folder / DATABASE).exists()
 
 
 def _version(folder: Path) -> str:
     """Return a text that changes whenever the page of a results folder would."""
     try:
-        # A search that was started over has another file, and counts its revisions from the beginning.
-        file = (folder / DATABASE).stat().st_ino
+        # A search that was started over has another folder, and counts its revisions from the beginning.
+        place = folder.stat().st_ino
         with ResultsFolder.open(folder).reading() as store:
             revision, workers = store.changed(since=2**62)[1], len(store.at_work())
-        now = f"{file} {revision} {workers}"
+        now = f"{place} {revision} {workers}"
     except (SearchError, OSError) as error:
         now = str(error)
     return hashlib.sha256(now.encode(errors="replace")).hexdigest()

@@ -19,8 +19,9 @@ from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, get_args
 
+from merging.caches import sweep
 from search.errors import SearchError, restore, start_over
 from search.locks import held, is_held
 from search.study.confirmation import Confirmation
@@ -29,15 +30,14 @@ from search.study.looks import Look, Looks
 from search.study.outcomes import CODES, Split
 from search.study.record import Kind, SplitName, State, TrialRecord
 from search.study.rows import RECORD_COLUMNS, SCORING_COLUMNS, SPLITS, encoded, record_of
-from search.study.store import Stop, Store, Workplace
+from search.study.store import Stop, Workplace
+from search.study.stores import FolderStore
 
 if TYPE_CHECKING:
     from evaluation import Draft, Verdict
     from search.identity import Identity
 
-DATABASE: Final = "search.db"
-WORKERS: Final = ".workers"
-
+_WORKERS: Final = ".workers"
 _VERSION = 8
 # A store of this version has no column `stopped`.
 _WITHOUT_STOP = 7
@@ -87,25 +87,21 @@ DELETE FROM drafts WHERE prompt = ?1 AND NOT parent AND place <= (
 """
 
 
-class LocalStore(Store):
-    """A store in a folder. It must be closed before the folder is copied.
+class LocalStore(FolderStore):
+    """A store in a folder. It must be closed before the folder is copied."""
 
-    Args:
-        folder: the folder of the database.
-        reading: whether to open it only for reading.
-
-    Raises:
-        SearchError: there is no database, it is damaged, or holds something else.
-    """
+    FILE: ClassVar[str] = "search.db"
 
     def __init__(self, folder: Path, reading: bool = False) -> None:
-        self.file = (folder / DATABASE).resolve()
-        self._workers = folder / WORKERS
+        self.file = (folder / self.FILE).resolve()
+        self._workers = folder / _WORKERS
         self._revision = 0
         with database_errors(self.file):
             self._database = connect(self.file, reading)
             try:
                 self._check(reading)
+                if not reading:
+                    self._workers.mkdir(exist_ok=True)  # a copy may lack it: git and zip leave out empty folders
             except BaseException:
                 self._database.close()
                 raise
@@ -113,20 +109,32 @@ class LocalStore(Store):
     @classmethod
     def create(cls, folder: Path, name: str, identity: Mapping[str, object]) -> Self:
         """Create the store of a search, or open the existing one. Only one process at a time may do this."""
-        file = (folder / DATABASE).resolve()
+        file = (folder / cls.FILE).resolve()
         with database_errors(file), contextlib.closing(connect(file)) as database:
             if not _tables(database):
                 database.executescript(f"BEGIN IMMEDIATE; PRAGMA user_version = {_VERSION}; {_SCHEMA}")
                 database.execute("INSERT INTO search VALUES (?, ?, '{}', 0, NULL, NULL)", (name, json.dumps(identity)))
                 database.execute("COMMIT")
+        sweep(folder / _WORKERS, "*")
         return cls(folder)
 
-    @staticmethod
-    def holds_search(folder: Path) -> bool:
-        """Whether the database in a folder holds a search yet."""
-        file = (folder / DATABASE).resolve()
+    @classmethod
+    def absence(cls, folder: Path) -> str:
+        """Return why a folder holds no search yet; "" if it holds one."""
+        file = (folder / cls.FILE).resolve()
+        if not file.exists():
+            return "is missing"
+        if not file.is_file():
+            raise SearchError(f"{file}: is not a file; {restore(folder)}")
+        if not file.stat().st_size:
+            return "is empty"
         with database_errors(file), contextlib.closing(connect(file, reading=True)) as database:
-            return not _TABLES - _tables(database)
+            return "holds no search" if _TABLES - _tables(database) else ""
+
+    @classmethod
+    def is_busy(cls, folder: Path) -> bool:
+        """Whether a worker is at work in a folder."""
+        return bool(_living(folder / _WORKERS))
 
     @property
     def name(self) -> str:
@@ -199,7 +207,7 @@ class LocalStore(Store):
 
     def at_work(self) -> frozenset[str]:
         """Return the names of the live workers."""
-        return frozenset(file.name for file in self._workers.glob("*") if is_held(file))
+        return _living(self._workers)
 
     def describe_worker(self, worker: str, place: Workplace, active: Sequence[str], missing: Sequence[str]) -> bool:
         """Store a worker's place and its sandbox's layers; return whether it lacks others than earlier workers."""
@@ -333,6 +341,10 @@ class LocalStore(Store):
             if self._version() == _WITHOUT_STOP:
                 self._select("ALTER TABLE search ADD COLUMN stopped TEXT")
                 self._select(f"PRAGMA user_version = {_VERSION}")
+
+
+def _living(workers: Path) -> frozenset[str]:
+    return frozenset(file.name for file in workers.glob("*") if is_held(file))
 
 
 def _tables(database: sqlite3.Connection) -> set[str]:

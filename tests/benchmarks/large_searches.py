@@ -18,7 +18,7 @@ from statistics import median
 
 from optuna.distributions import BaseDistribution, FloatDistribution
 
-from search.study.local_store import WORKERS, LocalStore
+from search.study.local_store import LocalStore
 from search.study.outcomes import Split
 from search.study.record import Scoring, TrialRecord
 from search.study.samplers import Proposer
@@ -58,8 +58,7 @@ def _scoring(draw: random.Random, share: float) -> Scoring:
 
 
 def _make(folder: Path, trials: int) -> None:
-    for name in ("completions", WORKERS):
-        (folder / name).mkdir(parents=True)
+    (folder / "completions").mkdir(parents=True)
     (folder / "config.yaml").touch()
     split = Split(problems=_PROBLEMS)
     with closing(LocalStore.create(folder, "large", {})) as store:

@@ -56,7 +56,6 @@ class Cluster(ABC):
 class Local(Cluster):
     def __init__(self, folder: Path) -> None:
         super().__init__()
-        (folder / ".workers").mkdir()
         self._folder = folder
         LocalStore.create(folder, "run", {}).close()
 
