@@ -17,6 +17,7 @@ from evaluation.sandbox.control_messages import Ended, Judged, Run
 from evaluation.sandbox.gate import Gate
 from evaluation.sandbox.limits import cpu_limit_seconds
 from evaluation.sandbox.zygote_pair import _verdict_on_end
+from tests.evaluation.test_pool import eventually, state_of
 
 PROCESSES = open_processes()
 
@@ -68,9 +69,11 @@ def test_waiting_for_a_core_does_not_count_on_any_thread(program: str, counts: b
             it.stdout.readline()
             for thread in Path(f"/proc/{it.pid}/task").iterdir():
                 os.sched_setaffinity(int(thread.name), core)
+            if counts:  # to fall asleep, it waits for the core once
+                eventually(lambda: state_of(it.pid), lambda state: state == "S")
             clock = Clock(PROCESSES, (it.pid,))
             time.sleep(0.5)
-            # Even a sleeper waits for the core once, to fall asleep; a spinner does so two thirds of the time.
+            # A spinner waits for the core two thirds of the time.
             assert (clock.effective_seconds > 0.6 * clock.wall_seconds) == counts
         finally:
             for process in (it, *hogs):

@@ -317,9 +317,14 @@ def usage(others: Collection[int]) -> tuple[int, int, int]:
 def is_zombie(pid: int) -> bool:
     """Whether a process is dead and only waits for its parent to look."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+        return state_of(pid) == "Z"
     except OSError:
         return True
+
+
+def state_of(pid: int) -> str:
+    """Return the state of a process, such as S for one that sleeps."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 def test_a_batch_that_is_left_early_stops_what_waits(adder: Problem) -> None:
