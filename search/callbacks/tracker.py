@@ -1,10 +1,11 @@
 """A tracker: a callback that keeps a search in an experiment tracker, as one run, which a resumed search continues.
 
     results/NAME/tracking/TRACKER   the run's id, and then one line per model and split that the run has (in a
-                                    confirmation, per round of a model)
+                                    confirmation, per round of a model); a further run's file is TRACKER-NUMBER
 
 Guarantees: each scoring is added, even if its worker was killed before it could add it, or ran without the tracker: the
-next worker adds it (of several rounds the last, which holds the earlier ones). What the file lists is not added again.
+next worker adds it (of several rounds the last, which holds the earlier ones). What a file lists is not added again, to
+its run or to another run of the search.
 """
 
 from __future__ import annotations
@@ -42,15 +43,14 @@ class Tracker(Callback):
         self._names = names_of_parents(search.records)
         folder = search.folder.path / FOLDER
         folder.mkdir(exist_ok=True)
-        with exclusive(folder / ".lock"):  # if several workers begin at once, one makes the run
+        with exclusive(folder / ".lock"):  # if several workers begin at once, one makes the run, and adds
             self._file = folder / self.place()
             known = self._file.read_text(encoding="utf-8").splitlines() if self._file.exists() else []
             run = self.begin(known[0] if known else None)
             if [run] != known[:1]:
                 self._file.write_text(f"{run}\n", encoding="utf-8")
-                known = []
-        if self.fills_in():
-            self._fill_in(set(known[1:]))
+            if self.fills_in():
+                self._fill_in(self._told())
 
     def on_record(self, record: TrialRecord, split: SplitName, status: SearchStatus) -> None:
         """Add a model's scoring to the run."""
@@ -76,9 +76,13 @@ class Tracker(Callback):
         plain = {name: section.model_dump(mode="json") for name, section in sections.items()}
         return {"recipe": config.space.template, **plain}
 
+    @property
+    def _name(self) -> str:
+        return type(self).__name__.removesuffix("Tracker").lower()
+
     def place(self) -> str:
         """Return the name of the file about this worker's run."""
-        return type(self).__name__.removesuffix("Tracker").lower()
+        return self._name
 
     def fills_in(self) -> bool:
         """Whether this worker adds what no worker has added."""
@@ -99,6 +103,11 @@ class Tracker(Callback):
     @abstractmethod
     def end(self, leaderboard: Leaderboard, files: Mapping[str, str]) -> None:
         """Add the verdict and some files, by name, and end the run."""
+
+    def _told(self) -> set[str]:
+        """Return what the runs of this search that the tracker has were told, by all workers."""
+        files = [file for runs in (self._name, f"{self._name}-*") for file in self._file.parent.glob(runs)]
+        return {line for file in files for line in file.read_text(encoding="utf-8").splitlines()[1:]}
 
     def _fill_in(self, told: set[str]) -> None:
         for record in self.search.over:

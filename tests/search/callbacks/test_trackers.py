@@ -139,11 +139,12 @@ def test_workers_side_by_side_have_each_a_run_of_one_group_in_wandb(
             second.until((out / "tracking" / "wandb-1").exists)
             first.release()
             assert (first.wait(), second.wait()) == (0, 0), first.errors + second.errors
+    run_search(config, out, trials=13, callbacks=trackers(["wandb"]))
     parts = sorted((out / "wandb").glob("offline-run-*/run-*.wandb"))
     assert len({file.name for file in parts}) == 2
     rows, _ = read_wandb(parts)
     trials = sorted(row["trial"] for row in rows if "search/score" in row)
-    assert trials == list(range(12))
+    assert trials == list(range(13))
 
 
 def read_wandb(files: list[Path]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
