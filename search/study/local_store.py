@@ -78,6 +78,7 @@ LEFT JOIN scorings AS report ON report.key = records.key AND report.split = 'rep
 LEFT JOIN scorings AS confirm ON confirm.key = records.key AND confirm.split = 'confirm'
 WHERE {{}}
 """
+_OF_NO_SPLIT = f"SELECT split FROM scorings WHERE split NOT IN ({', '.join(map(repr, SPLITS))}) LIMIT 1"
 # How many completions are kept per prompt, besides those of the parents and the first that passed: no model uses more.
 _DRAFTS_PER_PROMPT = 16
 _FORGET = f"""
@@ -334,6 +335,9 @@ class LocalStore(FolderStore):
                 f"{self.file}: was made by another version of merge-search; use that one, or start over with "
                 f"{start_over(self.file.parent)}"
             )
+        with damage(self.file):
+            for [split] in self._select(_OF_NO_SPLIT):
+                raise ValueError(split)
 
     def _upgrade(self) -> None:
         """Make a store without the column `stopped` one of this version, unless another worker has."""

@@ -1,7 +1,7 @@
 """Rows: records as a database holds them, a row per model, and a row per model and split.
 
-Guarantees: a record that is read equals the one that was written. A damaged value is an error at the latest when it is
-used.
+Guarantees: a record that is read equals the one that was written. A damaged value, such as an unknown kind or state, is
+an error at the latest when it is used.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Any, Final, TypeAlias, get_args
 
 from search.study.database import damage
-from search.study.record import Scoring, SplitName, TrialRecord
+from search.study.record import Kind, Scoring, SplitName, State, TrialRecord
 
 SPLITS: Final[tuple[SplitName, ...]] = get_args(SplitName)
 """The splits, in the order of a record's fields."""
@@ -47,7 +47,9 @@ def record_of(row: Sequence[Any], file: Path) -> TrialRecord:
     own = _decoded(row[: len(RECORD_COLUMNS)], _DECODERS_OF_RECORD, file)
     starts = range(len(RECORD_COLUMNS), len(row), len(SCORING_COLUMNS))
     search, report, confirm = [_scoring(row[start : start + len(SCORING_COLUMNS)], file) for start in starts]
-    return TrialRecord(*[*own[:_BEFORE_SPLITS], search or Scoring(), report, confirm, *own[_BEFORE_SPLITS:]])
+    if search is None:
+        raise LookupError("each model has a scoring on the search split")
+    return TrialRecord(*[*own[:_BEFORE_SPLITS], search, report, confirm, *own[_BEFORE_SPLITS:]])
 
 
 class _Kept(Mapping[str, Any]):
@@ -105,9 +107,23 @@ def _tuple(text: str, _file: Path) -> tuple[Any, ...]:
     return () if text == "[]" else tuple(json.loads(text))
 
 
+def _one_of(*words: str) -> _Decoder:
+    def known(word: str, _file: Path) -> str:
+        if word not in words:
+            raise ValueError(word)
+        return word
+
+    return known
+
+
 def _decoders(names: Sequence[str]) -> Mapping[int, _Decoder]:
-    """Return the decoders of the encoded columns, by their places."""
-    of_name = {**dict.fromkeys(_MAPPINGS, _mapping), **dict.fromkeys(_TUPLES, _tuple)}
+    """Return the decoders of the columns whose values are not taken as they are, by their places."""
+    of_name = {
+        **dict.fromkeys(_MAPPINGS, _mapping),
+        **dict.fromkeys(_TUPLES, _tuple),
+        "kind": _one_of(*get_args(Kind)),
+        "state": _one_of(*get_args(State)),
+    }
     return {place: of_name[name] for place, name in enumerate(names) if name in of_name}
 
 

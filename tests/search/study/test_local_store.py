@@ -198,6 +198,10 @@ def test_reading_what_has_changed_takes_no_longer_where_there_is_more(store: Loc
         "INSERT INTO drafts VALUES (NULL, 'p', x'0102', 0, 0)",
         "INSERT INTO verdicts VALUES (x'01', 'pased', '')",
         "DELETE FROM search",
+        "UPDATE records SET kind = 'trail' WHERE number = 1",
+        "UPDATE scorings SET state = 'complet'",
+        "UPDATE scorings SET state = NULL",
+        "UPDATE scorings SET split = 'serch'",
     ],
 )
 def test_a_value_that_was_damaged_is_an_error_with_its_remedy(folder: Path, store: LocalStore, change: str) -> None:
@@ -211,6 +215,15 @@ def test_a_value_that_was_damaged_is_an_error_with_its_remedy(folder: Path, stor
 
     with pytest.raises(SearchError, match=r"search.db: holds a damaged value; restore it .*--fresh"):
         read()
+
+
+def test_a_scoring_on_an_unknown_split_is_an_error_when_the_store_is_opened(folder: Path, store: LocalStore) -> None:
+    store.begin(PARENTS)
+    with closing(sqlite3.connect(folder / "search.db")) as database, database:
+        database.execute("UPDATE scorings SET split = 'reprot' WHERE key = 'parent-0'")
+    for reading in (False, True):
+        with pytest.raises(SearchError, match=r"search.db: holds a damaged value; restore it .*--fresh"):
+            LocalStore(folder, reading)
 
 
 def test_text_that_is_no_text_is_an_error_of_one_short_line(folder: Path, store: LocalStore) -> None:

@@ -44,3 +44,11 @@ def test_a_mapping_is_decoded_when_it_is_used() -> None:
     assert found.parameters == WHOLE.parameters
     with pytest.raises(SearchError, match=r"search\.db: holds a damaged value; restore it"):
         dict(found.recipe)
+
+
+@pytest.mark.parametrize(("column", "word"), [("kind", "trail"), ("kind", None), ("state", "complet"), ("state", None)])
+def test_a_word_that_no_record_has_is_damage(column: str, word: str | None) -> None:
+    row = row_of(WHOLE)
+    row[[*RECORD_COLUMNS, *SCORING_COLUMNS].index(column)] = word
+    with pytest.raises((ValueError, LookupError)):
+        record_of(row, FILE)
