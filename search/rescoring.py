@@ -23,6 +23,7 @@ from search.devices import choose_device, device_map_of
 from search.errors import SearchError
 from search.planned_memory import Generation, plans_of_evaluation
 from search.results import ResultsFolder
+from search.space.config import require_backend
 from search.space.sections import EvaluationSection, Sections
 from search.study.record import TrialRecord
 
@@ -100,6 +101,7 @@ def scored_again(
     config, settings, recipe, source = merge.sections, merge.evaluation, merge.recipe, str(merge.folder.config_file)
     if not (allow_code_execution or config.evaluation.allow_code_execution):
         raise ConsentError
+    require_backend(settings, source)
     problems = merge.problems
     where = MergeOptions(
         choose_device(config.merging.device, f"{source}: merging.device", settings.backend),

@@ -21,7 +21,7 @@ def require_backend(name: BackendName) -> None:
     if name == "vllm" and find_spec("vllm") is None:
         raise EvaluationError(
             "backend vllm is not installed; pip install 'merge-search[vllm]' on a machine with a GPU (or see "
-            "docs/evaluation.md for a CPU), or use the backend transformers"
+            "docs/evaluation.md for a CPU)"
         )
 
 

@@ -21,6 +21,7 @@ from search.errors import SearchError
 from search.progress import Progress
 from search.results import ResultsFolder
 from search.run.worker import StopRequest
+from search.space.config import require_backend
 from search.space.sections import Sections
 from search.startup import quick_imports
 
@@ -76,6 +77,7 @@ def confirm_search(
     has_failed = any(record.on("confirm").state == "failed" for record in records)
     if begun and not has_failed and (ended := confirmation_ended(records, splits, looks)):
         return replace(board, ended=ended)
+    require_backend(evaluation, str(folder.config_file))
     for note in planned.notes:
         progress.say(note)
     with quick_imports():  # only now: torch and transformers take seconds

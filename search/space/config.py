@@ -112,13 +112,7 @@ class SearchConfig:
 
     def require_backend(self) -> None:
         """Raise SearchError, with the key, if the backend is not installed."""
-        from evaluation import EvaluationError
-        from evaluation.generation.backends import require_backend
-
-        try:
-            require_backend(self.evaluation.backend)
-        except EvaluationError as error:
-            raise SearchError(f"{self.source}: evaluation.backend: {error}") from None
+        require_backend(self.evaluation, self.source, ", or set it to transformers")
 
     def missing(self) -> Iterator[SearchError | MergingError]:
         """Yield an error, with the key, for each missing model or file that the config names."""
@@ -160,6 +154,17 @@ class SearchConfig:
             "search": self.search.model_dump(include={"sampler", "sampler_options", "seed", "objectives"}),
             "merging": self.merging.model_dump(include={"random_seed"}),
         }
+
+
+def require_backend(section: EvaluationSection, source: str, or_else: str = "") -> None:
+    """Raise SearchError, with the key in the config `source`, if a section's backend is not installed."""
+    from evaluation import EvaluationError
+    from evaluation.generation import backends
+
+    try:
+        backends.require_backend(section.backend)
+    except EvaluationError as error:
+        raise SearchError(f"{source}: evaluation.backend: {error}{or_else}") from None
 
 
 def located_evaluation(section: EvaluationSection, places: Sequence[Path]) -> EvaluationSection:

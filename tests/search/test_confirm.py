@@ -11,6 +11,7 @@ import signal
 import sqlite3
 from contextlib import closing
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import fmean
 
@@ -103,6 +104,22 @@ def written(out: Path, number: int, key: str) -> list[dict[str, str]]:
     """Return what a model wrote in a round."""
     text = (out / "completions" / f"confirm-{number}-{key}.jsonl").read_text(encoding="utf-8")
     return [json.loads(line) for line in text.splitlines()]
+
+
+@pytest.mark.skipif(find_spec("vllm") is not None, reason="vllm is installed")
+def test_a_backend_that_is_missing_is_told_by_its_key(out: Path, command: Command, tmp_path: Path) -> None:
+    with closing(sqlite3.connect(out / "search.db")) as database, database:
+        with_vllm = "json_set(identity, '$.evaluation.backend', 'vllm', '$.evaluation.compute_dtype', 'recipe')"
+        database.execute(f"UPDATE search SET identity = {with_vllm}")
+    told = f"merge-search: {out}/config.yaml: evaluation.backend: backend vllm is not installed; pip install "
+    for words in (
+        ("confirm", out, "--samples", "2", "--allow-code-execution"),
+        ("export", out, "--to", tmp_path / "model", "--anyway", "--tokenizer", "best", "--allow-code-execution"),
+    ):
+        done = command(*words)
+        assert done.exit_code == 2
+        assert done.stderr.splitlines()[-1].startswith(told)
+        assert "transformers" not in done.stderr.splitlines()[-1]  # the search began with vllm
 
 
 def test_finalists_are_confirmed_in_rounds_of_old_and_new_problems(
