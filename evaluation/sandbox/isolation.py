@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import textwrap
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -13,6 +15,7 @@ REQUIRED: tuple[LayerName, ...] = ("rlimits", "no-new-privs", "seccomp")
 # One of these is enough: each keeps a run from files that are not its own.
 FILE_LAYERS: tuple[LayerName, ...] = ("landlock", "bubblewrap")
 
+_BRIEF = 90
 CONTAINER_FLAGS = "--security-opt seccomp=unconfined --security-opt apparmor=unconfined"
 _REMEDIES: dict[LayerName, str] = {
     "rlimits": "run where setrlimit works: no emulator or sandbox that ignores it",
@@ -42,6 +45,12 @@ class SandboxLayer:
     def __str__(self) -> str:
         return f"{self.name} ({self.detail})" if self.detail else self.name
 
+    @property
+    def brief(self) -> str:
+        """Its name and the first clause of its detail."""
+        clause = textwrap.shorten(re.split(r"[,;.] ", self.detail)[0], _BRIEF, placeholder=" ...")
+        return f"{self.name} ({clause})" if clause else self.name
+
 
 @dataclass(frozen=True, slots=True)
 class Isolation:
@@ -70,7 +79,7 @@ class Isolation:
     @property
     def note(self) -> str:
         """A note on the missing layers; empty if none is missing."""
-        missing = ", ".join(self.missing)
+        missing = ", ".join(layer.brief for layer in self.layers if not layer.active)
         return f"the sandbox works without {missing}; run `merge-search check` for details" if missing else ""
 
     @property
