@@ -22,7 +22,7 @@ def verdict(evidence: SearchEvidence) -> Section:
         sentence=board.verdict.sentence if board.records else "No trial is over yet.",
         best=board.best_row,
         parent=next((row for row in board.rows if row.record.kind == "parent" and row.name == board.best_parent), None),
-        trials=f"{len(states)} trial{'s' * (len(states) != 1)} ({', '.join(counts)})" if states else "no trial yet",
+        trials=f"{len(states)} trial{'s' * (len(states) != 1)} ({', '.join(counts)})" if states else "",
         optimism=board.optimism,
         confirmed=board.confirmed_on,
         at_work=evidence.is_at_work,

@@ -57,7 +57,9 @@ def test_ugly_searches_have_a_page(shown: Shown, name: str) -> None:
 def test_the_verdict_is_a_sentence(shown: Shown) -> None:
     evidence = SearchEvidence("run", Path("results/run"), board(), RECORDS, SPLITS)
     assert evidence.board.verdict.sentence in verdict(evidence).html.unescape()
+    assert verdict(shown("no_parent")).html.lower().count("no trial") == 1
     assert "No trial is over yet." in verdict(shown("no_parent")).html
+    assert verdict(shown("no_trial")).html.lower().count("no trial") == 1
     assert "9 trials (9 failed)" in verdict(shown("all_failed")).html
     assert "12 complete" not in verdict(shown("running")).html  # some failed
 
