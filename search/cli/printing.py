@@ -305,18 +305,20 @@ def _show_power(subject: Subject) -> None:
 def print_preflight(subject: Subject, findings: Sequence[Finding], command: str, as_json: bool) -> None:
     """Print what a preflight found, the memory plan if there is one, and what to do next."""
     from search.cli.memory_table import memory_table
-    from search.views.preflight_table import findings_table, last_line, preflight_data
+    from search.views.preflight_table import findings_table, last_lines, preflight_data
 
     # Unless the check of the memory has passed, there may be no plan.
     plan = subject.memory if any(it.what == "memory" and it.level == "ok" for it in findings) else None
+    is_ready = all(it.level != "problem" for it in findings)
     if as_json:
-        click.echo(json.dumps(preflight_data(findings, plan, command)))
+        ended = subject.ended.reason if is_ready and subject.ended else ""
+        click.echo(json.dumps(preflight_data(findings, plan, command, ended)))
         return
     _print_table(findings_table(findings))
     if plan:
         click.echo()
         _print_table(memory_table(plan))
-    click.echo(f"\n{last_line(findings, command)}")
+    click.echo(f"\n{last_lines(findings, command, subject)}")
 
 
 def show_plan(steps: Sequence[Step], names: Mapping[str, str], dtype: str | None) -> None:

@@ -17,7 +17,6 @@ from search.prompt_checks import notes_on_prompts, require_template
 from search.results import ResultsFolder
 from search.space.config import SearchConfig
 from search.space.space import SearchSpace
-from search.stopping import SearchSoFar, ended_by
 from search.unread import unread_lines
 
 if TYPE_CHECKING:
@@ -32,14 +31,9 @@ def results(subject: Subject) -> Iterator[Finding]:
     """Yield whether the search may run in its results folder, and whether it may execute code."""
     config, out = subject.config, subject.out
     ResultsFolder.refuse(out, config, fresh=False)
-    if ResultsFolder.is_one(out):
-        folder = ResultsFolder.open(out)
-        _, records, splits, looks = folder.read()
-        folder.require_parameters(records, config.space)
-        so_far = SearchSoFar(records, splits, looks, config.search.trials)
-        ended = ended_by(so_far, config.search.stop)
-        next_run = f"no other will run: {ended}" if ended else "a run continues it"
-        told = f"{out} holds this search with the results of {counted(len(so_far.over), 'trial')}; {next_run}"
+    if subject.begun:
+        next_run = f"no other will run: {subject.ended.reason}" if subject.ended else "a run continues it"
+        told = f"{out} holds this search with the results of {counted(len(subject.begun.over), 'trial')}; {next_run}"
         yield Finding("ok", "results", told)
     else:
         yield Finding("ok", "results", f"{out}: a new folder")

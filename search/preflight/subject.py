@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -22,9 +22,26 @@ from search.earlier import EarlierSearch, seen_earlier, spent_earlier, unseen
 from search.memory_plan import MemoryPlan
 from search.planned_memory import Planner
 from search.progress import Progress
+from search.results import ResultsFolder
 from search.run.setup import reference_models, split_problems
 from search.space.config import SearchConfig
+from search.stopping import SearchSoFar, ended_by
 from search.study.looks import Look, Looks
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A search that has ended before it runs.
+
+    Attributes:
+        reason: the rule that ended it, in words.
+        trials: how many trials are over.
+        by_rules: whether another rule than the number of trials ends it, so that more trials alone change nothing.
+    """
+
+    reason: str
+    trials: int
+    by_rules: bool
 
 
 @dataclass
@@ -48,6 +65,25 @@ class Subject:
 
     def __exit__(self, *_: object) -> None:
         self.opened.close()
+
+    @cached_property
+    def begun(self) -> SearchSoFar | None:
+        """What its results folder holds; None if that is new. Raises SearchError if it is not the config's."""
+        if not ResultsFolder.is_one(self.out):
+            return None
+        folder = ResultsFolder.open(self.out)
+        _, records, splits, looks = folder.read()
+        folder.require_parameters(records, self.config.space)
+        return SearchSoFar(records, splits, looks, self.config.search.trials)
+
+    @cached_property
+    def ended(self) -> Ended | None:
+        """How the search in its results folder has ended; None if a run continues or begins it. Raises SearchError."""
+        begun, stop = self.begun, self.config.search.stop
+        if not begun or not (reason := ended_by(begun, stop)):
+            return None
+        over = len(begun.over)
+        return Ended(reason, over, bool(ended_by(replace(begun, trials=over + 1), stop)))
 
     @cached_property
     def problems(self) -> ProblemSet:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.table import Table
@@ -12,9 +13,11 @@ from rich.text import Text
 from merging.checkpoints.references import printable
 from search.memory_demand import UNKNOWN
 from search.preflight.finding import Finding, Level, counted
+from search.shell import shell_command
 
 if TYPE_CHECKING:
     from search.memory_plan import MemoryPlan
+    from search.preflight.subject import Ended, Subject
 
 _STYLES: Mapping[Level, str] = {"ok": "green", "note": "cyan", "warning": "yellow", "problem": "bold red"}
 
@@ -36,18 +39,38 @@ def findings_table(findings: Sequence[Finding]) -> Table:
     return table
 
 
-def last_line(findings: Sequence[Finding], command: str) -> str:
-    """Return what to do next: run the search, or first fix what is wrong."""
+def last_lines(findings: Sequence[Finding], command: str, subject: Subject | None = None) -> str:
+    """Return what to do next: run the search, or first fix what is wrong; or what goes on if it has ended."""
     counts = Counter(finding.level for finding in findings)
     if problems := list(dict.fromkeys(each.what for each in findings if each.level == "problem")):
         return f"Not ready: {counted(counts['problem'], 'problem')} ({', '.join(problems)}); fix what is listed above"
+    if subject and subject.ended:
+        return _after_the_end(subject.ended, subject.out, subject.config.source, command)
     if warnings := list(dict.fromkeys(each.what for each in findings if each.level == "warning")):
         return f"Ready, with {counted(counts['warning'], 'warning')} ({', '.join(warnings)}): {command}"
     return f"All green: {command}"
 
 
-def preflight_data(findings: Sequence[Finding], plan: MemoryPlan | None, command: str) -> Mapping[str, object]:
-    """Return the findings, the memory plan if there is one, and the command, as plain data."""
+def _after_the_end(ended: Ended, out: Path, config: str, command: str) -> str:
+    """Return what can be done with a search that has ended, a command per line."""
+    more = f"{command} --trials {2 * ended.trials}"
+    if ended.by_rules:
+        more = f"let search.stop in {config} end it later, and {more}"
+    return "\n".join(
+        [
+            f"The search in {out} has ended: {ended.reason}. What goes on:",
+            f"  its results:  {shell_command('leaderboard', out)}",
+            f"  a model:      {shell_command('export', out, '--to', Path(f'{out.resolve().name}-merged'))}",
+            f"  more trials:  {more}",
+            f"  start over:   {command} --fresh",
+        ]
+    )
+
+
+def preflight_data(
+    findings: Sequence[Finding], plan: MemoryPlan | None, command: str, ended: str = ""
+) -> Mapping[str, object]:
+    """Return the findings, the memory plan if there is one, the command, and why the search has ended; plain data."""
     memory = plan and [
         {
             "place": place.memory.name,
@@ -64,6 +87,7 @@ def preflight_data(findings: Sequence[Finding], plan: MemoryPlan | None, command
         ],
         "memory": memory,
         "command": command,
+        "ended": ended,
     }
 
 

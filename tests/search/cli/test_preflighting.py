@@ -39,6 +39,34 @@ def test_a_problem_is_told_to_people_and_to_programs(family: Family, command: Co
     assert [each["what"] for each in told["findings"] if each["level"] == "problem"] == ["parents"]
 
 
+def test_of_a_search_that_has_ended_it_says_what_goes_on(
+    shared_family: Family, finished: Path, command: Command
+) -> None:
+    config = shared_family.folder / "finished.yaml"
+    told = json.loads(command("check", config, "--out", finished, "--json").stdout)
+    assert (told["ready"], told["ended"]) == (True, "all trials are over")
+    done = command("check", config, "--out", finished)
+    assert done.exit_code == 0, done.output
+    run = f"merge-search run {config} --out {finished}"
+    assert done.stdout.splitlines()[-5:] == [
+        f"The search in {finished} has ended: all trials are over. What goes on:",
+        f"  its results:  merge-search leaderboard {finished}",
+        f"  a model:      merge-search export {finished} --to finished-merged",
+        f"  more trials:  {run} --trials 6",
+        f"  start over:   {run} --fresh",
+    ]
+    assert "All green" not in done.stdout
+
+
+def test_a_search_that_a_rule_has_ended_needs_another_rule_to_go_on(
+    shared_family: Family, finished: Path, command: Command
+) -> None:
+    text = shared_family.config().replace("search: {", "search: {stop: {target: 0.01}, ", 1)
+    (config := shared_family.folder / "target.yaml").write_text(text)
+    done = command("check", config, "--out", finished)
+    assert f"  more trials:  let search.stop in {config} end it later, and merge-search run" in done.stdout
+
+
 def test_a_folder_that_cannot_be_written_is_told_before_anything_is_run(
     shared_family: Family, command: Command
 ) -> None:

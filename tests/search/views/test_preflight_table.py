@@ -10,7 +10,7 @@ from rich.console import Console
 from search.memory_demand import UNKNOWN, Memory
 from search.memory_plan import MemoryPart, MemoryPlan, PlacePlan, Room
 from search.preflight.finding import Finding
-from search.views.preflight_table import findings_table, last_line, preflight_data
+from search.views.preflight_table import findings_table, last_lines, preflight_data
 
 RUN = "merge-search run night.yaml"
 LONG = "größe-模型-" * 12 + "\u202e\x1b[31m"
@@ -42,10 +42,10 @@ def test_nothing_is_cut_off_and_no_control_character_is_printed(width: int) -> N
 
 
 def test_the_last_line_says_what_to_do() -> None:
-    assert last_line(FINDINGS[:2], RUN) == f"All green: {RUN}"
-    assert last_line(FINDINGS[:3], RUN) == f"Ready, with 1 warning (configs): {RUN}"
+    assert last_lines(FINDINGS[:2], RUN) == f"All green: {RUN}"
+    assert last_lines(FINDINGS[:3], RUN) == f"Ready, with 1 warning (configs): {RUN}"
     problems = [Finding("problem", what, "") for what in ("parents", "parents", "memory")]
-    assert last_line([*FINDINGS[:3], *problems], RUN) == (
+    assert last_lines([*FINDINGS[:3], *problems], RUN) == (
         "Not ready: 3 problems (parents, memory); fix what is listed above"
     )
 
