@@ -30,7 +30,7 @@ from search.study.looks import Look, Looks
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class EndedSearch:
     """A search that has ended before it runs.
 
     Attributes:
@@ -77,13 +77,13 @@ class Subject:
         return SearchSoFar(records, splits, looks, self.config.search.trials)
 
     @cached_property
-    def ended(self) -> Ended | None:
+    def ended(self) -> EndedSearch | None:
         """How the search in its results folder has ended; None if a run continues or begins it. Raises SearchError."""
         begun, stop = self.begun, self.config.search.stop
         if not begun or not (reason := ended_by(begun, stop)):
             return None
         over = len(begun.over)
-        return Ended(reason, over, bool(ended_by(replace(begun, trials=over + 1), stop)))
+        return EndedSearch(reason, over, bool(ended_by(replace(begun, trials=over + 1), stop)))
 
     @cached_property
     def problems(self) -> ProblemSet:

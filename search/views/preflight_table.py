@@ -17,7 +17,7 @@ from search.shell import shell_command
 
 if TYPE_CHECKING:
     from search.memory_plan import MemoryPlan
-    from search.preflight.subject import Ended, Subject
+    from search.preflight.subject import EndedSearch, Subject
 
 _STYLES: Mapping[Level, str] = {"ok": "green", "note": "cyan", "warning": "yellow", "problem": "bold red"}
 
@@ -51,7 +51,7 @@ def last_lines(findings: Sequence[Finding], command: str, subject: Subject | Non
     return f"All green: {command}"
 
 
-def _after_the_end(ended: Ended, out: Path, config: str, command: str) -> str:
+def _after_the_end(ended: EndedSearch, out: Path, config: str, command: str) -> str:
     """Return what can be done with a search that has ended, a command per line."""
     more = f"{command} --trials {2 * ended.trials}"
     if ended.by_rules:
