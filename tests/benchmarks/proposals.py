@@ -8,7 +8,8 @@ Each search is the command that a person types. `default` is the config as it co
 `default, whole` the same with all trials, as the others, which have no ascent. `pycma` is not a command, but pycma
 as mergekit-evolve sets it up (x0 = equal weights, sigma0 = 1/6), on our merger and evaluator. No search ends before its
 trials are over. `mostly text` is a variant of the quickstart with four text problems to one of maths: there the best
-parent is good, and the gain of a merge small. `smollm2` is the search of configs/smollm2_adapters.yaml.
+parent is good, and the gain of a merge small. `smollm2` is the search of configs/smollm2_adapters.yaml, also with other
+knots of all its parameters.
 
 Every search that has ended is a line of `records/proposals.jsonl`, which the tables are printed from. What is there is
 not run again, so the benchmark goes on where it was stopped.
@@ -32,6 +33,7 @@ from dataclasses import asdict, dataclass, field
 from itertools import product
 from pathlib import Path
 from statistics import mean, stdev
+from typing import Literal
 
 import cma
 import yaml
@@ -60,8 +62,8 @@ class Family:
     Where `problems` are counted by kind, they are made anew; otherwise they are the config's own.
     """
 
-    density: int
-    weight: int
+    density: int | Literal["layers"]
+    weight: int | Literal["layers"]
     problems: Mapping[Kind, int] = field(default_factory=dict)
     config: str = "quickstart"
 
@@ -71,6 +73,8 @@ FAMILIES = {
     "18 parameters": Family(3, 6),
     "mostly text": Family(1, 2, {"strings": 240, "numbers": 60}),
     "smollm2": Family(1, 2, config="smollm2_adapters"),
+    "smollm2, 3 knots": Family(3, 3, config="smollm2_adapters"),
+    "smollm2, layers": Family("layers", "layers", config="smollm2_adapters"),
 }
 QUICKSTART = [name for name, family in FAMILIES.items() if family.config == "quickstart"]
 
@@ -197,7 +201,7 @@ def configured(family: Family, name: str, place: Path) -> dict[str, object]:
     for model in recipe["models"]:
         for key, knots in (("density", family.density), ("weight", family.weight)):
             model["parameters"][key].pop("knots", None)
-            model["parameters"][key] |= {"knots": knots} if knots > 1 else {}
+            model["parameters"][key] |= {"knots": knots} if knots != 1 else {}
     asked = CONFIGS / config["evaluation"]["problems"]
     if family.problems:
         asked = place / "problems.jsonl"
