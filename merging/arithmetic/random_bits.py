@@ -18,14 +18,6 @@ def keys(*words: object) -> tuple[int, int]:
     return int.from_bytes(digest[:4], "little", signed=True), int.from_bytes(digest[4:], "little", signed=True)
 
 
-def keep_mask(density: float, key: tuple[int, int], start: int, count: int, device: torch.device) -> Tensor:
-    """Return a mask (count,) int32: all bits set where element start+i is kept, which has probability `density`.
-
-    An element has one uniform number for all densities, so the elements kept at 0.3 are among those kept at 0.4.
-    """
-    return keep_below(kept_below(density), key, start, count, device)
-
-
 def keep_below(limit: int | Tensor, key: tuple[int, int], start: int, count: int, device: torch.device) -> Tensor:
     """Return a mask (count,) int32: all bits set where the random number of element start+i lies below its limit.
 
@@ -37,7 +29,10 @@ def keep_below(limit: int | Tensor, key: tuple[int, int], start: int, count: int
 
 
 def kept_below(density: float) -> int:
-    """Return the number below which a 31-bit number is kept."""
+    """Return the limit below which an element's 31-bit number is kept with probability `density`.
+
+    An element has one number for all densities, so the elements kept at 0.3 are among those kept at 0.4.
+    """
     return min(round(density * 2**31), 2**31 - 1)
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from merging import MergeOptions, Merger, MergingError, NonFiniteTensor, ParentSet, Recipe, choose_kernels
-from merging.arithmetic.random_bits import keep_mask, keys
+from merging.arithmetic.random_bits import keep_below, kept_below, keys
 from merging.checkpoints.checkpoint import Checkpoint
 from merging.kernels import EAGER
 from merging.kernels.compiled import CompiledKernels
@@ -80,7 +80,7 @@ def test_a_live_model_has_the_bits_that_it_has_on_the_cpu(tmp_path: Path, compil
 @pytest.mark.parametrize("density", [0.1, 0.5, 0.99])
 def test_random_masks_are_the_same_on_every_device(density: float) -> None:
     key, start = keys(3, 1, "tensor"), 2**32 - 500
-    on_cpu, on_gpu = (keep_mask(density, key, start, 1000, torch.device(name)) for name in ("cpu", "cuda"))
+    on_cpu, on_gpu = (keep_below(kept_below(density), key, start, 1000, torch.device(name)) for name in ("cpu", "cuda"))
     assert torch.equal(on_gpu.cpu(), on_cpu)
 
 

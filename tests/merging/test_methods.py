@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from merging.arithmetic.bits import as_bits, bits_of, number_of
 from merging.arithmetic.magnitude_table import RUN, count_on_device, count_on_host, magnitude_bins, magnitude_table
-from merging.arithmetic.random_bits import keep_mask, keys
+from merging.arithmetic.random_bits import keep_below, kept_below, keys
 from merging.execution import run_step
 from merging.kernels import EAGER
 from merging.methods import METHODS, Scope
@@ -89,14 +89,17 @@ def test_magnitudes_counted_where_they_are_are_those_counted_on_the_host(dtype: 
 
 @pytest.mark.parametrize("density", [0.0, 0.1, 0.5, 0.9, 1.0])
 def test_random_masks_have_their_density(density: float) -> None:
-    mask = keep_mask(density, keys(0, 1, "w"), 0, 1 << 18, torch.device("cpu"))
+    mask = keep_below(kept_below(density), keys(0, 1, "w"), 0, 1 << 18, torch.device("cpu"))
     deviation = math.sqrt(density * (1 - density) / mask.numel())
     assert abs(float((mask != 0).float().mean()) - density) <= 5 * deviation
 
 
 def test_random_masks_of_different_keys_and_neighbours_are_independent() -> None:
     count = 1 << 18
-    one, other = ((keep_mask(0.5, keys(0, i, "w"), 0, count, torch.device("cpu")) != 0).float() - 0.5 for i in range(2))
+    one, other = (
+        (keep_below(kept_below(0.5), keys(0, i, "w"), 0, count, torch.device("cpu")) != 0).float() - 0.5
+        for i in range(2)
+    )
     limit = 5 * 0.25 / math.sqrt(count)
     assert abs(float((one * other).mean())) < limit
     for lag in (1, 2, 64, 576):
@@ -104,8 +107,11 @@ def test_random_masks_of_different_keys_and_neighbours_are_independent() -> None
 
 
 def test_a_random_mask_can_be_made_in_pieces() -> None:
-    whole = keep_mask(0.3, keys("seed", 0, "w"), 0, 1000, torch.device("cpu"))
-    pieces = [keep_mask(0.3, keys("seed", 0, "w"), start, 250, torch.device("cpu")) for start in range(0, 1000, 250)]
+    whole = keep_below(kept_below(0.3), keys("seed", 0, "w"), 0, 1000, torch.device("cpu"))
+    pieces = [
+        keep_below(kept_below(0.3), keys("seed", 0, "w"), start, 250, torch.device("cpu"))
+        for start in range(0, 1000, 250)
+    ]
     assert torch.equal(whole, torch.cat(pieces))
 
 
