@@ -13,9 +13,10 @@ from typing import Literal, TypeAlias
 
 from search.board.leaderboard import Leaderboard, Row
 from search.board.round_looks import confirmation_ended
+from search.board.search_verdict import left_to_report
 from search.errors import SearchError
 from search.results import ResultsFolder
-from search.space.sections import Sections, StopSection
+from search.space.sections import SearchSection, Sections
 from search.stopping import TIME_IS_OVER, SearchSoFar, ended_by
 from search.study.record import SplitName, TrialRecord
 from search.study.store import Stop
@@ -131,15 +132,14 @@ def _at_rest(folder: ResultsFolder, found: SearchSoFar, stopped: Stop | None) ->
         ended = confirmation_ended(found.records, found.splits, found.looks)
         return ended, "" if ended else _stopped(stopped, "the confirmation is not over")
     try:
-        stop = Sections.load(folder.config_file).search.stop
+        settings = Sections.load(folder.config_file).search
     except SearchError:  # a copy may lack it, or somebody has changed it
-        stop = StopSection()
-    ended = TIME_IS_OVER if stopped == "time" else ended_by(found, stop)
+        settings = SearchSection()
+    ended = TIME_IS_OVER if stopped == "time" else ended_by(found, settings.stop)
     if not ended:
         return "", _stopped(stopped, _left(found.trials - len(found.over), "trial"))
-    waiting = sum(record.on("report").state in ("waiting", "running") for record in found.records if record.report)
-    if waiting:
-        return "", _stopped(stopped, f"{_left(waiting, 'model')} to be scored on the report split")
+    if waiting := left_to_report(found.records, found.splits, found.looks, settings.finalists):
+        return "", _stopped(stopped, f"{_left(len(waiting), 'model')} to be scored on the report split")
     # If a worker was stopped although a rule has ended the search, it was to run more trials than were planned.
     return (ended, "") if stopped in (None, "time") else ("", _stopped(stopped))
 

@@ -33,7 +33,7 @@ class TokenizerChoice:
     """What an export is written with.
 
     Attributes:
-        owner: where the model lies whose tokenizer it is; None for the recipe's tokenizer.
+        owner: the place of the tokenizer's model; None for the recipe's tokenizer.
         section: what the model card says about the choice.
         tried: what was compared, if anything was.
         end_tokens: the ids that ended completions with it; None if it was not scored.

@@ -18,7 +18,7 @@ from typing import Literal, TypeAlias
 
 from evaluation.scoring import p_better, weighted_mean
 from search.board.names import NAME_WIDTH, displayed_name, parent_names, record_name
-from search.board.ranking import best, best_parent, finalists, ranked
+from search.board.ranking import best, best_parent, finalists, ranked, unreported
 from search.study.looks import ALPHA, SPENT, Look, Looks
 from search.study.outcomes import Split
 from search.study.record import SplitName, TrialRecord
@@ -161,6 +161,21 @@ def unscored(records: Sequence[TrialRecord], look: Look) -> list[TrialRecord]:
     tested = [record for record in records if record.kind == "trial" and record.number in look.finalists]
     wanted = [*scored_parents(records), *tested] if tested else []
     return [record for record in wanted if record.on("report").state in ("waiting", "running")]
+
+
+def left_to_report(records: Sequence[TrialRecord], splits: Splits, looks: Looks, count: int) -> list[TrialRecord]:
+    """Return the models that a search must score on the report split before it ends: see `unreported` and `unscored`.
+
+    Args:
+        records: the records of the search.
+        splits: how their outcomes are read.
+        looks: the looks at the report split.
+        count: the number of finalists.
+    """
+    if not splits["report"].problems:
+        return []
+    wanted = [*unreported(records, count), *(record for look in looks.made for record in unscored(records, look))]
+    return list({record.key: record for record in wanted}.values())
 
 
 def proven(records: Sequence[TrialRecord], splits: Splits, looks: Looks) -> list[int]:

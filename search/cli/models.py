@@ -185,7 +185,7 @@ def evaluate(
     from evaluation import ConsentError, EvaluationError, Sampling, load_problem_sets
 
     with quick_imports():
-        references = _references(models)  # what is missing is told before anything is asked for
+        references = _references(models)  # a missing model is reported before consent is asked for
     if not allow_code_execution:
         raise ConsentError
     try:

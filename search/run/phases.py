@@ -21,8 +21,8 @@ from search.ascent.ascent import Ascent, AscentOverError
 from search.board.leaderboard import Leaderboard
 from search.board.names import NAME_WIDTH, displayed_name, parent_names
 from search.board.power import parents_discordance, what_is_provable
-from search.board.ranking import ranked, unreported
-from search.board.search_verdict import Splits, last_look, next_look, unscored
+from search.board.ranking import ranked
+from search.board.search_verdict import Splits, last_look, left_to_report, next_look, unscored
 from search.callbacks.callback import BegunSearch, Callbacks
 from search.errors import STOPS, SearchError
 from search.progress import Progress, SearchStatus
@@ -373,10 +373,8 @@ class Phases:
         return sum(scoring.state == "running" and scoring.worker in others for scoring in running)
 
     def _unreported(self) -> list[TrialRecord]:
-        if not len(self.session.bench.splits["report"]):
-            return []
-        wanted = [*unreported(self.records.read(), self.session.config.search.finalists), *self._looked_at()]
-        return list({record.key: record for record in wanted}.values())
+        count = self.session.config.search.finalists
+        return left_to_report(self.records.read(), self._splits, self.session.store.looks, count)
 
     def _report_trials(self) -> float:
         """Return how long the report split will take, in trials."""

@@ -22,6 +22,8 @@ from search.progress import Progress
 from search.results import ResultsFolder
 from search.study.local_store import LocalStore
 from tests.search.conftest import Command, fingerprint
+from tests.search.family import Family
+from tests.search.told import Stopped
 
 
 def planned(out: Path, trials: int) -> None:
@@ -131,6 +133,24 @@ def test_a_search_that_a_worker_finishes_has_ended_although_another_was_stopped(
     config, out = one_trial
     planned(out, 2)
     run_search(config, out, trials=2, progress=AnotherStops(out))
+    assert (SearchOverview.of(out).state, SearchOverview.of(out).why) == ("ended", "all trials are over")
+
+
+class Killed(Progress):
+    """Ends the worker before it scores a model on the report split, and says nothing of it, like a kill."""
+
+    def begin(self, what: str, total: int, deadline: float | None = None, later: float = 0.0) -> None:  # noqa: ARG002
+        if what == "report split":
+            raise Stopped
+
+
+def test_a_search_that_is_killed_before_the_report_split_has_not_ended(shared_family: Family, tmp_path: Path) -> None:
+    config, out = SearchConfig.load(shared_family.write("killed.yaml")), tmp_path / "killed"
+    with pytest.raises(Stopped):
+        run_search(config, out, trials=1, progress=Killed())
+    found = SearchOverview.of(out)
+    assert (found.state, found.why) == ("stopped", "5 models are left to be scored on the report split")
+    run_search(config, out, trials=1)
     assert (SearchOverview.of(out).state, SearchOverview.of(out).why) == ("ended", "all trials are over")
 
 

@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from search.completion_files import Completion
 
 MOST_CHARACTERS: Final = 8_000
-"""Of a longer text only the beginning is shown."""
+"""The most characters of a text that are shown."""
 MOST_LINES: Final = 400
 """The same, in lines."""
 MOST_SHOWN: Final = 3
 """The most samples of a problem that are shown, among them one that passed and one that did not."""
 ROOM: Final = 6_000_000
-"""How many characters all texts may have; deflated they take about a sixth of that."""
+"""The most characters of all texts together; deflated, they take about a sixth of that."""
 
 
 @dataclass(frozen=True)
