@@ -16,6 +16,7 @@ from evaluation.problems import SETS
 from search.board.ranking import best, best_parent
 from search.board.search_verdict import better_finalists, objectives, parents_are_over
 from search.contents import find_problems
+from search.counts import counted
 from search.earlier import EarlierSearch, unseen
 from search.errors import SearchError
 from search.identity import PLAIN_ROWS, Identity
@@ -193,8 +194,8 @@ def _new_problems(
                 f"{path}: --problems {source}: none of its {len(found)} problems is new; give others, or leave it out "
                 "and draw several --samples of the report split"
             )
-        notes += [f"{source}: {seen} problems are kept out, because the search has seen them"] if seen else []
-        notes.append(f"{source}: {len(new)} new problems")
+        notes += [f"{source}: kept out, because the search has seen it: {counted(seen, 'problem')}"] if seen else []
+        notes.append(f"{source}: {counted(len(new), 'new problem')}")
         added.append(new)
         taken |= frozenset(new.task_ids)
     return added, tuple(notes)

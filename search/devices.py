@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from merging.errors import PlacementError
+from search.counts import counted
 from search.errors import SearchError
 from search.study.store import Workplace
 
@@ -103,7 +104,7 @@ def _hardware(devices: Iterable[torch.device]) -> str:
     import torch
 
     cards = [torch.cuda.get_device_name(device) for device in devices if device.type == "cuda"]
-    return "; ".join([f"{_processor()}, {os.cpu_count()} cores", *cards])
+    return "; ".join([f"{_processor()}, {counted(os.cpu_count() or 1, 'core')}", *cards])
 
 
 def _processor() -> str:

@@ -14,6 +14,7 @@ from typing import Literal, TypeAlias
 from search.board.leaderboard import Leaderboard, Row
 from search.board.round_looks import confirmation_ended
 from search.board.search_verdict import left_to_report
+from search.counts import counted
 from search.errors import SearchError
 from search.results import ResultsFolder
 from search.space.sections import SearchSection, Sections
@@ -149,7 +150,7 @@ def _stopped(stopped: Stop | None, left: str = "") -> str:
 
 
 def _left(count: int, what: str) -> str:
-    return f"{count} {what} is left" if count == 1 else f"{count} {what}s are left"
+    return counted(count, f"{what} is left", f"{what}s are left")
 
 
 def _active(records: Sequence[TrialRecord]) -> float | None:

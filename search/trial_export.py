@@ -10,6 +10,7 @@ from merging import Recipe, renamed
 from search.board.leaderboard import Leaderboard, Row
 from search.board.names import find_record, record_name
 from search.board.ranking import best
+from search.counts import counted
 from search.devices import choose_device
 from search.errors import SearchError
 from search.publishing.card import command_section, export_command, scores_section
@@ -173,7 +174,8 @@ def _choose(records: Sequence[TrialRecord], path: Path, called: int | str | None
     failed = [each for each in records if each.kind == "trial" and each.search.state == "failed"]
     if failed:
         raise SearchError(
-            f"{path}: there is nothing to export: {len(failed)} trials are over, and all have failed; the last, "
+            f"{path}: there is nothing to export: "
+            f"{counted(len(failed), 'trial is over, and has', 'trials are over, and all have')} failed; the last, "
             f"{record_name(failed[-1])}: {failed[-1].search.error}"
         )
     raise SearchError(f"{path}: no trial has been scored yet; run the search first")

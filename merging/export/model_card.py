@@ -44,10 +44,12 @@ def model_card(
     )
     again = f"`merge-search merge recipe.yaml DIR --random-seed {random_seed}` makes it again"
     again = f"`mergekit-yaml recipe.yaml DIR` or {again}." if in_mergekit else f"{again}; mergekit has no such method."
+    count = len(recipe.parents())
+    models = f"{count} models" if count > 1 else "one model"
     body = f"""
 # {name}
 
-A merge of {len(recipe.parents())} models by the method `{recipe.merge_method}`, made with merge-search. Architecture
+A merge of {models} by the method `{recipe.merge_method}`, made with merge-search. Architecture
 and config are those of `{renamed(recipe.config_source, names)}`.
 {evidence}
 ## Recipe

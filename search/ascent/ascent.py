@@ -27,6 +27,7 @@ from merging import Merger, MergingError
 from search.ascent.checkpointing import checkpointed
 from search.ascent.loss import losses
 from search.ascent.unit_box import UnitBox
+from search.counts import counted
 from search.space.sections import AscentSection
 from search.study.outcomes import Split
 from search.study.record import ASCENT, Parameters, TrialRecord
@@ -154,7 +155,7 @@ class Ascent:
         rows = cast("torch.nn.Embedding", model.get_input_embeddings()).weight.shape[0]
         found = [each for each in self.solutions() if max(each.completion) < rows]
         if len(found) < LEAST:
-            raise AscentOverError(f"{len(found)} problems are solved, and it needs {LEAST}")
+            raise AscentOverError(f"{counted(len(found), 'problem is', 'problems are')} solved, and it needs {LEAST}")
         return found
 
     def _start(self, earlier: Sequence[TrialRecord], solutions: Sequence[Solution]) -> tuple[Parameters, Notes]:

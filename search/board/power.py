@@ -12,6 +12,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Final
 
 from search.board.ranking import best_parent
+from search.counts import counted
 from search.study.looks import SPENT
 from search.study.outcomes import Split
 from search.study.record import TrialRecord
@@ -94,7 +95,9 @@ def power_line(problems: int, alpha: float, discordance: float | None = None, ad
     assumed = ASSUMED_DISCORDANCE if discordance is None else discordance
     gain = least_gain(problems, assumed, alpha)
     if gain is None:
-        return f"the report split has {problems} problems, which is too few to prove that any merge is better"
+        return (
+            f"the report split has {counted(problems, 'problem')}, which is too few to prove that any merge is better"
+        )
     because = f"if it differs from each on {max(assumed, gain):.0%} of them"
     if discordance is not None and discordance >= gain:
         because += ", as the parents do"

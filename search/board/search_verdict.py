@@ -19,6 +19,7 @@ from typing import Literal, TypeAlias
 from evaluation.scoring import p_better, weighted_mean
 from search.board.names import NAME_WIDTH, displayed_name, parent_names, record_name
 from search.board.ranking import best, best_parent, finalists, ranked, unreported
+from search.counts import counted
 from search.study.looks import ALPHA, SPENT, Look, Looks
 from search.study.outcomes import Split
 from search.study.record import SplitName, TrialRecord
@@ -269,7 +270,7 @@ class _Result:
 
 def rounds_of(how: Split) -> str:
     """Return the problems and rounds of a confirmation in words: ``650 problems in 4 rounds``."""
-    return f"{how.problems} problems" + (f" in {how.samples} rounds" if how.samples > 1 else "")
+    return counted(how.problems, "problem") + (f" in {how.samples} rounds" if how.samples > 1 else "")
 
 
 def shown_p(p_value: float) -> str:

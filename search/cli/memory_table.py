@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from merging.sizes import shown_size
+from search.counts import counted
 from search.memory_demand import UNKNOWN
 from search.memory_plan import MemoryPlan, told_tiers
 from search.views.table import plain_table
@@ -40,7 +41,7 @@ def memory_lines(plan: MemoryPlan, tiers: Mapping[str, Mapping[str, int]]) -> It
         yield f"The search has no room here: {plan.refusal}"
         return
     if plan.rows:
-        yield f"{plan.rows} problems are decoded at once." if plan.rows > 1 else "1 problem is decoded at once."
+        yield f"{counted(plan.rows, 'problem is', 'problems are')} decoded at once."
     yield f"Parents: {told_tiers(tiers)}."
     if plan.from_host:
         yield f"{shown_size(plan.from_host)} of the parents are copied from the host's memory for every candidate."

@@ -11,6 +11,7 @@ from search.cli import shared_options
 from search.cli.given_values import GivenPath
 from search.cli.printing import tell
 from search.cli.written_file import write_whole
+from search.counts import counted
 from search.shell import shell_command
 from search.startup import quick_imports
 
@@ -52,4 +53,4 @@ def import_evolve(
     write_whole(to, found.text.encode(), "--to")
     tell(*found.notes)
     count = sum(len(each.names) for each in found.config.space.ranges)
-    click.echo(f"{to}: searches {count} values; next:\n  {shell_command('run', to, '--dry-run')}")
+    click.echo(f"{to}: searches {counted(count, 'value')}; next:\n  {shell_command('run', to, '--dry-run')}")

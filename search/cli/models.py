@@ -25,6 +25,7 @@ from search.cli.printing import (
     tell_isolation,
     tell_of_mergekit,
 )
+from search.counts import counted
 from search.startup import quick_imports
 from search.views.bar import bar
 
@@ -110,7 +111,7 @@ def merge(
             progress=progress,
             note=tell,
         )
-    click.echo(f"{folder}: {loaded.merge_method} of {len(loaded.parents())} models")
+    click.echo(f"{folder}: {loaded.merge_method} of {counted(len(loaded.parents()), 'model')}")
     tell_of_mergekit(folder, loaded.merge_method, mergekit_compatible)
 
 

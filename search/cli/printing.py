@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from search.counts import counted
 from search.errors import SearchError
 from search.views.json_csv import comparison_json, report_data, scored_json
 
@@ -61,8 +62,8 @@ def print_leaderboard(found: Leaderboard, top: int | None) -> None:
         ended = sum(record.search.state == "complete" for record in found.trials)
         more = "more" if found.optimism >= 0 else "less"
         console.print(
-            f"optimism: the best of {ended} trials scores {abs(found.optimism) * 100:.1f} points {more} on the search "
-            "split, which it was chosen by, than on the report split",
+            f"optimism: the best of {counted(ended, 'trial')} scores {abs(found.optimism) * 100:.1f} points {more} on "
+            "the search split, which it was chosen by, than on the report split",
             style="dim",
             highlight=False,
         )
@@ -164,7 +165,7 @@ def print_comparison(found: Comparison, as_json: bool) -> None:
     for name, score, (low, high) in zip(found.names, found.scores, found.intervals, strict=True):
         click.echo(f"{name:<{width}}  pass@1 {score:.1%} (95% interval {low:.1%} to {high:.1%})")
     where = f" of the {found.split} split" if found.split else ""
-    click.echo(f"over the {found.problems} problems{where} that both were scored on")
+    click.echo(f"over the {counted(found.problems, 'problem')}{where} that both were scored on")
     for what, tasks in (("won", test.won), ("lost", test.lost)):
         click.echo(f"\n{what} {len(tasks)}: {', '.join(tasks)}".rstrip(": "))
     click.echo(f"\nexact McNemar test: p = {test.p_value:.2g}")
@@ -215,7 +216,7 @@ def print_scored(scored: ScoredSamples, as_json: bool) -> None:
     further = "".join(f", pass@{k} {rate:.1%}" for k, rate in scored.pass_at.items() if k > 1)
     click.echo(
         f"pass@1 {scored.pass_at[1]:.1%} (95% interval {low:.1%} to {high:.1%}){further} over "
-        f"{len(set(scored.task_ids))} problems"
+        f"{counted(len(set(scored.task_ids)), 'problem')}"
     )
 
 

@@ -32,11 +32,6 @@ class Finding:
         return "; ".join(filter(None, (self.detail, self.remedy)))
 
 
-def counted(count: int, what: str) -> str:
-    """Return a number of things in words: ``1 range``, ``2 ranges``."""
-    return f"{count} {what}{'s' * (count != 1)}"
-
-
 def untoward(findings: Iterable[Finding], *levels: Level) -> list[str]:
     """Return the sentences of the findings of some levels, by default of all that are not ok."""
     wanted = levels or ("note", "warning", "problem")

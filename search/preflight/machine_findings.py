@@ -13,6 +13,7 @@ from evaluation.sandbox.pool import SandboxPool
 from merging import Merger, Recipe
 from merging.caches import cache_folder
 from merging.sizes import shown_size
+from search.counts import counted
 from search.memory_demand import UNKNOWN
 from search.memory_plan import TABLES, MemoryPlan, told_tiers
 from search.preflight.finding import Finding
@@ -73,7 +74,8 @@ def memory_findings(plan: MemoryPlan, tiers: Mapping[str, Mapping[str, int]]) ->
     yield Finding(
         "ok",
         "memory",
-        f"{', '.join(places)}; parents: {told_tiers(tiers)}; {plan.rows} problems are decoded at once",
+        f"{', '.join(places)}; parents: {told_tiers(tiers)}; "
+        f"{counted(plan.rows, 'problem is', 'problems are')} decoded at once",
     )
 
 

@@ -20,6 +20,7 @@ from merging.notes import parent_notes
 from merging.options import MergeOptions
 from merging.sizes import shown_size
 from merging.tokenization.tokenizers import has_tokenizer
+from search.counts import counted
 from search.preflight.finding import Finding
 from search.preflight.hub_cache import missing_from_cache
 
@@ -54,7 +55,7 @@ def _described(checkpoint: Checkpoint) -> str:
     dtype = str(checkpoint.dtype).removeprefix("torch.")
     size = f"{elements / 1e9:.2f}B" if elements >= 1e8 else f"{elements / 1e6:.2f}M"
     depth = config.get_text_config().num_hidden_layers
-    told = [str(config.model_type), f"{depth} layers", f"{size} parameters", dtype, shown_size(checkpoint.nbytes)]
+    told = [str(config.model_type), counted(depth, "layer"), f"{size} parameters", dtype, shown_size(checkpoint.nbytes)]
     where = f", in {checkpoint.folder}" if str(checkpoint.folder) != checkpoint.reference else ""
     return ", ".join(told) + where
 
@@ -69,7 +70,8 @@ def parents_fit(subject: Subject) -> Iterator[Finding]:
     yield from notes_on_parents(parents)
     config, depth = parents.reference.config, parents.layers(parents.reference.reference)
     count = len(parents.checkpoints)
-    yield Finding("ok", _ARCHITECTURE, f"{count} {config.model_type} models of one shape, with {depth} layers")
+    models = counted(count, f"{config.model_type} model")
+    yield Finding("ok", _ARCHITECTURE, f"{models} of one shape, with {counted(depth, 'layer')}")
 
 
 def _all_that_differ(subject: Subject, first: str) -> Sequence[str]:

@@ -11,7 +11,8 @@ from evaluation.prompts import prompt_tokens, render
 from merging import Merger, Recipe, load_tokenizer
 from merging.tokenization.tokenizers import has_tokenizer
 from search.board.power import ASSUMED_DISCORDANCE, least_gain, what_is_provable
-from search.preflight.finding import Finding, counted
+from search.counts import counted
+from search.preflight.finding import Finding
 from search.progress import Progress
 from search.prompt_checks import notes_on_prompts, require_template
 from search.results import ResultsFolder
@@ -91,7 +92,9 @@ def prompts(subject: Subject) -> Iterator[Finding]:
     found += _of_context(subject, max(lengths))
     yield from found
     yield Finding(
-        "ok", _PROMPTS, f"{len(lengths):,} {config.evaluation.prompt.format} prompts of up to {max(lengths):,} tokens"
+        "ok",
+        _PROMPTS,
+        f"{counted(len(lengths), f'{config.evaluation.prompt.format} prompt')} of up to {max(lengths):,} tokens",
     )
 
 

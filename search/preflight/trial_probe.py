@@ -17,6 +17,7 @@ from evaluation import ConsentError
 from evaluation.generation.out_of_memory import is_out_of_memory
 from merging import Recipe
 from merging.errors import first_line
+from search.counts import counted
 from search.errors import SearchError
 from search.preflight.finding import Finding
 from search.preflight.subject import Subject
@@ -135,18 +136,19 @@ def probe_findings(config: SearchConfig, found: Probe, now: datetime) -> list[Fi
         Finding(
             "ok",
             "probe",
-            f"{search.trials:,} trials, {found.references} reference models and the report split take about "
-            f"{shown_seconds(whole)}, until {end:%H:%M}{_days(now, end)}; trials of an ascent take longer, and "
-            "drafts make later ones faster",
+            f"{counted(search.trials, 'trial')}, {counted(found.references, 'reference model')} and the report split "
+            f"take about {shown_seconds(whole)}, until {end:%H:%M}{_days(now, end)}; trials of an ascent take longer, "
+            "and drafts make later ones faster",
         ),
     ]
     if search.timeout is not None:
         by_timeout = found.trials_within(search.timeout, reported=False)
-        what = f"search.timeout ({shown_seconds(search.timeout)}) has time for about {_about(by_timeout):,} trials"
+        about = counted(_about(by_timeout), "trial")
+        what = f"search.timeout ({shown_seconds(search.timeout)}) has time for about {about}"
         told.append(_enough(by_timeout, search.trials, what))
     eight = morning(now)
     by_morning = found.trials_within((eight - now).total_seconds(), reported=True)
-    what = f"until {eight:%H:%M}{_days(now, eight)} there is time for about {_about(by_morning):,} trials"
+    what = f"until {eight:%H:%M}{_days(now, eight)} there is time for about {counted(_about(by_morning), 'trial')}"
     told.append(_enough(by_morning, search.trials, what))
     return told
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from merging import parts_of, short_names
 from search.board.leaderboard import Leaderboard, Row, shown_by_seed
+from search.counts import counted
 from search.shell import shell_command
 from search.space.sections import EvaluationSection
 from search.study.confirmation import Confirmation
@@ -16,9 +17,8 @@ from search.study.confirmation import Confirmation
 def _decoding(settings: EvaluationSection) -> str:
     if not settings.temperature:
         return "greedy"
-    return (
-        f"{settings.samples} samples per problem at temperature {settings.temperature:g} and top_p {settings.top_p:g}"
-    )
+    drawn = counted(settings.samples, "sample")
+    return f"{drawn} per problem at temperature {settings.temperature:g} and top_p {settings.top_p:g}"
 
 
 def _asked_with(settings: EvaluationSection) -> str:
@@ -73,7 +73,7 @@ def scores_section(
         lines += [
             "",
             f"Against the best parent (`{_called(leaderboard.best_parent, leaderboard)}`) on the report split: "
-            f"{row.won} problems won, {row.lost} lost, exact McNemar p = {row.p_value:.2g}.",
+            f"{counted(row.won or 0, 'problem')} won, {row.lost} lost, exact McNemar p = {row.p_value:.2g}.",
         ]
     if leaderboard.verdict.trial == row.record.number and row.record.kind == "trial":
         sentence = leaderboard.verdict.sentence

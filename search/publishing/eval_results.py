@@ -20,6 +20,7 @@ from evaluation.problems import SETS
 from evaluation.scoring import Rate
 from search.board.ranking import best
 from search.confirmation_plan import recorded_evaluation, recorded_problems
+from search.counts import counted
 from search.errors import SearchError
 from search.publishing.upload import Upload, asking
 from search.results import ResultsFolder
@@ -149,7 +150,7 @@ def _of_the_confirmation(
 
 
 def _decoding(evaluation: EvaluationSection, samples: int, temperature: float) -> str:
-    drawn = f"{samples} samples at temperature {temperature:g}" if temperature else "greedy"
+    drawn = f"{counted(samples, 'sample')} at temperature {temperature:g}" if temperature else "greedy"
     return f"pass@1 in percent, {drawn}, prompt format {evaluation.prompt.format}, 0 shots"
 
 

@@ -11,7 +11,7 @@ import os
 import torch
 
 from evaluation import SandboxPool
-from search.preflight.finding import counted
+from search.counts import counted
 from search.run.neighbours import share_of
 
 

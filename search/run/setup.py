@@ -23,6 +23,7 @@ from evaluation.generation.room import Room
 from merging import FileDigests, MergeOptions, Merger, MergingError, ParentSet, Recipe, choose_kernels, load_tokenizer
 from search.compute import Compute
 from search.contents import ParentContents
+from search.counts import counted
 from search.devices import cards_here, choose_device, device_map_of, workplace
 from search.earlier import SEEN, EarlierSearch, Start, seen_earlier, spent_earlier, unseen
 from search.errors import SearchError
@@ -220,10 +221,10 @@ class Setup:
         visible, report = split_problems(self.config, problems)
         reported = unseen(report, seen)
         if (kept_out := len(report) - len(reported)) and not self._begun:
-            left = f"{len(reported)} are left" if len(reported) else "none is left, so that nothing can be proven"
+            left = counted(len(reported), "is left", "are left") + "; so nothing can be proven" * (not len(reported))
             self.progress.say(
-                f"{kept_out} problems are kept out of the report split, because the searches that this one starts from "
-                f"have searched on them; {left}"
+                f"{counted(kept_out, 'problem is', 'problems are')} kept out of the report split, because the searches "
+                f"that this one starts from have searched on them; {left}"
             )
         return {"search": visible, "report": reported}
 

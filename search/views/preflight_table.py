@@ -11,8 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from merging.checkpoints.references import printable
+from search.counts import counted
 from search.memory_demand import UNKNOWN
-from search.preflight.finding import Finding, Level, counted
+from search.preflight.finding import Finding, Level
 from search.shell import shell_command
 
 if TYPE_CHECKING:

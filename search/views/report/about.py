@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from search.board.names import NAME_WIDTH, shorten
+from search.counts import counted
 from search.views.report.section import Section, rendered
 from search.views.table import parents_of
 
@@ -101,7 +102,7 @@ def _facts(identity: Mapping[str, Any], evidence: SearchEvidence) -> dict[str, s
         "problems": "; ".join(shorten(Path(entry["source"]).name, NAME_WIDTH) for entry in evaluation["problems"]),
         "split": counts,
         "prompts": str(evaluation["prompt"]["format"]),
-        "completions": f"{samples}, at most {evaluation['max_new_tokens']} tokens",
+        "completions": f"{samples}, at most {counted(evaluation['max_new_tokens'], 'token')}",
         "computed in": "the recipe's dtype" if evaluation["compute_dtype"] == "recipe" else evaluation["compute_dtype"],
         "sampler": f"{search['sampler']}, seed {search['seed']}",
     }

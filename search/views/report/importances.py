@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from search.board.names import LABEL_WIDTH, parameter_name
+from search.counts import counted
 from search.study.record import TrialRecord
 from search.views.report.colours import LIGHT
 from search.views.report.figures import as_text, figure_section
@@ -76,7 +77,7 @@ def importances(evidence: SearchEvidence) -> Section | None:
         bargap=0.35,
     )
     count = sum(is_more)
-    told = f"Of {len(found)} parameters {count or 'none'} decided more than chance explains."
+    told = f"Of {counted(len(found), 'parameter')} {count or 'none'} decided more than chance explains."
     before = (
         "How well each parameter tells the best tenth of the trials from all. Red marks are the largest shares that "
         f"{_SHUFFLES} shuffles of the scores gave; a grey bar does not exceed its mark. {told}"

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from search.board.names import LABEL_WIDTH, displayed_name
+from search.counts import counted
 from search.views.report.colours import LIGHT, SERIES
 from search.views.report.figures import BELOW, as_text, figure_section
 from search.views.table import parents_of
@@ -58,7 +59,7 @@ def time(evidence: SearchEvidence) -> Section | None:
     trials = [record for record in evidence.trials if record.search.seconds.get(_TOTAL)]
     if trials:
         figures = {"phases": _phases(trials)} | figures
-    before = f"Mean of {len(trials)} trials: {_means(trials)}." if trials else ""
+    before = f"Mean of {counted(len(trials), 'trial')}: {_means(trials)}." if trials else ""
     rows = len({span.worker for span in found})
     return figure_section("time", "Time", figures, before, _busy(found), phases=360, workers=150 + 34 * rows)
 

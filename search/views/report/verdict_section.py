@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from search.counts import counted
 from search.views.report.section import Section, rendered
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ def verdict(evidence: SearchEvidence) -> Section:
         sentence=board.verdict.sentence if board.records else "No trial is over yet.",
         best=board.best_row,
         parent=next((row for row in board.rows if row.record.kind == "parent" and row.name == board.best_parent), None),
-        trials=f"{len(states)} trial{'s' * (len(states) != 1)} ({', '.join(counts)})" if states else "",
+        trials=f"{counted(len(states), 'trial')} ({', '.join(counts)})" if states else "",
         optimism=board.optimism,
         confirmed=board.confirmed_on,
         at_work=evidence.is_at_work,

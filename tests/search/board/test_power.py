@@ -62,6 +62,7 @@ def test_the_line_says_what_it_assumes() -> None:
     assert "40 report problems" in (line := power_line(40, 0.01, 0.05))
     assert line.endswith("solves 21.9 points more than any parent (if it differs from each on 22% of them)")
     assert "too few" in power_line(4, 0.01)
+    assert power_line(1, 0.01).startswith("the report split has 1 problem, which is")
 
 
 def test_what_is_provable_follows_from_the_config_and_the_level(shared_family: Family) -> None:
