@@ -37,6 +37,7 @@ from merging.recipes.recipe import Recipe
 from merging.sizes import runs
 from merging.statistics.digests import FileDigests
 from merging.tokenization.merged_tokenizer import MergedTokenizer
+from merging.tokenization.own_code import code_beside
 from merging.tokenization.special_tokens import SpecialTokens
 from merging.tokenization.tokenizers import has_tokenizer
 
@@ -123,6 +124,7 @@ def export_model(
             for sentence in (*notes_of(recipe, plan, parents, written=True), *filter(None, [choice.note])):
                 note(sentence)
         tokenizer = _tokenizer(recipe, plan, parents, files)
+        code = _code(parents, recipe.config_source, tokenizer)
         calibrate(steps, parents, progress)
         try:
             to.parent.mkdir(parents=True, exist_ok=True)
@@ -140,6 +142,8 @@ def export_model(
             _write_weights(plan, steps, parents, folder, limit, options.random_seed, choice.kernels, progress)
             special = tokenizer.special.ending(scored.end_tokens) if tokenizer else None
             _write_configs(recipe, plan, parents, folder, special)
+            for file in code:
+                shutil.copyfile(file, folder / file.name)
             if tokenizer and special:
                 tokenizer.save(folder)
                 if note and (ends := ends_besides(parents.checkpoints[recipe.config_source], special)):
@@ -239,9 +243,14 @@ def _write_configs(recipe: Recipe, plan: Plan, parents: ParentSet, folder: Path,
     config = config_text(config_source, plan, parents, special)
     (folder / CONFIG).write_text(config, encoding="utf-8")
     (folder / GENERATION).write_text(generation_config_text(config_source, special), encoding="utf-8")
-    if parents.options.trust_remote_code:
-        for code in config_source.folder.glob("*.py"):
-            shutil.copyfile(code, folder / code.name)
+
+
+def _code(parents: ParentSet, config_source: str, tokenizer: MergedTokenizer | None) -> Sequence[Path]:
+    """Return the Python files that the export's config and tokenizer need. Raises MergingError if two have one name."""
+    if not parents.options.trust_remote_code:
+        return []
+    folder = parents.checkpoints[config_source].folder
+    return [*folder.glob("*.py"), *(code_beside(tokenizer.source, folder) if tokenizer else ())]
 
 
 def _of_ends(tokenizer: MergedTokenizer, ends: Sequence[int]) -> str:
