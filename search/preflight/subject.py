@@ -35,12 +35,12 @@ class EndedSearch:
 
     Attributes:
         reason: the rule that ended it, in words.
-        trials: how many trials are over.
+        more_trials: the number of trials to ask for, so that more are left; 0 if the config asks for more.
         by_rules: whether another rule than the number of trials ends it, so that more trials alone change nothing.
     """
 
     reason: str
-    trials: int
+    more_trials: int
     by_rules: bool
 
 
@@ -83,7 +83,8 @@ class Subject:
         if not begun or not (reason := ended_by(begun, stop)):
             return None
         over = len(begun.over)
-        return EndedSearch(reason, over, bool(ended_by(replace(begun, trials=over + 1), stop)))
+        more = 2 * over if over >= begun.trials else 0
+        return EndedSearch(reason, more, bool(ended_by(replace(begun, trials=over + 1), stop)))
 
     @cached_property
     def problems(self) -> ProblemSet:

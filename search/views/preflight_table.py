@@ -54,7 +54,7 @@ def last_lines(findings: Sequence[Finding], command: str, subject: Subject | Non
 
 def _after_the_end(ended: EndedSearch, out: Path, config: str, command: str) -> str:
     """Return what can be done with a search that has ended, a command per line."""
-    more = f"{command} --trials {2 * ended.trials}"
+    more = f"{command} --trials {ended.more_trials}" if ended.more_trials else command
     if ended.by_rules:
         more = f"let search.stop in {config} end it later, and {more}"
     return "\n".join(

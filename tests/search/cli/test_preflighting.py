@@ -63,8 +63,10 @@ def test_a_search_that_a_rule_has_ended_needs_another_rule_to_go_on(
 ) -> None:
     text = shared_family.config().replace("search: {", "search: {stop: {target: 0.01}, ", 1)
     (config := shared_family.folder / "target.yaml").write_text(text)
-    done = command("check", config, "--out", finished)
-    assert f"  more trials:  let search.stop in {config} end it later, and merge-search run" in done.stdout
+    more = f"  more trials:  let search.stop in {config} end it later, and merge-search run {config} --out {finished}"
+    assert f"{more} --trials 6\n" in command("check", config, "--out", finished).stdout
+    config.write_text(text.replace("trials: 3", "trials: 9"))
+    assert f"{more}\n" in command("check", config, "--out", finished).stdout
 
 
 def test_a_folder_that_cannot_be_written_is_told_before_anything_is_run(
