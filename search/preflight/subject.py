@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from evaluation import ProblemSet
 from merging import MergeOptions, Merger, MergingError, ParentSet, Recipe, load_tokenizer
 from search.board.names import record_name
+from search.board.search_verdict import left_to_report
 from search.devices import choose_device, device_map_of
 from search.earlier import EarlierSearch, seen_earlier, spent_earlier, unseen
 from search.memory_plan import MemoryPlan
@@ -79,8 +80,11 @@ class Subject:
     @cached_property
     def ended(self) -> EndedSearch | None:
         """How the search in its results folder has ended; None if a run continues or begins it. Raises SearchError."""
-        begun, stop = self.begun, self.config.search.stop
+        begun, search = self.begun, self.config.search
+        stop = search.stop
         if not begun or not (reason := ended_by(begun, stop)):
+            return None
+        if left_to_report(begun.records, begun.splits, begun.looks, search.finalists):
             return None
         over = len(begun.over)
         more = 2 * over if over >= begun.trials else 0

@@ -59,7 +59,7 @@ def _after_the_end(ended: EndedSearch, out: Path, config: str, command: str) -> 
         more = f"let search.stop in {config} end it later, and {more}"
     return "\n".join(
         [
-            f"The search in {out} has ended: {ended.reason}. What goes on:",
+            f"The search in {out} has ended: {ended.reason}. What you can do now:",
             f"  its results:  {shell_command('leaderboard', out)}",
             f"  a model:      {shell_command('export', out, '--to', Path(f'{out.resolve().name}-merged'))}",
             f"  more trials:  {more}",

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shutil
+import sqlite3
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -49,13 +52,23 @@ def test_of_a_search_that_has_ended_it_says_what_goes_on(
     assert done.exit_code == 0, done.output
     run = f"merge-search run {config} --out {finished}"
     assert done.stdout.splitlines()[-5:] == [
-        f"The search in {finished} has ended: all trials are over. What goes on:",
+        f"The search in {finished} has ended: all trials are over. What you can do now:",
         f"  its results:  merge-search leaderboard {finished}",
         f"  a model:      merge-search export {finished} --to finished-merged",
         f"  more trials:  {run} --trials 6",
         f"  start over:   {run} --fresh",
     ]
     assert "All green" not in done.stdout
+
+
+def test_a_search_whose_report_is_left_has_not_ended(
+    shared_family: Family, finished: Path, command: Command, tmp_path: Path
+) -> None:
+    unreported = Path(shutil.copytree(finished, tmp_path / "unreported"))
+    with contextlib.closing(sqlite3.connect(unreported / "search.db")) as database, database:
+        database.execute("DELETE FROM scorings WHERE split = 'report'")
+    config = shared_family.folder / "finished.yaml"
+    assert "; a run continues it" in command("check", config, "--out", unreported).stdout
 
 
 def test_a_search_that_a_rule_has_ended_needs_another_rule_to_go_on(
