@@ -311,8 +311,10 @@ def _require_writable(path: Path) -> None:
     """Raise SearchError if a folder cannot be written, or not be made; permissions alone do not tell that."""
     if path.is_symlink() and not path.exists():
         raise SearchError(f"{path}: is a link to a folder that is not there; make that, or give another one with --out")
+    if (around := existing(path)).is_file():
+        raise SearchError(f"{path}: cannot be made: {around} is a file; give another folder with --out")
     try:
-        with tempfile.TemporaryFile(dir=existing(path)):
+        with tempfile.TemporaryFile(dir=around):
             return
     except OSError as error:
         raise SearchError(

@@ -197,6 +197,12 @@ def test_a_place_that_can_be_written_stays_as_it_is(config: SearchConfig, tmp_pa
         assert not list(tmp_path.iterdir())
 
 
+def test_a_folder_in_a_file_is_refused(config: SearchConfig, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SearchError, match=r"file/results: cannot be made: .*/file is a file; give another folder"):
+        ResultsFolder.refuse(tmp_path / "file" / "results", config, fresh=False)
+
+
 def test_a_link_to_nothing_is_named(config: SearchConfig, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "gone")
     with pytest.raises(SearchError, match="link: is a link to a folder that is not there; make that"):
