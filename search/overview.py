@@ -98,7 +98,7 @@ def _results_folders(folder: Path) -> Iterator[Path]:
         return
     try:
         below = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=False))
-        linked = sorted(entry.name for entry in os.scandir(folder) if entry.is_symlink() and entry.is_dir())
+        linked = sorted(entry.name for entry in os.scandir(folder) if entry.is_symlink() and Path(entry).is_dir())
     except OSError:
         return
     yield from (folder / name for name in linked if ResultsFolder.is_one(folder / name))

@@ -188,6 +188,7 @@ def test_a_folder_that_cannot_be_read_is_a_line_that_says_why(
     (folder / "new/.lock").touch()
     (folder / "linked").symlink_to(finished)
     (folder / "loop").symlink_to(folder)
+    (folder / "itself").symlink_to("itself")
     found = {str(each.path.relative_to(folder)): each for each in overviews(folder)}
     assert {name: each.state for name, each in found.items()} == {
         "whole": "ended", "linked": "ended", "new": "starting", "group/lost": "unreadable", "group/junk": "unreadable",
