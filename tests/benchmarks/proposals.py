@@ -5,11 +5,11 @@
     python -m tests.benchmarks.proposals --jobs 2  # two searches at once: sooner, but their seconds are not recorded
 
 Each search is the command that a person types. `default` is the config as it comes, with `--first` trials, and
-`default, whole` the same with all trials, as the others, which have no ascent. `pycma` is not a command, but pycma
-as mergekit-evolve sets it up (x0 = equal weights, sigma0 = 1/6), on our merger and evaluator. No search ends before its
-trials are over. `mostly text` is a variant of the quickstart with four text problems to one of maths: there the best
-parent is good, and the gain of a merge small. `smollm2` is the search of configs/smollm2_adapters.yaml, also with other
-knots of all its parameters.
+`default, whole` the same with all trials, as the others, which have no ascent. `pycma` is not a command, but pycma as
+mergekit-evolve sets it up (x0 = equal weights that sum to 1, and full densities; sigma0 = 1/6), on our merger and
+evaluator. No search ends before its trials are over. `mostly text` is a variant of the quickstart with four text
+problems to one of maths: there the best parent is good, and the gain of a merge small. `smollm2` is the search of
+configs/smollm2_adapters.yaml, also with other knots of all its parameters.
 
 Every search that has ended is a line of `records/proposals.jsonl`, which the tables are printed from. What is there is
 not run again, so the benchmark goes on where it was stopped.
@@ -33,6 +33,7 @@ from dataclasses import asdict, dataclass, field
 from itertools import product
 from pathlib import Path
 from statistics import mean, stdev
+from threading import Lock
 from typing import Literal
 
 import cma
@@ -52,6 +53,8 @@ from tests.fixtures.quickstart.families import Kind, of_kind, problems
 CONFIGS = Path(__file__).parents[2] / "configs"
 RECORDS = Path(__file__).parent / "records" / "proposals.jsonl"
 COMMAND = [str(Path(sys.executable).with_name("merge-search"))]
+# One search at a time in this process: transformers changes its default dtype while it makes a model.
+_HERE = Lock()
 DEFAULT, WHOLE, PYCMA = "default", "default, whole", "pycma"
 
 
@@ -132,7 +135,8 @@ def run(family: str, name: str, seed: int, trials: int, *, alone: bool) -> Ended
         config.write_text(yaml.safe_dump(configured(FAMILIES[family], name, Path(place))), encoding="utf-8")
         started = time.perf_counter()
         if name == PYCMA:
-            search, report, parent, evaluations = by_pycma(SearchConfig.load(config), out, seed, trials)
+            with _HERE:
+                search, report, parent, evaluations = by_pycma(SearchConfig.load(config), out, seed, trials)
         else:
             command = [*COMMAND, "run", str(config), "--out", str(out), "--seed", str(seed), "--trials", str(trials)]
             subprocess.run(command, check=True, capture_output=True)
@@ -171,7 +175,7 @@ def by_pycma(config: SearchConfig, out: Path, seed: int, trials: int) -> tuple[f
         best_of_parents = max(parents, key=lambda parent: score(parent, "search"))
         ranges = space.distributions()
         options = {"bounds": [0, 1], "seed": seed + 1, "verbose": -9}
-        strategy = cma.CMAEvolutionStrategy([0.5] * len(ranges), 1 / 6, options)
+        strategy = cma.CMAEvolutionStrategy(equal_weights(ranges, len(parents)), 1 / 6, options)
         tried: list[tuple[float, Recipe]] = []
         while len(tried) < trials:
             points = strategy.ask()[: trials - len(tried)]
@@ -183,6 +187,15 @@ def by_pycma(config: SearchConfig, out: Path, seed: int, trials: int) -> tuple[f
         best_score, winner = max(tried, key=lambda pair: pair[0])
         evaluations = (len(parents) + len(tried)) * len(bench.splits["search"])
         return best_score, score(winner, "report"), score(best_of_parents, "report"), evaluations
+
+
+def equal_weights(ranges: Mapping[str, BaseDistribution], models: int) -> list[float]:
+    """Return where mergekit-evolve begins in the unit box: equal weights that sum to 1, and full densities."""
+    found = []
+    for name, it in ranges.items():
+        assert isinstance(it, FloatDistribution)
+        found.append(((1 / models if "weight" in name else 1.0) - it.low) / (it.high - it.low))
+    return found
 
 
 def parameters_at(ranges: Mapping[str, BaseDistribution], point: Iterable[float]) -> dict[str, float]:

