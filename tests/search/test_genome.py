@@ -15,6 +15,7 @@ from mergekit.evo.genome import ModelGenome
 
 from merging import Merger, MergingError, ParentSet, Recipe
 from search import SearchConfig, SearchError
+from search.counts import counted
 from search.space.genome import translated
 from tests.search.conftest import Command
 from tests.search.family import Family
@@ -118,7 +119,7 @@ def test_what_is_written_is_a_config_whose_ends_mergekit_reads(
     for recipe in config.space.extreme_recipes:
         read = MergeConfiguration.model_validate(yaml.safe_load(recipe.to_yaml()))
         assert (read.merge_method, read.tokenizer_source, read.dtype) == (method, "union", "bfloat16")
-    assert f"searches {sum(len(each.names) for each in config.space.ranges)} values" in done.stdout
+    assert f"searches {counted(sum(len(each.names) for each in config.space.ranges), 'value')}; " in done.stdout
     again = command("import-evolve", file, "--to", out)
     assert (again.exit_code, "is there already" in again.stderr) == (2, True)
     assert command("import-evolve", file).stdout == out.read_text()

@@ -68,7 +68,9 @@ def test_a_search_whose_report_is_left_has_not_ended(
     with contextlib.closing(sqlite3.connect(unreported / "search.db")) as database, database:
         database.execute("DELETE FROM scorings WHERE split = 'report'")
     config = shared_family.folder / "finished.yaml"
-    assert "; a run continues it" in command("check", config, "--out", unreported).stdout
+    told = json.loads(command("check", config, "--out", unreported, "--json").stdout)
+    assert told["ended"] == ""
+    assert told["findings"][0]["detail"].endswith("the results of 3 trials; a run continues it")
 
 
 def test_a_search_that_a_rule_has_ended_needs_another_rule_to_go_on(
