@@ -10,7 +10,8 @@ import threading
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
-from functools import partial
+from dataclasses import replace
+from functools import cached_property, partial
 from typing import TypeVar
 
 import torch
@@ -25,7 +26,7 @@ from merging.kernels import EAGER, Kernels, Target
 from merging.methods import METHODS
 from merging.methods.operands import Operands, Workspace
 from merging.methods.registry import Undefined
-from merging.methods.sparsification import Sparsification
+from merging.methods.sparsification import Sparsification, located
 from merging.parents import ParentSet
 from merging.planning.plan import Step
 from merging.residency.memory_errors import with_room
@@ -64,6 +65,14 @@ class StepOperands(Operands):
         # A compiled pass takes a tensor as a whole; copying one in pieces takes longer than merging them does.
         self.kernels = kernels if self.at_once >= self.elements else EAGER
 
+    @cached_property
+    def for_masks(self) -> Operands:
+        """The same operands in the dtype in which a method finds what it keeps of them."""
+        if self.step.mask_dtype in (None, self.dtype):
+            return self
+        narrow = replace(self.step, dtype=self.step.mask_dtype)
+        return StepOperands(narrow, self.parents, self.shape, self.random_seed, self.kernels, self._workspace)
+
     @property
     def is_matrix(self) -> bool:
         """Whether the tensor is the matrix of a linear map, (..., out, in), rather than a vector, table or filter."""
@@ -95,7 +104,17 @@ class StepOperands(Operands):
 
     def completed(self, index: int, sparsification: Sparsification, rescale: bool) -> Sparsification:
         """Complete a sparsification, except for what the kernels find while they merge."""
+        if self.for_masks is not self and sparsification.key is None:
+            sparsification = self._widened(index, sparsification)
         return self.kernels.completed(self, index, sparsification, rescale)
+
+    def _widened(self, index: int, narrow: Sparsification) -> Sparsification:
+        """Return a sparsification that was found in the dtype of the masks for these wider operands."""
+
+        def widened() -> Sparsification:
+            return located(self.for_masks, index, narrow).widened(self.for_masks.dtype)
+
+        return self.for_masks.last("edges", [index], (narrow.floor, narrow.ceiling), widened)
 
     def random_key(self, index: int) -> tuple[int, int]:
         """Return two 32-bit keys for an input's random numbers; they depend only on (seed, input, its tensor)."""

@@ -48,7 +48,8 @@ def dots(
         blocks = zip(torch.split(out.view(-1), _BLOCK), torch.split(gradient.reshape(-1), _BLOCK), strict=True)
         found[step.name] = sum((a.double() @ b.double() for a, b in blocks), start=torch.zeros((), dtype=torch.float64))
 
-    wide = [replace(step, dtype=torch.float32, out_dtype=torch.float32) for step in steps]
+    # The merge itself has found what is kept of a task vector. To find it in float32 would take longer than all else.
+    wide = [replace(it, dtype=torch.float32, out_dtype=torch.float32, mask_dtype=it.dtype) for it in steps]
     work = [(step, dotted(step)) for step in wide]
     run_steps(work, parents, random_seed, kernels, lambda _: None)
     return {step.name: float(found[step.name]) for step in steps}

@@ -39,7 +39,8 @@ def random_mask_by_rank(
         return None
     if own <= 0:
         return KEEP_NONE
-    ranks = operands.once("ranks", [index], lambda: _ranks(operands, index), kept=_RANKS)
+    ranked = operands.for_masks
+    ranks = ranked.once("ranks", [index], lambda: _ranks(ranked, index), kept=_RANKS)
     last = _layout(operands.shape)[1] - 1
     # 1 - p_i: the drop rates p_i = p_min + Δ_i, where Δ_i = (ε / n) · r_i, rise from p_min = p - ε/2 for the largest;
     # here with n - 1 for n, so that the smallest has p + ε/2.

@@ -6,6 +6,7 @@ per parent set.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -35,6 +36,10 @@ class Edge:
     def at(self, index: int) -> float:
         """Return the magnitude at a flat index."""
         return self.before if index < self.until else self.after
+
+    def widened(self, dtype: torch.dtype) -> Edge:
+        """Return the edge, which has no rank, between the same elements before they are rounded to a 16-bit dtype."""
+        return replace(self, before=_rounded_until(self.before, dtype), after=_rounded_until(self.after, dtype))
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +132,15 @@ class Magnitudes:
         beyond = inside_bin < magnitude if place.rising else inside_bin > magnitude
         equal = torch.cat(positions)[inside_bin == magnitude]  # in their order
         return float(magnitude), int(equal[place.rank - int(beyond.sum()) - 1]) + 1
+
+
+def _rounded_until(magnitude: float, dtype: torch.dtype) -> float:
+    """Return the largest float32 that is rounded to a magnitude; a halfway one is rounded to even."""
+    if magnitude < 0 or math.isinf(magnitude):
+        return magnitude
+    bits = bits_of(magnitude, dtype)
+    halfway = (magnitude + number_of(bits + 1, dtype)) / 2
+    return number_of(bits_of(halfway, torch.float32) - bits % 2, torch.float32)
 
 
 def locate(operands: Operands, read: Callable[[Block], Tensor], edge: Edge) -> Edge:

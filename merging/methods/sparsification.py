@@ -70,6 +70,10 @@ class Sparsification:
             as_bits(delta).bitwise_and_(mask.to(bits_dtype(delta.dtype)))
         return delta if self.scale == 1.0 else delta.mul_(self.scale)
 
+    def widened(self, dtype: torch.dtype) -> Sparsification:
+        """Return the sparsification that keeps the same elements before they are rounded to a dtype."""
+        return replace(self, floor=self.floor.widened(dtype), ceiling=self.ceiling.widened(dtype))
+
     def _limits(self, start: int, count: int, device: torch.device) -> int | Tensor:
         if self.ranks is None:
             return self.limit
@@ -133,7 +137,7 @@ def random_mask(operands: Operands, index: int, density: tuple[float, ...], resc
 
 def delta_magnitudes(operands: Operands, index: int) -> Magnitudes:
     """Return the magnitudes of a task vector."""
-    return Magnitudes.of("magnitudes", operands, [index], lambda block: delta(block, index))
+    return Magnitudes.of("magnitudes", operands.for_masks, [index], lambda block: delta(block, index))
 
 
 def delta_extremes(operands: Operands, index: int) -> tuple[float, float]:

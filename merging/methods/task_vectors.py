@@ -109,7 +109,7 @@ def _prepare(sparsifier: Sparsifier, elect: bool, normalizes: bool, rescales: bo
         weights, total = rounded(weight, operands.dtype)
         contributions, finite = [], True
         for index, own in enumerate(weights):
-            if own == 0 or (extremes := delta_extremes(operands, index)) == (0, 0):
+            if own == 0 or (extremes := delta_extremes(operands.for_masks, index)) == (0, 0):
                 continue
             if not all(map(math.isfinite, extremes)):
                 finite = False

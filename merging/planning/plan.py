@@ -74,10 +74,12 @@ class Step(PlannedTensor):
     Attributes:
         shared: the parameters of the whole tensor, by key.
         per_input: the parameters of each input, by key, in the order of `inputs`.
+        mask_dtype: the dtype in which a method finds what it keeps of a tensor, if that is not the step's.
     """
 
     shared: tuple[tuple[str, Number | None], ...]
     per_input: tuple[tuple[str, Values], ...]
+    mask_dtype: torch.dtype | None = None
 
     @property
     def parameters(self) -> ParameterValues:

@@ -20,7 +20,7 @@ from merging.methods import METHODS, Scope
 from merging.methods.arcee_fusion import quartiles
 from merging.methods.breadcrumbs import band
 from merging.methods.operands import Workspace
-from merging.methods.sparsification import KEEP_NONE, top_k
+from merging.methods.sparsification import KEEP_NONE, located, top_k
 from merging.planning.plan import Source, Step
 from tests.merging.operands import PlainOperands, run
 from tests.merging.oracle import mergekit_method
@@ -49,6 +49,26 @@ def test_trimming_keeps_exactly_the_largest_and_of_equals_the_first(
     assert torch.equal(kept.apply(delta, 0), expected)
     half = len(values) // 2
     assert torch.equal(torch.cat([kept.apply(delta[:half], 0), kept.apply(delta[half:], half)]), expected)
+
+
+@example(values=[1.00390625, 1.01171875, 1.0, 1.0078125], density=0.5, dtype=torch.bfloat16)  # two lie halfway
+@given(
+    values=st.lists(st.floats(-8, 8, width=32), min_size=1, max_size=200),
+    density=st.floats(0.001, 0.999),
+    dtype=st.sampled_from([torch.bfloat16, torch.float16]),
+)
+def test_a_widened_edge_keeps_the_same_elements_before_they_are_rounded(
+    values: list[float], density: float, dtype: torch.dtype
+) -> None:
+    wide = torch.tensor(values)
+    narrow = PlainOperands(torch.zeros(len(values), dtype=dtype), [wide.to(dtype)])
+    kept = top_k(narrow, 0, (density,), rescale=False)
+    if kept is None:
+        return
+    kept = located(narrow, 0, kept)
+    found, expected = kept.widened(dtype).apply(wide.clone(), 0), kept.apply(wide.to(dtype), 0)
+    # What is rounded to zero is zero in either way.
+    assert torch.equal(found.to(dtype) != 0, expected != 0)
 
 
 @example(number=41424.001953125, dtype=torch.float16)  # halfway between two once it is rounded to float32
