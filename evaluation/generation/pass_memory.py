@@ -8,7 +8,7 @@ count there.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -146,5 +146,11 @@ def _masks_bytes(shape: ModelShape, tokens: int, length: int) -> int:
 
 
 def _number(config: Any, name: str, default: int) -> int:
+    """Return a number of a config; where layers have their own, the largest."""
+    if name in (getattr(config, "per_layer_attributes", None) or ()):
+        # transformers refuses to give a single value.
+        content = config.to_dict()
+        layers: Iterable[Mapping[str, int]] = content["per_layer_config"].values()
+        return max(content.get(name) or default, *(layer.get(name, 0) for layer in layers))
     value = getattr(config, name, None)
     return value if isinstance(value, int) and value > 0 else default

@@ -10,11 +10,12 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import Gemma4TextConfig, LlamaConfig, LlamaForCausalLM
 
 from evaluation.generation.backend_protocol import Request
 from evaluation.generation.engine.generator import TransformersGenerator
 from evaluation.generation.pass_memory import SCORED_TOKENS, ModelShape, pass_bytes
+from merging.checkpoints.model_config import Config, plain_config
 from tests.parametrization import every
 from tests.tiny import byte_tokenizer
 
@@ -85,3 +86,9 @@ def test_a_pass_takes_what_is_planned_for_it_and_not_much_less(sizes: tuple[int,
     assert len(read) == 8
     planned = pass_bytes(ModelShape.of(model.config, model.dtype.itemsize), tokens, length, "cpu")
     assert 0.85 * planned < counted.most <= planned
+
+
+def test_where_layers_have_their_own_sizes_the_largest_counts() -> None:
+    config = Gemma4TextConfig(num_hidden_layers=6, num_key_value_heads=4, head_dim=256, global_head_dim=512)
+    shapes = [ModelShape.of(each, 2) for each in (config, Config.of(plain_config(config)))]
+    assert [shape.slot_bytes for shape in shapes] == [2 * 6 * 4 * 512 * 2] * 2
