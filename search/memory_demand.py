@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 from evaluation.generation.pass_memory import ModelShape
 from evaluation.generation.room import MOST_ROWS
 
 FIRST_ROWS = 82
 """The rows that get room before the parents do: half of HumanEval."""
+
+GradientRoom: TypeAlias = Literal["model", "tensor", "none"]
+"""How much of the gradient of an ascent there is room for: that of the whole model, that of one tensor, or neither."""
 
 UNKNOWN = sys.maxsize
 """The size of a memory that nothing is known about."""
@@ -59,6 +63,7 @@ class Share:
         working: the most that a merge takes in addition, while nothing is generated.
         calibration: what calibrating takes once, before there is a live model.
         gradient: the gradient of an ascent and what its backward pass keeps; 0 without an ascent.
+        gradient_by_tensor: what an ascent takes if slopes are taken tensor by tensor; 0 without an ascent.
         engine: the weights of a vLLM engine.
         has_head: whether the logits are computed there.
     """
@@ -72,6 +77,7 @@ class Share:
     working: int = 0
     calibration: int = 0
     gradient: int = 0
+    gradient_by_tensor: int = 0
     engine: int = 0
     has_head: bool = True
 

@@ -23,7 +23,7 @@ from evaluation.generation.vllm_engine.engine_settings import (
 )
 from merging.residency.budget import Budget
 from merging.sizes import shown_size
-from search.memory_demand import UNKNOWN, Demand, MachineMemory, Memory, Share
+from search.memory_demand import UNKNOWN, Demand, GradientRoom, MachineMemory, Memory, Share
 
 # The bytes and the part of a device that stay free: for the libraries' workspaces, and for the allocator's losses.
 _DEVICE_MARGIN, _DEVICE_MARGIN_PART = 500_000_000, 0.02
@@ -77,7 +77,7 @@ class MemoryPlan:
         budgets: what parents may take, per device, in the order of the demand's shares.
         rows: the rows that are decoded at once.
         room: what generation may take.
-        gradient_fits: whether an ascent has room for a whole gradient.
+        gradient: how much of the gradient of an ascent there is room for.
         from_host: bytes of parents that are copied from the host's memory for every candidate.
         from_files: bytes that are read from files for every candidate.
         notes: notes for the user, in sentences.
@@ -88,7 +88,7 @@ class MemoryPlan:
     budgets: tuple[Budget, ...]
     rows: int
     room: Room
-    gradient_fits: bool
+    gradient: GradientRoom
     from_host: int
     from_files: int
     notes: tuple[str, ...] = ()
@@ -178,6 +178,10 @@ class _Device:
         sizes = self.account.sizes
         return max(0, size - sizes.get(CACHE, 0) - sizes.get(PASS, 0)) if not self.share.engine else size
 
+    def gradient(self, room: GradientRoom) -> int:
+        """Return what an ascent takes if there is so much room."""
+        return {"model": self.share.gradient, "tensor": self.share.gradient_by_tensor, "none": 0}[room]
+
     def take_parents(self, limit: int) -> None:
         """Keep parents and statistics as far as there is room; the rest passes through the buffers."""
         room = self.account.left
@@ -214,15 +218,15 @@ def plan_memory(machine: MachineMemory, demand: Demand) -> MemoryPlan:
     fits = min(device.rows_in(device.account.left - device.buffers) for device in devices)
     places = (*(account.place for account in accounts), host.place)
     if refusal := _refusal(devices, fits):
-        return MemoryPlan(places, (), 0, Room(), False, 0, 0, (), refusal)
+        return MemoryPlan(places, (), 0, Room(), "none", 0, 0, (), refusal)
     rows = min(demand.first_rows, fits)
     for device in devices:
         device.account.take(CACHE, device.cache(rows))
     # A search that keeps the tables on disk maps them from there, so the system can drop them if memory runs short.
     host.take(TABLES, min(demand.host_statistics, max(0, host.left)))
-    gradient_fits = all(each.besides(each.share.gradient) + each.buffers <= each.account.left for each in devices)
+    gradient = _gradient_room(devices)
     for device in devices:
-        besides = device.besides(max(device.share.working, device.share.gradient if gradient_fits else 0))
+        besides = device.besides(max(device.share.working, device.gradient(gradient)))
         device.account.take(MERGING, max(0, min(besides, device.account.left - device.buffers)))
         device.take_parents(_limit(device, demand))
     on_host = _take_host(host, devices, demand) if on_gpu else [0]
@@ -245,10 +249,10 @@ def plan_memory(machine: MachineMemory, demand: Demand) -> MemoryPlan:
         budgets,
         rows,
         _room(devices, demand, rows, fits),
-        gradient_fits,
+        gradient,
         sum(on_host),
         from_files,
-        tuple(_notes(devices, demand, rows, gradient_fits, from_files)),
+        tuple(_notes(devices, demand, rows, gradient, from_files)),
     )
 
 
@@ -342,6 +346,15 @@ def _slabs(size: int) -> int:
     return int(size * (1 + _PINNED_WASTE)) + _SLAB if size else 0
 
 
+def _gradient_room(devices: Sequence[_Device]) -> GradientRoom:
+    def fits(room: GradientRoom) -> bool:
+        return not any(each.gradient(room) for each in devices) or all(
+            each.besides(each.gradient(room)) + each.buffers <= each.account.left for each in devices
+        )
+
+    return "model" if fits("model") else "tensor" if fits("tensor") else "none"
+
+
 def _room(devices: Sequence[_Device], demand: Demand, rows: int, fits: int) -> Room:
     plain = min(PLAIN_ROWS, fits)
     if not demand.has_engine:
@@ -384,7 +397,7 @@ def _refusal(devices: Sequence[_Device], fits: int) -> str:
 
 
 def _notes(
-    devices: Sequence[_Device], demand: Demand, rows: int, gradient_fits: bool, from_files: int
+    devices: Sequence[_Device], demand: Demand, rows: int, gradient: GradientRoom, from_files: int
 ) -> Iterator[str]:
     if rows < demand.first_rows:
         device = min(devices, key=lambda each: each.rows_in(each.account.sizes.get(CACHE, 0)) * each.row)
@@ -392,11 +405,13 @@ def _notes(
             f"{rows} of {demand.first_rows} rows are decoded at once: keys and values of a row of {demand.length:,} "
             f"tokens take {shown_size(device.row)}, and {device.account.memory.name} has room for no more"
         )
-    if not gradient_fits and any(device.share.gradient for device in devices):
+    if gradient != "model":
         size = sum(device.share.gradient for device in devices)
-        yield (
-            f"ascent: memory has no room for a gradient and its backward pass ({shown_size(size)}); slopes are taken "
-            "tensor by tensor, which merges every tensor again for each batch of solutions"
+        instead = sum(device.share.gradient_by_tensor for device in devices)
+        yield f"ascent: memory has no room for a gradient and its backward pass ({shown_size(size)}); " + (
+            "slopes are taken tensor by tensor, which merges every tensor again for each batch of solutions"
+            if gradient == "tensor"
+            else f"nor for slopes that are taken tensor by tensor ({shown_size(instead)}); so there is none"
         )
     if from_files:
         yield f"{shown_size(from_files)} of the parents are not kept in memory, but read for every candidate"

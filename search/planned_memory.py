@@ -25,7 +25,7 @@ from merging.planning.plan import Plan
 from merging.residency.budget import Budget
 from merging.residency.streaming import streaming_bytes
 from merging.statistics.memory import StatisticsBytes, calibration_bytes, statistics_bytes
-from search.ascent.loss import backward_bytes
+from search.ascent.loss import BackwardPass, activation_bytes
 from search.errors import SearchError
 from search.free_memory import machine_of
 from search.memory_demand import Demand, MachineMemory, Share
@@ -246,15 +246,16 @@ def demand_of(
         groups.setdefault((index.of(stored.name), stored.name.partition("@")[0]), []).append(stored.nbytes)
     largest = max(plans, key=_elements)
     itemsize = itemsize or largest.model_dtype.itemsize
-    live, layers = Counter[int](), Counter[int]()
+    live, layers, largest_tensor = Counter[int](), Counter[int](), Counter[int]()
     for entry in largest.entries:
-        live[index.of(entry.name)] += torch.Size(entry.shape).numel() * itemsize
+        place, elements = index.of(entry.name), torch.Size(entry.shape).numel()
+        live[place] += elements * itemsize
+        largest_tensor[place] = max(largest_tensor[place], elements)
     for number in range(largest.layers):
         layers[index.of_layer(number)] += 1
     shape = ModelShape.of(
         parents.reference.config.get_text_config(), itemsize, largest.layers or None, index.vocabulary(largest)
     )
-    largest_tensor = max(torch.Size(entry.shape).numel() for entry in largest.entries)
     of_layer, has_engine = shape.slot_bytes // shape.layers, generation.backend == "vllm"
     shares, tables = [], 0
     for place in range(index.count):
@@ -262,16 +263,25 @@ def demand_of(
         streaming = streaming_bytes(sizes, from_files=True)
         methods, statistics = _statistics(merger, plans, index, place)
         tables += statistics.host
+        backward = BackwardPass(
+            shape,
+            layers[place],
+            generation.length,
+            live[place] // itemsize,
+            largest_tensor[place],
+            place == index.head,
+        )
         share = Share(
             parents=sum(map(sum, sizes)),
-            live=beside_engine(largest_tensor * itemsize, devices > 0) if has_engine else live[place],
+            live=beside_engine(max(largest_tensor.values()) * itemsize, devices > 0) if has_engine else live[place],
             slot=of_layer * layers[place],
             streaming=streaming.device,
             staging=streaming.host,
             statistics=statistics.kept,
             working=statistics.working,
             calibration=_calibration(methods, shape, live[place] // itemsize, layers[place]),
-            gradient=live[place] + backward_bytes(shape, layers[place], generation.length) if ascends else 0,
+            gradient=backward.whole if ascends else 0,
+            gradient_by_tensor=backward.by_tensor if ascends else 0,
             engine=live[place] if has_engine else 0,
             has_head=place == index.head,
         )
@@ -284,7 +294,7 @@ def _calibration(methods: Collection[str], shape: ModelShape, elements: int, lay
     weights, wide = calibration_bytes(methods, elements), replace(shape, itemsize=torch.float32.itemsize)
     if not weights:
         return 0
-    states = backward_bytes(wide, layers, CALIBRATION_TOKENS)
+    states = activation_bytes(wide, layers, CALIBRATION_TOKENS)
     return weights + states + logits_bytes(wide, CALIBRATION_TOKENS, scored=CALIBRATION_TOKENS)
 
 

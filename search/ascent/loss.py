@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from evaluation import Solution
+from evaluation.generation.out_of_memory import make_room_on_host
 from evaluation.generation.pass_memory import ModelShape
 from evaluation.generation.threads import threads_for
 
@@ -26,8 +28,10 @@ _SCALE, _POWER = 0.5, 0.3
 # Limits of one forward pass, including padding: enough tokens to use all cores, and memory for the logits and their
 # gradient.
 _TOKENS, _LOGITS = 2048, 1 << 25
-# How many vectors a layer keeps per token: those as wide as the model, and those as wide as its MLP.
-_STATES, _MLP_STATES = 10, 4
+# How many vectors a layer keeps per token: those as wide as the model, and those as wide as its MLP. If activations are
+# computed twice, it keeps one, and a C library cannot use two again (docs/gpu-figures.md). Two tensors are as large as
+# the logits.
+_STATES, _MLP_STATES, _INPUTS, _LOGITS_KEPT = 10, 4, 3, 2
 
 
 def loss_of(margins: Tensor) -> Tensor:
@@ -60,6 +64,8 @@ def losses(
     with threads_for(model):
         vocabulary = cast("torch.nn.Embedding", model.get_input_embeddings()).num_embeddings
         for batch in _batches(solutions, _LOGITS // vocabulary):
+            if model.device.type == "cpu":
+                make_room_on_host(_LOGITS * model.dtype.itemsize)
             batch_losses = _losses(model, batch)
             if each:
                 each(batch_losses)
@@ -67,13 +73,53 @@ def losses(
     return [found[solution.task_id] for solution in solutions]
 
 
-def backward_bytes(shape: ModelShape, layers: int, longest: int) -> int:
-    """Return the bytes that a backward pass keeps for some layers besides the gradient (docs/concepts/proposals.md).
+@dataclass(frozen=True, slots=True)
+class BackwardPass:
+    """The sizes of a backward pass, on one of the devices that a model lies on (docs/concepts/proposals.md).
+
+    Attributes:
+        shape: the model's shape.
+        layers: the number of layers.
+        longest: the tokens of the longest solution.
+        elements: the elements of all tensors.
+        largest: the elements of the largest tensor.
+        has_head: whether the logits are made there.
+    """
+
+    shape: ModelShape
+    layers: int
+    longest: int
+    elements: int
+    largest: int
+    has_head: bool = True
+
+    @property
+    def whole(self) -> int:
+        """The bytes that it takes with the gradient of the whole model."""
+        activations = activation_bytes(self.shape, self.layers, self.longest)
+        # When the gradients of the last layers are there, the logits are gone.
+        return activations + max(self.shape.itemsize * self.elements, self._largest)
+
+    @property
+    def by_tensor(self) -> int:
+        """The bytes that it takes if slopes are taken tensor by tensor, and activations are computed twice."""
+        inputs = _INPUTS * self.shape.itemsize * max(_TOKENS, self.longest) * self.layers * self.shape.hidden
+        return inputs + activation_bytes(self.shape, 1, self.longest) + self._largest
+
+    @property
+    def _largest(self) -> int:
+        """The logits, and the largest tensor's gradient, as a 16-bit one is summed up in float32, or its merge."""
+        logits = _LOGITS_KEPT * max(_LOGITS, self.longest * self.shape.vocabulary) if self.has_head else 0
+        return self.shape.itemsize * (logits + self.largest) + torch.float32.itemsize * self.largest
+
+
+def activation_bytes(shape: ModelShape, layers: int, longest: int) -> int:
+    """Return the bytes that some layers keep for a backward pass.
 
     Args:
         shape: the model's shape.
         layers: the number of layers.
-        longest: the tokens of the longest solution.
+        longest: the tokens of the longest text.
     """
     kept = _STATES * shape.hidden + _MLP_STATES * shape.intermediate
     return shape.itemsize * max(_TOKENS, longest) * layers * kept

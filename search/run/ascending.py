@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from evaluation import Solution
 from search.ascent.ascent import Ascent
 from search.ascent.unit_box import UnitBox
+from search.memory_demand import GradientRoom
 from search.run.setup import Session
 from search.space.config import SearchConfig
 from search.study.record import ASCENT, Parameters, TrialRecord
@@ -15,13 +16,15 @@ from search.study.record import ASCENT, Parameters, TrialRecord
 _LEAST_RANKED, _LEAST_JUDGED, _RANKS_WELL = 3, 6, 0.5
 
 
-def why_none(config: SearchConfig) -> str:
+def why_none(config: SearchConfig, gradient: GradientRoom) -> str:
     """Return in words why a search that wants an ascent has none; empty if it has one, or wants none."""
     if config.search.ascent is None:
         return ""
     if config.objectives > 1:
         return "there are several objectives"
-    return "" if config.evaluation.backend == "transformers" else "it needs backend: transformers"
+    if config.evaluation.backend != "transformers":
+        return "it needs backend: transformers"
+    return "" if gradient != "none" else "memory has no room for it"
 
 
 def goes_on(records: Sequence[TrialRecord]) -> bool:
@@ -50,7 +53,7 @@ def ascent_of(session: Session, warm_starts: Sequence[Parameters]) -> Ascent:
         return bench.evaluator.solutions(tokenizer, bench.drafts, bench.splits["search"])
 
     box = UnitBox.of(config.space.ranges, lambda parameters: bench.located(config.space.recipe_at(parameters)))
-    starts, split, short = [middle, *warm_starts], session.store.splits["search"], not session.gradient_fits
+    starts, split, short = [middle, *warm_starts], session.store.splits["search"], session.gradient == "tensor"
     return Ascent(config.search.ascent, box, bench.merger, solutions, starts, split, bench.progress.step, short)
 
 

@@ -310,7 +310,7 @@ class Phases:
     @cached_property
     def _can_ascend(self) -> bool:
         config = self.session.config
-        if reason := why_none(config):
+        if reason := why_none(config, self.session.gradient):
             self._progress.say(f"no ascent: {reason}")
         return config.search.ascent is not None and not reason
 

@@ -28,6 +28,7 @@ from search.devices import cards_here, choose_device, device_map_of, workplace
 from search.earlier import SEEN, EarlierSearch, Start, seen_earlier, spent_earlier, unseen
 from search.errors import SearchError
 from search.identity import COMPUTE_DTYPE, PLAIN_ROWS, Identity, moved, plain_rows
+from search.memory_demand import GradientRoom
 from search.memory_plan import MemoryPlan
 from search.planned_memory import Planner, budgets_of
 from search.preflight.finding import untoward
@@ -57,14 +58,14 @@ class Session:
         bench: the worker's tools for scoring.
         store: the store that it shares with others; the search has begun there.
         worker: the worker's name in the store.
-        gradient_fits: whether memory has room for the gradient of a whole model.
+        gradient: how much of the gradient of an ascent memory has room for.
     """
 
     config: SearchConfig
     bench: Bench
     store: Store
     worker: str
-    gradient_fits: bool = True
+    gradient: GradientRoom = "model"
 
 
 def reference_models(config: SearchConfig) -> list[TrialRecord]:
@@ -196,7 +197,7 @@ class Setup:
         store.begin(references, starts, read, self.total, retry_failed, start.taken_over, spent)
         folder.require_parameters(store.changed()[0], config.space)
         folder.completions.remove_lost(store)
-        return Session(config, bench, store, worker, plan.gradient_fits)
+        return Session(config, bench, store, worker, plan.gradient)
 
     @cached_property
     def _begun(self) -> Identity | None:

@@ -1,16 +1,19 @@
 """The memory plan against measured peaks on a CPU: three parents, their merge, and a batch that fills its cache.
 
     python -m tests.benchmarks.memory_peaks [--only NUMBER ...]
+    python -m tests.benchmarks.memory_peaks --ascent  # a step of an ascent instead, in both of its ways
 
 For each shape a process of its own makes a plan of headers, does what was planned for, and reads the highest resident
 set (VmHWM) beyond that of the program. Weights are random. All rows read a reference first, so that a pass has as many
-logits as a plan counts with, and then write to the end of their slots.
+logits as a plan counts with, and then write to the end of their slots. A step of an ascent reads as many solutions as
+make its largest batch, and merges in two places.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import gc
 import json
 import subprocess
 import sys
@@ -20,6 +23,7 @@ from collections.abc import Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import (
@@ -31,13 +35,16 @@ from transformers import (
     Qwen2Config,
 )
 
-from evaluation import Request
+from evaluation import Request, Solution
 from evaluation.generation.backends import make_backend
+from evaluation.generation.out_of_memory import make_room_on_host
 from evaluation.generation.room import Room
 from merging import MergeOptions, Merger, ParentSet, Recipe, load_tokenizer
+from search.ascent.ascent import losses_with_gradients
+from search.ascent.checkpointing import checkpointed
 from search.free_memory import machine_of
 from search.memory_plan import CACHE, FREE, LIVE, PARENTS, PASS, MemoryPlan
-from search.planned_memory import Generation, Limits, Planner, budgets_of
+from search.planned_memory import Generation, Limits, Planner, budgets_of, demand_of
 from tests.benchmarks.machine import describe_machine
 from tests.tiny import byte_tokenizer
 
@@ -152,6 +159,47 @@ def measure(shape: Shape, names: list[str]) -> tuple[MemoryPlan, int]:
         return plan, status("VmHWM") - before
 
 
+def measure_ascent(shape: Shape, names: list[str]) -> dict[str, tuple[int, int]]:
+    """Return what is planned for a step, and by how much the resident set grew, by way."""
+    middle, low, high = (
+        Recipe.from_dict(
+            {
+                "merge_method": "linear",
+                "models": [
+                    {"model": name, "parameters": {"weight": weight if name == names[0] else 1.0}} for name in names
+                ],
+                "dtype": str(shape.config.dtype).removeprefix("torch."),
+            },
+            "memory_peaks",
+        )
+        for weight in (1.0, 0.9, 1.1)
+    )
+    length = PROMPT + REFERENCE + 1
+    solutions = [Solution(str(index), (2 + index,) * PROMPT, (3,) * (REFERENCE + 1)) for index in range(8)]
+    found = {}
+    with ParentSet.open(middle, MergeOptions()) as parents:
+        merger = Merger(parents)
+        (share,) = demand_of(merger, [middle], Generation("transformers", length, shape.rows), ascends=True).shares
+        parents.load()
+        model = merger.apply(middle)
+        losses_with_gradients(model, [Solution("first", (2, 3), (4, 5))])  # what the libraries need once
+        merger.slopes(merger.take_gradients(), low, high)
+        for way in ("tensor by tensor", "whole gradient"):
+            gc.collect()
+            make_room_on_host(1 << 40)
+            before = status("VmRSS")
+            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # VmHWM begins anew
+            if way == "whole gradient":
+                losses_with_gradients(model, solutions)
+                merger.slopes(merger.take_gradients(), low, high)
+            else:
+                with merger.slopes_in_backward([(low, high)]), checkpointed(model):
+                    losses_with_gradients(model, solutions)
+            planned = share.gradient if way == "whole gradient" else share.gradient_by_tensor
+            found[way] = planned, status("VmHWM") - before
+    return found
+
+
 def tiny(config: PreTrainedConfig) -> PreTrainedConfig:
     """Return the config of a small model of the same kind."""
     small = copy.deepcopy(config)
@@ -159,29 +207,47 @@ def tiny(config: PreTrainedConfig) -> PreTrainedConfig:
     return small
 
 
+def in_child(number: int, *options: str) -> Any:
+    """Return what a process of its own measures of a shape."""
+    with tempfile.TemporaryDirectory() as folder:
+        make_parents(SHAPES[number - 1], Path(folder))
+        command = [sys.executable, "-m", "tests.benchmarks.memory_peaks", "--only", str(number), "--child", folder]
+        done = subprocess.run([*command, *options], stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", type=int, action="append", help="the number of a shape; may be repeated")
+    parser.add_argument("--ascent", action="store_true", help="measure a step of an ascent")
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
     chosen = options.only or range(1, len(SHAPES) + 1)
     if options.child:
-        plan, peak = measure(SHAPES[chosen[0] - 1], [str(options.child / str(number)) for number in range(3)])
+        names = [str(options.child / str(number)) for number in range(3)]
+        if options.ascent:
+            print(json.dumps(measure_ascent(SHAPES[chosen[0] - 1], names)))
+            return
+        plan, peak = measure(SHAPES[chosen[0] - 1], names)
         parts = {part.what: part.bytes for part in plan.places[-1].parts if part.what != FREE}
         print(json.dumps([parts, peak, plan.rows]))
         return
     print(f"{describe_machine()}\n")
+    if options.ascent:
+        print("| shape | way | planned, MB | measured, MB | off by |", flush=True)
+        print("|---|---|---:|---:|---:|")
+        for number in chosen:
+            for way, (planned, peak) in in_child(number, "--ascent").items():
+                cells = f"{planned / 1e6:.0f} | {peak / 1e6:.0f} | {planned / peak - 1:+.0%}"
+                print(f"| {SHAPES[number - 1].name} | {way} | {cells} |", flush=True)
+        return
     print("| shape | rows | parents | live | keys, values | pass | planned, MB | measured, MB | off by |", flush=True)
     print("|---|---:|---:|---:|---:|---:|---:|---:|---:|")
     for number in chosen:
         shape = SHAPES[number - 1]
-        with tempfile.TemporaryDirectory() as folder:
-            make_parents(shape, Path(folder))
-            command = [sys.executable, "-m", "tests.benchmarks.memory_peaks", "--only", str(number), "--child", folder]
-            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-        parts, peak, rows = json.loads(done.stdout.splitlines()[-1])
+        parts, peak, rows = in_child(number)
         planned = sum(parts.values())
         cells = " | ".join(f"{parts.get(what, 0) / 1e6:.0f}" for what in (PARENTS, LIVE, CACHE, PASS))
         print(

@@ -16,7 +16,7 @@ from rich.console import Console
 from evaluation import BackendName
 from evaluation.generation.pass_memory import ModelShape
 from merging.residency.streaming import streaming_bytes
-from search.ascent.loss import backward_bytes
+from search.ascent.loss import BackwardPass
 from search.cli.memory_table import memory_table
 from search.memory_demand import Demand, MachineMemory, Memory, Share
 from search.memory_plan import CACHE, ENGINE, LIVE, PARENTS, PASS, WEIGHTS, MemoryPlan, PlacePlan, plan_memory
@@ -89,13 +89,17 @@ def demand_of(
         streaming = streaming_bytes([[2 * each] * parents for each in elements], from_files=True)
         has_engine = backend == "vllm"
         layers = sum(each == model.shape.hidden * model.shape.intermediate for each in elements) // 3
+        backward = BackwardPass(
+            model.shape, layers, PROMPT + NEW_TOKENS, sum(elements), max(elements), index == devices - 1
+        )
         share = Share(
             parents=parents * size,
             live=beside_engine(2 * max(elements), on_gpu=True) if has_engine else size,
             slot=model.shape.slot_bytes // model.shape.layers * layers,
             streaming=streaming.device,
             staging=streaming.host,
-            gradient=0 if has_engine else size + backward_bytes(model.shape, layers, PROMPT + NEW_TOKENS),
+            gradient=0 if has_engine else backward.whole,
+            gradient_by_tensor=0 if has_engine else backward.by_tensor,
             engine=size if has_engine else 0,
             has_head=index == devices - 1,
         )

@@ -18,7 +18,9 @@ from search.memory_plan import (
     CACHE,
     FREE,
     LIVE,
+    MERGING,
     PARENTS,
+    PASS,
     STATISTICS,
     MemoryPlan,
     PlacePlan,
@@ -47,6 +49,7 @@ SHAPES = st.builds(
 def shares(draw: st.DrawFn, shape: ModelShape, *, has_engine: bool = False) -> Share:
     live = draw(SIZES)
     streaming = draw(st.integers(0, 800_000_000))
+    gradient = 0 if has_engine else draw(st.sampled_from([0, live]))
     return Share(
         parents=draw(SIZES),
         live=live,
@@ -56,7 +59,8 @@ def shares(draw: st.DrawFn, shape: ModelShape, *, has_engine: bool = False) -> S
         statistics=draw(st.sampled_from([0, 10**9, 30 * 10**9])),
         working=draw(st.sampled_from([0, 10**9])),
         calibration=draw(st.sampled_from([0, 2 * live])),
-        gradient=0 if has_engine else draw(st.sampled_from([0, live])),
+        gradient=gradient,
+        gradient_by_tensor=gradient // 3,
         engine=live if has_engine else 0,
     )
 
@@ -120,7 +124,7 @@ def test_a_plan_has_the_rows_that_are_wanted_or_a_reason(case: tuple[MachineMemo
 def test_more_memory_never_costs_rows_or_kept_parents(case: tuple[MachineMemory, Demand], more: int) -> None:
     machine, demand = case
     # The gradient of an ascent takes the place of parents from where it fits.
-    demand = replace(demand, shares=tuple(replace(share, gradient=0) for share in demand.shares))
+    demand = replace(demand, shares=tuple(replace(share, gradient=0, gradient_by_tensor=0) for share in demand.shares))
 
     def larger(memory: Memory) -> Memory:
         return replace(memory, total=memory.total + more, free=memory.free + more)
@@ -160,6 +164,20 @@ def test_each_worker_leaves_a_tenth_of_its_part_of_the_host_free(workers: int) -
     assert on(plan.places[0], FREE) == machine.host.total // workers // 10
 
 
+@pytest.mark.parametrize(("free", "gradient"), [(11, "model"), (9, "tensor"), (5, "none")])
+def test_an_ascent_has_the_gradient_that_memory_has_room_for(free: int, gradient: str) -> None:
+    share = Share(0, live=2 * 10**9, slot=MODELS[0].shape.slot_bytes, gradient=7 * 10**9, gradient_by_tensor=5 * 10**9)
+    demand = replace(demand_of(MODELS[0]), shares=(share,), length=100, requests=1)
+    plan = plan_memory(MachineMemory(Memory("host", 24 * 10**9, free * 10**9)), demand)
+    assert plan.gradient == gradient
+    room = {"model": 7, "tensor": 5, "none": 0}[gradient] * 10**9
+    work = sum(on(plan.places[0], what) for what in (MERGING, CACHE, PASS))
+    assert work == room or (gradient == "none" and not on(plan.places[0], MERGING))
+    notes = [note for note in plan.notes if note.startswith("ascent: memory has no room")]
+    assert len(notes) == (gradient != "model")
+    assert all(("so there is none" in note) is (gradient == "none") for note in notes)
+
+
 # As their model cards have it.
 PARAMETERS = [6.74e9, 7.62e9, 8.03e9, 70.6e9]
 
@@ -181,7 +199,7 @@ def test_a_card_has_enough_rows_or_says_why_not(card: int, model: Model, backend
         assert not plan.refusal
         assert on(place, LIVE) == 2 * model.parameters
         assert plan.rows >= {24: 14, 48: 50, 80: 82, 141: 82}[card]
-        assert card < 80 or (plan.from_files == 0 and plan.gradient_fits)
+        assert card < 80 or (plan.from_files == 0 and plan.gradient == "model")
     if plan.refusal:
         assert card == 24
     else:

@@ -124,13 +124,14 @@ def test_a_kill_costs_a_step(file: Path, tmp_path: Path) -> None:
 
 def test_where_there_is_none_the_reason_is_said(file: Path) -> None:
     config = SearchConfig.load(file)
-    assert why_none(config) == ""
+    assert why_none(config, "model") == why_none(config, "tensor") == ""
+    assert why_none(config, "none") == "memory has no room for it"
     other = config.updated("evaluation", backend="vllm")
-    assert why_none(other) == "it needs backend: transformers"
-    assert why_none(other.updated("search", ascent=None)) == ""
+    assert why_none(other, "model") == "it needs backend: transformers"
+    assert why_none(other.updated("search", ascent=None), "none") == ""
     problems = (config.evaluation.problems[0], config.evaluation.problems[0])
     two = config.updated("evaluation", problems=problems).updated("search", objectives="separate")
-    assert why_none(two) == "there are several objectives"
+    assert why_none(two, "model") == "there are several objectives"
 
 
 @pytest.mark.parametrize(
