@@ -178,8 +178,9 @@ def measure_ascent(shape: Shape, names: list[str]) -> dict[str, tuple[int, int]]
     solutions = [Solution(str(index), (2 + index,) * PROMPT, (3,) * (REFERENCE + 1)) for index in range(8)]
     found = {}
     with ParentSet.open(middle, MergeOptions()) as parents:
-        merger = Merger(parents)
-        (share,) = demand_of(merger, [middle], Generation("transformers", length, shape.rows), ascends=True).shares
+        merger = Merger(parents, compute_dtype=shape.compute)
+        generation, itemsize = Generation("transformers", length, shape.rows), shape.compute and shape.compute.itemsize
+        (share,) = demand_of(merger, [middle], generation, ascends=True, itemsize=itemsize).shares
         parents.load()
         model = merger.apply(middle)
         losses_with_gradients(model, [Solution("first", (2, 3), (4, 5))])  # what the libraries need once

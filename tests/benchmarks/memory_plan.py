@@ -18,7 +18,7 @@ from evaluation.generation.pass_memory import ModelShape
 from merging.residency.streaming import streaming_bytes
 from search.ascent.loss import BackwardPass
 from search.cli.memory_table import memory_table
-from search.memory_demand import Demand, MachineMemory, Memory, Share
+from search.memory_demand import Demand, GradientRoom, MachineMemory, Memory, Share
 from search.memory_plan import CACHE, ENGINE, LIVE, PARENTS, PASS, WEIGHTS, MemoryPlan, PlacePlan, plan_memory
 from search.planned_memory import beside_engine
 
@@ -113,19 +113,29 @@ def machine_of(card: int, devices: int = 1, host: Memory = _HOST) -> MachineMemo
     return MachineMemory(host, tuple(Memory(f"cuda:{index}", total, total - _CONTEXT) for index in range(devices)))
 
 
-def plans() -> Iterator[tuple[str, Model, BackendName, MemoryPlan]]:
-    """Yield the cards, model, backend and plan of each line."""
+def plans() -> Iterator[tuple[str, Model, BackendName, Demand, MemoryPlan]]:
+    """Yield the cards, model, backend, demand and plan of each line."""
     backends: tuple[BackendName, ...] = ("transformers", "vllm")
     for card in CARDS:
         for model in MODELS:
             for backend in backends:
-                yield f"{card} GB", model, backend, plan_memory(machine_of(card), demand_of(model, backend))
+                demand = demand_of(model, backend)
+                yield f"{card} GB", model, backend, demand, plan_memory(machine_of(card), demand)
     large = MachineMemory(replace(_HOST, total=512 * 10**9, free=480 * 10**9), machine_of(80, 4).devices)
-    yield "4 x 80 GB", LARGE, "transformers", plan_memory(large, demand_of(LARGE, devices=4))
+    demand = demand_of(LARGE, devices=4)
+    yield "4 x 80 GB", LARGE, "transformers", demand, plan_memory(large, demand)
 
 
 def _on(place: PlacePlan, *kinds: str) -> str:
     return f"{sum(part.bytes for part in place.parts if part.what in kinds) / 1e9:.1f}"
+
+
+def _ascent(share: Share, room: GradientRoom) -> str:
+    if not share.gradient:
+        return ""
+    if room == "none":
+        return room
+    return f"{share.gradient / 1e9:.1f}" if room == "model" else f"by tensor {share.gradient_by_tensor / 1e9:.1f}"
 
 
 def lines() -> Iterator[str]:
@@ -141,18 +151,20 @@ def lines() -> Iterator[str]:
         "parents",
         "host",
         "files",
+        "ascent",
         "rows",
     )
     yield f"| {' | '.join(columns)} |"
     yield f"|---|---|---|{'---:|' * (len(columns) - 3)}"
     reasons: dict[str, int] = {}
-    for cards, model, backend, plan in plans():
+    for cards, model, backend, demand, plan in plans():
         place = plan.places[0]
         why = plan.refusal or (plan.notes[0] if plan.rows < ROWS else "")
         mark = f" [{reasons.setdefault(why, len(reasons) + 1)}]" if why else ""
         numbers = [
             _on(place, LIVE), _on(place, WEIGHTS, ENGINE), _on(place, PASS), _on(place, CACHE), _on(place, PARENTS),
             f"{plan.from_host / 1e9:.1f}", f"{plan.from_files / 1e9:.1f}",
+            _ascent(demand.shares[0], plan.gradient),
         ]  # fmt: skip
         yield f"| {cards} | {model.name} | {backend} | {' | '.join(numbers)} | {plan.rows or 'refused'}{mark} |"
     yield ""

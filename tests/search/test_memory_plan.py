@@ -212,7 +212,7 @@ def test_a_card_has_enough_rows_or_says_why_not(card: int, model: Model, backend
 
 
 def test_an_engine_is_given_what_it_needs_or_is_refused() -> None:
-    for _, model, backend, plan in plans():
+    for _, model, backend, _, plan in plans():
         if backend == "vllm" and not plan.refusal:
             assert plan.room.engine_bytes is not None
             assert plan.room.engine_cache_bytes is not None
