@@ -11,7 +11,7 @@ with numbers, before anything is loaded. Part of each memory stays free for what
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from evaluation.generation.pass_memory import PASS_TOKENS, DeviceKind, pass_bytes
@@ -38,7 +38,6 @@ _CPU_ENGINE_BYTES = ENGINE_OVERHEAD_BYTES // 2
 FREE, LIVE, PASS, CACHE, PARENTS = "left free", "live model", "logits and activations", "keys and values", "parents"
 SLABS = "ends of pinned slabs"
 BUFFERS, STATISTICS, TABLES = "transfer buffers", "statistics", "magnitude tables"
-CARDS, FILES = "the cards", "files"
 MERGING, WEIGHTS, ENGINE = "merging and ascent, besides", "engine: weights", "engine: activations, graphs"
 
 
@@ -254,57 +253,6 @@ def plan_memory(machine: MachineMemory, demand: Demand) -> MemoryPlan:
         from_files,
         tuple(_notes(devices, demand, rows, gradient, from_files)),
     )
-
-
-def parent_tiers(plan: MemoryPlan, tensors: Iterable[tuple[str, int, int]]) -> dict[str, dict[str, int]]:
-    """Return the bytes of each parent in each memory, by the names of the parent and the memory.
-
-    Several devices go by `CARDS`, and what no memory keeps by `FILES`.
-
-    Args:
-        plan: a plan that can work.
-        tensors: the parent, the device's index and the bytes of each tensor, in the order in which they are read.
-    """
-    *devices, host = plan.places
-    card = devices[0].memory.name if len(devices) == 1 else CARDS
-    left = [_parents_in(place) for place in devices]
-    # If nothing is read from files, the host takes all that is not on a device: the ends of slabs have room for the
-    # tensors that the plan counts on a device, but that do not fit there whole.
-    left_on_host = _parents_in(host) if plan.from_files else UNKNOWN
-    found: dict[str, dict[str, int]] = {}
-    for parent, index, size in tensors:
-        if devices and size <= left[index]:
-            left[index] -= size
-            where = card
-        elif size <= left_on_host:
-            left_on_host -= size
-            where = host.memory.name
-        else:
-            where = FILES
-        own = found.setdefault(parent, {})
-        own[where] = own.get(where, 0) + size
-    return found
-
-
-def told_tiers(tiers: Mapping[str, Mapping[str, int]]) -> str:
-    """Return where each parent is, in words."""
-    if len(everywhere := {place for places in tiers.values() for place in places}) == 1:
-        return f"all {_told_place(*everywhere)}"
-    return ", ".join(f"{parent} {_told_places(places)}" for parent, places in tiers.items())
-
-
-def _told_places(places: Mapping[str, int]) -> str:
-    if len(places) == 1:
-        return _told_place(*places)
-    return " and ".join(f"{shown_size(size)} {_told_place(place)}" for place, size in places.items())
-
-
-def _told_place(place: str) -> str:
-    return f"{'in' if place == FILES else 'on'} {place}"
-
-
-def _parents_in(place: PlacePlan) -> int:
-    return sum(part.bytes for part in place.parts if part.what == PARENTS)
 
 
 def _device_margin(memory: Memory) -> int:

@@ -29,7 +29,8 @@ from search.ascent.loss import BackwardPass, activation_bytes
 from search.errors import SearchError
 from search.free_memory import machine_of
 from search.memory_demand import Demand, MachineMemory, Share
-from search.memory_plan import MemoryPlan, parent_tiers, plan_memory
+from search.memory_plan import MemoryPlan, plan_memory
+from search.parent_tiers import parent_tiers
 from search.space.config import SearchConfig
 
 # A batch with fewer rows does not keep a processor busy.

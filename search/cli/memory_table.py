@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from merging.sizes import shown_size
 from search.counts import counted
 from search.memory_demand import UNKNOWN
-from search.memory_plan import MemoryPlan, told_tiers
+from search.memory_plan import MemoryPlan
+from search.parent_tiers import told_tiers
 from search.views.table import plain_table
 
 if TYPE_CHECKING:

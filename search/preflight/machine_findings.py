@@ -15,7 +15,8 @@ from merging.caches import cache_folder
 from merging.sizes import shown_size
 from search.counts import counted
 from search.memory_demand import UNKNOWN
-from search.memory_plan import TABLES, MemoryPlan, told_tiers
+from search.memory_plan import TABLES, MemoryPlan
+from search.parent_tiers import told_tiers
 from search.preflight.finding import Finding
 from search.results import existing
 from search.space.config import SearchConfig

@@ -24,10 +24,9 @@ from search.memory_plan import (
     STATISTICS,
     MemoryPlan,
     PlacePlan,
-    parent_tiers,
     plan_memory,
-    told_tiers,
 )
+from search.parent_tiers import parent_tiers, told_tiers
 from tests.benchmarks.memory_plan import CARDS, LARGE, MODELS, Model, demand_of, machine_of, plans
 
 BACKENDS: tuple[BackendName, ...] = ("transformers", "vllm")
