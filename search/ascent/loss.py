@@ -29,8 +29,8 @@ _SCALE, _POWER = 0.5, 0.3
 # gradient.
 _TOKENS, _LOGITS = 2048, 1 << 25
 # How many vectors a layer keeps per token: those as wide as the model, and those as wide as its MLP. If activations are
-# computed twice, it keeps one, and a C library cannot use two again (docs/gpu-figures.md). Two tensors are as large as
-# the logits.
+# computed twice, it keeps only its input, but the C library does not use all freed memory again: about twice as much
+# (docs/gpu-figures.md). The logits have a gradient.
 _STATES, _MLP_STATES, _INPUTS, _LOGITS_KEPT = 10, 4, 3, 2
 
 
@@ -108,7 +108,7 @@ class BackwardPass:
 
     @property
     def _largest(self) -> int:
-        """The logits, and the largest tensor's gradient, as a 16-bit one is summed up in float32, or its merge."""
+        """The logits with their gradient, and the largest tensor: its gradient, and its sum or its merge in float32."""
         logits = _LOGITS_KEPT * max(_LOGITS, self.longest * self.shape.vocabulary) if self.has_head else 0
         return self.shape.itemsize * (logits + self.largest) + torch.float32.itemsize * self.largest
 
