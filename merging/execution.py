@@ -65,12 +65,19 @@ class StepOperands(Operands):
         # A compiled pass takes a tensor as a whole; copying one in pieces takes longer than merging them does.
         self.kernels = kernels if self.at_once >= self.elements else EAGER
 
-    @cached_property
+    @property
     def for_masks(self) -> Operands:
         """The same operands in the dtype in which a method finds what it keeps of them."""
-        if self.step.mask_dtype in (None, self.dtype):
-            return self
-        narrow = replace(self.step, dtype=self.step.mask_dtype)
+        return self if self._mask_dtype == self.dtype else self._narrow
+
+    @property
+    def _mask_dtype(self) -> torch.dtype:
+        return self.step.mask_dtype or self.dtype
+
+    # Never `self`, which would keep itself, and tensors that were read, until Python looks for reference cycles.
+    @cached_property
+    def _narrow(self) -> Operands:
+        narrow = replace(self.step, dtype=self._mask_dtype)
         return StepOperands(narrow, self.parents, self.shape, self.random_seed, self.kernels, self._workspace)
 
     @property

@@ -6,7 +6,6 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
@@ -123,7 +122,7 @@ class Operands(ABC):
         base = None if self._base is None else block.base.view(self.shape)
         return Block(0, base, tuple(tensor.view(self.shape) for tensor in block.inputs), self._workspace)
 
-    @cached_property
+    @property
     def for_masks(self) -> Operands:
         """The same operands in the dtype in which a method finds what it keeps of them."""
         return self

@@ -1,7 +1,8 @@
-"""Memory that ran out: how to recognize it, and how to make room and go on."""
+"""Memory that ran out: how to recognize it, and how to make room, before it does or to go on."""
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -19,6 +20,12 @@ def is_out_of_memory(error: Exception) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _NO_MEMORY)
+
+
+def return_freed_memory() -> None:
+    """Return what the C library keeps of freed memory to the system."""
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)
 
 
 def with_room(work: Callable[[], T], give_up: Callable[[], int], what: str) -> T:

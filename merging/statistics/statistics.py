@@ -15,6 +15,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 import torch
 from torch import Tensor
 
+from merging.residency.memory_errors import return_freed_memory
 from merging.statistics.digests import FileDigests
 from merging.statistics.folder import StatisticKey, StatisticsFolder
 from merging.statistics.forms import Form, Named
@@ -27,7 +28,7 @@ Placing: TypeAlias = Callable[[Tensor, Tensor | None], Tensor]
 
 _NOTHING: Named = {}
 # From this size on, a written statistic is mapped from its file, so that it takes no memory of its own.
-_LARGE = 1 << 20
+_LARGE = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +153,7 @@ class Statistics:
         again = self._read(identity, kept) if is_large else None
         if again is None:
             return value
+        return_freed_memory()  # of the statistics before this one, which the C library keeps
         mapped = kept.form.tensors(again[0])
         return kept.form.value({name: mapped[name] if name in in_memory else each for name, each in own.items()})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 import threading
 from pathlib import Path
@@ -12,11 +13,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from merging import Merger, MergingError, NonFiniteTensor, ParentSet, Recipe, load_model
+from merging.execution import StepOperands
 from merging.kernels import EAGER, eager
 from merging.kernels.native import NativeKernels
 from tests.conftest import ModelMaker
 from tests.merging.conftest import Family
-from tests.merging.recipes import recipes
+from tests.merging.recipes import NAMES, recipes
+from tests.parametrization import every
 
 
 def text(family: Family, method: str = "ties", weight: object = 0.5, density: object = 0.5) -> str:
@@ -277,6 +280,21 @@ def test_a_candidate_looks_for_no_model_again(family: Family, monkeypatch: pytes
             monkeypatch.setattr(f"merging.tokenization.{module}.locate", Mock(side_effect=AssertionError))
         merger.apply(second)
         assert merger.tokenizer(second) is tokenizer
+
+
+@pytest.mark.parametrize("method", every(5, NAMES))
+def test_what_a_merge_reads_is_freed_at_once(family: Family, method: str) -> None:
+    """A tensor in a reference cycle stays until Python looks for cycles: of an adapter or on a GPU, it has a copy."""
+    recipe = Recipe.parse(recipes(family, "bfloat16")[method])
+    with ParentSet.open(recipe) as parents:
+        merger = Merger(parents)
+        gc.collect()
+        gc.disable()
+        try:
+            merger.apply(recipe)
+            assert not [each for each in gc.get_objects() if isinstance(each, StepOperands)]
+        finally:
+            gc.enable()
 
 
 def test_closed_parents_hold_nothing(family: Family) -> None:
