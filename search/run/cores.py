@@ -11,6 +11,7 @@ import os
 import torch
 
 from evaluation import SandboxPool
+from evaluation.sandbox.pool import usable_cores
 from search.counts import counted
 from search.run.neighbours import share_of
 
@@ -36,7 +37,7 @@ class Cores:
         before, self._others = self._others or 0, others
         if "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(share_of(self._threads, others))
-        programs = self._programs or share_of(os.cpu_count() or 1, others)
+        programs = self._programs or share_of(usable_cores(), others)
         if self._programs is None:
             self._sandbox.resize(programs)
         if others == before:

@@ -133,7 +133,7 @@ class EvaluationSection(_Section):
     top_p: float = Field(default=1.0, gt=0, le=1)
     """Samples come from the likeliest tokens up to this probability."""
     workers: int | None = Field(default=None, gt=0)
-    """How many programs a worker checks at once; by default one per core, shared by the workers of a machine."""
+    """How many programs a worker checks at once; by default one per usable core, shared by the workers of a machine."""
     allow_code_execution: bool = False
     """Your consent to execute the code that the models generate, in a sandbox."""
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import platform
 import re
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 import torch
 
 from evaluation import Problem, SandboxPool
+from evaluation.sandbox.pool import usable_cores
 from search import SearchConfig, run_search
 from search.results import ResultsFolder
 from search.run.cores import Cores
@@ -30,7 +33,7 @@ ADD = Problem("add", "def add(a, b):\n", "add", HONEST, "def check(add):\n    as
 def threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     """Let torch use eight threads, as if nobody had said how many."""
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(4)))
     before = torch.get_num_threads()
     torch.set_num_threads(8)
     yield 8
@@ -46,6 +49,15 @@ def test_a_share_grows_and_shrinks_with_the_number_of_workers(threads: int) -> N
             assert all(verdict.passed for _, verdict in pool.check([(ADD, HONEST)] * 5))
         assert told == "workers on this machine: 1; this one computes with 8 threads and checks 4 programs at once"
     assert taken == [(8, False), (8, False), (4, True), (4, False), (2, True), (1, True), (threads, True)]
+
+
+def test_cores_that_a_scheduler_keeps_from_a_process_do_not_count() -> None:
+    code = (
+        "import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))]);"
+        "from evaluation.sandbox.pool import usable_cores; print(usable_cores())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "1\n"
 
 
 def test_a_worker_whose_neighbour_left_before_its_first_job_takes_all_cores(threads: int) -> None:
@@ -113,7 +125,7 @@ def test_a_worker_gives_up_cores_to_one_that_comes_and_gets_them_back(
             one.until_told("workers on this machine: 2")
             other.release()
             assert other.wait() == one.wait() == 0, (one.errors, other.errors)
-    cores = os.cpu_count() or 1
+    cores = usable_cores()
     half = max(1, cores // 2)
     for command in (one, other):
         shares = re.findall(r"workers on this machine: (\d); .* checks (\d+) program", command.errors)
