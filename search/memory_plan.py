@@ -81,6 +81,7 @@ class MemoryPlan:
         from_files: bytes that are read from files for every candidate.
         notes: notes for the user, in sentences.
         refusal: why it cannot work, in a sentence; empty if it can.
+        lacking: the bytes that merging may take beyond what is left for it, at most.
     """
 
     places: tuple[PlacePlan, ...]
@@ -92,6 +93,15 @@ class MemoryPlan:
     from_files: int
     notes: tuple[str, ...] = ()
     refusal: str = ""
+    lacking: int = 0
+
+    @property
+    def takes_turns(self) -> bool:
+        """Whether merges must return unused memory to the system: the host's has no room for all that was wanted.
+
+        Each note tells of one thing that has none. Otherwise the C library may keep what is freed, which is faster.
+        """
+        return len(self.places) == 1 and bool(self.notes)
 
 
 @dataclass
@@ -164,6 +174,14 @@ class _Device:
             tokens = PASS_TOKENS[self._kind] + length
             take(PASS, pass_bytes(shape, tokens, length, self._kind, has_head=self.share.has_head))
 
+    @property
+    def most_rows(self) -> int:
+        """The rows that there is room for; an engine keeps its memory, so that merging needs some beside it."""
+        room = self.account.left - self.buffers
+        if not self.share.engine:
+            return self.rows_in(room)
+        return max(self.rows_in(room - self.share.working), min(1, self.rows_in(room)))
+
     def rows_in(self, size: int) -> int:
         if not self.row:
             return MOST_ROWS
@@ -180,6 +198,13 @@ class _Device:
     def gradient(self, room: GradientRoom) -> int:
         """Return what an ascent takes if there is so much room."""
         return {"model": self.share.gradient, "tensor": self.share.gradient_by_tensor, "none": 0}[room]
+
+    def take_merging(self, room: GradientRoom) -> int:
+        """Take what merges and an ascent need besides; return how much of that there is no room for."""
+        besides = self.besides(max(self.share.working, self.gradient(room)))
+        taken = max(0, min(besides, self.account.left - self.buffers))
+        self.account.take(MERGING, taken)
+        return besides - taken
 
     def take_parents(self, limit: int) -> None:
         """Keep parents and statistics as far as there is room; the rest passes through the buffers."""
@@ -214,7 +239,7 @@ def plan_memory(machine: MachineMemory, demand: Demand) -> MemoryPlan:
     ]
     for device in devices:
         device.take_models()
-    fits = min(device.rows_in(device.account.left - device.buffers) for device in devices)
+    fits = min(device.most_rows for device in devices)
     places = (*(account.place for account in accounts), host.place)
     if refusal := _refusal(devices, fits):
         return MemoryPlan(places, (), 0, Room(), "none", 0, 0, (), refusal)
@@ -224,9 +249,8 @@ def plan_memory(machine: MachineMemory, demand: Demand) -> MemoryPlan:
     # A search that keeps the tables on disk maps them from there, so the system can drop them if memory runs short.
     host.take(TABLES, min(demand.host_statistics, max(0, host.left)))
     gradient = _gradient_room(devices)
+    lacking = [device.take_merging(gradient) for device in devices]
     for device in devices:
-        besides = device.besides(max(device.share.working, device.gradient(gradient)))
-        device.account.take(MERGING, max(0, min(besides, device.account.left - device.buffers)))
         device.take_parents(_limit(device, demand))
     on_host = _take_host(host, devices, demand) if on_gpu else [0]
     if rows == demand.first_rows < demand.most_rows:  # the parents have all that they can use
@@ -251,7 +275,8 @@ def plan_memory(machine: MachineMemory, demand: Demand) -> MemoryPlan:
         gradient,
         sum(on_host),
         from_files,
-        tuple(_notes(devices, demand, rows, gradient, from_files)),
+        tuple(_notes(devices, demand, rows, gradient, lacking, from_files)),
+        lacking=max(lacking),
     )
 
 
@@ -345,7 +370,12 @@ def _refusal(devices: Sequence[_Device], fits: int) -> str:
 
 
 def _notes(
-    devices: Sequence[_Device], demand: Demand, rows: int, gradient: GradientRoom, from_files: int
+    devices: Sequence[_Device],
+    demand: Demand,
+    rows: int,
+    gradient: GradientRoom,
+    lacking: Sequence[int],
+    from_files: int,
 ) -> Iterator[str]:
     if rows < demand.first_rows:
         device = min(devices, key=lambda each: each.rows_in(each.account.sizes.get(CACHE, 0)) * each.row)
@@ -360,6 +390,13 @@ def _notes(
             "slopes are taken tensor by tensor, which merges every tensor again for each batch of solutions"
             if gradient == "tensor"
             else f"nor for slopes that are taken tensor by tensor ({shown_size(instead)}); so there is none"
+        )
+    if any(lacking):
+        device, missing = max(zip(devices, lacking, strict=True), key=lambda each: each[1])
+        yield (
+            f"merging may run out of memory: it takes up to {shown_size(device.share.working)} besides the models, and "
+            f"{device.account.memory.name} has {shown_size(device.share.working - missing)} for that; take fewer or "
+            "smaller models, or a method that needs no whole tensors, such as ties"
         )
     if from_files:
         yield f"{shown_size(from_files)} of the parents are not kept in memory, but read for every candidate"

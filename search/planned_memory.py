@@ -218,8 +218,8 @@ def _demand_of_model(checkpoint: Checkpoint, generation: Generation, itemsize: i
 
 
 def is_enough(wide: MemoryPlan, own: MemoryPlan) -> bool:
-    """Whether a plan in float32 has as many rows as a batch needs, or as the plan in the models' own dtype has."""
-    return not wide.refusal and wide.rows >= min(_ENOUGH_ROWS, own.rows)
+    """Whether a plan in float32 can merge and has the rows that a batch needs, or what the models' own dtype has."""
+    return not wide.refusal and wide.lacking <= own.lacking and wide.rows >= min(_ENOUGH_ROWS, own.rows)
 
 
 def budgets_of(plan: MemoryPlan, devices: Sequence[torch.device]) -> Mapping[torch.device, Budget]:
@@ -262,7 +262,7 @@ def demand_of(
     for place in range(index.count):
         sizes = [group for (where, _), group in groups.items() if where == place]
         streaming = streaming_bytes(sizes, from_files=True)
-        methods, statistics = _statistics(merger, plans, index, place)
+        methods, statistics = _statistics(merger, plans, index, place, on_gpu=devices > 0)
         tables += statistics.host
         backward = BackwardPass(
             shape,
@@ -330,7 +330,7 @@ def _elements(plan: Plan) -> int:
 
 
 def _statistics(
-    merger: Merger, plans: Collection[Plan], index: _Index, place: int
+    merger: Merger, plans: Collection[Plan], index: _Index, place: int, on_gpu: bool
 ) -> tuple[frozenset[str], StatisticsBytes]:
     """Return the methods of some merges, and what these keep of the parents on a device."""
     methods = frozenset(tensor.method for plan in plans for tensor in plan.tensors)
@@ -339,7 +339,7 @@ def _statistics(
     inputs = max((len(tensor.inputs) for plan in plans for tensor in plan.tensors), default=0)
     shapes = [(tuple(each.shape), len(each.shape) in (2, 3) and not is_table(each.name)) for each in tensors]
     dtype = str(largest.tensors[0].dtype).removeprefix("torch.")
-    return methods, statistics_bytes(methods, shapes, inputs, dtype)
+    return methods, statistics_bytes(methods, shapes, inputs, dtype, on_gpu=on_gpu)
 
 
 class _Index:

@@ -38,11 +38,17 @@ def make_room_on_host(size: int) -> None:
     glibc keeps freed blocks of up to 32 MiB, which before its version 2.38 it reuses poorly for aligned ones. It takes
     larger blocks from the system.
     """
-    if size > _GLIBC_LARGEST_KEPT and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
-        trim(0)
+    if size > _GLIBC_LARGEST_KEPT:
+        _trim()
 
 
 def release_unused() -> None:
     """Return unused memory to the device and the system."""
     gc.collect()
     torch.cuda.empty_cache()
+    _trim()
+
+
+def _trim() -> None:
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)

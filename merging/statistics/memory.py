@@ -18,8 +18,10 @@ _TABLE = {"float16": 2.0, "float32": 2.0, "float64": 2.0, "bfloat16": 0.25}
 _INT16 = 1 << 15
 # A decomposition (or an optimizer) of a matrix holds its factors, copies, and the solver's memory besides.
 _SOLVING = 8
-# Elements whose magnitudes are counted or ranked at once, and the bytes that each takes meanwhile.
+# Elements whose magnitudes a GPU counts or ranks at once, and the bytes that each takes meanwhile.
 _AT_ONCE, _COUNTING = 1 << 24, 24
+# On a CPU: blocks of a few tensors, and the freed ones that glibc keeps (tests/benchmarks/merging_peaks.py).
+_IN_BLOCKS = 300_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +31,7 @@ class StatisticsBytes:
     Attributes:
         kept: tensors that each candidate reads: on the device if that has room, else pinned on the host.
         host: tables on the host, wherever the parents are.
-        working: the most that one statistic also needs on the device while it is computed.
+        working: the most that a merge also needs on the device, be it to compute a statistic of a tensor.
     """
 
     kept: int
@@ -38,7 +40,12 @@ class StatisticsBytes:
 
 
 def statistics_bytes(
-    methods: Collection[str], tensors: Iterable[tuple[tuple[int, ...], bool]], inputs: int, dtype: str = "bfloat16"
+    methods: Collection[str],
+    tensors: Iterable[tuple[tuple[int, ...], bool]],
+    inputs: int,
+    dtype: str = "bfloat16",
+    *,
+    on_gpu: bool = True,
 ) -> StatisticsBytes:
     """Return the bytes of the statistics that methods keep of parents.
 
@@ -47,23 +54,24 @@ def statistics_bytes(
         tensors: for each tensor of the merge, its shape and whether it is the matrix of a linear layer.
         inputs: the number of models that are merged, without the base.
         dtype: the dtype of the merge.
+        on_gpu: whether a GPU merges.
     """
     used = [METHODS[name] for name in methods]
     keeps, observes = {method.keeps for method in used}, {method.observes for method in used}
     has_tables, has_ranks = bool(keeps & {"magnitudes", "variance"}), "ranks" in keeps
     sees_whole = "variance" in keeps or any(method.whole for method in used)
     wide = 8 if dtype == "float64" else 4
-    kept, host, working = 0, 0, 0
+    kept, host, working = 0, 0, 0 if on_gpu else _IN_BLOCKS
     for shape, is_matrix in tensors:
         elements = prod(shape)
         if has_ranks:
             kept += inputs * elements * (2 if (shape[1] if len(shape) > 1 else elements) <= _INT16 else 4)
         if has_tables:
             host += int(inputs * elements * _TABLE[dtype])
-        if has_ranks or has_tables:
+        if on_gpu and (has_ranks or has_tables):
             working = max(working, min(elements, _AT_ONCE) * _COUNTING)
         if sees_whole:
-            working = max(working, (inputs + 1) * elements * 3 * wide)
+            working = max(working, (2 * (inputs + 1) + 1) * elements * wide)
         if is_matrix and keeps & {"matrix", "matrix per input"}:
             kept += elements * wide * (inputs if "matrix per input" in keeps else 1)
             working = max(working, (2 * inputs + _SOLVING) * elements * wide)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -20,6 +19,7 @@ from transformers import PreTrainedTokenizerBase
 
 from evaluation import Evaluator, ProblemSet
 from evaluation.generation.room import Room
+from evaluation.sandbox.pool import usable_cores
 from merging import FileDigests, MergeOptions, Merger, MergingError, ParentSet, Recipe, choose_kernels, load_tokenizer
 from search.compute import Compute
 from search.contents import ParentContents
@@ -189,7 +189,7 @@ class Setup:
         drafts = SharedDrafts(store)
         bench = Bench(
             merger, evaluator, splits, config.objectives, self.prompt_tokenizer, folder, drafts, self.progress,
-            contents, places,
+            contents, places, plan.takes_turns,
         )  # fmt: skip
         starts = [*(Proposal(parameters, WARM_START) for parameters in config.warm_starts), *start.proposals]
         read = {name: Split.of(split, evaluator.sampling.samples) for name, split in splits.items()}
@@ -264,7 +264,7 @@ class Setup:
         """Return the evaluator with the config's settings, within this room."""
         settings, workers = self.config.evaluation, self.config.evaluation.workers
         if workers is None:
-            workers = share_of(os.cpu_count() or 1, on_machine(platform.node(), self._others))
+            workers = share_of(usable_cores(), on_machine(platform.node(), self._others))
         return Evaluator(
             problems,
             allow_code_execution=settings.allow_code_execution,

@@ -56,6 +56,7 @@ class Bench:
         progress: shows what happens.
         parents: the contents of the parents.
         places: the present places of parents that have moved, by their names in recipes.
+        takes_turns: whether each merge begins and ends with a release of unused memory, which generation uses in turn.
     """
 
     merger: Merger
@@ -68,14 +69,23 @@ class Bench:
     progress: Progress
     parents: ParentContents
     places: Mapping[str, str]
+    takes_turns: bool = False
 
     def merge(self, recipe: Recipe) -> tuple[PreTrainedModel, StreamedWeights | None]:
         """Return the live model of a recipe, or one without tensors together with the weights that are streamed."""
         located = self.located(recipe)
         if not self.evaluator.streams:
-            return self.merger.apply(located, progress=self.progress.step), None
+            return self._applied(located), None
         weights = StreamedWeights(self.merger.parents.device, partial(self._streamed, located))
         return self.merger.skeleton(located), weights
+
+    def _applied(self, located: Recipe) -> PreTrainedModel:
+        if not self.takes_turns:
+            return self.merger.apply(located, progress=self.progress.step)
+        release_unused()
+        model = self.merger.apply(located, progress=self.progress.step)
+        release_unused()
+        return model
 
     def warm_up(self, recipe: Recipe) -> None:
         """Merge a recipe once, so that its code is compiled and all that depends only on the parents is computed."""

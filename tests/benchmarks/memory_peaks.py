@@ -6,7 +6,7 @@
 For each shape a process of its own makes a plan of headers, does what was planned for, and reads the highest resident
 set (VmHWM) beyond that of the program. Weights are random. All rows read a reference first, so that a pass has as many
 logits as a plan counts with, and then write to the end of their slots. A step of an ascent reads as many solutions as
-make its largest batch, and merges in two places.
+make its largest batch, and merges in two places. What merging takes besides is measured by merging_peaks.py.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from merging import MergeOptions, Merger, ParentSet, Recipe, load_tokenizer
 from search.ascent.ascent import losses_with_gradients
 from search.ascent.checkpointing import checkpointed
 from search.free_memory import machine_of
-from search.memory_plan import CACHE, FREE, LIVE, PARENTS, PASS, MemoryPlan
+from search.memory_plan import CACHE, FREE, LIVE, MERGING, PARENTS, PASS, MemoryPlan
 from search.planned_memory import Generation, Limits, Planner, budgets_of, demand_of
 from tests.benchmarks.machine import describe_machine
 from tests.tiny import byte_tokenizer
@@ -232,7 +232,7 @@ def main() -> None:
             print(json.dumps(measure_ascent(SHAPES[chosen[0] - 1], names)))
             return
         plan, peak = measure(SHAPES[chosen[0] - 1], names)
-        parts = {part.what: part.bytes for part in plan.places[-1].parts if part.what != FREE}
+        parts = {part.what: part.bytes for part in plan.places[-1].parts if part.what not in {FREE, MERGING}}
         print(json.dumps([parts, peak, plan.rows]))
         return
     print(f"{describe_machine()}\n")

@@ -42,6 +42,7 @@ from optuna.distributions import BaseDistribution, FloatDistribution
 
 from merging import Recipe
 from search.board.ranking import best, best_parent
+from search.counts import counted
 from search.progress import Progress
 from search.results import ResultsFolder
 from search.run.setup import set_up
@@ -231,7 +232,8 @@ def table(family: str, found: dict[str, list[Ended]]) -> Iterator[str]:
     """Yield the lines of a family's table."""
     first = next(iter(found.values()))
     parent = mean(run.parent for run in first)
-    yield f"{family}, {len(first)} seeds of split and sampler; the best parent has {parent:.1%} on the report split"
+    seeds = f"{counted(len(first), 'seed')} of split and sampler"
+    yield f"{family}, {seeds}; the best parent has {parent:.1%} on the report split"
     yield ""
     yield from sorted({run.machine for runs in found.values() for run in runs})
     yield ""
@@ -252,7 +254,9 @@ def table(family: str, found: dict[str, list[Ended]]) -> Iterator[str]:
 def difference(runs: Sequence[Ended], others: Sequence[Ended]) -> str:
     """Return how much better some searches are on the report split, paired by seed, in points with an interval."""
     apart = [100 * (one.report - other.report) for one, other in zip(runs, others, strict=True)]
-    spread = 1.96 * stdev(apart) / len(apart) ** 0.5 if len(apart) > 1 else float("nan")
+    if len(apart) == 1:
+        return f"{apart[0]:+.1f}"
+    spread = 1.96 * stdev(apart) / len(apart) ** 0.5
     return f"{mean(apart):+.1f} [{mean(apart) - spread:+.1f}, {mean(apart) + spread:+.1f}]"
 
 

@@ -451,7 +451,7 @@ def test_a_model_that_lacks_a_tensor_is_not_scored_with_random_numbers(command: 
 def test_an_evaluation_has_the_room_of_the_dtype_that_it_may_compute_in(
     dtype: str, rows_in_float32: int, expected: str, command: Command, family: Family, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own, wide = (MemoryPlan((), (), rows, Room(cache_bytes=rows), True, 0, 0) for rows in (82, rows_in_float32))
+    own, wide = (MemoryPlan((), (), rows, Room(cache_bytes=rows), "model", 0, 0) for rows in (82, rows_in_float32))
     rooms: list[Room] = []
 
     def made(*_: object, room: Room, **__: object) -> None:

@@ -27,6 +27,7 @@ from search.memory_plan import (
     plan_memory,
 )
 from search.parent_tiers import parent_tiers, told_tiers
+from search.planned_memory import is_enough
 from tests.benchmarks.memory_plan import CARDS, LARGE, MODELS, Model, demand_of, machine_of, plans
 
 BACKENDS: tuple[BackendName, ...] = ("transformers", "vllm")
@@ -175,6 +176,37 @@ def test_an_ascent_has_the_gradient_that_memory_has_room_for(free: int, gradient
     notes = [note for note in plan.notes if note.startswith("ascent: memory has no room")]
     assert len(notes) == (gradient != "model")
     assert all(("so there is none" in note) is (gradient == "none") for note in notes)
+
+
+@given(cases())
+def test_merging_has_its_room_or_the_plan_says_what_it_lacks(case: tuple[MachineMemory, Demand]) -> None:
+    plan = plan_memory(*case)
+    if plan.refusal:
+        return
+    devices = plan.places[: len(case[1].shares)]
+    for place, share in zip(devices, case[1].shares, strict=True):
+        turns = () if share.engine else (CACHE, PASS)  # an engine keeps its memory
+        room = sum(on(place, what) for what in (MERGING, *turns))
+        assert room + plan.lacking >= share.working
+    assert bool(plan.lacking) == any(note.startswith("merging may run out of memory") for note in plan.notes)
+
+
+def test_merging_comes_before_computing_in_float32() -> None:
+    shape = ModelShape(
+        layers=1, hidden=64, intermediate=64, vocabulary=256, heads=1, kv_heads=1, head_size=64, itemsize=2
+    )
+    machine = MachineMemory(Memory("host", 3 * 10**9, 3 * 10**9))
+
+    def plan(live: int) -> MemoryPlan:
+        share = Share(0, live=live, slot=shape.slot_bytes, working=10**9)
+        return plan_memory(machine, Demand((share,), shape, length=100, requests=1))
+
+    own, wide = plan(10**9), plan(2 * 10**9)
+    assert (own.lacking, own.refusal, wide.refusal) == (0, "", "")
+    assert not is_enough(wide, own)
+    assert is_enough(own, own)
+    assert wide.takes_turns
+    assert not own.takes_turns
 
 
 # As their model cards have it.

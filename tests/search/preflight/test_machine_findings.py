@@ -28,7 +28,7 @@ TIERS = {"a": {"cuda:0": 13 * 10**9}, "b": {"cuda:0": 4 * 10**9, "files": 9 * 10
 
 
 def plan(*notes: str, refusal: str = "") -> MemoryPlan:
-    return MemoryPlan((CARD, HOST), (Budget(0, 0),), 82, Room(), True, 0, 2 * 10**9, notes, refusal)
+    return MemoryPlan((CARD, HOST), (Budget(0, 0),), 82, Room(), "model", 0, 2 * 10**9, notes, refusal)
 
 
 def test_memory_is_told_by_place_and_tier() -> None:
@@ -45,7 +45,7 @@ def test_memory_is_told_by_place_and_tier() -> None:
 def test_results_take_room_for_every_token_and_for_statistics(shared_family: Family) -> None:
     config = SearchConfig.load(shared_family.write("disk.yaml", evaluation=", samples: 2, temperature: 0.2"))
     with_statistics = results_bytes(config, 100, plan())
-    assert with_statistics == results_bytes(config, 100, MemoryPlan((CARD,), (), 1, Room(), True, 0, 0)) + 10**9
+    assert with_statistics == results_bytes(config, 100, MemoryPlan((CARD,), (), 1, Room(), "model", 0, 0)) + 10**9
     assert results_bytes(config, 200, plan()) - with_statistics == 3 * 100 * 2 * 12 * 8
 
 

@@ -52,7 +52,7 @@ def test_the_last_line_says_what_to_do() -> None:
 
 def test_as_data_nothing_is_lost_and_what_is_not_known_is_none() -> None:
     place = PlacePlan(Memory("host", UNKNOWN, 10**9), (MemoryPart("parents", 5),))
-    plan = MemoryPlan((place,), (), 1, Room(), False, 0, 0)
+    plan = MemoryPlan((place,), (), 1, Room(), "none", 0, 0)
     data = preflight_data(FINDINGS, plan, RUN)
     assert data["ready"] is False
     assert data["command"] == RUN
