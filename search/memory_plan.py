@@ -97,9 +97,9 @@ class MemoryPlan:
 
     @property
     def takes_turns(self) -> bool:
-        """Whether merges must return unused memory to the system: the host's has no room for all that was wanted.
+        """Whether merges return unused memory to the system, since the host's has no room for all that was wanted.
 
-        Each note tells of one thing that has none. Otherwise the C library may keep what is freed, which is faster.
+        Each note tells of one thing without room. Otherwise the C library keeps what is freed, which is faster.
         """
         return len(self.places) == 1 and bool(self.notes)
 

@@ -1,4 +1,4 @@
-"""Memory that ran out: how to recognize it, and how to make room, before it does or to go on."""
+"""Memory that ran out: how to recognize it, and how to make room."""
 
 from __future__ import annotations
 
